@@ -1,0 +1,21 @@
+// Linux calls that Glibc's Swift module hides behind _GNU_SOURCE.
+
+#ifndef CNIBBLESYSTEM_H
+#define CNIBBLESYSTEM_H
+
+/// Cores this process may run on, at least 1.
+int nibble_available_cores(void);
+
+/// Switches writing past the page cache on or off; 0 on success.
+int nibble_set_direct(int descriptor, int on);
+
+/// Whether writing past the page cache is on.
+int nibble_is_direct(int descriptor);
+
+/// Renames `from` to `to` only if nothing is there (errno EEXIST); 0 on success.
+int nibble_rename_new(const char *from, const char *to);
+
+/// Exchanges two names in one step; 0 on success.
+int nibble_exchange(const char *a, const char *b);
+
+#endif

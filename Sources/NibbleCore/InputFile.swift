@@ -1,0 +1,124 @@
+import Glibc
+
+/// The text of an `errno`.
+public func errorText(_ code: Int32) -> String { String(cString: strerror(code)) }
+
+/// A regular file opened for positioned reads, watched for change.
+///
+/// Reads go through `pread`: a file that shrinks or a disk that fails is an error here, where a mapping
+/// would end in a signal.
+public final class InputFile: Sendable {
+  public let path: String
+  /// Bytes the file had when it was opened.
+  public let size: Int
+  private let descriptor: Int32
+  private let state: State
+
+  /// What changes when someone writes to a file or puts another in its place.
+  struct State: Equatable {
+    let device: UInt, inode: UInt, size: Int, seconds: Int, nanoseconds: Int
+
+    init(_ status: stat) {
+      device = UInt(status.st_dev)
+      inode = UInt(status.st_ino)
+      size = Int(status.st_size)
+      seconds = status.st_mtim.tv_sec
+      nanoseconds = status.st_mtim.tv_nsec
+    }
+  }
+
+  /// Opens `path`, following symbolic links to a regular file.
+  ///
+  /// - Throws: `.badInput` if there is none or it cannot be read; pipes, devices and folders are refused unopened.
+  public init(_ path: String) throws {
+    // Without O_NONBLOCK, opening a pipe would wait for a writer.
+    let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    guard descriptor >= 0 else { throw NibbleError.badInput("\(path): \(errorText(errno))") }
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
+      close(descriptor)
+      throw NibbleError.badInput("\(path): not a regular file")
+    }
+    self.path = path
+    self.descriptor = descriptor
+    size = Int(status.st_size)
+    state = State(status)
+    posix_fadvise(descriptor, 0, 0, POSIX_FADV_SEQUENTIAL)
+  }
+
+  deinit { close(descriptor) }
+
+  /// Fills `buffer` from `offset`.
+  public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
+    var done = 0
+    while done < buffer.count {
+      let count = pread(descriptor, buffer.baseAddress! + done, buffer.count - done, offset + done)
+      if count < 0 {
+        if errno == EINTR { try Interrupt.check(); continue }
+        throw NibbleError.badInput("\(path): \(errorText(errno)) while reading at byte \(offset + done)")
+      }
+      if count == 0 {
+        throw NibbleError.badInput("\(path): ends at byte \(offset + done), \(size) bytes when it was opened")
+      }
+      done += count
+    }
+  }
+
+  public func bytes(at offset: Int, count: Int) throws -> [UInt8] {
+    try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+      try read(into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<count]), at: offset)
+      initialized = count
+    }
+  }
+
+  /// Throws if the file is not what it was when it was opened.
+  public func checkUnchanged() throws {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0, State(status) == state else {
+      throw NibbleError.badInput("\(path): changed while it was read")
+    }
+  }
+
+  /// Whether `path` leads to this very file.
+  public func isSameFile(as path: String) -> Bool {
+    var status = stat()
+    guard stat(path, &status) == 0 else { return false }
+    return UInt(status.st_dev) == state.device && UInt(status.st_ino) == state.inode
+  }
+}
+
+/// What stands at a path.
+public enum PathKind: Sendable {
+  case nothing, file, folder, other
+
+  public init(_ path: String) {
+    var status = stat()
+    guard stat(path, &status) == 0 else { self = .nothing; return }
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: self = .file
+    case S_IFDIR: self = .folder
+    default: self = .other
+    }
+  }
+}
+
+/// The names in a folder, sorted by their bytes, without `.` and `..`.
+public func namesInFolder(_ path: String) throws -> [String] {
+  guard let folder = opendir(path) else { throw NibbleError.badInput("\(path): \(errorText(errno))") }
+  defer { closedir(folder) }
+  var names: [String] = []
+  while let entry = readdir(folder) {
+    let name = withUnsafePointer(to: &entry.pointee.d_name) {
+      $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+    }
+    if name != ".", name != ".." { names.append(name) }
+  }
+  return names.sorted { ByteName($0) < ByteName($1) }
+}
+
+/// Whether two paths lead to the same folder.
+public func isSameFolder(_ a: String, _ b: String) -> Bool {
+  var first = stat()
+  var second = stat()
+  return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino
+}

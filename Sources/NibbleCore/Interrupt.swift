@@ -1,0 +1,31 @@
+import Glibc
+import Synchronization
+
+/// Ctrl-C and SIGTERM, asked about between chunks of work.
+///
+/// The handler only stores a number; the work in hand ends with an error at its next chunk, and what was
+/// written is removed on the way every other error takes.
+public enum Interrupt {
+  private static let signal = Atomic<Int32>(0)
+
+  /// Starts watching. A closed pipe becomes a write error, a file-size limit too.
+  public static func watch() {
+    signal.store(0, ordering: .relaxed)  // made now: a handler must not be the first to touch it
+    for number in [SIGINT, SIGTERM] {
+      var action = sigaction()
+      action.__sigaction_handler.sa_handler = { Interrupt.signal.store($0, ordering: .relaxed) }
+      sigaction(number, &action, nil)
+    }
+    Glibc.signal(SIGPIPE, SIG_IGN)
+    Glibc.signal(SIGXFSZ, SIG_IGN)
+  }
+
+  /// Throws once a signal has come.
+  public static func check() throws {
+    switch signal.load(ordering: .relaxed) {
+    case 0: return
+    case SIGTERM: throw NibbleError(.terminated, "terminated")
+    default: throw NibbleError(.interrupted, "interrupted")
+    }
+  }
+}

@@ -1,0 +1,110 @@
+import CNibbleSystem
+import Glibc
+
+/// A file being written, by many threads, each byte once, in any order.
+///
+/// Bytes are gathered in windows of 4 MiB; whoever completes a window writes it. Large files bypass the
+/// page cache where the file system allows: copying a gigabyte into fresh cache pages costs more than
+/// quantizing it, and a final `fsync` of all of it would make Ctrl-C wait.
+public final class OutputFile: @unchecked Sendable {
+  public static let windowSize = 4 << 20
+
+  public let path: String
+  private let descriptor: Int32
+  private let lock = Lock()
+  // Guarded by `lock`; the bytes inside a window are not: their ranges never overlap.
+  private var windows: [Int: Window] = [:]
+  private var free: [UnsafeMutableRawBufferPointer] = []
+  private var length = 0
+
+  private struct Window {
+    let buffer: UnsafeMutableRawBufferPointer
+    var filled = 0
+  }
+
+  /// Takes over `descriptor`, an empty file; `expectedSize` only chooses how it is written.
+  init(descriptor: Int32, path: String, expectedSize: Int) {
+    self.descriptor = descriptor
+    self.path = path
+    if expectedSize >= 16 * Self.windowSize { _ = nibble_set_direct(descriptor, 1) }
+  }
+
+  deinit {
+    for window in windows.values { window.buffer.deallocate() }
+    for buffer in free { buffer.deallocate() }
+    close(descriptor)
+  }
+
+  /// Writes `bytes` at `offset`. No other call may touch the same range.
+  public func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws {
+    var done = 0
+    while done < bytes.count {
+      let index = (offset + done) / Self.windowSize
+      let start = (offset + done) % Self.windowSize
+      let count = min(bytes.count - done, Self.windowSize - start)
+      let buffer = window(index)
+      UnsafeMutableRawBufferPointer(rebasing: buffer[start..<start + count])
+        .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]))
+      if fill(index, by: count) {
+        try writeOut(buffer, at: index * Self.windowSize)
+        lock.hold { free.append(buffer) }
+      }
+      done += count
+    }
+  }
+
+  public func write(_ bytes: [UInt8], at offset: Int) throws {
+    try bytes.withUnsafeBytes { try write($0, at: offset) }
+  }
+
+  private func window(_ index: Int) -> UnsafeMutableRawBufferPointer {
+    lock.hold {
+      if let window = windows[index] { return window.buffer }
+      let buffer = free.popLast() ?? .allocate(byteCount: Self.windowSize, alignment: 4096)
+      windows[index] = Window(buffer: buffer)
+      return buffer
+    }
+  }
+
+  /// Counts `count` more bytes into a window; true when that completes it, which takes it out.
+  private func fill(_ index: Int, by count: Int) -> Bool {
+    lock.hold {
+      length += count
+      windows[index]?.filled += count
+      guard windows[index]?.filled == Self.windowSize else { return false }
+      windows[index] = nil
+      return true
+    }
+  }
+
+  private func writeOut(_ buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
+    try Interrupt.check()
+    var done = 0
+    while done < buffer.count {
+      let count = pwrite(descriptor, buffer.baseAddress! + done, buffer.count - done, offset + done)
+      if count < 0 {
+        if errno == EINTR { try Interrupt.check(); continue }
+        // Some file systems take the flag and refuse the write, or refuse what a short write left.
+        if errno == EINVAL, nibble_is_direct(descriptor) != 0, nibble_set_direct(descriptor, 0) == 0 { continue }
+        throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while writing at byte \(offset + done)")
+      }
+      if count == 0 { throw NibbleError.cannotWrite("\(path): nothing more can be written at byte \(offset + done)") }
+      done += count
+    }
+  }
+
+  /// Writes what is left, waits until everything is on the disk and checks that `length` bytes came.
+  public func finish(length: Int) throws {
+    let rest = windows.sorted { $0.key < $1.key }
+    let written = self.length
+    // A gap or a byte too many is our own mistake, and must not pass for a finished file.
+    guard written == length, rest.count <= 1, rest.allSatisfy({ $0.key == length / Self.windowSize }) else {
+      throw NibbleError(.failed, "\(path): wrote \(written) bytes of \(length)")
+    }
+    _ = nibble_set_direct(descriptor, 0)
+    for (index, window) in rest {
+      try writeOut(.init(rebasing: window.buffer[..<window.filled]), at: index * Self.windowSize)
+    }
+    guard fsync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
+  }
+}

@@ -1,0 +1,205 @@
+import CNibbleSystem
+import Glibc
+
+/// An output that becomes visible whole or not at all.
+///
+/// Everything is written under a hidden name beside the destination, held by a lock, and `publish()` gives it its
+/// name. The hidden name is always the same, so that a run after a kill finds and reuses what is stale.
+public final class StagedOutput {
+  public enum Shape: Sendable {
+    case file
+    /// A folder; `owns` tells the names that `force` may replace.
+    case folder(owns: @Sendable (String) -> Bool)
+  }
+
+  public let destination: String
+  private let parent: String
+  private let staging: String
+  private let shape: Shape
+  private let force: Bool
+  private var lock: Int32 = -1
+  private var files: [OutputFile] = []
+
+  /// Claims `destination`.
+  ///
+  /// - Throws: `.usage` if it exists and `force` is false, holds what is not ours to replace, or is being
+  ///   written by another process; `.cannotWrite` if its folder is missing or takes no files.
+  public init(_ destination: String, _ shape: Shape, force: Bool) throws {
+    var path = destination
+    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    let slash = path.lastIndex(of: "/")
+    let name = String(slash.map { path[path.index(after: $0)...] } ?? path[...])
+    parent = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+    guard !name.isEmpty, name != ".", name != ".." else {
+      throw NibbleError.usage("\(destination): not a name that can be written")
+    }
+    self.destination = path
+    self.shape = shape
+    self.force = force
+    staging = parent + "/." + name + ".nibble-partial"
+    guard PathKind(parent) == .folder else {
+      throw NibbleError.cannotWrite("\(destination): the folder \(parent) does not exist")
+    }
+    try Self.checkReplaceable(path, shape, force: force)
+    lock = try claim()
+  }
+
+  deinit { discard() }
+
+  /// Whether `destination` may be written, without touching anything.
+  public static func checkReplaceable(_ destination: String, _ shape: Shape, force: Bool) throws {
+    var status = stat()
+    guard lstat(destination, &status) == 0 else { return }
+    guard force else {
+      throw NibbleError.usage("\(destination) exists; --force replaces it")
+    }
+    let kind = PathKind(destination)
+    switch shape {
+    case .file:
+      guard kind != .folder, kind != .other else {
+        throw NibbleError.usage("\(destination) is not a regular file, and is not replaced by one")
+      }
+    case .folder(let owns):
+      guard kind == .folder, status.st_mode & S_IFMT == S_IFDIR else {
+        throw NibbleError.usage("\(destination) is not a folder, and is not replaced by one")
+      }
+      if let stranger = try namesInFolder(destination).first(where: { !owns($0) }) {
+        throw NibbleError.usage("\(destination) holds \(quoted(stranger)), which this command would not write")
+      }
+    }
+  }
+
+  /// Bytes free for us where the destination will stand.
+  public var freeBytes: Int? {
+    var status = statvfs()
+    guard statvfs(parent, &status) == 0 else { return nil }
+    let (bytes, overflow) = Int(status.f_bavail).multipliedReportingOverflow(by: Int(status.f_frsize))
+    return overflow ? nil : bytes
+  }
+
+  private func claim() throws -> Int32 {
+    // A lock may be won on a name that its last holder has just renamed or removed: then try again.
+    for _ in 0..<100 {
+      let descriptor: Int32
+      switch shape {
+      case .file:
+        if PathKind(staging) == .folder { try removeStaleFolder() }
+        descriptor = open(staging, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o666)
+      case .folder:
+        if PathKind(staging) == .file { unlink(staging) }
+        if mkdir(staging, 0o777) != 0, errno != EEXIST {
+          throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+        }
+        descriptor = open(staging, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+      }
+      guard descriptor >= 0 else {
+        if errno == ENOENT { continue }
+        throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+      }
+      guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+        close(descriptor)
+        throw NibbleError.usage("\(destination) is being written by another process")
+      }
+      var held = stat()
+      var named = stat()
+      if fstat(descriptor, &held) == 0, lstat(staging, &named) == 0, held.st_ino == named.st_ino,
+        held.st_dev == named.st_dev
+      {
+        switch shape {
+        case .file: ftruncate(descriptor, 0)
+        case .folder: try removeContents(of: staging)
+        }
+        return descriptor
+      }
+      close(descriptor)
+    }
+    throw NibbleError.cannotWrite("\(destination): \(staging) keeps changing hands")
+  }
+
+  private func removeStaleFolder() throws {
+    let descriptor = open(staging, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+    guard descriptor >= 0 else { return }
+    defer { close(descriptor) }
+    guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+      throw NibbleError.usage("\(destination) is being written by another process")
+    }
+    try removeContents(of: staging)
+    rmdir(staging)
+  }
+
+  private func removeContents(of folder: String) throws {
+    for name in try namesInFolder(folder) { unlink(folder + "/" + name) }
+  }
+
+  /// The output itself, for the shape `file`, or a new file `name` in the folder.
+  public func file(_ name: String? = nil, expectedSize: Int) throws -> OutputFile {
+    let path: String
+    let descriptor: Int32
+    if let name {
+      path = destination + "/" + name
+      descriptor = open(staging + "/" + name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o666)
+    } else {
+      path = destination
+      descriptor = dup(lock)
+    }
+    guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno))") }
+    let file = OutputFile(descriptor: descriptor, path: path, expectedSize: expectedSize)
+    files.append(file)
+    return file
+  }
+
+  /// Gives the finished output its name. Every file must have been finished.
+  public func publish() throws {
+    try Interrupt.check()
+    if case .folder = shape, fsync(lock) != 0 {
+      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing")
+    }
+    try Self.checkReplaceable(destination, shape, force: force)
+    try rename()
+    close(lock)
+    lock = -1
+    let folder = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    defer { close(folder) }
+    guard folder >= 0, fsync(folder) == 0 else {
+      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing its folder")
+    }
+  }
+
+  private func rename() throws {
+    let exists = PathKind(destination) != .nothing
+    if case .folder = shape, exists {
+      // Exchanged in one step, so that there is a whole folder under the name at every moment.
+      guard nibble_exchange(staging, destination) == 0 else {
+        throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+      }
+      try removeContents(of: staging)
+      rmdir(staging)
+      return
+    }
+    if force {
+      guard Glibc.rename(staging, destination) == 0 else {
+        throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+      }
+      return
+    }
+    if nibble_rename_new(staging, destination) == 0 { return }
+    // File systems without this flag say EINVAL; we have just looked that nothing is there.
+    if errno == EINVAL, Glibc.rename(staging, destination) == 0 { return }
+    if errno == EEXIST { throw NibbleError.usage("\(destination) exists; --force replaces it") }
+    throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+  }
+
+  /// Removes everything written so far; nothing to do after `publish()`.
+  public func discard() {
+    guard lock >= 0 else { return }
+    files = []
+    switch shape {
+    case .file: unlink(staging)
+    case .folder:
+      try? removeContents(of: staging)
+      rmdir(staging)
+    }
+    close(lock)
+    lock = -1
+  }
+}

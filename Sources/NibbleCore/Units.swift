@@ -1,0 +1,57 @@
+import Glibc
+
+/// "2.47 GB": bytes in powers of a thousand, as disks and the hub count them.
+public func byteText(_ count: Int) -> String {
+  var value = Double(count)
+  for unit in ["bytes", "kB", "MB", "GB", "TB"] {
+    if value < 1000 || unit == "TB" {
+      return unit == "bytes" ? "\(count) bytes" : "\(decimal(value, value < 10 ? 2 : value < 100 ? 1 : 0)) \(unit)"
+    }
+    value /= 1000
+  }
+  return "\(count) bytes"
+}
+
+/// `value` with `places` digits behind the point.
+public func decimal(_ value: Double, _ places: Int) -> String {
+  guard value.isFinite else { return "\(value)" }
+  var buffer = [CChar](repeating: 0, count: 400)
+  withVaList([Int32(places), value]) { _ = vsnprintf(&buffer, buffer.count, "%.*f", $0) }
+  return buffer.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+}
+
+/// Reads "5GB", "300MB", "1GiB", "4096": a whole or decimal number and a unit.
+public func parseBytes(_ text: String) -> Int? {
+  let units: [(String, Double)] = [
+    ("kib", 1024), ("mib", 1_048_576), ("gib", 1_073_741_824), ("tib", 1_099_511_627_776),
+    ("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("tb", 1e12), ("b", 1), ("", 1),
+  ]
+  let lower = text.lowercased()
+  for (unit, factor) in units where lower.hasSuffix(unit) {
+    guard let number = Double(lower.dropLast(unit.count)), number >= 0, number * factor < 9e18 else { continue }
+    return Int(number * factor)
+  }
+  return nil
+}
+
+/// Seconds on a clock that only runs forward.
+public func monotonicSeconds() -> Double {
+  var time = timespec()
+  clock_gettime(CLOCK_MONOTONIC, &time)
+  return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
+}
+
+/// What this process has used so far.
+public struct ResourceUse: Sendable {
+  public let peakBytes: Int
+  public let userSeconds: Double
+  public let systemSeconds: Double
+
+  public static var now: ResourceUse {
+    var use = rusage()
+    getrusage(RUSAGE_SELF.rawValue, &use)
+    func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) * 1e-6 }
+    return ResourceUse(
+      peakBytes: use.ru_maxrss * 1024, userSeconds: seconds(use.ru_utime), systemSeconds: seconds(use.ru_stime))
+  }
+}

@@ -1,0 +1,33 @@
+import CZstd
+
+/// zstd, one independent frame at a time.
+public enum Zstd {
+  public static let levels = 1...22
+
+  /// Bytes that a frame of `count` plain bytes takes at most.
+  public static func bound(_ count: Int) -> Int { ZSTD_compressBound(count) }
+
+  /// Compresses `plain` into one frame at the start of `out`, which holds `bound(plain.count)` bytes.
+  ///
+  /// - Returns: the length of the frame
+  public static func compress(
+    _ plain: UnsafeRawBufferPointer, level: Int, into out: UnsafeMutableRawBufferPointer
+  ) throws -> Int {
+    let length = ZSTD_compress(out.baseAddress, out.count, plain.baseAddress, plain.count, CInt(level))
+    guard ZSTD_isError(length) == 0 else { throw NibbleError(.failed, "zstd: \(errorName(length))") }
+    return length
+  }
+
+  /// Decompresses one frame that must fill `plain` exactly.
+  ///
+  /// - Returns: nil on success, or what is wrong with the frame
+  public static func decompress(
+    _ frame: UnsafeRawBufferPointer, into plain: UnsafeMutableRawBufferPointer
+  ) -> String? {
+    let length = ZSTD_decompress(plain.baseAddress, plain.count, frame.baseAddress, frame.count)
+    if ZSTD_isError(length) != 0 { return errorName(length) }
+    return length == plain.count ? nil : "\(length) bytes instead of \(plain.count)"
+  }
+
+  private static func errorName(_ code: Int) -> String { String(cString: ZSTD_getErrorName(code)) }
+}

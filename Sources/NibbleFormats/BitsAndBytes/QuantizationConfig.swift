@@ -1,0 +1,39 @@
+import NibbleCore
+import NibbleQuant
+
+/// The `quantization_config` with which transformers loads a packed checkpoint.
+enum QuantizationConfig {
+  /// - Returns: nil if nothing is packed
+  static func json(_ targets: [TensorTarget], family: ModelFamily?, config: JSON) -> JSON? {
+    let packed = targets.filter { $0.encoding != .plain }
+    guard let first = packed.first, let codec = first.encoding.codec else { return nil }
+    let compute = QuantState.dtypes.first { $0.dtype == first.dtype }?.name ?? "float32"
+    let storage = [DType.bf16: "bfloat16", .f16: "float16", .f32: "float32", .i8: "int8", .f64: "float64"][
+      first.foreign.storage] ?? "uint8"
+    return [
+      "_load_in_4bit": true, "_load_in_8bit": false,
+      "bnb_4bit_compute_dtype": JSON(compute), "bnb_4bit_quant_storage": JSON(storage),
+      "bnb_4bit_quant_type": JSON(codec.code.rawValue), "bnb_4bit_use_double_quant": JSON.bool(codec.nested != nil),
+      "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false,
+      "llm_int8_skip_modules": skippedModules(targets, family), "llm_int8_threshold": .number("6.0"),
+      "load_in_4bit": true, "load_in_8bit": false, "quant_method": "bitsandbytes",
+    ]
+  }
+
+  /// null where transformers' own rule leaves out what is kept here; else every kept module by name, because a list
+  /// replaces that rule.
+  private static func skippedModules(_ targets: [TensorTarget], _ family: ModelFamily?) -> JSON {
+    let names = Set(targets.map(\.name))
+    var followsRule = family != nil
+    var kept: [String] = []
+    for target in targets where target.name.text.hasSuffix(".weight") && target.shape.count == 2 {
+      let module = String(target.name.text.dropLast(".weight".count))
+      let byRule = family?.packs(target.name.text, hasBias: names.contains(ByteName(module + ".bias"))) ?? false
+      if byRule != (target.encoding != .plain) { followsRule = false }
+      if target.encoding == .plain { kept.append(module) }
+    }
+    if followsRule { return .null }
+    if !kept.contains("lm_head"), !names.contains("lm_head.weight") { kept.append("lm_head") }
+    return JSON(kept)
+  }
+}

@@ -1,0 +1,55 @@
+import NibbleCore
+
+/// `nibble.json`: what a bitsandbytes checkpoint cannot say and a block file can. With it, a block file converted to that
+/// layout and back is the same file again.
+struct SideRecord {
+  static let fileName = "nibble.json"
+  /// Where the record stands in a single `.safetensors` file.
+  static let metadataKey = "nibble"
+
+  var identity: Digest128?
+  var provenance: JSON?
+  /// Names of packed tensors stored as the transpose of the model's own.
+  var transposed: [String] = []
+  /// config.json as it was before `quantization_config` was set in it.
+  var config: String?
+
+  init() {}
+
+  init(text: [UInt8], place: String) throws {
+    let json: JSON
+    do { json = try JSON.parse(text) } catch { throw NibbleError.badInput("\(place): \(error.reason) at byte \(error.offset)") }
+    guard json["nibble"]?.int == 1 else {
+      throw NibbleError.badInput("\(place): no record of this version of nibble ('nibble' is not 1)")
+    }
+    identity = json["identity"]?.string.flatMap(Digest128.init(hex:))
+    provenance = json["provenance"].flatMap { $0 == .null ? nil : $0 }
+    transposed = (json["transposed"]?.array ?? []).compactMap(\.string)
+    config = json["config"]?.string
+  }
+
+  var json: JSON {
+    [
+      "nibble": 1, "identity": JSON(identity?.description), "provenance": provenance ?? .null,
+      "transposed": JSON(transposed), "config": JSON(config),
+    ]
+  }
+}
+
+extension Checkpoint {
+  /// Takes over what a record beside the tensors says.
+  mutating func apply(_ record: SideRecord, replacingConfig: Bool) throws {
+    provenance = record.provenance
+    claimedIdentity = record.identity
+    let names = Set(record.transposed.map { ByteName($0) })
+    for index in tensors.indices where tensors[index].isPacked && names.contains(tensors[index].name) {
+      tensors[index].isTransposed = true
+    }
+    guard replacingConfig, let text = record.config else { return }
+    let section = StoredSection(.file, bytes: Array(text.utf8))
+    smallFiles = smallFiles.map { $0.name == "config.json" ? SmallFile(name: $0.name, section: section) : $0 }
+    do { config = try JSON.parse(text) } catch {
+      throw NibbleError.badInput("\(path)/\(SideRecord.fileName): config: \(error.reason)")
+    }
+  }
+}

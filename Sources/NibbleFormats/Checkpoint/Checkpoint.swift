@@ -1,0 +1,128 @@
+import NibbleCore
+import NibbleQuant
+
+/// A checkpoint, whatever holds it: its tensors in name order, its configuration, its small files.
+public struct Checkpoint: Sendable {
+  public enum Container: String, Sendable {
+    /// A single `.safetensors` file without a configuration.
+    case safetensors
+    /// A Hugging Face folder.
+    case folder
+    /// A block file.
+    case nbl
+  }
+
+  /// As it was given.
+  public let path: String
+  public let container: Container
+  /// In ascending order of names.
+  public internal(set) var tensors: [StoredTensor] = []
+  /// The files tensors are read from.
+  public internal(set) var files: [InputFile] = []
+  /// Configuration, tokenizer, templates, in name order.
+  public internal(set) var smallFiles: [SmallFile] = []
+  /// Files of the folder that are not part of the checkpoint as nibble carries it.
+  public internal(set) var leftOutFiles: [String] = []
+  public internal(set) var config: JSON?
+  /// What safetensors headers say beside the tensors, as one JSON object of texts.
+  public internal(set) var metadata: [(key: String, value: String)] = []
+  /// How the content came to be, where the container says.
+  public internal(set) var provenance: JSON?
+  /// The identity the container claims.
+  public internal(set) var claimedIdentity: Digest128?
+  /// Things worth telling that are no errors.
+  public internal(set) var warnings: [String] = []
+
+  public struct SmallFile: Sendable {
+    public let name: String
+    public let section: StoredSection
+  }
+
+  init(path: String, container: Container) {
+    self.path = path
+    self.container = container
+  }
+
+  public var packed: [StoredTensor] { tensors.filter(\.isPacked) }
+  public var modelType: String? { config?["model_type"]?.string }
+  public var family: ModelFamily? { modelType.flatMap(ModelFamily.named) }
+  public var storedBytes: Int { files.reduce(0) { $0 + $1.size } }
+
+  public func tensor(_ name: ByteName) -> StoredTensor? {
+    var low = 0
+    var high = tensors.count
+    while low < high {
+      let middle = (low + high) / 2
+      if tensors[middle].name < name { low = middle + 1 } else { high = middle }
+    }
+    return low < tensors.count && tensors[low].name == name ? tensors[low] : nil
+  }
+
+  /// Throws if any file the checkpoint was opened from has changed since.
+  public func checkUnchanged() throws {
+    for file in files { try file.checkUnchanged() }
+    for small in smallFiles { if case .file(let file, _) = small.section.source { try file.checkUnchanged() } }
+  }
+}
+
+extension Checkpoint {
+  /// Opens what `path` names: a Hugging Face folder, a `.safetensors` or `.nbl` file, a folder with a bitsandbytes
+  /// checkpoint, or `ORG/NAME[@REVISION]` in the local Hugging Face cache.
+  ///
+  /// Headers, tables and indices are read and checked whole; tensor bytes are not touched.
+  ///
+  /// - Throws: `.badInput`, `.integrity`
+  public static func open(_ path: String) throws -> Checkpoint {
+    switch PathKind(path) {
+    case .folder: return try openFolder(path, as: path)
+    case .file: return try openFile(path)
+    case .other: throw NibbleError.badInput("\(path): neither a regular file nor a folder")
+    case .nothing:
+      if let snapshot = try HubCache.snapshot(path) { return try openFolder(snapshot, as: path) }
+      throw NibbleError.badInput(
+        "\(path): no such file or folder\(HubCache.isRepository(path) ? ", nor in the Hugging Face cache" : "")")
+    }
+  }
+
+  private static func openFile(_ path: String) throws -> Checkpoint {
+    let file = try InputFile(path)
+    let start = try file.bytes(at: 0, count: min(8, file.size))
+    if start == NblHeader.magic { return try openNbl(file) }
+    let lower = path.lowercased()
+    if lower.hasSuffix(".nbl") {
+      throw NibbleError.badInput("\(path): not a block file: its first bytes are not the magic of one")
+    }
+    for ending in [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"] where lower.hasSuffix(ending) {
+      throw NibbleError.badInput(
+        "\(path): \(ending) files are pickles, which can run code when loaded, and are not read; convert to safetensors")
+    }
+    if lower.hasSuffix(".gguf") { throw NibbleError.badInput("\(path): GGUF files are not read") }
+    if lower.hasSuffix(".json") {
+      throw NibbleError.badInput("\(path): a JSON file is no checkpoint; give the folder it lies in")
+    }
+    return try openSafetensors(file)
+  }
+
+  private static func openSafetensors(_ file: InputFile) throws -> Checkpoint {
+    let header = try SafetensorsHeader(of: file)
+    var checkpoint = Checkpoint(path: file.path, container: .safetensors)
+    checkpoint.files = [file]
+    checkpoint.metadata = header.metadata.filter { $0.key != SideRecord.metadataKey }
+    checkpoint.tensors = try groupPackedTensors(header.entries.map { StoredTensor($0, in: file) })
+    if let text = header.metadata.first(where: { $0.key == SideRecord.metadataKey })?.value {
+      try checkpoint.apply(SideRecord(text: Array(text.utf8), place: file.path), replacingConfig: false)
+    }
+    checkpoint.sortTensors()
+    return checkpoint
+  }
+
+  mutating func sortTensors() { tensors.sort { $0.name < $1.name } }
+}
+
+extension StoredTensor {
+  init(_ entry: SafetensorsHeader.Entry, in file: InputFile) {
+    self.init(
+      entry.name, entry.dtype, entry.shape,
+      sections: [StoredSection(.data, in: file, at: entry.range.lowerBound, count: entry.range.count)])
+  }
+}

@@ -1,0 +1,75 @@
+import NibbleCore
+import NibbleQuant
+
+/// The content identity of a checkpoint: one hash over its tensors in name order, the same for any container and
+/// any sharding. Specified in `formats/nbl/README.md`.
+public struct IdentityHasher {
+  private let hash = XXH3()
+
+  public init() {}
+
+  /// Adds a tensor; names must come in ascending byte order.
+  public mutating func add(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ encoding: Encoding, _ digest: Digest128) {
+    var bytes = ByteWriter()
+    bytes.text(name.text)
+    bytes.u8(dtype.tableCode)
+    bytes.u32(shape.count)
+    for dimension in shape { bytes.u64(dimension) }
+    switch encoding {
+    case .plain: bytes.u16(0)
+    case .packed(let codec):
+      bytes.u16(codec.code.tableCode)
+      bytes.u32(codec.blockSize)
+      bytes.u32(codec.nested?.blockSize ?? 0)
+      bytes.append(codec.codebook.bytes)
+      if let nested = codec.nested { bytes.append(nested.codebook.bytes) }
+    }
+    bytes.digest(digest)
+    hash.update(bytes.bytes)
+  }
+
+  public var identity: Digest128 { hash.digest128 }
+}
+
+extension DType {
+  /// The number of this type in `.nbl` tables and identities.
+  var tableCode: UInt8 { UInt8(DType.allCases.firstIndex(of: self) ?? 0) }
+
+  init?(tableCode: UInt8) {
+    guard Int(tableCode) < DType.allCases.count else { return nil }
+    self = DType.allCases[Int(tableCode)]
+  }
+}
+
+extension BlockCodec.Code {
+  var tableCode: Int { self == .nf4 ? 1 : 2 }
+}
+
+/// Little-endian fields, one after another.
+struct ByteWriter {
+  private(set) var bytes: [UInt8] = []
+
+  mutating func append(_ more: [UInt8]) { bytes += more }
+  mutating func u8(_ value: UInt8) { bytes.append(value) }
+  mutating func u16(_ value: Int) { little(UInt64(value), 2) }
+  mutating func u32(_ value: Int) { little(UInt64(value), 4) }
+  mutating func u64(_ value: Int) { little(UInt64(value), 8) }
+  mutating func u64(_ value: UInt64) { little(value, 8) }
+
+  /// Length in four bytes, then UTF-8.
+  mutating func text(_ text: String) {
+    u32(text.utf8.count)
+    bytes += Array(text.utf8)
+  }
+
+  /// The canonical form of XXH3-128: sixteen bytes, most significant first.
+  mutating func digest(_ digest: Digest128) {
+    for half in [digest.high, digest.low] {
+      for shift in stride(from: 56, through: 0, by: -8) { bytes.append(UInt8(truncatingIfNeeded: half >> UInt64(shift))) }
+    }
+  }
+
+  private mutating func little(_ value: UInt64, _ count: Int) {
+    for index in 0..<count { bytes.append(UInt8(truncatingIfNeeded: value >> UInt64(8 * index))) }
+  }
+}

@@ -1,0 +1,126 @@
+import NibbleCore
+import NibbleQuant
+
+/// How a tensor's elements are stored.
+public enum Encoding: Hashable, Sendable {
+  /// One after another, in the tensor's own type.
+  case plain
+  /// As 4-bit codes with scales.
+  case packed(BlockCodec)
+
+  public var codec: BlockCodec? { if case .packed(let codec) = self { codec } else { nil } }
+}
+
+/// The parts a stored tensor is made of. Raw values are those of the `.nbl` table.
+public enum SectionKind: UInt16, Sendable {
+  /// The elements of a plain tensor.
+  case data = 1
+  /// 4-bit codes, first element of a pair in the high nibble.
+  case codes = 2
+  /// float32 absmax, one a block.
+  case scales = 3
+  /// 8-bit codes of scales, one a block.
+  case scaleCodes = 4
+  /// float32 absmax of scale blocks.
+  case nestedScales = 5
+  /// The float32 mean that scale codes are relative to.
+  case nestedOffset = 6
+  /// The text of a bitsandbytes quantization state that says what the table says in other words.
+  case stateText = 7
+  /// A small file of the model folder.
+  case file = 8
+}
+
+/// How a section's bytes are packed on disk. Raw values are those of the `.nbl` table.
+public enum Compression: UInt8, Sendable {
+  case none = 0
+  /// Independent zstd frames of 256 KiB each.
+  case zstd = 1
+  /// The same, each frame's elements of 2 or 4 bytes split into byte planes first.
+  case zstdPlanes2 = 2
+  case zstdPlanes4 = 3
+
+  /// Bytes of an element whose planes are split, 1 for none.
+  var planes: Int {
+    switch self {
+    case .none, .zstd: 1
+    case .zstdPlanes2: 2
+    case .zstdPlanes4: 4
+    }
+  }
+}
+
+/// A run of bytes in a checkpoint.
+public struct StoredSection: Sendable {
+  public enum Source: Sendable {
+    case file(InputFile, offset: Int)
+    case memory([UInt8])
+  }
+
+  public var kind: SectionKind
+  public var source: Source
+  public var storedLength: Int
+  public var plainLength: Int
+  public var compression = Compression.none
+  /// XXH3-64 of the stored bytes, where the container keeps it.
+  public var checksum: UInt64?
+
+  public init(_ kind: SectionKind, in file: InputFile, at offset: Int, count: Int) {
+    self.kind = kind
+    source = .file(file, offset: offset)
+    storedLength = count
+    plainLength = count
+  }
+
+  public init(_ kind: SectionKind, bytes: [UInt8]) {
+    self.kind = kind
+    source = .memory(bytes)
+    storedLength = bytes.count
+    plainLength = bytes.count
+  }
+
+  /// The file the section lies in, for messages.
+  var place: String { if case .file(let file, _) = source { file.path } else { "" } }
+}
+
+/// A tensor as some container stores it: what it is, how it is coded, where its bytes are.
+public struct StoredTensor: Sendable {
+  public var name: ByteName
+  /// The type of the elements; of a packed tensor, the type they had and decode to.
+  public var dtype: DType
+  /// The shape as stored.
+  public var shape: [Int]
+  /// Whether the model's own tensor is the transpose of what is stored (Conv1D weights are packed transposed).
+  public var isTransposed = false
+  public var encoding = Encoding.plain
+  /// In the order of their kinds.
+  public var sections: [StoredSection]
+  /// XXH3-128 of the plain bytes of the sections, where the container keeps it.
+  public var digest: Digest128?
+  /// What a bitsandbytes file says beside the codes, to give it back unchanged.
+  public var foreign = ForeignLayout()
+
+  public init(_ name: ByteName, _ dtype: DType, _ shape: [Int], sections: [StoredSection]) {
+    self.name = name
+    self.dtype = dtype
+    self.shape = shape
+    self.sections = sections
+  }
+
+  public var count: Int { elementCount(of: shape) ?? 0 }
+  /// The shape the model knows.
+  public var logicalShape: [Int] { isTransposed ? shape.reversed() : shape }
+  public var isPacked: Bool { encoding != .plain }
+  public var storedBytes: Int { sections.reduce(0) { $0 + $1.storedLength } }
+  public var plainBytes: Int { sections.reduce(0) { $0 + $1.plainLength } }
+
+  public func section(_ kind: SectionKind) -> StoredSection? { sections.first { $0.kind == kind } }
+}
+
+/// Details of a bitsandbytes file that change no value.
+public struct ForeignLayout: Hashable, Sendable {
+  /// The type the packed codes are declared with (`bnb_4bit_quant_storage`).
+  public var storage = DType.u8
+
+  public init() {}
+}

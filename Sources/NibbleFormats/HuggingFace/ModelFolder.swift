@@ -1,0 +1,204 @@
+import NibbleCore
+
+extension Checkpoint {
+  private static let weightsName = "model.safetensors"
+  private static let indexName = "model.safetensors.index.json"
+
+  /// Opens a Hugging Face folder: one file or shards, with its configuration.
+  ///
+  /// - Parameter path: how the user named it
+  static func openFolder(_ folder: String, as path: String) throws -> Checkpoint {
+    let names = try namesInFolder(folder)
+    var checkpoint = Checkpoint(path: path, container: .folder)
+    guard names.contains("config.json") else {
+      let files = names.filter { $0.hasSuffix(".safetensors") }
+      let hint = files.isEmpty ? "" : "; a single file may be given itself: \(folder)/\(files[0])"
+      throw NibbleError.badInput("\(path): no config.json, so this is no model folder\(hint)")
+    }
+    checkpoint.config = try readJSON(folder + "/config.json")
+    let shards: [(name: String, header: SafetensorsHeader, file: InputFile)]
+    if names.contains(weightsName) {
+      let file = try InputFile(folder + "/" + weightsName)
+      shards = [(weightsName, try SafetensorsHeader(of: file), file)]
+      if names.contains(indexName) {
+        checkpoint.warnings.append("\(folder)/\(indexName) was not used: \(weightsName) holds the whole model")
+      }
+    } else if names.contains(indexName) {
+      shards = try openShards(folder, &checkpoint.warnings)
+    } else {
+      throw noWeights(path, names)
+    }
+    checkpoint.files = shards.map(\.file)
+    checkpoint.metadata = mergedMetadata(shards.map { ($0.name, $0.header.metadata) }, &checkpoint.warnings)
+    let tensors = shards.flatMap { shard in shard.header.entries.map { StoredTensor($0, in: shard.file) } }
+    checkpoint.tensors = try groupPackedTensors(tensors)
+    try checkpoint.addSmallFiles(of: folder, names, weights: Set(shards.map(\.name)))
+    if names.contains(SideRecord.fileName) {
+      let record = folder + "/" + SideRecord.fileName
+      try checkpoint.apply(SideRecord(text: readSmall(record), place: record), replacingConfig: true)
+    } else {
+      checkpoint.markTransposed()
+    }
+    checkpoint.sortTensors()
+    return checkpoint
+  }
+
+  private static func noWeights(_ path: String, _ names: [String]) -> NibbleError {
+    for name in names {
+      for ending in [".bin", ".pt", ".pth", ".ckpt", ".gguf"] where name.hasSuffix(ending) {
+        return .badInput("\(path)/\(name): \(ending) files are not read; convert the model to safetensors")
+      }
+    }
+    let other = names.first { $0.hasSuffix(".safetensors") }
+    let hint = other.map { "; it holds \(quoted($0)), which may be given itself" } ?? ""
+    return .badInput("\(path): neither \(weightsName) nor \(indexName) in it\(hint)")
+  }
+
+  static func readSmall(_ path: String, limit: Int = 1 << 28) throws -> [UInt8] {
+    let file = try InputFile(path)
+    guard file.size <= limit else { throw NibbleError.badInput("\(path): \(file.size) bytes, more than \(limit)") }
+    return try file.bytes(at: 0, count: file.size)
+  }
+
+  static func readJSON(_ path: String) throws -> JSON {
+    let bytes = try readSmall(path, limit: 1 << 26)
+    do {
+      let json = try JSON.parse(bytes)
+      guard json.members != nil else { throw NibbleError.badInput("\(path): not a JSON object") }
+      return json
+    } catch let error as JSONError {
+      throw NibbleError.badInput("\(path): \(error.reason) at byte \(error.offset)")
+    }
+  }
+
+  /// Opens the shards an index names and checks both against each other.
+  private static func openShards(
+    _ folder: String, _ warnings: inout [String]
+  ) throws -> [(name: String, header: SafetensorsHeader, file: InputFile)] {
+    let index = try ShardIndex(folder + "/" + indexName)
+    var shards: [(name: String, header: SafetensorsHeader, file: InputFile)] = []
+    var owner: [ByteName: String] = [:]
+    var total = 0
+    for name in index.shardNames {
+      let path = folder + "/" + name
+      guard PathKind(path) != .nothing else {
+        throw NibbleError.badInput("\(index.path): shard \(quoted(name)) is missing")
+      }
+      let file = try InputFile(path)
+      let header = try SafetensorsHeader(of: file)
+      for entry in header.entries {
+        if let other = owner.updateValue(name, forKey: entry.name) {
+          throw NibbleError.badInput(
+            "\(path): tensor \(quoted(entry.name.text)) is in shard \(quoted(other)) too")
+        }
+        guard index.weightMap[entry.name] == name else {
+          let said = index.weightMap[entry.name].map { "places it in \(quoted($0))" } ?? "does not list it"
+          throw NibbleError.integrity(
+            "\(path): holds tensor \(quoted(entry.name.text)), but \(indexName) \(said)")
+        }
+        total += entry.range.count
+      }
+      shards.append((name, header, file))
+    }
+    for (name, shard) in index.weightMap where owner[name] == nil {
+      throw NibbleError.integrity(
+        "\(index.path): lists tensor \(quoted(name.text)) in \(quoted(shard)), which does not hold it")
+    }
+    if let claimed = index.totalSize, claimed != total {
+      warnings.append("\(index.path): total_size is \(claimed), the tensors take \(total) bytes")
+    }
+    return shards
+  }
+
+  private static func mergedMetadata(
+    _ all: [(shard: String, metadata: [(key: String, value: String)])], _ warnings: inout [String]
+  ) -> [(key: String, value: String)] {
+    var merged: [(key: String, value: String)] = []
+    for (shard, metadata) in all {
+      for (key, value) in metadata {
+        if let known = merged.first(where: { ByteName($0.key) == ByteName(key) }) {
+          if ByteName(known.value) != ByteName(value) {
+            warnings.append("metadata \(quoted(key)) of \(quoted(shard)) differs from an earlier shard's and was dropped")
+          }
+        } else {
+          merged.append((key, value))
+        }
+      }
+    }
+    return merged.sorted { ByteName($0.key) < ByteName($1.key) }
+  }
+
+  /// Finds what travels with the model, and what does not.
+  private mutating func addSmallFiles(of folder: String, _ names: [String], weights: Set<String>) throws {
+    for name in names where !weights.contains(name) {
+      if SmallFileNames.isCarried(name) {
+        let file = try InputFile(folder + "/" + name)
+        smallFiles.append(SmallFile(name: name, section: StoredSection(.file, in: file, at: 0, count: file.size)))
+      } else if name != Self.indexName, name != SideRecord.fileName, !name.hasPrefix(".") {
+        leftOutFiles.append(PathKind(folder + "/" + name) == .folder ? name + "/" : name)
+      }
+    }
+  }
+
+  /// Packed Conv1D weights are stored [out, in]: the transpose of the model's own.
+  mutating func markTransposed() {
+    guard let family else { return }
+    for index in tensors.indices where tensors[index].isPacked {
+      tensors[index].isTransposed = family.isConv1D(tensors[index].name.text)
+    }
+  }
+}
+
+/// The small files of a model folder that belong to the model.
+public enum SmallFileNames {
+  private static let names: Set<String> = [
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model",
+    "sentencepiece.bpe.model", "chat_template.json", "preprocessor_config.json", "processor_config.json",
+    "config_sentence_transformers.json", "sentence_bert_config.json", "modules.json", "special_tokens.json",
+  ]
+
+  public static func isCarried(_ name: String) -> Bool {
+    names.contains(name) || (name.hasSuffix(".jinja") && !name.hasPrefix("."))
+  }
+
+  /// Whether a verb that writes model folders may have written `name`.
+  @Sendable public static func isOurs(_ name: String) -> Bool {
+    if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }
+    return name.hasPrefix("model") && name.hasSuffix(".safetensors")
+  }
+}
+
+/// `model.safetensors.index.json`.
+struct ShardIndex {
+  let path: String
+  private(set) var weightMap: [ByteName: String] = [:]
+  private(set) var shardNames: [String] = []
+  private(set) var totalSize: Int?
+
+  init(_ path: String) throws {
+    self.path = path
+    let json = try Checkpoint.readJSON(path)
+    guard let map = json["weight_map"]?.members else {
+      throw NibbleError.badInput("\(path): no weight_map in it")
+    }
+    totalSize = json["metadata"]?["total_size"]?.int
+    var shards = Set<ByteName>()
+    for (name, value) in map {
+      guard let shard = value.string else {
+        throw NibbleError.badInput("\(path): the shard of tensor \(quoted(name)) is not a text")
+      }
+      // A shard lies in this folder: anything that could lead elsewhere is refused unopened.
+      guard !shard.isEmpty, !shard.utf8.contains(UInt8(ascii: "/")), !shard.utf8.contains(0), shard != "..", shard != "."
+      else {
+        throw NibbleError.badInput("\(path): shard \(quoted(shard)) is not a plain file name")
+      }
+      guard shard.hasSuffix(".safetensors") else {
+        throw NibbleError.badInput("\(path): shard \(quoted(shard)) is no .safetensors file")
+      }
+      weightMap[ByteName(name)] = shard
+      shards.insert(ByteName(shard))
+    }
+    shardNames = shards.sorted().map(\.text)
+  }
+}

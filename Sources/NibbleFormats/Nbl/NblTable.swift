@@ -1,0 +1,220 @@
+import NibbleCore
+import NibbleQuant
+
+/// The table of a block file: identity, codebooks, texts, small files, tensors.
+///
+/// Its length depends only on names, shapes and codecs, so a writer knows where the sections begin before it has
+/// written the first.
+struct NblTable {
+  var identity = Digest128(high: 0, low: 0)
+  var codebooks: [Codebook] = []
+  /// Key and value: `metadata`, `provenance`.
+  var texts: [(key: String, value: String)] = []
+  var files: [(name: String, section: Section)] = []
+  var tensors: [Tensor] = []
+
+  struct Section {
+    var kind: SectionKind
+    var compression = Compression.none
+    var offset = 0
+    var storedLength = 0
+    var plainLength = 0
+    var checksum: UInt64 = 0
+  }
+
+  struct Tensor {
+    var name: String
+    var dtype: DType
+    var isTransposed: Bool
+    var shape: [Int]
+    var encoding: Encoding
+    var storage: DType
+    var digest = Digest128(high: 0, low: 0)
+    var sections: [Section]
+  }
+
+  static let noCodebook = 0xFFFF
+
+  var bytes: [UInt8] {
+    var out = ByteWriter()
+    out.digest(identity)
+    out.u32(codebooks.count)
+    out.u32(texts.count)
+    out.u32(files.count)
+    out.u32(tensors.count)
+    for book in codebooks {
+      out.u32(book.bits.count)
+      out.append(book.bytes)
+    }
+    for (key, value) in texts {
+      out.text(key)
+      out.text(value)
+    }
+    for (name, section) in files {
+      out.text(name)
+      Self.write(section, &out)
+    }
+    for tensor in tensors { write(tensor, &out) }
+    return out.bytes
+  }
+
+  private func write(_ tensor: Tensor, _ out: inout ByteWriter) {
+    out.text(tensor.name)
+    out.u8(tensor.dtype.tableCode)
+    out.u8(tensor.isTransposed ? 1 : 0)
+    out.u16(tensor.sections.count)
+    out.u32(tensor.shape.count)
+    for dimension in tensor.shape { out.u64(dimension) }
+    switch tensor.encoding {
+    case .plain:
+      out.u16(0)
+      out.u16(0)
+    case .packed(let codec):
+      out.u16(codec.code.tableCode)
+      out.u16(16)  // bytes of parameters
+      out.u32(codec.blockSize)
+      out.u32(codec.nested?.blockSize ?? 0)
+      out.u16(codebooks.firstIndex(of: codec.codebook) ?? Self.noCodebook)
+      out.u16(codec.nested.flatMap { codebooks.firstIndex(of: $0.codebook) } ?? Self.noCodebook)
+      out.u8(tensor.storage.tableCode)
+      out.append([0, 0, 0])
+    }
+    out.digest(tensor.digest)
+    for section in tensor.sections { Self.write(section, &out) }
+  }
+
+  private static func write(_ section: Section, _ out: inout ByteWriter) {
+    out.u16(Int(section.kind.rawValue))
+    out.u8(section.compression.rawValue)
+    out.append([0, 0, 0, 0, 0])
+    out.u64(section.offset)
+    out.u64(section.storedLength)
+    out.u64(section.plainLength)
+    out.u64(section.checksum)
+  }
+}
+
+extension NblTable {
+  init(_ bytes: [UInt8], place: String) throws {
+    var reader = ByteReader(bytes, place: place)
+    identity = try reader.digest()
+    let counts = (try reader.u32(), try reader.u32(), try reader.u32(), try reader.u32())
+    for _ in 0..<counts.0 {
+      let count = try reader.u32()
+      guard count == 16 || count == 256, let book = Codebook(bytes: try reader.take(4 * count)) else {
+        throw reader.fail("a codebook that is not 16 or 256 finite values")
+      }
+      codebooks.append(book)
+    }
+    for _ in 0..<counts.1 { texts.append((try reader.text(), try reader.text())) }
+    for _ in 0..<counts.2 {
+      let name = try reader.text()
+      let section = try Self.section(&reader)
+      guard section.kind == .file, SmallFileNames.isCarried(name), !name.contains("/") else {
+        throw reader.fail("the embedded file \(quoted(name)), which is not one of a model folder's")
+      }
+      files.append((name, section))
+    }
+    for _ in 0..<counts.3 { tensors.append(try tensor(&reader)) }
+    guard reader.isAtEnd else { throw reader.fail("bytes after the last tensor") }
+    for (a, b) in zip(tensors, tensors.dropFirst()) where ByteName(a.name) >= ByteName(b.name) {
+      throw reader.fail("tensor \(quoted(b.name)) out of order")
+    }
+    for (a, b) in zip(files, files.dropFirst()) where ByteName(a.name) >= ByteName(b.name) {
+      throw reader.fail("file \(quoted(b.name)) out of order")
+    }
+  }
+
+  private func tensor(_ reader: inout ByteReader) throws -> Tensor {
+    let name = try reader.text()
+    let dtypeCode = try reader.u8()
+    let flags = try reader.u8()
+    let sectionCount = try reader.u16()
+    let rank = try reader.u32()
+    guard let dtype = DType(tableCode: dtypeCode), flags <= 1, rank <= 1000 else {
+      throw reader.fail("tensor \(quoted(name)) of unknown dtype, flags or rank")
+    }
+    var shape: [Int] = []
+    for _ in 0..<rank { shape.append(try reader.count()) }
+    guard let count = elementCount(of: shape), dtype.byteCount(of: count) != nil else {
+      throw reader.fail("tensor \(quoted(name)) whose shape makes no size")
+    }
+    let (encoding, storage) = try encoding(&reader, name)
+    var tensor = Tensor(
+      name: name, dtype: dtype, isTransposed: flags & 1 != 0, shape: shape, encoding: encoding, storage: storage,
+      digest: try reader.digest(), sections: [])
+    for _ in 0..<sectionCount { tensor.sections.append(try Self.section(&reader)) }
+    try Self.check(tensor, count, reader)
+    return tensor
+  }
+
+  private func encoding(_ reader: inout ByteReader, _ name: String) throws -> (Encoding, DType) {
+    let codecNumber = try reader.u16()
+    let length = try reader.u16()
+    if codecNumber == 0, length == 0 { return (.plain, .u8) }
+    guard let code = BlockCodec.Code.allCases.first(where: { $0.tableCode == codecNumber }), length == 16 else {
+      throw reader.fail("tensor \(quoted(name)) is coded with codec \(codecNumber), which this nibble does not know")
+    }
+    let blockSize = try reader.u32()
+    let nestedSize = try reader.u32()
+    let book = try reader.u16()
+    let nestedBook = try reader.u16()
+    let storage = DType(tableCode: try reader.u8())
+    guard try reader.take(3) == [0, 0, 0], let storage, BlockCodec.blockSizes.contains(blockSize), nestedSize <= 1 << 20,
+      book < codebooks.count, codebooks[book].bits.count == 16,
+      nestedSize == 0
+        ? nestedBook == Self.noCodebook : nestedBook < codebooks.count && codebooks[nestedBook].bits.count == 256
+    else { throw reader.fail("tensor \(quoted(name)) with codec parameters that make no sense") }
+    let nested =
+      nestedSize == 0 ? nil : BlockCodec.Nested(blockSize: nestedSize, codebook: codebooks[nestedBook])
+    return (.packed(BlockCodec(code, blockSize: blockSize, nested: nested, codebook: codebooks[book])), storage)
+  }
+
+  private static func section(_ reader: inout ByteReader) throws -> Section {
+    let kindNumber = try reader.u16()
+    let compressionNumber = try reader.u8()
+    guard let kind = SectionKind(rawValue: UInt16(kindNumber)), let compression = Compression(rawValue: compressionNumber),
+      try reader.take(5) == [0, 0, 0, 0, 0]
+    else { throw reader.fail("a section of unknown kind \(kindNumber) or compression \(compressionNumber)") }
+    let section = Section(
+      kind: kind, compression: compression, offset: try reader.count(), storedLength: try reader.count(),
+      plainLength: try reader.count(), checksum: try reader.u64())
+    guard section.compression != .none || section.storedLength == section.plainLength else {
+      throw reader.fail("a section of \(section.storedLength) bytes that says it holds \(section.plainLength)")
+    }
+    return section
+  }
+
+  /// The sections a tensor must have, with the lengths they must have.
+  private static func check(_ tensor: Tensor, _ count: Int, _ reader: ByteReader) throws {
+    var expected: [(SectionKind, Int)]
+    switch tensor.encoding {
+    case .plain: expected = [(.data, tensor.dtype.byteCount(of: count) ?? 0)]
+    case .packed(let codec):
+      guard tensor.dtype == .f32 || tensor.dtype == .f16 || tensor.dtype == .bf16 else {
+        throw reader.fail("packed tensor \(quoted(tensor.name)) of dtype \(tensor.dtype.rawValue)")
+      }
+      expected = codec.sections(count)
+    }
+    var sections = tensor.sections[...]
+    if let last = sections.last, last.kind == .stateText, tensor.encoding != .plain, last.plainLength <= 1 << 20 {
+      sections = sections.dropLast()
+    }
+    guard sections.count == expected.count,
+      zip(sections, expected).allSatisfy({ $0.kind == $1.0 && $0.plainLength == $1.1 })
+    else { throw reader.fail("tensor \(quoted(tensor.name)) whose sections do not fit its shape and codec") }
+  }
+}
+
+extension BlockCodec {
+  /// Kinds and lengths of the sections of `count` elements.
+  func sections(_ count: Int) -> [(SectionKind, Int)] {
+    var sections: [(SectionKind, Int)] = [(.codes, codeBytes(count))]
+    if nested == nil {
+      sections.append((.scales, 4 * blocks(count)))
+    } else {
+      sections += [(.scaleCodes, blocks(count)), (.nestedScales, 4 * nestedBlocks(count)), (.nestedOffset, 4)]
+    }
+    return sections
+  }
+}

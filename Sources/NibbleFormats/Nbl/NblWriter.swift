@@ -1,0 +1,129 @@
+import NibbleCore
+import NibbleQuant
+
+/// Writes a block file: room for header and table first, then files and tensors one after another, the table last.
+final class NblWriter: CheckpointWriter {
+  private let file: OutputFile
+  private let cursor: SectionCursor
+  private let compression: CompressionChoice
+  private var table: NblTable
+  private let tableLength: Int
+
+  /// - Parameters:
+  ///   - provenance: of the length it will have in the end
+  init(
+    _ staged: StagedOutput, _ targets: [TensorTarget], _ files: [Checkpoint.SmallFile],
+    metadata: [(key: String, value: String)], provenance: JSON?, compression: CompressionChoice, expectedSize: Int
+  ) throws {
+    table = Self.emptyTable(targets, files, metadata: metadata, provenance: provenance)
+    tableLength = table.bytes.count
+    self.compression = compression
+    file = try staged.file(expectedSize: expectedSize)
+    cursor = SectionCursor(file, at: NblHeader.length + tableLength, alignment: NblHeader.alignment)
+    table.files = []
+    table.tensors = []
+  }
+
+  /// The table as it will be, but for places, checksums and digests.
+  static func emptyTable(
+    _ targets: [TensorTarget], _ files: [Checkpoint.SmallFile], metadata: [(key: String, value: String)],
+    provenance: JSON?
+  ) -> NblTable {
+    var table = NblTable()
+    for target in targets {
+      guard let codec = target.encoding.codec else { continue }
+      for book in [codec.codebook, codec.nested?.codebook].compactMap({ $0 }) where !table.codebooks.contains(book) {
+        table.codebooks.append(book)
+      }
+    }
+    if !metadata.isEmpty {
+      table.texts.append(("metadata", JSON.object(metadata.map { ($0.key, .string($0.value)) }).text()))
+    }
+    if let provenance { table.texts.append(("provenance", provenance.text())) }
+    table.files = files.map { ($0.name, NblTable.Section(kind: .file, plainLength: $0.section.plainLength)) }
+    table.tensors = targets.map { target in
+      NblTable.Tensor(
+        name: target.name.text, dtype: target.dtype, isTransposed: target.isTransposed, shape: target.shape,
+        encoding: target.encoding, storage: target.foreign.storage,
+        sections: target.sections.map { NblTable.Section(kind: $0.kind, plainLength: $0.length) })
+    }
+    return table
+  }
+
+  /// Bytes of the file if nothing is compressed.
+  static func size(of table: NblTable) -> Int {
+    var size = NblHeader.length + table.bytes.count
+    for section in table.files.map(\.section) + table.tensors.flatMap(\.sections) {
+      size = (aligned(size, to: NblHeader.alignment) ?? size) + section.plainLength
+    }
+    return size
+  }
+
+  func carry(_ small: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool {
+    let writer = SectionWriter(
+      .file, plainLength: small.section.plainLength, to: cursor, checksummed: true,
+      compression: compression.method(bitWidth: 8), level: compression.level, isFirst: true)
+    try stream.write(small.section, writer, small.name)
+    table.files.append((small.name, entry(writer, bitWidth: 8)))
+    return true
+  }
+
+  func open(_ target: TensorTarget) throws -> [SectionWriter] {
+    target.sections.enumerated().map { index, section in
+      SectionWriter(
+        section.kind, plainLength: section.length, to: cursor, checksummed: true,
+        compression: compression.method(bitWidth: Self.bitWidth(section.kind, target)), level: compression.level,
+        isFirst: index == 0)
+    }
+  }
+
+  private static func bitWidth(_ kind: SectionKind, _ target: TensorTarget) -> Int {
+    switch kind {
+    case .data: target.dtype.bitWidth
+    case .scales, .nestedScales: 32
+    default: 8
+    }
+  }
+
+  private func entry(_ writer: SectionWriter, bitWidth: Int) -> NblTable.Section {
+    NblTable.Section(
+      kind: writer.kind, compression: compression.method(bitWidth: bitWidth), offset: writer.start ?? 0,
+      storedLength: writer.storedLength, plainLength: writer.plainLength, checksum: writer.checksum)
+  }
+
+  func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws {
+    table.tensors.append(
+      NblTable.Tensor(
+        name: target.name.text, dtype: target.dtype, isTransposed: target.isTransposed, shape: target.shape,
+        encoding: target.encoding, storage: target.foreign.storage, digest: outcome.digest,
+        sections: writers.map { entry($0, bitWidth: Self.bitWidth($0.kind, target)) }))
+  }
+
+  func finish(identity: Digest128, provenance: JSON?) throws -> Int {
+    table.identity = identity
+    table.texts = table.texts.map { $0.key == "provenance" ? ("provenance", provenance?.text() ?? "null") : $0 }
+    let bytes = table.bytes
+    guard bytes.count == tableLength else {
+      throw NibbleError(.failed, "\(file.path): the table has \(bytes.count) bytes, room was left for \(tableLength)")
+    }
+    let header = NblHeader(
+      fileLength: cursor.position, tableLength: bytes.count, tableChecksum: XXH3.digest64(of: bytes))
+    try file.write(header.bytes + bytes, at: 0)
+    try file.finish(length: cursor.position)
+    return cursor.position
+  }
+}
+
+/// Whether sections are compressed, and how hard.
+public struct CompressionChoice: Sendable, Equatable {
+  public var level: Int
+  public var isOn: Bool
+
+  public static let none = CompressionChoice(level: 0, isOn: false)
+  public static func zstd(_ level: Int) -> CompressionChoice { CompressionChoice(level: level, isOn: true) }
+
+  func method(bitWidth: Int) -> Compression {
+    guard isOn else { return .none }
+    return bitWidth == 16 ? .zstdPlanes2 : bitWidth == 32 ? .zstdPlanes4 : .zstd
+  }
+}

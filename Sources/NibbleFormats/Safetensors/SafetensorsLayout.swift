@@ -1,0 +1,142 @@
+import NibbleCore
+import NibbleQuant
+
+/// Where everything will stand in the safetensors files to be written, known before the first byte is, but for the lengths
+/// of quantization states, which contain a decimal number and therefore come last.
+struct SafetensorsLayout {
+  struct Entry {
+    let name: ByteName
+    let dtype: DType
+    let shape: [Int]
+    /// Bytes; for a quantization state the most it can be.
+    let length: Int
+    let part: Part
+  }
+
+  /// What of a target an entry holds.
+  enum Part: Equatable {
+    case section(SectionKind)
+    case codebook, nestedCodebook
+    case state
+  }
+
+  struct Shard {
+    var targets: [TensorTarget] = []
+    var length = 0
+  }
+
+  let shards: [Shard]
+  let metadata: [(key: String, value: String)]
+
+  /// - Parameter maximumShard: bytes of tensors that a file holds at most, unless one tensor is larger
+  init(_ targets: [TensorTarget], metadata: [(key: String, value: String)], maximumShard: Int) {
+    var shards = [Shard()]
+    for target in targets {
+      let length = Self.entries(of: target).reduce(0) { $0 + $1.length }
+      if !shards[shards.count - 1].targets.isEmpty, length > maximumShard - shards[shards.count - 1].length {
+        shards.append(Shard())
+      }
+      shards[shards.count - 1].targets.append(target)
+      shards[shards.count - 1].length += length
+    }
+    self.shards = shards
+    var all = metadata
+    if !all.contains(where: { $0.key == "format" }) { all.append(("format", "pt")) }
+    self.metadata = all.sorted { ByteName($0.key) < ByteName($1.key) }
+  }
+
+  func name(of shard: Int) -> String {
+    func padded(_ number: Int) -> String {
+      String(repeating: "0", count: max(0, 5 - String(number).count)) + String(number)
+    }
+    return shards.count == 1 ? "model.safetensors" : "model-\(padded(shard + 1))-of-\(padded(shards.count)).safetensors"
+  }
+
+  /// The tensors that hold `target` in bitsandbytes' layout, or the one that is it.
+  static func entries(of target: TensorTarget) -> [Entry] {
+    guard case .packed(let codec) = target.encoding else {
+      return [
+        Entry(
+          name: target.name, dtype: target.dtype, shape: target.shape, length: target.sections[0].length,
+          part: .section(.data))
+      ]
+    }
+    let base = target.name.text
+    let storage = target.foreign.storage
+    let count = target.count
+    let codes = codec.codeBytes(count)
+    let blocks = codec.blocks(count)
+    func entry(_ suffix: String, _ dtype: DType, _ shape: [Int], _ length: Int, _ part: Part) -> Entry {
+      Entry(name: ByteName(base + suffix), dtype: dtype, shape: shape, length: length, part: part)
+    }
+    var entries = [
+      entry("", storage, [codes / (storage.bitWidth / 8), 1], codes, .section(.codes)),
+      entry(".quant_map", .f32, [16], 64, .codebook),
+    ]
+    if codec.nested == nil {
+      entries.append(entry(".absmax", .f32, [blocks], 4 * blocks, .section(.scales)))
+    } else {
+      let nested = codec.nestedBlocks(count)
+      entries += [
+        entry(".absmax", .u8, [blocks], blocks, .section(.scaleCodes)),
+        entry(".nested_absmax", .f32, [nested], 4 * nested, .section(.nestedScales)),
+        entry(".nested_quant_map", .f32, [256], 1024, .nestedCodebook),
+      ]
+    }
+    let text = target.stateText?.plainLength
+      ?? QuantState.longestText(shape: target.shape, nested: codec.nested != nil)
+    entries.append(entry(QuantState.suffix + codec.code.rawValue, .u8, [text], text, .state))
+    return entries
+  }
+
+  /// Wider types first, so that each begins at a multiple of its size; texts of unknown length at the end.
+  static func region(_ entry: Entry) -> Int {
+    if entry.part == .state { return 4 }
+    return [64: 0, 32: 1, 16: 2][entry.dtype.bitWidth] ?? 3
+  }
+  static let regions = 5
+
+  /// The header text for entries at given places.
+  static func headerText(
+    _ entries: [(name: ByteName, dtype: DType, shape: [Int], range: Range<Int>)],
+    _ metadata: [(key: String, value: String)]
+  ) -> [UInt8] {
+    var members: [(key: String, value: JSON)] = [
+      ("__metadata__", .object(metadata.map { ($0.key, .string($0.value)) }))
+    ]
+    for entry in entries {
+      members.append(
+        (
+          entry.name.text,
+          [
+            "dtype": JSON(entry.dtype.rawValue), "shape": JSON(entry.shape),
+            "data_offsets": [JSON(entry.range.lowerBound), JSON(entry.range.upperBound)],
+          ]
+        ))
+    }
+    return Array(JSON.object(members).text().utf8)
+  }
+
+  /// Bytes to leave for the header of `shard`, a multiple of 8.
+  func headerLength(_ shard: Shard) -> Int {
+    let entries = shard.targets.flatMap(Self.entries)
+    var starts = [Int](repeating: 0, count: Self.regions)
+    for entry in entries {
+      let region = Self.region(entry)
+      for later in (region + 1)..<max(region + 1, Self.regions) { starts[later] += entry.length }
+    }
+    let placed = entries.map { entry in
+      let region = Self.region(entry)
+      defer { starts[region] += entry.length }
+      return (entry.name, entry.dtype, entry.shape, starts[region]..<starts[region] + entry.length)
+    }
+    return (Self.headerText(placed, metadata).count + 7) / 8 * 8
+  }
+
+  /// Bytes of all files, and whether that is exact or the most it can be.
+  var size: (bytes: Int, isExact: Bool) {
+    let bytes = shards.reduce(0) { $0 + 8 + headerLength($1) + $1.length }
+    let isExact = shards.allSatisfy { $0.targets.allSatisfy { $0.encoding == .plain || $0.stateText != nil } }
+    return (bytes, isExact)
+  }
+}

@@ -1,0 +1,165 @@
+import NibbleCore
+import NibbleQuant
+
+/// Writes safetensors, one file or shards in a folder, packed tensors in bitsandbytes' layout.
+final class SafetensorsWriter: CheckpointWriter {
+  private let staged: StagedOutput
+  private let layout: SafetensorsLayout
+  private let isFolder: Bool
+  /// config.json as it will be; nil to carry the source's as it is.
+  private let config: JSON?
+  /// Completed with identity and provenance, and written beside the weights or, for a single file, into its
+  /// metadata; nil to write none.
+  private var record: SideRecord?
+
+  private var shard = -1
+  private var next = 0
+  private var file: OutputFile?
+  private var headerLength = 0
+  private var cursors: [SectionCursor] = []
+  private var placed: [(name: ByteName, dtype: DType, shape: [Int], range: Range<Int>)] = []
+  private var weightMap: [(key: String, value: JSON)] = []
+  private var tensorBytes = 0
+  private var totalBytes = 0
+
+  /// - Parameter layout: of one shard for a single file, with the record in its metadata
+  init(
+    _ staged: StagedOutput, _ layout: SafetensorsLayout, isFolder: Bool, config: JSON?, record: SideRecord?
+  ) throws {
+    self.staged = staged
+    self.layout = layout
+    self.isFolder = isFolder
+    self.config = config
+    self.record = record
+    if layout.shards[0].targets.isEmpty { try begin(0) }
+  }
+
+  private func begin(_ index: Int) throws {
+    shard = index
+    next = 0
+    placed = []
+    let plan = layout.shards[index]
+    headerLength = layout.headerLength(plan)
+    let file = try staged.file(
+      isFolder ? layout.name(of: index) : nil, expectedSize: 8 + headerLength + plan.length)
+    self.file = file
+    var starts = [Int](repeating: 8 + headerLength, count: SafetensorsLayout.regions)
+    for entry in plan.targets.flatMap(SafetensorsLayout.entries) {
+      for later in (SafetensorsLayout.region(entry) + 1)..<max(SafetensorsLayout.region(entry) + 1, SafetensorsLayout.regions) {
+        starts[later] += entry.length
+      }
+    }
+    cursors = starts.map { SectionCursor(file, at: $0, alignment: 1) }
+  }
+
+  func open(_ target: TensorTarget) throws -> [SectionWriter] {
+    if shard < 0 || next == layout.shards[shard].targets.count {
+      if shard >= 0 { try endShard() }
+      try begin(shard + 1)
+    }
+    next += 1
+    let entries = SafetensorsLayout.entries(of: target)
+    return target.sections.map { section in
+      let entry = entries.first { $0.part == .section(section.kind) }
+      // The offset and a foreign state's text become part of the state.
+      let cursor = entry.map { cursors[SafetensorsLayout.region($0)] }
+      return SectionWriter(section.kind, plainLength: section.length, to: cursor, checksummed: false)
+    }
+  }
+
+  func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws {
+    let dataStart = 8 + headerLength
+    for entry in SafetensorsLayout.entries(of: target) {
+      var shape = entry.shape
+      let start: Int
+      var length = entry.length
+      switch entry.part {
+      case .section(let kind):
+        start = writers.first { $0.kind == kind }?.start ?? dataStart
+      case .codebook, .nestedCodebook, .state:
+        let bytes = constant(entry.part, target, writers)
+        let cursor = cursors[SafetensorsLayout.region(entry)]
+        start = cursor.advance(bytes.count)
+        try cursor.file.write(bytes, at: start)
+        length = bytes.count
+        if entry.part == .state { shape = [length] }
+      }
+      placed.append((entry.name, entry.dtype, shape, start - dataStart..<start - dataStart + length))
+      weightMap.append((entry.name.text, JSON(layout.name(of: shard))))
+      tensorBytes += length
+    }
+  }
+
+  private func constant(_ part: SafetensorsLayout.Part, _ target: TensorTarget, _ writers: [SectionWriter]) -> [UInt8] {
+    guard case .packed(let codec) = target.encoding else { return [] }
+    switch part {
+    case .codebook: return codec.codebook.bytes
+    case .nestedCodebook: return codec.nested?.codebook.bytes ?? []
+    default:
+      if let foreign = writers.first(where: { $0.kind == .stateText }) { return foreign.captured }
+      let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
+      let bits = offset.enumerated().reduce(UInt32(0)) { $0 | UInt32($1.element) << UInt32(8 * $1.offset) }
+      return QuantState(
+        code: codec.code, blockSize: codec.blockSize, dtype: target.dtype, shape: target.shape,
+        nested: codec.nested.map { .init(blockSize: $0.blockSize, offset: Float(bitPattern: bits)) }
+      ).text
+    }
+  }
+
+  private func endShard() throws {
+    guard let file else { return }
+    var metadata = layout.metadata
+    if !isFolder, let record, let at = metadata.firstIndex(where: { $0.key == SideRecord.metadataKey }) {
+      metadata[at].value = record.json.text()
+    }
+    var text = SafetensorsLayout.headerText(placed, metadata)
+    guard text.count <= headerLength else {
+      throw NibbleError(.failed, "\(file.path): the header has \(text.count) bytes, room was left for \(headerLength)")
+    }
+    text += [UInt8](repeating: 0x20, count: headerLength - text.count)
+    let length = (0..<8).map { UInt8(truncatingIfNeeded: headerLength >> (8 * $0)) }
+    try file.write(length + text, at: 0)
+    let end = cursors[SafetensorsLayout.regions - 1].position
+    try file.finish(length: end)
+    totalBytes += end
+    self.file = nil
+  }
+
+  func carry(_ small: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool {
+    guard isFolder else { return false }
+    if small.name == "config.json", let config {
+      try write(small.name, Array((config.text(.indented) + "\n").utf8))
+      return true
+    }
+    let file = try staged.file(small.name, expectedSize: small.section.plainLength)
+    let cursor = SectionCursor(file, at: 0, alignment: 1)
+    let writer = SectionWriter(.file, plainLength: small.section.plainLength, to: cursor, checksummed: false)
+    try stream.write(small.section, writer, small.name)
+    try file.finish(length: cursor.position)
+    totalBytes += cursor.position
+    return true
+  }
+
+  private func write(_ name: String, _ bytes: [UInt8]) throws {
+    let file = try staged.file(name, expectedSize: bytes.count)
+    try file.write(bytes, at: 0)
+    try file.finish(length: bytes.count)
+    totalBytes += bytes.count
+  }
+
+  func finish(identity: Digest128, provenance: JSON?) throws -> Int {
+    record?.identity = identity
+    record?.provenance = provenance
+    try endShard()
+    guard isFolder else { return totalBytes }
+    if layout.shards.count > 1 {
+      weightMap.sort { ByteName($0.key) < ByteName($1.key) }
+      let index: JSON = ["metadata": ["total_size": JSON(tensorBytes)], "weight_map": .object(weightMap)]
+      try write("model.safetensors.index.json", Array((index.text(.indented) + "\n").utf8))
+    }
+    if let record {
+      try write(SideRecord.fileName, Array((record.json.text(.indented) + "\n").utf8))
+    }
+    return totalBytes
+  }
+}

@@ -1,0 +1,77 @@
+import NibbleCore
+import NibbleQuant
+
+/// What a job will take, known before it starts.
+public struct Prediction: Sendable {
+  public let outputBytes: Int
+  /// Whether `outputBytes` is exact, or the most it can be.
+  public let isExact: Bool
+  /// Resident memory at its highest.
+  public let peakMemory: Int
+  public let threads: Int
+}
+
+extension StreamJob {
+  /// Threads to work with: as many as asked for and `maximumMemory` allows; 0 if not even one fits.
+  var workingThreads: Int {
+    guard let limit = maximumMemory else { return max(1, threads) }
+    var count = max(1, threads)
+    while count > 0, prediction(threads: count).peakMemory > limit { count -= 1 }
+    return count
+  }
+
+  public func prediction() -> Prediction { prediction(threads: max(1, workingThreads)) }
+
+  func prediction(threads: Int) -> Prediction {
+    let size = predictedSize
+    return Prediction(
+      outputBytes: size.bytes, isExact: size.isExact, peakMemory: peakMemory(threads, size.bytes), threads: threads)
+  }
+
+  private var predictedSize: (bytes: Int, isExact: Bool) {
+    let zero = provenance(Digest128(high: 0, low: 0))
+    if output.format == .nbl {
+      let table = NblWriter.emptyTable(
+        items.map(\.target), source.smallFiles, metadata: source.metadata, provenance: zero)
+      return (NblWriter.size(of: table), !output.compression.isOn)
+    }
+    let size = layout(nil).size
+    let small = output.isSingleFile ? 0 : source.smallFiles.reduce(0) { $0 + $1.section.plainLength }
+    return (size.bytes + small, size.isExact && output.format == .safetensors && source.config?["quantization_config"] == nil)
+  }
+
+  /// What the program takes before it does anything: its own pages and the libraries'.
+  private static let baseMemory = 13 << 20
+
+  private func peakMemory(_ threads: Int, _ outputBytes: Int) -> Int {
+    let chunk = TensorStream.chunkElements
+    var perThread = 0
+    var perTensor = 0
+    for item in items {
+      let count = item.source.count
+      let width = max(1, item.source.dtype.bitWidth / 8)
+      switch (item.source.encoding, item.target.encoding) {
+      case (.plain, .packed(let codec)):
+        let elements = min(count, chunk)
+        let transposed = item.source.isTransposed != item.target.isTransposed
+        perThread = max(perThread, elements * width * (transposed ? 2 : 1) + elements / 2 + 12 * codec.blocks(elements))
+        perTensor = max(perTensor, codec.blocks(count) * (codec.nested == nil ? 12 : 17))
+      case (.packed(let codec), .plain):
+        let elements = min(count, 2 * chunk)
+        perThread = max(perThread, elements / 2 + elements * item.target.dtype.bitWidth / 8)
+        let strip = item.source.isTransposed != item.target.isTransposed ? min(item.target.sections[0].length, 64 << 20) : 0
+        perTensor = max(perTensor, codec.blocks(count) * 6 + strip)
+      case _ where item.source.dtype != item.target.dtype:
+        perThread = max(perThread, min(count, 2 * chunk) * (width + item.target.dtype.bitWidth / 8 + 8))
+      default:
+        perThread = max(perThread, min(item.source.plainBytes, TensorStream.chunkBytes))
+      }
+    }
+    if output.compression.isOn { perThread += 3 << 20 }
+    let busy = items.contains { $0.source.count > chunk } ? threads : 1
+    // A window for each kind of type that is being filled, and those on their way to the disk.
+    let windows = min(outputBytes, (output.format == .nbl ? 1 + busy : 4 + busy) * OutputFile.windowSize)
+    let tables = items.count * 1200
+    return Self.baseMemory + busy * perThread + perTensor + windows + tables
+  }
+}

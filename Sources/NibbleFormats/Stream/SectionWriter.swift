@@ -1,0 +1,143 @@
+import NibbleCore
+import NibbleQuant
+
+/// Writes one section from consecutive pieces: pieces are packed on any thread, admitted in order, and put into
+/// the file on any thread again.
+final class SectionWriter: @unchecked Sendable {
+  let kind: SectionKind
+  let plainLength: Int
+  private let cursor: SectionCursor?
+  private let compression: Compression
+  private let level: Int
+  /// Hashes what is stored; nil where nobody asks.
+  private let hash: XXH3?
+  /// Where the tensor's own digest covers the same bytes, it is the checksum too.
+  private let sharesDigest: Bool
+
+  // Changed in order, by one thread at a time.
+  private(set) var start: Int?
+  private(set) var storedLength = 0
+  private(set) var checksum: UInt64 = 0
+  /// The bytes of a section that is kept in memory.
+  private(set) var captured: [UInt8] = []
+  private var frames = ByteWriter()
+
+  /// - Parameters:
+  ///   - cursor: where the section goes; nil keeps the bytes in `captured`
+  ///   - checksummed: whether the container keeps a checksum
+  init(
+    _ kind: SectionKind, plainLength: Int, to cursor: SectionCursor?, checksummed: Bool,
+    compression: Compression = .none, level: Int = 3, isFirst: Bool = false
+  ) {
+    self.kind = kind
+    self.plainLength = plainLength
+    self.cursor = cursor
+    self.compression = compression
+    self.level = level
+    sharesDigest = checksummed && isFirst && compression == .none
+    hash = checksummed && !sharesDigest ? XXH3() : nil
+  }
+
+  var isCompressed: Bool { compression != .none }
+
+  struct Piece {
+    let stored: UnsafeRawBufferPointer
+    let frames: [Int]
+  }
+
+  /// Brings plain bytes into their stored form. A compressed section takes whole frames, but for its last piece.
+  ///
+  /// - Parameter slot: the first of two scratch slots to use
+  func pack(_ plain: UnsafeRawBufferPointer, _ scratch: Scratch, slot: Int) throws -> Piece {
+    guard compression != .none else { return Piece(stored: plain, frames: []) }
+    let bound = Zstd.bound(frameLength)
+    let out = scratch.bytes(slot, ceilDivide(plain.count, frameLength) * bound)
+    var length = 0
+    var frames: [Int] = []
+    for start in stride(from: 0, to: plain.count, by: frameLength) {
+      var part = UnsafeRawBufferPointer(rebasing: plain[start..<min(start + frameLength, plain.count)])
+      let planes = compression.planes
+      if planes > 1, let from = part.baseAddress {
+        let split = scratch.bytes(slot + 1, part.count)
+        if let to = split.baseAddress {
+          Kernels.splitPlanes(
+            element: planes, from.assumingMemoryBound(to: UInt8.self), count: part.count / planes,
+            to.assumingMemoryBound(to: UInt8.self))
+        }
+        part = UnsafeRawBufferPointer(split)
+      }
+      let frame = try Zstd.compress(part, level: level, into: .init(rebasing: out[length..<length + bound]))
+      frames.append(frame)
+      length += frame
+    }
+    return Piece(stored: UnsafeRawBufferPointer(rebasing: out[..<length]), frames: frames)
+  }
+
+  /// Takes the next piece in order; returns where in the file it belongs.
+  func admit(_ piece: Piece) throws -> Int {
+    hash?.update(piece.stored)
+    for frame in piece.frames { frames.u32(frame) }
+    return try reserve(piece.stored)
+  }
+
+  private func reserve(_ bytes: UnsafeRawBufferPointer) throws -> Int {
+    storedLength += bytes.count
+    guard let cursor else {
+      captured += bytes
+      return 0
+    }
+    if start == nil { start = try cursor.align() }
+    return cursor.advance(bytes.count)
+  }
+
+  func put(_ piece: Piece, at offset: Int) throws { try cursor?.file.write(piece.stored, at: offset) }
+
+  /// Ends the section.
+  func finish(_ digest: XXH3) throws {
+    if compression != .none {
+      let table = frames.bytes
+      hash?.update(table)
+      try table.withUnsafeBytes { try cursor?.file.write($0, at: reserve($0)) }
+    }
+    if start == nil { start = try cursor?.align() }
+    checksum = sharesDigest ? digest.digest64 : hash?.digest64 ?? 0
+  }
+
+  /// Writes a section that is in memory whole.
+  func write(whole bytes: UnsafeRawBufferPointer, _ digest: XXH3, _ scratch: Scratch, slot: Int) throws {
+    for start in stride(from: 0, to: bytes.count, by: 4 * frameLength) {
+      let part = UnsafeRawBufferPointer(rebasing: bytes[start..<min(start + 4 * frameLength, bytes.count)])
+      let piece = try pack(part, scratch, slot: slot)
+      digest.update(part)
+      try put(piece, at: try admit(piece))
+    }
+    try finish(digest)
+  }
+}
+
+/// Where in a file the next section goes.
+final class SectionCursor {
+  let file: OutputFile
+  private(set) var position: Int
+  private let alignment: Int
+
+  init(_ file: OutputFile, at position: Int, alignment: Int) {
+    self.file = file
+    self.position = position
+    self.alignment = alignment
+  }
+
+  /// Fills up with zeros to the next multiple of the alignment.
+  func align() throws -> Int {
+    let padding = (alignment - position % alignment) % alignment
+    if padding > 0 { try file.write([UInt8](repeating: 0, count: padding), at: position) }
+    position += padding
+    return position
+  }
+
+  /// Sets `count` bytes aside and returns where they begin.
+  func advance(_ count: Int) -> Int {
+    defer { position += count }
+    return position
+  }
+}

@@ -1,0 +1,209 @@
+import NibbleCore
+import NibbleQuant
+
+/// A checkpoint on its way into another container: what every verb that writes one hands to the stream.
+public struct StreamJob: Sendable {
+  public struct Item: Sendable {
+    public let source: StoredTensor
+    public var target: TensorTarget
+  }
+
+  public let source: Checkpoint
+  /// In name order.
+  public var items: [Item]
+  public var output: OutputSpec
+  public var threads = availableCores
+  /// Bytes of memory to stay below.
+  public var maximumMemory: Int?
+  public var rules = EncodingRules.nearest
+  public var encoder = Encoder.absmax
+  public var allowsNonfinite = false
+  /// A packed tensor's relative error above this stops the job.
+  public var maximumError: Double?
+  /// The provenance to write, given the identity of the source.
+  public var provenance: @Sendable (Digest128) -> JSON? = { _ in nil }
+  /// Whether tensors with values that are not finite stop the job.
+  public var refusesNonfinite = true
+  /// The type every float tensor is written in, as configurations spell it, where one was asked for.
+  public var dtypeName: String?
+  public var warnings: [String] = []
+
+  public enum Encoder: String, Sendable, CaseIterable {
+    /// The scale of a block is its greatest magnitude, as bitsandbytes has it.
+    case absmax
+    /// The scale with the least squared error.
+    case mse
+  }
+
+  public init(_ source: Checkpoint, items: [Item], output: OutputSpec) {
+    self.source = source
+    self.items = items
+    self.output = output
+    warnings = source.warnings
+  }
+
+  /// Sends everything through.
+  ///
+  /// - Parameter progress: told bytes done and bytes in all
+  /// - Throws: every kind of `NibbleError`; nothing is left behind then
+  public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> StreamReport {
+    try check()
+    let started = monotonicSeconds()
+    let staged = try StagedOutput(output.path, output.shape, force: output.force)
+    do {
+      var report = try write(to: staged, progress)
+      try source.checkUnchanged()
+      try staged.publish()
+      report.seconds = monotonicSeconds() - started
+      return report
+    } catch {
+      staged.discard()
+      throw error
+    }
+  }
+
+  /// Everything that can be refused before the output is touched.
+  public func check() throws {
+    var path = output.path
+    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    for file in source.files + source.smallFiles.compactMap(\.section.inputFile) where file.isSameFile(as: path) {
+      throw NibbleError.usage("\(output.path) is an input; give another output")
+    }
+    if PathKind(path) == .folder, source.container == .folder, isSameFolder(path, source.path) {
+      throw NibbleError.usage("\(output.path) is the input; give another output")
+    }
+    if PathKind(source.path) == .folder, path == source.path {
+      throw NibbleError.usage("\(output.path) is the input; give another output")
+    }
+    try StagedOutput.checkReplaceable(path, output.shape, force: output.force)
+    let packed = items.filter { $0.target.encoding != .plain }
+    if output.format == .safetensors, let first = packed.first {
+      throw NibbleError.usage(
+        "\(packed.count) packed tensors (\(quoted(first.target.name.text)), …) have no place in plain safetensors; "
+          + "use --format bnb, which keeps their codes, or dequantize")
+    }
+    if let limit = maximumMemory, workingThreads < 1 {
+      throw NibbleError.usage(
+        "--max-memory \(byteText(limit)) is below the \(byteText(prediction(threads: 1).peakMemory)) this takes with one thread")
+    }
+  }
+
+  private func write(to staged: StagedOutput, _ progress: @escaping (Int, Int) -> Void) throws -> StreamReport {
+    let total = items.reduce(0) { $0 + $1.source.plainBytes }
+    var done = 0
+    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { count in
+      done += count
+      progress(done, total)
+    }
+    let predicted = prediction(threads: max(1, workingThreads))
+    if predicted.isExact, let free = staged.freeBytes, free < predicted.outputBytes {
+      throw NibbleError.cannotWrite(
+        "\(output.path): \(byteText(predicted.outputBytes)) are needed, \(byteText(free)) are free")
+    }
+    let placeholder = provenance(Digest128(high: 0, low: 0))
+    let writer = try makeWriter(staged, placeholder, predicted.outputBytes)
+    var report = StreamReport()
+    if output.format == .nbl {
+      for small in source.smallFiles { _ = try writer.carry(small, stream) }
+    }
+    var identity = IdentityHasher()
+    var sourceIdentity = IdentityHasher()
+    for item in items {
+      let writers = try writer.open(item.target)
+      let outcome = try stream.send(item.source, as: item.target, into: writers)
+      try checkQuality(item, outcome)
+      try writer.close(item.target, writers, outcome)
+      identity.add(item.target.name, item.target.dtype, item.target.shape, item.target.encoding, outcome.digest)
+      sourceIdentity.add(
+        item.source.name, item.source.dtype, item.source.shape, item.source.encoding, outcome.sourceDigest)
+      report.add(item, outcome)
+    }
+    try checkClaim(sourceIdentity.identity)
+    if output.format != .nbl {
+      for small in source.smallFiles where try !writer.carry(small, stream) {
+        try stream.read(small.section, small.name, XXH3())
+        report.notCarried.append(small.name)
+      }
+    }
+    if source.container == .nbl { try source.checkPadding() }
+    report.identity = identity.identity
+    report.sourceIdentity = sourceIdentity.identity
+    report.bytesOut = try writer.finish(
+      identity: report.identity, provenance: provenance(report.sourceIdentity))
+    report.bytesIn = source.storedBytes
+    report.notCarried += source.leftOutFiles
+    report.warnings = warnings
+    return report
+  }
+
+  /// What the container says of itself must be what was read.
+  private func checkClaim(_ identity: Digest128) throws {
+    guard let claimed = source.claimedIdentity, items.count == source.tensors.count, claimed != identity else { return }
+    throw NibbleError.integrity(
+      "\(source.path): its tensors have the identity \(identity), the file says \(claimed)")
+  }
+
+  private func checkQuality(_ item: Item, _ outcome: TensorOutcome) throws {
+    let name = quoted(item.source.name.text)
+    if outcome.counts.nonfinite > 0, refusesNonfinite, !allowsNonfinite {
+      throw NibbleError.quality(
+        "\(item.source.sections[0].place): tensor \(name) holds \(outcome.counts.nonfinite) NaN or infinite values; "
+          + "--allow-nonfinite goes on all the same")
+    }
+    if let limit = maximumError, let error = outcome.relativeError, item.target.encoding != .plain, !(error <= limit) {
+      throw NibbleError.quality(
+        "tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)")
+    }
+  }
+
+  private func makeWriter(_ staged: StagedOutput, _ provenance: JSON?, _ size: Int) throws -> any CheckpointWriter {
+    let targets = items.map(\.target)
+    if output.format == .nbl {
+      return try NblWriter(
+        staged, targets, source.smallFiles, metadata: source.metadata, provenance: provenance,
+        compression: output.compression, expectedSize: size)
+    }
+    let record = sideRecord(provenance)
+    return try SafetensorsWriter(
+      staged, layout(record), isFolder: !output.isSingleFile, config: try writtenConfig(targets), record: record)
+  }
+
+  private func sideRecord(_ provenance: JSON?) -> SideRecord? {
+    guard output.format == .bnb else { return nil }
+    var record = SideRecord()
+    record.identity = Digest128(high: 0, low: 0)
+    record.provenance = provenance
+    record.transposed = items.filter { $0.target.isTransposed }.map(\.target.name.text)
+    if !output.isSingleFile, let config = source.smallFiles.first(where: { $0.name == "config.json" }) {
+      record.config = try? String(
+        decoding: SectionReader(config.section, config.name).readWhole(limit: 1 << 26), as: UTF8.self)
+    }
+    return record
+  }
+
+  func layout(_ record: SideRecord?) -> SafetensorsLayout {
+    var metadata = source.metadata
+    if let record, output.isSingleFile { metadata.append((SideRecord.metadataKey, record.json.text())) }
+    return SafetensorsLayout(
+      items.map(\.target), metadata: metadata, maximumShard: output.isSingleFile ? Int.max : output.maximumShard)
+  }
+
+  /// config.json with what it says of types and quantization made to fit what is written; nil to carry it as it is.
+  private func writtenConfig(_ targets: [TensorTarget]) throws -> JSON? {
+    guard var config = source.config else { return nil }
+    if output.format == .safetensors {
+      if let name = dtypeName {
+        for key in ["dtype", "torch_dtype"] where config[key] != nil { config = config.setting(key, to: JSON(name)) }
+      }
+      config = config.removing("quantization_config")
+      return config == source.config ? nil : config
+    }
+    if config["quantization_config"] != nil, items.allSatisfy({ $0.source.encoding == $0.target.encoding }) { return nil }
+    guard let quantization = QuantizationConfig.json(targets, family: source.family, config: config) else { return nil }
+    return config.setting("quantization_config", to: quantization)
+  }
+}
+
+extension StoredSection {
+  var inputFile: InputFile? { if case .file(let file, _) = source { file } else { nil } }
+}

@@ -1,0 +1,266 @@
+import NibbleCore
+import NibbleQuant
+
+extension TensorStream {
+  /// Float elements into 4-bit codes.
+  ///
+  /// Codes go out chunk by chunk; scales are kept until the last block is known, because double quantization is
+  /// relative to the mean of all.
+  func pack(
+    _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writers: [SectionWriter]
+  ) throws -> TensorOutcome {
+    let elements = try ElementReader(source, transposing: target.isTransposed != source.isTransposed)
+    let pass = PackingPass(
+      source: source, codec: codec, elements: elements,
+      absmax: Unchecked(whole.floats(Slot.absmax, codec.blocks(source.count))),
+      moments: Unchecked(whole.floats(Slot.sums, 2 * codec.blocks(source.count))))
+    let digest = XXH3()
+    var outcome = TensorOutcome()
+    var sums: ErrorSums
+    let scales: CodedScales
+    switch encoder {
+    case .absmax:
+      (sums, outcome.sourceDigest) = try encode(pass, into: writers[0], digest, given: nil)
+      scales = try code(pass, sums.counts)
+      if codec.nested != nil { sums += scales.extraError }
+    case .mse:
+      // The scales are chosen first and coded, then the codes fitted to what the scales became.
+      let found = try searchScales(pass)
+      outcome.sourceDigest = found.digest
+      scales = try code(pass, found.counts)
+      (sums, _) = try encode(pass, into: writers[0], digest, given: scales.restored)
+    }
+    for (bytes, writer) in zip(scales.sections, writers.dropFirst()) {
+      try writer.write(whole: bytes, digest, whole, slot: Slot.outputStored)
+    }
+    outcome.digest = digest.digest128
+    outcome.counts = sums.counts
+    outcome.squaredError = max(0, sums.error)
+    outcome.squaredSignal = sums.signal
+    return outcome
+  }
+
+  /// One tensor on its way through the encoder.
+  private struct PackingPass: Sendable {
+    let source: StoredTensor
+    let codec: BlockCodec
+    let elements: ElementReader
+    /// The scale of each block.
+    let absmax: Unchecked<UnsafeMutableBufferPointer<Float>>
+    /// For each block Σe·q and Σq², which tell what a change of its scale costs.
+    let moments: Unchecked<UnsafeMutableBufferPointer<Float>>
+    var chunks: Int { ceilDivide(source.count, TensorStream.chunkElements) }
+
+    func count(_ index: Int) -> Int {
+      min(TensorStream.chunkElements, source.count - index * TensorStream.chunkElements)
+    }
+    /// The first block of a chunk. Chunks are multiples of every block size.
+    func block(_ index: Int) -> Int { index * (TensorStream.chunkElements / codec.blockSize) }
+  }
+
+  private struct ErrorSums: Sendable {
+    var error = 0.0
+    var signal = 0.0
+    var counts = EncodeCounts()
+
+    static func += (a: inout ErrorSums, b: ErrorSums) {
+      a.error += b.error
+      a.signal += b.signal
+      a.counts += b.counts
+    }
+  }
+
+  /// Encodes every chunk, under `given` scales or under each block's own absmax.
+  private func encode(
+    _ pass: PackingPass, into writer: SectionWriter, _ digest: XXH3, given: Unchecked<UnsafeMutablePointer<Float>>?
+  ) throws -> (ErrorSums, Digest128) {
+    let sourceHash = XXH3()
+    let sums = PerChunk<ErrorSums>(pass.chunks)
+    // A compressed section takes whole frames: two chunks to one.
+    let group = writer.isCompressed ? 2 : 1
+    let pieces = ceilDivide(pass.chunks, group)
+    try forEachChunk(pieces, threads: threads, pool) {
+      [rules, progress = Unchecked(progress)] index, scratch, turnstile in
+      let first = index * group
+      let last = min(first + group, pass.chunks)
+      let count = (first..<last).reduce(0) { $0 + pass.count($1) }
+      let (x, stored) = try pass.elements.read(first * Self.chunkElements, count, scratch)
+      let codes = scratch.bytes(Slot.output, pass.codec.codeBytes(count))
+      let moments = scratch.floats(Slot.moments, 3 * pass.codec.blocks(Self.chunkElements))
+      for chunk in first..<last {
+        let at = (chunk - first) * Self.chunkElements
+        let block = pass.block(chunk)
+        guard let x = x.baseAddress, let absmax = pass.absmax.value.baseAddress, let three = moments.baseAddress,
+          let out = codes.baseAddress?.assumingMemoryBound(to: UInt8.self)
+        else { continue }
+        let from = x + at * pass.source.dtype.bitWidth / 8
+        let counts: EncodeCounts
+        if let given {
+          counts = Kernels.encode(
+            pass.codec, scales: given.value + block, pass.source.dtype, from, count: pass.count(chunk),
+            codes: out + at / 2, moments: three)
+        } else {
+          counts = Kernels.encode(
+            pass.codec, rules, pass.source.dtype, from, count: pass.count(chunk), codes: out + at / 2,
+            absmax: absmax + block, moments: three)
+        }
+        let scales = given.map { UnsafePointer($0.value + block) } ?? UnsafePointer(absmax + block)
+        var sum = Self.sum(
+          three, scales, pass.codec.blocks(pass.count(chunk)),
+          keeping: pass.moments.value.baseAddress.map { $0 + 2 * block })
+        sum.counts = counts
+        sums.set(chunk, sum)
+      }
+      let piece = try writer.pack(UnsafeRawBufferPointer(codes), scratch, slot: Slot.outputStored)
+      let offset = try turnstile.pass(index) {
+        if given == nil {
+          pass.elements.reader.admit(stored)
+          sourceHash.update(UnsafeRawBufferPointer(x))
+        }
+        digest.update(UnsafeRawBufferPointer(codes))
+        progress.value(x.count)
+        return try writer.admit(piece)
+      }
+      try writer.put(piece, at: offset)
+    }
+    try writer.finish(digest)
+    var total = ErrorSums()
+    for sum in sums.values { total += sum }
+    if given != nil { return (total, Digest128(high: 0, low: 0)) }
+    return (total, try finishSource(pass, sourceHash))
+  }
+
+  /// The digest of what was read. A transposing reader went by columns, so the bytes are hashed in another pass.
+  private func finishSource(_ pass: PackingPass, _ hash: XXH3) throws -> Digest128 {
+    guard pass.elements.isTransposing else {
+      try pass.elements.reader.finish()
+      return hash.digest128
+    }
+    let reader = try SectionReader(pass.source.sections[0], pass.source.name.text)
+    let inOrder = XXH3()
+    let section = pass.source.sections[0]
+    for start in stride(from: 0, to: section.plainLength, by: Self.chunkBytes) {
+      let plain = whole.bytes(Slot.strip, min(Self.chunkBytes, section.plainLength - start))
+      reader.admit(try reader.read(start, into: plain, whole, slot: Slot.inputStored))
+      inOrder.update(UnsafeRawBufferPointer(plain))
+    }
+    try reader.finish()
+    return inOrder.digest128
+  }
+
+  /// Σ(x − a·q)² and Σx² from the moments of blocks with scales a; Σe·q and Σq² go to `kept`.
+  private static func sum(
+    _ moments: UnsafePointer<Float>, _ scales: UnsafePointer<Float>, _ blocks: Int,
+    keeping kept: UnsafeMutablePointer<Float>?
+  ) -> ErrorSums {
+    var sums = ErrorSums()
+    for block in 0..<blocks {
+      let ee = moments[3 * block]
+      let eq = moments[3 * block + 1]
+      let qq = moments[3 * block + 2]
+      if let kept {
+        kept[2 * block] = eq
+        kept[2 * block + 1] = qq
+      }
+      let a = scales[block]
+      guard a.isFinite, a != 0 else { continue }
+      let square = Double(a) * Double(a)
+      sums.error += square * Double(ee)
+      sums.signal += square * (Double(ee) + 2 * Double(eq) + Double(qq))
+    }
+    return sums
+  }
+
+  /// The first pass of the MSE encoder: the best scale of each block.
+  private func searchScales(_ pass: PackingPass) throws -> (counts: EncodeCounts, digest: Digest128) {
+    let hash = XXH3()
+    let counts = PerChunk<EncodeCounts>(pass.chunks)
+    let group = pass.elements.reader.section.compression == .none ? 1 : 2
+    try forEachChunk(ceilDivide(pass.chunks, group), threads: threads, pool) { index, scratch, turnstile in
+      let first = index * group
+      let last = min(first + group, pass.chunks)
+      let count = (first..<last).reduce(0) { $0 + pass.count($1) }
+      let (x, stored) = try pass.elements.read(first * Self.chunkElements, count, scratch)
+      if let from = x.baseAddress, let scales = pass.absmax.value.baseAddress {
+        counts.set(
+          first,
+          Kernels.searchScales(
+            pass.codec, pass.source.dtype, from, count: count, scales: scales + pass.block(first)))
+      }
+      try turnstile.pass(index) {
+        pass.elements.reader.admit(stored)
+        hash.update(UnsafeRawBufferPointer(x))
+      }
+    }
+    return (counts.values.reduce(into: EncodeCounts()) { $0 += $1 }, try finishSource(pass, hash))
+  }
+
+  /// Scales as the sections behind the codes hold them.
+  private struct CodedScales {
+    var sections: [UnsafeRawBufferPointer]
+    /// What a reader makes of them.
+    var restored: Unchecked<UnsafeMutablePointer<Float>>?
+    /// What coding the scales adds to the squared error.
+    var extraError = ErrorSums()
+  }
+
+  private func code(_ pass: PackingPass, _ counts: EncodeCounts) throws -> CodedScales {
+    let absmax = pass.absmax.value
+    guard let nested = pass.codec.nested, let scales = absmax.baseAddress else {
+      return CodedScales(
+        sections: [UnsafeRawBufferPointer(absmax)], restored: absmax.baseAddress.map { Unchecked($0) })
+    }
+    let offset = whole.floats(Slot.nested, 1 + pass.codec.nestedBlocks(pass.source.count))
+    offset[0] = ScaleCoder.offset(of: UnsafeBufferPointer(absmax))
+    guard offset[0].isFinite else {
+      throw NibbleError.quality(
+        "tensor \(quoted(pass.source.name.text)) holds \(counts.nonfinite) NaN or infinite values, which double quantization "
+          + "would spread over the whole tensor; keep it (--keep) or use --no-double-quant with --allow-nonfinite")
+    }
+    let codes = whole.bytes(Slot.scaleCodes, absmax.count)
+    let restored = whole.floats(Slot.restored, absmax.count)
+    let chunk = 256 * nested.blockSize
+    let sums = PerChunk<ErrorSums>(ceilDivide(absmax.count, chunk))
+    let shared = Unchecked((offset, codes, restored, pass.moments.value))
+    try forEachChunk(ceilDivide(absmax.count, chunk), threads: threads, pool) { [rules] index, _, _ in
+      let (offset, codes, restored, moments) = shared.value
+      let start = index * chunk
+      let count = min(chunk, pass.absmax.value.count - start)
+      guard let nestedScales = offset.baseAddress, let restored = restored.baseAddress,
+        let codes = codes.baseAddress?.assumingMemoryBound(to: UInt8.self), let moments = moments.baseAddress
+      else { return }
+      let scales = UnsafeBufferPointer(rebasing: pass.absmax.value[start..<start + count])
+      let nestedAt = nestedScales + 1 + start / nested.blockSize
+      ScaleCoder.encode(
+        scales, offset: offset[0], blockSize: nested.blockSize, rules, codes: codes + start, nestedAbsmax: nestedAt)
+      ScaleCoder.decode(
+        UnsafeBufferPointer(start: codes + start, count: count), map: nested.codebook, nestedAbsmax: nestedAt,
+        blockSize: nested.blockSize, offset: offset[0], absmax: restored + start)
+      sums.set(index, Self.extraError(scales, restored + start, moments + 2 * start))
+    }
+    _ = scales
+    var result = CodedScales(
+      sections: [
+        UnsafeRawBufferPointer(codes), UnsafeRawBufferPointer(UnsafeMutableBufferPointer(rebasing: offset[1...])),
+        UnsafeRawBufferPointer(UnsafeMutableBufferPointer(rebasing: offset[..<1])),
+      ], restored: restored.baseAddress.map { Unchecked($0) })
+    for sum in sums.values { result.extraError += sum }
+    return result
+  }
+
+  /// With scale a replaced by a′ and δ = a − a′, Σ(x − a′q)² = a²Σe² + 2aδΣe·q + δ²Σq²: the last two terms.
+  private static func extraError(
+    _ scales: UnsafeBufferPointer<Float>, _ restored: UnsafePointer<Float>, _ moments: UnsafePointer<Float>
+  ) -> ErrorSums {
+    var sums = ErrorSums()
+    for block in 0..<scales.count {
+      let a = scales[block]
+      let delta = Double(a) - Double(restored[block])
+      let qq = Double(moments[2 * block + 1])
+      guard a.isFinite, qq.isFinite else { continue }
+      sums.error += delta * delta * qq
+      if a != 0 { sums.error += 2 * Double(a) * delta * Double(moments[2 * block]) }
+    }
+    return sums
+  }
+}

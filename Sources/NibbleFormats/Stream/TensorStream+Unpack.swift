@@ -1,0 +1,180 @@
+import NibbleCore
+import NibbleQuant
+
+extension TensorStream {
+  /// Codes back into elements: code × scale in float32, rounded once into the target's type.
+  func unpack(
+    _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writer: SectionWriter
+  ) throws -> TensorOutcome {
+    let codes = try SectionReader(source.sections[0], source.name.text)
+    let digest = XXH3()
+    let sourceDigest = XXH3()
+    let decoder = try PackedDecoder(source, codec, whole)
+    var outcome = TensorOutcome()
+    if target.isTransposed == source.isTransposed {
+      outcome.counts.nonfinite = try unpackInOrder(source, decoder, codes, target.dtype, writer, digest, sourceDigest)
+    } else {
+      outcome.counts.nonfinite = try unpackTransposing(
+        source, decoder, codes, target.dtype, writer, digest, sourceDigest)
+    }
+    try codes.finish()
+    try writer.finish(digest)
+    for bytes in decoder.scaleBytes { sourceDigest.update(bytes) }
+    outcome.digest = digest.digest128
+    outcome.sourceDigest = sourceDigest.digest128
+    return outcome
+  }
+
+  private func unpackInOrder(
+    _ source: StoredTensor, _ decoder: PackedDecoder, _ codes: SectionReader, _ dtype: DType, _ writer: SectionWriter,
+    _ digest: XXH3, _ sourceDigest: XXH3
+  ) throws -> Int {
+    let chunk = 2 * Self.chunkElements
+    let nonfinite = PerChunk<Int>(ceilDivide(source.count, chunk))
+    try forEachChunk(ceilDivide(source.count, chunk), threads: threads, pool) {
+      [progress = Unchecked(progress)] index, scratch, turnstile in
+      let count = min(chunk, source.count - index * chunk)
+      let (plain, stored) = try decoder.readCodes(codes, index * chunk, count, scratch)
+      let output = scratch.bytes(Slot.output, count * dtype.bitWidth / 8)
+      if let to = output.baseAddress {
+        decoder.decode(plain, index * chunk, count, dtype, to)
+        nonfinite.set(index, Kernels.countNonfinite(dtype, to, count: count))
+      }
+      let piece = try writer.pack(UnsafeRawBufferPointer(output), scratch, slot: Slot.outputStored)
+      let offset = try turnstile.pass(index) {
+        codes.admit(stored)
+        sourceDigest.update(plain)
+        digest.update(UnsafeRawBufferPointer(output))
+        progress.value(plain.count)
+        return try writer.admit(piece)
+      }
+      try writer.put(piece, at: offset)
+    }
+    return nonfinite.values.reduce(0, +)
+  }
+
+  /// Bytes of output that are put together at a time when rows become columns.
+  private static let stripBytes = 64 << 20
+
+  /// Decodes once for each strip of output rows that fits the memory set aside; most tensors are one strip.
+  private func unpackTransposing(
+    _ source: StoredTensor, _ decoder: PackedDecoder, _ codes: SectionReader, _ dtype: DType, _ writer: SectionWriter,
+    _ digest: XXH3, _ sourceDigest: XXH3
+  ) throws -> Int {
+    let (height, rowLength) = (source.shape[0], source.shape[1])
+    let width = dtype.bitWidth / 8
+    // A strip of frames' length in a compressed section: rows whose bytes are whole frames are not to be had, so
+    // the strip is written whole.
+    let rowsInStrip = writer.isCompressed ? max(1, rowLength) : max(1, Self.stripBytes / max(1, height * width))
+    let chunk = 2 * Self.chunkElements
+    var nonfinite = 0
+    for first in stride(from: 0, to: rowLength, by: rowsInStrip) {
+      let rows = min(rowsInStrip, rowLength - first)
+      let strip = Unchecked(whole.bytes(Slot.strip, rows * height * width))
+      let isFirst = first == 0
+      try forEachChunk(ceilDivide(source.count, chunk), threads: threads, pool) {
+        [progress = Unchecked(progress)] index, scratch, turnstile in
+        let start = index * chunk
+        let count = min(chunk, source.count - start)
+        let (plain, stored) = try decoder.readCodes(codes, start, count, scratch)
+        let output = scratch.bytes(Slot.output, count * width)
+        if let from = output.baseAddress, let to = strip.value.baseAddress {
+          decoder.decode(plain, start, count, dtype, from)
+          Self.scatter(from, start, count, rowLength, width, to, first, rows, height)
+        }
+        if isFirst {
+          try turnstile.pass(index) {
+            codes.admit(stored)
+            sourceDigest.update(plain)
+            progress.value(plain.count)
+          }
+        }
+      }
+      if let base = strip.value.baseAddress {
+        nonfinite += Kernels.countNonfinite(dtype, base, count: rows * height)
+      }
+      let bytes = UnsafeRawBufferPointer(strip.value)
+      for at in stride(from: 0, to: bytes.count, by: 4 * frameLength) {
+        let part = UnsafeRawBufferPointer(rebasing: bytes[at..<min(at + 4 * frameLength, bytes.count)])
+        let piece = try writer.pack(part, whole, slot: Slot.outputStored)
+        digest.update(part)
+        try writer.put(piece, at: try writer.admit(piece))
+      }
+    }
+    return nonfinite
+  }
+
+  /// Puts elements `start..<start + count` of rows of `rowLength` into columns of a strip that holds `rows` output rows
+  /// from `first`, each `height` long.
+  private static func scatter(
+    _ x: UnsafeRawPointer, _ start: Int, _ count: Int, _ rowLength: Int, _ width: Int, _ strip: UnsafeMutableRawPointer,
+    _ first: Int, _ rows: Int, _ height: Int
+  ) {
+    func put<T>(_: T.Type) {
+      let from = x.assumingMemoryBound(to: T.self)
+      let to = strip.assumingMemoryBound(to: T.self)
+      var done = 0
+      while done < count {
+        let (row, column) = (start + done).quotientAndRemainder(dividingBy: rowLength)
+        let end = min(rowLength, column + count - done)
+        for at in max(column, first)..<max(max(column, first), min(end, first + rows)) {
+          to[(at - first) * height + row] = from[done + at - column]
+        }
+        done += end - column
+      }
+    }
+    if width == 4 { put(UInt32.self) } else { put(UInt16.self) }
+  }
+}
+
+/// A packed tensor's scales, restored and checked, ready to decode any chunk of its codes.
+final class PackedDecoder: @unchecked Sendable {
+  private let codec: BlockCodec
+  private let absmax: UnsafeMutableBufferPointer<Float>
+  /// The plain bytes of the sections behind the codes, in order.
+  let scaleBytes: [[UInt8]]
+
+  /// - Parameter scratch: owns the restored scales for as long as the decoder is used
+  init(_ tensor: StoredTensor, _ codec: BlockCodec, _ scratch: Scratch, slot: Int = TensorStream.Slot.restored) throws {
+    self.codec = codec
+    let sections = tensor.sections.filter { $0.kind != .codes && $0.kind != .stateText }
+    scaleBytes = try sections.map { try SectionReader($0, tensor.name.text).readWhole() }
+    absmax = scratch.floats(slot, codec.blocks(tensor.count))
+    guard let out = absmax.baseAddress else { return }
+    guard let nested = codec.nested else {
+      UnsafeMutableRawBufferPointer(absmax).copyBytes(from: scaleBytes[0])
+      return
+    }
+    let offset = Self.floats(scaleBytes[2]).first ?? 0
+    let nestedScales = Self.floats(scaleBytes[1])
+    scaleBytes[0].withUnsafeBufferPointer { codes in
+      nestedScales.withUnsafeBufferPointer { nestedScales in
+        guard let base = nestedScales.baseAddress else { return }
+        ScaleCoder.decode(
+          codes, map: nested.codebook, nestedAbsmax: base, blockSize: nested.blockSize, offset: offset, absmax: out)
+      }
+    }
+  }
+
+  private static func floats(_ bytes: [UInt8]) -> [Float] {
+    bytes.withUnsafeBytes { raw in
+      (0..<raw.count / 4).map { Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self))) }
+    }
+  }
+
+  /// Reads the codes of `count` elements from `start`, a multiple of the block size.
+  func readCodes(
+    _ reader: SectionReader, _ start: Int, _ count: Int, _ scratch: Scratch
+  ) throws -> (plain: UnsafeRawBufferPointer, stored: UnsafeRawBufferPointer) {
+    let plain = scratch.bytes(TensorStream.Slot.input, codec.codeBytes(count))
+    let stored = try reader.read(start / 2, into: plain, scratch, slot: TensorStream.Slot.inputStored)
+    return (UnsafeRawBufferPointer(plain), stored)
+  }
+
+  func decode(_ codes: UnsafeRawBufferPointer, _ start: Int, _ count: Int, _ dtype: DType, _ out: UnsafeMutableRawPointer) {
+    guard let codes = codes.baseAddress, let scales = absmax.baseAddress else { return }
+    Kernels.decode(
+      codec, codes: codes.assumingMemoryBound(to: UInt8.self), count: count, absmax: scales + start / codec.blockSize,
+      dtype, out)
+  }
+}

@@ -1,0 +1,217 @@
+import NibbleCore
+import NibbleQuant
+
+/// What a tensor is to become.
+public struct TensorTarget: Sendable {
+  public var name: ByteName
+  public var dtype: DType
+  /// As it will be stored.
+  public var shape: [Int]
+  public var isTransposed: Bool
+  public var encoding: Encoding
+  public var foreign: ForeignLayout
+  /// Kept verbatim from a bitsandbytes file.
+  var stateText: StoredSection?
+
+  /// The tensor as it is.
+  public init(keeping source: StoredTensor) {
+    name = source.name
+    dtype = source.dtype
+    shape = source.shape
+    isTransposed = source.isTransposed
+    encoding = source.encoding
+    foreign = source.foreign
+    stateText = source.section(.stateText)
+  }
+
+  var count: Int { elementCount(of: shape) ?? 0 }
+
+  /// Kinds and plain lengths of its sections.
+  var sections: [(kind: SectionKind, length: Int)] {
+    var sections: [(kind: SectionKind, length: Int)]
+    switch encoding {
+    case .plain: sections = [(.data, dtype.byteCount(of: count) ?? 0)]
+    case .packed(let codec): sections = codec.sections(count).map { ($0.0, $0.1) }
+    }
+    if let stateText { sections.append((.stateText, stateText.plainLength)) }
+    return sections
+  }
+}
+
+/// What became of a tensor on its way.
+public struct TensorOutcome: Sendable {
+  /// Of the plain bytes written.
+  public var digest = Digest128(high: 0, low: 0)
+  /// Of the plain bytes read.
+  public var sourceDigest = Digest128(high: 0, low: 0)
+  public var counts = EncodeCounts()
+  /// Set where values were changed: packed or cast.
+  public var squaredError: Double?
+  public var squaredSignal = 0.0
+
+  /// ‖written − read‖ / ‖read‖.
+  public var relativeError: Double? {
+    squaredError.map { $0 == 0 ? 0 : ($0 / squaredSignal).squareRoot() }
+  }
+}
+
+/// The one way tensors go: read in chunks, transformed on all cores, hashed and written in order.
+///
+/// Memory is a few chunks a thread and, for packed tensors, the scales of the tensor in hand.
+final class TensorStream {
+  /// Elements of a chunk: small enough for a core's second-level cache, a multiple of every block size, and as codes
+  /// half a frame.
+  static let chunkElements = 1 << 18
+  static let chunkBytes = 2 * frameLength
+
+  /// Scratch slots of a thread; each also uses the one or two behind it.
+  enum Slot {
+    static let input = 0, inputStored = 1, output = 3, outputStored = 4, moments = 6, left = 7, right = 8, gathered = 9
+    /// Of the thread that holds the tensor.
+    static let absmax = 20, restored = 21, sums = 22, scaleCodes = 23, nested = 24, strip = 25
+  }
+
+  let threads: Int
+  let rules: EncodingRules
+  let encoder: StreamJob.Encoder
+  let pool = ScratchPool()
+  let whole = Scratch()
+  /// Told how many source bytes were dealt with, in order.
+  let progress: (Int) -> Void
+
+  init(threads: Int, rules: EncodingRules = .nearest, encoder: StreamJob.Encoder = .absmax, progress: @escaping (Int) -> Void) {
+    self.threads = threads
+    self.rules = rules
+    self.encoder = encoder
+    self.progress = progress
+  }
+
+  /// Sends `source` on its way into `writers`, one for each section of `target`.
+  func send(_ source: StoredTensor, as target: TensorTarget, into writers: [SectionWriter]) throws -> TensorOutcome {
+    var outcome: TensorOutcome
+    switch (source.encoding, target.encoding) {
+    case _ where source.encoding == target.encoding && source.dtype == target.dtype:
+      outcome = try copy(source, into: writers)
+    case (.plain, .packed(let codec)):
+      outcome = try pack(source, codec, target, into: writers)
+    case (.packed(let codec), .plain):
+      outcome = try unpack(source, codec, target, into: writers[0])
+    case (.plain, .plain):
+      outcome = try cast(source, to: target.dtype, into: writers[0])
+    case (.packed, .packed):
+      throw NibbleError.usage("tensor \(quoted(source.name.text)) is packed already; dequantize it first")
+    }
+    if let state = target.stateText, let writer = writers.last, writer.kind == .stateText {
+      try write(state, writer, source.name.text)
+    }
+    if let expected = source.digest, expected != outcome.sourceDigest {
+      throw NibbleError.integrity(
+        "\(source.sections[0].place): tensor \(quoted(source.name.text)): its digest is \(outcome.sourceDigest), "
+          + "the table says \(expected)")
+    }
+    return outcome
+  }
+
+  /// Writes a section that is not part of a tensor's digest.
+  func write(_ section: StoredSection, _ writer: SectionWriter, _ name: String) throws {
+    let digest = XXH3()
+    try copy(section, writer, digest, name)
+  }
+
+  private func copy(_ section: StoredSection, _ writer: SectionWriter, _ digest: XXH3, _ name: String) throws {
+    let reader = try SectionReader(section, name)
+    let chunk = Self.chunkBytes
+    try forEachChunk(ceilDivide(section.plainLength, chunk), threads: threads, pool) {
+      [progress = Unchecked(progress)] index, scratch, turnstile in
+      let count = min(chunk, section.plainLength - index * chunk)
+      let plain = scratch.bytes(Slot.input, count)
+      let stored = try reader.read(index * chunk, into: plain, scratch, slot: Slot.inputStored)
+      let piece = try writer.pack(UnsafeRawBufferPointer(plain), scratch, slot: Slot.outputStored)
+      let offset = try turnstile.pass(index) {
+        reader.admit(stored)
+        digest.update(UnsafeRawBufferPointer(plain))
+        progress.value(count)
+        return try writer.admit(piece)
+      }
+      try writer.put(piece, at: offset)
+    }
+    try reader.finish()
+    try writer.finish(digest)
+  }
+
+  /// Plain bytes stay what they are.
+  private func copy(_ source: StoredTensor, into writers: [SectionWriter]) throws -> TensorOutcome {
+    let digest = XXH3()
+    for (section, writer) in zip(source.sections, writers) where section.kind != .stateText {
+      try copy(section, writer, digest, source.name.text)
+    }
+    return TensorOutcome(digest: digest.digest128, sourceDigest: digest.digest128)
+  }
+
+  /// Elements into another plain type, through float32 and one rounding.
+  private func cast(_ source: StoredTensor, to dtype: DType, into writer: SectionWriter) throws -> TensorOutcome {
+    let digest = XXH3()
+    let sourceDigest = XXH3()
+    let reader = try SectionReader(source.sections[0], source.name.text)
+    let chunk = Self.chunkElements * 2
+    let chunks = ceilDivide(source.count, chunk)
+    let width = source.dtype.bitWidth / 8
+    let measured = Unchecked(PerChunk<(Difference, Int)>(chunks))
+    try forEachChunk(chunks, threads: threads, pool) { [progress = Unchecked(progress)] index, scratch, turnstile in
+      let count = min(chunk, source.count - index * chunk)
+      let plain = scratch.bytes(Slot.input, count * width)
+      let stored = try reader.read(index * chunk * width, into: plain, scratch, slot: Slot.inputStored)
+      let output = scratch.bytes(Slot.output, count * dtype.bitWidth / 8)
+      let before = scratch.floats(Slot.left, count)
+      let after = scratch.floats(Slot.right, count)
+      var difference = Difference()
+      if let from = plain.baseAddress, let to = output.baseAddress, let a = before.baseAddress, let b = after.baseAddress {
+        Kernels.widen(source.dtype, from, count: count, a)
+        Kernels.narrow(dtype, a, count: count, to)
+        Kernels.widen(dtype, to, count: count, b)
+        difference.add(a, b, count: count)
+        measured.value.set(index, (difference, Kernels.countNonfinite(dtype, to, count: count)))
+      }
+      let piece = try writer.pack(UnsafeRawBufferPointer(output), scratch, slot: Slot.outputStored)
+      let offset = try turnstile.pass(index) {
+        reader.admit(stored)
+        sourceDigest.update(UnsafeRawBufferPointer(plain))
+        digest.update(UnsafeRawBufferPointer(output))
+        progress.value(plain.count)
+        return try writer.admit(piece)
+      }
+      try writer.put(piece, at: offset)
+    }
+    try reader.finish()
+    try writer.finish(digest)
+    var outcome = TensorOutcome(digest: digest.digest128, sourceDigest: sourceDigest.digest128)
+    var total = Difference()
+    for (difference, nonfinite) in measured.value.values {
+      total += difference
+      outcome.counts.nonfinite += nonfinite
+    }
+    outcome.squaredError = total.squaredDifference
+    outcome.squaredSignal = total.squaredA
+    return outcome
+  }
+}
+
+/// One result a chunk, set by whoever has the chunk, read in order afterwards.
+final class PerChunk<Value>: @unchecked Sendable {
+  private let storage: UnsafeMutableBufferPointer<Value?>
+
+  init(_ count: Int) {
+    storage = .allocate(capacity: count)
+    storage.initialize(repeating: nil)
+  }
+
+  deinit {
+    storage.deinitialize()
+    storage.deallocate()
+  }
+
+
+  func set(_ index: Int, _ value: Value) { storage[index] = value }
+
+  var values: [Value] { storage.compactMap { $0 } }
+}

@@ -1,0 +1,51 @@
+import NibbleCore
+import NibbleQuant
+
+extension StreamJob {
+  /// A job that moves `source` into another container without touching a code or a weight.
+  public static func convert(_ source: Checkpoint, to output: OutputSpec) throws -> StreamJob {
+    let items = source.tensors.map { Item(source: $0, target: TensorTarget(keeping: $0)) }
+    var job = StreamJob(source, items: items, output: output)
+    job.refusesNonfinite = false
+    let known = source.provenance
+    // What says how the content came to be stays; converting changes no content.
+    job.provenance = { identity in
+      known ?? ["tool": JSON("nibble " + nibbleVersion), "verb": "convert", "source": JSON(identity.description)]
+    }
+    return job
+  }
+
+  /// A job that turns packed tensors back into plain ones.
+  ///
+  /// - Parameter dtype: for every float tensor; nil for the type each one had
+  /// - Throws: `.badInput` for codes nibble does not decode
+  public static func dequantize(_ source: Checkpoint, dtype: DType?, to output: OutputSpec) throws -> StreamJob {
+    if source.config?["quantization_config"]?["load_in_8bit"]?.bool == true
+      || source.tensors.contains(where: { $0.name.text.hasSuffix(".SCB") })
+    {
+      throw NibbleError.badInput("\(source.path): holds LLM.int8 weights, which this version does not decode")
+    }
+    if let method = source.config?["quantization_config"]?["quant_method"]?.string, method != "bitsandbytes" {
+      throw NibbleError.badInput("\(source.path): quantized with \(quoted(method)), which nibble does not read")
+    }
+    guard output.format == .safetensors else {
+      throw NibbleError.usage("dequantize writes safetensors, not \(output.format.rawValue)")
+    }
+    let items = source.tensors.map { tensor in
+      var target = TensorTarget(keeping: tensor)
+      if tensor.isPacked {
+        target.encoding = .plain
+        target.stateText = nil
+        target.foreign = ForeignLayout()
+        target.shape = tensor.logicalShape
+        target.isTransposed = false
+      }
+      if let dtype, tensor.dtype.isFloat { target.dtype = dtype }
+      return Item(source: tensor, target: target)
+    }
+    var job = StreamJob(source, items: items, output: output)
+    job.dtypeName = QuantState.dtypes.first { $0.dtype == dtype }?.name
+    if source.packed.isEmpty { job.warnings.append("\(source.path): no tensor is packed") }
+    return job
+  }
+}

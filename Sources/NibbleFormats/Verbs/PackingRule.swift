@@ -1,0 +1,82 @@
+import NibbleCore
+import NibbleQuant
+
+/// What a tensor is to be coded with.
+public enum CodecChoice: Hashable, Sendable {
+  case packed(BlockCodec.Code)
+  /// As it is.
+  case keep
+  case cast(DType)
+
+  /// The names of the command line.
+  public static let names: [(name: String, choice: CodecChoice)] = [
+    ("nf4", .packed(.nf4)), ("fp4", .packed(.fp4)), ("keep", .keep), ("bf16", .cast(.bf16)), ("fp16", .cast(.f16)),
+    ("fp32", .cast(.f32)),
+  ]
+
+  public init?(_ name: String) {
+    guard let known = Self.names.first(where: { $0.name == name }) else { return nil }
+    self = known.choice
+  }
+
+  public var name: String { Self.names.first { $0.choice == self }?.name ?? "" }
+}
+
+/// "Tensors whose name this pattern is found in are coded like that."
+public struct PackingRule: Sendable {
+  public let pattern: Pattern
+  public let choice: CodecChoice
+  public let blockSize: Int?
+  /// As it was written.
+  public let text: String
+
+  /// Reads `REGEX=CODEC[:block=N]`, split at the last `=` that a codec follows.
+  ///
+  /// - Throws: `.usage`
+  public init(_ text: String) throws {
+    self.text = text
+    for equals in text.indices.reversed() where text[equals] == "=" {
+      let parts = text[text.index(after: equals)...].split(separator: ":", omittingEmptySubsequences: false)
+      guard let name = parts.first, let choice = CodecChoice(String(name)) else { continue }
+      var blockSize: Int?
+      for part in parts.dropFirst() {
+        guard part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) else {
+          throw NibbleError.usage("rule \(quoted(text)): ':\(part)' is not ':block=N' with N one of \(BlockCodec.blockSizes)")
+        }
+        blockSize = size
+      }
+      if blockSize != nil, case .packed = choice {} else if blockSize != nil {
+        throw NibbleError.usage("rule \(quoted(text)): \(choice.name) has no block size")
+      }
+      self.choice = choice
+      self.blockSize = blockSize
+      pattern = try Pattern(String(text[..<equals]))
+      return
+    }
+    throw NibbleError.usage(
+      "rule \(quoted(text)) is not REGEX=CODEC[:block=N] with CODEC one of "
+        + CodecChoice.names.map(\.name).joined(separator: ", "))
+  }
+
+  /// A rule that keeps what `pattern` is found in.
+  public init(keeping pattern: String) throws {
+    self.pattern = try Pattern(pattern)
+    choice = .keep
+    blockSize = nil
+    text = pattern + "=keep"
+  }
+}
+
+/// Why a tensor is coded as it is.
+public enum PackingReason: String, Sendable {
+  case rule = "by your rule"
+  case family = "linear layer of a known architecture"
+  case shape = "2-D weight of an unknown architecture"
+  case keptByFamily = "no linear layer of this architecture"
+  case embeddingOrHead = "embedding or output head by its name"
+  case notTwoDimensional = "not a 2-D weight"
+  case stacked = "3-D weight (experts?)"
+  case notFloat = "not a float type"
+  case alreadyPacked = "packed already"
+  case empty = "no elements"
+}

@@ -1,0 +1,158 @@
+import NibbleCore
+import NibbleQuant
+
+/// How to quantize a checkpoint.
+public struct QuantizeOptions: Sendable {
+  public var codec = CodecChoice.packed(.nf4)
+  public var blockSize = 64
+  public var doubleQuant = true
+  /// The first that is found in a tensor's name decides; without any, the architecture does.
+  public var rules: [PackingRule] = []
+  public var bnbRules = EncodingRules.nearest
+  public var encoder = StreamJob.Encoder.absmax
+
+  public init() {}
+}
+
+/// What is going to be done with each tensor, and why.
+public struct PackingDecision: Sendable {
+  public let tensor: StoredTensor
+  public let choice: CodecChoice
+  public let blockSize: Int
+  public let reason: PackingReason
+}
+
+extension StreamJob {
+  /// A job that quantizes `source`.
+  ///
+  /// - Throws: `.usage` for rules that match nothing or ask for what cannot be; `.badInput` for sources that are
+  ///   quantized in ways nibble does not read
+  public static func quantize(_ source: Checkpoint, _ options: QuantizeOptions, to output: OutputSpec) throws -> StreamJob {
+    if let method = source.config?["quantization_config"]?["quant_method"]?.string, method != "bitsandbytes" {
+      throw NibbleError.badInput("\(source.path): quantized with \(quoted(method)) already, which nibble does not read")
+    }
+    if options.encoder == .mse, options.bnbRules != .nearest {
+      throw NibbleError.usage("--encoder mse chooses its own scales; it goes with --bnb-rules nearest only")
+    }
+    let decisions = try decide(source, options)
+    var items: [Item] = []
+    for decision in decisions { items.append(try item(decision, options, source.family)) }
+    guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(source.path): no tensors") }
+    var job = StreamJob(source, items: items, output: output)
+    job.rules = options.bnbRules
+    job.encoder = options.encoder
+    let settings = options.provenance
+    job.provenance = { identity in
+      ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
+    }
+    job.warnings += warnings(decisions, options.rules)
+    if !items.contains(where: { $0.target.encoding != .plain }) {
+      job.warnings.append("no tensor is packed: the output is not smaller than the input")
+    }
+    return job
+  }
+
+  /// What happens to each tensor of `source`, in name order.
+  public static func decide(_ source: Checkpoint, _ options: QuantizeOptions) throws -> [PackingDecision] {
+    var matched = [Bool](repeating: false, count: options.rules.count)
+    let names = Set(source.tensors.map(\.name))
+    var decisions: [PackingDecision] = []
+    for tensor in source.tensors {
+      var choice: (CodecChoice, Int, PackingReason)?
+      for (index, rule) in options.rules.enumerated() where choice == nil || !matched[index] {
+        guard try rule.pattern.isFound(in: tensor.name.text) else { continue }
+        matched[index] = true
+        if choice == nil { choice = (rule.choice, rule.blockSize ?? options.blockSize, .rule) }
+      }
+      let (codec, blockSize, reason) = choice ?? byDefault(tensor, source, names, options)
+      decisions.append(PackingDecision(tensor: tensor, choice: codec, blockSize: blockSize, reason: reason))
+    }
+    if let unused = matched.firstIndex(of: false) {
+      throw NibbleError.usage(
+        "\(source.path): rule \(quoted(options.rules[unused].text)) matches none of the \(source.tensors.count) tensors")
+    }
+    return decisions
+  }
+
+  private static func byDefault(
+    _ tensor: StoredTensor, _ source: Checkpoint, _ names: Set<ByteName>, _ options: QuantizeOptions
+  ) -> (CodecChoice, Int, PackingReason) {
+    func keep(_ reason: PackingReason) -> (CodecChoice, Int, PackingReason) { (.keep, options.blockSize, reason) }
+    let name = tensor.name.text
+    if tensor.isPacked { return keep(.alreadyPacked) }
+    guard tensor.dtype.isFloat else { return keep(.notFloat) }
+    if tensor.count == 0 { return keep(.empty) }
+    guard tensor.shape.count == 2 else { return keep(tensor.shape.count == 3 ? .stacked : .notTwoDimensional) }
+    guard name.hasSuffix(".weight") else { return keep(.notTwoDimensional) }
+    if let family = source.family {
+      let bias = ByteName(String(name.dropLast("weight".count)) + "bias")
+      guard family.packs(name, hasBias: names.contains(bias)) else { return keep(.keptByFamily) }
+      return (options.codec, options.blockSize, .family)
+    }
+    if NameGuess.isEmbeddingOrHead(name) { return keep(.embeddingOrHead) }
+    return (options.codec, options.blockSize, .shape)
+  }
+
+  private static func item(
+    _ decision: PackingDecision, _ options: QuantizeOptions, _ family: ModelFamily?
+  ) throws -> Item {
+    let tensor = decision.tensor
+    var target = TensorTarget(keeping: tensor)
+    func refuse(_ why: String) -> NibbleError {
+      .usage("tensor \(quoted(tensor.name.text)) cannot become \(decision.choice.name): \(why)")
+    }
+    switch decision.choice {
+    case .keep: break
+    case .cast(let dtype):
+      guard !tensor.isPacked else { throw refuse("it is packed; dequantize it first") }
+      guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
+      target.dtype = dtype
+    case .packed(let code):
+      guard !tensor.isPacked else { throw refuse("it is packed already; dequantize it first") }
+      guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
+      guard tensor.count > 0 else { throw refuse("it has no elements") }
+      target.encoding = .packed(
+        BlockCodec(code, blockSize: decision.blockSize, nested: options.doubleQuant ? .init() : nil))
+      // Blocks say float32, float16 or bfloat16; float64 is rounded to float32 before it is packed.
+      if tensor.dtype == .f64 { target.dtype = .f32 }
+      if family?.isConv1D(tensor.name.text) == true, tensor.shape.count == 2, !tensor.isTransposed {
+        target.isTransposed = true
+        target.shape = tensor.shape.reversed()
+      }
+    }
+    return Item(source: tensor, target: target)
+  }
+
+  private static func warnings(_ decisions: [PackingDecision], _ rules: [PackingRule]) -> [String] {
+    var warnings: [String] = []
+    let stacked = decisions.filter { $0.reason == .stacked }
+    if !stacked.isEmpty {
+      let bytes = stacked.reduce(0) { $0 + $1.tensor.storedBytes }
+      warnings.append(
+        "\(stacked.count) 3-D weights (mixture of experts?) of \(byteText(bytes)) are kept as they are; the first is "
+          + quoted(stacked[0].tensor.name.text))
+    }
+    let wide = decisions.filter { $0.tensor.dtype == .f64 && $0.choice != .keep }
+    if !wide.isEmpty { warnings.append("\(wide.count) F64 tensors are rounded to float32 before they are coded") }
+    let kept = decisions.filter { $0.reason == .keptByFamily && $0.tensor.shape.count == 2 && !NameGuess.isEmbeddingOrHead($0.tensor.name.text) }
+    if !kept.isEmpty {
+      warnings.append(
+        "\(kept.count) 2-D weights are no linear layers of this architecture as nibble knows it and are kept: "
+          + kept.prefix(4).map { quoted($0.tensor.name.text) }.joined(separator: ", ") + (kept.count > 4 ? ", …" : ""))
+    }
+    return warnings
+  }
+}
+
+extension QuantizeOptions {
+  /// What decides the bytes of the output, beside the source.
+  var provenance: JSON {
+    [
+      "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
+      "encoder": JSON(encoder.rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
+    ]
+  }
+}
+
+/// The version of this program and of the files it writes.
+public let nibbleVersion = "0.1.0"

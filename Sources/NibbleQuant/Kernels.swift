@@ -1,0 +1,186 @@
+import CNibbleKernels
+import Glibc
+import NibbleCore
+
+/// The instruction set the kernels run on. All give the same bits.
+public enum KernelVariant: String, Sendable, CaseIterable {
+  case portable, avx2, avx512, neon
+
+  var native: nibble_variant {
+    switch self {
+    case .portable: nibble_portable
+    case .avx2: nibble_avx2
+    case .avx512: nibble_avx512
+    case .neon: nibble_neon
+    }
+  }
+
+  /// Whether this machine has it.
+  public var runs: Bool { nibble_variant_runs(native) != 0 }
+
+  /// The best this machine has, or the one named in the environment variable `NIBBLE_KERNELS`.
+  public static let current: KernelVariant = {
+    if let name = getenv("NIBBLE_KERNELS"), let forced = KernelVariant(rawValue: String(cString: name)), forced.runs {
+      return forced
+    }
+    let best = nibble_variant_best()
+    return allCases.first { $0.native == best } ?? .portable
+  }()
+}
+
+extension DType {
+  /// The kernels' name for this type; nil for those without arithmetic here.
+  var number: nibble_number? {
+    switch self {
+    case .f32: nibble_f32
+    case .f16: nibble_f16
+    case .bf16: nibble_bf16
+    case .f64: nibble_f64
+    case .f8e4m3: nibble_f8_e4m3
+    case .f8e5m2: nibble_f8_e5m2
+    case .f8e8m0: nibble_f8_e8m0
+    case .u8, .bool: nibble_u8
+    case .i8: nibble_i8
+    case .u16: nibble_u16
+    case .i16: nibble_i16
+    case .u32: nibble_u32
+    case .i32: nibble_i32
+    case .u64: nibble_u64
+    case .i64: nibble_i64
+    case .f4, .f6e2m3, .f6e3m2, .c64: nil
+    }
+  }
+
+  /// Whether values of this type can be read as float32, to be measured and compared.
+  public var isNumeric: Bool { number != nil }
+
+  /// Whether this type can say NaN or infinity.
+  public var canBeNonfinite: Bool {
+    switch self {
+    case .f32, .f16, .bf16, .f64, .f8e4m3, .f8e5m2, .f8e8m0: true
+    default: false
+    }
+  }
+}
+
+extension EncodingRules {
+  var native: nibble_rules {
+    switch self {
+    case .nearest: nibble_nearest
+    case .cuda: nibble_cuda
+    case .cpu: nibble_cpu
+    }
+  }
+}
+
+extension BlockCodec.Code {
+  var native: nibble_code { self == .nf4 ? nibble_nf4 : nibble_fp4 }
+}
+
+/// What an encoder met besides ordinary numbers.
+public struct EncodeCounts: Sendable {
+  public var nonfinite = 0
+  public var zeroBlocks = 0
+
+  public init() {}
+
+  public static func += (a: inout EncodeCounts, b: EncodeCounts) {
+    a.nonfinite += b.nonfinite
+    a.zeroBlocks += b.zeroBlocks
+  }
+}
+
+/// The kernels as functions over memory; lengths are the caller's promise. The one file that calls them.
+public enum Kernels {
+  /// Encodes `count` elements from a block's start. `moments` takes three floats a block: with s the scaled element, q its
+  /// code's value and e = s − q, the sums of e², e·q and q².
+  public static func encode(
+    _ codec: BlockCodec, _ rules: EncodingRules, _ dtype: DType, _ x: UnsafeRawPointer, count: Int,
+    codes: UnsafeMutablePointer<UInt8>, absmax: UnsafeMutablePointer<Float>, moments: UnsafeMutablePointer<Float>?,
+    variant: KernelVariant = .current
+  ) -> EncodeCounts {
+    var counts = nibble_encode_counts()
+    nibble_encode(
+      variant.native, codec.code.native, rules.native, dtype.number ?? nibble_f32, x, count, codec.blockSize,
+      codes, absmax, moments, &counts)
+    return EncodeCounts(counts)
+  }
+
+  /// Encodes to the nearest code under given scales.
+  public static func encode(
+    _ codec: BlockCodec, scales: UnsafePointer<Float>, _ dtype: DType, _ x: UnsafeRawPointer, count: Int,
+    codes: UnsafeMutablePointer<UInt8>, moments: UnsafeMutablePointer<Float>?, variant: KernelVariant = .current
+  ) -> EncodeCounts {
+    var counts = nibble_encode_counts()
+    nibble_encode_scaled(
+      variant.native, codec.code.native, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales,
+      codes, moments, &counts)
+    return EncodeCounts(counts)
+  }
+
+  /// For each block the scale with the least squared error among 25 from absmax down to 5/8 of it.
+  public static func searchScales(
+    _ codec: BlockCodec, _ dtype: DType, _ x: UnsafeRawPointer, count: Int, scales: UnsafeMutablePointer<Float>
+  ) -> EncodeCounts {
+    var counts = nibble_encode_counts()
+    nibble_search_scales(
+      codec.code.native, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales, &counts)
+    return EncodeCounts(counts)
+  }
+
+  /// Decodes `count` elements from a block's start into `dtype` (F32, F16 or BF16).
+  public static func decode(
+    _ codec: BlockCodec, codes: UnsafePointer<UInt8>, count: Int, absmax: UnsafePointer<Float>, _ dtype: DType,
+    _ out: UnsafeMutableRawPointer, variant: KernelVariant = .current
+  ) {
+    codec.codebook.values.withUnsafeBufferPointer { table in
+      guard let table = table.baseAddress else { return }
+      nibble_decode(
+        variant.native, table, codes, count, codec.blockSize, absmax, dtype.number ?? nibble_f32, out)
+    }
+  }
+
+  /// Numbers of `dtype` as float32. Exact except for F64 and wide integers, which are rounded once.
+  public static func widen(
+    _ dtype: DType, _ x: UnsafeRawPointer, count: Int, _ out: UnsafeMutablePointer<Float>,
+    variant: KernelVariant = .current
+  ) {
+    nibble_widen(variant.native, dtype.number ?? nibble_f32, x, count, out)
+  }
+
+  /// float32 rounded to nearest even into F32, F16 or BF16.
+  public static func narrow(
+    _ dtype: DType, _ x: UnsafePointer<Float>, count: Int, _ out: UnsafeMutableRawPointer,
+    variant: KernelVariant = .current
+  ) {
+    nibble_narrow(variant.native, dtype.number ?? nibble_f32, x, count, out)
+  }
+
+  public static func countNonfinite(_ dtype: DType, _ x: UnsafeRawPointer, count: Int) -> Int {
+    guard dtype.canBeNonfinite, let number = dtype.number else { return 0 }
+    return Int(nibble_count_nonfinite(KernelVariant.current.native, number, x, count))
+  }
+
+  /// out[c · rows + r] = x[r · stride + c].
+  public static func transpose(
+    _ dtype: DType, _ x: UnsafeRawPointer, rows: Int, columns: Int, stride: Int, _ out: UnsafeMutableRawPointer
+  ) {
+    nibble_transpose(dtype.bitWidth / 8, x, rows, columns, stride, out)
+  }
+
+  /// All first bytes of elements of 2 or 4 bytes, then all second bytes, …: what compresses better than they do.
+  public static func splitPlanes(element: Int, _ x: UnsafePointer<UInt8>, count: Int, _ out: UnsafeMutablePointer<UInt8>) {
+    nibble_split_planes(element, x, count, out)
+  }
+
+  public static func joinPlanes(element: Int, _ x: UnsafePointer<UInt8>, count: Int, _ out: UnsafeMutablePointer<UInt8>) {
+    nibble_join_planes(element, x, count, out)
+  }
+}
+
+extension EncodeCounts {
+  init(_ counts: nibble_encode_counts) {
+    nonfinite = Int(counts.nonfinite)
+    zeroBlocks = Int(counts.zero_blocks)
+  }
+}

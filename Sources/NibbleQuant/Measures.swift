@@ -1,0 +1,93 @@
+import CNibbleKernels
+import Glibc
+
+/// What sets one tensor apart from another.
+public struct Difference: Sendable {
+  /// Σ(b − a)², Σa², Σb² over elements that are finite on both sides.
+  public var squaredDifference = 0.0
+  public var squaredA = 0.0
+  public var squaredB = 0.0
+  public var maxDifference = 0.0
+  public var maxA = 0.0
+  public var unequal = 0
+  /// Elements with a NaN or an infinity on either side.
+  public var nonfinite = 0
+
+  public init() {}
+
+  /// Adds `count` pairs.
+  public mutating func add(_ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>, count: Int) {
+    var sums = nibble_difference_sums()
+    nibble_difference(KernelVariant.current.native, a, b, count, &sums)
+    squaredDifference += sums.squared_difference
+    squaredA += sums.squared_a
+    squaredB += sums.squared_b
+    maxDifference = max(maxDifference, sums.max_difference)
+    maxA = max(maxA, sums.max_a)
+    unequal += Int(sums.unequal)
+    nonfinite += Int(sums.nonfinite)
+  }
+
+  public static func += (a: inout Difference, b: Difference) {
+    a.squaredDifference += b.squaredDifference
+    a.squaredA += b.squaredA
+    a.squaredB += b.squaredB
+    a.maxDifference = max(a.maxDifference, b.maxDifference)
+    a.maxA = max(a.maxA, b.maxA)
+    a.unequal += b.unequal
+    a.nonfinite += b.nonfinite
+  }
+
+  /// ‖b − a‖ / ‖a‖: 0 if equal, infinite if only a is zero.
+  public var relativeRMS: Double {
+    squaredDifference == 0 ? 0 : (squaredDifference / squaredA).squareRoot()
+  }
+
+  /// Signal to quantization noise in decibels: 20 log₁₀ of ‖a‖ / ‖b − a‖.
+  public var sqnr: Double { squaredDifference == 0 ? .infinity : 10 * log10(squaredA / squaredDifference) }
+}
+
+/// What is in a tensor.
+public struct TensorStatistics: Sendable {
+  public var count = 0
+  public var sum = 0.0
+  public var sumOfSquares = 0.0
+  public var minimum = Float.infinity
+  public var maximum = -Float.infinity
+  public var zeros = 0
+  public var nans = 0
+  public var infinities = 0
+
+  public init() {}
+
+  public mutating func add(_ x: UnsafePointer<Float>, count: Int) {
+    var sums = nibble_scan_sums(
+      sum: 0, sum_of_squares: 0, min: .infinity, max: -.infinity, zeros: 0, nans: 0, infinities: 0)
+    nibble_scan(KernelVariant.current.native, x, count, &sums)
+    self.count += count
+    sum += sums.sum
+    sumOfSquares += sums.sum_of_squares
+    minimum = min(minimum, sums.min)
+    maximum = max(maximum, sums.max)
+    zeros += Int(sums.zeros)
+    nans += Int(sums.nans)
+    infinities += Int(sums.infinities)
+  }
+
+  public static func += (a: inout TensorStatistics, b: TensorStatistics) {
+    a.count += b.count
+    a.sum += b.sum
+    a.sumOfSquares += b.sumOfSquares
+    a.minimum = min(a.minimum, b.minimum)
+    a.maximum = max(a.maximum, b.maximum)
+    a.zeros += b.zeros
+    a.nans += b.nans
+    a.infinities += b.infinities
+  }
+
+  public var finite: Int { count - nans - infinities }
+  public var mean: Double { finite == 0 ? 0 : sum / Double(finite) }
+  public var standardDeviation: Double {
+    finite == 0 ? 0 : max(0, sumOfSquares / Double(finite) - mean * mean).squareRoot()
+  }
+}

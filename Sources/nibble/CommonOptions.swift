@@ -1,0 +1,92 @@
+import ArgumentParser
+import NibbleCore
+import NibbleFormats
+
+/// Flags of every verb.
+struct CommonOptions: ParsableArguments {
+  @Flag(name: .long, help: "Print one JSON document on standard output.")
+  var json = false
+
+  @Flag(name: .shortAndLong, help: "Print neither progress nor warnings.")
+  var quiet = false
+
+  @Flag(name: .shortAndLong, help: "Print what is done with each tensor.")
+  var verbose = false
+
+  @Option(name: [.customShort("j"), .long], help: "Threads to work with (default: every core).")
+  var threads: Int?
+
+  func validate() throws {
+    if let threads, !(1...1024).contains(threads) { throw ValidationError("--threads must be from 1 to 1024") }
+  }
+
+  var workers: Int { threads ?? availableCores }
+
+  func progress(_ label: String) -> (Int, Int) -> Void {
+    let bar = Progress(label, quiet: quiet)
+    return { bar.update($0, $1) }
+  }
+
+  func warn(_ warnings: [String]) {
+    Progress.clear()
+    guard !quiet else { return }
+    for warning in warnings { write("nibble: warning: \(oneLine(warning))\n", to: 2) }
+  }
+}
+
+/// Flags of every verb that writes.
+struct WriteOptions: ParsableArguments {
+  @Option(name: .shortAndLong, help: "Where to write.")
+  var output: String?
+
+  @Flag(help: "Replace an existing output.")
+  var force = false
+
+  @Flag(help: "Say what would be written and write nothing.")
+  var dryRun = false
+
+  @Option(help: ArgumentHelp("Stay below this much memory.", valueName: "bytes"))
+  var maxMemory: String?
+
+  @Option(help: ArgumentHelp("Size at which safetensors are split into shards.", valueName: "bytes"))
+  var maxShardSize = "5GB"
+
+  @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
+  var allowNonfinite = false
+
+  func validate() throws {
+    if output == nil, !dryRun { throw ValidationError("Missing expected argument '--output <output>'") }
+    if output == "" { throw ValidationError("--output is empty") }
+    if let maxMemory, parseBytes(maxMemory) == nil { throw ValidationError("--max-memory '\(maxMemory)' is no size such as 300MB") }
+    guard let size = parseBytes(maxShardSize), size > 0 else {
+      throw ValidationError("--max-shard-size '\(maxShardSize)' is no size such as 5GB")
+    }
+  }
+
+  func spec(_ format: OutputFormat?, habit: OutputFormat) throws -> OutputSpec {
+    // A plan without an output is one for a name that nothing can stand at.
+    var spec = try OutputSpec(path: output ?? "", format: format, habit: habit)
+    spec.force = force
+    spec.maximumShard = parseBytes(maxShardSize) ?? spec.maximumShard
+    return spec
+  }
+
+  /// Runs `job`, or tells what it would do.
+  func run(_ job: StreamJob, _ common: CommonOptions, verb: String) throws {
+    var job = job
+    job.threads = common.workers
+    job.maximumMemory = maxMemory.flatMap(parseBytes)
+    job.allowsNonfinite = allowNonfinite
+    if dryRun {
+      if output != nil { try job.check() }
+      common.warn(job.warnings)
+      return try Summary.printPlan(job, json: common.json, verb: verb)
+    }
+    let report = try job.run(progress: common.progress(verb))
+    Progress.clear()
+    common.warn(report.warnings)
+    try Summary.printReport(report, job, json: common.json, verb: verb, verbose: common.verbose)
+  }
+}
+
+extension OutputFormat: ExpressibleByArgument {}

@@ -1,0 +1,80 @@
+import ArgumentParser
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+struct DequantizeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "dequantize", abstract: "Turn packed tensors back into plain ones, as a Hugging Face folder.")
+
+  @Argument(help: "The checkpoint.") var input: String
+  @OptionGroup var write: WriteOptions
+  @OptionGroup var common: CommonOptions
+
+  @Option(help: "Type of every float tensor: bf16, fp16, fp32 (default: the type each tensor had).")
+  var dtype: String?
+
+  func run() throws {
+    var type: DType?
+    if let dtype {
+      guard case .cast(let known)? = CodecChoice(dtype) else {
+        throw NibbleError.usage("--dtype \(quoted(dtype)) is not bf16, fp16 or fp32")
+      }
+      type = known
+    }
+    let spec = try write.spec(nil, habit: .safetensors)
+    let job = try StreamJob.dequantize(try Checkpoint.open(input), dtype: type, to: spec)
+    try write.run(job, common, verb: "dequantize")
+  }
+}
+
+struct ConvertCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "convert", abstract: "Move a checkpoint into another container, every code and weight as it is.")
+
+  @Argument(help: "The checkpoint.") var input: String
+  @OptionGroup var write: WriteOptions
+  @OptionGroup var common: CommonOptions
+
+  @Option(help: "nbl, bnb, safetensors (default: by the ending of OUT).")
+  var format: OutputFormat?
+
+  @Option(help: ArgumentHelp("Compress the block file: none, zstd or zstd:LEVEL.", valueName: "method"))
+  var compress = "none"
+
+  func run() throws {
+    let source = try Checkpoint.open(input)
+    let plain = source.packed.isEmpty ? OutputFormat.safetensors : .bnb
+    var spec = try write.spec(format, habit: plain)
+    if format == nil, !write.dryRun, !spec.path.lowercased().hasSuffix(".nbl"), !spec.isSingleFile {
+      throw NibbleError.usage("--format is needed: \(spec.path) has neither the ending .nbl nor .safetensors")
+    }
+    spec.compression = try CompressionChoice(flag: compress, spec.format)
+    try write.run(try StreamJob.convert(source, to: spec), common, verb: "convert")
+  }
+}
+
+struct PlanCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "plan",
+    abstract: "Say what a verb would write and take: bytes, bits per weight, peak memory.",
+    usage: "nibble plan [quantize|dequantize|convert] <arguments of that verb>")
+
+  @Argument(parsing: .captureForPassthrough, help: "The verb (default: quantize) and its arguments.")
+  var words: [String] = []
+
+  func run() throws {
+    if words.isEmpty || words.contains("--help") || words.contains("-h") { throw CleanExit.helpRequest(self) }
+    let verbs: [String: any ParsableCommand.Type] = [
+      "quantize": QuantizeCommand.self, "dequantize": DequantizeCommand.self, "convert": ConvertCommand.self,
+    ]
+    var rest = words
+    let verb = verbs[rest[0]].map { verb in
+      rest.removeFirst()
+      return verb
+    }
+    if !rest.contains("--dry-run") { rest.append("--dry-run") }
+    var command = try (verb ?? QuantizeCommand.self).parseAsRoot(rest)
+    try command.run()
+  }
+}

@@ -1,0 +1,142 @@
+import ArgumentParser
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+struct QuantizeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "quantize",
+    abstract: "Pack a checkpoint to 4 bits.",
+    discussion: """
+      Without rules, the linear layers of known architectures are packed as transformers packs them with \
+      bitsandbytes; of unknown ones every 2-D weight that is no embedding and no output head by its name. --tensor and \
+      --keep are looked at in the order given, the first that is found in a tensor's name decides. \
+      '@FILE' reads one a line.
+      """)
+
+  @Argument(help: "The checkpoint.") var model: String
+  @OptionGroup var write: WriteOptions
+  @OptionGroup var common: CommonOptions
+
+  @Option(help: "How weights are coded: nf4, fp4, keep, bf16, fp16, fp32.")
+  var codec = "nf4"
+
+  @Option(help: "Weights that share a scale: 32, 64, … 4096.")
+  var blockSize = 64
+
+  @Flag(inversion: .prefixedNo, help: "Code the scales to 8 bits too.")
+  var doubleQuant = true
+
+  @Option(
+    name: .customLong("tensor"),
+    help: ArgumentHelp("Code tensors whose name matches.", valueName: "REGEX=CODEC[:block=N]"),
+    transform: { RuleText(.rule, $0) })
+  var tensorRules: [RuleText] = []
+
+  @Option(
+    name: .customLong("keep"), help: ArgumentHelp("Keep tensors whose name matches.", valueName: "REGEX"),
+    transform: { RuleText(.keep, $0) })
+  var keepRules: [RuleText] = []
+
+  @Option(help: "nbl, bnb (default: by the ending of OUT, else nbl).")
+  var format: OutputFormat?
+
+  @Option(help: ArgumentHelp("Compress the block file: none, zstd or zstd:LEVEL. It must be unpacked to be used in place.", valueName: "method"))
+  var compress = "none"
+
+  @Option(help: "How scales are chosen: absmax, or mse for the least squared error.")
+  var encoder: StreamJob.Encoder = .absmax
+
+  @Option(help: "Corner cases as bitsandbytes has them: nearest, cuda, cpu.")
+  var bnbRules: EncodingRules = .nearest
+
+  @Option(help: "Stop with exit code 6 if a packed tensor's relative error is above this.")
+  var maxError: Double?
+
+  func run() throws {
+    var options = QuantizeOptions()
+    guard let choice = CodecChoice(codec) else {
+      throw NibbleError.usage("--codec \(quoted(codec)) is not one of \(CodecChoice.names.map(\.name).joined(separator: ", "))")
+    }
+    guard BlockCodec.blockSizes.contains(blockSize) else {
+      throw NibbleError.usage("--block-size \(blockSize) is not one of \(BlockCodec.blockSizes)")
+    }
+    if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is no error") }
+    options.codec = choice
+    options.blockSize = blockSize
+    options.doubleQuant = doubleQuant
+    options.rules = try RuleText.rules(tensorRules + keepRules)
+    options.bnbRules = bnbRules
+    options.encoder = encoder
+    var spec = try write.spec(format, habit: .nbl)
+    guard spec.format != .safetensors || format == nil else {
+      throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
+    }
+    if spec.format == .safetensors { spec.format = .bnb }
+    spec.compression = try compression(spec.format)
+    let source = try Checkpoint.open(model)
+    var job = try StreamJob.quantize(source, options, to: spec)
+    job.maximumError = maxError
+    try write.run(job, common, verb: "quantize")
+  }
+
+  private func compression(_ format: OutputFormat) throws -> CompressionChoice {
+    try CompressionChoice(flag: compress, format)
+  }
+}
+
+extension CompressionChoice {
+  /// Reads `none`, `zstd` or `zstd:LEVEL`.
+  init(flag: String, _ format: OutputFormat) throws {
+    let parts = flag.split(separator: ":", omittingEmptySubsequences: false)
+    if flag == "none" {
+      self = .none
+    } else if parts.first == "zstd", parts.count <= 2,
+      let level = parts.count == 2 ? Int(parts[1]) : 3, Zstd.levels.contains(level)
+    {
+      guard format == .nbl else { throw NibbleError.usage("--compress is for block files (--format nbl)") }
+      self = .zstd(level)
+    } else {
+      throw NibbleError.usage("--compress \(quoted(flag)) is not none, zstd or zstd:LEVEL with LEVEL from 1 to 22")
+    }
+  }
+}
+
+/// A rule as it stood on the command line, with its place among all rules there.
+struct RuleText: Sendable {
+  enum Kind { case rule, keep }
+  let kind: Kind
+  let text: String
+  let place: Int
+
+  // The parser transforms values in the order it meets them, on one thread.
+  private nonisolated(unsafe) static var places = 0
+
+  init(_ kind: Kind, _ text: String) {
+    self.kind = kind
+    self.text = text
+    place = Self.places
+    Self.places += 1
+  }
+
+  /// The rules in the order of the command line, files unfolded.
+  static func rules(_ texts: [RuleText]) throws -> [PackingRule] {
+    try texts.sorted { $0.place < $1.place }.flatMap { text in
+      try text.lines().map { try text.kind == .rule ? PackingRule($0) : PackingRule(keeping: $0) }
+    }
+  }
+
+  private func lines() throws -> [String] {
+    guard text.hasPrefix("@") else { return [text] }
+    let path = String(text.dropFirst())
+    let file = try InputFile(path)
+    guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path): a rule file of \(file.size) bytes") }
+    guard let content = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
+      throw NibbleError.usage("\(path): not UTF-8")
+    }
+    return content.split(whereSeparator: \.isNewline).map(String.init).filter { !$0.isEmpty && !$0.hasPrefix("#") }
+  }
+}
+
+extension EncodingRules: ExpressibleByArgument {}
+extension StreamJob.Encoder: ExpressibleByArgument {}

@@ -1,0 +1,145 @@
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+/// The account of a job, for people and for programs.
+enum Summary {
+  static func printReport(_ report: StreamReport, _ job: StreamJob, json: Bool, verb: String, verbose: Bool) throws {
+    let use = ResourceUse.now
+    if json { return try StandardOutput.print(document(report, job, use, verb)) }
+    if verbose { try printTensors(report) }
+    var rows: [(String, String)] = [
+      ("output", job.output.path),
+      ("bytes", "\(byteText(report.bytesIn)) in, \(byteText(report.bytesOut)) out"),
+      ("tensors", "\(report.packed.count) packed, \(report.keptCount) plain (\(byteText(report.keptBytes)))"),
+    ]
+    if let bits = report.bitsPerWeight {
+      let packed = report.packedBitsPerWeight.map { "\(decimal($0, 3)) packed, " } ?? ""
+      rows.append(("bits per weight", "\(packed)\(decimal(bits, 3)) whole output"))
+    }
+    if let mean = report.meanError, let worst = report.worst {
+      rows.append(
+        ("relative error", "mean \(decimal(mean, 4)), worst \(decimal(worst.relativeError ?? 0, 4)) in \(oneLine(worst.name))"))
+    }
+    if report.zeroBlocks > 0 { rows.append(("blocks of zeros", "\(report.zeroBlocks)")) }
+    if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }
+    for cast in report.cast.prefix(verbose ? Int.max : 3) {
+      rows.append(
+        ("cast", "\(oneLine(cast.name)) \(cast.from.rawValue) → \(cast.to.rawValue), relative error \(scientific(cast.relativeError))"))
+    }
+    if report.cast.count > 3, !verbose { rows.append(("", "and \(report.cast.count - 3) more tensors (-v lists them)")) }
+    if !report.notCarried.isEmpty {
+      rows.append(("not in the output", list(report.notCarried)))
+    }
+    let rate = Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9
+    rows += [
+      ("time", "\(decimal(report.seconds, 2)) s, \(decimal(rate, 2)) GB/s, \(decimal(use.userSeconds + use.systemSeconds, 2)) s of CPU"),
+      ("peak memory", byteText(use.peakBytes)),
+      ("identity", report.identity.description),
+    ]
+    try printRows(rows)
+  }
+
+  static func printRows(_ rows: [(String, String)]) throws {
+    let width = rows.map(\.0.count).max() ?? 0
+    for (label, value) in rows {
+      try StandardOutput.print(label + String(repeating: " ", count: width - label.count + 2) + value)
+    }
+  }
+
+  static func list(_ names: [String], limit: Int = 6) -> String {
+    let shown = names.prefix(limit).map(oneLine).joined(separator: ", ")
+    return names.count > limit ? "\(shown) and \(names.count - limit) more" : shown
+  }
+
+  static func scientific(_ value: Double) -> String {
+    value == 0 ? "0" : value >= 0.001 ? decimal(value, 4) : "\(Float(value))"
+  }
+
+  private static func printTensors(_ report: StreamReport) throws {
+    for tensor in report.packed {
+      let error = tensor.relativeError.map { ", relative error \(decimal($0, 4))" } ?? ""
+      let zeros = tensor.zeroBlocks > 0 ? ", \(tensor.zeroBlocks) blocks of zeros" : ""
+      try StandardOutput.print("\(oneLine(tensor.name)): \(tensor.codec.summary), \(tensor.weights) weights\(error)\(zeros)")
+    }
+  }
+
+  private static func document(_ report: StreamReport, _ job: StreamJob, _ use: ResourceUse, _ verb: String) -> JSON {
+    [
+      "verb": JSON(verb), "output": JSON(job.output.path), "format": JSON(job.output.format.rawValue),
+      "bytes_in": JSON(report.bytesIn), "bytes_out": JSON(report.bytesOut), "weights": JSON(report.weights),
+      "packed_tensors": JSON(report.packed.count), "packed_weights": JSON(report.packedWeights),
+      "plain_tensors": JSON(report.keptCount), "plain_bytes": JSON(report.keptBytes),
+      "bits_per_weight_packed": report.packedBitsPerWeight.map { JSON($0) } ?? .null,
+      "bits_per_weight": report.bitsPerWeight.map { JSON($0) } ?? .null,
+      "relative_error_mean": report.meanError.map { JSON($0) } ?? .null,
+      "relative_error_worst": report.worst?.relativeError.map { JSON($0) } ?? .null,
+      "relative_error_worst_tensor": JSON(report.worst?.name),
+      "zero_blocks": JSON(report.zeroBlocks), "nonfinite": JSON(report.nonfinite),
+      "tensors": .array(
+        report.packed.map { tensor in
+          [
+            "name": JSON(tensor.name), "codec": JSON(tensor.codec.code.rawValue),
+            "block_size": JSON(tensor.codec.blockSize), "double_quant": JSON.bool(tensor.codec.nested != nil),
+            "weights": JSON(tensor.weights), "bytes": JSON(tensor.bytes),
+            "relative_error": tensor.relativeError.map { JSON($0) } ?? .null, "zero_blocks": JSON(tensor.zeroBlocks),
+          ]
+        }),
+      "cast": .array(
+        report.cast.map {
+          [
+            "name": JSON($0.name), "from": JSON($0.from.rawValue), "to": JSON($0.to.rawValue),
+            "relative_error": JSON($0.relativeError),
+          ]
+        }),
+      "not_carried": JSON(report.notCarried), "warnings": JSON(report.warnings),
+      "seconds": JSON(report.seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),
+      "gigabytes_per_second": JSON(Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9),
+      "peak_memory": JSON(use.peakBytes), "threads": JSON(job.threads),
+      "kernels": JSON(KernelVariant.current.rawValue),
+      "identity": JSON(report.identity.description), "source_identity": JSON(report.sourceIdentity.description),
+    ]
+  }
+
+  static func printPlan(_ job: StreamJob, json: Bool, verb: String) throws {
+    let plan = job.prediction()
+    let packed = job.items.filter { $0.target.encoding != .plain }
+    let weights = job.items.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
+    let packedWeights = packed.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
+    let packedBytes = packed.reduce(0) { total, item in
+      total + (item.target.encoding.codec?.storedBytes(item.target.shape.reduce(1, *)) ?? 0)
+    }
+    let bits = weights == 0 ? 0 : Double(plan.outputBytes) * 8 / Double(weights)
+    let packedBits = packedWeights == 0 ? 0 : Double(packedBytes) * 8 / Double(packedWeights)
+    if json {
+      return try StandardOutput.print([
+        "verb": JSON(verb), "format": JSON(job.output.format.rawValue), "bytes_in": JSON(job.source.storedBytes),
+        "bytes_out": JSON(plan.outputBytes), "bytes_out_exact": JSON.bool(plan.isExact), "weights": JSON(weights),
+        "packed_tensors": JSON(packed.count), "packed_weights": JSON(packedWeights),
+        "bits_per_weight": JSON(bits), "bits_per_weight_packed": packedWeights == 0 ? .null : JSON(packedBits),
+        "peak_memory": JSON(plan.peakMemory), "threads": JSON(plan.threads), "warnings": JSON(job.warnings),
+        "tensors": .array(
+          job.items.map {
+            [
+              "name": JSON($0.source.name.text), "from": JSON(coding($0.source.encoding, $0.source.dtype)),
+              "to": JSON(coding($0.target.encoding, $0.target.dtype)), "shape": JSON($0.target.shape),
+            ]
+          }),
+      ])
+    }
+    for item in job.items {
+      let from = coding(item.source.encoding, item.source.dtype)
+      let to = coding(item.target.encoding, item.target.dtype)
+      try StandardOutput.print("\(oneLine(item.source.name.text)) \(item.source.shape): " + (from == to ? "kept, \(from)" : "\(from) → \(to)"))
+    }
+    try printRows([
+      ("bytes", "\(byteText(job.source.storedBytes)) in, \(plan.isExact ? "" : "at most ")\(plan.outputBytes) (\(byteText(plan.outputBytes))) out"),
+      ("bits per weight", (packedWeights == 0 ? "" : "\(decimal(packedBits, 3)) packed, ") + "\(decimal(bits, 3)) whole output"),
+      ("peak memory", "about \(byteText(plan.peakMemory)) with \(plan.threads) threads"),
+    ])
+  }
+
+  static func coding(_ encoding: Encoding, _ dtype: DType) -> String {
+    encoding.codec.map { "\($0.summary) (\(dtype.rawValue))" } ?? dtype.rawValue
+  }
+}

@@ -1,0 +1,7 @@
+import ArgumentParser
+import Glibc
+import NibbleCore
+
+// Not `@main`: the parser's own errors become one line and exit code 2, like every other error here.
+Interrupt.watch()
+exit(Nibble.runMapped(Array(CommandLine.arguments.dropFirst())))
