@@ -84,7 +84,7 @@ AVX2_INLINE void decode_number(const float codebook[16], const uint8_t *codes, s
   size_t size = nibble_number_size((nibble_number)number), b = 0;
   for (; count; b++) {
     size_t n = count < block ? count : block;
-    __m256 scale = _mm256_set1_ps(absmax[b]);
+    __m256 scale = _mm256_set1_ps(nibble_load_f32(absmax, b));
     __m256 low = _mm256_mul_ps(book0, scale), high = _mm256_mul_ps(book1, scale);
     if (number == nibble_f32) decode32(low, high, codes, n, out);
     else decode16(table16(number, low, high), codes, n, out);

@@ -59,7 +59,7 @@ AVX512_INLINE void decode_number(const float codebook[16], const uint8_t *codes,
   size_t size = nibble_number_size((nibble_number)number), b = 0;
   for (; count; b++) {
     size_t n = count < block ? count : block;
-    __m512 table = _mm512_mul_ps(book, _mm512_set1_ps(absmax[b]));
+    __m512 table = _mm512_mul_ps(book, _mm512_set1_ps(nibble_load_f32(absmax, b)));
     if (number == nibble_f32) decode32(table, codes, n, out);
     else if (number == nibble_f16) decode16(_mm512_cvtps_ph(table, _MM_FROUND_TO_NEAREST_INT), codes, n, out);
     else decode16(to_bf16(table), codes, n, out);

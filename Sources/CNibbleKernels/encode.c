@@ -44,10 +44,10 @@ static void encode_group(const encoder *e, const void *x, size_t blocks, const f
   uint8_t slow[group_blocks];
   e->kernels->max_bits(e->job.number, x, blocks, block, bits);
   for (size_t b = 0; b < blocks; b++) {
-    float scale = scales ? scales[b] : nibble_float(bits[b]);
+    float scale = scales ? nibble_load_f32(scales, b) : nibble_float(bits[b]);
     int fast = is_ordinary(nibble_bits(scale)) && (!scales || bits[b] < 0x7f800000u);
     inverse[b] = 1.0f / (fast ? scale : 1.0f);
-    if (absmax) absmax[b] = scale;
+    if (absmax) nibble_store_f32(absmax, b, scale);
     slow[b] = !fast;
     others |= !fast;
     if (scales && bits[b] == 0) counts->zero_blocks += fast;
@@ -57,7 +57,7 @@ static void encode_group(const encoder *e, const void *x, size_t blocks, const f
   if (!others) return;
   for (size_t b = 0; b < blocks; b++) {
     if (!slow[b]) continue;
-    encode_one(e, e->job.number, (const char *)x + b * bytes, block, scales ? scales[b] : 0,
+    encode_one(e, e->job.number, (const char *)x + b * bytes, block, scales ? nibble_load_f32(scales, b) : 0,
                codes + b * block / 2, absmax ? absmax + b : 0, moments ? moments + 3 * b : 0, counts);
   }
 }
@@ -75,7 +75,7 @@ static void encode_all(encoder *e, nibble_number number, const void *x, size_t c
     uint8_t *to = codes + b * block / 2;
     float *maxima = absmax ? absmax + b : 0, *sums = moments ? moments + 3 * b : 0;
     if (block % 32) {
-      encode_one(e, number, source, block, scales ? *scales : 0, to, maxima, sums, counts);
+      encode_one(e, number, source, block, scales ? nibble_load_f32(scales, 0) : 0, to, maxima, sums, counts);
       continue;
     }
     if (number == nibble_f64) {
@@ -86,7 +86,7 @@ static void encode_all(encoder *e, nibble_number number, const void *x, size_t c
   }
   size_t done = full * block;
   if (done < count)
-    encode_one(e, number, (const char *)x + done * size, count - done, e->scales ? e->scales[full] : 0,
+    encode_one(e, number, (const char *)x + done * size, count - done, e->scales ? nibble_load_f32(e->scales, full) : 0,
                codes + done / 2, absmax ? absmax + full : 0, moments ? moments + 3 * full : 0, counts);
 }
 

@@ -55,15 +55,15 @@ static void sum_moments(nibble_code code, const float *s, const uint8_t *c, size
     eq += e * q;
     qq += q * q;
   }
-  moments[0] = (float)ee;
-  moments[1] = (float)eq;
-  moments[2] = (float)qq;
+  nibble_store_f32(moments, 0, (float)ee);
+  nibble_store_f32(moments, 1, (float)eq);
+  nibble_store_f32(moments, 2, (float)qq);
 }
 
 static void zero_block(size_t count, unsigned c, unsigned last, uint8_t *codes, float *moments) {
   memset(codes, (int)(c << 4 | c), count / 2);
   if (count % 2) codes[count / 2] = (uint8_t)(c << 4 | last);
-  if (moments) memset(moments, 0, 3 * sizeof(float));
+  if (moments) memset((char *)moments, 0, 3 * sizeof(float));
 }
 
 /// The max of |x| without NaN, and how many elements are NaN and not finite.
@@ -104,7 +104,7 @@ void nibble_encode_block(nibble_code code, nibble_rules rules, const float *x, s
     // The kernel pads with zeros, so the padding's code is that of 0 * inverse.
     if (rules == nibble_cuda) last = code_of(code, 0, 0.0f * inverse);
   }
-  *absmax = a;
+  nibble_store_f32(absmax, 0, a);
   if (zero) {
     zero_block(count, rules == nibble_cuda ? code_of(code, 0, 0.0f * inverse) : of_zero, last, codes, moments);
     return;

@@ -58,7 +58,7 @@ static void decode_neon(const float codebook[16], const uint8_t *codes, size_t c
   for (size_t first = 0, b = 0; first < count; first += block, b++) {
     size_t n = count - first < block ? count - first : block;
     nibble_table table;
-    make_table(codebook, absmax[b], number, &table);
+    make_table(codebook, nibble_load_f32(absmax, b), number, &table);
     uint8_t *to = (uint8_t *)out + first * size;
     if (number == nibble_f32) decode32(&table, codes + first / 2, n, to);
     else decode16(&table, codes + first / 2, n, to);

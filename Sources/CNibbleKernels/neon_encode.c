@@ -70,9 +70,9 @@ NIBBLE_INLINE void encode_loop(const nibble_encode_job *job, int nf4, int number
       vst1q_u8(codes, nf4 ? bytes : map_nibbles(fp4_codes, bytes));
     }
     if (!moments) continue;
-    moments[3 * b] = vaddvq_f32(ee);
-    moments[3 * b + 1] = vaddvq_f32(eq);
-    moments[3 * b + 2] = vaddvq_f32(qq);
+    nibble_store_f32(moments, 3 * b, vaddvq_f32(ee));
+    nibble_store_f32(moments, 3 * b + 1, vaddvq_f32(eq));
+    nibble_store_f32(moments, 3 * b + 2, vaddvq_f32(qq));
   }
 }
 

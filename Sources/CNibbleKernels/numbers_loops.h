@@ -30,7 +30,7 @@ NIBBLE_INLINE float nibble_from_e8m0(uint8_t x) {
 NIBBLE_INLINE void nibble_widen_loop(nibble_number number, const void *x, size_t count, float *out) {
   const uint8_t *u8 = (const uint8_t *)x;
   switch (number) {
-    case nibble_f32: memcpy(out, x, 4 * count); break;
+    case nibble_f32: memcpy((char *)out, x, 4 * count); break;
     case nibble_f16: NIBBLE_EACH(nibble_from_f16(nibble_load16(x, i))); break;
     case nibble_bf16: NIBBLE_EACH(nibble_from_bf16(nibble_load16(x, i))); break;
     case nibble_f64: NIBBLE_EACH((float)nibble_load_f64(x, i)); break;
@@ -50,7 +50,7 @@ NIBBLE_INLINE void nibble_widen_loop(nibble_number number, const void *x, size_t
 #undef NIBBLE_EACH
 
 NIBBLE_INLINE void nibble_narrow_loop(nibble_number number, const float *x, size_t count, void *out) {
-  if (number == nibble_f32) memcpy(out, x, 4 * count);
+  if (number == nibble_f32) memcpy(out, (const char *)x, 4 * count);
   if (number == nibble_f16)
     for (size_t i = 0; i < count; i++) nibble_store16(out, i, nibble_to_f16(nibble_load_f32(x, i)));
   if (number == nibble_bf16)

@@ -16,7 +16,7 @@ void nibble_decode_portable(const float codebook[16], const uint8_t *codes, size
     char *to = (char *)out + first * size;
     nibble_table table;
     for (int c = 0; c < 16; c++) {
-      float value = codebook[c] * absmax[b];
+      float value = nibble_load_f32(codebook, c) * nibble_load_f32(absmax, b);
       if (number == nibble_f32) table.f32[c] = value;
       else table.u16[c] = number == nibble_f16 ? nibble_to_f16(value) : nibble_to_bf16(value);
     }

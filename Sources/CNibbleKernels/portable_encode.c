@@ -48,9 +48,9 @@ NIBBLE_INLINE void encode_loop(const nibble_encode_job *job, int nf4, int number
       codes[i / 2] = (uint8_t)(code[0] << 4 | code[1]);
     }
     if (!moments) continue;
-    moments[3 * b] = ee[0] + ee[1];
-    moments[3 * b + 1] = eq[0] + eq[1];
-    moments[3 * b + 2] = qq[0] + qq[1];
+    nibble_store_f32(moments, 3 * b, ee[0] + ee[1]);
+    nibble_store_f32(moments, 3 * b + 1, eq[0] + eq[1]);
+    nibble_store_f32(moments, 3 * b + 2, qq[0] + qq[1]);
   }
 }
 

@@ -26,7 +26,7 @@ static unsigned code_from(const float threshold[256], unsigned code, float s) {
 void nibble_make_scale_tables(const float map[256], nibble_scale_tables *tables) {
   float midpoint[256];
   for (int c = 0; c < 255; c++) {
-    midpoint[c] = 0.5f * (map[c] + map[c + 1]);
+    midpoint[c] = 0.5f * (nibble_load_f32(map, c) + nibble_load_f32(map, c + 1));
     // A tie goes to the even code: up from an odd one.
     tables->threshold[c] = c & 1 ? next_below(midpoint[c]) : midpoint[c];
   }
@@ -83,7 +83,7 @@ void nibble_encode_scale_codes(const nibble_scale_tables *tables, nibble_rules r
       max = bits > max ? bits : max;
     }
     if (max > NIBBLE_INFINITY_BITS) max = 0x7fc00000u;
-    nested_absmax[b] = nibble_float(max);
+    nibble_store_f32(nested_absmax, b, nibble_float(max));
     if (max == 0) {
       memset(codes + first, 0, n);
       continue;
@@ -106,10 +106,10 @@ void nibble_decode_scale_codes(const float map[256], const uint8_t *codes, size_
                                const float *nested_absmax, size_t block, float offset, float *absmax) {
   for (size_t first = 0, b = 0; first < count; first += block, b++) {
     size_t n = count - first < block ? count - first : block;
-    float scale = nested_absmax[b];
+    float scale = nibble_load_f32(nested_absmax, b);
     for (size_t i = first; i < first + n; i++) {
-      float product = map[codes[i]] * scale;
-      absmax[i] = product + offset;
+      float product = nibble_load_f32(map, codes[i]) * scale;
+      nibble_store_f32(absmax, i, product + offset);
     }
   }
 }

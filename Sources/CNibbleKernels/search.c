@@ -66,11 +66,11 @@ void nibble_search_scales(nibble_code code, nibble_number number, const void *x,
     }
     counts->nonfinite += nonfinite;
     counts->zero_blocks += max == 0 && nans == 0;
-    scales[b] = nibble_float(nans == n ? 0x7fc00000u : max);
+    nibble_store_f32(scales, b, nibble_float(nans == n ? 0x7fc00000u : max));
     // Outside this range a reciprocal is not a normal number; such blocks keep their absmax too.
     if (nonfinite || max < 0x01000000u || max > 0x7e800000u) continue;
     size_t padded = (n + 15) / 16 * 16;
     memset(values + n, 0, (padded - n) * sizeof(float));
-    scales[b] = best_scale(kernels, code, values, padded, nibble_float(max));
+    nibble_store_f32(scales, b, best_scale(kernels, code, values, padded, nibble_float(max)));
   }
 }

@@ -50,8 +50,8 @@ NIBBLE_INLINE void nibble_difference_loop(const float *a, const float *b, size_t
     nibble_i32x8 unequal = {}, bad = {};
     for (size_t i = done; i < done + nibble_sums_chunk; i += 8) {
       nibble_f32x8 x, y;
-      memcpy(&x, a + i, 32);
-      memcpy(&y, b + i, 32);
+      memcpy(&x, (const char *)a + 4 * i, 32);
+      memcpy(&y, (const char *)b + 4 * i, 32);
       unequal += x != y;
       bad |= (((nibble_i32x8)x & 0x7fffffff) > 0x7f7fffff) | (((nibble_i32x8)y & 0x7fffffff) > 0x7f7fffff);
       nibble_f64x8 da = __builtin_convertvector(x, nibble_f64x8), db = __builtin_convertvector(y, nibble_f64x8);
@@ -107,7 +107,7 @@ NIBBLE_INLINE void nibble_scan_loop(const float *p, size_t count, nibble_scan_su
     nibble_i32x8 zeros = {}, bad = {};
     for (size_t i = done; i < done + nibble_sums_chunk; i += 8) {
       nibble_f32x8 x;
-      memcpy(&x, p + i, 32);
+      memcpy(&x, (const char *)p + 4 * i, 32);
       bad |= ((nibble_i32x8)x & 0x7fffffff) > 0x7f7fffff;
       zeros += x == 0;
       nibble_i32x8 less = x < min, more = x > max;

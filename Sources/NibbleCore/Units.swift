@@ -47,11 +47,24 @@ public struct ResourceUse: Sendable {
   public let userSeconds: Double
   public let systemSeconds: Double
 
+  /// The kernel's high-water mark for this program. `ru_maxrss` would count the parent before `exec` too.
+  private static var peakResidentBytes: Int? {
+    guard let file = fopen("/proc/self/status", "r") else { return nil }
+    defer { fclose(file) }
+    var line = [CChar](repeating: 0, count: 256)
+    while fgets(&line, Int32(line.count), file) != nil {
+      let text = line.withUnsafeBufferPointer { $0.baseAddress.map { String(cString: $0) } ?? "" }
+      guard text.hasPrefix("VmHWM:") else { continue }
+      return text.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap { Int($0) }.map { $0 * 1024 }
+    }
+    return nil
+  }
+
   public static var now: ResourceUse {
     var use = rusage()
     getrusage(RUSAGE_SELF.rawValue, &use)
     func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) * 1e-6 }
     return ResourceUse(
-      peakBytes: use.ru_maxrss * 1024, userSeconds: seconds(use.ru_utime), systemSeconds: seconds(use.ru_stime))
+      peakBytes: peakResidentBytes ?? use.ru_maxrss * 1024, userSeconds: seconds(use.ru_utime), systemSeconds: seconds(use.ru_stime))
   }
 }
