@@ -11,7 +11,7 @@ typedef struct {
   __m512 thresholds, values;
   __m512i codes;
   __m512 linear, quadratic, magic, one, negative_below;
-  __m512i bump;
+  __m512i bump, step;
 } avx512_tables;
 
 AVX512_INLINE avx512_tables avx512_make_tables(int nf4, int cpu_ties) {
@@ -29,6 +29,9 @@ AVX512_INLINE avx512_tables avx512_make_tables(int nf4, int cpu_ties) {
   t.one = _mm512_set1_ps(1.0f);
   t.negative_below = _mm512_set1_ps(nibble_float((uint32_t)cpu_ties));
   t.bump = _mm512_set1_epi32(cpu_ties);
+  t.step = _mm512_set1_epi32(1);
+  // Hidden from the compiler: it would turn the masked addition of a known 1 into two instructions.
+  __asm__("" : "+v"(t.step));
   return t;
 }
 
@@ -44,7 +47,7 @@ AVX512_INLINE __m512i avx512_codes(const avx512_tables *t, int nf4, int clamp, _
     __m512 slope = _mm512_fnmadd_ps(a, t->quadratic, t->linear);
     __m512i k = _mm512_castps_si512(_mm512_fmadd_ps(within, slope, t->magic));
     __mmask16 above = _mm512_cmp_ps_mask(s, _mm512_permutexvar_ps(k, t->thresholds), _CMP_GT_OQ);
-    k = _mm512_mask_add_epi32(k, above, k, _mm512_set1_epi32(1));
+    k = _mm512_mask_add_epi32(k, above, k, t->step);
     *q = _mm512_permutexvar_ps(k, t->values);
     return k;
   }
@@ -57,7 +60,7 @@ AVX512_INLINE __m512i avx512_codes(const avx512_tables *t, int nf4, int clamp, _
   __m512i bits = _mm512_castps_si512(a);
   a = _mm512_castsi512_ps(_mm512_mask_add_epi32(bits, negative, bits, t->bump));
   __mmask16 above = _mm512_cmp_ps_mask(a, threshold, _CMP_GT_OQ);
-  k = _mm512_mask_add_epi32(k, above, k, _mm512_set1_epi32(1));
+  k = _mm512_mask_add_epi32(k, above, k, t->step);
   k = _mm512_mask_or_epi32(k, negative, k, _mm512_set1_epi32(8));
   *q = _mm512_permutexvar_ps(k, t->values);
   return _mm512_permutexvar_epi32(k, t->codes);

@@ -33,7 +33,8 @@ AVX512_INLINE __m128 sum3(__m512 a, __m512 b, __m512 c) {
   __m512 abc = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cc, 0x88), _mm512_shuffle_f32x4(ab, cc, 0xdd));
   abc = _mm512_add_ps(abc, _mm512_permute_ps(abc, 0x4e));
   abc = _mm512_add_ps(abc, _mm512_permute_ps(abc, 0xb1));
-  return _mm512_castps512_ps128(_mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), abc));
+  const __m512i heads = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+  return _mm512_castps512_ps128(_mm512_permutexvar_ps(heads, abc));
 }
 
 AVX512_INLINE void encode_loop(const nibble_encode_job *job, int nf4, int number, int clamp, size_t block,

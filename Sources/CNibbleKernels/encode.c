@@ -57,6 +57,11 @@ static void encode_group(const encoder *e, const void *x, size_t blocks, const f
   if (!others) return;
   for (size_t b = 0; b < blocks; b++) {
     if (!slow[b]) continue;
+    if (!scales && bits[b] == 0) {
+      nibble_encode_zeros(e->job.code, e->rules, block, codes + b * block / 2, moments ? moments + 3 * b : 0);
+      counts->zero_blocks++;
+      continue;
+    }
     encode_one(e, e->job.number, (const char *)x + b * bytes, block, scales ? nibble_load_f32(scales, b) : 0,
                codes + b * block / 2, absmax ? absmax + b : 0, moments ? moments + 3 * b : 0, counts);
   }
@@ -86,8 +91,9 @@ static void encode_all(encoder *e, nibble_number number, const void *x, size_t c
   }
   size_t done = full * block;
   if (done < count)
-    encode_one(e, number, (const char *)x + done * size, count - done, e->scales ? nibble_load_f32(e->scales, full) : 0,
-               codes + done / 2, absmax ? absmax + full : 0, moments ? moments + 3 * full : 0, counts);
+    encode_one(e, number, (const char *)x + done * size, count - done,
+               e->scales ? nibble_load_f32(e->scales, full) : 0, codes + done / 2, absmax ? absmax + full : 0,
+               moments ? moments + 3 * full : 0, counts);
 }
 
 void nibble_encode(nibble_variant variant, nibble_code code, nibble_rules rules, nibble_number number,

@@ -66,6 +66,12 @@ static void zero_block(size_t count, unsigned c, unsigned last, uint8_t *codes, 
   if (moments) memset((char *)moments, 0, 3 * sizeof(float));
 }
 
+void nibble_encode_zeros(nibble_code code, nibble_rules rules, size_t count, uint8_t *codes, float *moments) {
+  // CUDA scales zeros by 1 / 0, and NaN is above no threshold.
+  unsigned c = code == nibble_nf4 && rules != nibble_cuda ? 7 : 0;
+  zero_block(count, c, c, codes, moments);
+}
+
 /// The max of |x| without NaN, and how many elements are NaN and not finite.
 static float maximum(const float *x, size_t count, size_t *nans, size_t *nonfinite) {
   uint32_t max = 0;

@@ -59,6 +59,8 @@ NIBBLE_INLINE size_t nibble_number_size(nibble_number number) {
 /// One block by the letter of the rules; `full` is false for a short last block. x is widened.
 void nibble_encode_block(nibble_code code, nibble_rules rules, const float *x, size_t count, int full,
                          uint8_t *codes, float *absmax, float *moments, nibble_encode_counts *counts);
+/// A full block of zeros, whose absmax is 0 under all rules.
+void nibble_encode_zeros(nibble_code code, nibble_rules rules, size_t count, uint8_t *codes, float *moments);
 void nibble_encode_block_scaled(nibble_code code, const float *x, size_t count, float scale,
                                 uint8_t *codes, float *moments, nibble_encode_counts *counts);
 

@@ -31,13 +31,19 @@ void nibble_make_scale_tables(const float map[256], nibble_scale_tables *tables)
     tables->threshold[c] = c & 1 ? next_below(midpoint[c]) : midpoint[c];
   }
   midpoint[255] = tables->threshold[255] = __builtin_inff();
-  for (uint32_t bucket = 0; bucket < 65536; bucket++) {
-    // Negative numbers grow towards zero as their bits fall.
-    float least = nibble_float(bucket << 16 | (bucket & 0x8000u ? 0xffffu : 0));
-    tables->first[bucket] = (uint8_t)(least != least ? 0 : code_from(tables->threshold, 0, least));
-  }
-  // -inf shares its bucket with NaNs, where the loop above saw one; 0 is right for both.
+  memset(tables->first, 0, sizeof tables->first);
+  // Upwards through the finite numbers; negative ones grow towards zero as their bits fall. The bucket of -inf
+  // keeps 0, and NaN has its own check.
   unsigned code = 0;
+  for (uint32_t bucket = 0xff7f; bucket >= 0x8000; bucket--) {
+    code = code_from(tables->threshold, code, nibble_float(bucket << 16 | 0xffff));
+    tables->first[bucket] = (uint8_t)code;
+  }
+  for (uint32_t bucket = 0; bucket <= 0x7f80; bucket++) {
+    code = code_from(tables->threshold, code, nibble_float(bucket << 16));
+    tables->first[bucket] = (uint8_t)code;
+  }
+  code = 0;
   for (uint32_t i = 0; i < 65536; i++) {
     float point = -1.0f + 2.0f * (float)i / 65535.0f;
     code = code_from(midpoint, code, point);

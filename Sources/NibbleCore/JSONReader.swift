@@ -16,6 +16,8 @@ public struct JSONError: Error, Sendable {
 /// and nesting deeper than `maximumDepth`.
 public struct JSONReader {
   public static let maximumDepth = 64
+  /// More keys than the longest header of the most tensors has.
+  public static let maximumKeys = 2_000_000
 
   private let bytes: UnsafeRawBufferPointer
   private var at = 0
@@ -86,6 +88,7 @@ public struct JSONReader {
       let start = at
       let key = try string()
       guard keys.insert(ByteName(key)).inserted else { throw error("duplicate key \(quoted(key))", at: start) }
+      guard keys.count <= Self.maximumKeys else { throw error("an object of more than \(Self.maximumKeys) keys") }
       try expect(UInt8(ascii: ":"))
       try member(&self, key)
     } while take(UInt8(ascii: ","))

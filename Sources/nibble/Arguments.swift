@@ -1,9 +1,18 @@
 import NibbleCore
+import Yams
 
 /// What is done to the words of the command line before they are parsed.
 enum Arguments {
-  /// Hugging Face's snake_case flags become kebab-case: `--block_size` is `--block-size`.
+  /// Hugging Face's snake_case flags become kebab-case, and what a `--config` file says is put in front of the flags,
+  /// unless a flag says it too.
   static func normalized(_ words: [String]) throws -> [String] {
+    var words = kebabCase(words)
+    guard let path = take("--config", from: &words) else { return words }
+    guard let verb = words.first, !verb.hasPrefix("-") else { return words }
+    return [verb] + (try flags(path, given: words)) + words.dropFirst()
+  }
+
+  private static func kebabCase(_ words: [String]) -> [String] {
     var isLiteral = false
     return words.map { word in
       if word == "--" { isLiteral = true }
@@ -11,5 +20,53 @@ enum Arguments {
       let name = word.prefix { $0 != "=" }
       return String(name.map { $0 == "_" ? "-" : $0 }) + word.dropFirst(name.count)
     }
+  }
+
+  /// Takes a flag and its value out of the words.
+  private static func take(_ flag: String, from words: inout [String]) -> String? {
+    if let at = words.firstIndex(of: flag), at + 1 < words.count {
+      defer { words.removeSubrange(at...at + 1) }
+      return words[at + 1]
+    }
+    if let at = words.firstIndex(where: { $0.hasPrefix(flag + "=") }) {
+      return String(words.remove(at: at).dropFirst(flag.count + 1))
+    }
+    return nil
+  }
+
+  private static let short = ["output": "-o", "threads": "-j", "quiet": "-q", "verbose": "-v"]
+
+  /// The entries of a YAML file as flags: texts and numbers as values, lists as repeated flags, true and false as
+  /// switches.
+  private static func flags(_ path: String, given words: [String]) throws -> [String] {
+    let file = try InputFile(path)
+    guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path): a configuration of \(file.size) bytes") }
+    let text = String(decoding: try file.bytes(at: 0, count: file.size), as: UTF8.self)
+    let node: Node?
+    do { node = try Yams.compose(yaml: text) } catch { throw NibbleError.usage("\(path): no YAML: \(error)") }
+    guard let node else { return [] }
+    guard let mapping = node.mapping else { throw NibbleError.usage("\(path): not a list of 'flag: value' lines") }
+    var flags: [String] = []
+    for (key, value) in mapping {
+      guard let name = key.string?.replacing("_", with: "-"), !name.isEmpty else {
+        throw NibbleError.usage("\(path): a key that is no flag's name")
+      }
+      let isGiven = words.contains { word in
+        word == "--" + name || word.hasPrefix("--" + name + "=") || word == "--no-" + name
+          || short[name].map { word.hasPrefix($0) } ?? false
+      }
+      if isGiven { continue }
+      for element in value.sequence.map(Array.init) ?? [value] {
+        guard let scalar = element.scalar?.string else {
+          throw NibbleError.usage("\(path): the value of '\(name)' is neither a text nor a list of texts")
+        }
+        switch scalar {
+        case "true": flags.append("--" + name)
+        case "false": flags.append("--no-" + name)
+        default: flags.append("--\(name)=\(scalar)")
+        }
+      }
+    }
+    return flags
   }
 }

@@ -54,14 +54,17 @@ extension Checkpoint {
     return .badInput("\(path): neither \(weightsName) nor \(indexName) in it\(hint)")
   }
 
-  static func readSmall(_ path: String, limit: Int = 1 << 28) throws -> [UInt8] {
+  /// Bytes of the longest configuration or index that is read; an index of 200000 tensors is shorter.
+  static let jsonLimit = 24 << 20
+
+  static func readSmall(_ path: String, limit: Int = jsonLimit) throws -> [UInt8] {
     let file = try InputFile(path)
     guard file.size <= limit else { throw NibbleError.badInput("\(path): \(file.size) bytes, more than \(limit)") }
     return try file.bytes(at: 0, count: file.size)
   }
 
   static func readJSON(_ path: String) throws -> JSON {
-    let bytes = try readSmall(path, limit: 1 << 26)
+    let bytes = try readSmall(path, limit: jsonLimit)
     do {
       let json = try JSON.parse(bytes)
       guard json.members != nil else { throw NibbleError.badInput("\(path): not a JSON object") }

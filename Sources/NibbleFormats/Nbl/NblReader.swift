@@ -37,7 +37,7 @@ extension Checkpoint {
     }
     if let config = checkpoint.smallFiles.first(where: { $0.name == "config.json" }) {
       let reader = try SectionReader(config.section, "config.json")
-      do { checkpoint.config = try JSON.parse(try reader.readWhole(limit: 1 << 26)) } catch let error as JSONError {
+      do { checkpoint.config = try JSON.parse(try reader.readWhole(limit: jsonLimit)) } catch let error as JSONError {
         throw NibbleError.badInput("\(file.path): embedded config.json: \(error.reason) at byte \(error.offset)")
       }
     }

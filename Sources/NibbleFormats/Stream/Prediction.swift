@@ -41,7 +41,7 @@ extension StreamJob {
   }
 
   /// What the program takes before it does anything: its own pages and the libraries'.
-  private static let baseMemory = 13 << 20
+  private static let baseMemory = 12 << 20
 
   private func peakMemory(_ threads: Int, _ outputBytes: Int) -> Int {
     let chunk = TensorStream.chunkElements
@@ -69,8 +69,9 @@ extension StreamJob {
     }
     if output.compression.isOn { perThread += 3 << 20 }
     let busy = items.contains { $0.source.count > chunk } ? threads : 1
-    // A window for each kind of type that is being filled, and those on their way to the disk.
-    let windows = min(outputBytes, (output.format == .nbl ? 1 + busy : 4 + busy) * OutputFile.windowSize)
+    // A window for each region that is being filled, and those on their way to the disk.
+    let regions = output.format == .nbl ? 1 : Set(items.flatMap { SafetensorsLayout.entries(of: $0.target) }.map(SafetensorsLayout.region)).count
+    let windows = min(outputBytes, (regions + busy) * OutputFile.windowSize)
     let tables = items.count * 1200
     return Self.baseMemory + busy * perThread + perTensor + windows + tables
   }

@@ -176,7 +176,7 @@ public struct StreamJob: Sendable {
     record.transposed = items.filter { $0.target.isTransposed }.map(\.target.name.text)
     if !output.isSingleFile, let config = source.smallFiles.first(where: { $0.name == "config.json" }) {
       record.config = try? String(
-        decoding: SectionReader(config.section, config.name).readWhole(limit: 1 << 26), as: UTF8.self)
+        decoding: SectionReader(config.section, config.name).readWhole(limit: Checkpoint.jsonLimit), as: UTF8.self)
     }
     return record
   }

@@ -1,0 +1,100 @@
+"""What every interoperability test needs: where the binary is, how to run it, and a quiet library stack.
+
+The tests are run by `tools/interop`. `NIBBLE` names the binary; without it the release build is taken, then the debug one.
+"""
+import json
+import os
+import pathlib
+import subprocess
+import types
+
+# Before anything imports the libraries: never the network, never a compiler, the same sums in every run.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    TORCHDYNAMO_DISABLE="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_VERBOSITY="error",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+)
+
+import pytest
+import torch
+import transformers
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def pytest_report_header():
+    import bitsandbytes
+    import safetensors
+
+    return (
+        f"nibble: {find_binary() or 'not found'}\n"
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"bitsandbytes {bitsandbytes.__version__}, safetensors {safetensors.__version__}"
+    )
+
+
+def find_binary():
+    if named := os.environ.get("NIBBLE"):
+        return pathlib.Path(named).resolve()
+    for build in ("release", "debug"):
+        if (path := ROOT / ".build" / build / "nibble").exists():
+            return path
+    return None
+
+
+class Nibble:
+    """The program, as a test runs it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, *words, exits=0):
+        """Runs `nibble WORDS` and returns what it did; any other exit code than `exits` fails the test."""
+        done = subprocess.run(
+            [self.path, *map(str, words)], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+        assert done.returncode == exits, (
+            f"nibble {' '.join(map(str, words))}\nexited {done.returncode}, expected {exits}: {done.stderr.strip()}")
+        return done
+
+    def json(self, *words):
+        """Runs `nibble WORDS --json` and returns the document."""
+        return json.loads(self(*words, "--json").stdout)
+
+
+@pytest.fixture(scope="session")
+def nibble():
+    path = find_binary()
+    if path is None or not os.access(path, os.X_OK):
+        pytest.fail(f"no nibble binary ({path}): run 'swift build -c release' or set NIBBLE", pytrace=False)
+    return Nibble(path)
+
+
+@pytest.fixture(scope="session")
+def stories():
+    """The bundled real model: a Llama of 260 032 float32 weights."""
+    return ROOT / "Tests" / "Fixtures" / "stories260K"
+
+
+@pytest.fixture(autouse=True)
+def fixed_chance():
+    """Every test starts with the same random numbers, on one thread so that sums keep their order."""
+    torch.manual_seed(20261120)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def work(tmp_path):
+    """An empty folder, by name: `work / 'out'`."""
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def sources():
+    """The family table, read from the program's own source so that no type goes untested."""
+    table = ROOT / "Sources" / "NibbleFormats" / "HuggingFace" / "ModelFamily.swift"
+    return types.SimpleNamespace(family_table=table)
