@@ -31,5 +31,10 @@ let package = Package(
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Yams", package: "Yams"),
       ]),
+    .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
+    .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
+    .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
+    .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
+    .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"]),
   ]
 )

@@ -86,7 +86,7 @@ public final class StagedOutput {
         if PathKind(staging) == .folder { try removeStaleFolder() }
         descriptor = open(staging, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o666)
       case .folder:
-        if PathKind(staging) == .file { unlink(staging) }
+        if PathKind(staging) == .file { try removeStaleFile() }
         if mkdir(staging, 0o777) != 0, errno != EEXIST {
           throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
         }
@@ -117,14 +117,25 @@ public final class StagedOutput {
   }
 
   private func removeStaleFolder() throws {
-    let descriptor = open(staging, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
+    try holdingStale(O_RDONLY | O_DIRECTORY) {
+      try removeContents(of: staging)
+      rmdir(staging)
+    }
+  }
+
+  private func removeStaleFile() throws {
+    try holdingStale(O_RDWR) { unlink(staging) }
+  }
+
+  /// Runs `remove` unless another process holds what is there.
+  private func holdingStale(_ flags: Int32, _ remove: () throws -> Void) throws {
+    let descriptor = open(staging, flags | O_CLOEXEC | O_NOFOLLOW)
     guard descriptor >= 0 else { return }
     defer { close(descriptor) }
     guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
       throw NibbleError.usage("\(destination) is being written by another process")
     }
-    try removeContents(of: staging)
-    rmdir(staging)
+    try remove()
   }
 
   private func removeContents(of folder: String) throws {

@@ -1,0 +1,100 @@
+"""Tiny random models, made with transformers, and how to load and ask them."""
+import json
+
+import bitsandbytes
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+SMALL = {
+    # Every name configurations have for the same few sizes; a configuration takes those it knows.
+    "vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64, "n_embd": 64, "n_layer": 2, "n_head": 4,
+    "n_positions": 64, "type_vocab_size": 2, "num_labels": 3, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+    "sliding_window": 32, "use_cache": False,
+}
+
+
+def small_config(model_type, **changes):
+    """The configuration of a tiny model of `model_type`."""
+    plain = transformers.AutoConfig.for_model(model_type)
+    known = {key: value for key, value in SMALL.items() if hasattr(plain, key)}
+    return transformers.AutoConfig.for_model(model_type, **{**known, **changes})
+
+
+def make(model_class, config, dtype=torch.float32):
+    """A model whose every parameter is random: heads, biases and norms that start at 0 or 1 included."""
+    model = model_class(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            spread = 0.06 if parameter.dim() > 1 else 0.02
+            parameter.add_(torch.randn(parameter.shape) * spread)
+    return model.to(dtype).eval()
+
+
+def load(folder, model_class, **options):
+    """Loads a checkpoint and refuses to be content with less than all of it."""
+    model, report = model_class.from_pretrained(
+        folder, device_map={"": "cpu"}, output_loading_info=True, dtype="auto", **options)
+    for what, keys in report.items():
+        assert not keys, f"{folder}: {what}: {keys}"
+    for layer in linear4bit(model).values():
+        # On a CPU with AVX512-BF16 the layer would repack its weight in place and compute with bfloat16 scales.
+        layer.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def linear4bit(model):
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, bitsandbytes.nn.Linear4bit)}
+
+
+def answer(model):
+    """What the model says to a fixed question: its logits, or its last hidden state where it has no head."""
+    ids = torch.arange(3, 3 + 2 * 16).reshape(2, 16) % model.config.vocab_size
+    # Sequence classifiers of decoders look for the first padding; let the last token be one.
+    ids[:, -1] = model.config.eos_token_id or 2
+    with torch.no_grad():
+        out = model(input_ids=ids)
+    return (out.logits if hasattr(out, "logits") else out.last_hidden_state).float()
+
+
+def assert_packed_answers_like_plain(packed_folder, plain_folder, model_class):
+    """Both folders load whole, and the packed model says what the plain one says. Returns the packed one's layers."""
+    packed = load(packed_folder, model_class)
+    plain = load(plain_folder, model_class)
+    layers = linear4bit(packed)
+    assert layers and not linear4bit(plain)
+    difference = float((answer(packed) - answer(plain)).abs().max())
+    assert difference <= 2e-6, f"logits differ by {difference}"
+    return set(layers)
+
+
+def tensors_of(folder):
+    """Every tensor of a folder, from one file or from shards."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return load_file(folder / "model.safetensors")
+    tensors = {}
+    for shard in sorted(set(json.loads(index.read_text())["weight_map"].values())):
+        tensors |= load_file(folder / shard)
+    return tensors
+
+
+def raw_bytes_of(folder):
+    """Name, type, shape and bytes of every tensor as the file has them, untouched by torch."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            start, end = (8 + length + offset for offset in entry["data_offsets"])
+            found[name] = (entry["dtype"], entry["shape"], data[start:end])
+    return found
+
+
+def metadata_of(path):
+    with safe_open(path, "pt") as file:
+        return file.metadata()
