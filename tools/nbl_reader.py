@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reads nibble block files (.nbl). Written from formats/nbl/README.md alone; section numbers below are that page's.
 
-As a module, read(path) gives an NblFile; as a program it lists, verifies and extracts.
+As a module, read(path) gives an NblFile; as a program it lists, verifies and extracts. Needs numpy, xxhash and zstandard 0.22.
 """
 import argparse
 import json
@@ -122,7 +122,7 @@ class Tensor:
         self.dtype, self.bits, self.numpy = DTYPES[dtype]
         self.transposed, self.shape = flags == 1, cursor.unpack(f"{rank}Q", what)
         self.count = math.prod(self.shape)
-        require(max(*self.shape, 0, 0, self.count * self.bits) < 2 ** 63, f"{what}: shape {self.shape} is too large")
+        require(max((*self.shape, self.count, self.count * self.bits)) < 2 ** 63, f"{what}: shape {self.shape} is too large")
         codec, length = cursor.unpack("HH", what)
         self.codec = CODECS[codec] if codec < len(CODECS) else None
         parameters, self.digest = cursor.take(length, what), cursor.take(16, what)
@@ -263,7 +263,7 @@ class NblFile:
         require(identity.hexdigest() == self.identity, "identity does not hold")
         metadata, provenance = (self._json(self.texts.get(key, "{}"), key) for key in ("metadata", "provenance"))
         require(all(isinstance(value, str) for value in metadata.values()), "metadata: not only texts")
-        require(re.fullmatch("[0-9a-f]{32}", str(provenance.get("source", "0" * 32))), "provenance: source is no identity")
+        require(re.fullmatch("[0-9a-fA-F]{32}", str(provenance.get("source", "0" * 32))), "provenance: source is no identity")
 
     @staticmethod
     def _json(text, what):

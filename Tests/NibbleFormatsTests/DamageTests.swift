@@ -1,0 +1,147 @@
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+import TestSupport
+import Testing
+
+@Suite("Damage is noticed")
+struct DamageTests {
+  let bench = Bench()
+
+  /// A small block file with packed and plain tensors, an embedded file, padding.
+  func small(_ compression: CompressionChoice = .none) throws -> [UInt8] {
+    var builder = SafetensorsBuilder()
+    builder.add(random: "model.layers.0.mlp.up_proj.weight", [5, 33])
+    builder.add(random: "model.norm.weight", [3])
+    builder.metadata = [("format", "pt")]
+    try bench.folder.write("m/config.json", #"{"model_type":"llama"}"#)
+    try bench.folder.write("m/model.safetensors", builder.bytes)
+    try bench.quantize(bench.folder.file("m"), "good.nbl", compression: compression)
+    return try bench.bytes("good.nbl")
+  }
+
+  @Test("any flipped bit", arguments: [CompressionChoice.none, .zstd(3)])
+  func flips(_ compression: CompressionChoice) throws {
+    let good = try small(compression)
+    var generator = Generator(1)
+    var unnoticed: [Int] = []
+    for at in good.indices {
+      var bad = good
+      bad[at] ^= 1 << UInt8(generator.next() % 8)
+      let path = try bench.folder.write("bad.nbl", bad)
+      do {
+        _ = try Checkpoint.open(path).verify(threads: 1)
+        unnoticed.append(at)
+      } catch let error as NibbleError {
+        if error.kind != .integrity && error.kind != .badInput { unnoticed.append(at) }
+      }
+    }
+    #expect(unnoticed.isEmpty)
+  }
+
+  @Test("any cut, anything appended")
+  func cuts() throws {
+    let good = try small()
+    for length in stride(from: 0, to: good.count, by: 7) {
+      let path = try bench.folder.write("bad.nbl", Array(good.prefix(length)))
+      #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
+    }
+    let path = try bench.folder.write("bad.nbl", good + [0])
+    #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
+  }
+
+  @Test("dequantize and convert refuse what verify refuses", arguments: [true, false])
+  func verbs(_ inPadding: Bool) throws {
+    var bad = try small()
+    let checkpoint = try Checkpoint.open(bench.folder.file("good.nbl"))
+    let section = try #require(checkpoint.tensors.first?.sections.first)
+    guard case .file(_, let offset) = section.source else { return }
+    bad[inPadding ? offset + section.storedLength : offset] ^= 1
+    let path = try bench.folder.write("bad.nbl", bad)
+    for run in [
+      { _ = try bench.dequantize(path, "out") }, { _ = try bench.convert(path, "out.nbl", .nbl) },
+      { _ = try bench.convert(path, "bnb", .bnb) }, { _ = try Checkpoint.open(path).verify() },
+    ] as [() throws -> Void] {
+      let error = #expect(throws: NibbleError.self) { try run() }
+      #expect(error?.kind == .integrity)
+    }
+    #expect(bench.folder.contents == ["bad.nbl", "good.nbl", "m"])
+  }
+
+  @Test("the message names tensor and section")
+  func message() throws {
+    var bad = try small()
+    let checkpoint = try Checkpoint.open(bench.folder.file("good.nbl"))
+    let section = try #require(checkpoint.tensor("model.layers.0.mlp.up_proj.weight")?.sections[1])
+    guard case .file(_, let offset) = section.source else { return }
+    bad[offset] ^= 1
+    let path = try bench.folder.write("bad.nbl", bad)
+    let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path).verify() }
+    #expect(error?.message.contains("up_proj") == true && error?.message.contains("scaleCodes") == true, "\(error?.message ?? "")")
+  }
+
+  @Test("a bitsandbytes folder whose tensors were changed is not what nibble.json says")
+  func side() throws {
+    try bench.quantize(fixture("stories260K"), "bnb", .bnb)
+    var content = try bench.bytes("bnb/model.safetensors")
+    content[content.count - 20_000] ^= 1
+    try bench.folder.write("bnb/model.safetensors", content)
+    for run in [
+      { _ = try Checkpoint.open(bench.folder.file("bnb")).verify() },
+      { _ = try bench.convert(bench.folder.file("bnb"), "o.nbl", .nbl) },
+    ] as [() throws -> Void] {
+      let error = #expect(throws: NibbleError.self) { try run() }
+      #expect(error?.kind == .integrity)
+    }
+  }
+
+  /// Packed groups that do not fit together.
+  @Test("broken bitsandbytes groups", arguments: [
+    ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", "",
+  ])
+  func missingPart(_ suffix: String) throws {
+    let source = try SmallSafetensors(fixture("models/llama-bnb-nf4-dq/model.safetensors"))
+    let victim = try #require(source.names.first { $0.hasSuffix(".quant_map") }).dropLast(".quant_map".count) + suffix
+    for damage in [0, 1] {
+      var builder = SafetensorsBuilder()
+      for name in source.names {
+        let entry = try #require(source.entry(name))
+        var bytes = try #require(source[name])
+        if name == victim {
+          if damage == 0 { continue }
+          bytes = Array(bytes.dropLast(4))
+          builder.add(name, "U8", [bytes.count], bytes)
+        } else {
+          builder.add(name, entry.dtype.rawValue, entry.shape, bytes)
+        }
+      }
+      let path = try bench.folder.write("bad.safetensors", builder.bytes)
+      let error = #expect(throws: NibbleError.self, "\(suffix) \(damage)") { try Checkpoint.open(path) }
+      #expect(error?.kind == .badInput)
+    }
+  }
+
+  @Test("quantization states that make no sense", arguments: [
+    "", "{}", "[]", #"{"quant_type": "nf4"}"#,
+    #"{"quant_type": "nf5", "blocksize": 64, "dtype": "float32", "shape": [2, 32]}"#,
+    #"{"quant_type": "nf4", "blocksize": 63, "dtype": "float32", "shape": [2, 32]}"#,
+    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "int8", "shape": [2, 32]}"#,
+    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, -32]}"#,
+    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [3, 32]}"#,
+    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [9223372036854775807, 2]}"#,
+    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32], "spin": 1}"#,
+    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32], "nested_offset": 1}"#,
+    #"{"quant_type": "fp4", "blocksize": 64, "dtype": "float32", "shape": [2, 32]}"#,
+  ])
+  func badStates(_ text: String) throws {
+    var builder = SafetensorsBuilder()
+    builder.add("w.weight", "U8", [32, 1], [UInt8](repeating: 0x77, count: 32))
+    builder.add("w.weight.absmax", [1], [1])
+    builder.add("w.weight.quant_map", [16], Codebook.nf4.values)
+    builder.add("w.weight.quant_state.bitsandbytes__nf4", "U8", [text.utf8.count], Array(text.utf8))
+    let path = try bench.folder.write("bad.safetensors", builder.bytes)
+    let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
+    #expect(error?.kind == .badInput)
+    #expect(error?.message.contains("w.weight") == true)
+  }
+}
