@@ -11,11 +11,16 @@ public enum Interrupt {
   /// Starts watching. A closed pipe becomes a write error, a file-size limit too.
   public static func watch() {
     signal.store(0, ordering: .relaxed)  // made now: a handler must not be the first to touch it
+    // A parent may have started us with signals blocked, as worker threads of other programs do.
+    var ours = sigset_t()
+    sigemptyset(&ours)
     for number in [SIGINT, SIGTERM] {
+      sigaddset(&ours, number)
       var action = sigaction()
       action.__sigaction_handler.sa_handler = { Interrupt.signal.store($0, ordering: .relaxed) }
       sigaction(number, &action, nil)
     }
+    pthread_sigmask(SIG_UNBLOCK, &ours, nil)
     Glibc.signal(SIGPIPE, SIG_IGN)
     Glibc.signal(SIGXFSZ, SIG_IGN)
   }
