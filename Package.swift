@@ -31,6 +31,7 @@ let package = Package(
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "Yams", package: "Yams"),
       ]),
+    .executableTarget(name: "KernelBench", dependencies: ["NibbleCore", "NibbleQuant"], path: "tools/KernelBench"),
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),

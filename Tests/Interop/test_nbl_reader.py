@@ -139,7 +139,8 @@ def test_walkthrough_shows_every_byte():
 OPTIONS = [
     [], ["--codec", "fp4"], ["--no-double-quant"], ["--codec", "fp4", "--no-double-quant", "--block-size", "32"],
     ["--block-size", "32"], ["--block-size", "256"], ["--block-size", "4096"], ["--block-size", "4096", "--no-double-quant"],
-    ["--compress", "zstd"], ["--compress", "zstd:19"], ["--compress", "zstd", "--codec", "keep"], ["--compress", "zstd", "--codec", "bf16"],
+    ["--compress", "zstd"], ["--compress", "zstd:19"], ["--compress", "zstd", "--codec", "keep"],
+    ["--compress", "zstd", "--codec", "bf16"],
     ["--tensor", "mlp=fp16"], ["--tensor", "mlp=fp16", "--tensor", "embed=nf4:block=128"], ["--encoder", "mse"],
     ["--encoder", "mse", "--codec", "fp4", "--no-double-quant"],
 ]
@@ -240,7 +241,8 @@ def test_truncation_is_noticed(tmp_path):
 
 FORGED = {
     "dtype unknown": (8, "<B", 20), "dtype that cannot be packed": (8, "<B", 17), "flags unknown": (9, "<B", 2),
-    "sections too few": (10, "<H", 3), "rank above 1000": (12, "<I", 1001), "shape": (16, "<Q", 4), "shape too large": (16, "<Q", 1 << 63),
+    "sections too few": (10, "<H", 3), "rank above 1000": (12, "<I", 1001), "shape": (16, "<Q", 4),
+    "shape too large": (16, "<Q", 1 << 63),
     "codec unknown": (32, "<H", 3), "codec plain": (32, "<H", 0), "parameters too short": (34, "<H", 15),
     "block size": (36, "<I", 16), "nested block size": (40, "<I", 1048577), "codebook of 256": (44, "<H", 1),
     "codebook missing": (44, "<H", 2), "nested codebook none": (46, "<H", 65535), "parameters reserved": (49, "<B", 1),
@@ -260,8 +262,9 @@ def test_forged_table(what, tmp_path):
 
 
 @pytest.mark.parametrize("offset, layout, value", [
-    (8, "<I", 2), (12, "<I", 1), (16, "<Q", 1 << 63), (32, "<Q", 1), (40, "<Q", 1 << 63), (64, "<B", 0), (80, "<I", 1), (80, "<I", 1 << 31),
-    (84, "<I", 1 << 31), (88, "<I", 1), (92, "<I", 0), (92, "<I", 2), (96, "<I", 17), (100, "<I", 0x7F800000), (104, "<I", 0x7FC00000)])
+    (8, "<I", 2), (12, "<I", 1), (16, "<Q", 1 << 63), (32, "<Q", 1), (40, "<Q", 1 << 63),  # the header
+    (64, "<B", 0), (80, "<I", 1), (80, "<I", 1 << 31), (84, "<I", 1 << 31), (88, "<I", 1), (92, "<I", 0), (92, "<I", 2),  # the counts
+    (96, "<I", 17), (100, "<I", 0x7F800000), (104, "<I", 0x7FC00000)])  # a codebook
 def test_forged_header(offset, layout, value, tmp_path):
     data = bytearray((VECTORS / "nf4.nbl").read_bytes())
     struct.pack_into(layout, data, offset, value)

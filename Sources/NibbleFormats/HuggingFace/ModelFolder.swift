@@ -162,7 +162,10 @@ public enum SmallFileNames {
   ]
 
   public static func isCarried(_ name: String) -> Bool {
-    names.contains(name) || (name.hasSuffix(".jinja") && !name.hasPrefix("."))
+    if name.hasPrefix(".") || name.utf8.contains(UInt8(ascii: "/")) { return false }
+    // Terms under which a model may be used travel with it.
+    return names.contains(name) || name.hasSuffix(".jinja")
+      || ["LICENSE", "LICENCE", "NOTICE"].contains { name.uppercased().hasPrefix($0) }
   }
 
   /// Whether a verb that writes model folders may have written `name`.
