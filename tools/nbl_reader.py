@@ -118,11 +118,13 @@ class Tensor:
         dtype, flags, sections, rank = cursor.unpack("BBHI", what)
         require(dtype < len(DTYPES), f"{what}: unknown dtype {dtype}")
         require(flags <= 1 and (flags == 0 or rank == 2), f"{what}: flags {flags:#x} at rank {rank}")
+        require(self.name != "__metadata__", f"{what}: not a name for a tensor")
         require(rank <= 1000, f"{what}: rank {rank} is above 1000")
         self.dtype, self.bits, self.numpy = DTYPES[dtype]
         self.transposed, self.shape = flags == 1, cursor.unpack(f"{rank}Q", what)
         self.count = math.prod(self.shape)
-        require(max((*self.shape, self.count, self.count * self.bits)) < 2 ** 63, f"{what}: shape {self.shape} is too large")
+        size = math.prod(dimension for dimension in self.shape if dimension)
+        require(max((*self.shape, size * self.bits)) < 2 ** 63, f"{what}: shape {self.shape} is too large")
         codec, length = cursor.unpack("HH", what)
         self.codec = CODECS[codec] if codec < len(CODECS) else None
         parameters, self.digest = cursor.take(length, what), cursor.take(16, what)
@@ -130,6 +132,7 @@ class Tensor:
         name = self.name.encode()
         self.head = struct.pack(f"<I{len(name)}sBI{rank}QH", len(name), name, dtype, rank, *self.shape, codec)  # section 8
         self.block = self.nested = 0
+        require(codec or not self.transposed, f"{what}: transposed, but not packed")
         if self.codec:
             expected = self._packed(file.codebooks, parameters) if codec else self._plain(parameters)
             found = [(s.kind, s.plain) for s in self.sections]
@@ -216,7 +219,9 @@ class NblFile:
         require(table.place == table_length, "something follows the last tensor in the table")
 
         for name, section in names:
-            require("/" not in name, f"small file {name!r}: a slash in the name")
+            require(0 < len(name.encode()) <= 255 and not name.startswith(".") and not name.endswith(".safetensors")
+                    and not any(c in "/\\\x7f" or c < " " for c in name)
+                    and name not in ("nibble.json", "model.safetensors.index.json"), f"small file {name!r}: not a name to write")
             require(section.kind == FILE, f"small file {name!r}: section of kind {section.kind}")
         for ordered in ([name for name, _ in names], [tensor.name for tensor in self.tensors]):
             for one, next_one in zip(ordered, ordered[1:]):
@@ -316,8 +321,6 @@ def main():
         if options.extract:
             os.makedirs(options.extract, exist_ok=True)
             for name, content in file.files.items():
-                require(name == os.path.basename(name) and "\0" not in name and name not in ("", ".", ".."),
-                        f"small file {name!r}: not a name to write")
                 with open(os.path.join(options.extract, name), "wb") as out:
                     out.write(content)
         if options.safetensors:

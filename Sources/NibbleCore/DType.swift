@@ -53,16 +53,17 @@ public enum DType: String, Sendable, CaseIterable {
 
 /// The number of elements of `shape`, the one place where dimensions read from files are multiplied.
 ///
-/// - Returns: nil on a negative dimension or when the product leaves `Int`.
+/// - Returns: nil on a negative dimension or when the product of those that are not zero leaves `Int`, so that the
+///   order of dimensions does not matter
 public func elementCount(of shape: [Int]) -> Int? {
   var count = 1
-  for dimension in shape {
-    guard dimension >= 0 else { return nil }
+  for dimension in shape where dimension != 0 {
+    guard dimension > 0 else { return nil }
     let (product, overflow) = count.multipliedReportingOverflow(by: dimension)
     guard !overflow else { return nil }
     count = product
   }
-  return count
+  return shape.contains(0) ? 0 : count
 }
 
 /// `count / size`, rounded up. Both positive or zero, `size` not zero.

@@ -18,12 +18,15 @@ public enum Zstd {
     return length
   }
 
-  /// Decompresses one frame that must fill `plain` exactly.
+  /// Decompresses exactly one frame that must fill `plain` exactly.
   ///
   /// - Returns: nil on success, or what is wrong with the frame
   public static func decompress(
     _ frame: UnsafeRawBufferPointer, into plain: UnsafeMutableRawBufferPointer
   ) -> String? {
+    // The library would take several frames, and skip those that hold none of its data.
+    guard frame.count >= 4, frame.prefix(4).elementsEqual([0x28, 0xB5, 0x2F, 0xFD]) else { return "no frame" }
+    guard ZSTD_findFrameCompressedSize(frame.baseAddress, frame.count) == frame.count else { return "not one frame" }
     let length = ZSTD_decompress(plain.baseAddress, plain.count, frame.baseAddress, frame.count)
     if ZSTD_isError(length) != 0 { return errorName(length) }
     return length == plain.count ? nil : "\(length) bytes instead of \(plain.count)"

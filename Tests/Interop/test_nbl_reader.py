@@ -160,7 +160,7 @@ def test_model(options, tmp_path):
     assert [tensor.name for tensor in file.tensors] == sorted(expected, key=str.encode)
     for tensor in file.tensors:
         assert expected[tensor.name] == ("F32", list(tensor.shape), as_float32(tensor).tobytes()), tensor.name
-    assert set(file.files) == {"config.json", "tokenizer.model"}
+    assert set(file.files) == {"LICENSE", "config.json", "tokenizer.model"}
     for name, content in file.files.items():
         assert content == (MODEL / name).read_bytes()
 

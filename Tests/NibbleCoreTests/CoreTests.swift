@@ -27,6 +27,9 @@ struct NameTests {
     #expect(elementCount(of: [3, 0, 5]) == 0)
     #expect(elementCount(of: [1 << 40, 1 << 40]) == nil)
     #expect(elementCount(of: [-1]) == nil)
+    // A zero does not hide an overflow, wherever it stands.
+    #expect(elementCount(of: [0, 1 << 62, 1 << 62]) == nil)
+    #expect(elementCount(of: [1 << 62, 1 << 62, 0]) == nil)
     #expect(DType.f64.byteCount(of: Int.max / 4) == nil)
     #expect(DType.f4.byteCount(of: 3) == nil)
     #expect(DType.f4.byteCount(of: 4) == 2)

@@ -56,6 +56,22 @@ struct RoundTripTests {
     #expect(try bench.bytes("a.nbl") == bench.bytes("b.nbl"))
   }
 
+  @Test("a source without metadata stays without, though safetensors has to say its format", arguments: [[], [("b", "2"), ("a", "1")]] as [[(String, String)]])
+  func metadata(_ metadata: [(String, String)]) throws {
+    var builder = SafetensorsBuilder()
+    builder.add(random: "a.weight", [4, 32])
+    builder.metadata = metadata
+    try bench.folder.write("m/model.safetensors", builder.bytes)
+    try bench.folder.write("m/config.json", "{}")
+    try bench.quantize(bench.folder.file("m"), "a.nbl")
+    try bench.convert(bench.folder.file("a.nbl"), "bnb", .bnb)
+    try bench.convert(bench.folder.file("bnb"), "b.nbl", .nbl)
+    #expect(try bench.bytes("a.nbl") == bench.bytes("b.nbl"))
+    try bench.convert(bench.folder.file("a.nbl"), "one.safetensors", .bnb)
+    try bench.convert(bench.folder.file("one.safetensors"), "c.nbl", .nbl)
+    #expect(try Checkpoint.open(bench.folder.file("c.nbl")).metadata.map(\.key) == Checkpoint.open(bench.folder.file("a.nbl")).metadata.map(\.key))
+  }
+
   @Test("quantizing to bnb is quantizing to nbl and converting")
   func directly() throws {
     try bench.quantize(stories, "a.nbl")

@@ -20,7 +20,7 @@ func measure(_ bytes: Int, _ body: () -> Void) -> Double {
   return Double(bytes) / best / 1e9
 }
 
-var state: UInt64 = 88_172_645_463_325_252
+nonisolated(unsafe) var state: UInt64 = 88_172_645_463_325_252
 func random() -> Float {
   var sum: Float = 0
   for _ in 0..<4 {

@@ -77,11 +77,31 @@ struct QuantState: Equatable {
     return Array(JSON.object(members).text(.python).utf8)
   }
 
+  /// Whether the text says of a tensor what its codec, dtype and shape say; the offset is the caller's to compare.
+  func describes(_ codec: BlockCodec, _ dtype: DType, _ shape: [Int]) -> Bool {
+    code == codec.code && blockSize == codec.blockSize && self.dtype == dtype && self.shape == shape
+      && nested?.blockSize == codec.nested?.blockSize
+  }
+
   /// No text of a tensor of `shape` is longer than this.
   static func longestText(shape: [Int], nested: Bool) -> Int {
     QuantState(
       code: .nf4, blockSize: 4096, dtype: .bf16, shape: shape,
       nested: nested ? Nested(blockSize: 1 << 20, offset: 0) : nil
     ).text.count + (nested ? 24 : 0)
+  }
+}
+
+extension TensorTarget {
+  /// Throws unless `text` is a quantization state that describes this tensor.
+  ///
+  /// - Parameter offset: the bytes of the nested offset
+  func checkState(_ text: [UInt8], offset: [UInt8], _ place: String) throws {
+    guard let codec = encoding.codec else { return }
+    guard let state = try? QuantState(text: text), state.describes(codec, dtype, shape),
+      state.nested.map({ Codebook(bits: [$0.offset.bitPattern]).bytes == offset }) ?? true
+    else {
+      throw NibbleError.integrity("\(place): tensor \(quoted(name.text)): its state text does not describe it")
+    }
   }
 }

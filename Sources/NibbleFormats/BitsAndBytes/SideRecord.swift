@@ -11,6 +11,8 @@ struct SideRecord {
   var provenance: JSON?
   /// Names of packed tensors stored as the transpose of the model's own.
   var transposed: [String] = []
+  /// `__metadata__` as it was before safetensors' own `format` was set in it; nil for a record that does not say.
+  var metadata: [(key: String, value: String)]?
   /// config.json as it was before `quantization_config` was set in it.
   var config: String?
 
@@ -26,12 +28,14 @@ struct SideRecord {
     provenance = json["provenance"].flatMap { $0 == .null ? nil : $0 }
     transposed = (json["transposed"]?.array ?? []).compactMap(\.string)
     config = json["config"]?.string
+    metadata = json["metadata"]?.members?.map { ($0.key, $0.value.string ?? "") }
   }
 
   var json: JSON {
     [
       "nibble": 1, "identity": JSON(identity?.description), "provenance": provenance ?? .null,
       "transposed": JSON(transposed), "config": JSON(config),
+      "metadata": metadata.map { .object($0.map { ($0.key, .string($0.value)) }) } ?? .null,
     ]
   }
 }
@@ -41,6 +45,7 @@ extension Checkpoint {
   mutating func apply(_ record: SideRecord, replacingConfig: Bool) throws {
     provenance = record.provenance
     claimedIdentity = record.identity
+    if let known = record.metadata { metadata = known }
     let names = Set(record.transposed.map { ByteName($0) })
     for index in tensors.indices where tensors[index].isPacked && names.contains(tensors[index].name) {
       tensors[index].isTransposed = true

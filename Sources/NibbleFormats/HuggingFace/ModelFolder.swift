@@ -168,6 +168,13 @@ public enum SmallFileNames {
       || ["LICENSE", "LICENCE", "NOTICE"].contains { name.uppercased().hasPrefix($0) }
   }
 
+  /// Whether `name` can stand in a model folder beside the weights, whoever chose it.
+  static func isPlain(_ name: String) -> Bool {
+    !name.isEmpty && name.utf8.count <= 255 && !name.hasPrefix(".") && !name.hasSuffix(".safetensors")
+      && name != SideRecord.fileName && name != "model.safetensors.index.json"
+      && name.utf8.allSatisfy { $0 > 0x1F && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: "\\") && $0 != 0x7F }
+  }
+
   /// Whether a verb that writes model folders may have written `name`.
   @Sendable public static func isOurs(_ name: String) -> Bool {
     if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }

@@ -24,15 +24,18 @@ extension Checkpoint {
       return tensor
     }
     checkpoint.smallFiles = table.files.map { SmallFile(name: $0.name, section: StoredSection($0.section, in: file)) }
-    for (key, value) in table.texts {
+    for (key, value) in table.texts where key == "provenance" || key == "metadata" {
+      func fail(_ reason: String) -> NibbleError { .badInput("\(file.path): table: text \(quoted(key)): \(reason)") }
       let json: JSON
-      do { json = try JSON.parse(value) } catch {
-        throw NibbleError.badInput("\(file.path): table: text \(quoted(key)): \(error.reason)")
-      }
-      switch key {
-      case "provenance": checkpoint.provenance = json
-      case "metadata": checkpoint.metadata = (json.members ?? []).map { ($0.key, $0.value.string ?? "") }
-      default: break
+      do { json = try JSON.parse(value) } catch { throw fail(error.reason) }
+      guard let members = json.members else { throw fail("not a JSON object") }
+      if key == "provenance" {
+        checkpoint.provenance = json
+      } else {
+        checkpoint.metadata = try members.map { member in
+          guard let text = member.value.string else { throw fail("\(quoted(member.key)) is not a text") }
+          return (member.key, text)
+        }
       }
     }
     if let config = checkpoint.smallFiles.first(where: { $0.name == "config.json" }) {

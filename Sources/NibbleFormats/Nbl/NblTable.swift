@@ -106,12 +106,18 @@ extension NblTable {
       }
       codebooks.append(book)
     }
-    for _ in 0..<counts.1 { texts.append((try reader.text(), try reader.text())) }
+    for _ in 0..<counts.1 {
+      let key = try reader.text()
+      guard !texts.contains(where: { ByteName($0.key) == ByteName(key) }) else {
+        throw reader.fail("text \(quoted(key)) twice")
+      }
+      texts.append((key, try reader.text()))
+    }
     for _ in 0..<counts.2 {
       let name = try reader.text()
       let section = try Self.section(&reader)
-      guard section.kind == .file, SmallFileNames.isCarried(name), !name.contains("/") else {
-        throw reader.fail("the embedded file \(quoted(name)), which is not one of a model folder's")
+      guard section.kind == .file, SmallFileNames.isPlain(name) else {
+        throw reader.fail("an embedded file of the name \(quoted(name))")
       }
       files.append((name, section))
     }
@@ -131,6 +137,7 @@ extension NblTable {
     let flags = try reader.u8()
     let sectionCount = try reader.u16()
     let rank = try reader.u32()
+    guard name != "__metadata__" else { throw reader.fail("a tensor of the name '__metadata__'") }
     guard let dtype = DType(tableCode: dtypeCode), flags <= 1, rank <= 1000 else {
       throw reader.fail("tensor \(quoted(name)) of unknown dtype, flags or rank")
     }
@@ -140,6 +147,9 @@ extension NblTable {
       throw reader.fail("tensor \(quoted(name)) whose shape makes no size")
     }
     let (encoding, storage) = try encoding(&reader, name)
+    guard flags == 0 || rank == 2 && encoding != .plain else {
+      throw reader.fail("tensor \(quoted(name)) is said to be transposed, but is no packed matrix")
+    }
     var tensor = Tensor(
       name: name, dtype: dtype, isTransposed: flags & 1 != 0, shape: shape, encoding: encoding, storage: storage,
       digest: try reader.digest(), sections: [])

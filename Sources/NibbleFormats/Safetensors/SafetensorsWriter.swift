@@ -78,6 +78,10 @@ final class SafetensorsWriter: CheckpointWriter {
         start = writers.first { $0.kind == kind }?.start ?? dataStart
       case .codebook, .nestedCodebook, .state:
         let bytes = constant(entry.part, target, writers)
+        if entry.part == .state {
+          let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
+          try target.checkState(bytes, offset: offset, file?.path ?? "")
+        }
         let cursor = cursors[SafetensorsLayout.region(entry)]
         start = cursor.advance(bytes.count)
         try cursor.file.write(bytes, at: start)

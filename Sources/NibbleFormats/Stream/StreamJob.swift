@@ -133,6 +133,10 @@ public struct StreamJob: Sendable {
     report.bytesIn = source.storedBytes
     report.notCarried += source.leftOutFiles
     report.warnings = warnings
+    if !output.isSingleFile, source.config == nil {
+      report.warnings.append(
+        "\(output.path): there was no config.json to put into it, so it is no model folder; its .safetensors can be opened itself")
+    }
     return report
   }
 
@@ -173,6 +177,7 @@ public struct StreamJob: Sendable {
     var record = SideRecord()
     record.identity = Digest128(high: 0, low: 0)
     record.provenance = provenance
+    record.metadata = source.metadata
     record.transposed = items.filter { $0.target.isTransposed }.map(\.target.name.text)
     if !output.isSingleFile, let config = source.smallFiles.first(where: { $0.name == "config.json" }) {
       record.config = try? String(

@@ -103,7 +103,10 @@ extension TensorStream {
   }
 
   private func checkRest(_ tensor: StoredTensor) throws {
-    if let state = tensor.section(.stateText) { try read(state, tensor.name.text, XXH3()) }
+    guard let state = tensor.section(.stateText) else { return }
+    let text = try SectionReader(state, tensor.name.text).readWhole(limit: 1 << 20)
+    let offset = try tensor.section(.nestedOffset).map { try SectionReader($0, tensor.name.text).readWhole() } ?? []
+    try TensorTarget(keeping: tensor).checkState(text, offset: offset, state.place)
   }
 
   /// Reads and checks a section that is part of no tensor.
