@@ -65,6 +65,7 @@ public struct ResourceUse: Sendable {
     getrusage(RUSAGE_SELF.rawValue, &use)
     func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) * 1e-6 }
     return ResourceUse(
-      peakBytes: peakResidentBytes ?? use.ru_maxrss * 1024, userSeconds: seconds(use.ru_utime), systemSeconds: seconds(use.ru_stime))
+      peakBytes: peakResidentBytes ?? use.ru_maxrss * 1024, userSeconds: seconds(use.ru_utime),
+      systemSeconds: seconds(use.ru_stime))
   }
 }

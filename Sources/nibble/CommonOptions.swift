@@ -57,7 +57,9 @@ struct WriteOptions: ParsableArguments {
   func validate() throws {
     if output == nil, !dryRun { throw ValidationError("Missing expected argument '--output <output>'") }
     if output == "" { throw ValidationError("--output is empty") }
-    if let maxMemory, parseBytes(maxMemory) == nil { throw ValidationError("--max-memory '\(maxMemory)' is no size such as 300MB") }
+    if let maxMemory, parseBytes(maxMemory) == nil {
+      throw ValidationError("--max-memory '\(maxMemory)' is no size such as 300MB")
+    }
     guard let size = parseBytes(maxShardSize), size > 0 else {
       throw ValidationError("--max-shard-size '\(maxShardSize)' is no size such as 5GB")
     }

@@ -41,7 +41,9 @@ struct QuantizeCommand: ParsableCommand {
   @Option(help: "nbl, bnb (default: by the ending of OUT, else nbl).")
   var format: OutputFormat?
 
-  @Option(help: ArgumentHelp("Compress the block file: none, zstd or zstd:LEVEL. It must be unpacked to be used in place.", valueName: "method"))
+  @Option(
+    help: ArgumentHelp(
+      "Compress the block file: none, zstd or zstd:LEVEL. It must be unpacked to be used in place.", valueName: "method"))
   var compress = "none"
 
   @Option(help: "How scales are chosen: absmax, or mse for the least squared error.")

@@ -114,13 +114,15 @@ struct DiffCommand: ParsableCommand {
     for name in report.removed { try StandardOutput.print("- \(oneLine(name))") }
     for name in report.added { try StandardOutput.print("+ \(oneLine(name))") }
     for changed in report.changed {
-      let coding = "\(Summary.coding(changed.a.encoding, changed.a.dtype)) → \(Summary.coding(changed.b.encoding, changed.b.dtype))"
+      let coding =
+        "\(Summary.coding(changed.a.encoding, changed.a.dtype)) → \(Summary.coding(changed.b.encoding, changed.b.dtype))"
       let what: String
       if changed.a.logicalShape != changed.b.logicalShape {
         what = "shape \(changed.a.logicalShape) → \(changed.b.logicalShape)"
       } else if let difference = changed.difference {
         let nonfinite = difference.nonfinite > 0 ? ", \(difference.nonfinite) NaN or infinite" : ""
-        what = difference.unequal == 0
+        what =
+          difference.unequal == 0
           ? "equal values"
           : "relative RMS \(Summary.scientific(difference.relativeRMS)), max \(Summary.scientific(difference.maxDifference)), SQNR \(decimal(difference.sqnr, 1)) dB\(nonfinite)"
       } else {
@@ -129,7 +131,8 @@ struct DiffCommand: ParsableCommand {
       try StandardOutput.print("~ \(oneLine(changed.name)): \(coding): \(what)")
     }
     try StandardOutput.print(
-      "\(report.unchanged) unchanged, \(report.changed.count) changed, \(report.added.count) added, \(report.removed.count) removed")
+      "\(report.unchanged) unchanged, \(report.changed.count) changed, \(report.added.count) added, \(report.removed.count) removed"
+    )
   }
 }
 
@@ -200,7 +203,10 @@ struct InspectCommand: ParsableCommand {
     let weights = checkpoint.tensors.reduce(0) { $0 + $1.count }
     var rows: [(String, String)] = [
       ("container", checkpoint.container.rawValue + (checkpoint.modelType.map { ", \(oneLine($0))" } ?? "")),
-      ("tensors", "\(checkpoint.tensors.count), \(checkpoint.packed.count) packed, \(weights) elements, \(byteText(checkpoint.storedBytes))"),
+      (
+        "tensors",
+        "\(checkpoint.tensors.count), \(checkpoint.packed.count) packed, \(weights) elements, \(byteText(checkpoint.storedBytes))"
+      ),
     ]
     if !checkpoint.smallFiles.isEmpty { rows.append(("files", Summary.list(checkpoint.smallFiles.map(\.name)))) }
     if let identity = checkpoint.claimedIdentity { rows.append(("identity", identity.description)) }

@@ -25,7 +25,10 @@ enum Summary {
     if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }
     for cast in report.cast.prefix(verbose ? Int.max : 3) {
       rows.append(
-        ("cast", "\(oneLine(cast.name)) \(cast.from.rawValue) → \(cast.to.rawValue), relative error \(scientific(cast.relativeError))"))
+        (
+          "cast",
+          "\(oneLine(cast.name)) \(cast.from.rawValue) → \(cast.to.rawValue), relative error \(scientific(cast.relativeError))"
+        ))
     }
     if report.cast.count > 3, !verbose { rows.append(("", "and \(report.cast.count - 3) more tensors (-v lists them)")) }
     if !report.notCarried.isEmpty {
@@ -33,7 +36,10 @@ enum Summary {
     }
     let rate = Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9
     rows += [
-      ("time", "\(decimal(report.seconds, 2)) s, \(decimal(rate, 2)) GB/s, \(decimal(use.userSeconds + use.systemSeconds, 2)) s of CPU"),
+      (
+        "time",
+        "\(decimal(report.seconds, 2)) s, \(decimal(rate, 2)) GB/s, \(decimal(use.userSeconds + use.systemSeconds, 2)) s of CPU"
+      ),
       ("peak memory", byteText(use.peakBytes)),
       ("identity", report.identity.description),
     ]
@@ -130,10 +136,14 @@ enum Summary {
     for item in job.items {
       let from = coding(item.source.encoding, item.source.dtype)
       let to = coding(item.target.encoding, item.target.dtype)
-      try StandardOutput.print("\(oneLine(item.source.name.text)) \(item.source.shape): " + (from == to ? "kept, \(from)" : "\(from) → \(to)"))
+      try StandardOutput.print(
+        "\(oneLine(item.source.name.text)) \(item.source.shape): " + (from == to ? "kept, \(from)" : "\(from) → \(to)"))
     }
     try printRows([
-      ("bytes", "\(byteText(job.source.storedBytes)) in, \(plan.isExact ? "" : "at most ")\(plan.outputBytes) (\(byteText(plan.outputBytes))) out"),
+      (
+        "bytes",
+        "\(byteText(job.source.storedBytes)) in, \(plan.isExact ? "" : "at most ")\(plan.outputBytes) (\(byteText(plan.outputBytes))) out"
+      ),
       ("bits per weight", (packedWeights == 0 ? "" : "\(decimal(packedBits, 3)) packed, ") + "\(decimal(bits, 3)) whole output"),
       ("peak memory", "about \(byteText(plan.peakMemory)) with \(plan.threads) threads"),
     ])

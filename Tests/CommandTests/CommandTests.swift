@@ -35,18 +35,23 @@ struct CommandTests {
     }
   }
 
-  @Test("usage errors are one line and 2", arguments: [
-    [], ["frobnicate"], ["quantize"], ["quantize", "x"], ["quantize", stories, "-o", "/tmp/x.nbl", "--codec", "int3"],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--block-size", "63"], ["quantize", stories, "-o", "/tmp/x.nbl", "--block-size", "many"],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--tensor", "q_proj"], ["quantize", stories, "-o", "/tmp/x.nbl", "--tensor", "zzz=nf4"],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--keep", "("], ["quantize", stories, "-o", "/tmp/x.nbl", "--format", "gguf"],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--format", "bnb"], ["quantize", stories, "-o", "/tmp/x.nbl", "--frob"],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--compress", "gzip"], ["quantize", stories, "-o", "/tmp/x.nbl", "-j", "0"],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--encoder", "mse", "--bnb-rules", "cpu"], ["quantize", stories, "-o", ""],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--max-memory", "1MB"], ["dequantize", stories, "-o", "/tmp/x", "--dtype", "int8"],
-    ["dequantize", stories, "-o", "/tmp/x.nbl"], ["convert", stories, "-o", "/tmp/x"], ["plan"] + ["--frob"],
-    ["quantize", stories, "-o", "/tmp/x.nbl", "--max-shard-size", "big"],
-  ] as [[String]])
+  @Test(
+    "usage errors are one line and 2",
+    arguments: [
+      [], ["frobnicate"], ["quantize"], ["quantize", "x"], ["quantize", stories, "-o", "/tmp/x.nbl", "--codec", "int3"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--block-size", "63"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--block-size", "many"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--tensor", "q_proj"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--tensor", "zzz=nf4"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--keep", "("], ["quantize", stories, "-o", "/tmp/x.nbl", "--format", "gguf"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--format", "bnb"], ["quantize", stories, "-o", "/tmp/x.nbl", "--frob"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--compress", "gzip"], ["quantize", stories, "-o", "/tmp/x.nbl", "-j", "0"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--encoder", "mse", "--bnb-rules", "cpu"], ["quantize", stories, "-o", ""],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--max-memory", "1MB"],
+      ["dequantize", stories, "-o", "/tmp/x", "--dtype", "int8"],
+      ["dequantize", stories, "-o", "/tmp/x.nbl"], ["convert", stories, "-o", "/tmp/x"], ["plan"] + ["--frob"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--max-shard-size", "big"],
+    ] as [[String]])
   func usage(_ arguments: [String]) throws {
     expectOneLine(try Program.run(arguments), 2)
     #expect(!FileManager.default.fileExists(atPath: "/tmp/x.nbl"))
@@ -62,7 +67,8 @@ struct CommandTests {
 
   @Test("a hostile file leaves nothing behind", arguments: ["quantize", "dequantize", "convert"])
   func hostile(_ verb: String) throws {
-    let path = try folder.write("bad.safetensors", SafetensorsBuilder.file(header: #"{"t":{"dtype":"F32","shape":[9],"data_offsets":[0,24]}}"#))
+    let path = try folder.write(
+      "bad.safetensors", SafetensorsBuilder.file(header: #"{"t":{"dtype":"F32","shape":[9],"data_offsets":[0,24]}}"#))
     let format = verb == "convert" ? ["--format", "bnb"] : []
     expectOneLine(try Program.run([verb, path, "-o", folder.file("out")] + format), 3, mentioning: [path, "'t'"])
     #expect(folder.contents == ["bad.safetensors"])
@@ -93,7 +99,8 @@ struct CommandTests {
 
   @Test("quality gates are 6")
   func quality() throws {
-    expectOneLine(try Program.run(["quantize", stories, "-o", folder.file("o.nbl"), "--max-error", "0.01"]), 6, mentioning: ["--max-error"])
+    expectOneLine(
+      try Program.run(["quantize", stories, "-o", folder.file("o.nbl"), "--max-error", "0.01"]), 6, mentioning: ["--max-error"])
     var builder = SafetensorsBuilder()
     builder.add("w.weight", [2, 64], [Float](repeating: 1, count: 127) + [.nan])
     let path = try folder.write("nan.safetensors", builder.bytes)
@@ -197,9 +204,12 @@ struct CommandTests {
     #expect(result.code == 0, "\(result.errors)")
     let tensors = try JSON.parse(result.output)["tensors"]?.array ?? []
     #expect(tensors.count == 25)
-    #expect(tensors.allSatisfy { $0["codec"]?.string == "fp4" && $0["block_size"]?.int == 32 && $0["double_quant"]?.bool == false })
-    expectOneLine(try Program.run(["quantize", stories, "--config", folder.write("bad.yaml", "frob: 1\n"), "-o", path, "--force"]), 2)
-    expectOneLine(try Program.run(["quantize", stories, "--config", folder.write("worse.yaml", "a: [\n"), "-o", path, "--force"]), 2)
+    #expect(
+      tensors.allSatisfy { $0["codec"]?.string == "fp4" && $0["block_size"]?.int == 32 && $0["double_quant"]?.bool == false })
+    expectOneLine(
+      try Program.run(["quantize", stories, "--config", folder.write("bad.yaml", "frob: 1\n"), "-o", path, "--force"]), 2)
+    expectOneLine(
+      try Program.run(["quantize", stories, "--config", folder.write("worse.yaml", "a: [\n"), "-o", path, "--force"]), 2)
     expectOneLine(try Program.run(["quantize", stories, "--config", folder.file("none.yaml"), "-o", path, "--force"]), 3)
   }
 
@@ -209,7 +219,10 @@ struct CommandTests {
     let snapshot = "hub/models--org--tiny/snapshots/abc"
     for name in ["config.json", "model.safetensors"] { try folder.write(snapshot + "/" + name, bytes(of: stories + "/" + name)) }
     try folder.write("hub/models--org--tiny/refs/main", "abc")
-    for (name, code) in [("org/tiny", Int32(0)), ("org/tiny@main", 0), ("org/tiny@abc", 0), ("org/tiny@other", 3), ("org/none", 3), ("org/tiny@../x", 3)] {
+    for (name, code) in [
+      ("org/tiny", Int32(0)), ("org/tiny@main", 0), ("org/tiny@abc", 0), ("org/tiny@other", 3), ("org/none", 3),
+      ("org/tiny@../x", 3),
+    ] {
       #expect(try Program.run(["hash", name], environment: ["HF_HUB_CACHE": hub], folder: folder.path).code == code, "\(name)")
     }
   }

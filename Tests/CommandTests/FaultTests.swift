@@ -33,9 +33,11 @@ struct FaultTests {
     ("z.nbl", ["quantize", stories, "--compress", "zstd"]), ("plain", ["dequantize", stories]),
   ]
 
-  @Test("reads that fail are bad input, writes that fail are 7", arguments: [
-    ("read-eio:4", 3), ("read-end:4", 3), ("write-enospc", 7), ("write-eio", 7), ("fsync-eio", 7), ("rename-eio", 7),
-  ] as [(String, Int32)], [0, 1, 2, 3])
+  @Test(
+    "reads that fail are bad input, writes that fail are 7",
+    arguments: [
+      ("read-eio:4", 3), ("read-end:4", 3), ("write-enospc", 7), ("write-eio", 7), ("fsync-eio", 7), ("rename-eio", 7),
+    ] as [(String, Int32)], [0, 1, 2, 3])
   func failures(_ fault: (String, Int32), _ write: Int) throws {
     let (name, arguments) = Self.writes[write]
     let result = try Faults.run(fault.0, arguments + ["-o", folder.file(name)])
@@ -44,7 +46,9 @@ struct FaultTests {
     #expect(folder.contents.isEmpty)
   }
 
-  @Test("short reads and writes and interrupted calls change nothing", arguments: ["read-short", "read-eintr", "write-short", "write-eintr"], [0, 1, 2])
+  @Test(
+    "short reads and writes and interrupted calls change nothing",
+    arguments: ["read-short", "read-eintr", "write-short", "write-eintr"], [0, 1, 2])
   func partial(_ fault: String, _ write: Int) throws {
     let (name, arguments) = Self.writes[write]
     let result = try Faults.run(fault, arguments + ["-o", folder.file(name)])
@@ -54,7 +58,9 @@ struct FaultTests {
     for file in files { #expect(try bytes(of: folder.file(name + file)) == bytes(of: folder.file("good-" + name + file))) }
   }
 
-  @Test("killed at any point: nothing under the final name, and the next run cleans up", arguments: ["write-kill:0", "write-kill:1", "write-kill:3", "fsync-kill:0", "fsync-kill:2", "rename-kill"], [0, 1, 3])
+  @Test(
+    "killed at any point: nothing under the final name, and the next run cleans up",
+    arguments: ["write-kill:0", "write-kill:1", "write-kill:3", "fsync-kill:0", "fsync-kill:2", "rename-kill"], [0, 1, 3])
   func killed(_ fault: String, _ write: Int) throws {
     let (name, arguments) = Self.writes[write]
     let result = try Faults.run(fault, arguments + ["-o", folder.file(name)])
@@ -79,7 +85,8 @@ struct FaultTests {
     return try folder.write("large.safetensors", builder.bytes)
   }
 
-  @Test("Ctrl-C and SIGTERM stop within a second and leave nothing", arguments: [(SIGINT, 130), (SIGTERM, 143)] as [(Int32, Int32)])
+  @Test(
+    "Ctrl-C and SIGTERM stop within a second and leave nothing", arguments: [(SIGINT, 130), (SIGTERM, 143)] as [(Int32, Int32)])
   func signals(_ signal: (Int32, Int32)) throws {
     let model = try largeModel()
     let library = try #require(Faults.library)

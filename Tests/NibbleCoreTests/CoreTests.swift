@@ -64,7 +64,9 @@ struct NameTests {
 struct StagedOutputTests {
   let folder = TemporaryFolder()
 
-  @Test("a file in windows, in any order", arguments: [0, 1, 5000, OutputFile.windowSize, 2 * OutputFile.windowSize + 77, 20 * OutputFile.windowSize + 1])
+  @Test(
+    "a file in windows, in any order",
+    arguments: [0, 1, 5000, OutputFile.windowSize, 2 * OutputFile.windowSize + 77, 20 * OutputFile.windowSize + 1])
   func windows(_ size: Int) throws {
     let content = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 31 >> 3) }
     let staged = try StagedOutput(folder.file("out"), .file, force: false)
@@ -101,7 +103,11 @@ struct StagedOutputTests {
 
   @Test("what a killed run left is taken over", arguments: [false, true])
   func stale(_ wasFolder: Bool) throws {
-    if wasFolder { try folder.write(".out.nibble-partial/model.safetensors", "x") } else { try folder.write(".out.nibble-partial", "x") }
+    if wasFolder {
+      try folder.write(".out.nibble-partial/model.safetensors", "x")
+    } else {
+      try folder.write(".out.nibble-partial", "x")
+    }
     for shape in [StagedOutput.Shape.file, .folder(owns: { _ in true })] {
       let staged = try StagedOutput(folder.file("out"), shape, force: true)
       let file = if case .file = shape { try staged.file(expectedSize: 1) } else { try staged.file("a", expectedSize: 1) }

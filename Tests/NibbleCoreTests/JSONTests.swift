@@ -3,17 +3,21 @@ import Testing
 
 @Suite("Strict JSON")
 struct JSONTests {
-  @Test("accepts what JSON is", arguments: [
-    "{}", "[]", "null", "true", "false", "0", "-1", "1.5e-3", #""""#, #""a\u00e9\n\"""#, #"{"a":[1,{"b":null}]}"#,
-    " \t\n{ \"a\" : 1 } ", #""\ud83e\udd99""#, "NaN", "[Infinity,-Infinity]",
-  ])
+  @Test(
+    "accepts what JSON is",
+    arguments: [
+      "{}", "[]", "null", "true", "false", "0", "-1", "1.5e-3", #""""#, #""a\u00e9\n\"""#, #"{"a":[1,{"b":null}]}"#,
+      " \t\n{ \"a\" : 1 } ", #""\ud83e\udd99""#, "NaN", "[Infinity,-Infinity]",
+    ])
   func accepts(_ text: String) throws { _ = try JSON.parse(text) }
 
-  @Test("refuses what it is not", arguments: [
-    "", "{", "}", "[1,]", "{\"a\":1,}", "{\"a\"}", "{a:1}", "01", "1.", ".5", "+1", "1e", "-", "tru", "nul", "\"a", "\"\\x\"",
-    "\"\\ud83e\"", "\"\\ud83e\\u0041\"", "\"\\udd99\"", "\"a\nb\"", "1 2", "{} {}", "'a'", "[1 2]", "{\"a\" 1}", "\"\\u12g4\"",
-    "\u{FEFF}{}",
-  ])
+  @Test(
+    "refuses what it is not",
+    arguments: [
+      "", "{", "}", "[1,]", "{\"a\":1,}", "{\"a\"}", "{a:1}", "01", "1.", ".5", "+1", "1e", "-", "tru", "nul", "\"a", "\"\\x\"",
+      "\"\\ud83e\"", "\"\\ud83e\\u0041\"", "\"\\udd99\"", "\"a\nb\"", "1 2", "{} {}", "'a'", "[1 2]", "{\"a\" 1}", "\"\\u12g4\"",
+      "\u{FEFF}{}",
+    ])
   func refuses(_ text: String) { #expect(throws: JSONError.self) { try JSON.parse(text) } }
 
   @Test("refuses bytes that are not UTF-8", arguments: [[0xC3], [0xED, 0xA0, 0x80], [0xFF], [0xC0, 0x80]] as [[UInt8]])
@@ -50,7 +54,9 @@ struct JSONTests {
     #expect(json.text(.python) == #"{"a": [1, 2], "b": "\u00e9\ud83e\udd99\n", "c": 0.5, "d": [], "e": {}}"#)
   }
 
-  @Test("numbers of the command line", arguments: [("5GB", 5_000_000_000), ("1GiB", 1 << 30), ("300MB", 300_000_000), ("4096", 4096), ("1.5kb", 1500)])
+  @Test(
+    "numbers of the command line",
+    arguments: [("5GB", 5_000_000_000), ("1GiB", 1 << 30), ("300MB", 300_000_000), ("4096", 4096), ("1.5kb", 1500)])
   func bytes(_ text: String, _ count: Int) { #expect(parseBytes(text) == count) }
 
   @Test("no sizes", arguments: ["", "GB", "-1", "1XB", "nan", "inf", "1e99"])

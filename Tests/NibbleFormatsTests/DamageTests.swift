@@ -77,7 +77,8 @@ struct DamageTests {
     bad[offset] ^= 1
     let path = try bench.folder.write("bad.nbl", bad)
     let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path).verify() }
-    #expect(error?.message.contains("up_proj") == true && error?.message.contains("scaleCodes") == true, "\(error?.message ?? "")")
+    #expect(
+      error?.message.contains("up_proj") == true && error?.message.contains("scaleCodes") == true, "\(error?.message ?? "")")
   }
 
   @Test("a bitsandbytes folder whose tensors were changed is not what nibble.json says")
@@ -96,9 +97,11 @@ struct DamageTests {
   }
 
   /// Packed groups that do not fit together.
-  @Test("broken bitsandbytes groups", arguments: [
-    ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", "",
-  ])
+  @Test(
+    "broken bitsandbytes groups",
+    arguments: [
+      ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".quant_state.bitsandbytes__nf4", "",
+    ])
   func missingPart(_ suffix: String) throws {
     let source = try SmallSafetensors(fixture("models/llama-bnb-nf4-dq/model.safetensors"))
     let victim = try #require(source.names.first { $0.hasSuffix(".quant_map") }).dropLast(".quant_map".count) + suffix
@@ -121,18 +124,20 @@ struct DamageTests {
     }
   }
 
-  @Test("quantization states that make no sense", arguments: [
-    "", "{}", "[]", #"{"quant_type": "nf4"}"#,
-    #"{"quant_type": "nf5", "blocksize": 64, "dtype": "float32", "shape": [2, 32]}"#,
-    #"{"quant_type": "nf4", "blocksize": 63, "dtype": "float32", "shape": [2, 32]}"#,
-    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "int8", "shape": [2, 32]}"#,
-    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, -32]}"#,
-    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [3, 32]}"#,
-    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [9223372036854775807, 2]}"#,
-    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32], "spin": 1}"#,
-    #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32], "nested_offset": 1}"#,
-    #"{"quant_type": "fp4", "blocksize": 64, "dtype": "float32", "shape": [2, 32]}"#,
-  ])
+  @Test(
+    "quantization states that make no sense",
+    arguments: [
+      "", "{}", "[]", #"{"quant_type": "nf4"}"#,
+      #"{"quant_type": "nf5", "blocksize": 64, "dtype": "float32", "shape": [2, 32]}"#,
+      #"{"quant_type": "nf4", "blocksize": 63, "dtype": "float32", "shape": [2, 32]}"#,
+      #"{"quant_type": "nf4", "blocksize": 64, "dtype": "int8", "shape": [2, 32]}"#,
+      #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, -32]}"#,
+      #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [3, 32]}"#,
+      #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [9223372036854775807, 2]}"#,
+      #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32], "spin": 1}"#,
+      #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32], "nested_offset": 1}"#,
+      #"{"quant_type": "fp4", "blocksize": 64, "dtype": "float32", "shape": [2, 32]}"#,
+    ])
   func badStates(_ text: String) throws {
     var builder = SafetensorsBuilder()
     builder.add("w.weight", "U8", [32, 1], [UInt8](repeating: 0x77, count: 32))

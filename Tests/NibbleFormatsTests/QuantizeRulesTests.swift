@@ -8,7 +8,8 @@ import Testing
 struct QuantizeRulesTests {
   let bench = Bench()
 
-  func decide(_ names: [(String, [Int])], config: String? = nil, _ rules: [PackingRule] = []) throws -> [String: PackingDecision] {
+  func decide(_ names: [(String, [Int])], config: String? = nil, _ rules: [PackingRule] = []) throws -> [String: PackingDecision]
+  {
     var builder = SafetensorsBuilder()
     for (name, shape) in names { builder.add(random: name, shape) }
     let source: String
@@ -27,31 +28,40 @@ struct QuantizeRulesTests {
 
   @Test("known architectures: linear layers, not embeddings, heads, norms, biases")
   func llama() throws {
-    let found = try decide([
-      ("model.embed_tokens.weight", [8, 8]), ("model.layers.0.self_attn.q_proj.weight", [8, 8]),
-      ("model.layers.0.self_attn.q_proj.bias", [8]), ("model.layers.0.input_layernorm.weight", [8]),
-      ("model.layers.11.mlp.down_proj.weight", [8, 8]), ("lm_head.weight", [8, 8]), ("strange.weight", [8, 8]),
-    ], config: #"{"model_type":"qwen2"}"#)
-    #expect(found.filter { $0.value.choice != .keep }.keys.sorted() == [
-      "model.layers.0.self_attn.q_proj.weight", "model.layers.11.mlp.down_proj.weight",
-    ])
+    let found = try decide(
+      [
+        ("model.embed_tokens.weight", [8, 8]), ("model.layers.0.self_attn.q_proj.weight", [8, 8]),
+        ("model.layers.0.self_attn.q_proj.bias", [8]), ("model.layers.0.input_layernorm.weight", [8]),
+        ("model.layers.11.mlp.down_proj.weight", [8, 8]), ("lm_head.weight", [8, 8]), ("strange.weight", [8, 8]),
+      ], config: #"{"model_type":"qwen2"}"#)
+    #expect(
+      found.filter { $0.value.choice != .keep }.keys.sorted() == [
+        "model.layers.0.self_attn.q_proj.weight", "model.layers.11.mlp.down_proj.weight",
+      ])
   }
 
   @Test("heads with a bias are packed, as transformers has it; without one kept", arguments: [true, false])
   func heads(_ hasBias: Bool) throws {
-    var names: [(String, [Int])] = [("roberta.encoder.layer.0.output.dense.weight", [8, 8]), ("classifier.out_proj.weight", [3, 8])]
+    var names: [(String, [Int])] = [
+      ("roberta.encoder.layer.0.output.dense.weight", [8, 8]), ("classifier.out_proj.weight", [3, 8]),
+    ]
     if hasBias { names.append(("classifier.out_proj.bias", [3])) }
     let found = try decide(names, config: #"{"model_type":"roberta"}"#)
     #expect((found["classifier.out_proj.weight"]?.choice != .keep) == hasBias)
     #expect(found["roberta.encoder.layer.0.output.dense.weight"]?.choice != .keep)
   }
 
-  @Test("unknown architectures: 2-D weights but embeddings and heads by name; 3-D ones kept", arguments: [nil, #"{"model_type":"marvel"}"#])
+  @Test(
+    "unknown architectures: 2-D weights but embeddings and heads by name; 3-D ones kept",
+    arguments: [nil, #"{"model_type":"marvel"}"#])
   func unknown(_ config: String?) throws {
-    let found = try decide([
-      ("tok_embeddings.weight", [8, 8]), ("transformer.wte.weight", [8, 8]), ("lm_head.weight", [8, 8]), ("a.b.fc.weight", [8, 8]),
-      ("a.norm.weight", [8]), ("a.fc.bias", [8]), ("experts.weight", [2, 8, 8]), ("conv.weight", [2, 2, 3, 3]), ("a.thing", [8, 8]),
-    ], config: config)
+    let found = try decide(
+      [
+        ("tok_embeddings.weight", [8, 8]), ("transformer.wte.weight", [8, 8]), ("lm_head.weight", [8, 8]),
+        ("a.b.fc.weight", [8, 8]),
+        ("a.norm.weight", [8]), ("a.fc.bias", [8]), ("experts.weight", [2, 8, 8]), ("conv.weight", [2, 2, 3, 3]),
+        ("a.thing", [8, 8]),
+      ], config: config)
     #expect(found.filter { $0.value.choice != .keep }.keys.sorted() == ["a.b.fc.weight"])
     #expect(found["experts.weight"]?.reason == .stacked)
   }
@@ -59,9 +69,11 @@ struct QuantizeRulesTests {
   @Test("rules: the first that is found decides")
   func rules() throws {
     let names: [(String, [Int])] = [("a.weight", [8, 8]), ("b.weight", [8, 8]), ("c.bias", [8])]
-    let found = try decide(names, [
-      try PackingRule("^a=fp4:block=128"), try PackingRule(keeping: "weight"), try PackingRule(".*=bf16"),
-    ])
+    let found = try decide(
+      names,
+      [
+        try PackingRule("^a=fp4:block=128"), try PackingRule(keeping: "weight"), try PackingRule(".*=bf16"),
+      ])
     #expect(found["a.weight"]?.choice == .packed(.fp4))
     #expect(found["a.weight"]?.blockSize == 128)
     #expect(found["b.weight"]?.choice == .keep)

@@ -47,7 +47,9 @@ struct RoundTripTests {
   let bench = Bench()
   let stories = fixture("stories260K")
 
-  @Test("nbl → bnb → nbl is the same file", arguments: [nil, "gpt2", "roberta", "llama-sharded"] as [String?], [EncodingRules.nearest, .cpu])
+  @Test(
+    "nbl → bnb → nbl is the same file", arguments: [nil, "gpt2", "roberta", "llama-sharded"] as [String?],
+    [EncodingRules.nearest, .cpu])
   func throughBnb(_ model: String?, _ rules: EncodingRules) throws {
     let source = model.map { fixture("models/" + $0) } ?? stories
     try bench.quantize(source, "a.nbl") { $0.bnbRules = rules }
@@ -56,7 +58,9 @@ struct RoundTripTests {
     #expect(try bench.bytes("a.nbl") == bench.bytes("b.nbl"))
   }
 
-  @Test("a source without metadata stays without, though safetensors has to say its format", arguments: [[], [("b", "2"), ("a", "1")]] as [[(String, String)]])
+  @Test(
+    "a source without metadata stays without, though safetensors has to say its format",
+    arguments: [[], [("b", "2"), ("a", "1")]] as [[(String, String)]])
   func metadata(_ metadata: [(String, String)]) throws {
     var builder = SafetensorsBuilder()
     builder.add(random: "a.weight", [4, 32])
@@ -69,7 +73,9 @@ struct RoundTripTests {
     #expect(try bench.bytes("a.nbl") == bench.bytes("b.nbl"))
     try bench.convert(bench.folder.file("a.nbl"), "one.safetensors", .bnb)
     try bench.convert(bench.folder.file("one.safetensors"), "c.nbl", .nbl)
-    #expect(try Checkpoint.open(bench.folder.file("c.nbl")).metadata.map(\.key) == Checkpoint.open(bench.folder.file("a.nbl")).metadata.map(\.key))
+    #expect(
+      try Checkpoint.open(bench.folder.file("c.nbl")).metadata.map(\.key)
+        == Checkpoint.open(bench.folder.file("a.nbl")).metadata.map(\.key))
   }
 
   @Test("quantizing to bnb is quantizing to nbl and converting")
@@ -82,7 +88,9 @@ struct RoundTripTests {
     }
   }
 
-  @Test("a bitsandbytes checkpoint made by transformers comes back with every tensor as it was", arguments: ["llama-bnb-nf4-dq", "llama-bnb-nf4-bf16", "gpt2-bnb-nf4-dq"])
+  @Test(
+    "a bitsandbytes checkpoint made by transformers comes back with every tensor as it was",
+    arguments: ["llama-bnb-nf4-dq", "llama-bnb-nf4-bf16", "gpt2-bnb-nf4-dq"])
   func foreign(_ model: String) throws {
     let source = fixture("models/" + model)
     try bench.convert(source, "a.nbl", .nbl)
@@ -242,7 +250,9 @@ struct RoundTripTests {
     #expect(try bench.bytes("direct.nbl") == bench.bytes("via.nbl"))
   }
 
-  @Test("rows that are no multiple of the block, tensors larger than a chunk, every float type", arguments: [DType.f32, .f16, .bf16, .f64])
+  @Test(
+    "rows that are no multiple of the block, tensors larger than a chunk, every float type",
+    arguments: [DType.f32, .f16, .bf16, .f64])
   func large(_ dtype: DType) throws {
     var builder = SafetensorsBuilder()
     var generator = Generator(3)

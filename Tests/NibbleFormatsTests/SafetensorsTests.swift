@@ -46,30 +46,57 @@ struct SafetensorsTests {
     BadHeader("unknown dtype", #"{"t":{"dtype":"FP5","shape":[24],"data_offsets":[0,24]}}"#, mentions: "dtype"),
     BadHeader("lower-case dtype", #"{"t":{"dtype":"u8","shape":[24],"data_offsets":[0,24]}}"#, mentions: "dtype"),
     BadHeader("unknown key", #"{"t":{"dtype":"U8","shape":[24],"data_offsets":[0,24],"x":1}}"#, mentions: "unknown key"),
-    BadHeader("key twice in an entry", #"{"t":{"dtype":"U8","dtype":"I8","shape":[24],"data_offsets":[0,24]}}"#, mentions: "dupl"),
+    BadHeader(
+      "key twice in an entry", #"{"t":{"dtype":"U8","dtype":"I8","shape":[24],"data_offsets":[0,24]}}"#, mentions: "dupl"),
     BadHeader("negative dimension", #"{"t":{"dtype":"F32","shape":[-6],"data_offsets":[0,24]}}"#, mentions: "-6"),
     BadHeader("fractional dimension", #"{"t":{"dtype":"F32","shape":[6.0],"data_offsets":[0,24]}}"#, mentions: "6.0"),
     BadHeader("exponent", #"{"t":{"dtype":"U8","shape":[24],"data_offsets":[0,24e0]}}"#, mentions: "24e0"),
-    BadHeader("dimension beyond 64 bits", #"{"t":{"dtype":"U8","shape":[99999999999999999999],"data_offsets":[0,24]}}"#, mentions: "shape"),
-    BadHeader("count that wraps", #"{"t":{"dtype":"F64","shape":[2305843009213693955],"data_offsets":[0,24]}}"#, mentions: "shape"),
-    BadHeader("product that wraps", #"{"t":{"dtype":"U8","shape":[4294967296,4294967296,24],"data_offsets":[0,24]}}"#, mentions: "shape"),
+    BadHeader(
+      "dimension beyond 64 bits", #"{"t":{"dtype":"U8","shape":[99999999999999999999],"data_offsets":[0,24]}}"#, mentions: "shape"
+    ),
+    BadHeader(
+      "count that wraps", #"{"t":{"dtype":"F64","shape":[2305843009213693955],"data_offsets":[0,24]}}"#, mentions: "shape"),
+    BadHeader(
+      "product that wraps", #"{"t":{"dtype":"U8","shape":[4294967296,4294967296,24],"data_offsets":[0,24]}}"#, mentions: "shape"),
     BadHeader("size and shape differ", #"{"t":{"dtype":"F32","shape":[5],"data_offsets":[0,24]}}"#, mentions: "20 bytes"),
     BadHeader("half a byte", #"{"t":{"dtype":"F4","shape":[47],"data_offsets":[0,24]}}"#, mentions: "whole bytes"),
     BadHeader("end before begin", #"{"t":{"dtype":"U8","shape":[0],"data_offsets":[24,0]}}"#, mentions: "24"),
     BadHeader("beyond the end", #"{"t":{"dtype":"U8","shape":[25],"data_offsets":[0,25]}}"#, mentions: "cut"),
-    BadHeader("offset near 2^63", #"{"t":{"dtype":"U8","shape":[0],"data_offsets":[9223372036854775807,9223372036854775807]}}"#, mentions: "9223372036854775807"),
-    BadHeader("bytes after the last tensor", #"{"t":{"dtype":"U8","shape":[20],"data_offsets":[0,20]}}"#, mentions: "4 bytes follow"),
+    BadHeader(
+      "offset near 2^63", #"{"t":{"dtype":"U8","shape":[0],"data_offsets":[9223372036854775807,9223372036854775807]}}"#,
+      mentions: "9223372036854775807"),
+    BadHeader(
+      "bytes after the last tensor", #"{"t":{"dtype":"U8","shape":[20],"data_offsets":[0,20]}}"#, mentions: "4 bytes follow"),
     BadHeader("bytes and no tensors", "{}", mentions: "24 bytes follow"),
-    BadHeader("overlap", #"{"a":{"dtype":"U8","shape":[16],"data_offsets":[0,16]},"b":{"dtype":"U8","shape":[16],"data_offsets":[8,24]}}"#, mentions: "overlaps"),
-    BadHeader("the same bytes twice", #"{"a":{"dtype":"U8","shape":[24],"data_offsets":[0,24]},"b":{"dtype":"U8","shape":[24],"data_offsets":[0,24]}}"#, mentions: "overlaps"),
-    BadHeader("hole", #"{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#, mentions: "hole"),
-    BadHeader("name twice", #"{"t":{"dtype":"U8","shape":[12],"data_offsets":[0,12]},"t":{"dtype":"U8","shape":[12],"data_offsets":[12,24]}}"#, mentions: "dupl"),
-    BadHeader("name twice, once escaped", #"{"t":{"dtype":"U8","shape":[12],"data_offsets":[0,12]},"\u0074":{"dtype":"U8","shape":[12],"data_offsets":[12,24]}}"#, mentions: "dupl"),
+    BadHeader(
+      "overlap",
+      #"{"a":{"dtype":"U8","shape":[16],"data_offsets":[0,16]},"b":{"dtype":"U8","shape":[16],"data_offsets":[8,24]}}"#,
+      mentions: "overlaps"),
+    BadHeader(
+      "the same bytes twice",
+      #"{"a":{"dtype":"U8","shape":[24],"data_offsets":[0,24]},"b":{"dtype":"U8","shape":[24],"data_offsets":[0,24]}}"#,
+      mentions: "overlaps"),
+    BadHeader(
+      "hole", #"{"a":{"dtype":"U8","shape":[8],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[20,24]}}"#,
+      mentions: "hole"),
+    BadHeader(
+      "name twice",
+      #"{"t":{"dtype":"U8","shape":[12],"data_offsets":[0,12]},"t":{"dtype":"U8","shape":[12],"data_offsets":[12,24]}}"#,
+      mentions: "dupl"),
+    BadHeader(
+      "name twice, once escaped",
+      #"{"t":{"dtype":"U8","shape":[12],"data_offsets":[0,12]},"\u0074":{"dtype":"U8","shape":[12],"data_offsets":[12,24]}}"#,
+      mentions: "dupl"),
     BadHeader("metadata that is no text", #"{"__metadata__":{"a":1}}"#, data: 0, mentions: "metadata"),
     BadHeader("metadata twice", #"{"__metadata__":{},"__metadata__":{}}"#, data: 0, mentions: "dupl"),
-    BadHeader("bad UTF-8 in a name", file: SafetensorsBuilder.file(header: Array("{\"t".utf8) + [0xC3] + Array(#"":{"dtype":"U8","shape":[24],"data_offsets":[0,24]}}"#.utf8), data: [UInt8](repeating: 0, count: 24)), mentions: "UTF-8"),
+    BadHeader(
+      "bad UTF-8 in a name",
+      file: SafetensorsBuilder.file(
+        header: Array("{\"t".utf8) + [0xC3] + Array(#"":{"dtype":"U8","shape":[24],"data_offsets":[0,24]}}"#.utf8),
+        data: [UInt8](repeating: 0, count: 24)), mentions: "UTF-8"),
     BadHeader("deep nesting", "{\"t\":" + String(repeating: "[", count: 30_000) + "}", mentions: "byte"),
-    BadHeader("Git LFS pointer", file: Array("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".utf8), mentions: "LFS"),
+    BadHeader(
+      "Git LFS pointer", file: Array("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n".utf8), mentions: "LFS"),
     BadHeader("GGUF", file: Array("GGUF".utf8) + [UInt8](repeating: 0, count: 60), mentions: "GGUF"),
     BadHeader("zip, as torch.save writes", file: [0x50, 0x4B, 3, 4] + [UInt8](repeating: 0, count: 60), mentions: "pickle"),
   ]
@@ -95,7 +122,8 @@ struct SafetensorsTests {
 
   @Test("scalars, empty tensors, odd offsets, metadata, padding, any order of names")
   func odd() throws {
-    let header = #"{"__metadata__":{"note":"🦙"},"z":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"#
+    let header =
+      #"{"__metadata__":{"note":"🦙"},"z":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"#
       + #""a":{"dtype":"F64","shape":[],"data_offsets":[3,11]},"e":{"shape":[0,7],"data_offsets":[11,11],"dtype":"F16"}}      "#
     let file = SafetensorsBuilder.file(header: header, data: [UInt8](repeating: 1, count: 11))
     let checkpoint = try Checkpoint.open(folder.write("model.safetensors", file))
@@ -115,7 +143,9 @@ struct SafetensorsTests {
     #expect(checkpoint.tensor("\u{E9}")?.sections[0].storedLength == 4)
   }
 
-  @Test("files that are something else are refused by name", arguments: ["model.bin", "model.pt", "model.gguf", "model.json", "model.nbl", "model.ckpt"])
+  @Test(
+    "files that are something else are refused by name",
+    arguments: ["model.bin", "model.pt", "model.gguf", "model.json", "model.nbl", "model.ckpt"])
   func otherFiles(_ name: String) throws {
     let path = try folder.write(name, "whatever this is, it is not one of ours")
     let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
@@ -161,7 +191,8 @@ struct ModelFolderTests {
 
   @Test("a missing shard") func missing() throws {
     try shards()
-    try folder.write("model.safetensors.index.json", #"{"weight_map":{"a":"\#(Self.first)","b":"model-00003-of-00002.safetensors"}}"#)
+    try folder.write(
+      "model.safetensors.index.json", #"{"weight_map":{"a":"\#(Self.first)","b":"model-00003-of-00002.safetensors"}}"#)
     refuse(.badInput, mentioning: "model-00003")
   }
 
@@ -193,13 +224,17 @@ struct ModelFolderTests {
     refuse(.badInput, mentioning: "'a'")
   }
 
-  @Test("shard names that lead elsewhere", arguments: ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "x.bin", "a\u{0}.safetensors"])
+  @Test(
+    "shard names that lead elsewhere",
+    arguments: ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "x.bin", "a\u{0}.safetensors"])
   func traversal(_ name: String) throws {
     try shards(map: [("a", Self.first), ("b", name)])
     refuse(.badInput)
   }
 
-  @Test("indices that are none", arguments: ["", "[]", "{}", #"{"weight_map":[]}"#, #"{"weight_map":{"a":1}}"#, #"{"weight_map":{"a":"x","a":"y"}}"#])
+  @Test(
+    "indices that are none",
+    arguments: ["", "[]", "{}", #"{"weight_map":[]}"#, #"{"weight_map":{"a":1}}"#, #"{"weight_map":{"a":"x","a":"y"}}"#])
   func badIndex(_ text: String) throws {
     try shards()
     try folder.write("model.safetensors.index.json", text)

@@ -117,7 +117,9 @@ struct GoldenTests {
     }
   }
 
-  @Test("the nearest rule is the CUDA rule but for blocks of zeros", arguments: Golden.single.filter { !$0.name.contains("zero") && !$0.name.contains("subnormal") })
+  @Test(
+    "the nearest rule is the CUDA rule but for blocks of zeros",
+    arguments: Golden.single.filter { !$0.name.contains("zero") && !$0.name.contains("subnormal") })
   func nearest(_ golden: GoldenCase) throws {
     let input = try #require(try golden.bytes("input"))
     let nearest = encode(golden.codec, .nearest, golden.dtype, input, count: golden.count, .current)
@@ -210,7 +212,9 @@ struct VariantTests {
         #expect(made.counts.nonfinite == expected.counts.nonfinite)
         #expect(made.counts.zeroBlocks == expected.counts.zeroBlocks)
         #expect(
-          zip(made.moments, expected.moments).allSatisfy { !$0.isFinite || !$1.isFinite || abs($0 - $1) <= 1e-4 * max(1, abs($1)) })
+          zip(made.moments, expected.moments).allSatisfy {
+            !$0.isFinite || !$1.isFinite || abs($0 - $1) <= 1e-4 * max(1, abs($1))
+          })
         for dtype in [DType.f32, .bf16, .f16] {
           let decoded = decode(codec, made.codes, made.absmax, count: shape.count, dtype, variant)
           let oracle = decode(codec, made.codes, made.absmax, count: shape.count, dtype, .portable)
@@ -256,7 +260,9 @@ struct MeasureTests {
     let x = (0..<10_000).map { _ in generator.normal() }
     let input = x.flatMap { littleEndian($0.bitPattern) }
     let made = encode(codec, .nearest, .f32, input, count: x.count, .current)
-    let y = decode(codec, made.codes, made.absmax, count: x.count, .f32, .current).withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+    let y = decode(codec, made.codes, made.absmax, count: x.count, .f32, .current).withUnsafeBytes {
+      Array($0.bindMemory(to: Float.self))
+    }
     let error = zip(x, y).reduce(0.0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) }
     let told = made.absmax.enumerated().reduce(0.0) { $0 + Double($1.element * $1.element) * Double(made.moments[3 * $1.offset]) }
     #expect(abs(told - error) < 1e-5 * error)

@@ -32,7 +32,9 @@ func random() -> Float {
   return sum * 0.02
 }
 
-func bench(_ variant: KernelVariant, _ code: BlockCodec.Code, _ dtype: DType, _ blockSize: Int) -> (encode: Double, decode: Double) {
+func bench(_ variant: KernelVariant, _ code: BlockCodec.Code, _ dtype: DType, _ blockSize: Int) -> (
+  encode: Double, decode: Double
+) {
   let codec = BlockCodec(code, blockSize: blockSize)
   let bytes = elements * dtype.bitWidth / 8
   let scratch = Scratch()

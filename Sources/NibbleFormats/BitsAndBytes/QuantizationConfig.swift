@@ -8,8 +8,9 @@ enum QuantizationConfig {
     let packed = targets.filter { $0.encoding != .plain }
     guard let first = packed.first, let codec = first.encoding.codec else { return nil }
     let compute = QuantState.dtypes.first { $0.dtype == first.dtype }?.name ?? "float32"
-    let storage = [DType.bf16: "bfloat16", .f16: "float16", .f32: "float32", .i8: "int8", .f64: "float64"][
-      first.foreign.storage] ?? "uint8"
+    let storage =
+      [DType.bf16: "bfloat16", .f16: "float16", .f32: "float32", .i8: "int8", .f64: "float64"][
+        first.foreign.storage] ?? "uint8"
     return [
       "_load_in_4bit": true, "_load_in_8bit": false,
       "bnb_4bit_compute_dtype": JSON(compute), "bnb_4bit_quant_storage": JSON(storage),

@@ -35,7 +35,8 @@ public struct ModelFamily: Sendable {
 
   private static let bert = try? ModelFamily(
     "BERT", ["bert", "roberta", "xlm-roberta", "camembert"],
-    linear: #"(^|\.)layer\.\d+\.((attention|crossattention)\.(self\.(query|key|value)|output\.dense)|(intermediate|output)\.dense)\.weight$"#
+    linear:
+      #"(^|\.)layer\.\d+\.((attention|crossattention)\.(self\.(query|key|value)|output\.dense)|(intermediate|output)\.dense)\.weight$"#
       + #"|(^|\.)pooler\.dense\.weight$|^cls\.predictions\.transform\.dense\.weight$|^lm_head\.dense\.weight$"#,
     heads: #"^(classifier(\.dense|\.out_proj)?|qa_outputs|cls\.seq_relationship)\.weight$"#)
 
@@ -59,7 +60,8 @@ public struct ModelFamily: Sendable {
 /// Weights that are embeddings or output heads by their name alone, for architectures nobody has told us about.
 enum NameGuess {
   private static let kept = try? Pattern(
-    #"embed|(^|\.)(wte|wpe|shared|lm_head|output|embed_out|score|classifier|head|heads|qa_outputs)\.weight$|relative_attention_bias"#)
+    #"embed|(^|\.)(wte|wpe|shared|lm_head|output|embed_out|score|classifier|head|heads|qa_outputs)\.weight$|relative_attention_bias"#
+  )
 
   static func isEmbeddingOrHead(_ name: String) -> Bool {
     (try? kept?.isFound(in: name.lowercased())) ?? false

@@ -82,7 +82,8 @@ struct SafetensorsLayout {
     }
     entries.append(entry(".quant_map", .f32, [16], 64, .codebook))
     if codec.nested != nil { entries.append(entry(".nested_quant_map", .f32, [256], 1024, .nestedCodebook)) }
-    let text = target.stateText?.plainLength
+    let text =
+      target.stateText?.plainLength
       ?? QuantState.longestText(shape: target.shape, nested: codec.nested != nil)
     entries.append(entry(QuantState.suffix + codec.code.rawValue, .u8, [text], text, .state))
     return entries

@@ -41,7 +41,9 @@ extension StreamJob {
   }
 
   /// What the program takes before it does anything: its own pages and the libraries'.
-  private static let baseMemory = 12 << 20
+  private static let baseMemory = 15 << 20
+  /// A thread's stack, its share of the allocator, and what is in its hands besides chunks.
+  private static let threadMemory = 3 << 20
 
   private func peakMemory(_ threads: Int, _ outputBytes: Int) -> Int {
     let chunk = TensorStream.chunkElements
@@ -70,9 +72,11 @@ extension StreamJob {
     if output.compression.isOn { perThread += 3 << 20 }
     let busy = items.contains { $0.source.count > chunk } ? threads : 1
     // A window for each region that is being filled, and those on their way to the disk.
-    let regions = output.format == .nbl ? 1 : Set(items.flatMap { SafetensorsLayout.entries(of: $0.target) }.map(SafetensorsLayout.region)).count
+    let regions =
+      output.format == .nbl
+      ? 1 : Set(items.flatMap { SafetensorsLayout.entries(of: $0.target) }.map(SafetensorsLayout.region)).count
     let windows = min(outputBytes, (regions + busy) * OutputFile.windowSize)
     let tables = items.count * 1200
-    return Self.baseMemory + busy * perThread + perTensor + windows + tables
+    return Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables
   }
 }

@@ -135,7 +135,8 @@ public struct StreamJob: Sendable {
     report.warnings = warnings
     if !output.isSingleFile, source.config == nil {
       report.warnings.append(
-        "\(output.path): there was no config.json to put into it, so it is no model folder; its .safetensors can be opened itself")
+        "\(output.path): there was no config.json to put into it, so it is no model folder; its .safetensors can be opened itself"
+      )
     }
     return report
   }

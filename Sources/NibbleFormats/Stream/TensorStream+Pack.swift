@@ -206,7 +206,7 @@ extension TensorStream {
 
   private func code(_ pass: PackingPass, _ counts: EncodeCounts) throws -> CodedScales {
     let absmax = pass.absmax.value
-    guard let nested = pass.codec.nested, let scales = absmax.baseAddress else {
+    guard let nested = pass.codec.nested else {
       return CodedScales(
         sections: [UnsafeRawBufferPointer(absmax)], restored: absmax.baseAddress.map { Unchecked($0) })
     }
@@ -238,7 +238,6 @@ extension TensorStream {
         blockSize: nested.blockSize, offset: offset[0], absmax: restored + start)
       sums.set(index, Self.extraError(scales, restored + start, moments + 2 * start))
     }
-    _ = scales
     var result = CodedScales(
       sections: [
         UnsafeRawBufferPointer(codes), UnsafeRawBufferPointer(UnsafeMutableBufferPointer(rebasing: offset[1...])),

@@ -224,7 +224,6 @@ final class PerChunk<Value>: @unchecked Sendable {
     storage.deallocate()
   }
 
-
   func set(_ index: Int, _ value: Value) { storage[index] = value }
 
   var values: [Value] { storage.compactMap { $0 } }

@@ -54,7 +54,8 @@ final class ValueReader: @unchecked Sendable {
     for bytes in decoder?.scaleBytes ?? [] { digest.update(bytes) }
     if let expected = tensor.digest, expected != digest.digest128 {
       throw NibbleError.integrity(
-        "\(tensor.sections[0].place): tensor \(quoted(tensor.name.text)): its digest is \(digest.digest128), the table says \(expected)")
+        "\(tensor.sections[0].place): tensor \(quoted(tensor.name.text)): its digest is \(digest.digest128), the table says \(expected)"
+      )
     }
     return digest.digest128
   }
@@ -96,7 +97,8 @@ extension TensorStream {
     }
     if let expected = tensor.digest, expected != digest.digest128 {
       throw NibbleError.integrity(
-        "\(tensor.sections[0].place): tensor \(quoted(tensor.name.text)): its digest is \(digest.digest128), the table says \(expected)")
+        "\(tensor.sections[0].place): tensor \(quoted(tensor.name.text)): its digest is \(digest.digest128), the table says \(expected)"
+      )
     }
     try checkRest(tensor)
     return digest.digest128

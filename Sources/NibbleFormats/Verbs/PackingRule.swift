@@ -45,7 +45,8 @@ public struct PackingRule: Sendable {
         }
         blockSize = size
       }
-      if blockSize != nil, case .packed = choice {} else if blockSize != nil {
+      if blockSize != nil, case .packed = choice {
+      } else if blockSize != nil {
         throw NibbleError.usage("rule \(quoted(text)): \(choice.name) has no block size")
       }
       self.choice = choice

@@ -134,7 +134,9 @@ extension StreamJob {
     }
     let wide = decisions.filter { $0.tensor.dtype == .f64 && $0.choice != .keep }
     if !wide.isEmpty { warnings.append("\(wide.count) F64 tensors are rounded to float32 before they are coded") }
-    let kept = decisions.filter { $0.reason == .keptByFamily && $0.tensor.shape.count == 2 && !NameGuess.isEmbeddingOrHead($0.tensor.name.text) }
+    let kept = decisions.filter {
+      $0.reason == .keptByFamily && $0.tensor.shape.count == 2 && !NameGuess.isEmbeddingOrHead($0.tensor.name.text)
+    }
     if !kept.isEmpty {
       warnings.append(
         "\(kept.count) 2-D weights are no linear layers of this architecture as nibble knows it and are kept: "
