@@ -3,8 +3,10 @@
 /// Swift's `String` treats canonically equivalent Unicode texts as equal, so two different tensor names
 /// could be taken for one. Here equality, hashing and order are those of the UTF-8 bytes.
 public struct ByteName: Hashable, Comparable, Sendable, CustomStringConvertible, ExpressibleByStringLiteral {
+  /// The name as text, unchanged.
   public let text: String
 
+  /// A name of these UTF-8 bytes.
   public init(_ text: String) { self.text = text }
   public init(stringLiteral text: String) { self.text = text }
 

@@ -55,7 +55,7 @@ public enum DType: String, Sendable, CaseIterable {
 ///
 /// - Returns: nil on a negative dimension or when the product of those that are not zero leaves `Int`, so that the
 ///   order of dimensions does not matter
-public func elementCount(of shape: [Int]) -> Int? {
+package func elementCount(of shape: [Int]) -> Int? {
   var count = 1
   for dimension in shape where dimension != 0 {
     guard dimension > 0 else { return nil }
@@ -67,13 +67,13 @@ public func elementCount(of shape: [Int]) -> Int? {
 }
 
 /// `count / size`, rounded up. Both positive or zero, `size` not zero.
-@inlinable
-public func ceilDivide(_ count: Int, _ size: Int) -> Int {
+
+package func ceilDivide(_ count: Int, _ size: Int) -> Int {
   count / size + (count % size == 0 ? 0 : 1)
 }
 
 /// `offset` rounded up to a multiple of `alignment`, or nil on overflow.
-public func aligned(_ offset: Int, to alignment: Int) -> Int? {
+package func aligned(_ offset: Int, to alignment: Int) -> Int? {
   let (sum, overflow) = offset.addingReportingOverflow(alignment - 1)
   return overflow ? nil : sum / alignment * alignment
 }

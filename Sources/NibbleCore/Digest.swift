@@ -2,9 +2,12 @@ import CXXHash
 
 /// A 128-bit XXH3 hash. It names content; it is no signature.
 public struct Digest128: Hashable, Sendable, CustomStringConvertible {
+  /// The more significant half.
   public let high: UInt64
+  /// The less significant half.
   public let low: UInt64
 
+  /// A hash of two halves.
   public init(high: UInt64, low: UInt64) {
     self.high = high
     self.low = low
@@ -23,7 +26,7 @@ public struct Digest128: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// 16 hexadecimal digits.
-public func hexText(_ value: UInt64) -> String {
+package func hexText(_ value: UInt64) -> String {
   let digits = String(value, radix: 16)
   return String(repeating: "0", count: 16 - digits.count) + digits
 }
@@ -32,10 +35,10 @@ public func hexText(_ value: UInt64) -> String {
 ///
 /// The 64-bit and the 128-bit variant of XXH3 share one state and differ only at the end, so a
 /// single pass yields both. Updates come from one thread at a time.
-public final class XXH3: @unchecked Sendable {
+package final class XXH3: @unchecked Sendable {
   private let state: OpaquePointer
 
-  public init() {
+  package init() {
     // Fails only when 576 bytes cannot be had, where Swift's own allocations stop the program too.
     guard let state = XXH3_createState() else { preconditionFailure("out of memory") }
     self.state = state
@@ -44,23 +47,27 @@ public final class XXH3: @unchecked Sendable {
 
   deinit { XXH3_freeState(state) }
 
-  public func update(_ bytes: UnsafeRawBufferPointer) {
+  /// Hashes `bytes` after all that came before.
+  package func update(_ bytes: UnsafeRawBufferPointer) {
     guard let base = bytes.baseAddress, bytes.count > 0 else { return }
     xxh3_update(state, base, bytes.count)
   }
 
-  public func update(_ bytes: [UInt8]) {
+  package func update(_ bytes: [UInt8]) {
     bytes.withUnsafeBytes { update($0) }
   }
 
-  public var digest64: UInt64 { XXH3_64bits_digest(state) }
+  /// XXH3-64 of everything so far.
+  package var digest64: UInt64 { XXH3_64bits_digest(state) }
 
-  public var digest128: Digest128 {
+  /// XXH3-128 of everything so far.
+  package var digest128: Digest128 {
     let hash = XXH3_128bits_digest(state)
     return Digest128(high: hash.high64, low: hash.low64)
   }
 
-  public static func digest64(of bytes: [UInt8]) -> UInt64 {
+  /// XXH3-64 of `bytes`.
+  package static func digest64(of bytes: [UInt8]) -> UInt64 {
     bytes.withUnsafeBytes { XXH3_64bits($0.baseAddress, $0.count) }
   }
 }

@@ -1,16 +1,16 @@
 import Glibc
 
 /// The text of an `errno`.
-public func errorText(_ code: Int32) -> String { String(cString: strerror(code)) }
+package func errorText(_ code: Int32) -> String { String(cString: strerror(code)) }
 
 /// A regular file opened for positioned reads, watched for change.
 ///
 /// Reads go through `pread`: a file that shrinks or a disk that fails is an error here, where a mapping
 /// would end in a signal.
-public final class InputFile: Sendable {
-  public let path: String
+package final class InputFile: Sendable {
+  package let path: String
   /// Bytes the file had when it was opened.
-  public let size: Int
+  package let size: Int
   private let descriptor: Int32
   private let state: State
 
@@ -30,7 +30,7 @@ public final class InputFile: Sendable {
   /// Opens `path`, following symbolic links to a regular file.
   ///
   /// - Throws: `.badInput` if there is none or it cannot be read; pipes, devices and folders are refused unopened.
-  public init(_ path: String) throws {
+  package init(_ path: String) throws {
     // Without O_NONBLOCK, opening a pipe would wait for a writer.
     let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
     guard descriptor >= 0 else { throw NibbleError.badInput("\(path): \(errorText(errno))") }
@@ -49,7 +49,7 @@ public final class InputFile: Sendable {
   deinit { close(descriptor) }
 
   /// Fills `buffer` from `offset`.
-  public func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
+  package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
     var done = 0
     while done < buffer.count {
       let count = pread(descriptor, buffer.baseAddress! + done, buffer.count - done, offset + done)
@@ -64,7 +64,7 @@ public final class InputFile: Sendable {
     }
   }
 
-  public func bytes(at offset: Int, count: Int) throws -> [UInt8] {
+  package func bytes(at offset: Int, count: Int) throws -> [UInt8] {
     try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
       try read(into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<count]), at: offset)
       initialized = count
@@ -72,7 +72,7 @@ public final class InputFile: Sendable {
   }
 
   /// Throws if the file is not what it was when it was opened.
-  public func checkUnchanged() throws {
+  package func checkUnchanged() throws {
     var status = stat()
     guard fstat(descriptor, &status) == 0, State(status) == state else {
       throw NibbleError.badInput("\(path): changed while it was read")
@@ -80,7 +80,7 @@ public final class InputFile: Sendable {
   }
 
   /// Whether `path` leads to this very file.
-  public func isSameFile(as path: String) -> Bool {
+  package func isSameFile(as path: String) -> Bool {
     var status = stat()
     guard stat(path, &status) == 0 else { return false }
     return UInt(status.st_dev) == state.device && UInt(status.st_ino) == state.inode
@@ -88,10 +88,10 @@ public final class InputFile: Sendable {
 }
 
 /// What stands at a path.
-public enum PathKind: Sendable {
+package enum PathKind: Sendable {
   case nothing, file, folder, other
 
-  public init(_ path: String) {
+  package init(_ path: String) {
     var status = stat()
     guard stat(path, &status) == 0 else { self = .nothing; return }
     switch status.st_mode & S_IFMT {
@@ -103,7 +103,7 @@ public enum PathKind: Sendable {
 }
 
 /// The names in a folder, sorted by their bytes, without `.` and `..`.
-public func namesInFolder(_ path: String) throws -> [String] {
+package func namesInFolder(_ path: String) throws -> [String] {
   guard let folder = opendir(path) else { throw NibbleError.badInput("\(path): \(errorText(errno))") }
   defer { closedir(folder) }
   var names: [String] = []
@@ -117,7 +117,7 @@ public func namesInFolder(_ path: String) throws -> [String] {
 }
 
 /// Whether two paths lead to the same folder.
-public func isSameFolder(_ a: String, _ b: String) -> Bool {
+package func isSameFolder(_ a: String, _ b: String) -> Bool {
   var first = stat()
   var second = stat()
   return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino

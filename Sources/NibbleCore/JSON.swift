@@ -32,9 +32,10 @@ public enum JSON: Sendable, Equatable {
     }
   }
 
+  /// Parses a whole text.
   public static func parse(_ text: String) throws(JSONError) -> JSON { try parse(Array(text.utf8)) }
 
-  public init(reading reader: inout JSONReader) throws(JSONError) {
+  package init(reading reader: inout JSONReader) throws(JSONError) {
     switch reader.peek() {
     case UInt8(ascii: "{"):
       var members: [(key: String, value: JSON)] = []
@@ -54,16 +55,23 @@ public enum JSON: Sendable, Equatable {
     }
   }
 
+  /// The value of `key`, nil if this is no object or has no such key.
   public subscript(key: String) -> JSON? {
     guard case .object(let members) = self else { return nil }
     return members.first { ByteName($0.key) == ByteName(key) }?.value
   }
 
+  /// The text of a string, nil for anything else; and so on for the other kinds.
   public var string: String? { if case .string(let text) = self { text } else { nil } }
+  /// The value of `true` or `false`.
   public var bool: Bool? { if case .bool(let value) = self { value } else { nil } }
+  /// A number that is whole and fits.
   public var int: Int? { if case .number(let text) = self { Int(text) } else { nil } }
+  /// A number, to the nearest Double.
   public var double: Double? { if case .number(let text) = self { Double(text) } else { nil } }
+  /// The elements of an array.
   public var array: [JSON]? { if case .array(let elements) = self { elements } else { nil } }
+  /// The members of an object, in order.
   public var members: [(key: String, value: JSON)]? { if case .object(let members) = self { members } else { nil } }
 
   /// This object with `key` set to `value`, in its old place or at the end.
@@ -93,6 +101,7 @@ extension JSON: ExpressibleByStringLiteral, ExpressibleByIntegerLiteral, Express
   public init(arrayLiteral elements: JSON...) { self = .array(elements) }
   public init(dictionaryLiteral members: (String, JSON)...) { self = .object(members.map { ($0.0, $0.1) }) }
 
+  /// A whole number; and so on for the other kinds.
   public init(_ value: Int) { self = .number(String(value)) }
   public init(_ value: UInt64) { self = .number(String(value)) }
   /// The shortest decimal that reads back as `value`; null for NaN and infinities, which JSON cannot say.

@@ -1,9 +1,11 @@
 /// Where and why a text is not the JSON we accept.
 public struct JSONError: Error, Sendable {
+  /// The byte at which reading stopped.
   public let offset: Int
+  /// What is wrong there, as half a sentence.
   public let reason: String
 
-  public init(offset: Int, reason: String) {
+  package init(offset: Int, reason: String) {
     self.offset = offset
     self.reason = reason
   }
@@ -14,10 +16,10 @@ public struct JSONError: Error, Sendable {
 /// It builds no tree, so a header of a million tensors costs no more than what its caller keeps. It
 /// refuses what Foundation lets pass: duplicate keys (compared as bytes), invalid UTF-8, lone surrogates,
 /// and nesting deeper than `maximumDepth`.
-public struct JSONReader {
-  public static let maximumDepth = 64
+package struct JSONReader {
+  package static let maximumDepth = 64
   /// More keys than the longest header of the most tensors has.
-  public static let maximumKeys = 2_000_000
+  package static let maximumKeys = 2_000_000
 
   private let bytes: UnsafeRawBufferPointer
   private var at = 0
@@ -26,19 +28,19 @@ public struct JSONReader {
   private let allowsNonFinite: Bool
 
   /// Reads `bytes`, which must outlive the reader.
-  public init(_ bytes: UnsafeRawBufferPointer, allowsNonFinite: Bool = false) {
+  package init(_ bytes: UnsafeRawBufferPointer, allowsNonFinite: Bool = false) {
     self.bytes = bytes
     self.allowsNonFinite = allowsNonFinite
   }
 
-  public var offset: Int { at }
+  package var offset: Int { at }
 
-  public func error(_ reason: String, at offset: Int? = nil) -> JSONError {
+  package func error(_ reason: String, at offset: Int? = nil) -> JSONError {
     JSONError(offset: offset ?? at, reason: reason)
   }
 
   /// The first byte of the next value or punctuation, after white space; nil at the end.
-  public mutating func peek() -> UInt8? {
+  package mutating func peek() -> UInt8? {
     while at < bytes.count {
       switch bytes[at] {
       case 0x20, 0x09, 0x0A, 0x0D: at += 1
@@ -49,7 +51,7 @@ public struct JSONReader {
   }
 
   /// Checks that nothing but white space is left.
-  public mutating func end() throws(JSONError) {
+  package mutating func end() throws(JSONError) {
     if peek() != nil { throw error("something follows the end of the JSON text") }
   }
 
@@ -77,7 +79,7 @@ public struct JSONReader {
   }
 
   /// Reads an object; `member` is called after each key and must read the value.
-  public mutating func object(_ member: (inout JSONReader, String) throws(JSONError) -> Void) throws(JSONError) {
+  package mutating func object(_ member: (inout JSONReader, String) throws(JSONError) -> Void) throws(JSONError) {
     try expect(UInt8(ascii: "{"))
     try enter()
     defer { depth -= 1 }
@@ -96,7 +98,7 @@ public struct JSONReader {
   }
 
   /// Reads an array; `element` is called for each element and must read it.
-  public mutating func array(_ element: (inout JSONReader) throws(JSONError) -> Void) throws(JSONError) {
+  package mutating func array(_ element: (inout JSONReader) throws(JSONError) -> Void) throws(JSONError) {
     try expect(UInt8(ascii: "["))
     try enter()
     defer { depth -= 1 }
@@ -106,7 +108,7 @@ public struct JSONReader {
   }
 
   /// Reads a whole number from 0 to `Int.max`, digits only.
-  public mutating func count() throws(JSONError) -> Int {
+  package mutating func count() throws(JSONError) -> Int {
     _ = peek()
     let start = at
     let text = try number()
@@ -117,7 +119,7 @@ public struct JSONReader {
   }
 
   /// Reads a number and returns it as it is spelled.
-  public mutating func number() throws(JSONError) -> String {
+  package mutating func number() throws(JSONError) -> String {
     _ = peek()
     let start = at
     func isDigit(_ at: Int) -> Bool { at < bytes.count && (0x30...0x39).contains(bytes[at]) }
@@ -151,7 +153,7 @@ public struct JSONReader {
   }
 
   /// Takes `true`, `false`, `null` or another bare word if it comes next.
-  public mutating func takeWord(_ word: String) -> Bool {
+  package mutating func takeWord(_ word: String) -> Bool {
     _ = peek()
     let length = word.utf8.count
     guard bytes.count - at >= length, bytes[at..<at + length].elementsEqual(word.utf8) else { return false }
@@ -160,7 +162,7 @@ public struct JSONReader {
   }
 
   /// Reads a string.
-  public mutating func string() throws(JSONError) -> String {
+  package mutating func string() throws(JSONError) -> String {
     try expect(UInt8(ascii: "\""))
     let start = at
     while at < bytes.count, bytes[at] != UInt8(ascii: "\""), bytes[at] != UInt8(ascii: "\\"), bytes[at] >= 0x20 {

@@ -9,6 +9,7 @@ extension JSON {
     case indented
   }
 
+  /// This value as text.
   public func text(_ layout: Layout = .compact) -> String {
     var out = ""
     write(into: &out, layout, level: 0)

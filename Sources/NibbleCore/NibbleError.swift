@@ -13,10 +13,12 @@ public struct NibbleError: Error, Sendable, CustomStringConvertible {
     case terminated = 143
   }
 
+  /// The class of failure.
   public let kind: Kind
   /// One line without control characters, whatever file names and tensor names it quotes.
   public let message: String
 
+  /// An error whose control characters are spelled out.
   public init(_ kind: Kind, _ message: String) {
     self.kind = kind
     self.message = oneLine(message)
@@ -24,16 +26,16 @@ public struct NibbleError: Error, Sendable, CustomStringConvertible {
 
   public var description: String { message }
 
-  public static func usage(_ message: String) -> NibbleError { .init(.usage, message) }
-  public static func badInput(_ message: String) -> NibbleError { .init(.badInput, message) }
-  public static func integrity(_ message: String) -> NibbleError { .init(.integrity, message) }
-  public static func quality(_ message: String) -> NibbleError { .init(.quality, message) }
-  public static func cannotWrite(_ message: String) -> NibbleError { .init(.cannotWrite, message) }
+  package static func usage(_ message: String) -> NibbleError { .init(.usage, message) }
+  package static func badInput(_ message: String) -> NibbleError { .init(.badInput, message) }
+  package static func integrity(_ message: String) -> NibbleError { .init(.integrity, message) }
+  package static func quality(_ message: String) -> NibbleError { .init(.quality, message) }
+  package static func cannotWrite(_ message: String) -> NibbleError { .init(.cannotWrite, message) }
 }
 
 /// `text` with control characters, line separators and bidirectional overrides spelled out, so that a
 /// hostile name can neither break a line nor repaint a terminal.
-public func oneLine(_ text: String) -> String {
+package func oneLine(_ text: String) -> String {
   func isUnsafe(_ scalar: Unicode.Scalar) -> Bool {
     switch scalar.value {
     case 0..<0x20, 0x7F..<0xA0, 0x2028...0x202E, 0x2066...0x2069, 0x200E, 0x200F, 0xFEFF: true
@@ -53,7 +55,7 @@ public func oneLine(_ text: String) -> String {
 }
 
 /// `name` in quotes, cut in the middle when it is absurdly long.
-public func quoted(_ name: String) -> String {
+package func quoted(_ name: String) -> String {
   guard name.utf8.count > 200 else { return "'\(name)'" }
   return "'\(name.prefix(90))…\(name.suffix(60))' (\(name.utf8.count) bytes)"
 }

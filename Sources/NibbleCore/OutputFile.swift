@@ -6,10 +6,10 @@ import Glibc
 /// Bytes are gathered in windows of 4 MiB; whoever completes a window writes it. Large files bypass the
 /// page cache where the file system allows: copying a gigabyte into fresh cache pages costs more than
 /// quantizing it, and a final `fsync` of all of it would make Ctrl-C wait.
-public final class OutputFile: @unchecked Sendable {
-  public static let windowSize = 4 << 20
+package final class OutputFile: @unchecked Sendable {
+  package static let windowSize = 4 << 20
 
-  public let path: String
+  package let path: String
   private let descriptor: Int32
   private let lock = Lock()
   // Guarded by `lock`; the bytes inside a window are not: their ranges never overlap.
@@ -36,7 +36,7 @@ public final class OutputFile: @unchecked Sendable {
   }
 
   /// Writes `bytes` at `offset`. No other call may touch the same range.
-  public func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws {
+  package func write(_ bytes: UnsafeRawBufferPointer, at offset: Int) throws {
     var done = 0
     while done < bytes.count {
       let index = (offset + done) / Self.windowSize
@@ -53,7 +53,7 @@ public final class OutputFile: @unchecked Sendable {
     }
   }
 
-  public func write(_ bytes: [UInt8], at offset: Int) throws {
+  package func write(_ bytes: [UInt8], at offset: Int) throws {
     try bytes.withUnsafeBytes { try write($0, at: offset) }
   }
 
@@ -94,7 +94,7 @@ public final class OutputFile: @unchecked Sendable {
   }
 
   /// Writes what is left, waits until everything is on the disk and checks that `length` bytes came.
-  public func finish(length: Int) throws {
+  package func finish(length: Int) throws {
     let rest = windows.sorted { $0.key < $1.key }
     let written = self.length
     // A gap or a byte too many is our own mistake, and must not pass for a finished file.

@@ -7,17 +7,17 @@ import Synchronization
 public let availableCores = Int(nibble_available_cores())
 
 /// A mutual exclusion for a few instructions at a time.
-public final class Lock: @unchecked Sendable {
+package final class Lock: @unchecked Sendable {
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
 
-  public init() { pthread_mutex_init(mutex, nil) }
+  package init() { pthread_mutex_init(mutex, nil) }
 
   deinit {
     pthread_mutex_destroy(mutex)
     mutex.deallocate()
   }
 
-  public func hold<R>(_ body: () throws -> R) rethrows -> R {
+  package func hold<R>(_ body: () throws -> R) rethrows -> R {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
     return try body()
@@ -25,7 +25,7 @@ public final class Lock: @unchecked Sendable {
 }
 
 /// Lets the parts of a parallel loop that must happen in order, one after another, do so.
-public final class Turnstile: @unchecked Sendable {
+package final class Turnstile: @unchecked Sendable {
   // At fixed addresses, as pthreads wants them.
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
@@ -47,7 +47,7 @@ public final class Turnstile: @unchecked Sendable {
   private struct Stopped: Error {}
 
   /// Waits until every lower index has passed, then runs `body`. Each index passes at most once.
-  public func pass<R>(_ index: Int, _ body: () throws -> R) throws -> R {
+  package func pass<R>(_ index: Int, _ body: () throws -> R) throws -> R {
     pthread_mutex_lock(mutex)
     while next != index, failure == nil { pthread_cond_wait(condition, mutex) }
     let stopped = failure != nil
@@ -84,7 +84,7 @@ public final class Turnstile: @unchecked Sendable {
 /// Runs `body` for the indices below `count` on up to `threads` threads, handing them out in order.
 ///
 /// Each thread brings its own scratch. The error of the lowest failing index is thrown after all threads have stopped.
-public func forEachChunk(
+package func forEachChunk(
   _ count: Int, threads: Int, _ pool: ScratchPool,
   _ body: @escaping @Sendable (Int, Scratch, Turnstile) throws -> Void
 ) throws {

@@ -7,8 +7,11 @@ public final class Pattern: @unchecked Sendable {
   // A compiled pattern is read only after `init`; match data is made for each call.
   private let code: OpaquePointer
   private let context: OpaquePointer?
+  /// The pattern as it was written.
   public let text: String
 
+  /// Compiles `text`.
+  ///
   /// - Throws: `.usage` if `text` is no regular expression.
   public init(_ text: String) throws {
     let bytes = Array(text.utf8)

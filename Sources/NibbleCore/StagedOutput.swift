@@ -5,14 +5,14 @@ import Glibc
 ///
 /// Everything is written under a hidden name beside the destination, held by a lock, and `publish()` gives it its
 /// name. The hidden name is always the same, so that a run after a kill finds and reuses what is stale.
-public final class StagedOutput {
-  public enum Shape: Sendable {
+package final class StagedOutput {
+  package enum Shape: Sendable {
     case file
     /// A folder; `owns` tells the names that `force` may replace.
     case folder(owns: @Sendable (String) -> Bool)
   }
 
-  public let destination: String
+  package let destination: String
   private let parent: String
   private let staging: String
   private let shape: Shape
@@ -24,7 +24,7 @@ public final class StagedOutput {
   ///
   /// - Throws: `.usage` if it exists and `force` is false, holds what is not ours to replace, or is being
   ///   written by another process; `.cannotWrite` if its folder is missing or takes no files.
-  public init(_ destination: String, _ shape: Shape, force: Bool) throws {
+  package init(_ destination: String, _ shape: Shape, force: Bool) throws {
     var path = destination
     while path.count > 1, path.hasSuffix("/") { path.removeLast() }
     let slash = path.lastIndex(of: "/")
@@ -47,7 +47,7 @@ public final class StagedOutput {
   deinit { discard() }
 
   /// Whether `destination` may be written, without touching anything.
-  public static func checkReplaceable(_ destination: String, _ shape: Shape, force: Bool) throws {
+  package static func checkReplaceable(_ destination: String, _ shape: Shape, force: Bool) throws {
     var status = stat()
     guard lstat(destination, &status) == 0 else { return }
     guard force else {
@@ -70,7 +70,7 @@ public final class StagedOutput {
   }
 
   /// Bytes free for us where the destination will stand.
-  public var freeBytes: Int? {
+  package var freeBytes: Int? {
     var status = statvfs()
     guard statvfs(parent, &status) == 0 else { return nil }
     let (bytes, overflow) = Int(status.f_bavail).multipliedReportingOverflow(by: Int(status.f_frsize))
@@ -143,7 +143,7 @@ public final class StagedOutput {
   }
 
   /// The output itself, for the shape `file`, or a new file `name` in the folder.
-  public func file(_ name: String? = nil, expectedSize: Int) throws -> OutputFile {
+  package func file(_ name: String? = nil, expectedSize: Int) throws -> OutputFile {
     let path: String
     let descriptor: Int32
     if let name {
@@ -160,7 +160,7 @@ public final class StagedOutput {
   }
 
   /// Gives the finished output its name. Every file must have been finished.
-  public func publish() throws {
+  package func publish() throws {
     try Interrupt.check()
     if case .folder = shape, fsync(lock) != 0 {
       throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing")
@@ -201,7 +201,7 @@ public final class StagedOutput {
   }
 
   /// Removes everything written so far; nothing to do after `publish()`.
-  public func discard() {
+  package func discard() {
     guard lock >= 0 else { return }
     files = []
     switch shape {

@@ -1,7 +1,7 @@
 import Glibc
 
 /// "2.47 GB": bytes in powers of a thousand, as disks and the hub count them.
-public func byteText(_ count: Int) -> String {
+package func byteText(_ count: Int) -> String {
   var value = Double(count)
   for unit in ["bytes", "kB", "MB", "GB", "TB"] {
     if value < 1000 || unit == "TB" {
@@ -13,7 +13,7 @@ public func byteText(_ count: Int) -> String {
 }
 
 /// `value` with `places` digits behind the point.
-public func decimal(_ value: Double, _ places: Int) -> String {
+package func decimal(_ value: Double, _ places: Int) -> String {
   guard value.isFinite else { return "\(value)" }
   var buffer = [CChar](repeating: 0, count: 400)
   withVaList([Int32(places), value]) { _ = vsnprintf(&buffer, buffer.count, "%.*f", $0) }
@@ -21,7 +21,7 @@ public func decimal(_ value: Double, _ places: Int) -> String {
 }
 
 /// Reads "5GB", "300MB", "1GiB", "4096": a whole or decimal number and a unit.
-public func parseBytes(_ text: String) -> Int? {
+package func parseBytes(_ text: String) -> Int? {
   let units: [(String, Double)] = [
     ("kib", 1024), ("mib", 1_048_576), ("gib", 1_073_741_824), ("tib", 1_099_511_627_776),
     ("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("tb", 1e12), ("b", 1), ("", 1),
@@ -35,17 +35,17 @@ public func parseBytes(_ text: String) -> Int? {
 }
 
 /// Seconds on a clock that only runs forward.
-public func monotonicSeconds() -> Double {
+package func monotonicSeconds() -> Double {
   var time = timespec()
   clock_gettime(CLOCK_MONOTONIC, &time)
   return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
 }
 
 /// What this process has used so far.
-public struct ResourceUse: Sendable {
-  public let peakBytes: Int
-  public let userSeconds: Double
-  public let systemSeconds: Double
+package struct ResourceUse: Sendable {
+  package let peakBytes: Int
+  package let userSeconds: Double
+  package let systemSeconds: Double
 
   /// The kernel's high-water mark for this program. `ru_maxrss` would count the parent before `exec` too.
   private static var peakResidentBytes: Int? {
@@ -60,7 +60,7 @@ public struct ResourceUse: Sendable {
     return nil
   }
 
-  public static var now: ResourceUse {
+  package static var now: ResourceUse {
     var use = rusage()
     getrusage(RUSAGE_SELF.rawValue, &use)
     func seconds(_ time: timeval) -> Double { Double(time.tv_sec) + Double(time.tv_usec) * 1e-6 }

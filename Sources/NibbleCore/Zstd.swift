@@ -1,16 +1,16 @@
 import CZstd
 
 /// zstd, one independent frame at a time.
-public enum Zstd {
-  public static let levels = 1...22
+package enum Zstd {
+  package static let levels = 1...22
 
   /// Bytes that a frame of `count` plain bytes takes at most.
-  public static func bound(_ count: Int) -> Int { ZSTD_compressBound(count) }
+  package static func bound(_ count: Int) -> Int { ZSTD_compressBound(count) }
 
   /// Compresses `plain` into one frame at the start of `out`, which holds `bound(plain.count)` bytes.
   ///
   /// - Returns: the length of the frame
-  public static func compress(
+  package static func compress(
     _ plain: UnsafeRawBufferPointer, level: Int, into out: UnsafeMutableRawBufferPointer
   ) throws -> Int {
     let length = ZSTD_compress(out.baseAddress, out.count, plain.baseAddress, plain.count, CInt(level))
@@ -21,7 +21,7 @@ public enum Zstd {
   /// Decompresses exactly one frame that must fill `plain` exactly.
   ///
   /// - Returns: nil on success, or what is wrong with the frame
-  public static func decompress(
+  package static func decompress(
     _ frame: UnsafeRawBufferPointer, into plain: UnsafeMutableRawBufferPointer
   ) -> String? {
     // The library would take several frames, and skip those that hold none of its data.

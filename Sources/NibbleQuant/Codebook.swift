@@ -3,8 +3,10 @@ public struct Codebook: Hashable, Sendable {
   /// The bit patterns of the float32 values, by code.
   public let bits: [UInt32]
 
+  /// A table of these bit patterns.
   public init(bits: [UInt32]) { self.bits = bits }
 
+  /// The values, by code.
   public var values: [Float] { bits.map { Float(bitPattern: $0) } }
 
   /// The values as little-endian bytes, as files hold them.

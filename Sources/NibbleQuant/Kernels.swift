@@ -3,7 +3,7 @@ import Glibc
 import NibbleCore
 
 /// The instruction set the kernels run on. All give the same bits.
-public enum KernelVariant: String, Sendable, CaseIterable {
+package enum KernelVariant: String, Sendable, CaseIterable {
   case portable, avx2, avx512, neon
 
   var native: nibble_variant {
@@ -16,10 +16,10 @@ public enum KernelVariant: String, Sendable, CaseIterable {
   }
 
   /// Whether this machine has it.
-  public var runs: Bool { nibble_variant_runs(native) != 0 }
+  package var runs: Bool { nibble_variant_runs(native) != 0 }
 
   /// The best this machine has, or the one named in the environment variable `NIBBLE_KERNELS`.
-  public static let current: KernelVariant = {
+  package static let current: KernelVariant = {
     if let name = getenv("NIBBLE_KERNELS"), let forced = KernelVariant(rawValue: String(cString: name)), forced.runs {
       return forced
     }
@@ -52,10 +52,10 @@ extension DType {
   }
 
   /// Whether values of this type can be read as float32, to be measured and compared.
-  public var isNumeric: Bool { number != nil }
+  package var isNumeric: Bool { number != nil }
 
   /// Whether this type can say NaN or infinity.
-  public var canBeNonfinite: Bool {
+  package var canBeNonfinite: Bool {
     switch self {
     case .f32, .f16, .bf16, .f64, .f8e4m3, .f8e5m2, .f8e8m0: true
     default: false
@@ -78,23 +78,25 @@ extension BlockCodec.Code {
 }
 
 /// What an encoder met besides ordinary numbers.
-public struct EncodeCounts: Sendable {
-  public var nonfinite = 0
-  public var zeroBlocks = 0
+package struct EncodeCounts: Sendable {
+  /// NaN and infinite elements.
+  package var nonfinite = 0
+  /// Blocks of nothing but zeros.
+  package var zeroBlocks = 0
 
-  public init() {}
+  package init() {}
 
-  public static func += (a: inout EncodeCounts, b: EncodeCounts) {
+  package static func += (a: inout EncodeCounts, b: EncodeCounts) {
     a.nonfinite += b.nonfinite
     a.zeroBlocks += b.zeroBlocks
   }
 }
 
 /// The kernels as functions over memory; lengths are the caller's promise. The one file that calls them.
-public enum Kernels {
+package enum Kernels {
   /// Encodes `count` elements from a block's start. `moments` takes three floats a block: with s the scaled element, q its
   /// code's value and e = s − q, the sums of e², e·q and q².
-  public static func encode(
+  package static func encode(
     _ codec: BlockCodec, _ rules: EncodingRules, _ dtype: DType, _ x: UnsafeRawPointer, count: Int,
     codes: UnsafeMutablePointer<UInt8>, absmax: UnsafeMutablePointer<Float>, moments: UnsafeMutablePointer<Float>?,
     variant: KernelVariant = .current
@@ -107,7 +109,7 @@ public enum Kernels {
   }
 
   /// Encodes to the nearest code under given scales.
-  public static func encode(
+  package static func encode(
     _ codec: BlockCodec, scales: UnsafePointer<Float>, _ dtype: DType, _ x: UnsafeRawPointer, count: Int,
     codes: UnsafeMutablePointer<UInt8>, moments: UnsafeMutablePointer<Float>?, variant: KernelVariant = .current
   ) -> EncodeCounts {
@@ -119,7 +121,7 @@ public enum Kernels {
   }
 
   /// For each block the scale with the least squared error among 25 from absmax down to 5/8 of it.
-  public static func searchScales(
+  package static func searchScales(
     _ codec: BlockCodec, _ dtype: DType, _ x: UnsafeRawPointer, count: Int, scales: UnsafeMutablePointer<Float>
   ) -> EncodeCounts {
     var counts = nibble_encode_counts()
@@ -129,7 +131,7 @@ public enum Kernels {
   }
 
   /// Decodes `count` elements from a block's start into `dtype` (F32, F16 or BF16).
-  public static func decode(
+  package static func decode(
     _ codec: BlockCodec, codes: UnsafePointer<UInt8>, count: Int, absmax: UnsafePointer<Float>, _ dtype: DType,
     _ out: UnsafeMutableRawPointer, variant: KernelVariant = .current
   ) {
@@ -141,7 +143,7 @@ public enum Kernels {
   }
 
   /// Numbers of `dtype` as float32. Exact except for F64 and wide integers, which are rounded once.
-  public static func widen(
+  package static func widen(
     _ dtype: DType, _ x: UnsafeRawPointer, count: Int, _ out: UnsafeMutablePointer<Float>,
     variant: KernelVariant = .current
   ) {
@@ -149,31 +151,33 @@ public enum Kernels {
   }
 
   /// float32 rounded to nearest even into F32, F16 or BF16.
-  public static func narrow(
+  package static func narrow(
     _ dtype: DType, _ x: UnsafePointer<Float>, count: Int, _ out: UnsafeMutableRawPointer,
     variant: KernelVariant = .current
   ) {
     nibble_narrow(variant.native, dtype.number ?? nibble_f32, x, count, out)
   }
 
-  public static func countNonfinite(_ dtype: DType, _ x: UnsafeRawPointer, count: Int) -> Int {
+  /// NaN and infinite values among `count` numbers.
+  package static func countNonfinite(_ dtype: DType, _ x: UnsafeRawPointer, count: Int) -> Int {
     guard dtype.canBeNonfinite, let number = dtype.number else { return 0 }
     return Int(nibble_count_nonfinite(KernelVariant.current.native, number, x, count))
   }
 
   /// out[c · rows + r] = x[r · stride + c].
-  public static func transpose(
+  package static func transpose(
     _ dtype: DType, _ x: UnsafeRawPointer, rows: Int, columns: Int, stride: Int, _ out: UnsafeMutableRawPointer
   ) {
     nibble_transpose(dtype.bitWidth / 8, x, rows, columns, stride, out)
   }
 
   /// All first bytes of elements of 2 or 4 bytes, then all second bytes, …: what compresses better than they do.
-  public static func splitPlanes(element: Int, _ x: UnsafePointer<UInt8>, count: Int, _ out: UnsafeMutablePointer<UInt8>) {
+  package static func splitPlanes(element: Int, _ x: UnsafePointer<UInt8>, count: Int, _ out: UnsafeMutablePointer<UInt8>) {
     nibble_split_planes(element, x, count, out)
   }
 
-  public static func joinPlanes(element: Int, _ x: UnsafePointer<UInt8>, count: Int, _ out: UnsafeMutablePointer<UInt8>) {
+  /// The reverse of `splitPlanes`.
+  package static func joinPlanes(element: Int, _ x: UnsafePointer<UInt8>, count: Int, _ out: UnsafeMutablePointer<UInt8>) {
     nibble_join_planes(element, x, count, out)
   }
 }

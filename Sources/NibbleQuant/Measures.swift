@@ -3,12 +3,17 @@ import Glibc
 
 /// What sets one tensor apart from another.
 public struct Difference: Sendable {
-  /// Σ(b − a)², Σa², Σb² over elements that are finite on both sides.
+  /// Σ(b − a)², as all sums over elements that are finite on both sides.
   public var squaredDifference = 0.0
+  /// Σa².
   public var squaredA = 0.0
+  /// Σb².
   public var squaredB = 0.0
+  /// The greatest |b − a|.
   public var maxDifference = 0.0
+  /// The greatest |a|.
   public var maxA = 0.0
+  /// Elements that differ; two NaNs do not.
   public var unequal = 0
   /// Elements with a NaN or an infinity on either side.
   public var nonfinite = 0
@@ -49,17 +54,26 @@ public struct Difference: Sendable {
 
 /// What is in a tensor.
 public struct TensorStatistics: Sendable {
+  /// Elements seen.
   public var count = 0
+  /// Σx over finite elements.
   public var sum = 0.0
+  /// Σx² over finite elements.
   public var sumOfSquares = 0.0
+  /// The least finite element.
   public var minimum = Float.infinity
+  /// The greatest finite element.
   public var maximum = -Float.infinity
+  /// Elements that are +0 or −0.
   public var zeros = 0
+  /// Elements that are NaN.
   public var nans = 0
+  /// Elements that are infinite.
   public var infinities = 0
 
   public init() {}
 
+  /// Adds `count` values.
   public mutating func add(_ x: UnsafePointer<Float>, count: Int) {
     var sums = nibble_scan_sums(
       sum: 0, sum_of_squares: 0, min: .infinity, max: -.infinity, zeros: 0, nans: 0, infinities: 0)
@@ -85,8 +99,11 @@ public struct TensorStatistics: Sendable {
     a.infinities += b.infinities
   }
 
+  /// Finite elements.
   public var finite: Int { count - nans - infinities }
+  /// The mean of the finite elements.
   public var mean: Double { finite == 0 ? 0 : sum / Double(finite) }
+  /// The standard deviation of the finite elements.
   public var standardDeviation: Double {
     finite == 0 ? 0 : max(0, sumOfSquares / Double(finite) - mean * mean).squareRoot()
   }

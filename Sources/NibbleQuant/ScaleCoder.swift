@@ -1,7 +1,7 @@
 import CNibbleKernels
 
 /// The second stage of double quantization: scales to 8-bit codes around their mean, and back.
-public enum ScaleCoder {
+package enum ScaleCoder {
   // Made once: 130 kB of tables for the standard map.
   private nonisolated(unsafe) static let tables: UnsafePointer<nibble_scale_tables> = {
     let tables = UnsafeMutablePointer<nibble_scale_tables>.allocate(capacity: 1)
@@ -12,7 +12,7 @@ public enum ScaleCoder {
   }()
 
   /// The mean of the scales: their float64 sum in block order, divided, rounded to float32.
-  public static func offset(of absmax: UnsafeBufferPointer<Float>) -> Float {
+  package static func offset(of absmax: UnsafeBufferPointer<Float>) -> Float {
     guard let base = absmax.baseAddress, absmax.count > 0 else { return 0 }
     return Float(nibble_sum(base, absmax.count) / Double(absmax.count))
   }
@@ -22,7 +22,7 @@ public enum ScaleCoder {
   /// - Parameters:
   ///   - codes: one byte a scale
   ///   - nestedAbsmax: one float for `blockSize` scales
-  public static func encode(
+  package static func encode(
     _ absmax: UnsafeBufferPointer<Float>, offset: Float, blockSize: Int = 256, _ rules: EncodingRules,
     codes: UnsafeMutablePointer<UInt8>, nestedAbsmax: UnsafeMutablePointer<Float>
   ) {
@@ -31,7 +31,7 @@ public enum ScaleCoder {
   }
 
   /// absmax = fl(fl(map[code] · nested absmax) + offset).
-  public static func decode(
+  package static func decode(
     _ codes: UnsafeBufferPointer<UInt8>, map: Codebook, nestedAbsmax: UnsafePointer<Float>, blockSize: Int,
     offset: Float, absmax: UnsafeMutablePointer<Float>
   ) {

@@ -3,6 +3,7 @@ import NibbleQuant
 
 /// A checkpoint, whatever holds it: its tensors in name order, its configuration, its small files.
 public struct Checkpoint: Sendable {
+  /// What kind of file or folder holds a checkpoint.
   public enum Container: String, Sendable {
     /// A single `.safetensors` file without a configuration.
     case safetensors
@@ -14,15 +15,17 @@ public struct Checkpoint: Sendable {
 
   /// As it was given.
   public let path: String
+  /// What holds it.
   public let container: Container
   /// In ascending order of names.
   public internal(set) var tensors: [StoredTensor] = []
   /// The files tensors are read from.
-  public internal(set) var files: [InputFile] = []
+  package internal(set) var files: [InputFile] = []
   /// Configuration, tokenizer, templates, in name order.
   public internal(set) var smallFiles: [SmallFile] = []
   /// Files of the folder that are not part of the checkpoint as nibble carries it.
   public internal(set) var leftOutFiles: [String] = []
+  /// config.json, as it was before nibble put a quantization_config into it.
   public internal(set) var config: JSON?
   /// What safetensors headers say beside the tensors, as one JSON object of texts.
   public internal(set) var metadata: [(key: String, value: String)] = []
@@ -33,9 +36,11 @@ public struct Checkpoint: Sendable {
   /// Things worth telling that are no errors.
   public internal(set) var warnings: [String] = []
 
+  /// A file that travels with the weights.
   public struct SmallFile: Sendable {
+    /// Its name in the model folder.
     public let name: String
-    public let section: StoredSection
+    package let section: StoredSection
   }
 
   init(path: String, container: Container) {
@@ -43,11 +48,16 @@ public struct Checkpoint: Sendable {
     self.container = container
   }
 
+  /// The packed ones among the tensors.
   public var packed: [StoredTensor] { tensors.filter(\.isPacked) }
+  /// `model_type` of the configuration.
   public var modelType: String? { config?["model_type"]?.string }
+  /// The architecture, if it is one nibble knows.
   public var family: ModelFamily? { modelType.flatMap(ModelFamily.named) }
+  /// Bytes of the files that hold the tensors.
   public var storedBytes: Int { files.reduce(0) { $0 + $1.size } }
 
+  /// The tensor called `name`.
   public func tensor(_ name: ByteName) -> StoredTensor? {
     var low = 0
     var high = tensors.count

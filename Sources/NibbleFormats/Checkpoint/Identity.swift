@@ -3,13 +3,13 @@ import NibbleQuant
 
 /// The content identity of a checkpoint: one hash over its tensors in name order, the same for any container and
 /// any sharding. Specified in `formats/nbl/README.md`.
-public struct IdentityHasher {
+package struct IdentityHasher {
   private let hash = XXH3()
 
-  public init() {}
+  package init() {}
 
   /// Adds a tensor; names must come in ascending byte order.
-  public mutating func add(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ encoding: Encoding, _ digest: Digest128) {
+  package mutating func add(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ encoding: Encoding, _ digest: Digest128) {
     var bytes = ByteWriter()
     bytes.text(name.text)
     bytes.u8(dtype.tableCode)
@@ -28,7 +28,8 @@ public struct IdentityHasher {
     hash.update(bytes.bytes)
   }
 
-  public var identity: Digest128 { hash.digest128 }
+  /// The identity of what was added.
+  package var identity: Digest128 { hash.digest128 }
 }
 
 extension DType {

@@ -8,11 +8,12 @@ public enum Encoding: Hashable, Sendable {
   /// As 4-bit codes with scales.
   case packed(BlockCodec)
 
+  /// The codec of a packed tensor.
   public var codec: BlockCodec? { if case .packed(let codec) = self { codec } else { nil } }
 }
 
 /// The parts a stored tensor is made of. Raw values are those of the `.nbl` table.
-public enum SectionKind: UInt16, Sendable {
+package enum SectionKind: UInt16, Sendable {
   /// The elements of a plain tensor.
   case data = 1
   /// 4-bit codes, first element of a pair in the high nibble.
@@ -32,7 +33,7 @@ public enum SectionKind: UInt16, Sendable {
 }
 
 /// How a section's bytes are packed on disk. Raw values are those of the `.nbl` table.
-public enum Compression: UInt8, Sendable {
+package enum Compression: UInt8, Sendable {
   case none = 0
   /// Independent zstd frames of 256 KiB each.
   case zstd = 1
@@ -51,28 +52,28 @@ public enum Compression: UInt8, Sendable {
 }
 
 /// A run of bytes in a checkpoint.
-public struct StoredSection: Sendable {
-  public enum Source: Sendable {
+package struct StoredSection: Sendable {
+  package enum Source: Sendable {
     case file(InputFile, offset: Int)
     case memory([UInt8])
   }
 
-  public var kind: SectionKind
-  public var source: Source
-  public var storedLength: Int
-  public var plainLength: Int
-  public var compression = Compression.none
+  package var kind: SectionKind
+  package var source: Source
+  package var storedLength: Int
+  package var plainLength: Int
+  package var compression = Compression.none
   /// XXH3-64 of the stored bytes, where the container keeps it.
-  public var checksum: UInt64?
+  package var checksum: UInt64?
 
-  public init(_ kind: SectionKind, in file: InputFile, at offset: Int, count: Int) {
+  package init(_ kind: SectionKind, in file: InputFile, at offset: Int, count: Int) {
     self.kind = kind
     source = .file(file, offset: offset)
     storedLength = count
     plainLength = count
   }
 
-  public init(_ kind: SectionKind, bytes: [UInt8]) {
+  package init(_ kind: SectionKind, bytes: [UInt8]) {
     self.kind = kind
     source = .memory(bytes)
     storedLength = bytes.count
@@ -85,6 +86,7 @@ public struct StoredSection: Sendable {
 
 /// A tensor as some container stores it: what it is, how it is coded, where its bytes are.
 public struct StoredTensor: Sendable {
+  /// The full name, unique in its checkpoint.
   public var name: ByteName
   /// The type of the elements; of a packed tensor, the type they had and decode to.
   public var dtype: DType
@@ -92,35 +94,40 @@ public struct StoredTensor: Sendable {
   public var shape: [Int]
   /// Whether the model's own tensor is the transpose of what is stored (Conv1D weights are packed transposed).
   public var isTransposed = false
+  /// How the elements are stored.
   public var encoding = Encoding.plain
   /// In the order of their kinds.
-  public var sections: [StoredSection]
+  package var sections: [StoredSection]
   /// XXH3-128 of the plain bytes of the sections, where the container keeps it.
-  public var digest: Digest128?
+  package var digest: Digest128?
   /// What a bitsandbytes file says beside the codes, to give it back unchanged.
-  public var foreign = ForeignLayout()
+  package var foreign = ForeignLayout()
 
-  public init(_ name: ByteName, _ dtype: DType, _ shape: [Int], sections: [StoredSection]) {
+  package init(_ name: ByteName, _ dtype: DType, _ shape: [Int], sections: [StoredSection]) {
     self.name = name
     self.dtype = dtype
     self.shape = shape
     self.sections = sections
   }
 
+  /// The number of elements.
   public var count: Int { elementCount(of: shape) ?? 0 }
   /// The shape the model knows.
   public var logicalShape: [Int] { isTransposed ? shape.reversed() : shape }
+  /// Whether the elements are 4-bit codes.
   public var isPacked: Bool { encoding != .plain }
+  /// Bytes the tensor takes in its file.
   public var storedBytes: Int { sections.reduce(0) { $0 + $1.storedLength } }
+  /// Bytes of codes and scales, or elements, uncompressed.
   public var plainBytes: Int { sections.reduce(0) { $0 + $1.plainLength } }
 
-  public func section(_ kind: SectionKind) -> StoredSection? { sections.first { $0.kind == kind } }
+  package func section(_ kind: SectionKind) -> StoredSection? { sections.first { $0.kind == kind } }
 }
 
 /// Details of a bitsandbytes file that change no value.
-public struct ForeignLayout: Hashable, Sendable {
+package struct ForeignLayout: Hashable, Sendable {
   /// The type the packed codes are declared with (`bnb_4bit_quant_storage`).
-  public var storage = DType.u8
+  package var storage = DType.u8
 
-  public init() {}
+  package init() {}
 }

@@ -5,6 +5,7 @@ import NibbleCore
 /// transformers replaces every `nn.Linear` and `Conv1D` except the output embedding, tied weights, and the module that
 /// owns the model's last parameter, unless that parameter is a bias. So a head with a bias is packed, one without is not.
 public struct ModelFamily: Sendable {
+  /// The name people know it by.
   public let name: String
   let modelTypes: [String]
   let linear: Pattern
@@ -40,12 +41,15 @@ public struct ModelFamily: Sendable {
       + #"|(^|\.)pooler\.dense\.weight$|^cls\.predictions\.transform\.dense\.weight$|^lm_head\.dense\.weight$"#,
     heads: #"^(classifier(\.dense|\.out_proj)?|qa_outputs|cls\.seq_relationship)\.weight$"#)
 
+  /// Every family nibble knows.
   public static let all = [llama, gpt2, bert].compactMap { $0 }
 
+  /// The family of a configuration's `model_type`.
   public static func named(_ modelType: String) -> ModelFamily? {
     all.first { $0.modelTypes.contains(modelType) }
   }
 
+  /// Whether the weight `name` is a Conv1D's, stored [in, out].
   public func isConv1D(_ name: String) -> Bool { (try? conv1D?.isFound(in: name)) ?? false }
 
   /// Whether transformers packs the weight `name` of this family.

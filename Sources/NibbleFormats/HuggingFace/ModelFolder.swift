@@ -153,7 +153,7 @@ extension Checkpoint {
 }
 
 /// The small files of a model folder that belong to the model.
-public enum SmallFileNames {
+enum SmallFileNames {
   private static let names: Set<String> = [
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model",
@@ -161,7 +161,8 @@ public enum SmallFileNames {
     "config_sentence_transformers.json", "sentence_bert_config.json", "modules.json", "special_tokens.json",
   ]
 
-  public static func isCarried(_ name: String) -> Bool {
+  /// Whether a file of a model folder travels with the weights.
+  static func isCarried(_ name: String) -> Bool {
     if name.hasPrefix(".") || name.utf8.contains(UInt8(ascii: "/")) { return false }
     // Terms under which a model may be used travel with it.
     return names.contains(name) || name.hasSuffix(".jinja")
@@ -176,7 +177,7 @@ public enum SmallFileNames {
   }
 
   /// Whether a verb that writes model folders may have written `name`.
-  @Sendable public static func isOurs(_ name: String) -> Bool {
+  @Sendable static func isOurs(_ name: String) -> Bool {
     if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }
     return name.hasPrefix("model") && name.hasSuffix(".safetensors")
   }

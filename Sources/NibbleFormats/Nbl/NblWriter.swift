@@ -116,10 +116,14 @@ final class NblWriter: CheckpointWriter {
 
 /// Whether sections are compressed, and how hard.
 public struct CompressionChoice: Sendable, Equatable {
+  /// zstd's level, 1 to 22.
   public var level: Int
+  /// Whether sections are compressed at all.
   public var isOn: Bool
 
+  /// Sections as they are, to be used in place.
   public static let none = CompressionChoice(level: 0, isOn: false)
+  /// zstd frames.
   public static func zstd(_ level: Int) -> CompressionChoice { CompressionChoice(level: level, isOn: true) }
 
   func method(bitWidth: Int) -> Compression {

@@ -5,9 +5,13 @@ public struct SafetensorsHeader: Sendable {
   /// What the format's own library allows.
   public static let maximumLength = 100_000_000
 
+  /// A tensor as the header describes it.
   public struct Entry: Sendable {
+    /// Its name.
     public let name: ByteName
+    /// The type of its elements.
     public let dtype: DType
+    /// Its dimensions.
     public let shape: [Int]
     /// Where the tensor lies in the file.
     public let range: Range<Int>
@@ -15,12 +19,13 @@ public struct SafetensorsHeader: Sendable {
 
   /// In the order of their bytes.
   public private(set) var entries: [Entry] = []
+  /// `__metadata__`, in the order of the file.
   public private(set) var metadata: [(key: String, value: String)] = []
 
   /// Reads the header of `file`.
   ///
   /// - Throws: `.badInput` naming the file, the tensor and what is wrong with it.
-  public init(of file: InputFile) throws {
+  package init(of file: InputFile) throws {
     let start = try file.bytes(at: 0, count: min(file.size, 64))
     // Only what cannot be a header is looked at as something else: a length may look like another's magic.
     func refuse(_ reason: String) -> NibbleError {

@@ -12,15 +12,22 @@ public enum OutputFormat: String, Sendable, CaseIterable {
 
 /// What to write and where.
 public struct OutputSpec: Sendable {
+  /// The file or folder to write.
   public var path: String
+  /// The container to make.
   public var format: OutputFormat
+  /// Whether an existing output is replaced.
   public var force = false
+  /// For block files only.
   public var compression = CompressionChoice.none
+  /// Bytes of tensors a safetensors shard holds at most.
   public var maximumShard = 5_000_000_000
 
   /// Whether safetensors go into one file instead of a folder.
   public var isSingleFile: Bool { format == .nbl || path.lowercased().hasSuffix(".safetensors") }
 
+  /// Settles the container.
+  ///
   /// - Parameters:
   ///   - format: as asked for; nil to go by the ending of `path`, then by `habit`
   /// - Throws: `.usage` if ending and format contradict each other

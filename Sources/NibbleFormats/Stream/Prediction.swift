@@ -3,11 +3,13 @@ import NibbleQuant
 
 /// What a job will take, known before it starts.
 public struct Prediction: Sendable {
+  /// Bytes of all files written.
   public let outputBytes: Int
   /// Whether `outputBytes` is exact, or the most it can be.
   public let isExact: Bool
   /// Resident memory at its highest.
   public let peakMemory: Int
+  /// Threads that are going to work.
   public let threads: Int
 }
 
@@ -20,6 +22,7 @@ extension StreamJob {
     return count
   }
 
+  /// What this job will take, with as many threads as it may use.
   public func prediction() -> Prediction { prediction(threads: max(1, workingThreads)) }
 
   func prediction(threads: Int) -> Prediction {

@@ -3,20 +3,29 @@ import NibbleQuant
 
 /// A checkpoint on its way into another container: what every verb that writes one hands to the stream.
 public struct StreamJob: Sendable {
+  /// One tensor and what it is to become.
   public struct Item: Sendable {
+    /// As it is.
     public let source: StoredTensor
+    /// As it will be.
     public var target: TensorTarget
   }
 
+  /// Where the tensors come from.
   public let source: Checkpoint
   /// In name order.
   public var items: [Item]
+  /// What to write and where.
   public var output: OutputSpec
+  /// Threads to work with.
   public var threads = availableCores
   /// Bytes of memory to stay below.
   public var maximumMemory: Int?
+  /// Corner cases of the encoder.
   public var rules = EncodingRules.nearest
+  /// How scales are chosen.
   public var encoder = Encoder.absmax
+  /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
   /// A packed tensor's relative error above this stops the job.
   public var maximumError: Double?
@@ -26,8 +35,10 @@ public struct StreamJob: Sendable {
   public var refusesNonfinite = true
   /// The type every float tensor is written in, as configurations spell it, where one was asked for.
   public var dtypeName: String?
+  /// Things worth telling that stop nothing.
   public var warnings: [String] = []
 
+  /// Ways to choose the scale of a block.
   public enum Encoder: String, Sendable, CaseIterable {
     /// The scale of a block is its greatest magnitude, as bitsandbytes has it.
     case absmax
@@ -35,6 +46,7 @@ public struct StreamJob: Sendable {
     case mse
   }
 
+  /// A job that changes nothing but what `items` say.
   public init(_ source: Checkpoint, items: [Item], output: OutputSpec) {
     self.source = source
     self.items = items

@@ -3,32 +3,47 @@ import NibbleQuant
 
 /// What a job did, in numbers.
 public struct StreamReport: Sendable {
+  /// A packed tensor of the output.
   public struct Packed: Sendable {
+    /// Its name.
     public let name: String
+    /// What it is coded with.
     public let codec: BlockCodec
+    /// Its elements.
     public let weights: Int
+    /// Bytes of its codes and scales.
     public let bytes: Int
     /// nil for tensors that were packed before.
     public let relativeError: Double?
+    /// Blocks of nothing but zeros.
     public let zeroBlocks: Int
   }
 
+  /// Bytes of the source's files.
   public var bytesIn = 0
+  /// Bytes of all files written.
   public var bytesOut = 0
   /// Packed tensors of the output.
   public var packed: [Packed] = []
   /// Plain tensors of the output: how many and their bytes.
   public var keptCount = 0
+  /// Bytes of the plain tensors.
   public var keptBytes = 0
+  /// Elements of all tensors.
   public var weights = 0
   /// Tensors that changed their plain type, with the relative error this made.
   public var cast: [(name: String, from: DType, to: DType, relativeError: Double)] = []
+  /// NaN and infinite values met.
   public var nonfinite = 0
+  /// The content identity of the output.
   public var identity = Digest128(high: 0, low: 0)
+  /// The content identity of the source.
   public var sourceIdentity = Digest128(high: 0, low: 0)
   /// Files of the source that the output does not hold.
   public var notCarried: [String] = []
+  /// Things worth telling that stopped nothing.
   public var warnings: [String] = []
+  /// From start to the published output.
   public var seconds = 0.0
 
   mutating func add(_ item: StreamJob.Item, _ outcome: TensorOutcome) {
@@ -49,19 +64,24 @@ public struct StreamReport: Sendable {
     }
   }
 
+  /// Elements of the packed tensors.
   public var packedWeights: Int { packed.reduce(0) { $0 + $1.weights } }
+  /// Bits of codes and scales for each packed element.
   public var packedBitsPerWeight: Double? {
     packedWeights == 0 ? nil : Double(packed.reduce(0) { $0 + $1.bytes }) * 8 / Double(packedWeights)
   }
+  /// Bits of the whole output for each element.
   public var bitsPerWeight: Double? { weights == 0 ? nil : Double(bytesOut) * 8 / Double(weights) }
+  /// Blocks of nothing but zeros in all packed tensors.
   public var zeroBlocks: Int { packed.reduce(0) { $0 + $1.zeroBlocks } }
 
-  /// Mean of the packed tensors' relative errors, by weight, and the tensor that fared worst.
+  /// Mean of the packed tensors' relative errors, by weight.
   public var meanError: Double? {
     let measured = packed.compactMap { tensor in tensor.relativeError.map { ($0, Double(tensor.weights)) } }
     guard !measured.isEmpty else { return nil }
     return measured.reduce(0) { $0 + $1.0 * $1.1 } / measured.reduce(0) { $0 + $1.1 }
   }
+  /// The packed tensor that fared worst.
   public var worst: Packed? {
     packed.filter { $0.relativeError != nil }.max { ($0.relativeError ?? 0) < ($1.relativeError ?? 0) }
   }

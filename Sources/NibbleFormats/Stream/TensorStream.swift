@@ -3,13 +3,17 @@ import NibbleQuant
 
 /// What a tensor is to become.
 public struct TensorTarget: Sendable {
+  /// Its name.
   public var name: ByteName
+  /// The type of its elements, before packing.
   public var dtype: DType
   /// As it will be stored.
   public var shape: [Int]
+  /// Whether the model's own tensor is the transpose.
   public var isTransposed: Bool
+  /// How its elements are stored.
   public var encoding: Encoding
-  public var foreign: ForeignLayout
+  package var foreign: ForeignLayout
   /// Kept verbatim from a bitsandbytes file.
   var stateText: StoredSection?
 
@@ -39,18 +43,18 @@ public struct TensorTarget: Sendable {
 }
 
 /// What became of a tensor on its way.
-public struct TensorOutcome: Sendable {
+package struct TensorOutcome: Sendable {
   /// Of the plain bytes written.
-  public var digest = Digest128(high: 0, low: 0)
+  package var digest = Digest128(high: 0, low: 0)
   /// Of the plain bytes read.
-  public var sourceDigest = Digest128(high: 0, low: 0)
-  public var counts = EncodeCounts()
+  package var sourceDigest = Digest128(high: 0, low: 0)
+  package var counts = EncodeCounts()
   /// Set where values were changed: packed or cast.
-  public var squaredError: Double?
-  public var squaredSignal = 0.0
+  package var squaredError: Double?
+  package var squaredSignal = 0.0
 
   /// ‖written − read‖ / ‖read‖.
-  public var relativeError: Double? {
+  package var relativeError: Double? {
     squaredError.map { $0 == 0 ? 0 : ($0 / squaredSignal).squareRoot() }
   }
 }

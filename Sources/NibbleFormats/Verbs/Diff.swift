@@ -3,9 +3,13 @@ import NibbleQuant
 
 /// What sets two checkpoints apart.
 public struct DiffReport: Sendable {
+  /// A tensor of both sides.
   public struct Changed: Sendable {
+    /// Its name.
     public let name: String
+    /// The one compared with.
     public let a: StoredTensor
+    /// The other one.
     public let b: StoredTensor
     /// nil where shapes differ or the type has no arithmetic.
     public let difference: Difference?
@@ -13,10 +17,13 @@ public struct DiffReport: Sendable {
     public var isEqual: Bool { difference.map { $0.unequal == 0 } ?? false }
   }
 
+  /// Names only the second has.
   public var added: [String] = []
+  /// Names only the first has.
   public var removed: [String] = []
   /// Tensors of both sides that are not the same bytes in the same coding.
   public var changed: [Changed] = []
+  /// Tensors that are the same bytes in the same coding.
   public var unchanged = 0
 }
 

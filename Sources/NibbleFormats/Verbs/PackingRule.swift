@@ -14,18 +14,23 @@ public enum CodecChoice: Hashable, Sendable {
     ("fp32", .cast(.f32)),
   ]
 
+  /// Reads a name of the command line.
   public init?(_ name: String) {
     guard let known = Self.names.first(where: { $0.name == name }) else { return nil }
     self = known.choice
   }
 
+  /// The name on the command line.
   public var name: String { Self.names.first { $0.choice == self }?.name ?? "" }
 }
 
 /// "Tensors whose name this pattern is found in are coded like that."
 public struct PackingRule: Sendable {
+  /// What is looked for in names.
   public let pattern: Pattern
+  /// What tensors found are coded with.
   public let choice: CodecChoice
+  /// Elements of a block, where the rule says.
   public let blockSize: Int?
   /// As it was written.
   public let text: String

@@ -3,22 +3,32 @@ import NibbleQuant
 
 /// How to quantize a checkpoint.
 public struct QuantizeOptions: Sendable {
+  /// For tensors that are packed by default.
   public var codec = CodecChoice.packed(.nf4)
+  /// Elements that share a scale.
   public var blockSize = 64
+  /// Whether scales are coded too.
   public var doubleQuant = true
   /// The first that is found in a tensor's name decides; without any, the architecture does.
   public var rules: [PackingRule] = []
+  /// Corner cases as one of bitsandbytes' kernels has them.
   public var bnbRules = EncodingRules.nearest
+  /// How scales are chosen.
   public var encoder = StreamJob.Encoder.absmax
 
+  /// NF4, blocks of 64, double quantization, the architecture's own choice of tensors.
   public init() {}
 }
 
 /// What is going to be done with each tensor, and why.
 public struct PackingDecision: Sendable {
+  /// The tensor.
   public let tensor: StoredTensor
+  /// What it will be coded with.
   public let choice: CodecChoice
+  /// Elements of a block, if it is packed.
   public let blockSize: Int
+  /// What decided.
   public let reason: PackingReason
 }
 

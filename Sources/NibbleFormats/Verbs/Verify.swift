@@ -3,11 +3,15 @@ import NibbleQuant
 
 /// What reading every byte of a checkpoint found.
 public struct VerifyReport: Sendable {
+  /// Tensors read.
   public var tensors = 0
+  /// Plain bytes read.
   public var bytes = 0
   /// Tensors with NaN or infinite values, and how many.
   public var nonfinite: [(name: String, count: Int)] = []
+  /// The content identity.
   public var identity = Digest128(high: 0, low: 0)
+  /// Things worth telling that are no errors.
   public var warnings: [String] = []
 }
 
