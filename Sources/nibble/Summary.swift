@@ -21,6 +21,7 @@ enum Summary {
       rows.append(
         ("relative error", "mean \(decimal(mean, 4)), worst \(decimal(worst.relativeError ?? 0, 4)) in \(oneLine(worst.name))"))
     }
+    if job.source.family == nil || verbose { rows += decisions(job) }
     if report.zeroBlocks > 0 { rows.append(("blocks of zeros", "\(report.zeroBlocks)")) }
     if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }
     for cast in report.cast.prefix(verbose ? Int.max : 3) {
@@ -44,6 +45,34 @@ enum Summary {
       ("identity", report.identity.description),
     ]
     try printRows(rows)
+  }
+
+  /// What was packed and kept, and why; layers of one kind together.
+  private static func decisions(_ job: StreamJob) -> [(String, String)] {
+    var groups: [(label: String, reason: String, names: [String])] = []
+    for decision in job.decisions {
+      let label = decision.choice == .keep ? "kept" : decision.choice.name
+      let name = layersTogether(decision.tensor.name.text)
+      if let at = groups.firstIndex(where: { $0.label == label && $0.reason == decision.reason.rawValue }) {
+        groups[at].names.append(name)
+      } else {
+        groups.append((label, decision.reason.rawValue, [name]))
+      }
+    }
+    return groups.map { group in
+      var counts: [(name: String, count: Int)] = []
+      for name in group.names {
+        if let at = counts.firstIndex(where: { $0.name == name }) { counts[at].count += 1 } else { counts.append((name, 1)) }
+      }
+      let names = counts.map { $0.count > 1 ? "\($0.name) ×\($0.count)" : $0.name }
+      return (group.label, "\(group.names.count), \(group.reason): \(list(names, limit: 24))")
+    }
+  }
+
+  /// "layers.*.mlp.up_proj.weight": numbers between dots are one.
+  private static func layersTogether(_ name: String) -> String {
+    name.split(separator: ".", omittingEmptySubsequences: false)
+      .map { !$0.isEmpty && $0.utf8.allSatisfy { (0x30...0x39).contains($0) } ? "*" : $0 }.joined(separator: ".")
   }
 
   static func printRows(_ rows: [(String, String)]) throws {
@@ -97,6 +126,10 @@ enum Summary {
             "name": JSON($0.name), "from": JSON($0.from.rawValue), "to": JSON($0.to.rawValue),
             "relative_error": JSON($0.relativeError),
           ]
+        }),
+      "decisions": .array(
+        job.decisions.map {
+          ["name": JSON($0.tensor.name.text), "choice": JSON($0.choice.name), "reason": JSON($0.reason.rawValue)]
         }),
       "not_carried": JSON(report.notCarried), "warnings": JSON(report.warnings),
       "seconds": JSON(report.seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),

@@ -33,6 +33,8 @@ public struct StreamJob: Sendable {
   public var provenance: @Sendable (Digest128) -> JSON? = { _ in nil }
   /// Whether tensors with values that are not finite stop the job.
   public var refusesNonfinite = true
+  /// What was decided for each tensor and why, where something was.
+  public var decisions: [PackingDecision] = []
   /// The type every float tensor is written in, as configurations spell it, where one was asked for.
   public var dtypeName: String?
   /// Things worth telling that stop nothing.

@@ -49,6 +49,7 @@ extension StreamJob {
     for decision in decisions { items.append(try item(decision, options, source.family)) }
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)
+    job.decisions = decisions
     job.rules = options.bnbRules
     job.encoder = options.encoder
     let settings = options.provenance
