@@ -1,5 +1,4 @@
 import NibbleCore
-import Yams
 
 /// What is done to the words of the command line before they are parsed.
 enum Arguments {
@@ -42,22 +41,21 @@ enum Arguments {
     let file = try InputFile(path)
     guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path): a configuration of \(file.size) bytes") }
     let text = String(decoding: try file.bytes(at: 0, count: file.size), as: UTF8.self)
-    let node: Node?
-    do { node = try Yams.compose(yaml: text) } catch { throw NibbleError.usage("\(path): no YAML: \(error)") }
-    guard let node else { return [] }
-    guard let mapping = node.mapping else { throw NibbleError.usage("\(path): not a list of 'flag: value' lines") }
+    guard let node = try YAML.parse(text, place: path) else { return [] }
+    guard case .mapping(let entries) = node else {
+      throw NibbleError.usage("\(path): not a list of 'flag: value' lines")
+    }
     var flags: [String] = []
-    for (key, value) in mapping {
-      guard let name = key.string?.replacing("_", with: "-"), !name.isEmpty else {
-        throw NibbleError.usage("\(path): a key that is no flag's name")
-      }
+    for (key, value) in entries {
+      let name = String(key.map { $0 == "_" ? "-" : $0 })
       let isGiven = words.contains { word in
         word == "--" + name || word.hasPrefix("--" + name + "=") || word == "--no-" + name
           || short[name].map { word.hasPrefix($0) } ?? false
       }
       if isGiven { continue }
-      for element in value.sequence.map(Array.init) ?? [value] {
-        guard let scalar = element.scalar?.string else {
+      let elements = if case .sequence(let list) = value { list } else { [value] }
+      for element in elements {
+        guard case .scalar(let scalar) = element else {
           throw NibbleError.usage("\(path): the value of '\(name)' is neither a text nor a list of texts")
         }
         switch scalar {

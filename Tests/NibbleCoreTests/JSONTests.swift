@@ -1,6 +1,28 @@
 import NibbleCore
 import Testing
 
+@Suite("YAML of options")
+struct YAMLTests {
+  @Test("texts, lists and mappings")
+  func reads() throws {
+    guard case .mapping(let entries)? = try YAML.parse("a: 1\nb: [x, 'y z']\n# c\nd:\n  - e\n", place: "f") else {
+      Issue.record("no mapping")
+      return
+    }
+    #expect(entries.map(\.key) == ["a", "b", "d"])
+    if case .sequence(let list) = entries[1].value { #expect(list.count == 2) } else { Issue.record("no list") }
+    #expect(try YAML.parse("# nothing\n", place: "f").map { _ in 1 } == nil)
+  }
+
+  @Test("refuses with a line", arguments: [
+    "a: [", "a: 1\na: 2", "a: &x 1\nb: *x", "{[1]: 2}", "--- a\n--- b\n", "\u{1}", "a: \"", "- [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]",
+  ])
+  func refuses(_ text: String) {
+    let error = #expect(throws: NibbleError.self) { try YAML.parse(text, place: "f.yaml") }
+    #expect(error?.message.contains("f.yaml: line ") == true)
+  }
+}
+
 @Suite("Strict JSON")
 struct JSONTests {
   @Test(
