@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import subprocess
-import types
 
 # Before anything imports the libraries: never the network, never a compiler, the same sums in every run.
 os.environ.update(
@@ -91,10 +90,3 @@ def fixed_chance():
 def work(tmp_path):
     """An empty folder, by name: `work / 'out'`."""
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def sources():
-    """The family table, read from the program's own source so that no type goes untested."""
-    table = ROOT / "Sources" / "NibbleFormats" / "HuggingFace" / "ModelFamily.swift"
-    return types.SimpleNamespace(family_table=table)

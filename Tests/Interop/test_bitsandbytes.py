@@ -64,10 +64,11 @@ def test_tensors_of_any_shape_are_packed_as_bitsandbytes_packs_them(nibble, work
 def test_dequantize_is_code_times_scale_rounded_once(nibble, work, container, dtype, quant_type, double):
     tensors = samples(DTYPES[dtype])
     save_file(tensors, work / "in.safetensors")
-    options = ["--tensor", f".*={quant_type}", "--double-quant" if double else "--no-double-quant"]
+    scales = "--double-quant" if double else "--no-double-quant"
     for block_size in (32, 64, 4096):
-        options[4:] = ["--block-size", str(block_size)]
-        nibble("quantize", work / "in.safetensors", "-o", work / container, "--force", *options[:3], "--block-size", block_size)
+        nibble(
+            "quantize", work / "in.safetensors", "-o", work / container, "--force", scales,
+            "--tensor", f".*={quant_type}:block={block_size}")
         if container.endswith(".nbl"):
             nibble("convert", work / container, "-o", work / "parts.safetensors", "--format", "bnb", "--force")
         parts = packed_tensors(load_file(work / ("parts.safetensors" if container.endswith(".nbl") else container)))

@@ -83,7 +83,8 @@ def test_dequantize_to_a_type_is_torchs_own_cast(nibble, work, dtype, written):
 
 def test_names_of_any_kind(nibble, work):
     """Names are bytes: these are all different, though some look or compare alike."""
-    names = ["é", "e\u0301", "ﬁ", "fi", "a b", 'quo"te', "back\\slash", "line\nfeed", "日本語", "😀", "\u0001", "a", "A", "a.b"]
+    names = [
+        "é", "e\u0301", "ﬁ", "fi", "a b", 'quo"te', "back\\slash", "line\nfeed", "日本語", "😀", "\u0001", "a", "A", "a.b"]
     tensors = {name: torch.full((2,), float(number)) for number, name in enumerate(names)}
     save_file(tensors, work / "in.safetensors")
     nibble("convert", work / "in.safetensors", "-o", work / "a.nbl")
@@ -140,7 +141,8 @@ def test_one_identity_for_every_sharding(nibble, work):
 
 def test_values_stand_where_their_type_can_be_read(nibble, work):
     """Every tensor starts at a multiple of its element's size, and the header's length is a multiple of eight."""
-    mixed = {name: t for kind in ("BOOL", "U8", "I16", "F16", "BF16", "F32", "I64", "F64", "C64") for name, t in tensors_of(kind).items()}
+    kinds = ("BOOL", "U8", "I16", "F16", "BF16", "F32", "I64", "F64", "C64")
+    mixed = {name: tensor for kind in kinds for name, tensor in tensors_of(kind).items()}
     save_file(mixed, work / "in.safetensors")
     nibble("convert", work / "in.safetensors", "-o", work / "a.nbl", "--allow-nonfinite")
     nibble("convert", work / "a.nbl", "-o", work / "out.safetensors", "--allow-nonfinite")

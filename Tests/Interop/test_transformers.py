@@ -7,7 +7,6 @@ import json
 
 import pytest
 import torch
-import transformers
 from models import (
     answer, assert_packed_answers_like_plain, linear4bit, load, make, metadata_of, raw_bytes_of, small_config, tensors_of)
 from reference import assert_packed_alike, by_bitsandbytes, packed_tensors, parts_of, same_bits
@@ -84,7 +83,8 @@ CHOICES = {
     "one layer kept": ("llama, tied", ["--keep", r"layers\.1\."], set(), {"model.layers.1."}),
     "one kind kept": ("llama, untied", ["--keep", "down_proj"], set(), {"down_proj"}),
     "one weight packed": (
-        "llama, tied", ["--tensor", r"layers\.0\.mlp\.up_proj=nf4", "--keep", "."], {"model.layers.0.mlp.up_proj"}, {"down_proj"}),
+        "llama, tied", ["--tensor", r"layers\.0\.mlp\.up_proj=nf4", "--keep", "."], {"model.layers.0.mlp.up_proj"},
+        {"down_proj"}),
     "gpt2, one layer kept": ("gpt2", ["--keep", r"h\.0\."], set(), {"h.0."}),
     "gpt2, one kind kept": ("gpt2", ["--keep", r"attn\.c_proj"], set(), {"attn.c_proj"}),
     "bert, pooler kept": ("bert", ["--keep", "pooler"], set(), {"pooler"}),
@@ -176,14 +176,10 @@ def test_nibble_makes_the_checkpoint_the_library_makes(nibble, work, saved, case
     assert ours == theirs, "config.json differs"
 
 
-@pytest.mark.parametrize("options", [[], ["--no-double-quant"], ["--codec", "fp4"], ["--keep", "down_proj|c_fc"]], ids=str)
+@pytest.mark.parametrize("options", [[], ["--no-double-quant"], ["--codec", "fp4"], ["--keep", r"\.0\."]], ids=" ".join)
 @pytest.mark.parametrize("name", ["llama, untied", "gpt2", "llama, bfloat16"])
 def test_block_file_to_bitsandbytes_and_back_is_the_same_file(nibble, work, saved, name, options):
     saved(name, max_shard_size="100KB")
-    if "gpt2" not in name and "--keep" in options:
-        options = ["--keep", "down_proj"]
-    elif "--keep" in options:
-        options = ["--keep", "c_fc"]
     nibble("quantize", work / "source", "-o", work / "a.nbl", *options)
     for folder, words in (("whole", []), ("shards", ["--max-shard-size", "50KB"])):
         nibble("convert", work / "a.nbl", "-o", work / folder, "--format", "bnb", *words)

@@ -141,9 +141,10 @@ class Bench:
             "  try: print(n, m.version(n), end=', ')\n"
             "  except m.PackageNotFoundError: pass\n")
         python = self.options.venv / "bin" / "python"
-        peers = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.rstrip(", ") if python.exists() else ""
-        nibble = subprocess.run([self.options.nibble, "--version"], capture_output=True, text=True).stdout.strip()
-        return f"{nibble}; {peers or 'no peers'}; Python {platform.python_version()}"
+        said = [
+            subprocess.run(command, capture_output=True, text=True).stdout.strip(", \n")
+            for command in ([self.options.nibble, "--version"], [python, "-c", code])]
+        return f"{said[0]}; {said[1] or 'no peers'}; Python {platform.python_version()}"
 
     def kernels(self):
         """The kernel variant nibble chose, from a real job on a small model."""
@@ -151,13 +152,15 @@ class Bench:
         if not tiny.exists():
             subprocess.run([sys.executable, HERE.parent / "make-model", tiny, "--shape", "tiny", "--sparse"],
                            check=True, stdout=subprocess.DEVNULL)
-        done = subprocess.run(
-            [self.options.nibble, "quantize", tiny, "-o", out, "--force", "--json"], capture_output=True, text=True, check=True)
+        command = [self.options.nibble, "quantize", tiny, "-o", out, "--force", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)["kernels"]
 
     def machine(self):
-        model = next(
-            (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        model = named[0] if named else platform.machine()
+        size = sum(path.stat().st_size for path in self.options.model.glob("*.safetensors"))
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return (
             f"machine   {model}, {os.cpu_count()} cores, {memory / 1e9:.0f} GB, Linux {platform.release()}, "
@@ -165,7 +168,7 @@ class Bench:
             f"settings  {THREADS} threads each; nibble's kernels {self.kernels()}; "
             f"OPENBLAS_CORETYPE {os.environ.get('OPENBLAS_CORETYPE', 'not set')}\n"
             f"versions  {self.versions()}\n"
-            f"model     {sum(p.stat().st_size for p in self.options.model.glob('*.safetensors')) / 1e9:.2f} GB bfloat16, "
+            f"model     {size / 1e9:.2f} GB bfloat16, "
             f"page cache warm; median of {self.options.runs}")
 
     LABELS = {
@@ -183,7 +186,8 @@ class Bench:
             middle = measure.median(runs)
             spread = f"{min(r.wall for r in runs):.2f}-{max(r.wall for r in runs):.2f}"
             lines.append(
-                f"{label:34}{middle.wall:9.2f}{spread:>16}{middle.cpu:9.2f}{middle.peak / 1e6:10.0f}{self.bytes[name] / 1e6:12.1f}")
+                f"{label:34}{middle.wall:9.2f}{spread:>16}{middle.cpu:9.2f}{middle.peak / 1e6:10.0f}"
+                f"{self.bytes[name] / 1e6:12.1f}")
         lines.append(
             "nibble and dd sync what they write; the peers leave it in the page cache. mlx packs the embedding too.\n"
             "Peak memory is the largest resident set of one process, the mapped pages of the model's file included.")

@@ -44,7 +44,7 @@ extension StreamJob {
   }
 
   /// What the program takes before it does anything: its own pages and the libraries'.
-  private static let baseMemory = 15 << 20
+  private static let baseMemory = 23 << 19
   /// A thread's stack, its share of the allocator, and what is in its hands besides chunks.
   private static let threadMemory = 3 << 20
 
