@@ -20,13 +20,15 @@ public enum DType: String, Sendable, CaseIterable {
   case f64 = "F64"
   case i64 = "I64"
   case u64 = "U64"
+  case f8e4m3fnuz = "F8_E4M3FNUZ"
+  case f8e5m2fnuz = "F8_E5M2FNUZ"
 
   /// Bits an element takes.
   public var bitWidth: Int {
     switch self {
     case .f4: 4
     case .f6e2m3, .f6e3m2: 6
-    case .bool, .u8, .i8, .f8e5m2, .f8e4m3, .f8e8m0: 8
+    case .bool, .u8, .i8, .f8e5m2, .f8e4m3, .f8e8m0, .f8e4m3fnuz, .f8e5m2fnuz: 8
     case .i16, .u16, .f16, .bf16: 16
     case .i32, .u32, .f32: 32
     case .c64, .f64, .i64, .u64: 64

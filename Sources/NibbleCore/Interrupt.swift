@@ -1,7 +1,7 @@
 import Glibc
 import Synchronization
 
-/// Ctrl-C and SIGTERM, asked about between chunks of work.
+/// Ctrl-C, SIGTERM and a terminal that went away, asked about between chunks of work.
 ///
 /// The handler only stores a number; the work in hand ends with an error at its next chunk, and what was
 /// written is removed on the way every other error takes.
@@ -14,7 +14,11 @@ public enum Interrupt {
     // A parent may have started us with signals blocked, as worker threads of other programs do.
     var ours = sigset_t()
     sigemptyset(&ours)
-    for number in [SIGINT, SIGTERM] {
+    for number in [SIGINT, SIGTERM, SIGHUP] {
+      var before = sigaction()
+      sigaction(number, nil, &before)
+      // Under nohup, a terminal that goes away is no reason to stop.
+      if number == SIGHUP, unsafeBitCast(before.__sigaction_handler.sa_handler, to: Int.self) == 1 { continue }
       sigaddset(&ours, number)
       var action = sigaction()
       action.__sigaction_handler.sa_handler = { Interrupt.signal.store($0, ordering: .relaxed) }
@@ -29,7 +33,7 @@ public enum Interrupt {
   public static func check() throws {
     switch signal.load(ordering: .relaxed) {
     case 0: return
-    case SIGTERM: throw NibbleError(.terminated, "terminated")
+    case SIGTERM, SIGHUP: throw NibbleError(.terminated, "terminated")
     default: throw NibbleError(.interrupted, "interrupted")
     }
   }

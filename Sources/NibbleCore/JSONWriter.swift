@@ -9,6 +9,9 @@ extension JSON {
     case indented
   }
 
+  /// This value as a file of its own: indented, with a line break at the end.
+  package var fileBytes: [UInt8] { Array((text(.indented) + "\n").utf8) }
+
   /// This value as text.
   public func text(_ layout: Layout = .compact) -> String {
     var out = ""

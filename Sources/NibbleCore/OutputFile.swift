@@ -105,6 +105,10 @@ package final class OutputFile: @unchecked Sendable {
     for (index, window) in rest {
       try writeOut(.init(rebasing: window.buffer[..<window.filled]), at: index * Self.windowSize)
     }
+    for (_, window) in rest { window.buffer.deallocate() }
+    for buffer in free { buffer.deallocate() }
+    windows = [:]
+    free = []
     guard fsync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
   }
 }

@@ -18,7 +18,6 @@ package final class StagedOutput {
   private let shape: Shape
   private let force: Bool
   private var lock: Int32 = -1
-  private var files: [OutputFile] = []
 
   /// Claims `destination`.
   ///
@@ -79,7 +78,7 @@ package final class StagedOutput {
 
   private func claim() throws -> Int32 {
     // A lock may be won on a name that its last holder has just renamed or removed: then try again.
-    for _ in 0..<100 {
+    for attempt in 0..<100 {
       let descriptor: Int32
       switch shape {
       case .file:
@@ -88,13 +87,15 @@ package final class StagedOutput {
       case .folder:
         if PathKind(staging) == .file { try removeStaleFile() }
         if mkdir(staging, 0o777) != 0, errno != EEXIST {
-          throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+          throw NibbleError.cannotWrite("\(destination): cannot be created: \(errorText(errno))")
         }
         descriptor = open(staging, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
       }
       guard descriptor >= 0 else {
-        if errno == ENOENT { continue }
-        throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+        let code = errno
+        // A folder may be taken away between making and opening it.
+        if code == ENOENT, case .folder = shape, PathKind(staging) == .nothing, attempt < 99 { continue }
+        throw NibbleError.cannotWrite("\(destination): cannot be created: \(errorText(code))")
       }
       guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
         close(descriptor)
@@ -154,9 +155,7 @@ package final class StagedOutput {
       descriptor = dup(lock)
     }
     guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno))") }
-    let file = OutputFile(descriptor: descriptor, path: path, expectedSize: expectedSize)
-    files.append(file)
-    return file
+    return OutputFile(descriptor: descriptor, path: path, expectedSize: expectedSize)
   }
 
   /// Gives the finished output its name. Every file must have been finished.
@@ -203,7 +202,6 @@ package final class StagedOutput {
   /// Removes everything written so far; nothing to do after `publish()`.
   package func discard() {
     guard lock >= 0 else { return }
-    files = []
     switch shape {
     case .file: unlink(staging)
     case .folder:

@@ -47,7 +47,7 @@ extension DType {
     case .i32: nibble_i32
     case .u64: nibble_u64
     case .i64: nibble_i64
-    case .f4, .f6e2m3, .f6e3m2, .c64: nil
+    case .f4, .f6e2m3, .f6e3m2, .c64, .f8e4m3fnuz, .f8e5m2fnuz: nil
     }
   }
 

@@ -8,7 +8,10 @@ enum Arguments {
     var words = kebabCase(words)
     guard let path = take("--config", from: &words) else { return words }
     guard let verb = words.first, !verb.hasPrefix("-") else { return words }
-    return [verb] + (try flags(path, given: words)) + words.dropFirst()
+    let (valued, bare) = try flags(path, given: words)
+    // Flags without a value go last, where they cannot take the next word for one.
+    let end = words.firstIndex(of: "--") ?? words.count
+    return [verb] + valued + words[1..<end] + bare + words[end...]
   }
 
   private static func kebabCase(_ words: [String]) -> [String] {
@@ -37,15 +40,16 @@ enum Arguments {
 
   /// The entries of a YAML file as flags: texts and numbers as values, lists as repeated flags, true and false as
   /// switches.
-  private static func flags(_ path: String, given words: [String]) throws -> [String] {
+  private static func flags(_ path: String, given words: [String]) throws -> (valued: [String], bare: [String]) {
     let file = try InputFile(path)
     guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path): a configuration of \(file.size) bytes") }
     let text = String(decoding: try file.bytes(at: 0, count: file.size), as: UTF8.self)
-    guard let node = try YAML.parse(text, place: path) else { return [] }
+    guard let node = try YAML.parse(text, place: path) else { return ([], []) }
+    if case .scalar("") = node { return ([], []) }
     guard case .mapping(let entries) = node else {
       throw NibbleError.usage("\(path): not a list of 'flag: value' lines")
     }
-    var flags: [String] = []
+    var flags: (valued: [String], bare: [String]) = ([], [])
     for (key, value) in entries {
       let name = String(key.map { $0 == "_" ? "-" : $0 })
       let isGiven = words.contains { word in
@@ -59,9 +63,9 @@ enum Arguments {
           throw NibbleError.usage("\(path): the value of '\(name)' is neither a text nor a list of texts")
         }
         switch scalar {
-        case "true": flags.append("--" + name)
-        case "false": flags.append("--no-" + name)
-        default: flags.append("--\(name)=\(scalar)")
+        case "true", "yes", "on": flags.bare.append("--" + name)
+        case "false", "no", "off": flags.bare.append("--no-" + name)
+        default: flags.valued.append("--\(name)=\(scalar)")
         }
       }
     }

@@ -51,9 +51,6 @@ struct WriteOptions: ParsableArguments {
   @Option(help: ArgumentHelp("Size at which safetensors are split into shards.", valueName: "bytes"))
   var maxShardSize = "5GB"
 
-  @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
-  var allowNonfinite = false
-
   func validate() throws {
     if output == nil, !dryRun { throw ValidationError("Missing expected argument '--output <output>'") }
     if output == "" { throw ValidationError("--output is empty") }
@@ -74,7 +71,7 @@ struct WriteOptions: ParsableArguments {
   }
 
   /// Runs `job`, or tells what it would do.
-  func run(_ job: StreamJob, _ common: CommonOptions, verb: String) throws {
+  func run(_ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false) throws {
     var job = job
     job.threads = common.workers
     job.maximumMemory = maxMemory.flatMap(parseBytes)

@@ -11,6 +11,9 @@ struct DequantizeCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
+  @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
+  var allowNonfinite = false
+
   @Option(help: "Type of every float tensor: bf16, fp16, fp32 (default: the type each tensor had).")
   var dtype: String?
 
@@ -24,7 +27,7 @@ struct DequantizeCommand: ParsableCommand {
     }
     let spec = try write.spec(nil, habit: .safetensors)
     let job = try StreamJob.dequantize(try Checkpoint.open(input), dtype: type, to: spec)
-    try write.run(job, common, verb: "dequantize")
+    try write.run(job, common, verb: "dequantize", allowNonfinite: allowNonfinite)
   }
 }
 

@@ -20,12 +20,17 @@ struct Nibble: ParsableCommand {
       VerifyCommand.self, DiffCommand.self, HashCommand.self,
     ])
 
+  private static var verbs: [String] { configuration.subcommands.compactMap { $0.configuration.commandName } }
+
   /// Runs the command line `arguments` and returns the exit code.
   static func runMapped(_ arguments: [String]) -> Int32 {
     do {
       let arguments = try Arguments.normalized(arguments)
       guard !arguments.isEmpty else {
         throw NibbleError.usage("a verb is missing; 'nibble --help' lists them")
+      }
+      if let verb = arguments.first, !verb.hasPrefix("-"), verb != "help", !verbs.contains(verb) {
+        throw NibbleError.usage("unknown verb \(quoted(verb)); the verbs are \(verbs.joined(separator: ", "))")
       }
       var command = try parseAsRoot(arguments)
       try command.run()

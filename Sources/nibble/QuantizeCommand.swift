@@ -52,6 +52,9 @@ struct QuantizeCommand: ParsableCommand {
   @Option(help: "Corner cases as bitsandbytes has them: nearest, cuda, cpu.")
   var bnbRules: EncodingRules = .nearest
 
+  @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
+  var allowNonfinite = false
+
   @Option(help: "Stop with exit code 6 if a packed tensor's relative error is above this.")
   var maxError: Double?
 
@@ -79,7 +82,7 @@ struct QuantizeCommand: ParsableCommand {
     let source = try Checkpoint.open(model)
     var job = try StreamJob.quantize(source, options, to: spec)
     job.maximumError = maxError
-    try write.run(job, common, verb: "quantize")
+    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite)
   }
 
   private func compression(_ format: OutputFormat) throws -> CompressionChoice {
@@ -131,11 +134,13 @@ struct RuleText: Sendable {
   private func lines() throws -> [String] {
     guard text.hasPrefix("@") else { return [text] }
     let path = String(text.dropFirst())
+    guard !path.isEmpty else { throw NibbleError.usage("'@' without the name of a file of rules") }
     let file = try InputFile(path)
     guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path): a rule file of \(file.size) bytes") }
-    guard let content = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
+    guard var content = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
       throw NibbleError.usage("\(path): not UTF-8")
     }
+    if content.unicodeScalars.first == "\u{FEFF}" { content.unicodeScalars.removeFirst() }
     return content.split(whereSeparator: \.isNewline).map(String.init).filter { !$0.isEmpty && !$0.hasPrefix("#") }
   }
 }

@@ -38,7 +38,7 @@ struct CommandTests {
   @Test(
     "usage errors are one line and 2",
     arguments: [
-      [], ["frobnicate"], ["quantize"], ["quantize", "x"], ["quantize", stories, "-o", "/tmp/x.nbl", "--codec", "int3"],
+      [], ["frobnicate"], ["merge", "--base", "x"], ["inspect", ""], ["quantize"], ["quantize", "x"], ["quantize", stories, "-o", "/tmp/x.nbl", "--codec", "int3"],
       ["quantize", stories, "-o", "/tmp/x.nbl", "--block-size", "63"],
       ["quantize", stories, "-o", "/tmp/x.nbl", "--block-size", "many"],
       ["quantize", stories, "-o", "/tmp/x.nbl", "--tensor", "q_proj"],
@@ -147,6 +147,96 @@ struct CommandTests {
     expectOneLine(try Program.run(["convert", folder.file("b"), "-o", folder.file("b"), "--format", "bnb", "--force"]), 2)
     expectOneLine(try Program.run(["convert", folder.file("b"), "-o", folder.file("b/"), "--format", "bnb", "--force"]), 2)
     #expect(try bytes(of: path) == before)
+  }
+
+  /// Everything below a folder, by path.
+  func snapshot(_ folder: String) throws -> [String: [UInt8]] {
+    var files: [String: [UInt8]] = [:]
+    for name in try FileManager.default.subpathsOfDirectory(atPath: folder) {
+      let path = folder + "/" + name
+      if (try? FileManager.default.attributesOfItem(atPath: path)[.type] as? FileAttributeType) == .typeRegular {
+        files[name] = try bytes(of: path)
+      }
+    }
+    return files
+  }
+
+  @Test("a folder that holds an input is never replaced, whatever the input is called")
+  func outputHoldsInput() throws {
+    for (name, source) in [("one", "models/llama"), ("shards", "models/llama-sharded"), ("hub/models--a--b/snapshots/r1", "models/llama")] {
+      try FileManager.default.createDirectory(
+        atPath: (folder.file(name) as NSString).deletingLastPathComponent, withIntermediateDirectories: true)
+      try FileManager.default.copyItem(atPath: fixture(source), toPath: folder.file(name))
+    }
+    try folder.write("linked/config.json", "{}")
+    try FileManager.default.createSymbolicLink(
+      atPath: folder.file("linked/model.safetensors"), withDestinationPath: folder.file("one/model.safetensors"))
+    let before = try snapshot(folder.path)
+    for arguments in [
+      ["quantize", folder.file("one/model.safetensors"), "-o", folder.file("one"), "--format", "bnb"],
+      ["dequantize", folder.file("one/model.safetensors"), "-o", folder.file("one")],
+      ["convert", folder.file("one/model.safetensors"), "-o", folder.file("one"), "--format", "safetensors"],
+      ["dequantize", folder.file("shards/model-00001-of-00003.safetensors"), "-o", folder.file("shards")],
+      ["quantize", folder.file("linked"), "-o", folder.file("one"), "--format", "bnb"],
+      ["quantize", "a/b@r1", "-o", folder.file("hub/models--a--b/snapshots/r1"), "--format", "bnb"],
+    ] {
+      let result = try Program.run(arguments + ["--force"], environment: ["HF_HUB_CACHE": folder.file("hub")], folder: folder.path)
+      expectOneLine(result, 2)
+      #expect(try snapshot(folder.path) == before, "\(arguments)")
+    }
+  }
+
+  @Test("memory does not grow with the number of shards")
+  func shardMemory() throws {
+    var builder = SafetensorsBuilder()
+    for index in 0..<40 { builder.add("t\(index)", "U8", [1 << 20], [UInt8](repeating: UInt8(index), count: 1 << 20)) }
+    let model = try folder.write("m.safetensors", builder.bytes)
+    func peak(_ shard: String) throws -> Int {
+      let arguments = ["dequantize", model, "-o", folder.file("out"), "--max-shard-size", shard, "--force", "--json", "-j", "1"]
+      return try JSON.parse(Program.run(arguments).output)["peak_memory"]?.int ?? 0
+    }
+    let (one, many) = (try peak("5GB"), try peak("1MB"))
+    #expect(one > 0 && many < one + (12 << 20))
+  }
+
+  @Test("a plan's bytes bound a folder's", arguments: ["models/llama", "models/gpt2", "models/llama-bnb-nf4-dq"])
+  func folderPlans(_ model: String) throws {
+    let source = fixture(model)
+    for arguments in [
+      ["quantize", source, "--format", "bnb"], ["convert", source, "--format", "bnb"], ["dequantize", source, "--max-shard-size", "100kB"],
+    ] {
+      let plan = try JSON.parse(Program.run(["plan"] + arguments + ["--json"]).output)
+      let report = try JSON.parse(Program.run(arguments + ["-o", folder.file("out"), "--force", "--json"]).output)
+      let written = try snapshot(folder.file("out")).values.reduce(0) { $0 + $1.count }
+      #expect(report["bytes_out"]?.int == written)
+      let predicted = try #require(plan["bytes_out"]?.int)
+      #expect(plan["bytes_out_exact"]?.bool == true ? predicted == written : predicted >= written, "\(arguments) \(predicted) \(written)")
+      #expect(Double(predicted) < 1.02 * Double(written))
+    }
+  }
+
+  @Test("configurations with values of the wrong type", arguments: [
+    #"{"model_type":5}"#, #"{"model_type":["gpt2"]}"#, #"{"quantization_config":[]}"#, #"{"quantization_config":{"quant_method":4}}"#,
+    #"{"tie_word_embeddings":"yes"}"#,
+  ])
+  func wrongTypes(_ config: String) throws {
+    try folder.write("m/config.json", config)
+    try folder.write("m/model.safetensors", bytes(of: stories + "/model.safetensors"))
+    expectOneLine(try Program.run(["inspect", folder.file("m")]), 3, mentioning: ["config.json"])
+  }
+
+  @Test("switches in a configuration file take no other word")
+  func switches() throws {
+    let yaml = try folder.write("run.yaml", "force: yes\ndouble-quant: no\n")
+    let path = try folder.write("o.nbl", "old")
+    #expect(try Program.run(["quantize", "--config", yaml, "-o", path, stories]).code == 0)
+    let bad = try folder.write("bad.yaml", "block-size: true\n")
+    expectOneLine(try Program.run(["quantize", "--config", bad, "-o", path, stories]), 2, mentioning: ["block-size"])
+  }
+
+  @Test("endings that nibble does not write", arguments: ["o.gguf", "o.bin", "o.pt", "o.json"])
+  func endings(_ name: String) throws {
+    expectOneLine(try Program.run(["quantize", stories, "-o", folder.file(name)]), 2, mentioning: [name])
   }
 
   @Test("--dry-run and plan write nothing and say what would be")

@@ -189,6 +189,27 @@ struct ModelFolderTests {
     #expect(try Checkpoint.open(folder.path).warnings.count == 1)
   }
 
+  @Test("a shard that the index does not list") func strayShard() throws {
+    try shards(map: [("a", Self.first)])
+    refuse(.integrity, mentioning: Self.second)
+  }
+
+  @Test("an index of nothing") func emptyIndex() throws {
+    try shards(map: [])
+    refuse(.badInput, mentioning: "empty")
+  }
+
+  @Test("one file beside an index must hold what the index lists; other weights are told of") func fileAndIndex() throws {
+    try shards()
+    var builder = SafetensorsBuilder()
+    builder.add(random: "a", [4])
+    try folder.write("model.safetensors", builder.bytes)
+    refuse(.integrity, mentioning: "'b'")
+    builder.add(random: "b", [4])
+    try folder.write("model.safetensors", builder.bytes)
+    #expect(try Checkpoint.open(folder.path).warnings.count == 3)
+  }
+
   @Test("a missing shard") func missing() throws {
     try shards()
     try folder.write(

@@ -173,7 +173,8 @@ class Bench:
 
     LABELS = {
         "nibble": "nibble quantize, NF4 double quant", "floor": "floor: cat + dd conv=fsync",
-        "direct floor": "floor: cat + dd, fsync, direct", "bitsandbytes": "bitsandbytes, tensor by tensor", "transformers": "transformers + bitsandbytes",
+        "direct floor": "floor: cat + dd, fsync, direct",
+        "bitsandbytes": "bitsandbytes, tensor by tensor", "transformers": "transformers + bitsandbytes",
         "mlx": "mlx_lm.convert -q, affine 4 bit"}
 
     def table(self):

@@ -22,7 +22,7 @@ enum QuantizationConfig {
   }
 
   /// null where transformers' own rule leaves out what is kept here; else every kept module by name, because a list
-  /// replaces that rule.
+  /// replaces that rule; also output heads that share an embedding's weight, which no file stores.
   private static func skippedModules(_ targets: [TensorTarget], _ family: ModelFamily?) -> JSON {
     let names = Set(targets.map(\.name))
     var followsRule = family != nil
@@ -34,7 +34,11 @@ enum QuantizationConfig {
       if target.encoding == .plain { kept.append(module) }
     }
     if followsRule { return .null }
-    if !kept.contains("lm_head"), !names.contains("lm_head.weight") { kept.append("lm_head") }
+    let packed = targets.filter { $0.encoding != .plain }.map { String($0.name.text.dropLast(".weight".count)) }
+    for head in family?.tiedHeads ?? NameGuess.tiedHeads where !names.contains(ByteName(head + ".weight")) {
+      // An entry also stands for everything below it, and for every name it ends.
+      if !packed.contains(where: { $0 == head || $0.hasPrefix(head + ".") || $0.hasSuffix(head) }) { kept.append(head) }
+    }
     return JSON(kept)
   }
 }

@@ -83,6 +83,7 @@ extension Checkpoint {
   ///
   /// - Throws: `.badInput`, `.integrity`
   public static func open(_ path: String) throws -> Checkpoint {
+    guard !path.isEmpty else { throw NibbleError.usage("the name of a checkpoint is empty") }
     switch PathKind(path) {
     case .folder: return try openFolder(path, as: path)
     case .file: return try openFile(path)

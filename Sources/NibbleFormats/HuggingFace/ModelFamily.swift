@@ -13,33 +13,37 @@ public struct ModelFamily: Sendable {
   let conv1D: Pattern?
   /// Linear heads that come with or without a bias.
   let heads: Pattern
+  /// Output heads that may share the embedding's weight.
+  let tiedHeads: [String]
 
-  private init(_ name: String, _ modelTypes: [String], linear: String, conv1D: String? = nil, heads: String) throws {
+  private init(_ name: String, _ modelTypes: [String], linear: String, conv1D: String? = nil, heads: String, tiedHeads: [String]) throws {
     self.name = name
     self.modelTypes = modelTypes
     self.linear = try Pattern(linear)
     self.conv1D = try conv1D.map { try Pattern($0) }
     self.heads = try Pattern(heads)
+    self.tiedHeads = tiedHeads
   }
 
   /// Llama and what shares its module names; checked against transformers for each type listed.
   private static let llama = try? ModelFamily(
     "Llama", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "granite", "olmo2", "smollm3"],
     linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$"#,
-    heads: #"^(score|qa_outputs)\.weight$"#)
+    heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"])
 
   private static let gpt2 = try? ModelFamily(
     "GPT-2", ["gpt2"],
     linear: #"(?!)"#,
     conv1D: #"(^|\.)h\.\d+\.((attn|crossattention)\.(c_attn|q_attn|c_proj)|mlp\.(c_fc|c_proj))\.weight$"#,
-    heads: #"^(score|classifier|qa_outputs|multiple_choice_head\.summary)\.weight$"#)
+    heads: #"^(score|classifier|qa_outputs|multiple_choice_head\.summary)\.weight$"#, tiedHeads: ["lm_head"])
 
   private static let bert = try? ModelFamily(
     "BERT", ["bert", "roberta", "xlm-roberta", "camembert"],
     linear:
       #"(^|\.)layer\.\d+\.((attention|crossattention)\.(self\.(query|key|value)|output\.dense)|(intermediate|output)\.dense)\.weight$"#
       + #"|(^|\.)pooler\.dense\.weight$|^cls\.predictions\.transform\.dense\.weight$|^lm_head\.dense\.weight$"#,
-    heads: #"^(classifier(\.dense|\.out_proj)?|qa_outputs|cls\.seq_relationship)\.weight$"#)
+    heads: #"^(classifier(\.dense|\.out_proj)?|qa_outputs|cls\.seq_relationship)\.weight$"#,
+    tiedHeads: ["cls.predictions.decoder", "lm_head.decoder"])
 
   /// Every family nibble knows.
   public static let all = [llama, gpt2, bert].compactMap { $0 }
@@ -66,6 +70,11 @@ enum NameGuess {
   private static let kept = try? Pattern(
     #"embed|(^|\.)(wte|wpe|shared|lm_head|output|embed_out|score|classifier|head|heads|qa_outputs)\.weight$|relative_attention_bias"#
   )
+
+  static let tiedHeads = [
+    "lm_head", "lm_head.decoder", "cls.predictions.decoder", "predictions.decoder", "vocab_projector", "proj_out",
+    "embed_out", "decoder",
+  ]
 
   static func isEmbeddingOrHead(_ name: String) -> Bool {
     (try? kept?.isFound(in: name.lowercased())) ?? false

@@ -16,19 +16,19 @@ extension Checkpoint {
       throw NibbleError.badInput("\(path): no config.json, so this is no model folder\(hint)")
     }
     checkpoint.config = try readJSON(folder + "/config.json")
+    try checkpoint.checkConfig()
     let shards: [(name: String, header: SafetensorsHeader, file: InputFile)]
     if names.contains(weightsName) {
       let file = try InputFile(folder + "/" + weightsName)
       shards = [(weightsName, try SafetensorsHeader(of: file), file)]
-      if names.contains(indexName) {
-        checkpoint.warnings.append("\(folder)/\(indexName) was not used: \(weightsName) holds the whole model")
-      }
+      if names.contains(indexName) { try checkIndex(folder, against: shards[0].header, &checkpoint.warnings) }
     } else if names.contains(indexName) {
       shards = try openShards(folder, &checkpoint.warnings)
     } else {
       throw noWeights(path, names)
     }
     checkpoint.files = shards.map(\.file)
+    try checkForStrayWeights(folder, names, read: Set(shards.map(\.name)), &checkpoint.warnings)
     checkpoint.metadata = mergedMetadata(shards.map { ($0.name, $0.header.metadata) }, &checkpoint.warnings)
     let tensors = shards.flatMap { shard in shard.header.entries.map { StoredTensor($0, in: shard.file) } }
     checkpoint.tensors = try groupPackedTensors(tensors)
@@ -41,6 +41,45 @@ extension Checkpoint {
     }
     checkpoint.sortTensors()
     return checkpoint
+  }
+
+  /// `model.safetensors` is what is read where an index lies beside it; it must hold all the index lists.
+  private static func checkIndex(_ folder: String, against header: SafetensorsHeader, _ warnings: inout [String]) throws {
+    let index = try ShardIndex(folder + "/" + indexName)
+    let held = Set(header.entries.map(\.name))
+    if let missing = index.weightMap.keys.filter({ !held.contains($0) }).min() {
+      throw NibbleError.integrity(
+        "\(index.path): lists tensor \(quoted(missing.text)), which \(weightsName) beside it does not hold; remove one of the two")
+    }
+    warnings.append("\(index.path) was not used: \(weightsName) holds all it lists")
+  }
+
+  /// Weights in the folder that nobody asked for are told of, or refused where they look like a part of the model.
+  private static func checkForStrayWeights(
+    _ folder: String, _ names: [String], read: Set<String>, _ warnings: inout [String]
+  ) throws {
+    let shard = try Pattern(#"^model-\d+-of-\d+\.safetensors$"#)
+    for name in names where name.hasSuffix(".safetensors") && !read.contains(name) {
+      if !read.contains(weightsName), try shard.isFound(in: name) {
+        throw NibbleError.integrity("\(folder)/\(name): a shard that \(indexName) does not list")
+      }
+      warnings.append("\(folder)/\(name) is not part of the model and was not read")
+    }
+  }
+
+  /// What nibble reads of a configuration must be of the type it has everywhere.
+  func checkConfig() throws {
+    func fail(_ key: String, _ type: String) -> NibbleError {
+      .badInput("\(path): config.json: \(quoted(key)) is not \(type)")
+    }
+    guard let config else { return }
+    if let type = config["model_type"], type != .null, type.string == nil { throw fail("model_type", "a text") }
+    if let tied = config["tie_word_embeddings"], tied != .null, tied.bool == nil {
+      throw fail("tie_word_embeddings", "true or false")
+    }
+    guard let quantization = config["quantization_config"], quantization != .null else { return }
+    guard quantization.members != nil else { throw fail("quantization_config", "an object") }
+    if let method = quantization["quant_method"], method.string == nil { throw fail("quant_method", "a text") }
   }
 
   private static func noWeights(_ path: String, _ names: [String]) -> NibbleError {
@@ -103,7 +142,7 @@ extension Checkpoint {
       }
       shards.append((name, header, file))
     }
-    for (name, shard) in index.weightMap where owner[name] == nil {
+    for (name, shard) in index.weightMap.sorted(by: { $0.key < $1.key }) where owner[name] == nil {
       throw NibbleError.integrity(
         "\(index.path): lists tensor \(quoted(name.text)) in \(quoted(shard)), which does not hold it")
     }
@@ -213,6 +252,7 @@ struct ShardIndex {
       weightMap[ByteName(name)] = shard
       shards.insert(ByteName(shard))
     }
+    guard !shards.isEmpty else { throw NibbleError.badInput("\(path): its weight_map is empty") }
     shardNames = shards.sorted().map(\.text)
   }
 }

@@ -43,6 +43,7 @@ extension Checkpoint {
       do { checkpoint.config = try JSON.parse(try reader.readWhole(limit: jsonLimit)) } catch let error as JSONError {
         throw NibbleError.badInput("\(file.path): embedded config.json: \(error.reason) at byte \(error.offset)")
       }
+      try checkpoint.checkConfig()
     }
     return checkpoint
   }

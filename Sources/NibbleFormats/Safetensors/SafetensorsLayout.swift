@@ -139,4 +139,28 @@ struct SafetensorsLayout {
     let isExact = shards.allSatisfy { $0.targets.allSatisfy { $0.encoding == .plain || $0.stateText != nil } }
     return (bytes, isExact)
   }
+
+  /// Bytes that are in memory because the window they belong to is not full: of the shard where they are most.
+  var openBytes: Int {
+    shards.map { shard in
+      var lengths = [Int](repeating: 0, count: Self.regions)
+      for entry in shard.targets.flatMap(Self.entries) { lengths[Self.region(entry)] += entry.length }
+      return lengths.reduce(0) { $0 + min($1, OutputFile.windowSize) }
+    }.max() ?? 0
+  }
+
+  /// The text of the shard index.
+  func index(_ weightMap: [(key: String, value: JSON)], totalSize: Int) -> [UInt8] {
+    let map = weightMap.sorted { ByteName($0.key) < ByteName($1.key) }
+    return JSON.object([("metadata", ["total_size": JSON(totalSize)]), ("weight_map", .object(map))]).fileBytes
+  }
+
+  /// Bytes of the shard index; 0 for a single shard.
+  var indexLength: Int {
+    guard shards.count > 1 else { return 0 }
+    let map = shards.enumerated().flatMap { number, shard in
+      shard.targets.flatMap(Self.entries).map { (key: $0.name.text, value: JSON(name(of: number))) }
+    }
+    return index(map, totalSize: shards.reduce(0) { $0 + $1.length }).count
+  }
 }

@@ -132,7 +132,7 @@ final class SafetensorsWriter: CheckpointWriter {
   func carry(_ small: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool {
     guard isFolder else { return false }
     if small.name == "config.json", let config {
-      try write(small.name, Array((config.text(.indented) + "\n").utf8))
+      try write(small.name, config.fileBytes)
       return true
     }
     let file = try staged.file(small.name, expectedSize: small.section.plainLength)
@@ -157,12 +157,10 @@ final class SafetensorsWriter: CheckpointWriter {
     try endShard()
     guard isFolder else { return totalBytes }
     if layout.shards.count > 1 {
-      weightMap.sort { ByteName($0.key) < ByteName($1.key) }
-      let index: JSON = ["metadata": ["total_size": JSON(tensorBytes)], "weight_map": .object(weightMap)]
-      try write("model.safetensors.index.json", Array((index.text(.indented) + "\n").utf8))
+      try write("model.safetensors.index.json", layout.index(weightMap, totalSize: tensorBytes))
     }
     if let record {
-      try write(SideRecord.fileName, Array((record.json.text(.indented) + "\n").utf8))
+      try write(SideRecord.fileName, record.json.fileBytes)
     }
     return totalBytes
   }

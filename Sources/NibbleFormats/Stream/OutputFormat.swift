@@ -34,6 +34,9 @@ public struct OutputSpec: Sendable {
   public init(path: String, format: OutputFormat?, habit: OutputFormat) throws {
     self.path = path
     let lower = path.lowercased()
+    for strange in [".gguf", ".bin", ".pt", ".pth", ".json", ".ckpt"] where lower.hasSuffix(strange) {
+      throw NibbleError.usage("\(path): nibble writes no \(strange) files")
+    }
     let ending: [OutputFormat]? =
       lower.hasSuffix(".nbl") ? [.nbl] : lower.hasSuffix(".safetensors") ? [.safetensors, .bnb] : nil
     if let format {

@@ -38,9 +38,15 @@ extension StreamJob {
         items.map(\.target), source.smallFiles, metadata: source.metadata, provenance: zero)
       return (NblWriter.size(of: table), !output.compression.isOn)
     }
-    let size = layout(nil).size
-    let small = output.isSingleFile ? 0 : source.smallFiles.reduce(0) { $0 + $1.section.plainLength }
-    return (size.bytes + small, size.isExact && output.format == .safetensors && source.config?["quantization_config"] == nil)
+    let record = sideRecord(zero)
+    let layout = layout(record)
+    let size = layout.size
+    if output.isSingleFile { return size }
+    let config = writtenConfig(items.map(\.target))
+    let small = source.smallFiles.reduce(0) { total, file in
+      total + (file.name == "config.json" && config != nil ? config?.fileBytes.count ?? 0 : file.section.plainLength)
+    }
+    return (size.bytes + small + (record?.json.fileBytes.count ?? 0) + layout.indexLength, size.isExact)
   }
 
   /// What the program takes before it does anything: its own pages and the libraries'.
@@ -73,12 +79,11 @@ extension StreamJob {
       }
     }
     if output.compression.isOn { perThread += 3 << 20 }
-    let busy = items.contains { $0.source.count > chunk } ? threads : 1
+    // However many threads are asked for, the cores are what works.
+    let busy = items.contains { $0.source.count > chunk } ? min(threads, availableCores) : 1
     // A window for each region that is being filled, and those on their way to the disk.
-    let regions =
-      output.format == .nbl
-      ? 1 : Set(items.flatMap { SafetensorsLayout.entries(of: $0.target) }.map(SafetensorsLayout.region)).count
-    let windows = min(outputBytes, (regions + busy) * OutputFile.windowSize)
+    let regions = output.format == .nbl ? OutputFile.windowSize : layout(nil).openBytes
+    let windows = min(outputBytes, regions + busy * OutputFile.windowSize)
     let tables = items.count * 1200
     return Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables
   }

@@ -80,20 +80,25 @@ public struct StreamJob: Sendable {
   public func check() throws {
     var path = output.path
     while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    for file in source.files + source.smallFiles.compactMap(\.section.inputFile) where file.isSameFile(as: path) {
+    let inputFiles = source.files + source.smallFiles.compactMap(\.section.inputFile)
+    for file in inputFiles where file.isSameFile(as: path) {
       throw NibbleError.usage("\(output.path) is an input; give another output")
     }
-    if PathKind(path) == .folder, source.container == .folder, isSameFolder(path, source.path) {
-      throw NibbleError.usage("\(output.path) is the input; give another output")
-    }
-    if PathKind(source.path) == .folder, path == source.path {
-      throw NibbleError.usage("\(output.path) is the input; give another output")
+    if PathKind(path) == .folder {
+      // A folder is replaced whole: neither the input nor anything it is read from may lie in it, by whatever name.
+      let inside = try namesInFolder(path).first { name in inputFiles.contains { $0.isSameFile(as: path + "/" + name) } }
+      if let inside {
+        throw NibbleError.usage("\(output.path) holds the input \(quoted(inside)); give another output")
+      }
+      if PathKind(source.path) == .folder, isSameFolder(path, source.path) {
+        throw NibbleError.usage("\(output.path) is the input; give another output")
+      }
     }
     try StagedOutput.checkReplaceable(path, output.shape, force: output.force)
     let packed = items.filter { $0.target.encoding != .plain }
     if output.format == .safetensors, let first = packed.first {
       throw NibbleError.usage(
-        "\(packed.count) packed tensors (\(quoted(first.target.name.text)), …) have no place in plain safetensors; "
+        "\(source.path): \(packed.count) packed tensors (\(quoted(first.target.name.text)), …) have no place in plain safetensors; "
           + "use --format bnb, which keeps their codes, or dequantize")
     }
     if let limit = maximumMemory, workingThreads < 1 {
@@ -147,6 +152,9 @@ public struct StreamJob: Sendable {
     report.bytesIn = source.storedBytes
     report.notCarried += source.leftOutFiles
     report.warnings = warnings
+    if report.nonfinite > 0, !allowsNonfinite {
+      report.warnings.append("\(source.path): \(report.nonfinite) NaN or infinite values were moved as they are")
+    }
     if !output.isSingleFile, source.config == nil {
       report.warnings.append(
         "\(output.path): there was no config.json to put into it, so it is no model folder; its .safetensors can be opened itself"
@@ -165,13 +173,16 @@ public struct StreamJob: Sendable {
   private func checkQuality(_ item: Item, _ outcome: TensorOutcome) throws {
     let name = quoted(item.source.name.text)
     if outcome.counts.nonfinite > 0, refusesNonfinite, !allowsNonfinite {
+      let what =
+        item.target.dtype == .f16 && item.source.dtype != .f16
+        ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values"
       throw NibbleError.quality(
-        "\(item.source.sections[0].place): tensor \(name) holds \(outcome.counts.nonfinite) NaN or infinite values; "
+        "\(item.source.sections[0].place): tensor \(name) has \(outcome.counts.nonfinite) \(what); "
           + "--allow-nonfinite goes on all the same")
     }
     if let limit = maximumError, let error = outcome.relativeError, item.target.encoding != .plain, !(error <= limit) {
       throw NibbleError.quality(
-        "tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)")
+        "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)")
     }
   }
 
@@ -184,10 +195,10 @@ public struct StreamJob: Sendable {
     }
     let record = sideRecord(provenance)
     return try SafetensorsWriter(
-      staged, layout(record), isFolder: !output.isSingleFile, config: try writtenConfig(targets), record: record)
+      staged, layout(record), isFolder: !output.isSingleFile, config: writtenConfig(targets), record: record)
   }
 
-  private func sideRecord(_ provenance: JSON?) -> SideRecord? {
+  func sideRecord(_ provenance: JSON?) -> SideRecord? {
     guard output.format == .bnb else { return nil }
     var record = SideRecord()
     record.identity = Digest128(high: 0, low: 0)
@@ -209,7 +220,7 @@ public struct StreamJob: Sendable {
   }
 
   /// config.json with what it says of types and quantization made to fit what is written; nil to carry it as it is.
-  private func writtenConfig(_ targets: [TensorTarget]) throws -> JSON? {
+  func writtenConfig(_ targets: [TensorTarget]) -> JSON? {
     guard var config = source.config else { return nil }
     if output.format == .safetensors {
       if let name = dtypeName {

@@ -214,7 +214,7 @@ extension TensorStream {
     offset[0] = ScaleCoder.offset(of: UnsafeBufferPointer(absmax))
     guard offset[0].isFinite else {
       throw NibbleError.quality(
-        "tensor \(quoted(pass.source.name.text)) holds \(counts.nonfinite) NaN or infinite values, which double quantization "
+        "\(pass.source.sections[0].place): tensor \(quoted(pass.source.name.text)) has \(counts.nonfinite) NaN or infinite values, which double quantization "
           + "would spread over the whole tensor; keep it (--keep) or use --no-double-quant with --allow-nonfinite")
     }
     let codes = whole.bytes(Slot.scaleCodes, absmax.count)

@@ -20,14 +20,7 @@ extension StreamJob {
   /// - Parameter dtype: for every float tensor; nil for the type each one had
   /// - Throws: `.badInput` for codes nibble does not decode
   public static func dequantize(_ source: Checkpoint, dtype: DType?, to output: OutputSpec) throws -> StreamJob {
-    if source.config?["quantization_config"]?["load_in_8bit"]?.bool == true
-      || source.tensors.contains(where: { $0.name.text.hasSuffix(".SCB") })
-    {
-      throw NibbleError.badInput("\(source.path): holds LLM.int8 weights, which this version does not decode")
-    }
-    if let method = source.config?["quantization_config"]?["quant_method"]?.string, method != "bitsandbytes" {
-      throw NibbleError.badInput("\(source.path): quantized with \(quoted(method)), which nibble does not read")
-    }
+    try source.refuseUnknownQuantization()
     guard output.format == .safetensors else {
       throw NibbleError.usage("dequantize writes safetensors, not \(output.format.rawValue)")
     }
@@ -47,5 +40,18 @@ extension StreamJob {
     job.dtypeName = QuantState.dtypes.first { $0.dtype == dtype }?.name
     if source.packed.isEmpty { job.warnings.append("\(source.path): no tensor is packed") }
     return job
+  }
+}
+
+extension Checkpoint {
+  /// Throws for weights that are quantized in ways whose values nibble cannot read.
+  func refuseUnknownQuantization() throws {
+    let quantization = config?["quantization_config"]
+    if quantization?["load_in_8bit"]?.bool == true || tensors.contains(where: { $0.name.text.hasSuffix(".SCB") }) {
+      throw NibbleError.badInput("\(path): holds LLM.int8 weights, which this version does not decode")
+    }
+    if let method = quantization?["quant_method"]?.string, method != "bitsandbytes" {
+      throw NibbleError.badInput("\(path): quantized with \(quoted(method)), which nibble does not read")
+    }
   }
 }

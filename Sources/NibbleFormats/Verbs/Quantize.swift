@@ -38,9 +38,7 @@ extension StreamJob {
   /// - Throws: `.usage` for rules that match nothing or ask for what cannot be; `.badInput` for sources that are
   ///   quantized in ways nibble does not read
   public static func quantize(_ source: Checkpoint, _ options: QuantizeOptions, to output: OutputSpec) throws -> StreamJob {
-    if let method = source.config?["quantization_config"]?["quant_method"]?.string, method != "bitsandbytes" {
-      throw NibbleError.badInput("\(source.path): quantized with \(quoted(method)) already, which nibble does not read")
-    }
+    try source.refuseUnknownQuantization()
     if options.encoder == .mse, options.bnbRules != .nearest {
       throw NibbleError.usage("--encoder mse chooses its own scales; it goes with --bnb-rules nearest only")
     }
@@ -57,6 +55,10 @@ extension StreamJob {
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
     job.warnings += warnings(decisions, options.rules)
+    if output.format == .bnb, source.family == nil, let type = source.modelType {
+      job.warnings.append(
+        "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output")
+    }
     if !items.contains(where: { $0.target.encoding != .plain }) {
       job.warnings.append("no tensor is packed: the output is not smaller than the input")
     }
