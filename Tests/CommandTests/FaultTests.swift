@@ -86,7 +86,8 @@ struct FaultTests {
   }
 
   @Test(
-    "Ctrl-C and SIGTERM stop within a second and leave nothing", arguments: [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 143)] as [(Int32, Int32)])
+    "Ctrl-C and SIGTERM stop within a second and leave nothing",
+    arguments: [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 143)] as [(Int32, Int32)])
   func signals(_ signal: (Int32, Int32)) throws {
     let model = try largeModel()
     let library = try #require(Faults.library)

@@ -14,9 +14,12 @@ struct YAMLTests {
     #expect(try YAML.parse("# nothing\n", place: "f").map { _ in 1 } == nil)
   }
 
-  @Test("refuses with a line", arguments: [
-    "a: [", "a: 1\na: 2", "a: &x 1\nb: *x", "{[1]: 2}", "--- a\n--- b\n", "\u{1}", "a: \"", "- [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]",
-  ])
+  @Test(
+    "refuses with a line",
+    arguments: [
+      "a: [", "a: 1\na: 2", "a: &x 1\nb: *x", "{[1]: 2}", "--- a\n--- b\n", "\u{1}", "a: \"",
+      "- [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]",
+    ])
   func refuses(_ text: String) {
     let error = #expect(throws: NibbleError.self) { try YAML.parse(text, place: "f.yaml") }
     #expect(error?.message.contains("f.yaml: line ") == true)

@@ -16,7 +16,9 @@ public struct ModelFamily: Sendable {
   /// Output heads that may share the embedding's weight.
   let tiedHeads: [String]
 
-  private init(_ name: String, _ modelTypes: [String], linear: String, conv1D: String? = nil, heads: String, tiedHeads: [String]) throws {
+  private init(_ name: String, _ modelTypes: [String], linear: String, conv1D: String? = nil, heads: String, tiedHeads: [String])
+    throws
+  {
     self.name = name
     self.modelTypes = modelTypes
     self.linear = try Pattern(linear)

@@ -49,7 +49,8 @@ extension Checkpoint {
     let held = Set(header.entries.map(\.name))
     if let missing = index.weightMap.keys.filter({ !held.contains($0) }).min() {
       throw NibbleError.integrity(
-        "\(index.path): lists tensor \(quoted(missing.text)), which \(weightsName) beside it does not hold; remove one of the two")
+        "\(index.path): lists tensor \(quoted(missing.text)), which \(weightsName) beside it does not hold; remove one of the two"
+      )
     }
     warnings.append("\(index.path) was not used: \(weightsName) holds all it lists")
   }

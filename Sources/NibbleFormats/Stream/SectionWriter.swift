@@ -40,7 +40,7 @@ final class SectionWriter: @unchecked Sendable {
 
   var isCompressed: Bool { compression != .none }
 
-  struct Piece {
+  private struct Piece {
     let stored: UnsafeRawBufferPointer
     let frames: [Int]
   }
@@ -48,7 +48,7 @@ final class SectionWriter: @unchecked Sendable {
   /// Brings plain bytes into their stored form. A compressed section takes whole frames, but for its last piece.
   ///
   /// - Parameter slot: the first of two scratch slots to use
-  func pack(_ plain: UnsafeRawBufferPointer, _ scratch: Scratch, slot: Int) throws -> Piece {
+  private func pack(_ plain: UnsafeRawBufferPointer, _ scratch: Scratch, slot: Int) throws -> Piece {
     guard compression != .none else { return Piece(stored: plain, frames: []) }
     let bound = Zstd.bound(frameLength)
     let out = scratch.bytes(slot, ceilDivide(plain.count, frameLength) * bound)
@@ -74,7 +74,7 @@ final class SectionWriter: @unchecked Sendable {
   }
 
   /// Takes the next piece in order; returns where in the file it belongs.
-  func admit(_ piece: Piece) throws -> Int {
+  private func admit(_ piece: Piece) throws -> Int {
     hash?.update(piece.stored)
     for frame in piece.frames { frames.u32(frame) }
     return try reserve(piece.stored)
@@ -90,7 +90,25 @@ final class SectionWriter: @unchecked Sendable {
     return cursor.advance(bytes.count)
   }
 
-  func put(_ piece: Piece, at offset: Int) throws { try cursor?.file.write(piece.stored, at: offset) }
+  private func put(_ piece: Piece, at offset: Int) throws { try cursor?.file.write(piece.stored, at: offset) }
+
+  /// A chunk's way out: packed on this thread, in its turn hashed and given a place, written on this thread.
+  ///
+  /// - Parameters:
+  ///   - slot: the first of two scratch slots to use
+  ///   - inOrder: what else is done in the chunk's turn
+  func send(
+    _ plain: UnsafeRawBufferPointer, _ index: Int, _ turnstile: Turnstile, _ digest: XXH3, _ scratch: Scratch, slot: Int,
+    inOrder: () -> Void
+  ) throws {
+    let piece = try pack(plain, scratch, slot: slot)
+    let offset = try turnstile.pass(index) {
+      inOrder()
+      digest.update(plain)
+      return try admit(piece)
+    }
+    try put(piece, at: offset)
+  }
 
   /// Ends the section.
   func finish(_ digest: XXH3) throws {
@@ -107,11 +125,16 @@ final class SectionWriter: @unchecked Sendable {
   func write(whole bytes: UnsafeRawBufferPointer, _ digest: XXH3, _ scratch: Scratch, slot: Int) throws {
     for start in stride(from: 0, to: bytes.count, by: 4 * frameLength) {
       let part = UnsafeRawBufferPointer(rebasing: bytes[start..<min(start + 4 * frameLength, bytes.count)])
-      let piece = try pack(part, scratch, slot: slot)
-      digest.update(part)
-      try put(piece, at: try admit(piece))
+      try send(alone: part, digest, scratch, slot: slot)
     }
     try finish(digest)
+  }
+
+  /// Writes the next piece where nothing else is in the way.
+  func send(alone plain: UnsafeRawBufferPointer, _ digest: XXH3, _ scratch: Scratch, slot: Int) throws {
+    let piece = try pack(plain, scratch, slot: slot)
+    digest.update(plain)
+    try put(piece, at: try admit(piece))
   }
 }
 

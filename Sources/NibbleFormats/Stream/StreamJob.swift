@@ -182,7 +182,8 @@ public struct StreamJob: Sendable {
     }
     if let limit = maximumError, let error = outcome.relativeError, item.target.encoding != .plain, !(error <= limit) {
       throw NibbleError.quality(
-        "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)")
+        "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)"
+      )
     }
   }
 

@@ -13,7 +13,9 @@ extension TensorStream {
     let pass = PackingPass(
       source: source, codec: codec, elements: elements,
       absmax: Unchecked(whole.floats(Slot.absmax, codec.blocks(source.count))),
-      moments: Unchecked(whole.floats(Slot.sums, 2 * codec.blocks(source.count))))
+      moments: Unchecked(whole.floats(Slot.sums, 2 * codec.blocks(source.count))),
+      // Codes that are compressed go out in whole frames.
+      chunk: writers[0].isCompressed ? 2 * Self.chunkElements : Self.chunkElements)
     let digest = XXH3()
     var outcome = TensorOutcome()
     var sums: ErrorSums
@@ -49,13 +51,13 @@ extension TensorStream {
     let absmax: Unchecked<UnsafeMutableBufferPointer<Float>>
     /// For each block Σe·q and Σq², which tell what a change of its scale costs.
     let moments: Unchecked<UnsafeMutableBufferPointer<Float>>
-    var chunks: Int { ceilDivide(source.count, TensorStream.chunkElements) }
+    /// Elements of a chunk, a multiple of every block size.
+    let chunk: Int
+    var chunks: Int { ceilDivide(source.count, chunk) }
 
-    func count(_ index: Int) -> Int {
-      min(TensorStream.chunkElements, source.count - index * TensorStream.chunkElements)
-    }
-    /// The first block of a chunk. Chunks are multiples of every block size.
-    func block(_ index: Int) -> Int { index * (TensorStream.chunkElements / codec.blockSize) }
+    func count(_ index: Int) -> Int { min(chunk, source.count - index * chunk) }
+    /// The first block of a chunk.
+    func block(_ index: Int) -> Int { index * (chunk / codec.blockSize) }
   }
 
   private struct ErrorSums: Sendable {
@@ -76,58 +78,39 @@ extension TensorStream {
   ) throws -> (ErrorSums, Digest128) {
     let sourceHash = XXH3()
     let sums = PerChunk<ErrorSums>(pass.chunks)
-    // A compressed section takes whole frames: two chunks to one.
-    let group = writer.isCompressed ? 2 : 1
-    let pieces = ceilDivide(pass.chunks, group)
-    try forEachChunk(pieces, threads: threads, pool) {
+    try forEachChunk(pass.chunks, threads: threads, pool) {
       [rules, progress = Unchecked(progress)] index, scratch, turnstile in
-      let first = index * group
-      let last = min(first + group, pass.chunks)
-      let count = (first..<last).reduce(0) { $0 + pass.count($1) }
-      let (x, stored) = try pass.elements.read(first * Self.chunkElements, count, scratch)
+      let count = pass.count(index)
+      let (x, stored) = try pass.elements.read(index * pass.chunk, count, scratch)
       let codes = scratch.bytes(Slot.output, pass.codec.codeBytes(count))
-      let moments = scratch.floats(Slot.moments, 3 * pass.codec.blocks(Self.chunkElements))
-      for chunk in first..<last {
-        let at = (chunk - first) * Self.chunkElements
-        let block = pass.block(chunk)
-        guard let x = x.baseAddress, let absmax = pass.absmax.value.baseAddress, let three = moments.baseAddress,
-          let out = codes.baseAddress?.assumingMemoryBound(to: UInt8.self)
-        else { continue }
-        let from = x + at * pass.source.dtype.bitWidth / 8
-        let counts: EncodeCounts
-        if let given {
-          counts = Kernels.encode(
-            pass.codec, scales: given.value + block, pass.source.dtype, from, count: pass.count(chunk),
-            codes: out + at / 2, moments: three)
-        } else {
-          counts = Kernels.encode(
-            pass.codec, rules, pass.source.dtype, from, count: pass.count(chunk), codes: out + at / 2,
-            absmax: absmax + block, moments: three)
-        }
-        let scales = given.map { UnsafePointer($0.value + block) } ?? UnsafePointer(absmax + block)
-        var sum = Self.sum(
-          three, scales, pass.codec.blocks(pass.count(chunk)),
-          keeping: pass.moments.value.baseAddress.map { $0 + 2 * block })
+      let moments = scratch.floats(Slot.moments, 3 * pass.codec.blocks(count))
+      if let from = x.baseAddress, let absmax = pass.absmax.value.baseAddress, let moments = moments.baseAddress,
+        let kept = pass.moments.value.baseAddress, let out = codes.baseAddress?.assumingMemoryBound(to: UInt8.self)
+      {
+        let block = pass.block(index)
+        let scales = given.map { $0.value + block } ?? absmax + block
+        let counts =
+          given == nil
+          ? Kernels.encode(
+            pass.codec, rules, pass.source.dtype, from, count: count, codes: out, absmax: scales, moments: moments)
+          : Kernels.encode(
+            pass.codec, scales: scales, pass.source.dtype, from, count: count, codes: out, moments: moments)
+        var sum = Self.sum(moments, scales, pass.codec.blocks(count), keeping: kept + 2 * block)
         sum.counts = counts
-        sums.set(chunk, sum)
+        sums.set(index, sum)
       }
-      let piece = try writer.pack(UnsafeRawBufferPointer(codes), scratch, slot: Slot.outputStored)
-      let offset = try turnstile.pass(index) {
+      try writer.send(UnsafeRawBufferPointer(codes), index, turnstile, digest, scratch, slot: Slot.outputStored) {
+        // Given scales come from a first pass, which has hashed the source.
         if given == nil {
           pass.elements.reader.admit(stored)
           sourceHash.update(UnsafeRawBufferPointer(x))
         }
-        digest.update(UnsafeRawBufferPointer(codes))
         progress.value(x.count)
-        return try writer.admit(piece)
       }
-      try writer.put(piece, at: offset)
     }
     try writer.finish(digest)
-    var total = ErrorSums()
-    for sum in sums.values { total += sum }
-    if given != nil { return (total, Digest128(high: 0, low: 0)) }
-    return (total, try finishSource(pass, sourceHash))
+    let total = sums.values.reduce(into: ErrorSums()) { $0 += $1 }
+    return (total, given == nil ? try finishSource(pass, sourceHash) : Digest128(high: 0, low: 0))
   }
 
   /// The digest of what was read. A transposing reader went by columns, so the bytes are hashed in another pass.
@@ -151,17 +134,15 @@ extension TensorStream {
   /// Σ(x − a·q)² and Σx² from the moments of blocks with scales a; Σe·q and Σq² go to `kept`.
   private static func sum(
     _ moments: UnsafePointer<Float>, _ scales: UnsafePointer<Float>, _ blocks: Int,
-    keeping kept: UnsafeMutablePointer<Float>?
+    keeping kept: UnsafeMutablePointer<Float>
   ) -> ErrorSums {
     var sums = ErrorSums()
     for block in 0..<blocks {
       let ee = moments[3 * block]
       let eq = moments[3 * block + 1]
       let qq = moments[3 * block + 2]
-      if let kept {
-        kept[2 * block] = eq
-        kept[2 * block + 1] = qq
-      }
+      kept[2 * block] = eq
+      kept[2 * block + 1] = qq
       let a = scales[block]
       guard a.isFinite, a != 0 else { continue }
       let square = Double(a) * Double(a)
@@ -175,17 +156,13 @@ extension TensorStream {
   private func searchScales(_ pass: PackingPass) throws -> (counts: EncodeCounts, digest: Digest128) {
     let hash = XXH3()
     let counts = PerChunk<EncodeCounts>(pass.chunks)
-    let group = pass.elements.reader.section.compression == .none ? 1 : 2
-    try forEachChunk(ceilDivide(pass.chunks, group), threads: threads, pool) { index, scratch, turnstile in
-      let first = index * group
-      let last = min(first + group, pass.chunks)
-      let count = (first..<last).reduce(0) { $0 + pass.count($1) }
-      let (x, stored) = try pass.elements.read(first * Self.chunkElements, count, scratch)
+    try forEachChunk(pass.chunks, threads: threads, pool) { index, scratch, turnstile in
+      let count = pass.count(index)
+      let (x, stored) = try pass.elements.read(index * pass.chunk, count, scratch)
       if let from = x.baseAddress, let scales = pass.absmax.value.baseAddress {
         counts.set(
-          first,
-          Kernels.searchScales(
-            pass.codec, pass.source.dtype, from, count: count, scales: scales + pass.block(first)))
+          index,
+          Kernels.searchScales(pass.codec, pass.source.dtype, from, count: count, scales: scales + pass.block(index)))
       }
       try turnstile.pass(index) {
         pass.elements.reader.admit(stored)

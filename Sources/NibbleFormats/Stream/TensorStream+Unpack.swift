@@ -40,15 +40,11 @@ extension TensorStream {
         decoder.decode(plain, index * chunk, count, dtype, to)
         nonfinite.set(index, Kernels.countNonfinite(dtype, to, count: count))
       }
-      let piece = try writer.pack(UnsafeRawBufferPointer(output), scratch, slot: Slot.outputStored)
-      let offset = try turnstile.pass(index) {
+      try writer.send(UnsafeRawBufferPointer(output), index, turnstile, digest, scratch, slot: Slot.outputStored) {
         codes.admit(stored)
         sourceDigest.update(plain)
-        digest.update(UnsafeRawBufferPointer(output))
         progress.value(plain.count)
-        return try writer.admit(piece)
       }
-      try writer.put(piece, at: offset)
     }
     return nonfinite.values.reduce(0, +)
   }
@@ -96,9 +92,7 @@ extension TensorStream {
       let bytes = UnsafeRawBufferPointer(strip.value)
       for at in stride(from: 0, to: bytes.count, by: 4 * frameLength) {
         let part = UnsafeRawBufferPointer(rebasing: bytes[at..<min(at + 4 * frameLength, bytes.count)])
-        let piece = try writer.pack(part, whole, slot: Slot.outputStored)
-        digest.update(part)
-        try writer.put(piece, at: try writer.admit(piece))
+        try writer.send(alone: part, digest, whole, slot: Slot.outputStored)
       }
     }
     return nonfinite

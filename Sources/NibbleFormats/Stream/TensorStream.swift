@@ -139,14 +139,10 @@ final class TensorStream {
       if let dtype, let base = plain.baseAddress {
         nonfinite.set(index, Kernels.countNonfinite(dtype, base, count: count * 8 / dtype.bitWidth))
       }
-      let piece = try writer.pack(UnsafeRawBufferPointer(plain), scratch, slot: Slot.outputStored)
-      let offset = try turnstile.pass(index) {
+      try writer.send(UnsafeRawBufferPointer(plain), index, turnstile, digest, scratch, slot: Slot.outputStored) {
         reader.admit(stored)
-        digest.update(UnsafeRawBufferPointer(plain))
         progress.value(count)
-        return try writer.admit(piece)
       }
-      try writer.put(piece, at: offset)
     }
     try reader.finish()
     try writer.finish(digest)
@@ -190,15 +186,11 @@ final class TensorStream {
         difference.add(a, b, count: count)
         measured.value.set(index, (difference, Kernels.countNonfinite(dtype, to, count: count)))
       }
-      let piece = try writer.pack(UnsafeRawBufferPointer(output), scratch, slot: Slot.outputStored)
-      let offset = try turnstile.pass(index) {
+      try writer.send(UnsafeRawBufferPointer(output), index, turnstile, digest, scratch, slot: Slot.outputStored) {
         reader.admit(stored)
         sourceDigest.update(UnsafeRawBufferPointer(plain))
-        digest.update(UnsafeRawBufferPointer(output))
         progress.value(plain.count)
-        return try writer.admit(piece)
       }
-      try writer.put(piece, at: offset)
     }
     try reader.finish()
     try writer.finish(digest)

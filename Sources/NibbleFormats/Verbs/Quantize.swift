@@ -57,7 +57,8 @@ extension StreamJob {
     job.warnings += warnings(decisions, options.rules)
     if output.format == .bnb, source.family == nil, let type = source.modelType {
       job.warnings.append(
-        "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output")
+        "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output"
+      )
     }
     if !items.contains(where: { $0.target.encoding != .plain }) {
       job.warnings.append("no tensor is packed: the output is not smaller than the input")
