@@ -112,6 +112,27 @@ struct QuantizeRulesTests {
     #expect(bench.folder.contents == ["m.safetensors"])
   }
 
+  @Test("allowed, they are counted, and the error is that of the other blocks", arguments: StreamJob.Encoder.allCases, EncodingRules.allCases)
+  func allowedNonfinite(_ encoder: StreamJob.Encoder, _ rules: EncodingRules) throws {
+    if encoder == .mse, rules != .nearest { return }
+    var builder = SafetensorsBuilder()
+    var generator = Generator(4)
+    var values = (0..<6400).map { _ in generator.normal() }
+    values[7] = .nan
+    values[5000] = .infinity
+    builder.add("w.weight", [100, 64], values)
+    let source = try bench.folder.write("m.safetensors", builder.bytes)
+    var options = QuantizeOptions()
+    options.encoder = encoder
+    options.bnbRules = rules
+    options.doubleQuant = false
+    var job = try StreamJob.quantize(Checkpoint.open(source), options, to: bench.spec("a.nbl"))
+    job.allowsNonfinite = true
+    let report = try job.run()
+    #expect(report.nonfinite == 2)
+    #expect(try #require(report.meanError) > 0.08 && (try #require(report.meanError)) < 0.1)
+  }
+
   @Test("kept tensors are looked at too")
   func nonfiniteKept() throws {
     var builder = SafetensorsBuilder()

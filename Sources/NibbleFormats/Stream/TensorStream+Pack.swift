@@ -144,7 +144,8 @@ extension TensorStream {
       kept[2 * block] = eq
       kept[2 * block + 1] = qq
       let a = scales[block]
-      guard a.isFinite, a != 0 else { continue }
+      // Blocks with NaN or infinite elements have no error to speak of; their elements are counted elsewhere.
+      guard a.isFinite, a != 0, ee.isFinite, eq.isFinite, qq.isFinite else { continue }
       let square = Double(a) * Double(a)
       sums.error += square * Double(ee)
       sums.signal += square * (Double(ee) + 2 * Double(eq) + Double(qq))
@@ -233,9 +234,10 @@ extension TensorStream {
       let a = scales[block]
       let delta = Double(a) - Double(restored[block])
       let qq = Double(moments[2 * block + 1])
-      guard a.isFinite, qq.isFinite else { continue }
+      let eq = Double(moments[2 * block])
+      guard a.isFinite, eq.isFinite, qq.isFinite else { continue }
       sums.error += delta * delta * qq
-      if a != 0 { sums.error += 2 * Double(a) * delta * Double(moments[2 * block]) }
+      if a != 0 { sums.error += 2 * Double(a) * delta * eq }
     }
     return sums
   }
