@@ -86,6 +86,29 @@ struct FaultTests {
   }
 
   @Test(
+    "large files, which are written past the page cache",
+    arguments: ["write-short", "write-eintr", "write-enospc:5", "write-kill:5"])
+  func large(_ fault: String) throws {
+    let model = try largeModel()
+    let arguments = ["convert", model, "-o", folder.file("o.nbl"), "-q"]
+    let result = try Faults.run(fault, arguments)
+    switch fault {
+    case "write-enospc:5":
+      #expect(result.code == 7)
+      #expect(folder.contents == ["large.safetensors"])
+      return
+    case "write-kill:5":
+      #expect(result.signal == SIGKILL)
+      #expect(!folder.contents.contains("o.nbl"))
+      #expect(try Program.run(arguments).code == 0)
+    default: #expect(result.code == 0, "\(result.errors)")
+    }
+    #expect(folder.contents == ["large.safetensors", "o.nbl"])
+    #expect(try Program.run(["verify", folder.file("o.nbl")]).code == 0)
+    #expect(try JSON.parse(Program.run(["diff", model, folder.file("o.nbl"), "--json"]).output)["unchanged"]?.int == 1)
+  }
+
+  @Test(
     "Ctrl-C and SIGTERM stop within a second and leave nothing",
     arguments: [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 143)] as [(Int32, Int32)])
   func signals(_ signal: (Int32, Int32)) throws {
