@@ -16,14 +16,15 @@ package indirect enum YAML: Sendable {
   ///
   /// - Throws: `.usage` naming `place` and line
   package static func parse(_ text: String, place: String) throws -> YAML? {
-    var parser = yaml_parser_t()
-    guard yaml_parser_initialize(&parser) != 0 else { throw NibbleError(.failed, "\(place): out of memory") }
-    defer { yaml_parser_delete(&parser) }
+    let parser = UnsafeMutablePointer<yaml_parser_t>.allocate(capacity: 1)
+    defer { parser.deallocate() }
+    guard yaml_parser_initialize(parser) != 0 else { throw NibbleError(.failed, "\(place): out of memory") }
+    defer { yaml_parser_delete(parser) }
     let bytes = Array(text.utf8)
     return try bytes.withUnsafeBufferPointer { buffer in
-      yaml_parser_set_input_string(&parser, buffer.baseAddress, buffer.count)
-      yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING)
-      var events = Events(parser: &parser, place: place)
+      yaml_parser_set_input_string(parser, buffer.baseAddress, buffer.count)
+      yaml_parser_set_encoding(parser, YAML_UTF8_ENCODING)
+      var events = Events(parser: parser, place: place)
       var document: YAML?
       while true {
         let event = try events.next()
