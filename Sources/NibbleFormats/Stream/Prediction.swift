@@ -66,7 +66,7 @@ extension StreamJob {
         let elements = min(count, chunk)
         let transposed = item.source.isTransposed != item.target.isTransposed
         perThread = max(perThread, elements * width * (transposed ? 2 : 1) + elements / 2 + 12 * codec.blocks(elements))
-        perTensor = max(perTensor, codec.blocks(count) * (codec.nested == nil ? 12 : 17))
+        perTensor = max(perTensor, codec.blocks(count) * (codec.nested == nil ? 12 : 13))
       case (.packed(let codec), .plain):
         let elements = min(count, 2 * chunk)
         perThread = max(perThread, elements / 2 + elements * item.target.dtype.bitWidth / 8)

@@ -196,16 +196,16 @@ extension TensorStream {
           + "would spread over the whole tensor; keep it (--keep) or use --no-double-quant with --allow-nonfinite")
     }
     let codes = whole.bytes(Slot.scaleCodes, absmax.count)
-    let restored = whole.floats(Slot.restored, absmax.count)
     let chunk = 256 * nested.blockSize
     let sums = PerChunk<ErrorSums>(ceilDivide(absmax.count, chunk))
-    let shared = Unchecked((offset, codes, restored, pass.moments.value))
-    try forEachChunk(ceilDivide(absmax.count, chunk), threads: threads, pool) { [rules] index, _, _ in
-      let (offset, codes, restored, moments) = shared.value
+    let shared = Unchecked((offset, codes, pass.moments.value))
+    try forEachChunk(ceilDivide(absmax.count, chunk), threads: threads, pool) { [rules] index, scratch, _ in
+      let (offset, codes, moments) = shared.value
       let start = index * chunk
       let count = min(chunk, pass.absmax.value.count - start)
-      guard let nestedScales = offset.baseAddress, let restored = restored.baseAddress,
-        let codes = codes.baseAddress?.assumingMemoryBound(to: UInt8.self), let moments = moments.baseAddress
+      guard let nestedScales = offset.baseAddress, let restored = scratch.floats(Slot.left, count).baseAddress,
+        let codes = codes.baseAddress?.assumingMemoryBound(to: UInt8.self), let moments = moments.baseAddress,
+        let absmax = pass.absmax.value.baseAddress
       else { return }
       let scales = UnsafeBufferPointer(rebasing: pass.absmax.value[start..<start + count])
       let nestedAt = nestedScales + 1 + start / nested.blockSize
@@ -213,14 +213,16 @@ extension TensorStream {
         scales, offset: offset[0], blockSize: nested.blockSize, rules, codes: codes + start, nestedAbsmax: nestedAt)
       ScaleCoder.decode(
         UnsafeBufferPointer(start: codes + start, count: count), map: nested.codebook, nestedAbsmax: nestedAt,
-        blockSize: nested.blockSize, offset: offset[0], absmax: restored + start)
-      sums.set(index, Self.extraError(scales, restored + start, moments + 2 * start))
+        blockSize: nested.blockSize, offset: offset[0], absmax: restored)
+      sums.set(index, Self.extraError(scales, restored, moments + 2 * start))
+      // From here on the scales are what a reader will make of them.
+      (absmax + start).update(from: restored, count: count)
     }
     var result = CodedScales(
       sections: [
         UnsafeRawBufferPointer(codes), UnsafeRawBufferPointer(UnsafeMutableBufferPointer(rebasing: offset[1...])),
         UnsafeRawBufferPointer(UnsafeMutableBufferPointer(rebasing: offset[..<1])),
-      ], restored: restored.baseAddress.map { Unchecked($0) })
+      ], restored: absmax.baseAddress.map { Unchecked($0) })
     for sum in sums.values { result.extraError += sum }
     return result
   }
