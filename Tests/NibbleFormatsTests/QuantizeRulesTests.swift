@@ -112,7 +112,9 @@ struct QuantizeRulesTests {
     #expect(bench.folder.contents == ["m.safetensors"])
   }
 
-  @Test("allowed, they are counted, and the error is that of the other blocks", arguments: StreamJob.Encoder.allCases, EncodingRules.allCases)
+  @Test(
+    "allowed, they are counted, and the error is that of the other blocks", arguments: StreamJob.Encoder.allCases,
+    EncodingRules.allCases)
   func allowedNonfinite(_ encoder: StreamJob.Encoder, _ rules: EncodingRules) throws {
     if encoder == .mse, rules != .nearest { return }
     var builder = SafetensorsBuilder()
