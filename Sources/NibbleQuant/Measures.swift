@@ -33,6 +33,24 @@ public struct Difference: Sendable {
     nonfinite += Int(sums.nonfinite)
   }
 
+  /// Adds `count` pairs of which the first is float64, unaligned and little-endian.
+  package mutating func add(doubles a: UnsafeRawPointer, _ b: UnsafePointer<Float>, count: Int) {
+    for index in 0..<count {
+      let x = Double(bitPattern: UInt64(littleEndian: a.loadUnaligned(fromByteOffset: 8 * index, as: UInt64.self)))
+      let y = Double(b[index])
+      if x != y, !(x.isNaN && y.isNaN) { unequal += 1 }
+      guard x.isFinite, y.isFinite else {
+        nonfinite += 1
+        continue
+      }
+      squaredDifference += (y - x) * (y - x)
+      squaredA += x * x
+      squaredB += y * y
+      maxDifference = max(maxDifference, abs(y - x))
+      maxA = max(maxA, abs(x))
+    }
+  }
+
   public static func += (a: inout Difference, b: Difference) {
     a.squaredDifference += b.squaredDifference
     a.squaredA += b.squaredA

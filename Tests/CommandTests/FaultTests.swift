@@ -108,20 +108,26 @@ struct FaultTests {
     #expect(try JSON.parse(Program.run(["diff", model, folder.file("o.nbl"), "--json"]).output)["unchanged"]?.int == 1)
   }
 
-  @Test(
-    "Ctrl-C and SIGTERM stop within a second and leave nothing",
-    arguments: [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 143)] as [(Int32, Int32)])
-  func signals(_ signal: (Int32, Int32)) throws {
-    let model = try largeModel()
+  /// Quantizes with reads slow enough that `meanwhile` hits it in the middle.
+  func quantizeSlowly(_ model: String, meanwhile: (Process) -> Void) throws -> Program.Result {
     let library = try #require(Faults.library)
-    var stopped = Date()
-    // Interrupted calls slow it down enough to be hit in the middle.
-    let result = try Program.run(
+    return try Program.run(
       ["quantize", model, "-o", folder.file("o.nbl"), "-j", "1"],
       environment: ["LD_PRELOAD": library, "NIBBLE_FAULT": "read-slow", "NIBBLE_KERNELS": "portable"]
     ) { process in
       while !folder.contents.contains(".o.nbl.nibble-partial"), process.isRunning { usleep(500) }
       usleep(20_000)
+      meanwhile(process)
+    }
+  }
+
+  @Test(
+    "Ctrl-C and SIGTERM stop within a second and leave nothing",
+    arguments: [(SIGINT, 130), (SIGTERM, 143), (SIGHUP, 143)] as [(Int32, Int32)])
+  func signals(_ signal: (Int32, Int32)) throws {
+    let model = try largeModel()
+    var stopped = Date()
+    let result = try quantizeSlowly(model) { process in
       stopped = Date()
       kill(process.processIdentifier, signal.0)
     }
@@ -134,13 +140,7 @@ struct FaultTests {
   @Test("an input that changes while it is read is refused", arguments: ["append", "cut", "touch"])
   func changes(_ how: String) throws {
     let model = try largeModel()
-    let library = try #require(Faults.library)
-    let result = try Program.run(
-      ["quantize", model, "-o", folder.file("o.nbl"), "-j", "1"],
-      environment: ["LD_PRELOAD": library, "NIBBLE_FAULT": "read-slow", "NIBBLE_KERNELS": "portable"]
-    ) { process in
-      while !folder.contents.contains(".o.nbl.nibble-partial"), process.isRunning { usleep(500) }
-      usleep(20_000)
+    let result = try quantizeSlowly(model) { process in
       guard let handle = FileHandle(forUpdatingAtPath: model) else { return }
       switch how {
       case "append": _ = try? handle.seekToEnd(); handle.write(Data([0]))
@@ -157,13 +157,8 @@ struct FaultTests {
   @Test("a second writer on the same output is refused")
   func secondWriter() throws {
     let model = try largeModel()
-    let library = try #require(Faults.library)
     var second: Program.Result?
-    let first = try Program.run(
-      ["quantize", model, "-o", folder.file("o.nbl"), "-j", "1"],
-      environment: ["LD_PRELOAD": library, "NIBBLE_FAULT": "read-slow", "NIBBLE_KERNELS": "portable"]
-    ) { process in
-      while !folder.contents.contains(".o.nbl.nibble-partial"), process.isRunning { usleep(500) }
+    let first = try quantizeSlowly(model) { _ in
       second = try? Program.run(["quantize", stories, "-o", folder.file("o.nbl")])
     }
     #expect(first.code == 0, "\(first.errors)")

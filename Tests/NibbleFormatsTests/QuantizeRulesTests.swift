@@ -175,6 +175,16 @@ struct QuantizeRulesTests {
     }
   }
 
+  @Test("rounding float64 to float32 is not free, and is said")
+  func wideCast() throws {
+    var builder = SafetensorsBuilder()
+    builder.add("d", "F64", [64], (0..<64).flatMap { littleEndian((1 / (Double($0) + 3)).bitPattern) })
+    let source = try bench.folder.write("m.safetensors", builder.bytes)
+    let report = try bench.quantize(source, "a.nbl") { $0.rules = [try PackingRule("d=fp32")] }
+    let error = try #require(report.cast.first?.relativeError)
+    #expect(error > 1e-9 && error < 6e-8)
+  }
+
   @Test("what is packed already is kept, and not packed twice")
   func twice() throws {
     try bench.quantize(fixture("stories260K"), "a.nbl")

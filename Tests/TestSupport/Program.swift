@@ -22,7 +22,7 @@ public struct Program {
 
   public static func run(
     _ arguments: [String], environment: [String: String] = [:], standardOutput: FileHandle? = nil,
-    folder: String? = nil, whileRunning: ((Process) -> Void)? = nil
+    folder: String? = nil, whileRunning: (Process) -> Void = { _ in }
   ) throws -> Result {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: path)
@@ -38,7 +38,7 @@ public struct Program {
     process.standardError = errors
     process.standardInput = FileHandle.nullDevice
     try process.run()
-    whileRunning?(process)
+    whileRunning(process)
     process.waitUntilExit()
     let wasSignalled = process.terminationReason == .uncaughtSignal
     return Result(

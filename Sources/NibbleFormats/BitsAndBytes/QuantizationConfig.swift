@@ -4,7 +4,7 @@ import NibbleQuant
 /// The `quantization_config` with which transformers loads a packed checkpoint.
 enum QuantizationConfig {
   /// - Returns: nil if nothing is packed
-  static func json(_ targets: [TensorTarget], family: ModelFamily?, config: JSON) -> JSON? {
+  static func json(_ targets: [TensorTarget], family: ModelFamily?) -> JSON? {
     let packed = targets.filter { $0.encoding != .plain }
     guard let first = packed.first, let codec = first.encoding.codec else { return nil }
     let compute = QuantState.dtypes.first { $0.dtype == first.dtype }?.name ?? "float32"

@@ -231,7 +231,7 @@ public struct StreamJob: Sendable {
       return config == source.config ? nil : config
     }
     if config["quantization_config"] != nil, items.allSatisfy({ $0.source.encoding == $0.target.encoding }) { return nil }
-    guard let quantization = QuantizationConfig.json(targets, family: source.family, config: config) else { return nil }
+    guard let quantization = QuantizationConfig.json(targets, family: source.family) else { return nil }
     return config.setting("quantization_config", to: quantization)
   }
 }
