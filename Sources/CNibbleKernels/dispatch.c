@@ -7,6 +7,7 @@ const nibble_kernels *nibble_kernels_of(nibble_variant variant) {
   switch (variant) {
 #if defined(__x86_64__)
     case nibble_avx2: return &nibble_avx2_kernels;
+    case nibble_avx512bf16:
     case nibble_avx512: return &nibble_avx512_kernels;
 #elif defined(__aarch64__)
     case nibble_neon: return &nibble_neon_kernels;

@@ -12,6 +12,8 @@ static int runs_avx512(void) {
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+static int runs_avx512bf16(void) { return runs_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 int nibble_variant_runs(nibble_variant variant) {
@@ -20,6 +22,7 @@ int nibble_variant_runs(nibble_variant variant) {
 #if defined(__x86_64__)
     case nibble_avx2: return runs_avx2();
     case nibble_avx512: return runs_avx512();
+    case nibble_avx512bf16: return runs_avx512bf16();
 #elif defined(__aarch64__)
     case nibble_neon: return 1;
 #endif
@@ -28,6 +31,7 @@ int nibble_variant_runs(nibble_variant variant) {
 }
 
 nibble_variant nibble_variant_best(void) {
+  if (nibble_variant_runs(nibble_avx512bf16)) return nibble_avx512bf16;
   if (nibble_variant_runs(nibble_avx512)) return nibble_avx512;
   if (nibble_variant_runs(nibble_avx2)) return nibble_avx2;
   if (nibble_variant_runs(nibble_neon)) return nibble_neon;

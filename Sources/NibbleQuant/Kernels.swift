@@ -2,15 +2,16 @@ import CNibbleKernels
 import Glibc
 import NibbleCore
 
-/// The instruction set the kernels run on. All give the same bits.
+/// The instruction set the kernels run on. Encoding and decoding give the same bits on all.
 package enum KernelVariant: String, Sendable, CaseIterable {
-  case portable, avx2, avx512, neon
+  case portable, avx2, avx512, avx512bf16, neon
 
-  var native: nibble_variant {
+  package var native: nibble_variant {
     switch self {
     case .portable: nibble_portable
     case .avx2: nibble_avx2
     case .avx512: nibble_avx512
+    case .avx512bf16: nibble_avx512bf16
     case .neon: nibble_neon
     }
   }

@@ -18,7 +18,8 @@ typedef enum {
   nibble_portable = 0,
   nibble_avx2 = 1,    ///< AVX2, FMA, F16C
   nibble_avx512 = 2,  ///< AVX-512 F, BW, VL, DQ
-  nibble_neon = 3     ///< AArch64 NEON
+  nibble_neon = 3,    ///< AArch64 NEON
+  nibble_avx512bf16 = 4  ///< AVX-512 with the bf16 dot product; all but products and layers as `nibble_avx512`
 } nibble_variant;
 
 /// The number formats kernels read and write.
@@ -152,5 +153,8 @@ void nibble_transpose(size_t element, const void *x, size_t rows, size_t columns
 /// Splits `count` elements of 2 or 4 bytes into planes: all first bytes, then all second bytes, …; and back.
 void nibble_split_planes(size_t element, const uint8_t *x, size_t count, uint8_t *planes);
 void nibble_join_planes(size_t element, const uint8_t *planes, size_t count, uint8_t *x);
+
+#include "CNibbleLayers.h"
+#include "CNibbleProducts.h"
 
 #endif

@@ -1,0 +1,73 @@
+// Products with weight matrices as files hold them: 4-bit codes, bfloat16, float16 or float32.
+//
+// A weight matrix W has shape [rows, columns] (a layer's outputs and inputs), stored row by row. Three products are
+// made with it, none of which ever holds the decoded matrix:
+//
+//   multiply              y[m, rows]     = x[m, columns] * W transposed     (forward)
+//   multiply_transposed   dx[m, columns] = dy[m, rows] * W                  (backward through a frozen weight)
+//   matrix_rows           out[n, columns] = rows of W as float32            (embeddings)
+//
+// Left-hand sides are float32 and packed once by `nibble_pack_rows`, then used for any ranges of outputs, from any
+// number of threads. An output does not depend on the range it is computed in, so results are the same for any
+// number of threads.
+//
+// Arithmetic. With `nibble_compute_f32` a weight is fl32(codebook[code] * scale) or the stored number widened, x is used
+// as it is, and products are summed in float32. With `nibble_compute_bf16` weights and x are rounded once (nearest even)
+// to bfloat16 after the scale was applied in float32, products are exact and summed in float32 (subnormals may flush);
+// with few rows a variant may keep more than bfloat16 of either side. The order of sums is the variant's own: its
+// results differ from the portable one's by rounding of the sums only.
+//
+// Nothing here allocates, checks or fails. All buffers of a matrix may be unaligned (they lie in mapped files); packed
+// and scratch buffers are aligned to 64 bytes.
+
+#ifndef CNIBBLEPRODUCTS_H
+#define CNIBBLEPRODUCTS_H
+
+#include "CNibbleKernels.h"
+
+/// What products are computed in.
+typedef enum { nibble_compute_f32 = 0, nibble_compute_bf16 = 1 } nibble_compute;
+
+/// A weight matrix in memory.
+typedef struct {
+  size_t rows, columns;
+  int packed;              ///< whether `data` is 4-bit codes; if so `number` is not looked at
+  nibble_number number;    ///< of plain elements: f32, f16 or bf16
+  const void *data;        ///< elements, or codes: two a byte, first in the high nibble, flattened across rows
+  size_t block;            ///< elements that share a scale, at least 2, even; blocks run on across the ends of rows
+  const float *codebook;   ///< 16 values, aligned
+  const float *scales;     ///< one a block; NULL where scales are coded themselves:
+  const uint8_t *scale_codes;   ///< one a block: scale = fl(fl(scale_map[code] * nested_scales[b / nested_block]) + offset)
+  const float *scale_map;       ///< 256 values, aligned
+  const float *nested_scales;   ///< one for `nested_block` blocks
+  size_t nested_block;
+  float offset;
+} nibble_matrix;
+
+/// Bytes `nibble_pack_rows` writes for `m` rows of `k` numbers; a multiple of 64.
+size_t nibble_packed_bytes(nibble_variant variant, nibble_compute compute, size_t m, size_t k);
+
+/// Packs x[m, k], rows `stride` floats apart, as the left-hand side of products with a matrix whose inner dimension is k.
+void nibble_pack_rows(nibble_variant variant, nibble_compute compute, const float *x, size_t m, size_t k, size_t stride,
+                      void *packed);
+
+/// Bytes of scratch a call of `nibble_multiply` or `nibble_multiply_transposed` with `count` outputs needs, each thread its own.
+size_t nibble_multiply_scratch(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, size_t m, size_t count);
+
+/// y[i * stride + j] = sum over k of x[i, k] * W[j, k], for i < m and first <= j < first + count; added to y if `add`.
+/// `packed` is x packed with k = w->columns.
+void nibble_multiply(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, const void *packed, size_t m,
+                     size_t first, size_t count, int add, float *y, size_t stride, void *scratch);
+
+/// dx[i * stride + k] = sum over j of dy[i, j] * W[j, k], for i < m and first <= k < first + count; added to dx if `add`.
+/// `packed` is dy packed with k = w->rows.
+void nibble_multiply_transposed(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, const void *packed,
+                                size_t m, size_t first, size_t count, int add, float *dx, size_t stride, void *scratch);
+
+/// The number of outputs a range should be a multiple of, so that no work is done twice at its ends.
+size_t nibble_multiply_step(nibble_variant variant, nibble_compute compute, size_t m);
+
+/// out[i, columns] = row first + i of W as float32, for i < count. Bit for bit the same in every variant.
+void nibble_matrix_rows(nibble_variant variant, const nibble_matrix *w, size_t first, size_t count, float *out);
+
+#endif
