@@ -1,8 +1,9 @@
 // What a transformer does between its matrix products, over float32.
 //
-// Loops are written once (layers_loops.h) and compiled for each instruction set. Sums are float32 in several lanes; results
-// of variants differ by rounding only. Nothing here allocates, checks or fails. NaN in gives NaN out; no function may turn a
-// NaN or an infinity into a plausible number.
+// Loops are written once (lanes.h, layers_loops.h, attend_loops.h) and compiled for each instruction set. Sums over a vector
+// are float64, dot products float32 in several lanes; results of variants differ by rounding only, and do not depend on
+// where in memory the numbers are. Nothing here allocates, checks or fails. NaN in gives NaN out; an infinity gives the
+// limit or NaN, never another number.
 
 #ifndef CNIBBLELAYERS_H
 #define CNIBBLELAYERS_H
@@ -11,6 +12,7 @@
 
 /// Activation functions, named as configurations name them.
 typedef enum {
+  // Those with exp or erf give NaN for -infinity, as PyTorch does.
   nibble_silu = 0,       ///< x / (1 + exp(-x)); "silu", "swish"
   nibble_gelu = 1,       ///< x/2 (1 + erf(x / sqrt 2)); "gelu"
   nibble_gelu_tanh = 2,  ///< x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); "gelu_new", "gelu_pytorch_tanh", "gelu_fast"
@@ -39,8 +41,8 @@ void nibble_add_scaled(nibble_variant variant, float a, const float *x, size_t n
 /// y *= x, n elements.
 void nibble_multiply_by(nibble_variant variant, const float *x, size_t n, float *y);
 
-/// Softmax of n numbers in place, after multiplying them by `scale`: exp(scale (x - max)) / sum. Entries of -infinity
-/// become 0; n of nothing but -infinity becomes zeros.
+/// Softmax of n numbers in place, after multiplying them by `scale` > 0: exp(scale (x - max)) / sum. Entries of -infinity
+/// become 0; n of nothing but -infinity becomes zeros; +infinity makes all NaN.
 void nibble_softmax(nibble_variant variant, float *x, size_t n, float scale);
 
 /// log(sum(exp(x))) over n numbers, in float64 outside the exponentials' own float32; -infinity for n = 0.
@@ -49,7 +51,8 @@ double nibble_log_sum_exp(nibble_variant variant, const float *x, size_t n);
 /// Rotary positions of one vector of `half` pairs (x[i], x[i + half]): (a cos - b sin, b cos + a sin), in place.
 void nibble_rotate(nibble_variant variant, float *x, const float *cosines, const float *sines, size_t half);
 
-/// The greatest of n numbers and the least index that has it (a NaN anywhere wins, with its index).
+/// The greatest of n numbers and the least index that has it (a NaN anywhere wins, the first with its index); 0 and
+/// -infinity for n = 0.
 size_t nibble_argmax(nibble_variant variant, const float *x, size_t n, float *greatest);
 
 /// Whether all n numbers are finite.
@@ -57,7 +60,8 @@ int nibble_all_finite(nibble_variant variant, const float *x, size_t n);
 
 /// Attention of `queries` query vectors that share one key-value head and one position: for each query q[g * q_stride ...] of `d`
 /// floats, scores over `t` keys k[i * kv_stride ...], softmax of scale * scores, and the weighted sum of v[i * kv_stride ...]
-/// into out[g * out_stride ...]. `scratch` holds queries * t floats. `mask` is NULL or t bytes, 0 for keys not to be seen.
+/// into out[g * out_stride ...]. `scratch` holds queries * t floats. `mask` is NULL or t bytes, 0 for keys not to be seen,
+/// whose keys and values may be anything. With no key to see, out is zeros. out overlaps nothing else.
 void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const float *k, const float *v,
                    size_t t, size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
                    float *scratch);

@@ -1,0 +1,132 @@
+// Attention of a few queries over many keys, written once over lanes.h.
+//
+// Keys and values are what does not fit into the nearest cache, so each is loaded from afar once: a stretch of a few keys
+// is scored for all queries while it is near, and so are the values weighed. Within a stretch, four keys and a few queries
+// (or a few queries and four vectors of columns) keep their sums in registers.
+
+#ifndef NIBBLE_ATTEND_LOOPS_H
+#define NIBBLE_ATTEND_LOOPS_H
+
+#include "layers_loops.h"
+
+/// Queries whose sums fit into the registers together with four keys: 32 registers or 16.
+enum { attend_queries = NIBBLE_LANES == 16 ? 4 : 2, attend_stretch = 32 };
+
+/// scores[g * t + i] = q[g] . k[i] for a constant number of queries and `count` keys. Past the last key the last is taken
+/// again, so that every key's score is summed in the same order.
+LANES_INLINE void scores_of(int queries, const float *q, size_t q_stride, const float *k, size_t count, size_t kv_stride,
+                            size_t d, float *scores, size_t t) {
+  for (size_t i = 0; i < count; i += 4) {
+    const float *rows[4];
+    for (size_t j = 0; j < 4; j++) rows[j] = k + (i + j < count ? i + j : count - 1) * kv_stride;
+    lanes sums[attend_queries][4] = {};
+    size_t c = 0;
+    for (; c + NIBBLE_LANES <= d; c += NIBBLE_LANES) {
+      lanes keys[4];
+      for (int j = 0; j < 4; j++) keys[j] = lanes_load(rows[j] + c);
+      for (int g = 0; g < queries; g++) {
+        lanes query = lanes_load(q + (size_t)g * q_stride + c);
+        for (int j = 0; j < 4; j++) sums[g][j] += query * keys[j];
+      }
+    }
+    if (c < d) {
+      lanes keys[4];
+      for (int j = 0; j < 4; j++) keys[j] = lanes_load_part(rows[j] + c, d - c);
+      for (int g = 0; g < queries; g++) {
+        lanes query = lanes_load_part(q + (size_t)g * q_stride + c, d - c);
+        for (int j = 0; j < 4; j++) sums[g][j] += query * keys[j];
+      }
+    }
+    for (int g = 0; g < queries; g++) {
+      lanes_four four = lanes_sum_four(sums[g]);
+      float *to = scores + (size_t)g * t + i;
+      if (count - i >= 4) memcpy(to, &four, sizeof four);
+      else
+        for (size_t j = 0; j < count - i; j++) to[j] = four[j];
+    }
+  }
+}
+
+/// out[g][column...] += sum of weights[g * t + i] * v[i][column...], for constant numbers of queries and vectors; the last
+/// vector has `part` lanes if that is not 0.
+LANES_INLINE void weigh(int queries, int vectors, size_t part, const float *weights, size_t t, const float *v, size_t count,
+                        size_t kv_stride, const uint8_t *mask, float *out, size_t out_stride) {
+  lanes sums[attend_queries][4];
+  for (int g = 0; g < queries; g++)
+    for (int j = 0; j < vectors; j++) {
+      const float *from = out + (size_t)g * out_stride + j * NIBBLE_LANES;
+      sums[g][j] = part ? lanes_load_part(from, part) : lanes_load(from);
+    }
+  for (size_t i = 0; i < count; i++) {
+    if (mask && !mask[i]) continue;
+    lanes values[4];
+    for (int j = 0; j < vectors; j++) {
+      const float *from = v + i * kv_stride + j * NIBBLE_LANES;
+      values[j] = part ? lanes_load_part(from, part) : lanes_load(from);
+    }
+    for (int g = 0; g < queries; g++) {
+      lanes weight = lanes_all(weights[(size_t)g * t + i]);
+      for (int j = 0; j < vectors; j++) sums[g][j] += weight * values[j];
+    }
+  }
+  for (int g = 0; g < queries; g++)
+    for (int j = 0; j < vectors; j++) {
+      float *to = out + (size_t)g * out_stride + j * NIBBLE_LANES;
+      if (part) lanes_store_part(to, sums[g][j], part);
+      else lanes_store(to, sums[g][j]);
+    }
+}
+
+LANES_INLINE void weigh_all(int queries, const float *weights, size_t t, const float *v, size_t count, size_t kv_stride,
+                            size_t d, const uint8_t *mask, float *out, size_t out_stride) {
+  size_t c = 0;
+  for (; c + 4 * NIBBLE_LANES <= d; c += 4 * NIBBLE_LANES)
+    weigh(queries, 4, 0, weights, t, v + c, count, kv_stride, mask, out + c, out_stride);
+  for (; c + NIBBLE_LANES <= d; c += NIBBLE_LANES)
+    weigh(queries, 1, 0, weights, t, v + c, count, kv_stride, mask, out + c, out_stride);
+  if (c < d) weigh(queries, 1, d - c, weights, t, v + c, count, kv_stride, mask, out + c, out_stride);
+}
+
+/// Calls `f` with a constant number of queries.
+#define ATTEND_QUERIES(f, queries, ...)     \
+  do {                                      \
+    switch (queries) {                      \
+      case 1: f(1, __VA_ARGS__); break;     \
+      case 2: f(2, __VA_ARGS__); break;     \
+      case 3: f(3 < attend_queries ? 3 : attend_queries, __VA_ARGS__); break; \
+      default: f(attend_queries, __VA_ARGS__); break; \
+    }                                       \
+  } while (0)
+
+LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const float *k, const float *v, size_t t,
+                         size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
+                         float *scratch) {
+  for (size_t start = 0; start < t; start += attend_stretch) {
+    size_t count = t - start < attend_stretch ? t - start : attend_stretch;
+    for (size_t g = 0; g < queries; g += attend_queries)
+      ATTEND_QUERIES(scores_of, queries - g, q + g * q_stride, q_stride, k + start * kv_stride, count, kv_stride, d,
+                     scratch + g * t + start, t);
+  }
+  for (size_t g = 0; g < queries; g++) {
+    if (mask)
+      for (size_t i = 0; i < t; i++)
+        if (!mask[i]) scratch[g * t + i] = -__builtin_inff();
+    softmax(scratch + g * t, t, scale);
+    memset(out + g * out_stride, 0, 4 * d);
+  }
+  for (size_t start = 0; start < t; start += attend_stretch) {
+    size_t count = t - start < attend_stretch ? t - start : attend_stretch;
+    for (size_t g = 0; g < queries; g += attend_queries)
+      ATTEND_QUERIES(weigh_all, queries - g, scratch + g * t + start, t, v + start * kv_stride, count, kv_stride, d,
+                     mask ? mask + start : NULL, out + g * out_stride, out_stride);
+  }
+}
+
+#define NIBBLE_LAYERS_TABLE                                                                                      \
+  {                                                                                                              \
+    .rms_norm = rms_norm, .layer_norm = layer_norm, .activate = activate, .add_scaled = add_scaled,              \
+    .multiply_by = multiply_by, .softmax = softmax, .log_sum_exp = log_sum_exp, .rotate = rotate, .argmax = argmax, \
+    .all_finite = all_finite, .attend = attend                                                                   \
+  }
+
+#endif

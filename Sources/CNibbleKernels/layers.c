@@ -1,0 +1,65 @@
+// The public entries of the layers, which only choose a variant.
+
+#include "layers.h"
+
+static const nibble_layers *layers_of(nibble_variant variant) {
+  if (!nibble_variant_runs(variant)) return &nibble_portable_layers;
+  switch (variant) {
+#if defined(__x86_64__)
+    case nibble_avx2: return &nibble_avx2_layers;
+    case nibble_avx512bf16:
+    case nibble_avx512: return &nibble_avx512_layers;
+#elif defined(__aarch64__)
+    case nibble_neon: return &nibble_neon_layers;
+#endif
+    default: return &nibble_portable_layers;
+  }
+}
+
+void nibble_rms_norm(nibble_variant variant, const float *x, const float *weight, size_t n, float eps, float *out) {
+  layers_of(variant)->rms_norm(x, weight, n, eps, out);
+}
+
+void nibble_layer_norm(nibble_variant variant, const float *x, const float *weight, const float *bias, size_t n, float eps,
+                       float *out) {
+  layers_of(variant)->layer_norm(x, weight, bias, n, eps, out);
+}
+
+void nibble_activate(nibble_variant variant, nibble_activation f, const float *x, size_t n, float *out) {
+  layers_of(variant)->activate(f, x, NULL, n, out);
+}
+
+void nibble_activate_multiply(nibble_variant variant, nibble_activation f, const float *gate, const float *up, size_t n,
+                              float *out) {
+  layers_of(variant)->activate(f, gate, up, n, out);
+}
+
+void nibble_add_scaled(nibble_variant variant, float a, const float *x, size_t n, float *y) {
+  layers_of(variant)->add_scaled(a, x, n, y);
+}
+
+void nibble_multiply_by(nibble_variant variant, const float *x, size_t n, float *y) {
+  layers_of(variant)->multiply_by(x, n, y);
+}
+
+void nibble_softmax(nibble_variant variant, float *x, size_t n, float scale) { layers_of(variant)->softmax(x, n, scale); }
+
+double nibble_log_sum_exp(nibble_variant variant, const float *x, size_t n) {
+  return layers_of(variant)->log_sum_exp(x, n);
+}
+
+void nibble_rotate(nibble_variant variant, float *x, const float *cosines, const float *sines, size_t half) {
+  layers_of(variant)->rotate(x, cosines, sines, half);
+}
+
+size_t nibble_argmax(nibble_variant variant, const float *x, size_t n, float *greatest) {
+  return layers_of(variant)->argmax(x, n, greatest);
+}
+
+int nibble_all_finite(nibble_variant variant, const float *x, size_t n) { return layers_of(variant)->all_finite(x, n); }
+
+void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const float *k, const float *v,
+                   size_t t, size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
+                   float *scratch) {
+  layers_of(variant)->attend(q, queries, q_stride, k, v, t, kv_stride, d, scale, mask, out, out_stride, scratch);
+}

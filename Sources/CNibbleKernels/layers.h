@@ -1,0 +1,32 @@
+// The layers of one variant, as a table. Apart from the block kernels' table: no file needs both.
+
+#ifndef NIBBLE_LAYERS_H
+#define NIBBLE_LAYERS_H
+
+#include "internal.h"
+
+typedef struct {
+  void (*rms_norm)(const float *x, const float *weight, size_t n, float eps, float *out);
+  void (*layer_norm)(const float *x, const float *weight, const float *bias, size_t n, float eps, float *out);
+  /// `up` is NULL for `nibble_activate`.
+  void (*activate)(nibble_activation f, const float *x, const float *up, size_t n, float *out);
+  void (*add_scaled)(float a, const float *x, size_t n, float *y);
+  void (*multiply_by)(const float *x, size_t n, float *y);
+  void (*softmax)(float *x, size_t n, float scale);
+  double (*log_sum_exp)(const float *x, size_t n);
+  void (*rotate)(float *x, const float *cosines, const float *sines, size_t half);
+  size_t (*argmax)(const float *x, size_t n, float *greatest);
+  int (*all_finite)(const float *x, size_t n);
+  void (*attend)(const float *q, size_t queries, size_t q_stride, const float *k, const float *v, size_t t, size_t kv_stride,
+                 size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride, float *scratch);
+} nibble_layers;
+
+extern const nibble_layers nibble_portable_layers;
+#if defined(__x86_64__)
+extern const nibble_layers nibble_avx2_layers;
+extern const nibble_layers nibble_avx512_layers;
+#elif defined(__aarch64__)
+extern const nibble_layers nibble_neon_layers;
+#endif
+
+#endif

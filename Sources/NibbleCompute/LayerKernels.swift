@@ -1,0 +1,124 @@
+import CNibbleKernels
+import NibbleQuant
+
+/// An activation function of a feed-forward layer.
+package enum Activation: Sendable, CaseIterable {
+  /// x / (1 + exp(−x)).
+  case silu
+  /// x/2 · (1 + erf(x / √2)).
+  case gelu
+  /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))).
+  case geluTanh
+  case relu
+  case tanh
+  /// x / (1 + exp(−1.702 x)).
+  case quickGelu
+
+  fileprivate var native: nibble_activation {
+    switch self {
+    case .silu: nibble_silu
+    case .gelu: nibble_gelu
+    case .geluTanh: nibble_gelu_tanh
+    case .relu: nibble_relu
+    case .tanh: nibble_tanh
+    case .quickGelu: nibble_quick_gelu
+    }
+  }
+}
+
+/// What a transformer does between its matrix products, as functions over memory; lengths are the caller's promise. The
+/// one file that calls these kernels.
+package enum LayerKernels {
+  /// out = x / √(mean(x²) + epsilon) · weight. `out` may be `x`.
+  package static func rmsNorm(
+    _ x: UnsafePointer<Float>, weight: UnsafePointer<Float>, count: Int, epsilon: Float, _ out: UnsafeMutablePointer<Float>,
+    variant: KernelVariant = .current
+  ) {
+    nibble_rms_norm(variant.native, x, weight, count, epsilon, out)
+  }
+
+  /// out = (x − mean) / √(variance + epsilon) · weight + bias. `out` may be `x`.
+  package static func layerNorm(
+    _ x: UnsafePointer<Float>, weight: UnsafePointer<Float>, bias: UnsafePointer<Float>?, count: Int, epsilon: Float,
+    _ out: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
+  ) {
+    nibble_layer_norm(variant.native, x, weight, bias, count, epsilon, out)
+  }
+
+  /// out = f(x). `out` may be `x`.
+  package static func activate(
+    _ f: Activation, _ x: UnsafePointer<Float>, count: Int, _ out: UnsafeMutablePointer<Float>,
+    variant: KernelVariant = .current
+  ) {
+    nibble_activate(variant.native, f.native, x, count, out)
+  }
+
+  /// out = f(gate) · up. `out` may be either.
+  package static func activate(
+    _ f: Activation, gate: UnsafePointer<Float>, times up: UnsafePointer<Float>, count: Int,
+    _ out: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
+  ) {
+    nibble_activate_multiply(variant.native, f.native, gate, up, count, out)
+  }
+
+  /// y += a · x.
+  package static func add(
+    _ x: UnsafePointer<Float>, scaledBy a: Float = 1, count: Int, to y: UnsafeMutablePointer<Float>,
+    variant: KernelVariant = .current
+  ) {
+    nibble_add_scaled(variant.native, a, x, count, y)
+  }
+
+  /// y *= x.
+  package static func multiply(
+    _ y: UnsafeMutablePointer<Float>, by x: UnsafePointer<Float>, count: Int, variant: KernelVariant = .current
+  ) {
+    nibble_multiply_by(variant.native, x, count, y)
+  }
+
+  /// x = exp(scale · x) / Σ exp(scale · x); −∞ becomes 0, nothing but −∞ zeros.
+  package static func softmax(
+    _ x: UnsafeMutablePointer<Float>, count: Int, scale: Float = 1, variant: KernelVariant = .current
+  ) {
+    nibble_softmax(variant.native, x, count, scale)
+  }
+
+  /// log Σ exp(x).
+  package static func logSumExp(_ x: UnsafePointer<Float>, count: Int, variant: KernelVariant = .current) -> Double {
+    nibble_log_sum_exp(variant.native, x, count)
+  }
+
+  /// Turns the pairs (x[i], x[i + half]) by angles given as cosines and sines.
+  package static func rotate(
+    _ x: UnsafeMutablePointer<Float>, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>, half: Int,
+    variant: KernelVariant = .current
+  ) {
+    nibble_rotate(variant.native, x, cosines, sines, half)
+  }
+
+  /// The greatest number and the least index that has it; the first NaN if there is one.
+  package static func argmax(
+    _ x: UnsafePointer<Float>, count: Int, variant: KernelVariant = .current
+  ) -> (index: Int, value: Float) {
+    var value: Float = 0
+    let index = nibble_argmax(variant.native, x, count, &value)
+    return (index, value)
+  }
+
+  /// Whether no number is NaN or infinite.
+  package static func allFinite(_ x: UnsafePointer<Float>, count: Int, variant: KernelVariant = .current) -> Bool {
+    nibble_all_finite(variant.native, x, count) != 0
+  }
+
+  /// Attention of `queries` vectors of `width` floats that share a head's `count` keys and values, whose rows begin
+  /// `keyStride` floats apart. `scratch` holds queries · count floats. Keys with 0 in `mask` are not seen.
+  package static func attend(
+    _ q: UnsafePointer<Float>, queries: Int, queryStride: Int, keys k: UnsafePointer<Float>, values v: UnsafePointer<Float>,
+    count: Int, keyStride: Int, width: Int, scale: Float, mask: UnsafePointer<UInt8>? = nil,
+    _ out: UnsafeMutablePointer<Float>, outStride: Int, scratch: UnsafeMutablePointer<Float>,
+    variant: KernelVariant = .current
+  ) {
+    nibble_attend(
+      variant.native, q, queries, queryStride, k, v, count, keyStride, width, scale, mask, out, outStride, scratch)
+  }
+}
