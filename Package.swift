@@ -24,10 +24,12 @@ let package = Package(
     .target(name: "NibbleQuant", dependencies: ["NibbleCore", "CNibbleKernels"]),
     .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
     .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant"]),
+    .target(name: "NibbleAdapters", dependencies: ["NibbleCore", "NibbleCompute", "NibbleFormats"]),
+    .target(name: "NibbleModels", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters"]),
     .executableTarget(
       name: "nibble",
       dependencies: [
-        "NibbleCore", "NibbleQuant", "NibbleFormats",
+        "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleAdapters", "NibbleModels",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(name: "KernelBench", dependencies: ["NibbleCore", "NibbleQuant"], path: "tools/KernelBench"),

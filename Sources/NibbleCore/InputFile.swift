@@ -12,6 +12,8 @@ package final class InputFile: Sendable {
   /// Bytes the file had when it was opened.
   package let size: Int
   private let descriptor: Int32
+  /// For `map`, which needs it only while it maps.
+  var mappableDescriptor: Int32 { descriptor }
   private let state: State
 
   /// What changes when someone writes to a file or puts another in its place.

@@ -31,7 +31,7 @@ package enum KernelVariant: String, Sendable, CaseIterable {
 
 extension DType {
   /// The kernels' name for this type; nil for those without arithmetic here.
-  var number: nibble_number? {
+  package var number: nibble_number? {
     switch self {
     case .f32: nibble_f32
     case .f16: nibble_f16

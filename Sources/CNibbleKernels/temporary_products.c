@@ -1,0 +1,11 @@
+#include "internal.h"
+#include "CNibbleProducts.h"
+static float scale_of(const nibble_matrix*w,size_t b){ if(w->scales) return nibble_load_f32(w->scales,b); float m=w->scale_map[w->scale_codes[b]]*nibble_load_f32(w->nested_scales,b/w->nested_block); return m+w->offset; }
+static float at(const nibble_matrix*w,size_t e){ if(w->packed){ unsigned c=((const uint8_t*)w->data)[e/2]; c=e&1?c&15:c>>4; return w->codebook[c]*scale_of(w,e/w->block);} if(w->number==nibble_f32) return nibble_load_f32(w->data,e); if(w->number==nibble_f16) return nibble_from_f16(nibble_load16(w->data,e)); return nibble_from_bf16(nibble_load16(w->data,e)); }
+size_t nibble_packed_bytes(nibble_variant v,nibble_compute c,size_t m,size_t k){return (m*k*4+63)/64*64;}
+void nibble_pack_rows(nibble_variant v,nibble_compute c,const float*x,size_t m,size_t k,size_t s,void*p){float*o=p;for(size_t i=0;i<m;i++)for(size_t j=0;j<k;j++)o[i*k+j]=c==nibble_compute_bf16?nibble_from_bf16(nibble_to_bf16(x[i*s+j])):x[i*s+j];}
+size_t nibble_multiply_scratch(nibble_variant v,nibble_compute c,const nibble_matrix*w,size_t m,size_t n){return 4*(w->columns+w->rows);}
+void nibble_multiply(nibble_variant v,nibble_compute c,const nibble_matrix*w,const void*p,size_t m,size_t f,size_t n,int add,float*y,size_t s,void*scr){float*r=scr;const float*x=p;size_t k=w->columns;for(size_t j=f;j<f+n;j++){for(size_t i=0;i<k;i++){float t=at(w,j*k+i);r[i]=c==nibble_compute_bf16?nibble_from_bf16(nibble_to_bf16(t)):t;}for(size_t i=0;i<m;i++){float sum=0;for(size_t q=0;q<k;q++)sum+=x[i*k+q]*r[q];y[i*s+j]=add?y[i*s+j]+sum:sum;}}}
+void nibble_multiply_transposed(nibble_variant v,nibble_compute c,const nibble_matrix*w,const void*p,size_t m,size_t f,size_t n,int add,float*y,size_t s,void*scr){float*r=scr;const float*x=p;size_t k=w->rows;for(size_t j=f;j<f+n;j++){for(size_t i=0;i<k;i++){float t=at(w,i*w->columns+j);r[i]=c==nibble_compute_bf16?nibble_from_bf16(nibble_to_bf16(t)):t;}for(size_t i=0;i<m;i++){float sum=0;for(size_t q=0;q<k;q++)sum+=x[i*k+q]*r[q];y[i*s+j]=add?y[i*s+j]+sum:sum;}}}
+size_t nibble_multiply_step(nibble_variant v,nibble_compute c,size_t m){return 16;}
+void nibble_matrix_rows(nibble_variant v,const nibble_matrix*w,size_t f,size_t n,float*o){for(size_t i=0;i<n*w->columns;i++)o[i]=at(w,f*w->columns+i);}

@@ -1,0 +1,131 @@
+import NibbleCore
+import NibbleFormats
+
+/// An adapter as PEFT stores it: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+///
+/// Every tensor is found to be part of an adapted module or the replacement of a parameter; nothing is left over.
+public struct AdapterFile: Sendable {
+  /// As it was given.
+  public let path: String
+  public let config: AdapterConfig
+  /// In the order of their paths.
+  public internal(set) var modules: [AdaptedModule] = []
+  /// Parameters of the base that were trained themselves, under their full names.
+  public internal(set) var replacements: [(name: String, tensor: StoredTensor)] = []
+  package let mapped: MappedCheckpoint
+
+  /// The two factors of one module, and what comes with them.
+  public struct AdaptedModule: Sendable {
+    /// The module's path in the base.
+    public let path: String
+    /// Whether the module is an embedding, whose first factor is looked up.
+    public let isEmbedding: Bool
+    /// [rank, inputs]; of embeddings [rank, count].
+    public let a: StoredTensor
+    /// [outputs, rank]
+    public let b: StoredTensor
+    /// The bias of the second factor.
+    public var bias: StoredTensor?
+    /// DoRA's magnitudes, one an output.
+    public var magnitude: StoredTensor?
+    public let rank: Int
+    /// What the product of the factors is multiplied with.
+    public let scale: Double
+  }
+
+  /// Opens the adapter in folder `path`.
+  ///
+  /// - Throws: `.badInput` for missing or malformed files, `.adapterMismatch` for tensors that belong to nothing
+  public static func open(_ path: String) throws -> AdapterFile {
+    guard PathKind(path) == .folder else {
+      let reason = PathKind(path) == .nothing ? "no such folder" : "not a folder; an adapter is a folder with adapter_config.json"
+      throw NibbleError.badInput("\(path): \(reason)")
+    }
+    let configPath = path + "/adapter_config.json"
+    let weights = path + "/adapter_model.safetensors"
+    if PathKind(weights) == .nothing, PathKind(path + "/adapter_model.bin") == .file {
+      throw NibbleError.badInput(
+        "\(path)/adapter_model.bin: pickles, which can run code when loaded, are not read; save the adapter as safetensors")
+    }
+    if PathKind(configPath) == .nothing, PathKind(path + "/config.json") == .file {
+      throw NibbleError.badInput("\(path): a model folder, where an adapter folder with adapter_config.json was expected")
+    }
+    let config = try AdapterConfig(try readJSONFile(configPath), place: configPath)
+    let checkpoint = try Checkpoint.open(weights)
+    var file = AdapterFile(path: path, config: config, mapped: try MappedCheckpoint(checkpoint))
+    try file.sort(checkpoint.tensors)
+    return file
+  }
+
+  private init(path: String, config: AdapterConfig, mapped: MappedCheckpoint) {
+    self.path = path
+    self.config = config
+    self.mapped = mapped
+  }
+
+  private func mismatch(_ reason: String) -> NibbleError { NibbleError(.adapterMismatch, "\(path): \(reason)") }
+
+  private struct Parts { var a, b, bias, magnitude: StoredTensor? }
+
+  /// Finds out what each tensor is.
+  private mutating func sort(_ tensors: [StoredTensor]) throws {
+    var parts: [ByteName: Parts] = [:]
+    var embeddings: Set<ByteName> = []
+    for tensor in tensors {
+      let name = tensor.name.text
+      guard name.hasPrefix(Self.prefix) else { throw mismatch("tensor \(quoted(name)) does not begin with \(Self.prefix)") }
+      guard !tensor.isPacked else { throw mismatch("tensor \(quoted(name)) is packed") }
+      let own = String(name.dropFirst(Self.prefix.count))
+      guard let (suffix, part) = Self.suffixes.first(where: { own.hasSuffix($0.text) }) else {
+        guard !own.contains(".lora_"), !own.contains(".trainable_tokens") else {
+          throw mismatch("tensor \(quoted(name)): no part of an adapter nibble knows")
+        }
+        replacements.append((own.replacing(".base_layer.", with: "."), tensor))
+        continue
+      }
+      let path = ByteName(String(own.dropLast(suffix.utf8.count)))
+      if suffix.contains("embedding") { embeddings.insert(path) }
+      parts[path, default: Parts()][keyPath: part] = tensor
+    }
+    modules = try parts.keys.sorted().map { path in
+      try module(path.text, parts[path] ?? Parts(), isEmbedding: embeddings.contains(path))
+    }
+    guard !modules.isEmpty || !replacements.isEmpty else { throw mismatch("it holds no tensors") }
+  }
+
+  static let prefix = "base_model.model."
+  private nonisolated(unsafe) static let suffixes: [(text: String, part: WritableKeyPath<Parts, StoredTensor?>)] = [
+    (".lora_A.weight", \.a), (".lora_B.weight", \.b), (".lora_B.bias", \.bias), (".lora_embedding_A", \.a),
+    (".lora_embedding_B", \.b), (".lora_magnitude_vector", \.magnitude), (".lora_magnitude_vector.weight", \.magnitude),
+  ]
+
+  private func module(_ path: String, _ parts: Parts, isEmbedding: Bool) throws -> AdaptedModule {
+    func fail(_ reason: String) -> NibbleError { mismatch("module \(quoted(path)): \(reason)") }
+    guard let a = parts.a, let b = parts.b else { throw fail("one of its two factors is missing") }
+    guard a.shape.count == 2, b.shape.count == 2 else {
+      throw fail("factors of shapes \(a.shape) and \(b.shape) are not those of a linear layer")
+    }
+    let rank = a.shape[0]
+    guard rank > 0, b.shape[1] == rank else { throw fail("factors of shapes \(a.shape) and \(b.shape) do not fit together") }
+    let expected = try config.rank(of: path)
+    guard rank == expected else { throw fail("its factors have rank \(rank), adapter_config.json says \(expected)") }
+    guard config.isDoRA == (parts.magnitude != nil) else {
+      throw fail(config.isDoRA ? "use_dora is set and its magnitudes are missing" : "it has magnitudes and use_dora is not set")
+    }
+    guard config.hasFactorBias == (parts.bias != nil) || isEmbedding else {
+      throw fail(config.hasFactorBias ? "lora_bias is set and its bias is missing" : "it has a bias and lora_bias is not set")
+    }
+    return AdaptedModule(
+      path: path, isEmbedding: isEmbedding, a: a, b: b, bias: parts.bias, magnitude: parts.magnitude, rank: rank,
+      scale: try config.scale(of: path, rank: rank))
+  }
+}
+
+/// A JSON file, read whole.
+private func readJSONFile(_ path: String) throws -> JSON {
+  let file = try InputFile(path)
+  guard file.size <= 64 << 20 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for a configuration") }
+  do { return try JSON.parse(try file.bytes(at: 0, count: file.size)) } catch let error as JSONError {
+    throw NibbleError.badInput("\(path): \(error.reason) at byte \(error.offset)")
+  }
+}

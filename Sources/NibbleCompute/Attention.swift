@@ -1,0 +1,141 @@
+import NibbleCore
+import NibbleQuant
+
+/// Scaled dot-product attention over grouped heads.
+package struct Attention: Sendable {
+  package var heads: Int
+  package var keyValueHeads: Int
+  /// Numbers in a head.
+  package var size: Int
+  package var scale: Float
+  /// Whether a token sees only itself and what is before it.
+  package var isCausal: Bool
+
+  package init(heads: Int, keyValueHeads: Int, size: Int, scale: Float, isCausal: Bool) {
+    self.heads = heads
+    self.keyValueHeads = keyValueHeads
+    self.size = size
+    self.scale = scale
+    self.isCausal = isCausal
+  }
+
+  /// One sequence: its new tokens ask, all its tokens answer.
+  package struct Sequence {
+    /// Head 0 of the first new token; heads side by side, tokens `queryStride` floats apart.
+    package var query: UnsafePointer<Float>
+    package var queryStride: Int
+    /// Head 0 of the first token; tokens `keyStride`, heads `keyHeadStride` floats apart.
+    package var key: UnsafePointer<Float>
+    package var value: UnsafePointer<Float>
+    package var keyStride: Int
+    package var keyHeadStride: Int
+    /// Tokens before the first new one.
+    package var past: Int
+    package var new: Int
+    /// Tokens a causal token sees at most, itself included.
+    package var window: Int?
+    /// One byte a token, 0 for those nobody may see; nil for none.
+    package var mask: UnsafePointer<UInt8>?
+    package var output: UnsafeMutablePointer<Float>
+    package var outputStride: Int
+
+    package init(
+      query: UnsafePointer<Float>, queryStride: Int, key: UnsafePointer<Float>, value: UnsafePointer<Float>, keyStride: Int,
+      keyHeadStride: Int, past: Int, new: Int, window: Int?, mask: UnsafePointer<UInt8>?, output: UnsafeMutablePointer<Float>,
+      outputStride: Int
+    ) {
+      self.query = query
+      self.queryStride = queryStride
+      self.key = key
+      self.value = value
+      self.keyStride = keyStride
+      self.keyHeadStride = keyHeadStride
+      self.past = past
+      self.new = new
+      self.window = window
+      self.mask = mask
+      self.output = output
+      self.outputStride = outputStride
+    }
+  }
+
+  private enum Slot { static let scores = 8 }
+  /// Queries whose scores are held together.
+  private static let block = 64
+
+  /// Computes all sequences, split over heads and blocks of queries.
+  package func run(_ sequences: [Sequence], _ team: Team) {
+    var tasks: [(sequence: Int, head: Int, queries: Range<Int>)] = []
+    for (index, sequence) in sequences.enumerated() {
+      for start in stride(from: 0, to: sequence.new, by: Self.block) {
+        for head in 0..<keyValueHeads { tasks.append((index, head, start..<min(start + Self.block, sequence.new))) }
+      }
+    }
+    // A token at a time over few keys is less work than waking a thread.
+    let work = sequences.reduce(0) { $0 + $1.new * ($1.past + $1.new) } * heads * size
+    let body = { (task: Int, scratch: Scratch) in
+      let (sequence, head, queries) = tasks[task]
+      run(sequences[sequence], head, queries, scratch)
+    }
+    if work < 1 << 18 {
+      let scratch = team.serialScratch
+      for task in tasks.indices { body(task, scratch) }
+    } else {
+      team.run(tasks.count, body)
+    }
+  }
+
+  private func run(_ sequence: Sequence, _ head: Int, _ queries: Range<Int>, _ scratch: Scratch) {
+    let group = heads / keyValueHeads
+    let keys = keyRange(sequence, queries)
+    let key = sequence.key + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
+    let value = sequence.value + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
+    let mask = sequence.mask.map { $0 + keys.lowerBound }
+    guard queries.count > 1, BLAS.isThere else {
+      for query in queries {
+        let own = keyRange(sequence, query..<query + 1)
+        let skipped = own.lowerBound - keys.lowerBound
+        guard let scores = scratch.floats(Slot.scores, group * own.count).baseAddress else { return }
+        LayerKernels.attend(
+          sequence.query + query * sequence.queryStride + head * group * size, queries: group, queryStride: size,
+          keys: key + skipped * sequence.keyStride, values: value + skipped * sequence.keyStride, count: own.count,
+          keyStride: sequence.keyStride, width: size, scale: scale, mask: mask.map { $0 + skipped },
+          sequence.output + query * sequence.outputStride + head * group * size, outStride: size, scratch: scores)
+      }
+      return
+    }
+    guard let scores = scratch.floats(Slot.scores, queries.count * keys.count).baseAddress else { return }
+    for member in 0..<group {
+      let column = (head * group + member) * size
+      _ = BLAS.multiply(
+        sequence.query + queries.lowerBound * sequence.queryStride + column, sequence.queryStride, key, sequence.keyStride,
+        transposed: true, scores, keys.count, m: queries.count, n: keys.count, k: size)
+      for query in queries {
+        let own = keyRange(sequence, query..<query + 1)
+        weigh(
+          scores + (query - queries.lowerBound) * keys.count, keys.count,
+          seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound, mask)
+      }
+      _ = BLAS.multiply(
+        scores, keys.count, value, sequence.keyStride, transposed: false,
+        sequence.output + queries.lowerBound * sequence.outputStride + column, sequence.outputStride, m: queries.count, n: size,
+        k: keys.count)
+    }
+  }
+
+  /// Keys that at least one of `queries` sees, masks aside.
+  private func keyRange(_ sequence: Sequence, _ queries: Range<Int>) -> Range<Int> {
+    guard isCausal else { return 0..<sequence.past + sequence.new }
+    let end = sequence.past + queries.upperBound
+    guard let window = sequence.window else { return 0..<end }
+    return max(0, sequence.past + queries.lowerBound - window + 1)..<end
+  }
+
+  /// One row of scores becomes weights: a softmax over what is seen, zeros elsewhere.
+  private func weigh(_ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?) {
+    for index in 0..<seen.lowerBound { row[index] = 0 }
+    for index in seen.upperBound..<count { row[index] = 0 }
+    if let mask { for index in seen where mask[index] == 0 { row[index] = -.infinity } }
+    LayerKernels.softmax(row + seen.lowerBound, count: seen.count, scale: scale)
+  }
+}

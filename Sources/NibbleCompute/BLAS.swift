@@ -1,0 +1,54 @@
+import Glibc
+
+/// OpenBLAS, for products of float32 matrices.
+///
+/// It is opened when first needed: its own start takes longer than most verbs do. It runs on one thread; our loops bring the
+/// others.
+package enum BLAS {
+  private typealias Sgemm =
+    @convention(c) (
+      CInt, CInt, CInt, CInt, CInt, CInt, Float, UnsafePointer<Float>?, CInt, UnsafePointer<Float>?, CInt, Float,
+      UnsafeMutablePointer<Float>?, CInt
+    ) -> Void
+
+  private struct Library: @unchecked Sendable {
+    let sgemm: Sgemm
+    let coreName: String
+
+    init?() {
+      guard let handle = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL) ?? dlopen("libopenblas.so", RTLD_NOW | RTLD_LOCAL),
+        let sgemm = dlsym(handle, "cblas_sgemm"), let setThreads = dlsym(handle, "openblas_set_num_threads")
+      else { return nil }
+      self.sgemm = unsafeBitCast(sgemm, to: Sgemm.self)
+      unsafeBitCast(setThreads, to: (@convention(c) (CInt) -> Void).self)(1)
+      coreName =
+        dlsym(handle, "openblas_get_corename").flatMap {
+          unsafeBitCast($0, to: (@convention(c) () -> UnsafePointer<CChar>?).self)()
+        }.map { String(cString: $0) } ?? "unknown"
+    }
+  }
+
+  private static let library = Library()
+
+  /// The kernels OpenBLAS chose; nil where it is not installed.
+  package static var coreName: String? { library?.coreName }
+
+  /// Whether there is an OpenBLAS.
+  package static var isThere: Bool { library != nil }
+
+  /// c[m, n] = alpha · a[m, k] · b + beta · c, all row by row; b is [n, k] if `transposed`, else [k, n].
+  ///
+  /// - Returns: false if there is no OpenBLAS or a size is beyond what it takes; nothing is done then
+  package static func multiply(
+    _ a: UnsafePointer<Float>, _ aStride: Int, _ b: UnsafePointer<Float>, _ bStride: Int, transposed: Bool,
+    _ c: UnsafeMutablePointer<Float>, _ cStride: Int, m: Int, n: Int, k: Int, alpha: Float = 1, beta: Float = 0
+  ) -> Bool {
+    guard let library, let m = CInt(exactly: m), let n = CInt(exactly: n), let k = CInt(exactly: k),
+      let aStride = CInt(exactly: aStride), let bStride = CInt(exactly: bStride), let cStride = CInt(exactly: cStride)
+    else { return false }
+    let rowMajor: CInt = 101
+    let plain: CInt = 111
+    library.sgemm(rowMajor, plain, transposed ? 112 : plain, m, n, k, alpha, a, aStride, b, bStride, beta, c, cStride)
+    return true
+  }
+}

@@ -1,0 +1,191 @@
+import CNibbleKernels
+import NibbleCore
+import NibbleQuant
+
+/// Multiplies activations with weight matrices: one left-hand side, any number of matrices, one loop over all outputs.
+///
+/// One engine serves one computation at a time.
+package final class Engine: @unchecked Sendable {
+  package let compute: Compute
+  package let team: Team
+  package let variant: KernelVariant
+  private let scratch = Scratch()
+
+  package init(_ compute: Compute, team: Team, variant: KernelVariant = .current) {
+    self.compute = compute
+    self.team = team
+    self.variant = variant
+  }
+
+  /// One matrix and where its outputs go: y[i · stride + j] for row i of x and output j.
+  package struct Product {
+    package var matrix: Matrix
+    package var output: UnsafeMutablePointer<Float>
+    package var stride: Int
+    /// What is added to rows of the output in the same pass.
+    package var terms: [LowRankTerm]
+
+    package init(_ matrix: Matrix, _ output: UnsafeMutablePointer<Float>, stride: Int, terms: [LowRankTerm] = []) {
+      self.matrix = matrix
+      self.output = output
+      self.stride = stride
+      self.terms = terms
+    }
+  }
+
+  /// scale · x · Aᵀ · Bᵀ for some rows of x.
+  package struct LowRankTerm {
+    /// [rank, inputs]
+    package var a: Matrix
+    /// [outputs, rank]
+    package var b: Matrix
+    package var scale: Float
+    package var rows: Range<Int>
+
+    package init(a: Matrix, b: Matrix, scale: Float, rows: Range<Int>) {
+      self.a = a
+      self.b = b
+      self.scale = scale
+      self.rows = rows
+    }
+  }
+
+  private enum Slot { static let packed = 0, packedRows = 1, lowRank = 2, packedLowRank = 3, kernel = 4 }
+
+  /// Outputs computed together where OpenBLAS does it: fixed, so that sums do not depend on the number of threads.
+  private static let blasRun = 512
+  /// Rows from which OpenBLAS is asked for products of float32.
+  private static let blasRows = 8
+
+  /// y = x · Wᵀ for every product, x[m, inputs] with rows `stride` floats apart.
+  package func multiply(_ x: UnsafePointer<Float>, rows m: Int, stride: Int, _ products: [Product]) {
+    guard m > 0 else { return }
+    var packed: UnsafeRawPointer?
+    if products.contains(where: { !usesBLAS($0.matrix, m) }), let inputs = products.first?.matrix.inputs {
+      packed = pack(compute, x, m, inputs, stride, slot: Slot.packed)
+    }
+    let terms = lowRankInputs(x, stride: stride, products)
+    var runs: [(product: Int, range: Range<Int>)] = []
+    for (index, product) in products.enumerated() {
+      let length = runLength(product.matrix, m)
+      for start in Swift.stride(from: 0, to: product.matrix.outputs, by: length) {
+        runs.append((index, start..<min(start + length, product.matrix.outputs)))
+      }
+    }
+    team.run(runs.count) { index, scratch in
+      let (product, range) = runs[index]
+      base(products[product], range, x, m, stride, packed, scratch)
+      for term in terms where term.product == product { add(term, products[product], range, scratch) }
+    }
+  }
+
+  private func usesBLAS(_ matrix: Matrix, _ m: Int) -> Bool {
+    compute == .f32 && m >= Self.blasRows && !matrix.isPacked && matrix.native.number == nibble_f32 && BLAS.isThere
+  }
+
+  /// Outputs one thread takes at a time: work worth its while, and enough of it for every thread.
+  private func runLength(_ matrix: Matrix, _ m: Int) -> Int {
+    if usesBLAS(matrix, m) { return Self.blasRun }
+    if team.threads == 1 { return max(matrix.outputs, 1) }
+    let nanoseconds = max(Double(matrix.bytesPerOutput) / 16, 2 * Double(m) * Double(matrix.inputs) / 200)
+    let step = ProductKernels.step(compute, m, variant: variant)
+    let wanted = min(max(Int(60_000 / max(nanoseconds, 0.1)), 1), ceilDivide(matrix.outputs, team.threads))
+    return max(ceilDivide(wanted, step) * step, 1)
+  }
+
+  private func pack(
+    _ compute: Compute, _ x: UnsafePointer<Float>, _ m: Int, _ k: Int, _ stride: Int, slot: Int
+  ) -> UnsafeRawPointer? {
+    let bytes = scratch.bytes(slot, ProductKernels.packedBytes(compute, m, k, variant: variant))
+    guard let start = bytes.baseAddress else { return nil }
+    ProductKernels.pack(compute, x, m, k, stride: stride, into: start, variant: variant)
+    return UnsafeRawPointer(start)
+  }
+
+  private func base(
+    _ product: Product, _ range: Range<Int>, _ x: UnsafePointer<Float>, _ m: Int, _ stride: Int, _ packed: UnsafeRawPointer?,
+    _ scratch: Scratch
+  ) {
+    let matrix = product.matrix
+    if usesBLAS(matrix, m), let weights = matrix.native.data?.assumingMemoryBound(to: Float.self) {
+      let columns = matrix.native.columns
+      let start = matrix.isTransposed ? weights + range.lowerBound : weights + range.lowerBound * columns
+      _ = BLAS.multiply(
+        x, stride, start, columns, transposed: !matrix.isTransposed, product.output + range.lowerBound, product.stride, m: m,
+        n: range.count, k: matrix.inputs)
+    } else if let packed {
+      ProductKernels.multiply(
+        compute, matrix, packed, m, range, add: false, product.output, stride: product.stride, scratch, slot: Slot.kernel,
+        variant: variant)
+    }
+  }
+
+  // MARK: Low-rank terms
+
+  /// scale · x · Aᵀ of one term, packed, and the product it belongs to.
+  private struct PackedTerm {
+    var product: Int
+    var term: LowRankTerm
+    var packed: UnsafeRawPointer
+  }
+
+  /// First halves of all terms; adapters are computed in float32.
+  private func lowRankInputs(_ x: UnsafePointer<Float>, stride: Int, _ products: [Product]) -> [PackedTerm] {
+    let all = products.enumerated().flatMap { index, product in product.terms.map { (product: index, term: $0) } }
+    guard !all.isEmpty else { return [] }
+    // x packed once for each distinct range of rows, all of them side by side.
+    var starts: [Range<Int>: Int] = [:]
+    var length = 0
+    for (_, term) in all where starts[term.rows] == nil {
+      starts[term.rows] = length
+      length += ProductKernels.packedBytes(.f32, term.rows.count, term.a.inputs, variant: variant)
+    }
+    guard let packedRows = scratch.bytes(Slot.packedRows, length).baseAddress else { return [] }
+    var done = Set<Range<Int>>()
+    for (_, term) in all where done.insert(term.rows).inserted {
+      ProductKernels.pack(
+        .f32, x + term.rows.lowerBound * stride, term.rows.count, term.a.inputs, stride: stride,
+        into: packedRows + (starts[term.rows] ?? 0), variant: variant)
+    }
+    let sizes = all.map { $0.term.rows.count * $0.term.a.outputs }
+    let packedSizes = all.map { ProductKernels.packedBytes(.f32, $0.term.rows.count, $0.term.a.outputs, variant: variant) }
+    guard let values = scratch.floats(Slot.lowRank, sizes.reduce(0, +)).baseAddress,
+      let packed = scratch.bytes(Slot.packedLowRank, packedSizes.reduce(0, +)).baseAddress
+    else { return [] }
+    var results: [PackedTerm] = []
+    var places: [UnsafeMutablePointer<Float>] = []
+    var at = 0
+    var packedAt = 0
+    for (index, one) in all.enumerated() {
+      results.append(PackedTerm(product: one.product, term: one.term, packed: UnsafeRawPointer(packed + packedAt)))
+      places.append(values + at)
+      at += sizes[index]
+      packedAt += packedSizes[index]
+    }
+    let work = zip(all, sizes).reduce(0) { $0 + $1.0.term.a.inputs * $1.1 }
+    let body = { [variant] (index: Int, scratch: Scratch) in
+      let term = all[index].term
+      let rank = term.a.outputs
+      ProductKernels.multiply(
+        .f32, term.a, UnsafeRawPointer(packedRows + (starts[term.rows] ?? 0)), term.rows.count, 0..<rank, add: false,
+        places[index], stride: rank, scratch, slot: Slot.kernel, variant: variant)
+      for i in 0..<sizes[index] { places[index][i] *= term.scale }
+      ProductKernels.pack(
+        .f32, places[index], term.rows.count, rank, stride: rank,
+        into: UnsafeMutableRawPointer(mutating: results[index].packed), variant: variant)
+    }
+    if work > 1 << 18 {
+      team.run(all.count, body)
+    } else {
+      for index in all.indices { body(index, scratch) }
+    }
+    return results
+  }
+
+  private func add(_ one: PackedTerm, _ product: Product, _ range: Range<Int>, _ scratch: Scratch) {
+    ProductKernels.multiply(
+      .f32, one.term.b, one.packed, one.term.rows.count, range, add: true,
+      product.output + one.term.rows.lowerBound * product.stride, stride: product.stride, scratch, slot: Slot.kernel,
+      variant: variant)
+  }
+}

@@ -1,0 +1,117 @@
+import CNibbleKernels
+import NibbleCore
+import NibbleQuant
+
+/// A weight matrix where it lies: in a mapped file, as codes or plain numbers.
+package struct Matrix: @unchecked Sendable {
+  /// Pointers into memory that `owners` keep alive.
+  package let native: nibble_matrix
+  /// Whether the layer's weight, [outputs, inputs], is the transpose of what is stored (Conv1D in plain files).
+  package let isTransposed: Bool
+  private let owners: [AnyObject]
+
+  package var outputs: Int { isTransposed ? native.columns : native.rows }
+  package var inputs: Int { isTransposed ? native.rows : native.columns }
+  package var isPacked: Bool { native.packed != 0 }
+  /// Bytes a product reads of one row of outputs.
+  package var bytesPerOutput: Int {
+    if isPacked { return inputs / 2 + inputs / native.block * (native.scales == nil ? 1 : 4) }
+    return inputs * (native.number == nibble_f32 ? 4 : 2)
+  }
+
+  init(_ native: nibble_matrix, isTransposed: Bool, owners: [AnyObject]) {
+    self.native = native
+    self.isTransposed = isTransposed
+    self.owners = owners
+  }
+
+  /// Plain numbers, [rows, columns] as stored.
+  ///
+  /// - Parameter dtype: F32, F16 or BF16
+  /// - Returns: nil for types products are not made with, or too few bytes
+  package init?(
+    _ dtype: DType, rows: Int, columns: Int, _ bytes: UnsafeRawBufferPointer, isTransposed: Bool = false, owner: AnyObject
+  ) {
+    guard [.f32, .f16, .bf16].contains(dtype), let number = dtype.number, let data = bytes.baseAddress,
+      bytes.count == rows * columns * dtype.bitWidth / 8
+    else { return nil }
+    var native = nibble_matrix()
+    native.rows = rows
+    native.columns = columns
+    native.number = number
+    native.data = data
+    self.init(native, isTransposed: isTransposed, owners: [owner])
+  }
+
+  /// Rows of float32 in memory of their own.
+  package init(_ values: [Float], rows: Int, columns: Int, isTransposed: Bool = false) {
+    let store = FloatStore(values)
+    var native = nibble_matrix()
+    native.rows = rows
+    native.columns = columns
+    native.number = nibble_f32
+    native.data = UnsafeRawPointer(store.values.baseAddress)
+    self.init(native, isTransposed: isTransposed, owners: [store])
+  }
+
+  /// Where the scales of packed codes are.
+  package enum Scales {
+    /// float32, one a block.
+    case plain(UnsafeRawBufferPointer)
+    /// 8-bit codes, their own scales, and the value they are relative to.
+    case coded(UnsafeRawBufferPointer, nested: UnsafeRawBufferPointer, offset: Float)
+  }
+
+  /// 4-bit codes, [rows, columns] as stored.
+  ///
+  /// - Returns: nil if the sections are not as long as the codec has them
+  package init?(
+    _ codec: BlockCodec, rows: Int, columns: Int, codes: UnsafeRawBufferPointer, _ scales: Scales, isTransposed: Bool = false,
+    owner: AnyObject
+  ) {
+    let count = rows * columns
+    guard codes.count == codec.codeBytes(count), let data = codes.baseAddress else { return nil }
+    let codebook = FloatStore(codec.codebook.values)
+    var owners: [AnyObject] = [owner, codebook]
+    var native = nibble_matrix()
+    native.rows = rows
+    native.columns = columns
+    native.packed = 1
+    native.data = data
+    native.block = codec.blockSize
+    native.codebook = UnsafePointer(codebook.values.baseAddress)
+    switch (scales, codec.nested) {
+    case (.plain(let bytes), nil):
+      guard bytes.count == 4 * codec.blocks(count) else { return nil }
+      native.scales = bytes.baseAddress?.assumingMemoryBound(to: Float.self)
+    case (.coded(let bytes, let nestedBytes, let offset), let nested?):
+      guard bytes.count == codec.blocks(count), nestedBytes.count == 4 * codec.nestedBlocks(count) else { return nil }
+      let map = FloatStore(nested.codebook.values)
+      owners.append(map)
+      native.scale_codes = bytes.baseAddress?.assumingMemoryBound(to: UInt8.self)
+      native.scale_map = UnsafePointer(map.values.baseAddress)
+      native.nested_scales = nestedBytes.baseAddress?.assumingMemoryBound(to: Float.self)
+      native.nested_block = nested.blockSize
+      native.offset = offset
+    default: return nil
+    }
+    self.init(native, isTransposed: isTransposed, owners: owners)
+  }
+}
+
+/// Floats at a fixed, aligned address.
+package final class FloatStore: @unchecked Sendable {
+  package let values: UnsafeMutableBufferPointer<Float>
+
+  package init(count: Int) {
+    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: max(count * 4, 64), alignment: 64)
+    values = UnsafeMutableBufferPointer(rebasing: bytes.bindMemory(to: Float.self)[..<count])
+  }
+
+  package convenience init(_ floats: [Float]) {
+    self.init(count: floats.count)
+    _ = values.initialize(from: floats)
+  }
+
+  deinit { UnsafeMutableRawPointer(values.baseAddress)?.deallocate() }
+}

@@ -1,0 +1,44 @@
+import Glibc
+
+/// A file's bytes in place: read as the kernel pages them in, never copied.
+///
+/// A file that is cut while it is mapped cannot be an error at the place that reads it. `MappedFile.watch` turns the signal
+/// into one line and exit code 3.
+package final class MappedFile: @unchecked Sendable {
+  package let path: String
+  package let bytes: UnsafeRawBufferPointer
+
+  init(_ path: String, _ descriptor: Int32, size: Int) throws {
+    self.path = path
+    guard size > 0 else {
+      bytes = UnsafeRawBufferPointer(start: nil, count: 0)
+      return
+    }
+    guard let start = mmap(nil, size, PROT_READ, MAP_SHARED, descriptor, 0), start != MAP_FAILED else {
+      throw NibbleError.badInput("\(path): cannot be mapped: \(errorText(errno))")
+    }
+    bytes = UnsafeRawBufferPointer(start: start, count: size)
+    madvise(start, size, MADV_WILLNEED)
+  }
+
+  deinit {
+    if let start = bytes.baseAddress { munmap(UnsafeMutableRawPointer(mutating: start), bytes.count) }
+  }
+
+  /// Ends the process with one line and exit code 3 when a mapped file turns out to be shorter than it was. For programs
+  /// only: a library leaves signals alone.
+  package static func watch() {
+    var action = sigaction()
+    action.__sigaction_handler.sa_handler = { _ in
+      let text: StaticString = "nibble: error: a model file became shorter while it was in use\n"
+      _ = Glibc.write(STDERR_FILENO, text.utf8Start, text.utf8CodeUnitCount)
+      _exit(3)
+    }
+    sigaction(SIGBUS, &action, nil)
+  }
+}
+
+extension InputFile {
+  /// The whole file, mapped.
+  package func map() throws -> MappedFile { try MappedFile(path, mappableDescriptor, size: size) }
+}

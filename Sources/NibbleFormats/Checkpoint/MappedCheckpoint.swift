@@ -1,0 +1,70 @@
+import NibbleCore
+import NibbleQuant
+
+/// A checkpoint whose tensors are used where they lie, in mapped files.
+package final class MappedCheckpoint: @unchecked Sendable {
+  package let checkpoint: Checkpoint
+  private let maps: [ObjectIdentifier: MappedFile]
+
+  /// Maps the files of `checkpoint`; touches no tensor.
+  package init(_ checkpoint: Checkpoint) throws {
+    self.checkpoint = checkpoint
+    var maps: [ObjectIdentifier: MappedFile] = [:]
+    for file in checkpoint.files { maps[ObjectIdentifier(file)] = try file.map() }
+    self.maps = maps
+  }
+
+  /// The bytes of a section. They live as long as this object.
+  ///
+  /// - Throws: `.badInput` for compressed sections, which cannot be used in place
+  package func bytes(_ section: StoredSection, _ name: String) throws -> UnsafeRawBufferPointer {
+    guard section.compression == .none else {
+      throw NibbleError.badInput(
+        "\(section.place): tensor \(quoted(name)) is compressed and cannot be used in place; "
+          + "unpack the file with 'nibble convert \(section.place) -o OUT.nbl'")
+    }
+    guard case .file(let file, let offset) = section.source, let map = maps[ObjectIdentifier(file)],
+      offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
+    else { throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) lies outside its file") }
+    return UnsafeRawBufferPointer(rebasing: map.bytes[offset..<offset + section.storedLength])
+  }
+
+  /// The value a double-quantized tensor's scales are relative to.
+  package func offset(of tensor: StoredTensor) throws -> Float {
+    guard let section = tensor.section(.nestedOffset) else { return 0 }
+    let bytes = try SectionReader(section, tensor.name.text).readWhole(limit: 4)
+    guard bytes.count == 4 else { throw NibbleError.badInput("\(section.place): tensor \(quoted(tensor.name.text)): no offset") }
+    let value = Float(bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[$1]) << (8 * $1) })
+    guard value.isFinite else {
+      throw NibbleError.badInput("\(section.place): tensor \(quoted(tensor.name.text)): the offset of its scales is \(value)")
+    }
+    return value
+  }
+
+  /// A plain tensor's numbers, widened to float32.
+  package func floats(_ tensor: StoredTensor) throws -> [Float] {
+    guard tensor.encoding == .plain, [.f32, .f16, .bf16, .f64].contains(tensor.dtype), let section = tensor.section(.data) else {
+      throw NibbleError.badInput(
+        "\(checkpoint.path): tensor \(quoted(tensor.name.text)) of \(tensor.isPacked ? "4-bit codes" : tensor.dtype.rawValue) "
+          + "where plain F32, F16 or BF16 numbers are needed")
+    }
+    let bytes = try bytes(section, tensor.name.text)
+    guard let start = bytes.baseAddress, bytes.count == tensor.count * tensor.dtype.bitWidth / 8 else { return [] }
+    return [Float](unsafeUninitializedCapacity: tensor.count) { buffer, count in
+      if let to = buffer.baseAddress { Kernels.widen(tensor.dtype, start, count: tensor.count, to) }
+      count = tensor.count
+    }
+  }
+
+  /// The bytes of a small file of the model folder; nil if there is none.
+  package func smallFile(_ name: String, limit: Int = 256 << 20) throws -> [UInt8]? {
+    try checkpoint.smallFile(name, limit: limit)
+  }
+}
+
+extension Checkpoint {
+  /// The bytes of a small file of the model folder, checked; nil if there is none.
+  package func smallFile(_ name: String, limit: Int = 256 << 20) throws -> [UInt8]? {
+    try smallFiles.first { $0.name == name }.map { try SectionReader($0.section, $0.name).readWhole(limit: limit) }
+  }
+}

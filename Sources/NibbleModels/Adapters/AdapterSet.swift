@@ -1,0 +1,76 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+
+/// Adapters on one open base, by name. Attaching maps an adapter's tensors and copies nothing of the base; which of them are
+/// in use is said with each pass, so switching costs nothing.
+public final class AdapterSet {
+  private let model: Model
+  private var attached: [(name: String, adapter: AttachedAdapter)] = []
+
+  /// No adapters yet.
+  public init(_ model: Model) { self.model = model }
+
+  /// In the order they were attached.
+  public var names: [String] { attached.map(\.name) }
+
+  /// Fits the adapter in folder `path` to the base and keeps it as `name`.
+  ///
+  /// - Returns: warnings about what its configuration says and nibble does not know
+  /// - Throws: `.usage` if the name is taken, `.badInput`, `.adapterMismatch`; nothing has changed then
+  @discardableResult
+  public func attach(_ path: String, as name: String) throws -> [String] {
+    guard !attached.contains(where: { $0.name == name }) else {
+      throw NibbleError.usage("two adapters are called \(quoted(name))")
+    }
+    let file = try AdapterFile.open(path)
+    attached.append((name, try model.attach(file, name: name)))
+    return file.config.unknownKeys.isEmpty
+      ? [] : ["\(path)/adapter_config.json: \(file.config.unknownKeys.joined(separator: ", ")): not known, left alone"]
+  }
+
+  /// Lets go of adapter `name`.
+  public func detach(_ name: String) throws {
+    guard let index = attached.firstIndex(where: { $0.name == name }) else { throw unknown(name) }
+    attached.remove(at: index)
+  }
+
+  private func unknown(_ name: String) -> NibbleError {
+    NibbleError.usage(
+      "no adapter is called \(quoted(name)); \(names.isEmpty ? "none is attached" : "there are " + names.joined(separator: ", "))")
+  }
+
+  /// The adapters a pass is to use.
+  ///
+  /// - Throws: `.usage` for unknown names, and for two that hold the same parameter whole: one would hide the other's
+  package func selection(_ uses: [(name: String, weight: Float)]) throws -> [ActiveAdapter] {
+    let chosen = try uses.map { use in
+      guard let found = attached.first(where: { $0.name == use.name }) else { throw unknown(use.name) }
+      return ActiveAdapter(found.adapter, weight: use.weight)
+    }
+    var owners: [ParameterID: String] = [:]
+    for active in chosen {
+      for id in Array(active.adapter.vectors.keys) + Array(active.adapter.matrices.keys) {
+        if let other = owners.updateValue(active.adapter.name, forKey: id) {
+          throw NibbleError.usage(
+            "adapters \(quoted(other)) and \(quoted(active.adapter.name)) both replace \(quoted(model.parameterNames[id])); use one of them")
+        }
+      }
+      if chosen.count > 1, active.adapter.terms.values.contains(where: { $0.outputScale != nil }) {
+        throw NibbleError.usage("\(quoted(active.adapter.name)) is a DoRA adapter, which cannot be combined with others")
+      }
+      if active.weight != 1, active.adapter.isScaledWhole {
+        throw NibbleError.usage(
+          "\(quoted(active.adapter.name)) replaces parameters or scales rows, and can only be used with weight 1")
+      }
+    }
+    return chosen
+  }
+}
+
+extension AttachedAdapter {
+  /// Whether a weight other than 1 would mean nothing for part of it.
+  var isScaledWhole: Bool {
+    !vectors.isEmpty || !matrices.isEmpty || terms.values.contains { $0.outputScale != nil }
+  }
+}

@@ -1,0 +1,149 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+extension Model {
+  /// Fits an adapter to this base: every tensor of it finds its place, or nothing is attached.
+  ///
+  /// - Throws: `.adapterMismatch` listing what matches nothing, or the first thing of a wrong shape
+  package func attach(_ file: AdapterFile, name: String) throws -> AttachedAdapter {
+    let linears = linears
+    let embeddings = embeddings
+    let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name))
+    let parameters = ModuleNames(parameterNames)
+    try checkEverythingMatches(file, modules, parameters)
+    var terms: [ParameterID: ForwardTerm] = [:]
+    var lookups: [ParameterID: EmbeddingTerm] = [:]
+    for module in file.modules {
+      guard let index = modules.index(of: module.path) else { continue }
+      if index < linears.count {
+        guard !module.isEmbedding else { throw mismatch(file, module.path, "is a linear layer, its factors are an embedding's") }
+        terms[linears[index].id] = try term(module, linears[index], file)
+      } else {
+        guard module.isEmbedding else { throw mismatch(file, module.path, "is an embedding, its factors are a linear layer's") }
+        let table = embeddings[index - linears.count]
+        guard table.id == transformer.weights.tokens.id else { throw mismatch(file, module.path, "is no embedding of tokens") }
+        lookups[table.id] = try term(module, table, file)
+      }
+    }
+    let (vectors, matrices) = try replacements(file, parameters)
+    return AttachedAdapter(name: name, terms: terms, embeddings: lookups, vectors: vectors, matrices: matrices)
+  }
+
+  private func mismatch(_ file: AdapterFile, _ module: String, _ reason: String) -> NibbleError {
+    NibbleError(.adapterMismatch, "\(file.path): module \(quoted(module)) \(reason)")
+  }
+
+  private func checkEverythingMatches(_ file: AdapterFile, _ modules: ModuleNames, _ parameters: ModuleNames) throws {
+    var seen: Set<Int> = []
+    for module in file.modules {
+      if let index = modules.index(of: module.path), !seen.insert(index).inserted {
+        throw mismatch(file, module.path, "is adapted twice under different names")
+      }
+    }
+    let lost =
+      file.modules.map(\.path).filter { modules.index(of: $0) == nil }
+      + file.replacements.map(\.name).filter { parameters.index(of: $0) == nil }
+    guard let first = lost.first else { return }
+    let known = file.modules.contains { $0.path == first } ? modules : parameters
+    let hint = known.nearest(to: first).map { "; the nearest there is \(quoted($0))" } ?? ""
+    let others = lost.count == 1 ? "" : " and \(lost.count - 1) more"
+    throw NibbleError(
+      .adapterMismatch,
+      "\(file.path): \(quoted(first))\(others) of \(file.modules.count + file.replacements.count) match nothing in \(path)\(hint)")
+  }
+
+  /// The matrix of one factor, in place.
+  private func factor(_ tensor: StoredTensor, _ file: AdapterFile) throws -> Matrix {
+    try Matrix(tensor, of: file.mapped, isTransposed: false)
+  }
+
+  private func term(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> ForwardTerm {
+    guard module.a.shape[1] == layer.inputs, module.b.shape[0] == layer.outputs else {
+      throw mismatch(
+        file, module.path,
+        "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's layer takes \(layer.inputs) and gives \(layer.outputs)"
+      )
+    }
+    var term = ForwardTerm(a: try factor(module.a, file), b: try factor(module.b, file), scale: Float(module.scale))
+    if let bias = module.bias {
+      guard bias.shape == [layer.outputs] else { throw mismatch(file, module.path, "has a bias of shape \(bias.shape)") }
+      term.bias = FloatStore(try file.mapped.floats(bias).map { $0 * term.scale })
+    }
+    if let magnitude = module.magnitude {
+      let m = try magnitudes(magnitude, layer.outputs, module, file)
+      let norms = DoRA.norms(layer.matrix, term, transformer.engine)
+      term.outputScale = FloatStore(zip(m, norms).map { Float(Double($0) / $1) })
+    }
+    return term
+  }
+
+  private func term(_ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile) throws -> EmbeddingTerm {
+    guard module.a.shape[1] == table.count, module.b.shape[0] == table.width else {
+      throw mismatch(
+        file, module.path,
+        "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's embedding has \(table.count) rows of \(table.width)")
+    }
+    guard module.magnitude == nil else { throw mismatch(file, module.path, "is an embedding with DoRA, which is not implemented") }
+    // Looked up by token: its rows lie by rank, so they are turned once.
+    let a = try file.mapped.floats(module.a)
+    let turned = (0..<table.count * module.rank).map { a[$0 % module.rank * table.count + $0 / module.rank] }
+    return EmbeddingTerm(
+      a: Matrix(turned, rows: table.count, columns: module.rank), b: try factor(module.b, file), scale: Float(module.scale))
+  }
+
+  private func magnitudes(
+    _ tensor: StoredTensor, _ count: Int, _ module: AdapterFile.AdaptedModule, _ file: AdapterFile
+  ) throws -> [Float] {
+    guard tensor.count == count else { throw mismatch(file, module.path, "has magnitudes of shape \(tensor.shape)") }
+    return try file.mapped.floats(tensor)
+  }
+
+  // MARK: Parameters trained whole
+
+  private func replacements(
+    _ file: AdapterFile, _ parameters: ModuleNames
+  ) throws -> (vectors: [ParameterID: FloatStore], matrices: [ParameterID: Matrix]) {
+    var vectors: [ParameterID: FloatStore] = [:]
+    var matrices: [ParameterID: Matrix] = [:]
+    let shapes = parameterShapes
+    for (name, tensor) in file.replacements {
+      guard let id = parameters.index(of: name), let shape = shapes[id] else { continue }
+      guard tensor.shape == shape.dimensions else {
+        throw NibbleError(
+          .adapterMismatch, "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(shape.dimensions)")
+      }
+      if shape.dimensions.count == 1 {
+        vectors[id] = FloatStore(try file.mapped.floats(tensor))
+      } else {
+        matrices[id] = try Matrix(tensor, of: file.mapped, isTransposed: shape.isConv1D)
+      }
+    }
+    // A head that shares the embedding's weight shares its replacement.
+    if case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id], matrices[head.id] == nil,
+      head.matrix.native.data == transformer.weights.tokens.matrix.native.data
+    {
+      matrices[head.id] = own
+    }
+    return (vectors, matrices)
+  }
+
+  /// Shapes of parameters as their modules hold them.
+  private var parameterShapes: [ParameterID: (dimensions: [Int], isConv1D: Bool)] {
+    var shapes: [ParameterID: (dimensions: [Int], isConv1D: Bool)] = [:]
+    func add(_ vector: Vector?) { if let vector { shapes[vector.id] = ([vector.values.values.count], false) } }
+    for linear in linears {
+      shapes[linear.id] = (linear.isConv1D ? [linear.inputs, linear.outputs] : [linear.outputs, linear.inputs], linear.isConv1D)
+      add(linear.bias)
+    }
+    for table in embeddings { shapes[table.id] = ([table.count, table.width], false) }
+    let weights = transformer.weights
+    for norm in weights.layers.flatMap({ [$0.attentionNorm, $0.mlpNorm] }) + [weights.embeddingNorm, weights.finalNorm].compactMap({ $0 }) {
+      add(norm.weight)
+      add(norm.bias)
+    }
+    return shapes
+  }
+}

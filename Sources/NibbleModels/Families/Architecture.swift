@@ -1,0 +1,158 @@
+import NibbleCompute
+import NibbleCore
+
+/// A transformer as numbers: what is computed, in which order. A family's file fills it in from its configuration.
+package struct TransformerShape: Sendable {
+  package var vocabulary: Int
+  package var width: Int
+  package var heads: Int
+  package var keyValueHeads: Int
+  package var headSize: Int
+  package var layers: Int
+  /// The most tokens a sequence may have.
+  package var contextLength: Int
+  /// Whether tokens see only what is before them.
+  package var isCausal: Bool
+  /// Whether norms stand before attention and MLP (with a last one at the end) or after their residual sums.
+  package var normsFirst: Bool
+  /// RMS norms or layer norms.
+  package var isRMSNorm: Bool
+  package var epsilon: Float
+  package var activation: Activation
+  /// Whether the MLP's activation is multiplied with a second projection.
+  package var isGated: Bool
+  /// nil for position embeddings.
+  package var rotary: RotaryPositions?
+  /// Position of a sequence's first token in the table of position embeddings.
+  package var firstPosition = 0
+  /// Tokens a token of each layer sees at most, nil for all.
+  package var windows: [Int?]
+  /// The id batches are padded with, where the configuration says.
+  package var padding: Int?
+
+  package var queryWidth: Int { heads * headSize }
+  package var keyValueWidth: Int { keyValueHeads * headSize }
+
+  package var attention: Attention {
+    Attention(
+      heads: heads, keyValueHeads: keyValueHeads, size: headSize, scale: 1 / Float(headSize).squareRoot(), isCausal: isCausal)
+  }
+}
+
+/// The weights of one layer.
+package struct LayerWeights: Sendable {
+  package var attentionNorm: Norm
+  /// Projections whose outputs, side by side, are queries, keys and values.
+  package var queryKeyValue: [Linear]
+  package var attentionOutput: Linear
+  package var mlpNorm: Norm
+  /// [gate, up], or the one projection of a plain MLP.
+  package var up: [Linear]
+  package var down: Linear
+}
+
+/// What stands on a transformer's last hidden states.
+package enum Head: Sendable {
+  /// Scores of every token of the vocabulary.
+  case language(Linear)
+  /// Scores of classes, from one token of each sequence.
+  case classification(ClassificationHead)
+  /// Nothing: hidden states are the result.
+  case none
+}
+
+package struct ClassificationHead: Sendable {
+  package enum Token: Sendable { case first, last }
+  package enum Problem: Sendable { case oneLabel, manyLabels, regression }
+  /// The token whose hidden state is looked at.
+  package var token: Token
+  /// Layers with tanh behind them, before the last.
+  package var dense: [Linear]
+  package var output: Linear
+  package var problem: Problem
+}
+
+/// All weights of a model.
+package struct TransformerWeights: Sendable {
+  package var tokens: Embedding
+  package var positions: Embedding?
+  package var tokenTypes: Embedding?
+  package var embeddingNorm: Norm?
+  package var layers: [LayerWeights]
+  package var finalNorm: Norm?
+  package var head: Head
+}
+
+/// An architecture nibble can run.
+package protocol Architecture: Sendable {
+  /// `model_type`s whose configurations it reads.
+  static var modelTypes: [String] { get }
+  /// What checkpoints of the bare model leave out of names.
+  static func prefix(_ config: ConfigReader) -> String
+  /// - Throws: `.badInput` naming what the configuration asks for and is not implemented
+  static func shape(_ config: ConfigReader) throws -> TransformerShape
+  static func weights(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> TransformerWeights
+}
+
+package enum Architectures {
+  /// A further family is one more file and its name here.
+  static let all: [any Architecture.Type] = [Llama.self, GPT2.self, Bert.self]
+
+  package static func named(_ modelType: String) -> (any Architecture.Type)? {
+    all.first { $0.modelTypes.contains(modelType) }
+  }
+
+  package static var modelTypes: [String] { all.flatMap { $0.modelTypes } }
+}
+
+/// Limits on what a configuration may say, far above any model there is.
+enum Limits {
+  static let width = 1...1 << 20
+  static let layers = 1...10_000
+  static let heads = 1...1 << 16
+  static let vocabulary = 1...1 << 26
+  static let context = 1...1 << 26
+}
+
+extension ConfigReader {
+  /// `hidden_act` and its other names.
+  func activation(_ key: String, default name: String) throws -> Activation {
+    let names: [String: Activation] = [
+      "silu": .silu, "swish": .silu, "gelu": .gelu, "gelu_new": .geluTanh, "gelu_fast": .geluTanh, "gelu_pytorch_tanh": .geluTanh,
+      "relu": .relu, "tanh": .tanh, "quick_gelu": .quickGelu,
+    ]
+    let name = try string(key) ?? name
+    guard let activation = names[name] else { throw fail("\(key) = \(quoted(name)) is not implemented") }
+    return activation
+  }
+
+  /// The one class of `architectures`, which decides the head.
+  func architectureClass() throws -> String {
+    guard let classes = self["architectures"]?.array, let name = classes.first?.string else {
+      throw fail("architectures is missing: which head stands on the model is not known")
+    }
+    return name
+  }
+
+  /// Classes a classification head tells apart.
+  func labelCount() throws -> Int {
+    if let labels = try object("id2label")?.json.members?.count, labels > 0 { return labels }
+    return try int("num_labels", 1...1 << 20, default: 2)
+  }
+
+  func problem(labels: Int) throws -> ClassificationHead.Problem {
+    switch try string("problem_type") {
+    case "single_label_classification": .oneLabel
+    case "multi_label_classification": .manyLabels
+    case "regression": .regression
+    case nil: labels == 1 ? .regression : .oneLabel
+    case let other?: throw fail("problem_type = \(quoted(other)) is not implemented")
+    }
+  }
+
+  /// Refuses quantization methods other than bitsandbytes', whose codes the checkpoint has read.
+  func checkQuantization() throws {
+    guard let method = try object("quantization_config")?.string("quant_method"), method != "bitsandbytes" else { return }
+    throw fail("quantization_config: quant_method = \(quoted(method)) is not implemented")
+  }
+}

@@ -1,0 +1,91 @@
+import NibbleCompute
+import NibbleCore
+
+/// BERT and RoBERTa encoders: learned positions and token types, layer norms after each residual sum.
+enum Bert: Architecture {
+  static let modelTypes = ["bert", "roberta", "xlm-roberta", "camembert"]
+
+  private static func isRoberta(_ config: ConfigReader) -> Bool { config["model_type"]?.string != "bert" }
+
+  static func prefix(_ config: ConfigReader) -> String { isRoberta(config) ? "roberta." : "bert." }
+
+  static func shape(_ config: ConfigReader) throws -> TransformerShape {
+    try config.checkQuantization()
+    try config.refuse(["is_decoder", "add_cross_attention"])
+    try config.refuse(["position_embedding_type"], unless: ["absolute"])
+    let width = try config.int("hidden_size", Limits.width)
+    let heads = try config.int("num_attention_heads", Limits.heads)
+    guard width % heads == 0 else { throw config.fail("hidden_size \(width) is no multiple of num_attention_heads \(heads)") }
+    let layers = try config.int("num_hidden_layers", Limits.layers)
+    let positions = try config.int("max_position_embeddings", Limits.context, default: 512)
+    let padding = try config.int("pad_token_id", 0...Limits.vocabulary.upperBound, default: isRoberta(config) ? 1 : 0)
+    // RoBERTa counts positions from the padding's id + 1.
+    let first = isRoberta(config) ? padding + 1 : 0
+    guard positions > first else { throw config.fail("max_position_embeddings \(positions) leaves no room for tokens") }
+    return TransformerShape(
+      vocabulary: try config.int("vocab_size", Limits.vocabulary), width: width, heads: heads, keyValueHeads: heads,
+      headSize: width / heads, layers: layers, contextLength: positions - first, isCausal: false, normsFirst: false,
+      isRMSNorm: false, epsilon: Float(try config.double("layer_norm_eps", above: 0, default: 1e-12)),
+      activation: try config.activation("hidden_act", default: "gelu"), isGated: false, rotary: nil, firstPosition: first,
+      windows: Array(repeating: nil, count: layers), padding: padding)
+  }
+
+  static func weights(
+    _ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource
+  ) throws -> TransformerWeights {
+    let width = shape.width
+    let inner = try config.int("intermediate_size", Limits.width)
+    let model = prefix(config)
+    let embeddings = model + "embeddings."
+    let tokens = try source.embedding(embeddings + "word_embeddings", count: shape.vocabulary, width: width)
+    let positions = try source.embedding(
+      embeddings + "position_embeddings", count: shape.contextLength + shape.firstPosition, width: width)
+    let types = try source.embedding(
+      embeddings + "token_type_embeddings", count: try config.int("type_vocab_size", 1...1 << 16, default: 2), width: width)
+    let embeddingNorm = try source.norm(embeddings + "LayerNorm", width: width, hasBias: true)
+    let layers = try (0..<shape.layers).map { index in
+      let layer = model + "encoder.layer.\(index)."
+      func linear(_ name: String, _ outputs: Int, _ inputs: Int) throws -> Linear {
+        try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: .required)
+      }
+      return LayerWeights(
+        attentionNorm: try source.norm(layer + "attention.output.LayerNorm", width: width, hasBias: true),
+        queryKeyValue: [
+          try linear("attention.self.query", width, width), try linear("attention.self.key", width, width),
+          try linear("attention.self.value", width, width),
+        ],
+        attentionOutput: try linear("attention.output.dense", width, width),
+        mlpNorm: try source.norm(layer + "output.LayerNorm", width: width, hasBias: true),
+        up: [try linear("intermediate.dense", inner, width)],
+        down: try linear("output.dense", width, inner))
+    }
+    let head = try head(shape, config, source)
+    // Position numbers some files hold; a pooler that neither hidden states nor RoBERTa's classifiers use.
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."#))
+    return TransformerWeights(
+      tokens: tokens, positions: positions, tokenTypes: types, embeddingNorm: embeddingNorm, layers: layers, head: head)
+  }
+
+  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+    let width = shape.width
+    let name = try config.architectureClass()
+    switch name {
+    case "BertForSequenceClassification":
+      let labels = try config.labelCount()
+      return .classification(
+        ClassificationHead(
+          token: .first, dense: [try source.linear("bert.pooler.dense", outputs: width, inputs: width, bias: .required)],
+          output: try source.linear("classifier", outputs: labels, inputs: width, bias: .required),
+          problem: try config.problem(labels: labels)))
+    case "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification", "CamembertForSequenceClassification":
+      let labels = try config.labelCount()
+      return .classification(
+        ClassificationHead(
+          token: .first, dense: [try source.linear("classifier.dense", outputs: width, inputs: width, bias: .required)],
+          output: try source.linear("classifier.out_proj", outputs: labels, inputs: width, bias: .required),
+          problem: try config.problem(labels: labels)))
+    case "BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel": return .none
+    default: throw config.fail("architecture \(quoted(name)) is not implemented")
+    }
+  }
+}

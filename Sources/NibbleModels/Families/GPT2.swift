@@ -1,0 +1,71 @@
+import NibbleCompute
+import NibbleCore
+
+/// GPT-2: learned positions, layer norms before, one projection for queries, keys and values.
+enum GPT2: Architecture {
+  static let modelTypes = ["gpt2"]
+
+  static func prefix(_ config: ConfigReader) -> String { "transformer." }
+
+  static func shape(_ config: ConfigReader) throws -> TransformerShape {
+    try config.checkQuantization()
+    try config.refuse(["add_cross_attention", "scale_attn_by_inverse_layer_idx"])
+    try config.refuse(["scale_attn_weights"], unless: [.bool(true)])
+    let width = try config.int("n_embd", Limits.width)
+    let heads = try config.int("n_head", Limits.heads)
+    guard width % heads == 0 else { throw config.fail("n_embd \(width) is no multiple of n_head \(heads)") }
+    let layers = try config.int("n_layer", Limits.layers)
+    return TransformerShape(
+      vocabulary: try config.int("vocab_size", Limits.vocabulary), width: width, heads: heads, keyValueHeads: heads,
+      headSize: width / heads, layers: layers, contextLength: try config.int("n_positions", Limits.context, default: 1024),
+      isCausal: true, normsFirst: true, isRMSNorm: false,
+      epsilon: Float(try config.double("layer_norm_epsilon", above: 0, default: 1e-5)),
+      activation: try config.activation("activation_function", default: "gelu_new"), isGated: false, rotary: nil,
+      windows: Array(repeating: nil, count: layers), padding: config["pad_token_id"]?.int)
+  }
+
+  static func weights(
+    _ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource
+  ) throws -> TransformerWeights {
+    let width = shape.width
+    let inner = try config.int("n_inner", Limits.width, default: 4 * width)
+    let tokens = try source.embedding("transformer.wte", count: shape.vocabulary, width: width)
+    let positions = try source.embedding("transformer.wpe", count: shape.contextLength, width: width)
+    let layers = try (0..<shape.layers).map { index in
+      let layer = "transformer.h.\(index)."
+      func linear(_ name: String, _ outputs: Int, _ inputs: Int) throws -> Linear {
+        try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: .required, isConv1D: true)
+      }
+      return LayerWeights(
+        attentionNorm: try source.norm(layer + "ln_1", width: width, hasBias: true),
+        queryKeyValue: [try linear("attn.c_attn", 3 * width, width)],
+        attentionOutput: try linear("attn.c_proj", width, width),
+        mlpNorm: try source.norm(layer + "ln_2", width: width, hasBias: true),
+        up: [try linear("mlp.c_fc", inner, width)],
+        down: try linear("mlp.c_proj", width, inner))
+    }
+    let norm = try source.norm("transformer.ln_f", width: width, hasBias: true)
+    let head = try head(shape, config, source, tokens)
+    // Causal masks that old files hold as tensors.
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$"#))
+    return TransformerWeights(tokens: tokens, positions: positions, layers: layers, finalNorm: norm, head: head)
+  }
+
+  private static func head(
+    _ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource, _ tokens: Embedding
+  ) throws -> Head {
+    switch try config.architectureClass() {
+    case "GPT2LMHeadModel":
+      if try config.bool("tie_word_embeddings", default: true) { return .language(source.tied("lm_head", to: tokens)) }
+      return .language(try source.linear("lm_head", outputs: shape.vocabulary, inputs: shape.width, bias: .none))
+    case "GPT2ForSequenceClassification":
+      let labels = try config.labelCount()
+      return .classification(
+        ClassificationHead(
+          token: .last, dense: [], output: try source.linear("score", outputs: labels, inputs: shape.width, bias: .none),
+          problem: try config.problem(labels: labels)))
+    case "GPT2Model": return .none
+    case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
+    }
+  }
+}

@@ -1,0 +1,68 @@
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+/// A model that is open: its checkpoint mapped, its weights in place, ready to compute.
+public final class Model: @unchecked Sendable {
+  /// What products are computed in.
+  public typealias Precision = Compute
+
+  /// As it was given.
+  public let path: String
+  package let checkpoint: Checkpoint
+  package let config: ConfigReader
+  package let transformer: Transformer
+  /// Full names of parameters, by ID.
+  package let parameterNames: [String]
+
+  /// Opens the checkpoint at `path` to run it. No weight is read, none copied, but vectors.
+  ///
+  /// - Parameters:
+  ///   - precision: float32, or bfloat16 factors with float32 sums: faster, within 1 % of the loss
+  ///   - threads: cores to compute with
+  /// - Throws: `.badInput` for architectures and configurations nibble has no code for, by name; `.integrity`
+  public convenience init(_ path: String, precision: Precision = .f32, threads: Int = availableCores) throws {
+    try self.init(try Checkpoint.open(path), precision: precision, team: Team(threads: threads))
+  }
+
+  package init(_ checkpoint: Checkpoint, precision: Precision, team: Team) throws {
+    path = checkpoint.path
+    self.checkpoint = checkpoint
+    guard let json = checkpoint.config else {
+      throw NibbleError.badInput("\(checkpoint.path): no config.json: what model the weights belong to is not known")
+    }
+    config = ConfigReader(json, place: "\(checkpoint.path): config.json")
+    let type = try config.string("model_type") ?? ""
+    guard let architecture = Architectures.named(type) else {
+      throw config.fail("model_type \(quoted(type)) is not implemented; \(Architectures.modelTypes.joined(separator: ", ")) are")
+    }
+    let shape = try architecture.shape(config)
+    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: architecture.prefix(config))
+    let weights = try architecture.weights(shape, config, source)
+    parameterNames = source.names
+    transformer = Transformer(shape, weights, Engine(precision, team: team))
+  }
+
+  /// The most tokens a sequence may have.
+  public var contextLength: Int { transformer.shape.contextLength }
+  /// Scores a token of text gets.
+  public var vocabularySize: Int { transformer.shape.vocabulary }
+
+  package var shape: TransformerShape { transformer.shape }
+
+  /// Every linear layer, in the order of the pass, the head's last.
+  package var linears: [Linear] {
+    let weights = transformer.weights
+    let layers = weights.layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] + $0.up + [$0.down] }
+    switch weights.head {
+    case .language(let head): return layers + [head]
+    case .classification(let head): return layers + head.dense + [head.output]
+    case .none: return layers
+    }
+  }
+
+  package var embeddings: [Embedding] {
+    [transformer.weights.tokens, transformer.weights.positions, transformer.weights.tokenTypes].compactMap { $0 }
+  }
+}

@@ -1,0 +1,74 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+
+/// An adapter fitted to one open base: what it adds to each layer and which parameters it takes the place of.
+package final class AttachedAdapter: Sendable {
+  package let name: String
+  /// By the parameter of the layer's weight.
+  package let terms: [ParameterID: ForwardTerm]
+  /// By the parameter of the embedding.
+  package let embeddings: [ParameterID: EmbeddingTerm]
+  /// Biases, norms and whole matrices that were trained themselves.
+  package let vectors: [ParameterID: FloatStore]
+  package let matrices: [ParameterID: Matrix]
+
+  package init(
+    name: String, terms: [ParameterID: ForwardTerm], embeddings: [ParameterID: EmbeddingTerm],
+    vectors: [ParameterID: FloatStore], matrices: [ParameterID: Matrix]
+  ) {
+    self.name = name
+    self.terms = terms
+    self.embeddings = embeddings
+    self.vectors = vectors
+    self.matrices = matrices
+  }
+}
+
+/// Rows of a batch that share their adapters.
+struct Segment {
+  var rows: Range<Int>
+  var adapters: [ActiveAdapter]
+
+  /// The vector in force: the last active adapter's own, or the base's.
+  func vector(_ vector: Vector) -> UnsafePointer<Float>? {
+    for active in adapters.reversed() {
+      if let own = active.adapter.vectors[vector.id] { return UnsafePointer(own.values.baseAddress) }
+    }
+    return UnsafePointer(vector.values.values.baseAddress)
+  }
+
+  /// The matrix in force for parameter `id`.
+  func matrix(_ id: ParameterID, _ base: Matrix) -> Matrix {
+    for active in adapters.reversed() { if let own = active.adapter.matrices[id] { return own } }
+    return base
+  }
+
+  func replaces(_ id: ParameterID) -> Bool { adapters.contains { $0.adapter.matrices[id] != nil } }
+
+  /// What active adapters add to the layer whose weight is parameter `id`.
+  func terms(_ id: ParameterID) -> [(term: ForwardTerm, weight: Float)] {
+    adapters.compactMap { active in active.adapter.terms[id].map { ($0, active.weight) } }
+  }
+
+  /// The segments of a batch: neighbouring runs with the same adapters together.
+  static func segments(_ runs: [TokenRun]) -> [Segment] {
+    var segments: [Segment] = []
+    var row = 0
+    for run in runs {
+      let rows = row..<row + run.ids.count
+      row = rows.upperBound
+      if let last = segments.last, last.isLike(run.adapters) {
+        segments[segments.count - 1].rows = last.rows.lowerBound..<rows.upperBound
+      } else {
+        segments.append(Segment(rows: rows, adapters: run.adapters))
+      }
+    }
+    return segments
+  }
+
+  private func isLike(_ others: [ActiveAdapter]) -> Bool {
+    adapters.count == others.count
+      && zip(adapters, others).allSatisfy { $0.adapter === $1.adapter && $0.weight == $1.weight }
+  }
+}

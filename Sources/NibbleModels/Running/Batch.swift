@@ -1,0 +1,123 @@
+import NibbleCompute
+import NibbleCore
+
+/// The new tokens of one sequence of a batch. Sequences lie one after another, without padding, whatever their lengths.
+package struct TokenRun {
+  package var ids: [Int]
+  /// What came before, and where these tokens' keys and values go; nil to compute them for this pass only.
+  package var cache: KeyValueCache?
+  /// Tokens nobody may attend to. Only without a cache.
+  package var mask: TokenMask?
+  /// BERT's segments; nil for all 0.
+  package var types: [Int]?
+  /// Adapters that are on, with their weights.
+  package var adapters: [ActiveAdapter]
+
+  package init(
+    _ ids: [Int], cache: KeyValueCache? = nil, mask: TokenMask? = nil, types: [Int]? = nil, adapters: [ActiveAdapter] = []
+  ) {
+    self.ids = ids
+    self.cache = cache
+    self.mask = mask
+    self.types = types
+    self.adapters = adapters
+  }
+}
+
+/// Which tokens of a sequence may be attended to, at a fixed address.
+package final class TokenMask: @unchecked Sendable {
+  private let bytes: UnsafeMutableBufferPointer<UInt8>
+
+  /// nil if every token may.
+  package init?(_ visible: [Bool]) {
+    guard visible.contains(false) else { return nil }
+    bytes = .allocate(capacity: visible.count)
+    _ = bytes.initialize(from: visible.map { $0 ? 1 : 0 })
+  }
+
+  deinit { bytes.deallocate() }
+
+  /// One byte a token, 0 for those that are hidden.
+  var start: UnsafePointer<UInt8>? { UnsafePointer(bytes.baseAddress) }
+  /// The last visible token.
+  var last: Int? { bytes.lastIndex { $0 != 0 } }
+  package func isVisible(_ token: Int) -> Bool { bytes.indices.contains(token) && bytes[token] != 0 }
+}
+
+/// An adapter in use, and how much of it.
+package struct ActiveAdapter {
+  package var adapter: AttachedAdapter
+  package var weight: Float
+
+  package init(_ adapter: AttachedAdapter, weight: Float = 1) {
+    self.adapter = adapter
+    self.weight = weight
+  }
+}
+
+/// Keys and values of one sequence, by layer: [head, token, number], room growing as tokens come.
+package final class KeyValueCache: @unchecked Sendable {
+  /// Tokens it holds.
+  package private(set) var count = 0
+  private let layers: Int
+  private let heads: Int
+  private let size: Int
+  private var capacity = 0
+  private var keys: [FloatStore] = []
+  private var values: [FloatStore] = []
+
+  package init(_ shape: TransformerShape) {
+    layers = shape.layers
+    heads = shape.keyValueHeads
+    size = shape.headSize
+  }
+
+  /// Makes room for `more` tokens.
+  package func reserve(_ more: Int) {
+    guard count + more > capacity else { return }
+    let wanted = max(count + more, min(2 * capacity, capacity + 1024), 64)
+    func grown(_ old: [FloatStore]) -> [FloatStore] {
+      (0..<layers).map { layer in
+        let store = FloatStore(count: heads * wanted * size)
+        if layer < old.count { Self.copy(old[layer], capacity, store, wanted, heads, count, size) }
+        return store
+      }
+    }
+    keys = grown(keys)
+    values = grown(values)
+    capacity = wanted
+  }
+
+  private static func copy(_ from: FloatStore, _ fromRoom: Int, _ to: FloatStore, _ toRoom: Int, _ heads: Int, _ count: Int, _ size: Int) {
+    guard let source = from.values.baseAddress, let target = to.values.baseAddress, count > 0 else { return }
+    for head in 0..<heads {
+      (target + head * toRoom * size).update(from: source + head * fromRoom * size, count: count * size)
+    }
+  }
+
+  /// Where layer `layer`'s keys and values begin, and how far apart its heads are. Room was reserved.
+  func layer(_ layer: Int) -> (keys: UnsafeMutablePointer<Float>, values: UnsafeMutablePointer<Float>, headStride: Int)? {
+    guard let keys = keys[layer].values.baseAddress, let values = values[layer].values.baseAddress else { return nil }
+    return (keys, values, capacity * size)
+  }
+
+  /// Takes note that `new` tokens were written to every layer.
+  func advance(_ new: Int) { count += new }
+
+  /// Forgets all but the first `count` tokens.
+  package func truncate(to count: Int) { self.count = min(self.count, count) }
+
+  /// Becomes what `other` is.
+  package func assign(_ other: KeyValueCache) {
+    count = 0
+    reserve(other.count)
+    count = other.count
+    for layer in 0..<layers where layer < other.keys.count {
+      Self.copy(other.keys[layer], other.capacity, keys[layer], capacity, heads, count, size)
+      Self.copy(other.values[layer], other.capacity, values[layer], capacity, heads, count, size)
+    }
+  }
+
+  /// Bytes it takes.
+  package var bytes: Int { 2 * layers * heads * capacity * size * 4 }
+}

@@ -1,0 +1,42 @@
+import ArgumentParser
+import NibbleCore
+import NibbleModels
+
+struct ForwardCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "forward",
+    abstract: "Run a model once over given ids and write its logits, to compare with another program.",
+    discussion: """
+      Tensors read: input_ids [batch, length]; if there, attention_mask, token_type_ids, labels (-100 is left out; of \
+      language models they align with input_ids and are shifted here). Tensors written: logits, and loss if labels were \
+      given; of models without a head last_hidden_state and mean_pooled.
+      """)
+
+  @OptionGroup var model: ModelOptions
+  @Option(help: ArgumentHelp("Ids to run over.", valueName: "IN.safetensors")) var ids: String
+  @Option(name: .shortAndLong, help: ArgumentHelp("Where to write.", valueName: "OUT.safetensors")) var output: String
+  @Flag(help: "Replace an existing output.") var force = false
+  @OptionGroup var common: CommonOptions
+
+  func run() throws {
+    guard output.lowercased().hasSuffix(".safetensors") else {
+      throw NibbleError.usage("--output \(quoted(output)) does not end in .safetensors")
+    }
+    let started = monotonicSeconds()
+    try StagedOutput.checkReplaceable(output, .file, force: force)
+    let file = try ForwardFile(ids)
+    let open = try OpenModel(model, common)
+    let loss = try file.run(open.model, adapters: try open.all(), to: output, force: force)
+    let seconds = monotonicSeconds() - started
+    if common.json {
+      try StandardOutput.print([
+        "output": JSON(output), "tokens": JSON(file.tokens), "loss": loss.map { JSON($0) } ?? .null, "seconds": JSON(seconds),
+        "peak_memory": JSON(ResourceUse.now.peakBytes),
+      ])
+    } else if !common.quiet {
+      var rows = [("output", output), ("tokens", "\(file.tokens)")]
+      if let loss { rows.append(("loss", "\(loss)")) }
+      try Summary.printRows(rows + [("time", "\(decimal(seconds, 2)) s"), ("peak memory", byteText(ResourceUse.now.peakBytes))])
+    }
+  }
+}

@@ -1,0 +1,98 @@
+import ArgumentParser
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// Flags of every verb that computes with a model.
+struct ModelOptions: ParsableArguments {
+  @Option(help: "The model: a folder, an .nbl file, a bitsandbytes folder.")
+  var base: String
+
+  @Option(help: ArgumentHelp("An adapter folder, by name and weight if wanted; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
+  var adapter: [String] = []
+
+  @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.")
+  var computeDtype: Compute = .f32
+
+  func open(_ common: CommonOptions) throws -> Model {
+    try Model(base, precision: computeDtype, threads: common.workers)
+  }
+
+  var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }
+}
+
+extension Compute: ExpressibleByArgument {}
+
+/// `[NAME=]DIR[:WEIGHT]`.
+struct AdapterFlag {
+  var name: String
+  var path: String
+  var weight: Float = 1
+
+  /// Adapters without a name are called by their paths.
+  static func parse(_ texts: [String]) throws -> [AdapterFlag] {
+    try texts.map { text in
+      guard !text.isEmpty else { throw NibbleError.usage("--adapter is empty") }
+      var rest = text
+      var name: String?
+      // A folder whose name holds '=' is meant as it stands.
+      if PathKind(text) == .nothing, let equals = text.firstIndex(of: "="), !text[..<equals].contains("/") {
+        name = String(text[..<equals])
+        rest = String(text[text.index(after: equals)...])
+        guard name != "" else { throw NibbleError.usage("--adapter \(quoted(text)): the name before '=' is empty") }
+      }
+      var weight: Float = 1
+      if PathKind(rest) == .nothing, let colon = rest.lastIndex(of: ":") {
+        let number = String(rest[rest.index(after: colon)...])
+        guard let value = Float(number), value.isFinite else {
+          throw NibbleError.usage("--adapter \(quoted(text)): \(quoted(number)) is no weight")
+        }
+        weight = value
+        rest = String(rest[..<colon])
+      }
+      return AdapterFlag(name: name ?? rest, path: rest, weight: weight)
+    }
+  }
+}
+
+/// A model with its adapters attached.
+struct OpenModel {
+  let model: Model
+  let set: AdapterSet
+  private let flags: [AdapterFlag]
+
+  init(_ options: ModelOptions, _ common: CommonOptions) throws {
+    flags = try options.adapters
+    model = try options.open(common)
+    set = AdapterSet(model)
+    for flag in flags { common.warn(try set.attach(flag.path, as: flag.name)) }
+    common.warn(model.checkpoint.warnings)
+  }
+
+  /// All of them at once, as `--adapter` says.
+  func all() throws -> [ActiveAdapter] { try set.selection(flags.map { ($0.name, $0.weight) }) }
+
+  /// What `--use` says: names with weights, or none; without it the only adapter there is.
+  func use(_ texts: [String]) throws -> [ActiveAdapter] {
+    if texts.isEmpty {
+      guard flags.count <= 1 else {
+        throw NibbleError.usage("which of the adapters \(set.names.joined(separator: ", ")) is to be used? --use NAME says it")
+      }
+      return try all()
+    }
+    return try set.selection(try parse(texts.joined(separator: ",")))
+  }
+
+  /// `NAME[:WEIGHT],…`; `none` for the bare base.
+  func parse(_ text: String) throws -> [(name: String, weight: Float)] {
+    if text == "none", !set.names.contains("none") { return [] }
+    return try text.split(separator: ",").map { part in
+      let name = String(part)
+      if let flag = flags.first(where: { $0.name == name }) { return (name, flag.weight) }
+      guard let colon = name.lastIndex(of: ":"), let weight = Float(name[name.index(after: colon)...]), weight.isFinite else {
+        return (name, 1)
+      }
+      return (String(name[..<colon]), weight)
+    }
+  }
+}
