@@ -26,10 +26,11 @@ let package = Package(
     .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant"]),
     .target(name: "NibbleAdapters", dependencies: ["NibbleCore", "NibbleCompute", "NibbleFormats"]),
     .target(name: "NibbleModels", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters"]),
+    .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
     .executableTarget(
       name: "nibble",
       dependencies: [
-        "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleAdapters", "NibbleModels",
+        "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleAdapters", "NibbleModels", "NibbleEvaluation",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(name: "KernelBench", dependencies: ["NibbleCore", "NibbleQuant"], path: "tools/KernelBench"),
@@ -37,6 +38,9 @@ let package = Package(
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
     .testTarget(name: "NibbleComputeTests", dependencies: ["NibbleCompute", "TestSupport"]),
+    .testTarget(
+      name: "NibbleModelsTests",
+      dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),
   ]

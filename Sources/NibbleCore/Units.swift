@@ -48,13 +48,18 @@ package struct ResourceUse: Sendable {
   package let systemSeconds: Double
 
   /// The kernel's high-water mark for this program. `ru_maxrss` would count the parent before `exec` too.
-  private static var peakResidentBytes: Int? {
+  private static var peakResidentBytes: Int? { status("VmHWM:") }
+
+  /// Memory that is no mapped file, now.
+  package static var anonymousBytes: Int { status("RssAnon:") ?? 0 }
+
+  private static func status(_ key: String) -> Int? {
     guard let file = fopen("/proc/self/status", "r") else { return nil }
     defer { fclose(file) }
     var line = [CChar](repeating: 0, count: 256)
     while fgets(&line, Int32(line.count), file) != nil {
       let text = line.withUnsafeBufferPointer { $0.baseAddress.map { String(cString: $0) } ?? "" }
-      guard text.hasPrefix("VmHWM:") else { continue }
+      guard text.hasPrefix(key) else { continue }
       return text.split(whereSeparator: \.isWhitespace).dropFirst().first.flatMap { Int($0) }.map { $0 * 1024 }
     }
     return nil

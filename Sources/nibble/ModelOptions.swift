@@ -86,7 +86,7 @@ struct OpenModel {
   /// `NAME[:WEIGHT],…`; `none` for the bare base.
   func parse(_ text: String) throws -> [(name: String, weight: Float)] {
     if text == "none", !set.names.contains("none") { return [] }
-    return try text.split(separator: ",").map { part in
+    return text.split(separator: ",").map { part in
       let name = String(part)
       if let flag = flags.first(where: { $0.name == name }) { return (name, flag.weight) }
       guard let colon = name.lastIndex(of: ":"), let weight = Float(name[name.index(after: colon)...]), weight.isFinite else {

@@ -18,8 +18,10 @@ enum StandardOutput {
 
   private nonisolated(unsafe) static var buffer: [UInt8] = []
 
-  static func print(_ text: String) throws {
-    buffer += Array(text.utf8) + [UInt8(ascii: "\n")]
+  static func print(_ text: String) throws { try write(text + "\n") }
+
+  static func write(_ text: String) throws {
+    buffer += Array(text.utf8)
     if buffer.count > 1 << 16 { try flush() }
   }
 

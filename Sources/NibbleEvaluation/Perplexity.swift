@@ -1,0 +1,200 @@
+import Glibc
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// How well a model predicts texts: exp of its mean negative log-likelihood a token.
+public struct Perplexity {
+  /// Tokens a window may have; nil for the model's context, at most 2048.
+  public var context: Int?
+  /// New tokens each window after a document's first adds; nil for windows that do not overlap.
+  public var stride: Int?
+  /// Whether only the first window of each document counts.
+  public var isTruncating = false
+
+  public init() {}
+
+  /// A mean over tokens, and how far off it may be.
+  public struct Mean: Sendable {
+    public private(set) var count = 0
+    private var sum = 0.0
+    private var squares = 0.0
+    public private(set) var greatest = -Double.infinity
+
+    mutating func add(_ value: Double) {
+      count += 1
+      sum += value
+      squares += value * value
+      greatest = max(greatest, value)
+    }
+
+    public var value: Double { sum / Double(count) }
+    /// Standard error, tokens taken as independent.
+    public var standardError: Double {
+      guard count > 1 else { return .nan }
+      return (max(squares / Double(count) - value * value, 0) / Double(count - 1)).squareRoot()
+    }
+  }
+
+  public struct Report: Sendable {
+    /// Negative log-likelihood a scored token, in nats.
+    public var loss = Mean()
+    public var documents = 0
+    public var windows = 0
+    /// Tokens that were not scored: the first of documents without a mark before them, and what truncation left out.
+    public var unscored = 0
+    public var context = 0
+    public var stride = 0
+    /// Mean loss of each document, in order.
+    public var documentLosses: [Double] = []
+    public var comparison: Comparison?
+
+    public var perplexity: Double { exp(loss.value) }
+    /// Standard error of the perplexity.
+    public var standardError: Double { perplexity * loss.standardError }
+  }
+
+  /// How a model differs from another that saw the same tokens.
+  public struct Comparison: Sendable {
+    /// The other's negative log-likelihood.
+    public var loss = Mean()
+    /// KL(other ‖ model) a token, in nats.
+    public var divergence = Mean()
+    /// 1 where both have the same best token.
+    public var agreement = Mean()
+
+    public var perplexity: Double { exp(loss.value) }
+  }
+
+  /// A stretch of a document: what is computed, and which of its tokens are scored.
+  struct Window {
+    var document: Int
+    var ids: [Int]
+    /// The first of `ids` that is scored.
+    var firstScored: Int
+  }
+
+  /// Cuts documents into windows. Every token is scored once, but the first of a document without a mark before it.
+  ///
+  /// - Parameter mark: the id every window begins with; nil for none
+  func windows(_ documents: [[Int]], mark: Int?, context: Int, stride: Int) -> [Window] {
+    let room = context - (mark == nil ? 0 : 1)
+    var windows: [Window] = []
+    for (index, ids) in documents.enumerated() {
+      // Without a mark the first token has nothing before it.
+      var done = mark == nil ? 1 : 0
+      while done < ids.count {
+        let isFirst = windows.last?.document != index
+        let end = isFirst ? min(room, ids.count) : min(done + stride, ids.count)
+        // As much before the new tokens as fits; at least one token where there is no mark.
+        let start = max(0, end - room)
+        windows.append(
+          Window(
+            document: index, ids: (mark.map { [$0] } ?? []) + ids[start..<end],
+            firstScored: done - start + (mark == nil ? 0 : 1)))
+        done = end
+        if isTruncating { break }
+      }
+    }
+    return windows
+  }
+
+  /// Rows of one pass.
+  private static let passRows = 512
+  /// Rows whose scores are held at once.
+  private static let scoreRows = 64
+
+  /// Scores `documents`, ids without marks.
+  ///
+  /// - Parameters:
+  ///   - mark: the id every window begins with; nil for none
+  ///   - other: what the model is compared with
+  /// - Throws: `.usage` for windows that make no sense, and what models throw
+  package func run(
+    _ documents: [[Int]], mark: Int?, model: Transformer, adapters: [ActiveAdapter] = [], comparedTo other: Transformer? = nil,
+    progress: (Int, Int) -> Void = { _, _ in }
+  ) throws -> Report {
+    let limit = min(model.shape.contextLength, other?.shape.contextLength ?? .max)
+    let context = self.context ?? min(limit, 2048)
+    guard context >= 2, context <= limit else {
+      throw NibbleError.usage("--context \(context) is not from 2 to the model's \(limit)")
+    }
+    let most = context - 1
+    let stride = self.stride ?? most
+    guard (1...most).contains(stride) else { throw NibbleError.usage("--stride \(stride) is not from 1 to \(most)") }
+    if let other, other.shape.vocabulary != model.shape.vocabulary {
+      throw NibbleError.badInput(
+        "models of \(model.shape.vocabulary) and \(other.shape.vocabulary) tokens cannot be compared token by token")
+    }
+    let windows = windows(documents, mark: mark, context: context, stride: stride)
+    var report = Report()
+    report.documents = documents.count
+    report.windows = windows.count
+    report.context = context
+    report.stride = stride
+    report.comparison = other == nil ? nil : Comparison()
+    var byDocument = documents.map { _ in Mean() }
+    var next = 0
+    while next < windows.count {
+      var batch: [Window] = []
+      while next < windows.count, batch.isEmpty || batch.reduce(0, { $0 + $1.ids.count }) + windows[next].ids.count <= Self.passRows {
+        batch.append(windows[next])
+        next += 1
+      }
+      try score(batch, model, adapters, other, &report, &byDocument)
+      progress(next, windows.count)
+    }
+    report.documentLosses = byDocument.map(\.value)
+    report.unscored = documents.reduce(0) { $0 + $1.count } - report.loss.count
+    guard report.loss.count > 0 else { throw NibbleError.usage("the data holds no token that could be scored") }
+    return report
+  }
+
+  private func score(
+    _ batch: [Window], _ model: Transformer, _ adapters: [ActiveAdapter], _ other: Transformer?, _ report: inout Report,
+    _ byDocument: inout [Mean]
+  ) throws {
+    let runs = batch.map { TokenRun($0.ids, adapters: adapters) }
+    let plain = batch.map { TokenRun($0.ids) }
+    let hidden = try model.hidden(runs)
+    let otherHidden = try other?.hidden(plain)
+    // Rows whose next token is scored.
+    var targets: [(row: Int, id: Int, document: Int)] = []
+    var start = 0
+    for window in batch {
+      for place in max(window.firstScored, 1)..<max(window.ids.count, 1) where place < window.ids.count {
+        targets.append((start + place - 1, window.ids[place], window.document))
+      }
+      start += window.ids.count
+    }
+    let count = model.shape.vocabulary
+    for first in Swift.stride(from: 0, to: targets.count, by: Self.scoreRows) {
+      let part = targets[first..<min(first + Self.scoreRows, targets.count)]
+      let scores = try model.logits(hidden, rows: part.map(\.row), of: runs)
+      let others = try otherHidden.flatMap { try other?.logits($0, rows: part.map(\.row), of: plain) }
+      for (index, target) in part.enumerated() {
+        let own = scores + index * count
+        let loss = Loss.negativeLogLikelihood(own, count: count, target: target.id)
+        report.loss.add(loss)
+        byDocument[target.document].add(loss)
+        if let others { report.comparison?.add(own, others + index * count, count, target.id) }
+      }
+    }
+  }
+}
+
+extension Perplexity.Comparison {
+  mutating func add(_ own: UnsafePointer<Float>, _ other: UnsafePointer<Float>, _ count: Int, _ target: Int) {
+    let ownNormal = LayerKernels.logSumExp(own, count: count)
+    let otherNormal = LayerKernels.logSumExp(other, count: count)
+    loss.add(otherNormal - Double(other[target]))
+    var sum = 0.0
+    for index in 0..<count {
+      let p = Double(other[index]) - otherNormal
+      // e^-60 of probability adds nothing.
+      if p > -60 { sum += exp(p) * (p - (Double(own[index]) - ownNormal)) }
+    }
+    divergence.add(max(sum, 0))
+    agreement.add(LayerKernels.argmax(own, count: count).index == LayerKernels.argmax(other, count: count).index ? 1 : 0)
+  }
+}
