@@ -9,16 +9,45 @@
 
 #include "layers_loops.h"
 
-/// Queries whose sums fit into the registers together with four keys: 32 registers or 16.
-enum { attend_queries = NIBBLE_LANES == 16 ? 4 : 2, attend_stretch = 32 };
+/// Queries whose sums fit into the registers together with four keys.
+#if NIBBLE_LANES == 16 || defined(__aarch64__)
+enum { attend_queries = 4 };  // of 32 registers
+#else
+enum { attend_queries = 2 };  // of 16
+#endif
+
+/// Keys of a stretch, and how many rows to fetch ahead and how many floats at least: some kilobytes cover memory's delay.
+enum { attend_stretch = 16, attend_ahead_rows = 32, attend_ahead_floats = 2048 };
+
+/// What to fetch early: processors follow rows by themselves only within a page.
+typedef struct {
+  size_t distance;  ///< floats from a row to the one to fetch; 0 for nothing
+  int near;         ///< whether there is room for them in the nearest cache: rows far apart share a few of its places
+} attend_ahead;
+
+NIBBLE_INLINE attend_ahead attend_ahead_of(size_t d, size_t kv_stride) {
+  if (kv_stride <= 2 * d) return (attend_ahead){(attend_ahead_floats + d - 1) / d * kv_stride, 1};
+  return (attend_ahead){attend_ahead_rows * kv_stride, 0};
+}
+
+/// It may lie past the end, where fetching does nothing.
+NIBBLE_INLINE void attend_fetch(const float *p, attend_ahead ahead, size_t floats) {
+  if (!ahead.distance) return;
+  uintptr_t from = (uintptr_t)p + 4 * ahead.distance;
+  if (ahead.near)
+    for (size_t i = 0; i < floats; i += 16) __builtin_prefetch((const void *)(from + 4 * i), 0, 3);
+  else
+    for (size_t i = 0; i < floats; i += 16) __builtin_prefetch((const void *)(from + 4 * i), 0, 2);
+}
 
 /// scores[g * t + i] = q[g] . k[i] for a constant number of queries and `count` keys. Past the last key the last is taken
 /// again, so that every key's score is summed in the same order.
 LANES_INLINE void scores_of(int queries, const float *q, size_t q_stride, const float *k, size_t count, size_t kv_stride,
-                            size_t d, float *scores, size_t t) {
+                            size_t d, attend_ahead ahead, float *scores, size_t t) {
   for (size_t i = 0; i < count; i += 4) {
     const float *rows[4];
     for (size_t j = 0; j < 4; j++) rows[j] = k + (i + j < count ? i + j : count - 1) * kv_stride;
+    for (size_t j = 0; j < 4; j++) attend_fetch(rows[j], ahead, d);
     lanes sums[attend_queries][4] = {};
     size_t c = 0;
     for (; c + NIBBLE_LANES <= d; c += NIBBLE_LANES) {
@@ -50,7 +79,7 @@ LANES_INLINE void scores_of(int queries, const float *q, size_t q_stride, const 
 /// out[g][column...] += sum of weights[g * t + i] * v[i][column...], for constant numbers of queries and vectors; the last
 /// vector has `part` lanes if that is not 0.
 LANES_INLINE void weigh(int queries, int vectors, size_t part, const float *weights, size_t t, const float *v, size_t count,
-                        size_t kv_stride, const uint8_t *mask, float *out, size_t out_stride) {
+                        size_t kv_stride, attend_ahead ahead, const uint8_t *mask, float *out, size_t out_stride) {
   lanes sums[attend_queries][4];
   for (int g = 0; g < queries; g++)
     for (int j = 0; j < vectors; j++) {
@@ -59,6 +88,7 @@ LANES_INLINE void weigh(int queries, int vectors, size_t part, const float *weig
     }
   for (size_t i = 0; i < count; i++) {
     if (mask && !mask[i]) continue;
+    attend_fetch(v + i * kv_stride, ahead, (size_t)vectors * NIBBLE_LANES);
     lanes values[4];
     for (int j = 0; j < vectors; j++) {
       const float *from = v + i * kv_stride + j * NIBBLE_LANES;
@@ -78,13 +108,15 @@ LANES_INLINE void weigh(int queries, int vectors, size_t part, const float *weig
 }
 
 LANES_INLINE void weigh_all(int queries, const float *weights, size_t t, const float *v, size_t count, size_t kv_stride,
-                            size_t d, const uint8_t *mask, float *out, size_t out_stride) {
+                            size_t d, attend_ahead ahead, const uint8_t *mask, float *out, size_t out_stride) {
   size_t c = 0;
   for (; c + 4 * NIBBLE_LANES <= d; c += 4 * NIBBLE_LANES)
-    weigh(queries, 4, 0, weights, t, v + c, count, kv_stride, mask, out + c, out_stride);
+    weigh(queries, 4, 0, weights, t, v + c, count, kv_stride, ahead, mask, out + c, out_stride);
+  for (; c + 2 * NIBBLE_LANES <= d; c += 2 * NIBBLE_LANES)
+    weigh(queries, 2, 0, weights, t, v + c, count, kv_stride, ahead, mask, out + c, out_stride);
   for (; c + NIBBLE_LANES <= d; c += NIBBLE_LANES)
-    weigh(queries, 1, 0, weights, t, v + c, count, kv_stride, mask, out + c, out_stride);
-  if (c < d) weigh(queries, 1, d - c, weights, t, v + c, count, kv_stride, mask, out + c, out_stride);
+    weigh(queries, 1, 0, weights, t, v + c, count, kv_stride, ahead, mask, out + c, out_stride);
+  if (c < d) weigh(queries, 1, d - c, weights, t, v + c, count, kv_stride, ahead, mask, out + c, out_stride);
 }
 
 /// Calls `f` with a constant number of queries.
@@ -101,11 +133,12 @@ LANES_INLINE void weigh_all(int queries, const float *weights, size_t t, const f
 LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const float *k, const float *v, size_t t,
                          size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
                          float *scratch) {
+  const attend_ahead ahead = attend_ahead_of(d, kv_stride), nothing = {0, 0};
   for (size_t start = 0; start < t; start += attend_stretch) {
     size_t count = t - start < attend_stretch ? t - start : attend_stretch;
     for (size_t g = 0; g < queries; g += attend_queries)
       ATTEND_QUERIES(scores_of, queries - g, q + g * q_stride, q_stride, k + start * kv_stride, count, kv_stride, d,
-                     scratch + g * t + start, t);
+                     g ? nothing : ahead, scratch + g * t + start, t);
   }
   for (size_t g = 0; g < queries; g++) {
     if (mask)
@@ -118,7 +151,7 @@ LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const 
     size_t count = t - start < attend_stretch ? t - start : attend_stretch;
     for (size_t g = 0; g < queries; g += attend_queries)
       ATTEND_QUERIES(weigh_all, queries - g, scratch + g * t + start, t, v + start * kv_stride, count, kv_stride, d,
-                     mask ? mask + start : NULL, out + g * out_stride, out_stride);
+                     g ? nothing : ahead, mask ? mask + start : NULL, out + g * out_stride, out_stride);
   }
 }
 

@@ -1,7 +1,8 @@
 // A vector of floats as wide as the variant's registers, with the compiler's vector types, and functions of it.
 //
 // A file that includes this defines before: NIBBLE_LANES, the floats of a register (4, 8 or 16); LANES_TARGET, the
-// attribute that chooses the instructions; and LANES_OWN_PARTS if it has its own lanes_load_part and lanes_store_part.
+// attribute that chooses the instructions; LANES_OWN_PARTS if it has its own lanes_load_part and
+// lanes_store_part; and LANES_OWN_SCALE if it has its own lanes_scale.
 
 #ifndef NIBBLE_LANES_H
 #define NIBBLE_LANES_H
@@ -86,36 +87,42 @@ LANES_INLINE lanes lanes_exp_rest(lanes r) {
   return p * r + 0x1.fffffcp-2f;
 }
 
-/// x = n ln(2) + r with n whole; *n as integers. Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low
-/// bits. The first part of ln(2) has few bits, so that its multiples are exact.
-LANES_INLINE lanes lanes_exp_reduce(lanes x, lanes_i *n) {
-  lanes shifted = x * 0x1.715476p0f + 0x1.8p23f;
-  *n = (lanes_i)shifted - 0x4b400000;
-  lanes whole = shifted - 0x1.8p23f;
-  lanes r = x - whole * 0x1.63p-1f;
-  return r + whole * 0x1.bd0106p-13f;
+/// x = n ln(2) + r with n whole, as a float. Adding 1.5 * 2^23 rounds to a whole number. The first part of ln(2) has few
+/// bits, so that its multiples are exact.
+LANES_INLINE lanes lanes_exp_reduce(lanes x, lanes *n) {
+  *n = (x * 0x1.715476p0f + 0x1.8p23f) - 0x1.8p23f;
+  lanes r = x - *n * 0x1.63p-1f;
+  return r + *n * 0x1.bd0106p-13f;
 }
 
-LANES_INLINE lanes lanes_power_of_two(lanes_i n) { return (lanes)((n + 127) << 23); }
+/// 2^n for whole n of normal results; the addition leaves n in the low bits.
+LANES_INLINE lanes lanes_power_of_two(lanes n) { return (lanes)(((lanes_i)(n + 0x1.8p23f) + 127) << 23); }
+
+#if !defined(LANES_OWN_SCALE)
+/// p 2^n, where n may be too much for a factor; in two factors, of which only the second may round.
+LANES_INLINE lanes lanes_scale(lanes p, lanes n) {
+  lanes_i whole = (lanes_i)(n + 0x1.8p23f) - 0x4b400000;
+  lanes_i half = whole >> 1;
+  return p * (lanes)((half + 127) << 23) * (lanes)((whole - half + 127) << 23);
+}
+#endif
 
 /// exp, within 2 units in the last place; subnormal, 0 and infinite results too, NaN stays.
 LANES_INLINE lanes lanes_exp(lanes x) {
   // Beyond these the result is infinite or rounds to 0 anyway.
   x = lanes_pick(x > 89.0f, lanes_all(89.0f), x);
   x = lanes_pick(x < -104.0f, lanes_all(-104.0f), x);
-  lanes_i n;
+  lanes n;
   lanes r = lanes_exp_reduce(x, &n);
   lanes p = (r * r * lanes_exp_rest(r) + r) + 1.0f;
-  // 2^n in two factors, each within range; only the second product may round.
-  lanes_i half = n >> 1;
-  return p * lanes_power_of_two(half) * lanes_power_of_two(n - half);
+  return lanes_scale(p, n);
 }
 
 /// tanh from e = exp(2x) - 1 as e / (e + 2), which keeps the digits of small x.
 LANES_INLINE lanes lanes_tanh(lanes x) {
   x = lanes_pick(x > 10.0f, lanes_all(10.0f), x);
   x = lanes_pick(x < -10.0f, lanes_all(-10.0f), x);
-  lanes_i n;
+  lanes n;
   lanes r = lanes_exp_reduce(x + x, &n);
   lanes power = lanes_power_of_two(n);
   lanes e = power * (r * r * lanes_exp_rest(r) + r) + (power - 1.0f);

@@ -61,7 +61,8 @@ int nibble_all_finite(nibble_variant variant, const float *x, size_t n);
 /// Attention of `queries` query vectors that share one key-value head and one position: for each query q[g * q_stride ...] of `d`
 /// floats, scores over `t` keys k[i * kv_stride ...], softmax of scale * scores, and the weighted sum of v[i * kv_stride ...]
 /// into out[g * out_stride ...]. `scratch` holds queries * t floats. `mask` is NULL or t bytes, 0 for keys not to be seen,
-/// whose keys and values may be anything. With no key to see, out is zeros. out overlaps nothing else.
+/// whose keys and values may be anything. With no key to see, out is zeros. out overlaps nothing else. Rows that lie close
+/// together (kv_stride at most 2 d) come from memory faster.
 void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const float *k, const float *v,
                    size_t t, size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
                    float *scratch);
