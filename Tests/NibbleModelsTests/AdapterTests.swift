@@ -116,7 +116,7 @@ struct AdapterTests {
   @Test("with configurations nibble has no code for are refused by name", arguments: refused)
   func refusals(change: String, word: String, kind: NibbleError.Kind) throws {
     let folder = TemporaryFolder()
-    let source = fixture("adapters/dec_lora_qv/")
+    let source = fixture("adapters/dec_lora_qv") + "/"
     try folder.write("adapter_model.safetensors", try bytes(of: source + "adapter_model.safetensors"))
     var config = try JSON.parse(try bytes(of: source + "adapter_config.json"))
     for (key, value) in try JSON.parse("{\(change)}").members ?? [] { config = config.setting(key, to: value) }
