@@ -43,6 +43,8 @@ package struct Generator {
   package struct Timing {
     package var promptSeconds = 0.0
     package var decodeSeconds = 0.0
+
+    package init() {}
   }
 
   /// Continues every request.

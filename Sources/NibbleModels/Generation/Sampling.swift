@@ -39,7 +39,7 @@ public struct Sampling: Sendable {
   var adjusts: Bool { repetitionPenalty != 1 || noRepeatNgram > 0 }
 
   /// Applies what looks back at `history` to one token's scores, in place.
-  func adjust(_ scores: UnsafeMutablePointer<Float>, count: Int, history: [Int]) {
+  package func adjust(_ scores: UnsafeMutablePointer<Float>, count: Int, history: [Int]) {
     if repetitionPenalty != 1 {
       let penalty = Float(repetitionPenalty)
       for id in Set(history) where id < count { scores[id] = scores[id] < 0 ? scores[id] * penalty : scores[id] / penalty }
@@ -56,7 +56,7 @@ public struct Sampling: Sendable {
   /// - Parameters:
   ///   - scores: adjusted already
   ///   - draw: from 0 up to 1
-  func choose(_ scores: UnsafePointer<Float>, count: Int, draw: Double) -> Int {
+  package func choose(_ scores: UnsafePointer<Float>, count: Int, draw: Double) -> Int {
     if temperature == 0 { return LayerKernels.argmax(scores, count: count).index }
     let (candidates, weights) = candidates(scores, count: count)
     let total = weights.reduce(0, +)
@@ -70,7 +70,7 @@ public struct Sampling: Sendable {
 
   /// Tokens that may be chosen, best first (lower ids first among equals), with weights that need not sum to 1. The order
   /// of filters is transformers': temperature, top k, top p, min p.
-  func candidates(_ scores: UnsafePointer<Float>, count: Int) -> (ids: [Int], weights: [Double]) {
+  package func candidates(_ scores: UnsafePointer<Float>, count: Int) -> (ids: [Int], weights: [Double]) {
     let best = Double(LayerKernels.argmax(scores, count: count).value)
     // What no filter could let through is not sorted: e^-40 of the best is nothing.
     let floor = Float(best - 40 * temperature)

@@ -1,0 +1,64 @@
+import Foundation
+import NibbleCore
+import NibbleModels
+import TestSupport
+import Testing
+
+@Suite("Configurations")
+struct ConfigTests {
+  /// A model folder whose configuration says something else.
+  static func open(_ base: String, _ change: String) throws -> Model {
+    let folder = TemporaryFolder()
+    try folder.write("model.safetensors", try bytes(of: fixture("models/\(base)/model.safetensors")))
+    var config = try JSON.parse(try bytes(of: fixture("models/\(base)/config.json")))
+    for (key, value) in try JSON.parse("{\(change)}").members ?? [] { config = config.setting(key, to: value) }
+    try folder.write("config.json", config.text())
+    return try Model(folder.path)
+  }
+
+  static let refused: [(String, String)] = [
+    ("llama", #""model_type": "mamba""#), ("llama", #""hidden_act": "mish""#), ("llama", #""architectures": ["LlamaForTokenClassification"]"#),
+    ("llama", #""architectures": null"#), ("llama", #""rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}"#),
+    ("llama", #""rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}"#),
+    ("llama", #""pretraining_tp": 2"#), ("llama", #""attn_logit_softcapping": 50.0"#), ("llama", #""num_experts": 8"#),
+    ("llama", #""hidden_size": 1000000000000000000"#), ("llama", #""hidden_size": -64"#), ("llama", #""hidden_size": "64""#),
+    ("llama", #""num_hidden_layers": 0"#), ("llama", #""num_hidden_layers": 3"#), ("llama", #""num_hidden_layers": 1"#),
+    ("llama", #""num_key_value_heads": 3"#), ("llama", #""num_attention_heads": 1e400"#), ("llama", #""vocab_size": 255"#),
+    ("llama", #""head_dim": 15"#), ("llama", #""intermediate_size": 64"#), ("llama", #""rms_norm_eps": -1"#),
+    ("llama", #""attention_bias": true"#), ("llama", #""quantization_config": {"quant_method": "gptq"}"#),
+    ("gpt2", #""scale_attn_by_inverse_layer_idx": true"#), ("gpt2", #""n_head": 5"#), ("gpt2", #""n_positions": 65"#),
+    ("gpt2", #""n_inner": 128"#), ("roberta", #""position_embedding_type": "relative_key""#), ("roberta", #""is_decoder": true"#),
+    ("roberta", #""architectures": ["RobertaForMaskedLM"]"#), ("roberta", #""problem_type": "ranking""#),
+    ("roberta", #""max_position_embeddings": 1"#), ("roberta", #""pad_token_id": 10000"#),
+  ]
+
+  @Test("that ask for what there is no code for, or make no sense, are refused", arguments: refused)
+  func refusals(base: String, change: String) throws {
+    let error = #expect(throws: NibbleError.self) { try Self.open(base, change) }
+    #expect(error?.kind == .badInput)
+  }
+
+  @Test("that only say otherwise what they said run")
+  func accepted() throws {
+    _ = try Self.open("llama", #""rope_parameters": null, "rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#)
+    _ = try Self.open("llama", #""architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4"#)
+    _ = try Self.open("roberta", #""hidden_act": "relu""#)
+  }
+
+  @Test("tensors the model has no use for are named")
+  func leftOver() throws {
+    let folder = TemporaryFolder()
+    var builder = SafetensorsBuilder()
+    builder.add(random: "model.layers.0.self_attn.q_norm.weight", [16])
+    try folder.write("model-00004-of-00004.safetensors", builder.bytes)
+    for name in ["config.json", "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"] {
+      try folder.write(name.replacing("00003.s", with: "00004.s"), try bytes(of: fixture("models/llama-sharded/" + name)))
+    }
+    var index = try JSON.parse(try bytes(of: fixture("models/llama-sharded/model.safetensors.index.json")))
+    let map = (index["weight_map"]?.members ?? []).map { (key: $0.key, value: JSON(($0.value.string ?? "").replacing("00003.s", with: "00004.s"))) }
+    index = index.setting("weight_map", to: .object(map + [("model.layers.0.self_attn.q_norm.weight", "model-00004-of-00004.safetensors")]))
+    try folder.write("model.safetensors.index.json", index.text())
+    let error = #expect(throws: NibbleError.self) { try Model(folder.path) }
+    #expect(error?.message.contains("q_norm") == true, "\(error?.message ?? "")")
+  }
+}
