@@ -7,6 +7,7 @@ let package = Package(
   products: [
     .executable(name: "nibble", targets: ["nibble"]),
     .library(name: "NibbleFormats", targets: ["NibbleFormats", "NibbleQuant", "NibbleCore"]),
+    .library(name: "NibbleTokenizers", targets: ["NibbleTokenizers", "NibbleCore"]),
   ],
   dependencies: [
     // The command line: parsing, help, completion scripts.
@@ -18,19 +19,25 @@ let package = Package(
     .systemLibrary(name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
     .systemLibrary(name: "CPCRE2", pkgConfig: "libpcre2-8", providers: [.apt(["libpcre2-dev"])]),
     .systemLibrary(name: "CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+    // pkg-config names a define beside the library, which the package manager does not let through.
+    .systemLibrary(name: "CUTF8Proc", providers: [.apt(["libutf8proc-dev"])]),
     .target(name: "CNibbleKernels"),
     .target(name: "CNibbleSystem"),
+    // Not by pkg-config, whose answer links the trainer too.
+    .target(name: "CNibbleSentencePiece", linkerSettings: [.linkedLibrary("sentencepiece")]),
     .target(name: "NibbleCore", dependencies: ["CNibbleSystem", "CXXHash", "CPCRE2", "CYAML", "CZstd"]),
     .target(name: "NibbleQuant", dependencies: ["NibbleCore", "CNibbleKernels"]),
     .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
     .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant"]),
+    .target(name: "NibbleTokenizers", dependencies: ["NibbleCore", "CNibbleSentencePiece", "CUTF8Proc"]),
     .target(name: "NibbleAdapters", dependencies: ["NibbleCore", "NibbleCompute", "NibbleFormats"]),
     .target(name: "NibbleModels", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters"]),
     .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
     .executableTarget(
       name: "nibble",
       dependencies: [
-        "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleAdapters", "NibbleModels", "NibbleEvaluation",
+        "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleTokenizers", "NibbleAdapters", "NibbleModels",
+        "NibbleEvaluation",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(name: "KernelBench", dependencies: ["NibbleCore", "NibbleQuant"], path: "tools/KernelBench"),
@@ -42,6 +49,7 @@ let package = Package(
       name: "NibbleModelsTests",
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
+    .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),
   ]
 )

@@ -1,0 +1,97 @@
+import ArgumentParser
+import NibbleCore
+import NibbleEvaluation
+import NibbleModels
+
+struct EvaluateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "evaluate",
+    abstract: "Judge a model on data: perplexity, and how far it is from another model.",
+    discussion: """
+      Data: a text file (lines '<|endoftext|>' divide it into documents) or JSON Lines with a 'text' a row. Every token is \
+      scored once, in windows of --context tokens that begin with the tokenizer's own first mark; --stride below the context \
+      lets windows overlap. The standard error takes tokens as independent.
+      """)
+
+  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity }
+
+  @OptionGroup var model: ModelOptions
+  @Option(help: "What is judged.") var task: Task = .perplexity
+  @Option(help: ArgumentHelp("Texts.", valueName: "FILE")) var data: String
+  @Option(help: "Tokens a window has (default: the model's context, at most 2048).") var context: Int?
+  @Option(help: "New tokens a window adds (default: as many as fit).") var stride: Int?
+  @Flag(help: "Score only the first window of each document.") var truncate = false
+  @Option(help: ArgumentHelp("Another model with the same tokens: KL divergence and top-1 agreement.", valueName: "MODEL"))
+  var compareTo: String?
+  @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
+  @OptionGroup var common: CommonOptions
+
+  func run() throws {
+    let started = monotonicSeconds()
+    let documents = try Documents(data)
+    let open = try OpenModel(model, common)
+    let other = try compareTo.map { try Model($0, precision: model.computeDtype, threads: common.workers) }
+    let tokens = try ModelTokenizer(open.model, path: tokenizer)
+    var perplexity = Perplexity()
+    perplexity.context = context
+    perplexity.stride = stride
+    perplexity.isTruncating = truncate
+    let ids = try documents.documents.map { document in
+      do { return try tokens.ids(document.text) } catch let error as NibbleError {
+        throw NibbleError(error.kind, "\(document.place): \(error.message)")
+      }
+    }
+    let report = try perplexity.run(
+      ids, mark: tokens.mark, model: open.model.transformer, adapters: try open.all(), comparedTo: other?.transformer,
+      progress: common.progress("evaluate"))
+    Progress.clear()
+    let seconds = monotonicSeconds() - started
+    try common.json ? printJSON(report, seconds) : printText(report, seconds)
+  }
+
+  private func printJSON(_ report: Perplexity.Report, _ seconds: Double) throws {
+    var members: [(String, JSON)] = [
+      ("task", "perplexity"), ("base", JSON(model.base)), ("data", JSON(data)), ("compute_dtype", JSON(model.computeDtype.rawValue)),
+      ("perplexity", JSON(report.perplexity)), ("standard_error", JSON(report.standardError)), ("loss", JSON(report.loss.value)),
+      ("loss_standard_error", JSON(report.loss.standardError)), ("tokens", JSON(report.loss.count)),
+      ("unscored_tokens", JSON(report.unscored)), ("documents", JSON(report.documents)), ("windows", JSON(report.windows)),
+      ("context", JSON(report.context)), ("stride", JSON(report.stride)),
+    ]
+    if let comparison = report.comparison {
+      members.append(
+        (
+          "compared_to",
+          [
+            "model": JSON(compareTo), "perplexity": JSON(comparison.perplexity), "loss": JSON(comparison.loss.value),
+            "kl_divergence": JSON(comparison.divergence.value),
+            "kl_standard_error": JSON(comparison.divergence.standardError), "kl_greatest": JSON(comparison.divergence.greatest),
+            "top1_agreement": JSON(comparison.agreement.value),
+            "top1_standard_error": JSON(comparison.agreement.standardError),
+          ]
+        ))
+    }
+    members.append(("document_losses", .array(report.documentLosses.map { JSON($0) })))
+    members += [("seconds", JSON(seconds)), ("peak_memory", JSON(ResourceUse.now.peakBytes))]
+    try StandardOutput.print(JSON.object(members.map { (key: $0.0, value: $0.1) }))
+  }
+
+  private func printText(_ report: Perplexity.Report, _ seconds: Double) throws {
+    func with(_ error: Double, _ places: Int) -> String { error.isNaN ? "" : " ± \(decimal(error, places))" }
+    var rows = [
+      ("perplexity", "\(decimal(report.perplexity, 4))\(with(report.standardError, 4))"),
+      ("loss", "\(decimal(report.loss.value, 5))\(with(report.loss.standardError, 5)) nats a token"),
+      ("tokens", "\(report.loss.count) scored, \(report.unscored) not, in \(report.documents) documents"),
+      ("windows", "\(report.windows) of at most \(report.context) tokens, \(report.stride) new in each"),
+    ]
+    if let comparison = report.comparison {
+      rows += [
+        ("compared to", "\(oneLine(compareTo ?? "")), perplexity \(decimal(comparison.perplexity, 4))"),
+        ("KL divergence", "\(decimal(comparison.divergence.value, 6))\(with(comparison.divergence.standardError, 6)) nats a token"),
+        ("same best token", "\(decimal(100 * comparison.agreement.value, 2))\(with(100 * comparison.agreement.standardError, 2)) %"),
+      ]
+    }
+    let rate = Double(report.loss.count) / max(seconds, 1e-9)
+    rows += [("time", "\(decimal(seconds, 2)) s, \(decimal(rate, 0)) tokens/s"), ("peak memory", byteText(ResourceUse.now.peakBytes))]
+    try Summary.printRows(rows)
+  }
+}

@@ -1,0 +1,226 @@
+import ArgumentParser
+import NibbleCore
+import NibbleModels
+import NibbleTokenizers
+
+struct GenerateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "generate",
+    abstract: "Continue a text, with any of the adapters attached.",
+    discussion: """
+      Adapters share one base: --adapter sst=DIR --adapter e2e=DIR --use e2e. Several at once: --use sst:0.5,e2e:0.5. \
+      --prompts FILE.jsonl continues many texts in one pass over the weights: rows {"prompt": …, "use": …}, each with its own \
+      adapters. --interactive reads prompts from standard input; /adapter NAME switches, /adapter none goes back to the base.
+      """)
+
+  @OptionGroup var model: ModelOptions
+  @Option(help: "The text to continue.") var prompt: String?
+  @Option(help: ArgumentHelp("Rows of prompts.", valueName: "FILE.jsonl")) var prompts: String?
+  @Flag(help: "Read prompts from standard input.") var interactive = false
+  @Option(help: ArgumentHelp("Adapters in use: NAME[:WEIGHT],… or none.", valueName: "NAMES")) var use: [String] = []
+  @Option(help: "New tokens at most.") var maxNewTokens = 128
+  @Option(help: "0 takes the best token always.") var temperature = 0.0
+  @Option(help: "Choose among this many best tokens; 0 for all.") var topK = 0
+  @Option(help: "Choose among the best tokens with this much probability together.") var topP = 1.0
+  @Option(help: "Choose among tokens at least this likely relative to the best.") var minP = 0.0
+  @Option(help: "Make tokens that are there already less likely.") var repetitionPenalty = 1.0
+  @Option(help: "No run of this many tokens comes twice; 0 for any.") var noRepeatNgramSize = 0
+  @Option(help: "Beams of a beam search; 1 for none.") var numBeams = 1
+  @Option(help: "Power of the length that beams' scores are divided by.") var lengthPenalty = 1.0
+  @Option(help: "A text that ends the output; may be repeated.") var stop: [String] = []
+  @Flag(help: "Go on behind the token that ends a text.") var ignoreEos = false
+  @Option(help: "Seed of what is drawn by chance.") var seed: UInt64 = 0
+  @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
+  @OptionGroup var common: CommonOptions
+
+  func validate() throws {
+    guard [prompt != nil, prompts != nil, interactive].filter({ $0 }).count == 1 else {
+      throw ValidationError("one of --prompt, --prompts and --interactive is needed")
+    }
+    if maxNewTokens < 0 || maxNewTokens > 1 << 26 { throw ValidationError("--max-new-tokens \(maxNewTokens) makes no sense") }
+    if !(1...1024).contains(numBeams) { throw ValidationError("--num-beams must be from 1 to 1024") }
+    if numBeams > 1, temperature != 0 { throw ValidationError("--num-beams looks for the best text; it takes no --temperature") }
+    if !lengthPenalty.isFinite { throw ValidationError("--length-penalty must be finite") }
+    if interactive, common.json { throw ValidationError("--interactive prints text, no JSON") }
+  }
+
+  private var sampling: Sampling {
+    var sampling = Sampling()
+    sampling.temperature = temperature
+    sampling.topK = topK
+    sampling.topP = topP
+    sampling.minP = minP
+    sampling.repetitionPenalty = repetitionPenalty
+    sampling.noRepeatNgram = noRepeatNgramSize
+    sampling.seed = seed
+    return sampling
+  }
+
+  func run() throws {
+    try sampling.validate()
+    let open = try OpenModel(model, common)
+    let tokens = try ModelTokenizer(open.model, path: tokenizer)
+    let writer = TextGenerator(
+      generator: Generator(
+        open.model.transformer, sampling: sampling, maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : tokens.endIDs),
+      tokens: tokens, stops: stop, beams: numBeams > 1 ? BeamSearch(width: numBeams, lengthPenalty: lengthPenalty) : nil)
+    if interactive { return try converse(open, writer) }
+    let isStreaming = prompt != nil && !common.json && numBeams == 1
+    var requests = [(text: prompt ?? "", adapters: try open.use(use))]
+    if let prompts { requests = try rows(prompts, open) }
+    let results = try writer.run(requests) { _, text in if isStreaming { try show(text) } }
+    try report(results, isStreaming: isStreaming)
+  }
+
+  /// Text as it comes.
+  private func show(_ text: String) throws {
+    try StandardOutput.write(text)
+    try StandardOutput.flush()
+  }
+
+  private func rows(_ path: String, _ open: OpenModel) throws -> [(text: String, adapters: [ActiveAdapter])] {
+    let file = try InputFile(path)
+    guard file.size <= 1 << 30 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for prompts") }
+    var rows: [(String, [ActiveAdapter])] = []
+    let bytes = try file.bytes(at: 0, count: file.size)
+    for (index, line) in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated()
+    where !line.allSatisfy({ $0 == 0x20 || $0 == 0x0D || $0 == 0x09 }) {
+      let place = "\(path):\(index + 1)"
+      let json: JSON
+      do { json = try JSON.parse(Array(line)) } catch { throw NibbleError.badInput("\(place): \(error.reason)") }
+      guard let text = json["prompt"]?.string else { throw NibbleError.badInput("\(place): a row without a 'prompt'") }
+      do {
+        rows.append((text, try open.use(json["use"]?.string.map { [$0] } ?? use)))
+      } catch let error as NibbleError { throw NibbleError(error.kind, "\(place): \(error.message)") }
+    }
+    guard !rows.isEmpty else { throw NibbleError.badInput("\(path): no prompts in it") }
+    return rows
+  }
+
+  private func report(_ results: TextGenerator.Results, isStreaming: Bool) throws {
+    if common.json {
+      let texts = results.texts.map { one -> JSON in
+        [
+          "text": JSON(one.text), "ids": JSON(one.ids), "prompt_tokens": JSON(one.promptTokens), "new_tokens": JSON(one.ids.count),
+          "reason": JSON(one.reason.rawValue), "adapters": JSON(one.adapters), "score": one.score.map { JSON($0) } ?? .null,
+        ]
+      }
+      var members = prompt != nil ? texts[0].members ?? [] : [(key: "results", value: JSON.array(texts))]
+      members += [
+        ("prompt_seconds", JSON(results.timing.promptSeconds)), ("decode_seconds", JSON(results.timing.decodeSeconds)),
+        ("peak_memory", JSON(ResourceUse.now.peakBytes)), ("anonymous_memory", JSON(ResourceUse.anonymousBytes)),
+      ]
+      return try StandardOutput.print(JSON.object(members))
+    }
+    for one in results.texts {
+      if !isStreaming { try StandardOutput.write(one.text) }
+      try StandardOutput.write("\n")
+    }
+    try StandardOutput.flush()
+    guard common.verbose else { return }
+    let new = results.texts.reduce(0) { $0 + $1.ids.count }
+    let prompt = results.texts.reduce(0) { $0 + $1.promptTokens }
+    func rate(_ count: Int, _ seconds: Double) -> String { decimal(Double(count) / max(seconds, 1e-9), 1) }
+    write(
+      "prompt \(prompt) tokens, \(rate(prompt, results.timing.promptSeconds))/s; new \(new) tokens, "
+        + "\(rate(new, results.timing.decodeSeconds))/s; peak memory \(byteText(ResourceUse.now.peakBytes))\n", to: 2)
+  }
+
+  // MARK: Conversation
+
+  private func converse(_ open: OpenModel, _ writer: TextGenerator) throws {
+    var adapters = try open.model.shape.layers > 0 && use.isEmpty && open.set.names.count > 1 ? [] : open.use(use)
+    while let line = readLine() {
+      if line.hasPrefix("/") {
+        let words = line.split(separator: " ", maxSplits: 1).map(String.init)
+        switch (words[0], words.dropFirst().first) {
+        case ("/quit", _), ("/exit", _): return
+        case ("/adapter", nil):
+          let active = adapters.map(\.adapter.name)
+          write("adapters: \(open.set.names.joined(separator: ", ")); in use: \(active.isEmpty ? "none" : active.joined(separator: ", "))\n", to: 2)
+        case ("/adapter", let names?):
+          do { adapters = try open.set.selection(try open.parse(names)) } catch let error as NibbleError {
+            write("nibble: error: \(error.message)\n", to: 2)
+          }
+        default: write("commands: /adapter NAME[:WEIGHT],… or none; /adapter; /quit\n", to: 2)
+        }
+        continue
+      }
+      do {
+        _ = try writer.run([(line, adapters)]) { _, text in try show(text) }
+        try show("\n")
+      } catch let error as NibbleError where [.usage, .badInput].contains(error.kind) {
+        write("nibble: error: \(error.message)\n", to: 2)
+      }
+    }
+  }
+}
+
+/// From text to text.
+struct TextGenerator {
+  var generator: Generator
+  let tokens: ModelTokenizer
+  let stops: [String]
+  let beams: BeamSearch?
+
+  struct Text {
+    var text = ""
+    var ids: [Int] = []
+    var promptTokens = 0
+    var reason = Generator.Result.Reason.length
+    var adapters: [String] = []
+    /// Of a beam search: what its sequences competed with.
+    var score: Double?
+  }
+
+  struct Results {
+    var texts: [Text]
+    var timing: Generator.Timing
+  }
+
+  /// Continues `prompts`.
+  ///
+  /// - Parameter onText: told each piece of text once it is certain, with its prompt's number
+  func run(
+    _ prompts: [(text: String, adapters: [ActiveAdapter])], onText: (Int, String) throws -> Void
+  ) throws -> Results {
+    let requests = try prompts.map { Generator.Request(try tokens.prompt($0.text), adapters: $0.adapters) }
+    var timing = Generator.Timing()
+    if let beams { return try search(beams, requests, &timing) }
+    var decoders = requests.map { _ in tokens.tokenizer.streamingDecoder(skipSpecialTokens: true) }
+    var watchers = requests.map { _ in StopStrings(stops) }
+    var texts = requests.map { Text(promptTokens: $0.prompt.count, adapters: $0.adapters.map(\.adapter.name)) }
+    func take(_ row: Int, _ piece: String) throws {
+      guard !piece.isEmpty else { return }
+      texts[row].text += piece
+      try onText(row, piece)
+    }
+    let results = try generator.run(requests, timing: &timing) { row, id in
+      try take(row, watchers[row].feed(try decoders[row].feed(id)))
+      return watchers[row].isFound
+    }
+    for row in results.indices {
+      try take(row, watchers[row].feed(try decoders[row].finish()))
+      try take(row, watchers[row].finish())
+      texts[row].ids = results[row].ids
+      texts[row].reason = watchers[row].isFound ? .stop : results[row].reason
+    }
+    return Results(texts: texts, timing: timing)
+  }
+
+  private func search(
+    _ beams: BeamSearch, _ requests: [Generator.Request], _ timing: inout Generator.Timing
+  ) throws -> Results {
+    let texts = try requests.map { request in
+      let (result, score) = try beams.run(request, generator, timing: &timing)
+      var watcher = StopStrings(stops)
+      var text = Text(
+        ids: result.ids, promptTokens: request.prompt.count, reason: result.reason,
+        adapters: request.adapters.map(\.adapter.name), score: score)
+      text.text = watcher.feed(try tokens.tokenizer.decode(result.ids, skipSpecialTokens: true)) + watcher.finish()
+      if watcher.isFound { text.reason = .stop }
+      return text
+    }
+    return Results(texts: texts, timing: timing)
+  }
+}

@@ -1,0 +1,59 @@
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+import NibbleTokenizers
+
+/// A model's tokenizer: its own, from the checkpoint's small files, or another.
+struct ModelTokenizer {
+  let tokenizer: Tokenizer
+  /// Ids that end a sequence, by the model's configuration.
+  let endIDs: Set<Int>
+  /// The id sequences begin with, if the tokenizer puts one there.
+  let mark: Int?
+
+  init(_ model: Model, path: String?) throws {
+    tokenizer = try path.map { try Tokenizer.open($0) } ?? Tokenizer(files: model.checkpoint.tokenizerFiles, place: model.path)
+    guard tokenizer.vocabularySize <= model.vocabularySize else {
+      throw NibbleError.badInput(
+        "\(path ?? model.path): the tokenizer has ids up to \(tokenizer.vocabularySize - 1), the model a vocabulary of "
+          + "\(model.vocabularySize): they do not belong together")
+    }
+    endIDs = try model.endIDs
+    let empty = try tokenizer.encode("").ids
+    mark = empty.count <= 2 ? empty.first : nil
+  }
+
+  /// Ids of a prompt, special tokens put where the model expects them.
+  func prompt(_ text: String) throws -> [Int] { try tokenizer.encode(text).ids }
+
+  /// Ids of a text without marks.
+  func ids(_ text: String) throws -> [Int] { try tokenizer.encode(text, addSpecialTokens: false).ids }
+}
+
+extension Checkpoint {
+  /// The small files a tokenizer may be made of.
+  var tokenizerFiles: [String: [UInt8]] {
+    get throws {
+      var files: [String: [UInt8]] = [:]
+      for name in Tokenizer.fileNames { files[name] = try smallFile(name) }
+      return files
+    }
+  }
+}
+
+extension Model {
+  /// `eos_token_id` of the generation configuration, else of the model's: one id or several.
+  var endIDs: Set<Int> {
+    get throws {
+      let name = "generation_config.json"
+      var found: JSON?
+      if let bytes = try checkpoint.smallFile(name, limit: 1 << 20) {
+        do { found = try JSON.parse(bytes)["eos_token_id"] } catch {
+          throw NibbleError.badInput("\(path): \(name): \(error.reason) at byte \(error.offset)")
+        }
+      }
+      let value = found ?? config.json["eos_token_id"]
+      return Set(value?.array?.compactMap(\.int) ?? value?.int.map { [$0] } ?? [])
+    }
+  }
+}

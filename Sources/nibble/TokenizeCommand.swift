@@ -1,0 +1,132 @@
+import ArgumentParser
+import NibbleCore
+import NibbleFormats
+import NibbleTokenizers
+
+struct TokenizeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "tokenize",
+    abstract: "Turn text into a model's tokens, or tokens into text.",
+    discussion: """
+      PATH is a model folder, a block file with a tokenizer inside, or one file: tokenizer.json, tokenizer.model \
+      (SentencePiece or tiktoken ranks), vocab.json beside merges.txt, vocab.txt.
+
+      Rows of --file are {"text": …}, {"text": …, "pair": …} or, with --decode, {"ids": […]}. Each gives one line: \
+      {"ids", "ids_with_special", "ids_special_as_text", "type_ids", "decoded"}, where "ids" are without special \
+      tokens around them, "type_ids" go with "ids_with_special" and "decoded" is the text of "ids"; or {"text"}.
+      """)
+
+  @Option(help: ArgumentHelp("Where the tokenizer is.", valueName: "path"))
+  var tokenizer: String
+
+  @Argument(help: "The text; with --decode, ids separated by spaces or commas.")
+  var text: [String] = []
+
+  @Option(help: ArgumentHelp("A second text that belongs to the first.", valueName: "text"))
+  var pair: String?
+
+  @Option(help: ArgumentHelp("JSON Lines to go through instead of TEXT.", valueName: "rows.jsonl"))
+  var file: String?
+
+  @Flag(help: "Ids to text.")
+  var decode = false
+
+  @Flag(name: .customLong("no-special"), help: "Put no special tokens around the text, and leave them out of decoded text.")
+  var noSpecial = false
+
+  @Flag(help: "Take spellings of special tokens in the text for text.")
+  var specialAsText = false
+
+  @OptionGroup var common: CommonOptions
+
+  func validate() throws {
+    if tokenizer.isEmpty { throw ValidationError("--tokenizer is empty") }
+    if file != nil, !text.isEmpty || pair != nil { throw ValidationError("TEXT or --file, not both") }
+    if file == nil, text.isEmpty { throw ValidationError("TEXT is missing, or --file") }
+    if !decode, text.count > 1 { throw ValidationError("TEXT is \(text.count) arguments; put it in quotes") }
+    if decode, pair != nil { throw ValidationError("--pair is for texts, not with --decode") }
+  }
+
+  func run() throws {
+    let tokenizer = try open()
+    if let file {
+      try rows(of: file, tokenizer)
+    } else if decode {
+      try printDecoded(tokenizer)
+    } else {
+      try printEncoded(tokenizer)
+    }
+  }
+
+  private func open() throws -> Tokenizer {
+    guard PathKind(tokenizer) == .file, tokenizer.lowercased().hasSuffix(".nbl") else { return try Tokenizer.open(tokenizer) }
+    let checkpoint = try Checkpoint.open(tokenizer)
+    return try Tokenizer(files: checkpoint.contents(ofSmallFiles: Tokenizer.fileNames), place: tokenizer)
+  }
+
+  private func printEncoded(_ tokenizer: Tokenizer) throws {
+    let encoding = try tokenizer.encode(text[0], pair: pair, addSpecialTokens: !noSpecial, specialAsText: specialAsText)
+    if common.json {
+      try StandardOutput.print([
+        "ids": JSON(encoding.ids), "tokens": JSON(encoding.ids.map { tokenizer.token($0) ?? "" }),
+        "type_ids": JSON(encoding.typeIDs), "count": JSON(encoding.ids.count),
+        "vocabulary_size": JSON(tokenizer.vocabularySize), "source": JSON(tokenizer.source.rawValue),
+      ])
+    } else {
+      try StandardOutput.print(encoding.ids.map { String($0) }.joined(separator: " "))
+    }
+  }
+
+  private func printDecoded(_ tokenizer: Tokenizer) throws {
+    let words = text.flatMap { $0.split { $0 == " " || $0 == "," || $0 == "\n" } }
+    let ids = try words.map { word in
+      guard let id = Int(word) else { throw NibbleError.usage("\(quoted(String(word))) is no token id") }
+      return id
+    }
+    let decoded = try tokenizer.decode(ids, skipSpecialTokens: noSpecial)
+    if common.json {
+      try StandardOutput.print(["text": JSON(decoded), "tokens": JSON(ids.map { tokenizer.token($0) ?? "" })])
+    } else {
+      try StandardOutput.print(decoded)
+    }
+  }
+
+  private func rows(of path: String, _ tokenizer: Tokenizer) throws {
+    try JSONLines.forEach(path) { row, place in
+      let output: JSON
+      if decode {
+        guard let list = row["ids"]?.array else { throw NibbleError.badInput("\(place): no list \"ids\"") }
+        let ids = try list.map { id in
+          guard let id = id.int else { throw NibbleError.badInput("\(place): \"ids\" holds something that is no whole number") }
+          return id
+        }
+        output = ["text": JSON(try at(place) { try tokenizer.decode(ids, skipSpecialTokens: noSpecial) })]
+      } else {
+        guard let text = row["text"]?.string else { throw NibbleError.badInput("\(place): no text \"text\"") }
+        output = try at(place) { try encoded(text, row["pair"]?.string, tokenizer) }
+      }
+      // ASCII only: some readers take U+2028 and U+0085 for ends of lines.
+      try StandardOutput.print(output.text(.python))
+    }
+  }
+
+  private func encoded(_ text: String, _ pair: String?, _ tokenizer: Tokenizer) throws -> JSON {
+    let bare = try tokenizer.encode(text, pair: pair, addSpecialTokens: false, specialAsText: specialAsText)
+    let decoded = JSON(try tokenizer.decode(bare.ids, skipSpecialTokens: noSpecial))
+    if noSpecial { return ["ids": JSON(bare.ids), "type_ids": JSON(bare.typeIDs), "decoded": decoded] }
+    let whole = try tokenizer.encode(text, pair: pair, specialAsText: specialAsText)
+    let hasSpecial = bare.ids.contains(where: tokenizer.isSpecial)
+    let plain = try hasSpecial ? tokenizer.encode(text, pair: pair, addSpecialTokens: false, specialAsText: true) : bare
+    return [
+      "ids": JSON(bare.ids), "ids_with_special": JSON(whole.ids), "ids_special_as_text": JSON(plain.ids),
+      "type_ids": JSON(whole.typeIDs), "decoded": decoded,
+    ]
+  }
+
+  /// Says in which row an error is.
+  private func at<R>(_ place: String, _ body: () throws -> R) throws -> R {
+    do { return try body() } catch let error as NibbleError where error.kind == .badInput {
+      throw NibbleError.badInput("\(place): \(error.message)")
+    }
+  }
+}
