@@ -9,8 +9,15 @@ public struct Perplexity {
   public var context: Int?
   /// New tokens each window after a document's first adds; nil for windows that do not overlap.
   public var stride: Int?
-  /// Whether only the first window of each document counts.
-  public var isTruncating = false
+  /// Which windows count.
+  public var windows = Windows.whole
+
+  public enum Windows: String, Sendable, CaseIterable {
+    /// Every token of every document.
+    case whole
+    /// The first of each document: what a model that reads rows one by one would see of them.
+    case first
+  }
 
   public init() {}
 
@@ -77,7 +84,7 @@ public struct Perplexity {
   /// Cuts documents into windows. Every token is scored once, but the first of a document without a mark before it.
   ///
   /// - Parameter mark: the id every window begins with; nil for none
-  func windows(_ documents: [[Int]], mark: Int?, context: Int, stride: Int) -> [Window] {
+  func cut(_ documents: [[Int]], mark: Int?, context: Int, stride: Int) -> [Window] {
     let room = context - (mark == nil ? 0 : 1)
     var windows: [Window] = []
     for (index, ids) in documents.enumerated() {
@@ -93,7 +100,7 @@ public struct Perplexity {
             document: index, ids: (mark.map { [$0] } ?? []) + ids[start..<end],
             firstScored: done - start + (mark == nil ? 0 : 1)))
         done = end
-        if isTruncating { break }
+        if self.windows == .first { break }
       }
     }
     return windows
@@ -126,7 +133,7 @@ public struct Perplexity {
       throw NibbleError.badInput(
         "models of \(model.shape.vocabulary) and \(other.shape.vocabulary) tokens cannot be compared token by token")
     }
-    let windows = windows(documents, mark: mark, context: context, stride: stride)
+    let windows = cut(documents, mark: mark, context: context, stride: stride)
     var report = Report()
     report.documents = documents.count
     report.windows = windows.count

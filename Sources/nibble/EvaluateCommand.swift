@@ -8,9 +8,10 @@ struct EvaluateCommand: ParsableCommand {
     commandName: "evaluate",
     abstract: "Judge a model on data: perplexity, and how far it is from another model.",
     discussion: """
-      Data: a text file (lines '<|endoftext|>' divide it into documents) or JSON Lines with a 'text' a row. Every token is \
-      scored once, in windows of --context tokens that begin with the tokenizer's own first mark; --stride below the context \
-      lets windows overlap. The standard error takes tokens as independent.
+      Data: a text file (lines '<|endoftext|>' divide it into documents) or JSON Lines with a 'text' a row. Tokens are scored \
+      once, in windows of --context tokens that begin with the tokenizer's own first mark; --stride below the context lets \
+      windows overlap. A single text is scored whole; of several each one's first window, and what was left out is said: \
+      --windows whole scores all of it. The standard error takes tokens as independent.
       """)
 
   enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity }
@@ -20,7 +21,7 @@ struct EvaluateCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Texts.", valueName: "FILE")) var data: String
   @Option(help: "Tokens a window has (default: the model's context, at most 2048).") var context: Int?
   @Option(help: "New tokens a window adds (default: as many as fit).") var stride: Int?
-  @Flag(help: "Score only the first window of each document.") var truncate = false
+  @Option(help: "What of a document is scored: its first window, or the whole.") var windows: Perplexity.Windows?
   @Option(help: ArgumentHelp("Another model with the same tokens: KL divergence and top-1 agreement.", valueName: "MODEL"))
   var compareTo: String?
   @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
@@ -35,7 +36,7 @@ struct EvaluateCommand: ParsableCommand {
     var perplexity = Perplexity()
     perplexity.context = context
     perplexity.stride = stride
-    perplexity.isTruncating = truncate
+    perplexity.windows = windows ?? (documents.documents.count > 1 ? .first : .whole)
     let ids = try documents.documents.map { document in
       do { return try tokens.ids(document.text) } catch let error as NibbleError {
         throw NibbleError(error.kind, "\(document.place): \(error.message)")
@@ -46,6 +47,9 @@ struct EvaluateCommand: ParsableCommand {
       progress: common.progress("evaluate"))
     Progress.clear()
     let seconds = monotonicSeconds() - started
+    if windows == nil, perplexity.windows == .first, report.unscored > 0 {
+      common.warn(["\(report.unscored) tokens beyond the first \(report.context) of their documents were not scored; --windows whole scores them"])
+    }
     try common.json ? printJSON(report, seconds) : printText(report, seconds)
   }
 
@@ -95,3 +99,5 @@ struct EvaluateCommand: ParsableCommand {
     try Summary.printRows(rows)
   }
 }
+
+extension Perplexity.Windows: ExpressibleByArgument {}

@@ -188,6 +188,8 @@ struct TextGenerator {
     var timing = Generator.Timing()
     if let beams { return try search(beams, requests, &timing) }
     var decoders = requests.map { _ in tokens.tokenizer.streamingDecoder(skipSpecialTokens: true) }
+    // What the prompt says is not said again, but decides how the first new token reads: with a space before it, or without.
+    for (row, request) in requests.enumerated() { for id in request.prompt { _ = try decoders[row].feed(id) } }
     var watchers = requests.map { _ in StopStrings(stops) }
     var texts = requests.map { Text(promptTokens: $0.prompt.count, adapters: $0.adapters.map(\.adapter.name)) }
     func take(_ row: Int, _ piece: String) throws {
@@ -217,7 +219,9 @@ struct TextGenerator {
       var text = Text(
         ids: result.ids, promptTokens: request.prompt.count, reason: result.reason,
         adapters: request.adapters.map(\.adapter.name), score: score)
-      text.text = watcher.feed(try tokens.tokenizer.decode(result.ids, skipSpecialTokens: true)) + watcher.finish()
+      var decoder = tokens.tokenizer.streamingDecoder(skipSpecialTokens: true)
+      for id in request.prompt { _ = try decoder.feed(id) }
+      text.text = try watcher.feed(result.ids.map { try decoder.feed($0) }.joined() + decoder.finish()) + watcher.finish()
       if watcher.isFound { text.reason = .stop }
       return text
     }

@@ -59,7 +59,7 @@ func greatestDifference(_ a: [Float], _ b: [Float]) -> Float {
 }
 
 func model(_ name: String, _ precision: Compute = .f32, threads: Int = 1) throws -> Model {
-  try Model(fixture(name.contains("/") ? name : "models/" + name), precision: precision, threads: threads)
+  try Model(fixture(name == "stories260K" ? name : "models/" + name), precision: precision, threads: threads)
 }
 
 @Suite("Forward passes")
