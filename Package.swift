@@ -22,6 +22,7 @@ let package = Package(
     .target(name: "CNibbleSystem"),
     .target(name: "NibbleCore", dependencies: ["CNibbleSystem", "CXXHash", "CPCRE2", "CYAML", "CZstd"]),
     .target(name: "NibbleQuant", dependencies: ["NibbleCore", "CNibbleKernels"]),
+    .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
     .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant"]),
     .executableTarget(
       name: "nibble",
@@ -33,6 +34,7 @@ let package = Package(
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
+    .testTarget(name: "NibbleComputeTests", dependencies: ["NibbleCompute", "NibbleQuant", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),
   ]
