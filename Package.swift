@@ -43,6 +43,8 @@ let package = Package(
     .executableTarget(name: "KernelBench", dependencies: ["NibbleCore", "NibbleQuant"], path: "tools/KernelBench"),
     .executableTarget(
       name: "TokenizerBench", dependencies: ["NibbleCore", "NibbleTokenizers"], path: "tools/TokenizerBench"),
+    .executableTarget(
+      name: "RunBench", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleModels"], path: "tools/RunBench"),
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),

@@ -1,3 +1,4 @@
+import Dispatch
 import Glibc
 
 /// A file's bytes in place: read as the kernel pages them in, never copied.
@@ -18,7 +19,8 @@ package final class MappedFile: @unchecked Sendable {
       throw NibbleError.badInput("\(path): cannot be mapped: \(errorText(errno))")
     }
     bytes = UnsafeRawBufferPointer(start: start, count: size)
-    madvise(start, size, MADV_WILLNEED)
+    // Reading ahead waits for the disk where the file is not in the page cache: not here.
+    DispatchQueue.global().async { [self] in madvise(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count, MADV_WILLNEED) }
   }
 
   deinit {

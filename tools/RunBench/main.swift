@@ -1,0 +1,76 @@
+// Times what running a model takes: opening it, attaching and switching adapters, reading a prompt, generating. Ids are drawn
+// by chance, so no tokenizer is needed.
+//
+//   RunBench MODEL [--adapter DIR]... [--threads N] [--compute fp32|bf16] [--prompt N] [--new N] [--rows N]
+
+import Foundation
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+import NibbleQuant
+
+var adapters: [String] = []
+var values = ["--threads": "1", "--compute": "bf16", "--prompt": "128", "--new": "48", "--rows": "1"]
+var words = Array(CommandLine.arguments.dropFirst())
+guard !words.isEmpty else {
+  print("RunBench MODEL [--adapter DIR]... [--threads N] [--compute fp32|bf16] [--prompt N] [--new N] [--rows N]")
+  exit(2)
+}
+let path = words.removeFirst()
+while words.count > 1 {
+  let flag = words.removeFirst()
+  let value = words.removeFirst()
+  if flag == "--adapter" { adapters.append(value) } else { values[flag] = value }
+}
+@MainActor func number(_ flag: String) -> Int { Int(values[flag] ?? "") ?? 1 }
+func milliseconds(_ body: () throws -> Void) rethrows -> Double {
+  let start = monotonicSeconds()
+  try body()
+  return (monotonicSeconds() - start) * 1000
+}
+func line(_ label: String, _ value: Double, _ unit: String) {
+  print(label.padding(toLength: 34, withPad: " ", startingAt: 0) + String(format: "%10.3f ", value) + unit)
+}
+
+do {
+  let compute = Compute(rawValue: values["--compute"] ?? "") ?? .bf16
+  print("kernels \(KernelVariant.current.rawValue), \(number("--threads")) threads, compute \(compute.rawValue), OpenBLAS \(BLAS.coreName ?? "none")")
+  var opened: Model?
+  line("open the model", try milliseconds { opened = try Model(path, precision: compute, threads: number("--threads")) }, "ms")
+  guard let model = opened else { exit(1) }
+  line("anonymous memory then", Double(ResourceUse.anonymousBytes) / 1e6, "MB")
+  let set = AdapterSet(model)
+  for (index, adapter) in adapters.enumerated() {
+    line("attach adapter \(index)", try milliseconds { try set.attach(adapter, as: "\(index)") }, "ms")
+  }
+  if !adapters.isEmpty {
+    let rounds = 1000
+    var used = 0
+    let time = try milliseconds { for round in 0..<rounds { used += try set.selection([("\(round % adapters.count)", 1)]).count } }
+    line("switch between adapters", time / Double(rounds), "ms (\(used / rounds) in use)")
+  }
+  let random = CountedRandom(seed: 1)
+  func ids(_ count: Int, _ row: Int) -> [Int] {
+    (0..<count).map { Int(random.bits(UInt64(row * 100_000 + $0)) % UInt64(model.vocabularySize)) }
+  }
+  // Each first use touches pages the kernel has yet to map.
+  for use in [[]] + set.names.map({ [($0, Float(1))] }) {
+    let active = try set.selection(use.map { (name: $0.0, weight: $0.1) })
+    var best = (prompt: Double.infinity, new: Double.infinity)
+    for _ in 0..<3 {
+      var timing = Generator.Timing()
+      let requests = (0..<number("--rows")).map { Generator.Request(ids(number("--prompt"), $0), adapters: active) }
+      _ = try Generator(model.transformer, sampling: Sampling(), maximumNew: number("--new"), endIDs: []).run(requests, timing: &timing)
+      best = (min(best.prompt, timing.promptSeconds), min(best.new, timing.decodeSeconds))
+    }
+    let rows = Double(number("--rows"))
+    let label = use.isEmpty ? "" : ", adapter \(use[0].0)"
+    line("prompt\(label)", rows * Double(number("--prompt")) / best.prompt, "tokens/s")
+    line("generation\(label)", rows * Double(number("--new") - 1) / best.new, "tokens/s")
+  }
+  line("anonymous memory", Double(ResourceUse.anonymousBytes) / 1e6, "MB")
+  line("peak memory, mapped file included", Double(ResourceUse.now.peakBytes) / 1e6, "MB")
+} catch {
+  FileHandle.standardError.write(Data("RunBench: \(error)\n".utf8))
+  exit(1)
+}
