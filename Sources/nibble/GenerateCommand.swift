@@ -19,14 +19,14 @@ struct GenerateCommand: ParsableCommand {
   @Flag(help: "Read prompts from standard input.") var interactive = false
   @Option(help: ArgumentHelp("Adapters in use: NAME[:WEIGHT],… or none.", valueName: "NAMES")) var use: [String] = []
   @Option(help: "New tokens at most.") var maxNewTokens = 128
-  @Option(help: "0 takes the best token always.") var temperature = 0.0
+  @Option(parsing: .unconditional, help: "0 takes the best token always.") var temperature = 0.0
   @Option(help: "Choose among this many best tokens; 0 for all.") var topK = 0
   @Option(help: "Choose among the best tokens with this much probability together.") var topP = 1.0
   @Option(help: "Choose among tokens at least this likely relative to the best.") var minP = 0.0
   @Option(help: "Make tokens that are there already less likely.") var repetitionPenalty = 1.0
   @Option(help: "No run of this many tokens comes twice; 0 for any.") var noRepeatNgramSize = 0
   @Option(help: "Beams of a beam search; 1 for none.") var numBeams = 1
-  @Option(help: "Power of the length that beams' scores are divided by.") var lengthPenalty = 1.0
+  @Option(parsing: .unconditional, help: "Power of the length that beams' scores are divided by.") var lengthPenalty = 1.0
   @Option(help: "A text that ends the output; may be repeated.") var stop: [String] = []
   @Flag(help: "Go on behind the token that ends a text.") var ignoreEos = false
   @Option(help: "Seed of what is drawn by chance.") var seed: UInt64 = 0
