@@ -65,12 +65,13 @@ AVX2 static void decode_rounded(const nibble_matrix *w, size_t element, size_t n
   for (size_t i = 0; i < n; i++) x[i] = nibble_from_bf16(nibble_to_bf16(x[i]));
 }
 
+#define FEW_MOST 8
+#define VEC_MUL(w, x) _mm256_mul_ps(w, x)
 #define VEC_FMA(w, x, c) _mm256_fmadd_ps(w, x, c)
 #define VEC_PART(p, n) part_of(p, n)
 #define VEC_FILL(f) _mm256_set1_ps(f)
 #define KERNELS &nibble_avx2_kernels
 #define FEW_DECODE(w, element, n, out) decode(w, element, n, out)
-#define ROW(m, few, j, sums) row_of_any(m, few, j, sums)
 
 AVX2_INLINE __m256 part_of(const float *p, size_t n) {
   float part[8] = {0};
@@ -89,8 +90,12 @@ AVX2 static void pack_rounded(const float *x, size_t rows, size_t lanes, size_t 
   pack_loop(1, x, rows, lanes, k, stride, packed);
 }
 
+TARGET_INLINE void rows(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
+  rows_of_any(m, n, few, j, sums);
+}
+
 const nibble_few_products nibble_avx2_few = {
-    .packed_bytes = few_packed_bytes, .pack = few_pack, .scratch = few_scratch, .multiply = few_multiply,
+    .most = FEW_MOST, .packed_bytes = few_packed_bytes, .pack = few_pack, .scratch = few_scratch, .multiply = few_multiply,
     .multiply_transposed = few_transposed};
 
 const nibble_products nibble_avx2_products[2] = {

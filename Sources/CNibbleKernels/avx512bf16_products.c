@@ -86,6 +86,6 @@ AVX512BF16 static void pack(const float *x, size_t rows, size_t lanes, size_t k,
 const nibble_products nibble_avx512bf16_product = {
     .pair = 2, .width = WIDTH, .tile = TILE, .pack = pack, .decode = decode, .decode_pair = decode_pair,
     .tile_product = tile_product, .store = store,
-    .few = &nibble_avx512_few};
+    .few = &nibble_avx512bf16_few};
 
 #endif

@@ -1,13 +1,14 @@
 // Products of few rows of x, written once. A variant includes this after products_loops.h's definitions (WIDTH, vec, VEC_LOAD,
 // VEC_STORE, VEC_ADD, TURN, TARGET) and
 //
-//   VEC_FMA(w, x, c)       w * x + c
-//   VEC_PART(p, n)         n < WIDTH floats at p, then zeros
+//   VEC_MUL(w, x), VEC_FMA(w, x, c)  w * x, w * x + c
+//   VEC_PART(p, n)         n <= WIDTH floats at p, then zeros
 //   VEC_FILL(f)            f in every lane
+//   FEW_MOST               8 or 12: rows that count as few
 //   KERNELS                the variant's decoders
-//   ROW(m, few, j, sums)   sums[i] = lanes that add up to the product of row j of W and row i of x
+// and afterwards the function `rows` declared below.
 //
-// x is packed row by row, as it is.
+// x is packed row by row, as it is; a variant may pack more behind that.
 
 #include "products.h"
 
@@ -17,28 +18,32 @@
 
 enum { few_deep = 8, few_wide = 512 };  ///< the piece of W that a transposed product decodes at once
 
-typedef struct few_product few_product;
-
 /// A product of few rows: its matrix, x, and memory for a decoded row and its scales.
-struct few_product {
+typedef struct {
   const nibble_matrix *w;
   const float *x;
   size_t stride;
-  float *row, *scales;
-};
+  const void *more;  ///< what the variant packed behind x
+  float *row, *scales;  ///< scales of two rows' blocks, `scales_stride` apart
+  size_t scales_stride;
+} few_product;
+
+/// For rows j ... j + n - 1 of W: sums[l][i] = lanes that add up to the product of row j + l of W and row i of x. `n` is 1 or 2
+/// (of which more can be made of a loaded x), and gives each row the same sums.
+TARGET_INLINE void rows(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]);
 
 /// Floats from one packed row to the next: not a power of two, or all rows would compete for the same lines of the cache.
 NIBBLE_INLINE size_t few_stride(size_t k) { return (k + 15) / 16 * 16 + 16; }
 
 TARGET_INLINE void row_of_floats(const int m, const few_product *few, const float *w, vec *sums) {
   vec s[nibble_few][4];
-  const int chains = m <= 2 ? 4 : 2;
+  const int chains = m <= 2 ? 4 : m <= 4 ? 2 : 1;
   size_t k = few->w->columns, i = 0;
   const float *x = few->x;
 #pragma clang loop unroll(full)
   for (int r = 0; r < m; r++)
 #pragma clang loop unroll(full)
-    for (int c = 0; c < chains; c++) s[r][c] = (vec){0};
+    for (int c = 0; c < 4; c++) s[r][c] = (vec){0};
   for (; i + 4 * WIDTH <= k; i += 4 * WIDTH) {
     __builtin_prefetch(w + i + 1024);
 #if WIDTH == 16
@@ -61,12 +66,11 @@ TARGET_INLINE void row_of_floats(const int m, const few_product *few, const floa
   }
 #pragma clang loop unroll(full)
   for (int r = 0; r < m; r++) {
-    sums[r] = VEC_ADD(s[r][0], s[r][1]);
-    if (chains == 4) sums[r] = VEC_ADD(sums[r], VEC_ADD(s[r][2], s[r][3]));
+    sums[r] = VEC_ADD(VEC_ADD(s[r][0], s[r][1]), VEC_ADD(s[r][2], s[r][3]));
   }
 }
 
-/// Row j where W has float32, or decoded on the way.
+/// Row j of any matrix.
 TARGET_INLINE void row_of_any(const int m, const few_product *few, size_t j, vec *sums) {
   const nibble_matrix *w = few->w;
   const float *row = (const float *)w->data + j * w->columns;
@@ -77,41 +81,80 @@ TARGET_INLINE void row_of_any(const int m, const few_product *few, size_t j, vec
   row_of_floats(m, few, row, sums);
 }
 
+TARGET_INLINE void rows_of_any(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
+  for (int l = 0; l < n; l++) row_of_any(m, few, j + (size_t)l, sums[l]);
+}
+
+/// The lanes of each of WIDTH registers added up.
+TARGET_INLINE vec sums_of(vec *v) {
+  TURN(v);
+  vec sum = v[0];
+#pragma clang loop unroll(full)
+  for (size_t l = 1; l < WIDTH; l++) sum = VEC_ADD(sum, v[l]);
+  return sum;
+}
+
+TARGET_INLINE void store_sums(vec sum, size_t n, int add, float *out) {
+  if (n == WIDTH) {
+    VEC_STORE(out, add ? VEC_ADD(VEC_LOAD(out), sum) : sum);
+  } else {
+    float part[WIDTH];
+    VEC_STORE(part, sum);
+    for (size_t l = 0; l < n; l++) out[l] = add ? out[l] + part[l] : part[l];
+  }
+}
+
 TARGET_INLINE void few_loop(const int m, const few_product *few, size_t first, size_t count, int add, float *y, size_t stride) {
   vec sums[WIDTH][nibble_few], turned[WIDTH];
   for (size_t j = 0; j < count; j += WIDTH) {
     size_t n = count - j < WIDTH ? count - j : WIDTH;
-    for (size_t l = 0; l < n; l++) ROW(m, few, first + j + l, sums[l]);
+    size_t l = 0;
+    for (; l + 2 <= n; l += 2) rows(m, 2, few, first + j + l, sums + l);
+    if (l < n) rows(m, 1, few, first + j + l, sums + l);
     for (int i = 0; i < m; i++) {
 #pragma clang loop unroll(full)
       for (size_t l = 0; l < WIDTH; l++) turned[l] = l < n ? sums[l][i] : (vec){0};
-      TURN(turned);
-      vec sum = turned[0];
-#pragma clang loop unroll(full)
-      for (size_t l = 1; l < WIDTH; l++) sum = VEC_ADD(sum, turned[l]);
-      float *out = y + (size_t)i * stride + first + j;
-      if (n == WIDTH) {
-        VEC_STORE(out, add ? VEC_ADD(VEC_LOAD(out), sum) : sum);
-      } else {
-        float part[WIDTH];
-        VEC_STORE(part, sum);
-        for (size_t l = 0; l < n; l++) out[l] = add ? out[l] + part[l] : part[l];
-      }
+      store_sums(sums_of(turned), n, add, y + (size_t)i * stride + first + j);
     }
   }
 }
 
-#define FEW_CASES(call)                                                                                       \
-  switch (m) {                                                                                                \
-    case 1: call(1); break;                                                                                   \
-    case 2: call(2); break;                                                                                   \
-    case 3: call(3); break;                                                                                   \
-    case 4: call(4); break;                                                                                   \
-    case 5: call(5); break;                                                                                   \
-    case 6: call(6); break;                                                                                   \
-    case 7: call(7); break;                                                                                   \
-    default: call(8); break;                                                                                  \
+/// Rows of float32 no longer than a register, as the second factor of a low-rank adapter has them.
+TARGET static void few_short(const few_product *few, size_t m, size_t first, size_t count, int add, float *y, size_t stride) {
+  size_t k = few->w->columns;
+  for (size_t j = 0; j < count; j += WIDTH) {
+    size_t n = count - j < WIDTH ? count - j : WIDTH;
+    const float *w = (const float *)few->w->data + (first + j) * k;
+    for (size_t i = 0; i < m; i++) {
+      vec x = VEC_LOAD(few->x + i * few->stride), products[WIDTH];
+#pragma clang loop unroll(full)
+      for (size_t l = 0; l < WIDTH; l++) products[l] = VEC_MUL(l < n ? VEC_PART(w + l * k, k) : (vec){0}, x);
+      store_sums(sums_of(products), n, add, y + i * stride + first + j);
+    }
   }
+}
+
+#define FEW_CASES(call)       \
+  switch (m) {                \
+    case 1: call(1); break;   \
+    case 2: call(2); break;   \
+    case 3: call(3); break;   \
+    case 4: call(4); break;   \
+    case 5: call(5); break;   \
+    case 6: call(6); break;   \
+    case 7: call(7); break;   \
+    case 8: call(8); break;   \
+    FEW_MORE_CASES(call)      \
+  }
+#if FEW_MOST > 8
+#define FEW_MORE_CASES(call)  \
+    case 9: call(9); break;   \
+    case 10: call(10); break; \
+    case 11: call(11); break; \
+    default: call(12); break;
+#else
+#define FEW_MORE_CASES(call)
+#endif
 
 /// A decoded row and the scales of its blocks; or sums of the outputs, and pieces of W.
 TARGET static size_t few_scratch(const nibble_matrix *w, size_t m, size_t count) {
@@ -181,6 +224,12 @@ TARGET static void few_multiply(const nibble_matrix *w, const void *packed, size
                                 float *y, size_t stride, void *scratch) {
   few_product few = {.w = w, .x = packed, .stride = few_stride(w->columns), .row = scratch};
   few.scales = few.row + few_stride(w->columns);
+  few.scales_stride = w->columns / 2 + 32;
+  few.more = (const char *)packed + few_packed_bytes(m, w->columns);
+  if (!w->packed && w->number == nibble_f32 && w->columns <= WIDTH) {
+    few_short(&few, m, first, count, add, y, stride);
+    return;
+  }
 #define CALL(m) few_loop(m, &few, first, count, add, y, stride)
   FEW_CASES(CALL)
 #undef CALL

@@ -31,7 +31,7 @@ NIBBLE_INLINE size_t lanes_of(const nibble_products *p, size_t m) { return round
 size_t nibble_packed_bytes(nibble_variant variant, nibble_compute compute, size_t m, size_t k) {
   const nibble_products *p = products_of(variant, compute);
   if (!p) return rounded_up(nibble_portable_packed_bytes(m, k), 64);
-  if (m <= nibble_few) return p->few->packed_bytes(m, k);
+  if (m <= p->few->most) return p->few->packed_bytes(m, k);
   return rounded_up(lanes_of(p, m) * units_of(p, k) * 4, 64);
 }
 
@@ -40,7 +40,7 @@ void nibble_pack_rows(nibble_variant variant, nibble_compute compute, const floa
   const nibble_products *p = products_of(variant, compute);
   if (!p) {
     nibble_portable_pack(compute, x, m, k, stride, packed);
-  } else if (m <= nibble_few) {
+  } else if (m <= p->few->most) {
     p->few->pack(x, m, k, stride, packed);
   } else {
     size_t lanes = lanes_of(p, m);
@@ -56,12 +56,12 @@ size_t nibble_multiply_scratch(nibble_variant variant, nibble_compute compute, c
                                size_t count) {
   const nibble_products *p = products_of(variant, compute);
   if (!p) return rounded_up(nibble_portable_scratch(w, m), 64);
-  if (m <= nibble_few) return rounded_up(p->few->scratch(w, m, count), 64);
+  if (m <= p->few->most) return rounded_up(p->few->scratch(w, m, count), 64);
   size_t lanes = least(lanes_of(p, m), nibble_rows_at_once);
   return panel_bytes + 4 * nibble_panel * lanes;
 }
 
-/// Units u ... u + n - 1 of outputs first ... first + count - 1. What no output needs stays as it is: nothing reads it
+/// Decodes units u ... u + n - 1 of outputs first ... first + count - 1. What no output needs stays as it is: nothing reads it
 /// but outputs that are never stored.
 static void fill_panel(const nibble_products *p, const nibble_matrix *w, int transposed, size_t first, size_t count, size_t u,
                        size_t n, uint32_t *panel) {
@@ -82,30 +82,58 @@ static void fill_panel(const nibble_products *p, const nibble_matrix *w, int tra
   }
 }
 
+/// Where in W a panel lies: outputs and units of the sum.
+typedef struct {
+  size_t first, outputs, unit, units;
+} stretch;
+
+/// Asks for the memory of part `i` of `parts` of a panel that is decoded next.
+static void ask_for(const nibble_products *p, const nibble_matrix *w, int transposed, const stretch *next, size_t i,
+                    size_t parts) {
+  size_t inner = transposed ? w->rows : w->columns, from = next->unit * p->pair;
+  size_t numbers = least(inner - from, next->units * p->pair);
+  size_t rows = transposed ? numbers : next->outputs, columns = transposed ? next->outputs : numbers;
+  size_t row = transposed ? from : next->first, column = transposed ? next->first : from;
+  size_t bits = w->packed ? 4 : 8 * nibble_number_size(w->number);
+  for (size_t r = rows * i / parts; r < rows * (i + 1) / parts; r++) {
+    size_t element = (row + r) * w->columns + column;
+    const char *at = (const char *)w->data + element * bits / 8, *end = at + columns * bits / 8;
+    for (; at < end; at += 64) __builtin_prefetch(at, 0, 2);
+  }
+}
+
 static void multiply(const nibble_products *p, const nibble_matrix *w, int transposed, const char *packed, size_t m,
                      size_t first, size_t count, int add, float *y, size_t stride, void *scratch) {
-  size_t units = units_of(p, transposed ? w->rows : w->columns), lanes = lanes_of(p, m), wide = 2 * p->width;
+  const size_t units = units_of(p, transposed ? w->rows : w->columns), lanes = lanes_of(p, m), wide = 2 * p->width;
   uint32_t *panel = scratch;
   float *sums = (float *)((char *)scratch + panel_bytes);
   for (size_t m0 = 0; m0 < m; m0 += nibble_rows_at_once) {
     size_t end = least(lanes, m0 + nibble_rows_at_once);
-    for (size_t j0 = first; j0 < first + count; j0 += nibble_panel) {
-      size_t outputs = least(first + count - j0, nibble_panel);
-      size_t u = 0;
-      do {
-        size_t n = least(units - u, nibble_depth);
-        fill_panel(p, w, transposed, j0, outputs, u, n, panel);
-        for (size_t i = m0; i < end; i += wide) {
-          size_t across = least(end - i, wide);
-          const char *x = packed + 4 * (i * units + across * u);
-          float *c = sums + (i - m0) * nibble_panel;
-          for (size_t j = 0; j < outputs; j += p->tile)
-            p->tile_product(panel + j * (transposed ? 1 : nibble_depth), transposed, x, n, least(outputs - j, p->tile), across,
-                            u > 0, c + j * across);
-          if (u + n == units) p->store(c, outputs, across, least(m - i, across), add, y + i * stride + j0, stride);
+    stretch now = {first, least(count, nibble_panel), 0, least(units, nibble_depth)};
+    while (now.outputs) {
+      stretch next = now;
+      next.unit += now.units;
+      if (next.unit >= units) {
+        next.unit = 0, next.first += now.outputs;
+        next.outputs = least(first + count - next.first, nibble_panel);
+      }
+      next.units = least(units - next.unit, nibble_depth);
+      fill_panel(p, w, transposed, now.first, now.outputs, now.unit, now.units, panel);
+      size_t parts = (now.outputs + p->tile - 1) / p->tile;
+      for (size_t i = m0; i < end; i += wide) {
+        size_t across = least(end - i, wide);
+        const char *x = packed + 4 * (i * units + across * now.unit);
+        float *c = sums + (i - m0) * nibble_panel;
+        for (size_t part = 0; part < parts; part++) {
+          size_t j = part * p->tile;
+          if (i == m0 && next.outputs) ask_for(p, w, transposed, &next, part, parts);
+          p->tile_product(panel + j * (transposed ? 1 : nibble_depth), transposed, x, now.units, least(now.outputs - j, p->tile),
+                          across, now.unit > 0, c + j * across);
         }
-        u += n;
-      } while (u < units);
+        if (now.unit + now.units == units)
+          p->store(c, now.outputs, across, least(m - i, across), add, y + i * stride + now.first, stride);
+      }
+      now = next;
     }
   }
 }
@@ -114,7 +142,7 @@ void nibble_multiply(nibble_variant variant, nibble_compute compute, const nibbl
                      size_t first, size_t count, int add, float *y, size_t stride, void *scratch) {
   const nibble_products *p = products_of(variant, compute);
   if (!p) nibble_portable_multiply(compute, w, packed, m, first, count, add, y, stride, scratch);
-  else if (m <= nibble_few) p->few->multiply(w, packed, m, first, count, add, y, stride, scratch);
+  else if (m <= p->few->most) p->few->multiply(w, packed, m, first, count, add, y, stride, scratch);
   else multiply(p, w, 0, packed, m, first, count, add, y, stride, scratch);
 }
 
@@ -122,11 +150,11 @@ void nibble_multiply_transposed(nibble_variant variant, nibble_compute compute, 
                                 size_t m, size_t first, size_t count, int add, float *dx, size_t stride, void *scratch) {
   const nibble_products *p = products_of(variant, compute);
   if (!p) nibble_portable_multiply_transposed(compute, w, packed, m, first, count, add, dx, stride, scratch);
-  else if (m <= nibble_few) p->few->multiply_transposed(w, packed, m, first, count, add, dx, stride, scratch);
+  else if (m <= p->few->most) p->few->multiply_transposed(w, packed, m, first, count, add, dx, stride, scratch);
   else multiply(p, w, 1, packed, m, first, count, add, dx, stride, scratch);
 }
 
 size_t nibble_multiply_step(nibble_variant variant, nibble_compute compute, size_t m) {
   const nibble_products *p = products_of(variant, compute);
-  return !p || m <= nibble_few ? 64 : nibble_panel;
+  return !p || m <= p->few->most ? 64 : nibble_panel;
 }

@@ -17,6 +17,7 @@ enum {
 /// Products of few rows of x, where reading W is the work: every weight is used as soon as it is decoded. Entries are as in
 /// CNibbleProducts.h.
 typedef struct {
+  size_t most;  ///< rows that count as few
   size_t (*packed_bytes)(size_t m, size_t k);
   void (*pack)(const float *x, size_t m, size_t k, size_t stride, void *packed);
   size_t (*scratch)(const nibble_matrix *w, size_t m, size_t count);
@@ -26,7 +27,7 @@ typedef struct {
                               float *dx, size_t stride, void *scratch);
 } nibble_few_products;
 
-enum { nibble_few = 8 };  ///< rows of x that count as few
+enum { nibble_few = 12 };  ///< the most rows of x that count as few anywhere
 
 /// Products of many rows. Rows of x come packed: tiles of 2 * `width` rows (the last one perhaps of `width`), each as
 /// [unit][row].

@@ -14,21 +14,37 @@
 #define TARGET_INLINE static inline __attribute__((always_inline)) TARGET
 #endif
 
-/// Rows of outputs and registers of rows of x are constants here: the sums stay in registers.
+/// Rows of outputs and registers of rows of x are constants here: the sums stay in registers. With one register of x every
+/// output has two sums, of even and odd units, or the next product would wait for the last.
 TARGET_INLINE void tile_loop(const int rows, const int across, const size_t row, const size_t unit, const uint32_t *panel,
                              const float *x, size_t units, int add, float *c) {
   vec sums[TILE][2];
 #pragma clang loop unroll(full)
-  for (int r = 0; r < rows; r++)
+  for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = (vec){0};
+  if (across == 2) {
+    for (size_t u = 0; u < units; u++, panel += unit, x += 2 * WIDTH) {
+      vec x0 = VEC_LOAD(x), x1 = VEC_LOAD(x + WIDTH);
 #pragma clang loop unroll(full)
-    for (int v = 0; v < across; v++) sums[r][v] = (vec){0};
-  for (size_t u = 0; u < units; u++, panel += unit, x += across * WIDTH) {
-    vec x0 = VEC_LOAD(x), x1 = across > 1 ? VEC_LOAD(x + WIDTH) : x0;
+      for (int r = 0; r < rows; r++) {
+        vec w = VEC_SPREAD(panel + (size_t)r * row);
+        sums[r][0] = VEC_STEP(sums[r][0], w, x0);
+        sums[r][1] = VEC_STEP(sums[r][1], w, x1);
+      }
+    }
+  } else {
+    size_t u = 0;
+    for (; u + 2 <= units; u += 2, panel += 2 * unit, x += 2 * WIDTH) {
+      vec x0 = VEC_LOAD(x), x1 = VEC_LOAD(x + WIDTH);
+#pragma clang loop unroll(full)
+      for (int r = 0; r < rows; r++) {
+        sums[r][0] = VEC_STEP(sums[r][0], VEC_SPREAD(panel + (size_t)r * row), x0);
+        sums[r][1] = VEC_STEP(sums[r][1], VEC_SPREAD(panel + (size_t)r * row + unit), x1);
+      }
+    }
 #pragma clang loop unroll(full)
     for (int r = 0; r < rows; r++) {
-      vec w = VEC_SPREAD(panel + (size_t)r * row);
-      sums[r][0] = VEC_STEP(sums[r][0], w, x0);
-      if (across > 1) sums[r][1] = VEC_STEP(sums[r][1], w, x1);
+      if (u < units) sums[r][0] = VEC_STEP(sums[r][0], VEC_SPREAD(panel + (size_t)r * row), VEC_LOAD(x));
+      sums[r][0] = VEC_ADD(sums[r][0], sums[r][1]);
     }
   }
 #pragma clang loop unroll(full)
