@@ -38,7 +38,8 @@ struct TokenizeTests {
     #expect(json["tokens"] == ["[CLS]", "hello", "world", "[SEP]", "again", "[SEP]"])
     #expect(json["type_ids"] == [0, 0, 0, 0, 1, 1])
     #expect(json["source"] == "tokenizer.json" && json["vocabulary_size"] == 30522)
-    #expect(try JSON.parse(run("--decode", "15496", "--json").output)["text"] == "Hello")
+    let decoded = try run("--decode", "15496", "--json")
+    #expect(try JSON.parse(decoded.output)["text"] == "Hello")
   }
 
   @Test("rows in, rows out, line for line")
@@ -52,7 +53,7 @@ struct TokenizeTests {
     #expect(lines[1]["ids_special_as_text"] != lines[1]["ids"] && lines[1]["ids"]?.array?.first == 0)
     #expect(lines[2]["ids"] == [] && lines[2]["ids_with_special"] == [0, 2])
     // Readers that take U+2028 for the end of a line read the same rows.
-    #expect(result.output.allSatisfy(\.isASCII))
+    #expect(result.output.utf8.max() ?? 0 < 0x80)
     let ids = try folder.write("ids.jsonl", lines.map { $0.setting("text", to: .null).text() }.joined(separator: "\n"))
     let texts = try run("--file", ids, "--decode", from: fixture("tokenizers/roberta")).output.split(separator: "\n")
     #expect(try JSON.parse(String(texts[1]))["text"] == lines[1]["decoded"])
