@@ -89,7 +89,7 @@ package final class Engine: @unchecked Sendable {
     if team.threads == 1 { return max(matrix.outputs, 1) }
     let nanoseconds = max(Double(matrix.bytesPerOutput) / 16, 2 * Double(m) * Double(matrix.inputs) / 200)
     let step = ProductKernels.step(compute, m: m, variant: variant)
-    let wanted = min(max(Int(60_000 / max(nanoseconds, 0.1)), 1), ceilDivide(matrix.outputs, team.threads))
+    let wanted = min(max(Int(20_000 / max(nanoseconds, 0.1)), 1), ceilDivide(matrix.outputs, team.threads))
     return max(ceilDivide(wanted, step) * step, 1)
   }
 

@@ -74,17 +74,17 @@ public struct Perplexity {
   }
 
   /// A stretch of a document: what is computed, and which of its tokens are scored.
-  struct Window {
-    var document: Int
-    var ids: [Int]
+  package struct Window: Equatable {
+    package var document: Int
+    package var ids: [Int]
     /// The first of `ids` that is scored.
-    var firstScored: Int
+    package var firstScored: Int
   }
 
   /// Cuts documents into windows. Every token is scored once, but the first of a document without a mark before it.
   ///
   /// - Parameter mark: the id every window begins with; nil for none
-  func cut(_ documents: [[Int]], mark: Int?, context: Int, stride: Int) -> [Window] {
+  package func cut(_ documents: [[Int]], mark: Int?, context: Int, stride: Int) -> [Window] {
     let room = context - (mark == nil ? 0 : 1)
     var windows: [Window] = []
     for (index, ids) in documents.enumerated() {

@@ -82,6 +82,7 @@ struct TokenizerJSON {
 
   /// The file's tokenizer, with the tokens a configuration adds to it.
   func parts(_ config: TokenizerConfig) throws -> TokenizerParts {
+    guard !vocabulary.isEmpty else { throw NibbleError.badInput("\(place): no vocabulary") }
     var tokens = Vocabulary(capacity: vocabulary.count)
     for (token, id) in vocabulary { try tokens.add(token, id: id, place: place) }
     let components = TokenizerJSONComponents(place: place)

@@ -45,6 +45,25 @@ struct ConfigTests {
     _ = try Self.open("roberta", #""hidden_act": "relu""#)
   }
 
+  /// Frequencies of transformers 5.23, heads of 16.
+  static let rotations: [(String, [Float], Float)] = [
+    (#"{"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 10000.0}"#,
+      [0.25, 0.079056941, 0.025, 0.0079056947, 0.0025, 0.00079056947, 0.00025, 7.9056947e-05], 1),
+    (#"{"rope_parameters": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192, "rope_theta": 500000.0}}"#,
+      [1, 0.19392276, 0.03760603, 0.0072926651, 0.00042955671, 8.5702559e-06, 1.6619674e-06, 3.2229329e-07], 1),
+    (#"{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "rope_theta": 10000.0}}"#,
+      [1, 0.31622776, 0.1, 0.025693506, 0.0062499996, 0.0013834966, 0.00025, 7.9056947e-05], 1.1386294),
+    (#"{"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024, "rope_theta": 1000000.0, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.25}}"#,
+      [1, 0.17782794, 0.017787812, 0.00070292666, 0.000125, 2.2228493e-05, 3.9528468e-06, 7.0292668e-07], 1.25),
+  ]
+
+  @Test("rotary positions turn as transformers has them", arguments: rotations)
+  func rotary(config: String, frequencies: [Float], factor: Float) throws {
+    let rotary = try RotaryPositions(ConfigReader(try JSON.parse(config), place: "config.json"), size: 16, context: 8192)
+    #expect(zip(rotary.frequencies, frequencies).allSatisfy { abs($0 - $1) <= 2e-7 * $1 } && rotary.frequencies.count == 8)
+    #expect(abs(rotary.attentionFactor - factor) <= 1e-6)
+  }
+
   @Test("tensors the model has no use for are named")
   func leftOver() throws {
     let folder = TemporaryFolder()

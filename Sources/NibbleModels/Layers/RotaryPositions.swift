@@ -50,17 +50,18 @@ package struct RotaryPositions: Sendable {
 
   /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a smooth passage between.
   private static func llama3(_ plain: [Float], _ config: ConfigReader) throws -> [Float] {
-    let factor = try config.double("factor", above: 0)
-    let low = try config.double("low_freq_factor", above: 0)
-    let high = try config.double("high_freq_factor", above: 0)
-    let trained = Double(try config.int("original_max_position_embeddings", Limits.context))
+    // In float32 throughout, as transformers has it: the passage multiplies differences.
+    let factor = Float(try config.double("factor", above: 0))
+    let low = Float(try config.double("low_freq_factor", above: 0))
+    let high = Float(try config.double("high_freq_factor", above: 0))
+    let trained = Float(try config.int("original_max_position_embeddings", Limits.context))
     guard high > low else { throw config.fail("high_freq_factor is not above low_freq_factor") }
     return plain.map { frequency in
-      let wavelength = 2 * Double.pi / Double(frequency)
+      let wavelength = Float(2 * Double.pi) / frequency
       if wavelength < trained / high { return frequency }
-      if wavelength > trained / low { return Float(Double(frequency) / factor) }
+      if wavelength > trained / low { return frequency / factor }
       let smooth = (trained / wavelength - low) / (high - low)
-      return Float((1 - smooth) * Double(frequency) / factor + smooth * Double(frequency))
+      return (1 - smooth) * frequency / factor + smooth * frequency
     }
   }
 

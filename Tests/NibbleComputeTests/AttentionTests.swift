@@ -1,0 +1,81 @@
+import Foundation
+import NibbleCompute
+import NibbleCore
+import TestSupport
+import Testing
+
+@Suite("Attention")
+struct AttentionTests {
+  struct Case: Sendable, CustomTestStringConvertible {
+    var heads = 4, keyValueHeads = 2, size = 16, past = 0, new = 5
+    var isCausal = true
+    var window: Int?
+    var hidden: Set<Int> = []
+    var threads = 1
+    var testDescription: String { "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads)" }
+  }
+
+  static let cases = [
+    Case(), Case(heads: 1, keyValueHeads: 1, size: 5, new: 1), Case(past: 7, new: 1), Case(past: 200, new: 130, threads: 3), Case(past: 9, new: 70),
+    Case(new: 100, isCausal: false), Case(new: 100, window: 7), Case(past: 30, new: 90, window: 40, threads: 2), Case(past: 30, new: 1, window: 4),
+    Case(new: 6, isCausal: false, hidden: [0, 4]), Case(new: 70, hidden: [1, 2, 69]), Case(heads: 8, keyValueHeads: 1, size: 80, past: 3, new: 2),
+  ]
+
+  /// By the definition, in float64.
+  static func expected(_ c: Case, _ q: [Float], _ k: [Float], _ v: [Float]) -> [Float] {
+    var out: [Float] = []
+    for token in 0..<c.new {
+      for head in 0..<c.heads {
+        let group = head / (c.heads / c.keyValueHeads)
+        let seen = (0..<c.past + c.new).filter { key in
+          let isBefore = !c.isCausal || (key <= c.past + token && key > c.past + token - (c.window ?? .max / 2))
+          return isBefore && !c.hidden.contains(key)
+        }
+        let scores = seen.map { key in
+          (0..<c.size).reduce(0.0) {
+            $0 + Double(q[(token * c.heads + head) * c.size + $1]) * Double(k[(key * c.keyValueHeads + group) * c.size + $1])
+          } / Double(c.size).squareRoot()
+        }
+        let most = scores.max() ?? 0
+        let weights = scores.map { exp($0 - most) }
+        let sum = weights.reduce(0, +)
+        for i in 0..<c.size {
+          out.append(Float(zip(seen, weights).reduce(0.0) { $0 + $1.1 / sum * Double(v[($1.0 * c.keyValueHeads + group) * c.size + i]) }))
+        }
+      }
+    }
+    return out
+  }
+
+  @Test("is what its definition says", arguments: cases)
+  func definition(c: Case) throws {
+    var random = Generator(3)
+    func numbers(_ count: Int) -> [Float] { (0..<count).map { _ in random.normal() } }
+    let (q, k, v) = (numbers(c.new * c.heads * c.size), numbers((c.past + c.new) * c.keyValueHeads * c.size), numbers((c.past + c.new) * c.keyValueHeads * c.size))
+    var out = [Float](repeating: .nan, count: q.count)
+    let mask = (0..<c.past + c.new).map { UInt8(c.hidden.contains($0) ? 0 : 1) }
+    let attention = Attention(
+      heads: c.heads, keyValueHeads: c.keyValueHeads, size: c.size, scale: 1 / Float(c.size).squareRoot(), isCausal: c.isCausal)
+    q.withUnsafeBufferPointer { q in
+      k.withUnsafeBufferPointer { k in
+        v.withUnsafeBufferPointer { v in
+          mask.withUnsafeBufferPointer { mask in
+            out.withUnsafeMutableBufferPointer { out in
+              let stride = c.heads * c.size
+              guard let q = q.baseAddress, let k = k.baseAddress, let v = v.baseAddress, let out = out.baseAddress else { return }
+              attention.run(
+                [
+                  .init(
+                    query: q, queryStride: stride, key: k, value: v, keyStride: c.keyValueHeads * c.size, keyHeadStride: c.size,
+                    past: c.past, new: c.new, window: c.window, mask: c.hidden.isEmpty ? nil : mask.baseAddress, output: out,
+                    outputStride: stride)
+                ], Team(threads: c.threads))
+            }
+          }
+        }
+      }
+    }
+    let expected = Self.expected(c, q, k, v)
+    #expect(zip(out, expected).allSatisfy { abs($0 - $1) <= 3e-6 || ($1.isNaN && $0 == 0) })
+  }
+}
