@@ -16,31 +16,24 @@ public struct Documents: Sendable {
   ///
   /// - Throws: `.badInput` naming file and line
   public init(_ path: String) throws {
-    let file = try InputFile(path)
-    guard file.size <= 1 << 32 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for a text") }
-    let bytes = try file.bytes(at: 0, count: file.size)
     let lower = path.lowercased()
-    documents = lower.hasSuffix(".jsonl") || lower.hasSuffix(".ndjson") ? try Self.rows(bytes, path) : try Self.texts(bytes, path)
+    documents = lower.hasSuffix(".jsonl") || lower.hasSuffix(".ndjson") ? try Self.rows(path) : try Self.texts(path)
     guard !documents.isEmpty else { throw NibbleError.badInput("\(path): no text in it") }
   }
 
-  private static func rows(_ bytes: [UInt8], _ path: String) throws -> [Document] {
+  private static func rows(_ path: String) throws -> [Document] {
     var documents: [Document] = []
-    for (index, line) in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated() {
-      if line.allSatisfy({ $0 == 0x20 || $0 == 0x0D || $0 == 0x09 }) { continue }
-      let place = "\(path):\(index + 1)"
-      let json: JSON
-      do { json = try JSON.parse(Array(line)) } catch { throw NibbleError.badInput("\(place): \(error.reason)") }
-      guard let text = json["text"]?.string else {
-        throw NibbleError.badInput("\(place): a row without a 'text'")
-      }
+    try JSONLines.forEach(path) { row, place in
+      guard let text = row["text"]?.string else { throw NibbleError.badInput("\(place): a row without a 'text'") }
       documents.append(Document(text: text, place: place))
     }
     return documents
   }
 
-  private static func texts(_ bytes: [UInt8], _ path: String) throws -> [Document] {
-    guard let text = String(validating: bytes, as: UTF8.self) else { throw NibbleError.badInput("\(path): not UTF-8") }
+  private static func texts(_ path: String) throws -> [Document] {
+    let file = try InputFile(path)
+    guard file.size <= 1 << 32 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for a text") }
+    guard let text = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else { throw NibbleError.badInput("\(path): not UTF-8") }
     var documents: [Document] = []
     var lines: [Substring] = []
     var first = 1

@@ -23,7 +23,7 @@ struct PostProcessor: Sendable {
   var single: [Part] = [.first(type: 0)]
   var pair: [Part] = [.first(type: 0), .second(type: 1)]
 
-  func apply(_ first: [UInt32], _ second: [UInt32]?, addsSpecial: Bool) -> Encoding {
+  func apply<ID: BinaryInteger>(_ first: [ID], _ second: [ID]?, addsSpecial: Bool) -> Encoding {
     var encoding = Encoding()
     func add(_ ids: some Collection<Int>, _ type: Int) {
       encoding.ids.append(contentsOf: ids)

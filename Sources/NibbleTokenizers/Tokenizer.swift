@@ -78,6 +78,11 @@ public struct Tokenizer: Sendable {
       try ids(text, specialAsText), try pair.map { try ids($0, specialAsText) }, addsSpecial: addSpecialTokens)
   }
 
+  /// Puts around tokens of one text or two what the model expects: a beginning, separators.
+  public func addingSpecialTokens(to ids: [Int], pair: [Int]? = nil) -> Encoding {
+    postProcessor.apply(ids, pair, addsSpecial: true)
+  }
+
   private func ids(_ text: String, _ specialAsText: Bool) throws -> [UInt32] {
     let bytes = Array(text.utf8)
     guard bytes.count <= Self.maximumText else { throw NibbleError.badInput("a text of \(bytes.count) bytes is too long") }

@@ -81,18 +81,11 @@ struct GenerateCommand: ParsableCommand {
   }
 
   private func rows(_ path: String, _ open: OpenModel) throws -> [(text: String, adapters: [ActiveAdapter])] {
-    let file = try InputFile(path)
-    guard file.size <= 1 << 30 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for prompts") }
     var rows: [(String, [ActiveAdapter])] = []
-    let bytes = try file.bytes(at: 0, count: file.size)
-    for (index, line) in bytes.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false).enumerated()
-    where !line.allSatisfy({ $0 == 0x20 || $0 == 0x0D || $0 == 0x09 }) {
-      let place = "\(path):\(index + 1)"
-      let json: JSON
-      do { json = try JSON.parse(Array(line)) } catch { throw NibbleError.badInput("\(place): \(error.reason)") }
-      guard let text = json["prompt"]?.string else { throw NibbleError.badInput("\(place): a row without a 'prompt'") }
+    try JSONLines.forEach(path) { row, place in
+      guard let text = row["prompt"]?.string else { throw NibbleError.badInput("\(place): a row without a 'prompt'") }
       do {
-        rows.append((text, try open.use(json["use"]?.string.map { [$0] } ?? use)))
+        rows.append((text, try open.use(row["use"]?.string.map { [$0] } ?? use)))
       } catch let error as NibbleError { throw NibbleError(error.kind, "\(place): \(error.message)") }
     }
     guard !rows.isEmpty else { throw NibbleError.badInput("\(path): no prompts in it") }

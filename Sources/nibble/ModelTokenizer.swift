@@ -12,7 +12,8 @@ struct ModelTokenizer {
   let mark: Int?
 
   init(_ model: Model, path: String?) throws {
-    tokenizer = try path.map { try Tokenizer.open($0) } ?? Tokenizer(files: model.checkpoint.tokenizerFiles, place: model.path)
+    tokenizer = try path.map { try Tokenizer.open($0) } ?? Tokenizer(
+        files: model.checkpoint.contents(ofSmallFiles: Tokenizer.fileNames), place: model.path)
     guard tokenizer.vocabularySize <= model.vocabularySize else {
       throw NibbleError.badInput(
         "\(path ?? model.path): the tokenizer has ids up to \(tokenizer.vocabularySize - 1), the model a vocabulary of "
@@ -30,24 +31,13 @@ struct ModelTokenizer {
   func ids(_ text: String) throws -> [Int] { try tokenizer.encode(text, addSpecialTokens: false).ids }
 }
 
-extension Checkpoint {
-  /// The small files a tokenizer may be made of.
-  var tokenizerFiles: [String: [UInt8]] {
-    get throws {
-      var files: [String: [UInt8]] = [:]
-      for name in Tokenizer.fileNames { files[name] = try smallFile(name) }
-      return files
-    }
-  }
-}
-
 extension Model {
   /// `eos_token_id` of the generation configuration, else of the model's: one id or several.
   var endIDs: Set<Int> {
     get throws {
       let name = "generation_config.json"
       var found: JSON?
-      if let bytes = try checkpoint.smallFile(name, limit: 1 << 20) {
+      if let bytes = try checkpoint.contents(ofSmallFiles: [name], limit: 1 << 20)[name] {
         do { found = try JSON.parse(bytes)["eos_token_id"] } catch {
           throw NibbleError.badInput("\(path): \(name): \(error.reason) at byte \(error.offset)")
         }

@@ -111,14 +111,20 @@ struct TokenizeCommand: ParsableCommand {
   }
 
   private func encoded(_ text: String, _ pair: String?, _ tokenizer: Tokenizer) throws -> JSON {
-    let bare = try tokenizer.encode(text, pair: pair, addSpecialTokens: false, specialAsText: specialAsText)
-    let decoded = JSON(try tokenizer.decode(bare.ids, skipSpecialTokens: noSpecial))
-    if noSpecial { return ["ids": JSON(bare.ids), "type_ids": JSON(bare.typeIDs), "decoded": decoded] }
-    let whole = try tokenizer.encode(text, pair: pair, specialAsText: specialAsText)
-    let hasSpecial = bare.ids.contains(where: tokenizer.isSpecial)
-    let plain = try hasSpecial ? tokenizer.encode(text, pair: pair, addSpecialTokens: false, specialAsText: true) : bare
+    func ids(_ text: String) throws -> [Int] {
+      try tokenizer.encode(text, addSpecialTokens: false, specialAsText: specialAsText).ids
+    }
+    let first = try ids(text)
+    let second = try pair.map(ids)
+    let bare = first + (second ?? [])
+    let decoded = JSON(try tokenizer.decode(bare, skipSpecialTokens: noSpecial))
+    if noSpecial { return ["ids": JSON(bare), "decoded": decoded] }
+    let whole = tokenizer.addingSpecialTokens(to: first, pair: second)
+    let hasSpecial = bare.contains(where: tokenizer.isSpecial)
+    let plain =
+      try hasSpecial ? tokenizer.encode(text, pair: pair, addSpecialTokens: false, specialAsText: true).ids : bare
     return [
-      "ids": JSON(bare.ids), "ids_with_special": JSON(whole.ids), "ids_special_as_text": JSON(plain.ids),
+      "ids": JSON(bare), "ids_with_special": JSON(whole.ids), "ids_special_as_text": JSON(plain),
       "type_ids": JSON(whole.typeIDs), "decoded": decoded,
     ]
   }

@@ -55,16 +55,4 @@ package final class MappedCheckpoint: @unchecked Sendable {
       count = tensor.count
     }
   }
-
-  /// The bytes of a small file of the model folder; nil if there is none.
-  package func smallFile(_ name: String, limit: Int = 256 << 20) throws -> [UInt8]? {
-    try checkpoint.smallFile(name, limit: limit)
-  }
-}
-
-extension Checkpoint {
-  /// The bytes of a small file of the model folder, checked; nil if there is none.
-  package func smallFile(_ name: String, limit: Int = 256 << 20) throws -> [UInt8]? {
-    try smallFiles.first { $0.name == name }.map { try SectionReader($0.section, $0.name).readWhole(limit: limit) }
-  }
 }
