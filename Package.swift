@@ -30,7 +30,8 @@ let package = Package(
         "NibbleCore", "NibbleQuant", "NibbleFormats",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
-    .executableTarget(name: "KernelBench", dependencies: ["NibbleCore", "NibbleQuant"], path: "tools/KernelBench"),
+    .executableTarget(
+      name: "KernelBench", dependencies: ["NibbleCompute", "NibbleCore", "NibbleQuant", "COpenBLAS"], path: "tools/KernelBench"),
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
