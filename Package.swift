@@ -40,7 +40,8 @@ let package = Package(
         "NibbleEvaluation",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
-    .executableTarget(name: "KernelBench", dependencies: ["NibbleCore", "NibbleQuant"], path: "tools/KernelBench"),
+    .executableTarget(
+      name: "KernelBench", dependencies: ["NibbleCompute", "NibbleCore", "NibbleQuant", "COpenBLAS"], path: "tools/KernelBench"),
     .executableTarget(
       name: "TokenizerBench", dependencies: ["NibbleCore", "NibbleTokenizers"], path: "tools/TokenizerBench"),
     .executableTarget(

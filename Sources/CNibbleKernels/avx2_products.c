@@ -66,6 +66,7 @@ AVX2 static void decode_rounded(const nibble_matrix *w, size_t element, size_t n
 }
 
 #define FEW_MOST 8
+#define FEW_PAIRS 0
 #define VEC_MUL(w, x) _mm256_mul_ps(w, x)
 #define VEC_FMA(w, x, c) _mm256_fmadd_ps(w, x, c)
 #define VEC_PART(p, n) part_of(p, n)
@@ -73,7 +74,7 @@ AVX2 static void decode_rounded(const nibble_matrix *w, size_t element, size_t n
 #define KERNELS &nibble_avx2_kernels
 #define FEW_DECODE(w, element, n, out) decode(w, element, n, out)
 
-AVX2_INLINE __m256 part_of(const float *p, size_t n) {
+AVX2_INLINE __m256 part_of(const void *p, size_t n) {
   float part[8] = {0};
   memcpy(part, p, 4 * n);
   return _mm256_loadu_ps(part);
@@ -91,7 +92,7 @@ AVX2 static void pack_rounded(const float *x, size_t rows, size_t lanes, size_t 
 }
 
 TARGET_INLINE void rows(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
-  rows_of_any(m, n, few, j, sums);
+  for (int l = 0; l < n; l++) row_of_any(m, few, j + (size_t)l, sums[l]);
 }
 
 const nibble_few_products nibble_avx2_few = {

@@ -4,6 +4,8 @@
 
 #include "avx512.h"
 
+#define FEW_MOST 10
+#define FEW_PAIRS 10
 #define TARGET AVX512
 #include "avx512_few.h"
 

@@ -5,7 +5,6 @@
 
 #include "avx512_lookup.h"
 
-#define FEW_MOST 12
 #define VEC_MUL(w, x) _mm512_mul_ps(w, x)
 #define VEC_FMA(w, x, c) _mm512_fmadd_ps(w, x, c)
 #define VEC_PART(p, n) _mm512_maskz_loadu_ps((__mmask16)NIBBLE_MASK(n), p)
@@ -105,8 +104,8 @@ TARGET_INLINE void rows_of_codes(const int m, const int n, const few_product *fe
     for (int r = 0; r < m; r++) sums[l][r] = _mm512_add_ps(s[l][r][0], s[l][r][1]);
 }
 
-/// A row of plain 16-bit numbers.
-TARGET_INLINE void row_of_16(const int m, const int number, const few_product *few, size_t j, vec *sums) {
+/// A row of bfloat16.
+TARGET_INLINE void row_of_bf16(const int m, const few_product *few, size_t j, vec *sums) {
   const size_t k = few->w->columns;
   const uint16_t *w = (const uint16_t *)few->w->data + j * k;
   const size_t chains = m <= 2 ? 4 : m <= 4 ? 2 : 1;
@@ -124,25 +123,29 @@ TARGET_INLINE void row_of_16(const int m, const int number, const few_product *f
       if (at >= k) break;
       __m256i half = at + 16 <= k ? _mm256_loadu_si256((const void *)(w + at))
                                   : _mm256_maskz_loadu_epi16((__mmask16)NIBBLE_MASK(k - at), w + at);
-      vec v = number == nibble_f16 ? _mm512_cvtph_ps(half)
-                                   : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+      vec v = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 #pragma clang loop unroll(full)
       for (int r = 0; r < m; r++)
-        s[r][c % chains] =
-            _mm512_fmadd_ps(v, _mm512_loadu_ps(few->x + (size_t)r * few->stride + at), s[r][c % chains]);
+        s[r][c % chains] = _mm512_fmadd_ps(v, _mm512_loadu_ps(few->x + (size_t)r * few->stride + at), s[r][c % chains]);
     }
   }
 #pragma clang loop unroll(full)
   for (int r = 0; r < m; r++) sums[r] = _mm512_add_ps(_mm512_add_ps(s[r][0], s[r][1]), _mm512_add_ps(s[r][2], s[r][3]));
 }
 
-/// Rows of anything but codes in whole 32 elements.
+/// A row of anything but codes in whole blocks of 32 or 64. A call for all: it is big.
+__attribute__((noinline)) TARGET static void row_of_others(int m, const few_product *few, size_t j, vec *sums) {
+  const nibble_matrix *w = few->w;
+#define CALL(m) row_of_bf16(m, few, j, sums)
+  if (!w->packed && w->number == nibble_bf16) FEW_CASES(CALL)
+#undef CALL
+#define CALL(m) row_of_any(m, few, j, sums)
+  else FEW_CASES(CALL)
+#undef CALL
+}
+
 TARGET_INLINE void rows_of_others(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
-  for (int l = 0; l < n; l++) {
-    if (few->w->packed || few->w->number == nibble_f32) row_of_any(m, few, j + (size_t)l, sums[l]);
-    else if (few->w->number == nibble_f16) row_of_16(m, nibble_f16, few, j + (size_t)l, sums[l]);
-    else row_of_16(m, nibble_bf16, few, j + (size_t)l, sums[l]);
-  }
+  for (int l = 0; l < n; l++) row_of_others(m, few, j + (size_t)l, sums[l]);
 }
 
 #endif

@@ -4,6 +4,8 @@
 
 #include "avx512bf16.h"
 
+#define FEW_MOST 12
+#define FEW_PAIRS 8
 #define TARGET AVX512BF16
 #include "avx512_few.h"
 

@@ -4,7 +4,8 @@
 //   VEC_MUL(w, x), VEC_FMA(w, x, c)  w * x, w * x + c
 //   VEC_PART(p, n)         n <= WIDTH floats at p, then zeros
 //   VEC_FILL(f)            f in every lane
-//   FEW_MOST               8 or 12: rows that count as few
+//   FEW_MOST               8, 10 or 12: rows that count as few
+//   FEW_PAIRS              rows of x up to which the sums of two rows of W fit the registers
 //   KERNELS                the variant's decoders
 // and afterwards the function `rows` declared below.
 //
@@ -81,10 +82,6 @@ TARGET_INLINE void row_of_any(const int m, const few_product *few, size_t j, vec
   row_of_floats(m, few, row, sums);
 }
 
-TARGET_INLINE void rows_of_any(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
-  for (int l = 0; l < n; l++) row_of_any(m, few, j + (size_t)l, sums[l]);
-}
-
 /// The lanes of each of WIDTH registers added up.
 TARGET_INLINE vec sums_of(vec *v) {
   TURN(v);
@@ -109,8 +106,8 @@ TARGET_INLINE void few_loop(const int m, const few_product *few, size_t first, s
   for (size_t j = 0; j < count; j += WIDTH) {
     size_t n = count - j < WIDTH ? count - j : WIDTH;
     size_t l = 0;
-    for (; l + 2 <= n; l += 2) rows(m, 2, few, first + j + l, sums + l);
-    if (l < n) rows(m, 1, few, first + j + l, sums + l);
+    for (; m <= FEW_PAIRS && l + 2 <= n; l += 2) rows(m, 2, few, first + j + l, sums + l);
+    for (; l < n; l++) rows(m, 1, few, first + j + l, sums + l);
     for (int i = 0; i < m; i++) {
 #pragma clang loop unroll(full)
       for (size_t l = 0; l < WIDTH; l++) turned[l] = l < n ? sums[l][i] : (vec){0};
@@ -146,14 +143,18 @@ TARGET static void few_short(const few_product *few, size_t m, size_t first, siz
     case 8: call(8); break;   \
     FEW_MORE_CASES(call)      \
   }
-#if FEW_MOST > 8
+#if FEW_MOST == 8
+#define FEW_MORE_CASES(call)
+#elif FEW_MOST == 10
+#define FEW_MORE_CASES(call)  \
+    case 9: call(9); break;   \
+    default: call(10); break;
+#else
 #define FEW_MORE_CASES(call)  \
     case 9: call(9); break;   \
     case 10: call(10); break; \
     case 11: call(11); break; \
     default: call(12); break;
-#else
-#define FEW_MORE_CASES(call)
 #endif
 
 /// A decoded row and the scales of its blocks; or sums of the outputs, and pieces of W.

@@ -1,6 +1,8 @@
 // Times the block kernels on one core, each variant this machine has: what tools/bench prints first.
 
+import COpenBLAS
 import Glibc
+import NibbleCompute
 import NibbleCore
 import NibbleQuant
 
@@ -70,3 +72,103 @@ for (title, code, dtype, blockSize) in [
   }
   print(line)
 }
+
+// Products with a matrix of 2048 inputs and 8192 outputs.
+
+let outputs = 8192, inputs = 2048
+
+/// Memory of zeros that lives as long as the program.
+func memory(_ bytes: Int) -> UnsafeMutableRawPointer {
+  let made = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: 64)
+  memset(made, 0, bytes)
+  return made
+}
+
+func randomFloats(_ count: Int) -> UnsafeMutablePointer<Float> {
+  let made = memory(4 * count).assumingMemoryBound(to: Float.self)
+  for index in 0..<count { made[index] = random() }
+  return made
+}
+
+/// The matrix in NF4 with double quantization; scale codes of any value serve here.
+func codedMatrix(_ values: UnsafePointer<Float>) -> MatrixView {
+  let codec = BlockCodec(.nf4), count = outputs * inputs
+  let codes = memory(codec.codeBytes(count)).assumingMemoryBound(to: UInt8.self)
+  let absmax = memory(4 * codec.blocks(count)).assumingMemoryBound(to: Float.self)
+  _ = Kernels.encode(codec, .nearest, .f32, values, count: count, codes: codes, absmax: absmax, moments: nil)
+  let scaleCodes = memory(codec.blocks(count)).assumingMemoryBound(to: UInt8.self)
+  for index in 0..<codec.blocks(count) { scaleCodes[index] = UInt8(truncatingIfNeeded: index &* 37) }
+  let nested = memory(4 * codec.nestedBlocks(count)).assumingMemoryBound(to: Float.self)
+  for index in 0..<codec.nestedBlocks(count) { nested[index] = 0.01 }
+  let codebook = memory(64).assumingMemoryBound(to: Float.self), map = memory(1024).assumingMemoryBound(to: Float.self)
+  for (index, value) in codec.codebook.values.enumerated() { codebook[index] = value }
+  for (index, value) in Codebook.dynamic.values.enumerated() { map[index] = value }
+  return MatrixView(
+    rows: outputs, columns: inputs, codes: codes, blockSize: 64, codebook: codebook, scaleCodes: scaleCodes, scaleMap: map,
+    nestedScales: nested, nestedBlockSize: 256, offset: 0.03)
+}
+
+nonisolated(unsafe) let x = randomFloats(512 * outputs), y = memory(4 * 512 * outputs).assumingMemoryBound(to: Float.self)
+
+/// Seconds of one product, packing of x left out.
+func product(_ w: MatrixView, _ compute: Compute, m: Int, transposed: Bool, _ variant: KernelVariant) -> Double {
+  let k = transposed ? outputs : inputs, n = transposed ? inputs : outputs
+  let packed = memory(ProductKernels.packedBytes(compute, m: m, k: k, variant: variant))
+  let scratch = memory(ProductKernels.scratchBytes(compute, w, m: m, count: n, variant: variant))
+  defer {
+    packed.deallocate()
+    scratch.deallocate()
+  }
+  ProductKernels.pack(compute, x, m: m, k: k, stride: k, into: packed, variant: variant)
+  return 1
+    / measure(1_000_000_000) {
+      (transposed ? ProductKernels.multiplyTransposed : ProductKernels.multiply)(
+        compute, w, packed, m, 0..<n, false, y, n, scratch, variant)
+    }
+}
+
+func column(_ text: String) -> String { String(repeating: " ", count: max(0, 12 - text.count)) + text }
+
+let values = randomFloats(outputs * inputs)
+let bf16 = memory(2 * outputs * inputs)
+Kernels.narrow(.bf16, values, count: outputs * inputs, bf16)
+let matrices = [
+  ("NF4", codedMatrix(values)), ("BF16", MatrixView(rows: outputs, columns: inputs, .bf16, bf16)),
+  ("F32", MatrixView(rows: outputs, columns: inputs, .f32, values)),
+]
+print("\nproducts with a matrix of \(inputs) inputs, \(outputs) outputs, one core, scales restored on the way; GFLOP/s")
+print("                            " + ["1 row", "GB/s read", "32 rows", "512 rows", "512 back"].map(column).joined())
+for variant in variants where variant != .portable {
+  for (compute, stored) in [(Compute.bf16, 0), (.bf16, 1), (.f32, 0), (.f32, 2)] {
+    let (name, w) = matrices[stored]
+    let flops = 2e-9 * Double(outputs * inputs)
+    let bytes = 1e-9 * Double(outputs * inputs) * [0.5, 2, 4][stored]
+    let one = product(w, compute, m: 1, transposed: false, variant)
+    var line = "\(variant.rawValue) \(name) in \(compute.rawValue)"
+    line +=
+      String(repeating: " ", count: max(0, 28 - line.count)) + column(decimal(flops / one, 0)) + column(decimal(bytes / one, 1))
+    for (m, transposed) in [(32, false), (512, false), (512, true)] {
+      line += column(decimal(flops * Double(m) / product(w, compute, m: m, transposed: transposed, variant), 0))
+    }
+    print(line)
+  }
+}
+openblas_set_num_threads(1)
+var line = "OpenBLAS \(String(cString: openblas_get_corename())) sgemm"
+line += String(repeating: " ", count: max(0, 28 - line.count))
+for m in [1, 0, 32, 512] {
+  if m == 0 {
+    line += column("")
+    continue
+  }
+  let seconds =
+    1
+    / measure(1_000_000_000) {
+      cblas_sgemm(
+        CblasRowMajor, CblasNoTrans, CblasTrans, Int32(m), Int32(outputs), Int32(inputs), 1, x, Int32(inputs), values,
+        Int32(inputs),
+        0, y, Int32(outputs))
+    }
+  line += column(decimal(2e-9 * Double(m * outputs * inputs) / seconds, 0))
+}
+print(line)
