@@ -44,7 +44,7 @@ let package = Package(
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
-    .testTarget(name: "NibbleComputeTests", dependencies: ["NibbleCompute", "TestSupport"]),
+    .testTarget(name: "NibbleComputeTests", dependencies: ["NibbleCompute", "NibbleQuant", "TestSupport"]),
     .testTarget(
       name: "NibbleModelsTests",
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),

@@ -88,7 +88,7 @@ package final class Engine: @unchecked Sendable {
     if usesBLAS(matrix, m) { return Self.blasRun }
     if team.threads == 1 { return max(matrix.outputs, 1) }
     let nanoseconds = max(Double(matrix.bytesPerOutput) / 16, 2 * Double(m) * Double(matrix.inputs) / 200)
-    let step = ProductKernels.step(compute, m, variant: variant)
+    let step = ProductKernels.step(compute, m: m, variant: variant)
     let wanted = min(max(Int(60_000 / max(nanoseconds, 0.1)), 1), ceilDivide(matrix.outputs, team.threads))
     return max(ceilDivide(wanted, step) * step, 1)
   }
@@ -96,9 +96,9 @@ package final class Engine: @unchecked Sendable {
   private func pack(
     _ compute: Compute, _ x: UnsafePointer<Float>, _ m: Int, _ k: Int, _ stride: Int, slot: Int
   ) -> UnsafeRawPointer? {
-    let bytes = scratch.bytes(slot, ProductKernels.packedBytes(compute, m, k, variant: variant))
+    let bytes = scratch.bytes(slot, ProductKernels.packedBytes(compute, m: m, k: k, variant: variant))
     guard let start = bytes.baseAddress else { return nil }
-    ProductKernels.pack(compute, x, m, k, stride: stride, into: start, variant: variant)
+    ProductKernels.pack(compute, x, m: m, k: k, stride: stride, into: start, variant: variant)
     return UnsafeRawPointer(start)
   }
 
@@ -114,9 +114,9 @@ package final class Engine: @unchecked Sendable {
         x, stride, start, columns, transposed: !matrix.isTransposed, product.output + range.lowerBound, product.stride, m: m,
         n: range.count, k: matrix.inputs)
     } else if let packed {
-      ProductKernels.multiply(
-        compute, matrix, packed, m, range, add: false, product.output, stride: product.stride, scratch, slot: Slot.kernel,
-        variant: variant)
+      matrix.multiply(
+        compute, packed, m: m, outputs: range, add: false, into: product.output, stride: product.stride, scratch,
+        slot: Slot.kernel, variant: variant)
     }
   }
 
@@ -138,17 +138,17 @@ package final class Engine: @unchecked Sendable {
     var length = 0
     for (_, term) in all where starts[term.rows] == nil {
       starts[term.rows] = length
-      length += ProductKernels.packedBytes(.f32, term.rows.count, term.a.inputs, variant: variant)
+      length += ProductKernels.packedBytes(.f32, m: term.rows.count, k: term.a.inputs, variant: variant)
     }
     guard let packedRows = scratch.bytes(Slot.packedRows, length).baseAddress else { return [] }
     var done = Set<Range<Int>>()
     for (_, term) in all where done.insert(term.rows).inserted {
       ProductKernels.pack(
-        .f32, x + term.rows.lowerBound * stride, term.rows.count, term.a.inputs, stride: stride,
+        .f32, x + term.rows.lowerBound * stride, m: term.rows.count, k: term.a.inputs, stride: stride,
         into: packedRows + (starts[term.rows] ?? 0), variant: variant)
     }
     let sizes = all.map { $0.term.rows.count * $0.term.a.outputs }
-    let packedSizes = all.map { ProductKernels.packedBytes(.f32, $0.term.rows.count, $0.term.a.outputs, variant: variant) }
+    let packedSizes = all.map { ProductKernels.packedBytes(.f32, m: $0.term.rows.count, k: $0.term.a.outputs, variant: variant) }
     guard let values = scratch.floats(Slot.lowRank, sizes.reduce(0, +)).baseAddress,
       let packed = scratch.bytes(Slot.packedLowRank, packedSizes.reduce(0, +)).baseAddress
     else { return [] }
@@ -166,12 +166,12 @@ package final class Engine: @unchecked Sendable {
     let body = { [variant] (index: Int, scratch: Scratch) in
       let term = all[index].term
       let rank = term.a.outputs
-      ProductKernels.multiply(
-        .f32, term.a, UnsafeRawPointer(packedRows + (starts[term.rows] ?? 0)), term.rows.count, 0..<rank, add: false,
-        places[index], stride: rank, scratch, slot: Slot.kernel, variant: variant)
+      term.a.multiply(
+        .f32, UnsafeRawPointer(packedRows + (starts[term.rows] ?? 0)), m: term.rows.count, outputs: 0..<rank, add: false,
+        into: places[index], stride: rank, scratch, slot: Slot.kernel, variant: variant)
       for i in 0..<sizes[index] { places[index][i] *= term.scale }
       ProductKernels.pack(
-        .f32, places[index], term.rows.count, rank, stride: rank,
+        .f32, places[index], m: term.rows.count, k: rank, stride: rank,
         into: UnsafeMutableRawPointer(mutating: results[index].packed), variant: variant)
     }
     if work > 1 << 18 {
@@ -183,9 +183,9 @@ package final class Engine: @unchecked Sendable {
   }
 
   private func add(_ one: PackedTerm, _ product: Product, _ range: Range<Int>, _ scratch: Scratch) {
-    ProductKernels.multiply(
-      .f32, one.term.b, one.packed, one.term.rows.count, range, add: true,
-      product.output + one.term.rows.lowerBound * product.stride, stride: product.stride, scratch, slot: Slot.kernel,
+    one.term.b.multiply(
+      .f32, one.packed, m: one.term.rows.count, outputs: range, add: true,
+      into: product.output + one.term.rows.lowerBound * product.stride, stride: product.stride, scratch, slot: Slot.kernel,
       variant: variant)
   }
 }

@@ -5,11 +5,12 @@ import NibbleQuant
 /// A weight matrix where it lies: in a mapped file, as codes or plain numbers.
 package struct Matrix: @unchecked Sendable {
   /// Pointers into memory that `owners` keep alive.
-  package let native: nibble_matrix
+  package let view: MatrixView
   /// Whether the layer's weight, [outputs, inputs], is the transpose of what is stored (Conv1D in plain files).
   package let isTransposed: Bool
   private let owners: [AnyObject]
 
+  package var native: nibble_matrix { view.native }
   package var outputs: Int { isTransposed ? native.columns : native.rows }
   package var inputs: Int { isTransposed ? native.rows : native.columns }
   package var isPacked: Bool { native.packed != 0 }
@@ -20,7 +21,7 @@ package struct Matrix: @unchecked Sendable {
   }
 
   init(_ native: nibble_matrix, isTransposed: Bool, owners: [AnyObject]) {
-    self.native = native
+    view = MatrixView(native)
     self.isTransposed = isTransposed
     self.owners = owners
   }
@@ -96,6 +97,27 @@ package struct Matrix: @unchecked Sendable {
     default: return nil
     }
     self.init(native, isTransposed: isTransposed, owners: owners)
+  }
+}
+
+extension Matrix {
+  /// y = x · Wᵀ for some outputs, whichever way the weight is stored.
+  func multiply(
+    _ compute: Compute, _ packed: UnsafeRawPointer, m: Int, outputs: Range<Int>, add: Bool, into y: UnsafeMutablePointer<Float>,
+    stride: Int, _ scratch: Scratch, slot: Int, variant: KernelVariant
+  ) {
+    let bytes = ProductKernels.scratchBytes(compute, view, m: m, count: outputs.count, variant: variant)
+    guard let room = scratch.bytes(slot, bytes).baseAddress else { return }
+    let product = isTransposed ? ProductKernels.multiplyTransposed : ProductKernels.multiply
+    product(compute, view, packed, m, outputs, add, y, stride, room, variant)
+  }
+
+  /// Rows as stored, as float32.
+  package func rows(_ rows: Range<Int>, into out: UnsafeMutablePointer<Float>) { ProductKernels.rows(view, rows, into: out) }
+
+  /// Rows as stored, by number, one after another.
+  package func lookUp(_ indices: [Int], into out: UnsafeMutablePointer<Float>) {
+    for (place, index) in indices.enumerated() { rows(index..<index + 1, into: out + place * native.columns) }
   }
 }
 

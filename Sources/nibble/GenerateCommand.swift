@@ -70,6 +70,8 @@ struct GenerateCommand: ParsableCommand {
     if let prompts { requests = try rows(prompts, open) }
     let results = try writer.run(requests) { _, text in if isStreaming { try show(text) } }
     try report(results, isStreaming: isStreaming)
+    let unknown = results.unknown(tokens.tokenizer)
+    if unknown > 0 { common.warn(["the tokenizer has no text for \(unknown) of the new tokens"]) }
   }
 
   /// Text as it comes.
@@ -176,6 +178,11 @@ struct TextGenerator {
   struct Results {
     var texts: [Text]
     var timing: Generator.Timing
+
+    /// New tokens the tokenizer has no text for: rows a model's vocabulary was padded with.
+    func unknown(_ tokenizer: Tokenizer) -> Int {
+      texts.reduce(0) { $0 + $1.ids.count { tokenizer.token($0) == nil } }
+    }
   }
 
   /// Continues `prompts`.
@@ -198,7 +205,7 @@ struct TextGenerator {
       try onText(row, piece)
     }
     let results = try generator.run(requests, timing: &timing) { row, id in
-      try take(row, watchers[row].feed(try decoders[row].feed(id)))
+      if tokens.tokenizer.token(id) != nil { try take(row, watchers[row].feed(try decoders[row].feed(id))) }
       return watchers[row].isFound
     }
     for row in results.indices {
@@ -221,7 +228,8 @@ struct TextGenerator {
         adapters: request.adapters.map(\.adapter.name), score: score)
       var decoder = tokens.tokenizer.streamingDecoder(skipSpecialTokens: true)
       for id in request.prompt { _ = try decoder.feed(id) }
-      text.text = try watcher.feed(result.ids.map { try decoder.feed($0) }.joined() + decoder.finish()) + watcher.finish()
+      text.text = try watcher.feed(
+        result.ids.filter { tokens.tokenizer.token($0) != nil }.map { try decoder.feed($0) }.joined() + decoder.finish()) + watcher.finish()
       if watcher.isFound { text.reason = .stop }
       return text
     }

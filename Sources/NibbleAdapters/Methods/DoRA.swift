@@ -38,7 +38,7 @@ package enum DoRA {
   /// A small matrix as floats.
   private static func values(_ matrix: Matrix) -> FloatStore {
     let store = FloatStore(count: matrix.outputs * matrix.inputs)
-    if let start = store.values.baseAddress { ProductKernels.rows(matrix, 0..<matrix.native.rows, into: start) }
+    if let start = store.values.baseAddress { matrix.rows(0..<matrix.native.rows, into: start) }
     return store
   }
 
@@ -48,7 +48,7 @@ package enum DoRA {
     let row = FloatStore(count: columns)
     guard let start = row.values.baseAddress else { return squares }
     for index in 0..<w.native.rows {
-      ProductKernels.rows(w, index..<index + 1, into: start)
+      w.rows(index..<index + 1, into: start)
       if w.isTransposed {
         for column in 0..<columns { squares[column] += Double(start[column]) * Double(start[column]) }
       } else {

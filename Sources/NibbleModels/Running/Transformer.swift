@@ -77,7 +77,7 @@ package final class Transformer: @unchecked Sendable {
     for segment in layers.segments where !segment.rows.isEmpty {
       let own = Array(ids[segment.rows])
       let start = x + segment.rows.lowerBound * width
-      ProductKernels.lookUp(segment.matrix(weights.tokens.id, weights.tokens.matrix), own, into: start)
+      segment.matrix(weights.tokens.id, weights.tokens.matrix).lookUp(own, into: start)
       for active in segment.adapters {
         if let term = active.adapter.embeddings[weights.tokens.id] { add(term, active.weight, own, to: start) }
       }
@@ -110,7 +110,7 @@ package final class Transformer: @unchecked Sendable {
 
   private func addRows(of table: Embedding, _ indices: [Int], to x: Floats) {
     let rows = floats(Slot.rows, indices.count * table.width)
-    ProductKernels.lookUp(table.matrix, indices, into: rows)
+    table.matrix.lookUp(indices, into: rows)
     LayerKernels.add(rows, scaledBy: 1, count: indices.count * table.width, to: x)
   }
 
@@ -118,7 +118,7 @@ package final class Transformer: @unchecked Sendable {
     let rank = term.b.inputs
     let width = shape.width
     let rows = floats(Slot.rows, ids.count * (rank + width))
-    ProductKernels.lookUp(term.a, ids, into: rows)
+    term.a.lookUp(ids, into: rows)
     for index in 0..<ids.count * rank { rows[index] *= term.scale * weight }
     let sums = rows + ids.count * rank
     engine.multiply(rows, rows: ids.count, stride: rank, [.init(term.b, sums, stride: width)])

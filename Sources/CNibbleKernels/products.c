@@ -1,0 +1,132 @@
+// Products: which variant, and the blocking that all but the portable one share.
+//
+// A panel of outputs is decoded for a stretch of the sum and multiplied with all rows of x, tile by tile: the tile of x
+// stays in the first cache, the panel in the second. How a sum is cut depends on its length alone, so an output does not
+// depend on the panel it fell into.
+
+#include "products.h"
+
+static const nibble_products *products_of(nibble_variant variant, nibble_compute compute) {
+  if (!nibble_variant_runs(variant)) return NULL;
+  switch (variant) {
+#if defined(__x86_64__)
+    case nibble_avx2: return &nibble_avx2_products[compute];
+    case nibble_avx512bf16:
+      if (compute == nibble_compute_bf16) return &nibble_avx512bf16_product;
+      return &nibble_avx512_products[compute];
+    case nibble_avx512: return &nibble_avx512_products[compute];
+#elif defined(__aarch64__)
+    case nibble_neon: return &nibble_neon_products[compute];
+#endif
+    default: return NULL;
+  }
+}
+
+NIBBLE_INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
+NIBBLE_INLINE size_t rounded_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+NIBBLE_INLINE size_t units_of(const nibble_products *p, size_t k) { return (k + p->pair - 1) / p->pair; }
+NIBBLE_INLINE size_t lanes_of(const nibble_products *p, size_t m) { return rounded_up(m, p->width); }
+
+size_t nibble_packed_bytes(nibble_variant variant, nibble_compute compute, size_t m, size_t k) {
+  const nibble_products *p = products_of(variant, compute);
+  if (!p) return rounded_up(nibble_portable_packed_bytes(m, k), 64);
+  if (m <= p->few) return m * rounded_up(4 * units_of(p, k), 64);
+  return rounded_up(lanes_of(p, m) * units_of(p, k) * 4, 64);
+}
+
+void nibble_pack_rows(nibble_variant variant, nibble_compute compute, const float *x, size_t m, size_t k, size_t stride,
+                      void *packed) {
+  const nibble_products *p = products_of(variant, compute);
+  if (!p) {
+    nibble_portable_pack(compute, x, m, k, stride, packed);
+  } else if (m <= p->few) {
+    p->pack_few(x, m, k, stride, packed);
+  } else {
+    size_t lanes = lanes_of(p, m);
+    for (size_t i = 0; i < m; i += 2 * p->width)
+      p->pack(x + i * stride, least(m - i, 2 * p->width), least(lanes - i, 2 * p->width), k, stride,
+              (char *)packed + 4 * i * units_of(p, k));
+  }
+}
+
+enum { panel_bytes = 4 * nibble_panel * nibble_depth };
+
+size_t nibble_multiply_scratch(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, size_t m,
+                               size_t count) {
+  const nibble_products *p = products_of(variant, compute);
+  (void)count;
+  if (!p) return rounded_up(nibble_portable_scratch(w, m), 64);
+  size_t lanes = least(lanes_of(p, m), nibble_rows_at_once);
+  return panel_bytes + 4 * nibble_panel * lanes;
+}
+
+/// Units u ... u + n - 1 of outputs first ... first + count - 1. What no output needs stays as it is: nothing reads it
+/// but outputs that are never stored.
+static void fill_panel(const nibble_products *p, const nibble_matrix *w, int transposed, size_t first, size_t count, size_t u,
+                       size_t n, uint32_t *panel) {
+  size_t inner = transposed ? w->rows : w->columns, from = u * p->pair, numbers = least(inner - from, n * p->pair);
+  if (!transposed) {
+    for (size_t j = 0; j < count; j++) {
+      uint32_t *out = panel + j * nibble_depth;
+      if (numbers % p->pair) out[n - 1] = 0;
+      p->decode(w, (first + j) * w->columns + from, numbers, out);
+    }
+  } else {
+    for (size_t j = 0; j < n; j++) {
+      size_t row = from + j * p->pair;
+      uint32_t *out = panel + j * nibble_panel;
+      if (p->pair == 1) p->decode(w, row * w->columns + first, count, out);
+      else p->decode_pair(w, row, least(inner - row, 2), first, count, out);
+    }
+  }
+}
+
+static void multiply(const nibble_products *p, const nibble_matrix *w, int transposed, const char *packed, size_t m,
+                     size_t first, size_t count, int add, float *y, size_t stride, void *scratch) {
+  size_t units = units_of(p, transposed ? w->rows : w->columns), lanes = lanes_of(p, m), wide = 2 * p->width;
+  uint32_t *panel = scratch;
+  float *sums = (float *)((char *)scratch + panel_bytes);
+  for (size_t m0 = 0; m0 < m; m0 += nibble_rows_at_once) {
+    size_t end = least(lanes, m0 + nibble_rows_at_once);
+    for (size_t j0 = first; j0 < first + count; j0 += nibble_panel) {
+      size_t outputs = least(first + count - j0, nibble_panel);
+      size_t u = 0;
+      do {
+        size_t n = least(units - u, nibble_depth);
+        fill_panel(p, w, transposed, j0, outputs, u, n, panel);
+        for (size_t i = m0; i < end; i += wide) {
+          size_t across = least(end - i, wide);
+          const char *x = packed + 4 * (i * units + across * u);
+          float *c = sums + (i - m0) * nibble_panel;
+          for (size_t j = 0; j < outputs; j += p->tile)
+            p->tile_product(panel + j * (transposed ? 1 : nibble_depth), transposed, x, n, least(outputs - j, p->tile), across,
+                            u > 0, c + j * across);
+          if (u + n == units) p->store(c, outputs, across, least(m - i, across), add, y + i * stride + j0, stride);
+        }
+        u += n;
+      } while (u < units);
+    }
+  }
+}
+
+void nibble_multiply(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, const void *packed, size_t m,
+                     size_t first, size_t count, int add, float *y, size_t stride, void *scratch) {
+  const nibble_products *p = products_of(variant, compute);
+  if (!p) nibble_portable_multiply(compute, w, packed, m, first, count, add, y, stride, scratch);
+  else if (m <= p->few) p->multiply_few(w, packed, m, first, count, add, y, stride, scratch);
+  else multiply(p, w, 0, packed, m, first, count, add, y, stride, scratch);
+}
+
+void nibble_multiply_transposed(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, const void *packed,
+                                size_t m, size_t first, size_t count, int add, float *dx, size_t stride, void *scratch) {
+  const nibble_products *p = products_of(variant, compute);
+  if (!p) nibble_portable_multiply_transposed(compute, w, packed, m, first, count, add, dx, stride, scratch);
+  else if (m <= p->few) p->multiply_few_transposed(w, packed, m, first, count, add, dx, stride, scratch);
+  else multiply(p, w, 1, packed, m, first, count, add, dx, stride, scratch);
+}
+
+size_t nibble_multiply_step(nibble_variant variant, nibble_compute compute, size_t m) {
+  const nibble_products *p = products_of(variant, compute);
+  return !p || m <= p->few ? 64 : nibble_panel;
+}

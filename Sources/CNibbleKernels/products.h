@@ -1,0 +1,70 @@
+// What the files of products share: how the blocking (products.c) sees a variant.
+//
+// Work is cut into 4-byte units: one float32, or two bfloat16 that are neighbours along the sum. One side of a tile of
+// outputs is numbers of W, each spread over a register; the other is a register of as many rows of x.
+
+#ifndef NIBBLE_PRODUCTS_H
+#define NIBBLE_PRODUCTS_H
+
+#include "internal.h"
+
+enum {
+  nibble_panel = 192,   ///< outputs decoded together; a multiple of every tile and of 64, the usual block
+  nibble_depth = 256,   ///< units of the sum decoded together: 1 KB of each output
+  nibble_rows_at_once = 512  ///< rows of x for which a panel is decoded once
+};
+
+/// One way to compute products. Rows of x come packed: tiles of 2 * `width` rows (the last one perhaps of `width`), each as
+/// [unit][row]; or, up to `few` of them, row by row, each of whole units rounded up to 64 bytes.
+typedef struct {
+  size_t pair;    ///< numbers in a unit: 1 or 2
+  int rounds;     ///< numbers are rounded to bfloat16, whatever holds them
+  size_t width;   ///< floats in a register
+  size_t tile;    ///< outputs of a tile
+  size_t few;
+
+  /// Packs one tile of `rows` rows, the rest of its `lanes` zeros.
+  void (*pack)(const float *x, size_t rows, size_t lanes, size_t k, size_t stride, void *out);
+  /// Numbers of W in a row from `element` on, as panels hold them.
+  void (*decode)(const nibble_matrix *w, size_t element, size_t n, void *out);
+  /// Units of a pair of rows; `rows` is 1 where there is no second. NULL where a unit is one number.
+  void (*decode_pair)(const nibble_matrix *w, size_t row, size_t rows, size_t column, size_t n, uint32_t *out);
+  /// c[output * lanes + row] = or += sums over `units` of panel * x; outputs are `nibble_depth` units apart in the panel,
+  /// or (`along`) units are `nibble_panel` outputs apart.
+  void (*tile_product)(const uint32_t *panel, int along, const void *x, size_t units, size_t outputs, size_t lanes, int add,
+                       float *c);
+  /// y[row * stride + output] = or += c[output * lanes + row].
+  void (*store)(const float *c, size_t outputs, size_t lanes, size_t rows, int add, float *y, size_t stride);
+
+  /// The products of few rows; NULL (and `few` 0) where tiles serve them too.
+  void (*pack_few)(const float *x, size_t rows, size_t k, size_t stride, void *out);
+  void (*multiply_few)(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add, float *y,
+                       size_t stride, void *scratch);
+  void (*multiply_few_transposed)(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add,
+                                  float *dx, size_t stride, void *scratch);
+} nibble_products;
+
+#if defined(__x86_64__)
+extern const nibble_products nibble_avx2_products[2];  // by nibble_compute
+extern const nibble_products nibble_avx512_products[2];
+extern const nibble_products nibble_avx512bf16_product;
+#elif defined(__aarch64__)
+extern const nibble_products nibble_neon_products[2];
+#endif
+
+/// Numbers of W in a row from `element` on, as `number` (f32 or bf16). By the variant's decoders.
+void nibble_matrix_run(const nibble_kernels *kernels, const nibble_matrix *w, size_t element, size_t n, nibble_number number,
+                       void *out);
+
+/// The scales of blocks first ... first + n - 1.
+void nibble_matrix_scales(const nibble_matrix *w, size_t first, size_t n, float *scales);
+
+size_t nibble_portable_packed_bytes(size_t m, size_t k);
+void nibble_portable_pack(nibble_compute compute, const float *x, size_t m, size_t k, size_t stride, void *packed);
+size_t nibble_portable_scratch(const nibble_matrix *w, size_t m);
+void nibble_portable_multiply(nibble_compute compute, const nibble_matrix *w, const void *packed, size_t m, size_t first,
+                              size_t count, int add, float *y, size_t stride, void *scratch);
+void nibble_portable_multiply_transposed(nibble_compute compute, const nibble_matrix *w, const void *packed, size_t m,
+                                         size_t first, size_t count, int add, float *dx, size_t stride, void *scratch);
+
+#endif

@@ -1,0 +1,172 @@
+import Foundation
+import NibbleCore
+import NibbleFormats
+import TestSupport
+import Testing
+
+@Suite("The verbs that run a model")
+struct RunCommandTests {
+  let folder = TemporaryFolder()
+  static let llama = fixture("models/llama")
+  static let adapters = fixture("adapters")
+  static let ids = fixture("forward/decoder_base.safetensors")
+  static let begin = "Once upon a time, there was a little girl"
+
+  func expectOneLine(_ result: Program.Result, _ code: Int32, mentioning words: [String] = []) {
+    #expect(result.signal == nil)
+    #expect(result.code == code, "\(result.errors)")
+    #expect(result.errorLines.count == 1, "\(result.errors)")
+    #expect(result.errors.hasPrefix("nibble: error: "), "\(result.errors)")
+    for word in words { #expect(result.errors.contains(word), "\(result.errors)") }
+  }
+
+  func json(_ arguments: [String]) throws -> JSON {
+    let result = try Program.run(arguments + ["--json"])
+    #expect(result.code == 0, "\(result.errors)")
+    return try JSON.parse(result.output)
+  }
+
+  @Test("generate tells a story, from a folder, a block file and a bitsandbytes folder")
+  func generate() throws {
+    let plain = try json(["generate", "--base", stories, "--prompt", Self.begin, "--max-new-tokens", "47"])
+    #expect(plain["text"]?.string?.hasPrefix(" named Lily. She loved to play outside in the park.") == true)
+    #expect(plain["prompt_tokens"]?.int == 13)
+    #expect(plain["new_tokens"]?.int == 47)
+    #expect(plain["ids"]?.array?.count == 47)
+    #expect((plain["prompt_seconds"]?.double ?? -1) > 0 && (plain["decode_seconds"]?.double ?? -1) > 0)
+    for output in ["s.nbl", "s-bnb"] {
+      let format = output == "s.nbl" ? "nbl" : "bnb"
+      #expect(try Program.run(["quantize", stories, "-o", folder.file(output), "--format", format]).code == 0)
+      #expect(try json(["generate", "--base", folder.file(output), "--prompt", Self.begin])["text"]?.string?.hasPrefix(" named Lily") == true)
+    }
+    // What is shown as it comes is what the document says.
+    let shown = try Program.run(["generate", "--base", stories, "--prompt", Self.begin, "--max-new-tokens", "47"])
+    #expect(shown.output == (plain["text"]?.string ?? "") + "\n")
+  }
+
+  @Test("generate stops at a stop string, and cuts it off")
+  func stop() throws {
+    let result = try json(["generate", "--base", stories, "--prompt", Self.begin, "--stop", "loved", "--stop", "zzz"])
+    #expect(result["text"]?.string == " named Lily. She ")
+    #expect(result["reason"]?.string == "stop")
+  }
+
+  @Test("generate takes rows of prompts, each as if it were alone")
+  func rows() throws {
+    try folder.write("p.jsonl", #"{"prompt": "Once upon a time"}"# + "\n\n" + #"{"prompt": "Tom had a red ball."}"# + "\n")
+    let both = try json(["generate", "--base", stories, "--prompts", folder.file("p.jsonl"), "--max-new-tokens", "20"])
+    let results = try #require(both["results"]?.array)
+    for (row, prompt) in ["Once upon a time", "Tom had a red ball."].enumerated() {
+      let alone = try json(["generate", "--base", stories, "--prompt", prompt, "--max-new-tokens", "20"])
+      #expect(results[row]["text"] == alone["text"])
+    }
+  }
+
+  @Test("generate by beams says what they scored")
+  func beams() throws {
+    let result = try json(["generate", "--base", stories, "--prompt", "One day", "--num-beams", "3", "--max-new-tokens", "12"])
+    #expect((result["score"]?.double ?? 0) < 0)
+    #expect(result["new_tokens"]?.int == 12)
+  }
+
+  @Test("evaluate gives the perplexity of both forms, and how far they are apart")
+  func evaluate() throws {
+    #expect(try Program.run(["quantize", stories, "-o", folder.file("s.nbl")]).code == 0)
+    let data = fixture("stories.txt")
+    let plain = try json(["evaluate", "--base", stories, "--task", "perplexity", "--data", data])
+    let packed = try json(["evaluate", "--base", folder.file("s.nbl"), "--data", data, "--compare-to", stories])
+    #expect(abs((plain["perplexity"]?.double ?? 0) - 4.12) < 0.02)
+    #expect(abs((packed["perplexity"]?.double ?? 0) - 4.56) < 0.02)
+    #expect(packed["compared_to"]?["perplexity"] == plain["perplexity"])
+    let same = try json(["evaluate", "--base", stories, "--data", data, "--compare-to", stories])
+    #expect((same["compared_to"]?["kl_divergence"]?.double ?? 1) < 1e-9)
+    #expect(same["compared_to"]?["top1_agreement"]?.double == 1)
+    let whole = try json(["evaluate", "--base", stories, "--data", data, "--context", "64", "--stride", "32", "--windows", "whole"])
+    #expect(whole["unscored_tokens"]?.int == 0)
+    let first = try Program.run(["evaluate", "--base", stories, "--data", data, "--context", "64"])
+    #expect(first.errors.contains("were not scored"))
+  }
+
+  @Test("forward writes what a pass gives, adapters on")
+  func forward() throws {
+    let out = folder.file("o.safetensors")
+    let result = try json(["forward", "--base", Self.llama, "--adapter", Self.adapters + "/dec_rslora", "--ids", Self.ids, "-o", out])
+    #expect((result["loss"]?.double ?? 0) > 0)
+    let written = try TensorFile(out)
+    let expected = try TensorFile(fixture("adapters/logits.safetensors"))
+    let a = try written.floats(#require(written.tensor("logits")))
+    let b = try expected.floats(#require(expected.tensor("dec_rslora")))
+    #expect(zip(a, b).allSatisfy { abs($0 - $1) <= 5e-5 } && a.count == b.count)
+    expectOneLine(try Program.run(["forward", "--base", Self.llama, "--ids", Self.ids, "-o", out]), 2, mentioning: ["--force"])
+  }
+
+  @Test("adapters are chosen by name")
+  func use() throws {
+    let base = ["generate", "--base", Self.llama, "--tokenizer", stories, "--prompt", "One day"]
+    // The tokenizer's ids do not all lie in this small vocabulary.
+    expectOneLine(try Program.run(base), 3, mentioning: ["vocabulary"])
+  }
+
+  static let wrong: [([String], Int32)] = [
+    (["generate", "--base", stories], 2), (["generate", "--base", stories, "--prompt", "a", "--interactive"], 2),
+    (["generate", "--base", "/nowhere", "--prompt", "a"], 3), (["generate", "--base", fixture("adapters/dec_dora"), "--prompt", "a"], 3),
+    (["generate", "--base", stories, "--prompt", "a", "--temperature", "-1"], 2),
+    (["generate", "--base", stories, "--prompt", "a", "--top-p", "0"], 2),
+    (["generate", "--base", stories, "--prompt", "a", "--max-new-tokens", "600"], 2),
+    (["generate", "--base", stories, "--prompt", "a", "--num-beams", "2", "--temperature", "1"], 2),
+    (["generate", "--base", stories, "--prompt", "a", "--use", "x"], 2),
+    (["generate", "--base", stories, "--prompt", "a", "--adapter", "/nowhere"], 3),
+    (["generate", "--base", stories, "--prompt", "a", "--adapter", "x=" + fixture("adapters/dec_dora")], 5),
+    (["generate", "--base", stories, "--prompt", "a", "--adapter", fixture("models/llama")], 3),
+    (["generate", "--base", stories, "--prompt", "a", "--compute-dtype", "fp16"], 2),
+    (["generate", "--base", fixture("models/llama"), "--prompt", "a"], 3),
+    (["generate", "--base", fixture("models/roberta"), "--prompt", "a", "--tokenizer", stories], 3),
+    (["generate", "--base", stories, "--prompts", "/nowhere"], 3),
+    (["evaluate", "--base", stories, "--data", "/nowhere"], 3),
+    (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--task", "poetry"], 2),
+    (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--context", "1"], 2),
+    (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--context", "513"], 2),
+    (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--stride", "0"], 2),
+    (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--compare-to", fixture("models/llama")], 3),
+    (["evaluate", "--base", stories, "--data", fixture("stories260K/model.safetensors")], 3),
+    (["forward", "--base", stories, "--ids", "/nowhere", "-o", "/tmp/nibble-x.safetensors"], 3),
+    (["forward", "--base", stories, "--ids", fixture("stories260K/model.safetensors"), "-o", "/tmp/nibble-x.safetensors"], 3),
+    (["forward", "--base", fixture("stories260K/model.safetensors"), "--ids", ids, "-o", "/tmp/nibble-x.safetensors"], 3),
+    (["forward", "--base", stories, "--ids", ids, "-o", "/tmp/nibble-x.bin"], 2),
+    (["forward", "--base", stories, "--ids", ids, "-o", "/nowhere/x.safetensors"], 7),
+  ]
+
+  @Test("what is wrong is said in one line, with the documented code", arguments: wrong)
+  func errors(arguments: [String], code: Int32) throws {
+    expectOneLine(try Program.run(arguments), code)
+    #expect(!FileManager.default.fileExists(atPath: "/tmp/nibble-x.safetensors"))
+  }
+
+  @Test("inputs that do not fit a pass are refused")
+  func badInputs() throws {
+    func run(_ build: (inout SafetensorsBuilder) -> Void) throws -> Program.Result {
+      var builder = SafetensorsBuilder()
+      build(&builder)
+      let path = try folder.write("in.safetensors", builder.bytes)
+      return try Program.run(["forward", "--base", Self.llama, "--ids", path, "-o", folder.file("out.safetensors")])
+    }
+    func int64s(_ values: [Int64]) -> [UInt8] { values.flatMap { value in (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } } }
+    expectOneLine(try run { $0.add("input_ids", "I64", [1, 2], int64s([1, 256])) }, 3, mentioning: ["256"])
+    expectOneLine(try run { $0.add("input_ids", "I64", [1, 2], int64s([1, -5])) }, 3)
+    expectOneLine(try run { $0.add("input_ids", "I64", [2], int64s([1, 5])) }, 3)
+    expectOneLine(try run { $0.add("input_ids", [1, 2], [1, 5]) }, 3, mentioning: ["F32"])
+    expectOneLine(try run { $0.add("input_ids", "I64", [1, 0], []) }, 3)
+    expectOneLine(try run { $0.add("input_ids", "I64", [1, 200], int64s(Array(repeating: 1, count: 200))) }, 3, mentioning: ["context"])
+    expectOneLine(
+      try run {
+        $0.add("input_ids", "I64", [1, 2], int64s([1, 5]))
+        $0.add("labels", "I64", [1, 2], int64s([1, 999]))
+      }, 3, mentioning: ["999"])
+    expectOneLine(
+      try run {
+        $0.add("input_ids", "I64", [1, 2], int64s([1, 5]))
+        $0.add("attention_mask", "I64", [1, 1], int64s([1]))
+      }, 3)
+    #expect(folder.contents == ["in.safetensors"])
+  }
+}
