@@ -65,7 +65,21 @@ AVX2 static void decode_rounded(const nibble_matrix *w, size_t element, size_t n
   for (size_t i = 0; i < n; i++) x[i] = nibble_from_bf16(nibble_to_bf16(x[i]));
 }
 
+#define VEC_FMA(w, x, c) _mm256_fmadd_ps(w, x, c)
+#define VEC_PART(p, n) part_of(p, n)
+#define VEC_FILL(f) _mm256_set1_ps(f)
+#define KERNELS &nibble_avx2_kernels
+#define FEW_DECODE(w, element, n, out) decode(w, element, n, out)
+#define ROW(m, few, j, sums) row_of_any(m, few, j, sums)
+
+AVX2_INLINE __m256 part_of(const float *p, size_t n) {
+  float part[8] = {0};
+  memcpy(part, p, 4 * n);
+  return _mm256_loadu_ps(part);
+}
+
 #include "products_loops.h"
+#include "few_loops.h"
 
 AVX2 static void pack_exact(const float *x, size_t rows, size_t lanes, size_t k, size_t stride, void *packed) {
   pack_loop(0, x, rows, lanes, k, stride, packed);
@@ -75,11 +89,15 @@ AVX2 static void pack_rounded(const float *x, size_t rows, size_t lanes, size_t 
   pack_loop(1, x, rows, lanes, k, stride, packed);
 }
 
+const nibble_few_products nibble_avx2_few = {
+    .packed_bytes = few_packed_bytes, .pack = few_pack, .scratch = few_scratch, .multiply = few_multiply,
+    .multiply_transposed = few_transposed};
+
 const nibble_products nibble_avx2_products[2] = {
     {.pair = 1, .width = WIDTH, .tile = TILE, .pack = pack_exact, .decode = decode, .tile_product = tile_product,
-     .store = store},
-    {.pair = 1, .rounds = 1, .width = WIDTH, .tile = TILE, .pack = pack_rounded, .decode = decode_rounded,
-     .tile_product = tile_product, .store = store},
+     .store = store, .few = &nibble_avx2_few},
+    {.pair = 1, .width = WIDTH, .tile = TILE, .pack = pack_rounded, .decode = decode_rounded,
+     .tile_product = tile_product, .store = store, .few = &nibble_avx2_few},
 };
 
 #endif

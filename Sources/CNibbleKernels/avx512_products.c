@@ -2,7 +2,7 @@
 
 #if defined(__x86_64__)
 
-#include "avx512_products.h"
+#include "avx512_lookup.h"
 
 #define TARGET AVX512
 #define PAIR 1
@@ -11,13 +11,11 @@
 #define VEC_ROUND(v) round_bf16(v)
 
 AVX512 static void decode(const nibble_matrix *w, size_t element, size_t n, void *out) {
-  nibble_matrix_run(&nibble_avx512_kernels, w, element, n, nibble_f32, out);
+  decode_floats(0, w, element, n, out);
 }
 
 AVX512 static void decode_rounded(const nibble_matrix *w, size_t element, size_t n, void *out) {
-  float *x = out;
-  decode(w, element, n, out);
-  for (size_t i = 0; i < n; i++) x[i] = nibble_from_bf16(nibble_to_bf16(x[i]));
+  decode_floats(1, w, element, n, out);
 }
 
 #include "products_loops.h"
@@ -32,9 +30,9 @@ AVX512 static void pack_rounded(const float *x, size_t rows, size_t lanes, size_
 
 const nibble_products nibble_avx512_products[2] = {
     {.pair = 1, .width = WIDTH, .tile = TILE, .pack = pack_exact, .decode = decode, .tile_product = tile_product,
-     .store = store},
-    {.pair = 1, .rounds = 1, .width = WIDTH, .tile = TILE, .pack = pack_rounded, .decode = decode_rounded,
-     .tile_product = tile_product, .store = store},
+     .store = store, .few = &nibble_avx512_few},
+    {.pair = 1, .width = WIDTH, .tile = TILE, .pack = pack_rounded, .decode = decode_rounded, .tile_product = tile_product,
+     .store = store, .few = &nibble_avx512_few},
 };
 
 #endif

@@ -31,7 +31,7 @@ NIBBLE_INLINE size_t lanes_of(const nibble_products *p, size_t m) { return round
 size_t nibble_packed_bytes(nibble_variant variant, nibble_compute compute, size_t m, size_t k) {
   const nibble_products *p = products_of(variant, compute);
   if (!p) return rounded_up(nibble_portable_packed_bytes(m, k), 64);
-  if (m <= p->few) return m * rounded_up(4 * units_of(p, k), 64);
+  if (m <= nibble_few) return p->few->packed_bytes(m, k);
   return rounded_up(lanes_of(p, m) * units_of(p, k) * 4, 64);
 }
 
@@ -40,8 +40,8 @@ void nibble_pack_rows(nibble_variant variant, nibble_compute compute, const floa
   const nibble_products *p = products_of(variant, compute);
   if (!p) {
     nibble_portable_pack(compute, x, m, k, stride, packed);
-  } else if (m <= p->few) {
-    p->pack_few(x, m, k, stride, packed);
+  } else if (m <= nibble_few) {
+    p->few->pack(x, m, k, stride, packed);
   } else {
     size_t lanes = lanes_of(p, m);
     for (size_t i = 0; i < m; i += 2 * p->width)
@@ -55,8 +55,8 @@ enum { panel_bytes = 4 * nibble_panel * nibble_depth };
 size_t nibble_multiply_scratch(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, size_t m,
                                size_t count) {
   const nibble_products *p = products_of(variant, compute);
-  (void)count;
   if (!p) return rounded_up(nibble_portable_scratch(w, m), 64);
+  if (m <= nibble_few) return rounded_up(p->few->scratch(w, m, count), 64);
   size_t lanes = least(lanes_of(p, m), nibble_rows_at_once);
   return panel_bytes + 4 * nibble_panel * lanes;
 }
@@ -114,7 +114,7 @@ void nibble_multiply(nibble_variant variant, nibble_compute compute, const nibbl
                      size_t first, size_t count, int add, float *y, size_t stride, void *scratch) {
   const nibble_products *p = products_of(variant, compute);
   if (!p) nibble_portable_multiply(compute, w, packed, m, first, count, add, y, stride, scratch);
-  else if (m <= p->few) p->multiply_few(w, packed, m, first, count, add, y, stride, scratch);
+  else if (m <= nibble_few) p->few->multiply(w, packed, m, first, count, add, y, stride, scratch);
   else multiply(p, w, 0, packed, m, first, count, add, y, stride, scratch);
 }
 
@@ -122,11 +122,11 @@ void nibble_multiply_transposed(nibble_variant variant, nibble_compute compute, 
                                 size_t m, size_t first, size_t count, int add, float *dx, size_t stride, void *scratch) {
   const nibble_products *p = products_of(variant, compute);
   if (!p) nibble_portable_multiply_transposed(compute, w, packed, m, first, count, add, dx, stride, scratch);
-  else if (m <= p->few) p->multiply_few_transposed(w, packed, m, first, count, add, dx, stride, scratch);
+  else if (m <= nibble_few) p->few->multiply_transposed(w, packed, m, first, count, add, dx, stride, scratch);
   else multiply(p, w, 1, packed, m, first, count, add, dx, stride, scratch);
 }
 
 size_t nibble_multiply_step(nibble_variant variant, nibble_compute compute, size_t m) {
   const nibble_products *p = products_of(variant, compute);
-  return !p || m <= p->few ? 64 : nibble_panel;
+  return !p || m <= nibble_few ? 64 : nibble_panel;
 }

@@ -14,14 +14,26 @@ enum {
   nibble_rows_at_once = 512  ///< rows of x for which a panel is decoded once
 };
 
-/// One way to compute products. Rows of x come packed: tiles of 2 * `width` rows (the last one perhaps of `width`), each as
-/// [unit][row]; or, up to `few` of them, row by row, each of whole units rounded up to 64 bytes.
+/// Products of few rows of x, where reading W is the work: every weight is used as soon as it is decoded. Entries are as in
+/// CNibbleProducts.h.
 typedef struct {
-  size_t pair;    ///< numbers in a unit: 1 or 2
-  int rounds;     ///< numbers are rounded to bfloat16, whatever holds them
-  size_t width;   ///< floats in a register
-  size_t tile;    ///< outputs of a tile
-  size_t few;
+  size_t (*packed_bytes)(size_t m, size_t k);
+  void (*pack)(const float *x, size_t m, size_t k, size_t stride, void *packed);
+  size_t (*scratch)(const nibble_matrix *w, size_t m, size_t count);
+  void (*multiply)(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add, float *y,
+                   size_t stride, void *scratch);
+  void (*multiply_transposed)(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add,
+                              float *dx, size_t stride, void *scratch);
+} nibble_few_products;
+
+enum { nibble_few = 8 };  ///< rows of x that count as few
+
+/// Products of many rows. Rows of x come packed: tiles of 2 * `width` rows (the last one perhaps of `width`), each as
+/// [unit][row].
+typedef struct {
+  size_t pair;   ///< numbers in a unit: 1 or 2
+  size_t width;  ///< floats in a register
+  size_t tile;   ///< outputs of a tile
 
   /// Packs one tile of `rows` rows, the rest of its `lanes` zeros.
   void (*pack)(const float *x, size_t rows, size_t lanes, size_t k, size_t stride, void *out);
@@ -36,20 +48,17 @@ typedef struct {
   /// y[row * stride + output] = or += c[output * lanes + row].
   void (*store)(const float *c, size_t outputs, size_t lanes, size_t rows, int add, float *y, size_t stride);
 
-  /// The products of few rows; NULL (and `few` 0) where tiles serve them too.
-  void (*pack_few)(const float *x, size_t rows, size_t k, size_t stride, void *out);
-  void (*multiply_few)(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add, float *y,
-                       size_t stride, void *scratch);
-  void (*multiply_few_transposed)(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add,
-                                  float *dx, size_t stride, void *scratch);
+  const nibble_few_products *few;
 } nibble_products;
 
 #if defined(__x86_64__)
 extern const nibble_products nibble_avx2_products[2];  // by nibble_compute
 extern const nibble_products nibble_avx512_products[2];
 extern const nibble_products nibble_avx512bf16_product;
+extern const nibble_few_products nibble_avx2_few, nibble_avx512_few, nibble_avx512bf16_few;
 #elif defined(__aarch64__)
 extern const nibble_products nibble_neon_products[2];
+extern const nibble_few_products nibble_neon_few;
 #endif
 
 /// Numbers of W in a row from `element` on, as `number` (f32 or bf16). By the variant's decoders.

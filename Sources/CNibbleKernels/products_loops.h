@@ -10,7 +10,9 @@
 
 #include "products.h"
 
+#ifndef TARGET_INLINE
 #define TARGET_INLINE static inline __attribute__((always_inline)) TARGET
+#endif
 
 /// Rows of outputs and registers of rows of x are constants here: the sums stay in registers.
 TARGET_INLINE void tile_loop(const int rows, const int across, const size_t row, const size_t unit, const uint32_t *panel,

@@ -80,7 +80,7 @@ public struct AdapterFile: Sendable {
         guard !own.contains(".lora_"), !own.contains(".trainable_tokens") else {
           throw mismatch("tensor \(quoted(name)): no part of an adapter nibble knows")
         }
-        replacements.append((own.replacing(".base_layer.", with: "."), tensor))
+        try replace(own, by: tensor)
         continue
       }
       let path = ByteName(String(own.dropLast(suffix.utf8.count)))
@@ -91,6 +91,22 @@ public struct AdapterFile: Sendable {
       try module(path.text, parts[path] ?? Parts(), isEmbedding: embeddings.contains(path))
     }
     guard !modules.isEmpty || !replacements.isEmpty else { throw mismatch("it holds no tensors") }
+  }
+
+  /// Takes note of a parameter trained whole.
+  ///
+  /// With `bias="all"` PEFT writes the biases of modules trained whole three times: under their own names, under
+  /// `modules_to_save`, and as they were before (`original_module`), which counts for nothing.
+  private mutating func replace(_ own: String, by tensor: StoredTensor) throws {
+    if own.contains(".original_module.") { return }
+    let name = [".base_layer.", ".modules_to_save.default.", ".modules_to_save."].reduce(own) { $0.replacing($1, with: ".") }
+    guard let other = replacements.first(where: { ByteName($0.name) == ByteName(name) }) else {
+      replacements.append((name, tensor))
+      return
+    }
+    guard tensor.shape == other.tensor.shape, try mapped.floats(tensor) == mapped.floats(other.tensor) else {
+      throw mismatch("\(quoted(name)) is in it twice, with different values")
+    }
   }
 
   static let prefix = "base_model.model."

@@ -51,8 +51,10 @@ public final class Model: @unchecked Sendable {
 
   package var shape: TransformerShape { transformer.shape }
 
-  /// Every linear layer, in the order of the pass, the head's last.
-  package var linears: [Linear] {
+  /// Every linear layer, in the order of the pass, then those no pass uses.
+  package var linears: [Linear] { usedLinears + transformer.weights.idle }
+
+  private var usedLinears: [Linear] {
     let weights = transformer.weights
     let layers = weights.layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] + $0.up + [$0.down] }
     switch weights.head {

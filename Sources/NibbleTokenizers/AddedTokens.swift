@@ -24,6 +24,8 @@ struct AddedTokens: Sendable {
   private var original = TokenTrie()
   private var normalized = TokenTrie()
   private(set) var specialIDs: Set<Int> = []
+  /// Tokens that the normalizer changes: Hugging Face's library decodes them as they are looked for.
+  private(set) var respelled: [Int: [UInt8]] = [:]
 
   var isEmpty: Bool { all.isEmpty }
 
@@ -36,7 +38,9 @@ struct AddedTokens: Sendable {
       if token.isSpecial { specialIDs.insert(token.id) }
       all.append(token)
       if token.isNormalized {
-        try normalized.insert(normalize(token.text), all.count - 1, place: place)
+        let text = try normalize(token.text)
+        if text != token.text { respelled[token.id] = text }
+        try normalized.insert(text, all.count - 1, place: place)
       } else {
         try original.insert(token.text, all.count - 1, place: place)
       }
@@ -70,7 +74,8 @@ struct AddedTokens: Sendable {
         if token.stripsRight { while let after = spaceEnd(after: to, in: text) { to = after } }
         if last < from { parts.append(.text(last..<from)) }
         parts.append(.token(token.id))
-        last = max(to, last)
+        // A token found within the white space that another took along takes its place again.
+        last = to
       }
       if last < text.count { parts.append(.text(last..<text.count)) }
     }

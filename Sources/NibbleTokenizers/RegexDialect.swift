@@ -141,11 +141,7 @@ struct RegexDialect {
       case "\\": result += try escape(inClass: true)
       case "[":
         guard follows("[:") else { throw refused("a set within a set") }
-        while let inner = next {
-          at += 1
-          result.unicodeScalars.append(inner)
-          if inner == "]" { break }
-        }
+        result += try posixSet()
       case "&" where follows("&&"): throw refused("'&&'")
       default:
         at += 1
@@ -154,6 +150,19 @@ struct RegexDialect {
       isFirst = false
     }
     throw refused("a set without its end")
+  }
+
+  /// `[:alpha:]` within a set.
+  private mutating func posixSet() throws -> String {
+    at += 2
+    var name = ""
+    while let scalar = next, scalar.properties.isLowercase {
+      name.unicodeScalars.append(scalar)
+      at += 1
+    }
+    guard follows(":]"), let members = RegexSets.posix(name) else { throw refused("the set [:\(name)…") }
+    at += 2
+    return members
   }
 
   private mutating func escape(inClass: Bool) throws -> String {
@@ -165,7 +174,8 @@ struct RegexDialect {
     case "s": return set(RegexSets.space)
     // Inside a set nothing can be taken away again; U+180E is the one that PCRE2 counts as space and others do not.
     case "S": return inClass ? "\\S\\x{180E}" : set(RegexSets.space, not: true)
-    case "w": return set(RegexSets.word(origin))
+    // Oniguruma takes ², ³, ¹ and the fractions for word characters, but not within a set.
+    case "w": return set(RegexSets.word(inClass && origin == .oniguruma ? nil : origin))
     case "W":
       if inClass { throw refused("'\\W' in a set") }
       return set(RegexSets.word(origin), not: true)

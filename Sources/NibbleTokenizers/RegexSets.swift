@@ -5,8 +5,13 @@ enum RegexSets {
     "\\x09-\\x0D\\x20\\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}"
 
   /// `\w`: alphabetic characters, marks, decimal digits, connectors, and what each engine adds of its own.
-  static func word(_ origin: RegexDialect.Origin) -> String {
-    let own = origin == .oniguruma ? "\\xB2\\xB3\\xB9\\xBC-\\xBE" : "\\x{200C}\\x{200D}"
+  static func word(_ origin: RegexDialect.Origin?) -> String {
+    let own =
+      switch origin {
+      case .oniguruma: "\\xB2\\xB3\\xB9\\xBC-\\xBE"
+      case .rust: "\\x{200C}\\x{200D}"
+      case nil: ""
+      }
     return "\\p{Alphabetic}\(category("M"))\(category("Nd"))\\p{Pc}\(newer("L"))\(own)"
   }
 
@@ -15,7 +20,9 @@ enum RegexSets {
   /// The members of what `property` names in PCRE2.
   static func members(_ property: String) -> String {
     if property == "sc:Han" { return "\\p{sc:Han}" + newerHan }
-    if property == "Alphabetic" { return "\\p{Alphabetic}" + newer("L") }
+    if property == "Alphabetic" {
+      return "\\p{Alphabetic}\\x{363}-\\x{36F}\\x{C04}\\x{F82}\\x{F83}\\x{1DD3}-\\x{1DE6}\\x{11080}\\x{11081}" + newer("L")
+    }
     return category(property)
   }
 
@@ -26,6 +33,22 @@ enum RegexSets {
     if let binary = binaries[plain] { return binary }
     guard !plain.isEmpty, plain.allSatisfy({ $0.isASCII && $0.isLetter }) else { return nil }
     return "sc:" + (plain == "han" ? "Han" : plain)
+  }
+
+  /// What Oniguruma means by `[:name:]`.
+  static func posix(_ name: String) -> String? {
+    switch name {
+    case "alpha": members("Alphabetic")
+    case "digit": category("Nd")
+    case "alnum": members("Alphabetic") + category("Nd")
+    case "upper": "\\p{Uppercase}"
+    case "lower": "\\p{Lowercase}"
+    case "punct": category("P") + category("S")
+    case "space": space
+    case "xdigit": "0-9A-Fa-f"
+    case "word": word(nil)
+    default: nil
+    }
   }
 
   private static let binaries = [

@@ -5,7 +5,8 @@ import NibbleCore
 final class SentencePieceModel: @unchecked Sendable {
   // The library's processor is read only once loaded.
   private let model: OpaquePointer
-  private let wordsAreApart: Bool
+  /// Where a text can be encoded word by word: whether each piece starts with a space. Nil where it cannot.
+  private let startsWord: [Bool]?
   private let shelf = ScratchShelf()
 
   /// - Parameter file: what was read of `bytes`
@@ -15,71 +16,61 @@ final class SentencePieceModel: @unchecked Sendable {
       throw NibbleError.badInput("\(place): \(Self.text(reason))")
     }
     self.model = model
-    wordsAreApart = Self.wordsAreApart(file)
+    startsWord = file.wordsAreApart ? file.pieces.map { $0.text.starts(with: SentencePieceText.space) } : nil
   }
 
   deinit { nibble_sentencepiece_close(model) }
 
-  /// Whether a text can be encoded word by word: nothing is normalized, the library itself puts a space in front, and
-  /// no piece goes on over a space, so that no merge does.
-  private static func wordsAreApart(_ file: SentencePieceFile) -> Bool {
-    guard file.isBytePairs, file.addsDummyPrefix, !file.removesExtraSpaces, file.escapesSpaces, !file.hasCharacterMap,
-      !file.treatsSpaceAsSuffix
-    else { return false }
-    let space = SentencePieceText.space
-    return file.pieces.allSatisfy { piece in
-      switch piece.kind {
-      case .normal:
-        var rest = piece.text[...]
-        while rest.starts(with: space) { rest.removeFirst(space.count) }
-        return !Self.contains(rest, space)
-      // These are found in the text before anything is merged.
-      case .userDefined, .unused: return false
-      default: return true
-      }
-    }
-  }
-
-  private static func contains(_ text: ArraySlice<UInt8>, _ part: [UInt8]) -> Bool {
-    text.indices.contains { text[$0...].starts(with: part) }
-  }
-
   /// The ids of `text`, without a beginning or an end.
   func encode(_ text: [UInt8]) throws -> [UInt32] {
-    guard wordsAreApart else { return try text.withUnsafeBufferPointer { try encodeWhole($0) } }
-    var ids: [UInt32] = []
-    ids.reserveCapacity(text.count / 3)
-    try shelf.use { scratch in
-      try text.withUnsafeBufferPointer { text in
-        // Each word with the spaces before it, but for the last of them, which the library adds.
-        var start = 0
-        while start < text.count {
-          var end = start
-          while end < text.count, isSpace(text, end) { end += spaceLength(text, end) }
-          while end < text.count, !isSpace(text, end) { end += 1 }
-          // A last space cannot go alone: the library makes nothing of an empty text.
-          if end < text.count, end + spaceLength(text, end) == text.count { end = text.count }
-          let word = UnsafeBufferPointer(rebasing: text[start..<end])
-          let isShort = word.count <= WordCache.maximumWord && !word.isEmpty
-          let key = isShort ? hash(of: word) : 0
-          if !(isShort && scratch.cache.append(word, hash: key, to: &ids)) {
-            let before = ids.count
-            ids.append(contentsOf: try encodeWhole(word))
-            if isShort { scratch.cache.set(word, hash: key, to: ids[before...]) }
+    try text.withUnsafeBufferPointer { text in
+      guard startsWord != nil else { return try encodeWhole(text) }
+      var ids: [UInt32] = []
+      ids.reserveCapacity(text.count / 3)
+      return try shelf.use { scratch in
+        var words = SpacedWords(text)
+        var block: [UnsafeBufferPointer<UInt8>] = []
+        repeat {
+          try Interrupt.check()
+          block.removeAll(keepingCapacity: true)
+          while block.count < 4096, let word = words.next() { block.append(word) }
+          try learn(block, &scratch.cache)
+          for word in block {
+            let isShort = word.count <= WordCache.maximumWord
+            if !(isShort && scratch.cache.append(word, hash: hash(of: word), to: &ids)) {
+              ids.append(contentsOf: try encodeWhole(word))
+            }
           }
-          start = end
-          if start < text.count { start += spaceLength(text, start) }
-        }
+        } while !block.isEmpty
+        return ids
       }
     }
-    return ids
   }
 
-  private func isSpace(_ text: UnsafeBufferPointer<UInt8>, _ at: Int) -> Bool {
-    text[at] == UInt8(ascii: " ") || text[at] == 0xE2 && at + 2 < text.count && text[at + 1] == 0x96 && text[at + 2] == 0x81
+  /// Encodes those of `words` that are not in the cache yet, all at once: a call of the library costs more than a word.
+  private func learn(_ words: [UnsafeBufferPointer<UInt8>], _ cache: inout WordCache) throws {
+    guard let startsWord else { return }
+    var fresh: [UnsafeBufferPointer<UInt8>] = []
+    var seen = ByteTable()
+    var joined: [UInt8] = []
+    var ignored: [UInt32] = []
+    for word in words where word.count <= WordCache.maximumWord {
+      ignored.removeAll(keepingCapacity: true)
+      if cache.append(word, hash: hash(of: word), to: &ignored) || SpacedWords.hasSpace(word) { continue }
+      if seen.insert(word, 0) != nil { continue }
+      if !joined.isEmpty { joined.append(UInt8(ascii: " ")) }
+      joined.append(contentsOf: word)
+      fresh.append(word)
+    }
+    let ids = try joined.withUnsafeBufferPointer { try encodeWhole($0) }
+    let starts = ids.indices.filter { Int(ids[$0]) < startsWord.count && startsWord[Int(ids[$0])] }
+    // Each word must have begun with its space; if that does not come out, they go one by one.
+    guard starts.count == fresh.count, starts.first == 0 || fresh.isEmpty else { return }
+    for (index, word) in fresh.enumerated() {
+      let end = index + 1 < starts.count ? starts[index + 1] : ids.count
+      cache.set(word, hash: hash(of: word), to: ids[starts[index]..<end])
+    }
   }
-
-  private func spaceLength(_ text: UnsafeBufferPointer<UInt8>, _ at: Int) -> Int { text[at] == UInt8(ascii: " ") ? 1 : 3 }
 
   private func encodeWhole(_ text: UnsafeBufferPointer<UInt8>) throws -> [UInt32] {
     var reason = [CChar](repeating: 0, count: 300)

@@ -18,6 +18,7 @@ public struct Tokenizer: Sendable {
   /// Every token as its file spells it.
   let vocabulary: Vocabulary
   private let specialIDs: Set<Int>
+  private let respelled: [Int: [UInt8]]
   /// Where it was read from, for messages.
   let place: String
   /// The tokens that models give a meaning to.
@@ -45,6 +46,7 @@ public struct Tokenizer: Sendable {
     decodeSteps = parts.decodeSteps
     vocabulary = parts.vocabulary
     specialIDs = parts.specialIDs
+    respelled = if case .pipeline(let pipeline) = parts.engine { pipeline.added.respelled } else { [:] }
     self.special = special
     self.source = source
     self.place = place
@@ -104,7 +106,7 @@ public struct Tokenizer: Sendable {
     StreamingDecoder(self, skipsSpecialTokens: skipSpecialTokens)
   }
 
-  func bytesForDecoding(_ id: Int) -> [UInt8]? { vocabulary[id] }
+  func bytesForDecoding(_ id: Int) -> [UInt8]? { respelled[id] ?? vocabulary[id] }
 
   func noSuchID(_ id: Int) -> NibbleError {
     .badInput(

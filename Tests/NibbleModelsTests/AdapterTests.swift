@@ -128,4 +128,58 @@ struct AdapterTests {
     #expect(error?.kind == kind)
     #expect(error?.message.contains(word) == true, "\(error?.message ?? "")")
   }
+
+  /// A LoRA adapter of rank 2 on one layer of the tiny RoBERTa, and whatever else a test wants in it.
+  static func roberta(_ config: String = "", _ more: (inout SafetensorsBuilder) -> Void) throws -> AdapterFile {
+    let folder = TemporaryFolder()
+    var builder = SafetensorsBuilder()
+    let query = "base_model.model.roberta.encoder.layer.0.attention.self.query"
+    builder.add(random: query + ".lora_A.weight", [2, 64])
+    builder.add(random: query + ".lora_B.weight", [64, 2])
+    more(&builder)
+    try folder.write("adapter_model.safetensors", builder.bytes)
+    try folder.write("adapter_config.json", #"{"peft_type": "LORA", "r": 2, "lora_alpha": 4\#(config)}"#)
+    let file = try AdapterFile.open(folder.path)
+    return withExtendedLifetime(folder) { file }
+  }
+
+  @Test("PEFT's copies of biases of modules trained whole count once, and those of before not at all")
+  func copies() throws {
+    let bias = "base_model.model.classifier"
+    func file(_ second: Float) throws -> AdapterFile {
+      try Self.roberta {
+        $0.add(bias + ".dense.bias", [64], Array(repeating: 1, count: 64))
+        $0.add(bias + ".modules_to_save.default.dense.bias", [64], Array(repeating: second, count: 64))
+        $0.add(bias + ".original_module.dense.bias", [64], Array(repeating: 3, count: 64))
+      }
+    }
+    let adapter = try model("roberta").attach(try file(1), name: "a")
+    #expect(adapter.vectors.values.map { $0.values[0] } == [1])
+    #expect(throws: NibbleError.self) { try file(2) }
+  }
+
+  @Test("that hold NaN are refused, and the tensor named")
+  func notFinite() throws {
+    let file = try Self.roberta { $0.tensors[1].data.replaceSubrange(0..<4, with: [0, 0, 0xC0, 0x7F]) }
+    let error = #expect(throws: NibbleError.self) { try model("roberta").attach(file, name: "a") }
+    #expect(error?.kind == .quality && error?.message.contains("query.lora_B") == true)
+  }
+
+  @Test(
+    "whose tensors fit nothing are refused, with the nearest name",
+    arguments: [
+      "base_model.model.roberta.encoder.layer.0.attention.self.quary.lora_A.weight", "base_model.model.roberta.nothing.bias",
+      "roberta.encoder.layer.0.attention.self.key.lora_A.weight", "base_model.model.roberta.encoder.layer.0.attention.self.key.lora_C",
+    ])
+  func unmatched(name: String) throws {
+    let error = #expect(throws: NibbleError.self) {
+      let file = try Self.roberta {
+        $0.add(random: name, [2, 64])
+        if name.contains("quary") { $0.add(random: name.replacing("_A", with: "_B"), [64, 2]) }
+      }
+      _ = try model("roberta").attach(file, name: "a")
+    }
+    #expect(error?.kind == .adapterMismatch)
+    if name.contains("quary") { #expect(error?.message.contains("layer.0.attention.self.query") == true) }
+  }
 }

@@ -16,7 +16,7 @@ public final class AdapterSet {
 
   /// Fits the adapter in folder `path` to the base and keeps it as `name`.
   ///
-  /// - Returns: warnings about what its configuration says and nibble does not know
+  /// - Returns: warnings about what of it has no effect or is not known
   /// - Throws: `.usage` if the name is taken, `.badInput`, `.adapterMismatch`; nothing has changed then
   @discardableResult
   public func attach(_ path: String, as name: String) throws -> [String] {
@@ -24,9 +24,15 @@ public final class AdapterSet {
       throw NibbleError.usage("two adapters are called \(quoted(name))")
     }
     let file = try AdapterFile.open(path)
-    attached.append((name, try model.attach(file, name: name)))
-    return file.config.unknownKeys.isEmpty
-      ? [] : ["\(path)/adapter_config.json: \(file.config.unknownKeys.joined(separator: ", ")): not known, left alone"]
+    let adapter = try model.attach(file, name: name)
+    attached.append((name, adapter))
+    var warnings: [String] = []
+    if !file.config.unknownKeys.isEmpty {
+      warnings.append("\(path)/adapter_config.json: \(file.config.unknownKeys.joined(separator: ", ")): not known, left alone")
+    }
+    let idle = model.idleModules(of: adapter)
+    if !idle.isEmpty { warnings.append("\(path): adapts \(idle.joined(separator: ", ")), which no result depends on") }
+    return warnings
   }
 
   /// Lets go of adapter `name`.

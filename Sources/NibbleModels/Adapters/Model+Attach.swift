@@ -56,8 +56,21 @@ extension Model {
   }
 
   /// The matrix of one factor, in place.
+  ///
+  /// - Throws: `.quality` for NaN and infinite values
   private func factor(_ tensor: StoredTensor, _ file: AdapterFile) throws -> Matrix {
-    try Matrix(tensor, of: file.mapped, isTransposed: false)
+    try checkFinite(tensor, file)
+    return try Matrix(tensor, of: file.mapped, isTransposed: false)
+  }
+
+  /// Adapters are small and come from anywhere: a look at every number costs little and names the tensor that is broken.
+  private func checkFinite(_ tensor: StoredTensor, _ file: AdapterFile) throws {
+    guard let section = tensor.section(.data), let start = try file.mapped.bytes(section, tensor.name.text).baseAddress else { return }
+    let broken = Kernels.countNonfinite(tensor.dtype, start, count: tensor.count)
+    guard broken == 0 else {
+      throw NibbleError.quality(
+        "\(file.path): tensor \(quoted(tensor.name.text)) holds \(broken) NaN or infinite value\(broken == 1 ? "" : "s")")
+    }
   }
 
   private func term(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> ForwardTerm {
@@ -115,6 +128,7 @@ extension Model {
         throw NibbleError(
           .adapterMismatch, "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(shape.dimensions)")
       }
+      try checkFinite(tensor, file)
       if shape.dimensions.count == 1 {
         vectors[id] = FloatStore(try file.mapped.floats(tensor))
       } else {
@@ -128,6 +142,11 @@ extension Model {
       matrices[head.id] = own
     }
     return (vectors, matrices)
+  }
+
+  /// Layers the adapter changes to no effect: nothing a pass gives depends on them.
+  package func idleModules(of adapter: AttachedAdapter) -> [String] {
+    transformer.weights.idle.filter { adapter.terms[$0.id] != nil || adapter.matrices[$0.id] != nil }.map(\.name)
   }
 
   /// Shapes of parameters as their modules hold them.

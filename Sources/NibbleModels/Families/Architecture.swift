@@ -81,6 +81,8 @@ package struct TransformerWeights: Sendable {
   package var layers: [LayerWeights]
   package var finalNorm: Norm?
   package var head: Head
+  /// Layers of the checkpoint that no result depends on, for adapters that were trained on them, too.
+  package var idle: [Linear] = []
 }
 
 /// An architecture nibble can run.

@@ -60,10 +60,16 @@ enum Bert: Architecture {
         down: try linear("output.dense", width, inner))
     }
     let head = try head(shape, config, source)
-    // Position numbers some files hold; a pooler that neither hidden states nor RoBERTa's classifiers use.
+    // Neither hidden states nor RoBERTa's classifiers use the pooler.
+    var idle: [Linear] = []
+    if case .none = head, source.has(model + "pooler.dense.weight") {
+      idle.append(try source.linear(model + "pooler.dense", outputs: width, inputs: width, bias: .required))
+    }
+    // Position numbers some files hold.
     try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."#))
     return TransformerWeights(
-      tokens: tokens, positions: positions, tokenTypes: types, embeddingNorm: embeddingNorm, layers: layers, head: head)
+      tokens: tokens, positions: positions, tokenTypes: types, embeddingNorm: embeddingNorm, layers: layers, head: head,
+      idle: idle)
   }
 
   private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
