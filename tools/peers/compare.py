@@ -1,14 +1,12 @@
 """Quantizes one model with nibble and with its peers in one run and prints what each took. Called by tools/bench-peers."""
 import argparse
-import json
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
 import sys
 
 import measure
+import setting
 
 HERE = pathlib.Path(__file__).resolve().parent
 # What nibble promises: the peer takes at least this many times nibble's CPU time.
@@ -30,19 +28,10 @@ def parse():
     return parser.parse_args()
 
 
-def environment():
-    count = str(THREADS)
-    quiet = {
-        "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TORCHDYNAMO_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error"}
-    threads = {name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**os.environ, **quiet, **threads}
-
-
 class Bench:
     def __init__(self, options):
         self.options = options
-        self.environment = environment()
+        self.environment = setting.environment(THREADS)
         self.out = options.work / "out"
         self.log = options.work / "log.txt"
         self.runs = {}
@@ -134,42 +123,10 @@ class Bench:
 
     # What is printed.
 
-    def versions(self):
-        code = (
-            "import importlib.metadata as m\n"
-            "for n in ('torch','bitsandbytes','transformers','safetensors','mlx','mlx-lm'):\n"
-            "  try: print(n, m.version(n), end=', ')\n"
-            "  except m.PackageNotFoundError: pass\n")
-        python = self.options.venv / "bin" / "python"
-        said = [
-            subprocess.run(command, capture_output=True, text=True).stdout.strip(", \n")
-            for command in ([self.options.nibble, "--version"], [python, "-c", code])]
-        return f"{said[0]}; {said[1] or 'no peers'}; Python {platform.python_version()}"
-
-    def kernels(self):
-        """The kernel variant nibble chose, from a real job on a small model."""
-        tiny, out = self.options.work / "tiny", self.options.work / "tiny.nbl"
-        if not tiny.exists():
-            subprocess.run([sys.executable, HERE.parent / "make-model", tiny, "--shape", "tiny", "--sparse"],
-                           check=True, stdout=subprocess.DEVNULL)
-        command = [self.options.nibble, "quantize", tiny, "-o", out, "--force", "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)["kernels"]
-
     def machine(self):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model = named[0] if named else platform.machine()
-        size = sum(path.stat().st_size for path in self.options.model.glob("*.safetensors"))
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return (
-            f"machine   {model}, {os.cpu_count()} cores, {memory / 1e9:.0f} GB, Linux {platform.release()}, "
-            f"load {os.getloadavg()[0]:.2f} before\n"
-            f"settings  {THREADS} threads each; nibble's kernels {self.kernels()}; "
-            f"OPENBLAS_CORETYPE {os.environ.get('OPENBLAS_CORETYPE', 'not set')}\n"
-            f"versions  {self.versions()}\n"
-            f"model     {size / 1e9:.2f} GB bfloat16, "
-            f"page cache warm; median of {self.options.runs}")
+        return setting.machine(
+            self.options, f"{THREADS} threads each", ("torch", "bitsandbytes", "transformers", "safetensors", "mlx", "mlx-lm"),
+            f"median of {self.options.runs}")
 
     LABELS = {
         "nibble": "nibble quantize, NF4 double quant", "floor": "floor: cat + dd conv=fsync",

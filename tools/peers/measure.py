@@ -3,6 +3,7 @@ import dataclasses
 import os
 import signal
 import statistics
+import threading
 import time
 
 
@@ -12,20 +13,48 @@ class Run:
     cpu: float
     peak: int
     status: int
+    # The most memory that was no file's, as far as it was looked at.
+    anonymous: int = 0
+    # Cores that other programs kept busy meanwhile.
+    others: float = 0
 
 
-def run(command, environment, log, limit=1800):
+def busy_seconds():
+    """Of all cores since the machine started, whoever used them."""
+    with open("/proc/stat") as file:
+        user, nice, system, _idle, _waiting, interrupts, soft, stolen = map(int, file.readline().split()[1:9])
+    return (user + nice + system + interrupts + soft + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def watch_anonymous(child, found, ended):
+    """Looks at a process's memory every 20 ms; the greatest in `found`."""
+    while not ended.wait(0.02):
+        try:
+            with open(f"/proc/{child}/status") as file:
+                now = next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+        except (OSError, StopIteration):
+            continue
+        found[0] = max(found[0], now)
+
+
+def run(command, environment, log, limit=1800, anonymous=False, errors=None):
     """Runs `command` to its end, with what it prints in the file `log`.
 
     CPU time is user and system time of the process and of every descendant it waited for; peak memory is the largest
-    resident set of any one of them, mapped pages of files included.
+    resident set of any one of them, mapped pages of files included. With `anonymous` the memory that is no file's is
+    watched, too. What it says on standard error goes to `errors`, or into the same file.
     """
     output = (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     silence = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    started = time.monotonic()
+    second = (os.POSIX_SPAWN_DUP2, 1, 2)
+    if errors is not None:
+        second = (os.POSIX_SPAWN_OPEN, 2, errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    busy, started = busy_seconds(), time.monotonic()
     child = os.posix_spawnp(
-        command[0], [str(word) for word in command], environment, file_actions=[silence, output, (os.POSIX_SPAWN_DUP2, 1, 2)],
-        setpgroup=0)
+        command[0], [str(word) for word in command], environment, file_actions=[silence, output, second], setpgroup=0)
+    found, ended = [0], threading.Event()
+    if anonymous:
+        threading.Thread(target=watch_anonymous, args=(child, found, ended), daemon=True).start()
     try:
         signal.signal(signal.SIGALRM, lambda *_: os.killpg(child, signal.SIGKILL))
         signal.alarm(limit)
@@ -36,8 +65,11 @@ def run(command, environment, log, limit=1800):
         raise
     finally:
         signal.alarm(0)
+        ended.set()
     wall = time.monotonic() - started
-    return Run(wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, os.waitstatus_to_exitcode(status))
+    cpu = used.ru_utime + used.ru_stime
+    others = max(busy_seconds() - busy - cpu, 0) / wall
+    return Run(wall, cpu, used.ru_maxrss * 1024, os.waitstatus_to_exitcode(status), found[0], others)
 
 
 def median(runs):

@@ -1,0 +1,35 @@
+"""Writes a random LoRA adapter for a Llama model, on every linear layer, as PEFT stores it: MODEL OUT RANK SEED."""
+import json
+import pathlib
+import sys
+
+import numpy
+from safetensors.numpy import save_file
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def main():
+    model, out, rank, seed = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    config = json.loads((model / "config.json").read_text())
+    hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
+    sizes = {  # in, out
+        "self_attn.q_proj": (hidden, queries), "self_attn.k_proj": (hidden, keys), "self_attn.v_proj": (hidden, keys),
+        "self_attn.o_proj": (queries, hidden), "mlp.gate_proj": (hidden, inner), "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden)}
+    random = numpy.random.default_rng(seed)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for name, (inputs, outputs) in sizes.items():
+            module = f"base_model.model.model.layers.{layer}.{name}"
+            tensors[f"{module}.lora_A.weight"] = random.standard_normal((rank, inputs), numpy.float32) / inputs**0.5
+            tensors[f"{module}.lora_B.weight"] = random.standard_normal((outputs, rank), numpy.float32) * 0.01
+    out.mkdir()
+    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    (out / "adapter_config.json").write_text(json.dumps({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": list(MODULES),
+        "bias": "none", "inference_mode": True, "base_model_name_or_path": model.name}))
+
+
+main()
