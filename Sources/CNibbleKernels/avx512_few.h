@@ -42,8 +42,9 @@ TARGET_INLINE void start_codes(const int n, const few_product *few, size_t j, fe
   for (int l = 0; l < n; l++) {
     size_t element = (j + (size_t)l) * w->columns;
     float *scales = few->scales + (size_t)l * few->scales_stride;
-    at[l] = (few_codes){(const uint8_t *)w->data + element / 2, scales, element % w->block};
-    scales_avx512(w, element / w->block, (at[l].within + w->columns + w->block - 1) / w->block, scales);
+    size_t within, block = nibble_divide(element, w->block, &within);
+    at[l] = (few_codes){(const uint8_t *)w->data + element / 2, scales, within};
+    scales_avx512(w, block, nibble_blocks(w, within + w->columns), scales);
   }
 }
 

@@ -35,10 +35,19 @@ AVX512_INLINE void scales_avx512(const nibble_matrix *w, size_t first, size_t n,
     return;
   }
   __m512 offset = _mm512_set1_ps(w->offset);
-  size_t nested = first / w->nested_block, left = w->nested_block - first % w->nested_block;
+  size_t within, nested = nibble_divide(first, w->nested_block, &within), left = w->nested_block - within;
   for (; n; nested++, left = w->nested_block) {
     size_t part = n < left ? n : left;
-    __m512 scale = _mm512_set1_ps(nibble_load_f32(w->nested_scales, nested));
+    float nested_scale = nibble_load_f32(w->nested_scales, nested);
+    if (part <= 8) {
+      for (size_t i = 0; i < part; i++) {
+        float product = w->scale_map[w->scale_codes[first + i]] * nested_scale;
+        scales[i] = product + w->offset;
+      }
+      first += part, scales += part, n -= part;
+      continue;
+    }
+    __m512 scale = _mm512_set1_ps(nested_scale);
     for (size_t i = 0; i < part; i += 16) {
       __mmask16 mask = part - i < 16 ? (__mmask16)((1u << (part - i)) - 1) : 0xffff;
       __m512 v = lookup_scales(w->scale_map, _mm_maskz_loadu_epi8(mask, w->scale_codes + first + i));
@@ -48,15 +57,13 @@ AVX512_INLINE void scales_avx512(const nibble_matrix *w, size_t first, size_t n,
   }
 }
 
-/// Table entries of the 16 elements whose codes are the 8 bytes of `codes`.
-AVX512_INLINE __m512 lookup_f32(__m512 table, __m128i codes) {
+/// Table entries of the 16 elements whose codes are the lower, or else the `upper`, 8 bytes of `codes`.
+AVX512_INLINE __m512 lookup_f32(__m512 table, __m128i codes, const int upper) {
   // Each byte of codes into two 32-bit lanes; the first element is the upper nibble.
-  const __m512i spread = _mm512_setr_epi32(
-      (int)0x80808000, (int)0x80808000, (int)0x80808001, (int)0x80808001, (int)0x80808002, (int)0x80808002, (int)0x80808003,
-      (int)0x80808003, (int)0x80808004, (int)0x80808004, (int)0x80808005, (int)0x80808005, (int)0x80808006, (int)0x80808006,
-      (int)0x80808007, (int)0x80808007);
+  const __m512i spread = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
   const __m512i shifts = _mm512_setr_epi32(4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0, 4, 0);
-  __m512i bytes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(codes), spread);
+  __m512i from = _mm512_add_epi32(spread, _mm512_set1_epi32(upper ? 0x08080808 : 0));
+  __m512i bytes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(codes), from);
   // The permute reads the low four bits of an index only.
   return _mm512_permutexvar_ps(_mm512_srlv_epi32(bytes, shifts), table);
 }
@@ -94,8 +101,8 @@ AVX512_INLINE void decode_floats(const int rounds, const nibble_matrix *w, size_
     for (size_t i = 0; rounds && i < n; i++) out[i] = nibble_from_bf16(nibble_to_bf16(out[i]));
     return;
   }
-  size_t block = element / w->block, within = element % w->block;
-  scales_avx512(w, block, (within + n + w->block - 1) / w->block, scales);
+  size_t within, block = nibble_divide(element, w->block, &within);
+  scales_avx512(w, block, nibble_blocks(w, within + n), scales);
   const uint8_t *codes = (const uint8_t *)w->data + element / 2;
   __m512 book = _mm512_loadu_ps(w->codebook);
   for (const float *scale = scales; n; scale++, within = 0) {
@@ -103,12 +110,15 @@ AVX512_INLINE void decode_floats(const int rounds, const nibble_matrix *w, size_
     part = part < n ? part : n;
     __m512 table = _mm512_mul_ps(book, _mm512_set1_ps(*scale));
     if (rounds) table = round_bf16(table);
-    for (; i + 16 <= part; i += 16)
-      _mm512_storeu_ps(out + i, lookup_f32(table, _mm_loadl_epi64((const void *)(codes + i / 2))));
-    if (i < part) {
-      size_t rest = part - i;
+    for (; i + 32 <= part; i += 32) {
+      __m128i bytes = _mm_loadu_si128((const void *)(codes + i / 2));
+      _mm512_storeu_ps(out + i, lookup_f32(table, bytes, 0));
+      _mm512_storeu_ps(out + i + 16, lookup_f32(table, bytes, 1));
+    }
+    for (; i < part; i += 16) {
+      size_t rest = part - i < 16 ? part - i : 16;
       __m128i last = _mm_maskz_loadu_epi8((__mmask16)NIBBLE_MASK((rest + 1) / 2), codes + i / 2);
-      _mm512_mask_storeu_ps(out + i, (__mmask16)NIBBLE_MASK(rest), lookup_f32(table, last));
+      _mm512_mask_storeu_ps(out + i, (__mmask16)NIBBLE_MASK(rest), lookup_f32(table, last, 0));
     }
     codes += part / 2, out += part, n -= part;
   }

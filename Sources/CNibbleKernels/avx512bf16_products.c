@@ -20,8 +20,8 @@ AVX512BF16 static void decode(const nibble_matrix *w, size_t element, size_t n, 
     nibble_matrix_run(&nibble_avx512_kernels, w, element, n, nibble_bf16, out);
     return;
   }
-  size_t block = element / w->block, within = element % w->block;
-  scales_avx512(w, block, (within + n + w->block - 1) / w->block, scales);
+  size_t within, block = nibble_divide(element, w->block, &within);
+  scales_avx512(w, block, nibble_blocks(w, within + n), scales);
   const uint8_t *codes = (const uint8_t *)w->data + element / 2;
   __m512 book = _mm512_loadu_ps(w->codebook);
   for (const float *scale = scales; n; scale++, within = 0) {
@@ -55,9 +55,9 @@ AVX512BF16 static void decode_pair(const nibble_matrix *w, size_t row, size_t ro
   }
   // The blocks of both rows end at the same columns: 32 entries serve both, the fifth bit of an index tells the row.
   float scales[2][nibble_panel];
-  size_t within = element % w->block, blocks = (within + n + w->block - 1) / w->block;
-  scales_avx512(w, element / w->block, blocks, scales[0]);
-  scales_avx512(w, below / w->block, blocks, scales[1]);
+  size_t within, block = nibble_divide(element, w->block, &within), blocks = nibble_blocks(w, within + n);
+  scales_avx512(w, block, blocks, scales[0]);
+  scales_avx512(w, nibble_divide(below, w->block, &within), blocks, scales[1]);
   const uint8_t *codes = (const uint8_t *)w->data + element / 2;
   size_t apart = w->columns / 2;
   __m512 book = _mm512_loadu_ps(w->codebook);

@@ -62,6 +62,22 @@ extern const nibble_products nibble_neon_products[2];
 extern const nibble_few_products nibble_neon_few;
 #endif
 
+/// n / by and what is left. Blocks are nearly always powers of two, and there are many divisions by them.
+NIBBLE_INLINE size_t nibble_divide(size_t n, size_t by, size_t *rest) {
+  if (!(by & (by - 1))) {
+    *rest = n & (by - 1);
+    return n >> __builtin_ctzll(by);
+  }
+  *rest = n % by;
+  return n / by;
+}
+
+/// Blocks that `n` numbers from a block's start lie in.
+NIBBLE_INLINE size_t nibble_blocks(const nibble_matrix *w, size_t n) {
+  size_t rest;
+  return nibble_divide(n + w->block - 1, w->block, &rest);
+}
+
 /// Numbers of W in a row from `element` on, as `number` (f32 or bf16). By the variant's decoders.
 void nibble_matrix_run(const nibble_kernels *kernels, const nibble_matrix *w, size_t element, size_t n, nibble_number number,
                        void *out);
