@@ -1,12 +1,25 @@
 """Writes a random LoRA adapter for a Llama model, on every linear layer, as PEFT stores it: MODEL OUT RANK SEED."""
 import json
 import pathlib
+import struct
 import sys
 
 import numpy
-from safetensors.numpy import save_file
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def write(tensors, path):
+    header, at = {"__metadata__": {"format": "pt"}}, 0
+    for name, values in tensors.items():
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [at, at + values.nbytes]}
+        at += values.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for values in tensors.values():
+            file.write(values.tobytes())
 
 
 def main():
@@ -23,10 +36,10 @@ def main():
     for layer in range(config["num_hidden_layers"]):
         for name, (inputs, outputs) in sizes.items():
             module = f"base_model.model.model.layers.{layer}.{name}"
-            tensors[f"{module}.lora_A.weight"] = random.standard_normal((rank, inputs), numpy.float32) / inputs**0.5
-            tensors[f"{module}.lora_B.weight"] = random.standard_normal((outputs, rank), numpy.float32) * 0.01
+            tensors[f"{module}.lora_A.weight"] = random.standard_normal((rank, inputs), numpy.float32) / numpy.float32(inputs**0.5)
+            tensors[f"{module}.lora_B.weight"] = random.standard_normal((outputs, rank), numpy.float32) * numpy.float32(0.01)
     out.mkdir()
-    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    write(tensors, out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_text(json.dumps({
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": list(MODULES),
         "bias": "none", "inference_mode": True, "base_model_name_or_path": model.name}))
