@@ -9,6 +9,7 @@
 #define VEC_FMA(w, x, c) _mm512_fmadd_ps(w, x, c)
 #define VEC_PART(p, n) _mm512_maskz_loadu_ps((__mmask16)NIBBLE_MASK(n), p)
 #define VEC_FILL(f) _mm512_set1_ps(f)
+#define FEW_SCALES(w, first, n, scales) scales_avx512(w, first, n, scales)
 #define KERNELS &nibble_avx512_kernels
 #define FEW_DECODE(w, element, n, out) decode_floats(0, w, element, n, out)
 
@@ -28,38 +29,6 @@ TARGET_INLINE void split_floats(const float *x, size_t k, float *out) {
 
 /// Floats from one split row to the next.
 NIBBLE_INLINE size_t split_stride(size_t k) { return (k + 31) / 32 * 32 + 16; }
-
-/// Codes of one or two rows on their way through blocks.
-typedef struct {
-  const uint8_t *codes;
-  const float *scale;
-  size_t within;
-} few_codes;
-
-/// Rows j and on of codes, at their first elements.
-TARGET_INLINE void start_codes(const int n, const few_product *few, size_t j, few_codes *at) {
-  const nibble_matrix *w = few->w;
-  for (int l = 0; l < n; l++) {
-    size_t element = (j + (size_t)l) * w->columns;
-    float *scales = few->scales + (size_t)l * few->scales_stride;
-    size_t within, block = nibble_divide(element, w->block, &within);
-    at[l] = (few_codes){(const uint8_t *)w->data + element / 2, scales, within};
-    scales_avx512(w, block, nibble_blocks(w, within + w->columns), scales);
-  }
-}
-
-/// Elements before a block ends in either row.
-TARGET_INLINE size_t part_of_codes(const int n, const nibble_matrix *w, size_t left, const few_codes *at) {
-  for (int l = 0; l < n; l++) left = w->block - at[l].within < left ? w->block - at[l].within : left;
-  return left;
-}
-
-TARGET_INLINE void step_codes(const int n, const nibble_matrix *w, size_t part, few_codes *at) {
-  for (int l = 0; l < n; l++) {
-    at[l].codes += part / 2, at[l].within += part;
-    if (at[l].within == w->block) at[l].within = 0, at[l].scale++;
-  }
-}
 
 /// Rows of codes whose blocks, and so whose rows, are made of whole 32 elements.
 TARGET_INLINE void rows_of_codes(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {

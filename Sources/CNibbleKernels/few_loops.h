@@ -6,6 +6,7 @@
 //   VEC_FILL(f)            f in every lane
 //   FEW_MOST               8, 10 or 12: rows that count as few
 //   FEW_PAIRS              rows of x up to which the sums of two rows of W fit the registers
+//   FEW_DECODE, FEW_SCALES  how a piece of a row and scales of blocks are decoded
 //   KERNELS                the variant's decoders
 // and afterwards the function `rows` declared below.
 //
@@ -80,6 +81,38 @@ TARGET_INLINE void row_of_any(const int m, const few_product *few, size_t j, vec
     row = few->row;
   }
   row_of_floats(m, few, row, sums);
+}
+
+/// Codes of one or two rows on their way through blocks.
+typedef struct {
+  const uint8_t *codes;
+  const float *scale;
+  size_t within;
+} few_codes;
+
+/// Rows j and on of codes, at their first elements.
+TARGET_INLINE void start_codes(const int n, const few_product *few, size_t j, few_codes *at) {
+  const nibble_matrix *w = few->w;
+  for (int l = 0; l < n; l++) {
+    size_t element = (j + (size_t)l) * w->columns;
+    float *scales = few->scales + (size_t)l * few->scales_stride;
+    size_t within, block = nibble_divide(element, w->block, &within);
+    at[l] = (few_codes){(const uint8_t *)w->data + element / 2, scales, within};
+    FEW_SCALES(w, block, nibble_blocks(w, within + w->columns), scales);
+  }
+}
+
+/// Elements before a block ends in either row.
+TARGET_INLINE size_t part_of_codes(const int n, const nibble_matrix *w, size_t left, const few_codes *at) {
+  for (int l = 0; l < n; l++) left = w->block - at[l].within < left ? w->block - at[l].within : left;
+  return left;
+}
+
+TARGET_INLINE void step_codes(const int n, const nibble_matrix *w, size_t part, few_codes *at) {
+  for (int l = 0; l < n; l++) {
+    at[l].codes += part / 2, at[l].within += part;
+    if (at[l].within == w->block) at[l].within = 0, at[l].scale++;
+  }
 }
 
 /// The lanes of each of WIDTH registers added up.

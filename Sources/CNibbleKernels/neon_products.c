@@ -24,6 +24,7 @@
 #define FEW_PAIRS 0
 #define KERNELS &nibble_neon_kernels
 #define FEW_DECODE(w, element, n, out) decode(w, element, n, out)
+#define FEW_SCALES(w, first, n, scales) nibble_matrix_scales(w, first, n, scales)
 
 typedef float32x4_t vec;
 

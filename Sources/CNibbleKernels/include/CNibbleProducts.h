@@ -17,8 +17,12 @@
 // with few rows a variant may keep more than bfloat16 of either side. The order of sums is the variant's own: its
 // results differ from the portable one's by rounding of the sums only.
 //
-// Nothing here allocates, checks or fails. All buffers of a matrix may be unaligned (they lie in mapped files); packed
-// and scratch buffers are aligned to 64 bytes.
+// NaN and infinity in x, weights or scales reach every output they belong to.
+//
+// Nothing here allocates, checks or fails. All buffers of a matrix may be unaligned (they lie in mapped files), and nothing
+// beyond them is read; packed and scratch buffers are aligned to 64 bytes. Rows are packed for one variant, compute and m:
+// all calls that use them name the same. Up to 8 to 12 rows (the variant's choice) weights are used as they are decoded;
+// with more, panels of outputs are decoded into scratch.
 
 #ifndef CNIBBLEPRODUCTS_H
 #define CNIBBLEPRODUCTS_H
@@ -64,7 +68,8 @@ void nibble_multiply(nibble_variant variant, nibble_compute compute, const nibbl
 void nibble_multiply_transposed(nibble_variant variant, nibble_compute compute, const nibble_matrix *w, const void *packed,
                                 size_t m, size_t first, size_t count, int add, float *dx, size_t stride, void *scratch);
 
-/// The number of outputs a range should be a multiple of, so that no work is done twice at its ends.
+/// The number of outputs a range should be a multiple of, so that no work is done twice at its ends. A range of one such step
+/// may be small (64 rows of W with few rows of x): give threads ranges worth 20 microseconds or more.
 size_t nibble_multiply_step(nibble_variant variant, nibble_compute compute, size_t m);
 
 /// out[i, columns] = row first + i of W as float32, for i < count. Bit for bit the same in every variant.
