@@ -267,18 +267,14 @@ def test_packed_models(nibble, work, name, dtype, options, container):
     assert_forward(nibble, work / container, twin, work, input_ids=ids)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("container", ["packed.nbl", "packed"])
+@pytest.mark.parametrize("container, tied", [("packed.nbl", True), ("packed.nbl", False), ("packed", False)])
 def test_packed_embeddings_and_heads(nibble, work, container, tied):
+    """A bitsandbytes folder keeps its embedding, so a tied head, too."""
     save_random(transformers.LlamaForCausalLM, "llama", work / "m", torch.bfloat16, tie_word_embeddings=tied)
-    rules = ["--tensor", "embed_tokens=nf4"] + ([] if tied else ["--tensor", "lm_head=nf4:block=32"])
-    # bitsandbytes has no packed embeddings.
-    if container == "packed" and not tied:
-        rules = rules[2:]
-    elif container == "packed":
-        pytest.skip("a bitsandbytes folder keeps its embedding")
-    form = [] if container.endswith(".nbl") else ["--format", "bnb"]
-    nibble("quantize", work / "m", "-o", work / container, *form, *rules)
+    is_folder = container == "packed"
+    rules = ["--format", "bnb"] if is_folder else ["--tensor", "embed_tokens=nf4"]
+    rules += [] if tied else ["--tensor", "lm_head=nf4:block=32"]
+    nibble("quantize", work / "m", "-o", work / container, *rules)
     nibble("dequantize", work / container, "-o", work / "plain", "--dtype", "fp32")
     twin = as_float32(transformers.LlamaForCausalLM, work / "plain")
     ids = random_ids(twin)

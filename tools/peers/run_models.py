@@ -298,9 +298,9 @@ class Bench:
             return f"products not measured: {self.failed.get('products', self.failed.get('transformers', ''))}"
         first = next(iter(self.products.values()))
         columns = [(rows, threads) for rows in first for threads in self.products]
-        lines = [f"{'ms a product of m rows, 2048 to 8192':40}" + "".join(f"{'m=' + rows + ' -t' + str(t):>13}" for rows, t in columns)]
+        lines = [f"{'GFLOP/s, m rows, 2048 to 8192':40}" + "".join(f"{'m=' + rows + ' -t' + str(t):>13}" for rows, t in columns)]
         for kind in next(iter(first.values())):
-            lines.append(f"{kind:40}" + "".join(f"{self.products[t][rows][kind]:13.2f}" for rows, t in columns))
+            lines.append(f"{kind:40}" + "".join(f"{self.products[t][rows][kind]:13.0f}" for rows, t in columns))
         return "\n".join(lines)
 
     def switching_table(self):

@@ -1,6 +1,6 @@
 """Times products of torch and of bitsandbytes as a layer of 2048 inputs and 8192 outputs has them: THREADS.
 
-Prints one line of JSON: for every number of rows, milliseconds by kind.
+Prints one line of JSON: for every number of rows, GFLOP/s by kind.
 """
 import json
 import sys
@@ -15,8 +15,8 @@ torch.set_num_threads(int(sys.argv[1]))
 torch.manual_seed(1)
 
 
-def milliseconds(body):
-    """The best of some runs, a third of a second of them at least."""
+def speed(rows, body, products=1):
+    """GFLOP/s of the best of some runs, a third of a second of them at least."""
     body()
     best, spent = float("inf"), 0.0
     while spent < 0.35:
@@ -24,7 +24,7 @@ def milliseconds(body):
         body()
         taken = time.perf_counter() - started
         best, spent = min(best, taken), spent + taken
-    return best * 1000
+    return 2e-9 * rows * INPUTS * OUTPUTS * products / best
 
 
 weight = (torch.randn(OUTPUTS, INPUTS) * 0.02).to(torch.bfloat16)
@@ -50,13 +50,13 @@ for rows in ROWS:
         bitsandbytes.matmul_4bit(asked, trained.weight.t(), quant_state=trained.weight.quant_state).backward(gradient)
 
     with torch.no_grad():
-        times = {
-            "torch fp32": milliseconds(lambda: torch.nn.functional.linear(wide, dense)),
-            "torch bf16": milliseconds(lambda: torch.nn.functional.linear(x, weight)),
-            "bitsandbytes layer": milliseconds(lambda: layer(x)),
-            "bitsandbytes matmul_4bit": milliseconds(
-                lambda: bitsandbytes.matmul_4bit(x, trained.weight.t(), quant_state=trained.weight.quant_state)),
+        speeds = {
+            "torch fp32": speed(rows, lambda: torch.nn.functional.linear(wide, dense)),
+            "torch bf16": speed(rows, lambda: torch.nn.functional.linear(x, weight)),
+            "bitsandbytes layer": speed(rows, lambda: layer(x)),
+            "bitsandbytes matmul_4bit": speed(
+                rows, lambda: bitsandbytes.matmul_4bit(x, trained.weight.t(), quant_state=trained.weight.quant_state)),
         }
-    times["bitsandbytes, and gradient of x"] = milliseconds(train)
-    found[rows] = times
+    speeds["bitsandbytes, and gradient of x"] = speed(rows, train, 2)
+    found[rows] = speeds
 print(json.dumps(found))
