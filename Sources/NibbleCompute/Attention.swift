@@ -95,7 +95,7 @@ package struct Attention: Sendable {
       for query in queries {
         let own = keyRange(sequence, query..<query + 1)
         let skipped = own.lowerBound - keys.lowerBound
-        guard let scores = scratch.floats(Slot.scores, group * own.count).baseAddress else { return }
+        let scores = scratch.floatStart(Slot.scores, group * own.count)
         LayerKernels.attend(
           sequence.query + query * sequence.queryStride + head * group * size, queries: group, queryStride: size,
           keys: key + skipped * sequence.keyStride, values: value + skipped * sequence.keyStride, count: own.count,
@@ -104,7 +104,7 @@ package struct Attention: Sendable {
       }
       return
     }
-    guard let scores = scratch.floats(Slot.scores, queries.count * keys.count).baseAddress else { return }
+    let scores = scratch.floatStart(Slot.scores, queries.count * keys.count)
     for member in 0..<group {
       let column = (head * group + member) * size
       _ = BLAS.multiply(

@@ -95,9 +95,8 @@ package final class Engine: @unchecked Sendable {
 
   private func pack(
     _ compute: Compute, _ x: UnsafePointer<Float>, _ m: Int, _ k: Int, _ stride: Int, slot: Int
-  ) -> UnsafeRawPointer? {
-    let bytes = scratch.bytes(slot, ProductKernels.packedBytes(compute, m: m, k: k, variant: variant))
-    guard let start = bytes.baseAddress else { return nil }
+  ) -> UnsafeRawPointer {
+    let start = scratch.start(slot, ProductKernels.packedBytes(compute, m: m, k: k, variant: variant))
     ProductKernels.pack(compute, x, m: m, k: k, stride: stride, into: start, variant: variant)
     return UnsafeRawPointer(start)
   }
@@ -140,7 +139,7 @@ package final class Engine: @unchecked Sendable {
       starts[term.rows] = length
       length += ProductKernels.packedBytes(.f32, m: term.rows.count, k: term.a.inputs, variant: variant)
     }
-    guard let packedRows = scratch.bytes(Slot.packedRows, length).baseAddress else { return [] }
+    let packedRows = scratch.start(Slot.packedRows, length)
     var done = Set<Range<Int>>()
     for (_, term) in all where done.insert(term.rows).inserted {
       ProductKernels.pack(
@@ -149,9 +148,8 @@ package final class Engine: @unchecked Sendable {
     }
     let sizes = all.map { $0.term.rows.count * $0.term.a.outputs }
     let packedSizes = all.map { ProductKernels.packedBytes(.f32, m: $0.term.rows.count, k: $0.term.a.outputs, variant: variant) }
-    guard let values = scratch.floats(Slot.lowRank, sizes.reduce(0, +)).baseAddress,
-      let packed = scratch.bytes(Slot.packedLowRank, packedSizes.reduce(0, +)).baseAddress
-    else { return [] }
+    let values = scratch.floatStart(Slot.lowRank, sizes.reduce(0, +))
+    let packed = scratch.start(Slot.packedLowRank, packedSizes.reduce(0, +))
     var results: [PackedTerm] = []
     var places: [UnsafeMutablePointer<Float>] = []
     var at = 0

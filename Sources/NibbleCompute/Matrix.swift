@@ -51,7 +51,7 @@ package struct Matrix: @unchecked Sendable {
     native.rows = rows
     native.columns = columns
     native.number = nibble_f32
-    native.data = UnsafeRawPointer(store.values.baseAddress)
+    native.data = UnsafeRawPointer(store.start)
     self.init(native, isTransposed: isTransposed, owners: [store])
   }
 
@@ -80,7 +80,7 @@ package struct Matrix: @unchecked Sendable {
     native.packed = 1
     native.data = data
     native.block = codec.blockSize
-    native.codebook = UnsafePointer(codebook.values.baseAddress)
+    native.codebook = UnsafePointer(codebook.start)
     switch (scales, codec.nested) {
     case (.plain(let bytes), nil):
       guard bytes.count == 4 * codec.blocks(count) else { return nil }
@@ -90,7 +90,7 @@ package struct Matrix: @unchecked Sendable {
       let map = FloatStore(nested.codebook.values)
       owners.append(map)
       native.scale_codes = bytes.baseAddress?.assumingMemoryBound(to: UInt8.self)
-      native.scale_map = UnsafePointer(map.values.baseAddress)
+      native.scale_map = UnsafePointer(map.start)
       native.nested_scales = nestedBytes.baseAddress?.assumingMemoryBound(to: Float.self)
       native.nested_block = nested.blockSize
       native.offset = offset
@@ -107,9 +107,8 @@ extension Matrix {
     stride: Int, _ scratch: Scratch, slot: Int, variant: KernelVariant
   ) {
     let bytes = ProductKernels.scratchBytes(compute, view, m: m, count: outputs.count, variant: variant)
-    guard let room = scratch.bytes(slot, bytes).baseAddress else { return }
     let product = isTransposed ? ProductKernels.multiplyTransposed : ProductKernels.multiply
-    product(compute, view, packed, m, outputs, add, y, stride, room, variant)
+    product(compute, view, packed, m, outputs, add, y, stride, scratch.start(slot, bytes), variant)
   }
 
   /// Rows as stored, as float32.
@@ -123,11 +122,13 @@ extension Matrix {
 
 /// Floats at a fixed, aligned address.
 package final class FloatStore: @unchecked Sendable {
-  package let values: UnsafeMutableBufferPointer<Float>
+  package let start: UnsafeMutablePointer<Float>
+  package let count: Int
+  package var values: UnsafeMutableBufferPointer<Float> { .init(start: start, count: count) }
 
   package init(count: Int) {
-    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: max(count * 4, 64), alignment: 64)
-    values = UnsafeMutableBufferPointer(rebasing: bytes.bindMemory(to: Float.self)[..<count])
+    start = UnsafeMutableRawPointer.allocate(byteCount: max(count * 4, 64), alignment: 64).bindMemory(to: Float.self, capacity: count)
+    self.count = count
   }
 
   package convenience init(_ floats: [Float]) {
@@ -135,5 +136,5 @@ package final class FloatStore: @unchecked Sendable {
     _ = values.initialize(from: floats)
   }
 
-  deinit { UnsafeMutableRawPointer(values.baseAddress)?.deallocate() }
+  deinit { UnsafeMutableRawPointer(start).deallocate() }
 }

@@ -1,19 +1,29 @@
 /// Memory that work in hand needs again and again. Touching fresh pages costs as much as the work, so buffers
 /// are kept and handed round.
 package final class Scratch: @unchecked Sendable {
-  private var buffers: [Int: UnsafeMutableRawBufferPointer] = [:]
+  private var buffers: [Int: (start: UnsafeMutableRawPointer, count: Int)] = [:]
 
   package init() {}
 
-  deinit { for buffer in buffers.values { buffer.deallocate() } }
+  deinit { for buffer in buffers.values { buffer.start.deallocate() } }
 
-  /// At least `count` bytes, aligned to 64, that hold whatever this slot held before.
+  /// Room for `count` bytes, aligned to 64, that holds whatever this slot held before.
+  package func start(_ slot: Int, _ count: Int) -> UnsafeMutableRawPointer {
+    if let buffer = buffers[slot], buffer.count >= count { return buffer.start }
+    buffers[slot]?.start.deallocate()
+    let start = UnsafeMutableRawPointer.allocate(byteCount: max(count, 64), alignment: 64)
+    buffers[slot] = (start, max(count, 64))
+    return start
+  }
+
+  /// The same as a buffer of `count` bytes.
   package func bytes(_ slot: Int, _ count: Int) -> UnsafeMutableRawBufferPointer {
-    if let buffer = buffers[slot], buffer.count >= count { return UnsafeMutableRawBufferPointer(rebasing: buffer[..<count]) }
-    buffers[slot]?.deallocate()
-    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: max(count, 64), alignment: 64)
-    buffers[slot] = buffer
-    return UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])
+    UnsafeMutableRawBufferPointer(start: start(slot, count), count: count)
+  }
+
+  /// The same as room for `count` floats.
+  package func floatStart(_ slot: Int, _ count: Int) -> UnsafeMutablePointer<Float> {
+    start(slot, 4 * count).bindMemory(to: Float.self, capacity: count)
   }
 
   package func floats(_ slot: Int, _ count: Int) -> UnsafeMutableBufferPointer<Float> {

@@ -11,7 +11,7 @@ package enum DoRA {
     let a = values(term.a)
     let b = values(term.b)
     let products = FloatStore(count: rank * outputs)
-    guard let aStart = a.values.baseAddress, let bStart = b.values.baseAddress, let start = products.values.baseAddress else { return [] }
+    let (aStart, bStart, start) = (a.start, b.start, products.start)
     // A · Wᵀ in float32, whatever the engine computes in.
     Engine(.f32, team: engine.team, variant: engine.variant)
       .multiply(aStart, rows: rank, stride: inputs, [.init(w, start, stride: outputs)])
@@ -38,7 +38,7 @@ package enum DoRA {
   /// A small matrix as floats.
   private static func values(_ matrix: Matrix) -> FloatStore {
     let store = FloatStore(count: matrix.outputs * matrix.inputs)
-    if let start = store.values.baseAddress { matrix.rows(0..<matrix.native.rows, into: start) }
+    matrix.rows(0..<matrix.native.rows, into: store.start)
     return store
   }
 
@@ -46,7 +46,7 @@ package enum DoRA {
     var squares = [Double](repeating: 0, count: w.outputs)
     let columns = w.native.columns
     let row = FloatStore(count: columns)
-    guard let start = row.values.baseAddress else { return squares }
+    let start = row.start
     for index in 0..<w.native.rows {
       w.rows(index..<index + 1, into: start)
       if w.isTransposed {

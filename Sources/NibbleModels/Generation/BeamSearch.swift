@@ -85,7 +85,7 @@ package struct BeamSearch {
       let own = scores + (isFirst ? 0 : index * count)
       let normal = Float(LayerKernels.logSumExp(own, count: count))
       let logs = FloatStore((0..<count).map { own[$0] - normal })
-      guard let start = logs.values.baseAddress else { continue }
+      let start = logs.start
       generator.sampling.adjust(start, count: count, history: prompt + beam.ids)
       all += greatest(start, count: count, wanted).map { (beam.score + Double(start[$0]), index, $0) }
     }

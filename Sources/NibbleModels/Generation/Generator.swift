@@ -118,8 +118,7 @@ package struct Generator {
     let draw = CountedRandom(seed: sampling.seed, stream: UInt64(row)).uniform(UInt64(step))
     guard sampling.adjusts else { return sampling.choose(scores, count: count, draw: draw) }
     let adjusted = FloatStore(Array(UnsafeBufferPointer(start: scores, count: count)))
-    guard let start = adjusted.values.baseAddress else { return 0 }
-    sampling.adjust(start, count: count, history: history)
-    return sampling.choose(start, count: count, draw: draw)
+    sampling.adjust(adjusted.start, count: count, history: history)
+    return sampling.choose(adjusted.start, count: count, draw: draw)
   }
 }

@@ -19,8 +19,9 @@ struct Layers {
     let width = shape.width
     for segment in segments {
       let own = segment.rows.clamped(to: rows)
-      guard !own.isEmpty, let weight = segment.vector(norm.weight) else { continue }
-      let bias = norm.bias.flatMap { segment.vector($0) }
+      guard !own.isEmpty else { continue }
+      let weight = segment.vector(norm.weight)
+      let bias = norm.bias.map { segment.vector($0) }
       engine.team.split(own.count, grain: grain(width)) { part, _ in
         for row in part {
           let at = (own.lowerBound + row) * width
@@ -88,11 +89,11 @@ struct Layers {
     let own = segment.rows.clamped(to: rows)
     guard !own.isEmpty else { return }
     let terms = segment.terms(layer.id)
-    let scales = terms.compactMap { UnsafePointer($0.term.outputScale?.values.baseAddress) }
+    let scales = terms.compactMap { $0.term.outputScale.map { UnsafePointer($0.start) } }
     var biases: [(UnsafePointer<Float>, Float)] = []
-    if let bias = layer.bias, let values = segment.vector(bias) { biases.append((values, 1)) }
+    if let bias = layer.bias { biases.append((segment.vector(bias), 1)) }
     for (term, weight) in terms {
-      if let bias = term.bias, let values = bias.values.baseAddress { biases.append((UnsafePointer(values), weight)) }
+      if let bias = term.bias { biases.append((UnsafePointer(bias.start), weight)) }
     }
     guard !scales.isEmpty || !biases.isEmpty else { return }
     engine.team.split(own.count, grain: grain(layer.outputs)) { part, _ in

@@ -31,11 +31,11 @@ struct Segment {
   var adapters: [ActiveAdapter]
 
   /// The vector in force: the last active adapter's own, or the base's.
-  func vector(_ vector: Vector) -> UnsafePointer<Float>? {
+  func vector(_ vector: Vector) -> UnsafePointer<Float> {
     for active in adapters.reversed() {
-      if let own = active.adapter.vectors[vector.id] { return UnsafePointer(own.values.baseAddress) }
+      if let own = active.adapter.vectors[vector.id] { return UnsafePointer(own.start) }
     }
-    return UnsafePointer(vector.values.values.baseAddress)
+    return UnsafePointer(vector.values.start)
   }
 
   /// The matrix in force for parameter `id`.

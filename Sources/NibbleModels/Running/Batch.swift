@@ -89,16 +89,14 @@ package final class KeyValueCache: @unchecked Sendable {
   }
 
   private static func copy(_ from: FloatStore, _ fromRoom: Int, _ to: FloatStore, _ toRoom: Int, _ heads: Int, _ count: Int, _ size: Int) {
-    guard let source = from.values.baseAddress, let target = to.values.baseAddress, count > 0 else { return }
     for head in 0..<heads {
-      (target + head * toRoom * size).update(from: source + head * fromRoom * size, count: count * size)
+      (to.start + head * toRoom * size).update(from: from.start + head * fromRoom * size, count: count * size)
     }
   }
 
   /// Where layer `layer`'s keys and values begin, and how far apart its heads are. Room was reserved.
-  func layer(_ layer: Int) -> (keys: UnsafeMutablePointer<Float>, values: UnsafeMutablePointer<Float>, headStride: Int)? {
-    guard let keys = keys[layer].values.baseAddress, let values = values[layer].values.baseAddress else { return nil }
-    return (keys, values, capacity * size)
+  func layer(_ layer: Int) -> (keys: UnsafeMutablePointer<Float>, values: UnsafeMutablePointer<Float>, headStride: Int) {
+    (keys[layer].start, values[layer].start, capacity * size)
   }
 
   /// Takes note that `new` tokens were written to every layer.

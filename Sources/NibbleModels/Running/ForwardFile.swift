@@ -81,7 +81,7 @@ package struct ForwardFile {
     for start in stride(from: 0, to: tokens, by: 256) {
       let rows = start..<min(start + 256, tokens)
       let scores = try model.transformer.logits(hidden, rows: Array(rows), of: runs)
-      all.values.baseAddress.map { ($0 + start * count).update(from: scores, count: rows.count * count) }
+      (all.start + start * count).update(from: scores, count: rows.count * count)
       guard let targets else { continue }
       // Each token is judged by the one behind it.
       for row in rows where row % length != length - 1 && targets[row + 1] != Loss.ignored {

@@ -25,10 +25,7 @@ package final class Transformer: @unchecked Sendable {
 
   package typealias Floats = UnsafeMutablePointer<Float>
 
-  private func floats(_ slot: Int, _ count: Int) -> Floats {
-    // Scratch never hands out an empty buffer.
-    scratch.floats(slot, max(count, 1)).baseAddress ?? Floats(bitPattern: 64)!
-  }
+  private func floats(_ slot: Int, _ count: Int) -> Floats { scratch.floatStart(slot, count) }
 
   /// Hidden states of every token of every run, [tokens, width], behind the last norm.
   ///
@@ -123,7 +120,7 @@ package final class Transformer: @unchecked Sendable {
     let sums = rows + ids.count * rank
     engine.multiply(rows, rows: ids.count, stride: rank, [.init(term.b, sums, stride: width)])
     LayerKernels.add(sums, scaledBy: 1, count: ids.count * width, to: x)
-    if let scale = term.outputScale?.values.baseAddress {
+    if let scale = term.outputScale?.start {
       for row in 0..<ids.count { LayerKernels.multiply(x + row * width, by: scale, count: width) }
     }
   }
@@ -157,7 +154,7 @@ package final class Transformer: @unchecked Sendable {
   private func rotate(_ runs: [TokenRun], _ queryKeyValue: Floats, _ stride: Int) {
     guard let rotary else { return }
     rotary.reach(runs.reduce(0) { max($0, ($1.cache?.count ?? 0) + $1.ids.count) })
-    guard let cosines = rotary.cosines.values.baseAddress, let sines = rotary.sines.values.baseAddress else { return }
+    let (cosines, sines) = (rotary.cosines.start, rotary.sines.start)
     let half = shape.headSize / 2
     let positions = runs.flatMap { run in run.ids.indices.map { (run.cache?.count ?? 0) + $0 } }
     engine.team.split(positions.count, grain: 16) { part, _ in
@@ -182,7 +179,8 @@ package final class Transformer: @unchecked Sendable {
       query: queryKeyValue, queryStride: stride, key: newKeys, value: newValues, keyStride: stride, keyHeadStride: size, past: 0,
       new: run.ids.count, window: shape.windows[index], mask: run.mask?.start, output: attended,
       outputStride: shape.queryWidth)
-    guard let cache = run.cache, let room = cache.layer(index) else { return sequence }
+    guard let cache = run.cache else { return sequence }
+    let room = cache.layer(index)
     for token in run.ids.indices {
       for head in 0..<shape.keyValueHeads {
         let to = head * room.headStride + (cache.count + token) * size
