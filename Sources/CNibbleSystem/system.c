@@ -18,11 +18,6 @@ int nibble_set_direct(int descriptor, int on) {
   return fcntl(descriptor, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT);
 }
 
-int nibble_is_direct(int descriptor) {
-  int flags = fcntl(descriptor, F_GETFL);
-  return flags >= 0 && (flags & O_DIRECT) != 0;
-}
-
 int nibble_rename_new(const char *from, const char *to) {
   return renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
 }

@@ -80,12 +80,17 @@ package final class OutputFile: @unchecked Sendable {
   private func writeOut(_ buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
     try Interrupt.check()
     var done = 0
+    var isPlain = false
     while done < buffer.count {
       let count = pwrite(descriptor, buffer.baseAddress! + done, buffer.count - done, offset + done)
       if count < 0 {
         if errno == EINTR { try Interrupt.check(); continue }
-        // Some file systems take the flag and refuse the write, or refuse what a short write left.
-        if errno == EINVAL, nibble_is_direct(descriptor) != 0, nibble_set_direct(descriptor, 0) == 0 { continue }
+        // Some file systems take the flag and refuse the write, or refuse what a short write left. Another thread
+        // may have taken the flag away since, so what it is now says nothing about the write that failed.
+        if errno == EINVAL, !isPlain, nibble_set_direct(descriptor, 0) == 0 {
+          isPlain = true
+          continue
+        }
         throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while writing at byte \(offset + done)")
       }
       if count == 0 { throw NibbleError.cannotWrite("\(path): nothing more can be written at byte \(offset + done)") }

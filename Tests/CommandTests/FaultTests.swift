@@ -87,7 +87,7 @@ struct FaultTests {
 
   @Test(
     "large files, which are written past the page cache",
-    arguments: ["write-short", "write-eintr", "write-enospc:5", "write-kill:5"])
+    arguments: ["write-short", "write-eintr", "write-indirect", "write-enospc:5", "write-kill:5"])
   func large(_ fault: String) throws {
     let model = try largeModel()
     let arguments = ["convert", model, "-o", folder.file("o.nbl"), "-q"]

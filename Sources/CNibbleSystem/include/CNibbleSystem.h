@@ -9,9 +9,6 @@ int nibble_available_cores(void);
 /// Switches writing past the page cache on or off; 0 on success.
 int nibble_set_direct(int descriptor, int on);
 
-/// Whether writing past the page cache is on.
-int nibble_is_direct(int descriptor);
-
 /// Renames `from` to `to` only if nothing is there (errno EEXIST); 0 on success.
 int nibble_rename_new(const char *from, const char *to);
 
