@@ -215,6 +215,13 @@ def test_classifiers(nibble, work, name, problem):
     assert ours["logits"].shape == (5, count) and theirs["loss"].isfinite()
 
 
+@pytest.mark.parametrize("name", ["XLMRobertaForSequenceClassification", "CamembertForSequenceClassification"])
+def test_relatives_of_roberta(nibble, work, name):
+    model = save_random(*class_and_type(name), work / "m", num_labels=4)
+    ids, mask = padded(random_ids(model, 5, 20), model, [20, 13, 6, 1, 19])
+    assert_forward(nibble, work / "m", model, work, input_ids=ids, attention_mask=mask, labels=torch.randint(0, 4, (5,)))
+
+
 @pytest.mark.parametrize("name", ["LlamaForSequenceClassification", "GPT2ForSequenceClassification"])
 def test_decoders_that_classify_look_at_the_last_token_that_is_no_padding(nibble, work, name):
     model = save_random(*class_and_type(name), work / "m")
