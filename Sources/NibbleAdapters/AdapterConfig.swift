@@ -1,4 +1,36 @@
 import NibbleCore
+import Synchronization
+
+/// Values by pattern: the first pattern that is found decides. All questions together are answered in bounded time.
+final class PatternTable: Sendable {
+  private let place: String
+  private let rows: [(pattern: Pattern, value: Double)]
+  private let nanoseconds = Atomic<Int>(0)
+  private static let limit = 5_000_000_000
+
+  init(place: String, _ rows: [(pattern: Pattern, value: Double)]) {
+    self.place = place
+    self.rows = rows
+  }
+
+  /// - Throws: `.badInput` when the patterns have taken longer than any sensible ones would
+  func value(of path: String) throws -> Double? {
+    guard !rows.isEmpty else { return nil }
+    let started = monotonicSeconds()
+    defer { nanoseconds.wrappingAdd(Int((monotonicSeconds() - started) * 1e9), ordering: .relaxed) }
+    for row in rows {
+      let found: Bool
+      do { found = try row.pattern.isFound(in: path) } catch let error as NibbleError {
+        throw NibbleError.badInput("\(place): \(error.message)")
+      }
+      if found { return row.value }
+      guard nanoseconds.load(ordering: .relaxed) + Int((monotonicSeconds() - started) * 1e9) < Self.limit else {
+        throw NibbleError.badInput("\(place): its patterns take too long to match")
+      }
+    }
+    return nil
+  }
+}
 
 /// `adapter_config.json`, as PEFT writes it: what of it changes arithmetic.
 public struct AdapterConfig: Sendable {
@@ -28,8 +60,8 @@ public struct AdapterConfig: Sendable {
   public let unknownKeys: [String]
   /// The configuration as it stands in the file.
   public let json: JSON
-  private let rankPattern: [(pattern: Pattern, value: Double)]
-  private let alphaPattern: [(pattern: Pattern, value: Double)]
+  private let rankPattern: PatternTable
+  private let alphaPattern: PatternTable
 
   /// Reads the text of an `adapter_config.json`.
   ///
@@ -66,22 +98,22 @@ public struct AdapterConfig: Sendable {
     baseName = value("base_model_name_or_path")?.string
     taskType = value("task_type")?.string
     modulesToSave = value("modules_to_save")?.array?.compactMap(\.string) ?? []
-    func patterns(_ key: String) throws -> [(Pattern, Double)] {
+    func patterns(_ key: String, _ range: ClosedRange<Double>) throws -> [(Pattern, Double)] {
       guard let members = value(key)?.members else {
         if let other = value(key) { throw fail("\(key) is \(quoted(other.text())), expected an object") }
         return []
       }
       return try members.map { name, value in
-        guard let number = value.double, number.isFinite, number > 0 else {
-          throw fail("\(key): \(quoted(name)) is \(quoted(value.text())), expected a number above 0")
+        guard let number = value.double, range.contains(number) else {
+          throw fail("\(key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)")
         }
-        do { return (try Pattern(#"^(.*\.)?(\#(name))$"#), number) } catch let error as NibbleError {
+        do { return (try Pattern(ofFile: #"^(.*\.)?(\#(name))$"#, lineAnchors: false), number) } catch let error as NibbleError {
           throw fail("\(key): \(error.message)")
         }
       }
     }
-    rankPattern = try patterns("rank_pattern")
-    alphaPattern = try patterns("alpha_pattern")
+    rankPattern = PatternTable(place: "\(place): rank_pattern", try patterns("rank_pattern", 1...1_048_576))
+    alphaPattern = PatternTable(place: "\(place): alpha_pattern", try patterns("alpha_pattern", 1e-30...1e30))
     for key in Self.variants {
       guard let found = value(key), found != .bool(false), found != .object([]), found != .array([]) else { continue }
       throw fail("\(key) = \(quoted(found.text())) is not implemented")
@@ -109,15 +141,13 @@ public struct AdapterConfig: Sendable {
   ]
 
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.
-  public func rank(of path: String) throws -> Int {
-    try rankPattern.first { try $0.pattern.isFound(in: path) }.map { Int($0.value) } ?? rank
-  }
+  public func rank(of path: String) throws -> Int { try rankPattern.value(of: path).map { Int($0) } ?? rank }
 
   /// What module `path` multiplies its product of factors with.
   ///
   /// - Parameter rank: the module's rank
   public func scale(of path: String, rank: Int) throws -> Double {
-    let alpha = try alphaPattern.first { try $0.pattern.isFound(in: path) }?.value ?? alpha
+    let alpha = try alphaPattern.value(of: path) ?? alpha
     return isRankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
   }
 }

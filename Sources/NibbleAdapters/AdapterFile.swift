@@ -71,6 +71,7 @@ public struct AdapterFile: Sendable {
   private mutating func sort(_ tensors: [StoredTensor]) throws {
     var parts: [ByteName: Parts] = [:]
     var embeddings: Set<ByteName> = []
+    var seen: [ByteName: StoredTensor] = [:]
     for tensor in tensors {
       let name = tensor.name.text
       guard name.hasPrefix(Self.prefix) else { throw mismatch("tensor \(quoted(name)) does not begin with \(Self.prefix)") }
@@ -80,7 +81,7 @@ public struct AdapterFile: Sendable {
         guard !own.contains(".lora_"), !own.contains(".trainable_tokens") else {
           throw mismatch("tensor \(quoted(name)): no part of an adapter nibble knows")
         }
-        try replace(own, by: tensor)
+        try replace(own, by: tensor, &seen)
         continue
       }
       let path = ByteName(String(own.dropLast(suffix.utf8.count)))
@@ -97,14 +98,14 @@ public struct AdapterFile: Sendable {
   ///
   /// With `bias="all"` PEFT writes the biases of modules trained whole three times: under their own names, under
   /// `modules_to_save`, and as they were before (`original_module`), which counts for nothing.
-  private mutating func replace(_ own: String, by tensor: StoredTensor) throws {
+  private mutating func replace(_ own: String, by tensor: StoredTensor, _ seen: inout [ByteName: StoredTensor]) throws {
     if own.contains(".original_module.") { return }
     let name = [".base_layer.", ".modules_to_save.default.", ".modules_to_save."].reduce(own) { $0.replacing($1, with: ".") }
-    guard let other = replacements.first(where: { ByteName($0.name) == ByteName(name) }) else {
+    guard let other = seen.updateValue(tensor, forKey: ByteName(name)) else {
       replacements.append((name, tensor))
       return
     }
-    guard tensor.shape == other.tensor.shape, try mapped.floats(tensor) == mapped.floats(other.tensor) else {
+    guard tensor.shape == other.shape, try mapped.floats(tensor) == mapped.floats(other) else {
       throw mismatch("\(quoted(name)) is in it twice, with different values")
     }
   }

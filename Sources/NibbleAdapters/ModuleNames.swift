@@ -22,8 +22,13 @@ package struct ModuleNames: Sendable {
   }
 
   private static func shorn(_ name: String) -> String {
-    guard let prefix = prefixes.first(where: { name.hasPrefix($0) }) else { return name }
-    return shorn(String(name.dropFirst(prefix.count)))
+    // A few at most: names come from files.
+    var rest = name[...]
+    for _ in 0..<4 {
+      guard let prefix = prefixes.first(where: { rest.hasPrefix($0) }) else { break }
+      rest = rest.dropFirst(prefix.count)
+    }
+    return String(rest)
   }
 
   /// The index of the one name that `name` means; nil for none or several.

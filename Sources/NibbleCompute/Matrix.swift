@@ -101,6 +101,9 @@ package struct Matrix: @unchecked Sendable {
 }
 
 extension Matrix {
+  /// The weight's transpose: the same memory, read the other way.
+  package var turned: Matrix { Matrix(native, isTransposed: !isTransposed, owners: owners) }
+
   /// y = x · Wᵀ for some outputs, whichever way the weight is stored.
   func multiply(
     _ compute: Compute, _ packed: UnsafeRawPointer, m: Int, outputs: Range<Int>, add: Bool, into y: UnsafeMutablePointer<Float>,

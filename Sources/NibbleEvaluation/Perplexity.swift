@@ -76,29 +76,26 @@ public struct Perplexity {
   /// A stretch of a document: what is computed, and which of its tokens are scored.
   package struct Window: Equatable {
     package var document: Int
-    package var ids: [Int]
-    /// The first of `ids` that is scored.
+    /// Tokens of the document, without the mark before them.
+    package var tokens: Range<Int>
+    /// The first that is scored.
     package var firstScored: Int
   }
 
-  /// Cuts documents into windows. Every token is scored once, but the first of a document without a mark before it.
+  /// Cuts documents of so many tokens into windows. Every token is scored once, but the first of a document without a mark before it.
   ///
-  /// - Parameter mark: the id every window begins with; nil for none
-  package func cut(_ documents: [[Int]], mark: Int?, context: Int, stride: Int) -> [Window] {
-    let room = context - (mark == nil ? 0 : 1)
+  /// - Parameter hasMark: whether every window begins with a mark
+  package func cut(_ documents: [Int], hasMark: Bool, context: Int, stride: Int) -> [Window] {
+    let room = context - (hasMark ? 1 : 0)
     var windows: [Window] = []
-    for (index, ids) in documents.enumerated() {
+    for (index, count) in documents.enumerated() {
       // Without a mark the first token has nothing before it.
-      var done = mark == nil ? 1 : 0
-      while done < ids.count {
+      var done = hasMark ? 0 : 1
+      while done < count {
         let isFirst = windows.last?.document != index
-        let end = isFirst ? min(room, ids.count) : min(done + stride, ids.count)
+        let end = isFirst ? min(room, count) : min(done + stride, count)
         // As much before the new tokens as fits; at least one token where there is no mark.
-        let start = max(0, end - room)
-        windows.append(
-          Window(
-            document: index, ids: (mark.map { [$0] } ?? []) + ids[start..<end],
-            firstScored: done - start + (mark == nil ? 0 : 1)))
+        windows.append(Window(document: index, tokens: max(0, end - room)..<end, firstScored: done))
         done = end
         if self.windows == .first { break }
       }
@@ -133,7 +130,7 @@ public struct Perplexity {
       throw NibbleError.badInput(
         "models of \(model.shape.vocabulary) and \(other.shape.vocabulary) tokens cannot be compared token by token")
     }
-    let windows = cut(documents, mark: mark, context: context, stride: stride)
+    let windows = cut(documents.map(\.count), hasMark: mark != nil, context: context, stride: stride)
     var report = Report()
     report.documents = documents.count
     report.windows = windows.count
@@ -143,11 +140,13 @@ public struct Perplexity {
     var byDocument = documents.map { _ in Mean() }
     var next = 0
     while next < windows.count {
-      var batch: [Window] = []
-      while next < windows.count, batch.isEmpty || batch.reduce(0, { $0 + $1.ids.count }) + windows[next].ids.count <= Self.passRows {
-        batch.append(windows[next])
+      let first = next
+      var rows = 0
+      repeat {
+        rows += windows[next].tokens.count + 1
         next += 1
-      }
+      } while next < windows.count && rows + windows[next].tokens.count + 1 <= Self.passRows
+      let batch = windows[first..<next].map { Stretch($0, of: documents[$0.document], mark: mark) }
       try score(batch, model, adapters, other, &report, &byDocument)
       progress(next, windows.count)
     }
@@ -157,8 +156,21 @@ public struct Perplexity {
     return report
   }
 
+  /// A window's ids, and the place of the first that is scored.
+  private struct Stretch {
+    let document: Int
+    let ids: [Int]
+    let firstScored: Int
+
+    init(_ window: Window, of document: [Int], mark: Int?) {
+      self.document = window.document
+      ids = (mark.map { [$0] } ?? []) + document[window.tokens]
+      firstScored = window.firstScored - window.tokens.lowerBound + (mark == nil ? 0 : 1)
+    }
+  }
+
   private func score(
-    _ batch: [Window], _ model: Transformer, _ adapters: [ActiveAdapter], _ other: Transformer?, _ report: inout Report,
+    _ batch: [Stretch], _ model: Transformer, _ adapters: [ActiveAdapter], _ other: Transformer?, _ report: inout Report,
     _ byDocument: inout [Mean]
   ) throws {
     let runs = batch.map { TokenRun($0.ids, adapters: adapters) }
@@ -169,7 +181,7 @@ public struct Perplexity {
     var targets: [(row: Int, id: Int, document: Int)] = []
     var start = 0
     for window in batch {
-      for place in max(window.firstScored, 1)..<max(window.ids.count, 1) where place < window.ids.count {
+      for place in window.firstScored..<window.ids.count {
         targets.append((start + place - 1, window.ids[place], window.document))
       }
       start += window.ids.count

@@ -85,7 +85,9 @@ struct GenerateCommand: ParsableCommand {
     try JSONLines.forEach(path) { row, place in
       guard let text = row["prompt"]?.string else { throw NibbleError.badInput("\(place): a row without a 'prompt'") }
       do {
-        rows.append((text, try open.use(row["use"]?.string.map { [$0] } ?? use)))
+        let names = row["use"].flatMap { $0 == JSON.null ? nil : $0 }
+        if let names, names.string == nil { throw NibbleError.badInput("its 'use' is \(quoted(names.text())), expected a text") }
+        rows.append((text, try open.use(names?.string.map { [$0] } ?? use)))
       } catch let error as NibbleError { throw NibbleError(error.kind, "\(place): \(error.message)") }
     }
     guard !rows.isEmpty else { throw NibbleError.badInput("\(path): no prompts in it") }
@@ -125,7 +127,8 @@ struct GenerateCommand: ParsableCommand {
 
   private func converse(_ open: OpenModel, _ writer: TextGenerator) throws {
     var adapters = try open.model.shape.layers > 0 && use.isEmpty && open.set.names.count > 1 ? [] : open.use(use)
-    while let line = readLine() {
+    var input = StandardInput()
+    while let line = try input.line() {
       if line.hasPrefix("/") {
         let words = line.split(separator: " ", maxSplits: 1).map(String.init)
         switch (words[0], words.dropFirst().first) {

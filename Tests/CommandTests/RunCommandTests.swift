@@ -100,6 +100,30 @@ struct RunCommandTests {
     expectOneLine(try Program.run(["forward", "--base", Self.llama, "--ids", Self.ids, "-o", out]), 2, mentioning: ["--force"])
   }
 
+  @Test("a conversation goes on after what cannot be done, and ends with its input")
+  func conversation() throws {
+    let input = Pipe()
+    try input.fileHandleForWriting.write(contentsOf: Data("\(Self.begin)\r\n/adapter x\n/adapter\n/help\n\nOne day".utf8))
+    try input.fileHandleForWriting.close()
+    let result = try Program.run(["generate", "--base", stories, "--interactive", "--max-new-tokens", "8"], standardInput: input)
+    #expect(result.code == 0, "\(result.errors)")
+    #expect(result.output.hasPrefix(" named Lily. She"))
+    #expect(result.output.split(separator: "\n").count == 3)
+    #expect(result.errorLines.count == 3 && result.errors.contains("'x'"), "\(result.errors)")
+  }
+
+  @Test("Ctrl-C ends a conversation that waits for its next line")
+  func interruptedConversation() throws {
+    let input = Pipe()
+    let result = try Program.run(["generate", "--base", stories, "--interactive"], standardInput: input) { process in
+      // Long enough to be waiting; a signal that comes earlier ends it as well.
+      usleep(400_000)
+      kill(process.processIdentifier, SIGINT)
+    }
+    #expect(result.code == 130)
+    #expect(withExtendedLifetime(input) { result.output.isEmpty })
+  }
+
   @Test("adapters are chosen by name")
   func use() throws {
     let base = ["generate", "--base", Self.llama, "--tokenizer", stories, "--prompt", "One day"]

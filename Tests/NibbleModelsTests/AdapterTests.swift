@@ -111,6 +111,9 @@ struct AdapterTests {
     (#""layer_replication": [[0, 1]]"#, "layer_replication", .badInput), (#""r": 1e99"#, "r is", .badInput),
     (#""lora_alpha": "x""#, "lora_alpha", .badInput), (#""rank_pattern": {"(": 3}"#, "rank_pattern", .badInput),
     (#""bias": "some""#, "bias", .badInput), (#""alpha_pattern": {"q": -1}"#, "alpha_pattern", .badInput),
+    (#""rank_pattern": {"q_proj": 1e30}"#, "q_proj", .badInput), (#""rank_pattern": {"q_proj": 0}"#, "q_proj", .badInput),
+    (#""alpha_pattern": {"(?R)": 1}"#, "alpha_pattern", .badInput),
+    (#""rank_pattern": {"(([a-z.0-9_]+)+)+[!?]": 1}"#, "rank_pattern", .badInput),
   ]
 
   @Test("with configurations nibble has no code for are refused by name", arguments: refused)

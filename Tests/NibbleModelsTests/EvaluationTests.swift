@@ -9,17 +9,16 @@ import Testing
 struct EvaluationTests {
   typealias Window = Perplexity.Window
 
-  @Test("windows score every token once, whatever context, stride and mark", arguments: [nil, 99], [(4, 3), (4, 1), (4, 2), (8, 5), (2, 1), (50, 49)])
-  func windows(mark: Int?, sizes: (context: Int, stride: Int)) {
-    let documents = [Array(0..<20), [7], [], Array(30..<41)]
-    let windows = Perplexity().cut(documents, mark: mark, context: sizes.context, stride: sizes.stride)
-    for (index, document) in documents.enumerated() {
+  @Test("windows score every token once, whatever context, stride and mark", arguments: [false, true], [(4, 3), (4, 1), (4, 2), (8, 5), (2, 1), (50, 49)])
+  func windows(hasMark: Bool, sizes: (context: Int, stride: Int)) {
+    let documents = [20, 1, 0, 11]
+    let windows = Perplexity().cut(documents, hasMark: hasMark, context: sizes.context, stride: sizes.stride)
+    for (index, count) in documents.enumerated() {
       let own = windows.filter { $0.document == index }
-      #expect(own.flatMap { $0.ids[$0.firstScored...] } == (mark == nil ? Array(document.dropFirst()) : document))
+      #expect(own.flatMap { Array($0.firstScored..<$0.tokens.upperBound) } == Array((0..<count).dropFirst(hasMark ? 0 : 1)))
       for window in own {
-        #expect(window.ids.count <= sizes.context)
-        #expect(window.firstScored >= 1)
-        #expect(window.ids.first == mark || mark == nil)
+        #expect(window.tokens.count + (hasMark ? 1 : 0) <= sizes.context)
+        #expect(window.firstScored > window.tokens.lowerBound - (hasMark ? 1 : 0))
       }
     }
   }
@@ -28,9 +27,9 @@ struct EvaluationTests {
   func first() {
     var perplexity = Perplexity()
     perplexity.windows = .first
-    let windows = perplexity.cut([Array(0..<9), [5, 6]], mark: 99, context: 4, stride: 3)
-    #expect(windows.map(\.ids) == [[99, 0, 1, 2], [99, 5, 6]])
-    #expect(windows.map(\.firstScored) == [1, 1])
+    let windows = perplexity.cut([9, 2], hasMark: true, context: 4, stride: 3)
+    #expect(windows.map(\.tokens) == [0..<3, 0..<2])
+    #expect(windows.map(\.firstScored) == [0, 0])
   }
 
   @Test("more context makes it smaller, and its parts add up")
@@ -56,6 +55,9 @@ struct EvaluationTests {
     #expect(try Documents(rows).documents.map(\.text) == ["one\ntwo", "three"])
     let divided = try folder.write("a.txt", "one\ntwo\n<|endoftext|>\n\nthree\n<|endoftext|>\n<|endoftext|>\n")
     #expect(try Documents(divided).documents.map(\.text) == ["one\ntwo", "three"])
+    let other = try folder.write("c.txt", "one\r\ntwo\r\n<|endoftext|> \r\n\r\nthree\r\n<|endoftext|>")
+    #expect(try Documents(other).documents.map(\.text) == ["one\r\ntwo", "three"])
+    #expect(try Documents(other).documents.map(\.place) == [other + ":1", other + ":5"])
     let whole = try folder.write("b.txt", "one\ntwo\n")
     #expect(try Documents(whole).documents.map(\.text) == ["one\ntwo\n"])
   }

@@ -21,8 +21,8 @@ public struct Program {
   }()
 
   public static func run(
-    _ arguments: [String], environment: [String: String] = [:], standardOutput: FileHandle? = nil,
-    folder: String? = nil, whileRunning: (Process) -> Void = { _ in }
+    _ arguments: [String], environment: [String: String] = [:], standardInput: Pipe? = nil,
+    standardOutput: FileHandle? = nil, folder: String? = nil, whileRunning: (Process) -> Void = { _ in }
   ) throws -> Result {
     let process = Process()
     process.executableURL = URL(fileURLWithPath: path)
@@ -36,7 +36,7 @@ public struct Program {
     let errors = try FileHandle(forWritingTo: URL(fileURLWithPath: out.file("err")))
     process.standardOutput = standardOutput ?? output
     process.standardError = errors
-    process.standardInput = FileHandle.nullDevice
+    process.standardInput = standardInput ?? FileHandle.nullDevice
     try process.run()
     whileRunning(process)
     process.waitUntilExit()

@@ -3,22 +3,6 @@ import NibbleQuant
 
 /// A few tensors in a safetensors file of their own: inputs and results of a diagnosis, an adapter.
 package struct TensorFile {
-  /// A tensor in memory.
-  package struct Tensor {
-    package var name: String
-    package var dtype: DType
-    package var shape: [Int]
-    package var bytes: [UInt8]
-
-    /// float32 numbers.
-    package init(_ name: String, _ shape: [Int], _ values: UnsafeBufferPointer<Float>) {
-      self.name = name
-      dtype = .f32
-      self.shape = shape
-      bytes = Array(UnsafeRawBufferPointer(values))
-    }
-  }
-
   private let checkpoint: Checkpoint
   package let path: String
 
@@ -72,31 +56,57 @@ package struct TensorFile {
     }
     return try SectionReader(section, tensor.name.text).readWhole()
   }
+}
 
-  /// Writes `tensors` to the file `path`, which appears whole or not at all.
-  package static func write(_ tensors: [Tensor], metadata: [(String, String)] = [], to path: String, force: Bool) throws {
-    let staged = try StagedOutput(path, .file, force: force)
-    var header: [(key: String, value: JSON)] = []
-    if !metadata.isEmpty { header.append(("__metadata__", .object(metadata.map { ($0.0, JSON($0.1)) }))) }
-    var at = 0
-    for tensor in tensors {
-      header.append(
-        (
-          tensor.name,
-          ["dtype": JSON(tensor.dtype.rawValue), "shape": JSON(tensor.shape), "data_offsets": JSON([at, at + tensor.bytes.count])]
-        ))
-      at += tensor.bytes.count
+extension TensorFile {
+  /// A file of float32 tensors being written, piece by piece. It appears whole, when it is finished, or not at all.
+  package final class Writer {
+    private let staged: StagedOutput
+    private let file: OutputFile
+    /// Where each tensor's next numbers go, and where it ends.
+    private var places: [String: (next: Int, end: Int)] = [:]
+    private let length: Int
+
+    /// Begins a file of tensors with these names and shapes.
+    ///
+    /// - Throws: `.usage` if together they are larger than any file, and what `StagedOutput` throws
+    package init(_ tensors: [(name: String, shape: [Int])], metadata: [(String, String)] = [], to path: String, force: Bool) throws {
+      var header: [(key: String, value: JSON)] = []
+      if !metadata.isEmpty { header.append(("__metadata__", .object(metadata.map { ($0.0, JSON($0.1)) }))) }
+      var at = 0
+      for tensor in tensors {
+        let size = tensor.shape.reduce(4) { product, extent in
+          let (size, overflow) = product.multipliedReportingOverflow(by: extent)
+          return overflow ? Int.max : size
+        }
+        guard size < 1 << 60 - at else { throw NibbleError.usage("\(path): \(quoted(tensor.name)) of shape \(tensor.shape) is too large") }
+        header.append((tensor.name, ["dtype": "F32", "shape": JSON(tensor.shape), "data_offsets": JSON([at, at + size])]))
+        places[tensor.name] = (at, at + size)
+        at += size
+      }
+      var text = Array(JSON.object(header).text().utf8)
+      text += Array(repeating: UInt8(ascii: " "), count: (8 - text.count % 8) % 8)
+      let data = 8 + text.count
+      places = places.mapValues { ($0.next + data, $0.end + data) }
+      length = data + at
+      staged = try StagedOutput(path, .file, force: force)
+      file = try staged.file(expectedSize: length)
+      try file.write((0..<8).map { UInt8(truncatingIfNeeded: text.count >> (8 * $0)) } + text, at: 0)
     }
-    var text = Array(JSON.object(header).text().utf8)
-    text += Array(repeating: UInt8(ascii: " "), count: (8 - text.count % 8) % 8)
-    let file = try staged.file(expectedSize: 8 + text.count + at)
-    try file.write((0..<8).map { UInt8(truncatingIfNeeded: text.count >> (8 * $0)) } + text, at: 0)
-    var place = 8 + text.count
-    for tensor in tensors {
-      try file.write(tensor.bytes, at: place)
-      place += tensor.bytes.count
+
+    /// Writes the next numbers of the tensor `name`.
+    package func add(_ values: UnsafeBufferPointer<Float>, to name: String) throws {
+      guard let place = places[name], values.count <= (place.end - place.next) / 4 else {
+        throw NibbleError(.failed, "\(file.path): \(values.count) numbers too many for \(quoted(name))")
+      }
+      try file.write(UnsafeRawBufferPointer(values), at: place.next)
+      places[name]?.next += 4 * values.count
     }
-    try file.finish(length: place)
-    try staged.publish()
+
+    /// Writes the last and gives the file its name.
+    package func finish() throws {
+      try file.finish(length: length)
+      try staged.publish()
+    }
   }
 }

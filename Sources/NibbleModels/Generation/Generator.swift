@@ -38,6 +38,9 @@ package struct Generator {
 
   /// Prompt tokens computed in one pass: bounds memory, and is enough for full speed.
   static let promptRows = 512
+  /// Sequences continued together, and tokens that they may come to: bound the memory of caches.
+  static let groupRows = 64
+  static let groupTokens = 16384
 
   /// Timings of one call.
   package struct Timing {
@@ -47,46 +50,78 @@ package struct Generator {
     package init() {}
   }
 
-  /// Continues every request.
+  /// Continues every request, many of them together.
   ///
   /// - Parameter onToken: told each new token, with its request; `true` ends that sequence there
   package func run(
     _ requests: [Request], timing: inout Timing, onToken: (Int, Int) throws -> Bool = { _, _ in false }
   ) throws -> [Result] {
     for request in requests { try check(request) }
-    let started = monotonicSeconds()
-    let caches = requests.map { _ in KeyValueCache(transformer.shape) }
-    var results = requests.map { _ in Result(ids: [], reason: .length) }
-    var next = try zip(requests, caches).enumerated().map { index, pair in
-      try choose(try Self.readPrompt(pair.0, pair.1, transformer), pair.0.prompt, row: index, step: 0)
-    }
-    timing.promptSeconds += monotonicSeconds() - started
-    let decoding = monotonicSeconds()
-    var active = Array(requests.indices)
-    for step in 1...max(maximumNew, 1) where maximumNew > 0 {
-      active = try active.filter { row in
-        if endIDs.contains(next[row]) {
-          results[row].reason = .endOfSequence
-          return false
-        }
-        results[row].ids.append(next[row])
-        if try onToken(row, next[row]) {
-          results[row].reason = .stop
-          return false
-        }
-        return results[row].ids.count < maximumNew
+    var results: [Result] = []
+    while results.count < requests.count {
+      var tokens = 0
+      let group = requests[results.count...].prefix(Self.groupRows).prefix {
+        tokens += $0.prompt.count + maximumNew
+        return tokens <= Self.groupTokens
       }
+      let count = max(group.count, 1)
+      results += try run(requests[results.count..<results.count + count], &timing, onToken)
+    }
+    return results
+  }
+
+  /// A request on its way.
+  private struct Sequence {
+    let row: Int
+    let request: Request
+    let cache: KeyValueCache
+    var next: Int
+    var result = Result(ids: [], reason: .length)
+  }
+
+  private func run(
+    _ group: ArraySlice<Request>, _ timing: inout Timing, _ onToken: (Int, Int) throws -> Bool
+  ) throws -> [Result] {
+    let started = monotonicSeconds()
+    var sequences = try group.indices.map { row in
+      let cache = KeyValueCache(transformer.shape)
+      let scores = try Self.readPrompt(group[row], cache, transformer)
+      return Sequence(
+        row: row, request: group[row], cache: cache, next: try choose(scores, group[row].prompt, row: row, step: 0))
+    }
+    let decoding = monotonicSeconds()
+    timing.promptSeconds += decoding - started
+    var active = Array(sequences.indices)
+    for step in 1...max(maximumNew, 1) where maximumNew > 0 {
+      active = try active.filter { try take(&sequences[$0], onToken) }
       guard !active.isEmpty else { break }
-      let runs = active.map { TokenRun([next[$0]], cache: caches[$0], adapters: requests[$0].adapters) }
+      let runs = active.map {
+        TokenRun([sequences[$0].next], cache: sequences[$0].cache, adapters: sequences[$0].request.adapters)
+      }
       let hidden = try transformer.hidden(runs)
       let scores = try transformer.logits(hidden, rows: Array(runs.indices), of: runs)
-      for (index, row) in active.enumerated() {
-        let own = scores + index * transformer.shape.vocabulary
-        next[row] = try choose(own, requests[row].prompt + results[row].ids, row: row, step: step)
+      for (index, one) in active.enumerated() {
+        let (own, sequence) = (scores + index * transformer.shape.vocabulary, sequences[one])
+        sequences[one].next = try choose(
+          own, sequence.request.prompt + sequence.result.ids, row: sequence.row, step: step)
       }
     }
     timing.decodeSeconds += monotonicSeconds() - decoding
-    return results
+    return sequences.map(\.result)
+  }
+
+  /// Takes the token chosen for a sequence; false when that ends it.
+  private func take(_ sequence: inout Sequence, _ onToken: (Int, Int) throws -> Bool) throws -> Bool {
+    if endIDs.contains(sequence.next) {
+      sequence.result.reason = .endOfSequence
+      return false
+    }
+    sequence.result.ids.append(sequence.next)
+    if try onToken(sequence.row, sequence.next) {
+      sequence.result.reason = .stop
+      return false
+    }
+    return sequence.result.ids.count < maximumNew
   }
 
   package func check(_ request: Request) throws {

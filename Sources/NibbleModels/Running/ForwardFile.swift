@@ -10,6 +10,7 @@ package struct ForwardFile {
   private var types: [[Int]]?
   private let labels: StoredTensor?
   private let file: TensorFile
+  private let length: Int
   package let tokens: Int
 
   /// Reads `input_ids` [batch, length] and, if there, `attention_mask`, `token_type_ids` and `labels`.
@@ -20,6 +21,7 @@ package struct ForwardFile {
     guard let input = file.tensor("input_ids") else { throw fail("no tensor 'input_ids' in it") }
     guard input.shape.count == 2, input.count > 0 else { throw fail("input_ids has shape \(input.shape), expected [batch, length]") }
     let length = input.shape[1]
+    self.length = length
     func rows(_ name: String) throws -> [[Int]]? {
       guard let tensor = file.tensor(name) else { return nil }
       guard tensor.shape == input.shape else { throw fail("\(name) has shape \(tensor.shape), input_ids \(input.shape)") }
@@ -36,102 +38,133 @@ package struct ForwardFile {
   /// Runs the model and writes `logits` and, where labels were given, `loss`; of a model without a head
   /// `last_hidden_state` and its mean over visible tokens, `mean_pooled`.
   package func run(_ model: Model, adapters: [ActiveAdapter], to path: String, force: Bool) throws -> Double? {
-    let runs = ids.indices.map { TokenRun(ids[$0], mask: masks[$0], types: types?[$0], adapters: adapters) }
-    let hidden = try model.transformer.hidden(runs)
-    var tensors: [TensorFile.Tensor] = []
-    var loss: Double?
-    switch model.transformer.weights.head {
-    case .language(let head):
-      (tensors, loss) = try language(model, head, hidden, runs)
-    case .classification(let head):
-      let labels = head.output.outputs
-      let scores = try model.transformer.classScores(hidden, head, of: runs)
-      tensors.append(.init("logits", [runs.count, labels], UnsafeBufferPointer(start: scores, count: runs.count * labels)))
-      loss = try classLoss(scores, head)
-    case .none:
-      tensors = pooled(model, hidden)
+    func writer(_ tensors: [(name: String, shape: [Int])]) throws -> TensorFile.Writer {
+      try TensorFile.Writer(tensors + (hasLoss(model) ? [("loss", [1])] : []), to: path, force: force)
     }
-    if var value = loss.map({ Float($0) }) {
-      withUnsafePointer(to: &value) { tensors.append(.init("loss", [1], UnsafeBufferPointer(start: $0, count: 1))) }
+    let (loss, file) =
+      switch model.transformer.weights.head {
+      case .language(let head):
+        try language(model, head, adapters, writer([("logits", [ids.count, length, head.outputs])]))
+      case .classification(let head):
+        try classes(model, head, adapters, writer([("logits", [ids.count, head.output.outputs])]))
+      case .none:
+        try states(
+          model, adapters,
+          writer([("last_hidden_state", [ids.count, length, model.shape.width]), ("mean_pooled", [ids.count, model.shape.width])]))
+      }
+    if let loss {
+      try withUnsafePointer(to: Float(loss)) { try file.add(UnsafeBufferPointer(start: $0, count: 1), to: "loss") }
     }
-    try TensorFile.write(tensors, to: path, force: force)
+    try file.finish()
     return loss
   }
 
+  private func hasLoss(_ model: Model) -> Bool {
+    if case .none = model.transformer.weights.head { return false }
+    return labels != nil
+  }
+
+  /// Tokens of one pass, if no sequence is longer: what bounds memory.
+  private static let passTokens = 4096
+  /// Rows whose scores of the vocabulary are held at once.
+  private static let scoreRows = 256
+
+  /// Runs the model over some sequences after others.
+  private func passes(
+    _ model: Model, _ adapters: [ActiveAdapter], _ body: (Range<Int>, [TokenRun], UnsafePointer<Float>) throws -> Void
+  ) throws {
+    let together = max(1, Self.passTokens / max(length, 1))
+    for first in stride(from: 0, to: ids.count, by: together) {
+      let rows = first..<min(first + together, ids.count)
+      let runs = rows.map { TokenRun(ids[$0], mask: masks[$0], types: types?[$0], adapters: adapters) }
+      try body(rows, runs, try model.transformer.hidden(runs))
+    }
+  }
+
   private func language(
-    _ model: Model, _ head: Linear, _ hidden: UnsafePointer<Float>, _ runs: [TokenRun]
-  ) throws -> ([TensorFile.Tensor], Double?) {
+    _ model: Model, _ head: Linear, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
+  ) throws -> (Double?, TensorFile.Writer) {
     let count = head.outputs
-    let length = ids[0].count
-    let (size, overflow) = tokens.multipliedReportingOverflow(by: count)
-    guard !overflow, size <= 1 << 30 else {
-      throw NibbleError.usage("\(file.path): logits of \(tokens) tokens and \(count) scores each are too many for one file")
+    let targets = try labels.map { labels in
+      guard labels.count == tokens else { throw NibbleError.badInput("\(file.path): labels has shape \(labels.shape)") }
+      return try integers(labels, below: count, "an id of the vocabulary of \(count)")
     }
-    let targets = try labels.map { tensor in
-      guard tensor.count == tokens else { throw NibbleError.badInput("\(file.path): labels has shape \(tensor.shape)") }
-      let targets = try file.integers(tensor)
-      if let bad = targets.first(where: { $0 != Loss.ignored && !(0..<count).contains($0) }) {
-        throw NibbleError.badInput("\(file.path): label \(bad) is neither \(Loss.ignored) nor an id of the vocabulary of \(count)")
-      }
-      return targets
-    }
-    let all = FloatStore(count: size)
     var sum = 0.0
     var counted = 0
-    for start in stride(from: 0, to: tokens, by: 256) {
-      let rows = start..<min(start + 256, tokens)
-      let scores = try model.transformer.logits(hidden, rows: Array(rows), of: runs)
-      (all.start + start * count).update(from: scores, count: rows.count * count)
-      guard let targets else { continue }
-      // Each token is judged by the one behind it.
-      for row in rows where row % length != length - 1 && targets[row + 1] != Loss.ignored {
-        sum += Loss.negativeLogLikelihood(scores + (row - start) * count, count: count, target: targets[row + 1])
-        counted += 1
+    try passes(model, adapters) { sequences, runs, hidden in
+      let before = sequences.lowerBound * length
+      for start in stride(from: 0, to: runs.count * length, by: Self.scoreRows) {
+        let rows = start..<min(start + Self.scoreRows, runs.count * length)
+        let scores = try model.transformer.logits(hidden, rows: Array(rows), of: runs)
+        try writer.add(UnsafeBufferPointer(start: scores, count: rows.count * count), to: "logits")
+        guard let targets else { continue }
+        // Each token is judged by the one behind it.
+        for row in rows where row % length != length - 1 && targets[before + row + 1] != Loss.ignored {
+          sum += Loss.negativeLogLikelihood(scores + (row - start) * count, count: count, target: targets[before + row + 1])
+          counted += 1
+        }
       }
     }
-    let logits = TensorFile.Tensor("logits", [ids.count, length, count], UnsafeBufferPointer(all.values))
-    return ([logits], targets == nil ? nil : sum / Double(counted))
+    return (targets == nil ? nil : sum / Double(counted), writer)
   }
 
-  private func classLoss(_ scores: UnsafePointer<Float>, _ head: ClassificationHead) throws -> Double? {
-    guard let labels else { return nil }
+  private func classes(
+    _ model: Model, _ head: ClassificationHead, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
+  ) throws -> (Double?, TensorFile.Writer) {
     let count = head.output.outputs
-    func check(_ expected: Int) throws {
-      guard labels.count == expected else {
-        throw NibbleError.badInput("\(file.path): labels has shape \(labels.shape) for \(ids.count) sequences of \(count) classes")
-      }
+    let loss = try labels.map { try classLoss($0, head.problem, count) }
+    var all: [Float] = []
+    try passes(model, adapters) { _, runs, hidden in
+      let scores = UnsafeBufferPointer(
+        start: try model.transformer.classScores(hidden, head, of: runs), count: runs.count * count)
+      try writer.add(scores, to: "logits")
+      all += scores
     }
-    switch head.problem {
+    return (loss?(all), writer)
+  }
+
+  /// What judges the scores of classes by the labels.
+  private func classLoss(_ labels: StoredTensor, _ problem: ClassificationHead.Problem, _ count: Int) throws -> ([Float]) -> Double {
+    guard labels.count == (problem == .oneLabel ? ids.count : ids.count * count) else {
+      throw NibbleError.badInput("\(file.path): labels has shape \(labels.shape) for \(ids.count) sequences of \(count) classes")
+    }
+    switch problem {
     case .oneLabel:
-      try check(ids.count)
-      let targets = try file.integers(labels)
-      if let bad = targets.first(where: { $0 != Loss.ignored && !(0..<count).contains($0) }) {
-        throw NibbleError.badInput("\(file.path): label \(bad) is none of \(count) classes")
-      }
-      return Loss.oneLabel(scores, labels: count, targets: targets)
+      let targets = try integers(labels, below: count, "one of \(count) classes")
+      return { Loss.oneLabel($0, labels: count, targets: targets) }
     case .manyLabels:
-      try check(ids.count * count)
-      return Loss.manyLabels(scores, targets: try file.floats(labels))
+      let targets = try file.floats(labels)
+      return { Loss.manyLabels($0, targets: targets) }
     case .regression:
-      try check(ids.count * count)
-      return Loss.regression(scores, targets: try file.floats(labels))
+      let targets = try file.floats(labels)
+      return { Loss.regression($0, targets: targets) }
     }
   }
 
-  private func pooled(_ model: Model, _ hidden: UnsafePointer<Float>) -> [TensorFile.Tensor] {
+  private func integers(_ labels: StoredTensor, below count: Int, _ expected: String) throws -> [Int] {
+    let targets = try file.integers(labels)
+    if let bad = targets.first(where: { $0 != Loss.ignored && !(0..<count).contains($0) }) {
+      throw NibbleError.badInput("\(file.path): label \(bad) is neither \(Loss.ignored) nor \(expected)")
+    }
+    return targets
+  }
+
+  private func states(
+    _ model: Model, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
+  ) throws -> (Double?, TensorFile.Writer) {
     let width = model.shape.width
-    let length = ids[0].count
-    let means = FloatStore(count: ids.count * width)
-    for row in ids.indices {
-      let visible = (0..<length).filter { masks[row]?.isVisible($0) ?? true }
-      for column in 0..<width {
-        let sum = visible.reduce(0.0) { $0 + Double(hidden[(row * length + $1) * width + column]) }
-        means.values[row * width + column] = Float(sum / Double(max(visible.count, 1)))
+    let mean = FloatStore(count: width)
+    try passes(model, adapters) { sequences, runs, hidden in
+      try writer.add(UnsafeBufferPointer(start: hidden, count: runs.count * length * width), to: "last_hidden_state")
+      for (index, sequence) in sequences.enumerated() {
+        let visible = (0..<length).filter { masks[sequence]?.isVisible($0) ?? true }
+        for column in 0..<width {
+          let sum = visible.reduce(0.0) { $0 + Double(hidden[(index * length + $1) * width + column]) }
+          mean.values[column] = Float(sum / Double(max(visible.count, 1)))
+        }
+        try writer.add(UnsafeBufferPointer(mean.values), to: "mean_pooled")
       }
     }
-    return [
-      .init("last_hidden_state", [ids.count, length, width], UnsafeBufferPointer(start: hidden, count: tokens * width)),
-      .init("mean_pooled", [ids.count, width], UnsafeBufferPointer(means.values)),
-    ]
+    return (nil, writer)
   }
 }

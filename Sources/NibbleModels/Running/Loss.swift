@@ -10,18 +10,20 @@ package enum Loss {
   }
 
   /// Mean cross-entropy over sequences, one class each; −100 is left out. NaN if nothing is left.
-  package static func oneLabel(_ scores: UnsafePointer<Float>, labels: Int, targets: [Int]) -> Double {
+  package static func oneLabel(_ scores: [Float], labels: Int, targets: [Int]) -> Double {
     var sum = 0.0
     var count = 0
     for (row, target) in targets.enumerated() where target != ignored {
-      sum += negativeLogLikelihood(scores + row * labels, count: labels, target: target)
+      sum += scores.withUnsafeBufferPointer { scores in
+        scores.baseAddress.map { negativeLogLikelihood($0 + row * labels, count: labels, target: target) } ?? 0
+      }
       count += 1
     }
     return sum / Double(count)
   }
 
   /// Mean binary cross-entropy of every class by itself.
-  package static func manyLabels(_ scores: UnsafePointer<Float>, targets: [Float]) -> Double {
+  package static func manyLabels(_ scores: [Float], targets: [Float]) -> Double {
     let sum = targets.indices.reduce(0.0) { sum, index in
       let x = Double(scores[index])
       return sum + max(x, 0) - x * Double(targets[index]) + log1p(exp(-abs(x)))
@@ -30,7 +32,7 @@ package enum Loss {
   }
 
   /// Mean squared error.
-  package static func regression(_ scores: UnsafePointer<Float>, targets: [Float]) -> Double {
+  package static func regression(_ scores: [Float], targets: [Float]) -> Double {
     let sum = targets.indices.reduce(0.0) { $0 + pow(Double(scores[$1]) - Double(targets[$1]), 2) }
     return sum / Double(targets.count)
   }
