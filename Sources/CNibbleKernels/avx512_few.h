@@ -30,6 +30,30 @@ TARGET_INLINE void split_floats(const float *x, size_t k, float *out) {
 /// Floats from one split row to the next.
 NIBBLE_INLINE size_t split_stride(size_t k) { return (k + 31) / 32 * 32 + 16; }
 
+/// Whether one row of x has codes it can take by lanes: 128 elements, of one block or two, at a time.
+NIBBLE_INLINE int by_lanes(const nibble_matrix *w) {
+  return !(w->columns % 128) && (w->block == 64 || !(w->block % 128));
+}
+
+/// Scales of the lanes of the next 128 elements.
+TARGET_INLINE __m512 scales_of_lanes(const nibble_matrix *w, few_codes *at) {
+  __m512 scales = _mm512_set1_ps(*at->scale);
+  if (w->block == 64) {
+    scales = _mm512_mask_broadcastss_ps(scales, 0xff00, _mm_load_ss(at->scale + 1));
+    at->scale += 2;
+  } else {
+    at->within += 128;
+    if (at->within == w->block) at->within = 0, at->scale++;
+  }
+  return scales;
+}
+
+/// Floats before the row that is packed for this, behind what is packed for any number of rows.
+NIBBLE_INLINE size_t lanes_offset(size_t k) { return split_stride(k); }
+
+/// Floats of that row.
+NIBBLE_INLINE size_t lanes_stride(size_t k) { return (k + 127) / 128 * 128; }
+
 /// Rows of codes whose blocks, and so whose rows, are made of whole 32 elements.
 TARGET_INLINE void rows_of_codes(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
   const nibble_matrix *w = few->w;
@@ -49,7 +73,7 @@ TARGET_INLINE void rows_of_codes(const int m, const int n, const few_product *fe
 #pragma clang loop unroll(full)
     for (int l = 0; l < n; l++) {
       table[l] = _mm512_mul_ps(book, _mm512_set1_ps(*at[l].scale));
-      __builtin_prefetch(at[l].codes + 4096);
+      __builtin_prefetch(at[l].codes + 8192);
     }
     for (size_t i = 0; i < part; i += 32, x += 32) {
 #pragma clang loop unroll(full)

@@ -157,6 +157,7 @@ TARGET static void few_short(const few_product *few, size_t m, size_t first, siz
     const float *w = (const float *)few->w->data + (first + j) * k;
     for (size_t i = 0; i < m; i++) {
       vec x = VEC_LOAD(few->x + i * few->stride), products[WIDTH];
+      for (size_t l = 0; l < n * k; l += 16) __builtin_prefetch(w + l + 2048);
 #pragma clang loop unroll(full)
       for (size_t l = 0; l < WIDTH; l++) products[l] = VEC_MUL(l < n ? VEC_PART(w + l * k, k) : (vec){0}, x);
       store_sums(sums_of(products), n, add, y + i * stride + first + j);
@@ -244,7 +245,7 @@ TARGET static void few_transposed(const nibble_matrix *w, const void *packed, si
   }
 }
 
-TARGET static size_t few_packed_bytes(size_t m, size_t k) { return 4 * m * few_stride(k); }
+static size_t few_packed_bytes(size_t m, size_t k) { return 4 * m * few_stride(k); }
 
 TARGET static void few_pack(const float *x, size_t m, size_t k, size_t stride, void *packed) {
   float *out = packed;
@@ -254,12 +255,17 @@ TARGET static void few_pack(const float *x, size_t m, size_t k, size_t stride, v
   }
 }
 
-TARGET static void few_multiply(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add,
-                                float *y, size_t stride, void *scratch) {
+NIBBLE_INLINE few_product few_of(const nibble_matrix *w, const void *packed, size_t m, void *scratch) {
   few_product few = {.w = w, .x = packed, .stride = few_stride(w->columns), .row = scratch};
   few.scales = few.row + few_stride(w->columns);
   few.scales_stride = w->columns / 2 + 32;
   few.more = (const char *)packed + few_packed_bytes(m, w->columns);
+  return few;
+}
+
+TARGET static void few_multiply(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add,
+                                float *y, size_t stride, void *scratch) {
+  few_product few = few_of(w, packed, m, scratch);
   if (!w->packed && w->number == nibble_f32 && w->columns <= WIDTH) {
     few_short(&few, m, first, count, add, y, stride);
     return;

@@ -121,6 +121,9 @@ package final class Engine: @unchecked Sendable {
 
   // MARK: Low-rank terms
 
+  /// Products of numbers that are worth a thread's while.
+  private static let lowRankWork = 1 << 14
+
   /// scale · x · Aᵀ of one term, packed, and the product it belongs to.
   private struct PackedTerm {
     var product: Int
@@ -160,22 +163,27 @@ package final class Engine: @unchecked Sendable {
       at += sizes[index]
       packedAt += packedSizes[index]
     }
-    let work = zip(all, sizes).reduce(0) { $0 + $1.0.term.a.inputs * $1.1 }
-    let body = { [variant] (index: Int, scratch: Scratch) in
+    // Ranks are handed out in parts: of one term, too, there is enough for every thread.
+    var parts: [(term: Int, ranks: Range<Int>)] = []
+    for (index, one) in all.enumerated() {
+      let rank = one.term.a.outputs
+      let length = max(
+        ceilDivide(Self.lowRankWork, one.term.a.inputs * one.term.rows.count),
+        one.term.rows.count == 1 ? 1 : ProductKernels.step(.f32, m: one.term.rows.count, variant: variant))
+      for start in Swift.stride(from: 0, to: rank, by: length) { parts.append((index, start..<min(start + length, rank))) }
+    }
+    team.run(parts.count) { [variant] part, scratch in
+      let (index, ranks) = parts[part]
       let term = all[index].term
-      let rank = term.a.outputs
       term.a.multiply(
-        .f32, UnsafeRawPointer(packedRows + (starts[term.rows] ?? 0)), m: term.rows.count, outputs: 0..<rank, add: false,
-        into: places[index], stride: rank, scratch, slot: Slot.kernel, variant: variant)
+        .f32, UnsafeRawPointer(packedRows + (starts[term.rows] ?? 0)), m: term.rows.count, outputs: ranks, add: false,
+        into: places[index], stride: term.a.outputs, scratch, slot: Slot.kernel, variant: variant)
+    }
+    for (index, (_, term)) in all.enumerated() {
       for i in 0..<sizes[index] { places[index][i] *= term.scale }
       ProductKernels.pack(
-        .f32, places[index], m: term.rows.count, k: rank, stride: rank,
+        .f32, places[index], m: term.rows.count, k: term.a.outputs, stride: term.a.outputs,
         into: UnsafeMutableRawPointer(mutating: results[index].packed), variant: variant)
-    }
-    if work > 1 << 18 {
-      team.run(all.count, body)
-    } else {
-      for index in all.indices { body(index, scratch) }
     }
     return results
   }

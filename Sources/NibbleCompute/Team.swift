@@ -1,4 +1,3 @@
-import Dispatch
 import NibbleCore
 import Synchronization
 
@@ -8,10 +7,12 @@ import Synchronization
 package final class Team: Sendable {
   package let threads: Int
   private let scratches: [Scratch]
+  private let helpers: Helpers
 
   package init(threads: Int) {
-    self.threads = max(1, threads)
-    scratches = (0..<max(1, threads)).map { _ in Scratch() }
+    helpers = Helpers(max(1, threads) - 1)
+    self.threads = helpers.count + 1
+    scratches = (0...helpers.count).map { _ in Scratch() }
   }
 
   /// Scratch for work on the calling thread alone, between loops.
@@ -19,21 +20,20 @@ package final class Team: Sendable {
 
   /// Runs `body` for every index below `count`, handing them out in order. Loops do not nest.
   package func run(_ count: Int, _ body: (Int, Scratch) -> Void) {
-    let workers = min(threads, count)
-    guard workers > 1 else {
+    guard threads > 1, count > 1 else {
       for index in 0..<count { body(index, scratches[0]) }
       return
     }
     let next = Atomic<Int>(0)
     withoutActuallyEscaping(body) { body in
-      let shared = Unchecked(body)
-      DispatchQueue.concurrentPerform(iterations: workers) { [scratches] worker in
+      let work = { [scratches] (scratch: Int) in
         while true {
           let index = next.wrappingAdd(1, ordering: .relaxed).oldValue
           guard index < count else { return }
-          shared.value(index, scratches[worker])
+          body(index, scratches[scratch])
         }
       }
+      withoutActuallyEscaping(work) { work in helpers.run({ work($0 + 1) }, own: { work(0) }) }
     }
   }
 

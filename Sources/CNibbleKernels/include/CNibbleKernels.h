@@ -53,6 +53,15 @@ typedef enum {
 /// Whether this machine can run `variant`.
 int nibble_variant_runs(nibble_variant variant);
 
+/// Tells the core that this thread waits for another.
+static inline void nibble_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 /// The fastest variant this machine can run.
 nibble_variant nibble_variant_best(void);
 

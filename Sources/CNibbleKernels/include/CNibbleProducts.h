@@ -14,8 +14,9 @@
 // Arithmetic. With `nibble_compute_f32` a weight is fl32(codebook[code] * scale) or the stored number widened, x is used
 // as it is, and products are summed in float32. With `nibble_compute_bf16` weights and x are rounded once (nearest even)
 // to bfloat16 after the scale was applied in float32, products are exact and summed in float32 (subnormals may flush);
-// with few rows a variant may keep more than bfloat16 of either side. The order of sums is the variant's own: its
-// results differ from the portable one's by rounding of the sums only.
+// with few rows a variant may keep more than bfloat16 of either side. With one row a variant may apply scales in float32 to
+// sums over the elements of a block: then what is rounded, if anything, is the codebook. The order of sums is the
+// variant's own; beyond that, results differ from the portable one's by roundings only.
 //
 // NaN and infinity in x, weights or scales reach every output they belong to.
 //
