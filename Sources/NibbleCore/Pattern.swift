@@ -86,7 +86,7 @@ public final class Pattern: @unchecked Sendable {
     in bytes: UnsafeBufferPointer<UInt8>, _ body: (_ start: Int, _ end: Int) throws -> Void
   ) throws {
     // Each match has a limit of its own; a pattern that looks ahead to the end every time needs one for them all.
-    let deadline = monotonicSeconds() + 10 + Double(bytes.count) * 20e-6
+    let deadline = monotonicSeconds() + 5 + Double(bytes.count) * 5e-6
     let data = pcre2_match_data_create_from_pattern_8(code, nil)
     defer { pcre2_match_data_free_8(data) }
     guard let base = bytes.baseAddress, let vector = pcre2_get_ovector_pointer_8(data) else { return }

@@ -18,7 +18,7 @@ struct AddedToken: Sendable, Equatable {
 /// The added tokens of a tokenizer, found from left to right, the longest first.
 struct AddedTokens: Sendable {
   /// Longer ones are refused, for finding them would take long.
-  static let maximumLength = 1000
+  static let maximumLength = 256
 
   private(set) var all: [AddedToken] = []
   private var original = TokenTrie()

@@ -37,6 +37,9 @@ struct DecodedToken {
 
 /// A decode step at work on a stream of tokens: what can be said for certain is passed on, the rest waits.
 struct DecodeStage {
+  /// Bytes a token may grow to: rules of a file can double it again and again.
+  private static let limit = 1 << 20
+
   private let step: DecodeStep
   /// Whether tokens are parts of one, which an earlier step fused.
   private let isFused: Bool
@@ -58,7 +61,7 @@ struct DecodeStage {
       let whole = held.count - incompleteSuffix(of: held)
       token.bytes = Array(String(decoding: held[..<whole], as: UTF8.self).utf8)
       held.removeSubrange(..<whole)
-    case .replace(let pattern, let content): token.bytes = try replacingMatches(in: token.bytes, pattern, content)
+    case .replace(let pattern, let content): token.bytes = try pattern.replacing(in: token.bytes, with: content, limit: Self.limit)
     case .byteFallback:
       if let byte = Self.byte(of: token.bytes) {
         held.append(byte)
@@ -142,19 +145,6 @@ struct DecodeStage {
   static func byte(of token: [UInt8]) -> UInt8? {
     guard token.count == 6, token.starts(with: "<0x".utf8), token[5] == UInt8(ascii: ">") else { return nil }
     return UInt8(String(decoding: token[3..<5], as: UTF8.self), radix: 16)
-  }
-
-  private func replacingMatches(in bytes: [UInt8], _ pattern: TextPattern, _ content: [UInt8]) throws -> [UInt8] {
-    var result: [UInt8] = []
-    var last = 0
-    try bytes.withUnsafeBufferPointer { buffer in
-      try pattern.forEachMatch(in: buffer) { start, end in
-        result.append(contentsOf: buffer[last..<start])
-        result.append(contentsOf: content)
-        last = end
-      }
-    }
-    return result + bytes[last...]
   }
 }
 

@@ -17,6 +17,13 @@ indirect enum Normalizer: Sendable {
   struct Text {
     var bytes: [UInt8]
     var keepsStart = true
+    /// Bytes it may grow to: rules of a file can double a text again and again.
+    let limit: Int
+
+    init(bytes: [UInt8]) {
+      self.bytes = bytes
+      limit = (1 << 20) + 64 * bytes.count
+    }
   }
 
   func apply(_ text: inout Text) throws {
@@ -89,21 +96,11 @@ indirect enum Normalizer: Sendable {
   }
 
   private func replace(_ text: inout Text, _ pattern: TextPattern, _ content: [UInt8]) throws {
-    let bytes = text.bytes
-    var result: [UInt8] = []
-    result.reserveCapacity(bytes.count)
-    var last = 0
-    var keepsStart = true
-    try bytes.withUnsafeBufferPointer { buffer in
-      try pattern.forEachMatch(in: buffer) { start, end in
-        if start == 0, end > 0, content.isEmpty { keepsStart = false }
-        result.append(contentsOf: buffer[last..<start])
-        result.append(contentsOf: content)
-        last = end
-      }
+    var takesStart = false
+    let result = try pattern.replacing(in: text.bytes, with: content, limit: text.limit) { start, end in
+      if start == 0, end > 0, content.isEmpty { takesStart = true }
     }
-    if !keepsStart { text.keepsStart = false }
-    result.append(contentsOf: bytes[last...])
+    if takesStart { text.keepsStart = false }
     text.bytes = result
   }
 }

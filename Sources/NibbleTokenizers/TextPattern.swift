@@ -22,4 +22,33 @@ enum TextPattern: Sendable {
       }
     }
   }
+
+  /// `bytes` with every match replaced.
+  ///
+  /// - Parameter onMatch: told the place of each
+  /// - Throws: `.badInput` if the result is longer than `limit`, and what patterns throw
+  func replacing(
+    in bytes: [UInt8], with content: [UInt8], limit: Int, onMatch: (_ start: Int, _ end: Int) -> Void = { _, _ in }
+  ) throws -> [UInt8] {
+    var result: [UInt8] = []
+    result.reserveCapacity(bytes.count)
+    var last = 0
+    func check() throws {
+      guard result.count <= limit else {
+        throw NibbleError.badInput("the tokenizer's rules make more than \(limit) bytes of a short text")
+      }
+    }
+    try bytes.withUnsafeBufferPointer { buffer in
+      try forEachMatch(in: buffer) { start, end in
+        onMatch(start, end)
+        result.append(contentsOf: buffer[last..<start])
+        result.append(contentsOf: content)
+        last = end
+        try check()
+      }
+    }
+    result.append(contentsOf: bytes[last...])
+    try check()
+    return result
+  }
 }

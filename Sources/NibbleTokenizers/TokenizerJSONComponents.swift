@@ -13,7 +13,7 @@ struct TokenizerJSONComponents {
   }
 
   private func text(_ json: JSON, _ key: String, _ part: String) throws -> [UInt8] {
-    guard let text = json[key]?.string else { throw bad(part, key) }
+    guard let text = json[key]?.string, text.utf8.count <= 4096 else { throw bad(part, key) }
     return Array(text.utf8)
   }
 
@@ -24,7 +24,7 @@ struct TokenizerJSONComponents {
   }
 
   private func list(_ json: JSON, _ key: String, _ part: String) throws -> [JSON] {
-    guard let list = json[key]?.array, list.count <= 1000 else { throw bad(part, key) }
+    guard let list = json[key]?.array, list.count <= 64 else { throw bad(part, key) }
     return list
   }
 

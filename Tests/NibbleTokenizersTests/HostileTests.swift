@@ -57,11 +57,29 @@ struct HostileTests {
       (#"{"added_tokens":[{"id":0,"content":"zzz"}],\#(model)}"#, "'zzz'"),
       (#"{"added_tokens":[{"id":7000000000,"content":"zzz"}],\#(model)}"#, "7000000000"),
       (#"{"added_tokens":[{"id":7}],\#(model)}"#, "content"),
+      (#"{"added_tokens":[{"id":7,"content":"\#(String(repeating: "a", count: 999))"}],\#(model)}"#, "999 bytes"),
+      (#"{"normalizer":{"type":"Prepend","prepend":"\#(String(repeating: "a", count: 1_000_000))"},\#(model)}"#, "prepend"),
+      (
+        #"{"post_processor":{"type":"TemplateProcessing","single":[\#(String(repeating: #"{"Sequence":{"id":"A","type_id":0}},"#, count: 999))1]},\#(model)}"#,
+        "single"
+      ),
     ] as [(String, String)])
   func tokenizerJSON(_ json: String, _ mention: String) throws {
     let message = expectBadInput { _ = try Tokenizer(files: ["tokenizer.json": Array(json.utf8)], place: "there") }
     #expect(message?.contains("there/tokenizer.json") == true)
     #expect(message?.contains(mention) == true, "\(message ?? "")")
+  }
+
+  @Test("rules that double a text again and again")
+  func growth() throws {
+    let doubling = #"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#
+    let rules = Array(repeating: doubling, count: 60).joined(separator: ",")
+    let normalizing = try Tokenizer(
+      files: ["tokenizer.json": Array(#"{"normalizer":{"type":"Sequence","normalizers":[\#(rules)]},\#(Self.model)}"#.utf8)], place: "there")
+    #expect(expectBadInput { _ = try normalizing.encode("a") }?.contains("bytes of a short text") == true)
+    let decoding = try Tokenizer(
+      files: ["tokenizer.json": Array(#"{"decoder":{"type":"Sequence","decoders":[\#(rules)]},\#(Self.model)}"#.utf8)], place: "there")
+    #expect(expectBadInput { _ = try decoding.decode([0]) }?.contains("bytes of a short text") == true)
   }
 
   @Test("a tokenizer.json cut off anywhere")
