@@ -29,6 +29,9 @@ public enum Interrupt {
     Glibc.signal(SIGXFSZ, SIG_IGN)
   }
 
+  /// Whether a signal has come, for places that cannot throw.
+  static var hasCome: Bool { signal.load(ordering: .relaxed) != 0 }
+
   /// Throws once a signal has come.
   public static func check() throws {
     switch signal.load(ordering: .relaxed) {

@@ -20,7 +20,9 @@ package final class MappedFile: @unchecked Sendable {
     }
     bytes = UnsafeRawBufferPointer(start: start, count: size)
     // Reading ahead waits for the disk where the file is not in the page cache: not here.
-    DispatchQueue.global().async { [self] in madvise(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count, MADV_WILLNEED) }
+    DispatchQueue.global().async { [self] in
+      madvise(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count, MADV_WILLNEED)
+    }
   }
 
   deinit {

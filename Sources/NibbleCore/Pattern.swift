@@ -20,12 +20,16 @@ public final class Pattern: @unchecked Sendable {
 
   /// Compiles a pattern that came in a file: classes such as `\w` are Unicode's, and whole texts are gone through.
   ///
-  /// - Parameter lineAnchors: whether `^` and `$` match at every line, as they do in Oniguruma.
+  /// - Parameters:
+  ///   - lineAnchors: whether `^` and `$` match at every line, as they do in Oniguruma
+  ///   - isTrusted: whether the pattern is known to take little time on any text: no clock is looked at while it runs
   /// - Throws: `.badInput` if `text` is no regular expression.
-  package convenience init(ofFile text: String, lineAnchors: Bool) throws {
+  package convenience init(ofFile text: String, lineAnchors: Bool, isTrusted: Bool = false) throws {
     let anchors = lineAnchors ? PCRE2_MULTILINE : PCRE2_DOLLAR_ENDONLY
+    let callouts = isTrusted ? 0 : PCRE2_AUTO_CALLOUT
     try self.init(
-      text, options: UInt32(PCRE2_UCP) | UInt32(anchors), kind: .badInput, steps: 20_000_000, heapKiB: 262_144)
+      text, options: UInt32(PCRE2_UCP) | UInt32(anchors) | UInt32(callouts), kind: .badInput, steps: 20_000_000,
+      heapKiB: 262_144)
     // Where it cannot be translated, the interpreter does the work.
     pcre2_jit_compile_8(code, UInt32(PCRE2_JIT_COMPLETE))
   }
@@ -63,13 +67,10 @@ public final class Pattern: @unchecked Sendable {
   ///
   /// - Throws: if finding out takes more steps than any sensible pattern needs.
   public func isFound(in subject: String) throws -> Bool {
-    let data = pcre2_match_data_create_from_pattern_8(code, nil)
-    defer { pcre2_match_data_free_8(data) }
-    let bytes = Array(subject.utf8)
-    let result = pcre2_match_8(code, bytes, bytes.count, 0, 0, data, context)
-    if result >= 0 { return true }
-    if result == PCRE2_ERROR_NOMATCH { return false }
-    throw tooManySteps(on: quoted(subject))
+    let search = PatternSearch(code, context: context, seconds: 5)
+    return try Array(subject.utf8).withUnsafeBufferPointer {
+      try search.next(code, in: $0, at: 0, options: 0, tooManySteps: tooManySteps(on: quoted(subject))) != nil
+    }
   }
 
   private func tooManySteps(on subject: String) -> NibbleError {
@@ -85,30 +86,18 @@ public final class Pattern: @unchecked Sendable {
   package func forEachMatch(
     in bytes: UnsafeBufferPointer<UInt8>, _ body: (_ start: Int, _ end: Int) throws -> Void
   ) throws {
-    // Each match has a limit of its own; a pattern that looks ahead to the end every time needs one for them all.
-    let deadline = monotonicSeconds() + 5 + Double(bytes.count) * 5e-6
-    let data = pcre2_match_data_create_from_pattern_8(code, nil)
-    defer { pcre2_match_data_free_8(data) }
-    guard let base = bytes.baseAddress, let vector = pcre2_get_ovector_pointer_8(data) else { return }
+    guard bytes.baseAddress != nil else { return }
+    let search = PatternSearch(code, context: context, seconds: 5 + Double(bytes.count) * 5e-6)
     var at = 0
     var lastEnd = -1
-    var count = 0
-    while at <= bytes.count {
-      count += 1
-      if count & 0x3FF == 0 {
-        try Interrupt.check()
-        if monotonicSeconds() > deadline { throw tooManySteps(on: "a text of \(bytes.count) bytes") }
-      }
-      var result = pcre2_match_8(code, base, bytes.count, at, UInt32(PCRE2_NO_UTF_CHECK), data, context)
-      if result == PCRE2_ERROR_JIT_STACKLIMIT {
-        result = pcre2_match_8(
-          code, base, bytes.count, at, UInt32(PCRE2_NO_UTF_CHECK) | UInt32(PCRE2_NO_JIT), data, context)
-      }
-      if result == PCRE2_ERROR_NOMATCH { return }
-      guard result >= 0 else { throw tooManySteps(on: "a text of \(bytes.count) bytes") }
+    while at <= bytes.count,
+      let match = try search.next(
+        code, in: bytes, at: at, options: UInt32(PCRE2_NO_UTF_CHECK),
+        tooManySteps: tooManySteps(on: "a text of \(bytes.count) bytes"))
+    {
       // `\K` can put a start past the end, or before what was matched already.
-      let start = max(Int(vector[0]), lastEnd, 0)
-      let end = max(Int(vector[1]), start)
+      let start = max(match.start, lastEnd, 0)
+      let end = max(match.end, start)
       if start < end || start != lastEnd {
         try body(start, end)
         lastEnd = end
@@ -116,7 +105,7 @@ public final class Pattern: @unchecked Sendable {
       at = max(end, at)
       if start == end {
         at += 1
-        while at < bytes.count, base[at] & 0xC0 == 0x80 { at += 1 }
+        while at < bytes.count, bytes[at] & 0xC0 == 0x80 { at += 1 }
       }
     }
   }

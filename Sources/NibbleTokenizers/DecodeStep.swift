@@ -61,7 +61,8 @@ struct DecodeStage {
       let whole = held.count - incompleteSuffix(of: held)
       token.bytes = Array(String(decoding: held[..<whole], as: UTF8.self).utf8)
       held.removeSubrange(..<whole)
-    case .replace(let pattern, let content): token.bytes = try pattern.replacing(in: token.bytes, with: content, limit: Self.limit)
+    case .replace(let pattern, let content):
+      token.bytes = try pattern.replacing(in: token.bytes, with: content, limit: Self.limit)
     case .byteFallback:
       if let byte = Self.byte(of: token.bytes) {
         held.append(byte)

@@ -26,7 +26,8 @@ struct RegexDialect {
   static func compile(_ pattern: String, _ origin: Origin, place: String) throws -> Pattern {
     do {
       var dialect = RegexDialect(origin: origin, pattern: Array(pattern.unicodeScalars))
-      return try Pattern(ofFile: dialect.translated(), lineAnchors: origin == .oniguruma)
+      return try Pattern(
+        ofFile: dialect.translated(), lineAnchors: origin == .oniguruma, isTrusted: KnownPattern.all.contains(pattern))
     } catch let error as NibbleError {
       throw NibbleError(error.kind, "\(place): \(error.message)")
     }

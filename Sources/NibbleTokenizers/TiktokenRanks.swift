@@ -2,10 +2,6 @@ import NibbleCore
 
 /// Ranks as tiktoken keeps them: lines of a token in base 64 and its rank. Llama 3's `tokenizer.model`.
 enum TiktokenRanks {
-  /// Llama 3's way to cut a text into words, for ranks without a `special_tokens.json` that names one.
-  private static let llama3Pattern =
-    #"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"#
-
   /// Whether a `tokenizer.model` is of this kind: a SentencePiece model starts with a byte that is no letter.
   static func isRanks(_ bytes: [UInt8]) -> Bool { bytes.first.map { Base64.value(of: $0) != nil } ?? false }
 
@@ -22,7 +18,7 @@ enum TiktokenRanks {
       added.append(AddedToken(text: Array(text.utf8), id: id))
     }
     let pattern = try RegexDialect.compile(
-      special?["pat_str"]?.string ?? llama3Pattern, .rust, place: special == nil ? place : specialPlace)
+      special?["pat_str"]?.string ?? KnownPattern.llama3, .rust, place: special == nil ? place : specialPlace)
     var model = BytePairModel(tokens: tokens, ranks: .tokens)
     model.isOfBytes = true
     model.ignoresMerges = true

@@ -79,7 +79,8 @@ struct TokenizerJSONComponents {
     guard let json, json != .null else { return nil }
     switch json["type"]?.string {
     case "ByteLevel":
-      let pattern = try flag(json, "use_regex", true) ? try RegexDialect.compile(gpt2Pattern, .oniguruma, place: place) : nil
+      let pattern =
+        try flag(json, "use_regex", true) ? try RegexDialect.compile(KnownPattern.gpt2, .oniguruma, place: place) : nil
       return .byteLevel(addsSpace: try flag(json, "add_prefix_space", true), pattern: pattern, spells: true)
     case "Whitespace": return .whitespace
     case "WhitespaceSplit": return .whitespaceSplit

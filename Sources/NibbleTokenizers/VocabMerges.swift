@@ -12,9 +12,6 @@ enum VocabMerges {
     "Qwen2Tokenizer": .qwen2,
   ]
 
-  private static let qwen2Pattern =
-    #"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"#
-
   /// The configuration's family; without one, RoBERTa's tokens in the vocabulary tell.
   private static func family(_ config: TokenizerConfig, _ vocabulary: Vocabulary, place: String) throws -> Family {
     if let name = config.tokenizerClass {
@@ -47,7 +44,7 @@ enum VocabMerges {
       // A mask stands for a word with the space before it.
       added.append(AddedToken(text: Array(text.utf8), id: Int(id), stripsLeft: family == .roberta && text == "<mask>"))
     }
-    let pattern = try RegexDialect.compile(family == .qwen2 ? qwen2Pattern : gpt2Pattern, .oniguruma, place: place)
+    let pattern = try RegexDialect.compile(family == .qwen2 ? KnownPattern.qwen2 : KnownPattern.gpt2, .oniguruma, place: place)
     let addsSpace = config.flag("add_prefix_space") ?? false
     let pipeline = try Pipeline(
       added: AddedTokens(added, place: place) { $0 }, normalizer: family == .qwen2 ? .form(.nfc) : nil,
@@ -95,9 +92,6 @@ enum VocabMerges {
     return vocabulary
   }
 }
-
-/// GPT-2's way to cut a text into words.
-let gpt2Pattern = #"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"#
 
 extension PostProcessor {
   /// `<s> A </s>`, and `<s> A </s></s> B </s>`: all of one type.

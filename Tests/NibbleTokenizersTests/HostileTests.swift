@@ -75,11 +75,21 @@ struct HostileTests {
     let doubling = #"{"type":"Replace","pattern":{"String":"a"},"content":"aa"}"#
     let rules = Array(repeating: doubling, count: 60).joined(separator: ",")
     let normalizing = try Tokenizer(
-      files: ["tokenizer.json": Array(#"{"normalizer":{"type":"Sequence","normalizers":[\#(rules)]},\#(Self.model)}"#.utf8)], place: "there")
+      files: ["tokenizer.json": Array(#"{"normalizer":{"type":"Sequence","normalizers":[\#(rules)]},\#(Self.model)}"#.utf8)],
+      place: "there")
     #expect(expectBadInput { _ = try normalizing.encode("a") }?.contains("bytes of a short text") == true)
     let decoding = try Tokenizer(
-      files: ["tokenizer.json": Array(#"{"decoder":{"type":"Sequence","decoders":[\#(rules)]},\#(Self.model)}"#.utf8)], place: "there")
+      files: ["tokenizer.json": Array(#"{"decoder":{"type":"Sequence","decoders":[\#(rules)]},\#(Self.model)}"#.utf8)],
+      place: "there")
     #expect(expectBadInput { _ = try decoding.decode([0]) }?.contains("bytes of a short text") == true)
+  }
+
+  @Test("patterns that look through the whole text again and again", arguments: ["a(?=a*a*[bc]|)", "(a*)*c|a", "(?=a*b)c|a"])
+  func slowPatterns(_ pattern: String) throws {
+    let json = #"{"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\#(pattern)"},"behavior":"Isolated"},\#(Self.model)}"#
+    let tokenizer = try Tokenizer(files: ["tokenizer.json": Array(json.utf8)], place: "there")
+    #expect(
+      expectBadInput { _ = try tokenizer.encode(String(repeating: "a", count: 300_000)) }?.contains("too many steps") == true)
   }
 
   @Test("a tokenizer.json cut off anywhere")
