@@ -105,7 +105,9 @@ public struct AdapterConfig: Sendable {
       }
       return try members.map { name, value in
         guard let number = value.double, range.contains(number) else {
-          throw fail("\(key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)")
+          throw fail(
+            "\(key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)"
+          )
         }
         do { return (try Pattern(ofFile: #"^(.*\.)?(\#(name))$"#, lineAnchors: false), number) } catch let error as NibbleError {
           throw fail("\(key): \(error.message)")

@@ -34,12 +34,15 @@ final class Helpers: Sendable {
   private static func start(_ crew: Crew, _ index: Int) -> Bool {
     let context = Unmanaged.passRetained(Start(crew: crew, index: index))
     var thread = pthread_t()
-    let isStarted = pthread_create(&thread, nil, { raw in
-      guard let raw else { return nil }
-      let start = Unmanaged<Start>.fromOpaque(raw).takeRetainedValue()
-      start.crew.work(start.index)
-      return nil
-    }, context.toOpaque()) == 0
+    let isStarted =
+      pthread_create(
+        &thread, nil,
+        { raw in
+          guard let raw else { return nil }
+          let start = Unmanaged<Start>.fromOpaque(raw).takeRetainedValue()
+          start.crew.work(start.index)
+          return nil
+        }, context.toOpaque()) == 0
     if isStarted { pthread_detach(thread) } else { context.release() }
     return isStarted
   }
@@ -121,7 +124,9 @@ final class Helpers: Sendable {
       while round.load(ordering: .acquiring) == seen {
         bed.isAsleep.store(true, ordering: .sequentiallyConsistent)
         // The bell rings for those found asleep; whoever gets up in time does without.
-        if round.load(ordering: .sequentiallyConsistent) == seen || !bed.isAsleep.exchange(false, ordering: .sequentiallyConsistent) {
+        if round.load(ordering: .sequentiallyConsistent) == seen
+          || !bed.isAsleep.exchange(false, ordering: .sequentiallyConsistent)
+        {
           bed.bell.wait()
         }
       }

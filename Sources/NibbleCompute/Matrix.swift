@@ -130,7 +130,8 @@ package final class FloatStore: @unchecked Sendable {
   package var values: UnsafeMutableBufferPointer<Float> { .init(start: start, count: count) }
 
   package init(count: Int) {
-    start = UnsafeMutableRawPointer.allocate(byteCount: max(count * 4, 64), alignment: 64).bindMemory(to: Float.self, capacity: count)
+    start = UnsafeMutableRawPointer.allocate(byteCount: max(count * 4, 64), alignment: 64).bindMemory(
+      to: Float.self, capacity: count)
     self.count = count
   }
 

@@ -33,7 +33,9 @@ public struct Documents: Sendable {
   private static func texts(_ path: String) throws -> [Document] {
     let file = try InputFile(path)
     guard file.size <= 1 << 32 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for a text") }
-    guard let text = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else { throw NibbleError.badInput("\(path): not UTF-8") }
+    guard let text = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
+      throw NibbleError.badInput("\(path): not UTF-8")
+    }
     // Swift takes "\r\n" for one character: lines are those of the bytes.
     let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)
     let dividers = lines.indices.filter { isDivider(lines[$0]) }
@@ -44,16 +46,22 @@ public struct Documents: Sendable {
       defer { first = end + 1 }
       // Empty lines around a divider belong to the divider.
       let isEmpty = { (line: Int) in lines[line].isEmpty || lines[line].elementsEqual("\r".utf8) }
-      guard let from = (first..<end).first(where: { !isEmpty($0) }), let last = (first..<end).last(where: { !isEmpty($0) }) else { return nil }
+      guard let from = (first..<end).first(where: { !isEmpty($0) }), let last = (first..<end).last(where: { !isEmpty($0) }) else {
+        return nil
+      }
       let body = Substring(text.utf8[lines[from].startIndex..<lines[last].endIndex])
-      return Document(text: body.utf8.last == UInt8(ascii: "\r") ? String(decoding: body.utf8.dropLast(), as: UTF8.self) : String(body), place: "\(path):\(from + 1)")
+      return Document(
+        text: body.utf8.last == UInt8(ascii: "\r") ? String(decoding: body.utf8.dropLast(), as: UTF8.self) : String(body),
+        place: "\(path):\(from + 1)")
     }
   }
 
   /// Whether a line says `<|endoftext|>` and nothing else but blanks around it.
   private static func isDivider(_ line: Substring.UTF8View) -> Bool {
     let isBlank = { (byte: UInt8) in byte == 0x20 || byte == 0x09 || byte == 0x0D }
-    guard let first = line.firstIndex(where: { !isBlank($0) }), let last = line.lastIndex(where: { !isBlank($0) }) else { return false }
+    guard let first = line.firstIndex(where: { !isBlank($0) }), let last = line.lastIndex(where: { !isBlank($0) }) else {
+      return false
+    }
     return line[first...last].elementsEqual("<|endoftext|>".utf8)
   }
 }

@@ -48,14 +48,17 @@ struct EvaluateCommand: ParsableCommand {
     Progress.clear()
     let seconds = monotonicSeconds() - started
     if windows == nil, perplexity.windows == .first, report.unscored > 0 {
-      common.warn(["\(report.unscored) tokens beyond the first \(report.context) of their documents were not scored; --windows whole scores them"])
+      common.warn([
+        "\(report.unscored) tokens beyond the first \(report.context) of their documents were not scored; --windows whole scores them"
+      ])
     }
     try common.json ? printJSON(report, seconds) : printText(report, seconds)
   }
 
   private func printJSON(_ report: Perplexity.Report, _ seconds: Double) throws {
     var members: [(String, JSON)] = [
-      ("task", "perplexity"), ("base", JSON(model.base)), ("data", JSON(data)), ("compute_dtype", JSON(model.computeDtype.rawValue)),
+      ("task", "perplexity"), ("base", JSON(model.base)), ("data", JSON(data)),
+      ("compute_dtype", JSON(model.computeDtype.rawValue)),
       ("perplexity", JSON(report.perplexity)), ("standard_error", JSON(report.standardError)), ("loss", JSON(report.loss.value)),
       ("loss_standard_error", JSON(report.loss.standardError)), ("tokens", JSON(report.loss.count)),
       ("unscored_tokens", JSON(report.unscored)), ("documents", JSON(report.documents)), ("windows", JSON(report.windows)),
@@ -90,12 +93,20 @@ struct EvaluateCommand: ParsableCommand {
     if let comparison = report.comparison {
       rows += [
         ("compared to", "\(oneLine(compareTo ?? "")), perplexity \(decimal(comparison.perplexity, 4))"),
-        ("KL divergence", "\(decimal(comparison.divergence.value, 6))\(with(comparison.divergence.standardError, 6)) nats a token"),
-        ("same best token", "\(decimal(100 * comparison.agreement.value, 2))\(with(100 * comparison.agreement.standardError, 2)) %"),
+        (
+          "KL divergence",
+          "\(decimal(comparison.divergence.value, 6))\(with(comparison.divergence.standardError, 6)) nats a token"
+        ),
+        (
+          "same best token",
+          "\(decimal(100 * comparison.agreement.value, 2))\(with(100 * comparison.agreement.standardError, 2)) %"
+        ),
       ]
     }
     let rate = Double(report.loss.count) / max(seconds, 1e-9)
-    rows += [("time", "\(decimal(seconds, 2)) s, \(decimal(rate, 0)) tokens/s"), ("peak memory", byteText(ResourceUse.now.peakBytes))]
+    rows += [
+      ("time", "\(decimal(seconds, 2)) s, \(decimal(rate, 0)) tokens/s"), ("peak memory", byteText(ResourceUse.now.peakBytes)),
+    ]
     try Summary.printRows(rows)
   }
 }

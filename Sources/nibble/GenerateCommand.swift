@@ -98,7 +98,8 @@ struct GenerateCommand: ParsableCommand {
     if common.json {
       let texts = results.texts.map { one -> JSON in
         [
-          "text": JSON(one.text), "ids": JSON(one.ids), "prompt_tokens": JSON(one.promptTokens), "new_tokens": JSON(one.ids.count),
+          "text": JSON(one.text), "ids": JSON(one.ids), "prompt_tokens": JSON(one.promptTokens),
+          "new_tokens": JSON(one.ids.count),
           "reason": JSON(one.reason.rawValue), "adapters": JSON(one.adapters), "score": one.score.map { JSON($0) } ?? .null,
         ]
       }
@@ -135,7 +136,9 @@ struct GenerateCommand: ParsableCommand {
         case ("/quit", _), ("/exit", _): return
         case ("/adapter", nil):
           let active = adapters.map(\.adapter.name)
-          write("adapters: \(open.set.names.joined(separator: ", ")); in use: \(active.isEmpty ? "none" : active.joined(separator: ", "))\n", to: 2)
+          write(
+            "adapters: \(open.set.names.joined(separator: ", ")); in use: \(active.isEmpty ? "none" : active.joined(separator: ", "))\n",
+            to: 2)
         case ("/adapter", let names?):
           do { adapters = try open.set.selection(try open.parse(names)) } catch let error as NibbleError {
             write("nibble: error: \(error.message)\n", to: 2)
@@ -224,8 +227,10 @@ struct TextGenerator {
         adapters: request.adapters.map(\.adapter.name), score: score)
       var decoder = tokens.tokenizer.streamingDecoder(skipSpecialTokens: true)
       for id in request.prompt { _ = try decoder.feed(id) }
-      text.text = try watcher.feed(
-        result.ids.filter { tokens.tokenizer.token($0) != nil }.map { try decoder.feed($0) }.joined() + decoder.finish()) + watcher.finish()
+      text.text =
+        try watcher.feed(
+          result.ids.filter { tokens.tokenizer.token($0) != nil }.map { try decoder.feed($0) }.joined() + decoder.finish())
+        + watcher.finish()
       if watcher.isFound { text.reason = .stop }
       return text
     }

@@ -8,7 +8,8 @@ struct ModelOptions: ParsableArguments {
   @Option(help: "The model: a folder, an .nbl file, a bitsandbytes folder.")
   var base: String
 
-  @Option(help: ArgumentHelp("An adapter folder, by name and weight if wanted; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
+  @Option(
+    help: ArgumentHelp("An adapter folder, by name and weight if wanted; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
   var adapter: [String] = []
 
   @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.")

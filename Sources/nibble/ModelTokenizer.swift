@@ -12,7 +12,9 @@ struct ModelTokenizer {
   let mark: Int?
 
   init(_ model: Model, path: String?) throws {
-    tokenizer = try path.map { try Tokenizer.open($0) } ?? Tokenizer(
+    tokenizer =
+      try path.map { try Tokenizer.open($0) }
+      ?? Tokenizer(
         files: model.checkpoint.contents(ofSmallFiles: Tokenizer.fileNames), place: model.path)
     guard tokenizer.vocabularySize <= model.vocabularySize else {
       throw NibbleError.badInput(

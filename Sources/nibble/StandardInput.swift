@@ -21,7 +21,9 @@ struct StandardInput {
         defer { pending = [] }
         return try text(pending[...])
       }
-      guard pending.count <= Self.longest else { throw NibbleError.badInput("standard input: a line of more than \(Self.longest) bytes") }
+      guard pending.count <= Self.longest else {
+        throw NibbleError.badInput("standard input: a line of more than \(Self.longest) bytes")
+      }
       try fill()
     }
   }
@@ -40,7 +42,9 @@ struct StandardInput {
 
   private func text(_ bytes: ArraySlice<UInt8>) throws -> String {
     let line = bytes.last == UInt8(ascii: "\r") ? bytes.dropLast() : bytes
-    guard let text = String(validating: line, as: UTF8.self) else { throw NibbleError.badInput("standard input: a line that is not UTF-8") }
+    guard let text = String(validating: line, as: UTF8.self) else {
+      throw NibbleError.badInput("standard input: a line that is not UTF-8")
+    }
     return text
   }
 }

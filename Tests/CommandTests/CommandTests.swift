@@ -30,7 +30,10 @@ struct CommandTests {
     let help = try Program.run(["--help"])
     #expect(help.code == 0 && help.output.contains("quantize") && help.output.contains("Exit codes"))
     #expect(try Program.run(["--version"]).output.hasPrefix("nibble "))
-    for verb in ["inspect", "plan", "quantize", "dequantize", "convert", "verify", "diff", "hash", "tokenize", "forward", "generate", "evaluate"] {
+    for verb in [
+      "inspect", "plan", "quantize", "dequantize", "convert", "verify", "diff", "hash", "tokenize", "forward", "generate",
+      "evaluate",
+    ] {
       #expect(try Program.run([verb, "--help"]).code == 0)
     }
   }

@@ -37,7 +37,9 @@ struct RunCommandTests {
     for output in ["s.nbl", "s-bnb"] {
       let format = output == "s.nbl" ? "nbl" : "bnb"
       #expect(try Program.run(["quantize", stories, "-o", folder.file(output), "--format", format]).code == 0)
-      #expect(try json(["generate", "--base", folder.file(output), "--prompt", Self.begin])["text"]?.string?.hasPrefix(" named Lily") == true)
+      #expect(
+        try json(["generate", "--base", folder.file(output), "--prompt", Self.begin])["text"]?.string?.hasPrefix(" named Lily")
+          == true)
     }
     // What is shown as it comes is what the document says.
     let shown = try Program.run(["generate", "--base", stories, "--prompt", Self.begin, "--max-new-tokens", "47"])
@@ -81,7 +83,9 @@ struct RunCommandTests {
     let same = try json(["evaluate", "--base", stories, "--data", data, "--compare-to", stories])
     #expect((same["compared_to"]?["kl_divergence"]?.double ?? 1) < 1e-9)
     #expect(same["compared_to"]?["top1_agreement"]?.double == 1)
-    let whole = try json(["evaluate", "--base", stories, "--data", data, "--context", "64", "--stride", "32", "--windows", "whole"])
+    let whole = try json([
+      "evaluate", "--base", stories, "--data", data, "--context", "64", "--stride", "32", "--windows", "whole",
+    ])
     #expect(whole["unscored_tokens"]?.int == 0)
     let first = try Program.run(["evaluate", "--base", stories, "--data", data, "--context", "64"])
     #expect(first.errors.contains("were not scored"))
@@ -90,7 +94,9 @@ struct RunCommandTests {
   @Test("forward writes what a pass gives, adapters on")
   func forward() throws {
     let out = folder.file("o.safetensors")
-    let result = try json(["forward", "--base", Self.llama, "--adapter", Self.adapters + "/dec_rslora", "--ids", Self.ids, "-o", out])
+    let result = try json([
+      "forward", "--base", Self.llama, "--adapter", Self.adapters + "/dec_rslora", "--ids", Self.ids, "-o", out,
+    ])
     #expect((result["loss"]?.double ?? 0) > 0)
     let written = try TensorFile(out)
     let expected = try TensorFile(fixture("adapters/logits.safetensors"))
@@ -133,7 +139,8 @@ struct RunCommandTests {
 
   static let wrong: [([String], Int32)] = [
     (["generate", "--base", stories], 2), (["generate", "--base", stories, "--prompt", "a", "--interactive"], 2),
-    (["generate", "--base", "/nowhere", "--prompt", "a"], 3), (["generate", "--base", fixture("adapters/dec_dora"), "--prompt", "a"], 3),
+    (["generate", "--base", "/nowhere", "--prompt", "a"], 3),
+    (["generate", "--base", fixture("adapters/dec_dora"), "--prompt", "a"], 3),
     (["generate", "--base", stories, "--prompt", "a", "--temperature", "-1"], 2),
     (["generate", "--base", stories, "--prompt", "a", "--top-p", "0"], 2),
     (["generate", "--base", stories, "--prompt", "a", "--max-new-tokens", "600"], 2),
@@ -174,13 +181,16 @@ struct RunCommandTests {
       let path = try folder.write("in.safetensors", builder.bytes)
       return try Program.run(["forward", "--base", Self.llama, "--ids", path, "-o", folder.file("out.safetensors")])
     }
-    func int64s(_ values: [Int64]) -> [UInt8] { values.flatMap { value in (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } } }
+    func int64s(_ values: [Int64]) -> [UInt8] {
+      values.flatMap { value in (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
+    }
     expectOneLine(try run { $0.add("input_ids", "I64", [1, 2], int64s([1, 256])) }, 3, mentioning: ["256"])
     expectOneLine(try run { $0.add("input_ids", "I64", [1, 2], int64s([1, -5])) }, 3)
     expectOneLine(try run { $0.add("input_ids", "I64", [2], int64s([1, 5])) }, 3)
     expectOneLine(try run { $0.add("input_ids", [1, 2], [1, 5]) }, 3, mentioning: ["F32"])
     expectOneLine(try run { $0.add("input_ids", "I64", [1, 0], []) }, 3)
-    expectOneLine(try run { $0.add("input_ids", "I64", [1, 200], int64s(Array(repeating: 1, count: 200))) }, 3, mentioning: ["context"])
+    expectOneLine(
+      try run { $0.add("input_ids", "I64", [1, 200], int64s(Array(repeating: 1, count: 200))) }, 3, mentioning: ["context"])
     expectOneLine(
       try run {
         $0.add("input_ids", "I64", [1, 2], int64s([1, 5]))

@@ -12,13 +12,18 @@ struct AttentionTests {
     var window: Int?
     var hidden: Set<Int> = []
     var threads = 1
-    var testDescription: String { "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads)" }
+    var testDescription: String {
+      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads)"
+    }
   }
 
   static let cases = [
-    Case(), Case(heads: 1, keyValueHeads: 1, size: 5, new: 1), Case(past: 7, new: 1), Case(past: 200, new: 130, threads: 3), Case(past: 9, new: 70),
-    Case(new: 100, isCausal: false), Case(new: 100, window: 7), Case(past: 30, new: 90, window: 40, threads: 2), Case(past: 30, new: 1, window: 4),
-    Case(new: 6, isCausal: false, hidden: [0, 4]), Case(new: 70, hidden: [1, 2, 69]), Case(heads: 8, keyValueHeads: 1, size: 80, past: 3, new: 2),
+    Case(), Case(heads: 1, keyValueHeads: 1, size: 5, new: 1), Case(past: 7, new: 1), Case(past: 200, new: 130, threads: 3),
+    Case(past: 9, new: 70),
+    Case(new: 100, isCausal: false), Case(new: 100, window: 7), Case(past: 30, new: 90, window: 40, threads: 2),
+    Case(past: 30, new: 1, window: 4),
+    Case(new: 6, isCausal: false, hidden: [0, 4]), Case(new: 70, hidden: [1, 2, 69]),
+    Case(heads: 8, keyValueHeads: 1, size: 80, past: 3, new: 2),
   ]
 
   /// By the definition, in float64.
@@ -40,7 +45,8 @@ struct AttentionTests {
         let weights = scores.map { exp($0 - most) }
         let sum = weights.reduce(0, +)
         for i in 0..<c.size {
-          out.append(Float(zip(seen, weights).reduce(0.0) { $0 + $1.1 / sum * Double(v[($1.0 * c.keyValueHeads + group) * c.size + i]) }))
+          out.append(
+            Float(zip(seen, weights).reduce(0.0) { $0 + $1.1 / sum * Double(v[($1.0 * c.keyValueHeads + group) * c.size + i]) }))
         }
       }
     }
@@ -51,7 +57,10 @@ struct AttentionTests {
   func definition(c: Case) throws {
     var random = Generator(3)
     func numbers(_ count: Int) -> [Float] { (0..<count).map { _ in random.normal() } }
-    let (q, k, v) = (numbers(c.new * c.heads * c.size), numbers((c.past + c.new) * c.keyValueHeads * c.size), numbers((c.past + c.new) * c.keyValueHeads * c.size))
+    let (q, k, v) = (
+      numbers(c.new * c.heads * c.size), numbers((c.past + c.new) * c.keyValueHeads * c.size),
+      numbers((c.past + c.new) * c.keyValueHeads * c.size)
+    )
     var out = [Float](repeating: .nan, count: q.count)
     let mask = (0..<c.past + c.new).map { UInt8(c.hidden.contains($0) ? 0 : 1) }
     let attention = Attention(

@@ -45,7 +45,8 @@ struct AdapterTests {
     #expect(greatestDifference(together, try runs.flatMap { try model.scores([$0]) }) <= 2e-5)
   }
 
-  @Test("whole replaced heads and biases are each row's own, too", arguments: [("gpt2", "gpt2_bias_all"), ("roberta", "roberta_cls")])
+  @Test(
+    "whole replaced heads and biases are each row's own, too", arguments: [("gpt2", "gpt2_bias_all"), ("roberta", "roberta_cls")])
   func replacedPerRow(base: String, name: String) throws {
     let model = try model(base)
     let adapter = try Self.adapter(name, model)
@@ -172,7 +173,8 @@ struct AdapterTests {
     "whose tensors fit nothing are refused, with the nearest name",
     arguments: [
       "base_model.model.roberta.encoder.layer.0.attention.self.quary.lora_A.weight", "base_model.model.roberta.nothing.bias",
-      "roberta.encoder.layer.0.attention.self.key.lora_A.weight", "base_model.model.roberta.encoder.layer.0.attention.self.key.lora_C",
+      "roberta.encoder.layer.0.attention.self.key.lora_A.weight",
+      "base_model.model.roberta.encoder.layer.0.attention.self.key.lora_C",
     ])
   func unmatched(name: String) throws {
     let error = #expect(throws: NibbleError.self) {

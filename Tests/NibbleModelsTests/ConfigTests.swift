@@ -17,7 +17,8 @@ struct ConfigTests {
   }
 
   static let refused: [(String, String)] = [
-    ("llama", #""model_type": "mamba""#), ("llama", #""hidden_act": "mish""#), ("llama", #""architectures": ["LlamaForTokenClassification"]"#),
+    ("llama", #""model_type": "mamba""#), ("llama", #""hidden_act": "mish""#),
+    ("llama", #""architectures": ["LlamaForTokenClassification"]"#),
     ("llama", #""architectures": null"#), ("llama", #""rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}"#),
     ("llama", #""rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}"#),
     ("llama", #""pretraining_tp": 2"#), ("llama", #""attn_logit_softcapping": 50.0"#), ("llama", #""num_experts": 8"#),
@@ -40,21 +41,30 @@ struct ConfigTests {
 
   @Test("that only say otherwise what they said run")
   func accepted() throws {
-    _ = try Self.open("llama", #""rope_parameters": null, "rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#)
+    _ = try Self.open(
+      "llama", #""rope_parameters": null, "rope_theta": 10000.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#)
     _ = try Self.open("llama", #""architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4"#)
     _ = try Self.open("roberta", #""hidden_act": "relu""#)
   }
 
   /// Frequencies of transformers 5.23, heads of 16.
   static let rotations: [(String, [Float], Float)] = [
-    (#"{"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 10000.0}"#,
-      [0.25, 0.079056941, 0.025, 0.0079056947, 0.0025, 0.00079056947, 0.00025, 7.9056947e-05], 1),
-    (#"{"rope_parameters": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192, "rope_theta": 500000.0}}"#,
-      [1, 0.19392276, 0.03760603, 0.0072926651, 0.00042955671, 8.5702559e-06, 1.6619674e-06, 3.2229329e-07], 1),
-    (#"{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "rope_theta": 10000.0}}"#,
-      [1, 0.31622776, 0.1, 0.025693506, 0.0062499996, 0.0013834966, 0.00025, 7.9056947e-05], 1.1386294),
-    (#"{"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024, "rope_theta": 1000000.0, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.25}}"#,
-      [1, 0.17782794, 0.017787812, 0.00070292666, 0.000125, 2.2228493e-05, 3.9528468e-06, 7.0292668e-07], 1.25),
+    (
+      #"{"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 10000.0}"#,
+      [0.25, 0.079056941, 0.025, 0.0079056947, 0.0025, 0.00079056947, 0.00025, 7.9056947e-05], 1
+    ),
+    (
+      #"{"rope_parameters": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192, "rope_theta": 500000.0}}"#,
+      [1, 0.19392276, 0.03760603, 0.0072926651, 0.00042955671, 8.5702559e-06, 1.6619674e-06, 3.2229329e-07], 1
+    ),
+    (
+      #"{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "rope_theta": 10000.0}}"#,
+      [1, 0.31622776, 0.1, 0.025693506, 0.0062499996, 0.0013834966, 0.00025, 7.9056947e-05], 1.1386294
+    ),
+    (
+      #"{"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024, "rope_theta": 1000000.0, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.25}}"#,
+      [1, 0.17782794, 0.017787812, 0.00070292666, 0.000125, 2.2228493e-05, 3.9528468e-06, 7.0292668e-07], 1.25
+    ),
   ]
 
   @Test("rotary positions turn as transformers has them", arguments: rotations)
@@ -70,12 +80,17 @@ struct ConfigTests {
     var builder = SafetensorsBuilder()
     builder.add(random: "model.layers.0.self_attn.q_norm.weight", [16])
     try folder.write("model-00004-of-00004.safetensors", builder.bytes)
-    for name in ["config.json", "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"] {
+    for name in [
+      "config.json", "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors",
+    ] {
       try folder.write(name.replacing("00003.s", with: "00004.s"), try bytes(of: fixture("models/llama-sharded/" + name)))
     }
     var index = try JSON.parse(try bytes(of: fixture("models/llama-sharded/model.safetensors.index.json")))
-    let map = (index["weight_map"]?.members ?? []).map { (key: $0.key, value: JSON(($0.value.string ?? "").replacing("00003.s", with: "00004.s"))) }
-    index = index.setting("weight_map", to: .object(map + [("model.layers.0.self_attn.q_norm.weight", "model-00004-of-00004.safetensors")]))
+    let map = (index["weight_map"]?.members ?? []).map {
+      (key: $0.key, value: JSON(($0.value.string ?? "").replacing("00003.s", with: "00004.s")))
+    }
+    index = index.setting(
+      "weight_map", to: .object(map + [("model.layers.0.self_attn.q_norm.weight", "model-00004-of-00004.safetensors")]))
     try folder.write("model.safetensors.index.json", index.text())
     let error = #expect(throws: NibbleError.self) { try Model(folder.path) }
     #expect(error?.message.contains("q_norm") == true, "\(error?.message ?? "")")

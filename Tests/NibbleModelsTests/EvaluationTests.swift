@@ -9,7 +9,9 @@ import Testing
 struct EvaluationTests {
   typealias Window = Perplexity.Window
 
-  @Test("windows score every token once, whatever context, stride and mark", arguments: [false, true], [(4, 3), (4, 1), (4, 2), (8, 5), (2, 1), (50, 49)])
+  @Test(
+    "windows score every token once, whatever context, stride and mark", arguments: [false, true],
+    [(4, 3), (4, 1), (4, 2), (8, 5), (2, 1), (50, 49)])
   func windows(hasMark: Bool, sizes: (context: Int, stride: Int)) {
     let documents = [20, 1, 0, 11]
     let windows = Perplexity().cut(documents, hasMark: hasMark, context: sizes.context, stride: sizes.stride)
@@ -62,7 +64,12 @@ struct EvaluationTests {
     #expect(try Documents(whole).documents.map(\.text) == ["one\ntwo\n"])
   }
 
-  @Test("data that cannot be used is named by file and line", arguments: [("a.jsonl", "{\"text\": \"a\"}\n{\"txt\": 1}", ":2"), ("a.jsonl", "{\"text\": 3}", ":1"), ("a.jsonl", "[", ":1"), ("a.txt", "", "a.txt"), ("a.jsonl", "\n\n", "a.jsonl")])
+  @Test(
+    "data that cannot be used is named by file and line",
+    arguments: [
+      ("a.jsonl", "{\"text\": \"a\"}\n{\"txt\": 1}", ":2"), ("a.jsonl", "{\"text\": 3}", ":1"), ("a.jsonl", "[", ":1"),
+      ("a.txt", "", "a.txt"), ("a.jsonl", "\n\n", "a.jsonl"),
+    ])
   func wrong(name: String, text: String, place: String) throws {
     let folder = TemporaryFolder()
     let path = try folder.write(name, text)

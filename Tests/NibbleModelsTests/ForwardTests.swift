@@ -76,7 +76,9 @@ struct ForwardTests {
     #expect(greatestDifference(scores, reference.logits) <= tolerance)
   }
 
-  @Test("in bfloat16 stay within 1 % of the loss", arguments: [("llama", "decoder_base"), ("llama-bnb-nf4-dq", "decoder_nf4dq"), ("gpt2", "gpt2_base")])
+  @Test(
+    "in bfloat16 stay within 1 % of the loss",
+    arguments: [("llama", "decoder_base"), ("llama-bnb-nf4-dq", "decoder_nf4dq"), ("gpt2", "gpt2_base")])
   func bfloat16(name: String, reference: String) throws {
     let reference = try Reference(reference)
     let folder = TemporaryFolder()
@@ -132,7 +134,8 @@ struct ForwardTests {
     let source = try Checkpoint.open(fixture("stories260K"))
     _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, habit: .nbl)).run()
     let job = try StreamJob.dequantize(
-      try Checkpoint.open(folder.file("m.nbl")), dtype: .f32, to: OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors))
+      try Checkpoint.open(folder.file("m.nbl")), dtype: .f32,
+      to: OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors))
     _ = try job.run()
     let ids = [1, 403, 407, 261, 378]
     let packed = try Model(folder.file("m.nbl")).scores([TokenRun(ids)])

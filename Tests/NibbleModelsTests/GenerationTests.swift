@@ -119,7 +119,10 @@ struct SamplingTests {
   func draws() {
     var sampling = Sampling()
     sampling.temperature = 1
-    #expect([0.0, 0.39, 0.41, 0.69, 0.71, 0.89, 0.91, 0.999].map { sampling.choose(Self.scores, count: 4, draw: $0) } == [2, 2, 0, 0, 3, 3, 1, 1])
+    #expect(
+      [0.0, 0.39, 0.41, 0.69, 0.71, 0.89, 0.91, 0.999].map { sampling.choose(Self.scores, count: 4, draw: $0) } == [
+        2, 2, 0, 0, 3, 3, 1, 1,
+      ])
     sampling.temperature = 0
     #expect(sampling.choose(Self.scores, count: 4, draw: 0.99) == 2)
   }

@@ -34,7 +34,9 @@ func line(_ label: String, _ value: Double, _ unit: String) {
 
 do {
   let compute = Compute(rawValue: values["--compute"] ?? "") ?? .bf16
-  print("kernels \(KernelVariant.current.rawValue), \(number("--threads")) threads, compute \(compute.rawValue), OpenBLAS \(BLAS.coreName ?? "none")")
+  print(
+    "kernels \(KernelVariant.current.rawValue), \(number("--threads")) threads, compute \(compute.rawValue), OpenBLAS \(BLAS.coreName ?? "none")"
+  )
   var opened: Model?
   line("open the model", try milliseconds { opened = try Model(path, precision: compute, threads: number("--threads")) }, "ms")
   guard let model = opened else { exit(1) }
@@ -46,7 +48,9 @@ do {
   if !adapters.isEmpty {
     let rounds = 1000
     var used = 0
-    let time = try milliseconds { for round in 0..<rounds { used += try set.selection([("\(round % adapters.count)", 1)]).count } }
+    let time = try milliseconds {
+      for round in 0..<rounds { used += try set.selection([("\(round % adapters.count)", 1)]).count }
+    }
     line("switch between adapters", time / Double(rounds), "ms (\(used / rounds) in use)")
   }
   let random = CountedRandom(seed: 1)
@@ -60,7 +64,8 @@ do {
     for _ in 0..<3 {
       var timing = Generator.Timing()
       let requests = (0..<number("--rows")).map { Generator.Request(ids(number("--prompt"), $0), adapters: active) }
-      _ = try Generator(model.transformer, sampling: Sampling(), maximumNew: number("--new"), endIDs: []).run(requests, timing: &timing)
+      _ = try Generator(model.transformer, sampling: Sampling(), maximumNew: number("--new"), endIDs: []).run(
+        requests, timing: &timing)
       best = (min(best.prompt, timing.promptSeconds), min(best.new, timing.decodeSeconds))
     }
     let rows = Double(number("--rows"))

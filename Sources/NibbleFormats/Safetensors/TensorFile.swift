@@ -23,7 +23,9 @@ package struct TensorFile {
     let name = tensor.name.text
     let bytes = try bytes(tensor)
     func read<T: FixedWidthInteger>(_ type: T.Type) -> [Int] {
-      bytes.withUnsafeBytes { raw in (0..<tensor.count).map { Int(truncatingIfNeeded: raw.loadUnaligned(fromByteOffset: $0 * T.bitWidth / 8, as: type)) } }
+      bytes.withUnsafeBytes { raw in
+        (0..<tensor.count).map { Int(truncatingIfNeeded: raw.loadUnaligned(fromByteOffset: $0 * T.bitWidth / 8, as: type)) }
+      }
     }
     switch tensor.dtype {
     case .i64: return read(Int64.self)
@@ -70,7 +72,9 @@ extension TensorFile {
     /// Begins a file of tensors with these names and shapes.
     ///
     /// - Throws: `.usage` if together they are larger than any file, and what `StagedOutput` throws
-    package init(_ tensors: [(name: String, shape: [Int])], metadata: [(String, String)] = [], to path: String, force: Bool) throws {
+    package init(_ tensors: [(name: String, shape: [Int])], metadata: [(String, String)] = [], to path: String, force: Bool)
+      throws
+    {
       var header: [(key: String, value: JSON)] = []
       if !metadata.isEmpty { header.append(("__metadata__", .object(metadata.map { ($0.0, JSON($0.1)) }))) }
       var at = 0
@@ -79,7 +83,9 @@ extension TensorFile {
           let (size, overflow) = product.multipliedReportingOverflow(by: extent)
           return overflow ? Int.max : size
         }
-        guard size < 1 << 60 - at else { throw NibbleError.usage("\(path): \(quoted(tensor.name)) of shape \(tensor.shape) is too large") }
+        guard size < 1 << 60 - at else {
+          throw NibbleError.usage("\(path): \(quoted(tensor.name)) of shape \(tensor.shape) is too large")
+        }
         header.append((tensor.name, ["dtype": "F32", "shape": JSON(tensor.shape), "data_offsets": JSON([at, at + size])]))
         places[tensor.name] = (at, at + size)
         at += size

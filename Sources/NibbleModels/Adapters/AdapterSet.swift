@@ -43,7 +43,8 @@ public final class AdapterSet {
 
   private func unknown(_ name: String) -> NibbleError {
     NibbleError.usage(
-      "no adapter is called \(quoted(name)); \(names.isEmpty ? "none is attached" : "there are " + names.joined(separator: ", "))")
+      "no adapter is called \(quoted(name)); \(names.isEmpty ? "none is attached" : "there are " + names.joined(separator: ", "))"
+    )
   }
 
   /// The adapters a pass is to use.
@@ -59,7 +60,8 @@ public final class AdapterSet {
       for id in Array(active.adapter.vectors.keys) + Array(active.adapter.matrices.keys) {
         if let other = owners.updateValue(active.adapter.name, forKey: id) {
           throw NibbleError.usage(
-            "adapters \(quoted(other)) and \(quoted(active.adapter.name)) both replace \(quoted(model.parameterNames[id])); use one of them")
+            "adapters \(quoted(other)) and \(quoted(active.adapter.name)) both replace \(quoted(model.parameterNames[id])); use one of them"
+          )
         }
       }
       if chosen.count > 1, active.adapter.terms.values.contains(where: { $0.outputScale != nil }) {

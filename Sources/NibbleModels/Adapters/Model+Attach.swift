@@ -52,7 +52,8 @@ extension Model {
     let others = lost.count == 1 ? "" : " and \(lost.count - 1) more"
     throw NibbleError(
       .adapterMismatch,
-      "\(file.path): \(quoted(first))\(others) of \(file.modules.count + file.replacements.count) match nothing in \(path)\(hint)")
+      "\(file.path): \(quoted(first))\(others) of \(file.modules.count + file.replacements.count) match nothing in \(path)\(hint)"
+    )
   }
 
   /// The matrix of one factor, in place.
@@ -65,7 +66,9 @@ extension Model {
 
   /// Adapters are small and come from anywhere: a look at every number costs little and names the tensor that is broken.
   private func checkFinite(_ tensor: StoredTensor, _ file: AdapterFile) throws {
-    guard let section = tensor.section(.data), let start = try file.mapped.bytes(section, tensor.name.text).baseAddress else { return }
+    guard let section = tensor.section(.data), let start = try file.mapped.bytes(section, tensor.name.text).baseAddress else {
+      return
+    }
     let broken = Kernels.countNonfinite(tensor.dtype, start, count: tensor.count)
     guard broken == 0 else {
       throw NibbleError.quality(
@@ -97,9 +100,12 @@ extension Model {
     guard module.a.shape[1] == table.count, module.b.shape[0] == table.width else {
       throw mismatch(
         file, module.path,
-        "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's embedding has \(table.count) rows of \(table.width)")
+        "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's embedding has \(table.count) rows of \(table.width)"
+      )
     }
-    guard module.magnitude == nil else { throw mismatch(file, module.path, "is an embedding with DoRA, which is not implemented") }
+    guard module.magnitude == nil else {
+      throw mismatch(file, module.path, "is an embedding with DoRA, which is not implemented")
+    }
     // Looked up by token: its rows lie by rank, so they are turned once.
     let a = try file.mapped.floats(module.a)
     let turned = (0..<table.count * module.rank).map { a[$0 % module.rank * table.count + $0 / module.rank] }
@@ -126,7 +132,8 @@ extension Model {
       guard let id = parameters.index(of: name), let shape = shapes[id] else { continue }
       guard tensor.shape == shape.dimensions else {
         throw NibbleError(
-          .adapterMismatch, "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(shape.dimensions)")
+          .adapterMismatch,
+          "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(shape.dimensions)")
       }
       try checkFinite(tensor, file)
       if shape.dimensions.count == 1 {
@@ -136,7 +143,8 @@ extension Model {
       }
     }
     // A head that shares the embedding's weight shares its replacement.
-    if case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id], matrices[head.id] == nil,
+    if case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id],
+      matrices[head.id] == nil,
       head.matrix.native.data == transformer.weights.tokens.matrix.native.data
     {
       matrices[head.id] = own
@@ -159,7 +167,9 @@ extension Model {
     }
     for table in embeddings { shapes[table.id] = ([table.count, table.width], false) }
     let weights = transformer.weights
-    for norm in weights.layers.flatMap({ [$0.attentionNorm, $0.mlpNorm] }) + [weights.embeddingNorm, weights.finalNorm].compactMap({ $0 }) {
+    for norm in weights.layers.flatMap({ [$0.attentionNorm, $0.mlpNorm] })
+      + [weights.embeddingNorm, weights.finalNorm].compactMap({ $0 })
+    {
       add(norm.weight)
       add(norm.bias)
     }

@@ -47,7 +47,9 @@ public struct Sampling: Sendable {
     guard noRepeatNgram > 0, history.count + 1 >= noRepeatNgram else { return }
     let tail = history.suffix(noRepeatNgram - 1)
     for start in 0...(history.count + 1 - noRepeatNgram) where start + noRepeatNgram - 1 < history.count {
-      if history[start..<start + noRepeatNgram - 1].elementsEqual(tail) { scores[history[start + noRepeatNgram - 1]] = -.infinity }
+      if history[start..<start + noRepeatNgram - 1].elementsEqual(tail) {
+        scores[history[start + noRepeatNgram - 1]] = -.infinity
+      }
     }
   }
 

@@ -20,7 +20,8 @@ package struct RotaryPositions: Sendable {
     // transformers 5 puts everything into rope_parameters; before, rope_theta stood alone and rope_scaling beside it.
     let parameters = try config.object("rope_parameters")
     let scaling = try parameters ?? config.object("rope_scaling")
-    let base = try (parameters?["rope_theta"] == nil ? config : parameters ?? config).double("rope_theta", above: 0, default: 10_000)
+    let base = try (parameters?["rope_theta"] == nil ? config : parameters ?? config).double(
+      "rope_theta", above: 0, default: 10_000)
     let partial = try (parameters?["partial_rotary_factor"] == nil ? config : parameters ?? config)
       .double("partial_rotary_factor", above: 0, default: 1)
     guard partial == 1 else { throw config.fail("partial_rotary_factor = \(partial) is not implemented") }

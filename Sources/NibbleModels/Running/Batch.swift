@@ -88,7 +88,9 @@ package final class KeyValueCache: @unchecked Sendable {
     capacity = wanted
   }
 
-  private static func copy(_ from: FloatStore, _ fromRoom: Int, _ to: FloatStore, _ toRoom: Int, _ heads: Int, _ count: Int, _ size: Int) {
+  private static func copy(
+    _ from: FloatStore, _ fromRoom: Int, _ to: FloatStore, _ toRoom: Int, _ heads: Int, _ count: Int, _ size: Int
+  ) {
     for head in 0..<heads {
       (to.start + head * toRoom * size).update(from: from.start + head * fromRoom * size, count: count * size)
     }

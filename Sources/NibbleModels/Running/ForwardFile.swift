@@ -19,7 +19,9 @@ package struct ForwardFile {
     self.file = file
     func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(path): \(reason)") }
     guard let input = file.tensor("input_ids") else { throw fail("no tensor 'input_ids' in it") }
-    guard input.shape.count == 2, input.count > 0 else { throw fail("input_ids has shape \(input.shape), expected [batch, length]") }
+    guard input.shape.count == 2, input.count > 0 else {
+      throw fail("input_ids has shape \(input.shape), expected [batch, length]")
+    }
     let length = input.shape[1]
     self.length = length
     func rows(_ name: String) throws -> [[Int]]? {
@@ -50,7 +52,9 @@ package struct ForwardFile {
       case .none:
         try states(
           model, adapters,
-          writer([("last_hidden_state", [ids.count, length, model.shape.width]), ("mean_pooled", [ids.count, model.shape.width])]))
+          writer([
+            ("last_hidden_state", [ids.count, length, model.shape.width]), ("mean_pooled", [ids.count, model.shape.width]),
+          ]))
       }
     if let loss {
       try withUnsafePointer(to: Float(loss)) { try file.add(UnsafeBufferPointer(start: $0, count: 1), to: "loss") }
@@ -124,7 +128,9 @@ package struct ForwardFile {
   }
 
   /// What judges the scores of classes by the labels.
-  private func classLoss(_ labels: StoredTensor, _ problem: ClassificationHead.Problem, _ count: Int) throws -> ([Float]) -> Double {
+  private func classLoss(_ labels: StoredTensor, _ problem: ClassificationHead.Problem, _ count: Int) throws -> ([Float]) ->
+    Double
+  {
     guard labels.count == (problem == .oneLabel ? ids.count : ids.count * count) else {
       throw NibbleError.badInput("\(file.path): labels has shape \(labels.shape) for \(ids.count) sequences of \(count) classes")
     }

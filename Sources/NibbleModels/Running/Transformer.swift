@@ -278,7 +278,9 @@ package final class Transformer: @unchecked Sendable {
   }
 
   /// Scores of the classes, [runs, labels].
-  package func classScores(_ hidden: UnsafePointer<Float>, _ head: ClassificationHead, of runs: [TokenRun]) throws -> UnsafePointer<Float> {
+  package func classScores(_ hidden: UnsafePointer<Float>, _ head: ClassificationHead, of runs: [TokenRun]) throws
+    -> UnsafePointer<Float>
+  {
     var rows: [Int] = []
     var start = 0
     for run in runs {

@@ -78,7 +78,9 @@ package final class WeightSource {
   /// The embedding `name` of `count` rows.
   package func embedding(_ name: String, count: Int, width: Int) throws -> Embedding {
     let table = try matrix(name + ".weight", outputs: count, inputs: width, isConv1D: false)
-    guard !table.isTransposed else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(name)) is stored transposed") }
+    guard !table.isTransposed else {
+      throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(name)) is stored transposed")
+    }
     return Embedding(name: name, id: register(name + ".weight"), matrix: table)
   }
 
