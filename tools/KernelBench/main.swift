@@ -1,4 +1,6 @@
-// Times the block kernels on one core, each variant this machine has: what tools/bench prints first.
+// Times the block kernels on one core, each variant this machine has, and products on several: what tools/bench prints first.
+//
+//   KernelBench [THREADS]
 
 import COpenBLAS
 import Glibc
@@ -111,19 +113,25 @@ func codedMatrix(_ values: UnsafePointer<Float>) -> MatrixView {
 nonisolated(unsafe) let x = randomFloats(512 * outputs), y = memory(4 * 512 * outputs).assumingMemoryBound(to: Float.self)
 
 /// Seconds of one product, packing of x left out.
-func product(_ w: MatrixView, _ compute: Compute, m: Int, transposed: Bool, _ variant: KernelVariant) -> Double {
+func product(
+  _ w: MatrixView, _ compute: Compute, m: Int, transposed: Bool, _ variant: KernelVariant, _ team: Team = Team(threads: 1)
+)
+  -> Double
+{
   let k = transposed ? outputs : inputs, n = transposed ? inputs : outputs
   let packed = memory(ProductKernels.packedBytes(compute, m: m, k: k, variant: variant))
-  let scratch = memory(ProductKernels.scratchBytes(compute, w, m: m, count: n, variant: variant))
-  defer {
-    packed.deallocate()
-    scratch.deallocate()
-  }
+  defer { packed.deallocate() }
   ProductKernels.pack(compute, x, m: m, k: k, stride: k, into: packed, variant: variant)
+  let parts = team.threads == 1 ? 1 : 16 * team.threads
+  let length = ceilDivide(n, parts * 64) * 64
   return 1
     / measure(1_000_000_000) {
-      (transposed ? ProductKernels.multiplyTransposed : ProductKernels.multiply)(
-        compute, w, packed, m, 0..<n, false, y, n, scratch, variant)
+      team.run(ceilDivide(n, length)) { part, scratch in
+        let range = part * length..<min((part + 1) * length, n)
+        (transposed ? ProductKernels.multiplyTransposed : ProductKernels.multiply)(
+          compute, w, packed, m, range, false, y, n,
+          scratch.start(0, ProductKernels.scratchBytes(compute, w, m: m, count: range.count, variant: variant)), variant)
+      }
     }
 }
 
@@ -172,3 +180,28 @@ for m in [1, 0, 32, 512] {
   line += column(decimal(2e-9 * Double(m * outputs * inputs) / seconds, 0))
 }
 print(line)
+
+// The same on all cores.
+
+let threads = CommandLine.arguments.dropFirst().first.flatMap { Int($0) } ?? 2
+print("\n\(threads) threads, times as fast as one")
+print("                            " + ["1 row", "", "32 rows", "512 rows", "512 back"].map(column).joined())
+for (compute, stored) in [(Compute.bf16, 0), (.f32, 0)] {
+  let team = Team(threads: threads)
+  var line = "\(KernelVariant.current.rawValue) \(matrices[stored].0) in \(compute.rawValue)"
+  line += String(repeating: " ", count: max(0, 28 - line.count))
+  for (m, transposed) in [(1, false), (0, false), (32, false), (512, false), (512, true)] {
+    guard m > 0 else {
+      line += column("")
+      continue
+    }
+    // One after the other, as the machine may change its pace.
+    var ratios: [Double] = []
+    for _ in 0..<5 {
+      let one = product(matrices[stored].1, compute, m: m, transposed: transposed, .current)
+      ratios.append(one / product(matrices[stored].1, compute, m: m, transposed: transposed, .current, team))
+    }
+    line += column(decimal(ratios.sorted()[2], 2))
+  }
+  print(line)
+}

@@ -1,7 +1,7 @@
 // Times what running a model takes: opening it, attaching and switching adapters, reading a prompt, generating. Ids are drawn
 // by chance, so no tokenizer is needed.
 //
-//   RunBench MODEL [--adapter DIR]... [--threads N] [--compute fp32|bf16] [--prompt N] [--new N] [--rows N]
+//   RunBench MODEL [--adapter DIR]... [--threads N] [--compute fp32|bf16] [--prompt N] [--new N] [--rows N] [--rounds N]
 
 import Foundation
 import NibbleCompute
@@ -10,10 +10,10 @@ import NibbleModels
 import NibbleQuant
 
 var adapters: [String] = []
-var values = ["--threads": "1", "--compute": "bf16", "--prompt": "128", "--new": "48", "--rows": "1"]
+var values = ["--threads": "1", "--compute": "bf16", "--prompt": "128", "--new": "48", "--rows": "1", "--rounds": "5"]
 var words = Array(CommandLine.arguments.dropFirst())
 guard !words.isEmpty else {
-  print("RunBench MODEL [--adapter DIR]... [--threads N] [--compute fp32|bf16] [--prompt N] [--new N] [--rows N]")
+  print("RunBench MODEL [--adapter DIR]... [--threads N] [--compute fp32|bf16] [--prompt N] [--new N] [--rows N] [--rounds N]")
   exit(2)
 }
 let path = words.removeFirst()
@@ -28,6 +28,7 @@ func milliseconds(_ body: () throws -> Void) rethrows -> Double {
   try body()
   return (monotonicSeconds() - start) * 1000
 }
+func median(_ values: [Double]) -> Double { values.isEmpty ? .nan : values.sorted()[values.count / 2] }
 func line(_ label: String, _ value: Double, _ unit: String) {
   print(label.padding(toLength: 34, withPad: " ", startingAt: 0) + String(format: "%10.3f ", value) + unit)
 }
@@ -57,21 +58,30 @@ do {
   func ids(_ count: Int, _ row: Int) -> [Int] {
     (0..<count).map { Int(random.bits(UInt64(row * 100_000 + $0)) % UInt64(model.vocabularySize)) }
   }
-  // Each first use touches pages the kernel has yet to map.
-  for use in [[]] + set.names.map({ [($0, Float(1))] }) {
-    let active = try set.selection(use.map { (name: $0.0, weight: $0.1) })
-    var best = (prompt: Double.infinity, new: Double.infinity)
-    for _ in 0..<3 {
+  // One use after another, again and again: what else the machine does falls on all of them. The first round touches pages
+  // that have yet to be mapped.
+  let uses = try [[]] + set.names.map { try set.selection([($0, 1)]) }
+  let labels = [""] + set.names.map { ", adapter \($0)" }
+  let rows = number("--rows")
+  var rates: [[(prompt: Double, new: Double)]] = uses.map { _ in [] }
+  for round in 0...number("--rounds") {
+    for (index, active) in uses.enumerated() {
       var timing = Generator.Timing()
-      let requests = (0..<number("--rows")).map { Generator.Request(ids(number("--prompt"), $0), adapters: active) }
+      let requests = (0..<rows).map { Generator.Request(ids(number("--prompt"), $0), adapters: active) }
       _ = try Generator(model.transformer, sampling: Sampling(), maximumNew: number("--new"), endIDs: []).run(
         requests, timing: &timing)
-      best = (min(best.prompt, timing.promptSeconds), min(best.new, timing.decodeSeconds))
+      guard round > 0 else { continue }
+      rates[index].append(
+        (Double(rows * number("--prompt")) / timing.promptSeconds, Double(rows * (number("--new") - 1)) / timing.decodeSeconds))
     }
-    let rows = Double(number("--rows"))
-    let label = use.isEmpty ? "" : ", adapter \(use[0].0)"
-    line("prompt\(label)", rows * Double(number("--prompt")) / best.prompt, "tokens/s")
-    line("generation\(label)", rows * Double(number("--new") - 1) / best.new, "tokens/s")
+  }
+  for (label, rates) in zip(labels, rates) {
+    line("prompt\(label)", median(rates.map(\.prompt)), "tokens/s")
+    line("generation\(label)", median(rates.map(\.new)), "tokens/s")
+  }
+  for (label, with) in zip(labels, rates).dropFirst() {
+    line("prompt loses\(label)", 100 * median(zip(rates[0], with).map { 1 - $1.prompt / $0.prompt }), "%")
+    line("generation loses\(label)", 100 * median(zip(rates[0], with).map { 1 - $1.new / $0.new }), "%")
   }
   line("anonymous memory", Double(ResourceUse.anonymousBytes) / 1e6, "MB")
   line("peak memory, mapped file included", Double(ResourceUse.now.peakBytes) / 1e6, "MB")

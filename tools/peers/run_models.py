@@ -14,7 +14,7 @@ import setting
 HERE = pathlib.Path(__file__).resolve().parent
 PROMPT, NEW, RANK = 128, 64, 16
 # What nibble promises, as (peer, phase): nibble's rate over the peer's.
-TARGETS = {("llama.cpp", "prompt"): 1.0, ("llama.cpp", "generation"): 1.0, ("transformers", "prompt"): 1.5,
+TARGETS = {("llama.cpp", "prompt"): 1.0, ("llama.cpp", "generation"): 1.0, ("transformers", "prompt"): 1.0,
            ("transformers", "generation"): 1.5}
 ADAPTER_LOSS = 0.10
 ANONYMOUS = 250e6
@@ -52,8 +52,13 @@ class Run:
             self.rates.setdefault((threads, phase), []).append(rate)
 
     def rate(self, threads, phase):
-        """The best one, as what else a machine does only ever slows a program down; NaN if there is none."""
-        return max(self.rates.get((threads, phase), [float("nan")]))
+        """The median; NaN if there is none."""
+        return statistics.median(self.rates.get((threads, phase), [float("nan")]))
+
+    def over(self, other, threads, phase):
+        """How many times as fast as another program: the median of the rounds, in each of which they took turns."""
+        pairs = zip(self.rates.get((threads, phase), []), other.rates.get((threads, phase), []))
+        return statistics.median([ours / theirs for ours, theirs in pairs] or [float("nan")])
 
 
 class Bench:
@@ -141,7 +146,7 @@ class Bench:
         _, compute = name.split()
         done, said = self.do(
             [self.bench, self.packed, "--adapter", self.adapters[0], "--threads", threads, "--compute", compute, "--prompt", PROMPT,
-             "--new", NEW], threads, anonymous=True)
+             "--new", NEW, "--rounds", 3], threads, anonymous=True)
         for suffix, label in (("", ""), (" adapter", ", adapter 0")):
             found = [re.search(rf"^{phase}{label} +([\d.]+) tokens/s", said, re.MULTILINE) for phase in ("prompt", "generation")]
             if None in found:
@@ -235,7 +240,7 @@ class Bench:
         threads = " and ".join(map(str, self.options.threads)) + " threads on as many cores"
         text = setting.machine(
             self.options, threads, ("torch", "bitsandbytes", "transformers", "peft", "safetensors"),
-            f"prompt of {PROMPT}, {NEW} new; best of {self.options.runs}")
+            f"prompt of {PROMPT}, {NEW} new; {self.options.runs} runs")
         if self.options.llama:
             said = subprocess.run(
                 [self.options.llama / "llama-bench", "--version"], capture_output=True, text=True)
@@ -258,7 +263,7 @@ class Bench:
             line += f"{run.anonymous / 1e6:14.0f}" + (f"{statistics.median(run.open):11.3f}" if run.open else f"{'':11}")
             lines.append(line)
         return "\n".join([
-            *lines, "warm: the best of three in one process, by RunBench; llama-bench warms up, too. generate: the whole command, once.",
+            *lines, "warm: rounds in one process, with and without the adapter in turn, by RunBench; llama-bench warms up, too. generate: the whole\ncommand, once. Rates are medians of the runs, ratios medians of the ratios within a run.",
             "llama.cpp repacks weights when it opens a model; that memory is anonymous. transformers keeps the embedding and head",
             f"in bfloat16, as bitsandbytes packs no embeddings; {NEW // 4} new tokens there, the adapter's memory with two of them loaded."])
 
@@ -278,14 +283,14 @@ class Bench:
                 if peer in self.failed:
                     line(label, "-", "no peer", None)
                     continue
-                reached = own.rate(threads, phase) / self.table[peer].rate(threads, phase)
+                reached = own.over(self.table[peer], threads, phase)
                 line(label, f"{reached:.2f}", f">= {target}", reached >= target)
         for name in ("warm bf16", "nibble bf16", "nibble fp32", "transformers"):
             if name in self.failed or f"{name} adapter" in self.failed:
                 continue
             for threads in self.options.threads:
                 for phase in ("prompt", "generation"):
-                    lost = 1 - self.table[f"{name} adapter"].rate(threads, phase) / self.table[name].rate(threads, phase)
+                    lost = 1 - self.table[f"{name} adapter"].over(self.table[name], threads, phase)
                     is_ours = name == base
                     line(f"adapter loses, {name.replace('transformers', 'PEFT')}, {phase}, -t{threads}", f"{lost:.1%}",
                          f"<= {ADAPTER_LOSS:.0%}" if is_ours else "", lost <= ADAPTER_LOSS if is_ours else None)
@@ -322,7 +327,7 @@ class Bench:
             return "no KernelBench beside nibble: its kernels are not timed here"
         os.sched_setaffinity(0, CORES[: max(self.options.threads)])
         try:
-            return "nibble's KernelBench\n" + self.do([bench], max(self.options.threads))[1].rstrip()
+            return "nibble's KernelBench\n" + self.do([bench, max(self.options.threads)], max(self.options.threads))[1].rstrip()
         except Failed as error:
             return f"KernelBench: {error}"
 
