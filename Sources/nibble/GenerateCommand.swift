@@ -62,7 +62,7 @@ struct GenerateCommand: ParsableCommand {
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
     let writer = TextGenerator(
       generator: Generator(
-        open.model.transformer, sampling: sampling, maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : tokens.endIDs),
+        open.model, sampling: sampling, maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : tokens.endIDs),
       tokens: tokens, stops: stop, beams: numBeams > 1 ? BeamSearch(width: numBeams, lengthPenalty: lengthPenalty) : nil)
     if interactive { return try converse(open, writer) }
     let isStreaming = prompt != nil && !common.json && numBeams == 1

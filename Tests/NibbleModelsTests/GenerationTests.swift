@@ -16,7 +16,7 @@ struct GenerationTests {
   ) throws -> [NibbleModels.Generator.Result] {
     let model = try model("stories260K")
     var timing = NibbleModels.Generator.Timing()
-    return try NibbleModels.Generator(model.transformer, sampling: sampling, maximumNew: new, endIDs: end)
+    return try NibbleModels.Generator(model, sampling: sampling, maximumNew: new, endIDs: end)
       .run(prompts.map { .init($0) }, timing: &timing)
   }
 
@@ -71,7 +71,7 @@ struct GenerationTests {
   func oneBeam() throws {
     let model = try model("stories260K")
     var timing = NibbleModels.Generator.Timing()
-    let generator = NibbleModels.Generator(model.transformer, sampling: Sampling(), maximumNew: 30, endIDs: [])
+    let generator = NibbleModels.Generator(model, sampling: Sampling(), maximumNew: 30, endIDs: [])
     let (result, score) = try BeamSearch(width: 1).run(.init([1, 403]), generator, timing: &timing)
     #expect(result.ids == (try Self.generate([[1, 403]], new: 30)[0].ids))
     #expect(score < 0)

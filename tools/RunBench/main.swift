@@ -68,7 +68,7 @@ do {
     for (index, active) in uses.enumerated() {
       var timing = Generator.Timing()
       let requests = (0..<rows).map { Generator.Request(ids(number("--prompt"), $0), adapters: active) }
-      _ = try Generator(model.transformer, sampling: Sampling(), maximumNew: number("--new"), endIDs: []).run(
+      _ = try Generator(model, sampling: Sampling(), maximumNew: number("--new"), endIDs: []).run(
         requests, timing: &timing)
       guard round > 0 else { continue }
       rates[index].append(

@@ -50,7 +50,7 @@ public final class AdapterSet {
   /// The adapters a pass is to use.
   ///
   /// - Throws: `.usage` for unknown names, and for two that hold the same parameter whole: one would hide the other's
-  package func selection(_ uses: [(name: String, weight: Float)]) throws -> [ActiveAdapter] {
+  public func selection(_ uses: [(name: String, weight: Float)]) throws -> [ActiveAdapter] {
     let chosen = try uses.map { use in
       guard let found = attached.first(where: { $0.name == use.name }) else { throw unknown(use.name) }
       return ActiveAdapter(found.adapter, weight: use.weight)

@@ -2,35 +2,45 @@ import NibbleCompute
 import NibbleCore
 
 /// Continues sequences token by token, all of a batch in one pass over the weights.
-package struct Generator {
+public struct Generator {
   /// A sequence to be continued.
-  package struct Request {
-    package var prompt: [Int]
-    package var adapters: [ActiveAdapter]
+  public struct Request {
+    /// Token IDs, one at least.
+    public var prompt: [Int]
+    /// From `AdapterSet.selection`; none is the base alone.
+    public var adapters: [ActiveAdapter]
 
-    package init(_ prompt: [Int], adapters: [ActiveAdapter] = []) {
+    /// A prompt for the base, or for adapters on it.
+    public init(_ prompt: [Int], adapters: [ActiveAdapter] = []) {
       self.prompt = prompt
       self.adapters = adapters
     }
   }
 
   /// What became of a request.
-  package struct Result {
+  public struct Result {
     /// New tokens, without the one that ended the sequence.
-    package var ids: [Int]
-    package var reason: Reason
+    public var ids: [Int]
+    /// Why it ended.
+    public var reason: Reason
 
-    package enum Reason: String { case endOfSequence = "end", length, stop }
+    /// Why a sequence ended: by a token, by its length, or because `onToken` said so.
+    public enum Reason: String { case endOfSequence = "end", length, stop }
   }
 
   package let transformer: Transformer
-  package var sampling: Sampling
-  package var maximumNew: Int
+  /// How tokens are chosen.
+  public var sampling: Sampling
+  /// Tokens a sequence gets at most.
+  public var maximumNew: Int
   /// Tokens that end a sequence.
-  package var endIDs: Set<Int>
+  public var endIDs: Set<Int>
 
-  package init(_ transformer: Transformer, sampling: Sampling, maximumNew: Int, endIDs: Set<Int>) {
-    self.transformer = transformer
+  /// - Parameters:
+  ///   - maximumNew: tokens a sequence gets at most
+  ///   - endIDs: tokens that end one; `Tokenizer.special` has the model's
+  public init(_ model: Model, sampling: Sampling = Sampling(), maximumNew: Int, endIDs: Set<Int>) {
+    transformer = model.transformer
     self.sampling = sampling
     self.maximumNew = maximumNew
     self.endIDs = endIDs
@@ -43,17 +53,21 @@ package struct Generator {
   static let groupTokens = 16384
 
   /// Timings of one call.
-  package struct Timing {
-    package var promptSeconds = 0.0
-    package var decodeSeconds = 0.0
+  public struct Timing {
+    /// In the prompts' passes, which also give the first new tokens.
+    public var promptSeconds = 0.0
+    /// In all other passes.
+    public var decodeSeconds = 0.0
 
-    package init() {}
+    /// Nothing yet.
+    public init() {}
   }
 
   /// Continues every request, many of them together.
   ///
-  /// - Parameter onToken: told each new token, with its request; `true` ends that sequence there
-  package func run(
+  /// - Parameter onToken: told the index of a request and each of its new tokens; `true` ends that sequence there
+  /// - Throws: `.usage` for prompts that are empty or too long, `.badInput` for IDs the model has not, `.quality` for values that are not finite
+  public func run(
     _ requests: [Request], timing: inout Timing, onToken: (Int, Int) throws -> Bool = { _, _ in false }
   ) throws -> [Result] {
     for request in requests { try check(request) }

@@ -45,9 +45,10 @@ package final class TokenMask: @unchecked Sendable {
 }
 
 /// An adapter in use, and how much of it.
-package struct ActiveAdapter {
+public struct ActiveAdapter {
   package var adapter: AttachedAdapter
-  package var weight: Float
+  /// What its deltas are multiplied by.
+  public var weight: Float
 
   package init(_ adapter: AttachedAdapter, weight: Float = 1) {
     self.adapter = adapter
