@@ -63,3 +63,13 @@ void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_
                    float *scratch) {
   layers_of(variant)->attend(q, queries, q_stride, k, v, t, kv_stride, d, scale, mask, out, out_stride, scratch);
 }
+
+void nibble_low_rank(nibble_variant variant, const float *left, size_t left_stride, size_t rows, const float *right,
+                     size_t right_stride, size_t columns, size_t rank, float *out, size_t out_stride) {
+  layers_of(variant)->low_rank(left, left_stride, rows, right, right_stride, columns, rank, out, out_stride);
+}
+
+void nibble_change_sums(nibble_variant variant, const float *base, const float *written, const float *delta, size_t n,
+                        double sums[4]) {
+  layers_of(variant)->change_sums(base, written, delta, n, sums);
+}

@@ -67,4 +67,13 @@ void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_
                    size_t t, size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
                    float *scratch);
 
+/// out[i * out_stride + j] = sum over k of left[i * left_stride + k] * right[k * right_stride + j], for `rows` i, `columns` j and
+/// `rank` k: one fused multiply-add a k, in ascending order, so that every variant gives the same bits.
+void nibble_low_rank(nibble_variant variant, const float *left, size_t left_stride, size_t rows, const float *right,
+                     size_t right_stride, size_t columns, size_t rank, float *out, size_t out_stride);
+
+/// Adds to sums, over n elements with moved = written - base: moved * delta, delta^2, base^2, (moved - delta)^2.
+void nibble_change_sums(nibble_variant variant, const float *base, const float *written, const float *delta, size_t n,
+                        double sums[4]);
+
 #endif

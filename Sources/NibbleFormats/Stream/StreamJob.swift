@@ -9,6 +9,15 @@ public struct StreamJob: Sendable {
     public let source: StoredTensor
     /// As it will be.
     public var target: TensorTarget
+    /// What is written in its place.
+    package var replacement: StoredTensor?
+    /// What is added on the way; made when its turn comes.
+    package var change: (@Sendable () throws -> any TensorChange)?
+
+    package init(source: StoredTensor, target: TensorTarget) {
+      self.source = source
+      self.target = target
+    }
   }
 
   /// Where the tensors come from.
@@ -27,6 +36,10 @@ public struct StreamJob: Sendable {
   public var encoder = Encoder.absmax
   /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
+  /// Files read beside the source, which the output must not replace.
+  package var otherInputs: [InputFile] = []
+  /// The least share of its change that a tensor may keep, by what it becomes; nil for any.
+  public var minimumSurvival: @Sendable (TensorTarget) -> Double? = { _ in nil }
   /// A packed tensor's relative error above this stops the job.
   public var maximumError: Double?
   /// The provenance to write, given the identity of the source.
@@ -80,7 +93,7 @@ public struct StreamJob: Sendable {
   public func check() throws {
     var path = output.path
     while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    let inputFiles = source.files + source.smallFiles.compactMap(\.section.inputFile)
+    let inputFiles = otherInputs + source.files + source.smallFiles.compactMap(\.section.inputFile)
     for file in inputFiles where file.isSameFile(as: path) {
       throw NibbleError.usage("\(output.path) is an input; give another output")
     }
@@ -129,14 +142,16 @@ public struct StreamJob: Sendable {
     var sourceIdentity = IdentityHasher()
     for item in items {
       let writers = try writer.open(item.target)
-      let outcome = try stream.send(item.source, as: item.target, into: writers)
+      var outcome = try stream.send(item.replacement ?? item.source, changedBy: item.change?(), as: item.target, into: writers)
+      if item.replacement != nil { outcome.sourceDigest = try stream.hash(item.source) }
       try checkQuality(item, outcome)
       try writer.close(item.target, writers, outcome)
       identity.add(item.target.name, item.target.dtype, item.target.shape, item.target.encoding, outcome.digest)
       sourceIdentity.add(
         item.source.name, item.source.dtype, item.source.shape, item.source.encoding, outcome.sourceDigest)
-      report.add(item, outcome)
+      report.add(item, outcome, minimumSurvival: minimumSurvival(item.target))
     }
+    try checkSurvival(report)
     try checkClaim(sourceIdentity.identity)
     if output.format != .nbl {
       for small in source.smallFiles where try !writer.carry(small, stream) {
@@ -185,6 +200,15 @@ public struct StreamJob: Sendable {
         "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)"
       )
     }
+  }
+
+  /// A merge that loses what it was made for is refused before anything is visible.
+  private func checkSurvival(_ report: StreamReport) throws {
+    let lost = report.changed.filter { tensor in tensor.minimum.map { !(tensor.sums.survival >= $0) } ?? false }
+    guard let worst = lost.min(by: { $0.sums.survival < $1.sums.survival }), let minimum = worst.minimum else { return }
+    throw NibbleError.quality(
+      "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
+        + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3)) of a change of \(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight")
   }
 
   private func makeWriter(_ staged: StagedOutput, _ provenance: JSON?, _ size: Int) throws -> any CheckpointWriter {

@@ -19,6 +19,22 @@ public struct StreamReport: Sendable {
     public let zeroBlocks: Int
   }
 
+  /// A tensor that was to be changed on its way.
+  public struct Changed: Sendable {
+    /// Its name.
+    public let name: String
+    /// What it is stored as.
+    public let target: TensorTarget
+    /// What became of the change.
+    public let sums: ChangeSums
+    /// The least survival it may have.
+    public let minimum: Double?
+  }
+
+  /// Tensors that were changed on their way.
+  public var changed: [Changed] = []
+  /// Tensors that another's values replaced.
+  public var replaced: [String] = []
   /// Bytes of the source's files.
   public var bytesIn = 0
   /// Bytes of all files written.
@@ -46,10 +62,14 @@ public struct StreamReport: Sendable {
   /// From start to the published output.
   public var seconds = 0.0
 
-  mutating func add(_ item: StreamJob.Item, _ outcome: TensorOutcome) {
+  mutating func add(_ item: StreamJob.Item, _ outcome: TensorOutcome, minimumSurvival: Double?) {
     let target = item.target
     weights += target.count
     nonfinite += outcome.counts.nonfinite
+    if let sums = outcome.change {
+      changed.append(Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival))
+    }
+    if item.replacement != nil { replaced.append(target.name.text) }
     if case .packed(let codec) = target.encoding {
       packed.append(
         Packed(
@@ -63,6 +83,9 @@ public struct StreamReport: Sendable {
       }
     }
   }
+
+  /// What became of all changes together.
+  public var change: ChangeSums { changed.reduce(into: ChangeSums()) { $0 += $1.sums } }
 
   /// Elements of the packed tensors.
   public var packedWeights: Int { packed.reduce(0) { $0 + $1.weights } }

@@ -30,6 +30,9 @@ public struct TensorTarget: Sendable {
 
   var count: Int { elementCount(of: shape) ?? 0 }
 
+  /// Its values will not be the source's: what was kept verbatim of them counts no longer.
+  package mutating func becomesNew() { stateText = nil }
+
   /// Kinds and plain lengths of its sections.
   var sections: [(kind: SectionKind, length: Int)] {
     var sections: [(kind: SectionKind, length: Int)]
@@ -52,6 +55,8 @@ package struct TensorOutcome: Sendable {
   /// Set where values were changed: packed or cast.
   package var squaredError: Double?
   package var squaredSignal = 0.0
+  /// Where a change was wanted.
+  package var change: ChangeSums?
 
   /// ‖written − read‖ / ‖read‖.
   package var relativeError: Double? {
@@ -91,9 +96,14 @@ final class TensorStream {
   }
 
   /// Sends `source` on its way into `writers`, one for each section of `target`.
-  func send(_ source: StoredTensor, as target: TensorTarget, into writers: [SectionWriter]) throws -> TensorOutcome {
+  func send(
+    _ source: StoredTensor, changedBy change: (any TensorChange)? = nil, as target: TensorTarget, into writers: [SectionWriter]
+  ) throws -> TensorOutcome {
     var outcome: TensorOutcome
     switch (source.encoding, target.encoding) {
+    case (_, .plain) where change != nil:
+      guard let change else { return TensorOutcome() }
+      outcome = try self.change(source, by: change, as: target, into: writers[0])
     case _ where source.encoding == target.encoding && source.dtype == target.dtype:
       outcome = try copy(source, into: writers)
     case (.plain, .packed(let codec)):

@@ -128,3 +128,23 @@ extension TensorStream {
     try reader.finish()
   }
 }
+
+extension StoredTensor {
+  /// Calls `body` with every value in order, a chunk at a time, on this thread.
+  ///
+  /// - Parameter transposing: reads a plain matrix by columns
+  package func forEachValues(
+    transposing: Bool = false, _ body: (_ start: Int, _ values: UnsafePointer<Float>, _ count: Int, Scratch) throws -> Void
+  ) throws {
+    let scratch = Scratch()
+    let reader = try ValueReader(self, transposing: transposing, scratch, slot: TensorStream.Slot.restored)
+    let chunk = 2 * TensorStream.chunkElements
+    for start in stride(from: 0, to: count, by: chunk) {
+      let count = min(chunk, self.count - start)
+      let values = scratch.floatStart(TensorStream.Slot.left, count)
+      reader.admit(try reader.read(start, count, into: values, scratch))
+      try body(start, values, count, scratch)
+    }
+    _ = try reader.finish()
+  }
+}

@@ -162,7 +162,7 @@ extension StreamJob {
 
 extension QuantizeOptions {
   /// What decides the bytes of the output, beside the source.
-  var provenance: JSON {
+  package var provenance: JSON {
     [
       "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
       "encoder": JSON(encoder.rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),

@@ -13,18 +13,18 @@ extension Model {
     let embeddings = embeddings
     let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name))
     let parameters = ModuleNames(parameterNames)
-    try checkEverythingMatches(file, modules, parameters)
+    try file.checkEverythingMatches(modules, parameters, of: path)
     var terms: [ParameterID: ForwardTerm] = [:]
     var lookups: [ParameterID: EmbeddingTerm] = [:]
     for module in file.modules {
       guard let index = modules.index(of: module.path) else { continue }
       if index < linears.count {
-        guard !module.isEmbedding else { throw mismatch(file, module.path, "is a linear layer, its factors are an embedding's") }
+        guard !module.isEmbedding else { throw file.mismatch(module.path, "is a linear layer, its factors are an embedding's") }
         terms[linears[index].id] = try term(module, linears[index], file)
       } else {
-        guard module.isEmbedding else { throw mismatch(file, module.path, "is an embedding, its factors are a linear layer's") }
+        guard module.isEmbedding else { throw file.mismatch(module.path, "is an embedding, its factors are a linear layer's") }
         let table = embeddings[index - linears.count]
-        guard table.id == transformer.weights.tokens.id else { throw mismatch(file, module.path, "is no embedding of tokens") }
+        guard table.id == transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
         lookups[table.id] = try term(module, table, file)
       }
     }
@@ -32,60 +32,23 @@ extension Model {
     return AttachedAdapter(name: name, terms: terms, embeddings: lookups, vectors: vectors, matrices: matrices)
   }
 
-  private func mismatch(_ file: AdapterFile, _ module: String, _ reason: String) -> NibbleError {
-    NibbleError(.adapterMismatch, "\(file.path): module \(quoted(module)) \(reason)")
-  }
-
-  private func checkEverythingMatches(_ file: AdapterFile, _ modules: ModuleNames, _ parameters: ModuleNames) throws {
-    var seen: Set<Int> = []
-    for module in file.modules {
-      if let index = modules.index(of: module.path), !seen.insert(index).inserted {
-        throw mismatch(file, module.path, "is adapted twice under different names")
-      }
-    }
-    let lost =
-      file.modules.map(\.path).filter { modules.index(of: $0) == nil }
-      + file.replacements.map(\.name).filter { parameters.index(of: $0) == nil }
-    guard let first = lost.first else { return }
-    let known = file.modules.contains { $0.path == first } ? modules : parameters
-    let hint = known.nearest(to: first).map { "; the nearest there is \(quoted($0))" } ?? ""
-    let others = lost.count == 1 ? "" : " and \(lost.count - 1) more"
-    throw NibbleError(
-      .adapterMismatch,
-      "\(file.path): \(quoted(first))\(others) of \(file.modules.count + file.replacements.count) match nothing in \(path)\(hint)"
-    )
-  }
-
   /// The matrix of one factor, in place.
   ///
   /// - Throws: `.quality` for NaN and infinite values
   private func factor(_ tensor: StoredTensor, _ file: AdapterFile) throws -> Matrix {
-    try checkFinite(tensor, file)
+    try file.checkFinite(tensor)
     return try Matrix(tensor, of: file.mapped, isTransposed: false)
-  }
-
-  /// Adapters are small and come from anywhere: a look at every number costs little and names the tensor that is broken.
-  private func checkFinite(_ tensor: StoredTensor, _ file: AdapterFile) throws {
-    guard let section = tensor.section(.data), let start = try file.mapped.bytes(section, tensor.name.text).baseAddress else {
-      return
-    }
-    let broken = Kernels.countNonfinite(tensor.dtype, start, count: tensor.count)
-    guard broken == 0 else {
-      throw NibbleError.quality(
-        "\(file.path): tensor \(quoted(tensor.name.text)) holds \(broken) NaN or infinite value\(broken == 1 ? "" : "s")")
-    }
   }
 
   private func term(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> ForwardTerm {
     guard module.a.shape[1] == layer.inputs, module.b.shape[0] == layer.outputs else {
-      throw mismatch(
-        file, module.path,
+      throw file.mismatch(module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's layer takes \(layer.inputs) and gives \(layer.outputs)"
       )
     }
     var term = ForwardTerm(a: try factor(module.a, file), b: try factor(module.b, file), scale: Float(module.scale))
     if let bias = module.bias {
-      guard bias.shape == [layer.outputs] else { throw mismatch(file, module.path, "has a bias of shape \(bias.shape)") }
+      guard bias.shape == [layer.outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
       term.bias = FloatStore(try file.mapped.floats(bias).map { $0 * term.scale })
     }
     if let magnitude = module.magnitude {
@@ -98,13 +61,12 @@ extension Model {
 
   private func term(_ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile) throws -> EmbeddingTerm {
     guard module.a.shape[1] == table.count, module.b.shape[0] == table.width else {
-      throw mismatch(
-        file, module.path,
+      throw file.mismatch(module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's embedding has \(table.count) rows of \(table.width)"
       )
     }
     guard module.magnitude == nil else {
-      throw mismatch(file, module.path, "is an embedding with DoRA, which is not implemented")
+      throw file.mismatch(module.path, "is an embedding with DoRA, which is not implemented")
     }
     // Looked up by token: its rows lie by rank, so they are turned once.
     let a = try file.mapped.floats(module.a)
@@ -116,7 +78,7 @@ extension Model {
   private func magnitudes(
     _ tensor: StoredTensor, _ count: Int, _ module: AdapterFile.AdaptedModule, _ file: AdapterFile
   ) throws -> [Float] {
-    guard tensor.count == count else { throw mismatch(file, module.path, "has magnitudes of shape \(tensor.shape)") }
+    guard tensor.count == count else { throw file.mismatch(module.path, "has magnitudes of shape \(tensor.shape)") }
     return try file.mapped.floats(tensor)
   }
 
@@ -135,7 +97,7 @@ extension Model {
           .adapterMismatch,
           "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(shape.dimensions)")
       }
-      try checkFinite(tensor, file)
+      try file.checkFinite(tensor)
       if shape.dimensions.count == 1 {
         vectors[id] = FloatStore(try file.mapped.floats(tensor))
       } else {

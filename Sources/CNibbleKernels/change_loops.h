@@ -1,0 +1,94 @@
+// What merging does to weights: products of two thin factors, and how much of a change was kept.
+
+#ifndef NIBBLE_CHANGE_LOOPS_H
+#define NIBBLE_CHANGE_LOOPS_H
+
+#include "lanes.h"
+
+// Rows of the left factor and registers of columns whose sums are kept at once.
+enum { change_rows = 4, change_wide = NIBBLE_LANES == 16 ? 4 : 2 };
+
+/// Every variant rounds alike: one fused multiply-add a rank, in the order of the ranks.
+#define LANES_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+
+/// `n` of the `wide` registers' lanes count in the last register; the others are whole.
+LANES_INLINE void low_rank_tile(const int rows, const int wide, size_t n, const float *left, size_t left_stride,
+                                const float *right, size_t right_stride, size_t rank, float *out, size_t out_stride) {
+  lanes sums[change_rows][change_wide];
+  const int last = wide - 1;
+#pragma clang loop unroll(full)
+  for (int r = 0; r < rows; r++)
+#pragma clang loop unroll(full)
+    for (int c = 0; c < wide; c++) sums[r][c] = (lanes){};
+  for (size_t k = 0; k < rank; k++) {
+    lanes v[change_wide];
+#pragma clang loop unroll(full)
+    for (int c = 0; c < wide; c++) {
+      const float *from = right + k * right_stride + (size_t)c * NIBBLE_LANES;
+      v[c] = c == last && n < NIBBLE_LANES ? lanes_load_part(from, n) : lanes_load(from);
+    }
+#pragma clang loop unroll(full)
+    for (int r = 0; r < rows; r++) {
+      lanes factor = lanes_all(left[(size_t)r * left_stride + k]);
+#pragma clang loop unroll(full)
+      for (int c = 0; c < wide; c++) sums[r][c] = LANES_FMA(factor, v[c], sums[r][c]);
+    }
+  }
+#pragma clang loop unroll(full)
+  for (int r = 0; r < rows; r++)
+#pragma clang loop unroll(full)
+    for (int c = 0; c < wide; c++) {
+      float *to = out + (size_t)r * out_stride + (size_t)c * NIBBLE_LANES;
+      if (c == last && n < NIBBLE_LANES) lanes_store_part(to, sums[r][c], n);
+      else lanes_store(to, sums[r][c]);
+    }
+}
+
+LANES_STATIC void low_rank(const float *left, size_t left_stride, size_t rows, const float *right, size_t right_stride,
+                           size_t columns, size_t rank, float *out, size_t out_stride) {
+  const size_t step = change_wide * NIBBLE_LANES;
+  for (size_t j = 0; j < columns;) {
+    size_t left_over = columns - j;
+    int wide = left_over >= step ? change_wide : 1;
+    size_t n = wide > 1 || left_over > NIBBLE_LANES ? NIBBLE_LANES : left_over;
+    for (size_t i = 0; i < rows;) {
+      const float *a = left + i * left_stride;
+      float *to = out + i * out_stride + j;
+#define TILE(rows, wide) low_rank_tile(rows, wide, n, a, left_stride, right + j, right_stride, rank, to, out_stride)
+      if (rows - i >= change_rows) {
+        if (wide > 1) TILE(change_rows, change_wide);
+        else TILE(change_rows, 1);
+        i += change_rows;
+      } else {
+        if (wide > 1) TILE(1, change_wide);
+        else TILE(1, 1);
+        i++;
+      }
+#undef TILE
+    }
+    j += wide > 1 ? step : n;
+  }
+}
+
+LANES_STATIC void change_sums(const float *base, const float *written, const float *delta, size_t n, double *sums) {
+  lanes_d total[4] = {};
+  for (size_t start = 0; start < n; start += 1024) {
+    size_t end = n - start < 1024 ? n : start + 1024;
+    lanes part[4] = {};
+    for (size_t i = start; i < end; i += NIBBLE_LANES) {
+      size_t m = end - i < NIBBLE_LANES ? end - i : NIBBLE_LANES;
+      lanes w = m < NIBBLE_LANES ? lanes_load_part(base + i, m) : lanes_load(base + i);
+      lanes v = m < NIBBLE_LANES ? lanes_load_part(written + i, m) : lanes_load(written + i);
+      lanes d = m < NIBBLE_LANES ? lanes_load_part(delta + i, m) : lanes_load(delta + i);
+      lanes moved = v - w, noise = moved - d;
+      part[0] += moved * d;
+      part[1] += d * d;
+      part[2] += w * w;
+      part[3] += noise * noise;
+    }
+    for (int s = 0; s < 4; s++) total[s] += __builtin_convertvector(part[s], lanes_d);
+  }
+  for (int s = 0; s < 4; s++) sums[s] += lanes_sum_d(&total[s]);
+}
+
+#endif

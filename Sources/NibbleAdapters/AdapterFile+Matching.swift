@@ -1,0 +1,47 @@
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+extension AdapterFile {
+  /// Throws unless every module and every parameter of the adapter is one of the base's, and no two are the same one.
+  ///
+  /// - Parameters:
+  ///   - modules: what can be adapted there
+  ///   - parameters: what can be replaced there
+  ///   - base: its path, for messages
+  package func checkEverythingMatches(_ modules: ModuleNames, _ parameters: ModuleNames, of base: String) throws {
+    var seen: Set<Int> = []
+    for module in self.modules {
+      if let index = modules.index(of: module.path), !seen.insert(index).inserted {
+        throw mismatch(module.path, "is adapted twice under different names")
+      }
+    }
+    let lost =
+      self.modules.map(\.path).filter { modules.index(of: $0) == nil }
+      + replacements.map(\.name).filter { parameters.index(of: $0) == nil }
+    guard let first = lost.first else { return }
+    let known = self.modules.contains { $0.path == first } ? modules : parameters
+    let hint = known.nearest(to: first).map { "; the nearest there is \(quoted($0))" } ?? ""
+    let others = lost.count == 1 ? "" : " and \(lost.count - 1) more"
+    throw NibbleError(
+      .adapterMismatch,
+      "\(path): \(quoted(first))\(others) of \(self.modules.count + replacements.count) match nothing in \(base)\(hint)")
+  }
+
+  /// What is wrong with a module.
+  package func mismatch(_ module: String, _ reason: String) -> NibbleError {
+    NibbleError(.adapterMismatch, "\(path): module \(quoted(module)) \(reason)")
+  }
+
+  /// Adapters are small and come from anywhere: a look at every number costs little and names the tensor that is broken.
+  package func checkFinite(_ tensor: StoredTensor) throws {
+    guard let section = tensor.section(.data), let start = try mapped.bytes(section, tensor.name.text).baseAddress else {
+      return
+    }
+    let broken = Kernels.countNonfinite(tensor.dtype, start, count: tensor.count)
+    guard broken == 0 else {
+      throw NibbleError.quality(
+        "\(path): tensor \(quoted(tensor.name.text)) holds \(broken) NaN or infinite value\(broken == 1 ? "" : "s")")
+    }
+  }
+}

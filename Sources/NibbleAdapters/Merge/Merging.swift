@@ -1,0 +1,92 @@
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+/// What one tensor gets from the adapters of a merge.
+struct Merging: Sendable {
+  /// A module of an adapter, and how much of it.
+  struct Part: Sendable {
+    let file: AdapterFile
+    let module: AdapterFile.AdaptedModule
+    let weight: Double
+  }
+
+  var parts: [Part] = []
+  /// Whether the model's own tensor is [inputs, outputs]: Conv1D and embeddings.
+  var isInputsFirst = false
+
+  /// The change of `item`'s tensor.
+  ///
+  /// - Throws: `.badInput` for factors that are no plain numbers
+  func change(_ item: StreamJob.Item) throws -> any TensorChange {
+    let source = item.replacement ?? item.source
+    let isReadTransposed = source.isPacked ? source.isTransposed : item.target.isTransposed
+    let rowsAreOutputs = isInputsFirst == isReadTransposed
+    let rank = parts.reduce(0) { $0 + $1.module.rank }
+    guard let first = parts.first else { throw NibbleError.usage("nothing to merge into \(quoted(item.source.name.text))") }
+    let inputs = first.module.a.shape[1], outputs = first.module.b.shape[0]
+    let (rows, columns) = rowsAreOutputs ? (outputs, inputs) : (inputs, outputs)
+    let left = FloatStore(count: rows * rank), right = FloatStore(count: rank * columns)
+    var change = LowRankChange(left: left, right: right, columns: columns, rank: rank)
+    var gain: FloatStore?
+    var at = 0
+    for part in parts {
+      let r = part.module.rank
+      let a = try part.file.mapped.floats(part.module.a), b = try part.file.mapped.floats(part.module.b)
+      var factors = try norms(part, a, b, source, item, rowsAreOutputs).map { part.weight * part.module.scale * $0 }
+      if factors.isEmpty { factors = [Double](repeating: part.weight * part.module.scale, count: outputs) } else {
+        let all = gain ?? FloatStore([Float](repeating: 0, count: outputs))
+        for output in 0..<outputs {
+          all.start[output] += Float(factors[output] / part.module.scale - part.weight)
+        }
+        gain = all
+      }
+      // Factors of outputs are folded into B, which is [outputs, r]; A is [r, inputs].
+      for k in 0..<r {
+        if rowsAreOutputs {
+          for output in 0..<outputs { left.start[output * rank + at + k] = Float(factors[output] * Double(b[output * r + k])) }
+          for input in 0..<inputs { right.start[(at + k) * columns + input] = a[k * inputs + input] }
+        } else {
+          for input in 0..<inputs { left.start[input * rank + at + k] = a[k * inputs + input] }
+          for output in 0..<outputs { right.start[(at + k) * columns + output] = Float(factors[output] * Double(b[output * r + k])) }
+        }
+      }
+      at += r
+    }
+    change.gain = gain
+    change.isGainByColumn = !rowsAreOutputs
+    return change
+  }
+
+  /// DoRA's m / ‖W + D‖ for each output; empty for plain LoRA.
+  private func norms(
+    _ part: Part, _ a: [Float], _ b: [Float], _ source: StoredTensor, _ item: StreamJob.Item, _ rowsAreOutputs: Bool
+  ) throws -> [Double] {
+    guard let magnitude = part.module.magnitude else { return [] }
+    let alone = Merging(parts: [Part(file: part.file, module: part.module.withoutMagnitude, weight: 1)], isInputsFirst: isInputsFirst)
+    let change = try alone.change(item)
+    let outputs = b.count / max(part.module.rank, 1)
+    let inputs = a.count / max(part.module.rank, 1)
+    var squares = [Double](repeating: 0, count: outputs)
+    let transposing = !source.isPacked && item.target.isTransposed != source.isTransposed
+    try source.forEachValues(transposing: transposing) { start, values, count, scratch in
+      let delta = scratch.floatStart(ChangeSlot.first, count)
+      change.delta(values, start, count, into: delta, scratch)
+      for index in 0..<count {
+        let value = Double(values[index] + delta[index])
+        squares[rowsAreOutputs ? (start + index) / inputs : (start + index) % outputs] += value * value
+      }
+    }
+    let m = try part.file.mapped.floats(magnitude)
+    return zip(m, squares).map { Double($0) / $1.squareRoot() }
+  }
+}
+
+extension AdapterFile.AdaptedModule {
+  var withoutMagnitude: Self {
+    var module = self
+    module.magnitude = nil
+    return module
+  }
+}
