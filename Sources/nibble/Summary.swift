@@ -21,6 +21,7 @@ enum Summary {
       rows.append(
         ("relative error", "mean \(decimal(mean, 4)), worst \(decimal(worst.relativeError ?? 0, 4)) in \(oneLine(worst.name))"))
     }
+    rows += changes(report, verbose: verbose)
     if job.source.family == nil || verbose { rows += decisions(job) }
     if report.zeroBlocks > 0 { rows.append(("blocks of zeros", "\(report.zeroBlocks)")) }
     if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }
@@ -46,6 +47,33 @@ enum Summary {
     ]
     try printRows(rows)
   }
+
+  /// What became of an adapter.
+  private static func changes(_ report: StreamReport, verbose: Bool) -> [(String, String)] {
+    var rows: [(String, String)] = []
+    let all = report.change
+    if let worst = report.changed.min(by: { $0.sums.survival < $1.sums.survival }) {
+      rows += [
+        ("changed", "\(report.changed.count) tensors, by \(percent(all.relativeDelta)) of their weight"),
+        (
+          "survival",
+          "\(decimal(all.survival, 4)) of the change, worst \(decimal(worst.sums.survival, 4)) in \(oneLine(worst.name))"
+        ),
+        ("added noise", "\(percent(all.relativeNoise)) of the weight"),
+      ]
+    }
+    if !report.replaced.isEmpty { rows.append(("replaced", list(report.replaced))) }
+    for tensor in report.changed where verbose {
+      rows.append(
+        (
+          "", "\(oneLine(tensor.name)): survival \(decimal(tensor.sums.survival, 4)), change \(percent(tensor.sums.relativeDelta)), noise "
+            + percent(tensor.sums.relativeNoise)
+        ))
+    }
+    return rows
+  }
+
+  private static func percent(_ share: Double) -> String { "\(decimal(100 * share, share < 0.001 ? 4 : 2)) %" }
 
   /// What was packed and kept, and why; layers of one kind together.
   private static func decisions(_ job: StreamJob) -> [(String, String)] {
@@ -131,6 +159,16 @@ enum Summary {
         job.decisions.map {
           ["name": JSON($0.tensor.name.text), "choice": JSON($0.choice.name), "reason": JSON($0.reason.rawValue)]
         }),
+      "survival": report.changed.isEmpty ? .null : JSON(report.change.survival),
+      "survival_worst": report.changed.map(\.sums.survival).min().map { JSON($0) } ?? .null,
+      "changed": .array(
+        report.changed.map {
+          [
+            "name": JSON($0.name), "survival": JSON($0.sums.survival), "relative_delta": JSON($0.sums.relativeDelta),
+            "relative_noise": JSON($0.sums.relativeNoise), "dead": JSON.bool($0.sums.isDead),
+          ]
+        }),
+      "replaced": JSON(report.replaced),
       "not_carried": JSON(report.notCarried), "warnings": JSON(report.warnings),
       "seconds": JSON(report.seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),
       "gigabytes_per_second": JSON(Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9),

@@ -78,7 +78,10 @@ extension StreamJob {
     guard options.dtype == nil else {
       throw NibbleError.usage("--dtype is for plain safetensors; \(output.format.rawValue) keeps the types tensors have")
     }
-    return base.packed.isEmpty ? try quantize(base, options.packing, to: output) : try convert(base, to: output)
+    var job = base.packed.isEmpty ? try quantize(base, options.packing, to: output) : try convert(base, to: output)
+    job.rules = options.packing.bnbRules
+    job.refusesNonfinite = true
+    return job
   }
 }
 

@@ -166,7 +166,7 @@ public struct StreamJob: Sendable {
       identity: report.identity, provenance: provenance(report.sourceIdentity))
     report.bytesIn = source.storedBytes
     report.notCarried += source.leftOutFiles
-    report.warnings = warnings
+    report.warnings = warnings + survivalWarnings(report)
     if report.nonfinite > 0, !allowsNonfinite {
       report.warnings.append("\(source.path): \(report.nonfinite) NaN or infinite values were moved as they are")
     }
@@ -200,6 +200,22 @@ public struct StreamJob: Sendable {
         "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)"
       )
     }
+  }
+
+  /// Where rounding took more than a tenth of a change, and where there was no change at all.
+  private func survivalWarnings(_ report: StreamReport) -> [String] {
+    var warnings: [String] = []
+    let low = report.changed.filter { $0.sums.survival < 0.9 }
+    if let worst = low.min(by: { $0.sums.survival < $1.sums.survival }) {
+      warnings.append(
+        "\(output.path): \(low.count) of \(report.changed.count) changed tensors keep less than 0.9 of their change; the worst, "
+          + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3))")
+    }
+    let dead = report.changed.filter(\.sums.isDead)
+    if let first = dead.first {
+      warnings.append("\(dead.count) of \(report.changed.count) adapted tensors, \(quoted(first.name)) the first, are not changed: the adapter is zero there")
+    }
+    return warnings
   }
 
   /// A merge that loses what it was made for is refused before anything is visible.

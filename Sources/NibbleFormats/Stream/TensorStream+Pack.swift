@@ -7,15 +7,18 @@ extension TensorStream {
   /// Codes go out chunk by chunk; scales are kept until the last block is known, because double quantization is
   /// relative to the mean of all.
   func pack(
-    _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writers: [SectionWriter]
+    _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writers: [SectionWriter],
+    changedBy change: (any TensorChange)? = nil
   ) throws -> TensorOutcome {
-    let elements = try ElementReader(source, transposing: target.isTransposed != source.isTransposed)
+    let transposing = target.isTransposed != source.isTransposed
+    let feed = try ElementFeed(source, transposing: transposing, changedBy: change, whole)
     let pass = PackingPass(
-      source: source, codec: codec, elements: elements,
+      source: source, codec: codec, feed: feed,
       absmax: Unchecked(whole.floats(Slot.absmax, codec.blocks(source.count))),
       moments: Unchecked(whole.floats(Slot.sums, 2 * codec.blocks(source.count))),
       // Codes that are compressed go out in whole frames.
       chunk: writers[0].isCompressed ? 2 * Self.chunkElements : Self.chunkElements)
+    let withoutChange = change == nil ? nil : try scalesWithoutChange(pass, transposing)
     let digest = XXH3()
     var outcome = TensorOutcome()
     var sums: ErrorSums
@@ -39,14 +42,15 @@ extension TensorStream {
     outcome.counts = sums.counts
     outcome.squaredError = max(0, sums.error)
     outcome.squaredSignal = sums.signal
+    if change != nil, let restored = scales.restored { outcome.change = try measure(pass, restored, withoutChange?.restored) }
     return outcome
   }
 
   /// One tensor on its way through the encoder.
-  private struct PackingPass: Sendable {
+  struct PackingPass: Sendable {
     let source: StoredTensor
     let codec: BlockCodec
-    let elements: ElementReader
+    let feed: ElementFeed
     /// The scale of each block.
     let absmax: Unchecked<UnsafeMutableBufferPointer<Float>>
     /// For each block Σe·q and Σq², which tell what a change of its scale costs.
@@ -60,7 +64,7 @@ extension TensorStream {
     func block(_ index: Int) -> Int { index * (chunk / codec.blockSize) }
   }
 
-  private struct ErrorSums: Sendable {
+  struct ErrorSums: Sendable {
     var error = 0.0
     var signal = 0.0
     var counts = EncodeCounts()
@@ -76,15 +80,14 @@ extension TensorStream {
   private func encode(
     _ pass: PackingPass, into writer: SectionWriter, _ digest: XXH3, given: Unchecked<UnsafeMutablePointer<Float>>?
   ) throws -> (ErrorSums, Digest128) {
-    let sourceHash = XXH3()
     let sums = PerChunk<ErrorSums>(pass.chunks)
     try forEachChunk(pass.chunks, threads: threads, pool) {
       [rules, progress = Unchecked(progress)] index, scratch, turnstile in
       let count = pass.count(index)
-      let (x, stored) = try pass.elements.read(index * pass.chunk, count, scratch)
+      let piece = try pass.feed.read(index * pass.chunk, count, scratch)
       let codes = scratch.bytes(Slot.output, pass.codec.codeBytes(count))
       let moments = scratch.floats(Slot.moments, 3 * pass.codec.blocks(count))
-      if let from = x.baseAddress, let absmax = pass.absmax.value.baseAddress, let moments = moments.baseAddress,
+      if let from = piece.x, let absmax = pass.absmax.value.baseAddress, let moments = moments.baseAddress,
         let kept = pass.moments.value.baseAddress, let out = codes.baseAddress?.assumingMemoryBound(to: UInt8.self)
       {
         let block = pass.block(index)
@@ -92,43 +95,22 @@ extension TensorStream {
         let counts =
           given == nil
           ? Kernels.encode(
-            pass.codec, rules, pass.source.dtype, from, count: count, codes: out, absmax: scales, moments: moments)
+            pass.codec, rules, pass.feed.dtype, from, count: count, codes: out, absmax: scales, moments: moments)
           : Kernels.encode(
-            pass.codec, scales: scales, pass.source.dtype, from, count: count, codes: out, moments: moments)
+            pass.codec, scales: scales, pass.feed.dtype, from, count: count, codes: out, moments: moments)
         var sum = Self.sum(moments, scales, pass.codec.blocks(count), keeping: kept + 2 * block)
         sum.counts = counts
         sums.set(index, sum)
       }
       try writer.send(UnsafeRawBufferPointer(codes), index, turnstile, digest, scratch, slot: Slot.outputStored) {
         // Given scales come from a first pass, which has hashed the source.
-        if given == nil {
-          pass.elements.reader.admit(stored)
-          sourceHash.update(UnsafeRawBufferPointer(x))
-        }
-        progress.value(x.count)
+        if given == nil { pass.feed.admit(piece) }
+        progress.value(piece.plain.count)
       }
     }
     try writer.finish(digest)
     let total = sums.values.reduce(into: ErrorSums()) { $0 += $1 }
-    return (total, given == nil ? try finishSource(pass, sourceHash) : Digest128(high: 0, low: 0))
-  }
-
-  /// The digest of what was read. A transposing reader went by columns, so the bytes are hashed in another pass.
-  private func finishSource(_ pass: PackingPass, _ hash: XXH3) throws -> Digest128 {
-    guard pass.elements.isTransposing else {
-      try pass.elements.reader.finish()
-      return hash.digest128
-    }
-    let reader = try SectionReader(pass.source.sections[0], pass.source.name.text)
-    let inOrder = XXH3()
-    let section = pass.source.sections[0]
-    for start in stride(from: 0, to: section.plainLength, by: Self.chunkBytes) {
-      let plain = whole.bytes(Slot.strip, min(Self.chunkBytes, section.plainLength - start))
-      reader.admit(try reader.read(start, into: plain, whole, slot: Slot.inputStored))
-      inOrder.update(UnsafeRawBufferPointer(plain))
-    }
-    try reader.finish()
-    return inOrder.digest128
+    return (total, given == nil ? try pass.feed.finish(whole) : Digest128(high: 0, low: 0))
   }
 
   /// Σ(x − a·q)² and Σx² from the moments of blocks with scales a; Σe·q and Σq² go to `kept`.
@@ -154,27 +136,23 @@ extension TensorStream {
   }
 
   /// The first pass of the MSE encoder: the best scale of each block.
-  private func searchScales(_ pass: PackingPass) throws -> (counts: EncodeCounts, digest: Digest128) {
-    let hash = XXH3()
+  func searchScales(_ pass: PackingPass) throws -> (counts: EncodeCounts, digest: Digest128) {
     let counts = PerChunk<EncodeCounts>(pass.chunks)
     try forEachChunk(pass.chunks, threads: threads, pool) { index, scratch, turnstile in
       let count = pass.count(index)
-      let (x, stored) = try pass.elements.read(index * pass.chunk, count, scratch)
-      if let from = x.baseAddress, let scales = pass.absmax.value.baseAddress {
+      let piece = try pass.feed.read(index * pass.chunk, count, scratch)
+      if let from = piece.x, let scales = pass.absmax.value.baseAddress {
         counts.set(
           index,
-          Kernels.searchScales(pass.codec, pass.source.dtype, from, count: count, scales: scales + pass.block(index)))
+          Kernels.searchScales(pass.codec, pass.feed.dtype, from, count: count, scales: scales + pass.block(index)))
       }
-      try turnstile.pass(index) {
-        pass.elements.reader.admit(stored)
-        hash.update(UnsafeRawBufferPointer(x))
-      }
+      try turnstile.pass(index) { pass.feed.admit(piece) }
     }
-    return (counts.values.reduce(into: EncodeCounts()) { $0 += $1 }, try finishSource(pass, hash))
+    return (counts.values.reduce(into: EncodeCounts()) { $0 += $1 }, try pass.feed.finish(whole))
   }
 
   /// Scales as the sections behind the codes hold them.
-  private struct CodedScales {
+  struct CodedScales {
     var sections: [UnsafeRawBufferPointer]
     /// What a reader makes of them.
     var restored: Unchecked<UnsafeMutablePointer<Float>>?
@@ -182,7 +160,7 @@ extension TensorStream {
     var extraError = ErrorSums()
   }
 
-  private func code(_ pass: PackingPass, _ counts: EncodeCounts) throws -> CodedScales {
+  func code(_ pass: PackingPass, _ counts: EncodeCounts) throws -> CodedScales {
     let absmax = pass.absmax.value
     guard let nested = pass.codec.nested else {
       return CodedScales(

@@ -75,9 +75,10 @@ final class TensorStream {
 
   /// Scratch slots of a thread; each also uses the one or two behind it.
   enum Slot {
-    static let input = 0, inputStored = 1, output = 3, outputStored = 4, moments = 6, left = 7, right = 8, gathered = 9
+    static let input = 0, inputStored = 1, output = 3, outputStored = 4, moments = 6, left = 7, right = 8, gathered = 9, changed = 10,
+      without = 11
     /// Of the thread that holds the tensor.
-    static let absmax = 20, restored = 21, sums = 22, scaleCodes = 23, nested = 24, strip = 25
+    static let absmax = 20, restored = 21, sums = 22, scaleCodes = 23, nested = 24, strip = 25, baseAbsmax = 26, baseSums = 27
   }
 
   let threads: Int
@@ -104,6 +105,8 @@ final class TensorStream {
     case (_, .plain) where change != nil:
       guard let change else { return TensorOutcome() }
       outcome = try self.change(source, by: change, as: target, into: writers[0])
+    case (_, .packed(let codec)) where change != nil:
+      outcome = try pack(source, codec, target, into: writers, changedBy: change)
     case _ where source.encoding == target.encoding && source.dtype == target.dtype:
       outcome = try copy(source, into: writers)
     case (.plain, .packed(let codec)):
