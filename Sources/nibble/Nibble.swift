@@ -17,7 +17,8 @@ struct Nibble: ParsableCommand {
     version: "nibble " + nibbleVersion,
     subcommands: [
       InspectCommand.self, PlanCommand.self, QuantizeCommand.self, DequantizeCommand.self, ConvertCommand.self,
-      VerifyCommand.self, DiffCommand.self, HashCommand.self, TokenizeCommand.self, ForwardCommand.self, MergeCommand.self, GenerateCommand.self,
+      VerifyCommand.self, DiffCommand.self, HashCommand.self, TokenizeCommand.self, ForwardCommand.self, MergeCommand.self,
+      GenerateCommand.self,
       EvaluateCommand.self,
     ])
 

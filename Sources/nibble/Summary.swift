@@ -66,7 +66,8 @@ enum Summary {
     for tensor in report.changed where verbose {
       rows.append(
         (
-          "", "\(oneLine(tensor.name)): survival \(decimal(tensor.sums.survival, 4)), change \(percent(tensor.sums.relativeDelta)), noise "
+          "",
+          "\(oneLine(tensor.name)): survival \(decimal(tensor.sums.survival, 4)), change \(percent(tensor.sums.relativeDelta)), noise "
             + percent(tensor.sums.relativeNoise)
         ))
     }

@@ -35,7 +35,9 @@ struct Merging: Sendable {
       let r = part.module.rank
       let a = try part.file.mapped.floats(part.module.a), b = try part.file.mapped.floats(part.module.b)
       var factors = try norms(part, a, b, source, item, rowsAreOutputs).map { part.weight * part.module.scale * $0 }
-      if factors.isEmpty { factors = [Double](repeating: part.weight * part.module.scale, count: outputs) } else {
+      if factors.isEmpty {
+        factors = [Double](repeating: part.weight * part.module.scale, count: outputs)
+      } else {
         let all = gain ?? FloatStore([Float](repeating: 0, count: outputs))
         for output in 0..<outputs {
           all.start[output] += Float(factors[output] / part.module.scale - part.weight)
@@ -49,7 +51,9 @@ struct Merging: Sendable {
           for input in 0..<inputs { right.start[(at + k) * columns + input] = a[k * inputs + input] }
         } else {
           for input in 0..<inputs { left.start[input * rank + at + k] = a[k * inputs + input] }
-          for output in 0..<outputs { right.start[(at + k) * columns + output] = Float(factors[output] * Double(b[output * r + k])) }
+          for output in 0..<outputs {
+            right.start[(at + k) * columns + output] = Float(factors[output] * Double(b[output * r + k]))
+          }
         }
       }
       at += r
@@ -64,7 +68,8 @@ struct Merging: Sendable {
     _ part: Part, _ a: [Float], _ b: [Float], _ source: StoredTensor, _ item: StreamJob.Item, _ rowsAreOutputs: Bool
   ) throws -> [Double] {
     guard let magnitude = part.module.magnitude else { return [] }
-    let alone = Merging(parts: [Part(file: part.file, module: part.module.withoutMagnitude, weight: 1)], isInputsFirst: isInputsFirst)
+    let alone = Merging(
+      parts: [Part(file: part.file, module: part.module.withoutMagnitude, weight: 1)], isInputsFirst: isInputsFirst)
     let change = try alone.change(item)
     let outputs = b.count / max(part.module.rank, 1)
     let inputs = a.count / max(part.module.rank, 1)

@@ -60,7 +60,8 @@ extension StreamJob {
     let isPacking = base.packed.isEmpty && output.format != .safetensors
     job.provenance = { identity in
       var record: JSON = [
-        "tool": JSON("nibble " + nibbleVersion), "verb": "merge", "source": JSON(identity.description), "adapters": .array(adapters),
+        "tool": JSON("nibble " + nibbleVersion), "verb": "merge", "source": JSON(identity.description),
+        "adapters": .array(adapters),
       ]
       if isPacking { record = record.setting("options", to: settings) }
       return record
@@ -99,7 +100,9 @@ struct MergePlan {
   init(_ base: Checkpoint) {
     self.base = base
     let ending = ".weight"
-    moduleTensors = base.tensors.indices.filter { base.tensors[$0].name.text.hasSuffix(ending) && base.tensors[$0].shape.count >= 2 }
+    moduleTensors = base.tensors.indices.filter {
+      base.tensors[$0].name.text.hasSuffix(ending) && base.tensors[$0].shape.count >= 2
+    }
     modules = ModuleNames(moduleTensors.map { [base] in String(base.tensors[$0].name.text.dropLast(ending.count)) })
     parameters = ModuleNames(base.tensors.map(\.name.text))
   }
@@ -127,7 +130,9 @@ struct MergePlan {
       throw file.mismatch(
         module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's weight has the shape \(shape)")
     }
-    guard tensor.dtype.isFloat else { throw file.mismatch(module.path, "is of \(tensor.dtype.rawValue), which is not merged into") }
+    guard tensor.dtype.isFloat else {
+      throw file.mismatch(module.path, "is of \(tensor.dtype.rawValue), which is not merged into")
+    }
     for part in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(part) }
     if let magnitude = module.magnitude, magnitude.count != outputs {
       throw file.mismatch(module.path, "has magnitudes of shape \(magnitude.shape)")

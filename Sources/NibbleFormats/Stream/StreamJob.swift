@@ -213,7 +213,9 @@ public struct StreamJob: Sendable {
     }
     let dead = report.changed.filter(\.sums.isDead)
     if let first = dead.first {
-      warnings.append("\(dead.count) of \(report.changed.count) adapted tensors, \(quoted(first.name)) the first, are not changed: the adapter is zero there")
+      warnings.append(
+        "\(dead.count) of \(report.changed.count) adapted tensors, \(quoted(first.name)) the first, are not changed: the adapter is zero there"
+      )
     }
     return warnings
   }
@@ -224,7 +226,8 @@ public struct StreamJob: Sendable {
     guard let worst = lost.min(by: { $0.sums.survival < $1.sums.survival }), let minimum = worst.minimum else { return }
     throw NibbleError.quality(
       "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
-        + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3)) of a change of \(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight")
+        + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3)) of a change of \(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight"
+    )
   }
 
   private func makeWriter(_ staged: StagedOutput, _ provenance: JSON?, _ size: Int) throws -> any CheckpointWriter {

@@ -42,7 +42,8 @@ extension Model {
 
   private func term(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> ForwardTerm {
     guard module.a.shape[1] == layer.inputs, module.b.shape[0] == layer.outputs else {
-      throw file.mismatch(module.path,
+      throw file.mismatch(
+        module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's layer takes \(layer.inputs) and gives \(layer.outputs)"
       )
     }
@@ -61,7 +62,8 @@ extension Model {
 
   private func term(_ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile) throws -> EmbeddingTerm {
     guard module.a.shape[1] == table.count, module.b.shape[0] == table.width else {
-      throw file.mismatch(module.path,
+      throw file.mismatch(
+        module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's embedding has \(table.count) rows of \(table.width)"
       )
     }

@@ -1,0 +1,213 @@
+import NibbleAdapters
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+import TestSupport
+import Testing
+
+/// Every value of a tensor, plain or packed.
+func values(_ tensor: StoredTensor) throws -> [Float] {
+  var all: [Float] = []
+  try tensor.forEachValues { _, values, count, _ in all += UnsafeBufferPointer(start: values, count: count) }
+  return all
+}
+
+@Suite("Merging adapters")
+struct MergeTests {
+  let folder = TemporaryFolder()
+
+  static let cases: [(adapter: String, base: String)] = [
+    ("dec_all_linear_patterns", "llama"), ("dec_dora", "llama"), ("dec_embedding", "llama"), ("dec_layers_to_transform", "llama"),
+    ("dec_lora_qv", "llama"), ("dec_regex_layers", "llama"), ("dec_rslora", "llama"), ("gpt2_bias_all", "gpt2"),
+    ("gpt2_c_attn", "gpt2"), ("gpt2_dora", "gpt2"), ("gpt2_lora_bias", "gpt2"), ("roberta_bias_lora_only", "roberta"),
+    ("roberta_cls", "roberta"),
+  ]
+
+  static func adapter(_ name: String) throws -> AdapterFile { try AdapterFile.open(fixture("adapters/" + name)) }
+
+  /// Merges into a new output and opens it.
+  func merge(
+    _ base: String, _ adapters: [(String, Double)], to output: String, format: OutputFormat? = nil, threads: Int = 2,
+    _ change: (inout MergeOptions) -> Void = { _ in }
+  ) throws -> (report: StreamReport, output: Checkpoint) {
+    var options = MergeOptions(try adapters.map { .init(try Self.adapter($0.0), weight: $0.1) })
+    change(&options)
+    var spec = try OutputSpec(path: folder.file(output), format: format, habit: .safetensors)
+    spec.force = true
+    var job = try StreamJob.merge(Checkpoint.open(base), options, to: spec)
+    job.threads = threads
+    let report = try job.run()
+    return (report, try Checkpoint.open(folder.file(output)))
+  }
+
+  /// What PEFT wrote, by the names of `checkpoint`.
+  static func expected(_ file: String, _ kind: String, in checkpoint: Checkpoint) throws -> [(StoredTensor, StoredTensor)] {
+    let names = ModuleNames(checkpoint.tensors.map(\.name.text))
+    return try Checkpoint.open(fixture(file)).tensors.filter { $0.name.text.hasPrefix(kind) }.map { tensor in
+      let index = try #require(names.index(of: String(tensor.name.text.dropFirst(kind.count))), "\(tensor.name.text)")
+      return (tensor, checkpoint.tensors[index])
+    }
+  }
+
+  @Test("into float32 gives what PEFT gives, and touches nothing else", arguments: cases)
+  func float32(_ adapter: String, _ base: String) throws {
+    let before = try Checkpoint.open(fixture("models/" + base))
+    let (report, merged) = try merge(before.path, [(adapter, 1)], to: "out")
+    let pairs = try Self.expected("merged/\(adapter).safetensors", "fp32/", in: merged)
+    #expect(!pairs.isEmpty)
+    for (expected, found) in pairs {
+      for (x, y) in zip(try values(expected), try values(found)) {
+        #expect(abs(x - y) <= 1e-6 + 4 * x.ulp, "\(found.name.text)")
+      }
+    }
+    let changed = Set(pairs.map(\.1.name))
+    for (old, new) in zip(before.tensors, merged.tensors) where !changed.contains(new.name) {
+      #expect(old.name == new.name)
+      #expect(try values(old) == values(new), "\(old.name.text)")
+    }
+    for tensor in report.changed { #expect(abs(tensor.sums.survival - 1) < 1e-4, "\(tensor.name)") }
+  }
+
+  @Test("into bfloat16 rounds once", arguments: cases)
+  func bfloat16(_ adapter: String, _ base: String) throws {
+    var spec = try OutputSpec(path: folder.file("base"), format: nil, habit: .safetensors)
+    spec.force = true
+    _ = try StreamJob.dequantize(Checkpoint.open(fixture("models/" + base)), dtype: .bf16, to: spec).run()
+    let (_, merged) = try merge(folder.file("base"), [(adapter, 1)], to: "out")
+    var identical = 0, all = 0
+    for (expected, found) in try Self.expected("merged/\(adapter).safetensors", "bf16/", in: merged) {
+      #expect(found.dtype == .bf16)
+      let exact = try values(expected)
+      let ulp: Float = 0x1p-7
+      for (x, y) in zip(exact, try values(found)) {
+        // PEFT rounds embeddings twice, their delta first.
+        let slack = adapter == "dec_embedding" ? 0.01 : max(abs(x), .leastNormalMagnitude) * ulp
+        #expect(abs(x - y) <= slack)
+        if x == y { identical += 1 }
+        all += 1
+      }
+    }
+    if adapter != "dec_embedding", all > 0 { #expect(Double(identical) >= 0.999 * Double(all)) }
+  }
+
+  @Test("into 4 bits gives PEFT's codes", arguments: ["dec_all_linear_patterns", "dec_dora", "dec_lora_qv"])
+  func fourBits(_ adapter: String) throws {
+    let (_, merged) = try merge(fixture("models/llama-bnb-nf4-dq"), [(adapter, 1)], to: "out", format: .bnb) {
+      $0.packing.bnbRules = .cpu
+    }
+    let expected = try TensorFile(fixture("merged4bit/\(adapter).safetensors"))
+    func stored(_ tensor: StoredTensor, _ kind: SectionKind) throws -> [Int] {
+      guard case .file(let file, let offset)? = tensor.section(kind)?.source, let length = tensor.section(kind)?.storedLength
+      else {
+        return []
+      }
+      return try file.bytes(at: offset, count: length).map { Int($0) }
+    }
+    var compared = 0
+    for tensor in merged.packed {
+      guard let codes = expected.tensor("codes/" + tensor.name.text), let scales = expected.tensor("scales/" + tensor.name.text)
+      else {
+        continue
+      }
+      compared += 1
+      #expect(try stored(tensor, .codes) == expected.integers(codes))
+      #expect(try stored(tensor, .scaleCodes) == expected.integers(scales))
+    }
+    #expect(compared >= 4)
+  }
+
+  @Test("adds up several adapters by weight, exactly")
+  func weightedSum() throws {
+    let base = try Checkpoint.open(fixture("models/llama"))
+    let names = [("dec_lora_qv", 0.5), ("dec_rslora", -1.25)]
+    let (_, merged) = try merge(base.path, names.map { ($0.0, $0.1) }, to: "both")
+    let alone = try names.map { try merge(base.path, [($0.0, 1)], to: $0.0).output }
+    for tensor in base.tensors {
+      let before = try values(tensor), after = try values(#require(merged.tensor(tensor.name)))
+      let parts = try alone.map { try values(#require($0.tensor(tensor.name))) }
+      for i in before.indices {
+        let sum = zip(parts, names).reduce(before[i]) { $0 + Float($1.1.1) * ($1.0[i] - before[i]) }
+        #expect(abs(after[i] - sum) <= 1e-5 * max(1, abs(sum)))
+      }
+    }
+  }
+
+  @Test(
+    "reports the survival that the files show", arguments: [OutputFormat.nbl, .bnb, .safetensors], ["llama", "llama-bnb-nf4-dq"])
+  func survival(_ format: OutputFormat, _ base: String) throws {
+    let source = try Checkpoint.open(fixture("models/" + base))
+    let output = format == .nbl ? "out.nbl" : "out"
+    let (report, merged) = try merge(source.path, [("dec_lora_qv", 0.3)], to: output, format: format) { $0.minimumSurvival = 0 }
+    // The same without the adapter, and the sum in float32.
+    let without = folder.file(format == .nbl ? "without.nbl" : "without")
+    let spec = try OutputSpec(path: without, format: format, habit: .safetensors)
+    switch (source.packed.isEmpty, format) {
+    case (_, .safetensors): _ = try StreamJob.dequantize(source, dtype: nil, to: spec).run()
+    case (true, _): _ = try StreamJob.quantize(source, QuantizeOptions(), to: spec).run()
+    case (false, _): _ = try StreamJob.convert(source, to: spec).run()
+    }
+    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, habit: .safetensors)
+    _ = try StreamJob.dequantize(source, dtype: .f32, to: plain).run()
+    let (_, exact) = try merge(folder.file("plain"), [("dec_lora_qv", 0.3)], to: "exact")
+    let plainBase = try Checkpoint.open(folder.file("plain")), outputBase = try Checkpoint.open(without)
+    #expect(report.changed.count == 4)
+    for tensor in report.changed {
+      let name = ByteName(tensor.name)
+      let (w, x, y, z) = (
+        try values(#require(outputBase.tensor(name))), try values(#require(merged.tensor(name))),
+        try values(#require(plainBase.tensor(name))), try values(#require(exact.tensor(name)))
+      )
+      var kept = 0.0, delta = 0.0, noise = 0.0, signal = 0.0
+      for i in w.indices {
+        let d = Double(z[i]) - Double(y[i]), moved = Double(x[i]) - Double(w[i])
+        kept += moved * d
+        delta += d * d
+        noise += (moved - d) * (moved - d)
+        signal += Double(w[i]) * Double(w[i])
+      }
+      #expect(abs(kept / delta - tensor.sums.survival) < 1e-3)
+      #expect(abs((delta / signal).squareRoot() - tensor.sums.relativeDelta) < 1e-4)
+      #expect(abs((noise / signal).squareRoot() - tensor.sums.relativeNoise) < 1e-4)
+    }
+  }
+
+  @Test("that rounding would erase is refused, and nothing is written")
+  func erased() throws {
+    let error = #expect(throws: NibbleError.self) {
+      try merge(fixture("models/llama-bnb-nf4-dq"), [("dec_lora_qv", 0.005)], to: "out.nbl", format: .nbl)
+    }
+    #expect(error?.kind == .quality)
+    #expect(error?.message.contains("4 of 4 changed tensors would keep less than 0.5 of their change") == true)
+    #expect(folder.contents.isEmpty)
+    let (report, _) = try merge(fixture("models/llama-bnb-nf4-dq"), [("dec_lora_qv", 0.005)], to: "out.nbl", format: .nbl) {
+      $0.minimumSurvival = 0
+    }
+    #expect(report.change.survival < 0.5)
+    #expect(report.warnings.contains { $0.contains("keep less than 0.9 of their change") })
+  }
+
+  @Test("of a zero adapter says so")
+  func dead() throws {
+    let (report, _) = try merge(fixture("models/llama"), [("dec_lora_qv", 0)], to: "out")
+    #expect(report.warnings.contains { $0.contains("4 of 4 adapted tensors") })
+  }
+
+  @Test("gives the same bytes with any number of threads", arguments: [OutputFormat.nbl, .safetensors])
+  func threads(_ format: OutputFormat) throws {
+    let ending = format == .nbl ? ".nbl" : ".safetensors"
+    for threads in [1, 2, 5] {
+      _ = try merge(fixture("models/gpt2"), [("gpt2_dora", 1)], to: "\(threads)\(ending)", format: format, threads: threads)
+    }
+    let one = try bytes(of: folder.file("1" + ending))
+    #expect(try one == bytes(of: folder.file("2" + ending)) && one == bytes(of: folder.file("5" + ending)))
+  }
+
+  @Test(
+    "of another model's adapter is refused",
+    arguments: [("gpt2_c_attn", "llama"), ("dec_lora_qv", "gpt2"), ("roberta_cls", "llama")])
+  func mismatch(_ adapter: String, _ base: String) throws {
+    let error = #expect(throws: NibbleError.self) { try merge(fixture("models/" + base), [(adapter, 1)], to: "out") }
+    #expect(error?.kind == .adapterMismatch)
+    #expect(folder.contents.isEmpty)
+  }
+}
