@@ -160,7 +160,7 @@ LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const 
   {                                                                                                              \
     .rms_norm = rms_norm, .layer_norm = layer_norm, .activate = activate, .add_scaled = add_scaled,              \
     .multiply_by = multiply_by, .softmax = softmax, .log_sum_exp = log_sum_exp, .rotate = rotate, .argmax = argmax, \
-    .all_finite = all_finite, .attend = attend, .low_rank = low_rank, .change_sums = change_sums                   \
+    .all_finite = all_finite, .attend = attend, .low_rank = low_rank, .change_sums = change_sums, .shape = shape \
   }
 
 #endif

@@ -4,6 +4,7 @@
 #define NIBBLE_CHANGE_LOOPS_H
 
 #include "lanes.h"
+#include "layers.h"
 
 // Rows of the left factor and registers of columns whose sums are kept at once.
 enum { change_rows = 4, change_wide = NIBBLE_LANES == 16 ? 4 : 2 };
@@ -89,6 +90,47 @@ LANES_STATIC void change_sums(const float *base, const float *written, const flo
     for (int s = 0; s < 4; s++) total[s] += __builtin_convertvector(part[s], lanes_d);
   }
   for (int s = 0; s < 4; s++) sums[s] += lanes_sum_d(&total[s]);
+}
+
+/// Rows go by lanes, so that the debt of each stays in its lane.
+LANES_INLINE void shape_group(const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes,
+                              float *values, float *debts, lanes *debt) {
+  const size_t columns = plan->columns, rank = plan->rank;
+  for (size_t k = 0; k < rank; k++) debt[k] = (lanes){};
+  for (size_t j = 0; j < columns; j++) {
+    const float *gain = plan->gains + j * rank, *basis = plan->basis + j * rank;
+    lanes want = {}, scale = {}, shift[4] = {};
+    for (size_t l = 0; l < rows; l++) {
+      want[l] = t[l * columns + j];
+      scale[l] = plan->scales[(element + l * columns + j) / plan->block];
+    }
+    for (size_t k = 0; k < rank; k++) shift[k % 4] = LANES_FMA(debt[k], lanes_all(gain[k]), shift[k % 4]);
+    lanes x = (want + ((shift[0] + shift[1]) + (shift[2] + shift[3]))) / scale;
+    lanes_i code = {};
+    for (int k = 0; k < 15; k++) code -= x > plan->thresholds[k];
+    lanes value = {};
+    for (size_t l = 0; l < rows; l++) {
+      int index = scale[l] == 0 ? plan->zero : code[l];
+      codes[l * columns + j] = plan->numbers[index];
+      value[l] = plan->codebook[index];
+    }
+    value *= scale;
+    for (size_t l = 0; l < rows; l++) values[l * columns + j] = value[l];
+    lanes error = want - value;
+    for (size_t k = 0; k < rank; k++) debt[k] = LANES_FMA(error, lanes_all(basis[k]), debt[k]);
+  }
+  for (size_t l = 0; l < rows; l++)
+    for (size_t k = 0; k < rank; k++) debts[l * rank + k] = debt[k][l];
+}
+
+LANES_STATIC void shape(const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes, float *values,
+                        float *debts, void *scratch) {
+  for (size_t i = 0; i < rows; i += NIBBLE_LANES) {
+    size_t n = rows - i < NIBBLE_LANES ? rows - i : NIBBLE_LANES, at = i * plan->columns;
+    if (n == NIBBLE_LANES)
+      shape_group(plan, t + at, element + at, NIBBLE_LANES, codes + at, values + at, debts + i * plan->rank, scratch);
+    else shape_group(plan, t + at, element + at, n, codes + at, values + at, debts + i * plan->rank, scratch);
+  }
 }
 
 #endif

@@ -22,6 +22,8 @@ typedef struct {
   void (*low_rank)(const float *left, size_t left_stride, size_t rows, const float *right, size_t right_stride, size_t columns,
                    size_t rank, float *out, size_t out_stride);
   void (*change_sums)(const float *base, const float *written, const float *delta, size_t n, double *sums);
+  void (*shape)(const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes, float *values,
+                float *debts, void *scratch);
 } nibble_layers;
 
 extern const nibble_layers nibble_portable_layers;

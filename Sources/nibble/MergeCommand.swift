@@ -44,6 +44,11 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Stop with exit code 6 if a tensor keeps less of its change (default: 0.5 for packed tensors).")
   var minSurvival: Double?
 
+  @Option(
+    help: ArgumentHelp(
+      "What becomes of packed tensors that would keep less: fail, 16bit, or shape (experimental), which chooses codes so that the change survives."))
+  var whenLost: WhenLost = .fail
+
   @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
   var allowNonfinite = false
 
@@ -71,7 +76,10 @@ struct MergeCommand: ParsableCommand {
     options.packing.bnbRules = bnbRules
     options.minimumSurvival = minSurvival
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
-    let job = try StreamJob.merge(source, options, to: try write.spec(format, habit: habit))
+    var job = try StreamJob.merge(source, options, to: try write.spec(format, habit: habit))
+    job.whenLost = whenLost
     try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite)
   }
 }
+
+extension WhenLost: ExpressibleByArgument {}

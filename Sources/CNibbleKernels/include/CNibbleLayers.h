@@ -76,4 +76,26 @@ void nibble_low_rank(nibble_variant variant, const float *left, size_t left_stri
 void nibble_change_sums(nibble_variant variant, const float *base, const float *written, const float *delta, size_t n,
                         double sums[4]);
 
+/// Codes that keep what a change adds in the directions of a basis: rounding errors are carried along as a debt in those
+/// directions and paid back by later columns.
+typedef struct {
+  size_t columns, rank;
+  const float *basis;       ///< [columns, rank], orthonormal columns
+  const float *gains;       ///< [columns, rank]: what a debt shifts column j by
+  const float *codebook;    ///< 16 values in ascending order
+  const float *thresholds;  ///< 15, halfway between them
+  const uint8_t *numbers;   ///< the codes of these values
+  int zero;                 ///< which of them is 0
+  const float *scales;      ///< of blocks of `block` elements of the whole matrix
+  size_t block;
+} nibble_shaping;
+
+size_t nibble_shape_scratch(size_t rank);
+
+/// Packs `rows` rows t[rows, columns] whose first element is element `element` of the matrix. `codes` has room for rows * columns
+/// bytes, of which half hold the codes afterwards; `values` gets what they decode to, `debts` [rows, rank] what is left of
+/// t - values in each direction. `scratch` is nibble_shape_scratch bytes, aligned to 64. Every variant gives the same bits.
+void nibble_shape(nibble_variant variant, const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes,
+                  float *values, float *debts, void *scratch);
+
 #endif

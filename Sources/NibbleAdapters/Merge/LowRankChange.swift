@@ -31,6 +31,8 @@ struct LowRankChange: TensorChange {
     }
   }
 
+  var rowSpace: RowSpace? { RowSpace(right.start, rank: rank, columns: columns) }
+
   private func product(_ row: Int, _ rows: Int, _ column: Int, _ width: Int, into out: UnsafeMutablePointer<Float>) {
     ChangeKernels.lowRank(
       left.start + row * rank, rows: rows, right.start + column, rightStride: columns, columns: width, rank: rank, out,

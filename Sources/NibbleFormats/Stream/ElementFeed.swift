@@ -28,6 +28,9 @@ final class ElementFeed: Sendable {
     }
   }
 
+  /// The scales of a packed source.
+  var decoder: PackedDecoder? { values?.decoder }
+
   /// What `read` gives.
   struct Piece {
     /// The elements to be encoded.

@@ -13,6 +13,8 @@ public struct StreamJob: Sendable {
     package var replacement: StoredTensor?
     /// What is added on the way; made when its turn comes.
     package var change: (@Sendable () throws -> any TensorChange)?
+    /// Whether codes are chosen so that the change survives.
+    package var isShaped = false
 
     package init(source: StoredTensor, target: TensorTarget) {
       self.source = source
@@ -36,6 +38,8 @@ public struct StreamJob: Sendable {
   public var encoder = Encoder.absmax
   /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
+  /// What becomes of packed tensors that would lose their change.
+  public var whenLost = WhenLost.fail
   /// Files read beside the source, which the output must not replace.
   package var otherInputs: [InputFile] = []
   /// The least share of its change that a tensor may keep, by what it becomes; nil for any.
@@ -76,9 +80,10 @@ public struct StreamJob: Sendable {
   public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> StreamReport {
     try check()
     let started = monotonicSeconds()
+    let job = try savingWhatIsLost()
     let staged = try StagedOutput(output.path, output.shape, force: output.force)
     do {
-      var report = try write(to: staged, progress)
+      var report = try job.write(to: staged, progress)
       try source.checkUnchanged()
       try staged.publish()
       report.seconds = monotonicSeconds() - started
@@ -142,7 +147,7 @@ public struct StreamJob: Sendable {
     var sourceIdentity = IdentityHasher()
     for item in items {
       let writers = try writer.open(item.target)
-      var outcome = try stream.send(item.replacement ?? item.source, changedBy: item.change?(), as: item.target, into: writers)
+      var outcome = try stream.send(item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, as: item.target, into: writers)
       if item.replacement != nil { outcome.sourceDigest = try stream.hash(item.source) }
       try checkQuality(item, outcome)
       try writer.close(item.target, writers, outcome)

@@ -9,6 +9,26 @@ package protocol TensorChange: Sendable {
   /// The change of elements `start..<start + count`, whose values are `values`.
   func delta(
     _ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>, _ scratch: Scratch)
+
+  /// What spans the rows of the change, [rank, columns]; nil where nothing does.
+  var rowSpace: RowSpace? { get }
+}
+
+/// Vectors that span the rows of a change. They live as long as the change.
+package struct RowSpace {
+  package let start: UnsafePointer<Float>
+  package let rank: Int
+  package let columns: Int
+
+  package init(_ start: UnsafePointer<Float>, rank: Int, columns: Int) {
+    self.start = start
+    self.rank = rank
+    self.columns = columns
+  }
+}
+
+extension TensorChange {
+  package var rowSpace: RowSpace? { nil }
 }
 
 /// Scratch slots that changes may use.
@@ -21,6 +41,10 @@ extension TensorStream {
   func change(
     _ source: StoredTensor, by change: any TensorChange, as target: TensorTarget, into writer: SectionWriter
   ) throws -> TensorOutcome {
+    guard source.isTransposed == target.isTransposed else {
+      throw NibbleError.usage(
+        "tensor \(quoted(source.name.text)) is packed transposed; merging it into a plain one is not implemented: dequantize the base first")
+    }
     let reader = try ValueReader(source, whole, slot: Slot.restored)
     let digest = XXH3()
     let chunk = 2 * Self.chunkElements

@@ -6,27 +6,47 @@ extension TensorStream {
   func scalesWithoutChange(_ pass: PackingPass, _ transposing: Bool) throws -> CodedScales? {
     guard !pass.source.isPacked else { return nil }
     let blocks = pass.codec.blocks(pass.source.count)
-    let feed = try ElementFeed(pass.source, transposing: transposing, changedBy: nil, whole)
-    let base = PackingPass(
-      source: pass.source, codec: pass.codec, feed: feed, absmax: Unchecked(whole.floats(Slot.baseAbsmax, blocks)),
-      moments: Unchecked(whole.floats(Slot.baseSums, 2 * blocks)), chunk: pass.chunk)
-    if encoder == .mse { return try code(base, searchScales(base).counts) }
-    let counts = PerChunk<EncodeCounts>(base.chunks)
-    try forEachChunk(base.chunks, threads: threads, pool) { [rules] index, scratch, _ in
-      let count = base.count(index)
-      let piece = try feed.read(index * base.chunk, count, scratch)
-      let codes = scratch.bytes(Slot.output, base.codec.codeBytes(count))
-      guard let from = piece.x, let scales = base.absmax.value.baseAddress,
+    return try scales(
+      PackingPass(
+        source: pass.source, codec: pass.codec,
+        feed: ElementFeed(pass.source, transposing: transposing, changedBy: nil, whole),
+        absmax: Unchecked(whole.floats(Slot.baseAbsmax, blocks)), moments: Unchecked(whole.floats(Slot.baseSums, 2 * blocks)),
+        chunk: pass.chunk))
+  }
+
+  /// The scales of a tensor, without writing its codes.
+  func scales(_ pass: PackingPass) throws -> CodedScales {
+    if encoder == .mse { return try code(pass, searchScales(pass).counts) }
+    let counts = PerChunk<EncodeCounts>(pass.chunks)
+    try forEachChunk(pass.chunks, threads: threads, pool) { [rules] index, scratch, _ in
+      let count = pass.count(index)
+      let piece = try pass.feed.read(index * pass.chunk, count, scratch)
+      let codes = scratch.bytes(Slot.output, pass.codec.codeBytes(count))
+      guard let from = piece.x, let scales = pass.absmax.value.baseAddress,
         let out = codes.baseAddress?.assumingMemoryBound(to: UInt8.self)
       else { return }
       counts.set(
         index,
         Kernels.encode(
-          base.codec, rules, feed.dtype, from, count: count, codes: out, absmax: scales + base.block(index), moments: nil))
+          pass.codec, rules, pass.feed.dtype, from, count: count, codes: out, absmax: scales + pass.block(index), moments: nil))
     }
     // Nobody asks for this error.
-    base.moments.value.initialize(repeating: 0)
-    return try code(base, counts.values.reduce(into: EncodeCounts()) { $0 += $1 })
+    pass.moments.value.initialize(repeating: 0)
+    return try code(pass, counts.values.reduce(into: EncodeCounts()) { $0 += $1 })
+  }
+
+  /// What plain rounding would make of a change.
+  func roundingSurvival(_ source: StoredTensor, _ change: any TensorChange, as target: TensorTarget) throws -> ChangeSums {
+    guard let codec = target.encoding.codec else { return ChangeSums() }
+    let transposing = target.isTransposed != source.isTransposed
+    let blocks = codec.blocks(source.count)
+    let pass = PackingPass(
+      source: source, codec: codec, feed: try ElementFeed(source, transposing: transposing, changedBy: change, whole),
+      absmax: Unchecked(whole.floats(Slot.absmax, blocks)), moments: Unchecked(whole.floats(Slot.sums, 2 * blocks)),
+      chunk: Self.chunkElements)
+    let without = try scalesWithoutChange(pass, transposing)
+    guard let restored = try scales(pass).restored else { return ChangeSums() }
+    return try measure(pass, restored, without?.restored)
   }
 
   /// What became of a tensor's change: everything is read and encoded once more, now that the scales are known.
@@ -46,19 +66,30 @@ extension TensorStream {
       guard let x = piece.x?.assumingMemoryBound(to: Float.self), let base = piece.base, let delta = piece.delta,
         let out = codes.baseAddress?.assumingMemoryBound(to: UInt8.self)
       else { return }
-      /// Values as they come back from codes.
-      func round(_ values: UnsafeMutablePointer<Float>, _ scales: UnsafeMutablePointer<Float>) {
-        if encoder == .mse {
-          _ = Kernels.encode(pass.codec, scales: scales, .f32, values, count: count, codes: out, moments: nil)
-        } else {
-          _ = Kernels.encode(pass.codec, rules, .f32, values, count: count, codes: out, absmax: own, moments: nil)
-        }
-        Kernels.decode(pass.codec, codes: out, count: count, absmax: scales, .f32, values)
-      }
-      round(x, scales.value + pass.block(index))
-      if let without { round(base, without.value + pass.block(index)) }
+      let rounding = Rounding(codec: pass.codec, rules: rules, encoder: encoder, codes: out, absmax: own)
+      rounding.apply(x, count, scales.value + pass.block(index))
+      if let without { rounding.apply(base, count, without.value + pass.block(index)) }
       sums.set(index, ChangeKernels.measure(base: base, written: x, delta: delta, count: count))
     }
     return sums.values.reduce(into: ChangeSums()) { $0 += $1 }
+  }
+}
+
+/// Values into codes and back, by the rules of a job.
+struct Rounding {
+  let codec: BlockCodec
+  let rules: EncodingRules
+  let encoder: StreamJob.Encoder
+  let codes: UnsafeMutablePointer<UInt8>
+  let absmax: UnsafeMutablePointer<Float>
+
+  /// - Parameter scales: as a reader restores them
+  func apply(_ values: UnsafeMutablePointer<Float>, _ count: Int, _ scales: UnsafeMutablePointer<Float>) {
+    if encoder == .mse {
+      _ = Kernels.encode(codec, scales: scales, .f32, values, count: count, codes: codes, moments: nil)
+    } else {
+      _ = Kernels.encode(codec, rules, .f32, values, count: count, codes: codes, absmax: absmax, moments: nil)
+    }
+    Kernels.decode(codec, codes: codes, count: count, absmax: scales, .f32, values)
   }
 }

@@ -124,7 +124,8 @@ extension TensorStream {
 /// A packed tensor's scales, restored and checked, ready to decode any chunk of its codes.
 final class PackedDecoder: @unchecked Sendable {
   private let codec: BlockCodec
-  private let absmax: UnsafeMutableBufferPointer<Float>
+  /// One a block.
+  let absmax: UnsafeMutableBufferPointer<Float>
   /// The plain bytes of the sections behind the codes, in order.
   let scaleBytes: [[UInt8]]
 

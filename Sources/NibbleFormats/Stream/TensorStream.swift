@@ -99,13 +99,17 @@ final class TensorStream {
 
   /// Sends `source` on its way into `writers`, one for each section of `target`.
   func send(
-    _ source: StoredTensor, changedBy change: (any TensorChange)? = nil, as target: TensorTarget, into writers: [SectionWriter]
+    _ source: StoredTensor, changedBy change: (any TensorChange)? = nil, isShaped: Bool = false, as target: TensorTarget,
+    into writers: [SectionWriter]
   ) throws -> TensorOutcome {
     var outcome: TensorOutcome
     switch (source.encoding, target.encoding) {
     case (_, .plain) where change != nil:
       guard let change else { return TensorOutcome() }
       outcome = try self.change(source, by: change, as: target, into: writers[0])
+    case (_, .packed(let codec)) where isShaped && change?.rowSpace != nil:
+      guard let change, let space = change.rowSpace else { return TensorOutcome() }
+      outcome = try packShaped(source, codec, target, into: writers, change, space)
     case (_, .packed(let codec)) where change != nil:
       outcome = try pack(source, codec, target, into: writers, changedBy: change)
     case _ where source.encoding == target.encoding && source.dtype == target.dtype:

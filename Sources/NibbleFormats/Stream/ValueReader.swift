@@ -7,7 +7,7 @@ final class ValueReader: @unchecked Sendable {
   let tensor: StoredTensor
   private let elements: ElementReader?
   private let codes: SectionReader?
-  private let decoder: PackedDecoder?
+  let decoder: PackedDecoder?
   private let digest = XXH3()
 
   /// - Parameters:

@@ -1,0 +1,40 @@
+import NibbleCore
+import NibbleQuant
+
+/// What becomes of a packed tensor whose change would not survive rounding.
+public enum WhenLost: String, Sendable, CaseIterable {
+  /// The job stops.
+  case fail
+  /// The tensor is written in 16 bits.
+  case sixteenBits = "16bit"
+  /// Its codes are chosen so that the change survives, under the scales it has.
+  case shape
+}
+
+extension StreamJob {
+  /// The same job, with tensors that rounding would rob of their change stored in another way: everything in question is read and
+  /// measured once before anything is written.
+  func savingWhatIsLost() throws -> StreamJob {
+    guard whenLost != .fail else { return self }
+    var job = self
+    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
+    for (index, item) in items.enumerated() where item.target.encoding != .plain {
+      guard let minimum = minimumSurvival(item.target), let change = try item.change?(), change.rowSpace != nil else { continue }
+      guard try stream.roundingSurvival(item.replacement ?? item.source, change, as: item.target).survival < minimum else { continue }
+      if whenLost == .shape { job.items[index].isShaped = true } else { job.items[index].target.becomesPlain() }
+    }
+    return job
+  }
+}
+
+extension TensorTarget {
+  /// In 16 bits: the type it had, where that is one of these, else bfloat16.
+  mutating func becomesPlain() {
+    if isTransposed { shape.reverse() }
+    isTransposed = false
+    encoding = .plain
+    stateText = nil
+    foreign = ForeignLayout()
+    if dtype != .f16 { dtype = .bf16 }
+  }
+}
