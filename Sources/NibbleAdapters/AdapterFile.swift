@@ -20,9 +20,9 @@ public struct AdapterFile: Sendable {
     public let path: String
     /// Whether the module is an embedding, whose first factor is looked up.
     public let isEmbedding: Bool
-    /// [rank, inputs]; of embeddings [rank, count].
+    /// [rank, inputs]; of embeddings [rank, count], of convolutions [rank, channels, height, width].
     public let a: StoredTensor
-    /// [outputs, rank]
+    /// [outputs, rank]; of convolutions [outputs, rank, 1, 1].
     public let b: StoredTensor
     /// The bias of the second factor.
     public var bias: StoredTensor?
@@ -31,6 +31,13 @@ public struct AdapterFile: Sendable {
     public let rank: Int
     /// What the product of the factors is multiplied with.
     public let scale: Double
+
+    /// Whether the module is a convolution.
+    public var isConvolution: Bool { a.shape.count == 4 }
+    /// What the first factor takes: of a convolution, all it sees of its channels.
+    public var inputs: Int { a.count / max(rank, 1) }
+    /// What the second factor gives.
+    public var outputs: Int { b.shape[0] }
   }
 
   /// Opens the adapter in folder `path`.
@@ -119,8 +126,9 @@ public struct AdapterFile: Sendable {
   private func module(_ path: String, _ parts: Parts, isEmbedding: Bool) throws -> AdaptedModule {
     func fail(_ reason: String) -> NibbleError { mismatch("module \(quoted(path)): \(reason)") }
     guard let a = parts.a, let b = parts.b else { throw fail("one of its two factors is missing") }
-    guard a.shape.count == 2, b.shape.count == 2 else {
-      throw fail("factors of shapes \(a.shape) and \(b.shape) are not those of a linear layer")
+    let isConvolution = !isEmbedding && a.shape.count == 4 && b.shape.count == 4 && b.shape[2...] == [1, 1]
+    guard isConvolution || (a.shape.count == 2 && b.shape.count == 2) else {
+      throw fail("factors of shapes \(a.shape) and \(b.shape) are those of no linear layer, embedding or convolution")
     }
     let rank = a.shape[0]
     guard rank > 0, b.shape[1] == rank else { throw fail("factors of shapes \(a.shape) and \(b.shape) do not fit together") }

@@ -49,6 +49,12 @@ struct MergeCommand: ParsableCommand {
       "What becomes of packed tensors that would keep less: fail, 16bit, or shape (experimental), which chooses codes so that the change survives."))
   var whenLost: WhenLost = .fail
 
+  @Option(
+    help: ArgumentHelp(
+      "The adapter was trained on the 4-bit form of this base, so it is merged onto those values.",
+      valueName: "nf4[:block=N][:no-double-quant]"))
+  var trainedOn: String?
+
   @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
   var allowNonfinite = false
 
@@ -75,9 +81,16 @@ struct MergeCommand: ParsableCommand {
     options.packing.doubleQuant = doubleQuant
     options.packing.bnbRules = bnbRules
     options.minimumSurvival = minSurvival
+    var values = source
+    if let trainedOn {
+      let packing = try QuantizeOptions(trainedOn: trainedOn)
+      if !write.dryRun { values = try source.packedForm(packing, beside: write.output ?? "", threads: common.workers) }
+    }
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
-    var job = try StreamJob.merge(source, options, to: try write.spec(format, habit: habit))
+    var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit))
     job.whenLost = whenLost
+    if trainedOn != nil { job.otherInputs += source.files }
+    if let trainedOn { job.warnings.append("the base's values are those of its 4-bit form, \(trainedOn)") }
     try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite)
   }
 }

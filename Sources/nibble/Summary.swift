@@ -62,6 +62,8 @@ enum Summary {
         ("added noise", "\(percent(all.relativeNoise)) of the weight"),
       ]
     }
+    let shaped = report.changed.filter(\.isShaped).count
+    if shaped > 0 { rows.append(("shaped", "\(shaped) tensors, so that the change survives (experimental)")) }
     if !report.replaced.isEmpty { rows.append(("replaced", list(report.replaced))) }
     for tensor in report.changed where verbose {
       rows.append(
@@ -167,6 +169,7 @@ enum Summary {
           [
             "name": JSON($0.name), "survival": JSON($0.sums.survival), "relative_delta": JSON($0.sums.relativeDelta),
             "relative_noise": JSON($0.sums.relativeNoise), "dead": JSON.bool($0.sums.isDead),
+            "stored": JSON(coding($0.target.encoding, $0.target.dtype)), "shaped": JSON.bool($0.isShaped),
           ]
         }),
       "replaced": JSON(report.replaced),

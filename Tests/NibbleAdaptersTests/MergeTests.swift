@@ -20,7 +20,7 @@ struct MergeTests {
     ("dec_all_linear_patterns", "llama"), ("dec_dora", "llama"), ("dec_embedding", "llama"), ("dec_layers_to_transform", "llama"),
     ("dec_lora_qv", "llama"), ("dec_regex_layers", "llama"), ("dec_rslora", "llama"), ("gpt2_bias_all", "gpt2"),
     ("gpt2_c_attn", "gpt2"), ("gpt2_dora", "gpt2"), ("gpt2_lora_bias", "gpt2"), ("roberta_bias_lora_only", "roberta"),
-    ("roberta_cls", "roberta"),
+    ("roberta_cls", "roberta"), ("resnet_conv", "resnet"), ("resnet_conv_dora", "resnet"),
   ]
 
   static func adapter(_ name: String) throws -> AdapterFile { try AdapterFile.open(fixture("adapters/" + name)) }
@@ -184,6 +184,61 @@ struct MergeTests {
     }
     #expect(report.change.survival < 0.5)
     #expect(report.warnings.contains { $0.contains("keep less than 0.9 of their change") })
+  }
+
+  @Test("that rounding would erase is kept by other means", arguments: [WhenLost.shape, .sixteenBits], [OutputFormat.nbl, .bnb])
+  func whenLost(_ way: WhenLost, _ format: OutputFormat) throws {
+    let base = try Checkpoint.open(fixture("models/llama-bnb-nf4-dq"))
+    var job = try StreamJob.merge(
+      base, MergeOptions([.init(Self.adapter("dec_lora_qv"), weight: 0.02)]),
+      to: OutputSpec(path: folder.file(format == .nbl ? "out.nbl" : "out"), format: format, habit: .nbl))
+    job.whenLost = way
+    let report = try job.run()
+    let merged = try Checkpoint.open(job.output.path)
+    #expect(report.changed.count == 4)
+    for tensor in report.changed {
+      #expect(tensor.sums.survival > 0.7, "\(tensor.name)")
+      let name = ByteName(tensor.name)
+      let written = try #require(merged.tensor(name))
+      #expect(written.isPacked == (way == .shape))
+      #expect(tensor.isShaped == (way == .shape))
+      // What the file holds is what was reported.
+      let before = try values(#require(base.tensor(name))), after = try values(written)
+      let moved = zip(after, before).reduce(0.0) { $0 + Double($1.0 - $1.1) * Double($1.0 - $1.1) }.squareRoot()
+      let size = before.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
+      #expect(moved / size < 0.2)
+      #expect(moved > 0)
+    }
+    #expect(try merged.verify().nonfinite.isEmpty)
+  }
+
+  @Test("into a plain output from codes that are stored transposed")
+  func transposed() throws {
+    let (report, merged) = try merge(fixture("models/gpt2-bnb-nf4-dq"), [("gpt2_c_attn", 1)], to: "out", format: .safetensors)
+    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, habit: .safetensors)
+    _ = try StreamJob.dequantize(Checkpoint.open(fixture("models/gpt2-bnb-nf4-dq")), dtype: nil, to: plain).run()
+    let (other, expected) = try merge(folder.file("plain"), [("gpt2_c_attn", 1)], to: "expected")
+    #expect(report.identity == other.identity)
+    #expect(report.changed.map(\.name) == other.changed.map(\.name))
+    #expect(expected.tensors.map(\.shape) == merged.tensors.map(\.shape))
+  }
+
+  @Test("onto the values of the base's 4-bit form")
+  func trainedOn() throws {
+    let base = try Checkpoint.open(fixture("models/gpt2"))
+    let packed = try base.packedForm(QuantizeOptions(trainedOn: "nf4:block=128"), beside: folder.file("out"), threads: 2)
+    #expect(folder.contents.isEmpty)
+    var spec = try OutputSpec(path: folder.file("out"), format: .safetensors, habit: .safetensors)
+    let report = try StreamJob.merge(packed, MergeOptions([.init(Self.adapter("gpt2_c_attn"))]), to: spec).run()
+    spec.path = folder.file("q.nbl")
+    spec.format = .nbl
+    _ = try StreamJob.quantize(base, QuantizeOptions(trainedOn: "nf4:block=128"), to: spec).run()
+    let (other, _) = try merge(folder.file("q.nbl"), [("gpt2_c_attn", 1)], to: "expected", format: .safetensors)
+    #expect(report.identity == other.identity)
+    for bad in ["int8", "nf4:block=3", "nf4:x", ""] {
+      #expect(throws: NibbleError.self) { try QuantizeOptions(trainedOn: bad) }
+    }
+    #expect(throws: NibbleError.self) { try packed.packedForm(QuantizeOptions(), beside: folder.file("x"), threads: 1) }
   }
 
   @Test("of a zero adapter says so")

@@ -25,7 +25,7 @@ struct Merging: Sendable {
     let rowsAreOutputs = isInputsFirst == isReadTransposed
     let rank = parts.reduce(0) { $0 + $1.module.rank }
     guard let first = parts.first else { throw NibbleError.usage("nothing to merge into \(quoted(item.source.name.text))") }
-    let inputs = first.module.a.shape[1], outputs = first.module.b.shape[0]
+    let inputs = first.module.inputs, outputs = first.module.outputs
     let (rows, columns) = rowsAreOutputs ? (outputs, inputs) : (inputs, outputs)
     let left = FloatStore(count: rows * rank), right = FloatStore(count: rank * columns)
     var change = LowRankChange(left: left, right: right, columns: columns, rank: rank)
@@ -71,8 +71,7 @@ struct Merging: Sendable {
     let alone = Merging(
       parts: [Part(file: part.file, module: part.module.withoutMagnitude, weight: 1)], isInputsFirst: isInputsFirst)
     let change = try alone.change(item)
-    let outputs = b.count / max(part.module.rank, 1)
-    let inputs = a.count / max(part.module.rank, 1)
+    let (inputs, outputs) = (part.module.inputs, part.module.outputs)
     var squares = [Double](repeating: 0, count: outputs)
     let transposing = !source.isPacked && item.target.isTransposed != source.isTransposed
     try source.forEachValues(transposing: transposing) { start, values, count, scratch in

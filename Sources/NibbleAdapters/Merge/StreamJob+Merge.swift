@@ -122,11 +122,16 @@ struct MergePlan {
   private mutating func add(_ module: AdapterFile.AdaptedModule, to index: Int, _ one: MergeOptions.Weighted) throws {
     let file = one.adapter
     let tensor = base.tensors[index]
-    let (inputs, outputs) = (module.a.shape[1], module.b.shape[0])
+    let (inputs, outputs) = (module.inputs, module.outputs)
     let isConv1D = base.family.map { $0.isConv1D(tensor.name.text) } ?? (file.config.json["fan_in_fan_out"]?.bool ?? false)
-    let isInputsFirst = module.isEmbedding || isConv1D
+    let isInputsFirst = module.isEmbedding || (isConv1D && !module.isConvolution)
     let shape = tensor.logicalShape
-    guard shape == (isInputsFirst ? [inputs, outputs] : [outputs, inputs]) else {
+    if module.isConvolution, shape.count == 4, shape[0] == outputs, shape[2...] == module.a.shape[2...], shape[1] < module.a.shape[1] {
+      throw file.mismatch(
+        module.path, "is a grouped convolution: its factors see all \(module.a.shape[1]) channels and their sum with \(shape) is none")
+    }
+    guard shape == (module.isConvolution ? [outputs] + module.a.shape[1...] : isInputsFirst ? [inputs, outputs] : [outputs, inputs])
+    else {
       throw file.mismatch(
         module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's weight has the shape \(shape)")
     }

@@ -29,6 +29,8 @@ public struct StreamReport: Sendable {
     public let sums: ChangeSums
     /// The least survival it may have.
     public let minimum: Double?
+    /// Whether its codes were chosen so that the change survives.
+    public let isShaped: Bool
   }
 
   /// Tensors that were changed on their way.
@@ -67,7 +69,7 @@ public struct StreamReport: Sendable {
     weights += target.count
     nonfinite += outcome.counts.nonfinite
     if let sums = outcome.change {
-      changed.append(Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival))
+      changed.append(Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped))
     }
     if item.replacement != nil { replaced.append(target.name.text) }
     if case .packed(let codec) = target.encoding {

@@ -29,6 +29,29 @@ package struct RowSpace {
 
 extension TensorChange {
   package var rowSpace: RowSpace? { nil }
+
+  /// Elements as they will be written: changed in float32, rounded once.
+  ///
+  /// - Parameters:
+  ///   - base: what they were; afterwards, what would be written without the change
+  ///   - isBaseRounded: whether that is the same
+  /// - Returns: what became of the change
+  func round(
+    _ base: UnsafeMutablePointer<Float>, _ start: Int, _ count: Int, to dtype: DType, _ out: UnsafeMutableRawPointer,
+    isBaseRounded: Bool, _ scratch: Scratch
+  ) -> ChangeSums {
+    let delta = scratch.floatStart(TensorStream.Slot.right, count)
+    let written = scratch.floatStart(TensorStream.Slot.gathered, count)
+    self.delta(base, start, count, into: delta, scratch)
+    for i in 0..<count { written[i] = base[i] + delta[i] }
+    if !isBaseRounded {
+      Kernels.narrow(dtype, base, count: count, out)
+      Kernels.widen(dtype, out, count: count, base)
+    }
+    Kernels.narrow(dtype, written, count: count, out)
+    Kernels.widen(dtype, out, count: count, written)
+    return ChangeKernels.measure(base: base, written: written, delta: delta, count: count)
+  }
 }
 
 /// Scratch slots that changes may use.
@@ -41,9 +64,8 @@ extension TensorStream {
   func change(
     _ source: StoredTensor, by change: any TensorChange, as target: TensorTarget, into writer: SectionWriter
   ) throws -> TensorOutcome {
-    guard source.isTransposed == target.isTransposed else {
-      throw NibbleError.usage(
-        "tensor \(quoted(source.name.text)) is packed transposed; merging it into a plain one is not implemented: dequantize the base first")
+    if source.isTransposed != target.isTransposed, let codec = source.encoding.codec {
+      return try unpack(source, codec, target, into: writer, changedBy: change)
     }
     let reader = try ValueReader(source, whole, slot: Slot.restored)
     let digest = XXH3()
@@ -54,28 +76,12 @@ extension TensorStream {
     try forEachChunk(chunks, threads: threads, pool) { [progress = Unchecked(progress)] index, scratch, turnstile in
       let count = min(chunk, source.count - index * chunk)
       let output = scratch.bytes(Slot.output, count * dtype.bitWidth / 8)
-      guard let base = scratch.floats(Slot.left, count).baseAddress, let delta = scratch.floats(Slot.right, count).baseAddress,
-        let written = scratch.floats(Slot.gathered, count).baseAddress, let to = output.baseAddress
-      else { return }
+      guard let to = output.baseAddress else { return }
+      let base = scratch.floatStart(Slot.left, count)
       let bytes = try reader.read(index * chunk, count, into: base, scratch)
-      change.delta(base, index * chunk, count, into: delta, scratch)
-      for i in 0..<count { written[i] = base[i] + delta[i] }
-      Kernels.narrow(dtype, written, count: count, to)
-      Kernels.widen(dtype, to, count: count, written)
-      if source.isPacked || source.dtype != dtype {
-        // What would be written without the change.
-        let plain = scratch.bytes(Slot.moments, count * dtype.bitWidth / 8)
-        if let plain = plain.baseAddress {
-          Kernels.narrow(dtype, base, count: count, plain)
-          Kernels.widen(dtype, plain, count: count, base)
-        }
-      }
-      measured.value.set(
-        index,
-        (
-          ChangeKernels.measure(base: base, written: written, delta: delta, count: count),
-          Kernels.countNonfinite(dtype, to, count: count)
-        ))
+      let isRounded = !source.isPacked && source.dtype == dtype
+      let found = change.round(base, index * chunk, count, to: dtype, to, isBaseRounded: isRounded, scratch)
+      measured.value.set(index, (found, Kernels.countNonfinite(dtype, to, count: count)))
       try writer.send(UnsafeRawBufferPointer(output), index, turnstile, digest, scratch, slot: Slot.outputStored) {
         reader.admit(bytes)
         progress.value(bytes.plain.count)

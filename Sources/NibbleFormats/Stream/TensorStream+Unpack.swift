@@ -4,7 +4,8 @@ import NibbleQuant
 extension TensorStream {
   /// Codes back into elements: code × scale in float32, rounded once into the target's type.
   func unpack(
-    _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writer: SectionWriter
+    _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writer: SectionWriter,
+    changedBy change: (any TensorChange)? = nil
   ) throws -> TensorOutcome {
     let codes = try SectionReader(source.sections[0], source.name.text)
     let digest = XXH3()
@@ -14,8 +15,8 @@ extension TensorStream {
     if target.isTransposed == source.isTransposed {
       outcome.counts.nonfinite = try unpackInOrder(source, decoder, codes, target.dtype, writer, digest, sourceDigest)
     } else {
-      outcome.counts.nonfinite = try unpackTransposing(
-        source, decoder, codes, target.dtype, writer, digest, sourceDigest)
+      (outcome.counts.nonfinite, outcome.change) = try unpackTransposing(
+        source, decoder, codes, change, target.dtype, writer, digest, sourceDigest)
     }
     try codes.finish()
     try writer.finish(digest)
@@ -54,15 +55,16 @@ extension TensorStream {
 
   /// Decodes once for each strip of output rows that fits the memory set aside; most tensors are one strip.
   private func unpackTransposing(
-    _ source: StoredTensor, _ decoder: PackedDecoder, _ codes: SectionReader, _ dtype: DType, _ writer: SectionWriter,
-    _ digest: XXH3, _ sourceDigest: XXH3
-  ) throws -> Int {
+    _ source: StoredTensor, _ decoder: PackedDecoder, _ codes: SectionReader, _ change: (any TensorChange)?, _ dtype: DType,
+    _ writer: SectionWriter, _ digest: XXH3, _ sourceDigest: XXH3
+  ) throws -> (nonfinite: Int, ChangeSums?) {
     let (height, rowLength) = (source.shape[0], source.shape[1])
     let width = dtype.bitWidth / 8
     // A strip of frames' length in a compressed section: rows whose bytes are whole frames are not to be had, so
     // the strip is written whole.
     let rowsInStrip = writer.isCompressed ? max(1, rowLength) : max(1, Self.stripBytes / max(1, height * width))
     let chunk = 2 * Self.chunkElements
+    let sums = PerChunk<ChangeSums>(ceilDivide(source.count, chunk))
     var nonfinite = 0
     for first in stride(from: 0, to: rowLength, by: rowsInStrip) {
       let rows = min(rowsInStrip, rowLength - first)
@@ -75,7 +77,14 @@ extension TensorStream {
         let (plain, stored) = try decoder.readCodes(codes, start, count, scratch)
         let output = scratch.bytes(Slot.output, count * width)
         if let from = output.baseAddress, let to = strip.value.baseAddress {
-          decoder.decode(plain, start, count, dtype, from)
+          if let change {
+            let base = scratch.floatStart(Slot.left, count)
+            decoder.decode(plain, start, count, .f32, UnsafeMutableRawPointer(base))
+            let found = change.round(base, start, count, to: dtype, from, isBaseRounded: false, scratch)
+            if isFirst { sums.set(index, found) }
+          } else {
+            decoder.decode(plain, start, count, dtype, from)
+          }
           Self.scatter(from, start, count, rowLength, width, to, first, rows, height)
         }
         if isFirst {
@@ -95,7 +104,7 @@ extension TensorStream {
         try writer.send(alone: part, digest, whole, slot: Slot.outputStored)
       }
     }
-    return nonfinite
+    return (nonfinite, change == nil ? nil : sums.values.reduce(into: ChangeSums()) { $0 += $1 })
   }
 
   /// Puts elements `start..<start + count` of rows of `rowLength` into columns of a strip that holds `rows` output rows

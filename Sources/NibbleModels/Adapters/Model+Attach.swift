@@ -41,7 +41,7 @@ extension Model {
   }
 
   private func term(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> ForwardTerm {
-    guard module.a.shape[1] == layer.inputs, module.b.shape[0] == layer.outputs else {
+    guard !module.isConvolution, module.inputs == layer.inputs, module.outputs == layer.outputs else {
       throw file.mismatch(
         module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's layer takes \(layer.inputs) and gives \(layer.outputs)"
@@ -61,7 +61,7 @@ extension Model {
   }
 
   private func term(_ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile) throws -> EmbeddingTerm {
-    guard module.a.shape[1] == table.count, module.b.shape[0] == table.width else {
+    guard module.inputs == table.count, module.outputs == table.width else {
       throw file.mismatch(
         module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's embedding has \(table.count) rows of \(table.width)"

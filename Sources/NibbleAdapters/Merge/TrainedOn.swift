@@ -1,0 +1,49 @@
+import Glibc
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+extension Checkpoint {
+  /// This checkpoint's 4-bit form, in a file beside `output` that has no name any more once this returns.
+  ///
+  /// An adapter that was trained on the 4-bit form corrects what packing did: it belongs on those values, not on the original's.
+  ///
+  /// - Throws: `.usage` for a base that is packed already, and all that packing throws
+  public func packedForm(_ options: QuantizeOptions, beside output: String, threads: Int) throws -> Checkpoint {
+    guard packed.isEmpty else {
+      throw NibbleError.usage("\(path) is packed already: adapters are merged onto its values as they are, without --trained-on")
+    }
+    var path = output
+    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    let slash = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
+    let hidden = String(path[..<slash]) + "." + path[slash...] + ".trained-on.nbl"
+    var spec = try OutputSpec(path: hidden, format: .nbl, habit: .nbl)
+    spec.force = true
+    var job = try StreamJob.quantize(self, options, to: spec)
+    job.threads = threads
+    _ = try job.run()
+    defer { unlink(hidden) }
+    return try Checkpoint.open(hidden)
+  }
+}
+
+extension QuantizeOptions {
+  /// Reads `nf4`, `fp4`, with `:block=N` and `:no-double-quant` behind.
+  public init(trainedOn text: String) throws {
+    self.init()
+    var parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
+    guard let choice = CodecChoice(parts.removeFirst()), case .packed = choice else {
+      throw NibbleError.usage("--trained-on \(quoted(text)) does not begin with nf4 or fp4")
+    }
+    codec = choice
+    for part in parts {
+      if part == "no-double-quant" {
+        doubleQuant = false
+      } else if part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) {
+        blockSize = size
+      } else {
+        throw NibbleError.usage("--trained-on \(quoted(text)): \(quoted(part)) is neither block=N nor no-double-quant")
+      }
+    }
+  }
+}
