@@ -34,6 +34,7 @@ extension StreamJob {
   ///
   /// - Throws: `.adapterMismatch` for adapters that do not fit, `.quality` for factors that are not finite, `.usage`, `.badInput`
   public static func merge(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws -> StreamJob {
+    let base = try untiedIfNeeded(base, options)
     var job = try unmerged(base, options, to: output)
     var merges = MergePlan(base)
     for one in options.adapters { try merges.add(one) }
@@ -67,6 +68,17 @@ extension StreamJob {
       return record
     }
     return job
+  }
+
+  /// An adapter of the embedding alone, or of the head alone, leaves the other as it was.
+  private static func untiedIfNeeded(_ base: Checkpoint, _ options: MergeOptions) throws -> Checkpoint {
+    guard let embedding = base.tiedEmbedding else { return base }
+    let name = ModuleNames([String(embedding.name.text.dropLast(".weight".count))])
+    let isApart = options.adapters.contains { one in
+      one.adapter.modules.contains { $0.path == "lm_head" || name.index(of: $0.path) != nil }
+        || one.adapter.replacements.contains { $0.name == "lm_head.weight" }
+    }
+    return isApart ? base.untied() : base
   }
 
   /// The same output without any adapter.

@@ -51,7 +51,9 @@ extension Checkpoint {
     guard let file = files.first else { return }
     let header = try NblHeader(of: file)
     var end = NblHeader.length + header.tableLength
-    for section in smallFiles.map(\.section) + tensors.flatMap(\.sections) {
+    // As the file has them: this checkpoint may have been changed in memory.
+    let stored = try Checkpoint.openNbl(file)
+    for section in stored.smallFiles.map(\.section) + stored.tensors.flatMap(\.sections) {
       guard case .file(_, let offset) = section.source, offset >= end else { continue }
       if let at = try file.bytes(at: end, count: offset - end).firstIndex(where: { $0 != 0 }) {
         throw NibbleError.integrity("\(path): byte \(end + at), which is padding, is not zero")

@@ -1,0 +1,37 @@
+import NibbleCore
+
+extension Checkpoint {
+  /// The embedding whose weight the output head shares; nil where the head has one of its own, or there is none.
+  package var tiedEmbedding: StoredTensor? {
+    guard let family, let head = family.tiedHeads.first, tensor(ByteName(head + ".weight")) == nil,
+      config?["tie_word_embeddings"]?.bool ?? (family.name == "GPT-2")
+    else { return nil }
+    if case .array(let names)? = config?["architectures"], let name = names.first?.string,
+      !name.contains("CausalLM"), !name.contains("LMHead")
+    {
+      return nil
+    }
+    let found = tensors.filter { tensor in ["embed_tokens.weight", "wte.weight"].contains { tensor.name.text.hasSuffix($0) } }
+    return found.count == 1 ? found[0] : nil
+  }
+
+  /// The same model with a head of its own: a copy of the embedding, and a configuration that says so.
+  package func untied() -> Checkpoint {
+    guard let embedding = tiedEmbedding, let head = family?.tiedHeads.first, let config else { return self }
+    var untied = self
+    var weight = embedding
+    weight.name = ByteName(head + ".weight")
+    untied.tensors.append(weight)
+    untied.sortTensors()
+    untied.claimedIdentity = nil
+    let written = config.setting("tie_word_embeddings", to: .bool(false))
+    untied.config = written
+    untied.smallFiles = smallFiles.map {
+      $0.name == "config.json" ? SmallFile(name: $0.name, section: StoredSection(.file, bytes: written.fileBytes)) : $0
+    }
+    untied.warnings.append(
+      "\(path): the output head shared the embedding's weight; the adapter treats them apart, so the output has both and "
+        + "tie_word_embeddings is false")
+    return untied
+  }
+}

@@ -1,0 +1,81 @@
+"""Adapters that PEFT makes, merged by `nibble merge`: in transformers the output says what the base says with the adapter active
+in PEFT."""
+import peft
+import pytest
+import torch
+import transformers
+from models import assert_packed_answers_like_plain
+from running import as_float32, assert_same, expected, padded, random_ids, save_random
+from safetensors.torch import load_file
+from test_adapters_running import CASES, LLAMA, by_peft, class_and_type, packed_and_twin, save_adapter
+
+TIED = {"tie_word_embeddings": True}
+MORE = {
+    "head adapted, tied": (LLAMA, TIED, {"target_modules": ["q_proj", "lm_head"]}),
+    "head trained whole, tied": (LLAMA, TIED, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+}
+
+
+def asked(model):
+    ids, mask = padded(random_ids(model, 3, 18), model, [18, 11, 5])
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("case, base", [(case, base) for case in CASES | MORE for base in ("plain", "packed.nbl", "packed")])
+def test_a_merged_model_computes_what_peft_computes(nibble, work, case, base):
+    name, changes, settings = (CASES | MORE)[case]
+    model_class, model_type = class_and_type(name)
+    save_random(model_class, model_type, work / "m", **changes)
+    ours, theirs = (work / "m", work / "m") if base == "plain" else packed_and_twin(nibble, work, base)
+    adapter = save_adapter(model_class, theirs, work / "adapter", **settings)
+    nibble("merge", "--base", ours, "--adapter", adapter, "-o", work / "merged", "--format", "safetensors", "--dtype", "fp32")
+    model = by_peft(model_class, theirs, adapter)
+    question = asked(model)
+    merged = as_float32(model_class, work / "merged")
+    assert_same(expected(merged, **question), expected(model, **question), question["attention_mask"])
+
+
+@pytest.mark.parametrize("case", ["all linear", "DoRA", "qwen2", "embedding adapted, tied", "head and embedding trained whole",
+                                  "roberta classifier, all linear", "gpt2, all linear"])
+def test_merged_into_four_bits_loads_in_transformers(nibble, work, case):
+    name, changes, settings = CASES[case]
+    model_class, model_type = class_and_type(name)
+    save_random(model_class, model_type, work / "m", **changes)
+    packed, twin = packed_and_twin(nibble, work, "packed")
+    adapter = save_adapter(model_class, twin, work / "adapter", **settings)
+    nibble("merge", "--base", packed, "--adapter", adapter, "-o", work / "merged", "--min-survival", "0")
+    nibble("dequantize", work / "merged", "-o", work / "values", "--dtype", "fp32")
+    assert_packed_answers_like_plain(work / "merged", work / "values", model_class)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_sixteen_bits_are_peft_s(nibble, work, dtype):
+    """PEFT rounds once where the factors are float32: every weight is the same."""
+    model_class = transformers.LlamaForCausalLM
+    save_random(model_class, "llama", work / "m", dtype=dtype)
+    adapter = save_adapter(model_class, work / "m", work / "adapter", target_modules="all-linear")
+    nibble("merge", "--base", work / "m", "--adapter", adapter, "-o", work / "merged")
+    model = peft.PeftModel.from_pretrained(model_class.from_pretrained(work / "m", dtype=dtype), adapter)
+    theirs = model.merge_and_unload().state_dict()
+    ours = load_file(work / "merged" / "model.safetensors")
+    same = total = 0
+    for name, tensor in ours.items():
+        assert tensor.dtype == dtype
+        # A sum that lies between two numbers may fall to either side.
+        assert torch.allclose(tensor.float(), theirs[name].float(), rtol=2 ** -7 if dtype == torch.bfloat16 else 2 ** -10, atol=1e-6)
+        same += (tensor == theirs[name]).sum().item()
+        total += tensor.numel()
+    assert same >= 0.999 * total
+
+
+def test_what_was_merged_is_written_down(nibble, work):
+    model_class = transformers.LlamaForCausalLM
+    save_random(model_class, "llama", work / "m")
+    adapter = save_adapter(model_class, work / "m", work / "adapter", target_modules=["q_proj"])
+    said = nibble.json("merge", "--base", work / "m", "--adapter", f"{adapter}:0.5", "-o", work / "merged.nbl")
+    assert said["verb"] == "merge"
+    assert len(said["changed"]) == 2
+    assert all(tensor["survival"] > 0.5 for tensor in said["changed"])
+    provenance = nibble.json("inspect", work / "merged.nbl")["provenance"]
+    assert provenance["verb"] == "merge"
+    assert provenance["adapters"][0]["weight"] == 0.5
