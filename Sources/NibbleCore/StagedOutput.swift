@@ -14,7 +14,8 @@ package final class StagedOutput {
 
   package let destination: String
   private let parent: String
-  private let staging: String
+  /// Where it lies until it is published.
+  package let staging: String
   private let shape: Shape
   private let force: Bool
   private var lock: Int32 = -1

@@ -71,7 +71,12 @@ struct WriteOptions: ParsableArguments {
   }
 
   /// Runs `job`, or tells what it would do.
-  func run(_ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false) throws {
+  ///
+  /// - Parameter extra: what else the summary says, asked when the job is done
+  func run(
+    _ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false,
+    extra: () -> Summary.Extra = { Summary.Extra() }
+  ) throws {
     var job = job
     job.threads = common.workers
     job.maximumMemory = maxMemory.flatMap(parseBytes)
@@ -84,7 +89,7 @@ struct WriteOptions: ParsableArguments {
     let report = try job.run(progress: common.progress(verb))
     Progress.clear()
     common.warn(report.warnings)
-    try Summary.printReport(report, job, json: common.json, verb: verb, verbose: common.verbose)
+    try Summary.printReport(report, job, json: common.json, verb: verb, verbose: common.verbose, extra: extra())
   }
 }
 

@@ -55,6 +55,9 @@ struct MergeCommand: ParsableCommand {
       valueName: "nf4[:block=N][:no-double-quant]"))
   var trainedOn: String?
 
+  @Flag(inversion: .prefixedNo, help: "Compare the output with the base and its adapters on random inputs.")
+  var check = true
+
   @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
   var allowNonfinite = false
 
@@ -87,11 +90,15 @@ struct MergeCommand: ParsableCommand {
       if !write.dryRun { values = try source.packedForm(packing, beside: write.output ?? "", threads: common.workers) }
     }
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
-    var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit))
+    options.threads = common.workers
+    let comparison = check ? MergeCheck() : nil
+    var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit), check: comparison)
     job.whenLost = whenLost
     if trainedOn != nil { job.otherInputs += source.files }
     if let trainedOn { job.warnings.append("the base's values are those of its 4-bit form, \(trainedOn)") }
-    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite)
+    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite) {
+      comparison.map { Summary.comparison($0.result) } ?? Summary.Extra()
+    }
   }
 }
 

@@ -1,12 +1,39 @@
+import NibbleAdapters
 import NibbleCore
 import NibbleFormats
 import NibbleQuant
 
 /// The account of a job, for people and for programs.
 enum Summary {
-  static func printReport(_ report: StreamReport, _ job: StreamJob, json: Bool, verb: String, verbose: Bool) throws {
+  /// What a verb adds to the account.
+  struct Extra {
+    var rows: [(String, String)] = []
+    var members: [(key: String, value: JSON)] = []
+  }
+
+  /// What comparing a merge with its parts showed.
+  static func comparison(_ result: MergeCheck.Result) -> Extra {
+    let skipped = result.skipped == 0 ? "" : "; \(result.skipped) others not compared"
+    let row =
+      result.count == 0
+      ? "nothing to compare\(skipped)"
+      : "\(result.count) matrices on random inputs, at most \(scientific(result.difference)) off in \(oneLine(result.name))\(skipped)"
+    return Extra(
+      rows: [("check", row)],
+      members: [
+        ("check_difference", JSON(result.difference)), ("check_tensor", JSON(result.name)), ("checked", JSON(result.count)),
+        ("not_checked", JSON(result.skipped)),
+      ])
+  }
+
+  static func printReport(
+    _ report: StreamReport, _ job: StreamJob, json: Bool, verb: String, verbose: Bool, extra: Extra = Extra()
+  ) throws {
     let use = ResourceUse.now
-    if json { return try StandardOutput.print(document(report, job, use, verb)) }
+    if json {
+      let document = extra.members.reduce(document(report, job, use, verb)) { $0.setting($1.key, to: $1.value) }
+      return try StandardOutput.print(document)
+    }
     if verbose { try printTensors(report) }
     var rows: [(String, String)] = [
       ("output", job.output.path),
@@ -21,7 +48,7 @@ enum Summary {
       rows.append(
         ("relative error", "mean \(decimal(mean, 4)), worst \(decimal(worst.relativeError ?? 0, 4)) in \(oneLine(worst.name))"))
     }
-    rows += changes(report, verbose: verbose)
+    rows += changes(report, verbose: verbose) + extra.rows
     if job.source.family == nil || verbose { rows += decisions(job) }
     if report.zeroBlocks > 0 { rows.append(("blocks of zeros", "\(report.zeroBlocks)")) }
     if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }

@@ -22,6 +22,8 @@ public struct MergeOptions: Sendable {
   public var dtype: DType?
   /// How tensors of a plain base are packed, where the output is.
   public var packing = QuantizeOptions()
+  /// Threads for comparing the output with what was wanted.
+  public var threads = availableCores
   /// The least share of its change a tensor may keep. Where it is nil, 0.5 for packed tensors, and others are only warned about.
   public var minimumSurvival: Double?
 
@@ -32,8 +34,11 @@ public struct MergeOptions: Sendable {
 extension StreamJob {
   /// A job that writes `base` with adapters merged into it.
   ///
+  /// - Parameter check: compares the output with the base and its adapters before it becomes visible
   /// - Throws: `.adapterMismatch` for adapters that do not fit, `.quality` for factors that are not finite, `.usage`, `.badInput`
-  public static func merge(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws -> StreamJob {
+  public static func merge(
+    _ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec, check: MergeCheck? = nil
+  ) throws -> StreamJob {
     let base = try untiedIfNeeded(base, options)
     var job = try unmerged(base, options, to: output)
     var merges = MergePlan(base)
@@ -52,6 +57,13 @@ extension StreamJob {
       job.items[index].change = { try merging.change(item) }
     }
     job.otherInputs = options.adapters.flatMap { $0.adapter.mapped.checkpoint.files }
+    if let check {
+      let (plan, threads) = (merges, options.threads)
+      job.beforePublishing = { path in
+        try check.run(base, plan, written: path, threads: threads)
+        return []
+      }
+    }
     let minimum = options.minimumSurvival
     job.minimumSurvival = { $0.encoding == .plain ? minimum : minimum ?? 0.5 }
     let adapters = try options.adapters.map { one -> JSON in
@@ -99,7 +111,7 @@ extension StreamJob {
 }
 
 /// Which tensors of a base get what from which adapter.
-struct MergePlan {
+struct MergePlan: @unchecked Sendable {
   private let base: Checkpoint
   private let modules: ModuleNames
   private let moduleTensors: [Int]
@@ -107,7 +119,7 @@ struct MergePlan {
   /// By the index of the base's tensor.
   var matrices: [Int: Merging] = [:]
   var vectors: [Int: FloatStore] = [:]
-  var replacements: [Int: (tensor: StoredTensor, owner: String)] = [:]
+  var replacements: [Int: (tensor: StoredTensor, file: AdapterFile)] = [:]
 
   init(_ base: Checkpoint) {
     self.base = base
@@ -185,9 +197,9 @@ struct MergePlan {
       throw NibbleError.usage("\(file.path) replaces \(quoted(own.name.text)) whole and can only be merged with weight 1")
     }
     if let other = replacements[index] {
-      throw NibbleError.usage("\(other.owner) and \(file.path) both replace \(quoted(own.name.text)); merge one of them")
+      throw NibbleError.usage("\(other.file.path) and \(file.path) both replace \(quoted(own.name.text)); merge one of them")
     }
-    replacements[index] = (tensor, file.path)
+    replacements[index] = (tensor, file)
   }
 }
 

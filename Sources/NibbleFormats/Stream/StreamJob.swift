@@ -38,6 +38,8 @@ public struct StreamJob: Sendable {
   public var encoder = Encoder.absmax
   /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
+  /// Looks at the finished output, by the name it has until it is published; gives warnings.
+  package var beforePublishing: (@Sendable (String) throws -> [String])?
   /// What becomes of packed tensors that would lose their change.
   public var whenLost = WhenLost.fail
   /// Files read beside the source, which the output must not replace.
@@ -84,6 +86,7 @@ public struct StreamJob: Sendable {
     let staged = try StagedOutput(output.path, output.shape, force: output.force)
     do {
       var report = try job.write(to: staged, progress)
+      if let check = beforePublishing { report.warnings += try check(staged.staging) }
       try source.checkUnchanged()
       try staged.publish()
       report.seconds = monotonicSeconds() - started
