@@ -61,7 +61,7 @@ struct PlanCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "plan",
     abstract: "Say what a verb would write and take: bytes, bits per weight, peak memory.",
-    usage: "nibble plan [quantize|dequantize|convert] <arguments of that verb>")
+    usage: "nibble plan [quantize|dequantize|convert|merge] <arguments of that verb>")
 
   @Argument(parsing: .captureForPassthrough, help: "The verb (default: quantize) and its arguments.")
   var words: [String] = []
@@ -70,6 +70,7 @@ struct PlanCommand: ParsableCommand {
     if words.isEmpty || words.contains("--help") || words.contains("-h") { throw CleanExit.helpRequest(self) }
     let verbs: [String: any ParsableCommand.Type] = [
       "quantize": QuantizeCommand.self, "dequantize": DequantizeCommand.self, "convert": ConvertCommand.self,
+      "merge": MergeCommand.self, "fuse": MergeCommand.self, "export-lora": MergeCommand.self,
     ]
     var rest = words
     let verb = verbs[rest[0]].map { verb in

@@ -17,12 +17,13 @@ struct Nibble: ParsableCommand {
     version: "nibble " + nibbleVersion,
     subcommands: [
       InspectCommand.self, PlanCommand.self, QuantizeCommand.self, DequantizeCommand.self, ConvertCommand.self,
-      VerifyCommand.self, DiffCommand.self, HashCommand.self, TokenizeCommand.self, ForwardCommand.self, MergeCommand.self,
-      GenerateCommand.self,
-      EvaluateCommand.self,
+      VerifyCommand.self, DiffCommand.self, HashCommand.self, TokenizeCommand.self, ForwardCommand.self, GenerateCommand.self,
+      EvaluateCommand.self, MergeCommand.self,
     ])
 
   private static var verbs: [String] { configuration.subcommands.compactMap { $0.configuration.commandName } }
+
+  private static var aliases: [String] { configuration.subcommands.flatMap { $0.configuration.aliases } }
 
   /// Runs the command line `arguments` and returns the exit code.
   static func runMapped(_ arguments: [String]) -> Int32 {
@@ -31,7 +32,7 @@ struct Nibble: ParsableCommand {
       guard !arguments.isEmpty else {
         throw NibbleError.usage("a verb is missing; 'nibble --help' lists them")
       }
-      if let verb = arguments.first, !verb.hasPrefix("-"), verb != "help", !verbs.contains(verb) {
+      if let verb = arguments.first, !verb.hasPrefix("-"), verb != "help", !verbs.contains(verb), !aliases.contains(verb) {
         throw NibbleError.usage("unknown verb \(quoted(verb)); the verbs are \(verbs.joined(separator: ", "))")
       }
       var command = try parseAsRoot(arguments)

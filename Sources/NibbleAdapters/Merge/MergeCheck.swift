@@ -60,6 +60,12 @@ public final class MergeCheck: Sendable {
       }
       let difference = size == 0 ? error.squareRoot() : (error / size).squareRoot()
       result.count += 1
+      // Rounding to 16 bits is good for a thousandth, to 4 bits for a tenth: this is another matrix.
+      guard difference <= (output.isPacked ? 0.5 : 0.02) else {
+        throw NibbleError.quality(
+          "\(path): tensor \(quoted(tensor.name.text)) as written is \(decimal(difference, 3)) off what base and adapter compute together; "
+            + "--no-check writes it all the same")
+      }
       if !(difference <= result.difference) { (result.difference, result.name) = (difference, tensor.name.text) }
     }
     found.withLock { $0 = result }

@@ -1,0 +1,102 @@
+import Foundation
+import NibbleCore
+import TestSupport
+import Testing
+
+@Suite("The verb that merges")
+struct MergeCommandTests {
+  let folder = TemporaryFolder()
+  static let adapter = fixture("shakespeare/adapter")
+  static let llama = fixture("models/llama")
+  static let lora = fixture("adapters/dec_lora_qv")
+
+  @discardableResult
+  func json(_ arguments: [String]) throws -> JSON {
+    let result = try Program.run(arguments + ["--json"])
+    #expect(result.code == 0, "\(result.errors)")
+    return try JSON.parse(result.output)
+  }
+
+  func loss(_ base: String, adapter: String? = nil) throws -> Double {
+    let words = ["evaluate", "--base", base, "--task", "perplexity", "--data", fixture("shakespeare/scene.txt"), "--windows", "whole"]
+    let report = try json(words + (adapter.map { ["--adapter", $0] } ?? []))
+    return try #require(report["perplexity"]?.double)
+  }
+
+  @Test("What an adapter taught is kept in 16 bits, by shaping and by packing anew, and lost by rounding")
+  func learned() throws {
+    let base = folder.file("base.nbl")
+    try json(["quantize", stories, "-o", base])
+    let merge = ["merge", "--adapter", Self.adapter, "-o"]
+    try json(merge + [folder.file("bf16"), "--base", stories, "--trained-on", "nf4", "--dtype", "bf16"])
+    let rounded = try json(merge + [folder.file("rounded.nbl"), "--base", base, "--min-survival", "0"])
+    let shaped = try json(merge + [folder.file("shaped.nbl"), "--base", base, "--when-lost", "shape", "--min-survival", "0.9"])
+    let anew = try json(merge + [folder.file("anew.nbl"), "--base", stories])
+    #expect((rounded["survival_worst"]?.double ?? 1) < 0.2)
+    #expect((shaped["survival_worst"]?.double ?? 0) >= 0.9)
+    #expect((anew["survival_worst"]?.double ?? 0) >= 0.9)
+    let untaught = try loss(base), attached = try loss(base, adapter: Self.adapter)
+    #expect(attached < 0.3 * untaught)
+    #expect(try abs(loss(folder.file("bf16")) / attached - 1) < 0.01)
+    #expect(try loss(folder.file("shaped.nbl")) < 1.2 * attached)
+    #expect(try loss(folder.file("anew.nbl")) < 1.2 * attached)
+    #expect(try loss(folder.file("rounded.nbl")) > 1.5 * attached)
+  }
+
+  @Test("usage errors are one line and 2", arguments: [
+    ["--base", llama, "-o", "OUT"], ["--base", llama, "--adapter", lora],
+    ["--base", llama, "--adapter", lora, "-o", "OUT", "--min-survival", "nan"],
+    ["--base", llama, "--adapter", lora, "-o", "OUT", "--dtype", "int8"],
+    ["--base", llama, "--adapter", lora, "-o", "OUT.nbl", "--dtype", "bf16"],
+    ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "int4"],
+    ["--base", llama, "--adapter", lora, "-o", "OUT", "--codec", "bf16"],
+    ["--base", llama, "--adapter", lora + ":x", "-o", "OUT"], ["--base", llama, "--adapter", "", "-o", "OUT"],
+    ["--base", llama, "--adapter", fixture("adapters/roberta_cls") + ":inf", "-o", "OUT"],
+    ["--base", llama, "--adapter", lora, "-o", "OUT", "--when-lost", "pray"],
+  ])
+  func usage(_ arguments: [String]) throws {
+    let result = try Program.run(["merge"] + arguments.map { $0.replacingOccurrences(of: "OUT", with: folder.file("out")) })
+    #expect(result.code == 2, "\(result.errors)")
+    #expect(result.errorLines.count == 1, "\(result.errors)")
+    #expect(folder.contents.isEmpty)
+  }
+
+  @Test("an adapter that does not fit is 5, one that is lost is 6, one that is not there is 3; nothing is left", arguments: [
+    (fixture("adapters/gpt2_c_attn"), Int32(5), "match nothing"), (lora + ":0.001", 6, "would keep less than 0.5"),
+    (fixture("adapters/none"), 3, "no such folder"), (llama, 3, "a model folder"),
+  ])
+  func refused(_ adapter: String, _ code: Int32, _ words: String) throws {
+    let result = try Program.run(
+      ["merge", "--base", fixture("models/llama-bnb-nf4-dq"), "--adapter", adapter, "-o", folder.file("out"), "-q"])
+    #expect(result.code == code, "\(result.errors)")
+    #expect(result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
+    #expect(folder.contents.isEmpty)
+  }
+
+  @Test("neither the base nor an adapter is overwritten")
+  func inputs() throws {
+    for name in ["base", "adapter"] {
+      try FileManager.default.copyItem(atPath: name == "base" ? Self.llama : Self.lora, toPath: folder.file(name))
+    }
+    for output in ["base", "adapter", "adapter/adapter_model.safetensors"] {
+      for more in [[], ["--trained-on", "nf4"]] {
+        let result = try Program.run(
+          ["merge", "--base", folder.file("base"), "--adapter", folder.file("adapter"), "-o", folder.file(output), "--force"] + more)
+        #expect(result.code == 2, "\(result.errors)")
+      }
+    }
+    #expect(try bytes(of: folder.file("adapter/adapter_model.safetensors")) == bytes(of: Self.lora + "/adapter_model.safetensors"))
+    #expect(try bytes(of: folder.file("base/model.safetensors")) == bytes(of: Self.llama + "/model.safetensors"))
+    #expect(folder.contents == ["adapter", "base"])
+  }
+
+  @Test("fuse and export-lora are other names for it; a plan writes nothing")
+  func aliases() throws {
+    for verb in ["fuse", "export-lora"] {
+      #expect(try Program.run([verb, "--base", Self.llama, "--adapter", Self.lora, "-o", folder.file(verb)]).code == 0)
+    }
+    let plan = try Program.run(["plan", "merge", "--base", Self.llama, "--adapter", Self.lora, "-o", folder.file("plan"), "--trained-on", "nf4"])
+    #expect(plan.code == 0, "\(plan.errors)")
+    #expect(folder.contents == ["export-lora", "fuse"])
+  }
+}
