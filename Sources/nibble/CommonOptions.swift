@@ -75,7 +75,7 @@ struct WriteOptions: ParsableArguments {
   /// - Parameter extra: what else the summary says, asked when the job is done
   func run(
     _ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false,
-    extra: () -> Summary.Extra = { Summary.Extra() }
+    extra: (StreamReport) -> Summary.Extra = { _ in Summary.Extra() }
   ) throws {
     var job = job
     job.threads = common.workers
@@ -89,7 +89,7 @@ struct WriteOptions: ParsableArguments {
     let report = try job.run(progress: common.progress(verb))
     Progress.clear()
     common.warn(report.warnings)
-    try Summary.printReport(report, job, json: common.json, verb: verb, verbose: common.verbose, extra: extra())
+    try Summary.printReport(report, job, json: common.json, verb: verb, verbose: common.verbose, extra: extra(report))
   }
 }
 

@@ -70,7 +70,7 @@ struct PlanCommand: ParsableCommand {
     if words.isEmpty || words.contains("--help") || words.contains("-h") { throw CleanExit.helpRequest(self) }
     let verbs: [String: any ParsableCommand.Type] = [
       "quantize": QuantizeCommand.self, "dequantize": DequantizeCommand.self, "convert": ConvertCommand.self,
-      "merge": MergeCommand.self, "fuse": MergeCommand.self, "export-lora": MergeCommand.self,
+      "merge": MergeCommand.self, "fuse": MergeCommand.self, "export-lora": MergeCommand.self, "unmerge": UnmergeCommand.self,
     ]
     var rest = words
     let verb = verbs[rest[0]].map { verb in

@@ -91,13 +91,42 @@ struct MergeCommand: ParsableCommand {
     }
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
     options.threads = common.workers
+    options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
     let comparison = check ? MergeCheck() : nil
     var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit), check: comparison)
     job.whenLost = whenLost
     if trainedOn != nil { job.otherInputs += source.files }
     if let trainedOn { job.warnings.append("the base's values are those of its 4-bit form, \(trainedOn)") }
-    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite) {
+    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite) { _ in
       comparison.map { Summary.comparison($0.result) } ?? Summary.Extra()
+    }
+  }
+}
+
+struct UnmergeCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "unmerge",
+    abstract: "Take merged adapters out of a float model again, as far as rounding lets them.")
+
+  @Option(help: "The merged checkpoint.") var merged: String
+  @Option(
+    name: .customLong("adapter"), parsing: .singleValue,
+    help: ArgumentHelp("An adapter that was merged, with the weight it had; may be repeated.", valueName: "DIR[:WEIGHT]"))
+  var adapters: [String]
+  @OptionGroup var write: WriteOptions
+  @OptionGroup var common: CommonOptions
+
+  func run() throws {
+    guard !adapters.isEmpty else { throw NibbleError.usage("--adapter is needed: there is nothing to take out") }
+    let source = try Checkpoint.open(merged)
+    let parts = try AdapterFlag.parse(adapters).map {
+      MergeOptions.Weighted(try AdapterFile.open($0.path), weight: Double($0.weight))
+    }
+    let job = try StreamJob.unmerge(source, parts, to: try write.spec(nil, habit: .safetensors))
+    try write.run(job, common, verb: "unmerge") { report in
+      Summary.Extra(
+        rows: [("the original", "likely within \(Summary.percent(report.originalDistance)) of the weights that were changed")],
+        members: [("original_distance", JSON(report.originalDistance))])
     }
   }
 }

@@ -103,7 +103,7 @@ enum Summary {
     return rows
   }
 
-  private static func percent(_ share: Double) -> String { "\(decimal(100 * share, share < 0.001 ? 4 : 2)) %" }
+  static func percent(_ share: Double) -> String { "\(decimal(100 * share, share < 0.001 ? 4 : 2)) %" }
 
   /// What was packed and kept, and why; layers of one kind together.
   private static func decisions(_ job: StreamJob) -> [(String, String)] {

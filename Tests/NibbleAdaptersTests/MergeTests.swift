@@ -241,6 +241,34 @@ struct MergeTests {
     #expect(throws: NibbleError.self) { try packed.packedForm(QuantizeOptions(), beside: folder.file("x"), threads: 1) }
   }
 
+  @Test("can be taken back, as far from the original as is said", arguments: [DType.f32, .bf16])
+  func unmerge(_ dtype: DType) throws {
+    var spec = try OutputSpec(path: folder.file("base"), format: nil, habit: .safetensors)
+    _ = try StreamJob.dequantize(Checkpoint.open(fixture("models/llama")), dtype: dtype, to: spec).run()
+    let base = try Checkpoint.open(folder.file("base"))
+    let (_, merged) = try merge(base.path, [("dec_lora_qv", 0.7)], to: "merged")
+    spec.path = folder.file("again")
+    let report = try StreamJob.unmerge(merged, [.init(Self.adapter("dec_lora_qv"), weight: 0.7)], to: spec).run()
+    let again = try Checkpoint.open(spec.path)
+    var error = 0.0, size = 0.0
+    for tensor in report.changed {
+      let name = ByteName(tensor.name)
+      for (x, y) in zip(try values(#require(base.tensor(name))), try values(#require(again.tensor(name)))) {
+        error += Double(x - y) * Double(x - y)
+        size += Double(x) * Double(x)
+      }
+    }
+    let distance = (error / size).squareRoot()
+    #expect(distance <= 1.5 * report.originalDistance)
+    #expect(distance < (dtype == .f32 ? 1e-6 : 4e-3))
+    spec.path = folder.file("no")
+    for adapter in ["dec_dora", "roberta_cls"] {
+      #expect(throws: NibbleError.self) { try StreamJob.unmerge(merged, [.init(Self.adapter(adapter))], to: spec) }
+    }
+    let packed = try Checkpoint.open(fixture("models/llama-bnb-nf4-dq"))
+    #expect(throws: NibbleError.self) { try StreamJob.unmerge(packed, [.init(Self.adapter("dec_lora_qv"))], to: spec) }
+  }
+
   @Test("of a zero adapter says so")
   func dead() throws {
     let (report, _) = try merge(fixture("models/llama"), [("dec_lora_qv", 0)], to: "out")

@@ -22,6 +22,8 @@ public struct MergeOptions: Sendable {
   public var dtype: DType?
   /// How tensors of a plain base are packed, where the output is.
   public var packing = QuantizeOptions()
+  /// What is written into a folder's model card as the way it was made.
+  public var commandLine: String?
   /// Threads for comparing the output with what was wanted.
   public var threads = availableCores
   /// The least share of its change a tensor may keep. Where it is nil, 0.5 for packed tensors, and others are only warned about.
@@ -69,6 +71,10 @@ extension StreamJob {
     let adapters = try options.adapters.map { one -> JSON in
       ["identity": JSON(try one.adapter.identity().description), "weight": JSON(one.weight)]
     }
+    let card = MergeCard(
+      commandLine: options.commandLine, baseName: options.adapters.first?.adapter.config.baseName,
+      adapters: try options.adapters.map { ($0.adapter.config.baseName, try $0.adapter.identity(), $0.weight) })
+    job.card = { card.text($0) }
     let settings: JSON = options.packing.provenance
     let isPacking = base.packed.isEmpty && output.format != .safetensors
     job.provenance = { identity in
@@ -79,6 +85,29 @@ extension StreamJob {
       if isPacking { record = record.setting("options", to: settings) }
       return record
     }
+    return job
+  }
+
+  /// A job that takes adapters out of a merged model again. What rounding took stays gone: `StreamReport.originalDistance` tells how
+  /// much that can be.
+  ///
+  /// - Throws: `.usage` for packed models, DoRA and parameters trained whole, which cannot be taken out
+  public static func unmerge(_ merged: Checkpoint, _ adapters: [MergeOptions.Weighted], to output: OutputSpec) throws -> StreamJob {
+    if let packed = merged.packed.first {
+      throw NibbleError.usage(
+        "\(merged.path): tensor \(quoted(packed.name.text)) is packed: what its codes were before is not to be had from them")
+    }
+    for one in adapters {
+      if one.adapter.config.isDoRA { throw NibbleError.usage("\(one.adapter.path) is a DoRA adapter, which cannot be taken out") }
+      if let first = one.adapter.replacements.first {
+        throw NibbleError.usage("\(one.adapter.path) replaced \(quoted(first.name)) whole; what it was is not in the merged model")
+      }
+    }
+    let options = MergeOptions(adapters.map { .init($0.adapter, weight: -$0.weight) })
+    var job = try merge(merged, options, to: output)
+    job.card = nil
+    let record = job.provenance
+    job.provenance = { record($0)?.setting("verb", to: "unmerge") }
     return job
   }
 

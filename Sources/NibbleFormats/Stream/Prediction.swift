@@ -46,6 +46,8 @@ extension StreamJob {
     let small = source.smallFiles.reduce(0) { total, file in
       total + (file.name == "config.json" && config != nil ? config?.fileBytes.count ?? 0 : file.section.plainLength)
     }
+    // A model card tells of what is not known yet.
+    if card != nil { return (size.bytes + small + (record?.json.fileBytes.count ?? 0) + layout.indexLength + 4096, false) }
     return (size.bytes + small + (record?.json.fileBytes.count ?? 0) + layout.indexLength, size.isExact)
   }
 

@@ -38,6 +38,8 @@ public struct StreamJob: Sendable {
   public var encoder = Encoder.absmax
   /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
+  /// The model card of a folder, given what was done.
+  package var card: (@Sendable (StreamReport) -> String)?
   /// Looks at the finished output, by the name it has until it is published; gives warnings.
   package var beforePublishing: (@Sendable (String) throws -> [String])?
   /// What becomes of packed tensors that would lose their change.
@@ -83,7 +85,7 @@ public struct StreamJob: Sendable {
     try check()
     let started = monotonicSeconds()
     let job = try savingWhatIsLost()
-    let staged = try StagedOutput(output.path, output.shape, force: output.force)
+    let staged = try StagedOutput(output.path, shape, force: output.force)
     do {
       var report = try job.write(to: staged, progress)
       if let check = beforePublishing { report.warnings += try check(staged.staging) }
@@ -95,6 +97,12 @@ public struct StreamJob: Sendable {
       staged.discard()
       throw error
     }
+  }
+
+  /// What may stand at the output's name and be replaced.
+  private var shape: StagedOutput.Shape {
+    guard card != nil, !output.isSingleFile else { return output.shape }
+    return .folder { SmallFileNames.isOurs($0) || $0 == "README.md" }
   }
 
   /// Everything that can be refused before the output is touched.
@@ -115,7 +123,7 @@ public struct StreamJob: Sendable {
         throw NibbleError.usage("\(output.path) is the input; give another output")
       }
     }
-    try StagedOutput.checkReplaceable(path, output.shape, force: output.force)
+    try StagedOutput.checkReplaceable(path, shape, force: output.force)
     let packed = items.filter { $0.target.encoding != .plain }
     if output.format == .safetensors, let first = packed.first {
       throw NibbleError.usage(
@@ -170,6 +178,10 @@ public struct StreamJob: Sendable {
     if source.container == .nbl { try source.checkPadding() }
     report.identity = identity.identity
     report.sourceIdentity = sourceIdentity.identity
+    if let card, !output.isSingleFile {
+      let bytes = Array(card(report).utf8)
+      _ = try writer.carry(Checkpoint.SmallFile(name: "README.md", section: StoredSection(.file, bytes: bytes)), stream)
+    }
     report.bytesOut = try writer.finish(
       identity: report.identity, provenance: provenance(report.sourceIdentity))
     report.bytesIn = source.storedBytes

@@ -89,6 +89,10 @@ public struct StreamReport: Sendable {
   /// What became of all changes together.
   public var change: ChangeSums { changed.reduce(into: ChangeSums()) { $0 += $1.sums } }
 
+  /// How far a model that a change was taken out of is likely to be from the one it was put into, relative to the weights that were
+  /// changed: it was rounded then as it is now.
+  public var originalDistance: Double { change.relativeNoise * 2.0.squareRoot() }
+
   /// Elements of the packed tensors.
   public var packedWeights: Int { packed.reduce(0) { $0 + $1.weights } }
   /// Bits of codes and scales for each packed element.
