@@ -125,7 +125,12 @@ public struct AdapterFile: Sendable {
 
   private func module(_ path: String, _ parts: Parts, isEmbedding: Bool) throws -> AdaptedModule {
     func fail(_ reason: String) -> NibbleError { mismatch("module \(quoted(path)): \(reason)") }
-    guard let a = parts.a, let b = parts.b else { throw fail("one of its two factors is missing") }
+    guard let a = parts.a, let b = parts.b else {
+      throw fail(
+        parts.a == nil
+          ? (parts.b == nil ? "both of its factors are missing" : "it has lora_B without lora_A") : "it has lora_A without lora_B"
+      )
+    }
     let isConvolution = !isEmbedding && a.shape.count == 4 && b.shape.count == 4 && b.shape[2...] == [1, 1]
     guard isConvolution || (a.shape.count == 2 && b.shape.count == 2) else {
       throw fail("factors of shapes \(a.shape) and \(b.shape) are those of no linear layer, embedding or convolution")
@@ -133,7 +138,7 @@ public struct AdapterFile: Sendable {
     let rank = a.shape[0]
     guard rank > 0, b.shape[1] == rank else { throw fail("factors of shapes \(a.shape) and \(b.shape) do not fit together") }
     let expected = try config.rank(of: path)
-    guard rank == expected else { throw fail("its factors have rank \(rank), adapter_config.json says \(expected)") }
+    guard rank == expected else { throw fail("its factors have rank \(rank), adapter_config.json says r=\(expected)") }
     guard config.isDoRA == (parts.magnitude != nil) else {
       throw fail(config.isDoRA ? "use_dora is set and its magnitudes are missing" : "it has magnitudes and use_dora is not set")
     }

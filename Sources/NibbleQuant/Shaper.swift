@@ -132,7 +132,8 @@ package final class Shaper: @unchecked Sendable {
             numbers.withUnsafeBufferPointer { numbers in
               var plan = nibble_shaping(
                 columns: columns, rank: rank, basis: basis.baseAddress, gains: gains.baseAddress, codebook: codebook.baseAddress,
-                thresholds: thresholds.baseAddress, numbers: numbers.baseAddress, zero: CInt(zero), scales: scales, block: blockSize)
+                thresholds: thresholds.baseAddress, numbers: numbers.baseAddress, zero: CInt(zero), scales: scales,
+                block: blockSize)
               nibble_shape(
                 variant.native, &plan, t, element, rows, codes, values, &debts, scratch.start(0, nibble_shape_scratch(rank)))
             }

@@ -18,7 +18,9 @@ struct MergeCommandTests {
   }
 
   func loss(_ base: String, adapter: String? = nil) throws -> Double {
-    let words = ["evaluate", "--base", base, "--task", "perplexity", "--data", fixture("shakespeare/scene.txt"), "--windows", "whole"]
+    let words = [
+      "evaluate", "--base", base, "--task", "perplexity", "--data", fixture("shakespeare/scene.txt"), "--windows", "whole",
+    ]
     let report = try json(words + (adapter.map { ["--adapter", $0] } ?? []))
     return try #require(report["perplexity"]?.double)
   }
@@ -43,17 +45,19 @@ struct MergeCommandTests {
     #expect(try loss(folder.file("rounded.nbl")) > 1.5 * attached)
   }
 
-  @Test("usage errors are one line and 2", arguments: [
-    ["--base", llama, "-o", "OUT"], ["--base", llama, "--adapter", lora],
-    ["--base", llama, "--adapter", lora, "-o", "OUT", "--min-survival", "nan"],
-    ["--base", llama, "--adapter", lora, "-o", "OUT", "--dtype", "int8"],
-    ["--base", llama, "--adapter", lora, "-o", "OUT.nbl", "--dtype", "bf16"],
-    ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "int4"],
-    ["--base", llama, "--adapter", lora, "-o", "OUT", "--codec", "bf16"],
-    ["--base", llama, "--adapter", lora + ":x", "-o", "OUT"], ["--base", llama, "--adapter", "", "-o", "OUT"],
-    ["--base", llama, "--adapter", fixture("adapters/roberta_cls") + ":inf", "-o", "OUT"],
-    ["--base", llama, "--adapter", lora, "-o", "OUT", "--when-lost", "pray"],
-  ])
+  @Test(
+    "usage errors are one line and 2",
+    arguments: [
+      ["--base", llama, "-o", "OUT"], ["--base", llama, "--adapter", lora],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--min-survival", "nan"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--dtype", "int8"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT.nbl", "--dtype", "bf16"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "int4"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--codec", "bf16"],
+      ["--base", llama, "--adapter", lora + ":x", "-o", "OUT"], ["--base", llama, "--adapter", "", "-o", "OUT"],
+      ["--base", llama, "--adapter", fixture("adapters/roberta_cls") + ":inf", "-o", "OUT"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--when-lost", "pray"],
+    ])
   func usage(_ arguments: [String]) throws {
     let result = try Program.run(["merge"] + arguments.map { $0.replacingOccurrences(of: "OUT", with: folder.file("out")) })
     #expect(result.code == 2, "\(result.errors)")
@@ -61,10 +65,12 @@ struct MergeCommandTests {
     #expect(folder.contents.isEmpty)
   }
 
-  @Test("an adapter that does not fit is 5, one that is lost is 6, one that is not there is 3; nothing is left", arguments: [
-    (fixture("adapters/gpt2_c_attn"), Int32(5), "match nothing"), (lora + ":0.001", 6, "would keep less than 0.5"),
-    (fixture("adapters/none"), 3, "no such folder"), (llama, 3, "a model folder"),
-  ])
+  @Test(
+    "an adapter that does not fit is 5, one that is lost is 6, one that is not there is 3; nothing is left",
+    arguments: [
+      (fixture("adapters/gpt2_c_attn"), Int32(5), "match nothing"), (lora + ":0.001", 6, "would keep less than 0.5"),
+      (fixture("adapters/none"), 3, "no such folder"), (llama, 3, "a model folder"),
+    ])
   func refused(_ adapter: String, _ code: Int32, _ words: String) throws {
     let result = try Program.run(
       ["merge", "--base", fixture("models/llama-bnb-nf4-dq"), "--adapter", adapter, "-o", folder.file("out"), "-q"])
@@ -81,11 +87,13 @@ struct MergeCommandTests {
     for output in ["base", "adapter", "adapter/adapter_model.safetensors"] {
       for more in [[], ["--trained-on", "nf4"]] {
         let result = try Program.run(
-          ["merge", "--base", folder.file("base"), "--adapter", folder.file("adapter"), "-o", folder.file(output), "--force"] + more)
+          ["merge", "--base", folder.file("base"), "--adapter", folder.file("adapter"), "-o", folder.file(output), "--force"]
+            + more)
         #expect(result.code == 2, "\(result.errors)")
       }
     }
-    #expect(try bytes(of: folder.file("adapter/adapter_model.safetensors")) == bytes(of: Self.lora + "/adapter_model.safetensors"))
+    #expect(
+      try bytes(of: folder.file("adapter/adapter_model.safetensors")) == bytes(of: Self.lora + "/adapter_model.safetensors"))
     #expect(try bytes(of: folder.file("base/model.safetensors")) == bytes(of: Self.llama + "/model.safetensors"))
     #expect(folder.contents == ["adapter", "base"])
   }
@@ -95,7 +103,9 @@ struct MergeCommandTests {
     for verb in ["fuse", "export-lora"] {
       #expect(try Program.run([verb, "--base", Self.llama, "--adapter", Self.lora, "-o", folder.file(verb)]).code == 0)
     }
-    let plan = try Program.run(["plan", "merge", "--base", Self.llama, "--adapter", Self.lora, "-o", folder.file("plan"), "--trained-on", "nf4"])
+    let plan = try Program.run([
+      "plan", "merge", "--base", Self.llama, "--adapter", Self.lora, "-o", folder.file("plan"), "--trained-on", "nf4",
+    ])
     #expect(plan.code == 0, "\(plan.errors)")
     #expect(folder.contents == ["export-lora", "fuse"])
   }

@@ -32,7 +32,8 @@ struct ShaperTests {
       right = (0..<rank * columns).map { _ in random.normal() }
       let left = (0..<rows * rank).map { _ in random.normal() }
       delta = [Float](repeating: 0, count: base.count)
-      ChangeKernels.lowRank(left, rows: rows, right, rightStride: columns, columns: columns, rank: rank, &delta, outStride: columns)
+      ChangeKernels.lowRank(
+        left, rows: rows, right, rightStride: columns, columns: columns, rank: rank, &delta, outStride: columns)
       let size = (base.reduce(0) { $0 + $1 * $1 } / delta.reduce(0) { $0 + $1 * $1 }).squareRoot()
       delta = delta.map { $0 * size * share }
     }

@@ -92,7 +92,8 @@ extension StreamJob {
   /// much that can be.
   ///
   /// - Throws: `.usage` for packed models, DoRA and parameters trained whole, which cannot be taken out
-  public static func unmerge(_ merged: Checkpoint, _ adapters: [MergeOptions.Weighted], to output: OutputSpec) throws -> StreamJob {
+  public static func unmerge(_ merged: Checkpoint, _ adapters: [MergeOptions.Weighted], to output: OutputSpec) throws -> StreamJob
+  {
     if let packed = merged.packed.first {
       throw NibbleError.usage(
         "\(merged.path): tensor \(quoted(packed.name.text)) is packed: what its codes were before is not to be had from them")
@@ -100,7 +101,8 @@ extension StreamJob {
     for one in adapters {
       if one.adapter.config.isDoRA { throw NibbleError.usage("\(one.adapter.path) is a DoRA adapter, which cannot be taken out") }
       if let first = one.adapter.replacements.first {
-        throw NibbleError.usage("\(one.adapter.path) replaced \(quoted(first.name)) whole; what it was is not in the merged model")
+        throw NibbleError.usage(
+          "\(one.adapter.path) replaced \(quoted(first.name)) whole; what it was is not in the merged model")
       }
     }
     let options = MergeOptions(adapters.map { .init($0.adapter, weight: -$0.weight) })
@@ -179,11 +181,15 @@ struct MergePlan: @unchecked Sendable {
     let isConv1D = base.family.map { $0.isConv1D(tensor.name.text) } ?? (file.config.json["fan_in_fan_out"]?.bool ?? false)
     let isInputsFirst = module.isEmbedding || (isConv1D && !module.isConvolution)
     let shape = tensor.logicalShape
-    if module.isConvolution, shape.count == 4, shape[0] == outputs, shape[2...] == module.a.shape[2...], shape[1] < module.a.shape[1] {
+    if module.isConvolution, shape.count == 4, shape[0] == outputs, shape[2...] == module.a.shape[2...],
+      shape[1] < module.a.shape[1]
+    {
       throw file.mismatch(
-        module.path, "is a grouped convolution: its factors see all \(module.a.shape[1]) channels and their sum with \(shape) is none")
+        module.path,
+        "is a grouped convolution: its factors see all \(module.a.shape[1]) channels and their sum with \(shape) is none")
     }
-    guard shape == (module.isConvolution ? [outputs] + module.a.shape[1...] : isInputsFirst ? [inputs, outputs] : [outputs, inputs])
+    guard
+      shape == (module.isConvolution ? [outputs] + module.a.shape[1...] : isInputsFirst ? [inputs, outputs] : [outputs, inputs])
     else {
       throw file.mismatch(
         module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's weight has the shape \(shape)")

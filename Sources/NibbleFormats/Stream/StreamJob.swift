@@ -158,7 +158,8 @@ public struct StreamJob: Sendable {
     var sourceIdentity = IdentityHasher()
     for item in items {
       let writers = try writer.open(item.target)
-      var outcome = try stream.send(item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, as: item.target, into: writers)
+      var outcome = try stream.send(
+        item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, as: item.target, into: writers)
       if item.replacement != nil { outcome.sourceDigest = try stream.hash(item.source) }
       try checkQuality(item, outcome)
       try writer.close(item.target, writers, outcome)

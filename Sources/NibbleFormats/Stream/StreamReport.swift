@@ -69,7 +69,8 @@ public struct StreamReport: Sendable {
     weights += target.count
     nonfinite += outcome.counts.nonfinite
     if let sums = outcome.change {
-      changed.append(Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped))
+      changed.append(
+        Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped))
     }
     if item.replacement != nil { replaced.append(target.name.text) }
     if case .packed(let codec) = target.encoding {

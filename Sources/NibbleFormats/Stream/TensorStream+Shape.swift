@@ -95,7 +95,9 @@ private struct ShapingPass: Sendable {
   let encoder: StreamJob.Encoder
 
   /// One chunk: its codes, and what they keep.
-  func run(_ index: Int, _ shaper: Shaper, _ scratch: Scratch) throws -> (ElementFeed.Piece, UnsafeRawBufferPointer, (ChangeSums, Difference)) {
+  func run(_ index: Int, _ shaper: Shaper, _ scratch: Scratch) throws -> (
+    ElementFeed.Piece, UnsafeRawBufferPointer, (ChangeSums, Difference)
+  ) {
     let start = index * pass.chunk
     let count = pass.count(index)
     let piece = try pass.feed.read(start, count, scratch)

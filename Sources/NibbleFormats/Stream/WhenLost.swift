@@ -20,7 +20,9 @@ extension StreamJob {
     let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
     for (index, item) in items.enumerated() where item.target.encoding != .plain {
       guard let minimum = minimumSurvival(item.target), let change = try item.change?(), change.rowSpace != nil else { continue }
-      guard try stream.roundingSurvival(item.replacement ?? item.source, change, as: item.target).survival < minimum else { continue }
+      guard try stream.roundingSurvival(item.replacement ?? item.source, change, as: item.target).survival < minimum else {
+        continue
+      }
       if whenLost == .shape { job.items[index].isShaped = true } else { job.items[index].target.becomesPlain() }
     }
     return job
