@@ -44,6 +44,9 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Stop with exit code 6 if a tensor keeps less of its change (default: 0.5 for packed tensors).")
   var minSurvival: Double?
 
+  @Option(help: "Several adapters together: sum of the deltas (also cat), or linear as PEFT combines factors.")
+  var method: MergeOptions.Method = .sum
+
   @Option(
     help: ArgumentHelp(
       "What becomes of packed tensors that would keep less: fail, 16bit, or shape (experimental), which chooses codes so that the change survives."
@@ -85,6 +88,7 @@ struct MergeCommand: ParsableCommand {
     options.packing.doubleQuant = doubleQuant
     options.packing.bnbRules = bnbRules
     options.minimumSurvival = minSurvival
+    options.method = method
     var values = source
     if let trainedOn {
       let packing = try QuantizeOptions(trainedOn: trainedOn)
@@ -133,3 +137,4 @@ struct UnmergeCommand: ParsableCommand {
 }
 
 extension WhenLost: ExpressibleByArgument {}
+extension MergeOptions.Method: ExpressibleByArgument {}

@@ -269,6 +269,66 @@ struct MergeTests {
     #expect(throws: NibbleError.self) { try StreamJob.unmerge(packed, [.init(Self.adapter("dec_lora_qv"))], to: spec) }
   }
 
+  /// An adapter of the fixture as a folder.
+  func combinable(_ name: String, rank: Int, alpha: Int) throws -> AdapterFile {
+    let file = try TensorFile(fixture("combine.safetensors"))
+    let tensors = try Checkpoint.open(fixture("combine.safetensors")).tensors.filter { $0.name.text.hasPrefix("in.\(name)/") }
+    let config = #"{"peft_type": "LORA", "r": \#(rank), "lora_alpha": \#(alpha), "target_modules": ["q_proj", "v_proj"]}"#
+    try folder.write(name + "/adapter_config.json", config)
+    let writer = try TensorFile.Writer(
+      tensors.map { (String($0.name.text.dropFirst(name.count + 4)), $0.shape) },
+      to: folder.file(name + "/adapter_model.safetensors"),
+      force: true)
+    for tensor in tensors {
+      try file.floats(tensor).withUnsafeBufferPointer {
+        try writer.add($0, to: String(tensor.name.text.dropFirst(name.count + 4)))
+      }
+    }
+    try writer.finish()
+    return try AdapterFile.open(folder.file(name))
+  }
+
+  @Test(
+    "combines as PEFT does where that is asked for",
+    arguments: [
+      ("linear", MergeOptions.Method.linear, [0.7, 0.4]), ("linear_negative", .linear, [1, -0.5]),
+      ("cat", .cat, [0.7, 0.4, -0.3]),
+    ])
+  func combine(_ name: String, _ method: MergeOptions.Method, _ weights: [Double]) throws {
+    let adapters = try [("a0", 4, 8), ("a1", 4, 16), ("a2", 6, 8)].prefix(weights.count).map {
+      try combinable($0.0, rank: $0.1, alpha: $0.2)
+    }
+    var options = MergeOptions(zip(adapters, weights).map { .init($0, weight: $1) })
+    options.method = method
+    let base = try Checkpoint.open(fixture("models/llama"))
+    let spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
+    let report = try StreamJob.merge(base, options, to: spec, check: MergeCheck()).run()
+    #expect(report.warnings.contains { $0.contains("not the sum of the deltas") } == (method == .linear))
+    let merged = try Checkpoint.open(spec.path)
+    let golden = try TensorFile(fixture("combine.safetensors"))
+    #expect(report.changed.count == 4)
+    for changed in report.changed {
+      let module = String(changed.name.dropLast(".weight".count))
+      let before = try values(#require(base.tensor(ByteName(changed.name)))),
+        after = try values(#require(merged.tensor(ByteName(changed.name))))
+      var delta = [Double](repeating: 0, count: before.count)
+      if let whole = golden.tensor("\(name)/delta/\(module)") {
+        delta = try golden.floats(whole).map(Double.init)
+      } else {
+        let a = try #require(golden.tensor("\(name)/base_model.model.\(module).lora_A.weight"))
+        let b = try #require(golden.tensor("\(name)/base_model.model.\(module).lora_B.weight"))
+        let (x, y) = (try golden.floats(a), try golden.floats(b))
+        let (rank, inputs) = (a.shape[0], a.shape[1])
+        for i in 0..<b.shape[0] {
+          for j in 0..<inputs {
+            for k in 0..<rank { delta[i * inputs + j] += Double(y[i * rank + k]) * Double(x[k * inputs + j]) }
+          }
+        }
+      }
+      for i in before.indices { #expect(abs(Double(after[i]) - Double(before[i]) - delta[i]) < 2e-6) }
+    }
+  }
+
   @Test("of a zero adapter says so")
   func dead() throws {
     let (report, _) = try merge(fixture("models/llama"), [("dec_lora_qv", 0)], to: "out")

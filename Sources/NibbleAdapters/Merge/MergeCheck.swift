@@ -76,6 +76,16 @@ public final class MergeCheck: Sendable {
     let plain = FloatStore(count: Self.rows * weight.outputs)
     engine.multiply(x.start, rows: Self.rows, stride: weight.inputs, [.init(weight, plain.start, stride: weight.outputs)])
     var sum = plain.values.map(Double.init)
+    if merging.isLinear, let factors = try merging.factors().first {
+      let term = ForwardTerm(
+        a: Matrix(factors.a, rows: factors.rank, columns: weight.inputs),
+        b: Matrix(factors.b, rows: weight.outputs, columns: factors.rank), scale: Float(factors.scale))
+      let adapted = FloatStore(count: Self.rows * weight.outputs)
+      engine.multiply(
+        x.start, rows: Self.rows, stride: weight.inputs,
+        [.init(weight, adapted.start, stride: weight.outputs, terms: [term.lowRank(weight: 1, rows: 0..<Self.rows)])])
+      return adapted.values.map(Double.init)
+    }
     for part in merging.parts {
       let a = try Matrix(part.module.a, of: part.file.mapped, isTransposed: false)
       let b = try Matrix(part.module.b, of: part.file.mapped, isTransposed: false)

@@ -13,6 +13,8 @@ struct Merging: Sendable {
   }
 
   var parts: [Part] = []
+  /// Whether factors are combined as PEFT's `linear` does, instead of deltas.
+  var isLinear = false
   /// Whether the model's own tensor is [inputs, outputs]: Conv1D and embeddings.
   var isInputsFirst = false
 
@@ -23,7 +25,7 @@ struct Merging: Sendable {
     let source = item.replacement ?? item.source
     let isReadTransposed = source.isPacked ? source.isTransposed : item.target.isTransposed
     let rowsAreOutputs = isInputsFirst == isReadTransposed
-    let rank = parts.reduce(0) { $0 + $1.module.rank }
+    let rank = isLinear ? parts.first?.module.rank ?? 0 : parts.reduce(0) { $0 + $1.module.rank }
     guard let first = parts.first else { throw NibbleError.usage("nothing to merge into \(quoted(item.source.name.text))") }
     let inputs = first.module.inputs, outputs = first.module.outputs
     let (rows, columns) = rowsAreOutputs ? (outputs, inputs) : (inputs, outputs)
@@ -31,28 +33,29 @@ struct Merging: Sendable {
     var change = LowRankChange(left: left, right: right, columns: columns, rank: rank)
     var gain: FloatStore?
     var at = 0
-    for part in parts {
-      let r = part.module.rank
-      let a = try part.file.mapped.floats(part.module.a), b = try part.file.mapped.floats(part.module.b)
-      var factors = try norms(part, a, b, source, item, rowsAreOutputs).map { part.weight * part.module.scale * $0 }
-      if factors.isEmpty {
-        factors = [Double](repeating: part.weight * part.module.scale, count: outputs)
-      } else {
+    for part in try factors() {
+      var scales = [Double](repeating: part.scale, count: outputs)
+      if let module = part.dora {
+        let ratios = try norms(module, part, source, item, rowsAreOutputs)
         let all = gain ?? FloatStore([Float](repeating: 0, count: outputs))
         for output in 0..<outputs {
-          all.start[output] += Float(factors[output] / part.module.scale - part.weight)
+          scales[output] = part.scale * ratios[output]
+          all.start[output] += Float(module.weight * (ratios[output] - 1))
         }
         gain = all
       }
-      // Factors of outputs are folded into B, which is [outputs, r]; A is [r, inputs].
+      // Scales of outputs are folded into B, which is [outputs, r]; A is [r, inputs].
+      let r = part.rank
       for k in 0..<r {
         if rowsAreOutputs {
-          for output in 0..<outputs { left.start[output * rank + at + k] = Float(factors[output] * Double(b[output * r + k])) }
-          for input in 0..<inputs { right.start[(at + k) * columns + input] = a[k * inputs + input] }
-        } else {
-          for input in 0..<inputs { left.start[input * rank + at + k] = a[k * inputs + input] }
           for output in 0..<outputs {
-            right.start[(at + k) * columns + output] = Float(factors[output] * Double(b[output * r + k]))
+            left.start[output * rank + at + k] = Float(scales[output] * Double(part.b[output * r + k]))
+          }
+          for input in 0..<inputs { right.start[(at + k) * columns + input] = part.a[k * inputs + input] }
+        } else {
+          for input in 0..<inputs { left.start[input * rank + at + k] = part.a[k * inputs + input] }
+          for output in 0..<outputs {
+            right.start[(at + k) * columns + output] = Float(scales[output] * Double(part.b[output * r + k]))
           }
         }
       }
@@ -63,9 +66,9 @@ struct Merging: Sendable {
     return change
   }
 
-  /// DoRA's m / ‖W + D‖ for each output; empty for plain LoRA.
+  /// DoRA's m / ‖W + D‖ for each output.
   private func norms(
-    _ part: Part, _ a: [Float], _ b: [Float], _ source: StoredTensor, _ item: StreamJob.Item, _ rowsAreOutputs: Bool
+    _ part: Part, _ factors: Factors, _ source: StoredTensor, _ item: StreamJob.Item, _ rowsAreOutputs: Bool
   ) throws -> [Double] {
     guard let magnitude = part.module.magnitude else { return [] }
     let alone = Merging(

@@ -16,8 +16,20 @@ public struct MergeOptions: Sendable {
     }
   }
 
-  /// Their deltas are added up.
+  /// What several adapters become together.
+  public enum Method: String, Sendable, CaseIterable {
+    /// The exact sum of the weighted deltas.
+    case sum
+    /// The same, by the name PEFT has for it.
+    case cat
+    /// PEFT's combination of factors, for those who must reproduce it: not the sum of the deltas.
+    case linear
+  }
+
+  /// What is merged.
   public var adapters: [Weighted]
+  /// How they are put together.
+  public var method = Method.sum
   /// For every float tensor of a plain output; nil for the type each one had.
   public var dtype: DType?
   /// How tensors of a plain base are packed, where the output is.
@@ -45,6 +57,7 @@ extension StreamJob {
     var job = try unmerged(base, options, to: output)
     var merges = MergePlan(base)
     for one in options.adapters { try merges.add(one) }
+    if options.method == .linear { try job.warnings += merges.combineLinearly() }
     for (index, replacement) in merges.replacements {
       job.items[index].replacement = replacement.tensor
       job.items[index].target.becomesNew()
@@ -69,7 +82,10 @@ extension StreamJob {
     let minimum = options.minimumSurvival
     job.minimumSurvival = { $0.encoding == .plain ? minimum : minimum ?? 0.5 }
     let adapters = try options.adapters.map { one -> JSON in
-      ["identity": JSON(try one.adapter.identity().description), "weight": JSON(one.weight)]
+      [
+        "identity": JSON(try one.adapter.identity().description), "weight": JSON(one.weight),
+        "method": JSON(options.method.rawValue),
+      ]
     }
     let card = MergeCard(
       commandLine: options.commandLine, baseName: options.adapters.first?.adapter.config.baseName,
@@ -160,6 +176,34 @@ struct MergePlan: @unchecked Sendable {
     }
     modules = ModuleNames(moduleTensors.map { [base] in String(base.tensors[$0].name.text.dropLast(ending.count)) })
     parameters = ModuleNames(base.tensors.map(\.name.text))
+  }
+
+  /// Lets factors be combined as PEFT's `linear` does.
+  ///
+  /// - Returns: a warning that tells how far that is from the sum of the deltas
+  mutating func combineLinearly() throws -> [String] {
+    var worst = (name: "", error: 0.0)
+    for (index, merging) in matrices.sorted(by: { $0.key < $1.key }) {
+      guard let first = merging.parts.first else { continue }
+      let name = base.tensors[index].name.text
+      guard merging.parts.allSatisfy({ $0.module.rank == first.module.rank }) else {
+        throw NibbleError.usage(
+          "--method linear: the adapters of \(quoted(name)) have ranks \(merging.parts.map(\.module.rank)); they must be equal")
+      }
+      if let other = merging.parts.first(where: {
+        $0.module.magnitude != nil || $0.file.config.isRankStabilized || $0.module.bias != nil
+      }) {
+        throw NibbleError.usage(
+          "--method linear: \(other.file.path) uses DoRA, rsLoRA or lora_bias, which PEFT's combination is not made for")
+      }
+      matrices[index]?.isLinear = true
+      let error = try matrices[index]?.linearError() ?? 0
+      if error > worst.error { worst = (name, error) }
+    }
+    guard worst.error > 1e-6 else { return [] }
+    return [
+      "PEFT's linear combination is not the sum of the deltas: it is up to \(decimal(100 * worst.error, 1)) % of the sum away, in \(quoted(worst.name))"
+    ]
   }
 
   mutating func add(_ one: MergeOptions.Weighted) throws {

@@ -1,0 +1,70 @@
+import NibbleFormats
+
+extension Merging {
+  /// Two factors, scale · b · a, as they go into a change.
+  struct Factors {
+    /// [rank, inputs]
+    var a: [Float]
+    /// [outputs, rank]
+    var b: [Float]
+    var rank: Int
+    var scale: Double
+    /// The DoRA module these are of.
+    var dora: Part?
+  }
+
+  /// Of each part; of all parts together where they are combined as PEFT's `linear` does:
+  /// A = Σ sign(e) √|e| A_i and B = Σ √|e| B_i with e = weight · scale, which is not the sum of the deltas.
+  func factors() throws -> [Factors] {
+    let own = try parts.map { part in
+      Factors(
+        a: try part.file.mapped.floats(part.module.a), b: try part.file.mapped.floats(part.module.b), rank: part.module.rank,
+        scale: part.weight * part.module.scale, dora: part.module.magnitude == nil ? nil : part)
+    }
+    guard isLinear, var sum = own.first else { return own }
+    func combined(_ factor: KeyPath<Factors, [Float]>, _ weight: (Double) -> Double) -> [Float] {
+      var total = [Double](repeating: 0, count: sum[keyPath: factor].count)
+      for part in own {
+        let w = weight(part.scale)
+        for (index, value) in part[keyPath: factor].enumerated() { total[index] += w * Double(value) }
+      }
+      return total.map { Float($0) }
+    }
+    (sum.a, sum.b) = (
+      combined(\.a) { ($0 < 0 ? -1 : 1) * abs($0).squareRoot() }, combined(\.b) { abs($0).squareRoot() }
+    )
+    sum.scale = 1
+    return [sum]
+  }
+
+  /// How far PEFT's `linear` is from the sum of the deltas, relative to that sum.
+  func linearError() throws -> Double {
+    var alone = self
+    alone.isLinear = false
+    let deltas = try alone.factors()
+    var difference = try factors()
+    difference += deltas.map { part in
+      var part = part
+      part.scale = -part.scale
+      return part
+    }
+    let size = Self.squaredNorm(deltas)
+    return size == 0 ? 0 : (max(0, Self.squaredNorm(difference)) / size).squareRoot()
+  }
+
+  /// ‖Σ scale · b · a‖² = Σ over pairs of ranks of ⟨b_k, b_l⟩ ⟨a_k, a_l⟩: no product of the size of the weight is made.
+  private static func squaredNorm(_ parts: [Factors]) -> Double {
+    var left: [[Double]] = [], right: [[Double]] = []
+    for part in parts {
+      let inputs = part.a.count / max(part.rank, 1), outputs = part.b.count / max(part.rank, 1)
+      for k in 0..<part.rank {
+        left.append((0..<outputs).map { part.scale * Double(part.b[$0 * part.rank + k]) })
+        right.append((0..<inputs).map { Double(part.a[k * inputs + $0]) })
+      }
+    }
+    func dot(_ x: [Double], _ y: [Double]) -> Double { zip(x, y).reduce(0) { $0 + $1.0 * $1.1 } }
+    var sum = 0.0
+    for k in left.indices { for l in left.indices { sum += dot(left[k], left[l]) * dot(right[k], right[l]) } }
+    return sum
+  }
+}
