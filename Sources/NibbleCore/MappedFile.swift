@@ -9,7 +9,7 @@ package final class MappedFile: @unchecked Sendable {
   package let path: String
   package let bytes: UnsafeRawBufferPointer
 
-  init(_ path: String, _ descriptor: Int32, size: Int) throws {
+  init(_ path: String, _ descriptor: Int32, size: Int, readsAhead: Bool) throws {
     self.path = path
     guard size > 0 else {
       bytes = UnsafeRawBufferPointer(start: nil, count: 0)
@@ -19,10 +19,22 @@ package final class MappedFile: @unchecked Sendable {
       throw NibbleError.badInput("\(path): cannot be mapped: \(errorText(errno))")
     }
     bytes = UnsafeRawBufferPointer(start: start, count: size)
+    guard readsAhead else { return }
     // Reading ahead waits for the disk where the file is not in the page cache: not here.
     DispatchQueue.global().async { [self] in
       madvise(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count, MADV_WILLNEED)
     }
+  }
+
+  /// Lets go of the pages of `range` that are resident; they come back when they are read again.
+  package func release(_ range: Range<Int>) { advise(range, MADV_DONTNEED) }
+
+  private func advise(_ range: Range<Int>, _ advice: CInt) {
+    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+    let start = range.clamped(to: 0..<bytes.count).lowerBound / page * page
+    let count = range.clamped(to: 0..<bytes.count).upperBound - start
+    guard count > 0, let base = bytes.baseAddress else { return }
+    madvise(UnsafeMutableRawPointer(mutating: base + start), count, advice)
   }
 
   deinit {
@@ -44,5 +56,9 @@ package final class MappedFile: @unchecked Sendable {
 
 extension InputFile {
   /// The whole file, mapped.
-  package func map() throws -> MappedFile { try MappedFile(path, mappableDescriptor, size: size) }
+  ///
+  /// - Parameter readsAhead: whether all of it is going to be read soon
+  package func map(readsAhead: Bool = true) throws -> MappedFile {
+    try MappedFile(path, mappableDescriptor, size: size, readsAhead: readsAhead)
+  }
 }

@@ -95,7 +95,6 @@ struct MergeCommand: ParsableCommand {
       if !write.dryRun { values = try source.packedForm(packing, beside: write.output ?? "", threads: common.workers) }
     }
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
-    options.threads = common.workers
     options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
     let comparison = check ? MergeCheck() : nil
     var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit), check: comparison)

@@ -19,7 +19,9 @@ public final class MergeCheck: Sendable {
   }
 
   private let found = Mutex(Result())
-  private static let rows = 4
+  private static let rows = 1
+  /// Outputs of a plain matrix that are compared.
+  private static let outputs = 256
 
   /// Nothing compared yet.
   public init() {}
@@ -28,10 +30,11 @@ public final class MergeCheck: Sendable {
   public var result: Result { found.withLock { $0 } }
 
   /// Compares every matrix that got a delta.
-  func run(_ base: Checkpoint, _ plan: MergePlan, written path: String, threads: Int) throws {
-    let before = try MappedCheckpoint(base)
-    let after = try MappedCheckpoint(try Checkpoint.open(path))
-    let engine = Engine(.f32, team: Team(threads: threads))
+  func run(_ base: Checkpoint, _ plan: MergePlan, written path: String) throws {
+    let before = try MappedCheckpoint(base, readsAhead: false)
+    let after = try MappedCheckpoint(try Checkpoint.open(path), readsAhead: false)
+    // One thread: there is little to do, and others would only wait.
+    let engine = Engine(.f32, team: Team(threads: 1))
     var result = Result()
     result.skipped = plan.vectors.count
     for (index, merging) in plan.matrices.sorted(by: { $0.key < $1.key }) {
@@ -42,14 +45,26 @@ public final class MergeCheck: Sendable {
         result.skipped += 1
         continue
       }
+      // Of plain matrices, stored output by output, a run of outputs: what is wrong with one is wrong with all.
+      let isWhole =
+        merging.isInputsFirst || tensor.isPacked || output.isPacked || part.outputs <= Self.outputs
+        || merging.parts.contains { $0.module.magnitude != nil }
+      let first = isWhole ? 0 : (index * 7919) % (part.outputs - Self.outputs + 1)
+      let range = first..<(isWhole ? part.outputs : first + Self.outputs)
       func matrix(_ tensor: StoredTensor, _ mapped: MappedCheckpoint) throws -> Matrix {
+        if !isWhole, tensor.encoding == .plain, let data = tensor.section(.data) {
+          let width = part.inputs * tensor.dtype.bitWidth / 8
+          let bytes = try mapped.bytes(data, tensor.name.text)
+          let run = UnsafeRawBufferPointer(rebasing: bytes[range.lowerBound * width..<range.upperBound * width])
+          if let matrix = Matrix(tensor.dtype, rows: range.count, columns: part.inputs, run, owner: mapped) { return matrix }
+        }
         // Stored [inputs, outputs] if the layer has it so and the file does not turn it.
-        try Matrix(tensor, of: mapped, isTransposed: merging.isInputsFirst != tensor.isTransposed)
+        return try Matrix(tensor, of: mapped, isTransposed: merging.isInputsFirst != tensor.isTransposed)
       }
       let own = plan.replacements[index]
       let weight = try own.map { try matrix($0.tensor, $0.file.mapped) } ?? matrix(tensor, before)
       let x = Self.random(Self.rows * weight.inputs)
-      let wanted = try outputs(weight, merging, x, engine)
+      let wanted = try outputs(weight, range, merging, x, engine)
       let values = FloatStore(count: Self.rows * weight.outputs)
       engine.multiply(
         x.start, rows: Self.rows, stride: weight.inputs, [.init(try matrix(output, after), values.start, stride: weight.outputs)])
@@ -59,6 +74,8 @@ public final class MergeCheck: Sendable {
         size += wanted[i] * wanted[i]
       }
       let difference = size == 0 ? error.squareRoot() : (error / size).squareRoot()
+      before.release(tensor)
+      after.release(output)
       result.count += 1
       // Rounding to 16 bits is good for a thousandth, to 4 bits for a tenth: this is another matrix.
       guard difference <= (output.isPacked ? 0.5 : 0.02) else {
@@ -72,34 +89,28 @@ public final class MergeCheck: Sendable {
   }
 
   /// What the base says with the adapters beside it: Σ weight · (outputScale · (x·Wᵀ + scale · x·Aᵀ·Bᵀ) − x·Wᵀ) + x·Wᵀ.
-  private func outputs(_ weight: Matrix, _ merging: Merging, _ x: FloatStore, _ engine: Engine) throws -> [Double] {
+  private func outputs(
+    _ weight: Matrix, _ range: Range<Int>, _ merging: Merging, _ x: FloatStore, _ engine: Engine
+  ) throws -> [Double] {
     let plain = FloatStore(count: Self.rows * weight.outputs)
     engine.multiply(x.start, rows: Self.rows, stride: weight.inputs, [.init(weight, plain.start, stride: weight.outputs)])
     var sum = plain.values.map(Double.init)
-    if merging.isLinear, let factors = try merging.factors().first {
-      let term = ForwardTerm(
-        a: Matrix(factors.a, rows: factors.rank, columns: weight.inputs),
-        b: Matrix(factors.b, rows: weight.outputs, columns: factors.rank), scale: Float(factors.scale))
-      let adapted = FloatStore(count: Self.rows * weight.outputs)
-      engine.multiply(
-        x.start, rows: Self.rows, stride: weight.inputs,
-        [.init(weight, adapted.start, stride: weight.outputs, terms: [term.lowRank(weight: 1, rows: 0..<Self.rows)])])
-      return adapted.values.map(Double.init)
-    }
-    for part in merging.parts {
-      let a = try Matrix(part.module.a, of: part.file.mapped, isTransposed: false)
-      let b = try Matrix(part.module.b, of: part.file.mapped, isTransposed: false)
-      let term = ForwardTerm(a: a, b: b, scale: Float(part.module.scale))
-      let adapted = FloatStore(count: Self.rows * weight.outputs)
-      engine.multiply(
-        x.start, rows: Self.rows, stride: weight.inputs,
-        [.init(weight, adapted.start, stride: weight.outputs, terms: [term.lowRank(weight: 1, rows: 0..<Self.rows)])])
-      var scales = [Double](repeating: 1, count: weight.outputs)
-      if let magnitude = part.module.magnitude {
-        scales = zip(try part.file.mapped.floats(magnitude), DoRA.norms(weight, term, engine)).map { Double($0) / $1 }
+    for part in try merging.factors() {
+      let a = Matrix(part.a, rows: part.rank, columns: weight.inputs),
+        b = Matrix(
+          Array(part.b[range.lowerBound * part.rank..<range.upperBound * part.rank]), rows: range.count, columns: part.rank)
+      let inner = FloatStore(count: Self.rows * part.rank), delta = FloatStore(count: Self.rows * weight.outputs)
+      engine.multiply(x.start, rows: Self.rows, stride: weight.inputs, [.init(a, inner.start, stride: part.rank)])
+      engine.multiply(inner.start, rows: Self.rows, stride: part.rank, [.init(b, delta.start, stride: weight.outputs)])
+      guard let dora = part.dora, let magnitude = dora.module.magnitude else {
+        for i in sum.indices { sum[i] += part.scale * Double(delta.start[i]) }
+        continue
       }
+      let term = ForwardTerm(a: a, b: b, scale: Float(dora.module.scale))
+      let ratios = zip(try dora.file.mapped.floats(magnitude), DoRA.norms(weight, term, engine)).map { Double($0) / $1 }
       for i in sum.indices {
-        sum[i] += part.weight * (scales[i % weight.outputs] * Double(adapted.start[i]) - Double(plain.start[i]))
+        let adapted = Double(plain.start[i]) + dora.module.scale * Double(delta.start[i])
+        sum[i] += dora.weight * (ratios[i % weight.outputs] * adapted - Double(plain.start[i]))
       }
     }
     return sum

@@ -36,8 +36,6 @@ public struct MergeOptions: Sendable {
   public var packing = QuantizeOptions()
   /// What is written into a folder's model card as the way it was made.
   public var commandLine: String?
-  /// Threads for comparing the output with what was wanted.
-  public var threads = availableCores
   /// The least share of its change a tensor may keep. Where it is nil, 0.5 for packed tensors, and others are only warned about.
   public var minimumSurvival: Double?
 
@@ -73,9 +71,9 @@ extension StreamJob {
     }
     job.otherInputs = options.adapters.flatMap { $0.adapter.mapped.checkpoint.files }
     if let check {
-      let (plan, threads) = (merges, options.threads)
+      let plan = merges
       job.beforePublishing = { path in
-        try check.run(base, plan, written: path, threads: threads)
+        try check.run(base, plan, written: path)
         return []
       }
     }

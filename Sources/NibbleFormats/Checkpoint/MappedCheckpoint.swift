@@ -7,10 +7,12 @@ package final class MappedCheckpoint: @unchecked Sendable {
   private let maps: [ObjectIdentifier: MappedFile]
 
   /// Maps the files of `checkpoint`; touches no tensor.
-  package init(_ checkpoint: Checkpoint) throws {
+  ///
+  /// - Parameter readsAhead: whether all of it is going to be read soon
+  package init(_ checkpoint: Checkpoint, readsAhead: Bool = true) throws {
     self.checkpoint = checkpoint
     var maps: [ObjectIdentifier: MappedFile] = [:]
-    for file in checkpoint.files { maps[ObjectIdentifier(file)] = try file.map() }
+    for file in checkpoint.files { maps[ObjectIdentifier(file)] = try file.map(readsAhead: readsAhead) }
     self.maps = maps
   }
 
@@ -27,6 +29,15 @@ package final class MappedCheckpoint: @unchecked Sendable {
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
     else { throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) lies outside its file") }
     return UnsafeRawBufferPointer(rebasing: map.bytes[offset..<offset + section.storedLength])
+  }
+
+  /// Lets go of the memory that reading a tensor took.
+  package func release(_ tensor: StoredTensor) {
+    for section in tensor.sections {
+      if case .file(let file, let offset) = section.source {
+        maps[ObjectIdentifier(file)]?.release(offset..<offset + section.storedLength)
+      }
+    }
   }
 
   /// The value a double-quantized tensor's scales are relative to.
