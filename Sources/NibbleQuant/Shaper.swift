@@ -7,11 +7,13 @@ import NibbleCore
 /// its debt, is carried from column to column, and each column's code is chosen for the value shifted by what pays the debt back best.
 /// With V [columns, r] an orthonormal basis of A's row space, S = VᵀV over the columns not yet written and g = (I/c + S)⁻¹ v_j,
 /// a code is nearest((t + debt · g) / scale), and debt += (t − value) · v_j.
-package final class Shaper: @unchecked Sendable {
+package struct Shaper: Sendable {
+  /// Solving for every column takes the square of the rank.
+  package static let mostRanks = 512
   private let columns: Int
   private let rank: Int
   private let basis: [Float]
-  private let gains: [Float]
+  private var gains: [Float]
   private let codebook: [Float]
   private let numbers: [UInt8]
   private let thresholds: [Float]
@@ -20,8 +22,7 @@ package final class Shaper: @unchecked Sendable {
 
   /// - Parameters:
   ///   - right: [rank, columns], what spans the row space
-  ///   - strength: c: how much of a debt is paid at once, against the noise that adds
-  package init(_ codec: BlockCodec, right: UnsafePointer<Float>, rank: Int, columns: Int, strength: Double) {
+  package init(_ codec: BlockCodec, right: UnsafePointer<Float>, rank: Int, columns: Int) {
     self.columns = columns
     let vectors = Self.orthonormal(right, rank: rank, columns: columns)
     self.rank = vectors.count
@@ -34,7 +35,16 @@ package final class Shaper: @unchecked Sendable {
     var basis = [Float](repeating: 0, count: columns * vectors.count)
     for (k, vector) in vectors.enumerated() { for j in 0..<columns { basis[j * vectors.count + k] = Float(vector[j]) } }
     self.basis = basis
-    gains = Self.gains(basis, rank: vectors.count, columns: columns, strength: strength)
+    gains = [Float](repeating: 0, count: basis.count)
+  }
+
+  /// The same, paying debts.
+  ///
+  /// - Parameter strength: c: how much of a debt is paid at once, against the noise that adds; 0 is plain rounding
+  package func paying(_ strength: Double) -> Shaper {
+    var shaper = self
+    shaper.gains = Self.gains(basis, rank: rank, columns: columns, strength: strength)
+    return shaper
   }
 
   /// Gram and Schmidt, twice for good measure, in float64; vectors that the others span are left out.

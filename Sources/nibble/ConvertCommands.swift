@@ -18,16 +18,20 @@ struct DequantizeCommand: ParsableCommand {
   var dtype: String?
 
   func run() throws {
-    var type: DType?
-    if let dtype {
-      guard case .cast(let known)? = CodecChoice(dtype) else {
-        throw NibbleError.usage("--dtype \(quoted(dtype)) is not bf16, fp16 or fp32")
-      }
-      type = known
-    }
+    let type = try dtype.map { try DType(flag: $0) }
     let spec = try write.spec(nil, habit: .safetensors)
     let job = try StreamJob.dequantize(try Checkpoint.open(input), dtype: type, to: spec)
     try write.run(job, common, verb: "dequantize", allowNonfinite: allowNonfinite)
+  }
+}
+
+extension DType {
+  /// Reads the value of `--dtype`.
+  init(flag: String) throws {
+    guard case .cast(let known)? = CodecChoice(flag) else {
+      throw NibbleError.usage("--dtype \(quoted(flag)) is not bf16, fp16 or fp32")
+    }
+    self = known
   }
 }
 

@@ -16,10 +16,7 @@ struct MergeCommand: ParsableCommand {
     aliases: ["fuse", "export-lora"])
 
   @Option(help: "The checkpoint to merge into.") var base: String
-  @Option(
-    name: .customLong("adapter"), parsing: .singleValue,
-    help: ArgumentHelp("An adapter folder, by weight if wanted; may be repeated.", valueName: "DIR[:WEIGHT]"))
-  var adapters: [String]
+  @OptionGroup var adapters: WeightedAdapters
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
@@ -32,14 +29,7 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "How weights of a plain base are packed, where the output is: nf4, fp4.")
   var codec = "nf4"
 
-  @Option(help: "Weights that share a scale: 32, 64, … 4096.")
-  var blockSize = 64
-
-  @Flag(inversion: .prefixedNo, help: "Code the scales to 8 bits too.")
-  var doubleQuant = true
-
-  @Option(help: "Corner cases as bitsandbytes has them: nearest, cuda, cpu.")
-  var bnbRules: EncodingRules = .nearest
+  @OptionGroup var packing: PackingOptions
 
   @Option(help: "Stop with exit code 6 if a tensor keeps less of its change (default: 0.5 for packed tensors).")
   var minSurvival: Double?
@@ -66,35 +56,27 @@ struct MergeCommand: ParsableCommand {
   var allowNonfinite = false
 
   func run() throws {
-    guard !adapters.isEmpty else { throw NibbleError.usage("--adapter is needed: there is nothing to merge") }
     if let minSurvival, !minSurvival.isFinite { throw NibbleError.usage("--min-survival \(minSurvival) is no share") }
     let source = try Checkpoint.open(base)
-    var options = MergeOptions(
-      try AdapterFlag.parse(adapters).map { .init(try AdapterFile.open($0.path), weight: Double($0.weight)) })
-    options.dtype = try dtype.map { name in
-      guard case .cast(let known)? = CodecChoice(name) else {
-        throw NibbleError.usage("--dtype \(quoted(name)) is not bf16, fp16 or fp32")
-      }
-      return known
-    }
+    var options = MergeOptions(try adapters.open())
+    options.dtype = try dtype.map { try DType(flag: $0) }
     guard let choice = CodecChoice(codec), case .packed = choice else {
       throw NibbleError.usage("--codec \(quoted(codec)) is not nf4 or fp4")
     }
-    guard BlockCodec.blockSizes.contains(blockSize) else {
-      throw NibbleError.usage("--block-size \(blockSize) is not one of \(BlockCodec.blockSizes)")
-    }
     options.packing.codec = choice
-    options.packing.blockSize = blockSize
-    options.packing.doubleQuant = doubleQuant
-    options.packing.bnbRules = bnbRules
+    try packing.apply(to: &options.packing)
     options.minimumSurvival = minSurvival
     options.method = method
+    let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
     var values = source
     if let trainedOn {
       let packing = try QuantizeOptions(trainedOn: trainedOn)
-      if !write.dryRun { values = try source.packedForm(packing, beside: write.output ?? "", threads: common.workers) }
+      if !write.dryRun {
+        // What can be refused is refused before the base is packed.
+        try StreamJob.merge(source, options, to: try write.spec(format, habit: habit)).check()
+        values = try source.packedForm(packing, beside: write.output ?? "", threads: common.workers)
+      }
     }
-    let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
     options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
     let comparison = check ? MergeCheck() : nil
     var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit), check: comparison)
@@ -107,26 +89,32 @@ struct MergeCommand: ParsableCommand {
   }
 }
 
+/// `--adapter`, as merging takes it.
+struct WeightedAdapters: ParsableArguments {
+  @Option(
+    name: .customLong("adapter"), parsing: .singleValue,
+    help: ArgumentHelp("An adapter folder, with a weight if it is not 1; may be repeated.", valueName: "DIR[:WEIGHT]"))
+  var texts: [String]
+
+  func open() throws -> [MergeOptions.Weighted] {
+    guard !texts.isEmpty else { throw NibbleError.usage("--adapter is needed") }
+    return try AdapterFlag.parse(texts).map { .init(try AdapterFile.open($0.path), weight: Double($0.weight)) }
+  }
+}
+
 struct UnmergeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "unmerge",
     abstract: "Take merged adapters out of a float model again, as far as rounding lets them.")
 
   @Option(help: "The merged checkpoint.") var merged: String
-  @Option(
-    name: .customLong("adapter"), parsing: .singleValue,
-    help: ArgumentHelp("An adapter that was merged, with the weight it had; may be repeated.", valueName: "DIR[:WEIGHT]"))
-  var adapters: [String]
+  @OptionGroup var adapters: WeightedAdapters
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
   func run() throws {
-    guard !adapters.isEmpty else { throw NibbleError.usage("--adapter is needed: there is nothing to take out") }
     let source = try Checkpoint.open(merged)
-    let parts = try AdapterFlag.parse(adapters).map {
-      MergeOptions.Weighted(try AdapterFile.open($0.path), weight: Double($0.weight))
-    }
-    let job = try StreamJob.unmerge(source, parts, to: try write.spec(nil, habit: .safetensors))
+    let job = try StreamJob.unmerge(source, try adapters.open(), to: try write.spec(nil, habit: .safetensors))
     try write.run(job, common, verb: "unmerge") { report in
       Summary.Extra(
         rows: [("the original", "likely within \(Summary.percent(report.originalDistance)) of the weights that were changed")],

@@ -21,11 +21,7 @@ struct QuantizeCommand: ParsableCommand {
   @Option(help: "How weights are coded: nf4, fp4, keep, bf16, fp16, fp32.")
   var codec = "nf4"
 
-  @Option(help: "Weights that share a scale: 32, 64, … 4096.")
-  var blockSize = 64
-
-  @Flag(inversion: .prefixedNo, help: "Code the scales to 8 bits too.")
-  var doubleQuant = true
+  @OptionGroup var packing: PackingOptions
 
   @Option(
     name: .customLong("tensor"),
@@ -49,9 +45,6 @@ struct QuantizeCommand: ParsableCommand {
   @Option(help: "How scales are chosen: absmax, or mse for the least squared error.")
   var encoder: StreamJob.Encoder = .absmax
 
-  @Option(help: "Corner cases as bitsandbytes has them: nearest, cuda, cpu.")
-  var bnbRules: EncodingRules = .nearest
-
   @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
   var allowNonfinite = false
 
@@ -63,15 +56,10 @@ struct QuantizeCommand: ParsableCommand {
     guard let choice = CodecChoice(codec) else {
       throw NibbleError.usage("--codec \(quoted(codec)) is not one of \(CodecChoice.names.map(\.name).joined(separator: ", "))")
     }
-    guard BlockCodec.blockSizes.contains(blockSize) else {
-      throw NibbleError.usage("--block-size \(blockSize) is not one of \(BlockCodec.blockSizes)")
-    }
     if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is no error") }
     options.codec = choice
-    options.blockSize = blockSize
-    options.doubleQuant = doubleQuant
+    try packing.apply(to: &options)
     options.rules = try RuleText.rules(tensorRules + keepRules)
-    options.bnbRules = bnbRules
     options.encoder = encoder
     var spec = try write.spec(format, habit: .nbl)
     guard spec.format != .safetensors || format == nil else {
@@ -87,6 +75,27 @@ struct QuantizeCommand: ParsableCommand {
 
   private func compression(_ format: OutputFormat) throws -> CompressionChoice {
     try CompressionChoice(flag: compress, format)
+  }
+}
+
+/// How weights are packed, whoever packs them.
+struct PackingOptions: ParsableArguments {
+  @Option(help: "Weights that share a scale: 32, 64, … 4096.")
+  var blockSize = 64
+
+  @Flag(inversion: .prefixedNo, help: "Code the scales to 8 bits too.")
+  var doubleQuant = true
+
+  @Option(help: "Corner cases as bitsandbytes has them: nearest, cuda, cpu.")
+  var bnbRules: EncodingRules = .nearest
+
+  func apply(to options: inout QuantizeOptions) throws {
+    guard BlockCodec.blockSizes.contains(blockSize) else {
+      throw NibbleError.usage("--block-size \(blockSize) is not one of \(BlockCodec.blockSizes)")
+    }
+    options.blockSize = blockSize
+    options.doubleQuant = doubleQuant
+    options.bnbRules = bnbRules
   }
 }
 

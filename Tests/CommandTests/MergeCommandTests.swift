@@ -79,6 +79,25 @@ struct MergeCommandTests {
     #expect(folder.contents.isEmpty)
   }
 
+  @Test("a compressed base is merged into, though it cannot be compared in place")
+  func compressed() throws {
+    try json(["quantize", Self.llama, "-o", folder.file("z.nbl"), "--compress", "zstd"])
+    let report = try json(["merge", "--base", folder.file("z.nbl"), "--adapter", Self.lora, "-o", folder.file("out.nbl")])
+    #expect(report["not_checked"]?.int == 4)
+    try json(["quantize", Self.llama, "-o", folder.file("plain.nbl")])
+    let plain = try json(["merge", "--base", folder.file("plain.nbl"), "--adapter", Self.lora, "-o", folder.file("same.nbl")])
+    #expect(report["identity"] == plain["identity"])
+    #expect(plain["checked"]?.int == 4)
+  }
+
+  @Test("a merge that rounding would undo names the ways out")
+  func waysOut() throws {
+    let result = try Program.run(
+      ["merge", "--base", fixture("models/llama-bnb-nf4-dq"), "--adapter", Self.lora + ":0.001", "-o", folder.file("out"), "-q"])
+    #expect(result.code == 6)
+    for way in ["--base ORIGINAL", "--when-lost 16bit or shape"] { #expect(result.errors.contains(way), "\(result.errors)") }
+  }
+
   @Test("neither the base nor an adapter is overwritten")
   func inputs() throws {
     for name in ["base", "adapter"] {

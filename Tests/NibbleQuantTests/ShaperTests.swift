@@ -39,7 +39,7 @@ struct ShaperTests {
     }
 
     func shaped(_ strength: Double, _ variant: KernelVariant = .current) -> (codes: [UInt8], values: [Float], debt: Double) {
-      let shaper = Shaper(codec, right: right, rank: rank, columns: columns, strength: strength)
+      let shaper = Shaper(codec, right: right, rank: rank, columns: columns).paying(strength)
       let wanted = zip(base, delta).map { $0 + $1 }
       var codes = [UInt8](repeating: 0, count: base.count)
       var values = [Float](repeating: 0, count: base.count)

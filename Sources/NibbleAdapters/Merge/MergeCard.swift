@@ -6,7 +6,7 @@ struct MergeCard: Sendable {
   let commandLine: String?
   /// What the adapters call their base.
   let baseName: String?
-  let adapters: [(base: String?, identity: Digest128, weight: Double)]
+  let adapters: [(identity: Digest128, weight: Double)]
 
   func text(_ report: StreamReport) -> String {
     var lines = ["---"]

@@ -10,7 +10,7 @@ public final class MergeCheck: Sendable {
   public struct Result: Sendable {
     /// Matrices compared.
     public var count = 0
-    /// Changed tensors that no product is made with here: embeddings, convolutions, biases.
+    /// Changed tensors that no product is made with here: embeddings, convolutions, biases, compressed ones.
     public var skipped = 0
     /// ‖wanted − found‖ / ‖wanted‖ of the worst one.
     public var difference = 0.0
@@ -19,7 +19,6 @@ public final class MergeCheck: Sendable {
   }
 
   private let found = Mutex(Result())
-  private static let rows = 1
   /// Outputs of a plain matrix that are compared.
   private static let outputs = 256
 
@@ -30,7 +29,11 @@ public final class MergeCheck: Sendable {
   public var result: Result { found.withLock { $0 } }
 
   /// Compares every matrix that got a delta.
-  func run(_ base: Checkpoint, _ plan: MergePlan, written path: String) throws {
+  ///
+  /// - Parameters:
+  ///   - path: where the output lies now
+  ///   - name: what it will be called, for messages
+  func run(_ base: Checkpoint, _ plan: MergePlan, written path: String, as name: String) throws {
     let before = try MappedCheckpoint(base, readsAhead: false)
     let after = try MappedCheckpoint(try Checkpoint.open(path), readsAhead: false)
     // One thread: there is little to do, and others would only wait.
@@ -38,9 +41,11 @@ public final class MergeCheck: Sendable {
     var result = Result()
     result.skipped = plan.vectors.count
     for (index, merging) in plan.matrices.sorted(by: { $0.key < $1.key }) {
+      try Interrupt.check()
       let tensor = base.tensors[index]
       guard let part = merging.parts.first?.module, !part.isEmbedding, !part.isConvolution, tensor.dtype != .f64,
-        let output = after.checkpoint.tensor(tensor.name), output.dtype != .f64
+        let output = after.checkpoint.tensor(tensor.name), output.dtype != .f64,
+        (tensor.sections + output.sections).allSatisfy({ $0.compression == .none })
       else {
         result.skipped += 1
         continue
@@ -63,11 +68,11 @@ public final class MergeCheck: Sendable {
       }
       let own = plan.replacements[index]
       let weight = try own.map { try matrix($0.tensor, $0.file.mapped) } ?? matrix(tensor, before)
-      let x = Self.random(Self.rows * weight.inputs)
+      let x = Self.random(weight.inputs)
       let wanted = try outputs(weight, range, merging, x, engine)
-      let values = FloatStore(count: Self.rows * weight.outputs)
+      let values = FloatStore(count: weight.outputs)
       engine.multiply(
-        x.start, rows: Self.rows, stride: weight.inputs, [.init(try matrix(output, after), values.start, stride: weight.outputs)])
+        x.start, rows: 1, stride: weight.inputs, [.init(try matrix(output, after), values.start, stride: weight.outputs)])
       var error = 0.0, size = 0.0
       for i in 0..<values.count {
         error += (Double(values.start[i]) - wanted[i]) * (Double(values.start[i]) - wanted[i])
@@ -80,7 +85,7 @@ public final class MergeCheck: Sendable {
       // Rounding to 16 bits is good for a thousandth, to 4 bits for a tenth: this is another matrix.
       guard difference <= (output.isPacked ? 0.5 : 0.02) else {
         throw NibbleError.quality(
-          "\(path): tensor \(quoted(tensor.name.text)) as written is \(decimal(difference, 3)) off what base and adapter compute together; "
+          "\(name): tensor \(quoted(tensor.name.text)) as written is \(decimal(difference, 3)) off what base and adapter compute together; "
             + "--no-check writes it all the same")
       }
       if !(difference <= result.difference) { (result.difference, result.name) = (difference, tensor.name.text) }
@@ -92,16 +97,16 @@ public final class MergeCheck: Sendable {
   private func outputs(
     _ weight: Matrix, _ range: Range<Int>, _ merging: Merging, _ x: FloatStore, _ engine: Engine
   ) throws -> [Double] {
-    let plain = FloatStore(count: Self.rows * weight.outputs)
-    engine.multiply(x.start, rows: Self.rows, stride: weight.inputs, [.init(weight, plain.start, stride: weight.outputs)])
+    let plain = FloatStore(count: weight.outputs)
+    engine.multiply(x.start, rows: 1, stride: weight.inputs, [.init(weight, plain.start, stride: weight.outputs)])
     var sum = plain.values.map(Double.init)
     for part in try merging.factors() {
       let a = Matrix(part.a, rows: part.rank, columns: weight.inputs),
         b = Matrix(
           Array(part.b[range.lowerBound * part.rank..<range.upperBound * part.rank]), rows: range.count, columns: part.rank)
-      let inner = FloatStore(count: Self.rows * part.rank), delta = FloatStore(count: Self.rows * weight.outputs)
-      engine.multiply(x.start, rows: Self.rows, stride: weight.inputs, [.init(a, inner.start, stride: part.rank)])
-      engine.multiply(inner.start, rows: Self.rows, stride: part.rank, [.init(b, delta.start, stride: weight.outputs)])
+      let inner = FloatStore(count: part.rank), delta = FloatStore(count: weight.outputs)
+      engine.multiply(x.start, rows: 1, stride: weight.inputs, [.init(a, inner.start, stride: part.rank)])
+      engine.multiply(inner.start, rows: 1, stride: part.rank, [.init(b, delta.start, stride: weight.outputs)])
       guard let dora = part.dora, let magnitude = dora.module.magnitude else {
         for i in sum.indices { sum[i] += part.scale * Double(delta.start[i]) }
         continue

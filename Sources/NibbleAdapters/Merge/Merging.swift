@@ -36,7 +36,7 @@ struct Merging: Sendable {
     for part in try factors() {
       var scales = [Double](repeating: part.scale, count: outputs)
       if let module = part.dora {
-        let ratios = try norms(module, part, source, item, rowsAreOutputs)
+        let ratios = try norms(module, source, item, rowsAreOutputs)
         let all = gain ?? FloatStore([Float](repeating: 0, count: outputs))
         for output in 0..<outputs {
           scales[output] = part.scale * ratios[output]
@@ -68,7 +68,7 @@ struct Merging: Sendable {
 
   /// DoRA's m / ‖W + D‖ for each output.
   private func norms(
-    _ part: Part, _ factors: Factors, _ source: StoredTensor, _ item: StreamJob.Item, _ rowsAreOutputs: Bool
+    _ part: Part, _ source: StoredTensor, _ item: StreamJob.Item, _ rowsAreOutputs: Bool
   ) throws -> [Double] {
     guard let magnitude = part.module.magnitude else { return [] }
     let alone = Merging(

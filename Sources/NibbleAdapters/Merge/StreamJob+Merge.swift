@@ -3,46 +3,6 @@ import NibbleCore
 import NibbleFormats
 import NibbleQuant
 
-/// How to merge adapters into a base.
-public struct MergeOptions: Sendable {
-  /// An adapter and how much of it.
-  public struct Weighted: Sendable {
-    public let adapter: AdapterFile
-    public let weight: Double
-
-    public init(_ adapter: AdapterFile, weight: Double = 1) {
-      self.adapter = adapter
-      self.weight = weight
-    }
-  }
-
-  /// What several adapters become together.
-  public enum Method: String, Sendable, CaseIterable {
-    /// The exact sum of the weighted deltas.
-    case sum
-    /// The same, by the name PEFT has for it.
-    case cat
-    /// PEFT's combination of factors, for those who must reproduce it: not the sum of the deltas.
-    case linear
-  }
-
-  /// What is merged.
-  public var adapters: [Weighted]
-  /// How they are put together.
-  public var method = Method.sum
-  /// For every float tensor of a plain output; nil for the type each one had.
-  public var dtype: DType?
-  /// How tensors of a plain base are packed, where the output is.
-  public var packing = QuantizeOptions()
-  /// What is written into a folder's model card as the way it was made.
-  public var commandLine: String?
-  /// The least share of its change a tensor may keep. Where it is nil, 0.5 for packed tensors, and others are only warned about.
-  public var minimumSurvival: Double?
-
-  /// The sum of `adapters`, in the base's own types.
-  public init(_ adapters: [Weighted]) { self.adapters = adapters }
-}
-
 extension StreamJob {
   /// A job that writes `base` with adapters merged into it.
   ///
@@ -69,32 +29,31 @@ extension StreamJob {
       }
       job.items[index].change = { try merging.change(item) }
     }
+    // Mapped, and once more as the factors in hand.
+    job.addedMemory = options.adapters.reduce(0) { $0 + $1.adapter.mapped.checkpoint.storedBytes * 5 / 4 }
     job.otherInputs = options.adapters.flatMap { $0.adapter.mapped.checkpoint.files }
     if let check {
       let plan = merges
       job.beforePublishing = { path in
-        try check.run(base, plan, written: path)
+        try check.run(base, plan, written: path, as: output.path)
         return []
       }
     }
     let minimum = options.minimumSurvival
     job.minimumSurvival = { $0.encoding == .plain ? minimum : minimum ?? 0.5 }
-    let adapters = try options.adapters.map { one -> JSON in
-      [
-        "identity": JSON(try one.adapter.identity().description), "weight": JSON(one.weight),
-        "method": JSON(options.method.rawValue),
-      ]
-    }
+    let adapters = try options.adapters.map { (identity: try $0.adapter.identity(), weight: $0.weight) }
     let card = MergeCard(
-      commandLine: options.commandLine, baseName: options.adapters.first?.adapter.config.baseName,
-      adapters: try options.adapters.map { ($0.adapter.config.baseName, try $0.adapter.identity(), $0.weight) })
+      commandLine: options.commandLine, baseName: options.adapters.first?.adapter.config.baseName, adapters: adapters)
     job.card = { card.text($0) }
+    let parts = adapters.map { one -> JSON in
+      ["identity": JSON(one.identity.description), "weight": JSON(one.weight), "method": JSON(options.method.rawValue)]
+    }
     let settings: JSON = options.packing.provenance
     let isPacking = base.packed.isEmpty && output.format != .safetensors
     job.provenance = { identity in
       var record: JSON = [
         "tool": JSON("nibble " + nibbleVersion), "verb": "merge", "source": JSON(identity.description),
-        "adapters": .array(adapters),
+        "adapters": .array(parts),
       ]
       if isPacking { record = record.setting("options", to: settings) }
       return record
@@ -152,131 +111,6 @@ extension StreamJob {
     job.rules = options.packing.bnbRules
     job.refusesNonfinite = true
     return job
-  }
-}
-
-/// Which tensors of a base get what from which adapter.
-struct MergePlan: @unchecked Sendable {
-  private let base: Checkpoint
-  private let modules: ModuleNames
-  private let moduleTensors: [Int]
-  private let parameters: ModuleNames
-  /// By the index of the base's tensor.
-  var matrices: [Int: Merging] = [:]
-  var vectors: [Int: FloatStore] = [:]
-  var replacements: [Int: (tensor: StoredTensor, file: AdapterFile)] = [:]
-
-  init(_ base: Checkpoint) {
-    self.base = base
-    let ending = ".weight"
-    moduleTensors = base.tensors.indices.filter {
-      base.tensors[$0].name.text.hasSuffix(ending) && base.tensors[$0].shape.count >= 2
-    }
-    modules = ModuleNames(moduleTensors.map { [base] in String(base.tensors[$0].name.text.dropLast(ending.count)) })
-    parameters = ModuleNames(base.tensors.map(\.name.text))
-  }
-
-  /// Lets factors be combined as PEFT's `linear` does.
-  ///
-  /// - Returns: a warning that tells how far that is from the sum of the deltas
-  mutating func combineLinearly() throws -> [String] {
-    var worst = (name: "", error: 0.0)
-    for (index, merging) in matrices.sorted(by: { $0.key < $1.key }) {
-      guard let first = merging.parts.first else { continue }
-      let name = base.tensors[index].name.text
-      guard merging.parts.allSatisfy({ $0.module.rank == first.module.rank }) else {
-        throw NibbleError.usage(
-          "--method linear: the adapters of \(quoted(name)) have ranks \(merging.parts.map(\.module.rank)); they must be equal")
-      }
-      if let other = merging.parts.first(where: {
-        $0.module.magnitude != nil || $0.file.config.isRankStabilized || $0.module.bias != nil
-      }) {
-        throw NibbleError.usage(
-          "--method linear: \(other.file.path) uses DoRA, rsLoRA or lora_bias, which PEFT's combination is not made for")
-      }
-      matrices[index]?.isLinear = true
-      let error = try matrices[index]?.linearError() ?? 0
-      if error > worst.error { worst = (name, error) }
-    }
-    guard worst.error > 1e-6 else { return [] }
-    return [
-      "PEFT's linear combination is not the sum of the deltas: it is up to \(decimal(100 * worst.error, 1)) % of the sum away, in \(quoted(worst.name))"
-    ]
-  }
-
-  mutating func add(_ one: MergeOptions.Weighted) throws {
-    let file = one.adapter
-    try file.checkEverythingMatches(modules, parameters, of: base.path)
-    for (name, tensor) in file.replacements { try replace(name, tensor, one) }
-    for module in file.modules {
-      guard let found = modules.index(of: module.path) else { continue }
-      let index = moduleTensors[found]
-      try add(module, to: index, one)
-      if let bias = module.bias { try add(bias, of: module, one) }
-    }
-  }
-
-  private mutating func add(_ module: AdapterFile.AdaptedModule, to index: Int, _ one: MergeOptions.Weighted) throws {
-    let file = one.adapter
-    let tensor = base.tensors[index]
-    let (inputs, outputs) = (module.inputs, module.outputs)
-    let isConv1D = base.family.map { $0.isConv1D(tensor.name.text) } ?? (file.config.json["fan_in_fan_out"]?.bool ?? false)
-    let isInputsFirst = module.isEmbedding || (isConv1D && !module.isConvolution)
-    let shape = tensor.logicalShape
-    if module.isConvolution, shape.count == 4, shape[0] == outputs, shape[2...] == module.a.shape[2...],
-      shape[1] < module.a.shape[1]
-    {
-      throw file.mismatch(
-        module.path,
-        "is a grouped convolution: its factors see all \(module.a.shape[1]) channels and their sum with \(shape) is none")
-    }
-    guard
-      shape == (module.isConvolution ? [outputs] + module.a.shape[1...] : isInputsFirst ? [inputs, outputs] : [outputs, inputs])
-    else {
-      throw file.mismatch(
-        module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's weight has the shape \(shape)")
-    }
-    guard tensor.dtype.isFloat else {
-      throw file.mismatch(module.path, "is of \(tensor.dtype.rawValue), which is not merged into")
-    }
-    for part in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(part) }
-    if let magnitude = module.magnitude, magnitude.count != outputs {
-      throw file.mismatch(module.path, "has magnitudes of shape \(magnitude.shape)")
-    }
-    matrices[index, default: Merging()].isInputsFirst = isInputsFirst
-    matrices[index]?.parts.append(.init(file: file, module: module, weight: one.weight))
-  }
-
-  private mutating func add(_ bias: StoredTensor, of module: AdapterFile.AdaptedModule, _ one: MergeOptions.Weighted) throws {
-    let file = one.adapter
-    guard let index = parameters.index(of: module.path + ".bias") else {
-      throw file.mismatch(module.path, "has a bias for its second factor, and the base has none to merge it into")
-    }
-    guard base.tensors[index].shape == bias.shape else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
-    let sum = vectors[index] ?? FloatStore([Float](repeating: 0, count: bias.count))
-    for (at, value) in try file.mapped.floats(bias).enumerated() {
-      sum.start[at] += Float(one.weight * module.scale * Double(value))
-    }
-    vectors[index] = sum
-  }
-
-  private mutating func replace(_ name: String, _ tensor: StoredTensor, _ one: MergeOptions.Weighted) throws {
-    let file = one.adapter
-    guard let index = parameters.index(of: name) else { return }
-    let own = base.tensors[index]
-    guard tensor.shape == own.logicalShape else {
-      throw NibbleError(
-        .adapterMismatch,
-        "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(own.logicalShape)")
-    }
-    try file.checkFinite(tensor)
-    guard one.weight == 1 else {
-      throw NibbleError.usage("\(file.path) replaces \(quoted(own.name.text)) whole and can only be merged with weight 1")
-    }
-    if let other = replacements[index] {
-      throw NibbleError.usage("\(other.file.path) and \(file.path) both replace \(quoted(own.name.text)); merge one of them")
-    }
-    replacements[index] = (tensor, file)
   }
 }
 

@@ -63,6 +63,12 @@ extension StreamJob {
     for item in items {
       let count = item.source.count
       let width = max(1, item.source.dtype.bitWidth / 8)
+      if item.change != nil {
+        // Values, the change, their sum, all in float32, beside what is read and written.
+        perThread = max(perThread, min(count, 2 * chunk) * (12 + width + item.target.dtype.bitWidth / 8))
+        if let codec = item.target.encoding.codec { perTensor = max(perTensor, 25 * codec.blocks(count)) }
+        continue
+      }
       switch (item.source.encoding, item.target.encoding) {
       case (.plain, .packed(let codec)):
         let elements = min(count, chunk)
@@ -87,6 +93,6 @@ extension StreamJob {
     let regions = output.format == .nbl ? OutputFile.windowSize : layout(nil).openBytes
     let windows = min(outputBytes, regions + busy * OutputFile.windowSize)
     let tables = items.count * 1200
-    return Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables
+    return addedMemory + Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables
   }
 }

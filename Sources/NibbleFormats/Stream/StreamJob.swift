@@ -44,6 +44,8 @@ public struct StreamJob: Sendable {
   package var beforePublishing: (@Sendable (String) throws -> [String])?
   /// What becomes of packed tensors that would lose their change.
   public var whenLost = WhenLost.fail
+  /// Bytes of memory that what is added takes.
+  package var addedMemory = 0
   /// Files read beside the source, which the output must not replace.
   package var otherInputs: [InputFile] = []
   /// The least share of its change that a tensor may keep, by what it becomes; nil for any.
@@ -248,6 +250,9 @@ public struct StreamJob: Sendable {
     throw NibbleError.quality(
       "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
         + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3)) of a change of \(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight"
+        + (worst.target.encoding == .plain
+          ? ""
+          : "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost 16bit or shape")
     )
   }
 

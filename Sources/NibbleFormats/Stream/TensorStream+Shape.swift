@@ -12,6 +12,10 @@ extension TensorStream {
     _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writers: [SectionWriter],
     _ change: any TensorChange, _ space: RowSpace
   ) throws -> TensorOutcome {
+    guard space.rank <= Shaper.mostRanks else {
+      throw NibbleError.usage(
+        "tensor \(quoted(source.name.text)): a change of rank \(space.rank) is not shaped; \(Shaper.mostRanks) is the limit")
+    }
     let transposing = target.isTransposed != source.isTransposed
     let blocks = codec.blocks(source.count)
     // Whole blocks and whole registers of rows.
@@ -68,18 +72,16 @@ extension TensorStream {
   private func chooseShaper(_ shaping: ShapingPass, _ space: RowSpace) throws -> Shaper {
     let pass = shaping.pass
     let samples = Set([0, pass.chunks / 3, 2 * pass.chunks / 3, pass.chunks - 1]).sorted()
-    var last: Shaper?
+    var shaper = Shaper(pass.codec, right: space.start, rank: space.rank, columns: space.columns)
     for strength in Self.strengths {
-      let shaper = Shaper(pass.codec, right: space.start, rank: space.rank, columns: space.columns, strength: strength)
-      last = shaper
+      shaper = shaper.paying(strength)
       let sums = PerChunk<ChangeSums>(samples.count)
-      try forEachChunk(samples.count, threads: threads, pool) { index, scratch, _ in
+      try forEachChunk(samples.count, threads: threads, pool) { [shaper] index, scratch, _ in
         sums.set(index, try shaping.run(samples[index], shaper, scratch).2.0)
       }
-      if sums.values.reduce(into: ChangeSums(), { $0 += $1 }).survival >= Self.enough { return shaper }
+      if sums.values.reduce(into: ChangeSums(), { $0 += $1 }).survival >= Self.enough { break }
     }
-    guard let last else { throw NibbleError.usage("nothing to shape") }
-    return last
+    return shaper
   }
 }
 

@@ -1,0 +1,133 @@
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+
+/// Which tensors of a base get what from which adapter.
+struct MergePlan: @unchecked Sendable {
+  /// Ranks whose products with each other are still cheap.
+  private static let mostRanks = 512
+  private let base: Checkpoint
+  private let modules: ModuleNames
+  private let moduleTensors: [Int]
+  private let parameters: ModuleNames
+  /// By the index of the base's tensor.
+  var matrices: [Int: Merging] = [:]
+  var vectors: [Int: FloatStore] = [:]
+  var replacements: [Int: (tensor: StoredTensor, file: AdapterFile)] = [:]
+
+  init(_ base: Checkpoint) {
+    self.base = base
+    let ending = ".weight"
+    moduleTensors = base.tensors.indices.filter {
+      base.tensors[$0].name.text.hasSuffix(ending) && base.tensors[$0].shape.count >= 2
+    }
+    modules = ModuleNames(moduleTensors.map { [base] in String(base.tensors[$0].name.text.dropLast(ending.count)) })
+    parameters = ModuleNames(base.tensors.map(\.name.text))
+  }
+
+  /// Lets factors be combined as PEFT's `linear` does.
+  ///
+  /// - Returns: a warning that tells how far that is from the sum of the deltas
+  mutating func combineLinearly() throws -> [String] {
+    var worst = (name: "", error: 0.0)
+    for (index, merging) in matrices.sorted(by: { $0.key < $1.key }) {
+      guard let first = merging.parts.first else { continue }
+      let name = base.tensors[index].name.text
+      guard merging.parts.allSatisfy({ $0.module.rank == first.module.rank }) else {
+        throw NibbleError.usage(
+          "--method linear: the adapters of \(quoted(name)) have ranks \(merging.parts.map(\.module.rank)); they must be equal")
+      }
+      if let other = merging.parts.first(where: {
+        $0.module.magnitude != nil || $0.file.config.isRankStabilized || $0.module.bias != nil
+      }) {
+        throw NibbleError.usage(
+          "--method linear: \(other.file.path) uses DoRA, rsLoRA or lora_bias, which PEFT's combination is not made for")
+      }
+      guard first.module.rank <= Self.mostRanks else {
+        throw NibbleError.usage("--method linear: \(quoted(name)) has rank \(first.module.rank); \(Self.mostRanks) is the limit")
+      }
+      matrices[index]?.isLinear = true
+      let error = try matrices[index]?.linearError() ?? 0
+      if error > worst.error { worst = (name, error) }
+    }
+    guard worst.error > 1e-6 else { return [] }
+    return [
+      "PEFT's linear combination is not the sum of the deltas: it is up to \(decimal(100 * worst.error, 1)) % of the sum away, in \(quoted(worst.name))"
+    ]
+  }
+
+  mutating func add(_ one: MergeOptions.Weighted) throws {
+    let file = one.adapter
+    try file.checkEverythingMatches(modules, parameters, of: base.path)
+    for (name, tensor) in file.replacements { try replace(name, tensor, one) }
+    for module in file.modules {
+      guard let found = modules.index(of: module.path) else { continue }
+      let index = moduleTensors[found]
+      try add(module, to: index, one)
+      if let bias = module.bias { try add(bias, of: module, one) }
+    }
+  }
+
+  private mutating func add(_ module: AdapterFile.AdaptedModule, to index: Int, _ one: MergeOptions.Weighted) throws {
+    let file = one.adapter
+    let tensor = base.tensors[index]
+    let (inputs, outputs) = (module.inputs, module.outputs)
+    let isConv1D = base.family.map { $0.isConv1D(tensor.name.text) } ?? (file.config.json["fan_in_fan_out"]?.bool ?? false)
+    let isInputsFirst = module.isEmbedding || (isConv1D && !module.isConvolution)
+    let shape = tensor.logicalShape
+    if module.isConvolution, shape.count == 4, shape[0] == outputs, shape[2...] == module.a.shape[2...],
+      shape[1] < module.a.shape[1]
+    {
+      throw file.mismatch(
+        module.path,
+        "is a grouped convolution: its factors see all \(module.a.shape[1]) channels and their sum with \(shape) is none")
+    }
+    guard
+      shape == (module.isConvolution ? [outputs] + module.a.shape[1...] : isInputsFirst ? [inputs, outputs] : [outputs, inputs])
+    else {
+      throw file.mismatch(
+        module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's weight has the shape \(shape)")
+    }
+    guard tensor.dtype.isFloat else {
+      throw file.mismatch(module.path, "is of \(tensor.dtype.rawValue), which is not merged into")
+    }
+    for part in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(part) }
+    if let magnitude = module.magnitude, magnitude.count != outputs {
+      throw file.mismatch(module.path, "has magnitudes of shape \(magnitude.shape)")
+    }
+    matrices[index, default: Merging()].isInputsFirst = isInputsFirst
+    matrices[index]?.parts.append(.init(file: file, module: module, weight: one.weight))
+  }
+
+  private mutating func add(_ bias: StoredTensor, of module: AdapterFile.AdaptedModule, _ one: MergeOptions.Weighted) throws {
+    let file = one.adapter
+    guard let index = parameters.index(of: module.path + ".bias") else {
+      throw file.mismatch(module.path, "has a bias for its second factor, and the base has none to merge it into")
+    }
+    guard base.tensors[index].shape == bias.shape else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
+    let sum = vectors[index] ?? FloatStore([Float](repeating: 0, count: bias.count))
+    for (at, value) in try file.mapped.floats(bias).enumerated() {
+      sum.start[at] += Float(one.weight * module.scale * Double(value))
+    }
+    vectors[index] = sum
+  }
+
+  private mutating func replace(_ name: String, _ tensor: StoredTensor, _ one: MergeOptions.Weighted) throws {
+    let file = one.adapter
+    guard let index = parameters.index(of: name) else { return }
+    let own = base.tensors[index]
+    guard tensor.shape == own.logicalShape else {
+      throw NibbleError(
+        .adapterMismatch,
+        "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(own.logicalShape)")
+    }
+    try file.checkFinite(tensor)
+    guard one.weight == 1 else {
+      throw NibbleError.usage("\(file.path) replaces \(quoted(own.name.text)) whole and can only be merged with weight 1")
+    }
+    if let other = replacements[index] {
+      throw NibbleError.usage("\(other.file.path) and \(file.path) both replace \(quoted(own.name.text)); merge one of them")
+    }
+    replacements[index] = (tensor, file)
+  }
+}
