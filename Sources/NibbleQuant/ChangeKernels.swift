@@ -35,6 +35,10 @@ public struct ChangeSums: Sendable, Equatable {
   public var base = 0.0
   /// ‖W_written − W_base − Δ‖²
   public var noise = 0.0
+  /// ‖(W_written − W_base − Δ) · Vᵀ‖² with V an orthonormal basis of the row space of the adapter's A, where that was measured.
+  public var inner = 0.0
+  /// ⟨Δ, Δ⟩ where `inner` was measured.
+  public var innerDelta = 0.0
 
   /// Nothing yet.
   public init(kept: Double = 0, delta: Double = 0, base: Double = 0, noise: Double = 0) {
@@ -50,6 +54,9 @@ public struct ChangeSums: Sendable, Equatable {
   public var relativeDelta: Double { base == 0 ? (delta == 0 ? 0 : .infinity) : (delta / base).squareRoot() }
   /// ‖W_written − W_base − Δ‖ / ‖W_base‖
   public var relativeNoise: Double { base == 0 ? (noise == 0 ? 0 : .infinity) : (noise / base).squareRoot() }
+  /// The noise in the directions of the input that the adapter reads, ‖(W_written − W_base − Δ) · Vᵀ‖ / ‖Δ‖; nil where it was not
+  /// measured.
+  public var innerNoise: Double? { innerDelta == 0 ? nil : (inner / innerDelta).squareRoot() }
   /// Whether the change is zero everywhere.
   public var isDead: Bool { delta == 0 }
 
@@ -59,5 +66,7 @@ public struct ChangeSums: Sendable, Equatable {
     a.delta += b.delta
     a.base += b.base
     a.noise += b.noise
+    a.inner += b.inner
+    a.innerDelta += b.innerDelta
   }
 }

@@ -23,18 +23,14 @@ package struct Shaper: Sendable {
   /// - Parameters:
   ///   - right: [rank, columns], what spans the row space
   package init(_ codec: BlockCodec, right: UnsafePointer<Float>, rank: Int, columns: Int) {
-    self.columns = columns
-    let vectors = Self.orthonormal(right, rank: rank, columns: columns)
-    self.rank = vectors.count
+    let space = RowBasis(right, rank: rank, columns: columns)
+    (self.columns, self.rank, basis) = (columns, space.rank, space.byColumn)
     let sorted = codec.codebook.values.enumerated().sorted { ($0.element, $0.offset) < ($1.element, $1.offset) }
     codebook = sorted.map(\.element)
     numbers = sorted.map { UInt8($0.offset) }
     thresholds = (0..<15).map { Float((Double(sorted[$0].element) + Double(sorted[$0 + 1].element)) / 2) }
     zero = sorted.firstIndex { $0.element == 0 } ?? 7
     blockSize = codec.blockSize
-    var basis = [Float](repeating: 0, count: columns * vectors.count)
-    for (k, vector) in vectors.enumerated() { for j in 0..<columns { basis[j * vectors.count + k] = Float(vector[j]) } }
-    self.basis = basis
     gains = [Float](repeating: 0, count: basis.count)
   }
 
@@ -45,26 +41,6 @@ package struct Shaper: Sendable {
     var shaper = self
     shaper.gains = Self.gains(basis, rank: rank, columns: columns, strength: strength)
     return shaper
-  }
-
-  /// Gram and Schmidt, twice for good measure, in float64; vectors that the others span are left out.
-  private static func orthonormal(_ right: UnsafePointer<Float>, rank: Int, columns: Int) -> [[Double]] {
-    var done: [[Double]] = []
-    for k in 0..<rank {
-      var vector = (0..<columns).map { Double(right[k * columns + $0]) }
-      let before = vector.reduce(0) { $0 + $1 * $1 }
-      for _ in 0..<2 {
-        for other in done {
-          let dot = zip(vector, other).reduce(0) { $0 + $1.0 * $1.1 }
-          for j in 0..<columns { vector[j] -= dot * other[j] }
-        }
-      }
-      let left = vector.reduce(0) { $0 + $1 * $1 }
-      guard left > before * 1e-12, left > 0 else { continue }
-      let scale = 1 / left.squareRoot()
-      done.append(vector.map { $0 * scale })
-    }
-    return done
   }
 
   /// g of every column. S shrinks by one column at a time, and with it (I/c + S) changes by a product of vectors, so its inverse P

@@ -86,7 +86,11 @@ enum Summary {
           "survival",
           "\(decimal(all.survival, 4)) of the change, worst \(decimal(worst.sums.survival, 4)) in \(oneLine(worst.name))"
         ),
-        ("added noise", "\(percent(all.relativeNoise)) of the weight"),
+        (
+          "added noise",
+          "\(percent(all.relativeNoise)) of the weight"
+            + (all.innerNoise.map { "; where the adapters read, \(percent($0)) of the change" } ?? "")
+        ),
       ]
     }
     let shaped = report.changed.filter(\.isShaped).count
@@ -98,6 +102,7 @@ enum Summary {
           "",
           "\(oneLine(tensor.name)): survival \(decimal(tensor.sums.survival, 4)), change \(percent(tensor.sums.relativeDelta)), noise "
             + percent(tensor.sums.relativeNoise)
+            + (tensor.sums.innerNoise.map { ", \(percent($0)) of the change where the adapter reads" } ?? "")
         ))
     }
     return rows
@@ -191,11 +196,15 @@ enum Summary {
         }),
       "survival": report.changed.isEmpty ? .null : JSON(report.change.survival),
       "survival_worst": report.changed.map(\.sums.survival).min().map { JSON($0) } ?? .null,
+      "relative_delta": report.changed.isEmpty ? .null : JSON(report.change.relativeDelta),
+      "relative_noise": report.changed.isEmpty ? .null : JSON(report.change.relativeNoise),
+      "inner_noise": report.change.innerNoise.map { JSON($0) } ?? .null,
+      "survival_worst_tensor": JSON(report.changed.min { $0.sums.survival < $1.sums.survival }?.name),
       "changed": .array(
         report.changed.map {
           [
             "name": JSON($0.name), "survival": JSON($0.sums.survival), "relative_delta": JSON($0.sums.relativeDelta),
-            "relative_noise": JSON($0.sums.relativeNoise), "dead": JSON.bool($0.sums.isDead),
+            "relative_noise": JSON($0.sums.relativeNoise), "inner_noise": $0.sums.innerNoise.map { JSON($0) } ?? .null, "dead": JSON.bool($0.sums.isDead),
             "stored": JSON(coding($0.target.encoding, $0.target.dtype)), "shaped": JSON.bool($0.isShaped),
           ]
         }),

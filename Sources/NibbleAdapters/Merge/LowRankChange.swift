@@ -15,6 +15,8 @@ struct LowRankChange: TensorChange {
   /// One number a row, or a column if `isGainByColumn`.
   var gain: FloatStore?
   var isGainByColumn = false
+  /// Whether rows are the layer's outputs, and so read its inputs.
+  var rowsAreOutputs = true
 
   func delta(
     _ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>, _: Scratch
@@ -31,7 +33,7 @@ struct LowRankChange: TensorChange {
     }
   }
 
-  var rowSpace: RowSpace? { RowSpace(right.start, rank: rank, columns: columns) }
+  var rowSpace: RowSpace? { RowSpace(right.start, rank: rank, columns: columns, isOfInputs: rowsAreOutputs) }
 
   private func product(_ row: Int, _ rows: Int, _ column: Int, _ width: Int, into out: UnsafeMutablePointer<Float>) {
     ChangeKernels.lowRank(

@@ -62,7 +62,7 @@ struct Merging: Sendable {
       at += r
     }
     change.gain = gain
-    change.isGainByColumn = !rowsAreOutputs
+    (change.isGainByColumn, change.rowsAreOutputs) = (!rowsAreOutputs, rowsAreOutputs)
     return change
   }
 

@@ -16,11 +16,14 @@ package protocol TensorChange: Sendable {
 
 /// Vectors that span the rows of a change. They live as long as the change.
 package struct RowSpace {
+  /// Whether rows are read by the layer's input: then they span what the adapter reads.
+  package let isOfInputs: Bool
   package let start: UnsafePointer<Float>
   package let rank: Int
   package let columns: Int
 
-  package init(_ start: UnsafePointer<Float>, rank: Int, columns: Int) {
+  package init(_ start: UnsafePointer<Float>, rank: Int, columns: Int, isOfInputs: Bool) {
+    self.isOfInputs = isOfInputs
     self.start = start
     self.rank = rank
     self.columns = columns
@@ -35,11 +38,11 @@ extension TensorChange {
   /// - Parameters:
   ///   - base: what they were; afterwards, what would be written without the change
   ///   - isBaseRounded: whether that is the same
-  /// - Returns: what became of the change
+  ///   - meter: sees what became of the change
   func round(
     _ base: UnsafeMutablePointer<Float>, _ start: Int, _ count: Int, to dtype: DType, _ out: UnsafeMutableRawPointer,
-    isBaseRounded: Bool, _ scratch: Scratch
-  ) -> ChangeSums {
+    isBaseRounded: Bool, _ meter: ChangeMeter, _ scratch: Scratch
+  ) -> ChangeMeter.Piece {
     let delta = scratch.floatStart(TensorStream.Slot.right, count)
     let written = scratch.floatStart(TensorStream.Slot.gathered, count)
     self.delta(base, start, count, into: delta, scratch)
@@ -50,7 +53,7 @@ extension TensorChange {
     }
     Kernels.narrow(dtype, written, count: count, out)
     Kernels.widen(dtype, out, count: count, written)
-    return ChangeKernels.measure(base: base, written: written, delta: delta, count: count)
+    return meter.measure(start, count, base: base, written: written, delta: delta, scratch)
   }
 }
 
@@ -72,7 +75,8 @@ extension TensorStream {
     let chunk = 2 * Self.chunkElements
     let chunks = ceilDivide(source.count, chunk)
     let dtype = target.dtype
-    let measured = Unchecked(PerChunk<(ChangeSums, Int)>(chunks))
+    let meter = ChangeMeter(change)
+    let measured = Unchecked(PerChunk<(ChangeMeter.Piece, Int)>(chunks))
     try forEachChunk(chunks, threads: threads, pool) { [progress = Unchecked(progress)] index, scratch, turnstile in
       let count = min(chunk, source.count - index * chunk)
       let output = scratch.bytes(Slot.output, count * dtype.bitWidth / 8)
@@ -80,7 +84,7 @@ extension TensorStream {
       let base = scratch.floatStart(Slot.left, count)
       let bytes = try reader.read(index * chunk, count, into: base, scratch)
       let isRounded = !source.isPacked && source.dtype == dtype
-      let found = change.round(base, index * chunk, count, to: dtype, to, isBaseRounded: isRounded, scratch)
+      let found = change.round(base, index * chunk, count, to: dtype, to, isBaseRounded: isRounded, meter, scratch)
       measured.value.set(index, (found, Kernels.countNonfinite(dtype, to, count: count)))
       try writer.send(UnsafeRawBufferPointer(output), index, turnstile, digest, scratch, slot: Slot.outputStored) {
         reader.admit(bytes)
@@ -90,12 +94,9 @@ extension TensorStream {
     let sourceDigest = try reader.finish()
     try writer.finish(digest)
     var outcome = TensorOutcome(digest: digest.digest128, sourceDigest: sourceDigest ?? digest.digest128)
-    var sums = ChangeSums()
-    for (part, nonfinite) in measured.value.values {
-      sums += part
-      outcome.counts.nonfinite += nonfinite
-    }
-    outcome.change = sums
+    let results = measured.value.values
+    outcome.counts.nonfinite = results.reduce(0) { $0 + $1.1 }
+    outcome.change = ChangeMeter.Piece.total(results.map(\.0))
     return outcome
   }
 }

@@ -31,10 +31,11 @@ extension TensorStream {
       return TensorOutcome()
     }
     let shaping = ShapingPass(
-      pass: pass, columns: space.columns, scales: scales, without: without, rules: rules, encoder: encoder)
+      pass: pass, columns: space.columns, scales: scales, without: without, rules: rules, encoder: encoder,
+      meter: ChangeMeter(change))
     let shaper = try chooseShaper(shaping, space)
     let digest = XXH3()
-    let found = Unchecked(PerChunk<(ChangeSums, Difference)>(pass.chunks))
+    let found = Unchecked(PerChunk<(ChangeMeter.Piece, Difference)>(pass.chunks))
     try forEachChunk(pass.chunks, threads: threads, pool) { [progress = Unchecked(progress)] index, scratch, turnstile in
       let (piece, codes, result) = try shaping.run(index, shaper, scratch)
       found.value.set(index, result)
@@ -56,13 +57,9 @@ extension TensorStream {
       }
     }
     outcome.digest = digest.digest128
-    var sums = ChangeSums()
-    var difference = Difference()
-    for (part, error) in found.value.values {
-      sums += part
-      difference += error
-    }
-    outcome.change = sums
+    let results = found.value.values
+    let difference = results.reduce(into: Difference()) { $0 += $1.1 }
+    outcome.change = ChangeMeter.Piece.total(results.map(\.0))
     outcome.squaredError = difference.squaredDifference
     outcome.squaredSignal = difference.squaredA
     return outcome
@@ -75,11 +72,11 @@ extension TensorStream {
     var shaper = Shaper(pass.codec, right: space.start, rank: space.rank, columns: space.columns)
     for strength in Self.strengths {
       shaper = shaper.paying(strength)
-      let sums = PerChunk<ChangeSums>(samples.count)
+      let sums = PerChunk<ChangeMeter.Piece>(samples.count)
       try forEachChunk(samples.count, threads: threads, pool) { [shaper] index, scratch, _ in
         sums.set(index, try shaping.run(samples[index], shaper, scratch).2.0)
       }
-      if sums.values.reduce(into: ChangeSums(), { $0 += $1 }).survival >= Self.enough { break }
+      if ChangeMeter.Piece.total(sums.values).survival >= Self.enough { break }
     }
     return shaper
   }
@@ -95,17 +92,18 @@ private struct ShapingPass: Sendable {
   let without: Unchecked<UnsafeMutablePointer<Float>>?
   let rules: EncodingRules
   let encoder: StreamJob.Encoder
+  let meter: ChangeMeter
 
   /// One chunk: its codes, and what they keep.
   func run(_ index: Int, _ shaper: Shaper, _ scratch: Scratch) throws -> (
-    ElementFeed.Piece, UnsafeRawBufferPointer, (ChangeSums, Difference)
+    ElementFeed.Piece, UnsafeRawBufferPointer, (ChangeMeter.Piece, Difference)
   ) {
     let start = index * pass.chunk
     let count = pass.count(index)
     let piece = try pass.feed.read(start, count, scratch)
     let codes = scratch.bytes(TensorStream.Slot.output, count)
     let values = scratch.floatStart(TensorStream.Slot.without, count)
-    var result = (ChangeSums(), Difference())
+    var result = (ChangeMeter.Piece(), Difference())
     if let wanted = piece.x?.assumingMemoryBound(to: Float.self), let base = piece.base, let delta = piece.delta,
       let out = codes.baseAddress?.assumingMemoryBound(to: UInt8.self)
     {
@@ -115,8 +113,8 @@ private struct ShapingPass: Sendable {
           .apply(base, count, without.value + start / pass.codec.blockSize)
       }
       _ = shaper.pack(wanted, element: start, rows: count / columns, scales: scales.value, codes: out, values: values)
-      result.0 = ChangeKernels.measure(base: base, written: values, delta: delta, count: count)
       result.1.add(wanted, values, count: count)
+      result.0 = meter.measure(start, count, base: base, written: values, delta: delta, scratch)
     }
     return (piece, UnsafeRawBufferPointer(rebasing: codes[..<pass.codec.codeBytes(count)]), result)
   }

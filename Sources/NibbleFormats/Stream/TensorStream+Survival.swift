@@ -57,7 +57,9 @@ extension TensorStream {
   func measure(
     _ pass: PackingPass, _ scales: Unchecked<UnsafeMutablePointer<Float>>, _ without: Unchecked<UnsafeMutablePointer<Float>>?
   ) throws -> ChangeSums {
-    let sums = PerChunk<ChangeSums>(pass.chunks)
+    guard let change = pass.feed.change else { return ChangeSums() }
+    let meter = ChangeMeter(change)
+    let pieces = PerChunk<ChangeMeter.Piece>(pass.chunks)
     try forEachChunk(pass.chunks, threads: threads, pool) { [rules, encoder] index, scratch, _ in
       let count = pass.count(index)
       let piece = try pass.feed.read(index * pass.chunk, count, scratch)
@@ -69,9 +71,10 @@ extension TensorStream {
       let rounding = Rounding(codec: pass.codec, rules: rules, encoder: encoder, codes: out, absmax: own)
       rounding.apply(x, count, scales.value + pass.block(index))
       if let without { rounding.apply(base, count, without.value + pass.block(index)) }
-      sums.set(index, ChangeKernels.measure(base: base, written: x, delta: delta, count: count))
+      pieces.set(
+        index, meter.measure(index * pass.chunk, count, base: base, written: x, delta: delta, scratch))
     }
-    return sums.values.reduce(into: ChangeSums()) { $0 += $1 }
+    return ChangeMeter.Piece.total(pieces.values)
   }
 }
 

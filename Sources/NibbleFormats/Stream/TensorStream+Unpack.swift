@@ -64,7 +64,8 @@ extension TensorStream {
     // the strip is written whole.
     let rowsInStrip = writer.isCompressed ? max(1, rowLength) : max(1, Self.stripBytes / max(1, height * width))
     let chunk = 2 * Self.chunkElements
-    let sums = PerChunk<ChangeSums>(ceilDivide(source.count, chunk))
+    let meter = change.map { ChangeMeter($0) }
+    let pieces = PerChunk<ChangeMeter.Piece>(ceilDivide(source.count, chunk))
     var nonfinite = 0
     for first in stride(from: 0, to: rowLength, by: rowsInStrip) {
       let rows = min(rowsInStrip, rowLength - first)
@@ -77,11 +78,11 @@ extension TensorStream {
         let (plain, stored) = try decoder.readCodes(codes, start, count, scratch)
         let output = scratch.bytes(Slot.output, count * width)
         if let from = output.baseAddress, let to = strip.value.baseAddress {
-          if let change {
+          if let change, let meter {
             let base = scratch.floatStart(Slot.left, count)
             decoder.decode(plain, start, count, .f32, UnsafeMutableRawPointer(base))
-            let found = change.round(base, start, count, to: dtype, from, isBaseRounded: false, scratch)
-            if isFirst { sums.set(index, found) }
+            let found = change.round(base, start, count, to: dtype, from, isBaseRounded: false, meter, scratch)
+            if isFirst { pieces.set(index, found) }
           } else {
             decoder.decode(plain, start, count, dtype, from)
           }
@@ -104,7 +105,7 @@ extension TensorStream {
         try writer.send(alone: part, digest, whole, slot: Slot.outputStored)
       }
     }
-    return (nonfinite, change == nil ? nil : sums.values.reduce(into: ChangeSums()) { $0 += $1 })
+    return (nonfinite, change == nil ? nil : ChangeMeter.Piece.total(pieces.values))
   }
 
   /// Puts elements `start..<start + count` of rows of `rowLength` into columns of a strip that holds `rows` output rows

@@ -76,8 +76,7 @@ final class TensorStream {
   /// Scratch slots of a thread; each also uses the one or two behind it.
   enum Slot {
     static let input = 0, inputStored = 1, output = 3, outputStored = 4, moments = 6, left = 7, right = 8, gathered = 9,
-      changed = 10,
-      without = 11
+      changed = 10, without = 11, projected = 14
     /// Of the thread that holds the tensor.
     static let absmax = 20, restored = 21, sums = 22, scaleCodes = 23, nested = 24, strip = 25, baseAbsmax = 26, baseSums = 27
   }
