@@ -145,11 +145,14 @@ public struct AdapterConfig: Sendable {
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.
   public func rank(of path: String) throws -> Int { try rankPattern.value(of: path).map { Int($0) } ?? rank }
 
+  /// Module `path`'s alpha: its first matching pattern's, or the common one.
+  public func alpha(of path: String) throws -> Double { try alphaPattern.value(of: path) ?? alpha }
+
   /// What module `path` multiplies its product of factors with.
   ///
   /// - Parameter rank: the module's rank
   public func scale(of path: String, rank: Int) throws -> Double {
-    let alpha = try alphaPattern.value(of: path) ?? alpha
+    let alpha = try alpha(of: path)
     return isRankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
   }
 }

@@ -8,6 +8,8 @@ public struct AdapterFile: Sendable {
   /// As it was given.
   public let path: String
   public let config: AdapterConfig
+  /// What it was trained on, where it says so.
+  public let binding: AdapterBinding?
   /// In the order of their paths.
   public internal(set) var modules: [AdaptedModule] = []
   /// Parameters of the base that were trained themselves, under their full names.
@@ -59,14 +61,18 @@ public struct AdapterFile: Sendable {
     }
     let config = try AdapterConfig(try readJSONFile(configPath), place: configPath)
     let checkpoint = try Checkpoint.open(weights)
-    var file = AdapterFile(path: path, config: config, mapped: try MappedCheckpoint(checkpoint))
+    let binding = try checkpoint.metadata.first { $0.key == AdapterBinding.key }.map {
+      try AdapterBinding(text: $0.value, place: weights)
+    }
+    var file = AdapterFile(path: path, config: config, binding: binding, mapped: try MappedCheckpoint(checkpoint))
     try file.sort(checkpoint.tensors)
     return file
   }
 
-  private init(path: String, config: AdapterConfig, mapped: MappedCheckpoint) {
+  private init(path: String, config: AdapterConfig, binding: AdapterBinding?, mapped: MappedCheckpoint) {
     self.path = path
     self.config = config
+    self.binding = binding
     self.mapped = mapped
   }
 

@@ -12,6 +12,7 @@ package enum BLAS {
     ) -> Void
 
   private struct Library: @unchecked Sendable {
+    let handle: UnsafeMutableRawPointer
     let sgemm: Sgemm
     let coreName: String
 
@@ -19,6 +20,7 @@ package enum BLAS {
       guard let handle = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_LOCAL) ?? dlopen("libopenblas.so", RTLD_NOW | RTLD_LOCAL),
         let sgemm = dlsym(handle, "cblas_sgemm"), let setThreads = dlsym(handle, "openblas_set_num_threads")
       else { return nil }
+      self.handle = handle
       self.sgemm = unsafeBitCast(sgemm, to: Sgemm.self)
       unsafeBitCast(setThreads, to: (@convention(c) (CInt) -> Void).self)(1)
       coreName =
@@ -32,6 +34,11 @@ package enum BLAS {
 
   /// The kernels OpenBLAS chose; nil where it is not installed.
   package static var coreName: String? { library?.coreName }
+
+  /// Another function of the library.
+  static func function<Function>(_ name: String, as _: Function.Type) -> Function? {
+    library.flatMap { dlsym($0.handle, name) }.map { unsafeBitCast($0, to: Function.self) }
+  }
 
   /// Whether there is an OpenBLAS.
   package static var isThere: Bool { library != nil }

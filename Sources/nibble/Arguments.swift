@@ -11,7 +11,8 @@ enum Arguments {
     let (valued, bare) = try flags(path, given: words)
     // Flags without a value go last, where they cannot take the next word for one.
     let end = words.firstIndex(of: "--") ?? words.count
-    return [verb] + valued + words[1..<end] + bare + words[end...]
+    let verbs = ["plan", "adapter"].contains(verb) && end > 1 ? 2 : 1
+    return words[..<verbs] + valued + words[verbs..<end] + bare + words[end...]
   }
 
   private static func kebabCase(_ words: [String]) -> [String] {

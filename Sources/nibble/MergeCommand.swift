@@ -34,8 +34,11 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Stop with exit code 6 if a tensor keeps less of its change (default: 0.5 for packed tensors).")
   var minSurvival: Double?
 
-  @Option(help: "Several adapters together: sum of the deltas (also cat), or linear as PEFT combines factors.")
+  @Option(help: "Several adapters together: sum of the deltas (also cat), or linear or svd as PEFT combines them.")
   var method: MergeOptions.Method = .sum
+
+  @Option(help: "The rank svd keeps (default: the largest of the adapters').")
+  var svdRank: Int?
 
   @Option(
     help: ArgumentHelp(
@@ -48,6 +51,9 @@ struct MergeCommand: ParsableCommand {
       "The adapter was trained on the 4-bit form of this base, so it is merged onto those values.",
       valueName: "nf4[:block=N][:no-double-quant]"))
   var trainedOn: String?
+
+  @Flag(help: "Merge adapters that say they were trained on another base.")
+  var anyBase = false
 
   @Flag(inversion: .prefixedNo, help: "Compare the output with the base and its adapters on random inputs.")
   var check = true
@@ -67,24 +73,32 @@ struct MergeCommand: ParsableCommand {
     try packing.apply(to: &options.packing)
     options.minimumSurvival = minSurvival
     options.method = method
+    options.svdRank = try checkedRank(svdRank, method)
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
+    let match = try BaseMatch(
+      source, options.adapters.map(\.adapter), trainedOn: trainedOn, anyBase: anyBase, threads: common.workers)
     var values = source
-    if let trainedOn {
+    if let trainedOn = match.trainedOn {
       let packing = try QuantizeOptions(trainedOn: trainedOn)
       if !write.dryRun {
         // What can be refused is refused before the base is packed.
         try StreamJob.merge(source, options, to: try write.spec(format, habit: habit)).check()
         values = try source.packedForm(packing, beside: write.output ?? "", threads: common.workers)
+        try match.check(values, of: source, anyBase: anyBase)
       }
     }
     options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
     let comparison = check ? MergeCheck() : nil
     var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit), check: comparison)
     job.whenLost = whenLost
-    if trainedOn != nil { job.otherInputs += source.files }
-    if let trainedOn { job.warnings.append("the base's values are those of its 4-bit form, \(trainedOn)") }
-    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite) { _ in
-      comparison.map { Summary.comparison($0.result) } ?? Summary.Extra()
+    job.warnings += match.warnings
+    if match.trainedOn != nil { job.otherInputs += source.files }
+    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite) { report in
+      var extra = comparison.map { Summary.comparison($0.result) } ?? Summary.Extra()
+      let values = match.trainedOn.map { "the values of its 4-bit form, \($0)" } ?? "its values as they are"
+      extra.rows.insert(("base", "\(base): \(values); identity \(report.sourceIdentity)"), at: 0)
+      extra.members.append(("trained_on", JSON(match.trainedOn)))
+      return extra
     }
   }
 }
@@ -98,7 +112,11 @@ struct WeightedAdapters: ParsableArguments {
 
   func open() throws -> [MergeOptions.Weighted] {
     guard !texts.isEmpty else { throw NibbleError.usage("--adapter is needed") }
-    return try AdapterFlag.parse(texts).map { .init(try AdapterFile.open($0.path), weight: Double($0.weight)) }
+    return try Self.open(texts)
+  }
+
+  static func open(_ texts: [String]) throws -> [MergeOptions.Weighted] {
+    try AdapterFlag.parse(texts).map { .init(try AdapterFile.open($0.path), weight: Double($0.weight)) }
   }
 }
 

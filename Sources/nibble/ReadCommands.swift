@@ -138,15 +138,19 @@ struct DiffCommand: ParsableCommand {
 
 struct InspectCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "inspect", abstract: "List what is in a checkpoint or block file.")
+    commandName: "inspect", abstract: "List what is in a checkpoint, block file or adapter.")
 
-  @Argument(help: "The checkpoint.") var path: String
+  @Argument(help: "The checkpoint, or an adapter folder.") var path: String
   @OptionGroup var common: CommonOptions
 
   @Flag(help: "Read the values too: least, greatest, mean, deviation, zeros, NaN, infinities.")
   var stats = false
 
   func run() throws {
+    if PathKind(path + "/adapter_config.json") == .file, PathKind(path + "/config.json") == .nothing {
+      guard !stats else { throw NibbleError.usage("--stats is for checkpoints; \(path) is an adapter") }
+      return try AdapterReport.print(path, base: nil, common)
+    }
     let checkpoint = try Checkpoint.open(path)
     let statistics = stats ? try checkpoint.statistics(threads: common.workers) : []
     common.warn(checkpoint.warnings)

@@ -204,7 +204,8 @@ enum Summary {
         report.changed.map {
           [
             "name": JSON($0.name), "survival": JSON($0.sums.survival), "relative_delta": JSON($0.sums.relativeDelta),
-            "relative_noise": JSON($0.sums.relativeNoise), "inner_noise": $0.sums.innerNoise.map { JSON($0) } ?? .null, "dead": JSON.bool($0.sums.isDead),
+            "relative_noise": JSON($0.sums.relativeNoise), "inner_noise": $0.sums.innerNoise.map { JSON($0) } ?? .null,
+            "dead": JSON.bool($0.sums.isDead),
             "stored": JSON(coding($0.target.encoding, $0.target.dtype)), "shaped": JSON.bool($0.isShaped),
           ]
         }),

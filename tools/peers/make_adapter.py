@@ -1,4 +1,7 @@
-"""Writes a random LoRA adapter for a Llama model, on every linear layer, as PEFT stores it: MODEL OUT RANK SEED."""
+"""Writes a random LoRA adapter for a Llama model, on every linear layer, as PEFT stores it: MODEL OUT RANK SEED [ALPHA SHARE].
+
+With SHARE its change of a weight is that part of the weight's length, as far as the weights are random ones of make-model.
+"""
 import json
 import pathlib
 import struct
@@ -24,6 +27,7 @@ def write(tensors, path):
 
 def main():
     model, out, rank, seed = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    alpha, share = (int(sys.argv[5]), float(sys.argv[6])) if len(sys.argv) > 5 else (rank, None)
     config = json.loads((model / "config.json").read_text())
     hidden, inner, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
@@ -37,11 +41,13 @@ def main():
         for name, (inputs, outputs) in sizes.items():
             module = f"base_model.model.model.layers.{layer}.{name}"
             tensors[f"{module}.lora_A.weight"] = random.standard_normal((rank, inputs), numpy.float32) / numpy.float32(inputs**0.5)
-            tensors[f"{module}.lora_B.weight"] = random.standard_normal((outputs, rank), numpy.float32) * numpy.float32(0.01)
+            # An element of B·A deviates by that of B times the root of rank / inputs.
+            size = 0.01 if share is None else share * config["initializer_range"] * (rank / alpha) * (inputs / rank) ** 0.5
+            tensors[f"{module}.lora_B.weight"] = random.standard_normal((outputs, rank), numpy.float32) * numpy.float32(size)
     out.mkdir()
     write(tensors, out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_text(json.dumps({
-        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": list(MODULES),
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": alpha, "target_modules": list(MODULES),
         "bias": "none", "inference_mode": True, "base_model_name_or_path": model.name}))
 
 

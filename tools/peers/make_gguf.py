@@ -74,4 +74,5 @@ def main():
     writer.close()
 
 
-main()
+if __name__ == "__main__":
+    main()

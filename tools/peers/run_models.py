@@ -242,10 +242,7 @@ class Bench:
             self.options, threads, ("torch", "bitsandbytes", "transformers", "peft", "safetensors"),
             f"prompt of {PROMPT}, {NEW} new; {self.options.runs} runs")
         if self.options.llama:
-            said = subprocess.run(
-                [self.options.llama / "llama-bench", "--version"], capture_output=True, text=True)
-            version = next((line for line in (said.stdout + said.stderr).splitlines() if "version" in line), "unknown")
-            text += f"\nllama.cpp {version}, vendored by {self.options.llama.parent.parent.name}; {self.options.gguf.stat().st_size / 1e6:.0f} MB"
+            text += f"\n{setting.llama(self.options.llama, 'llama-bench')}; {self.options.gguf.stat().st_size / 1e6:.0f} MB"
         return text + f"\nnibble's  {self.packed.stat().st_size / 1e6:.0f} MB, NF4 double quantized, embedding and head included"
 
     def speeds(self):

@@ -31,6 +31,13 @@ def versions(options, libraries):
     return f"{said[0]}; {said[1] or 'no peers'}; Python {platform.python_version()}"
 
 
+def llama(folder, program):
+    """Which llama.cpp it is, as one of its programs says."""
+    said = subprocess.run([folder / program, "--version"], capture_output=True, text=True)
+    version = next((line for line in (said.stdout + said.stderr).splitlines() if "version" in line), "unknown")
+    return f"llama.cpp {version}, vendored by {folder.parent.parent.name}"
+
+
 def kernels(options):
     """The kernel variant nibble chose, from a real job on a small model."""
     tiny, out = options.work / "tiny", options.work / "tiny.nbl"

@@ -22,12 +22,17 @@ public struct MergeOptions: Sendable {
     case cat
     /// PEFT's combination of factors, for those who must reproduce it: not the sum of the deltas.
     case linear
+    /// PEFT's: the sum of the deltas cut to the rank of the largest, or `svdRank`. Its `svd_clamp` is not offered: what it cuts
+    /// depends on the signs of singular vectors, which every LAPACK chooses for itself.
+    case svd
   }
 
   /// What is merged.
   public var adapters: [Weighted]
   /// How they are put together.
   public var method = Method.sum
+  /// The rank that `svd` keeps; nil for the largest among the adapters.
+  public var svdRank: Int?
   /// For every float tensor of a plain output; nil for the type each one had.
   public var dtype: DType?
   /// How tensors of a plain base are packed, where the output is.

@@ -4,8 +4,6 @@ import NibbleFormats
 
 /// Which tensors of a base get what from which adapter.
 struct MergePlan: @unchecked Sendable {
-  /// Ranks whose products with each other are still cheap.
-  private static let mostRanks = 512
   private let base: Checkpoint
   private let modules: ModuleNames
   private let moduleTensors: [Int]
@@ -25,34 +23,20 @@ struct MergePlan: @unchecked Sendable {
     parameters = ModuleNames(base.tensors.map(\.name.text))
   }
 
-  /// Lets factors be combined as PEFT's `linear` does.
+  /// Lets factors be combined as PEFT does.
   ///
   /// - Returns: a warning that tells how far that is from the sum of the deltas
-  mutating func combineLinearly() throws -> [String] {
+  mutating func combine(_ options: MergeOptions) throws -> [String] {
     var worst = (name: "", error: 0.0)
     for (index, merging) in matrices.sorted(by: { $0.key < $1.key }) {
-      guard let first = merging.parts.first else { continue }
       let name = base.tensors[index].name.text
-      guard merging.parts.allSatisfy({ $0.module.rank == first.module.rank }) else {
-        throw NibbleError.usage(
-          "--method linear: the adapters of \(quoted(name)) have ranks \(merging.parts.map(\.module.rank)); they must be equal")
-      }
-      if let other = merging.parts.first(where: {
-        $0.module.magnitude != nil || $0.file.config.isRankStabilized || $0.module.bias != nil
-      }) {
-        throw NibbleError.usage(
-          "--method linear: \(other.file.path) uses DoRA, rsLoRA or lora_bias, which PEFT's combination is not made for")
-      }
-      guard first.module.rank <= Self.mostRanks else {
-        throw NibbleError.usage("--method linear: \(quoted(name)) has rank \(first.module.rank); \(Self.mostRanks) is the limit")
-      }
-      matrices[index]?.isLinear = true
-      let error = try matrices[index]?.linearError() ?? 0
+      matrices[index]?.combination = try merging.combination(options, of: name)
+      let error = try matrices[index]?.combinationError() ?? 0
       if error > worst.error { worst = (name, error) }
     }
-    guard worst.error > 1e-6 else { return [] }
+    guard worst.error > 1e-5 else { return [] }
     return [
-      "PEFT's linear combination is not the sum of the deltas: it is up to \(decimal(100 * worst.error, 1)) % of the sum away, in \(quoted(worst.name))"
+      "PEFT's \(options.method.rawValue) combination is not the sum of the deltas: it is up to \(decimal(100 * worst.error, 1)) % of the sum away, in \(quoted(worst.name))"
     ]
   }
 

@@ -13,15 +13,27 @@ extension Merging {
     var dora: Part?
   }
 
-  /// Of each part; of all parts together where they are combined as PEFT's `linear` does:
-  /// A = Σ sign(e) √|e| A_i and B = Σ √|e| B_i with e = weight · scale, which is not the sum of the deltas.
+  /// Of each part, or what they are combined to.
   func factors() throws -> [Factors] {
-    let own = try parts.map { part in
+    let own = try partFactors()
+    switch combination {
+    case .sum: return own
+    case .linear: return Self.linear(own)
+    case .svd(let rank): return [try SingularFactors(own).factors(rank: rank)]
+    }
+  }
+
+  private func partFactors() throws -> [Factors] {
+    try parts.map { part in
       Factors(
         a: try part.file.mapped.floats(part.module.a), b: try part.file.mapped.floats(part.module.b), rank: part.module.rank,
         scale: part.weight * part.module.scale, dora: part.module.magnitude == nil ? nil : part)
     }
-    guard isLinear, var sum = own.first else { return own }
+  }
+
+  /// A = Σ sign(e) √|e| A_i and B = Σ √|e| B_i with e = weight · scale, which is not the sum of the deltas.
+  private static func linear(_ own: [Factors]) -> [Factors] {
+    guard var sum = own.first else { return [] }
     func combined(_ factor: KeyPath<Factors, [Float]>, _ weight: (Double) -> Double) -> [Float] {
       var total = [Double](repeating: 0, count: sum[keyPath: factor].count)
       for part in own {
@@ -37,11 +49,10 @@ extension Merging {
     return [sum]
   }
 
-  /// How far PEFT's `linear` is from the sum of the deltas, relative to that sum.
-  func linearError() throws -> Double {
-    var alone = self
-    alone.isLinear = false
-    let deltas = try alone.factors()
+  /// How far the combination is from the sum of the deltas, relative to that sum.
+  func combinationError() throws -> Double {
+    if case .sum = combination { return 0 }
+    let deltas = try partFactors()
     var difference = try factors()
     difference += deltas.map { part in
       var part = part

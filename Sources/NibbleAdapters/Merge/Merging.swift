@@ -12,9 +12,17 @@ struct Merging: Sendable {
     let weight: Double
   }
 
+  /// What becomes of several parts.
+  enum Combination {
+    case sum
+    /// Of factors instead of deltas, as PEFT's `linear` has it.
+    case linear
+    /// The sum cut to a rank.
+    case svd(rank: Int)
+  }
+
   var parts: [Part] = []
-  /// Whether factors are combined as PEFT's `linear` does, instead of deltas.
-  var isLinear = false
+  var combination = Combination.sum
   /// Whether the model's own tensor is [inputs, outputs]: Conv1D and embeddings.
   var isInputsFirst = false
 
@@ -25,7 +33,8 @@ struct Merging: Sendable {
     let source = item.replacement ?? item.source
     let isReadTransposed = source.isPacked ? source.isTransposed : item.target.isTransposed
     let rowsAreOutputs = isInputsFirst == isReadTransposed
-    let rank = isLinear ? parts.first?.module.rank ?? 0 : parts.reduce(0) { $0 + $1.module.rank }
+    let factors = try factors()
+    let rank = factors.reduce(0) { $0 + $1.rank }
     guard let first = parts.first else { throw NibbleError.usage("nothing to merge into \(quoted(item.source.name.text))") }
     let inputs = first.module.inputs, outputs = first.module.outputs
     let (rows, columns) = rowsAreOutputs ? (outputs, inputs) : (inputs, outputs)
@@ -33,7 +42,7 @@ struct Merging: Sendable {
     var change = LowRankChange(left: left, right: right, columns: columns, rank: rank)
     var gain: FloatStore?
     var at = 0
-    for part in try factors() {
+    for part in factors {
       var scales = [Double](repeating: part.scale, count: outputs)
       if let module = part.dora {
         let ratios = try norms(module, source, item, rowsAreOutputs)

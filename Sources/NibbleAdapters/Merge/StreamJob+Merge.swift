@@ -14,8 +14,11 @@ extension StreamJob {
     let base = try untiedIfNeeded(base, options)
     var job = try unmerged(base, options, to: output)
     var merges = MergePlan(base)
-    for one in options.adapters { try merges.add(one) }
-    if options.method == .linear { try job.warnings += merges.combineLinearly() }
+    for one in options.adapters {
+      try merges.add(one)
+      job.warnings += try one.adapter.warnings + one.adapter.targetWarnings(base)
+    }
+    if options.method == .linear || options.method == .svd { try job.warnings += merges.combine(options) }
     for (index, replacement) in merges.replacements {
       job.items[index].replacement = replacement.tensor
       job.items[index].target.becomesNew()

@@ -63,7 +63,8 @@ package struct TensorFile {
 extension TensorFile {
   /// A file of float32 tensors being written, piece by piece. It appears whole, when it is finished, or not at all.
   package final class Writer {
-    private let staged: StagedOutput
+    /// nil where it is part of a folder, which is published by whoever began it.
+    private let staged: StagedOutput?
     private let file: OutputFile
     /// Where each tensor's next numbers go, and where it ends.
     private var places: [String: (next: Int, end: Int)] = [:]
@@ -72,9 +73,24 @@ extension TensorFile {
     /// Begins a file of tensors with these names and shapes.
     ///
     /// - Throws: `.usage` if together they are larger than any file, and what `StagedOutput` throws
-    package init(_ tensors: [(name: String, shape: [Int])], metadata: [(String, String)] = [], to path: String, force: Bool)
-      throws
-    {
+    package convenience init(
+      _ tensors: [(name: String, shape: [Int])], metadata: [(String, String)] = [], to path: String, force: Bool
+    ) throws {
+      let staged = try StagedOutput(path, .file, force: force)
+      try self.init(tensors, metadata, staged, nil, path)
+    }
+
+    /// Begins the file `name` of a folder.
+    package convenience init(
+      _ tensors: [(name: String, shape: [Int])], metadata: [(String, String)], in folder: StagedOutput, _ name: String
+    ) throws {
+      try self.init(tensors, metadata, folder, name, folder.destination + "/" + name)
+    }
+
+    private init(
+      _ tensors: [(name: String, shape: [Int])], _ metadata: [(String, String)], _ staged: StagedOutput, _ name: String?,
+      _ path: String
+    ) throws {
       var header: [(key: String, value: JSON)] = []
       if !metadata.isEmpty { header.append(("__metadata__", .object(metadata.map { ($0.0, JSON($0.1)) }))) }
       var at = 0
@@ -95,8 +111,8 @@ extension TensorFile {
       let data = 8 + text.count
       places = places.mapValues { ($0.next + data, $0.end + data) }
       length = data + at
-      staged = try StagedOutput(path, .file, force: force)
-      file = try staged.file(expectedSize: length)
+      self.staged = name == nil ? staged : nil
+      file = try staged.file(name, expectedSize: length)
       try file.write((0..<8).map { UInt8(truncatingIfNeeded: text.count >> (8 * $0)) } + text, at: 0)
     }
 
@@ -109,10 +125,10 @@ extension TensorFile {
       places[name]?.next += 4 * values.count
     }
 
-    /// Writes the last and gives the file its name.
+    /// Writes the last and gives the file its name, or leaves that to the folder's end.
     package func finish() throws {
       try file.finish(length: length)
-      try staged.publish()
+      try staged?.publish()
     }
   }
 }

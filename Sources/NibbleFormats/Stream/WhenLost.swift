@@ -29,6 +29,28 @@ extension StreamJob {
   }
 }
 
+extension StreamJob {
+  /// What plain rounding would make of the changes of packed tensors, by name. Nothing is written.
+  package func roundingSurvival() throws -> [String: ChangeSums] {
+    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
+    var all: [String: ChangeSums] = [:]
+    for item in items {
+      guard let codec = item.target.encoding.codec ?? item.packable, let change = try item.change?() else { continue }
+      var target = item.target
+      target.encoding = .packed(codec)
+      all[item.target.name.text] = try stream.roundingSurvival(item.replacement ?? item.source, change, as: target)
+    }
+    return all
+  }
+}
+
+extension StreamJob.Item {
+  /// What a plain matrix that stays one would be packed with.
+  fileprivate var packable: BlockCodec? {
+    source.shape.count == 2 && [.f32, .f16, .bf16].contains(source.dtype) ? BlockCodec(.nf4) : nil
+  }
+}
+
 extension TensorTarget {
   /// In 16 bits: the type it had, where that is one of these, else bfloat16.
   mutating func becomesPlain() {

@@ -26,10 +26,7 @@ public final class AdapterSet {
     let file = try AdapterFile.open(path)
     let adapter = try model.attach(file, name: name)
     attached.append((name, adapter))
-    var warnings: [String] = []
-    if !file.config.unknownKeys.isEmpty {
-      warnings.append("\(path)/adapter_config.json: \(file.config.unknownKeys.joined(separator: ", ")): not known, left alone")
-    }
+    var warnings = try file.warnings + file.targetWarnings(model.checkpoint)
     let idle = model.idleModules(of: adapter)
     if !idle.isEmpty { warnings.append("\(path): adapts \(idle.joined(separator: ", ")), which no result depends on") }
     return warnings

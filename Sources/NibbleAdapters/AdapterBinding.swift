@@ -1,0 +1,66 @@
+import NibbleCore
+import NibbleFormats
+
+/// What an adapter was trained on: content identities, which nibble writes into the adapter's safetensors metadata, where PEFT does
+/// not look.
+public struct AdapterBinding: Sendable, Equatable {
+  /// The base as it was trained on.
+  public var base: Digest128
+  /// What that was packed from, where it was packed.
+  public var source: Digest128?
+  /// How, as `--trained-on` spells it.
+  public var packing: String?
+
+  /// The key of the metadata.
+  static let key = "nibble_adapter"
+
+  /// - Parameters:
+  ///   - base: the identity of the base trained on
+  ///   - source: the identity of what that was packed from
+  ///   - packing: how it was packed
+  public init(base: Digest128, source: Digest128? = nil, packing: String? = nil) {
+    (self.base, self.source, self.packing) = (base, source, packing)
+  }
+
+  /// What `checkpoint`, the base of a training run, says of itself.
+  public init(to checkpoint: Checkpoint, identity: Digest128) {
+    base = identity
+    guard let record = checkpoint.provenance, record["verb"]?.string == "quantize",
+      let source = record["source"]?.string.flatMap({ Digest128(hex: $0) })
+    else { return }
+    self.source = source
+    packing = checkpoint.packingName
+  }
+
+  var text: String {
+    var json: JSON = ["base": JSON(base.description)]
+    if let source { json = json.setting("source", to: JSON(source.description)) }
+    if let packing { json = json.setting("trained_on", to: JSON(packing)) }
+    return json.text()
+  }
+
+  init(text: String, place: String) throws {
+    func fail() -> NibbleError {
+      NibbleError.badInput("\(place): its \(quoted(Self.key)) metadata is not what nibble writes there")
+    }
+    guard let json = try? JSON.parse(Array(text.utf8)), let base = json["base"]?.string.flatMap({ Digest128(hex: $0) }) else {
+      throw fail()
+    }
+    self.base = base
+    if let value = json["source"] {
+      guard let digest = value.string.flatMap({ Digest128(hex: $0) }) else { throw fail() }
+      source = digest
+    }
+    packing = json["trained_on"]?.string
+  }
+}
+
+extension Checkpoint {
+  /// How its tensors are packed, as `--trained-on` spells it; nil where that has no such name.
+  var packingName: String? {
+    let codecs = Set(packed.compactMap(\.encoding.codec))
+    guard codecs.count == 1, let codec = codecs.first else { return nil }
+    let plain = codec.nested == nil ? ":no-double-quant" : ""
+    return "\(codec.code.rawValue):block=\(codec.blockSize)\(plain)"
+  }
+}

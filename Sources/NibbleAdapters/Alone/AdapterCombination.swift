@@ -1,0 +1,136 @@
+import NibbleCore
+import NibbleFormats
+
+/// Several adapters made into one, as PEFT's `add_weighted_adapter` does.
+public struct AdapterCombination: Sendable {
+  /// What combining did.
+  public struct Report: Sendable {
+    /// Modules of the result.
+    public var modules = 0
+    /// The rank of the result.
+    public var rank = 0
+    /// ‖result − Σ weight · Δ‖ / ‖Σ weight · Δ‖ of the worst module.
+    public var worstError = 0.0
+    /// Its path.
+    public var worstModule = ""
+    /// Things worth telling that stopped nothing.
+    public var warnings: [String] = []
+  }
+
+  private let options: MergeOptions
+  private let config: JSON
+  private let binding: AdapterBinding?
+  private var warnings: [String] = []
+
+  /// - Parameter anyBase: takes adapters of different bases together
+  /// - Throws: `.usage` for adapters that cannot be combined, `.adapterMismatch` for adapters of different bases
+  public init(_ options: MergeOptions, anyBase: Bool = false) throws {
+    self.options = options
+    guard let first = options.adapters.first?.adapter else { throw NibbleError.usage("there is no adapter to combine") }
+    for one in options.adapters {
+      guard one.adapter.replacements.isEmpty else {
+        throw NibbleError.usage(
+          "\(one.adapter.path) replaces \(quoted(one.adapter.replacements[0].name)) whole, which is not combined with anything")
+      }
+    }
+    let bound = options.adapters.filter { $0.adapter.binding != nil }
+    binding = bound.count == options.adapters.count ? first.binding : nil
+    if let other = bound.first(where: { $0.adapter.binding != bound[0].adapter.binding }), !anyBase {
+      throw NibbleError(
+        .adapterMismatch,
+        "\(other.adapter.path) was trained on another base than \(bound[0].adapter.path); --any-base combines them all the same")
+    }
+    let names = Set(options.adapters.compactMap(\.adapter.config.baseName))
+    if names.count > 1 {
+      warnings.append("the adapters name different bases: \(names.sorted().map(quoted).joined(separator: ", "))")
+    }
+    config = first.config.json
+  }
+
+  /// Combines and writes the folder `path`.
+  @discardableResult
+  public func write(to path: String, force: Bool) throws -> Report {
+    try AdapterFolder.check(path, force: force)
+    var report = Report(warnings: warnings)
+    var paths: [String: (parts: [Merging.Part], isEmbedding: Bool)] = [:]
+    for one in options.adapters {
+      for module in one.adapter.modules {
+        for tensor in [module.a, module.b] { try one.adapter.checkFinite(tensor) }
+        paths[module.path, default: ([], module.isEmbedding)].parts.append(
+          .init(file: one.adapter, module: module, weight: one.weight))
+      }
+    }
+    var made: [(path: String, first: AdapterFile.AdaptedModule, factors: Merging.Factors)] = []
+    for (path, found) in paths.sorted(by: { ByteName($0.key) < ByteName($1.key) }) {
+      var merging = Merging(parts: found.parts)
+      let first = found.parts[0].module
+      if let other = found.parts.first(where: {
+        $0.module.a.shape[1...] != first.a.shape[1...] || $0.module.outputs != first.outputs
+      }) {
+        throw NibbleError(
+          .adapterMismatch,
+          "\(other.file.path): module \(quoted(path)) has factors of shapes \(other.module.a.shape) and \(other.module.b.shape), \(found.parts[0].file.path) \(first.a.shape) and \(first.b.shape)"
+        )
+      }
+      merging.combination = try merging.combination(options, of: path)
+      let error = try merging.combinationError()
+      if error > report.worstError { (report.worstError, report.worstModule) = (error, path) }
+      made.append((path, first, try merging.factors().sideBySide))
+    }
+    report.modules = made.count
+    report.rank = made.map(\.factors.rank).max() ?? 0
+    let rank = report.rank
+    let tensors = made.flatMap { Self.tensors($0.path, $0.first, $0.factors, rank: rank) }
+    try AdapterFolder(config: config(rank), tensors: tensors, binding: binding).write(to: path, force: force)
+    return report
+  }
+
+  /// Modules of a lower rank are filled up with zeros, as PEFT does.
+  private static func tensors(
+    _ path: String, _ module: AdapterFile.AdaptedModule, _ factors: Merging.Factors, rank: Int
+  ) -> [AdapterFolder.Tensor] {
+    let (inputs, outputs) = (module.inputs, module.outputs)
+    let a = factors.a + [Float](repeating: 0, count: (rank - factors.rank) * inputs)
+    var b = [Float](repeating: 0, count: outputs * rank)
+    for output in 0..<outputs {
+      for k in 0..<factors.rank { b[output * rank + k] = factors.b[output * factors.rank + k] }
+    }
+    let name = AdapterFile.prefix + path
+    let (first, second) =
+      module.isEmbedding ? ("lora_embedding_A", "lora_embedding_B") : ("lora_A.weight", "lora_B.weight")
+    return [
+      .init("\(name).\(first)", [rank] + module.a.shape[1...], a),
+      .init("\(name).\(second)", [outputs, rank] + module.b.shape[2...], b),
+    ]
+  }
+
+  private func config(_ rank: Int) -> JSON {
+    let modules = Set(options.adapters.flatMap { $0.adapter.modules.map(\.path) })
+    let changes: [(String, JSON)] = [
+      ("r", JSON(rank)), ("lora_alpha", JSON(rank)), ("rank_pattern", .object([])), ("alpha_pattern", .object([])),
+      ("use_rslora", .bool(false)), ("init_lora_weights", .bool(true)),
+      ("target_modules", JSON(modules.sorted())), ("exclude_modules", .null), ("layers_to_transform", .null),
+      ("layers_pattern", .null),
+    ]
+    return changes.reduce(config) { $0.setting($1.0, to: $1.1) }
+  }
+}
+
+extension [Merging.Factors] {
+  /// All of them as one pair of factors with the scale 1.
+  var sideBySide: Merging.Factors {
+    let rank = reduce(0) { $0 + $1.rank }
+    let outputs = first.map { $0.b.count / Swift.max($0.rank, 1) } ?? 0
+    var a: [Float] = []
+    var b = [Float](repeating: 0, count: outputs * rank)
+    var at = 0
+    for part in self {
+      a += part.a.map { Float(part.scale * Double($0)) }
+      for output in 0..<outputs {
+        for k in 0..<part.rank { b[output * rank + at + k] = part.b[output * part.rank + k] }
+      }
+      at += part.rank
+    }
+    return Merging.Factors(a: a, b: b, rank: rank, scale: 1)
+  }
+}

@@ -1,0 +1,55 @@
+import NibbleCore
+import NibbleFormats
+
+/// An adapter about to be written as PEFT stores it.
+package struct AdapterFolder {
+  /// A tensor of `adapter_model.safetensors`.
+  package struct Tensor {
+    package var name: String
+    package var shape: [Int]
+    package var values: [Float]
+
+    package init(_ name: String, _ shape: [Int], _ values: [Float]) {
+      (self.name, self.shape, self.values) = (name, shape, values)
+    }
+  }
+
+  package var config: JSON
+  package var tensors: [Tensor]
+  package var binding: AdapterBinding?
+
+  package init(config: JSON, tensors: [Tensor], binding: AdapterBinding?) {
+    (self.config, self.tensors, self.binding) = (config, tensors, binding)
+  }
+
+  private static let names: Set<String> = ["adapter_config.json", "adapter_model.safetensors", "README.md"]
+
+  /// Throws if `path` cannot be written to.
+  package static func check(_ path: String, force: Bool) throws {
+    try StagedOutput.checkReplaceable(path, .folder { names.contains($0) }, force: force)
+  }
+
+  /// Writes the folder, whole or not at all.
+  ///
+  /// - Throws: `.usage` for an existing output without `force`, `.cannotWrite`
+  package func write(to path: String, force: Bool) throws {
+    let staged = try StagedOutput(path, .folder { Self.names.contains($0) }, force: force)
+    do {
+      var metadata = [("format", "pt")]
+      if let binding { metadata.append((AdapterBinding.key, binding.text)) }
+      let sorted = tensors.sorted { ByteName($0.name) < ByteName($1.name) }
+      let file = try TensorFile.Writer(
+        sorted.map { ($0.name, $0.shape) }, metadata: metadata, in: staged, "adapter_model.safetensors")
+      for tensor in sorted { try tensor.values.withUnsafeBufferPointer { try file.add($0, to: tensor.name) } }
+      try file.finish()
+      let bytes = config.fileBytes
+      let text = try staged.file("adapter_config.json", expectedSize: bytes.count)
+      try text.write(bytes, at: 0)
+      try text.finish(length: bytes.count)
+      try staged.publish()
+    } catch {
+      staged.discard()
+      throw error
+    }
+  }
+}

@@ -1,0 +1,110 @@
+import NibbleCore
+import NibbleFormats
+import NibbleQuant
+
+/// What an adapter holds, in numbers.
+public struct AdapterInspection: Sendable {
+  /// One adapted module.
+  public struct Module: Sendable {
+    /// Its path in the base.
+    public let path: String
+    public let inputs: Int
+    public let outputs: Int
+    public let rank: Int
+    /// How many singular values of the change count: exp of the entropy of their shares.
+    public let effectiveRank: Double
+    public let alpha: Double
+    /// What the product of the factors is multiplied with.
+    public let scale: Double
+    /// ‖scale · B · A‖; of DoRA without the scaling of rows.
+    public let norm: Double
+    /// What rounding to 4 bits would make of it, where a base was given.
+    public var rounding: ChangeSums?
+    /// Whether it changes nothing.
+    public var isDead: Bool { norm == 0 && rounding?.isDead ?? true }
+  }
+
+  /// Modules of one name in the base, and how many of them the adapter has.
+  public struct Coverage: Sendable {
+    /// The last part of their paths.
+    public let name: String
+    public let adapted: Int
+    public let count: Int
+  }
+
+  public var modules: [Module] = []
+  /// Parameters trained whole, with their shapes.
+  public var replaced: [(name: String, shape: [Int])] = []
+  /// Of the base's matrices, in the order of their first appearance; empty without a base.
+  public var coverage: [Coverage] = []
+  /// Numbers the adapter holds.
+  public var parameters = 0
+  /// Bytes of its tensors' file.
+  public var bytes = 0
+  /// Its content identity.
+  public var identity = Digest128(high: 0, low: 0)
+  /// Things worth telling.
+  public var warnings: [String] = []
+
+  /// Looks at an adapter, and with `base` at what it would do there.
+  ///
+  /// - Throws: `.adapterMismatch` if it does not fit `base`, `.quality` for values that are not finite
+  public init(_ file: AdapterFile, base: Checkpoint? = nil, threads: Int = availableCores) throws {
+    identity = try file.identity()
+    bytes = file.mapped.checkpoint.storedBytes
+    parameters = file.mapped.checkpoint.tensors.reduce(0) { $0 + $1.count }
+    warnings = file.warnings
+    replaced = file.replacements.map { ($0.name, $0.tensor.shape) }
+    var rounding: [String: ChangeSums] = [:]
+    if let base {
+      warnings += try file.targetWarnings(base)
+      rounding = try Self.rounding(file, base, threads)
+      coverage = Self.coverage(file, base)
+    }
+    let names = ModuleNames(rounding.keys.sorted())
+    let keys = rounding.keys.sorted()
+    for module in file.modules {
+      for tensor in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(tensor) }
+      let part = Merging.Part(file: file, module: module.withoutMagnitude, weight: 1)
+      let values = try SingularFactors(Merging(parts: [part]).factors())
+      modules.append(
+        Module(
+          path: module.path, inputs: module.inputs, outputs: module.outputs, rank: module.rank,
+          effectiveRank: values.effectiveRank, alpha: try file.config.alpha(of: module.path), scale: module.scale,
+          norm: values.norm, rounding: names.index(of: module.path).flatMap { rounding[keys[$0]] }))
+    }
+  }
+
+  /// What plain rounding to 4 bits would keep, by module: of the base's own codes, or of NF4 made of the sum.
+  private static func rounding(_ file: AdapterFile, _ base: Checkpoint, _ threads: Int) throws -> [String: ChangeSums] {
+    var options = MergeOptions([.init(file)])
+    options.minimumSurvival = 0
+    let spec = try OutputSpec(path: "none.nbl", format: .nbl, habit: .nbl)
+    var job = try StreamJob.merge(base, options, to: spec)
+    job.threads = threads
+    return try job.roundingSurvival().reduce(into: [:]) { $0[String($1.key.dropLast(".weight".count))] = $1.value }
+  }
+
+  private static func coverage(_ file: AdapterFile, _ base: Checkpoint) -> [Coverage] {
+    let matrices = base.modulePaths
+    let names = ModuleNames(matrices)
+    let adapted = Set(file.modules.compactMap { names.index(of: $0.path) })
+    var order: [String] = []
+    var counts: [String: (adapted: Int, count: Int)] = [:]
+    for (index, path) in matrices.enumerated() {
+      let name = path.split(separator: ".").last.map(String.init) ?? path
+      if counts[name] == nil { order.append(name) }
+      counts[name, default: (0, 0)].count += 1
+      if adapted.contains(index) { counts[name, default: (0, 0)].adapted += 1 }
+    }
+    return order.map { Coverage(name: $0, adapted: counts[$0]?.adapted ?? 0, count: counts[$0]?.count ?? 0) }
+  }
+}
+
+extension Checkpoint {
+  /// Modules with a weight of two or more dimensions: what can be adapted.
+  var modulePaths: [String] {
+    tensors.filter { $0.shape.count >= 2 && $0.name.text.hasSuffix(".weight") }
+      .map { String($0.name.text.dropLast(".weight".count)) }
+  }
+}

@@ -1,0 +1,78 @@
+import Glibc
+import NibbleCompute
+import NibbleCore
+
+/// A sum of products of thin factors by its singular values: Δ = u · diag(s) · vᵀ, found without making Δ.
+///
+/// With B = Q_b R_b and Aᵀ = Q_a R_a, Δ = B A = Q_b (R_b R_aᵀ) Q_aᵀ, and only the small matrix in the middle is decomposed.
+struct SingularFactors {
+  /// In descending order.
+  let values: [Double]
+  let outputs: Int
+  let inputs: Int
+  /// [k, outputs] and [k, inputs]: the vectors one after another.
+  private let left: [Double]
+  private let right: [Double]
+
+  /// - Throws: `.failed` where there is no LAPACK
+  init(_ parts: [Merging.Factors]) throws {
+    let rank = parts.reduce(0) { $0 + $1.rank }
+    (outputs, inputs) = Self.shape(parts)
+    // Column by column: B is [outputs, rank], Aᵀ is [inputs, rank], which is A row by row.
+    var b: [Double] = [], a: [Double] = []
+    b.reserveCapacity(outputs * rank)
+    for part in parts {
+      for k in 0..<part.rank { for o in 0..<outputs { b.append(part.scale * Double(part.b[o * part.rank + k])) } }
+      a += part.a.map(Double.init)
+    }
+    let (qb, rb) = try LAPACK.qr(b, rows: outputs, columns: rank)
+    let (qa, ra) = try LAPACK.qr(a, rows: inputs, columns: rank)
+    let (kb, ka) = (min(outputs, rank), min(inputs, rank))
+    var core = [Double](repeating: 0, count: kb * ka)
+    for j in 0..<ka {
+      for k in 0..<rank {
+        let factor = ra[k * ka + j]
+        guard factor != 0 else { continue }
+        for i in 0..<kb { core[j * kb + i] += rb[k * kb + i] * factor }
+      }
+    }
+    let (u, s, vt) = try LAPACK.svd(core, rows: kb, columns: ka)
+    values = s
+    left = Self.product(qb, outputs, (0..<s.count).map { k in (0..<kb).map { u[k * kb + $0] } })
+    right = Self.product(qa, inputs, (0..<s.count).map { k in (0..<ka).map { vt[$0 * s.count + k] } })
+  }
+
+  private static func shape(_ parts: [Merging.Factors]) -> (outputs: Int, inputs: Int) {
+    guard let first = parts.first, first.rank > 0 else { return (0, 0) }
+    return (first.b.count / first.rank, first.a.count / first.rank)
+  }
+
+  /// Σ_i weights[k][i] · q_i for each k, one after another.
+  private static func product(_ q: [Double], _ length: Int, _ weights: [[Double]]) -> [Double] {
+    var vectors = [Double](repeating: 0, count: weights.count * length)
+    for (k, row) in weights.enumerated() {
+      for (i, factor) in row.enumerated() { for j in 0..<length { vectors[k * length + j] += factor * q[i * length + j] } }
+    }
+    return vectors
+  }
+
+  /// The best approximation of rank `rank`, as PEFT stores it: B = u diag(s), A = vᵀ. Ranks beyond those there are stay zero.
+  func factors(rank: Int) -> Merging.Factors {
+    var a = [Float](repeating: 0, count: rank * inputs), b = [Float](repeating: 0, count: outputs * rank)
+    for k in 0..<min(rank, values.count) {
+      for i in 0..<inputs { a[k * inputs + i] = Float(right[k * inputs + i]) }
+      for o in 0..<outputs { b[o * rank + k] = Float(values[k] * left[k * outputs + o]) }
+    }
+    return Merging.Factors(a: a, b: b, rank: rank, scale: 1)
+  }
+
+  /// How many singular values count: exp of the entropy of their shares (Roy and Vetterli, 2007). 0 for a matrix of zeros.
+  var effectiveRank: Double {
+    let sum = values.reduce(0, +)
+    guard sum > 0 else { return 0 }
+    return exp(values.reduce(0) { $1 > 0 ? $0 - $1 / sum * log($1 / sum) : $0 })
+  }
+
+  /// ‖Δ‖
+  var norm: Double { values.reduce(0) { $0 + $1 * $1 }.squareRoot() }
+}

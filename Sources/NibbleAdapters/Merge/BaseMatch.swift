@@ -1,0 +1,77 @@
+import NibbleCore
+import NibbleFormats
+
+/// Whether a base is the one that adapters were trained on, as far as they say.
+public struct BaseMatch: Sendable {
+  /// How the base is packed to become what they were trained on, as `--trained-on` spells it; nil if it is that already.
+  public private(set) var trainedOn: String?
+  /// The identity that must come out of packing.
+  public private(set) var packedIdentity: Digest128?
+  /// Things worth telling.
+  public private(set) var warnings: [String] = []
+
+  /// Compares `base` with what each adapter says of its own.
+  ///
+  /// - Parameters:
+  ///   - given: `--trained-on`, if there was one
+  ///   - anyBase: warns where it would refuse
+  /// - Throws: `.adapterMismatch` for another base's adapter
+  public init(
+    _ base: Checkpoint, _ adapters: [AdapterFile], trainedOn given: String? = nil, anyBase: Bool = false,
+    threads: Int = availableCores
+  ) throws {
+    trainedOn = given
+    var identity = base.claimedIdentity
+    for adapter in adapters {
+      guard let binding = adapter.binding else {
+        try hint(adapter, base, given)
+        continue
+      }
+      let own = try identity ?? base.hash(threads: threads)
+      identity = own
+      if own == binding.base {
+        guard given == nil else {
+          throw NibbleError.usage(
+            "\(adapter.path) was trained on \(base.path) as it is, not on a packed form of it; leave out --trained-on")
+        }
+        continue
+      }
+      if own == binding.source, let packing = binding.packing {
+        if let other = packedIdentity, other != binding.base, !anyBase {
+          throw NibbleError(
+            .adapterMismatch, "\(adapter.path) was trained on another packed form of \(base.path) than the adapters before it")
+        }
+        trainedOn = given ?? packing
+        packedIdentity = binding.base
+        continue
+      }
+      if let source = base.provenance?["source"]?.string.flatMap({ Digest128(hex: $0) }), source == binding.base {
+        warnings.append("\(adapter.path) was trained on what \(base.path) was packed from")
+        continue
+      }
+      let message =
+        "\(adapter.path) was trained on a base with the identity \(binding.base), \(base.path) has \(own)"
+      guard anyBase else { throw NibbleError(.adapterMismatch, message + "; --any-base goes on all the same") }
+      warnings.append(message)
+    }
+  }
+
+  /// What the name of the base gives away.
+  private mutating func hint(_ adapter: AdapterFile, _ base: Checkpoint, _ given: String?) throws {
+    guard given == nil, base.packed.isEmpty, let name = adapter.config.baseName,
+      ["-bnb-4bit", "-4bit", "-nf4"].contains(where: name.lowercased().hasSuffix)
+    else { return }
+    warnings.append(
+      "\(adapter.path) names \(quoted(name)) as its base, a 4-bit form; --trained-on nf4 merges onto the values it was trained on"
+    )
+  }
+
+  /// Throws if the packed form of the base is not what the adapters were trained on.
+  public func check(_ packed: Checkpoint, of base: Checkpoint, anyBase: Bool) throws {
+    guard let expected = packedIdentity, let found = packed.claimedIdentity, expected != found, !anyBase else { return }
+    throw NibbleError(
+      .adapterMismatch,
+      "the 4-bit form of \(base.path) made with --trained-on \(trainedOn ?? "") has the identity \(found), the adapter was trained on \(expected); --any-base goes on all the same"
+    )
+  }
+}

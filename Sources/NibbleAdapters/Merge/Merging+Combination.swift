@@ -1,0 +1,34 @@
+import NibbleCore
+
+extension Merging {
+  /// Ranks whose products with each other are still cheap.
+  private static let mostRanks = 512
+
+  /// What `options` ask for, if these parts can be combined so.
+  ///
+  /// - Parameter name: of the tensor or module, for messages
+  /// - Throws: `.usage`
+  func combination(_ options: MergeOptions, of name: String) throws -> Combination {
+    let method = options.method
+    guard method == .linear || method == .svd else { return .sum }
+    let ranks = parts.map(\.module.rank)
+    func fail(_ reason: String) -> NibbleError { NibbleError.usage("--method \(method.rawValue): \(reason)") }
+    if let other = parts.first(where: { $0.module.magnitude != nil || $0.module.bias != nil }) {
+      throw fail("\(other.file.path) uses DoRA or lora_bias, which PEFT's combination is not made for")
+    }
+    guard ranks.reduce(0, +) <= Self.mostRanks else {
+      throw fail("\(quoted(name)) has ranks \(ranks), together more than the limit of \(Self.mostRanks)")
+    }
+    if method == .svd { return .svd(rank: options.svdRank ?? options.largestRank) }
+    guard Set(ranks).count == 1 else { throw fail("the adapters of \(quoted(name)) have ranks \(ranks); they must be equal") }
+    if let other = parts.first(where: { $0.file.config.isRankStabilized }) {
+      throw fail("\(other.file.path) uses rsLoRA, which PEFT's combination is not made for")
+    }
+    return .linear
+  }
+}
+
+extension MergeOptions {
+  /// The largest rank any module has.
+  var largestRank: Int { adapters.flatMap { $0.adapter.modules.map(\.rank) }.max() ?? 1 }
+}
