@@ -17,7 +17,8 @@ import zstandard
 from xxhash import xxh3_64_intdigest, xxh3_128
 
 FRAME = 262144  # plain bytes in a zstd frame
-CODECS = ["plain", "nf4", "fp4"]
+CODECS = ["plain", "nf4", "fp4", "int8"]
+BYTE_STEP = np.uint32(0x3C010204).view(np.float32)  # 1/127
 DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE = range(1, 9)
 PLANES = [1, 1, 2, 4]  # by compression
 
@@ -135,9 +136,10 @@ class Tensor:
         self.block = self.nested = 0
         require(codec or not self.transposed, f"{what}: transposed, but not packed")
         if self.codec:
-            expected = self._packed(file.codebooks, parameters) if codec else self._plain(parameters)
+            layouts = {"plain": self._plain, "int8": self._rows}
+            expected = layouts[self.codec](parameters) if self.codec in layouts else self._packed(file.codebooks, parameters)
             found = [(s.kind, s.plain) for s in self.sections]
-            if codec and len(found) > len(expected) and found[-1][0] == STATE_TEXT:
+            if self.codec in ("nf4", "fp4") and len(found) > len(expected) and found[-1][0] == STATE_TEXT:
                 found.pop()
             require(found == expected, f"{what}: sections are (kind, bytes) {found}, must be {expected}")
 
@@ -145,6 +147,12 @@ class Tensor:
         require(parameters == b"", f"{self.what}: a plain tensor with parameters")
         require(self.count * self.bits % 8 == 0, f"{self.what}: not a whole number of bytes")
         return [(DATA, self.count * self.bits // 8)]
+
+    def _rows(self, parameters):
+        require(parameters == b"", f"{self.what}: an int8 tensor with parameters")
+        require(self.dtype in ("F32", "F16", "BF16"), f"{self.what}: packed from {self.dtype}")
+        require(len(self.shape) == 2 and self.count > 0, f"{self.what}: no matrix with elements")
+        return [(CODES, self.count), (SCALES, 4 * self.shape[0])]
 
     def _packed(self, codebooks, parameters):
         """Takes the parameters of nf4 and fp4 (section 7); gives kind and plain length of each section."""
@@ -175,11 +183,15 @@ class Tensor:
             if self.codec == "plain":
                 data = np.frombuffer(plain[0], self.numpy or "u1")
                 return data.reshape(self.shape) if self.numpy else data
-            pairs = np.frombuffer(plain[0], np.uint8)
-            codes = np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)[:self.count]
             with np.errstate(all="ignore"):
-                absmax = np.repeat(self._absmax(plain), self.block)[:self.count]
-                values = (self.codebooks[0][codes] * absmax).reshape(self.shape)
+                if self.codec == "int8":
+                    codes = np.frombuffer(plain[0], np.int8).reshape(self.shape).astype(np.float32)
+                    values = codes * np.frombuffer(plain[1], "<f4")[:, None] * BYTE_STEP
+                else:
+                    pairs = np.frombuffer(plain[0], np.uint8)
+                    codes = np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)[:self.count]
+                    absmax = np.repeat(self._absmax(plain), self.block)[:self.count]
+                    values = (self.codebooks[0][codes] * absmax).reshape(self.shape)
                 return to_bfloat16(values) if self.dtype == "BF16" else values.astype(self.numpy)
         except ValueError as error:  # a rank above 64, or a huge dimension beside one of 0
             raise NblError(f"{self.what}: NumPy: {error}") from None

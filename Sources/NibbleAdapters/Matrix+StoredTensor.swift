@@ -1,6 +1,7 @@
 import NibbleCompute
 import NibbleCore
 import NibbleFormats
+import NibbleQuant
 
 extension Matrix {
   /// The matrix a stored tensor holds, in place.
@@ -13,6 +14,10 @@ extension Matrix {
     }
     guard tensor.shape.count == 2 else { throw fail("is no matrix: its shape is \(tensor.shape)") }
     let (rows, columns) = (tensor.shape[0], tensor.shape[1])
+    if tensor.encoding == .int8 {
+      self = try Self.unpacked(tensor, mapped, rows, columns, isTransposed)
+      return
+    }
     guard let codec = tensor.encoding.codec else {
       guard let section = tensor.section(.data),
         let matrix = Matrix(
@@ -39,5 +44,24 @@ extension Matrix {
         owner: mapped)
     else { throw fail("has sections of the wrong length") }
     self = matrix
+  }
+
+  /// Rows of bytes are not multiplied with in place: they become float32, in memory.
+  private static func unpacked(
+    _ tensor: StoredTensor, _ mapped: MappedCheckpoint, _ rows: Int, _ columns: Int, _ isTransposed: Bool
+  ) throws -> Matrix {
+    guard let codes = tensor.section(.codes), let scales = tensor.section(.scales),
+      let from = try mapped.bytes(codes, tensor.name.text).baseAddress
+    else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(tensor.name.text)) has no codes") }
+    let store = FloatStore(count: rows * columns), factors = FloatStore(count: rows)
+    UnsafeMutableRawBufferPointer(factors.values).copyBytes(from: try mapped.bytes(scales, tensor.name.text))
+    RowCodec.decode(
+      from.assumingMemoryBound(to: Int8.self), from: 0, count: rows * columns, columns: columns, scales: factors.start, .f32,
+      UnsafeMutableRawPointer(store.start))
+    guard
+      let matrix = Matrix(
+        .f32, rows: rows, columns: columns, UnsafeRawBufferPointer(store.values), isTransposed: isTransposed, owner: store)
+    else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(tensor.name.text)) is too large to unpack") }
+    return matrix
   }
 }

@@ -26,7 +26,7 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Type of every float tensor of plain safetensors: bf16, fp16, fp32 (default: the type each tensor had).")
   var dtype: String?
 
-  @Option(help: "How weights of a plain base are packed, where the output is: nf4, fp4.")
+  @Option(help: "How weights of a plain base are packed, where the output is: nf4, fp4, int8.")
   var codec = "nf4"
 
   @OptionGroup var packing: PackingOptions
@@ -42,7 +42,7 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "What becomes of packed tensors that would keep less: fail, 16bit, or shape (experimental), which chooses codes so that the change survives."
+      "What becomes of packed tensors that would keep less: fail, promote (to int8), 16bit, or shape (experimental), which chooses codes so that the change survives."
     ))
   var whenLost: WhenLost = .fail
 
@@ -66,10 +66,7 @@ struct MergeCommand: ParsableCommand {
     let source = try Checkpoint.open(base)
     var options = MergeOptions(try adapters.open())
     options.dtype = try dtype.map { try DType(flag: $0) }
-    guard let choice = CodecChoice(codec), case .packed = choice else {
-      throw NibbleError.usage("--codec \(quoted(codec)) is not nf4 or fp4")
-    }
-    options.packing.codec = choice
+    options.packing.codec = try CodecChoice(packing: codec)
     try packing.apply(to: &options.packing)
     options.minimumSurvival = minSurvival
     options.method = method

@@ -161,14 +161,14 @@ struct InspectCommand: ParsableCommand {
     let tensors = checkpoint.tensors.enumerated().map { index, tensor -> JSON in
       var members: [(key: String, value: JSON)] = [
         ("name", JSON(tensor.name.text)), ("dtype", JSON(tensor.dtype.rawValue)), ("shape", JSON(tensor.logicalShape)),
-        ("bytes", JSON(tensor.storedBytes)), ("codec", JSON(tensor.encoding.codec?.code.rawValue ?? "plain")),
+        ("bytes", JSON(tensor.storedBytes)), ("codec", JSON(tensor.encoding.name)),
       ]
       if let codec = tensor.encoding.codec {
         members += [
           ("block_size", JSON(codec.blockSize)), ("double_quant", .bool(codec.nested != nil)),
-          ("transposed", .bool(tensor.isTransposed)),
         ]
       }
+      if tensor.isPacked { members.append(("transposed", .bool(tensor.isTransposed))) }
       if stats, let found = statistics[index] {
         members.append(
           (

@@ -158,7 +158,7 @@ enum Summary {
     for tensor in report.packed {
       let error = tensor.relativeError.map { ", relative error \(decimal($0, 4))" } ?? ""
       let zeros = tensor.zeroBlocks > 0 ? ", \(tensor.zeroBlocks) blocks of zeros" : ""
-      try StandardOutput.print("\(oneLine(tensor.name)): \(tensor.codec.summary), \(tensor.weights) weights\(error)\(zeros)")
+      try StandardOutput.print("\(oneLine(tensor.name)): \(coding(tensor.encoding)), \(tensor.weights) weights\(error)\(zeros)")
     }
   }
 
@@ -177,8 +177,9 @@ enum Summary {
       "tensors": .array(
         report.packed.map { tensor in
           [
-            "name": JSON(tensor.name), "codec": JSON(tensor.codec.code.rawValue),
-            "block_size": JSON(tensor.codec.blockSize), "double_quant": JSON.bool(tensor.codec.nested != nil),
+            "name": JSON(tensor.name), "codec": JSON(tensor.encoding.name),
+            "block_size": tensor.encoding.codec.map { JSON($0.blockSize) } ?? .null,
+            "double_quant": JSON.bool(tensor.encoding.codec?.nested != nil),
             "weights": JSON(tensor.weights), "bytes": JSON(tensor.bytes),
             "relative_error": tensor.relativeError.map { JSON($0) } ?? .null, "zero_blocks": JSON(tensor.zeroBlocks),
           ]
@@ -225,7 +226,7 @@ enum Summary {
     let weights = job.items.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
     let packedWeights = packed.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
     let packedBytes = packed.reduce(0) { total, item in
-      total + (item.target.encoding.codec?.storedBytes(item.target.shape.reduce(1, *)) ?? 0)
+      total + item.target.encoding.storedBytes(item.target.dtype, item.target.shape)
     }
     let bits = weights == 0 ? 0 : Double(plan.outputBytes) * 8 / Double(weights)
     let packedBits = packedWeights == 0 ? 0 : Double(packedBytes) * 8 / Double(packedWeights)
@@ -262,6 +263,8 @@ enum Summary {
   }
 
   static func coding(_ encoding: Encoding, _ dtype: DType) -> String {
-    encoding.codec.map { "\($0.summary) (\(dtype.rawValue))" } ?? dtype.rawValue
+    encoding == .plain ? dtype.rawValue : "\(coding(encoding)) (\(dtype.rawValue))"
   }
+
+  private static func coding(_ encoding: Encoding) -> String { encoding.codec?.summary ?? "\(encoding.name), a scale a row" }
 }

@@ -186,7 +186,7 @@ struct MergeTests {
     #expect(report.warnings.contains { $0.contains("keep less than 0.9 of their change") })
   }
 
-  @Test("that rounding would erase is kept by other means", arguments: [WhenLost.shape, .sixteenBits], [OutputFormat.nbl, .bnb])
+  @Test("that rounding would erase is kept by other means", arguments: [(WhenLost.shape, OutputFormat.nbl), (.shape, .bnb), (.sixteenBits, .nbl), (.sixteenBits, .bnb), (.promote, .nbl)])
   func whenLost(_ way: WhenLost, _ format: OutputFormat) throws {
     let base = try Checkpoint.open(fixture("models/llama-bnb-nf4-dq"))
     var job = try StreamJob.merge(
@@ -200,7 +200,7 @@ struct MergeTests {
       #expect(tensor.sums.survival > 0.7, "\(tensor.name)")
       let name = ByteName(tensor.name)
       let written = try #require(merged.tensor(name))
-      #expect(written.isPacked == (way == .shape))
+      #expect(written.encoding.name == [.shape: "nf4", .promote: "int8", .sixteenBits: "plain"][way])
       #expect(tensor.isShaped == (way == .shape))
       // What the file holds is what was reported.
       let before = try values(#require(base.tensor(name))), after = try values(written)
@@ -210,6 +210,30 @@ struct MergeTests {
       #expect(moved > 0)
     }
     #expect(try merged.verify().nonfinite.isEmpty)
+  }
+
+  @Test("goes on from what was promoted, and from rows of bytes")
+  func rowsOfBytes() throws {
+    let base = try Checkpoint.open(fixture("models/gpt2"))
+    var options = QuantizeOptions()
+    options.codec = .int8
+    _ = try StreamJob.quantize(base, options, to: OutputSpec(path: folder.file("rows.nbl"), format: nil, habit: .nbl)).run()
+    let rows = try Checkpoint.open(folder.file("rows.nbl"))
+    let (report, merged) = try merge(rows.path, [("gpt2_c_attn", 0.1)], to: "out.nbl")
+    let (_, exact) = try merge(base.path, [("gpt2_c_attn", 0.1)], to: "exact")
+    for changed in report.changed {
+      #expect(changed.sums.survival > 0.9 && changed.sums.survival < 1.1)
+      let tensor = try #require(merged.tensor(ByteName(changed.name)))
+      #expect(tensor.encoding == .int8 && tensor.isTransposed)
+    }
+    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, habit: .safetensors)
+    _ = try StreamJob.dequantize(merged, dtype: nil, to: plain).run()
+    let back = try Checkpoint.open(plain.path)
+    for (x, y) in zip(exact.tensors, back.tensors) {
+      let a = try values(x), b = try values(y)
+      let error = zip(a, b).reduce(0.0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) }
+      #expect(error.squareRoot() < 0.02 * a.reduce(0.0) { $0 + Double($1 * $1) }.squareRoot() + 1e-6)
+    }
   }
 
   @Test("into a plain output from codes that are stored transposed")

@@ -38,7 +38,7 @@ def taken(bench):
         lines.append(
             f"{label:38}{middle.wall:9.2f}{spread:>16}{middle.cpu:9.2f}{middle.peak / 1e6:10.0f}{bench.bytes[name] / 1e6:12.1f}")
     return "\n".join([
-        *lines, "nibble and dd sync what they write; the peers leave it in the page cache. PEFT's base in NF4 has the codes of nibble's.",
+        *lines, "nibble and dd sync what they write; the peers leave it in the page cache. PEFT's base in NF4 has nibble's codes.",
         "Whole processes, from start to exit. Peak memory is the largest resident set of one process, mapped pages included."])
 
 
@@ -65,9 +65,9 @@ def steps(bench):
             continue
         own = bench.runs["nibble" + name.removeprefix("PEFT")]
         times = [(said["merge"] + said["save"]) / run.cpu for said, run in zip(bench.steps[name], own)]
-        lines.append(f"{LABELS[name]:38}" + "".join(
-            f"{statistics.median(said[step] for said in bench.steps[name]):9.2f}" for step in names) + f"{statistics.median(times):28.1f}")
-    return "\n".join(lines)
+        seconds = "".join(f"{statistics.median(said[step] for said in bench.steps[name]):9.2f}" for step in names)
+        lines.append(f"{LABELS[name]:38}{seconds}{statistics.median(times):28.1f}")
+    return "\n".join([*lines, "Loading maps the base; its pages are read when they are merged or saved."])
 
 
 def kept(bench):

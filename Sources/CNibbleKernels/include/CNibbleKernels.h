@@ -125,6 +125,15 @@ void nibble_decode_scale_codes(const float map[256], const uint8_t *codes, size_
                                const float *nested_absmax, size_t block, float offset, float *absmax);
 
 /// Widens `count` numbers to float32 (exact, or rounded once for f64 and wide integers).
+/// The greatest magnitude; NaN if there is one.
+float nibble_row_absmax(const float *x, size_t count);
+
+/// codes = round(x · (127 / scale)); zeros for a scale of 0 or none.
+void nibble_row_encode(const float *x, size_t count, float scale, int8_t *codes);
+
+/// out = codes · scale · (1 / 127), rounded twice.
+void nibble_row_decode(const int8_t *codes, size_t count, float scale, float *out);
+
 void nibble_widen(nibble_variant variant, nibble_number number, const void *x, size_t count, float *out);
 
 /// Rounds `count` floats (nearest even) into f32, f16 or bf16. NaN stays NaN; f16 overflows to infinity.

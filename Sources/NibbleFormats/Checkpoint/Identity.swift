@@ -23,6 +23,7 @@ package struct IdentityHasher {
       bytes.u32(codec.nested?.blockSize ?? 0)
       bytes.append(codec.codebook.bytes)
       if let nested = codec.nested { bytes.append(nested.codebook.bytes) }
+    case .int8: bytes.u16(3)
     }
     bytes.digest(digest)
     hash.update(bytes.bytes)

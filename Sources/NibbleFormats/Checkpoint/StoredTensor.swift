@@ -7,18 +7,42 @@ public enum Encoding: Hashable, Sendable {
   case plain
   /// As 4-bit codes with scales.
   case packed(BlockCodec)
+  /// A matrix as signed bytes, each row with its greatest magnitude: bitsandbytes' LLM.int8.
+  case int8
 
-  /// The codec of a packed tensor.
+  /// The codec of a tensor packed to 4 bits.
   public var codec: BlockCodec? { if case .packed(let codec) = self { codec } else { nil } }
+
+  /// "plain", "nf4", "fp4", "int8".
+  public var name: String {
+    switch self {
+    case .plain: "plain"
+    case .packed(let codec): codec.code.rawValue
+    case .int8: "int8"
+    }
+  }
+
+  /// Kinds and plain lengths of the sections of a tensor; `int8` is for matrices.
+  package func sections(_ dtype: DType, _ shape: [Int]) -> [(kind: SectionKind, length: Int)] {
+    let count = elementCount(of: shape) ?? 0
+    switch self {
+    case .plain: return [(.data, dtype.byteCount(of: count) ?? 0)]
+    case .packed(let codec): return codec.sections(count).map { ($0.0, $0.1) }
+    case .int8: return [(.codes, count), (.scales, 4 * (shape.first ?? 0))]
+    }
+  }
+
+  /// Bytes of all sections.
+  package func storedBytes(_ dtype: DType, _ shape: [Int]) -> Int { sections(dtype, shape).reduce(0) { $0 + $1.length } }
 }
 
 /// The parts a stored tensor is made of. Raw values are those of the `.nbl` table.
 package enum SectionKind: UInt16, Sendable {
   /// The elements of a plain tensor.
   case data = 1
-  /// 4-bit codes, first element of a pair in the high nibble.
+  /// 4-bit codes, first element of a pair in the high nibble, or signed bytes.
   case codes = 2
-  /// float32 absmax, one a block.
+  /// float32 absmax, one a block or row.
   case scales = 3
   /// 8-bit codes of scales, one a block.
   case scaleCodes = 4
@@ -114,7 +138,7 @@ public struct StoredTensor: Sendable {
   public var count: Int { elementCount(of: shape) ?? 0 }
   /// The shape the model knows.
   public var logicalShape: [Int] { isTransposed ? shape.reversed() : shape }
-  /// Whether the elements are 4-bit codes.
+  /// Whether the elements are codes.
   public var isPacked: Bool { encoding != .plain }
   /// Bytes the tensor takes in its file.
   public var storedBytes: Int { sections.reduce(0) { $0 + $1.storedLength } }

@@ -78,6 +78,9 @@ struct NblTable {
       out.u16(codec.nested.flatMap { codebooks.firstIndex(of: $0.codebook) } ?? Self.noCodebook)
       out.u8(tensor.storage.tableCode)
       out.append([0, 0, 0])
+    case .int8:
+      out.u16(3)
+      out.u16(0)
     }
     out.digest(tensor.digest)
     for section in tensor.sections { Self.write(section, &out) }
@@ -162,6 +165,7 @@ extension NblTable {
     let codecNumber = try reader.u16()
     let length = try reader.u16()
     if codecNumber == 0, length == 0 { return (.plain, .u8) }
+    if codecNumber == 3, length == 0 { return (.int8, .u8) }
     guard let code = BlockCodec.Code.allCases.first(where: { $0.tableCode == codecNumber }), length == 16 else {
       throw reader.fail("tensor \(quoted(name)) is coded with codec \(codecNumber), which this nibble does not know")
     }
@@ -197,21 +201,22 @@ extension NblTable {
 
   /// The sections a tensor must have, with the lengths they must have.
   private static func check(_ tensor: Tensor, _ count: Int, _ reader: ByteReader) throws {
-    var expected: [(SectionKind, Int)]
-    switch tensor.encoding {
-    case .plain: expected = [(.data, tensor.dtype.byteCount(of: count) ?? 0)]
-    case .packed(let codec):
+    if tensor.encoding != .plain {
       guard tensor.dtype == .f32 || tensor.dtype == .f16 || tensor.dtype == .bf16 else {
         throw reader.fail("packed tensor \(quoted(tensor.name)) of dtype \(tensor.dtype.rawValue)")
       }
-      expected = codec.sections(count)
+      // Scales of rows without elements would be as many as a file likes to say.
+      guard tensor.encoding != .int8 || tensor.shape.count == 2 && count > 0 else {
+        throw reader.fail("tensor \(quoted(tensor.name)) of shape \(tensor.shape), which int8 rows are not for")
+      }
     }
+    let expected = tensor.encoding.sections(tensor.dtype, tensor.shape)
     var sections = tensor.sections[...]
-    if let last = sections.last, last.kind == .stateText, tensor.encoding != .plain, last.plainLength <= 1 << 20 {
+    if let last = sections.last, last.kind == .stateText, tensor.encoding.codec != nil, last.plainLength <= 1 << 20 {
       sections = sections.dropLast()
     }
     guard sections.count == expected.count,
-      zip(sections, expected).allSatisfy({ $0.kind == $1.0 && $0.plainLength == $1.1 })
+      zip(sections, expected).allSatisfy({ $0.kind == $1.kind && $0.plainLength == $1.length })
     else { throw reader.fail("tensor \(quoted(tensor.name)) whose sections do not fit its shape and codec") }
   }
 }

@@ -67,6 +67,7 @@ extension StreamJob {
         // Values, the change, their sum, all in float32, beside what is read and written.
         perThread = max(perThread, min(count, 2 * chunk) * (12 + width + item.target.dtype.bitWidth / 8))
         if let codec = item.target.encoding.codec { perTensor = max(perTensor, 25 * codec.blocks(count)) }
+        if item.target.encoding == .int8 { perTensor = max(perTensor, 12 * (item.target.shape.first ?? 0)) }
         continue
       }
       switch (item.source.encoding, item.target.encoding) {
@@ -75,6 +76,9 @@ extension StreamJob {
         let transposed = item.source.isTransposed != item.target.isTransposed
         perThread = max(perThread, elements * width * (transposed ? 2 : 1) + elements / 2 + 12 * codec.blocks(elements))
         perTensor = max(perTensor, codec.blocks(count) * (codec.nested == nil ? 12 : 13))
+      case (_, .int8) where item.source.encoding != .int8, (.int8, .plain):
+        perThread = max(perThread, max(min(count, chunk), item.target.shape.last ?? 0) * 16)
+        perTensor = max(perTensor, 8 * (item.target.shape.first ?? 0))
       case (.packed(let codec), .plain):
         let elements = min(count, 2 * chunk)
         perThread = max(perThread, elements / 2 + elements * item.target.dtype.bitWidth / 8)

@@ -132,6 +132,21 @@ public struct StreamJob: Sendable {
         "\(source.path): \(packed.count) packed tensors (\(quoted(first.target.name.text)), …) have no place in plain safetensors; "
           + "use --format bnb, which keeps their codes, or dequantize")
     }
+    if output.compression.isOn {
+      let makesRows = items.contains { $0.target.encoding == .int8 && $0.source.encoding != .int8 || $0.change != nil }
+      guard !makesRows, whenLost != .promote, whenLost != .shape else {
+        throw NibbleError.usage("--compress does not go with int8, nor with merging; write the file and convert it with --compress")
+      }
+    }
+    if output.format == .bnb {
+      if let first = items.first(where: { $0.target.encoding == .int8 }) {
+        throw NibbleError.usage(
+          "\(source.path): \(quoted(first.target.name.text)) is int8, which has no place among the 4-bit tensors of a bitsandbytes checkpoint")
+      }
+      guard whenLost != .promote else {
+        throw NibbleError.usage("--when-lost promote writes int8 tensors, which a bitsandbytes checkpoint has no place for; use 16bit")
+      }
+    }
     if let limit = maximumMemory, workingThreads < 1 {
       throw NibbleError.usage(
         "--max-memory \(byteText(limit)) is below the \(byteText(prediction(threads: 1).peakMemory)) this takes with one thread")
@@ -252,7 +267,7 @@ public struct StreamJob: Sendable {
         + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3)) of a change of \(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight"
         + (worst.target.encoding == .plain
           ? ""
-          : "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost 16bit or shape")
+          : "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost promote, 16bit or shape")
     )
   }
 

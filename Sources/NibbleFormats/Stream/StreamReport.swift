@@ -8,7 +8,7 @@ public struct StreamReport: Sendable {
     /// Its name.
     public let name: String
     /// What it is coded with.
-    public let codec: BlockCodec
+    public let encoding: Encoding
     /// Its elements.
     public let weights: Int
     /// Bytes of its codes and scales.
@@ -73,10 +73,11 @@ public struct StreamReport: Sendable {
         Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped))
     }
     if item.replacement != nil { replaced.append(target.name.text) }
-    if case .packed(let codec) = target.encoding {
+    if target.encoding != .plain {
       packed.append(
         Packed(
-          name: target.name.text, codec: codec, weights: target.count, bytes: codec.storedBytes(target.count),
+          name: target.name.text, encoding: target.encoding, weights: target.count,
+          bytes: target.encoding.storedBytes(target.dtype, target.shape),
           relativeError: outcome.relativeError, zeroBlocks: outcome.counts.zeroBlocks))
     } else {
       keptCount += 1

@@ -67,8 +67,8 @@ extension TensorStream {
   func change(
     _ source: StoredTensor, by change: any TensorChange, as target: TensorTarget, into writer: SectionWriter
   ) throws -> TensorOutcome {
-    if source.isTransposed != target.isTransposed, let codec = source.encoding.codec {
-      return try unpack(source, codec, target, into: writer, changedBy: change)
+    if source.isTransposed != target.isTransposed, source.isPacked {
+      return try unpack(source, target, into: writer, changedBy: change)
     }
     let reader = try ValueReader(source, whole, slot: Slot.restored)
     let digest = XXH3()

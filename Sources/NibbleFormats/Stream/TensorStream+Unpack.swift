@@ -4,13 +4,13 @@ import NibbleQuant
 extension TensorStream {
   /// Codes back into elements: code × scale in float32, rounded once into the target's type.
   func unpack(
-    _ source: StoredTensor, _ codec: BlockCodec, _ target: TensorTarget, into writer: SectionWriter,
+    _ source: StoredTensor, _ target: TensorTarget, into writer: SectionWriter,
     changedBy change: (any TensorChange)? = nil
   ) throws -> TensorOutcome {
     let codes = try SectionReader(source.sections[0], source.name.text)
     let digest = XXH3()
     let sourceDigest = XXH3()
-    let decoder = try PackedDecoder(source, codec, whole)
+    let decoder = try PackedDecoder(source, whole)
     var outcome = TensorOutcome()
     if target.isTransposed == source.isTransposed {
       outcome.counts.nonfinite = try unpackInOrder(source, decoder, codes, target.dtype, writer, digest, sourceDigest)
@@ -128,60 +128,5 @@ extension TensorStream {
       }
     }
     if width == 4 { put(UInt32.self) } else { put(UInt16.self) }
-  }
-}
-
-/// A packed tensor's scales, restored and checked, ready to decode any chunk of its codes.
-final class PackedDecoder: @unchecked Sendable {
-  private let codec: BlockCodec
-  /// One a block.
-  let absmax: UnsafeMutableBufferPointer<Float>
-  /// The plain bytes of the sections behind the codes, in order.
-  let scaleBytes: [[UInt8]]
-
-  /// - Parameter scratch: owns the restored scales for as long as the decoder is used
-  init(_ tensor: StoredTensor, _ codec: BlockCodec, _ scratch: Scratch, slot: Int = TensorStream.Slot.restored) throws {
-    self.codec = codec
-    let sections = tensor.sections.filter { $0.kind != .codes && $0.kind != .stateText }
-    scaleBytes = try sections.map { try SectionReader($0, tensor.name.text).readWhole() }
-    absmax = scratch.floats(slot, codec.blocks(tensor.count))
-    guard let out = absmax.baseAddress else { return }
-    guard let nested = codec.nested else {
-      UnsafeMutableRawBufferPointer(absmax).copyBytes(from: scaleBytes[0])
-      return
-    }
-    let offset = Self.floats(scaleBytes[2]).first ?? 0
-    let nestedScales = Self.floats(scaleBytes[1])
-    scaleBytes[0].withUnsafeBufferPointer { codes in
-      nestedScales.withUnsafeBufferPointer { nestedScales in
-        guard let base = nestedScales.baseAddress else { return }
-        ScaleCoder.decode(
-          codes, map: nested.codebook, nestedAbsmax: base, blockSize: nested.blockSize, offset: offset, absmax: out)
-      }
-    }
-  }
-
-  private static func floats(_ bytes: [UInt8]) -> [Float] {
-    bytes.withUnsafeBytes { raw in
-      (0..<raw.count / 4).map {
-        Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self)))
-      }
-    }
-  }
-
-  /// Reads the codes of `count` elements from `start`, a multiple of the block size.
-  func readCodes(
-    _ reader: SectionReader, _ start: Int, _ count: Int, _ scratch: Scratch
-  ) throws -> (plain: UnsafeRawBufferPointer, stored: UnsafeRawBufferPointer) {
-    let plain = scratch.bytes(TensorStream.Slot.input, codec.codeBytes(count))
-    let stored = try reader.read(start / 2, into: plain, scratch, slot: TensorStream.Slot.inputStored)
-    return (UnsafeRawBufferPointer(plain), stored)
-  }
-
-  func decode(_ codes: UnsafeRawBufferPointer, _ start: Int, _ count: Int, _ dtype: DType, _ out: UnsafeMutableRawPointer) {
-    guard let codes = codes.baseAddress, let scales = absmax.baseAddress else { return }
-    Kernels.decode(
-      codec, codes: codes.assumingMemoryBound(to: UInt8.self), count: count, absmax: scales + start / codec.blockSize,
-      dtype, out)
   }
 }

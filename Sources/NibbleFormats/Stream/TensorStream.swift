@@ -35,11 +35,7 @@ public struct TensorTarget: Sendable {
 
   /// Kinds and plain lengths of its sections.
   var sections: [(kind: SectionKind, length: Int)] {
-    var sections: [(kind: SectionKind, length: Int)]
-    switch encoding {
-    case .plain: sections = [(.data, dtype.byteCount(of: count) ?? 0)]
-    case .packed(let codec): sections = codec.sections(count).map { ($0.0, $0.1) }
-    }
+    var sections = encoding.sections(dtype, shape)
     if let stateText { sections.append((.stateText, stateText.plainLength)) }
     return sections
   }
@@ -111,15 +107,17 @@ final class TensorStream {
       outcome = try packShaped(source, codec, target, into: writers, change, space)
     case (_, .packed(let codec)) where change != nil:
       outcome = try pack(source, codec, target, into: writers, changedBy: change)
+    case (_, .int8) where source.encoding != .int8 || change != nil:
+      outcome = try packRows(source, target, into: writers, changedBy: change)
     case _ where source.encoding == target.encoding && source.dtype == target.dtype:
       outcome = try copy(source, into: writers)
     case (.plain, .packed(let codec)):
       outcome = try pack(source, codec, target, into: writers)
-    case (.packed(let codec), .plain):
-      outcome = try unpack(source, codec, target, into: writers[0])
-    case (.plain, .plain):
+    case (.packed, .plain), (.int8, .plain):
+      outcome = try unpack(source, target, into: writers[0])
+    case (_, .plain), (_, .int8):
       outcome = try cast(source, to: target.dtype, into: writers[0])
-    case (.packed, .packed):
+    case (_, .packed):
       throw NibbleError.usage("tensor \(quoted(source.name.text)) is packed already; dequantize it first")
     }
     if let state = target.stateText, let writer = writers.last, writer.kind == .stateText {

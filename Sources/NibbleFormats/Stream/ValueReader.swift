@@ -15,10 +15,10 @@ final class ValueReader: @unchecked Sendable {
   ///   - scratch: owns the scales
   init(_ tensor: StoredTensor, transposing: Bool = false, _ scratch: Scratch, slot: Int) throws {
     self.tensor = tensor
-    if let codec = tensor.encoding.codec {
+    if tensor.isPacked {
       elements = nil
       codes = try SectionReader(tensor.sections[0], tensor.name.text)
-      decoder = try PackedDecoder(tensor, codec, scratch, slot: slot)
+      decoder = try PackedDecoder(tensor, scratch, slot: slot)
     } else {
       elements = try ElementReader(tensor, transposing: transposing)
       codes = nil

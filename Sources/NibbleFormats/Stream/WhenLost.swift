@@ -5,6 +5,8 @@ import NibbleQuant
 public enum WhenLost: String, Sendable, CaseIterable {
   /// The job stops.
   case fail
+  /// The tensor is written in 8 bits, with a scale a row.
+  case promote
   /// The tensor is written in 16 bits.
   case sixteenBits = "16bit"
   /// Its codes are chosen so that the change survives, under the scales it has.
@@ -18,12 +20,17 @@ extension StreamJob {
     guard whenLost != .fail else { return self }
     var job = self
     let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
-    for (index, item) in items.enumerated() where item.target.encoding != .plain {
+    for (index, item) in items.enumerated() where item.target.encoding.codec != nil {
       guard let minimum = minimumSurvival(item.target), let change = try item.change?(), change.rowSpace != nil else { continue }
       guard try stream.roundingSurvival(item.replacement ?? item.source, change, as: item.target).survival < minimum else {
         continue
       }
-      if whenLost == .shape { job.items[index].isShaped = true } else { job.items[index].target.becomesPlain() }
+      switch whenLost {
+      case .fail: break
+      case .promote: job.items[index].target.encoding = .int8
+      case .sixteenBits: job.items[index].target.becomesPlain()
+      case .shape: job.items[index].isShaped = true
+      }
     }
     return job
   }

@@ -4,13 +4,15 @@ import NibbleQuant
 /// What a tensor is to be coded with.
 public enum CodecChoice: Hashable, Sendable {
   case packed(BlockCodec.Code)
+  /// Signed bytes with a scale a row.
+  case int8
   /// As it is.
   case keep
   case cast(DType)
 
   /// The names of the command line.
   public static let names: [(name: String, choice: CodecChoice)] = [
-    ("nf4", .packed(.nf4)), ("fp4", .packed(.fp4)), ("keep", .keep), ("bf16", .cast(.bf16)), ("fp16", .cast(.f16)),
+    ("nf4", .packed(.nf4)), ("fp4", .packed(.fp4)), ("int8", .int8), ("keep", .keep), ("bf16", .cast(.bf16)), ("fp16", .cast(.f16)),
     ("fp32", .cast(.f32)),
   ]
 
@@ -18,6 +20,23 @@ public enum CodecChoice: Hashable, Sendable {
   public init?(_ name: String) {
     guard let known = Self.names.first(where: { $0.name == name }) else { return nil }
     self = known.choice
+  }
+
+  /// The same, for what packs.
+  ///
+  /// - Throws: `.usage`
+  public init(packing name: String) throws {
+    guard let known = CodecChoice(name), known.packs else {
+      throw NibbleError.usage("--codec \(quoted(name)) is none of nf4, fp4, int8")
+    }
+    self = known
+  }
+
+  private var packs: Bool {
+    switch self {
+    case .packed, .int8: true
+    case .keep, .cast: false
+    }
   }
 
   /// The name on the command line.

@@ -121,12 +121,17 @@ extension StreamJob {
       guard !tensor.isPacked else { throw refuse("it is packed; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       target.dtype = dtype
-    case .packed(let code):
+    case .packed, .int8:
       guard !tensor.isPacked else { throw refuse("it is packed already; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       guard tensor.count > 0 else { throw refuse("it has no elements") }
-      target.encoding = .packed(
-        BlockCodec(code, blockSize: decision.blockSize, nested: options.doubleQuant ? .init() : nil))
+      if case .packed(let code) = decision.choice {
+        target.encoding = .packed(
+          BlockCodec(code, blockSize: decision.blockSize, nested: options.doubleQuant ? .init() : nil))
+      } else {
+        guard tensor.shape.count == 2 else { throw refuse("it is no matrix") }
+        target.encoding = .int8
+      }
       // Blocks say float32, float16 or bfloat16; float64 is rounded to float32 before it is packed.
       if tensor.dtype == .f64 { target.dtype = .f32 }
       if family?.isConv1D(tensor.name.text) == true, tensor.shape.count == 2, !tensor.isTransposed {
