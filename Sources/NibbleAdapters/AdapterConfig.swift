@@ -56,6 +56,8 @@ public struct AdapterConfig: Sendable {
   public let taskType: String?
   /// Modules trained whole.
   public let modulesToSave: [String]
+  /// Rows of embeddings that were trained alone: a module's name, or nil for the input embedding, and its tokens.
+  let tokenRows: [(module: String?, tokens: [Int])]
   /// Keys nibble does not know, which it leaves alone.
   public let unknownKeys: [String]
   /// The configuration as it stands in the file.
@@ -98,6 +100,19 @@ public struct AdapterConfig: Sendable {
     baseName = value("base_model_name_or_path")?.string
     taskType = value("task_type")?.string
     modulesToSave = value("modules_to_save")?.array?.compactMap(\.string) ?? []
+    func tokens(_ list: JSON) throws -> [Int] {
+      guard let ids = list.array?.map(\.int), ids.allSatisfy({ ($0 ?? -1) >= 0 }) else {
+        throw fail("trainable_token_indices is \(quoted(list.text())), expected ids of tokens")
+      }
+      let found = ids.compactMap { $0 }
+      guard Set(found).count == found.count else { throw fail("trainable_token_indices names a token twice") }
+      return found
+    }
+    switch value("trainable_token_indices") {
+    case .object(let members)?: tokenRows = try members.map { ($0.key, try tokens($0.value)) }
+    case let list?: tokenRows = [(nil, try tokens(list))]
+    case nil: tokenRows = []
+    }
     func patterns(_ key: String, _ range: ClosedRange<Double>) throws -> [(Pattern, Double)] {
       guard let members = value(key)?.members else {
         if let other = value(key) { throw fail("\(key) is \(quoted(other.text())), expected an object") }
@@ -131,7 +146,7 @@ public struct AdapterConfig: Sendable {
   /// Keys that make another method of it when set.
   private static let variants = [
     "layer_replication", "use_qalora", "target_parameters", "alora_invocation_tokens", "arrow_config", "velora_config",
-    "monteclora_config", "kasa_config", "use_bdlora", "trainable_token_indices",
+    "monteclora_config", "kasa_config", "use_bdlora",
   ]
   private static let changesBase = ["pissa", "olora", "corda", "lora_ga", "loftq"]
   private static let known: Set<String> = [
@@ -139,7 +154,7 @@ public struct AdapterConfig: Sendable {
     "base_model_name_or_path", "modules_to_save", "rank_pattern", "alpha_pattern", "init_lora_weights", "target_modules",
     "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "inference_mode", "revision", "peft_version",
     "auto_mapping", "megatron_config", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config",
-    "lora_ga_config", "ensure_weight_tying", "runtime_config",
+    "lora_ga_config", "ensure_weight_tying", "runtime_config", "trainable_token_indices",
   ]
 
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.

@@ -16,16 +16,18 @@ extension AdapterFile {
         throw mismatch(module.path, "is adapted twice under different names")
       }
     }
-    let lost =
-      self.modules.map(\.path).filter { modules.index(of: $0) == nil }
-      + replacements.map(\.name).filter { parameters.index(of: $0) == nil }
-    guard let first = lost.first else { return }
-    let known = self.modules.contains { $0.path == first } ? modules : parameters
-    let hint = known.nearest(to: first).map { "; the nearest there is \(quoted($0))" } ?? ""
-    let others = lost.count == 1 ? "" : " and \(lost.count - 1) more"
+    let lostModules = (self.modules.map(\.path) + tokenRows.map(\.path)).filter { modules.index(of: $0) == nil }
+    let lostParameters = replacements.map(\.name).filter { parameters.index(of: $0) == nil }
+    let lost = lostModules.map { ($0, modules) } + lostParameters.map { ($0, parameters) }
+    guard !lost.isEmpty else { return }
+    let named = lost.prefix(3).map { name, known in
+      quoted(name) + (known.nearest(to: name).map { " (nearest: \(quoted($0)))" } ?? "")
+    }
+    let others = lost.count > 3 ? " and \(lost.count - 3) more" : ""
     throw NibbleError(
       .adapterMismatch,
-      "\(path): \(quoted(first))\(others) of \(self.modules.count + replacements.count) match nothing in \(base)\(hint)")
+      "\(path): \(lost.count) of its \(self.modules.count + tokenRows.count + replacements.count) modules and parameters match nothing in \(base): "
+        + named.joined(separator: ", ") + others)
   }
 
   /// What is wrong with a module.

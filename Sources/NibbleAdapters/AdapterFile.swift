@@ -14,7 +14,19 @@ public struct AdapterFile: Sendable {
   public internal(set) var modules: [AdaptedModule] = []
   /// Parameters of the base that were trained themselves, under their full names.
   public internal(set) var replacements: [(name: String, tensor: StoredTensor)] = []
+  /// Rows of embeddings that were trained alone.
+  public internal(set) var tokenRows: [TokenRows] = []
   package let mapped: MappedCheckpoint
+
+  /// Rows that take the place of an embedding's own.
+  public struct TokenRows: Sendable {
+    /// The embedding's path in the base.
+    public let path: String
+    /// The tokens they are for.
+    public let tokens: [Int]
+    /// [tokens, width]
+    public let values: StoredTensor
+  }
 
   /// The two factors of one module, and what comes with them.
   public struct AdaptedModule: Sendable {
@@ -90,6 +102,10 @@ public struct AdapterFile: Sendable {
       guard name.hasPrefix(Self.prefix) else { throw mismatch("tensor \(quoted(name)) does not begin with \(Self.prefix)") }
       guard !tensor.isPacked else { throw mismatch("tensor \(quoted(name)) is packed") }
       let own = String(name.dropFirst(Self.prefix.count))
+      if own.hasSuffix(Self.tokenSuffix) {
+        tokenRows.append(try rows(String(own.dropLast(Self.tokenSuffix.count)), tensor))
+        continue
+      }
       guard let (suffix, part) = Self.suffixes.first(where: { own.hasSuffix($0.text) }) else {
         guard !own.contains(".lora_"), !own.contains(".trainable_tokens") else {
           throw mismatch("tensor \(quoted(name)): no part of an adapter nibble knows")
@@ -104,7 +120,24 @@ public struct AdapterFile: Sendable {
     modules = try parts.keys.sorted().map { path in
       try module(path.text, parts[path] ?? Parts(), isEmbedding: embeddings.contains(path))
     }
-    guard !modules.isEmpty || !replacements.isEmpty else { throw mismatch("it holds no tensors") }
+    guard !modules.isEmpty || !replacements.isEmpty || !tokenRows.isEmpty else { throw mismatch("it holds no tensors") }
+    guard tokenRows.count == config.tokenRows.count else {
+      throw mismatch(
+        "trainable_token_indices names \(config.tokenRows.count) embeddings, the file has rows for \(tokenRows.count)")
+    }
+  }
+
+  private static let tokenSuffix = ".token_adapter.trainable_tokens_delta"
+
+  /// Finds the tokens that rows of an embedding are for.
+  private func rows(_ path: String, _ tensor: StoredTensor) throws -> TokenRows {
+    let named = config.tokenRows.first { row in row.module.map { path == $0 || path.hasSuffix("." + $0) } ?? true }
+    guard let named, tensor.shape.count == 2, tensor.shape[0] == named.tokens.count else {
+      throw mismatch(
+        "tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), trainable_token_indices names \(named?.tokens.count ?? 0) tokens there"
+      )
+    }
+    return TokenRows(path: path, tokens: named.tokens, values: tensor)
   }
 
   /// Takes note of a parameter trained whole.

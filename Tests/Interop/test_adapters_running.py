@@ -24,7 +24,9 @@ def save_adapter(model_class, base, folder, **settings):
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
-            if "magnitude" in name:
+            if "token_adapter" in name:
+                parameter.add_(torch.randn(parameter.shape) * 0.3)
+            elif "magnitude" in name:
                 # They start at the rows' lengths.
                 parameter.mul_(1 + 0.3 * torch.randn(parameter.shape))
             elif "lora_" in name:
@@ -74,6 +76,11 @@ CASES = {
     "head and embedding trained whole": (LLAMA, {}, {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),
     "embedding adapted": (LLAMA, {}, {"target_modules": ["q_proj", "embed_tokens"]}),
     "embedding adapted, tied": (LLAMA, {"tie_word_embeddings": True}, {"target_modules": ["q_proj", "embed_tokens"]}),
+    "rows of tokens": (LLAMA, {}, {"target_modules": ["q_proj"], "trainable_token_indices": [3, 7, 20]}),
+    "rows of tokens, tied": (LLAMA, {"tie_word_embeddings": True}, {
+        "target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [4, 5]}}),
+    "gpt2, rows of tokens": (GPT2, {}, {
+        "target_modules": ["c_attn"], "fan_in_fan_out": True, "trainable_token_indices": {"wte": [9, 4]}}),
     "head adapted": (LLAMA, {}, {"target_modules": ["q_proj", "lm_head"]}),
     "one layer": (LLAMA, {}, {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]}),
     "all but some": (LLAMA, {}, {"target_modules": "all-linear", "exclude_modules": ["v_proj", "down_proj"]}),

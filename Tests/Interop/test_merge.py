@@ -12,6 +12,8 @@ from test_adapters_running import CASES, LLAMA, by_peft, class_and_type, packed_
 TIED = {"tie_word_embeddings": True}
 MORE = {
     "head adapted, tied": (LLAMA, TIED, {"target_modules": ["q_proj", "lm_head"]}),
+    "rows of tokens, of the head too": (LLAMA, {}, {
+        "target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [4, 5], "lm_head": [6, 1, 2]}}),
     "head trained whole, tied": (LLAMA, TIED, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
 }
 
@@ -79,3 +81,69 @@ def test_what_was_merged_is_written_down(nibble, work):
     provenance = nibble.json("inspect", work / "merged.nbl")["provenance"]
     assert provenance["verb"] == "merge"
     assert provenance["adapters"][0]["weight"] == 0.5
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("base", ["plain", "packed.nbl"])
+def test_a_resized_vocabulary_is_that_of_the_output(nibble, work, tied, base):
+    model_class = transformers.LlamaForCausalLM
+    save_random(model_class, "llama", work / "m", tie_word_embeddings=tied)
+    ours, theirs = (work / "m", work / "m") if base == "plain" else packed_and_twin(nibble, work, base)
+    model = as_float32(model_class, theirs)
+    size = model.config.vocab_size + 3
+    model.resize_token_embeddings(size)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape) * 0.15)
+    adapted.save_pretrained(work / "adapter")
+    (work / "adapter" / "added_tokens.json").write_text('{"<new>": %d}' % (size - 1))
+    nibble("merge", "--base", ours, "--adapter", work / "adapter", "-o", work / "merged", "--format", "safetensors", "--dtype", "fp32")
+    merged = as_float32(model_class, work / "merged")
+    assert merged.config.vocab_size == size and merged.config.tie_word_embeddings == tied
+    assert "<new>" in (work / "merged" / "added_tokens.json").read_text()
+    question = asked(merged)
+    assert_same(expected(merged, **question), expected(adapted.eval(), **question), question["attention_mask"])
+
+
+@pytest.mark.parametrize("base_name, head_name, task, module", [
+    ("LlamaForCausalLM", "LlamaForSequenceClassification", "SEQ_CLS", "q_proj"),
+    ("RobertaForMaskedLM", "RobertaForSequenceClassification", "SEQ_CLS", "query"),
+    ("RobertaForMaskedLM", "RobertaForTokenClassification", "TOKEN_CLS", "query"),
+    ("GPT2LMHeadModel", "GPT2ForSequenceClassification", "SEQ_CLS", "c_attn"),
+])
+def test_a_head_that_the_base_lacks_comes_with_the_adapter(nibble, work, base_name, head_name, task, module):
+    model_class, model_type = class_and_type(base_name)
+    save_random(model_class, model_type, work / "m")
+    head_class = getattr(transformers, head_name)
+    model = head_class.from_pretrained(work / "m", num_labels=3)
+    model.config.pad_token_id = 0
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=[module], task_type=task))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape) * 0.15)
+    adapted.save_pretrained(work / "adapter")
+    nibble("merge", "--base", work / "m", "--adapter", work / "adapter", "-o", work / "merged")
+    merged = head_class.from_pretrained(work / "merged")
+    merged.config.pad_token_id = 0
+    assert merged.config.num_labels == 3
+    question = asked(merged)
+    assert_same(expected(merged, **question), expected(adapted.eval(), **question))
+
+
+@pytest.mark.parametrize("method, rank", [("cat", None), ("svd", None), ("svd", 3), ("linear", None)])
+def test_combined_adapters_are_peft_s(nibble, work, method, rank):
+    model_class = transformers.LlamaForCausalLM
+    save_random(model_class, "llama", work / "m")
+    adapters = [save_adapter(model_class, work / "m", work / f"a{number}", target_modules=modules)
+                for number, modules in enumerate((["q_proj", "v_proj", "down_proj"], ["v_proj", "down_proj", "embed_tokens"]))]
+    options = ["--svd-rank", rank] if rank else []
+    nibble("adapter", "combine", f"{adapters[0]}:0.7", f"{adapters[1]}:-0.4", "-o", work / "both", "--method", method, *options)
+    model = by_peft(model_class, work / "m", *adapters)
+    model.add_weighted_adapter(["a0", "a1"], [0.7, -0.4], "sum", combination_type=method, svd_rank=rank)
+    model.set_adapter("sum")
+    question = asked(model)
+    found = by_peft(model_class, work / "m", work / "both")
+    assert_same(expected(found, **question), expected(model, **question), question["attention_mask"])

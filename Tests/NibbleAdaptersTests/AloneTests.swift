@@ -30,7 +30,6 @@ struct AloneTests {
     ])
   func cat(_ names: [(String, Double)]) throws {
     let adapters = try names.map { MergeOptions.Weighted(try MergeTests.adapter($0.0), weight: $0.1) }
-      .filter { $0.adapter.replacements.isEmpty }
     let report = try AdapterCombination(MergeOptions(adapters)).write(to: folder.file("all"), force: false)
     let combined = try AdapterFile.open(folder.file("all"))
     #expect(report.worstError == 0 && combined.warnings.isEmpty)

@@ -186,7 +186,9 @@ struct MergeTests {
     #expect(report.warnings.contains { $0.contains("keep less than 0.9 of their change") })
   }
 
-  @Test("that rounding would erase is kept by other means", arguments: [(WhenLost.shape, OutputFormat.nbl), (.shape, .bnb), (.sixteenBits, .nbl), (.sixteenBits, .bnb), (.promote, .nbl)])
+  @Test(
+    "that rounding would erase is kept by other means",
+    arguments: [(WhenLost.shape, OutputFormat.nbl), (.shape, .bnb), (.sixteenBits, .nbl), (.sixteenBits, .bnb), (.promote, .nbl)])
   func whenLost(_ way: WhenLost, _ format: OutputFormat) throws {
     let base = try Checkpoint.open(fixture("models/llama-bnb-nf4-dq"))
     var job = try StreamJob.merge(

@@ -21,6 +21,8 @@ public struct AdapterCombination: Sendable {
   private let config: JSON
   private let binding: AdapterBinding?
   private var warnings: [String] = []
+  /// Weights that are written as they are.
+  private var carried: [AdapterFolder.Tensor] = []
 
   /// - Parameter anyBase: takes adapters of different bases together
   /// - Throws: `.usage` for adapters that cannot be combined, `.adapterMismatch` for adapters of different bases
@@ -28,9 +30,20 @@ public struct AdapterCombination: Sendable {
     self.options = options
     guard let first = options.adapters.first?.adapter else { throw NibbleError.usage("there is no adapter to combine") }
     for one in options.adapters {
-      guard one.adapter.replacements.isEmpty else {
+      if let rows = one.adapter.tokenRows.first {
         throw NibbleError.usage(
-          "\(one.adapter.path) replaces \(quoted(one.adapter.replacements[0].name)) whole, which is not combined with anything")
+          "\(one.adapter.path) replaces rows of \(quoted(rows.path)), which are not combined with anything")
+      }
+      for (name, tensor) in one.adapter.replacements {
+        // PEFT writes the weight of an adapted embedding beside its factors, though it was not trained.
+        guard tensor.name.text.hasSuffix(".base_layer.weight") else {
+          throw NibbleError.usage("\(one.adapter.path) replaces \(quoted(name)) whole, which is not combined with anything")
+        }
+        let values = AdapterFolder.Tensor(tensor.name.text, tensor.shape, try one.adapter.mapped.floats(tensor))
+        if let other = carried.first(where: { $0.name == values.name }), other.values != values.values {
+          throw NibbleError.usage("\(one.adapter.path) has another \(quoted(name)) than the adapters before it")
+        }
+        if !carried.contains(where: { $0.name == values.name }) { carried.append(values) }
       }
     }
     let bound = options.adapters.filter { $0.adapter.binding != nil }
@@ -80,7 +93,7 @@ public struct AdapterCombination: Sendable {
     report.modules = made.count
     report.rank = made.map(\.factors.rank).max() ?? 0
     let rank = report.rank
-    let tensors = made.flatMap { Self.tensors($0.path, $0.first, $0.factors, rank: rank) }
+    let tensors = carried + made.flatMap { Self.tensors($0.path, $0.first, $0.factors, rank: rank) }
     try AdapterFolder(config: config(rank), tensors: tensors, binding: binding).write(to: path, force: force)
     return report
   }

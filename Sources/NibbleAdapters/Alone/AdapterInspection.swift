@@ -54,7 +54,9 @@ public struct AdapterInspection: Sendable {
     bytes = file.mapped.checkpoint.storedBytes
     parameters = file.mapped.checkpoint.tensors.reduce(0) { $0 + $1.count }
     warnings = file.warnings
-    replaced = file.replacements.map { ($0.name, $0.tensor.shape) }
+    replaced =
+      file.replacements.map { ($0.name, $0.tensor.shape) }
+      + file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.shape) }
     var rounding: [String: ChangeSums] = [:]
     if let base {
       warnings += try file.targetWarnings(base)

@@ -39,7 +39,7 @@ public final class MergeCheck: Sendable {
     // One thread: there is little to do, and others would only wait.
     let engine = Engine(.f32, team: Team(threads: 1))
     var result = Result()
-    result.skipped = plan.vectors.count
+    result.skipped = plan.vectors.count + plan.tokenRows.count
     for (index, merging) in plan.matrices.sorted(by: { $0.key < $1.key }) {
       try Interrupt.check()
       let tensor = base.tensors[index]

@@ -11,6 +11,7 @@ struct MergePlan: @unchecked Sendable {
   /// By the index of the base's tensor.
   var matrices: [Int: Merging] = [:]
   var vectors: [Int: FloatStore] = [:]
+  var tokenRows: [Int: TokenRowsChange] = [:]
   var replacements: [Int: (tensor: StoredTensor, file: AdapterFile)] = [:]
 
   init(_ base: Checkpoint) {
@@ -44,6 +45,7 @@ struct MergePlan: @unchecked Sendable {
     let file = one.adapter
     try file.checkEverythingMatches(modules, parameters, of: base.path)
     for (name, tensor) in file.replacements { try replace(name, tensor, one) }
+    for rows in file.tokenRows { try add(rows, one) }
     for module in file.modules {
       guard let found = modules.index(of: module.path) else { continue }
       let index = moduleTensors[found]
@@ -96,11 +98,41 @@ struct MergePlan: @unchecked Sendable {
     vectors[index] = sum
   }
 
+  private mutating func add(_ rows: AdapterFile.TokenRows, _ one: MergeOptions.Weighted) throws {
+    let file = one.adapter
+    guard let found = modules.index(of: rows.path) else { return }
+    let index = moduleTensors[found]
+    let shape = base.tensors[index].logicalShape
+    guard shape.count == 2, rows.values.shape[1] == shape[1], rows.tokens.allSatisfy({ $0 < shape[0] }) else {
+      throw file.mismatch(
+        rows.path,
+        "has rows of \(rows.values.shape[1]) numbers up to token \(rows.tokens.max() ?? 0), the base's weight has the shape \(shape)"
+      )
+    }
+    try file.checkFinite(rows.values)
+    var change = tokenRows[index] ?? TokenRowsChange(columns: shape[1])
+    guard change.add(rows.tokens, FloatStore(try file.mapped.floats(rows.values)), weight: Float(one.weight)) else {
+      throw NibbleError.usage("two adapters replace rows of \(quoted(rows.path)) for the same token; merge one of them")
+    }
+    tokenRows[index] = change
+  }
+
+  /// Throws where what adapters ask of one tensor does not go together.
+  func checkTogether() throws {
+    for index in tokenRows.keys.sorted() where matrices[index] != nil || replacements[index] != nil {
+      throw NibbleError.usage(
+        "\(quoted(base.tensors[index].name.text)) has rows trained alone and is adapted or replaced otherwise too, which is not merged"
+      )
+    }
+  }
+
   private mutating func replace(_ name: String, _ tensor: StoredTensor, _ one: MergeOptions.Weighted) throws {
     let file = one.adapter
     guard let index = parameters.index(of: name) else { return }
     let own = base.tensors[index]
-    guard tensor.shape == own.logicalShape else {
+    let resizes =
+      base.vocabularyTensors.contains(own.name) && tensor.shape.count == 2 && tensor.shape[1...] == own.logicalShape[1...]
+    guard tensor.shape == own.logicalShape || resizes else {
       throw NibbleError(
         .adapterMismatch,
         "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(own.logicalShape)")

@@ -9,9 +9,11 @@ extension StreamJob {
   /// - Parameter check: compares the output with the base and its adapters before it becomes visible
   /// - Throws: `.adapterMismatch` for adapters that do not fit, `.quality` for factors that are not finite, `.usage`, `.badInput`
   public static func merge(
-    _ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec, check: MergeCheck? = nil
+    _ given: Checkpoint, _ options: MergeOptions, to output: OutputSpec, check: MergeCheck? = nil
   ) throws -> StreamJob {
-    let base = try untiedIfNeeded(base, options)
+    var options = options
+    let base: Checkpoint
+    (base, options.adapters) = try given.fitted(to: options.adapters)
     var job = try unmerged(base, options, to: output)
     var merges = MergePlan(base)
     for one in options.adapters {
@@ -22,6 +24,12 @@ extension StreamJob {
     for (index, replacement) in merges.replacements {
       job.items[index].replacement = replacement.tensor
       job.items[index].target.becomesNew()
+      if replacement.tensor.shape != base.tensors[index].logicalShape { job.items[index].target.shape = replacement.tensor.shape }
+    }
+    try merges.checkTogether()
+    for (index, rows) in merges.tokenRows {
+      job.items[index].target.becomesNew()
+      job.items[index].change = { rows }
     }
     for (index, vector) in merges.vectors { job.items[index].change = { VectorChange(values: vector) } }
     for (index, merging) in merges.matrices {
@@ -76,6 +84,10 @@ extension StreamJob {
     }
     for one in adapters {
       if one.adapter.config.isDoRA { throw NibbleError.usage("\(one.adapter.path) is a DoRA adapter, which cannot be taken out") }
+      if let rows = one.adapter.tokenRows.first {
+        throw NibbleError.usage(
+          "\(one.adapter.path) replaced rows of \(quoted(rows.path)); what they were is not in the merged model")
+      }
       if let first = one.adapter.replacements.first {
         throw NibbleError.usage(
           "\(one.adapter.path) replaced \(quoted(first.name)) whole; what it was is not in the merged model")
@@ -87,17 +99,6 @@ extension StreamJob {
     let record = job.provenance
     job.provenance = { record($0)?.setting("verb", to: "unmerge") }
     return job
-  }
-
-  /// An adapter of the embedding alone, or of the head alone, leaves the other as it was.
-  private static func untiedIfNeeded(_ base: Checkpoint, _ options: MergeOptions) throws -> Checkpoint {
-    guard let embedding = base.tiedEmbedding else { return base }
-    let name = ModuleNames([String(embedding.name.text.dropLast(".weight".count))])
-    let isApart = options.adapters.contains { one in
-      one.adapter.modules.contains { $0.path == "lm_head" || name.index(of: $0.path) != nil }
-        || one.adapter.replacements.contains { $0.name == "lm_head.weight" }
-    }
-    return isApart ? base.untied() : base
   }
 
   /// The same output without any adapter.

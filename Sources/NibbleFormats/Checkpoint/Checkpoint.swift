@@ -19,10 +19,12 @@ public struct Checkpoint: Sendable {
   public let container: Container
   /// In ascending order of names.
   public internal(set) var tensors: [StoredTensor] = []
+  /// Those among them that were put there by others and do not count for the identity.
+  var added: Set<ByteName> = []
   /// The files tensors are read from.
   package internal(set) var files: [InputFile] = []
   /// Configuration, tokenizer, templates, in name order.
-  public internal(set) var smallFiles: [SmallFile] = []
+  public package(set) var smallFiles: [SmallFile] = []
   /// Files of the folder that are not part of the checkpoint as nibble carries it.
   public internal(set) var leftOutFiles: [String] = []
   /// config.json, as it was before nibble put a quantization_config into it.
@@ -34,13 +36,15 @@ public struct Checkpoint: Sendable {
   /// The identity the container claims.
   public internal(set) var claimedIdentity: Digest128?
   /// Things worth telling that are no errors.
-  public internal(set) var warnings: [String] = []
+  public package(set) var warnings: [String] = []
 
   /// A file that travels with the weights.
   public struct SmallFile: Sendable {
     /// Its name in the model folder.
     public let name: String
     package let section: StoredSection
+
+    package init(name: String, section: StoredSection) { (self.name, self.section) = (name, section) }
   }
 
   init(path: String, container: Container) {

@@ -18,20 +18,31 @@ extension Checkpoint {
   /// The same model with a head of its own: a copy of the embedding, and a configuration that says so.
   package func untied() -> Checkpoint {
     guard let embedding = tiedEmbedding, let head = family?.tiedHeads.first, let config else { return self }
-    var untied = self
     var weight = embedding
     weight.name = ByteName(head + ".weight")
-    untied.tensors.append(weight)
-    untied.sortTensors()
-    untied.claimedIdentity = nil
-    let written = config.setting("tie_word_embeddings", to: .bool(false))
-    untied.config = written
-    untied.smallFiles = smallFiles.map {
-      $0.name == "config.json" ? SmallFile(name: $0.name, section: StoredSection(.file, bytes: written.fileBytes)) : $0
-    }
+    var untied = adding([weight]).with(config: config.setting("tie_word_embeddings", to: .bool(false)))
     untied.warnings.append(
       "\(path): the output head shared the embedding's weight; the adapter treats them apart, so the output has both and "
         + "tie_word_embeddings is false")
     return untied
+  }
+
+  /// The same with tensors that are not its own, and do not count for its identity.
+  package func adding(_ more: [StoredTensor]) -> Checkpoint {
+    var all = self
+    all.tensors += more
+    all.added.formUnion(more.map(\.name))
+    all.sortTensors()
+    return all
+  }
+
+  /// The same with another configuration.
+  package func with(config: JSON) -> Checkpoint {
+    var other = self
+    other.config = config
+    other.smallFiles = smallFiles.map {
+      $0.name == "config.json" ? SmallFile(name: $0.name, section: StoredSection(.file, bytes: config.fileBytes)) : $0
+    }
+    return other
   }
 }

@@ -135,16 +135,19 @@ public struct StreamJob: Sendable {
     if output.compression.isOn {
       let makesRows = items.contains { $0.target.encoding == .int8 && $0.source.encoding != .int8 || $0.change != nil }
       guard !makesRows, whenLost != .promote, whenLost != .shape else {
-        throw NibbleError.usage("--compress does not go with int8, nor with merging; write the file and convert it with --compress")
+        throw NibbleError.usage(
+          "--compress does not go with int8, nor with merging; write the file and convert it with --compress")
       }
     }
     if output.format == .bnb {
       if let first = items.first(where: { $0.target.encoding == .int8 }) {
         throw NibbleError.usage(
-          "\(source.path): \(quoted(first.target.name.text)) is int8, which has no place among the 4-bit tensors of a bitsandbytes checkpoint")
+          "\(source.path): \(quoted(first.target.name.text)) is int8, which has no place among the 4-bit tensors of a bitsandbytes checkpoint"
+        )
       }
       guard whenLost != .promote else {
-        throw NibbleError.usage("--when-lost promote writes int8 tensors, which a bitsandbytes checkpoint has no place for; use 16bit")
+        throw NibbleError.usage(
+          "--when-lost promote writes int8 tensors, which a bitsandbytes checkpoint has no place for; use 16bit")
       }
     }
     if let limit = maximumMemory, workingThreads < 1 {
@@ -181,8 +184,10 @@ public struct StreamJob: Sendable {
       try checkQuality(item, outcome)
       try writer.close(item.target, writers, outcome)
       identity.add(item.target.name, item.target.dtype, item.target.shape, item.target.encoding, outcome.digest)
-      sourceIdentity.add(
-        item.source.name, item.source.dtype, item.source.shape, item.source.encoding, outcome.sourceDigest)
+      if !source.added.contains(item.source.name) {
+        sourceIdentity.add(
+          item.source.name, item.source.dtype, item.source.shape, item.source.encoding, outcome.sourceDigest)
+      }
       report.add(item, outcome, minimumSurvival: minimumSurvival(item.target))
     }
     try checkSurvival(report)

@@ -12,7 +12,8 @@ public enum CodecChoice: Hashable, Sendable {
 
   /// The names of the command line.
   public static let names: [(name: String, choice: CodecChoice)] = [
-    ("nf4", .packed(.nf4)), ("fp4", .packed(.fp4)), ("int8", .int8), ("keep", .keep), ("bf16", .cast(.bf16)), ("fp16", .cast(.f16)),
+    ("nf4", .packed(.nf4)), ("fp4", .packed(.fp4)), ("int8", .int8), ("keep", .keep), ("bf16", .cast(.bf16)),
+    ("fp16", .cast(.f16)),
     ("fp32", .cast(.f32)),
   ]
 

@@ -106,6 +106,13 @@ extension Model {
         matrices[id] = try Matrix(tensor, of: file.mapped, isTransposed: shape.isConv1D)
       }
     }
+    for rows in file.tokenRows {
+      guard let table = embeddings.first(where: { ModuleNames([$0.name]).index(of: rows.path) != nil }) else {
+        throw file.mismatch(rows.path, "is no embedding here, and rows of nothing else can be used without merging")
+      }
+      guard matrices[table.id] == nil else { throw file.mismatch(rows.path, "is replaced whole and by rows") }
+      matrices[table.id] = try withRows(rows, of: table, file)
+    }
     // A head that shares the embedding's weight shares its replacement.
     if case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id],
       matrices[head.id] == nil,
@@ -114,6 +121,21 @@ extension Model {
       matrices[head.id] = own
     }
     return (vectors, matrices)
+  }
+
+  /// A copy of an embedding in which some tokens have other rows.
+  private func withRows(_ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile) throws -> Matrix {
+    guard rows.values.shape[1] == table.width, rows.tokens.allSatisfy({ $0 < table.count }) else {
+      throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for \(table.count) tokens of \(table.width)")
+    }
+    try file.checkFinite(rows.values)
+    let store = FloatStore(count: table.count * table.width)
+    table.matrix.rows(0..<table.count, into: store.start)
+    let values = try file.mapped.floats(rows.values)
+    for (index, token) in rows.tokens.enumerated() {
+      for column in 0..<table.width { store.start[token * table.width + column] = values[index * table.width + column] }
+    }
+    return Matrix(Array(store.values), rows: table.count, columns: table.width)
   }
 
   /// Layers the adapter changes to no effect: nothing a pass gives depends on them.

@@ -1,0 +1,136 @@
+import NibbleCore
+import NibbleFormats
+
+extension Checkpoint {
+  /// This base as adapters need it: with a head of its own where they treat it apart from the embedding, with the heads they bring,
+  /// with the vocabulary they were resized to; its configuration says so.
+  ///
+  /// - Returns: the base, and the adapters without what they say twice
+  /// - Throws: `.adapterMismatch` where a vocabulary is resized in one place only
+  func fitted(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
+    var base = self
+    var adapters = given
+    if let embedding = tiedEmbedding {
+      // PEFT writes a resized vocabulary twice, and the two stay one.
+      adapters = try given.map { .init(try $0.adapter.withoutTwin(of: embedding), weight: $0.weight) }
+      if adapters.contains(where: { $0.adapter.treatsApart(embedding) }) { base = untied() }
+    }
+    for one in adapters { base = try base.withHeads(of: one.adapter) }
+    for one in adapters { base = try base.withVocabulary(of: one.adapter) }
+    return (base, adapters)
+  }
+
+  /// Heads that were trained with the adapter and that the base does not have.
+  private func withHeads(of adapter: AdapterFile) throws -> Checkpoint {
+    let parameters = ModuleNames(tensors.map(\.name.text))
+    let saved = Set(adapter.config.modulesToSave + ["classifier", "score", "qa_outputs"])
+    let new = adapter.replacements.filter { name, tensor in
+      parameters.index(of: name) == nil && name.split(separator: ".").contains { saved.contains(String($0)) }
+        && isHead(name)
+    }
+    guard !new.isEmpty else { return self }
+    let names = new.map { ByteName($0.name) }
+    var base = adding(
+      new.map { name, tensor in
+        var tensor = tensor
+        tensor.name = ByteName(name)
+        return tensor
+      })
+    base.warnings.append(
+      "\(adapter.path) brings a head the base does not have: \(names.map { quoted($0.text) }.joined(separator: ", "))")
+    let outputs = new.filter { $0.tensor.shape.count == 2 }.map(\.tensor.shape[0]).min()
+    if let written = base.config?.forTask(adapter.config.taskType, labels: outputs) { base = base.with(config: written) }
+    return base
+  }
+
+  /// Of a classifier, at the root of the model.
+  private func isHead(_ name: String) -> Bool {
+    ["classifier", "score", "qa_outputs"].contains { name.hasPrefix($0 + ".") }
+  }
+
+  /// The number of tokens that an adapter's own embedding has.
+  private func withVocabulary(of adapter: AdapterFile) throws -> Checkpoint {
+    let own = vocabularyTensors
+    let names = ModuleNames(own.map(\.text))
+    let replaced = adapter.replacements.filter { names.index(of: $0.name) != nil }
+    let counts = Set(replaced.compactMap(\.tensor.shape.first))
+    let before = own.compactMap { tensor($0)?.logicalShape.first }.first ?? 0
+    guard let count = counts.first, counts != [before] else { return self }
+    guard counts.count == 1, replaced.count == own.count else {
+      throw NibbleError(
+        .adapterMismatch,
+        "\(adapter.path): its vocabulary has \(count) tokens, the base's \(before), and it does not hold all of "
+          + own.map { quoted($0.text) }.joined(separator: ", "))
+    }
+    var base = self
+    let files = try adapter.tokenizerFiles()
+    base.smallFiles = base.smallFiles.filter { old in !files.contains { $0.name == old.name } } + files
+    base.smallFiles.sort { ByteName($0.name) < ByteName($1.name) }
+    base.warnings.append(
+      "\(adapter.path) has \(count) tokens, the base \(before): the output has \(count); its tokenizer is "
+        + (files.isEmpty ? "still the base's, for the adapter brings none" : "the adapter's"))
+    guard let config, config["vocab_size"] != nil else { return base }
+    return base.with(config: config.setting("vocab_size", to: JSON(count)))
+  }
+
+  /// Weights with a row for each token: the embedding of tokens, and the output head.
+  var vocabularyTensors: [ByteName] {
+    tensors.map(\.name).filter { name in
+      let text = name.text
+      return ["embed_tokens.weight", "wte.weight", "word_embeddings.weight"].contains { text == $0 || text.hasSuffix("." + $0) }
+        || text == "lm_head.weight"
+    }
+  }
+}
+
+extension AdapterFile {
+  /// Whether the embedding or the head that shares its weight is adapted alone.
+  fileprivate func treatsApart(_ embedding: StoredTensor) -> Bool {
+    let own = ModuleNames([String(embedding.name.text.dropLast(".weight".count))])
+    return modules.contains { $0.path == "lm_head" || own.index(of: $0.path) != nil }
+      || tokenRows.contains { $0.path == "lm_head" } || replacements.contains { $0.name == "lm_head.weight" }
+  }
+
+  /// Without a head that is the embedding over again.
+  fileprivate func withoutTwin(of embedding: StoredTensor) throws -> AdapterFile {
+    let own = ModuleNames([embedding.name.text])
+    guard let head = replacements.firstIndex(where: { $0.name == "lm_head.weight" }),
+      let twin = replacements.first(where: { own.index(of: $0.name) != nil }),
+      twin.tensor.shape == replacements[head].tensor.shape,
+      try mapped.floats(twin.tensor) == mapped.floats(replacements[head].tensor)
+    else { return self }
+    var file = self
+    file.replacements.remove(at: head)
+    return file
+  }
+
+  /// The tokenizer saved with the adapter.
+  fileprivate func tokenizerFiles() throws -> [Checkpoint.SmallFile] {
+    try [
+      "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
+      "tokenizer_config.json", "vocab.json", "vocab.txt",
+    ].filter { PathKind(path + "/" + $0) == .file }.map { name in
+      let file = try InputFile(path + "/" + name)
+      return Checkpoint.SmallFile(name: name, section: StoredSection(.file, in: file, at: 0, count: file.size))
+    }
+  }
+}
+
+extension JSON {
+  /// A configuration for a model with a head for another task.
+  fileprivate func forTask(_ task: String?, labels: Int?) -> JSON? {
+    let ending = [
+      "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification", "QUESTION_ANS": "ForQuestionAnswering",
+    ]
+    var written = self
+    if let task, let ending = ending[task], let name = self["architectures"]?.array?.first?.string {
+      let stem = ["For", "LMHeadModel", "Model"].lazy.compactMap { name.split(separator: $0, maxSplits: 1).first }
+        .min { $0.count < $1.count }
+      written = written.setting("architectures", to: JSON([String(stem ?? name[...]) + ending]))
+    }
+    guard let labels, task != "QUESTION_ANS" else { return written }
+    let names = (0..<labels).map { ("\($0)", "LABEL_\($0)") }
+    return written.setting("id2label", to: .object(names.map { ($0.0, JSON($0.1)) }))
+      .setting("label2id", to: .object(names.enumerated().map { ($1.1, JSON($0)) }))
+  }
+}
