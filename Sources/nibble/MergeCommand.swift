@@ -2,6 +2,7 @@ import ArgumentParser
 import NibbleAdapters
 import NibbleCore
 import NibbleFormats
+import NibbleModels
 import NibbleQuant
 
 struct MergeCommand: ParsableCommand {
@@ -42,7 +43,7 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "What becomes of packed tensors that would keep less: fail, promote (to int8), 16bit, or shape (experimental), which chooses codes so that the change survives."
+      "What becomes of packed tensors that would keep less: fail, promote (to int8), 16bit, shape (experimental), which chooses codes so that the change survives, or keep, which writes a folder with the base and the adapter."
     ))
   var whenLost: WhenLost = .fail
 
@@ -57,6 +58,9 @@ struct MergeCommand: ParsableCommand {
 
   @Flag(inversion: .prefixedNo, help: "Compare the output with the base and its adapters on random inputs.")
   var check = true
+
+  @Flag(help: "Run a short prompt through the base with its adapters and through the output, and compare what they say.")
+  var checkModel = false
 
   @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
   var allowNonfinite = false
@@ -86,17 +90,67 @@ struct MergeCommand: ParsableCommand {
     }
     options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
     let comparison = check ? MergeCheck() : nil
-    var job = try StreamJob.merge(values, options, to: try write.spec(format, habit: habit), check: comparison)
-    job.whenLost = whenLost
-    job.warnings += match.warnings
-    if match.trainedOn != nil { job.otherInputs += source.files }
-    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite) { report in
+    if checkModel, method == .linear || method == .svd {
+      throw NibbleError.usage("--check-model attaches adapters as they are, which \(method.rawValue) does not merge")
+    }
+    let model = checkModel ? MergedModelCheck(values, options.adapters, threads: common.workers) : nil
+    func prepare(_ job: inout StreamJob) {
+      if let model, let check = job.beforePublishing {
+        job.beforePublishing = { try check($0) + model.run(written: $0) }
+      } else if let model {
+        job.beforePublishing = { try model.run(written: $0) }
+      }
+      job.whenLost = whenLost
+      job.warnings += match.warnings
+      if match.trainedOn != nil { job.otherInputs += source.files }
+    }
+    func extra(_ report: StreamReport) -> Summary.Extra {
       var extra = comparison.map { Summary.comparison($0.result) } ?? Summary.Extra()
+      if let found = model?.result { extra.add(found) }
       let values = match.trainedOn.map { "the values of its 4-bit form, \($0)" } ?? "its values as they are"
       extra.rows.insert(("base", "\(base): \(values); identity \(report.sourceIdentity)"), at: 0)
       extra.members.append(("trained_on", JSON(match.trainedOn)))
       return extra
     }
+    let spec = try write.spec(format, habit: habit)
+    if whenLost == .keep, !write.dryRun {
+      let bundle = try KeptBundle(values, options, to: spec)
+      return try write.run(bundle, check: comparison, common, allowNonfinite, prepare, extra)
+    }
+    var job = try StreamJob.merge(values, options, to: spec, check: comparison)
+    prepare(&job)
+    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite, extra: extra)
+  }
+}
+
+extension WriteOptions {
+  /// Writes a bundle and tells what is in it.
+  fileprivate func run(
+    _ bundle: KeptBundle, check: MergeCheck?, _ common: CommonOptions, _ allowNonfinite: Bool,
+    _ prepare: (inout StreamJob) -> Void, _ extra: (StreamReport) -> Summary.Extra
+  ) throws {
+    let result = try bundle.write(
+      check: check,
+      { job in
+        prepare(&job)
+        job.threads = common.workers
+        job.maximumMemory = maxMemory.flatMap(parseBytes)
+        job.allowsNonfinite = allowNonfinite
+      }, progress: common.progress("merge"))
+    Progress.clear()
+    common.warn(result.report.warnings)
+    var more = extra(result.report)
+    more.members.append(("kept", JSON(result.lost)))
+    if !result.lost.isEmpty {
+      more.rows.removeAll { $0.0 == "check" }
+      more.rows.append(
+        (
+          "kept apart",
+          "\(result.lost.count) tensors would lose their change, so nothing is merged: use --base \(result.job.output.path) --adapter \(output ?? "")"
+        ))
+    }
+    try Summary.printReport(
+      result.report, result.job, json: common.json, verb: "merge", verbose: common.verbose, extra: more)
   }
 }
 

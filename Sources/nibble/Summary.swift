@@ -1,6 +1,7 @@
 import NibbleAdapters
 import NibbleCore
 import NibbleFormats
+import NibbleModels
 import NibbleQuant
 
 /// The account of a job, for people and for programs.
@@ -9,6 +10,16 @@ enum Summary {
   struct Extra {
     var rows: [(String, String)] = []
     var members: [(key: String, value: JSON)] = []
+
+    /// What running a merged model beside its parts showed.
+    mutating func add(_ found: MergedModelCheck.Result) {
+      rows.append(
+        (
+          "model check",
+          "outputs for \(found.tokens) tokens \(scientific(found.difference)) off, the same choice at \(percent(found.agreement)) of the positions"
+        ))
+      members += [("model_difference", JSON(found.difference)), ("model_agreement", JSON(found.agreement))]
+    }
   }
 
   /// What comparing a merge with its parts showed.

@@ -64,6 +64,15 @@ public struct AdapterCombination: Sendable {
   @discardableResult
   public func write(to path: String, force: Bool) throws -> Report {
     try AdapterFolder.check(path, force: force)
+    let (folder, report) = try combined()
+    try folder.write(to: path, force: force)
+    return report
+  }
+
+  /// The same into a folder that is not published yet.
+  func write(into staged: StagedOutput) throws { try combined().folder.write(into: staged) }
+
+  private func combined() throws -> (folder: AdapterFolder, report: Report) {
     var report = Report(warnings: warnings)
     var paths: [String: (parts: [Merging.Part], isEmbedding: Bool)] = [:]
     for one in options.adapters {
@@ -94,8 +103,7 @@ public struct AdapterCombination: Sendable {
     report.rank = made.map(\.factors.rank).max() ?? 0
     let rank = report.rank
     let tensors = carried + made.flatMap { Self.tensors($0.path, $0.first, $0.factors, rank: rank) }
-    try AdapterFolder(config: config(rank), tensors: tensors, binding: binding).write(to: path, force: force)
-    return report
+    return (AdapterFolder(config: config(rank), tensors: tensors, binding: binding), report)
   }
 
   /// Modules of a lower rank are filled up with zeros, as PEFT does.

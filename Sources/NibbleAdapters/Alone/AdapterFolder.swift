@@ -35,21 +35,26 @@ package struct AdapterFolder {
   package func write(to path: String, force: Bool) throws {
     let staged = try StagedOutput(path, .folder { Self.names.contains($0) }, force: force)
     do {
-      var metadata = [("format", "pt")]
-      if let binding { metadata.append((AdapterBinding.key, binding.text)) }
-      let sorted = tensors.sorted { ByteName($0.name) < ByteName($1.name) }
-      let file = try TensorFile.Writer(
-        sorted.map { ($0.name, $0.shape) }, metadata: metadata, in: staged, "adapter_model.safetensors")
-      for tensor in sorted { try tensor.values.withUnsafeBufferPointer { try file.add($0, to: tensor.name) } }
-      try file.finish()
-      let bytes = config.fileBytes
-      let text = try staged.file("adapter_config.json", expectedSize: bytes.count)
-      try text.write(bytes, at: 0)
-      try text.finish(length: bytes.count)
+      try write(into: staged)
       try staged.publish()
     } catch {
       staged.discard()
       throw error
     }
+  }
+
+  /// Writes its files into a folder that is not published yet.
+  package func write(into staged: StagedOutput) throws {
+    var metadata = [("format", "pt")]
+    if let binding { metadata.append((AdapterBinding.key, binding.text)) }
+    let sorted = tensors.sorted { ByteName($0.name) < ByteName($1.name) }
+    let file = try TensorFile.Writer(
+      sorted.map { ($0.name, $0.shape) }, metadata: metadata, in: staged, "adapter_model.safetensors")
+    for tensor in sorted { try tensor.values.withUnsafeBufferPointer { try file.add($0, to: tensor.name) } }
+    try file.finish()
+    let bytes = config.fileBytes
+    let text = try staged.file("adapter_config.json", expectedSize: bytes.count)
+    try text.write(bytes, at: 0)
+    try text.finish(length: bytes.count)
   }
 }

@@ -102,7 +102,7 @@ extension StreamJob {
   }
 
   /// The same output without any adapter.
-  private static func unmerged(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws -> StreamJob {
+  static func unmerged(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws -> StreamJob {
     if output.format == .safetensors {
       var job = try dequantize(base, dtype: options.dtype, to: output)
       job.warnings = base.warnings

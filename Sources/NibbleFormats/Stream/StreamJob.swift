@@ -272,7 +272,7 @@ public struct StreamJob: Sendable {
         + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3)) of a change of \(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight"
         + (worst.target.encoding == .plain
           ? ""
-          : "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost promote, 16bit or shape")
+          : "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost promote, 16bit, shape or keep")
     )
   }
 

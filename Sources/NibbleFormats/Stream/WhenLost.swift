@@ -9,6 +9,8 @@ public enum WhenLost: String, Sendable, CaseIterable {
   case promote
   /// The tensor is written in 16 bits.
   case sixteenBits = "16bit"
+  /// The base stays as it is, with the adapter beside it: a matter of the whole output, not of this tensor.
+  case keep
   /// Its codes are chosen so that the change survives, under the scales it has.
   case shape
 }
@@ -17,22 +19,31 @@ extension StreamJob {
   /// The same job, with tensors that rounding would rob of their change stored in another way: everything in question is read and
   /// measured once before anything is written.
   func savingWhatIsLost() throws -> StreamJob {
-    guard whenLost != .fail else { return self }
+    guard whenLost != .fail, whenLost != .keep else { return self }
     var job = self
-    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
-    for (index, item) in items.enumerated() where item.target.encoding.codec != nil {
-      guard let minimum = minimumSurvival(item.target), let change = try item.change?(), change.rowSpace != nil else { continue }
-      guard try stream.roundingSurvival(item.replacement ?? item.source, change, as: item.target).survival < minimum else {
-        continue
-      }
+    for index in try lostItems() {
       switch whenLost {
-      case .fail: break
+      case .fail, .keep: break
       case .promote: job.items[index].target.encoding = .int8
       case .sixteenBits: job.items[index].target.becomesPlain()
       case .shape: job.items[index].isShaped = true
       }
     }
     return job
+  }
+
+  /// Names of packed tensors that rounding would rob of their change.
+  package func lost() throws -> [String] { try lostItems().map { items[$0].target.name.text } }
+
+  private func lostItems() throws -> [Int] {
+    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
+    return try items.indices.filter { index in
+      let item = items[index]
+      guard item.target.encoding.codec != nil, let minimum = minimumSurvival(item.target), let change = try item.change?(),
+        change.rowSpace != nil
+      else { return false }
+      return try stream.roundingSurvival(item.replacement ?? item.source, change, as: item.target).survival < minimum
+    }
   }
 }
 

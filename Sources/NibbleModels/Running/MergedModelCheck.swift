@@ -1,0 +1,84 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+
+/// Runs a short prompt through a base with its adapters attached and through what they were merged into.
+public final class MergedModelCheck: @unchecked Sendable {
+  /// How far the two are apart.
+  public struct Result: Sendable {
+    /// ‖merged − attached‖ / ‖attached‖ over all outputs of the prompt.
+    public let difference: Double
+    /// The share of positions at which both give the highest score to the same token or class.
+    public let agreement: Double
+    /// Tokens of the prompt.
+    public let tokens: Int
+  }
+
+  /// What was found; nil where nothing could be compared.
+  public private(set) var result: Result?
+  private let base: Checkpoint
+  private let adapters: [MergeOptions.Weighted]
+  private let threads: Int
+  /// Token ids that are as good as any.
+  private static let length = 16
+
+  /// - Parameter base: whose values the adapters were merged onto
+  public init(_ base: Checkpoint, _ adapters: [MergeOptions.Weighted], threads: Int = availableCores) {
+    (self.base, self.adapters, self.threads) = (base, adapters, threads)
+  }
+
+  /// Compares with the model at `path`.
+  ///
+  /// - Returns: a warning where the two cannot both be run
+  package func run(written path: String) throws -> [String] {
+    do {
+      let team = Team(threads: threads)
+      let before = try Model(base, precision: .f32, team: team)
+      let attached = try adapters.enumerated().map { index, one in
+        ActiveAdapter(try before.attach(one.adapter, name: "\(index)"), weight: Float(one.weight))
+      }
+      if attached.count > 1 || attached.contains(where: { $0.weight != 1 }), attached.contains(where: { $0.adapter.isScaledWhole }) {
+        return ["--check-model: adapters that replace parameters or scale rows run alone and whole only; nothing was compared"]
+      }
+      let after = try Model(Checkpoint.open(path), precision: .f32, team: team)
+      result = Self.compare(try Self.outputs(before, attached), try Self.outputs(after, []))
+      return []
+    } catch let error as NibbleError where error.kind == .badInput || error.kind == .adapterMismatch {
+      return ["--check-model: nothing was compared: \(error.message)"]
+    }
+  }
+
+  /// The scores of every position, or the classes', or the states: rows of numbers.
+  private static func outputs(_ model: Model, _ adapters: [ActiveAdapter]) throws -> [[Float]] {
+    let length = min(length, model.contextLength)
+    let ids = (0..<length).map { (7919 * $0 + 11) % model.vocabularySize }
+    let run = TokenRun(ids, adapters: adapters)
+    let hidden = try model.transformer.hidden([run])
+    func rows(_ start: UnsafePointer<Float>, _ count: Int, _ width: Int) -> [[Float]] {
+      (0..<count).map { Array(UnsafeBufferPointer(start: start + $0 * width, count: width)) }
+    }
+    switch model.transformer.weights.head {
+    case .language(let head):
+      return rows(try model.transformer.logits(hidden, rows: Array(0..<length), of: [run]), length, head.outputs)
+    case .classification(let head):
+      return rows(try model.transformer.classScores(hidden, head, of: [run]), 1, head.output.outputs)
+    case .none: return rows(hidden, length, model.shape.width)
+    }
+  }
+
+  private static func compare(_ wanted: [[Float]], _ found: [[Float]]) -> Result {
+    var error = 0.0, size = 0.0, agreeing = 0
+    func best(_ row: [Float]) -> Int? { row.indices.max { row[$0] < row[$1] } }
+    for (x, y) in zip(wanted, found) {
+      for (a, b) in zip(x, y) {
+        error += Double(a - b) * Double(a - b)
+        size += Double(a) * Double(a)
+      }
+      if best(x) == best(y) { agreeing += 1 }
+    }
+    return Result(
+      difference: size == 0 ? error.squareRoot() : (error / size).squareRoot(),
+      agreement: Double(agreeing) / Double(max(wanted.count, 1)), tokens: length)
+  }
+}
