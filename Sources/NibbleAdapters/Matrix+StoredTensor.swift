@@ -15,7 +15,7 @@ extension Matrix {
     guard tensor.shape.count == 2 else { throw fail("is no matrix: its shape is \(tensor.shape)") }
     let (rows, columns) = (tensor.shape[0], tensor.shape[1])
     if tensor.encoding == .int8 {
-      self = try Self.unpacked(tensor, mapped, rows, columns, isTransposed)
+      self = try Self(unpacking: 0..<rows, of: tensor, mapped, isTransposed: isTransposed)
       return
     }
     guard let codec = tensor.encoding.codec else {
@@ -46,22 +46,22 @@ extension Matrix {
     self = matrix
   }
 
-  /// Rows of bytes are not multiplied with in place: they become float32, in memory.
-  private static func unpacked(
-    _ tensor: StoredTensor, _ mapped: MappedCheckpoint, _ rows: Int, _ columns: Int, _ isTransposed: Bool
-  ) throws -> Matrix {
-    guard let codes = tensor.section(.codes), let scales = tensor.section(.scales),
-      let from = try mapped.bytes(codes, tensor.name.text).baseAddress
-    else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(tensor.name.text)) has no codes") }
-    let store = FloatStore(count: rows * columns), factors = FloatStore(count: rows)
-    UnsafeMutableRawBufferPointer(factors.values).copyBytes(from: try mapped.bytes(scales, tensor.name.text))
+  /// Rows of an `int8` tensor. Bytes are not multiplied with in place: they become float32, in memory.
+  init(unpacking rows: Range<Int>, of tensor: StoredTensor, _ mapped: MappedCheckpoint, isTransposed: Bool) throws {
+    let name = tensor.name.text
+    guard let codes = tensor.section(.codes), let scales = tensor.section(.scales), let columns = tensor.shape.last,
+      let from = try mapped.bytes(codes, name).baseAddress
+    else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(name)) has no codes") }
+    let store = FloatStore(count: rows.count * columns), factors = FloatStore(count: tensor.shape[0])
+    UnsafeMutableRawBufferPointer(factors.values).copyBytes(from: try mapped.bytes(scales, name))
+    let start = rows.lowerBound * columns
     RowCodec.decode(
-      from.assumingMemoryBound(to: Int8.self), from: 0, count: rows * columns, columns: columns, scales: factors.start, .f32,
-      UnsafeMutableRawPointer(store.start))
+      (from + start).assumingMemoryBound(to: Int8.self), from: start, count: store.count, columns: columns,
+      scales: factors.start, .f32, UnsafeMutableRawPointer(store.start))
     guard
       let matrix = Matrix(
-        .f32, rows: rows, columns: columns, UnsafeRawBufferPointer(store.values), isTransposed: isTransposed, owner: store)
-    else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(tensor.name.text)) is too large to unpack") }
-    return matrix
+        .f32, rows: rows.count, columns: columns, UnsafeRawBufferPointer(store.values), isTransposed: isTransposed, owner: store)
+    else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(name)) is too large to unpack") }
+    self = matrix
   }
 }

@@ -33,7 +33,9 @@ public struct KeptBundle {
   }
 
   /// - Parameter prepare: sets what the job of the block file still needs
-  public func write(check: MergeCheck?, _ prepare: (inout StreamJob) -> Void, progress: @escaping (Int, Int) -> Void) throws -> Result {
+  public func write(check: MergeCheck?, _ prepare: (inout StreamJob) -> Void, progress: @escaping (Int, Int) -> Void) throws
+    -> Result
+  {
     let staged = try StagedOutput(path, .folder { Self.names.contains($0) }, force: force)
     do {
       let inner = try OutputSpec(path: staged.staging + "/" + Self.modelName, format: .nbl, habit: .nbl)

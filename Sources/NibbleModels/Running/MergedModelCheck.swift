@@ -38,7 +38,9 @@ public final class MergedModelCheck: @unchecked Sendable {
       let attached = try adapters.enumerated().map { index, one in
         ActiveAdapter(try before.attach(one.adapter, name: "\(index)"), weight: Float(one.weight))
       }
-      if attached.count > 1 || attached.contains(where: { $0.weight != 1 }), attached.contains(where: { $0.adapter.isScaledWhole }) {
+      if attached.count > 1 || attached.contains(where: { $0.weight != 1 }),
+        attached.contains(where: { $0.adapter.isScaledWhole })
+      {
         return ["--check-model: adapters that replace parameters or scale rows run alone and whole only; nothing was compared"]
       }
       let after = try Model(Checkpoint.open(path), precision: .f32, team: team)
