@@ -7,6 +7,7 @@ let package = Package(
   products: [
     .executable(name: "nibble", targets: ["nibble"]),
     .library(name: "NibbleFormats", targets: ["NibbleFormats", "NibbleQuant", "NibbleCore"]),
+    .library(name: "NibbleAdapters", targets: ["NibbleAdapters", "NibbleFormats", "NibbleCore"]),
     .library(name: "NibbleModels", targets: ["NibbleModels", "NibbleCompute", "NibbleCore"]),
     .library(name: "NibbleTokenizers", targets: ["NibbleTokenizers", "NibbleCore"]),
   ],
