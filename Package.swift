@@ -35,6 +35,9 @@ let package = Package(
     .target(name: "NibbleAdapters", dependencies: ["NibbleCore", "NibbleCompute", "NibbleFormats"]),
     .target(
       name: "NibbleModels", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters"]),
+    .target(
+      name: "NibbleTraining",
+      dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleModels"]),
     .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
     .executableTarget(
       name: "nibble",
@@ -56,6 +59,9 @@ let package = Package(
     .testTarget(
       name: "NibbleModelsTests",
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
+    .testTarget(
+      name: "NibbleTrainingTests",
+      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),

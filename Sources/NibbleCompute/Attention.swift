@@ -124,7 +124,7 @@ package struct Attention: Sendable {
   }
 
   /// Keys that at least one of `queries` sees, masks aside.
-  private func keyRange(_ sequence: Sequence, _ queries: Range<Int>) -> Range<Int> {
+  func keyRange(_ sequence: Sequence, _ queries: Range<Int>) -> Range<Int> {
     guard isCausal else { return 0..<sequence.past + sequence.new }
     let end = sequence.past + queries.upperBound
     guard let window = sequence.window else { return 0..<end }
@@ -132,7 +132,7 @@ package struct Attention: Sendable {
   }
 
   /// One row of scores becomes weights: a softmax over what is seen, zeros elsewhere.
-  private func weigh(_ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?) {
+  func weigh(_ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?) {
     for index in 0..<seen.lowerBound { row[index] = 0 }
     for index in seen.upperBound..<count { row[index] = 0 }
     if let mask { for index in seen where mask[index] == 0 { row[index] = -.infinity } }

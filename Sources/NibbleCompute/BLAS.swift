@@ -43,19 +43,22 @@ package enum BLAS {
   /// Whether there is an OpenBLAS.
   package static var isThere: Bool { library != nil }
 
-  /// c[m, n] = alpha · a[m, k] · b + beta · c, all row by row; b is [n, k] if `transposed`, else [k, n].
+  /// c[m, n] = alpha · a · b + beta · c, all row by row; a is [k, m] if `transposedLeft`, else [m, k]; b is [n, k] if `transposed`,
+  /// else [k, n].
   ///
   /// - Returns: false if there is no OpenBLAS or a size is beyond what it takes; nothing is done then
   package static func multiply(
     _ a: UnsafePointer<Float>, _ aStride: Int, _ b: UnsafePointer<Float>, _ bStride: Int, transposed: Bool,
-    _ c: UnsafeMutablePointer<Float>, _ cStride: Int, m: Int, n: Int, k: Int, alpha: Float = 1, beta: Float = 0
+    _ c: UnsafeMutablePointer<Float>, _ cStride: Int, m: Int, n: Int, k: Int, alpha: Float = 1, beta: Float = 0,
+    transposedLeft: Bool = false
   ) -> Bool {
     guard let library, let m = CInt(exactly: m), let n = CInt(exactly: n), let k = CInt(exactly: k),
       let aStride = CInt(exactly: aStride), let bStride = CInt(exactly: bStride), let cStride = CInt(exactly: cStride)
     else { return false }
     let rowMajor: CInt = 101
     let plain: CInt = 111
-    library.sgemm(rowMajor, plain, transposed ? 112 : plain, m, n, k, alpha, a, aStride, b, bStride, beta, c, cStride)
+    library.sgemm(
+      rowMajor, transposedLeft ? 112 : plain, transposed ? 112 : plain, m, n, k, alpha, a, aStride, b, bStride, beta, c, cStride)
     return true
   }
 }

@@ -24,8 +24,13 @@ package final class Engine: @unchecked Sendable {
     package var stride: Int
     /// What is added to rows of the output in the same pass.
     package var terms: [LowRankTerm]
+    /// Whether the product is added to what the output holds.
+    package var adds: Bool
 
-    package init(_ matrix: Matrix, _ output: UnsafeMutablePointer<Float>, stride: Int, terms: [LowRankTerm] = []) {
+    package init(
+      _ matrix: Matrix, _ output: UnsafeMutablePointer<Float>, stride: Int, terms: [LowRankTerm] = [], adds: Bool = false
+    ) {
+      self.adds = adds
       self.matrix = matrix
       self.output = output
       self.stride = stride
@@ -111,10 +116,10 @@ package final class Engine: @unchecked Sendable {
       let start = matrix.isTransposed ? weights + range.lowerBound : weights + range.lowerBound * columns
       _ = BLAS.multiply(
         x, stride, start, columns, transposed: !matrix.isTransposed, product.output + range.lowerBound, product.stride, m: m,
-        n: range.count, k: matrix.inputs)
+        n: range.count, k: matrix.inputs, beta: product.adds ? 1 : 0)
     } else if let packed {
       matrix.multiply(
-        compute, packed, m: m, outputs: range, add: false, into: product.output, stride: product.stride, scratch,
+        compute, packed, m: m, outputs: range, add: product.adds, into: product.output, stride: product.stride, scratch,
         slot: Slot.kernel, variant: variant)
     }
   }

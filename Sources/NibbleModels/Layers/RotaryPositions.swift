@@ -98,21 +98,21 @@ package struct RotaryPositions: Sendable {
 }
 
 /// Cosines and sines by position, made as far as sequences have come.
-final class RotaryTable: @unchecked Sendable {
+package final class RotaryTable: @unchecked Sendable {
   private let positions: RotaryPositions
-  private(set) var cosines: FloatStore
-  private(set) var sines: FloatStore
+  package private(set) var cosines: FloatStore
+  package private(set) var sines: FloatStore
   private var count = 0
   private var half: Int { positions.frequencies.count }
 
-  init(_ positions: RotaryPositions) {
+  package init(_ positions: RotaryPositions) {
     self.positions = positions
     cosines = FloatStore(count: 0)
     sines = FloatStore(count: 0)
   }
 
   /// Makes the table long enough for positions below `wanted`.
-  func reach(_ wanted: Int) {
+  package func reach(_ wanted: Int) {
     guard wanted > count else { return }
     let length = max(wanted, 2 * count, 256)
     let newCosines = FloatStore(count: length * half)

@@ -38,7 +38,7 @@ package final class TokenMask: @unchecked Sendable {
   deinit { bytes.deallocate() }
 
   /// One byte a token, 0 for those that are hidden.
-  var start: UnsafePointer<UInt8>? { UnsafePointer(bytes.baseAddress) }
+  package var start: UnsafePointer<UInt8>? { UnsafePointer(bytes.baseAddress) }
   /// The last visible token.
   var last: Int? { bytes.lastIndex { $0 != 0 } }
   package func isVisible(_ token: Int) -> Bool { bytes.indices.contains(token) && bytes[token] != 0 }

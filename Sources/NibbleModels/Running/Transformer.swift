@@ -68,13 +68,22 @@ package final class Transformer: @unchecked Sendable {
 
   // MARK: Embeddings
 
-  private func embed(_ runs: [TokenRun], _ layers: Layers, _ x: Floats) throws {
+  /// Embeddings of every token, through the norm behind them, [tokens, width].
+  ///
+  /// - Parameter table: takes the place of the embedding of tokens
+  package func embed(_ runs: [TokenRun], into x: Floats, _ table: Matrix?) throws {
+    try check(runs)
+    let layers = Layers(engine: engine, segments: Segment.segments(runs), scratch: scratch)
+    try embed(runs, layers, x, table)
+  }
+
+  private func embed(_ runs: [TokenRun], _ layers: Layers, _ x: Floats, _ table: Matrix? = nil) throws {
     let width = shape.width
     let ids = runs.flatMap(\.ids)
     for segment in layers.segments where !segment.rows.isEmpty {
       let own = Array(ids[segment.rows])
       let start = x + segment.rows.lowerBound * width
-      segment.matrix(weights.tokens.id, weights.tokens.matrix).lookUp(own, into: start)
+      (table ?? segment.matrix(weights.tokens.id, weights.tokens.matrix)).lookUp(own, into: start)
       for active in segment.adapters {
         if let term = active.adapter.embeddings[weights.tokens.id] { add(term, active.weight, own, to: start) }
       }
@@ -309,7 +318,7 @@ package final class Transformer: @unchecked Sendable {
   }
 
   /// The last token that is no padding.
-  private func lastToken(_ run: TokenRun) -> Int {
+  package func lastToken(_ run: TokenRun) -> Int {
     if let padding = shape.padding, let last = run.ids.lastIndex(where: { $0 != padding }) { return last }
     if let last = run.mask?.last { return last }
     return max(run.ids.count - 1, 0)

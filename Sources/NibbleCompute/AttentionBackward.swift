@@ -1,0 +1,101 @@
+import NibbleCore
+
+extension Attention {
+  /// What comes back to one sequence's queries, keys and values.
+  package struct Gradient {
+    /// As `Sequence.output`.
+    package var output: UnsafePointer<Float>
+    package var outputStride: Int
+    /// As `Sequence.query`, `key` and `value`, `stride` floats between tokens; overwritten.
+    package var query, key, value: UnsafeMutablePointer<Float>
+    package var stride: Int
+
+    package init(
+      output: UnsafePointer<Float>, outputStride: Int, query: UnsafeMutablePointer<Float>, key: UnsafeMutablePointer<Float>,
+      value: UnsafeMutablePointer<Float>, stride: Int
+    ) {
+      (self.output, self.outputStride, self.stride) = (output, outputStride, stride)
+      (self.query, self.key, self.value) = (query, key, value)
+    }
+  }
+
+  private enum BackSlot { static let weights = 8, slopes = 9 }
+  private static var block: Int { 64 }
+
+  /// Gradients of all sequences; weights are computed once more.
+  ///
+  /// With P = softmax(scale · Q Kᵀ): dV = Pᵀ dO, dP = dO Vᵀ, dS = scale · P∘(dP − Σ_j P∘dP), dQ = dS K, dK = dSᵀ Q.
+  package func backward(_ pairs: [(sequence: Sequence, gradient: Gradient)], _ team: Team) {
+    team.run(pairs.count * keyValueHeads) { task, scratch in
+      let (index, head) = task.quotientAndRemainder(dividingBy: keyValueHeads)
+      backward(pairs[index].sequence, pairs[index].gradient, head, scratch)
+    }
+  }
+
+  private func backward(_ sequence: Sequence, _ gradient: Gradient, _ head: Int, _ scratch: Scratch) {
+    let group = heads / keyValueHeads
+    let key = sequence.key + head * size, value = sequence.value + head * size
+    let dKey = gradient.key + head * size, dValue = gradient.value + head * size
+    for token in 0..<sequence.new {
+      (dKey + token * gradient.stride).update(repeating: 0, count: size)
+      (dValue + token * gradient.stride).update(repeating: 0, count: size)
+    }
+    for member in 0..<group {
+      let column = (head * group + member) * size
+      for first in stride(from: 0, to: sequence.new, by: Self.block) {
+        let queries = first..<min(first + Self.block, sequence.new)
+        let keys = keyRange(sequence, queries)
+        let (m, n) = (queries.count, keys.count)
+        let weights = scratch.floatStart(BackSlot.weights, m * n)
+        let slopes = scratch.floatStart(BackSlot.slopes, m * n)
+        let query = sequence.query + first * sequence.queryStride + column
+        let from = keys.lowerBound * sequence.keyStride
+        multiply(query, sequence.queryStride, key + from, sequence.keyStride, transposed: true, weights, n, m, n, size)
+        for row in queries {
+          let own = keyRange(sequence, row..<row + 1)
+          weigh(
+            weights + (row - first) * n, n, seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound,
+            sequence.mask.map { $0 + keys.lowerBound })
+        }
+        let dOut = gradient.output + first * gradient.outputStride + column
+        let to = keys.lowerBound * gradient.stride
+        multiply(
+          weights, n, dOut, gradient.outputStride, transposed: false, dValue + to, gradient.stride, n, size, m, adds: true,
+          transposedLeft: true)
+        multiply(dOut, gradient.outputStride, value + from, sequence.keyStride, transposed: true, slopes, n, m, n, size)
+        for row in 0..<m {
+          let (p, d) = (weights + row * n, slopes + row * n)
+          var dot: Float = 0
+          for j in 0..<n { dot += p[j] * d[j] }
+          for j in 0..<n { d[j] = scale * p[j] * (d[j] - dot) }
+        }
+        multiply(
+          slopes, n, key + from, sequence.keyStride, transposed: false, gradient.query + first * gradient.stride + column,
+          gradient.stride, m, size, n)
+        multiply(
+          slopes, n, query, sequence.queryStride, transposed: false, dKey + to, gradient.stride, n, size, m, adds: true,
+          transposedLeft: true)
+      }
+    }
+  }
+
+  /// c[m, n] = a · b, with OpenBLAS or without.
+  private func multiply(
+    _ a: UnsafePointer<Float>, _ aStride: Int, _ b: UnsafePointer<Float>, _ bStride: Int, transposed: Bool,
+    _ c: UnsafeMutablePointer<Float>, _ cStride: Int, _ m: Int, _ n: Int, _ k: Int, adds: Bool = false, transposedLeft: Bool = false
+  ) {
+    let isDone = BLAS.multiply(
+      a, aStride, b, bStride, transposed: transposed, c, cStride, m: m, n: n, k: k, beta: adds ? 1 : 0,
+      transposedLeft: transposedLeft)
+    guard !isDone else { return }
+    for i in 0..<m {
+      for j in 0..<n {
+        var sum: Float = adds ? c[i * cStride + j] : 0
+        for l in 0..<k {
+          sum += (transposedLeft ? a[l * aStride + i] : a[i * aStride + l]) * (transposed ? b[j * bStride + l] : b[l * bStride + j])
+        }
+        c[i * cStride + j] = sum
+      }
+    }
+  }
+}

@@ -1,0 +1,193 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// Linear layers forth and back: frozen weights, plain or packed, with what is trained beside them.
+struct LinearPass {
+  let engine: Engine
+  let trained: Trained
+  let scratch: Scratch
+  let lengths: RowLengths
+
+  typealias Floats = UnsafeMutablePointer<Float>
+
+  private enum Slot { static let low = 20, lowGradient = 21, dora = 22 }
+
+  private func matrix(_ layer: Linear) -> Matrix { trained.matrices[layer.id]?.matrix ?? layer.matrix }
+
+  private func bias(_ layer: Linear) -> UnsafePointer<Float>? {
+    layer.bias.map { UnsafePointer((trained.vectors[$0.id]?.values ?? $0.values).start) }
+  }
+
+  /// What DoRA's layers gave before they were scaled, by layer, and the lengths of their rows.
+  final class Saved {
+    var unscaled: [ParameterID: FloatStore] = [:]
+    var norms: [ParameterID: [Float]] = [:]
+  }
+
+  /// out = x · Wᵀ + b for layers that share their input, side by side in rows of `out`.
+  func forward(_ layers: [Linear], _ x: UnsafePointer<Float>, rows: Int, _ out: Floats, _ saved: Saved) {
+    let stride = layers.reduce(0) { $0 + $1.outputs }
+    var products: [Engine.Product] = []
+    var column = 0
+    for layer in layers {
+      let terms = trained.factors[layer.id].map {
+        [Engine.LowRankTerm(a: $0.a.matrix, b: $0.b.matrix, scale: $0.scale, rows: 0..<rows)]
+      }
+      products.append(.init(matrix(layer), out + column, stride: stride, terms: terms ?? []))
+      column += layer.outputs
+    }
+    engine.multiply(x, rows: rows, stride: layers.first?.inputs ?? 0, products)
+    column = 0
+    for layer in layers {
+      finish(layer, rows, out + column, stride, saved)
+      column += layer.outputs
+    }
+  }
+
+  private func finish(_ layer: Linear, _ rows: Int, _ out: Floats, _ stride: Int, _ saved: Saved) {
+    let width = layer.outputs
+    var ratios: FloatStore?
+    if let factors = trained.factors[layer.id], let magnitude = factors.magnitude {
+      let lengths = norms(layer, factors)
+      let store = saved.unscaled[layer.id].flatMap { $0.count >= rows * width ? $0 : nil } ?? FloatStore(count: rows * width)
+      for row in 0..<rows { (store.start + row * width).update(from: out + row * stride, count: width) }
+      (saved.unscaled[layer.id], saved.norms[layer.id]) = (store, lengths)
+      ratios = FloatStore(zip(magnitude.values.values, lengths).map { $0 / $1 })
+    }
+    let bias = bias(layer)
+    guard ratios != nil || bias != nil else { return }
+    engine.team.split(rows, grain: max(1, (1 << 15) / width)) { part, _ in
+      for row in part {
+        let y = out + row * stride
+        if let ratios { LayerKernels.multiply(y, by: ratios.start, count: width) }
+        if let bias { LayerKernels.add(bias, count: width, to: y) }
+      }
+    }
+  }
+
+  /// Lengths of the rows of W + D, D = scale · B · A, without making D:
+  /// ‖w + d‖² = ‖w‖² + 2 · scale · b · (A w) + scale² · b · (A Aᵀ) · bᵀ.
+  private func norms(_ layer: Linear, _ factors: TrainedFactors) -> [Float] {
+    let (rank, outputs, inputs) = (factors.rank, layer.outputs, layer.inputs)
+    let exact = Engine(.f32, team: engine.team, variant: engine.variant)
+    let projected = FloatStore(count: rank * outputs), gram = FloatStore(count: rank * rank)
+    exact.multiply(factors.a.values.start, rows: rank, stride: inputs, [.init(matrix(layer), projected.start, stride: outputs)])
+    exact.multiply(factors.a.values.start, rows: rank, stride: inputs, [.init(factors.a.matrix, gram.start, stride: rank)])
+    let own = lengths.squares(layer)
+    let scale = Double(factors.scale)
+    let b = factors.b.values.start
+    return (0..<outputs).map { o in
+      var cross = 0.0, square = 0.0
+      for k in 0..<rank {
+        let left = Double(b[o * rank + k])
+        cross += left * Double(projected.start[k * outputs + o])
+        for l in 0..<rank { square += left * Double(gram.start[k * rank + l]) * Double(b[o * rank + l]) }
+      }
+      return Float(max(0, own[o] + 2 * scale * cross + scale * scale * square).squareRoot())
+    }
+  }
+
+  /// Gradients of what is trained in `layers`, and of their common input.
+  ///
+  /// - Parameters:
+  ///   - dy: of the outputs side by side; spoiled
+  ///   - dx: overwritten, or added to; nil where nobody needs it
+  func backward(
+    _ layers: [Linear], _ x: UnsafePointer<Float>, rows: Int, _ dy: Floats, dx: Floats?, adds: Bool = false, _ saved: Saved
+  ) {
+    let stride = layers.reduce(0) { $0 + $1.outputs }
+    let inputs = layers.first?.inputs ?? 0
+    var column = 0
+    var isFirst = !adds
+    for layer in layers {
+      let own = dy + column
+      if let bias = layer.bias, let vector = trained.vectors[bias.id] {
+        engine.addColumnSums(own, stride: stride, rows: rows, count: layer.outputs, to: vector.gradient.start)
+      }
+      if let whole = trained.matrices[layer.id] {
+        addGradient(of: whole, layer, own, stride, x, rows)
+      }
+      var terms: [Engine.LowRankTerm] = []
+      if let factors = trained.factors[layer.id] {
+        unscale(layer, factors, own, stride, rows, saved)
+        addGradients(of: factors, own, stride, x, rows)
+        terms = [.init(a: factors.b.matrix.turned, b: factors.a.matrix.turned, scale: factors.scale, rows: 0..<rows)]
+      }
+      if let dx {
+        engine.multiply(
+          own, rows: rows, stride: stride, [.init(matrix(layer).turned, dx, stride: inputs, terms: terms, adds: !isFirst)])
+        isFirst = false
+      }
+      column += layer.outputs
+    }
+  }
+
+  private func addGradient(
+    of whole: TrainedTensor, _ layer: Linear, _ dy: Floats, _ stride: Int, _ x: UnsafePointer<Float>, _ rows: Int
+  ) {
+    if layer.isConv1D {
+      engine.addWeightGradient(
+        x, stride: layer.inputs, outputs: layer.inputs, dy, stride: stride, inputs: layer.outputs, rows: rows,
+        to: whole.gradient.start)
+    } else {
+      engine.addWeightGradient(
+        dy, stride: stride, outputs: layer.outputs, x, stride: layer.inputs, inputs: layer.inputs, rows: rows,
+        to: whole.gradient.start)
+    }
+  }
+
+  /// DoRA: y = (m / n)∘z + b, n taken as given: dm = Σ dy∘z / n, dz = (m / n)∘dy.
+  private func unscale(
+    _ layer: Linear, _ factors: TrainedFactors, _ dy: Floats, _ stride: Int, _ rows: Int, _ saved: Saved
+  ) {
+    guard let magnitude = factors.magnitude, let z = saved.unscaled[layer.id], let norms = saved.norms[layer.id] else { return }
+    let width = layer.outputs
+    for o in 0..<width {
+      var sum = 0.0
+      for row in 0..<rows { sum += Double(dy[row * stride + o] * z.start[row * width + o]) }
+      magnitude.gradient.start[o] += Float(sum / Double(norms[o]))
+    }
+    let ratios = FloatStore(zip(magnitude.values.values, norms).map { $0 / $1 })
+    for row in 0..<rows { LayerKernels.multiply(dy + row * stride, by: ratios.start, count: width) }
+  }
+
+  /// With u = scale · x · Aᵀ and du = scale · dy · B: dB = dyᵀ · u, dA = duᵀ · x.
+  private func addGradients(
+    of factors: TrainedFactors, _ dy: Floats, _ stride: Int, _ x: UnsafePointer<Float>, _ rows: Int
+  ) {
+    let exact = Engine(.f32, team: engine.team, variant: engine.variant)
+    let (rank, outputs, inputs) = (factors.rank, factors.b.shape[0], factors.a.shape[1])
+    let u = scratch.floatStart(Slot.low, rows * rank), du = scratch.floatStart(Slot.lowGradient, rows * rank)
+    exact.multiply(x, rows: rows, stride: inputs, [.init(factors.a.matrix, u, stride: rank)])
+    exact.multiply(dy, rows: rows, stride: stride, [.init(factors.b.matrix.turned, du, stride: rank)])
+    engine.addWeightGradient(
+      dy, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, scale: factors.scale,
+      to: factors.b.gradient.start)
+    engine.addWeightGradient(
+      du, stride: rank, outputs: rank, x, stride: inputs, inputs: inputs, rows: rows, scale: factors.scale,
+      to: factors.a.gradient.start)
+  }
+}
+
+/// Squared lengths of the rows of frozen weights, found once.
+final class RowLengths {
+  private var known: [ParameterID: [Double]] = [:]
+
+  func squares(_ layer: Linear) -> [Double] {
+    if let sums = known[layer.id] { return sums }
+    let matrix = layer.matrix
+    var sums = [Double](repeating: 0, count: layer.outputs)
+    let columns = matrix.native.columns
+    let row = FloatStore(count: columns)
+    for index in 0..<matrix.native.rows {
+      matrix.rows(index..<index + 1, into: row.start)
+      for column in 0..<columns {
+        sums[matrix.isTransposed ? column : index] += Double(row.start[column]) * Double(row.start[column])
+      }
+    }
+    known[layer.id] = sums
+    return sums
+  }
+}
