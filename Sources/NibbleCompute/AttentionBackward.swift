@@ -82,7 +82,8 @@ extension Attention {
   /// c[m, n] = a · b, with OpenBLAS or without.
   private func multiply(
     _ a: UnsafePointer<Float>, _ aStride: Int, _ b: UnsafePointer<Float>, _ bStride: Int, transposed: Bool,
-    _ c: UnsafeMutablePointer<Float>, _ cStride: Int, _ m: Int, _ n: Int, _ k: Int, adds: Bool = false, transposedLeft: Bool = false
+    _ c: UnsafeMutablePointer<Float>, _ cStride: Int, _ m: Int, _ n: Int, _ k: Int, adds: Bool = false,
+    transposedLeft: Bool = false
   ) {
     let isDone = BLAS.multiply(
       a, aStride, b, bStride, transposed: transposed, c, cStride, m: m, n: n, k: k, beta: adds ? 1 : 0,
@@ -92,7 +93,8 @@ extension Attention {
       for j in 0..<n {
         var sum: Float = adds ? c[i * cStride + j] : 0
         for l in 0..<k {
-          sum += (transposedLeft ? a[l * aStride + i] : a[i * aStride + l]) * (transposed ? b[j * bStride + l] : b[l * bStride + j])
+          sum +=
+            (transposedLeft ? a[l * aStride + i] : a[i * aStride + l]) * (transposed ? b[j * bStride + l] : b[l * bStride + j])
         }
         c[i * cStride + j] = sum
       }

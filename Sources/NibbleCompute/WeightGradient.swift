@@ -36,7 +36,8 @@ extension Engine {
   }
 
   /// sums[j] += Σ over rows of x[row, j].
-  package func addColumnSums(_ x: UnsafePointer<Float>, stride: Int, rows: Int, count: Int, to sums: UnsafeMutablePointer<Float>) {
+  package func addColumnSums(_ x: UnsafePointer<Float>, stride: Int, rows: Int, count: Int, to sums: UnsafeMutablePointer<Float>)
+  {
     team.run(ceilDivide(count, Self.gradientRun)) { index, _ in
       let start = index * Self.gradientRun
       let own = min(Self.gradientRun, count - start)

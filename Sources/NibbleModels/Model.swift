@@ -49,6 +49,15 @@ public final class Model: @unchecked Sendable {
   /// Scores a token of text gets.
   public var vocabularySize: Int { transformer.shape.vocabulary }
 
+  /// Classes a classifier tells apart; nil for other models.
+  public var classCount: Int? {
+    if case .classification(let head) = transformer.weights.head { head.output.outputs } else { nil }
+  }
+  /// Whether a text may have several of them.
+  public var hasManyLabels: Bool {
+    if case .classification(let head) = transformer.weights.head { head.problem == .manyLabels } else { false }
+  }
+
   package var shape: TransformerShape { transformer.shape }
 
   /// Every linear layer, in the order of the pass, then those no pass uses.

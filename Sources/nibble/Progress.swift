@@ -35,6 +35,13 @@ final class Progress {
     seconds < 90 ? "\(Int(seconds.rounded(.up))) s" : "\(Int(seconds / 60)) min"
   }
 
+  /// One line in the bar's place.
+  static func show(_ line: String) {
+    guard isTerminal else { return }
+    write("\r\(line)\u{1B}[K", to: STDERR_FILENO)
+    isShown = true
+  }
+
   /// Takes the bar away.
   static func clear() {
     guard isShown else { return }

@@ -37,7 +37,8 @@ struct MethodMergeTests {
     return try AdapterFile.open(folder.file("adapter"))
   }
 
-  func merged(_ base: Checkpoint, _ adapter: AdapterFile, to name: String = "out.safetensors", _ rules: EncodingRules = .nearest) throws
+  func merged(_ base: Checkpoint, _ adapter: AdapterFile, to name: String = "out.safetensors", _ rules: EncodingRules = .nearest)
+    throws
     -> Checkpoint
   {
     var spec = try OutputSpec(path: folder.file(name), format: nil, habit: .safetensors)
@@ -66,8 +67,14 @@ struct MethodMergeTests {
   func folds(_ method: String, _ config: String) throws {
     let isEmbedding = method == "lora_embedding", isPlain = ["iec", "q_bara"].contains(method)
     var tensors = [
-      (isEmbedding ? "layer.lora_embedding_A" : "layer.lora_A.weight", isPlain ? "A_plain" : isEmbedding ? "lora_embedding_A" : "lora_A"),
-      (isEmbedding ? "layer.lora_embedding_B" : "layer.lora_B.weight", isPlain ? "B_plain" : isEmbedding ? "lora_embedding_B" : "lora_B"),
+      (
+        isEmbedding ? "layer.lora_embedding_A" : "layer.lora_A.weight",
+        isPlain ? "A_plain" : isEmbedding ? "lora_embedding_A" : "lora_A"
+      ),
+      (
+        isEmbedding ? "layer.lora_embedding_B" : "layer.lora_B.weight",
+        isPlain ? "B_plain" : isEmbedding ? "lora_embedding_B" : "lora_B"
+      ),
     ]
     if method == "dora" { tensors.append(("layer.lora_magnitude_vector", "lora_magnitude_vector")) }
     let file = try adapter(tensors.map { ($0.0, "\(method)/\($0.1)") }, config)
@@ -131,7 +138,8 @@ struct MethodMergeTests {
     for tensor in out.tensors { try expect(tensor, "adapter_model/merged/" + tensor.name.text) }
   }
 
-  @Test("round once: half a unit in the last place from the exact sum, and what float32 loses", arguments: [DType.f32, .bf16, .f16])
+  @Test(
+    "round once: half a unit in the last place from the exact sum, and what float32 loses", arguments: [DType.f32, .bf16, .f16])
   func roundedOnce(_ dtype: DType) throws {
     var random = Generator(5)
     let (rows, columns, rank) = (96, 160, 24)
@@ -148,7 +156,10 @@ struct MethodMergeTests {
     _ = try StreamJob.dequantize(plain, dtype: dtype, to: spec).run()
     let base = try Checkpoint.open(spec.path)
     let before = try values(base.tensors[0])
-    let adapters = [MergeOptions.Weighted(try AdapterFile.open(folder.file("adapter")), weight: 0.75), .init(try AdapterFile.open(folder.file("adapter")), weight: -0.25)]
+    let adapters = [
+      MergeOptions.Weighted(try AdapterFile.open(folder.file("adapter")), weight: 0.75),
+      .init(try AdapterFile.open(folder.file("adapter")), weight: -0.25),
+    ]
     spec.path = folder.file("out.safetensors")
     _ = try StreamJob.merge(base, MergeOptions(adapters), to: spec).run()
     let after = try values(Checkpoint.open(spec.path).tensors[0])

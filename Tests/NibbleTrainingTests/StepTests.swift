@@ -11,7 +11,8 @@ import Testing
 @Suite("Ten steps")
 struct StepTests {
   @Test(
-    "are PyTorch's: loss, gradient norm, learning rate, final adapter", arguments: ["lora_fp32", "dora_fp32", "qlora_nf4dq"], [0.0, 0.01])
+    "are PyTorch's: loss, gradient norm, learning rate, final adapter", arguments: ["lora_fp32", "dora_fp32", "qlora_nf4dq"],
+    [0.0, 0.01])
   func golden(_ name: String, _ decay: Double) throws {
     let golden = try TensorFile(fixture("train/\(name)_wd\(decay).safetensors"))
     func floats(_ name: String) throws -> [Float] { try golden.floats(#require(golden.tensor(name))) }
@@ -29,7 +30,8 @@ struct StepTests {
       optimizer.clearGradients()
       var loss = 0.0
       for micro in 0..<2 {
-        let rows = (0..<2).map { row in Array(ids[((step * 2 + micro) * 2 + row) * 16..<((step * 2 + micro) * 2 + row + 1) * 16]) }
+        let rows = (0..<2).map { row in Array(ids[((step * 2 + micro) * 2 + row) * 16..<((step * 2 + micro) * 2 + row + 1) * 16])
+        }
         loss += try pass.language(rows.map { TokenRun($0) }, labels: rows, scale: 0.5).loss / 2
       }
       let norm = optimizer.clip()

@@ -43,10 +43,32 @@ package struct AdapterFolder {
     }
   }
 
+  /// Writes its files into a folder that is there, the configuration last.
+  package func write(filesInto path: String) throws {
+    let sorted = tensors.sorted { ByteName($0.name) < ByteName($1.name) }
+    let file = try TensorFile.Writer(
+      sorted.map { ($0.name, $0.shape) }, metadata: metadata, to: path + "/adapter_model.safetensors", force: true)
+    for tensor in sorted { try tensor.values.withUnsafeBufferPointer { try file.add($0, to: tensor.name) } }
+    try file.finish()
+    let staged = try StagedOutput(path + "/adapter_config.json", .file, force: true)
+    do {
+      let bytes = config.fileBytes
+      let text = try staged.file(expectedSize: bytes.count)
+      try text.write(bytes, at: 0)
+      try text.finish(length: bytes.count)
+      try staged.publish()
+    } catch {
+      staged.discard()
+      throw error
+    }
+  }
+
+  private var metadata: [(String, String)] {
+    [("format", "pt")] + (binding.map { [(AdapterBinding.key, $0.text)] } ?? [])
+  }
+
   /// Writes its files into a folder that is not published yet.
   package func write(into staged: StagedOutput) throws {
-    var metadata = [("format", "pt")]
-    if let binding { metadata.append((AdapterBinding.key, binding.text)) }
     let sorted = tensors.sorted { ByteName($0.name) < ByteName($1.name) }
     let file = try TensorFile.Writer(
       sorted.map { ($0.name, $0.shape) }, metadata: metadata, in: staged, "adapter_model.safetensors")

@@ -1,3 +1,5 @@
+import Glibc
+
 /// Random numbers by place: the same seed and place give the same number, whoever asks, in whatever order.
 ///
 /// SplitMix64's mixing function (Steele, Lea and Flood, 2014) over seed, stream and index.
@@ -20,4 +22,12 @@ package struct CountedRandom: Sendable {
 
   /// A number from 0 up to but not including 1, of 53 bits.
   package func uniform(_ index: UInt64) -> Double { Double(bits(index) >> 11) * 0x1p-53 }
+}
+
+extension CountedRandom {
+  /// A normal number with a deviation of 1, by Box and Muller.
+  package func normal(_ index: UInt64) -> Double {
+    let (u, v) = (1 - uniform(2 * index), uniform(2 * index + 1))
+    return (-2 * log(u)).squareRoot() * cos(2 * .pi * v)
+  }
 }

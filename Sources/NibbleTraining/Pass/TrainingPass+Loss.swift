@@ -9,16 +9,22 @@ extension TrainingPass {
 
   /// The mean loss of sequences whose tokens are judged by the one behind them, and its gradients, times `scale`.
   ///
-  /// - Parameter labels: one a token, −100 for those that count for nothing
+  /// - Parameters:
+  ///   - labels: one a token, −100 for those that count for nothing
+  ///   - learns: whether gradients are wanted
   /// - Returns: the loss, and how many tokens it is the mean of; 0 tokens leave all gradients as they are
-  package func language(_ runs: [TokenRun], labels: [[Int]], scale: Float = 1) throws -> (loss: Double, tokens: Int) {
+  package func language(_ runs: [TokenRun], labels: [[Int]], scale: Float = 1, learns: Bool = true) throws -> (
+    loss: Double, tokens: Int
+  ) {
     guard case .language(let head) = model.transformer.weights.head else {
       throw NibbleError.usage("\(model.path) has no language head to train")
     }
     var targets: [(row: Int, target: Int)] = []
     var start = 0
     for (run, own) in zip(runs, labels) {
-      for index in 0..<max(0, own.count - 1) where own[index + 1] != Loss.ignored { targets.append((start + index, own[index + 1])) }
+      for index in 0..<max(0, own.count - 1) where own[index + 1] != Loss.ignored {
+        targets.append((start + index, own[index + 1]))
+      }
       start += run.ids.count
     }
     guard !targets.isEmpty else { return (0, 0) }
@@ -40,23 +46,29 @@ extension TrainingPass {
       let losses = FloatStore(count: part.count * 2)
       let wanted = part.map(\.target)
       engine.team.run(part.count) { index, _ in
-        let own = BackwardKernels.crossEntropy(scores + index * head.outputs, count: head.outputs, target: wanted[index], scale: each)
+        let own = BackwardKernels.crossEntropy(
+          scores + index * head.outputs, count: head.outputs, target: wanted[index], scale: each)
         // Two floats hold what one would round.
         losses.start[2 * index] = Float(own)
         losses.start[2 * index + 1] = Float(own - Double(Float(own)))
       }
       for index in 0..<part.count { loss += Double(losses.start[2 * index]) + Double(losses.start[2 * index + 1]) }
+      guard learns else { continue }
       linear.backward([head], x, rows: part.count, scores, dx: dx, headSaved)
-      for (index, target) in part.enumerated() { LayerKernels.add(dx + index * width, count: width, to: gradient + target.row * width) }
+      for (index, target) in part.enumerated() {
+        LayerKernels.add(dx + index * width, count: width, to: gradient + target.row * width)
+      }
     }
-    try backward(runs, gradient)
+    if learns { try backward(runs, gradient) }
     return (loss / Double(targets.count), targets.count)
   }
 
   /// The mean loss of classes, and its gradients, times `scale`.
   ///
   /// - Parameter targets: of each sequence one class, or a number a class
-  package func classes(_ runs: [TokenRun], targets: [[Double]], scale: Float = 1) throws -> (loss: Double, scores: [Float]) {
+  package func classes(_ runs: [TokenRun], targets: [[Double]], scale: Float = 1, learns: Bool = true) throws -> (
+    loss: Double, scores: [Float]
+  ) {
     guard case .classification(let head) = model.transformer.weights.head else {
       throw NibbleError.usage("\(model.path) has no classification head to train")
     }
@@ -90,6 +102,7 @@ extension TrainingPass {
     }
     let given = Array(scores.values)
     let loss = judge(scores.start, count, head.problem, targets, scale)
+    guard learns else { return (loss, given) }
     var dy = scores
     var layer = head.output, own = last
     for index in inputs.indices.reversed() {

@@ -24,7 +24,9 @@ package final class TrainingPass {
 
   typealias Floats = UnsafeMutablePointer<Float>
 
-  enum Slot { static let hidden = 0, gradient = 1, inner = 2, wide = 3, half = 4, scores = 5, rows = 6, rowGradient = 7, value = 8 }
+  enum Slot {
+    static let hidden = 0, gradient = 1, inner = 2, wide = 3, half = 4, scores = 5, rows = 6, rowGradient = 7, value = 8
+  }
 
   package init(_ model: Model, _ trained: Trained, checkpointing: Bool = true) {
     self.model = model
@@ -37,7 +39,8 @@ package final class TrainingPass {
     let layers = model.transformer.weights.layers
     let isTrained = layers.map { Self.isTrained($0, trained) }
     let weights = model.transformer.weights
-    let below = trained.matrices[weights.tokens.id] != nil || weights.embeddingNorm.map { trained.vectors[$0.weight.id] != nil } ?? false
+    let below =
+      trained.matrices[weights.tokens.id] != nil || weights.embeddingNorm.map { trained.vectors[$0.weight.id] != nil } ?? false
     lowest = below ? 0 : isTrained.firstIndex(of: true) ?? layers.count
   }
 
@@ -177,7 +180,8 @@ package final class TrainingPass {
           }
           for head in 0..<shape.heads + shape.keyValueHeads {
             LayerKernels.rotate(
-              queryKeyValue + row * stride + head * shape.headSize, cosines: cosines + positions[row] * half, sines: sine, half: half)
+              queryKeyValue + row * stride + head * shape.headSize, cosines: cosines + positions[row] * half, sines: sine,
+              half: half)
           }
         }
       }
@@ -234,7 +238,8 @@ package final class TrainingPass {
         if shape.isRMSNorm {
           BackwardKernels.rmsNorm(dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw)
         } else {
-          BackwardKernels.layerNorm(dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw, db: db)
+          BackwardKernels.layerNorm(
+            dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw, db: db)
         }
       }
     }
@@ -295,7 +300,8 @@ package final class TrainingPass {
         if shape.isGated {
           let gate = up + row * 2 * inner, to = dUp + row * 2 * inner
           BackwardKernels.activate(
-            shape.activation, dInner + row * inner, gate: gate, up: gate + inner, count: inner, dgate: to, dup: to + inner, value: value)
+            shape.activation, dInner + row * inner, gate: gate, up: gate + inner, count: inner, dgate: to, dup: to + inner,
+            value: value)
         } else {
           BackwardKernels.activate(
             shape.activation, dInner + row * inner, up + row * inner, count: inner, dUp + row * inner)

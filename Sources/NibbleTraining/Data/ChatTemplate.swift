@@ -1,0 +1,82 @@
+import NibbleCore
+
+/// Ways to write a conversation out, known by their names.
+public enum ChatTemplate: String, Sendable, CaseIterable {
+  case llama3 = "llama-3"
+  case chatml, mistral, zephyr
+
+  /// A part of a conversation's text.
+  struct Piece: Equatable {
+    var text: String
+    /// Whether it is learned.
+    var isAnswer: Bool
+    /// Whether the tokenizer's own mark stands before it.
+    var begins = false
+  }
+
+  /// The pieces, or why these messages cannot be written so.
+  func pieces(_ messages: [(role: String, content: String)]) -> Result<[Piece], Failure> {
+    var pieces: [Piece] = []
+    func add(_ text: String, _ isAnswer: Bool = false) {
+      pieces.append(Piece(text: text, isAnswer: isAnswer, begins: pieces.isEmpty && self == .mistral))
+    }
+    var system = ""
+    for (index, (role, content)) in messages.enumerated() {
+      guard ["system", "user", "assistant"].contains(role) else { return .failure(Failure("a message of role \(quoted(role))")) }
+      guard role != "system" || index == 0 else { return .failure(Failure("a system message that is not the first")) }
+      let isAnswer = role == "assistant"
+      switch self {
+      case .llama3:
+        if pieces.isEmpty { add("<|begin_of_text|>") }
+        add("<|start_header_id|>\(role)<|end_header_id|>\n\n")
+        add(content.trimmed + "<|eot_id|>", isAnswer)
+      case .chatml:
+        add("<|im_start|>\(role)\n")
+        add(content + "<|im_end|>", isAnswer)
+        add("\n")
+      case .zephyr:
+        add("<|\(role)|>\n")
+        add(content + "</s>", isAnswer)
+        add("\n")
+      case .mistral:
+        if role == "system" {
+          system = content + "\n\n"
+        } else if isAnswer {
+          add(" " + content.trimmed + "</s>", true)
+        } else {
+          add("[INST] \(system)\(content) [/INST]")
+          system = ""
+        }
+      }
+    }
+    guard pieces.contains(where: \.isAnswer) else {
+      return .failure(Failure("a conversation without an answer of the assistant's"))
+    }
+    return .success(pieces)
+  }
+
+  struct Failure: Error {
+    let reason: String
+    init(_ reason: String) { self.reason = reason }
+  }
+}
+
+extension Result where Failure == ChatTemplate.Failure {
+  func get(orFail fail: (String) -> NibbleError) throws -> Success {
+    switch self {
+    case .success(let value): return value
+    case .failure(let failure): throw fail(failure.reason)
+    }
+  }
+}
+
+extension String {
+  fileprivate var trimmed: String {
+    let blank: (UInt8) -> Bool = { $0 == 0x20 || (0x09...0x0D).contains($0) }
+    let bytes = utf8
+    guard let first = bytes.firstIndex(where: { !blank($0) }), let last = bytes.lastIndex(where: { !blank($0) }) else {
+      return ""
+    }
+    return String(self[first...last])
+  }
+}

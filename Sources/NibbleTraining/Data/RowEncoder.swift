@@ -1,0 +1,150 @@
+import NibbleCore
+import NibbleTokenizers
+
+/// Makes rows of training data into tokens. What a row is, its keys say.
+public struct RowEncoder: Sendable {
+  /// What is learned from rows with a question and an answer.
+  public var trainsOnPrompt = false
+  /// Longer rows are cut at the end; nil for as long as the model takes.
+  public var maximumLength: Int
+  /// How conversations are written out.
+  public var template: ChatTemplate?
+  /// What ends an answer.
+  private let end: Int?
+  private let vocabulary: Int
+  private let tokenizer: Tokenizer?
+
+  /// - Parameters:
+  ///   - tokenizer: nil where rows are tokens already
+  ///   - end: the token that ends a text
+  ///   - vocabulary: tokens the model knows
+  public init(_ tokenizer: Tokenizer?, end: Int?, vocabulary: Int, maximumLength: Int) {
+    (self.tokenizer, self.end, self.vocabulary, self.maximumLength) = (tokenizer, end, vocabulary, maximumLength)
+  }
+
+  /// A row for a language model, and how many of its tokens were cut off.
+  ///
+  /// - Throws: `.badInput` naming the place
+  public func language(_ row: JSON, place: String) throws -> (row: TrainingRow, cut: Int) {
+    let (ids, labels) = try parts(row, place)
+    if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
+      throw NibbleError.badInput("\(place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
+    }
+    if let bad = labels.first(where: { $0 != TrainingRow.ignored && !(0..<vocabulary).contains($0) }) {
+      throw NibbleError.badInput("\(place): label \(bad) is neither −100 nor in the model's vocabulary of \(vocabulary)")
+    }
+    guard !ids.isEmpty else { throw NibbleError.badInput("\(place): the row is empty") }
+    let cut = max(0, ids.count - maximumLength)
+    return (TrainingRow(Array(ids.prefix(maximumLength)), labels: Array(labels.prefix(maximumLength)), place: place), cut)
+  }
+
+  private func parts(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
+    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
+    func text(_ key: String) throws -> String {
+      guard let text = row[key]?.string else { throw fail("\(key) is missing or no text") }
+      return text
+    }
+    guard row.members != nil else { throw fail("a row is no JSON object") }
+    if let list = row["input_ids"] {
+      guard let ids = list.array?.map(\.int), !ids.contains(nil) else { throw fail("input_ids are no list of whole numbers") }
+      let own = ids.compactMap { $0 }
+      guard let given = row["labels"], given != .null else { return (own, own) }
+      guard let labels = given.array?.map(\.int), !labels.contains(nil), labels.count == own.count else {
+        throw fail("labels are no list of \(own.count) whole numbers")
+      }
+      return (own, labels.compactMap { $0 })
+    }
+    if row["messages"] != nil { return try conversation(row, place) }
+    if row["completion"] != nil { return try answer(to: text("prompt"), text("completion")) }
+    if row["output"] != nil {
+      let input = row["input"]?.string ?? ""
+      return try answer(to: Self.alpaca(text("instruction"), input), text("output"))
+    }
+    guard row["text"] != nil else {
+      throw fail(
+        "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) are those of no kind of row: text; prompt and completion; "
+          + "instruction, input and output; messages; input_ids and labels")
+    }
+    let ids = try ended(encode(text("text")))
+    return (ids, ids)
+  }
+
+  /// The format of Stanford's Alpaca.
+  private static func alpaca(_ instruction: String, _ input: String) -> String {
+    let task =
+      input.isEmpty
+      ? "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+      : "Below is an instruction that describes a task, paired with an input that provides further context. "
+        + "Write a response that appropriately completes the request."
+    let more = input.isEmpty ? "" : "### Input:\n\(input)\n\n"
+    return "\(task)\n\n### Instruction:\n\(instruction)\n\n\(more)### Response:\n"
+  }
+
+  private func answer(to prompt: String, _ answer: String) throws -> (ids: [Int], labels: [Int]) {
+    let question = try encode(prompt), rest = try ended(encode(answer, marks: false))
+    let ignored = [Int](repeating: TrainingRow.ignored, count: question.count)
+    return (question + rest, (trainsOnPrompt ? question : ignored) + rest)
+  }
+
+  private func conversation(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
+    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
+    guard let template else {
+      throw fail("messages need a template: --template " + ChatTemplate.allCases.map(\.rawValue).joined(separator: ", "))
+    }
+    guard let messages = row["messages"]?.array, !messages.isEmpty else { throw fail("messages are no list") }
+    var ids: [Int] = [], labels: [Int] = []
+    let said = try messages.map { message in
+      guard let role = message["role"]?.string, let content = message["content"]?.string else {
+        throw fail("a message without a role or a content")
+      }
+      return (role, content)
+    }
+    for piece in try template.pieces(said).get(orFail: fail) {
+      let own = try encode(piece.text, marks: ids.isEmpty && piece.begins)
+      ids += own
+      labels += piece.isAnswer || trainsOnPrompt ? own : [Int](repeating: TrainingRow.ignored, count: own.count)
+    }
+    return (ids, labels)
+  }
+
+  /// A row for a classifier, and how many of its tokens were cut off.
+  ///
+  /// - Throws: `.badInput` naming the place
+  public func classified(_ row: JSON, classes: Int, manyLabels: Bool, place: String) throws -> (row: TrainingRow, cut: Int) {
+    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
+    guard let text = row["text"]?.string else { throw fail("a row for a classifier has a text and a label") }
+    func number(_ value: JSON?) throws -> Int {
+      guard let label = value?.int, (0..<classes).contains(label) else {
+        throw fail("label \(quoted(value?.text() ?? "nothing")) is none of the model's \(classes) classes")
+      }
+      return label
+    }
+    var targets: [Double]
+    if manyLabels {
+      guard let labels = row["labels"]?.array else { throw fail("labels is missing or no list") }
+      targets = Array(repeating: 0, count: classes)
+      for label in labels { targets[try number(label)] = 1 }
+    } else {
+      targets = [Double(try number(row["label"]))]
+    }
+    guard let tokenizer else { throw NibbleError.usage("the base has no tokenizer") }
+    let ids = try tokenizer.encode(text).ids
+    guard !ids.isEmpty else { throw fail("the row is empty") }
+    let cut = max(0, ids.count - maximumLength)
+    // What ends a text stays.
+    let kept =
+      cut > 0 && maximumLength > 1
+      ? Array(ids.prefix(maximumLength - 1)) + [ids[ids.count - 1]] : Array(ids.prefix(maximumLength))
+    return (TrainingRow(kept, targets: targets, place: place), cut)
+  }
+
+  private func encode(_ text: String, marks: Bool = true) throws -> [Int] {
+    guard let tokenizer else { throw NibbleError.usage("the base has no tokenizer; give rows with input_ids") }
+    var ids = try tokenizer.encode(text, addSpecialTokens: marks).ids
+    // A question does not end where the tokenizer would end it.
+    if marks, let end, ids.count > 1, ids.last == end, !text.isEmpty { ids.removeLast() }
+    return ids
+  }
+
+  private func ended(_ ids: [Int]) -> [Int] { end.map { ids + [$0] } ?? ids }
+}

@@ -1,0 +1,21 @@
+import NibbleCore
+
+/// One example, as tokens.
+public struct TrainingRow: Sendable, Equatable {
+  public var ids: [Int]
+  /// Of language models, one a token, −100 where nothing is learned; the shift happens when the loss is taken.
+  public var labels: [Int] = []
+  /// Of classifiers: one class, or a number a class.
+  public var targets: [Double] = []
+  /// File and line.
+  public var place: String
+
+  public init(_ ids: [Int], labels: [Int] = [], targets: [Double] = [], place: String) {
+    (self.ids, self.labels, self.targets, self.place) = (ids, labels, targets, place)
+  }
+
+  /// A label that counts for nothing.
+  public static let ignored = -100
+  /// Tokens that are learned: the first has nothing before it.
+  public var learned: Int { labels.dropFirst().reduce(0) { $0 + ($1 == Self.ignored ? 0 : 1) } }
+}

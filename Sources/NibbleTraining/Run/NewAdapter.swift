@@ -1,0 +1,169 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// What is trained on a base, before anything is known of it.
+public struct AdapterOptions: Sendable, Equatable {
+  /// How factors make a change of a weight.
+  public enum Method: String, Sendable, CaseIterable { case lora, rslora, dora }
+  /// How factors begin.
+  public enum Start: String, Sendable, CaseIterable {
+    /// A uniform within ± 1/√inputs, B zero: PEFT's default.
+    case kaiming
+    /// A normal with a deviation of 1/rank, B zero.
+    case gaussian
+  }
+
+  public var method = Method.lora
+  public var rank = 8
+  public var alpha = 16.0
+  /// `all-linear`, `attention`, `mlp`, names divided by commas, or a pattern for whole paths.
+  public var targets = "all-linear"
+  /// The first pattern that is found in a module's path decides.
+  public var rankPattern: [(pattern: String, value: Int)] = []
+  public var alphaPattern: [(pattern: String, value: Double)] = []
+  /// Modules trained whole, by the last part of their paths; the head of a classifier always is.
+  public var modulesToSave: [String] = []
+  /// Biases that are trained too: `none`, `all`, `lora_only`.
+  public var bias = AdapterConfig.Bias.none
+  public var start = Start.kaiming
+  public var dropout = 0.0
+  public var seed: UInt64 = 0
+
+  public init() {}
+
+  public static func == (a: Self, b: Self) -> Bool { a.json.text() == b.json.text() }
+
+  /// For run records.
+  package var json: JSON {
+    [
+      "method": JSON(method.rawValue), "lora_r": JSON(rank), "lora_alpha": JSON(alpha), "target_modules": JSON(targets),
+      "rank_pattern": .object(rankPattern.map { ($0.pattern, JSON($0.value)) }),
+      "alpha_pattern": .object(alphaPattern.map { ($0.pattern, JSON($0.value)) }), "modules_to_save": JSON(modulesToSave),
+      "bias": JSON(bias.rawValue), "init": JSON(start.rawValue), "lora_dropout": JSON(dropout),
+      "seed": JSON(Int(seed & 0x7FFF_FFFF)),
+    ]
+  }
+}
+
+extension Trained {
+  /// Factors for the layers that `options` name, as they begin.
+  ///
+  /// - Throws: `.usage` for targets that match nothing
+  package init(_ options: AdapterOptions, on model: Model) throws {
+    let weights = model.transformer.weights
+    var heads: [Linear] = []
+    switch weights.head {
+    case .language(let head): heads = [head]
+    case .classification(let head): heads = head.dense + [head.output]
+    case .none: break
+    }
+    let headIDs = Set(heads.map(\.id))
+    let layers = model.linears.filter { layer in !headIDs.contains(layer.id) && !weights.idle.contains { $0.id == layer.id } }
+    let targets = try Targets(options.targets)
+    let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
+    let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
+    var stream: UInt64 = 0
+    for layer in layers where try targets.contains(layer.name, weights) {
+      stream += 1
+      guard !options.modulesToSave.contains(where: { layer.name.hasSuffix("." + $0) || layer.name == $0 }) else { continue }
+      let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
+      let alpha = try alphas.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.alpha
+      let random = CountedRandom(seed: options.seed, stream: stream)
+      let a = FloatStore(count: rank * layer.inputs), b = FloatStore(count: layer.outputs * rank)
+      b.values.update(repeating: 0)
+      let bound = 1 / Double(layer.inputs).squareRoot()
+      for index in 0..<a.count {
+        switch options.start {
+        case .kaiming: a.start[index] = Float((2 * random.uniform(UInt64(index)) - 1) * bound)
+        case .gaussian: a.start[index] = Float(random.normal(UInt64(index)) / Double(rank))
+        }
+      }
+      let prefix = "base_model.model." + layer.name
+      let second = TrainedTensor(prefix + ".lora_B.weight", [layer.outputs, rank], b)
+      second.isSecondFactor = true
+      let scale = options.method == .rslora ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
+      var own = TrainedFactors(
+        a: TrainedTensor(prefix + ".lora_A.weight", [rank, layer.inputs], a), b: second, scale: Float(scale))
+      if options.method == .dora {
+        let lengths = RowLengths().squares(layer).map { Float($0.squareRoot()) }
+        own.magnitude = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
+      }
+      factors[layer.id] = own
+    }
+    guard !factors.isEmpty || options.rank == 0 else {
+      throw NibbleError.usage(
+        "--target-modules \(quoted(options.targets)) matches none of the \(layers.count) layers of \(model.path), such as \(quoted(layers.first?.name ?? ""))"
+      )
+    }
+    try addWhole(options, model, heads)
+  }
+
+  /// Modules trained whole: those asked for, and the head of a classifier.
+  private mutating func addWhole(_ options: AdapterOptions, _ model: Model, _ heads: [Linear]) throws {
+    func add(_ layer: Linear, _ module: String) {
+      let values = FloatStore(count: layer.matrix.native.rows * layer.matrix.native.columns)
+      layer.matrix.rows(0..<layer.matrix.native.rows, into: values.start)
+      // As the module itself has it.
+      let shape = layer.isConv1D ? [layer.inputs, layer.outputs] : [layer.outputs, layer.inputs]
+      matrices[layer.id] = TrainedTensor("base_model.model.\(layer.name).weight", shape, values)
+      addBias(of: layer)
+    }
+    if case .classification = model.transformer.weights.head { for layer in heads { add(layer, layer.name) } }
+    for name in options.modulesToSave {
+      let found = model.linears.filter { $0.name == name || $0.name.hasSuffix("." + name) }
+      guard !found.isEmpty else {
+        throw NibbleError.usage("--modules-to-save \(quoted(name)) is no linear layer of \(model.path)")
+      }
+      for layer in found where matrices[layer.id] == nil { add(layer, name) }
+    }
+    guard options.bias != .none else { return }
+    for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer) }
+  }
+
+  private mutating func addBias(of layer: Linear) {
+    guard let bias = layer.bias, vectors[bias.id] == nil else { return }
+    let name = factors[layer.id] == nil ? "bias" : "base_layer.bias"
+    vectors[bias.id] = TrainedTensor(
+      "base_model.model.\(layer.name).\(name)", [layer.outputs], FloatStore(Array(bias.values.values)))
+  }
+}
+
+/// Which layers get factors.
+private struct Targets {
+  private enum Choice {
+    case all, attention, mlp
+    case names([String])
+    case pattern(Pattern)
+  }
+
+  private let choice: Choice
+
+  init(_ text: String) throws {
+    switch text {
+    case "all-linear": choice = .all
+    case "attention": choice = .attention
+    case "mlp": choice = .mlp
+    default:
+      let isName = text.utf8.allSatisfy {
+        (0x30...0x39).contains($0) || (0x41...0x5A).contains($0) || (0x61...0x7A).contains($0)
+          || [0x2C, 0x2E, 0x5F, 0x20].contains($0)
+      }
+      choice =
+        isName
+        ? .names(text.split(separator: ",").map { String($0.filter { $0 != " " }) }) : .pattern(try Pattern("^(?:\(text))$"))
+    }
+  }
+
+  func contains(_ path: String, _ weights: TransformerWeights) throws -> Bool {
+    switch choice {
+    case .all: true
+    case .attention:
+      weights.layers.contains { layer in (layer.queryKeyValue + [layer.attentionOutput]).contains { $0.name == path } }
+    case .mlp: weights.layers.contains { layer in (layer.up + [layer.down]).contains { $0.name == path } }
+    case .names(let names): names.contains { path == $0 || path.hasSuffix("." + $0) }
+    case .pattern(let pattern): try pattern.isFound(in: path)
+    }
+  }
+}

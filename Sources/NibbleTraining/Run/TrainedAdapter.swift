@@ -1,0 +1,48 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+
+extension Trained {
+  /// What was trained, as PEFT stores it.
+  ///
+  /// - Parameters:
+  ///   - start: the configuration of the adapter the run began with; nil for a new one
+  ///   - binding: what it was trained on
+  package func folder(_ options: AdapterOptions, start: JSON?, on model: Model, binding: AdapterBinding?) -> AdapterFolder {
+    let tensors = tensors.map { AdapterFolder.Tensor($0.name, $0.shape, Array($0.values.values)) }
+    return AdapterFolder(config: start ?? config(options, model), tensors: tensors, binding: binding)
+  }
+
+  private func config(_ options: AdapterOptions, _ model: Model) -> JSON {
+    let adapted = model.linears.filter { factors[$0.id] != nil }
+    let heads: [String]
+    var isClassifier = false
+    switch model.transformer.weights.head {
+    case .classification(let head):
+      isClassifier = true
+      heads = Set((head.dense + [head.output]).compactMap { $0.name.split(separator: ".").first.map(String.init) }).sorted()
+    default: heads = []
+    }
+    let whole = heads + options.modulesToSave
+    func pattern(_ path: String) -> String { path.replacing(".", with: "\\.") }
+    let ranks = adapted.compactMap { layer in factors[layer.id].map { (layer, $0.rank) } }.filter { $0.1 != options.rank }
+    let alphas = adapted.compactMap { layer -> (String, JSON)? in
+      guard let own = factors[layer.id] else { return nil }
+      let root = Double(own.rank)
+      let alpha = (Double(own.scale) * (options.method == .rslora ? root.squareRoot() : root) * 1e6).rounded() / 1e6
+      return alpha == options.alpha ? nil : (pattern(layer.name), JSON(alpha))
+    }
+    let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
+    return [
+      "peft_type": "LORA", "task_type": isClassifier ? "SEQ_CLS" : "CAUSAL_LM", "base_model_name_or_path": JSON(model.path),
+      "r": JSON(options.rank), "lora_alpha": alpha, "lora_dropout": JSON(options.dropout),
+      "use_rslora": .bool(options.method == .rslora), "use_dora": .bool(options.method == .dora),
+      "target_modules": JSON(adapted.map(\.name).sorted()), "modules_to_save": whole.isEmpty ? .null : JSON(whole),
+      "rank_pattern": .object(ranks.map { (pattern($0.0.name), JSON($0.1)) }), "alpha_pattern": .object(alphas),
+      "bias": JSON(options.bias.rawValue), "fan_in_fan_out": .bool(adapted.contains(where: \.isConv1D)),
+      "init_lora_weights": .bool(true), "inference_mode": .bool(true),
+    ]
+  }
+}

@@ -1,0 +1,150 @@
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// How long and in what steps to train.
+public struct RunOptions: Sendable, Equatable {
+  public var optimizer = OptimizerOptions()
+  public var schedule = Schedule.Kind.linear
+  public var warmupSteps: Int?
+  public var warmupRatio = 0.0
+  /// nil for as many as the epochs have.
+  public var maximumSteps: Int?
+  public var epochs = 1.0
+  /// Rows of a micro-batch.
+  public var batchSize = 8
+  /// Micro-batches of a step.
+  public var accumulation = 1
+  public var shuffles = true
+  public var seed: UInt64 = 0
+  public var checkpointing = true
+
+  public init() {}
+
+  /// Steps of a run over so many rows.
+  public func steps(rows: Int) -> Int {
+    let perStep = Double(batchSize * accumulation)
+    return maximumSteps ?? max(1, Int((Double(rows) * epochs / perStep).rounded(.up)))
+  }
+
+  func schedule(steps: Int) -> Schedule {
+    Schedule(schedule, warmup: warmupSteps ?? Int((warmupRatio * Double(steps)).rounded(.up)), steps: steps)
+  }
+}
+
+/// What one step did.
+public struct StepReport: Sendable {
+  /// Counted from 1.
+  public let step: Int
+  /// The mean over the micro-batches.
+  public let loss: Double
+  /// Before clipping.
+  public let gradientNorm: Double
+  /// The one used.
+  public let learningRate: Double
+  /// Tokens that went through, learned or not.
+  public let tokens: Int
+  public let seconds: Double
+}
+
+/// Trains on rows, step by step.
+package final class TrainingRun {
+  package let options: RunOptions
+  package let trained: Trained
+  package let steps: Int
+  private let pass: TrainingPass
+  private let rows: [TrainingRow]
+  private let optimizer: Optimizer
+  private let schedule: Schedule
+  private var order: RowOrder
+  private let isLanguage: Bool
+
+  /// - Throws: `.usage` where nothing would be learned
+  package init(_ model: Model, _ trained: Trained, _ rows: [TrainingRow], _ options: RunOptions) throws {
+    self.options = options
+    self.trained = trained
+    self.rows = rows
+    if case .language = model.transformer.weights.head { isLanguage = true } else { isLanguage = false }
+    guard !rows.isEmpty else { throw NibbleError.badInput("there are no rows to train on") }
+    guard !isLanguage || rows.contains(where: { $0.learned > 0 }) else {
+      throw NibbleError.badInput(
+        "no token of the \(rows.count) rows is learned: \(rows[0].place) is the first; --show-batch shows the mask")
+    }
+    guard !trained.tensors.isEmpty else { throw NibbleError.usage("nothing is trained") }
+    steps = options.steps(rows: rows.count)
+    schedule = options.schedule(steps: steps)
+    order = RowOrder(rows.count, seed: options.shuffles ? options.seed : nil)
+    pass = TrainingPass(model, trained, checkpointing: options.checkpointing)
+    optimizer = Optimizer(options.optimizer, trained.tensors, team: model.transformer.engine.team)
+  }
+
+  /// What the model says of rows it does not learn from.
+  package struct Validation: Sendable {
+    /// The mean over learned tokens, or rows.
+    package var loss = 0.0
+    /// The share of rows whose class is found.
+    package var accuracy: Double?
+  }
+
+  package func validate(_ rows: [TrainingRow]) throws -> Validation {
+    var found = Validation()
+    var weight = 0, right = 0
+    for first in stride(from: 0, to: rows.count, by: max(1, options.batchSize)) {
+      let batch = rows[first..<min(first + max(1, options.batchSize), rows.count)]
+      let runs = batch.map { TokenRun($0.ids) }
+      if isLanguage {
+        let own = try pass.language(runs, labels: batch.map(\.labels), learns: false)
+        found.loss += own.loss * Double(own.tokens)
+        weight += own.tokens
+        continue
+      }
+      let own = try pass.classes(runs, targets: batch.map(\.targets), learns: false)
+      found.loss += own.loss * Double(batch.count)
+      weight += batch.count
+      let count = own.scores.count / batch.count
+      for (row, example) in batch.enumerated() where example.targets.count == 1 {
+        let scores = own.scores[row * count..<(row + 1) * count]
+        if scores.indices.max(by: { scores[$0] < scores[$1] }).map({ $0 - scores.startIndex }) == Int(example.targets[0]) {
+          right += 1
+        }
+      }
+    }
+    found.loss /= Double(max(weight, 1))
+    if !isLanguage, rows.allSatisfy({ $0.targets.count == 1 }) { found.accuracy = Double(right) / Double(rows.count) }
+    return found
+  }
+
+  /// Steps taken so far.
+  package var done: Int { optimizer.steps }
+
+  /// The next step.
+  ///
+  /// - Throws: `.quality` where a loss or a gradient is not finite; nothing has changed then
+  package func step() throws -> StepReport {
+    let started = monotonicSeconds()
+    let index = optimizer.steps
+    optimizer.clearGradients()
+    var loss = 0.0, tokens = 0
+    for micro in 0..<options.accumulation {
+      let first = (index * options.accumulation + micro) * options.batchSize
+      let batch = (first..<first + options.batchSize).map { rows[order.row($0)] }
+      let runs = batch.map { TokenRun($0.ids) }
+      tokens += batch.reduce(0) { $0 + $1.ids.count }
+      let scale = 1 / Float(options.accumulation)
+      let own =
+        isLanguage
+        ? try pass.language(runs, labels: batch.map(\.labels), scale: scale).loss
+        : try pass.classes(runs, targets: batch.map(\.targets), scale: scale).loss
+      loss += own / Double(options.accumulation)
+    }
+    let norm = optimizer.clip()
+    guard loss.isFinite, norm.isFinite else {
+      throw NibbleError.quality(
+        "step \(index + 1): the loss is \(loss), the gradient's norm \(norm); a lower --learning-rate may help")
+    }
+    let rate = options.optimizer.learningRate * schedule.factor(index)
+    optimizer.step(rate: rate)
+    return StepReport(
+      step: index + 1, loss: loss, gradientNorm: norm, learningRate: rate, tokens: tokens, seconds: monotonicSeconds() - started)
+  }
+}

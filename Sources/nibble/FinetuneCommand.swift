@@ -1,0 +1,192 @@
+import ArgumentParser
+import Foundation
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+import NibbleTokenizers
+import NibbleTraining
+
+struct FinetuneCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "finetune",
+    abstract: "Train a LoRA adapter on a packed or a float base, and write it as PEFT does.",
+    discussion: """
+      DATA is a folder with train.jsonl (and valid.jsonl), or a file of rows: {"text"}; {"prompt", "completion"}; {"instruction", \
+      "input", "output"}; {"messages"}; {"text", "label"}; {"text", "labels"}; {"input_ids", "labels"}. Of questions and answers \
+      only the answer is learned.
+      """)
+
+  @Option(help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
+  @Option(help: "Rows to train on: a folder with train.jsonl, or a file.") var data: String
+  @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String
+  @Flag(help: "Replace an existing output.") var force = false
+  @Option(help: "lora, rslora, dora.") var method: AdapterOptions.Method = .lora
+  @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the factors.") var rank = 8
+  @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "Changes are scaled by alpha / rank.") var alpha = 16.0
+  @Option(help: "all-linear, attention, mlp, names divided by commas, or a pattern.") var targetModules = "all-linear"
+  @Option(help: "Modules trained whole, divided by commas.") var modulesToSave: String?
+  @Option(help: "Biases trained too: none, all, lora_only.") var bias: AdapterConfig.Bias = .none
+  @Option(help: "How factors begin: kaiming (PEFT's default) or gaussian.") var initLora: AdapterOptions.Start = .kaiming
+  @Option(help: "Train this adapter on; rank, alpha, method and targets are its own.") var initAdapter: String?
+  @Option(help: "Steps, whatever the epochs say.") var maxSteps: Int?
+  @Option(help: "How often the rows are gone through.") var epochs = 1.0
+  @Option(help: "Rows of a micro-batch.") var batchSize = 8
+  @Option(help: "Micro-batches of a step.") var gradientAccumulationSteps = 1
+  @Option(help: "Tokens of a row at most; the rest is cut off and counted.") var maxLength: Int?
+  @Option(help: "The highest learning rate.") var learningRate = 2e-4
+  @Option(help: "LoRA+: second factors are trained with this many times the rate.") var loraplusRatio = 1.0
+  @Option(help: "constant, linear, cosine.") var lrScheduler: Schedule.Kind = .linear
+  @Option(help: "Steps over which the rate rises.") var warmupSteps: Int?
+  @Option(help: "The same as a share of all steps.") var warmupRatio = 0.0
+  @Option(help: "adamw, adam, sgd.") var optimizer: OptimizerOptions.Kind = .adamw
+  @Option(help: "Decay of weights.") var weightDecay = 0.0
+  @Option(help: "Longer gradients are shortened to this; 0 for never.") var maxGradNorm = 1.0
+  @Option(help: "Of chance: order of rows, first factors.") var seed = 0
+  @Flag(help: "Rows in the order of the file.") var noShuffle = false
+  @Flag(help: "Learn questions too.") var trainOnPrompt = false
+  @Option(help: "How messages are written out: llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Flag(inversion: .prefixedNo, help: "Keep only what goes into each layer, and compute the rest again on the way back.")
+  var gradientCheckpointing = true
+  @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
+  @Flag(help: "Print what is learned of the first rows, and train nothing.") var showBatch = false
+  @OptionGroup var common: CommonOptions
+
+  func run() throws {
+    try check()
+    let model = try Model(base, precision: computeDtype, threads: common.workers)
+    common.warn(model.checkpoint.warnings)
+    let rows = TrainingRows(model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
+    let train = try rows.read(try dataFile("train.jsonl") ?? data)
+    let valid = try dataFile("valid.jsonl").map { try rows.read($0) }
+    common.warn(train.warnings + (valid?.warnings ?? []))
+    if showBatch { return try rows.show(train.rows.prefix(batchSize)) }
+    let file = try initAdapter.map { try AdapterFile.open($0) }
+    let trained = try file.map { try Trained($0, on: model) } ?? Trained(adapterOptions, on: model)
+    let run = try TrainingRun(model, trained, train.rows, runOptions)
+    let folder = try TrainingFolder(output, force: force)
+    let started = monotonicSeconds()
+    var smoothed: Double?
+    var tokens = 0
+    while run.done < run.steps {
+      let report = try run.step()
+      tokens += report.tokens
+      smoothed = smoothed.map { 0.9 * $0 + 0.1 * report.loss } ?? report.loss
+      try folder.append([
+        "step": JSON(report.step), "loss": JSON(report.loss), "grad_norm": JSON(report.gradientNorm),
+        "learning_rate": JSON(report.learningRate), "tokens": JSON(report.tokens), "seconds": JSON(report.seconds),
+      ])
+      progress(report, run.steps, smoothed ?? 0, Double(tokens) / (monotonicSeconds() - started), started)
+    }
+    Progress.clear()
+    let validation = try valid.map { try run.validate($0.rows) }
+    if let validation {
+      try folder.append([
+        "step": JSON(run.done), "valid_loss": JSON(validation.loss),
+        "valid_accuracy": validation.accuracy.map { JSON($0) } ?? .null,
+      ])
+    }
+    let identity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: common.workers)
+    try folder.write(
+      trained.folder(
+        adapterOptions, start: file?.config.json, on: model, binding: AdapterBinding(to: model.checkpoint, identity: identity)))
+    try summarize(run, trained, smoothed ?? 0, validation, monotonicSeconds() - started, tokens)
+  }
+
+  private func check() throws {
+    func positive(_ value: Double, _ flag: String) throws {
+      guard value > 0, value.isFinite else { throw NibbleError.usage("\(flag) \(value) is not above 0") }
+    }
+    for (value, flag) in [
+      (rank, "--lora-r"), (batchSize, "--batch-size"), (gradientAccumulationSteps, "--gradient-accumulation-steps"),
+      (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"),
+    ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not a number from 1") }
+    try positive(learningRate, "--learning-rate")
+    try positive(epochs, "--epochs")
+    try positive(loraplusRatio, "--loraplus-ratio")
+    guard alpha.isFinite, weightDecay >= 0, weightDecay.isFinite, maxGradNorm >= 0, (0...1).contains(warmupRatio),
+      warmupSteps ?? 0 >= 0
+    else {
+      throw NibbleError.usage("--lora-alpha, --weight-decay, --max-grad-norm, --warmup-ratio or --warmup-steps make no sense")
+    }
+    guard seed >= 0 else { throw NibbleError.usage("--seed \(seed) is below 0") }
+  }
+
+  private func dataFile(_ name: String) throws -> String? {
+    guard PathKind(data) == .folder else { return nil }
+    let path = data + "/" + name
+    if PathKind(path) == .file { return path }
+    guard name == "train.jsonl" else { return nil }
+    throw NibbleError.badInput("\(path): no such file; a folder of data has a train.jsonl")
+  }
+
+  private var adapterOptions: AdapterOptions {
+    var options = AdapterOptions()
+    (options.method, options.rank, options.alpha, options.targets) = (method, rank, alpha, targetModules)
+    options.modulesToSave = modulesToSave?.split(separator: ",").map(String.init) ?? []
+    (options.bias, options.start, options.seed) = (bias, initLora, UInt64(max(0, seed)))
+    return options
+  }
+
+  private var runOptions: RunOptions {
+    var options = RunOptions()
+    options.optimizer.kind = optimizer
+    options.optimizer.learningRate = learningRate
+    options.optimizer.secondFactorRatio = loraplusRatio
+    options.optimizer.weightDecay = weightDecay
+    options.optimizer.maximumNorm = maxGradNorm
+    options.schedule = lrScheduler
+    (options.warmupSteps, options.warmupRatio) = (warmupSteps, warmupRatio)
+    (options.maximumSteps, options.epochs, options.batchSize) = (maxSteps, epochs, batchSize)
+    (options.accumulation, options.shuffles, options.seed) = (gradientAccumulationSteps, !noShuffle, UInt64(max(0, seed)))
+    options.checkpointing = gradientCheckpointing
+    return options
+  }
+
+  private func progress(_ report: StepReport, _ steps: Int, _ smoothed: Double, _ rate: Double, _ started: Double) {
+    let elapsed = monotonicSeconds() - started
+    let left = elapsed / Double(report.step) * Double(steps - report.step)
+    guard !common.quiet else { return }
+    Progress.show(
+      "step \(report.step)/\(steps)  loss \(decimal(report.loss, 4))  smoothed \(decimal(smoothed, 4))  lr \(Float(report.learningRate))  "
+        + "norm \(decimal(report.gradientNorm, 3))  \(decimal(rate, 0)) tok/s  \(decimal(left, 0)) s left  \(byteText(ResourceUse.now.peakBytes))"
+    )
+  }
+
+  private func summarize(
+    _ run: TrainingRun, _ trained: Trained, _ smoothed: Double, _ validation: TrainingRun.Validation?, _ seconds: Double,
+    _ tokens: Int
+  ) throws {
+    let use = ResourceUse.now
+    let numbers = trained.tensors.reduce(0) { $0 + $1.values.count }
+    if common.json {
+      return try StandardOutput.print([
+        "verb": "finetune", "output": JSON(output), "steps": JSON(run.done), "loss": JSON(smoothed), "trained": JSON(numbers),
+        "valid_loss": validation.map { JSON($0.loss) } ?? .null, "valid_accuracy": validation?.accuracy.map { JSON($0) } ?? .null,
+        "tokens": JSON(tokens), "seconds": JSON(seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),
+        "peak_memory": JSON(use.peakBytes), "threads": JSON(common.workers),
+      ])
+    }
+    var rows = [
+      ("output", output), ("trained", "\(numbers) numbers in \(trained.tensors.count) tensors"),
+      ("steps", "\(run.done), smoothed loss \(decimal(smoothed, 4))"),
+    ]
+    if let validation {
+      let accuracy = validation.accuracy.map { ", accuracy \(decimal($0, 4))" } ?? ""
+      rows.append(("validation", "loss \(decimal(validation.loss, 4))\(accuracy)"))
+    }
+    rows += [
+      ("time", "\(decimal(seconds, 2)) s, \(decimal(Double(tokens) / max(seconds, 1e-9), 0)) tokens a second"),
+      ("peak memory", byteText(use.peakBytes)),
+    ]
+    try Summary.printRows(rows)
+  }
+}
+
+extension AdapterOptions.Method: ExpressibleByArgument {}
+extension AdapterOptions.Start: ExpressibleByArgument {}
+extension AdapterConfig.Bias: ExpressibleByArgument {}
+extension OptimizerOptions.Kind: ExpressibleByArgument {}
+extension Schedule.Kind: ExpressibleByArgument {}
+extension ChatTemplate: ExpressibleByArgument {}
