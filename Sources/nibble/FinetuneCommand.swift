@@ -47,8 +47,14 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Rows in the order of the file.") var noShuffle = false
   @Flag(help: "Learn questions too.") var trainOnPrompt = false
   @Option(help: "How messages are written out: llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Option(help: "Share of the factors' input that is dropped.") var loraDropout = 0.0
+  @Option(help: "Steps between validations (default: one at the end).") var evalSteps: Int?
+  @Option(help: "Steps between checkpoints.") var saveSteps = 100
+  @Option(help: "Checkpoints that are kept, beside the best.") var saveTotalLimit = 2
+  @Option(help: "End after so many validations without progress, and write the best adapter.") var earlyStopping: Int?
+  @Flag(help: "Go on from the output's last checkpoint.") var resume = false
   @Flag(inversion: .prefixedNo, help: "Keep only what goes into each layer, and compute the rest again on the way back.")
-  var gradientCheckpointing = true
+  var gradientCheckpointing = false
   @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
   @Flag(help: "Print what is learned of the first rows, and train nothing.") var showBatch = false
   @OptionGroup var common: CommonOptions
@@ -63,35 +69,18 @@ struct FinetuneCommand: ParsableCommand {
     common.warn(train.warnings + (valid?.warnings ?? []))
     if showBatch { return try rows.show(train.rows.prefix(batchSize)) }
     let file = try initAdapter.map { try AdapterFile.open($0) }
-    let trained = try file.map { try Trained($0, on: model) } ?? Trained(adapterOptions, on: model)
-    let run = try TrainingRun(model, trained, train.rows, runOptions)
-    let folder = try TrainingFolder(output, force: force)
+    let tuning = try Finetuning(
+      model, options, train: train.rows, valid: valid?.rows ?? [], start: file, threads: common.workers)
+    let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force))
     let started = monotonicSeconds()
-    var smoothed: Double?
-    var tokens = 0
-    while run.done < run.steps {
-      let report = try run.step()
+    var tokens = 0, first: Int?
+    let result = try tuning.train(in: folder, resume: resume) { report, smoothed in
       tokens += report.tokens
-      smoothed = smoothed.map { 0.9 * $0 + 0.1 * report.loss } ?? report.loss
-      try folder.append([
-        "step": JSON(report.step), "loss": JSON(report.loss), "grad_norm": JSON(report.gradientNorm),
-        "learning_rate": JSON(report.learningRate), "tokens": JSON(report.tokens), "seconds": JSON(report.seconds),
-      ])
-      progress(report, run.steps, smoothed ?? 0, Double(tokens) / (monotonicSeconds() - started), started)
+      first = first ?? report.step
+      progress(report, tuning.steps, smoothed, Double(tokens) / (monotonicSeconds() - started), started, from: first ?? 1)
     }
     Progress.clear()
-    let validation = try valid.map { try run.validate($0.rows) }
-    if let validation {
-      try folder.append([
-        "step": JSON(run.done), "valid_loss": JSON(validation.loss),
-        "valid_accuracy": validation.accuracy.map { JSON($0) } ?? .null,
-      ])
-    }
-    let identity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: common.workers)
-    try folder.write(
-      trained.folder(
-        adapterOptions, start: file?.config.json, on: model, binding: AdapterBinding(to: model.checkpoint, identity: identity)))
-    try summarize(run, trained, smoothed ?? 0, validation, monotonicSeconds() - started, tokens)
+    try summarize(result, monotonicSeconds() - started)
   }
 
   private func check() throws {
@@ -100,7 +89,8 @@ struct FinetuneCommand: ParsableCommand {
     }
     for (value, flag) in [
       (rank, "--lora-r"), (batchSize, "--batch-size"), (gradientAccumulationSteps, "--gradient-accumulation-steps"),
-      (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"),
+      (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"), (evalSteps ?? 1, "--eval-steps"),
+      (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"), (earlyStopping ?? 1, "--early-stopping"),
     ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not a number from 1") }
     try positive(learningRate, "--learning-rate")
     try positive(epochs, "--epochs")
@@ -129,8 +119,17 @@ struct FinetuneCommand: ParsableCommand {
     return options
   }
 
+  private var options: FinetuneOptions {
+    var options = FinetuneOptions()
+    (options.adapter, options.run) = (adapterOptions, runOptions)
+    (options.validationSteps, options.saveSteps, options.savedLimit) = (evalSteps, saveSteps, saveTotalLimit)
+    options.patience = earlyStopping
+    return options
+  }
+
   private var runOptions: RunOptions {
     var options = RunOptions()
+    options.dropout = loraDropout
     options.optimizer.kind = optimizer
     options.optimizer.learningRate = learningRate
     options.optimizer.secondFactorRatio = loraplusRatio
@@ -144,9 +143,11 @@ struct FinetuneCommand: ParsableCommand {
     return options
   }
 
-  private func progress(_ report: StepReport, _ steps: Int, _ smoothed: Double, _ rate: Double, _ started: Double) {
+  private func progress(
+    _ report: StepReport, _ steps: Int, _ smoothed: Double, _ rate: Double, _ started: Double, from first: Int
+  ) {
     let elapsed = monotonicSeconds() - started
-    let left = elapsed / Double(report.step) * Double(steps - report.step)
+    let left = elapsed / Double(report.step - first + 1) * Double(steps - report.step)
     guard !common.quiet else { return }
     Progress.show(
       "step \(report.step)/\(steps)  loss \(decimal(report.loss, 4))  smoothed \(decimal(smoothed, 4))  lr \(Float(report.learningRate))  "
@@ -154,30 +155,28 @@ struct FinetuneCommand: ParsableCommand {
     )
   }
 
-  private func summarize(
-    _ run: TrainingRun, _ trained: Trained, _ smoothed: Double, _ validation: TrainingRun.Validation?, _ seconds: Double,
-    _ tokens: Int
-  ) throws {
+  private func summarize(_ result: Finetuning.Result, _ seconds: Double) throws {
     let use = ResourceUse.now
-    let numbers = trained.tensors.reduce(0) { $0 + $1.values.count }
     if common.json {
       return try StandardOutput.print([
-        "verb": "finetune", "output": JSON(output), "steps": JSON(run.done), "loss": JSON(smoothed), "trained": JSON(numbers),
-        "valid_loss": validation.map { JSON($0.loss) } ?? .null, "valid_accuracy": validation?.accuracy.map { JSON($0) } ?? .null,
-        "tokens": JSON(tokens), "seconds": JSON(seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),
+        "verb": "finetune", "output": JSON(output), "steps": JSON(result.steps), "loss": JSON(result.smoothedLoss),
+        "trained": JSON(result.trained), "valid_loss": result.validationLoss.map { JSON($0) } ?? .null,
+        "valid_accuracy": result.validationAccuracy.map { JSON($0) } ?? .null,
+        "best_step": result.bestStep.map { JSON($0) } ?? .null,
+        "tokens": JSON(result.tokens), "seconds": JSON(seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),
         "peak_memory": JSON(use.peakBytes), "threads": JSON(common.workers),
       ])
     }
     var rows = [
-      ("output", output), ("trained", "\(numbers) numbers in \(trained.tensors.count) tensors"),
-      ("steps", "\(run.done), smoothed loss \(decimal(smoothed, 4))"),
+      ("output", output), ("trained", "\(result.trained) numbers"),
+      ("steps", "\(result.steps), smoothed loss \(decimal(result.smoothedLoss, 4))"),
     ]
-    if let validation {
-      let accuracy = validation.accuracy.map { ", accuracy \(decimal($0, 4))" } ?? ""
-      rows.append(("validation", "loss \(decimal(validation.loss, 4))\(accuracy)"))
+    if let loss = result.validationLoss {
+      let accuracy = result.validationAccuracy.map { ", accuracy \(decimal($0, 4))" } ?? ""
+      rows.append(("validation", "loss \(decimal(loss, 4))\(accuracy)" + (result.bestStep.map { ", of step \($0)" } ?? "")))
     }
     rows += [
-      ("time", "\(decimal(seconds, 2)) s, \(decimal(Double(tokens) / max(seconds, 1e-9), 0)) tokens a second"),
+      ("time", "\(decimal(seconds, 2)) s, \(decimal(Double(result.tokens) / max(seconds, 1e-9), 0)) tokens a second"),
       ("peak memory", byteText(use.peakBytes)),
     ]
     try Summary.printRows(rows)

@@ -9,10 +9,12 @@ struct LinearPass {
   let trained: Trained
   let scratch: Scratch
   let lengths: RowLengths
+  /// What of the factors' input is dropped, while learning.
+  var dropout: Dropout?
 
   typealias Floats = UnsafeMutablePointer<Float>
 
-  private enum Slot { static let low = 20, lowGradient = 21, dora = 22 }
+  private enum Slot { static let low = 20, lowGradient = 21, dropped = 22, droppedGradient = 23 }
 
   private func matrix(_ layer: Linear) -> Matrix { trained.matrices[layer.id]?.matrix ?? layer.matrix }
 
@@ -35,15 +37,30 @@ struct LinearPass {
       let terms = trained.factors[layer.id].map {
         [Engine.LowRankTerm(a: $0.a.matrix, b: $0.b.matrix, scale: $0.scale, rows: 0..<rows)]
       }
-      products.append(.init(matrix(layer), out + column, stride: stride, terms: terms ?? []))
+      products.append(.init(matrix(layer), out + column, stride: stride, terms: dropout == nil ? terms ?? [] : []))
       column += layer.outputs
     }
     engine.multiply(x, rows: rows, stride: layers.first?.inputs ?? 0, products)
     column = 0
     for layer in layers {
+      if let dropout, let factors = trained.factors[layer.id] {
+        let u = lowRank(factors, dropout.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * layer.inputs)), rows)
+        exact.multiply(u, rows: rows, stride: factors.rank, [.init(factors.b.matrix, out + column, stride: stride, adds: true)])
+      }
       finish(layer, rows, out + column, stride, saved)
       column += layer.outputs
     }
+  }
+
+  /// Adapters are computed in float32.
+  private var exact: Engine { Engine(.f32, team: engine.team, variant: engine.variant) }
+
+  /// scale · x · Aᵀ
+  private func lowRank(_ factors: TrainedFactors, _ x: UnsafePointer<Float>, _ rows: Int) -> Floats {
+    let u = scratch.floatStart(Slot.low, rows * factors.rank)
+    exact.multiply(x, rows: rows, stride: factors.a.shape[1], [.init(factors.a.matrix, u, stride: factors.rank)])
+    for i in 0..<rows * factors.rank { u[i] *= factors.scale }
+    return u
   }
 
   private func finish(_ layer: Linear, _ rows: Int, _ out: Floats, _ stride: Int, _ saved: Saved) {
@@ -71,7 +88,6 @@ struct LinearPass {
   /// ‖w + d‖² = ‖w‖² + 2 · scale · b · (A w) + scale² · b · (A Aᵀ) · bᵀ.
   private func norms(_ layer: Linear, _ factors: TrainedFactors) -> [Float] {
     let (rank, outputs, inputs) = (factors.rank, layer.outputs, layer.inputs)
-    let exact = Engine(.f32, team: engine.team, variant: engine.variant)
     let projected = FloatStore(count: rank * outputs), gram = FloatStore(count: rank * rank)
     exact.multiply(factors.a.values.start, rows: rank, stride: inputs, [.init(matrix(layer), projected.start, stride: outputs)])
     exact.multiply(factors.a.values.start, rows: rank, stride: inputs, [.init(factors.a.matrix, gram.start, stride: rank)])
@@ -112,13 +128,17 @@ struct LinearPass {
       var terms: [Engine.LowRankTerm] = []
       if let factors = trained.factors[layer.id] {
         unscale(layer, factors, own, stride, rows, saved)
-        addGradients(of: factors, own, stride, x, rows)
-        terms = [.init(a: factors.b.matrix.turned, b: factors.a.matrix.turned, scale: factors.scale, rows: 0..<rows)]
+        let input = dropout?.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * inputs)) ?? x
+        addGradients(of: factors, own, stride, input, rows)
+        if dropout == nil {
+          terms = [.init(a: factors.b.matrix.turned, b: factors.a.matrix.turned, scale: factors.scale, rows: 0..<rows)]
+        }
       }
       if let dx {
         engine.multiply(
           own, rows: rows, stride: stride, [.init(matrix(layer).turned, dx, stride: inputs, terms: terms, adds: !isFirst)])
         isFirst = false
+        if let dropout, let factors = trained.factors[layer.id] { addDropped(dropout, factors, layer, rows, to: dx) }
       }
       column += layer.outputs
     }
@@ -153,18 +173,24 @@ struct LinearPass {
     for row in 0..<rows { LayerKernels.multiply(dy + row * stride, by: ratios.start, count: width) }
   }
 
+  /// The factors' part of dx where their input was dropped: du · A through the same mask, du being what `addGradients` has left.
+  private func addDropped(_ dropout: Dropout, _ factors: TrainedFactors, _ layer: Linear, _ rows: Int, to dx: Floats) {
+    let part = scratch.floatStart(Slot.droppedGradient, rows * layer.inputs)
+    let du = scratch.floatStart(Slot.lowGradient, rows * factors.rank)
+    exact.multiply(du, rows: rows, stride: factors.rank, [.init(factors.a.matrix.turned, part, stride: layer.inputs)])
+    let masked = dropout.applied(part, rows, layer, part)
+    LayerKernels.add(masked, scaledBy: factors.scale, count: rows * layer.inputs, to: dx)
+  }
+
   /// With u = scale · x · Aᵀ and du = scale · dy · B: dB = dyᵀ · u, dA = duᵀ · x.
   private func addGradients(
     of factors: TrainedFactors, _ dy: Floats, _ stride: Int, _ x: UnsafePointer<Float>, _ rows: Int
   ) {
-    let exact = Engine(.f32, team: engine.team, variant: engine.variant)
     let (rank, outputs, inputs) = (factors.rank, factors.b.shape[0], factors.a.shape[1])
-    let u = scratch.floatStart(Slot.low, rows * rank), du = scratch.floatStart(Slot.lowGradient, rows * rank)
-    exact.multiply(x, rows: rows, stride: inputs, [.init(factors.a.matrix, u, stride: rank)])
+    let u = lowRank(factors, x, rows), du = scratch.floatStart(Slot.lowGradient, rows * rank)
     exact.multiply(dy, rows: rows, stride: stride, [.init(factors.b.matrix.turned, du, stride: rank)])
     engine.addWeightGradient(
-      dy, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, scale: factors.scale,
-      to: factors.b.gradient.start)
+      dy, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, to: factors.b.gradient.start)
     engine.addWeightGradient(
       du, stride: rank, outputs: rank, x, stride: inputs, inputs: inputs, rows: rows, scale: factors.scale,
       to: factors.a.gradient.start)

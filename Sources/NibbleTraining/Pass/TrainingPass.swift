@@ -14,7 +14,7 @@ package final class TrainingPass {
   /// Whether only the inputs of layers are kept.
   package var checkpointing: Bool
   private let rotary: RotaryTable?
-  let linear: LinearPass
+  var linear: LinearPass
   let headSaved = LinearPass.Saved()
   private let scratch = Scratch()
   private var tapes: [LayerTape] = []
@@ -48,6 +48,12 @@ package final class TrainingPass {
     let norms = [layer.attentionNorm, layer.mlpNorm].flatMap { [$0.weight.id] + ($0.bias.map { [$0.id] } ?? []) }
     return (layer.queryKeyValue + [layer.attentionOutput] + layer.up + [layer.down]).contains { trained.isTrained($0) }
       || norms.contains { trained.vectors[$0] != nil }
+  }
+
+  /// What is dropped in the next pass; nil for nothing.
+  var dropout: Dropout? {
+    get { linear.dropout }
+    set { linear.dropout = newValue }
   }
 
   func floats(_ slot: Int, _ count: Int) -> Floats { scratch.floatStart(slot, count) }

@@ -17,7 +17,9 @@ public struct RunOptions: Sendable, Equatable {
   public var accumulation = 1
   public var shuffles = true
   public var seed: UInt64 = 0
-  public var checkpointing = true
+  public var checkpointing = false
+  /// LoRA's dropout.
+  public var dropout = 0.0
 
   public init() {}
 
@@ -54,7 +56,7 @@ package final class TrainingRun {
   package let steps: Int
   private let pass: TrainingPass
   private let rows: [TrainingRow]
-  private let optimizer: Optimizer
+  let optimizer: Optimizer
   private let schedule: Schedule
   private var order: RowOrder
   private let isLanguage: Bool
@@ -127,6 +129,10 @@ package final class TrainingRun {
     var loss = 0.0, tokens = 0
     for micro in 0..<options.accumulation {
       let first = (index * options.accumulation + micro) * options.batchSize
+      if options.dropout > 0 {
+        pass.dropout = Dropout(rate: options.dropout, seed: options.seed, pass: UInt64(index * options.accumulation + micro))
+      }
+      defer { pass.dropout = nil }
       let batch = (first..<first + options.batchSize).map { rows[order.row($0)] }
       let runs = batch.map { TokenRun($0.ids) }
       tokens += batch.reduce(0) { $0 + $1.ids.count }

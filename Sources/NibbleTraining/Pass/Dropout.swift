@@ -1,0 +1,31 @@
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// LoRA's dropout: numbers of the factors' input are left out by chance, the others grow to make up for it. What is left out
+/// follows from the seed, the pass, the layer and the place alone.
+struct Dropout {
+  let rate: Double
+  let seed: UInt64
+  /// Counts micro-batches of the whole run.
+  let pass: UInt64
+
+  /// x with some numbers left out; `out` may be `x`.
+  func applied(
+    _ x: UnsafePointer<Float>, _ rows: Int, _ layer: Linear, _ out: UnsafeMutablePointer<Float>
+  ) -> UnsafePointer<Float> {
+    let random = CountedRandom(seed: seed &+ 0x51ED_270B &* (pass &+ 1), stream: UInt64(layer.id))
+    let limit = UInt64(rate * 0x1p32)
+    let keep = Float(1 / (1 - rate))
+    // One draw serves two numbers.
+    let count = rows * layer.inputs
+    var index = 0
+    while index < count {
+      let bits = random.bits(UInt64(index / 2))
+      out[index] = bits & 0xFFFF_FFFF < limit ? 0 : x[index] * keep
+      if index + 1 < count { out[index + 1] = bits >> 32 < limit ? 0 : x[index + 1] * keep }
+      index += 2
+    }
+    return UnsafePointer(out)
+  }
+}

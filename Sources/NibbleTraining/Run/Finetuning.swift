@@ -1,0 +1,163 @@
+import NibbleAdapters
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+
+/// All that decides what a training run computes, beside base and data.
+public struct FinetuneOptions: Sendable {
+  public var adapter = AdapterOptions()
+  public var run = RunOptions()
+  /// Steps between validations; nil for one at the end.
+  public var validationSteps: Int?
+  /// Steps between checkpoints.
+  public var saveSteps = 100
+  /// Checkpoints that are kept, beside the best.
+  public var savedLimit = 2
+  /// Validations without progress after which the run ends; nil for never. The best adapter is written then, not the last.
+  public var patience: Int?
+
+  public init() {}
+}
+
+/// A training run from its first step to the adapter it leaves.
+public final class Finetuning {
+  /// What a run came to.
+  public struct Result: Sendable {
+    public var steps = 0
+    public var smoothedLoss = 0.0
+    /// Of the adapter that was written.
+    public var validationLoss: Double?
+    public var validationAccuracy: Double?
+    /// The step whose adapter was written, where that is not the last.
+    public var bestStep: Int?
+    public var tokens = 0
+    /// Numbers that were trained.
+    public var trained = 0
+  }
+
+  private let model: Model
+  private let options: FinetuneOptions
+  private let valid: [TrainingRow]
+  private let start: AdapterFile?
+  private let trained: Trained
+  private let run: TrainingRun
+  private let identity: Digest128
+  private let baseIdentity: Digest128
+
+  /// - Parameters:
+  ///   - start: an adapter to train on, which brings rank, alpha, method and targets
+  ///   - threads: to hash a base with that does not say its identity
+  public init(
+    _ model: Model, _ options: FinetuneOptions, train: [TrainingRow], valid: [TrainingRow] = [], start: AdapterFile? = nil,
+    threads: Int = availableCores
+  ) throws {
+    (self.model, self.options, self.valid, self.start) = (model, options, valid, start)
+    trained = try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
+    if options.run.dropout > 0, trained.factors.values.contains(where: { $0.magnitude != nil }) {
+      throw NibbleError.usage("--lora-dropout does not go with DoRA here")
+    }
+    guard (0..<1).contains(options.run.dropout) else {
+      throw NibbleError.usage("--lora-dropout \(options.run.dropout) is no share below 1")
+    }
+    run = try TrainingRun(model, trained, train, options.run)
+    baseIdentity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
+    let hash = XXH3()
+    hash.update(Array(("\(baseIdentity) " + options.adapter.json.text() + options.run.text + (start.map { $0.path } ?? "")).utf8))
+    if let start { hash.update(Array(try start.identity().description.utf8)) }
+    for row in train {
+      (row.ids + [-1] + row.labels).withUnsafeBytes { hash.update($0) }
+      row.targets.withUnsafeBytes { hash.update($0) }
+    }
+    identity = hash.digest128
+  }
+
+  /// Steps of the whole run.
+  public var steps: Int { run.steps }
+
+  /// Trains to the end.
+  ///
+  /// - Parameters:
+  ///   - resume: goes on from the folder's last checkpoint
+  ///   - step: told of each step, with the smoothed loss
+  public func train(
+    in folder: TrainingFolder, resume: Bool, _ step: (StepReport, _ smoothed: Double) -> Void
+  ) throws -> Result {
+    var result = Result()
+    result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
+    if resume { _ = try folder.restore(run, identity: identity) }
+    var losses: [Double] = [], points: [(step: Int, loss: Double)] = []
+    var smoothed: Double?
+    var best: (step: Int, loss: Double)?
+    if resume {
+      for row in try folder.metrics() {
+        if let loss = row["loss"]?.double {
+          losses.append(loss)
+          smoothed = smoothed.map { 0.9 * $0 + 0.1 * loss } ?? loss
+        }
+        if let loss = row["valid_loss"]?.double, let at = row["step"]?.int {
+          points.append((at, loss))
+          if loss < best?.loss ?? .infinity { best = (at, loss) }
+        }
+      }
+    }
+    var isOver = false
+    while run.done < run.steps, !isOver {
+      try Interrupt.check()
+      let report = try run.step()
+      result.tokens += report.tokens
+      losses.append(report.loss)
+      smoothed = smoothed.map { 0.9 * $0 + 0.1 * report.loss } ?? report.loss
+      try folder.append([
+        "step": JSON(report.step), "loss": JSON(report.loss), "grad_norm": JSON(report.gradientNorm),
+        "learning_rate": JSON(report.learningRate), "tokens": JSON(report.tokens), "seconds": JSON(report.seconds),
+      ])
+      step(report, smoothed ?? report.loss)
+      let isLast = run.done == run.steps
+      let isValidated = !valid.isEmpty && (isLast || options.validationSteps.map { run.done % $0 == 0 } ?? false)
+      var isBest = false
+      if isValidated {
+        let found = try run.validate(valid)
+        try folder.append([
+          "step": JSON(run.done), "valid_loss": JSON(found.loss), "valid_accuracy": found.accuracy.map { JSON($0) } ?? .null,
+        ])
+        points.append((run.done, found.loss))
+        (result.validationLoss, result.validationAccuracy) = (found.loss, found.accuracy)
+        isBest = found.loss < best?.loss ?? .infinity
+        if isBest { best = (run.done, found.loss) }
+        if let patience = options.patience, points.reversed().prefix(while: { $0.step != best?.step }).count >= patience {
+          isOver = true
+        }
+      }
+      if run.done % options.saveSteps == 0 || isBest && !isLast || isLast && options.patience != nil {
+        try folder.save(run, identity: identity, keeping: options.savedLimit, best: best?.step)
+      }
+    }
+    result.steps = run.done
+    if options.patience != nil, let best, best.step != run.done {
+      try folder.restore(run, identity: identity, step: best.step)
+      result.bestStep = best.step
+      result.validationLoss = best.loss
+      result.validationAccuracy = nil
+    }
+    result.smoothedLoss = smoothed ?? 0
+    try folder.write("loss.svg", LossCurve.svg(losses, validation: points))
+    try folder.write(
+      trained.folder(
+        options.adapter, start: start?.config.json, on: model,
+        binding: AdapterBinding(to: model.checkpoint, identity: baseIdentity)))
+    return result
+  }
+}
+
+extension RunOptions {
+  /// Everything in it, for the identity of a run. How the work is split is no part of it.
+  var text: String {
+    let o = optimizer
+    return [
+      o.kind.rawValue, "\(o.learningRate)", "\(o.secondFactorRatio)", "\(o.beta1)", "\(o.beta2)", "\(o.epsilon)",
+      "\(o.weightDecay)",
+      "\(o.momentum)", "\(o.maximumNorm)", schedule.rawValue, "\(warmupSteps ?? -1)", "\(warmupRatio)", "\(maximumSteps ?? -1)",
+      "\(epochs)", "\(batchSize)", "\(accumulation)", "\(shuffles)", "\(seed)", "\(dropout)",
+    ].joined(separator: " ")
+  }
+}
