@@ -78,9 +78,9 @@ public final class Finetuning {
   ///
   /// - Parameters:
   ///   - resume: goes on from the folder's last checkpoint
-  ///   - step: told of each step, with the smoothed loss
+  ///   - step: told of each step, with the smoothed loss; what it throws stops the run, which can be gone on with
   public func train(
-    in folder: TrainingFolder, resume: Bool, _ step: (StepReport, _ smoothed: Double) -> Void
+    in folder: TrainingFolder, resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
     var result = Result()
     result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
@@ -111,7 +111,7 @@ public final class Finetuning {
         "step": JSON(report.step), "loss": JSON(report.loss), "grad_norm": JSON(report.gradientNorm),
         "learning_rate": JSON(report.learningRate), "tokens": JSON(report.tokens), "seconds": JSON(report.seconds),
       ])
-      step(report, smoothed ?? report.loss)
+      try step(report, smoothed ?? report.loss)
       let isLast = run.done == run.steps
       let isValidated = !valid.isEmpty && (isLast || options.validationSteps.map { run.done % $0 == 0 } ?? false)
       var isBest = false

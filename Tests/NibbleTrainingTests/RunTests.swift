@@ -1,0 +1,181 @@
+import Foundation
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+import NibbleTraining
+import TestSupport
+import Testing
+
+@Suite("Training runs")
+struct RunTests {
+  let folder = TemporaryFolder()
+
+  static func rows(_ count: Int = 24, length: Int = 12) -> [TrainingRow] {
+    var random = Generator(4)
+    return (0..<count).map { row in
+      let ids = (0..<length + row % 5).map { _ in Int(random.next() % 250) + 3 }
+      return TrainingRow(ids, labels: ids, place: "\(row)")
+    }
+  }
+
+  static func options(steps: Int, _ change: (inout FinetuneOptions) -> Void = { _ in }) -> FinetuneOptions {
+    var options = FinetuneOptions()
+    options.run.optimizer.learningRate = 1e-2
+    (options.run.maximumSteps, options.run.batchSize, options.saveSteps) = (steps, 3, 4)
+    change(&options)
+    return options
+  }
+
+  struct Stop: Error {}
+
+  @discardableResult
+  func train(
+    _ name: String, _ options: FinetuneOptions, base: String = "llama", threads: Int = 2, resume: Bool = false,
+    stopAfter: Int? = nil,
+    valid: [TrainingRow] = []
+  ) throws -> Finetuning.Result? {
+    let model = try Model(fixture("models/" + base), threads: threads)
+    let tuning = try Finetuning(model, options, train: Self.rows(), valid: valid)
+    let output = try TrainingFolder(folder.file(name), resume ? .resume : .anew(force: false))
+    var count = 0
+    do {
+      return try tuning.train(in: output, resume: resume) { _, _ in
+        count += 1
+        if count == stopAfter { throw Stop() }
+      }
+    } catch is Stop {
+      return nil
+    }
+  }
+
+  func adapter(_ name: String) throws -> [UInt8] { try bytes(of: folder.file(name + "/adapter_model.safetensors")) }
+
+  @Test("give the same adapter with any number of threads", arguments: [0.0, 0.2])
+  func threads(_ dropout: Double) throws {
+    let options = Self.options(steps: 6) { $0.run.dropout = dropout }
+    for threads in [1, 2, 3] { try train("\(threads)", options, threads: threads) }
+    #expect(try adapter("1") == adapter("2"))
+    #expect(try adapter("1") == adapter("3"))
+  }
+
+  @Test("and with checkpointing or without", arguments: [AdapterOptions.Method.lora, .dora])
+  func checkpointing(_ method: AdapterOptions.Method) throws {
+    for isOn in [true, false] {
+      try train("\(isOn)", Self.options(steps: 5) { ($0.run.checkpointing, $0.adapter.method) = (isOn, method) })
+    }
+    #expect(try adapter("true") == adapter("false"))
+  }
+
+  @Test(
+    "learn: the loss of rows seen again and again falls", arguments: AdapterOptions.Method.allCases,
+    ["llama", "llama-bnb-nf4-dq", "gpt2"])
+  func learning(_ method: AdapterOptions.Method, _ base: String) throws {
+    let name = "\(method)-\(base)"
+    let result = try train(name, Self.options(steps: 40) { $0.adapter.method = method }, base: base, valid: Self.rows())
+    let first = try #require(
+      JSON.parse(Array(bytes(of: folder.file(name + "/metrics.jsonl")).prefix { $0 != 0x0A }))["loss"]?.double)
+    #expect(try #require(result?.validationLoss) < 0.9 * first)
+  }
+
+  @Test("go on where they were stopped, to the same adapter byte for byte", arguments: [1, 5, 9], [0.0, 0.1])
+  func resumed(_ stop: Int, _ dropout: Double) throws {
+    let options = Self.options(steps: 12) { ($0.run.dropout, $0.validationSteps) = (dropout, 3) }
+    let whole = try train("whole", options, valid: Self.rows(4))
+    try train("parts", options, stopAfter: stop, valid: Self.rows(4))
+    let result = try train("parts", options, resume: true, valid: Self.rows(4))
+    #expect(try adapter("whole") == adapter("parts"))
+    #expect(result?.smoothedLoss == whole?.smoothedLoss && result?.validationLoss == whole?.validationLoss)
+    func losses(_ name: String) throws -> [String] {
+      try String(decoding: bytes(of: folder.file(name + "/metrics.jsonl")), as: UTF8.self).split(separator: "\n").map {
+        String($0.split(separator: ",\"seconds")[0])
+      }
+    }
+    #expect(try losses("whole") == losses("parts"))
+  }
+
+  @Test("end early when validation finds no progress, with the best adapter")
+  func early() throws {
+    var options = Self.options(steps: 60) { ($0.validationSteps, $0.patience) = (1, 3) }
+    options.run.optimizer.learningRate = 0.05
+    let held = (0..<4).map { row in
+      TrainingRow(
+        (0..<10).map { ($0 * 37 + row * 11) % 250 + 3 }, labels: (0..<10).map { ($0 * 37 + row * 11) % 250 + 3 }, place: "v")
+    }
+    let result = try #require(try train("early", options, valid: held))
+    #expect(result.steps < 60)
+    let best = try #require(result.bestStep)
+    #expect(best == result.steps - 3)
+    let model = try Model(fixture("models/llama"), threads: 1)
+    let pass = try TrainingPass(model, Trained(AdapterFile.open(folder.file("early")), on: model))
+    let loss = try pass.language(held.map { TokenRun($0.ids) }, labels: held.map(\.labels), learns: false).loss
+    #expect(abs(loss - (result.validationLoss ?? 0)) < 1e-6)
+  }
+
+  @Test("start with an adapter that changes nothing")
+  func beginning() throws {
+    let model = try Model(fixture("models/llama"), threads: 1)
+    for method in AdapterOptions.Method.allCases {
+      var options = AdapterOptions()
+      options.method = method
+      let pass = try TrainingPass(model, Trained(options, on: model)), bare = TrainingPass(model, Trained())
+      let rows = Self.rows(4)
+      let runs = rows.map { TokenRun($0.ids) }
+      let a = try pass.language(runs, labels: rows.map(\.labels), learns: false).loss
+      let b = try bare.language(runs, labels: rows.map(\.labels), learns: false).loss
+      #expect(abs(a - b) < 1e-6)
+    }
+  }
+
+  @Test("write adapters that attach to the base they know")
+  func written() throws {
+    let result = try train("out", Self.options(steps: 8), valid: Self.rows(5))
+    let file = try AdapterFile.open(folder.file("out"))
+    let base = try Checkpoint.open(fixture("models/llama"))
+    #expect(file.modules.count == 14 && file.warnings.isEmpty)
+    #expect(try file.binding?.base == base.hash())
+    #expect(try file.targetWarnings(base).isEmpty)
+    let model = try Model(base.path, threads: 1)
+    let pass = try TrainingPass(model, Trained(file, on: model))
+    let rows = Self.rows(5)
+    let loss = try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: false).loss
+    #expect(abs(loss - (result?.validationLoss ?? 0)) < 1e-6)
+  }
+
+  @Test("refuse data that teaches nothing, targets that match nothing, another run's checkpoints")
+  func refused() throws {
+    let model = try Model(fixture("models/llama"), threads: 1)
+    let silent = [TrainingRow([1, 2, 3], labels: [5, -100, -100], place: "x")]
+    #expect(throws: NibbleError.self) { try Finetuning(model, Self.options(steps: 1), train: silent) }
+    #expect(throws: NibbleError.self) { try Finetuning(model, Self.options(steps: 1), train: []) }
+    #expect(throws: NibbleError.self) {
+      try Finetuning(model, Self.options(steps: 1) { $0.adapter.targets = "nothing" }, train: Self.rows())
+    }
+    #expect(throws: NibbleError.self) {
+      try Finetuning(model, Self.options(steps: 1) { ($0.adapter.method, $0.run.dropout) = (.dora, 0.1) }, train: Self.rows())
+    }
+    try train("run", Self.options(steps: 5))
+    #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 6), resume: true) }
+    #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 5)) }
+    #expect(throws: NibbleError.self) { try train("new", Self.options(steps: 5), resume: true) }
+  }
+
+  @Test("targets are layers of attention, of the MLP, names or patterns")
+  func targets() throws {
+    let model = try Model(fixture("models/llama"), threads: 1)
+    func count(_ targets: String) throws -> Int {
+      var options = AdapterOptions()
+      options.targets = targets
+      options.rankPattern = [("layers.0", 2)]
+      let trained = try Trained(options, on: model)
+      #expect(trained.factors.values.allSatisfy { $0.rank == ($0.a.name.contains("layers.0") ? 2 : 8) })
+      return trained.factors.count
+    }
+    #expect(try count("all-linear") == 14)
+    #expect(try count("attention") == 8)
+    #expect(try count("mlp") == 6)
+    #expect(try count("q_proj,v_proj") == 4)
+    #expect(try count(#".*layers\.1\..*_proj"#) == 7)
+  }
+}
