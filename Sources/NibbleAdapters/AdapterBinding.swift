@@ -51,7 +51,10 @@ public struct AdapterBinding: Sendable, Equatable {
       guard let digest = value.string.flatMap({ Digest128(hex: $0) }) else { throw fail() }
       source = digest
     }
-    packing = json["trained_on"]?.string
+    if let value = json["trained_on"] {
+      guard let text = value.string, (try? QuantizeOptions(trainedOn: text)) != nil else { throw fail() }
+      packing = text
+    }
   }
 }
 

@@ -1,14 +1,56 @@
 import NibbleCore
 import Synchronization
 
+/// A pattern for the end of a module's path, as keys of `rank_pattern` are: `(.*\.)?(KEY)$`. Names need no search.
+enum ModulePattern: Sendable {
+  /// Bytes, nil for any one.
+  case name([UInt8?])
+  case pattern(Pattern)
+
+  init(_ key: String) throws {
+    var bytes: [UInt8?] = []
+    var isEscaped = false
+    for byte in key.utf8 {
+      let isWord = (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) || byte == 0x5F
+      switch byte {
+      case 0x2E:
+        bytes.append(isEscaped ? byte : nil)
+        isEscaped = false
+      case 0x5C where !isEscaped: isEscaped = true
+      case _ where isWord && !isEscaped: bytes.append(byte)
+      default:
+        self = .pattern(try Pattern(ofFile: #"^(.*\.)?(\#(key))$"#, lineAnchors: false))
+        return
+      }
+    }
+    guard !isEscaped else {
+      self = .pattern(try Pattern(ofFile: #"^(.*\.)?(\#(key))$"#, lineAnchors: false))
+      return
+    }
+    self = .name(bytes)
+  }
+
+  func matches(_ path: String) throws -> Bool {
+    switch self {
+    case .pattern(let pattern): return try pattern.isFound(in: path)
+    case .name(let bytes):
+      let own = Array(path.utf8)
+      guard own.count >= bytes.count else { return false }
+      let start = own.count - bytes.count
+      guard start == 0 || own[start - 1] == 0x2E else { return false }
+      return bytes.indices.allSatisfy { bytes[$0] == nil && own[start + $0] != 0x0A || bytes[$0] == own[start + $0] }
+    }
+  }
+}
+
 /// Values by pattern: the first pattern that is found decides. All questions together are answered in bounded time.
 final class PatternTable: Sendable {
   private let place: String
-  private let rows: [(pattern: Pattern, value: Double)]
+  private let rows: [(pattern: ModulePattern, value: Double)]
   private let nanoseconds = Atomic<Int>(0)
   private static let limit = 5_000_000_000
 
-  init(place: String, _ rows: [(pattern: Pattern, value: Double)]) {
+  init(place: String, _ rows: [(pattern: ModulePattern, value: Double)]) {
     self.place = place
     self.rows = rows
   }
@@ -20,7 +62,7 @@ final class PatternTable: Sendable {
     defer { nanoseconds.wrappingAdd(Int((monotonicSeconds() - started) * 1e9), ordering: .relaxed) }
     for row in rows {
       let found: Bool
-      do { found = try row.pattern.isFound(in: path) } catch let error as NibbleError {
+      do { found = try row.pattern.matches(path) } catch let error as NibbleError {
         throw NibbleError.badInput("\(place): \(error.message)")
       }
       if found { return row.value }
@@ -93,12 +135,18 @@ public struct AdapterConfig: Sendable {
     isDoRA = try flag("use_dora")
     hasFactorBias = try flag("lora_bias")
     _ = try flag("fan_in_fan_out")
-    guard let bias = Bias(rawValue: value("bias")?.string ?? "none") else {
+    guard let bias = Bias(rawValue: value("bias").map { $0.string ?? "" } ?? "none") else {
       throw fail("bias = \(quoted(json["bias"]?.text() ?? "")) is not implemented; none, all and lora_only are")
     }
     self.bias = bias
     baseName = value("base_model_name_or_path")?.string
     taskType = value("task_type")?.string
+    if let saved = value("modules_to_save"), saved.array?.allSatisfy({ $0.string != nil }) != true {
+      throw fail("modules_to_save is \(quoted(saved.text())), expected a list of names")
+    }
+    if let layers = value("layers_to_transform"), layers.int == nil, layers.array?.allSatisfy({ $0.int != nil }) != true {
+      throw fail("layers_to_transform is \(quoted(layers.text())), expected whole numbers")
+    }
     modulesToSave = value("modules_to_save")?.array?.compactMap(\.string) ?? []
     func tokens(_ list: JSON) throws -> [Int] {
       guard let ids = list.array?.map(\.int), ids.allSatisfy({ ($0 ?? -1) >= 0 }) else {
@@ -113,23 +161,23 @@ public struct AdapterConfig: Sendable {
     case let list?: tokenRows = [(nil, try tokens(list))]
     case nil: tokenRows = []
     }
-    func patterns(_ key: String, _ range: ClosedRange<Double>) throws -> [(Pattern, Double)] {
+    func patterns(_ key: String, _ range: ClosedRange<Double>, whole: Bool = false) throws -> [(ModulePattern, Double)] {
       guard let members = value(key)?.members else {
         if let other = value(key) { throw fail("\(key) is \(quoted(other.text())), expected an object") }
         return []
       }
       return try members.map { name, value in
-        guard let number = value.double, range.contains(number) else {
+        guard let number = value.double, range.contains(number), !whole || number == number.rounded() else {
           throw fail(
             "\(key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)"
           )
         }
-        do { return (try Pattern(ofFile: #"^(.*\.)?(\#(name))$"#, lineAnchors: false), number) } catch let error as NibbleError {
+        do { return (try ModulePattern(name), number) } catch let error as NibbleError {
           throw fail("\(key): \(error.message)")
         }
       }
     }
-    rankPattern = PatternTable(place: "\(place): rank_pattern", try patterns("rank_pattern", 1...1_048_576))
+    rankPattern = PatternTable(place: "\(place): rank_pattern", try patterns("rank_pattern", 1...1_048_576, whole: true))
     alphaPattern = PatternTable(place: "\(place): alpha_pattern", try patterns("alpha_pattern", 1e-30...1e30))
     for key in Self.variants {
       guard let found = value(key), found != .bool(false), found != .object([]), found != .array([]) else { continue }
@@ -156,6 +204,9 @@ public struct AdapterConfig: Sendable {
     "auto_mapping", "megatron_config", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config",
     "lora_ga_config", "ensure_weight_tying", "runtime_config", "trainable_token_indices",
   ]
+
+  /// Whether a head that shares the embedding's weight shares what takes its place: PEFT leaves the head as it was otherwise.
+  package var tiesReplacedEmbedding: Bool { json["ensure_weight_tying"]?.bool ?? false }
 
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.
   public func rank(of path: String) throws -> Int { try rankPattern.value(of: path).map { Int($0) } ?? rank }

@@ -115,6 +115,9 @@ public struct AdapterFile: Sendable {
       }
       let path = ByteName(String(own.dropLast(suffix.utf8.count)))
       if suffix.contains("embedding") { embeddings.insert(path) }
+      guard parts[path]?[keyPath: part] == nil else {
+        throw mismatch("module \(quoted(path.text)) has a part twice: \(quoted(name)) is another spelling of it")
+      }
       parts[path, default: Parts()][keyPath: part] = tensor
     }
     modules = try parts.keys.sorted().map { path in

@@ -38,7 +38,8 @@ struct AdapterTargets: Sendable {
     self.targets = targets
     excluded = try names("exclude_modules")
     saved = config.modulesToSave
-    let layers = config.json["layers_to_transform"]
+    // An empty list is none.
+    let layers = config.json["layers_to_transform"].flatMap { $0 == .array([]) ? nil : $0 }
     self.layers = layers.flatMap { $0.int.map { [$0] } ?? $0.array.map { Set($0.compactMap(\.int)) } }
     let pattern = config.json["layers_pattern"]
     layersPattern = pattern?.array?.compactMap(\.string) ?? pattern?.string.map { [$0] } ?? []
@@ -76,7 +77,9 @@ extension AdapterFile {
       guard monotonicSeconds() - started < 5 else {
         throw NibbleError.badInput("\(place): target_modules takes too long to match")
       }
-      return try targets.contains(path)
+      do { return try targets.contains(path) } catch let error as NibbleError {
+        throw NibbleError.badInput("\(place): target_modules: \(error.message)")
+      }
     }
     let strangers = try modules.filter { try !isTarget($0.path) }
     if let first = strangers.first {

@@ -38,8 +38,8 @@ package struct RowBasis: Sendable {
     (self.rank, self.columns, self.byColumn) = (found, columns, byColumn)
   }
 
-  /// Eight sums at a time: one would wait for itself.
-  private static func dot(_ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>, _ count: Int) -> Double {
+  /// ⟨x, y⟩, eight sums at a time: one would wait for itself.
+  package static func dot(_ x: UnsafePointer<Double>, _ y: UnsafePointer<Double>, _ count: Int) -> Double {
     var sums = SIMD8<Double>.zero
     let whole = count / 8 * 8
     for j in stride(from: 0, to: whole, by: 8) {

@@ -49,6 +49,7 @@ struct AdapterCombineCommand: ParsableCommand {
   @Option(help: "cat, linear, svd.") var method: MergeOptions.Method = .cat
   @Option(help: "The rank svd keeps (default: the largest of the adapters').") var svdRank: Int?
   @Flag(help: "Combine adapters of different bases too.") var anyBase = false
+  @Flag(help: "Say what would come out and write nothing.") var dryRun = false
   @OptionGroup var common: CommonOptions
 
   func run() throws {
@@ -56,7 +57,8 @@ struct AdapterCombineCommand: ParsableCommand {
     var options = MergeOptions(try WeightedAdapters.open(paths + flags))
     options.method = method
     options.svdRank = try checkedRank(svdRank, method)
-    let report = try AdapterCombination(options, anyBase: anyBase).write(to: output, force: force)
+    let combination = try AdapterCombination(options, anyBase: anyBase)
+    let report = dryRun ? try combination.report() : try combination.write(to: output, force: force)
     common.warn(report.warnings)
     if common.json {
       return try StandardOutput.print([

@@ -27,8 +27,8 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Type of every float tensor of plain safetensors: bf16, fp16, fp32 (default: the type each tensor had).")
   var dtype: String?
 
-  @Option(help: "How weights of a plain base are packed, where the output is: nf4, fp4, int8.")
-  var codec = "nf4"
+  @Option(help: "How weights of a plain base are packed, where the output is: nf4 (default), fp4, int8.")
+  var codec: String?
 
   @OptionGroup var packing: PackingOptions
 
@@ -70,17 +70,25 @@ struct MergeCommand: ParsableCommand {
     let source = try Checkpoint.open(base)
     var options = MergeOptions(try adapters.open())
     options.dtype = try dtype.map { try DType(flag: $0) }
-    options.packing.codec = try CodecChoice(packing: codec)
+    options.packing.codec = try CodecChoice(packing: codec ?? "nf4")
+    if codec != nil, !source.packed.isEmpty || trainedOn != nil {
+      throw NibbleError.usage("--codec is for plain bases; \(base) is merged into as it is packed")
+    }
     try packing.apply(to: &options.packing)
     options.minimumSurvival = minSurvival
     options.method = method
     options.svdRank = try checkedRank(svdRank, method)
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
+    if !write.dryRun, let output = write.output { Checkpoint.clearPackedForm(beside: output) }
     let match = try BaseMatch(
       source, options.adapters.map(\.adapter), trainedOn: trainedOn, anyBase: anyBase, threads: common.workers)
     var values = source
     if let trainedOn = match.trainedOn {
       let packing = try QuantizeOptions(trainedOn: trainedOn)
+      guard source.packed.isEmpty else {
+        throw NibbleError.usage(
+          "\(base) is packed already: adapters are merged onto its values as they are, without --trained-on")
+      }
       if !write.dryRun {
         // What can be refused is refused before the base is packed.
         try StreamJob.merge(source, options, to: try write.spec(format, habit: habit)).check()
@@ -89,7 +97,7 @@ struct MergeCommand: ParsableCommand {
       }
     }
     options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
-    let comparison = check ? MergeCheck() : nil
+    let comparison = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil
     if checkModel, method == .linear || method == .svd {
       throw NibbleError.usage("--check-model attaches adapters as they are, which \(method.rawValue) does not merge")
     }
@@ -112,14 +120,25 @@ struct MergeCommand: ParsableCommand {
       extra.members.append(("trained_on", JSON(match.trainedOn)))
       return extra
     }
+    var write = write
+    if whenLost == .keep, let output = write.output { write.output = output.withoutSlash }
     let spec = try write.spec(format, habit: habit)
-    if whenLost == .keep, !write.dryRun {
+    if whenLost == .keep {
       let bundle = try KeptBundle(values, options, to: spec)
+      if write.dryRun { return try write.run(StreamJob.merge(values, options, to: spec), common, verb: "merge") }
       return try write.run(bundle, check: comparison, common, allowNonfinite, prepare, extra)
     }
     var job = try StreamJob.merge(values, options, to: spec, check: comparison)
     prepare(&job)
     try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite, extra: extra)
+  }
+}
+
+extension String {
+  fileprivate var withoutSlash: String {
+    var path = self
+    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    return path
   }
 }
 

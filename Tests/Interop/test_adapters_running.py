@@ -71,6 +71,11 @@ CASES = {
     "biases of adapted layers": (LLAMA, TINY_BIAS, {"target_modules": ["q_proj", "o_proj"], "bias": "lora_only"}),
     "head trained whole": (LLAMA, {}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "embedding trained whole": (LLAMA, {}, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    # PEFT leaves the head as it was, unless it is told to keep the two together.
+    "embedding trained whole, tied": (LLAMA, {"tie_word_embeddings": True}, {
+        "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "embedding trained whole, kept tied": (LLAMA, {"tie_word_embeddings": True}, {
+        "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
     "norms trained whole": (LLAMA, {}, {"target_modules": ["q_proj"], "modules_to_save": ["input_layernorm", "norm"]}),
     "a layer trained whole": (LLAMA, {}, {"target_modules": ["q_proj"], "modules_to_save": ["down_proj"]}),
     "head and embedding trained whole": (LLAMA, {}, {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),

@@ -30,6 +30,10 @@ public struct AdapterCombination: Sendable {
     self.options = options
     guard let first = options.adapters.first?.adapter else { throw NibbleError.usage("there is no adapter to combine") }
     for one in options.adapters {
+      if one.adapter.modules.contains(where: { $0.magnitude != nil || $0.bias != nil }) {
+        throw NibbleError.usage(
+          "\(one.adapter.path) uses DoRA or lora_bias, which no other adapter's factors can say; merge it instead")
+      }
       if let rows = one.adapter.tokenRows.first {
         throw NibbleError.usage(
           "\(one.adapter.path) replaces rows of \(quoted(rows.path)), which are not combined with anything")
@@ -47,7 +51,8 @@ public struct AdapterCombination: Sendable {
       }
     }
     let bound = options.adapters.filter { $0.adapter.binding != nil }
-    binding = bound.count == options.adapters.count ? first.binding : nil
+    let isOne = bound.count == options.adapters.count && bound.allSatisfy { $0.adapter.binding == first.binding }
+    binding = isOne ? first.binding : nil
     if let other = bound.first(where: { $0.adapter.binding != bound[0].adapter.binding }), !anyBase {
       throw NibbleError(
         .adapterMismatch,
@@ -63,11 +68,15 @@ public struct AdapterCombination: Sendable {
   /// Combines and writes the folder `path`.
   @discardableResult
   public func write(to path: String, force: Bool) throws -> Report {
+    try StreamJob.checkIsNone(of: options.adapters.flatMap { $0.adapter.mapped.checkpoint.files }, path)
     try AdapterFolder.check(path, force: force)
     let (folder, report) = try combined()
     try folder.write(to: path, force: force)
     return report
   }
+
+  /// What would come out. Nothing is written.
+  public func report() throws -> Report { try combined().report }
 
   /// The same into a folder that is not published yet.
   func write(into staged: StagedOutput) throws { try combined().folder.write(into: staged) }
@@ -84,6 +93,7 @@ public struct AdapterCombination: Sendable {
     }
     var made: [(path: String, first: AdapterFile.AdaptedModule, factors: Merging.Factors)] = []
     for (path, found) in paths.sorted(by: { ByteName($0.key) < ByteName($1.key) }) {
+      try Interrupt.check()
       var merging = Merging(parts: found.parts)
       let first = found.parts[0].module
       if let other = found.parts.first(where: {
@@ -97,7 +107,11 @@ public struct AdapterCombination: Sendable {
       merging.combination = try merging.combination(options, of: path)
       let error = try merging.combinationError()
       if error > report.worstError { (report.worstError, report.worstModule) = (error, path) }
-      made.append((path, first, try merging.factors().sideBySide))
+      let factors = try merging.factors().sideBySide
+      guard (factors.a + factors.b).allSatisfy(\.isFinite) else {
+        throw NibbleError.quality("module \(quoted(path)): the combination has values beyond float32")
+      }
+      made.append((path, first, factors))
     }
     report.modules = made.count
     report.rank = made.map(\.factors.rank).max() ?? 0

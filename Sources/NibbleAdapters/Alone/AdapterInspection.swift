@@ -59,7 +59,7 @@ public struct AdapterInspection: Sendable {
       + file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.shape) }
     var rounding: [String: ChangeSums] = [:]
     if let base {
-      warnings += try file.targetWarnings(base)
+      warnings += try file.targetWarnings(base) + BaseMatch(base, [file], anyBase: true, threads: threads).warnings
       rounding = try Self.rounding(file, base, threads)
       coverage = Self.coverage(file, base)
     }

@@ -22,6 +22,7 @@ public struct BaseMatch: Sendable {
   ) throws {
     trainedOn = given
     var identity = base.claimedIdentity
+    var asItIs: AdapterFile?
     for adapter in adapters {
       guard let binding = adapter.binding else {
         try hint(adapter, base, given)
@@ -30,6 +31,7 @@ public struct BaseMatch: Sendable {
       let own = try identity ?? base.hash(threads: threads)
       identity = own
       if own == binding.base {
+        asItIs = adapter
         guard given == nil else {
           throw NibbleError.usage(
             "\(adapter.path) was trained on \(base.path) as it is, not on a packed form of it; leave out --trained-on")
@@ -52,6 +54,13 @@ public struct BaseMatch: Sendable {
       let message =
         "\(adapter.path) was trained on a base with the identity \(binding.base), \(base.path) has \(own)"
       guard anyBase else { throw NibbleError(.adapterMismatch, message + "; --any-base goes on all the same") }
+      warnings.append(message)
+    }
+    if let asItIs, packedIdentity != nil {
+      let message = "\(asItIs.path) was trained on \(base.path) as it is, another adapter on a packed form of it"
+      guard anyBase else {
+        throw NibbleError(.adapterMismatch, message + "; --any-base merges both onto the packed form's values")
+      }
       warnings.append(message)
     }
   }

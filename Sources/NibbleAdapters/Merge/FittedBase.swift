@@ -20,6 +20,30 @@ extension Checkpoint {
     return (base, adapters)
   }
 
+  /// Throws for adapters that a running model does not take: they can only be merged.
+  func checkAttachable(_ adapter: AdapterFile) throws {
+    func fail(_ what: String) -> NibbleError {
+      NibbleError.usage("--when-lost keep: \(adapter.path) \(what), which is only merged, not attached; use another way")
+    }
+    let tokens = ModuleNames(
+      vocabularyTensors.filter { $0.text != "lm_head.weight" }.map { String($0.text.dropLast(".weight".count)) })
+    for module in adapter.modules {
+      if module.isConvolution { throw fail("adapts convolutions") }
+      if module.isEmbedding, module.magnitude != nil || tokens.index(of: module.path) == nil {
+        throw fail("adapts \(quoted(module.path))")
+      }
+    }
+    if adapter.tokenRows.contains(where: { tokens.index(of: $0.path) == nil }) {
+      throw fail("has rows for another table than the tokens'")
+    }
+    if try withHeads(of: adapter).tensors.count != tensors.count { throw fail("brings a head the base does not have") }
+    let names = ModuleNames(vocabularyTensors.map(\.text))
+    for one in adapter.replacements where names.index(of: one.name) != nil {
+      let own = vocabularyTensors.first { ModuleNames([$0.text]).index(of: one.name) != nil }.flatMap { tensor($0) }
+      if own?.logicalShape != one.tensor.shape { throw fail("has another vocabulary") }
+    }
+  }
+
   /// Heads that were trained with the adapter and that the base does not have.
   private func withHeads(of adapter: AdapterFile) throws -> Checkpoint {
     let parameters = ModuleNames(tensors.map(\.name.text))
@@ -89,6 +113,13 @@ extension AdapterFile {
     let own = ModuleNames([String(embedding.name.text.dropLast(".weight".count))])
     return modules.contains { $0.path == "lm_head" || own.index(of: $0.path) != nil }
       || tokenRows.contains { $0.path == "lm_head" } || replacements.contains { $0.name == "lm_head.weight" }
+      || !config.tiesReplacedEmbedding && replacements.contains { replaces(embedding, $0) }
+  }
+
+  /// Whether the embedding's own values are trained ones, of as many tokens.
+  private func replaces(_ embedding: StoredTensor, _ one: (name: String, tensor: StoredTensor)) -> Bool {
+    ModuleNames([embedding.name.text]).index(of: one.name) != nil && one.tensor.shape == embedding.logicalShape
+      && !one.tensor.name.text.hasSuffix(".base_layer.weight")
   }
 
   /// Without a head that is the embedding over again.

@@ -30,6 +30,7 @@ public struct KeptBundle {
         "--when-lost keep writes a folder with \(Self.modelName) and the adapter in it: give a folder's name and --format nbl")
     }
     (self.base, self.options, path, force) = (base, options, output.path, output.force)
+    for one in options.adapters { try base.checkAttachable(one.adapter) }
   }
 
   /// - Parameter prepare: sets what the job of the block file still needs
@@ -41,12 +42,13 @@ public struct KeptBundle {
       let inner = try OutputSpec(path: staged.staging + "/" + Self.modelName, format: .nbl, habit: .nbl)
       var job = try StreamJob.merge(base, options, to: inner, check: check)
       prepare(&job)
+      try job.checkIsNoInput(path)
       let lost = try job.lost()
       if !lost.isEmpty {
         let merge = job
         job = try StreamJob.unmerged(base, options, to: inner)
         prepare(&job)
-        job.warnings = merge.warnings
+        job.warnings += merge.warnings.filter { warning in options.adapters.contains { warning.hasPrefix($0.adapter.path) } }
         try writeAdapter(into: staged, base: job.source)
       }
       let report = try job.run(progress: progress)

@@ -22,8 +22,12 @@ public final class MergeCheck: Sendable {
   /// Outputs of a plain matrix that are compared.
   private static let outputs = 256
 
+  private let allowsNonfinite: Bool
+
   /// Nothing compared yet.
-  public init() {}
+  ///
+  /// - Parameter allowsNonfinite: passes over matrices with values that are not finite
+  public init(allowsNonfinite: Bool = false) { self.allowsNonfinite = allowsNonfinite }
 
   /// What the comparison found.
   public var result: Result { found.withLock { $0 } }
@@ -35,7 +39,7 @@ public final class MergeCheck: Sendable {
   ///   - name: what it will be called, for messages
   func run(_ base: Checkpoint, _ plan: MergePlan, written path: String, as name: String) throws {
     let before = try MappedCheckpoint(base, readsAhead: false)
-    let after = try MappedCheckpoint(try Checkpoint.open(path), readsAhead: false)
+    let after = try MappedCheckpoint(try Checkpoint.openWritten(path), readsAhead: false)
     // One thread: there is little to do, and others would only wait.
     let engine = Engine(.f32, team: Team(threads: 1))
     var result = Result()
@@ -85,6 +89,11 @@ public final class MergeCheck: Sendable {
       before.release(tensor)
       after.release(output)
       result.count += 1
+      if allowsNonfinite, !difference.isFinite {
+        result.count -= 1
+        result.skipped += 1
+        continue
+      }
       // Rounding to 16 bits is good for a thousandth, to 4 bits for a tenth: this is another matrix.
       guard difference <= (output.isPacked ? 0.5 : 0.02) else {
         throw NibbleError.quality(

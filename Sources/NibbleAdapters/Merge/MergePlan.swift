@@ -30,6 +30,7 @@ struct MergePlan: @unchecked Sendable {
   mutating func combine(_ options: MergeOptions) throws -> [String] {
     var worst = (name: "", error: 0.0)
     for (index, merging) in matrices.sorted(by: { $0.key < $1.key }) {
+      try Interrupt.check()
       let name = base.tensors[index].name.text
       matrices[index]?.combination = try merging.combination(options, of: name)
       let error = try matrices[index]?.combinationError() ?? 0
@@ -136,6 +137,17 @@ struct MergePlan: @unchecked Sendable {
       throw NibbleError(
         .adapterMismatch,
         "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(own.logicalShape)")
+    }
+    guard tensor.dtype == own.dtype && !own.isPacked || [.f32, .f16, .bf16, .f64].contains(tensor.dtype) && own.dtype.isFloat
+    else {
+      throw NibbleError(
+        .adapterMismatch,
+        "\(file.path): tensor \(quoted(tensor.name.text)) is of \(tensor.dtype.rawValue), which does not take the place of the base's \(own.dtype.rawValue)"
+      )
+    }
+    guard tensor.count > 0 else {
+      throw NibbleError(
+        .adapterMismatch, "\(file.path): tensor \(quoted(tensor.name.text)) of shape \(tensor.shape) holds nothing")
     }
     try file.checkFinite(tensor)
     guard one.weight == 1 else {

@@ -19,7 +19,13 @@ extension Merging {
     guard ranks.reduce(0, +) <= Self.mostRanks else {
       throw fail("\(quoted(name)) has ranks \(ranks), together more than the limit of \(Self.mostRanks)")
     }
-    if method == .svd { return .svd(rank: options.svdRank ?? options.largestRank) }
+    if method == .svd {
+      let sum = options.adapters.reduce(0) { $0 + ($1.adapter.modules.map(\.rank).max() ?? 0) }
+      if let rank = options.svdRank, rank > sum {
+        throw fail("--svd-rank \(rank) is above the ranks of all adapters together, \(sum)")
+      }
+      return .svd(rank: options.svdRank ?? options.largestRank)
+    }
     guard Set(ranks).count == 1 else { throw fail("the adapters of \(quoted(name)) have ranks \(ranks); they must be equal") }
     if let other = parts.first(where: { $0.file.config.isRankStabilized }) {
       throw fail("\(other.file.path) uses rsLoRA, which PEFT's combination is not made for")

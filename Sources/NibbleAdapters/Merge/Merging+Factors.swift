@@ -1,4 +1,5 @@
 import NibbleFormats
+import NibbleQuant
 
 extension Merging {
   /// Two factors, scale · b · a, as they go into a change.
@@ -60,22 +61,38 @@ extension Merging {
       return part
     }
     let size = Self.squaredNorm(deltas)
-    return size == 0 ? 0 : (max(0, Self.squaredNorm(difference)) / size).squareRoot()
+    // Deltas that cancel leave nothing to be relative to.
+    guard size > 1e-12 * deltas.reduce(0, { $0 + Self.squaredNorm([$1]) }) else { return 0 }
+    return (max(0, Self.squaredNorm(difference)) / size).squareRoot()
   }
 
   /// ‖Σ scale · b · a‖² = Σ over pairs of ranks of ⟨b_k, b_l⟩ ⟨a_k, a_l⟩: no product of the size of the weight is made.
   private static func squaredNorm(_ parts: [Factors]) -> Double {
-    var left: [[Double]] = [], right: [[Double]] = []
+    let rank = parts.reduce(0) { $0 + $1.rank }
+    guard let first = parts.first, first.rank > 0 else { return 0 }
+    let inputs = first.a.count / first.rank, outputs = first.b.count / first.rank
+    var left = [Double](repeating: 0, count: rank * outputs), right: [Double] = []
+    var at = 0
     for part in parts {
-      let inputs = part.a.count / max(part.rank, 1), outputs = part.b.count / max(part.rank, 1)
       for k in 0..<part.rank {
-        left.append((0..<outputs).map { part.scale * Double(part.b[$0 * part.rank + k]) })
-        right.append((0..<inputs).map { Double(part.a[k * inputs + $0]) })
+        for o in 0..<outputs { left[(at + k) * outputs + o] = part.scale * Double(part.b[o * part.rank + k]) }
+      }
+      right += part.a.map(Double.init)
+      at += part.rank
+    }
+    var sum = 0.0
+    left.withUnsafeBufferPointer { left in
+      right.withUnsafeBufferPointer { right in
+        guard let b = left.baseAddress, let a = right.baseAddress else { return }
+        for k in 0..<rank {
+          for l in 0...k {
+            let own =
+              RowBasis.dot(b + k * outputs, b + l * outputs, outputs) * RowBasis.dot(a + k * inputs, a + l * inputs, inputs)
+            sum += k == l ? own : 2 * own
+          }
+        }
       }
     }
-    func dot(_ x: [Double], _ y: [Double]) -> Double { zip(x, y).reduce(0) { $0 + $1.0 * $1.1 } }
-    var sum = 0.0
-    for k in left.indices { for l in left.indices { sum += dot(left[k], left[l]) * dot(right[k], right[l]) } }
     return sum
   }
 }

@@ -13,10 +13,7 @@ extension Checkpoint {
     guard packed.isEmpty else {
       throw NibbleError.usage("\(path) is packed already: adapters are merged onto its values as they are, without --trained-on")
     }
-    var path = output
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    let slash = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
-    let hidden = String(path[..<slash]) + "." + path[slash...] + ".trained-on.nbl"
+    let hidden = Self.packedFormPath(output)
     var spec = try OutputSpec(path: hidden, format: .nbl, habit: .nbl)
     spec.force = true
     var job = try StreamJob.quantize(self, options, to: spec)
@@ -24,6 +21,27 @@ extension Checkpoint {
     _ = try job.run()
     defer { unlink(hidden) }
     return try Checkpoint.open(hidden)
+  }
+}
+
+extension Checkpoint {
+  private static func packedFormPath(_ output: String) -> String {
+    var path = output
+    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    let slash = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
+    return String(path[..<slash]) + "." + path[slash...] + ".nibble-trained-on.nbl"
+  }
+
+  /// Removes what a run that was killed left of a packed form beside `output`, unless another is making one.
+  public static func clearPackedForm(beside output: String) {
+    let hidden = packedFormPath(output)
+    let slash = hidden.lastIndex(of: "/").map { hidden.index(after: $0) } ?? hidden.startIndex
+    let partial = String(hidden[..<slash]) + "." + hidden[slash...] + ".nibble-partial"
+    guard PathKind(partial) == .file || PathKind(hidden) == .file else { return }
+    // Taking the name takes the lock, and letting it go removes what is there.
+    guard let staged = try? StagedOutput(hidden, .file, force: true) else { return }
+    staged.discard()
+    unlink(hidden)
   }
 }
 

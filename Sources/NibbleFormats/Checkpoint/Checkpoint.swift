@@ -99,6 +99,11 @@ extension Checkpoint {
     }
   }
 
+  /// Opens what a job has just written, which may be a folder of weights alone.
+  package static func openWritten(_ path: String) throws -> Checkpoint {
+    PathKind(path) == .folder ? try openFolder(path, as: path, needsConfig: false) : try openFile(path)
+  }
+
   private static func openFile(_ path: String) throws -> Checkpoint {
     let file = try InputFile(path)
     let start = try file.bytes(at: 0, count: min(8, file.size))

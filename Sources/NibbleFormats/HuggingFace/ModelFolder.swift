@@ -6,17 +6,23 @@ extension Checkpoint {
 
   /// Opens a Hugging Face folder: one file or shards, with its configuration.
   ///
-  /// - Parameter path: how the user named it
-  static func openFolder(_ folder: String, as path: String) throws -> Checkpoint {
+  /// - Parameters:
+  ///   - path: how the user named it
+  ///   - needsConfig: refuses folders without one
+  static func openFolder(_ folder: String, as path: String, needsConfig: Bool = true) throws -> Checkpoint {
     let names = try namesInFolder(folder)
     var checkpoint = Checkpoint(path: path, container: .folder)
-    guard names.contains("config.json") else {
+    if !names.contains("config.json"), !needsConfig {
+      // The weights alone.
+    } else if !names.contains("config.json") {
       let files = names.filter { $0.hasSuffix(".safetensors") }
       let hint = files.isEmpty ? "" : "; a single file may be given itself: \(folder)/\(files[0])"
       throw NibbleError.badInput("\(path): no config.json, so this is no model folder\(hint)")
     }
-    checkpoint.config = try readJSON(folder + "/config.json")
-    try checkpoint.checkConfig()
+    if names.contains("config.json") {
+      checkpoint.config = try readJSON(folder + "/config.json")
+      try checkpoint.checkConfig()
+    }
     let shards: [(name: String, header: SafetensorsHeader, file: InputFile)]
     if names.contains(weightsName) {
       let file = try InputFile(folder + "/" + weightsName)

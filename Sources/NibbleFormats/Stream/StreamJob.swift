@@ -109,28 +109,18 @@ public struct StreamJob: Sendable {
 
   /// Everything that can be refused before the output is touched.
   public func check() throws {
+    try checkIsNoInput(output.path)
     var path = output.path
     while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    let inputFiles = otherInputs + source.files + source.smallFiles.compactMap(\.section.inputFile)
-    for file in inputFiles where file.isSameFile(as: path) {
-      throw NibbleError.usage("\(output.path) is an input; give another output")
-    }
-    if PathKind(path) == .folder {
-      // A folder is replaced whole: neither the input nor anything it is read from may lie in it, by whatever name.
-      let inside = try namesInFolder(path).first { name in inputFiles.contains { $0.isSameFile(as: path + "/" + name) } }
-      if let inside {
-        throw NibbleError.usage("\(output.path) holds the input \(quoted(inside)); give another output")
-      }
-      if PathKind(source.path) == .folder, isSameFolder(path, source.path) {
-        throw NibbleError.usage("\(output.path) is the input; give another output")
-      }
-    }
     try StagedOutput.checkReplaceable(path, shape, force: output.force)
     let packed = items.filter { $0.target.encoding != .plain }
     if output.format == .safetensors, let first = packed.first {
+      let way =
+        packed.contains { $0.target.encoding == .int8 }
+        ? "dequantize" : "use --format bnb, which keeps their codes, or dequantize"
       throw NibbleError.usage(
         "\(source.path): \(packed.count) packed tensors (\(quoted(first.target.name.text)), …) have no place in plain safetensors; "
-          + "use --format bnb, which keeps their codes, or dequantize")
+          + way)
     }
     if output.compression.isOn {
       let makesRows = items.contains { $0.target.encoding == .int8 && $0.source.encoding != .int8 || $0.change != nil }
@@ -154,6 +144,27 @@ public struct StreamJob: Sendable {
       throw NibbleError.usage(
         "--max-memory \(byteText(limit)) is below the \(byteText(prediction(threads: 1).peakMemory)) this takes with one thread")
     }
+  }
+
+  /// Throws if writing `output` would replace something that is read.
+  package func checkIsNoInput(_ output: String) throws {
+    try Self.checkIsNone(of: otherInputs + source.files + source.smallFiles.compactMap(\.section.inputFile), output)
+    if PathKind(output) == .folder, PathKind(source.path) == .folder, isSameFolder(output, source.path) {
+      throw NibbleError.usage("\(output) is the input; give another output")
+    }
+  }
+
+  /// Throws if `output` is one of `inputs`, or a folder that one lies in: a folder is replaced whole.
+  package static func checkIsNone(of inputs: [InputFile], _ output: String) throws {
+    var path = output
+    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    if inputs.contains(where: { $0.isSameFile(as: path) }) {
+      throw NibbleError.usage("\(output) is an input; give another output")
+    }
+    guard PathKind(path) == .folder else { return }
+    // By whatever name.
+    let inside = try namesInFolder(path).first { name in inputs.contains { $0.isSameFile(as: path + "/" + name) } }
+    if let inside { throw NibbleError.usage("\(output) holds the input \(quoted(inside)); give another output") }
   }
 
   private func write(to staged: StagedOutput, _ progress: @escaping (Int, Int) -> Void) throws -> StreamReport {
@@ -231,8 +242,13 @@ public struct StreamJob: Sendable {
   private func checkQuality(_ item: Item, _ outcome: TensorOutcome) throws {
     let name = quoted(item.source.name.text)
     if outcome.counts.nonfinite > 0, refusesNonfinite, !allowsNonfinite {
+      if outcome.change != nil {
+        throw NibbleError.quality(
+          "\(output.path): tensor \(name) would have \(outcome.counts.nonfinite) NaN or infinite values with what is merged into it; "
+            + "--allow-nonfinite goes on all the same")
+      }
       let what =
-        item.target.dtype == .f16 && item.source.dtype != .f16
+        item.target.dtype == .f16 && item.source.dtype != .f16 || item.target.encoding == .int8
         ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values"
       throw NibbleError.quality(
         "\(item.source.sections[0].place): tensor \(name) has \(outcome.counts.nonfinite) \(what); "

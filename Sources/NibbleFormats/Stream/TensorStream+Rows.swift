@@ -6,16 +6,8 @@ extension TensorStream {
   func packRows(
     _ source: StoredTensor, _ target: TensorTarget, into writers: [SectionWriter], changedBy change: (any TensorChange)? = nil
   ) throws -> TensorOutcome {
-    let (rows, columns) = (target.shape[0], target.shape[1])
-    let transposing = target.isTransposed != source.isTransposed
-    let block = source.encoding.codec?.blockSize ?? 1
-    // Whole rows that are whole blocks of the source.
-    let step = max(1, block >> min(columns.trailingZeroBitCount, block.trailingZeroBitCount))
-    let rowsAtOnce = max(step, Self.chunkElements / columns / step * step)
-    let pass = RowPass(
-      feed: try ElementFeed(source, transposing: transposing, changedBy: change, whole), columns: columns,
-      chunk: rowsAtOnce * columns, count: source.count, scales: Unchecked(whole.floatStart(Slot.absmax, rows)),
-      without: Unchecked(whole.floatStart(Slot.baseAbsmax, rows)), meter: change.map { ChangeMeter($0) })
+    let rows = target.shape[0]
+    let pass = try rowPass(source, target, change)
     let digest = XXH3()
     let chunks = ceilDivide(source.count, pass.chunk)
     let found = Unchecked(PerChunk<RowPass.Result>(chunks))
@@ -41,6 +33,29 @@ extension TensorStream {
     if change != nil { outcome.change = ChangeMeter.Piece.total(results.compactMap(\.change)) }
     return outcome
   }
+
+  /// What rows of bytes would keep of a change. Nothing is written.
+  func rowSurvival(_ source: StoredTensor, _ change: any TensorChange, as target: TensorTarget) throws -> ChangeSums {
+    let pass = try rowPass(source, target, change)
+    let found = Unchecked(PerChunk<RowPass.Result>(ceilDivide(source.count, pass.chunk)))
+    try forEachChunk(ceilDivide(source.count, pass.chunk), threads: threads, pool) { index, scratch, _ in
+      found.value.set(index, try pass.run(index, scratch).2)
+    }
+    return ChangeMeter.Piece.total(found.value.values.compactMap(\.change))
+  }
+
+  private func rowPass(_ source: StoredTensor, _ target: TensorTarget, _ change: (any TensorChange)?) throws -> RowPass {
+    let (rows, columns) = (target.shape[0], target.shape[1])
+    let block = source.encoding.codec?.blockSize ?? 1
+    // Whole rows that are whole blocks of the source.
+    let step = max(1, block >> min(columns.trailingZeroBitCount, block.trailingZeroBitCount))
+    let rowsAtOnce = max(step, Self.chunkElements / columns / step * step)
+    return RowPass(
+      feed: try ElementFeed(source, transposing: target.isTransposed != source.isTransposed, changedBy: change, whole),
+      columns: columns, chunk: rowsAtOnce * columns, count: source.count, scales: Unchecked(whole.floatStart(Slot.absmax, rows)),
+      without: source.encoding.codec == nil ? Unchecked(whole.floatStart(Slot.baseAbsmax, rows)) : nil,
+      meter: change.map { ChangeMeter($0) })
+  }
 }
 
 /// One tensor on its way into rows of bytes.
@@ -51,8 +66,8 @@ private struct RowPass: Sendable {
   let count: Int
   /// One a row.
   let scales: Unchecked<UnsafeMutablePointer<Float>>
-  /// Those without the change.
-  let without: Unchecked<UnsafeMutablePointer<Float>>
+  /// Those without the change; nil where the tensor would stay the 4-bit codes it is.
+  let without: Unchecked<UnsafeMutablePointer<Float>>?
   let meter: ChangeMeter?
 
   struct Result: Sendable {
@@ -75,7 +90,9 @@ private struct RowPass: Sendable {
     Kernels.widen(feed.dtype, from, count: count, values)
     let wanted = scratch.floatStart(TensorStream.Slot.gathered, count)
     wanted.update(from: values, count: count)
-    if let base = piece.base, piece.delta != nil { round(base, count, start / columns, without.value, codes, scratch) }
+    if let without, let base = piece.base, piece.delta != nil {
+      round(base, count, start / columns, without.value, codes, scratch)
+    }
     result.nonfinite = round(values, count, start / columns, scales.value, codes, scratch)
     result.difference.add(wanted, values, count: count)
     if let meter, let base = piece.base, let delta = piece.delta {

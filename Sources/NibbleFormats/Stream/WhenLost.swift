@@ -26,7 +26,7 @@ extension StreamJob {
       case .fail, .keep: break
       case .promote: job.items[index].target.encoding = .int8
       case .sixteenBits: job.items[index].target.becomesPlain()
-      case .shape: job.items[index].isShaped = true
+      case .shape: job.items[index].isShaped = items[index].target.encoding.codec != nil
       }
     }
     return job
@@ -39,10 +39,14 @@ extension StreamJob {
     let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
     return try items.indices.filter { index in
       let item = items[index]
-      guard item.target.encoding.codec != nil, let minimum = minimumSurvival(item.target), let change = try item.change?(),
+      guard item.target.encoding != .plain, let minimum = minimumSurvival(item.target), let change = try item.change?(),
         change.rowSpace != nil
       else { return false }
-      return try stream.roundingSurvival(item.replacement ?? item.source, change, as: item.target).survival < minimum
+      let source = item.replacement ?? item.source
+      let found =
+        item.target.encoding == .int8
+        ? try stream.rowSurvival(source, change, as: item.target) : try stream.roundingSurvival(source, change, as: item.target)
+      return found.survival < minimum
     }
   }
 }

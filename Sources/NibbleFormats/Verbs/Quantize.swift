@@ -60,6 +60,11 @@ extension StreamJob {
         "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output"
       )
     }
+    let already = decisions.filter { $0.reason == .alreadyPacked }
+    if !already.isEmpty {
+      job.warnings.append(
+        "\(source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them anew")
+    }
     if !items.contains(where: { $0.target.encoding != .plain }) {
       job.warnings.append("no tensor is packed: the output is not smaller than the input")
     }

@@ -27,6 +27,8 @@ public final class AdapterSet {
     let adapter = try model.attach(file, name: name)
     attached.append((name, adapter))
     var warnings = try file.warnings + file.targetWarnings(model.checkpoint)
+    // Only where the base says its identity: hashing it would take longer than opening.
+    if model.checkpoint.claimedIdentity != nil { warnings += try BaseMatch(model.checkpoint, [file], anyBase: true).warnings }
     let idle = model.idleModules(of: adapter)
     if !idle.isEmpty { warnings.append("\(path): adapts \(idle.joined(separator: ", ")), which no result depends on") }
     return warnings

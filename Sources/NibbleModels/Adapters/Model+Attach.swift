@@ -113,8 +113,9 @@ extension Model {
       guard matrices[table.id] == nil else { throw file.mismatch(rows.path, "is replaced whole and by rows") }
       matrices[table.id] = try withRows(rows, of: table, file)
     }
-    // A head that shares the embedding's weight shares its replacement.
-    if case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id],
+    // A head that shares the embedding's weight shares rows of tokens, and what replaces it whole where the adapter says so.
+    let isShared = file.config.tiesReplacedEmbedding || !file.tokenRows.isEmpty
+    if isShared, case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id],
       matrices[head.id] == nil,
       head.matrix.native.data == transformer.weights.tokens.matrix.native.data
     {
