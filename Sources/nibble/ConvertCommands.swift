@@ -65,7 +65,7 @@ struct PlanCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "plan",
     abstract: "Say what a verb would write and take: bytes, bits per weight, peak memory.",
-    usage: "nibble plan [quantize|dequantize|convert|merge] <arguments of that verb>")
+    usage: "nibble plan [quantize|dequantize|convert|merge|finetune] <arguments of that verb>")
 
   @Argument(parsing: .captureForPassthrough, help: "The verb (default: quantize) and its arguments.")
   var words: [String] = []
@@ -75,6 +75,7 @@ struct PlanCommand: ParsableCommand {
     let verbs: [String: any ParsableCommand.Type] = [
       "quantize": QuantizeCommand.self, "dequantize": DequantizeCommand.self, "convert": ConvertCommand.self,
       "merge": MergeCommand.self, "fuse": MergeCommand.self, "export-lora": MergeCommand.self, "unmerge": UnmergeCommand.self,
+      "finetune": FinetuneCommand.self,
     ]
     var rest = words
     let verb = verbs[rest[0]].map { verb in

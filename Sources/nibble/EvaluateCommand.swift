@@ -2,19 +2,22 @@ import ArgumentParser
 import NibbleCore
 import NibbleEvaluation
 import NibbleModels
+import NibbleTraining
 
 struct EvaluateCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "evaluate",
-    abstract: "Judge a model on data: perplexity, and how far it is from another model.",
+    abstract: "Judge a model on data: perplexity, the loss of answers, classes told apart.",
     discussion: """
+      lm and classification take rows as finetune does and judge what is learned from them: the mean loss of the answers' tokens, or \
+      accuracy, F1, precision, recall and Matthews' correlation of the classes. perplexity:
       Data: a text file (lines '<|endoftext|>' divide it into documents) or JSON Lines with a 'text' a row. Tokens are scored \
       once, in windows of --context tokens that begin with the tokenizer's own first mark; --stride below the context lets \
       windows overlap. A single text is scored whole; of several each one's first window, and what was left out is said: \
       --windows whole scores all of it. The standard error takes tokens as independent.
       """)
 
-  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity }
+  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification }
 
   @OptionGroup var model: ModelOptions
   @Option(help: "What is judged.") var task: Task = .perplexity
@@ -25,10 +28,16 @@ struct EvaluateCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Another model with the same tokens: KL divergence and top-1 agreement.", valueName: "MODEL"))
   var compareTo: String?
   @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
+  @Option(help: "Tokens of a row at most (lm, classification).") var maxLength: Int?
+  @Flag(help: "Judge questions too (lm).") var trainOnPrompt = false
+  @Option(help: "How messages are written out (lm): llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Option(help: ArgumentHelp("Write what is said of each row, one JSON object a line (classification).", valueName: "FILE"))
+  var predictions: String?
   @OptionGroup var common: CommonOptions
 
   func run() throws {
     let started = monotonicSeconds()
+    if task != .perplexity { return try judgeRows(started) }
     let documents = try Documents(data)
     let open = try OpenModel(model, common)
     let other = try compareTo.map { try Model($0, precision: model.computeDtype, threads: common.workers) }
@@ -53,6 +62,60 @@ struct EvaluateCommand: ParsableCommand {
       ])
     }
     try common.json ? printJSON(report, seconds) : printText(report, seconds)
+  }
+
+  private func judgeRows(_ started: Double) throws {
+    let open = try OpenModel(model, common)
+    let isClassifier = open.model.classCount != nil
+    guard isClassifier == (task == .classification) else {
+      throw NibbleError.usage(
+        "\(model.base) \(isClassifier ? "is a classifier: --task classification" : "is no classifier: --task lm")")
+    }
+    let rows = TrainingRows(
+      open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
+    let read = try rows.read(data)
+    common.warn(read.warnings)
+    let found = try RowScores(
+      open.model, read.rows.map { .init(ids: $0.ids, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
+      progress: common.progress("evaluate"))
+    Progress.clear()
+    guard found.count > 0 else { throw NibbleError.badInput("\(data): nothing in its \(read.rows.count) rows is judged") }
+    if let predictions { try write(found, read.rows, to: predictions) }
+    let seconds = monotonicSeconds() - started
+    var numbers: [(String, String, Double)] = [("loss", "loss", found.loss)]
+    if let m = found.metrics {
+      numbers += [
+        ("accuracy", "accuracy", m.accuracy), ("F1, macro", "f1_macro", m.macroF1), ("F1, micro", "f1_micro", m.microF1),
+        ("precision, macro", "precision_macro", m.macroPrecision), ("recall, macro", "recall_macro", m.macroRecall),
+        ("precision, micro", "precision_micro", m.microPrecision), ("recall, micro", "recall_micro", m.microRecall),
+      ]
+      if let matthews = m.matthews { numbers.append(("Matthews", "matthews", matthews)) }
+    }
+    if common.json {
+      let members: [(key: String, value: JSON)] =
+        [("task", JSON(task.rawValue)), ("base", JSON(model.base)), ("data", JSON(data)), ("rows", JSON(read.rows.count))]
+        + [(isClassifier ? "judged" : "tokens", JSON(found.count))] + numbers.map { ($0.1, JSON($0.2)) }
+        + [("seconds", JSON(seconds)), ("peak_memory", JSON(ResourceUse.now.peakBytes))]
+      return try StandardOutput.print(JSON.object(members))
+    }
+    try Summary.printRows(
+      numbers.map { ($0.0, decimal($0.2, 5)) } + [
+        (isClassifier ? "rows" : "tokens", "\(found.count)"), ("time", "\(decimal(seconds, 2)) s"),
+        ("peak memory", byteText(ResourceUse.now.peakBytes)),
+      ])
+  }
+
+  private func write(_ found: RowScores, _ rows: [TrainingRow], to path: String) throws {
+    guard PathKind(path) == .nothing else { throw NibbleError.usage("\(path) exists") }
+    let lines = zip(found.scores, rows).map { scores, row -> String in
+      let best = scores.indices.max { scores[$0] < scores[$1] } ?? 0
+      let object: JSON = [
+        "place": JSON(row.place), "prediction": JSON(best), "targets": .array(row.targets.map { JSON($0) }),
+        "scores": .array(scores.map { JSON(Double($0)) }),
+      ]
+      return object.text() + "\n"
+    }
+    try TextFile.write(lines.joined(), to: path)
   }
 
   private func printJSON(_ report: Perplexity.Report, _ seconds: Double) throws {

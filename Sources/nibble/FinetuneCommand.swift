@@ -20,8 +20,9 @@ struct FinetuneCommand: ParsableCommand {
 
   @Option(help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
   @Option(help: "Rows to train on: a folder with train.jsonl, or a file.") var data: String
-  @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String
+  @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String?
   @Flag(help: "Replace an existing output.") var force = false
+  @Flag(help: "Say what it takes and train nothing.") var dryRun = false
   @Option(help: "lora, rslora, dora.") var method: AdapterOptions.Method = .lora
   @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the factors.") var rank = 8
   @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "Changes are scaled by alpha / rank.") var alpha = 16.0
@@ -71,16 +72,37 @@ struct FinetuneCommand: ParsableCommand {
     let file = try initAdapter.map { try AdapterFile.open($0) }
     let tuning = try Finetuning(
       model, options, train: train.rows, valid: valid?.rows ?? [], start: file, threads: common.workers)
+    let longest = train.rows.map(\.ids.count).max() ?? 0
+    guard let output = output ?? (dryRun ? "" : nil) else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
+    if dryRun { return try printPlan(tuning, length: longest) }
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force))
     let started = monotonicSeconds()
     var tokens = 0, first: Int?
+    try folder.write("run.yaml", yaml(steps: tuning.steps))
     let result = try tuning.train(in: folder, resume: resume) { report, smoothed in
       tokens += report.tokens
       first = first ?? report.step
       progress(report, tuning.steps, smoothed, Double(tokens) / (monotonicSeconds() - started), started, from: first ?? 1)
     }
     Progress.clear()
-    try summarize(result, monotonicSeconds() - started)
+    try summarize(result, output, monotonicSeconds() - started)
+  }
+
+  private func printPlan(_ tuning: Finetuning, length: Int) throws {
+    let plan = tuning.memory(length: length, threads: common.workers)
+    let parts = [
+      ("weights", plan.weights), ("trained", plan.trained), ("gradients", plan.gradients), ("optimizer", plan.moments),
+      ("activations", plan.activations), ("rest", plan.rest), ("peak memory", plan.total),
+    ]
+    if common.json {
+      let members: [(key: String, value: JSON)] =
+        [("verb", "finetune"), ("steps", JSON(tuning.steps)), ("longest_row", JSON(length))]
+        + parts.map { ($0.0.replacing(" ", with: "_"), JSON($0.1)) }
+      return try StandardOutput.print(JSON.object(members))
+    }
+    try Summary.printRows(
+      [("steps", "\(tuning.steps), rows of at most \(length) tokens, \(batchSize) at once")]
+        + parts.map { ($0.0, byteText($0.1)) })
   }
 
   private func check() throws {
@@ -119,6 +141,32 @@ struct FinetuneCommand: ParsableCommand {
     return options
   }
 
+  /// Every option that counts, as `--config` takes it.
+  private func yaml(steps: Int) -> String {
+    func text(_ value: String) -> String { JSON(value).text() }
+    let lines: [(String, String)] =
+      [
+        ("base", text(base)), ("data", text(data)), ("method", method.rawValue), ("lora_r", "\(rank)"),
+        ("lora_alpha", "\(alpha)"),
+        ("target_modules", text(targetModules)), ("bias", bias.rawValue), ("init_lora", initLora.rawValue),
+        ("max_steps", "\(steps)"),
+        ("batch_size", "\(batchSize)"), ("gradient_accumulation_steps", "\(gradientAccumulationSteps)"),
+        ("learning_rate", "\(learningRate)"), ("loraplus_ratio", "\(loraplusRatio)"), ("lr_scheduler", lrScheduler.rawValue),
+        ("warmup_ratio", "\(warmupRatio)"), ("optimizer", optimizer.rawValue), ("weight_decay", "\(weightDecay)"),
+        ("max_grad_norm", "\(maxGradNorm)"), ("lora_dropout", "\(loraDropout)"), ("seed", "\(seed)"),
+        ("no_shuffle", "\(noShuffle)"),
+        ("train_on_prompt", "\(trainOnPrompt)"), ("compute_dtype", computeDtype.rawValue), ("save_steps", "\(saveSteps)"),
+      ]
+      + [
+        ("modules_to_save", modulesToSave.map(text)), ("init_adapter", initAdapter.map(text)),
+        ("max_length", maxLength.map { "\($0)" }),
+        ("warmup_steps", warmupSteps.map { "\($0)" }), ("template", template?.rawValue),
+        ("eval_steps", evalSteps.map { "\($0)" }),
+        ("early_stopping", earlyStopping.map { "\($0)" }),
+      ].compactMap { key, value in value.map { (key, $0) } }
+    return lines.map { "\($0.0): \($0.1)\n" }.joined()
+  }
+
   private var options: FinetuneOptions {
     var options = FinetuneOptions()
     (options.adapter, options.run) = (adapterOptions, runOptions)
@@ -155,7 +203,7 @@ struct FinetuneCommand: ParsableCommand {
     )
   }
 
-  private func summarize(_ result: Finetuning.Result, _ seconds: Double) throws {
+  private func summarize(_ result: Finetuning.Result, _ output: String, _ seconds: Double) throws {
     let use = ResourceUse.now
     if common.json {
       return try StandardOutput.print([

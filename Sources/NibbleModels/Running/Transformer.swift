@@ -54,7 +54,8 @@ package final class Transformer: @unchecked Sendable {
     return UnsafePointer(h)
   }
 
-  private func check(_ runs: [TokenRun]) throws {
+  /// Throws for ids outside the vocabulary and sequences longer than the context.
+  package func check(_ runs: [TokenRun]) throws {
     for run in runs {
       if let id = run.ids.first(where: { !(0..<shape.vocabulary).contains($0) }) {
         throw NibbleError.badInput("token id \(id) is not in the model's vocabulary of \(shape.vocabulary)")
@@ -68,22 +69,13 @@ package final class Transformer: @unchecked Sendable {
 
   // MARK: Embeddings
 
-  /// Embeddings of every token, through the norm behind them, [tokens, width].
-  ///
-  /// - Parameter table: takes the place of the embedding of tokens
-  package func embed(_ runs: [TokenRun], into x: Floats, _ table: Matrix?) throws {
-    try check(runs)
-    let layers = Layers(engine: engine, segments: Segment.segments(runs), scratch: scratch)
-    try embed(runs, layers, x, table)
-  }
-
-  private func embed(_ runs: [TokenRun], _ layers: Layers, _ x: Floats, _ table: Matrix? = nil) throws {
+  private func embed(_ runs: [TokenRun], _ layers: Layers, _ x: Floats) throws {
     let width = shape.width
     let ids = runs.flatMap(\.ids)
     for segment in layers.segments where !segment.rows.isEmpty {
       let own = Array(ids[segment.rows])
       let start = x + segment.rows.lowerBound * width
-      (table ?? segment.matrix(weights.tokens.id, weights.tokens.matrix)).lookUp(own, into: start)
+      segment.matrix(weights.tokens.id, weights.tokens.matrix).lookUp(own, into: start)
       for active in segment.adapters {
         if let term = active.adapter.embeddings[weights.tokens.id] { add(term, active.weight, own, to: start) }
       }
@@ -103,7 +95,7 @@ package final class Transformer: @unchecked Sendable {
   }
 
   /// Rows of a table of position embeddings. RoBERTa counts tokens that are no padding, and gives padding the row of its id.
-  private func positions(_ run: TokenRun) -> [Int] {
+  package func positions(_ run: TokenRun) -> [Int] {
     let past = run.cache?.count ?? 0
     guard shape.firstPosition > 0, let padding = shape.padding else { return run.ids.indices.map { past + $0 } }
     var seen = 0

@@ -16,7 +16,11 @@ struct LinearPass {
 
   private enum Slot { static let low = 20, lowGradient = 21, dropped = 22, droppedGradient = 23 }
 
-  private func matrix(_ layer: Linear) -> Matrix { trained.matrices[layer.id]?.matrix ?? layer.matrix }
+  /// The weight in force, stored as the layer's own is: [inputs, outputs] of Conv1D.
+  private func matrix(_ layer: Linear) -> Matrix {
+    guard let own = trained.matrices[layer.id]?.matrix else { return layer.matrix }
+    return layer.isConv1D ? own.turned : own
+  }
 
   private func bias(_ layer: Linear) -> UnsafePointer<Float>? {
     layer.bias.map { UnsafePointer((trained.vectors[$0.id]?.values ?? $0.values).start) }

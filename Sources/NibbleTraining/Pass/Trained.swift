@@ -57,8 +57,10 @@ package struct Trained {
 
   /// In the order of their names: sums over all of them are always the same.
   package var tensors: [TrainedTensor] {
-    (factors.values.flatMap { [$0.a, $0.b] + ($0.magnitude.map { [$0] } ?? []) } + vectors.values + matrices.values)
-      .sorted { ByteName($0.name) < ByteName($1.name) }
+    let all = factors.values.flatMap { [$0.a, $0.b] + ($0.magnitude.map { [$0] } ?? []) } + vectors.values + matrices.values
+    // A shared weight is one.
+    var seen: Set<ObjectIdentifier> = []
+    return all.filter { seen.insert(ObjectIdentifier($0)).inserted }.sorted { ByteName($0.name) < ByteName($1.name) }
   }
 
   package func isTrained(_ layer: Linear) -> Bool {

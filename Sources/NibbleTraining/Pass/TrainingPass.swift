@@ -21,6 +21,9 @@ package final class TrainingPass {
   private var inputs: [FloatStore] = []
   /// The lowest layer with anything trained in it or below it.
   private let lowest: Int
+  let trainsEmbeddings: Bool
+  /// Sums of embeddings, where a norm follows them.
+  var embedded = FloatStore(count: 0)
 
   typealias Floats = UnsafeMutablePointer<Float>
 
@@ -39,9 +42,12 @@ package final class TrainingPass {
     let layers = model.transformer.weights.layers
     let isTrained = layers.map { Self.isTrained($0, trained) }
     let weights = model.transformer.weights
-    let below =
-      trained.matrices[weights.tokens.id] != nil || weights.embeddingNorm.map { trained.vectors[$0.weight.id] != nil } ?? false
-    lowest = below ? 0 : isTrained.firstIndex(of: true) ?? layers.count
+    trainsEmbeddings =
+      [weights.tokens, weights.positions, weights.tokenTypes].contains { $0.map { trained.matrices[$0.id] != nil } ?? false }
+      || [weights.embeddingNorm].contains { norm in
+        norm.map { ([$0.weight.id] + ($0.bias.map { [$0.id] } ?? [])).contains { trained.vectors[$0] != nil } } ?? false
+      }
+    lowest = trainsEmbeddings ? 0 : isTrained.firstIndex(of: true) ?? layers.count
   }
 
   private static func isTrained(_ layer: LayerWeights, _ trained: Trained) -> Bool {
@@ -71,7 +77,7 @@ package final class TrainingPass {
     let width = shape.width
     let layers = model.transformer.weights.layers
     prepare(rows)
-    try model.transformer.embed(runs, into: inputs[0].start, trained.matrices[model.transformer.weights.tokens.id]?.matrix)
+    try embed(runs, rows, inputs[0].start)
     for index in layers.indices {
       try Interrupt.check()
       let tape = tapes[checkpointing ? 0 : index]
@@ -102,7 +108,7 @@ package final class TrainingPass {
     UnsafePointer((trained.vectors[vector.id]?.values ?? vector.values).start)
   }
 
-  private func norm(_ norm: Norm, _ x: UnsafePointer<Float>, _ rows: Int, _ out: Floats) {
+  func norm(_ norm: Norm, _ x: UnsafePointer<Float>, _ rows: Int, _ out: Floats) {
     let (width, shape) = (shape.width, shape)
     let weight = values(norm.weight), bias = norm.bias.map(values)
     eachRow(rows, width) { part in
@@ -225,15 +231,10 @@ package final class TrainingPass {
       if checkpointing, index != layers.count - 1 { layer(index, runs, rows, tape, floats(Slot.value, rows * shape.width)) }
       back(index, runs, rows, tape, gradient)
     }
-    guard let table = trained.matrices[model.transformer.weights.tokens.id] else { return }
-    var row = 0
-    for id in runs.flatMap(\.ids) {
-      LayerKernels.add(gradient + row * shape.width, count: shape.width, to: table.gradient.start + id * shape.width)
-      row += 1
-    }
+    if lowest == 0 { embedBackward(runs, rows, gradient) }
   }
 
-  private func normBackward(_ norm: Norm, _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, _ rows: Int, _ dx: Floats) {
+  func normBackward(_ norm: Norm, _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, _ rows: Int, _ dx: Floats) {
     let (width, shape) = (shape.width, shape)
     let weight = values(norm.weight)
     let dw = trained.vectors[norm.weight.id]?.gradient.start
@@ -295,7 +296,7 @@ package final class TrainingPass {
     let weights = model.transformer.weights
     let norm = weights.layers[index].attentionNorm
     let ids = shape.normsFirst ? [norm.weight.id] + (norm.bias.map { [$0.id] } ?? []) : []
-    return ids.contains { trained.vectors[$0] != nil } || trained.matrices[weights.tokens.id] != nil
+    return ids.contains { trained.vectors[$0] != nil } || trainsEmbeddings
   }
 
   private func activateBackward(_ tape: LayerTape, _ rows: Int, _ inner: Int, _ dInner: Floats, _ dUp: Floats) {

@@ -40,6 +40,7 @@ public final class Finetuning {
   private let valid: [TrainingRow]
   private let start: AdapterFile?
   private let trained: Trained
+  private let isFull: Bool
   private let run: TrainingRun
   private let identity: Digest128
   private let baseIdentity: Digest128
@@ -52,7 +53,11 @@ public final class Finetuning {
     threads: Int = availableCores
   ) throws {
     (self.model, self.options, self.valid, self.start) = (model, options, valid, start)
-    trained = try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
+    isFull = options.adapter.method == .full
+    guard !isFull || start == nil else { throw NibbleError.usage("--method full trains no adapter; leave out --init-adapter") }
+    trained =
+      isFull
+      ? try Trained(everythingOf: model) : try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
     if options.run.dropout > 0, trained.factors.values.contains(where: { $0.magnitude != nil }) {
       throw NibbleError.usage("--lora-dropout does not go with DoRA here")
     }
@@ -73,6 +78,11 @@ public final class Finetuning {
 
   /// Steps of the whole run.
   public var steps: Int { run.steps }
+
+  /// What the run takes of memory, with rows of `length` tokens.
+  public func memory(length: Int, threads: Int = availableCores) -> MemoryPlan {
+    MemoryPlan(model, trained, options.run, length: length, threads: threads)
+  }
 
   /// Trains to the end.
   ///
@@ -141,6 +151,10 @@ public final class Finetuning {
     }
     result.smoothedLoss = smoothed ?? 0
     try folder.write("loss.svg", LossCurve.svg(losses, validation: points))
+    if isFull {
+      try folder.write(trained, of: model.checkpoint)
+      return result
+    }
     try folder.write(
       trained.folder(
         options.adapter, start: start?.config.json, on: model,

@@ -6,7 +6,11 @@ import NibbleModels
 /// What is trained on a base, before anything is known of it.
 public struct AdapterOptions: Sendable, Equatable {
   /// How factors make a change of a weight.
-  public enum Method: String, Sendable, CaseIterable { case lora, rslora, dora }
+  public enum Method: String, Sendable, CaseIterable {
+    case lora, rslora, dora
+    /// No factors: every weight of a float base.
+    case full
+  }
   /// How factors begin.
   public enum Start: String, Sendable, CaseIterable {
     /// A uniform within ± 1/√inputs, B zero: PEFT's default.

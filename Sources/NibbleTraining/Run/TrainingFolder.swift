@@ -1,6 +1,7 @@
 import Glibc
 import NibbleAdapters
 import NibbleCore
+import NibbleFormats
 
 /// The folder a run writes into: metrics as they come, checkpoints, and the adapter when it is done.
 public final class TrainingFolder {
@@ -53,7 +54,8 @@ public final class TrainingFolder {
   }
 
   private static func isOurs(_ name: String) -> Bool {
-    ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "run.yaml", "README.md", "loss.svg"].contains(name)
+    ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "run.yaml", "README.md", "loss.svg", "model"].contains(
+      name)
       || RunCheckpoint.step(name) != nil || name.hasSuffix(".nibble-partial")
   }
 
@@ -92,20 +94,15 @@ public final class TrainingFolder {
   /// The adapter's two files, each whole or not at all.
   package func write(_ adapter: AdapterFolder) throws { try adapter.write(filesInto: path) }
 
-  /// A text file, whole or not at all.
-  public func write(_ name: String, _ text: String) throws {
-    let staged = try StagedOutput(path + "/" + name, .file, force: true)
-    do {
-      let bytes = Array(text.utf8)
-      let file = try staged.file(expectedSize: bytes.count)
-      try file.write(bytes, at: 0)
-      try file.finish(length: bytes.count)
-      try staged.publish()
-    } catch {
-      staged.discard()
-      throw error
-    }
+  /// The whole model, in a folder of its own.
+  package func write(_ trained: Trained, of base: Checkpoint) throws {
+    var spec = try OutputSpec(path: path + "/model", format: .safetensors, habit: .safetensors)
+    spec.force = true
+    _ = try trained.model(of: base, to: spec).run()
   }
+
+  /// A text file, whole or not at all.
+  public func write(_ name: String, _ text: String) throws { try TextFile.write(text, to: path + "/" + name, force: true) }
 
   /// The rows of `metrics.jsonl`.
   func metrics() throws -> [JSON] {

@@ -1,0 +1,71 @@
+import Glibc
+
+/// How well classes are told apart: what was said against what is so.
+public struct LabelMetrics: Sendable, Equatable {
+  /// Of each class: said and so, said and not so, not said and so.
+  public private(set) var right: [Int]
+  public private(set) var wrong: [Int]
+  public private(set) var missed: [Int]
+  /// Texts seen, and those of which everything said was so and nothing was missed.
+  public private(set) var count = 0
+  public private(set) var exact = 0
+  /// said[i] of class i, so[i], for texts with one class each.
+  private var confusion: [[Int]]
+
+  /// Nothing seen yet.
+  public init(classes: Int) {
+    right = Array(repeating: 0, count: classes)
+    (wrong, missed) = (right, right)
+    confusion = Array(repeating: right, count: classes)
+  }
+
+  /// A text with one class.
+  public mutating func add(said: Int, so: Int) {
+    add(said: Set([said]), so: Set([so]))
+    confusion[said][so] += 1
+  }
+
+  /// A text with any number of classes.
+  public mutating func add(said: Set<Int>, so: Set<Int>) {
+    count += 1
+    if said == so { exact += 1 }
+    for one in said { if so.contains(one) { right[one] += 1 } else { wrong[one] += 1 } }
+    for one in so where !said.contains(one) { missed[one] += 1 }
+  }
+
+  /// The share of texts of which everything is right.
+  public var accuracy: Double { count == 0 ? 0 : Double(exact) / Double(count) }
+
+  private static func share(_ a: Int, of b: Int) -> Double { b == 0 ? 0 : Double(a) / Double(b) }
+
+  /// Of what was said, the share that is so; over all classes together.
+  public var microPrecision: Double { Self.share(right.reduce(0, +), of: right.reduce(0, +) + wrong.reduce(0, +)) }
+  /// Of what is so, the share that was said; over all classes together.
+  public var microRecall: Double { Self.share(right.reduce(0, +), of: right.reduce(0, +) + missed.reduce(0, +)) }
+  public var microF1: Double {
+    let r = right.reduce(0, +)
+    return Self.share(2 * r, of: 2 * r + wrong.reduce(0, +) + missed.reduce(0, +))
+  }
+
+  private func mean(_ value: (Int) -> Double) -> Double {
+    right.isEmpty ? 0 : right.indices.reduce(0) { $0 + value($1) } / Double(right.count)
+  }
+
+  /// The means over the classes; a class of which nothing was said or is so counts 0, as scikit-learn has it.
+  public var macroPrecision: Double { mean { Self.share(right[$0], of: right[$0] + wrong[$0]) } }
+  public var macroRecall: Double { mean { Self.share(right[$0], of: right[$0] + missed[$0]) } }
+  public var macroF1: Double { mean { Self.share(2 * right[$0], of: 2 * right[$0] + wrong[$0] + missed[$0]) } }
+
+  /// Matthews' correlation, of any number of classes (Gorodkin, 2004); nil for texts with several classes each.
+  public var matthews: Double? {
+    let total = confusion.reduce(0) { $0 + $1.reduce(0, +) }
+    guard total == count, count > 0 else { return nil }
+    let classes = confusion.indices
+    let said = classes.map { Double(confusion[$0].reduce(0, +)) }
+    let so = classes.map { own in Double(classes.reduce(0) { $0 + confusion[$1][own] }) }
+    let n = Double(total), correct = Double(exact)
+    func dot(_ x: [Double], _ y: [Double]) -> Double { zip(x, y).reduce(0) { $0 + $1.0 * $1.1 } }
+    let root = ((n * n - dot(said, said)) * (n * n - dot(so, so))).squareRoot()
+    return root == 0 ? 0 : (correct * n - dot(said, so)) / root
+  }
+}

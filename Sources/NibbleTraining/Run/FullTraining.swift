@@ -1,0 +1,59 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+
+extension Trained {
+  /// Every weight of a float base: matrices, embeddings, biases, norms.
+  ///
+  /// - Throws: `.usage` for a packed base
+  package init(everythingOf model: Model) throws {
+    if let packed = model.checkpoint.packed.first {
+      throw NibbleError.usage(
+        "--method full trains float weights; \(model.path) holds packed ones, \(quoted(packed.name.text)) the first")
+    }
+    let weights = model.transformer.weights
+    func add(_ id: ParameterID, _ matrix: Matrix) {
+      let (rows, columns) = (matrix.native.rows, matrix.native.columns)
+      let values = FloatStore(count: rows * columns)
+      matrix.rows(0..<rows, into: values.start)
+      matrices[id] = TrainedTensor(model.parameterNames[id], [rows, columns], values)
+    }
+    func add(_ vector: Vector?) {
+      guard let vector, vectors[vector.id] == nil else { return }
+      let values = Array(vector.values.values)
+      vectors[vector.id] = TrainedTensor(model.parameterNames[vector.id], [values.count], FloatStore(values))
+    }
+    for table in model.embeddings { add(table.id, table.matrix) }
+    for layer in model.linears where !weights.idle.contains(where: { $0.id == layer.id }) {
+      if layer.matrix.native.data == weights.tokens.matrix.native.data {
+        // A head that shares the embedding's weight.
+        matrices[layer.id] = matrices[weights.tokens.id]
+      } else {
+        add(layer.id, layer.matrix)
+      }
+      add(layer.bias)
+    }
+    for norm in weights.layers.flatMap({ [$0.attentionNorm, $0.mlpNorm] })
+      + [weights.embeddingNorm, weights.finalNorm].compactMap({ $0 })
+    {
+      add(norm.weight)
+      add(norm.bias)
+    }
+  }
+
+  /// A job that writes the model as it is now, in the types its weights had.
+  package func model(of base: Checkpoint, to output: OutputSpec) throws -> StreamJob {
+    var job = try StreamJob.dequantize(base, dtype: nil, to: output)
+    job.warnings = base.warnings
+    let names = ModuleNames(job.items.map(\.source.name.text))
+    for tensor in tensors {
+      guard let index = names.index(of: tensor.name) else { continue }
+      let bytes = [UInt8](UnsafeRawBufferPointer(tensor.values.values))
+      let source = job.items[index].source
+      job.items[index].replacement = StoredTensor(source.name, .f32, source.shape, sections: [StoredSection(.data, bytes: bytes)])
+    }
+    return job
+  }
+}
