@@ -63,7 +63,7 @@ let package = Package(
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleTrainingTests",
-      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "TestSupport"]),
+      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),

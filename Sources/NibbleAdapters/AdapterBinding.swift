@@ -11,6 +11,9 @@ public struct AdapterBinding: Sendable, Equatable {
   /// How, as `--trained-on` spells it.
   public var packing: String?
 
+  /// A head that was trained with it on a base that has none, as JSON.
+  public var head: JSON?
+
   /// The key of the metadata.
   static let key = "nibble_adapter"
 
@@ -36,6 +39,7 @@ public struct AdapterBinding: Sendable, Equatable {
     var json: JSON = ["base": JSON(base.description)]
     if let source { json = json.setting("source", to: JSON(source.description)) }
     if let packing { json = json.setting("trained_on", to: JSON(packing)) }
+    if let head { json = json.setting("head", to: head) }
     return json.text()
   }
 
@@ -51,6 +55,7 @@ public struct AdapterBinding: Sendable, Equatable {
       guard let digest = value.string.flatMap({ Digest128(hex: $0) }) else { throw fail() }
       source = digest
     }
+    head = json["head"]
     if let value = json["trained_on"] {
       guard let text = value.string, (try? QuantizeOptions(trainedOn: text)) != nil else { throw fail() }
       packing = text

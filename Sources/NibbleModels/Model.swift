@@ -13,6 +13,8 @@ public final class Model: @unchecked Sendable {
   package let checkpoint: Checkpoint
   package let config: ConfigReader
   package let transformer: Transformer
+  /// The head that was put on it, if one was.
+  package let newHead: NewHead?
   /// Full names of parameters, by ID.
   package let parameterNames: [String]
 
@@ -21,12 +23,15 @@ public final class Model: @unchecked Sendable {
   /// - Parameters:
   ///   - precision: float32, or bfloat16 factors with float32 sums: faster, within 1 % of the loss
   ///   - threads: cores to compute with
+  ///   - classifier: a head in place of the model's own
   /// - Throws: `.badInput` for architectures and configurations nibble has no code for, by name; `.integrity`
-  public convenience init(_ path: String, precision: Precision = .f32, threads: Int = availableCores) throws {
-    try self.init(try Checkpoint.open(path), precision: precision, team: Team(threads: threads))
+  public convenience init(
+    _ path: String, precision: Precision = .f32, threads: Int = availableCores, classifier: NewHead? = nil
+  ) throws {
+    try self.init(try Checkpoint.open(path), precision: precision, team: Team(threads: threads), classifier: classifier)
   }
 
-  package init(_ checkpoint: Checkpoint, precision: Precision, team: Team) throws {
+  package init(_ checkpoint: Checkpoint, precision: Precision, team: Team, classifier: NewHead? = nil) throws {
     path = checkpoint.path
     self.checkpoint = checkpoint
     guard let json = checkpoint.config else {
@@ -39,8 +44,14 @@ public final class Model: @unchecked Sendable {
     }
     let shape = try architecture.shape(config)
     let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: architecture.prefix(config))
-    let weights = try architecture.weights(shape, config, source)
-    parameterNames = source.names
+    var weights = try architecture.weights(shape, config, source)
+    var names = source.names
+    if let classifier {
+      weights.head = .classification(classifier.head(width: shape.width, id: names.count))
+      names += [NewHead.name + ".weight", NewHead.name + ".bias"]
+    }
+    newHead = classifier
+    parameterNames = names
     transformer = Transformer(shape, weights, Engine(precision, team: team))
   }
 

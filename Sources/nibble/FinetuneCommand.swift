@@ -30,6 +30,14 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Modules trained whole, divided by commas.") var modulesToSave: String?
   @Option(help: "Biases trained too: none, all, lora_only.") var bias: AdapterConfig.Bias = .none
   @Option(help: "How factors begin: kaiming (PEFT's default) or gaussian.") var initLora: AdapterOptions.Start = .kaiming
+  @Option(help: "Classes of a new head, for a base that has none or another.") var numLabels: Int?
+  @Option(help: "What a new head looks at: mean, first, last.") var pooling: NewHead.Pooling = .mean
+  @Flag(help: "With a new head: a text may have several classes.") var manyLabels = false
+  @Option(
+    parsing: .singleValue, help: ArgumentHelp("Rank of modules a pattern is found in; may be repeated.", valueName: "REGEX=N"))
+  var rankPattern: [String] = []
+  @Option(parsing: .singleValue, help: ArgumentHelp("The same for alpha.", valueName: "REGEX=X"))
+  var alphaPattern: [String] = []
   @Option(help: "Train this adapter on; rank, alpha, method and targets are its own.") var initAdapter: String?
   @Option(help: "Steps, whatever the epochs say.") var maxSteps: Int?
   @Option(help: "How often the rows are gone through.") var epochs = 1.0
@@ -62,16 +70,19 @@ struct FinetuneCommand: ParsableCommand {
 
   func run() throws {
     try check()
-    let model = try Model(base, precision: computeDtype, threads: common.workers)
+    let file = try initAdapter.map { try AdapterFile.open($0) }
+    let head =
+      try file.flatMap { try NewHead(of: $0) }
+      ?? numLabels.map { NewHead(labels: $0, pooling: pooling, hasManyLabels: manyLabels) }
+    let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head)
     common.warn(model.checkpoint.warnings)
     let rows = TrainingRows(model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let valid = try dataFile("valid.jsonl").map { try rows.read($0) }
     common.warn(train.warnings + (valid?.warnings ?? []))
     if showBatch { return try rows.show(train.rows.prefix(batchSize)) }
-    let file = try initAdapter.map { try AdapterFile.open($0) }
     let tuning = try Finetuning(
-      model, options, train: train.rows, valid: valid?.rows ?? [], start: file, threads: common.workers)
+      model, try options, train: train.rows, valid: valid?.rows ?? [], start: file, threads: common.workers)
     let longest = train.rows.map(\.ids.count).max() ?? 0
     guard let output = output ?? (dryRun ? "" : nil) else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
     if dryRun { return try printPlan(tuning, length: longest) }
@@ -112,7 +123,8 @@ struct FinetuneCommand: ParsableCommand {
     for (value, flag) in [
       (rank, "--lora-r"), (batchSize, "--batch-size"), (gradientAccumulationSteps, "--gradient-accumulation-steps"),
       (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"), (evalSteps ?? 1, "--eval-steps"),
-      (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"), (earlyStopping ?? 1, "--early-stopping"),
+      (numLabels ?? 1, "--num-labels"), (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"),
+      (earlyStopping ?? 1, "--early-stopping"),
     ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not a number from 1") }
     try positive(learningRate, "--learning-rate")
     try positive(epochs, "--epochs")
@@ -168,6 +180,33 @@ struct FinetuneCommand: ParsableCommand {
   }
 
   private var options: FinetuneOptions {
+    get throws {
+      var options = self.plainOptions
+      options.adapter.rankPattern = try rankPattern.map { text in
+        let (pattern, number) = try Self.pattern(text, "--rank-pattern")
+        guard let rank = Int(number), (1...1 << 20).contains(rank) else {
+          throw NibbleError.usage("--rank-pattern \(quoted(text)): no rank")
+        }
+        return (pattern, rank)
+      }
+      options.adapter.alphaPattern = try alphaPattern.map { text in
+        let (pattern, number) = try Self.pattern(text, "--alpha-pattern")
+        guard let alpha = Double(number), alpha.isFinite else {
+          throw NibbleError.usage("--alpha-pattern \(quoted(text)): no number")
+        }
+        return (pattern, alpha)
+      }
+      return options
+    }
+  }
+
+  /// Divided at the last `=`.
+  private static func pattern(_ text: String, _ flag: String) throws -> (String, String) {
+    guard let equals = text.lastIndex(of: "=") else { throw NibbleError.usage("\(flag) \(quoted(text)) is not REGEX=NUMBER") }
+    return (String(text[..<equals]), String(text[text.index(after: equals)...]))
+  }
+
+  private var plainOptions: FinetuneOptions {
     var options = FinetuneOptions()
     (options.adapter, options.run) = (adapterOptions, runOptions)
     (options.validationSteps, options.saveSteps, options.savedLimit) = (evalSteps, saveSteps, saveTotalLimit)
@@ -237,3 +276,4 @@ extension AdapterConfig.Bias: ExpressibleByArgument {}
 extension OptimizerOptions.Kind: ExpressibleByArgument {}
 extension Schedule.Kind: ExpressibleByArgument {}
 extension ChatTemplate: ExpressibleByArgument {}
+extension NewHead.Pooling: ExpressibleByArgument {}

@@ -1,4 +1,5 @@
 import ArgumentParser
+import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 import NibbleModels
@@ -16,7 +17,14 @@ struct ModelOptions: ParsableArguments {
   var computeDtype: Compute = .f32
 
   func open(_ common: CommonOptions) throws -> Model {
-    try Model(base, precision: computeDtype, threads: common.workers)
+    // An adapter may bring the head it was trained with.
+    let heads = try adapters.compactMap { try NewHead(of: AdapterFile.open($0.path)) }
+    if let first = heads.first, let other = heads.first(where: { $0 != first }) {
+      throw NibbleError.usage(
+        "the adapters have different heads: \(first.labels) and \(other.labels) classes, \(first.pooling.rawValue) and \(other.pooling.rawValue)"
+      )
+    }
+    return try Model(base, precision: computeDtype, threads: common.workers, classifier: heads.first)
   }
 
   var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }

@@ -63,6 +63,12 @@ extension Checkpoint {
     base.warnings.append(
       "\(adapter.path) brings a head the base does not have: \(names.map { quoted($0.text) }.joined(separator: ", "))")
     let outputs = new.filter { $0.tensor.shape.count == 2 }.map(\.tensor.shape[0]).min()
+    if adapter.binding?.head != nil {
+      base.warnings.append(
+        "\(adapter.path): its head was trained by nibble on what no architecture of transformers gives it; the configuration stays as it is"
+      )
+      return base
+    }
     if let written = base.config?.forTask(adapter.config.taskType, labels: outputs) { base = base.with(config: written) }
     return base
   }

@@ -62,7 +62,11 @@ package enum Head: Sendable {
 }
 
 package struct ClassificationHead: Sendable {
-  package enum Token: Sendable { case first, last }
+  package enum Token: String, Sendable, CaseIterable {
+    case first, last
+    /// All that are no padding, on average.
+    case mean
+  }
   package enum Problem: Sendable { case oneLabel, manyLabels, regression }
   /// The token whose hidden state is looked at.
   package var token: Token

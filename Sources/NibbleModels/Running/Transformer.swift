@@ -12,7 +12,9 @@ package final class Transformer: @unchecked Sendable {
   private let rotary: RotaryTable?
   private let scratch = Scratch()
 
-  private enum Slot { static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, dense = 6, scores = 7 }
+  private enum Slot {
+    static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, dense = 6, scores = 7, pooled = 8
+  }
   /// Rows whose MLP is computed together: what bounds the memory of long passes.
   private static let mlpRows = 512
 
@@ -282,20 +284,14 @@ package final class Transformer: @unchecked Sendable {
   package func classScores(_ hidden: UnsafePointer<Float>, _ head: ClassificationHead, of runs: [TokenRun]) throws
     -> UnsafePointer<Float>
   {
-    var rows: [Int] = []
-    var start = 0
-    for run in runs {
-      rows.append(start + (head.token == .first ? 0 : lastToken(run)))
-      start += run.ids.count
-    }
-    // After the first layer there is one row a run.
-    var x = hidden
-    var left = runs
+    // After pooling there is one row a run.
+    var x = UnsafePointer(floats(Slot.pooled, runs.count * shape.width))
+    pool(hidden, head, runs, UnsafeMutablePointer(mutating: x))
+    let rows = Array(runs.indices)
+    let left = runs.map { TokenRun([0], adapters: $0.adapters) }
     func next(_ layer: Linear, slot: Int) throws -> Floats {
       let out = try project(layer, x, rows: rows, left, slot: slot)
       x = UnsafePointer(out)
-      rows = Array(runs.indices)
-      left = runs.map { TokenRun([0], adapters: $0.adapters) }
       return out
     }
     for layer in head.dense {
@@ -307,6 +303,31 @@ package final class Transformer: @unchecked Sendable {
       throw NibbleError.quality("the classification head gives NaN or infinite scores")
     }
     return UnsafePointer(scores)
+  }
+
+  /// What a classification head looks at, one row a run.
+  private func pool(_ hidden: UnsafePointer<Float>, _ head: ClassificationHead, _ runs: [TokenRun], _ out: Floats) {
+    let width = shape.width
+    var start = 0
+    for (index, run) in runs.enumerated() {
+      let to = out + index * width
+      to.update(repeating: 0, count: width)
+      for (token, weight) in pooled(run, head) {
+        LayerKernels.add(hidden + (start + token) * width, scaledBy: weight, count: width, to: to)
+      }
+      start += run.ids.count
+    }
+  }
+
+  /// The tokens a classification head looks at, and how much of each.
+  package func pooled(_ run: TokenRun, _ head: ClassificationHead) -> [(token: Int, weight: Float)] {
+    switch head.token {
+    case .first: return [(0, 1)]
+    case .last: return [(lastToken(run), 1)]
+    case .mean:
+      let seen = run.ids.indices.filter { run.mask?.isVisible($0) ?? true }
+      return seen.map { ($0, 1 / Float(max(seen.count, 1))) }
+    }
   }
 
   /// The last token that is no padding.

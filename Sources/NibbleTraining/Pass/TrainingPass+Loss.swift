@@ -75,15 +75,19 @@ extension TrainingPass {
     let width = shape.width
     let count = head.output.outputs
     let hidden = try forward(runs)
-    var rows: [Int] = []
-    var start = 0
-    for run in runs {
-      rows.append(start + (head.token == .first ? 0 : model.transformer.lastToken(run)))
-      start += run.ids.count
-    }
     let n = runs.count
+    var start = 0
+    let rows = runs.map { run -> [(row: Int, weight: Float)] in
+      defer { start += run.ids.count }
+      return model.transformer.pooled(run, head).map { (start + $0.token, $0.weight) }
+    }
     var inputs: [FloatStore] = [FloatStore(count: n * width)]
-    for (index, row) in rows.enumerated() { (inputs[0].start + index * width).update(from: hidden + row * width, count: width) }
+    inputs[0].values.update(repeating: 0)
+    for (index, own) in rows.enumerated() {
+      for (row, weight) in own {
+        LayerKernels.add(hidden + row * width, scaledBy: weight, count: width, to: inputs[0].start + index * width)
+      }
+    }
     var saved: [LinearPass.Saved] = []
     var sums: [FloatStore] = []
     for layer in head.dense {
@@ -115,7 +119,11 @@ extension TrainingPass {
     }
     let gradient = floats(Slot.gradient, start * width)
     gradient.update(repeating: 0, count: start * width)
-    for (index, row) in rows.enumerated() { LayerKernels.add(dy.start + index * width, count: width, to: gradient + row * width) }
+    for (index, own) in rows.enumerated() {
+      for (row, weight) in own {
+        LayerKernels.add(dy.start + index * width, scaledBy: weight, count: width, to: gradient + row * width)
+      }
+    }
     try backward(runs, gradient)
     return (loss, given)
   }

@@ -155,10 +155,9 @@ public final class Finetuning {
       try folder.write(trained, of: model.checkpoint)
       return result
     }
-    try folder.write(
-      trained.folder(
-        options.adapter, start: start?.config.json, on: model,
-        binding: AdapterBinding(to: model.checkpoint, identity: baseIdentity)))
+    var binding = AdapterBinding(to: model.checkpoint, identity: baseIdentity)
+    binding.head = model.newHead?.json
+    try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))
     return result
   }
 }

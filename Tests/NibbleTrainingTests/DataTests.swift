@@ -1,0 +1,110 @@
+import NibbleCore
+import NibbleTokenizers
+import NibbleTraining
+import TestSupport
+import Testing
+
+@Suite("Rows of training data")
+struct DataTests {
+  static let tokenizer = try? Tokenizer.open(fixture("tokenizers/gpt2"))
+
+  func encoder(_ change: (inout RowEncoder) -> Void = { _ in }) throws -> RowEncoder {
+    let tokenizer: Tokenizer = try #require(Self.tokenizer)
+    var encoder = RowEncoder(tokenizer, end: 50256, vocabulary: 50257, maximumLength: 1024)
+    change(&encoder)
+    return encoder
+  }
+
+  func row(_ text: String, _ change: (inout RowEncoder) -> Void = { _ in }) throws -> TrainingRow {
+    try encoder(change).language(JSON.parse(Array(text.utf8)), place: "rows.jsonl:7").row
+  }
+
+  /// What is learned, as text.
+  func learned(_ row: TrainingRow) throws -> String {
+    try #require(Self.tokenizer).decode(row.labels.filter { $0 != TrainingRow.ignored })
+  }
+
+  func whole(_ row: TrainingRow) throws -> String { try #require(Self.tokenizer).decode(row.ids) }
+
+  @Test("texts are learned whole, with an end")
+  func text() throws {
+    let row = try row(#"{"text": "Hello world"}"#)
+    #expect(row.ids == [15496, 995, 50256] && row.labels == row.ids)
+  }
+
+  @Test("of questions and answers the answer is learned, and its end", arguments: [false, true])
+  func answers(_ trainsOnPrompt: Bool) throws {
+    let row = try row(#"{"prompt": "Q: 1+1?", "completion": " 2"}"#) { $0.trainsOnPrompt = trainsOnPrompt }
+    #expect(try whole(row) == "Q: 1+1? 2<|endoftext|>")
+    #expect(try learned(row) == (trainsOnPrompt ? "Q: 1+1? 2<|endoftext|>" : " 2<|endoftext|>"))
+  }
+
+  @Test("instructions are written as Alpaca writes them")
+  func instructions() throws {
+    let row = try row(#"{"instruction": "Add.", "input": "1 1", "output": "2"}"#)
+    let text = try whole(row)
+    #expect(text.hasPrefix("Below is an instruction that describes a task, paired with an input"))
+    #expect(text.hasSuffix("### Instruction:\nAdd.\n\n### Input:\n1 1\n\n### Response:\n2<|endoftext|>"))
+    #expect(try learned(row) == "2<|endoftext|>")
+    #expect(try !whole(self.row(#"{"instruction": "Add.", "output": "2"}"#)).contains("### Input"))
+  }
+
+  @Test("of conversations what the assistant says is learned", arguments: ChatTemplate.allCases)
+  func conversations(_ template: ChatTemplate) throws {
+    let messages =
+      #"[{"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]"#
+    let row = try row(#"{"messages": \#(messages)}"#) { $0.template = template }
+    let expected: [ChatTemplate: (String, String)] = [
+      .llama3: (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>"
+          + "<|start_header_id|>assistant<|end_header_id|>\n\nA<|eot_id|>", "A<|eot_id|>"
+      ),
+      .chatml: (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n", "A<|im_end|>"
+      ),
+      .zephyr: ("<|system|>\nS</s>\n<|user|>\nU</s>\n<|assistant|>\nA</s>\n", "A</s>"),
+      .mistral: ("[INST] S\n\nU [/INST] A</s>", " A</s>"),
+    ]
+    #expect(try whole(row) == expected[template]?.0)
+    #expect(try learned(row) == expected[template]?.1)
+  }
+
+  @Test("tokens are taken as they are; labels beside them align")
+  func tokens() throws {
+    #expect(try row(#"{"input_ids": [1, 2], "labels": [-100, 2]}"#).labels == [-100, 2])
+    #expect(try row(#"{"input_ids": [1, 2]}"#).labels == [1, 2])
+  }
+
+  @Test("long rows are cut, and that is counted")
+  func cut() throws {
+    let found = try encoder { $0.maximumLength = 2 }.language(JSON.parse(Array(#"{"input_ids": [1, 2, 3, 4]}"#.utf8)), place: "x")
+    #expect(found.row.ids == [1, 2] && found.row.labels == [1, 2] && found.cut == 2)
+  }
+
+  @Test(
+    "rows that are none are named by file and line",
+    arguments: [
+      #"{}"#, #"[]"#, #""text""#, #"{"text": 5}"#, #"{"prompt": "x"}"#, #"{"completion": "x"}"#, #"{"input_ids": "x"}"#,
+      #"{"input_ids": [1.5]}"#, #"{"input_ids": [1, 2], "labels": [1]}"#, #"{"input_ids": [60000]}"#,
+      #"{"input_ids": [1], "labels": [-1]}"#,
+      #"{"input_ids": []}"#, #"{"messages": []}"#, #"{"messages": [{"role": "user"}]}"#, #"{"output": "x"}"#, #"{"tekst": "x"}"#,
+      #"{"messages": [{"role": "user", "content": "x"}]}"#, #"{"messages": [{"role": "tool", "content": "x"}]}"#,
+    ])
+  func refused(_ text: String) throws {
+    let error = #expect(throws: NibbleError.self) { try row(text) { $0.template = .chatml } }
+    #expect(error?.kind == .badInput && error?.message.hasPrefix("rows.jsonl:7: ") == true, "\(error?.message ?? "")")
+  }
+
+  @Test(
+    "classes are those the model has",
+    arguments: [("0", true), ("2", true), ("3", false), ("-1", false), (#""0""#, false), ("null", false)])
+  func classes(_ label: String, _ isGood: Bool) throws {
+    let row = try JSON.parse(Array(#"{"text": "x", "label": \#(label)}"#.utf8))
+    func read() throws -> [Double] {
+      try encoder().classified(row, classes: 3, manyLabels: false, place: "rows.jsonl:7").row.targets
+    }
+    if isGood { #expect(try read() == [Double(label) ?? -1]) } else { #expect(throws: NibbleError.self) { try read() } }
+    let many = try JSON.parse(Array(#"{"text": "x", "labels": [0, 2]}"#.utf8))
+    #expect(try encoder().classified(many, classes: 3, manyLabels: true, place: "x").row.targets == [1, 0, 1])
+  }
+}
