@@ -60,6 +60,15 @@ public final class Model: @unchecked Sendable {
   /// Scores a token of text gets.
   public var vocabularySize: Int { transformer.shape.vocabulary }
 
+  /// A layer's path as PEFT finds it: of a bare checkpoint under a head of our own, the bare model's.
+  package func path(of layer: Linear) -> String {
+    guard newHead != nil, layer.name != NewHead.name, checkpoint.tensor(ByteName(layer.name + ".weight")) == nil,
+      let dot = layer.name.firstIndex(of: ".")
+    else { return layer.name }
+    let bare = String(layer.name[layer.name.index(after: dot)...])
+    return checkpoint.tensor(ByteName(bare + ".weight")) == nil ? layer.name : bare
+  }
+
   /// Classes a classifier tells apart; nil for other models.
   public var classCount: Int? {
     if case .classification(let head) = transformer.weights.head { head.output.outputs } else { nil }

@@ -84,7 +84,7 @@ extension Trained {
         case .gaussian: a.start[index] = Float(random.normal(UInt64(index)) / Double(rank))
         }
       }
-      let prefix = "base_model.model." + layer.name
+      let prefix = "base_model.model." + model.path(of: layer)
       let second = TrainedTensor(prefix + ".lora_B.weight", [layer.outputs, rank], b)
       second.isSecondFactor = true
       let scale = options.method == .rslora ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
@@ -111,8 +111,8 @@ extension Trained {
       layer.matrix.rows(0..<layer.matrix.native.rows, into: values.start)
       // As the module itself has it.
       let shape = layer.isConv1D ? [layer.inputs, layer.outputs] : [layer.outputs, layer.inputs]
-      matrices[layer.id] = TrainedTensor("base_model.model.\(layer.name).weight", shape, values)
-      addBias(of: layer)
+      matrices[layer.id] = TrainedTensor("base_model.model.\(model.path(of: layer)).weight", shape, values)
+      addBias(of: layer, model)
     }
     if case .classification = model.transformer.weights.head { for layer in heads { add(layer, layer.name) } }
     for name in options.modulesToSave {
@@ -123,14 +123,14 @@ extension Trained {
       for layer in found where matrices[layer.id] == nil { add(layer, name) }
     }
     guard options.bias != .none else { return }
-    for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer) }
+    for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer, model) }
   }
 
-  private mutating func addBias(of layer: Linear) {
+  private mutating func addBias(of layer: Linear, _ model: Model) {
     guard let bias = layer.bias, vectors[bias.id] == nil else { return }
     let name = factors[layer.id] == nil ? "bias" : "base_layer.bias"
     vectors[bias.id] = TrainedTensor(
-      "base_model.model.\(layer.name).\(name)", [layer.outputs], FloatStore(Array(bias.values.values)))
+      "base_model.model.\(model.path(of: layer)).\(name)", [layer.outputs], FloatStore(Array(bias.values.values)))
   }
 }
 
