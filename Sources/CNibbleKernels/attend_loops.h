@@ -7,6 +7,7 @@
 #ifndef NIBBLE_ATTEND_LOOPS_H
 #define NIBBLE_ATTEND_LOOPS_H
 
+#include "backward_loops.h"
 #include "change_loops.h"
 #include "layers_loops.h"
 
@@ -160,7 +161,9 @@ LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const 
   {                                                                                                              \
     .rms_norm = rms_norm, .layer_norm = layer_norm, .activate = activate, .add_scaled = add_scaled,              \
     .multiply_by = multiply_by, .softmax = softmax, .log_sum_exp = log_sum_exp, .rotate = rotate, .argmax = argmax, \
-    .all_finite = all_finite, .attend = attend, .low_rank = low_rank, .change_sums = change_sums, .shape = shape \
+    .all_finite = all_finite, .attend = attend, .low_rank = low_rank, .change_sums = change_sums, .shape = shape, \
+    .activate_back = activate_back, .rms_norm_back = rms_norm_back, .layer_norm_back = layer_norm_back,          \
+    .softmax_back = softmax_back                                                                                 \
   }
 
 #endif

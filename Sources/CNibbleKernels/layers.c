@@ -84,3 +84,26 @@ void nibble_shape(nibble_variant variant, const nibble_shaping *plan, const floa
   for (size_t i = 0; i < count; i += 2)
     codes[i / 2] = (uint8_t)(codes[i] << 4 | (i + 1 < count ? codes[i + 1] : plan->numbers[plan->zero]));
 }
+
+void nibble_activate_back(nibble_variant variant, nibble_activation f, const float *dy, const float *x, size_t n, float *dx) {
+  layers_of(variant)->activate_back(f, dy, x, NULL, n, dx, NULL);
+}
+
+void nibble_activate_multiply_back(nibble_variant variant, nibble_activation f, const float *dy, const float *gate,
+                                   const float *up, size_t n, float *dgate, float *dup) {
+  layers_of(variant)->activate_back(f, dy, gate, up, n, dgate, dup);
+}
+
+void nibble_rms_norm_back(nibble_variant variant, const float *dy, const float *x, const float *weight, size_t n, float eps,
+                          float *dx, float *dw) {
+  layers_of(variant)->rms_norm_back(dy, x, weight, n, eps, dx, dw);
+}
+
+void nibble_layer_norm_back(nibble_variant variant, const float *dy, const float *x, const float *weight, size_t n, float eps,
+                            float *dx, float *dw, float *db) {
+  layers_of(variant)->layer_norm_back(dy, x, weight, n, eps, dx, dw, db);
+}
+
+void nibble_softmax_back(nibble_variant variant, const float *p, float *d, size_t n, float scale) {
+  layers_of(variant)->softmax_back(p, d, n, scale);
+}

@@ -64,10 +64,7 @@ extension Attention {
           transposedLeft: true)
         multiply(dOut, gradient.outputStride, value + from, sequence.keyStride, transposed: true, slopes, n, m, n, size)
         for row in 0..<m {
-          let (p, d) = (weights + row * n, slopes + row * n)
-          var dot: Float = 0
-          for j in 0..<n { dot += p[j] * d[j] }
-          for j in 0..<n { d[j] = scale * p[j] * (d[j] - dot) }
+          LayerKernels.softmaxBack(weights + row * n, slopes + row * n, count: n, scale: scale)
         }
         multiply(
           slopes, n, key + from, sequence.keyStride, transposed: false, gradient.query + first * gradient.stride + column,

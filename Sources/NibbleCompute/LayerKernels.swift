@@ -61,6 +61,52 @@ package enum LayerKernels {
     nibble_activate_multiply(variant.native, f.native, gate, up, count, out)
   }
 
+  /// dx = dy∘f′(x). `dx` may be `dy`.
+  package static func activateBack(
+    _ f: Activation, _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, count: Int, _ dx: UnsafeMutablePointer<Float>,
+    variant: KernelVariant = .current
+  ) {
+    nibble_activate_back(variant.native, f.native, dy, x, count, dx)
+  }
+
+  /// Of y = f(gate)∘up: dgate = dy∘up∘f′(gate), dup = dy∘f(gate).
+  package static func activateBack(
+    _ f: Activation, _ dy: UnsafePointer<Float>, gate: UnsafePointer<Float>, times up: UnsafePointer<Float>, count: Int,
+    dgate: UnsafeMutablePointer<Float>, dup: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
+  ) {
+    nibble_activate_multiply_back(variant.native, f.native, dy, gate, up, count, dgate, dup)
+  }
+
+  /// dx of y = x · r · w with r = 1 / √(mean(x²) + epsilon): r · (w∘dy) − x · r³ / n · Σ w∘dy∘x. `dx` may be `dy`.
+  ///
+  /// - Parameter dw: gets dy∘x · r added, if there
+  package static func rmsNormBack(
+    _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, weight: UnsafePointer<Float>, count: Int, epsilon: Float,
+    _ dx: UnsafeMutablePointer<Float>, dw: UnsafeMutablePointer<Float>? = nil, variant: KernelVariant = .current
+  ) {
+    nibble_rms_norm_back(variant.native, dy, x, weight, count, epsilon, dx, dw)
+  }
+
+  /// dx of y = x̂∘w + b with x̂ = (x − mean) · r: r · (g − mean(g) − x̂ · mean(g∘x̂)), g = w∘dy. `dx` may be `dy`.
+  ///
+  /// - Parameters:
+  ///   - dw: gets dy∘x̂ added, if there
+  ///   - db: gets dy added, if there
+  package static func layerNormBack(
+    _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, weight: UnsafePointer<Float>, count: Int, epsilon: Float,
+    _ dx: UnsafeMutablePointer<Float>, dw: UnsafeMutablePointer<Float>? = nil, db: UnsafeMutablePointer<Float>? = nil,
+    variant: KernelVariant = .current
+  ) {
+    nibble_layer_norm_back(variant.native, dy, x, weight, count, epsilon, dx, dw, db)
+  }
+
+  /// Of p = softmax(scale · x): d, the gradient of p, becomes that of x: scale · p∘(d − Σ p∘d).
+  package static func softmaxBack(
+    _ p: UnsafePointer<Float>, _ d: UnsafeMutablePointer<Float>, count: Int, scale: Float, variant: KernelVariant = .current
+  ) {
+    nibble_softmax_back(variant.native, p, d, count, scale)
+  }
+
   /// y += a · x.
   package static func add(
     _ x: UnsafePointer<Float>, scaledBy a: Float = 1, count: Int, to y: UnsafeMutablePointer<Float>,

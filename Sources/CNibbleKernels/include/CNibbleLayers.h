@@ -35,6 +35,24 @@ void nibble_activate(nibble_variant variant, nibble_activation f, const float *x
 void nibble_activate_multiply(nibble_variant variant, nibble_activation f, const float *gate, const float *up, size_t n,
                               float *out);
 
+/// dx = dy * f'(x), n elements. dx may be dy.
+void nibble_activate_back(nibble_variant variant, nibble_activation f, const float *dy, const float *x, size_t n, float *dx);
+
+/// Of y = f(gate) * up: dgate = dy * up * f'(gate), dup = dy * f(gate).
+void nibble_activate_multiply_back(nibble_variant variant, nibble_activation f, const float *dy, const float *gate,
+                                   const float *up, size_t n, float *dgate, float *dup);
+
+/// The gradient of `nibble_rms_norm`'s input; dw, if not NULL, gets the weight's added. dx may be dy.
+void nibble_rms_norm_back(nibble_variant variant, const float *dy, const float *x, const float *weight, size_t n, float eps,
+                          float *dx, float *dw);
+
+/// The same of `nibble_layer_norm`; db is the bias's.
+void nibble_layer_norm_back(nibble_variant variant, const float *dy, const float *x, const float *weight, size_t n, float eps,
+                            float *dx, float *dw, float *db);
+
+/// Of p = softmax(scale * x): d, the gradient of p, becomes that of x: scale * p * (d - sum(p * d)).
+void nibble_softmax_back(nibble_variant variant, const float *p, float *d, size_t n, float scale);
+
 /// y += a * x, n elements; y += x where a is 1.
 void nibble_add_scaled(nibble_variant variant, float a, const float *x, size_t n, float *y);
 

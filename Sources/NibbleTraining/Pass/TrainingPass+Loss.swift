@@ -114,7 +114,7 @@ extension TrainingPass {
       linear.backward([layer], inputs[index].start, rows: n, dy.start, dx: dx.start, own)
       dy = dx
       guard index > 0 else { break }
-      BackwardKernels.activate(.tanh, dx.start, sums[index - 1].start, count: dx.count, dx.start)
+      LayerKernels.activateBack(.tanh, dx.start, sums[index - 1].start, count: dx.count, dx.start)
       (layer, own) = (head.dense[index - 1], saved[index - 1])
     }
     let gradient = floats(Slot.gradient, start * width)

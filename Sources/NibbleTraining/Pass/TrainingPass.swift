@@ -243,9 +243,9 @@ package final class TrainingPass {
       for row in part {
         let at = row * width
         if shape.isRMSNorm {
-          BackwardKernels.rmsNorm(dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw)
+          LayerKernels.rmsNormBack(dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw)
         } else {
-          BackwardKernels.layerNorm(
+          LayerKernels.layerNormBack(
             dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw, db: db)
         }
       }
@@ -301,17 +301,14 @@ package final class TrainingPass {
 
   private func activateBackward(_ tape: LayerTape, _ rows: Int, _ inner: Int, _ dInner: Floats, _ dUp: Floats) {
     let (shape, up) = (shape, tape.up.start)
-    engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, scratch in
-      let value = scratch.floatStart(40, inner)
+    engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, _ in
       for row in part {
         if shape.isGated {
           let gate = up + row * 2 * inner, to = dUp + row * 2 * inner
-          BackwardKernels.activate(
-            shape.activation, dInner + row * inner, gate: gate, up: gate + inner, count: inner, dgate: to, dup: to + inner,
-            value: value)
+          LayerKernels.activateBack(
+            shape.activation, dInner + row * inner, gate: gate, times: gate + inner, count: inner, dgate: to, dup: to + inner)
         } else {
-          BackwardKernels.activate(
-            shape.activation, dInner + row * inner, up + row * inner, count: inner, dUp + row * inner)
+          LayerKernels.activateBack(shape.activation, dInner + row * inner, up + row * inner, count: inner, dUp + row * inner)
         }
       }
     }
