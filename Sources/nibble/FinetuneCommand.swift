@@ -166,8 +166,7 @@ struct FinetuneCommand: ParsableCommand {
         ("learning_rate", "\(learningRate)"), ("loraplus_ratio", "\(loraplusRatio)"), ("lr_scheduler", lrScheduler.rawValue),
         ("warmup_ratio", "\(warmupRatio)"), ("optimizer", optimizer.rawValue), ("weight_decay", "\(weightDecay)"),
         ("max_grad_norm", "\(maxGradNorm)"), ("lora_dropout", "\(loraDropout)"), ("seed", "\(seed)"),
-        ("no_shuffle", "\(noShuffle)"),
-        ("train_on_prompt", "\(trainOnPrompt)"), ("compute_dtype", computeDtype.rawValue), ("save_steps", "\(saveSteps)"),
+        ("compute_dtype", computeDtype.rawValue), ("save_steps", "\(saveSteps)"),
       ]
       + [
         ("modules_to_save", modulesToSave.map(text)), ("init_adapter", initAdapter.map(text)),
@@ -175,6 +174,11 @@ struct FinetuneCommand: ParsableCommand {
         ("warmup_steps", warmupSteps.map { "\($0)" }), ("template", template?.rawValue),
         ("eval_steps", evalSteps.map { "\($0)" }),
         ("early_stopping", earlyStopping.map { "\($0)" }),
+        ("no_shuffle", noShuffle ? "true" : nil), ("train_on_prompt", trainOnPrompt ? "true" : nil),
+        ("num_labels", numLabels.map { "\($0)" }), ("pooling", numLabels.map { _ in pooling.rawValue }),
+        ("many_labels", manyLabels ? "true" : nil), ("gradient_checkpointing", gradientCheckpointing ? "true" : nil),
+        ("rank_pattern", rankPattern.isEmpty ? nil : JSON(rankPattern).text()),
+        ("alpha_pattern", alphaPattern.isEmpty ? nil : JSON(alphaPattern).text()),
       ].compactMap { key, value in value.map { (key, $0) } }
     return lines.map { "\($0.0): \($0.1)\n" }.joined()
   }

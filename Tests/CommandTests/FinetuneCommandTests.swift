@@ -1,0 +1,127 @@
+import Foundation
+import NibbleCore
+import TestSupport
+import Testing
+
+@Suite("The verb that trains")
+struct FinetuneCommandTests {
+  let folder = TemporaryFolder()
+  static let llama = fixture("models/llama")
+
+  func rows(_ count: Int = 30) throws -> String {
+    let lines = (0..<count).map { row in
+      "{\"input_ids\": [\((0..<9).map { String(($0 * 31 + row * 17) % 250 + 3) }.joined(separator: ", "))]}"
+    }
+    return try folder.write("train.jsonl", lines.joined(separator: "\n"))
+  }
+
+  func arguments(_ output: String, _ more: [String] = []) throws -> [String] {
+    ["finetune", "--base", Self.llama, "--data", try rows(), "-o", folder.file(output), "-q", "--batch-size", "2"] + more
+  }
+
+  func adapter(_ name: String) throws -> [UInt8] { try bytes(of: folder.file(name + "/adapter_model.safetensors")) }
+
+  @Test("leaves an adapter, its metrics, its options and a picture")
+  func whole() throws {
+    let result = try Program.run(try arguments("out", ["--max-steps", "5", "--json"]))
+    #expect(result.code == 0, "\(result.errors)")
+    #expect(try JSON.parse(result.output)["steps"]?.int == 5)
+    let names = try FileManager.default.contentsOfDirectory(atPath: folder.file("out")).sorted()
+    #expect(names == ["adapter_config.json", "adapter_model.safetensors", "loss.svg", "metrics.jsonl", "run.yaml"])
+    let again = try Program.run([
+      "finetune", "--config", folder.file("out/run.yaml"), "-o", folder.file("again"), "-q",
+    ])
+    #expect(again.code == 0, "\(again.errors)")
+    #expect(try adapter("out") == adapter("again"))
+    let used = try Program.run(["adapter", "inspect", folder.file("out"), "--base", Self.llama, "--json", "-q"])
+    #expect(try JSON.parse(used.output)["modules"]?.array?.count == 14)
+    let merged = try Program.run([
+      "merge", "--base", Self.llama, "--adapter", folder.file("out"), "-o", folder.file("merged"), "--check-model", "--json",
+      "-q",
+    ])
+    #expect(try JSON.parse(merged.output)["model_difference"]?.double ?? 1 < 1e-5)
+  }
+
+  @Test("killed three times at any point, it comes to the same adapter")
+  func killed() throws {
+    let more = ["--max-steps", "40", "--save-steps", "3", "--lora-dropout", "0.1"]
+    #expect(try Program.run(try arguments("whole", more)).code == 0)
+    for (index, delay) in [120_000, 260_000, 60_000].enumerated() {
+      let result = try Program.run(try arguments("parts", more + (index > 0 ? ["--resume"] : []))) { process in
+        while !FileManager.default.fileExists(atPath: folder.file("parts/metrics.jsonl")), process.isRunning { usleep(500) }
+        usleep(useconds_t(delay))
+        kill(process.processIdentifier, SIGKILL)
+      }
+      #expect(result.signal == SIGKILL || result.code == 0, "\(result.errors)")
+    }
+    let last = try Program.run(try arguments("parts", more + ["--resume"]))
+    #expect(last.code == 0, "\(last.errors)")
+    #expect(try adapter("whole") == adapter("parts"))
+  }
+
+  @Test("Ctrl-C stops it with what it needs to go on")
+  func interrupted() throws {
+    let result = try Program.run(try arguments("out", ["--max-steps", "5000", "--save-steps", "2"])) { process in
+      while !FileManager.default.fileExists(atPath: folder.file("out/checkpoint-2")), process.isRunning { usleep(1000) }
+      kill(process.processIdentifier, SIGINT)
+    }
+    #expect(result.code == 130 && result.errorLines.count == 1, "\(result.errors)")
+    #expect(PathKind(folder.file("out/adapter_model.safetensors")) == .nothing)
+  }
+
+  @Test("a full disk keeps the last good checkpoint")
+  func fullDisk() throws {
+    let result = try Faults.run("write-enospc:12", try arguments("out", ["--max-steps", "50", "--save-steps", "2"]))
+    #expect(result.code == 7 && result.errorLines.count == 1, "\(result.code) \(result.errors)")
+    let rest = try Program.run(try arguments("out", ["--max-steps", "50", "--save-steps", "2", "--resume"]))
+    #expect(rest.code == 0, "\(rest.errors)")
+  }
+
+  @Test(
+    "rows that cannot be used are named by file and line",
+    arguments: [
+      (#"{"input_ids": [1, 2]}\n{"tekst": 1}"#, "train.jsonl:2"), (#"{"input_ids": [1, 9999]}"#, "train.jsonl:1"),
+      ("", "no rows"),
+      (#"{"input_ids": [1, 2], "labels": [-100, -100]}"#, "no token"), (#"{"text": "hello"}"#, "tokenizer"),
+      ("{", "train.jsonl:1"),
+    ])
+  func badRows(_ text: String, _ saying: String) throws {
+    let data = try folder.write("train.jsonl", text.replacingOccurrences(of: "\\n", with: "\n"))
+    let result = try Program.run(["finetune", "--base", Self.llama, "--data", data, "-o", folder.file("out"), "-q"])
+    #expect([2, 3].contains(result.code) && result.errorLines.count == 1, "\(result.errors)")
+    #expect(result.errors.contains(saying), "\(result.errors)")
+    #expect(folder.contents == ["train.jsonl"])
+  }
+
+  @Test(
+    "options that make no sense are usage errors",
+    arguments: [
+      ["--lora-r", "0"], ["--learning-rate", "-1"], ["--target-modules", "nothing"], ["--batch-size", "0"],
+      ["--lora-dropout", "1"],
+      ["--resume"], ["--method", "full", "--init-adapter", fixture("adapters/dec_lora_qv")], ["--template", "unknown"],
+      ["--rank-pattern", "q"], ["--warmup-ratio", "2"], ["--method", "dora", "--lora-dropout", "0.1"],
+    ])
+  func badOptions(_ more: [String]) throws {
+    let result = try Program.run(try arguments("out", ["--max-steps", "1"] + more))
+    #expect(result.code == 2 && result.errorLines.count == 1, "\(result.code) \(result.errors)")
+    #expect(folder.contents == ["train.jsonl"])
+  }
+
+  @Test("an output that is there, or is not ours, is left alone")
+  func outputs() throws {
+    try folder.write("mine/notes.txt", "x")
+    for more in [[], ["--force"]] { #expect(try Program.run(try arguments("mine", ["--max-steps", "1"] + more)).code == 2) }
+    #expect(try Program.run(try arguments("out", ["--max-steps", "1"])).code == 0)
+    #expect(try Program.run(try arguments("out", ["--max-steps", "1"])).code == 2)
+    #expect(try Program.run(try arguments("out", ["--max-steps", "1", "--force"])).code == 0)
+  }
+
+  @Test("a plan and a look at the batch train nothing")
+  func plans() throws {
+    let plan = try Program.run(["plan"] + arguments("out", ["--max-steps", "1"]))
+    #expect(plan.code == 0 && plan.output.contains("peak memory"), "\(plan.errors)")
+    let look = try Program.run(try arguments("out", ["--show-batch"]))
+    #expect(look.code == 0 && look.output.contains("learn"), "\(look.errors)")
+    #expect(folder.contents == ["train.jsonl"])
+  }
+}
