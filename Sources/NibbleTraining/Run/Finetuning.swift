@@ -95,70 +95,54 @@ public final class Finetuning {
     var result = Result()
     result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
     if resume { _ = try folder.restore(run, identity: identity) }
-    var losses: [Double] = [], points: [(step: Int, loss: Double)] = []
-    var smoothed: Double?
-    var best: (step: Int, loss: Double)?
-    if resume {
-      for row in try folder.metrics() {
-        if let loss = row["loss"]?.double {
-          losses.append(loss)
-          smoothed = smoothed.map { 0.9 * $0 + 0.1 * loss } ?? loss
-        }
-        if let loss = row["valid_loss"]?.double, let at = row["step"]?.int {
-          points.append((at, loss))
-          if loss < best?.loss ?? .infinity { best = (at, loss) }
-        }
-      }
-    }
+    var history = RunHistory(resume ? try folder.metrics() : [])
     var isOver = false
     while run.done < run.steps, !isOver {
       try Interrupt.check()
       let report = try run.step()
       result.tokens += report.tokens
-      losses.append(report.loss)
-      smoothed = smoothed.map { 0.9 * $0 + 0.1 * report.loss } ?? report.loss
-      try folder.append([
-        "step": JSON(report.step), "loss": JSON(report.loss), "grad_norm": JSON(report.gradientNorm),
-        "learning_rate": JSON(report.learningRate), "tokens": JSON(report.tokens), "seconds": JSON(report.seconds),
-      ])
-      try step(report, smoothed ?? report.loss)
-      let isLast = run.done == run.steps
-      let isValidated = !valid.isEmpty && (isLast || options.validationSteps.map { run.done % $0 == 0 } ?? false)
-      var isBest = false
-      if isValidated {
-        let found = try run.validate(valid)
-        try folder.append([
-          "step": JSON(run.done), "valid_loss": JSON(found.loss), "valid_accuracy": found.accuracy.map { JSON($0) } ?? .null,
-        ])
-        points.append((run.done, found.loss))
-        (result.validationLoss, result.validationAccuracy) = (found.loss, found.accuracy)
-        isBest = found.loss < best?.loss ?? .infinity
-        if isBest { best = (run.done, found.loss) }
-        if let patience = options.patience, points.reversed().prefix(while: { $0.step != best?.step }).count >= patience {
-          isOver = true
-        }
-      }
-      if run.done % options.saveSteps == 0 || isBest && !isLast || isLast && options.patience != nil {
-        try folder.save(run, identity: identity, keeping: options.savedLimit, best: best?.step)
-      }
+      history.add(report.loss)
+      try folder.append(report.json)
+      try step(report, history.smoothed)
+      let isBest = try validateIfDue(folder, &history, &result)
+      isOver = options.patience.map { history.stale >= $0 } ?? false
+      try saveIfDue(folder, history, isBest: isBest)
     }
     result.steps = run.done
-    if options.patience != nil, let best, best.step != run.done {
+    result.smoothedLoss = history.smoothed
+    if options.patience != nil, let best = history.best, best.step != run.done {
       try folder.restore(run, identity: identity, step: best.step)
-      result.bestStep = best.step
-      result.validationLoss = best.loss
-      result.validationAccuracy = nil
+      (result.bestStep, result.validationLoss, result.validationAccuracy) = (best.step, best.loss, nil)
     }
-    result.smoothedLoss = smoothed ?? 0
-    try folder.write("loss.svg", LossCurve.svg(losses, validation: points))
-    if isFull {
-      try folder.write(trained, of: model.checkpoint)
-      return result
-    }
+    try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations))
+    try write(to: folder)
+    return result
+  }
+
+  /// - Returns: whether this was the best validation so far
+  private func validateIfDue(_ folder: TrainingFolder, _ history: inout RunHistory, _ result: inout Result) throws -> Bool {
+    let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
+    guard isDue, !valid.isEmpty else { return false }
+    let found = try run.validate(valid)
+    try folder.append([
+      "step": JSON(run.done), "valid_loss": JSON(found.loss), "valid_accuracy": found.accuracy.map { JSON($0) } ?? .null,
+    ])
+    (result.validationLoss, result.validationAccuracy) = (found.loss, found.accuracy)
+    return history.add(validation: found.loss, run.done)
+  }
+
+  /// Every so many steps, and where a run that may go back to its best step needs it.
+  private func saveIfDue(_ folder: TrainingFolder, _ history: RunHistory, isBest: Bool) throws {
+    let isLast = run.done == run.steps
+    guard run.done % options.saveSteps == 0 || isBest && !isLast || isLast && options.patience != nil else { return }
+    try folder.save(run, identity: identity, keeping: options.savedLimit, best: history.best?.step)
+  }
+
+  private func write(to folder: TrainingFolder) throws {
+    if isFull { return try folder.write(trained, of: model.checkpoint) }
     var binding = AdapterBinding(to: model.checkpoint, identity: baseIdentity)
     binding.head = model.newHead?.json
     try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))
-    return result
   }
 }
 

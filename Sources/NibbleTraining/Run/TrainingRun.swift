@@ -49,6 +49,16 @@ public struct StepReport: Sendable {
   public let seconds: Double
 }
 
+extension StepReport {
+  /// A line of `metrics.jsonl`.
+  var json: JSON {
+    [
+      "step": JSON(step), "loss": JSON(loss), "grad_norm": JSON(gradientNorm), "learning_rate": JSON(learningRate),
+      "tokens": JSON(tokens), "seconds": JSON(seconds),
+    ]
+  }
+}
+
 /// Trains on rows, step by step.
 package final class TrainingRun {
   package let options: RunOptions
