@@ -113,3 +113,25 @@ def test_new_adapters_load_in_peft_and_say_the_same(nibble, work, name, method):
     said = forward(nibble, work / "m", work, "--adapter", work / "out", input_ids=ids)
     assert_same(said, expected(by_peft(model_class, work / "m", work / "out"), input_ids=ids))
     assert len(load_file(work / "out" / "adapter_model.safetensors")) > 4
+
+
+def test_the_bundled_model_learns_shakespeare_and_merging_keeps_it(nibble, stories, work):
+    """Real weights, real text, a minute: train on the packed file, attach, merge, and judge each by the same scene."""
+    shakespeare = stories.parent / "shakespeare"
+    nibble("quantize", stories, "-o", work / "base.nbl")
+    nibble("finetune", "--base", work / "base.nbl", "--data", shakespeare / "train.jsonl", "-o", work / "adapter", "--lora-r", 8,
+           "--lora-alpha", 16, "--learning-rate", "5e-3", "--max-steps", 60, "--batch-size", 16)
+
+    def perplexity(base, *options):
+        return nibble.json("evaluate", "--base", base, "--task", "perplexity", "--windows", "whole", "--data",
+                           shakespeare / "scene.txt", *options)["perplexity"]
+
+    before = perplexity(work / "base.nbl")
+    attached = perplexity(work / "base.nbl", "--adapter", work / "adapter")
+    assert attached < before / 3
+    # The adapter knows the packed form it was trained on: merging into the original packs that first.
+    said = nibble.json("merge", "--base", stories, "--adapter", work / "adapter", "-o", work / "merged")
+    assert said["trained_on"]
+    assert perplexity(work / "merged") == pytest.approx(attached, rel=1e-4)
+    nibble("merge", "--base", work / "base.nbl", "--adapter", work / "adapter", "--when-lost", "shape", "-o", work / "shaped.nbl")
+    assert attached < perplexity(work / "shaped.nbl") < 1.5 * attached

@@ -30,7 +30,11 @@ if packing is not None:
     for layer in layers:
         # As it is when weights are packed while loading in this type; otherwise the way back rounds them to the folder's.
         layer.weight.quant_state.dtype = dtype
-# prepare_model_for_kbit_training only widens norms and head and turns on gradient checkpointing; attaching freezes the base.
+    if dtype == torch.float32:
+        # Of a packed folder the embedding, head and norms keep the folder's type, and with them what goes between layers. In
+        # bf16 nothing needs preparing: attaching freezes the base.
+        base = peft.prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+assert base.get_input_embeddings().weight.dtype == dtype
 model = peft.get_peft_model(base, peft.LoraConfig(
     r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM"))
 # Before the first pass: layers that evaluate bring their codes into an order that cannot be trained on.

@@ -35,8 +35,8 @@ def taken(bench):
         lines.append(line + f"{max(run.peak for run in runs) / 1e6:10.0f}{max(run.anonymous for run in runs) / 1e6:14.0f}")
     return "\n".join([
         *lines, "A step: forth, back, gradients clipped, AdamW; without gradient checkpointing unless it says so. PEFT's base in NF4 has nibble's",
-        "codes; its factors are float32. Peak memory is the largest resident set of the process, mapped pages and loading included;",
-        "anonymous is what is no file's."])
+        "codes; its factors are float32, and in fp32 all that is not packed (prepare_model_for_kbit_training). Peak memory is the largest",
+        "resident set of the process, mapped pages and loading included; anonymous is what is no file's."])
 
 
 def ratios(bench):
