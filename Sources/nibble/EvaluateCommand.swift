@@ -71,7 +71,7 @@ struct EvaluateCommand: ParsableCommand {
       throw NibbleError.usage(
         "\(model.base) \(isClassifier ? "is a classifier: --task classification" : "is no classifier: --task lm")")
     }
-    let rows = TrainingRows(
+    let rows = try TrainingRows(
       open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
     let read = try rows.read(data)
     common.warn(read.warnings)

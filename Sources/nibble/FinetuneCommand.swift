@@ -76,7 +76,8 @@ struct FinetuneCommand: ParsableCommand {
       ?? numLabels.map { NewHead(labels: $0, pooling: pooling, hasManyLabels: manyLabels) }
     let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head)
     common.warn(model.checkpoint.warnings)
-    let rows = TrainingRows(model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
+    let rows = try TrainingRows(
+      model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let valid = try dataFile("valid.jsonl").map { try rows.read($0) }
     common.warn(train.warnings + (valid?.warnings ?? []))
@@ -86,6 +87,10 @@ struct FinetuneCommand: ParsableCommand {
     let longest = train.rows.map(\.ids.count).max() ?? 0
     guard let output = output ?? (dryRun ? "" : nil) else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
     if dryRun { return try printPlan(tuning, length: longest) }
+    // `--force` empties the folder: what is read must not lie in it.
+    for folder in [output, output + "/model"] {
+      try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), folder)
+    }
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force))
     let started = monotonicSeconds()
     var tokens = 0, first: Int?

@@ -9,9 +9,12 @@ struct TrainingRows {
   let tokenizer: Tokenizer?
   let encoder: RowEncoder
 
-  init(_ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?) {
+  init(_ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?) throws {
     self.model = model
-    let own = try? ModelTokenizer(model, path: tokenizerPath)
+    // Rows of ids need none; one that is there has to be whole.
+    let holders: Set = ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"]
+    let isThere = tokenizerPath != nil || model.checkpoint.smallFiles.contains { holders.contains($0.name) }
+    let own = isThere ? try ModelTokenizer(model, path: tokenizerPath) : nil
     tokenizer = own?.tokenizer
     var encoder = RowEncoder(
       own?.tokenizer, end: own?.tokenizer.special.eos ?? own?.endIDs.min(), vocabulary: model.vocabularySize,

@@ -116,6 +116,16 @@ struct FinetuneCommandTests {
     #expect(try Program.run(try arguments("out", ["--max-steps", "1", "--force"])).code == 0)
   }
 
+  @Test("an output that holds an input is refused, and the input stays")
+  func outputIsInput() throws {
+    #expect(try Program.run(try arguments("out", ["--max-steps", "1"])).code == 0)
+    let before = try adapter("out")
+    let result = try Program.run(
+      try arguments("out", ["--max-steps", "1", "--init-adapter", folder.file("out"), "--force"]))
+    #expect(result.code == 2 && result.errors.contains("holds the input"), "\(result.code) \(result.errors)")
+    #expect(try adapter("out") == before)
+  }
+
   @Test("a plan and a look at the batch train nothing")
   func plans() throws {
     let plan = try Program.run(["plan"] + arguments("out", ["--max-steps", "1"]))

@@ -50,17 +50,8 @@ package struct AdapterFolder {
       sorted.map { ($0.name, $0.shape) }, metadata: metadata, to: path + "/adapter_model.safetensors", force: true)
     for tensor in sorted { try tensor.values.withUnsafeBufferPointer { try file.add($0, to: tensor.name) } }
     try file.finish()
-    let staged = try StagedOutput(path + "/adapter_config.json", .file, force: true)
-    do {
-      let bytes = config.fileBytes
-      let text = try staged.file(expectedSize: bytes.count)
-      try text.write(bytes, at: 0)
-      try text.finish(length: bytes.count)
-      try staged.publish()
-    } catch {
-      staged.discard()
-      throw error
-    }
+    try TextFile.write(
+      String(decoding: config.fileBytes, as: UTF8.self), to: path + "/adapter_config.json", force: true)
   }
 
   private var metadata: [(String, String)] {

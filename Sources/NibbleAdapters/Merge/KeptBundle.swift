@@ -49,7 +49,7 @@ public struct KeptBundle {
         job = try StreamJob.unmerged(base, options, to: inner)
         prepare(&job)
         job.warnings += merge.warnings.filter { warning in options.adapters.contains { warning.hasPrefix($0.adapter.path) } }
-        try writeAdapter(into: staged, base: job.source)
+        try writeAdapter(into: staged)
       }
       let report = try job.run(progress: progress)
       try staged.publish()
@@ -62,7 +62,7 @@ public struct KeptBundle {
   }
 
   /// The adapter as it is, or one made of all.
-  private func writeAdapter(into staged: StagedOutput, base: Checkpoint) throws {
+  private func writeAdapter(into staged: StagedOutput) throws {
     if options.adapters.count == 1, options.adapters[0].weight == 1 {
       for name in ["adapter_config.json", "adapter_model.safetensors"] {
         let source = try InputFile(options.adapters[0].adapter.path + "/" + name)
