@@ -1,4 +1,5 @@
 import Glibc
+import NibbleModels
 
 /// How well classes are told apart: what was said against what is so.
 public struct LabelMetrics: Sendable, Equatable {
@@ -31,6 +32,31 @@ public struct LabelMetrics: Sendable, Equatable {
     if said == so { exact += 1 }
     for one in said { if so.contains(one) { right[one] += 1 } else { wrong[one] += 1 } }
     for one in so where !said.contains(one) { missed[one] += 1 }
+  }
+
+  /// A text as a model scores its classes.
+  ///
+  /// - Parameter targets: its one class, or a number a class
+  package mutating func add(scores: ArraySlice<Float>, targets: [Double], _ problem: ClassificationHead.Problem) {
+    let said = scores.enumerated()
+    switch problem {
+    case .oneLabel: add(said: said.max { $0.element < $1.element }?.offset ?? 0, so: Int(targets[0]))
+    case .manyLabels:
+      add(
+        said: Set(said.filter { $0.element > 0 }.map(\.offset)), so: Set(targets.indices.filter { targets[$0] > 0.5 }))
+    case .regression: break
+    }
+  }
+
+  /// Every figure, by the key it has in JSON.
+  public var figures: [(label: String, key: String, value: Double)] {
+    var all = [
+      ("accuracy", "accuracy", accuracy), ("F1, macro", "f1_macro", macroF1), ("F1, micro", "f1_micro", microF1),
+      ("precision, macro", "precision_macro", macroPrecision), ("recall, macro", "recall_macro", macroRecall),
+      ("precision, micro", "precision_micro", microPrecision), ("recall, micro", "recall_micro", microRecall),
+    ]
+    if let matthews { all.append(("Matthews", "matthews", matthews)) }
+    return all
   }
 
   /// The share of texts of which everything is right.

@@ -81,15 +81,11 @@ public struct RowScores: Sendable {
       scores.append(own)
       switch head.problem {
       case .oneLabel:
-        let target = Int(row.targets[0])
-        sum += Loss.oneLabel(own, labels: classes, targets: [target])
-        metrics?.add(said: own.indices.max { own[$0] < own[$1] } ?? 0, so: target)
-      case .manyLabels:
-        sum += Loss.manyLabels(own, targets: row.targets.map { Float($0) })
-        metrics?.add(
-          said: Set(own.indices.filter { own[$0] > 0 }), so: Set(row.targets.indices.filter { row.targets[$0] > 0.5 }))
+        sum += Loss.oneLabel(own, labels: classes, targets: [Int(row.targets[0])])
+      case .manyLabels: sum += Loss.manyLabels(own, targets: row.targets.map { Float($0) })
       case .regression: sum += Loss.regression(own, targets: row.targets.map { Float($0) })
       }
+      metrics?.add(scores: own[...], targets: row.targets, head.problem)
     }
     count += batch.count
     return sum

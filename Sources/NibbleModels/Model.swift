@@ -60,18 +60,25 @@ public final class Model: @unchecked Sendable {
   /// Scores a token of text gets.
   public var vocabularySize: Int { transformer.shape.vocabulary }
 
-  /// A layer's path as PEFT finds it: of a bare checkpoint under a head of our own, the bare model's.
-  package func path(of layer: Linear) -> String {
-    guard newHead != nil, layer.name != NewHead.name, checkpoint.tensor(ByteName(layer.name + ".weight")) == nil,
-      let dot = layer.name.firstIndex(of: ".")
-    else { return layer.name }
-    let bare = String(layer.name[layer.name.index(after: dot)...])
-    return checkpoint.tensor(ByteName(bare + ".weight")) == nil ? layer.name : bare
+  /// A module's path as PEFT finds it: of a bare checkpoint under a head of our own, the bare model's.
+  package func path(ofModule name: String) -> String {
+    guard newHead != nil, name != NewHead.name, checkpoint.tensor(ByteName(name + ".weight")) == nil,
+      let dot = name.firstIndex(of: ".")
+    else { return name }
+    let bare = String(name[name.index(after: dot)...])
+    return checkpoint.tensor(ByteName(bare + ".weight")) == nil ? name : bare
   }
 
   /// Classes a classifier tells apart; nil for other models.
   public var classCount: Int? {
     if case .classification(let head) = transformer.weights.head { head.output.outputs } else { nil }
+  }
+  /// What they are called: by the head's own record, or the configuration's `id2label`. Empty where neither says it of each.
+  public var classNames: [String] {
+    guard let classCount else { return [] }
+    if let newHead { return newHead.names }
+    let names = checkpoint.config?["id2label"].map { table in (0..<classCount).map { table[String($0)]?.string } } ?? []
+    return names.contains(nil) ? [] : names.compactMap { $0 }
   }
   /// Whether a text may have several of them.
   public var hasManyLabels: Bool {
@@ -91,6 +98,12 @@ public final class Model: @unchecked Sendable {
     case .classification(let head): return layers + head.dense + [head.output]
     case .none: return layers
     }
+  }
+
+  package var norms: [Norm] {
+    let weights = transformer.weights
+    return weights.layers.flatMap { [$0.attentionNorm, $0.mlpNorm] }
+      + [weights.embeddingNorm, weights.finalNorm].compactMap { $0 }
   }
 
   package var embeddings: [Embedding] {

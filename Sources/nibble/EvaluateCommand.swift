@@ -80,17 +80,10 @@ struct EvaluateCommand: ParsableCommand {
       progress: common.progress("evaluate"))
     Progress.clear()
     guard found.count > 0 else { throw NibbleError.badInput("\(data): nothing in its \(read.rows.count) rows is judged") }
-    if let predictions { try write(found, read.rows, to: predictions) }
+    if let predictions { try write(found, read.rows, rows.classes, to: predictions) }
     let seconds = monotonicSeconds() - started
     var numbers: [(String, String, Double)] = [("loss", "loss", found.loss)]
-    if let m = found.metrics {
-      numbers += [
-        ("accuracy", "accuracy", m.accuracy), ("F1, macro", "f1_macro", m.macroF1), ("F1, micro", "f1_micro", m.microF1),
-        ("precision, macro", "precision_macro", m.macroPrecision), ("recall, macro", "recall_macro", m.macroRecall),
-        ("precision, micro", "precision_micro", m.microPrecision), ("recall, micro", "recall_micro", m.microRecall),
-      ]
-      if let matthews = m.matthews { numbers.append(("Matthews", "matthews", matthews)) }
-    }
+    if let metrics = found.metrics { numbers += metrics.figures }
     if common.json {
       let members: [(key: String, value: JSON)] =
         [("task", JSON(task.rawValue)), ("base", JSON(model.base)), ("data", JSON(data)), ("rows", JSON(read.rows.count))]
@@ -105,14 +98,18 @@ struct EvaluateCommand: ParsableCommand {
       ])
   }
 
-  private func write(_ found: RowScores, _ rows: [TrainingRow], to path: String) throws {
+  private func write(_ found: RowScores, _ rows: [TrainingRow], _ classes: Classes?, to path: String) throws {
     guard PathKind(path) == .nothing else { throw NibbleError.usage("\(path) exists") }
+    func called(_ number: Int) -> JSON { classes?.names.isEmpty == false ? JSON(classes?.names[number]) : JSON(number) }
     let lines = zip(found.scores, rows).map { scores, row -> String in
       let best = scores.indices.max { scores[$0] < scores[$1] } ?? 0
-      let object: JSON = [
-        "place": JSON(row.place), "prediction": JSON(best), "targets": .array(row.targets.map { JSON($0) }),
-        "scores": .array(scores.map { JSON(Double($0)) }),
-      ]
+      let said: (String, JSON) =
+        classes?.areMany == true
+        ? ("predictions", .array(scores.indices.filter { scores[$0] > 0 }.map(called))) : ("prediction", called(best))
+      let object = JSON.object([
+        ("place", JSON(row.place)), said, ("targets", .array(row.targets.map { JSON($0) })),
+        ("scores", .array(scores.map { JSON(Double($0)) })),
+      ])
       return object.text() + "\n"
     }
     try TextFile.write(lines.joined(), to: path)

@@ -5,17 +5,29 @@ import NibbleTraining
 
 /// Training data as a model wants it.
 struct TrainingRows {
-  let model: Model
+  /// Rows of a file, and what became of it.
+  struct Data {
+    let path: String
+    var rows: [TrainingRow] = []
+    /// Rows that were too long, and their tokens that were cut off.
+    var cutRows = 0
+    var cut = 0
+    /// Rows of a language model with nothing to learn.
+    var silent = 0
+  }
+
   let tokenizer: Tokenizer?
   let encoder: RowEncoder
+  /// Of a classifier.
+  let classes: Classes?
 
   init(_ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?) throws {
-    self.model = model
     // Rows of ids need none; one that is there has to be whole.
     let holders: Set = ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"]
     let isThere = tokenizerPath != nil || model.checkpoint.smallFiles.contains { holders.contains($0.name) }
     let own = isThere ? try ModelTokenizer(model, path: tokenizerPath) : nil
     tokenizer = own?.tokenizer
+    classes = model.classCount.map { Classes($0, names: model.classNames, areMany: model.hasManyLabels) }
     var encoder = RowEncoder(
       own?.tokenizer, end: own?.tokenizer.special.eos ?? own?.endIDs.min(), vocabulary: model.vocabularySize,
       maximumLength: min(maxLength ?? Int.max, model.contextLength))
@@ -24,32 +36,20 @@ struct TrainingRows {
     self.encoder = encoder
   }
 
-  /// Every row of a file, and what is worth telling of them.
-  func read(_ path: String) throws -> (rows: [TrainingRow], warnings: [String]) {
-    var rows: [TrainingRow] = []
-    var warnings: [String] = []
-    var cut = 0, cutRows = 0, silent = 0
-    let classes = model.classCount
+  /// Every row of a file.
+  ///
+  /// - Throws: `.badInput` naming file and line
+  func read(_ path: String) throws -> Data {
+    var data = Data(path: path)
     try JSONLines.forEach(path) { row, place in
-      if let classes {
-        let (own, lost) = try encoder.classified(row, classes: classes, manyLabels: model.hasManyLabels, place: place)
-        rows.append(own)
-        cut += lost
-        cutRows += lost > 0 ? 1 : 0
-        return
-      }
-      let (own, lost) = try encoder.language(row, place: place)
-      rows.append(own)
-      cut += lost
-      cutRows += lost > 0 ? 1 : 0
-      if own.learned == 0 { silent += 1 }
+      let (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
+      data.rows.append(own)
+      data.cut += cut
+      data.cutRows += cut > 0 ? 1 : 0
+      if classes == nil, own.learned == 0 { data.silent += 1 }
     }
-    guard !rows.isEmpty else { throw NibbleError.badInput("\(path): no rows in it") }
-    if cut > 0 {
-      warnings.append("\(path): \(cutRows) rows were longer than \(encoder.maximumLength) tokens; \(cut) tokens were cut off")
-    }
-    if silent > 0 { warnings.append("\(path): \(silent) of \(rows.count) rows have nothing to learn") }
-    return (rows, warnings)
+    guard !data.rows.isEmpty else { throw NibbleError.badInput("\(path): no rows in it") }
+    return data
   }
 
   /// What is learned, and what is only read.
@@ -63,5 +63,31 @@ struct TrainingRows {
       }
       if !row.targets.isEmpty { try StandardOutput.print("  label \(row.targets.map { decimal($0, 0) }.joined(separator: " "))") }
     }
+  }
+}
+
+extension TrainingRows.Data {
+  var tokens: Int { rows.reduce(0) { $0 + $1.ids.count } }
+  var learned: Int { rows.reduce(0) { $0 + $1.learned } }
+
+  /// What is worth telling.
+  var warnings: [String] {
+    var warnings: [String] = []
+    if cut > 0 { warnings.append("\(path): \(cutRows) of \(rows.count) rows were too long; \(cut) tokens were cut off") }
+    if silent > 0 { warnings.append("\(path): \(silent) of \(rows.count) rows have nothing to learn") }
+    return warnings
+  }
+
+  /// Rows lie one behind another in a pass, none sees another: nothing is padded.
+  var summary: String {
+    let judged = rows[0].targets.isEmpty ? ", \(learned) learned" : ""
+    return "\(rows.count), \(tokens) tokens\(judged), 0 padded, \(cut) cut off"
+  }
+
+  var counts: [(key: String, value: JSON)] {
+    [
+      ("rows", JSON(rows.count)), ("row_tokens", JSON(tokens)), ("learned_tokens", JSON(learned)), ("padded_tokens", JSON(0)),
+      ("cut_tokens", JSON(cut)), ("cut_rows", JSON(cutRows)),
+    ]
   }
 }

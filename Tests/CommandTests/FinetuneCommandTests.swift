@@ -99,12 +99,53 @@ struct FinetuneCommandTests {
       ["--lora-r", "0"], ["--learning-rate", "-1"], ["--target-modules", "nothing"], ["--batch-size", "0"],
       ["--lora-dropout", "1"],
       ["--resume"], ["--method", "full", "--init-adapter", fixture("adapters/dec_lora_qv")], ["--template", "unknown"],
-      ["--rank-pattern", "q"], ["--warmup-ratio", "2"], ["--method", "dora", "--lora-dropout", "0.1"],
+      ["--rank-pattern", "q"], ["--warmup-ratio", "2"], ["--early-stopping", "2"], ["--keep-best"],
+      ["--group-by-length", "--no-shuffle"], ["--adam-beta1", "1"], ["--num-labels", "3", "--labels", "a,b"],
+      ["--labels", "a,a"],
     ])
   func badOptions(_ more: [String]) throws {
     let result = try Program.run(try arguments("out", ["--max-steps", "1"] + more))
     #expect(result.code == 2 && result.errorLines.count == 1, "\(result.code) \(result.errors)")
     #expect(folder.contents == ["train.jsonl"])
+  }
+
+  @Test("of two runs into one folder the second is refused, and the first goes on")
+  func twoRuns() throws {
+    let more = ["--max-steps", "400", "--save-steps", "5"]
+    let first = try Program.run(try arguments("out", more)) { process in
+      while !FileManager.default.fileExists(atPath: folder.file("out/checkpoint-5")), process.isRunning { usleep(1000) }
+      for flag in ["--resume", "--force"] {
+        let second = try? Program.run(try arguments("out", more + [flag]))
+        #expect(second?.code == 2 && second?.errors.contains("another process") == true, "\(second?.errors ?? "")")
+      }
+      #expect(process.isRunning)
+    }
+    #expect(first.code == 0, "\(first.errors)")
+  }
+
+  @Test("texts of many classes, called by their names, are told apart after training")
+  func namedClasses() throws {
+    let base = fixture("stories260K")
+    let words = ["cat": ["the cat sat", "a cat ran home"], "dog": ["my dog barks", "the dog is big"]]
+    let rows = (0..<8).flatMap { index in
+      words.sorted { $0.key < $1.key }.map { "{\"text\": \"\($0.value[index % 2])\", \"labels\": [\"\($0.key)\"]}" }
+    }
+    let data = try folder.write("rows.jsonl", rows.joined(separator: "\n") + "\n{\"text\": \"the sun\", \"labels\": []}")
+    let result = try Program.run([
+      "finetune", "--base", base, "--data", data, "--valid", data, "-o", folder.file("out"), "--labels", "cat,dog", "--many-labels",
+      "--learning-rate", "1e-2", "--max-steps", "60", "--batch-size", "4", "--group-by-length", "--json", "-q",
+    ])
+    #expect(result.code == 0, "\(result.errors)")
+    let said = try JSON.parse(result.output)
+    #expect(said["valid_accuracy"]?.double == 1 && said["valid_f1_macro"]?.double == 1 && said["padded_tokens"]?.int == 0)
+    let judged = try Program.run([
+      "evaluate", "--base", base, "--adapter", folder.file("out"), "--task", "classification", "--data", data, "--predictions",
+      folder.file("said.jsonl"), "-q", "--json",
+    ])
+    #expect(try JSON.parse(judged.output)["accuracy"]?.double == 1, "\(judged.errors)")
+    let lines = try String(decoding: bytes(of: folder.file("said.jsonl")), as: UTF8.self).split(separator: "\n")
+    let predictions = try lines.map { try JSON.parse(Array($0.utf8))["predictions"]?.array?.map(\.string) }
+    #expect(predictions.first == [["cat"]][0] && predictions.last == [[]][0])
   }
 
   @Test("an output that is there, or is not ours, is left alone")

@@ -1,5 +1,6 @@
 """Training compared with PyTorch's, step by step on the same rows; adapters that come out are PEFT's to load."""
 import json
+import pathlib
 
 import peft
 import pytest
@@ -7,6 +8,7 @@ import torch
 import transformers
 from running import as_float32, assert_same, expected, forward, random_ids, save_random
 from safetensors.torch import load_file
+from tokenizers.processors import TemplateProcessing
 from test_adapters_running import LLAMA, by_peft, class_and_type, packed_and_twin, save_adapter
 
 STEPS, BATCH, ACCUMULATION, RATE = 6, 2, 2, 5e-3
@@ -65,6 +67,8 @@ def assert_same_steps(folder, seen):
     (LLAMA, {"target_modules": "all-linear"}), (LLAMA, {"target_modules": "all-linear", "use_dora": True}),
     (LLAMA, {"target_modules": ["q_proj", "down_proj"], "use_rslora": True}),
     (LLAMA, {"target_modules": ["q_proj"], "modules_to_save": ["down_proj"]}),
+    (LLAMA, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "norm", "post_attention_layernorm"]}),
+    ("GPT2LMHeadModel", {"target_modules": ["c_attn"], "fan_in_fan_out": True, "modules_to_save": ["wpe", "ln_1", "ln_f"]}),
     ("Qwen2ForCausalLM", {"target_modules": "all-linear", "bias": "lora_only"}),
     ("MistralForCausalLM", {"target_modules": "all-linear"}),
     ("GPT2LMHeadModel", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
@@ -75,7 +79,7 @@ def test_steps_are_pytorch_s(nibble, work, name, settings, base):
     model_class, model_type = class_and_type(name)
     save_random(model_class, model_type, work / "m")
     ours, theirs = (work / "m", work / "m") if base == "plain" else packed_and_twin(nibble, work, base)
-    if base != "plain" and "modules_to_save" in settings:
+    if base != "plain" and "down_proj" in settings.get("modules_to_save", []):
         pytest.skip("a packed weight is not trained whole from the same values")
     adapter = save_adapter(model_class, theirs, work / "start", **settings)
     model = peft.PeftModel.from_pretrained(as_float32(model_class, theirs), adapter, is_trainable=True)
@@ -102,17 +106,71 @@ def test_full_training_is_pytorch_s(nibble, work, name, tied):
     assert_same(expected(final, input_ids=ids), expected(model, input_ids=ids), tolerance=1e-3)
 
 
-@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+WHOLE = {LLAMA: "embed_tokens,norm,lm_head", "GPT2LMHeadModel": "wte,ln_2"}
+
+
+@pytest.mark.parametrize("method, more", [
+    ("lora", []), ("rslora", []), ("dora", []), ("dora", ["--lora-dropout", "0.1"]), ("lora", ["--bias", "all"]),
+    ("lora", ["--bias", "lora_only", "--target-modules", "attention"]), ("lora", ["--modules-to-save"]),
+    ("lora", ["--init-lora", "gaussian", "--loraplus-ratio", "16", "--rank-pattern", "0=2", "--alpha-pattern", "1=3"]),
+], ids=lambda value: value if isinstance(value, str) else "".join(map(str, value)) or "plain")
 @pytest.mark.parametrize("name", [LLAMA, "GPT2LMHeadModel"])
-def test_new_adapters_load_in_peft_and_say_the_same(nibble, work, name, method):
+def test_new_adapters_load_in_peft_and_say_the_same(nibble, work, name, method, more):
+    if more == ["--modules-to-save"]:
+        more = [*more, WHOLE[name]]
     model_class, model_type = class_and_type(name)
     model = save_random(model_class, model_type, work / "m")
     rows(model, work / "rows.jsonl")
-    nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", method, "-o", work / "out", *RUN)
+    nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", method, "-o", work / "out", *RUN, *more)
     ids = random_ids(model, 3, 12)
     said = forward(nibble, work / "m", work, "--adapter", work / "out", input_ids=ids)
     assert_same(said, expected(by_peft(model_class, work / "m", work / "out"), input_ids=ids))
     assert len(load_file(work / "out" / "adapter_model.safetensors")) > 4
+
+
+# Each template as jinja; what the assistant says, and what ends it, stands between marks.
+TEMPLATES = {
+    "llama-3": "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+               "{% if m.role == 'assistant' %}{% generation %}{{ m.content | trim }}<|eot_id|>{% endgeneration %}"
+               "{% else %}{{ m.content | trim }}<|eot_id|>{% endif %}{% endfor %}",
+    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+              "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}",
+    "zephyr": "{% for m in messages %}<|{{ m.role }}|>{{ '\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+              "</s>{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}{{ '\n' }}{% endfor %}",
+    "mistral": "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %} {{ m.content | trim }}</s>"
+               "{% endgeneration %}{% elif m.role == 'user' %}[INST] {% if loop.index0 == 1 and messages[0].role == 'system' %}"
+               "{{ messages[0].content }}\n\n{% endif %}{{ m.content }} [/INST]{% endif %}{% endfor %}",
+}
+CONVERSATIONS = [
+    [("user", "Say yes."), ("assistant", "Yes.")],
+    [("system", "You are a helpful assistant."), ("user", "Translate: cat"), ("assistant", "chat")],
+    [("user", "Héllo 🦙 你好"), ("assistant", " 👍 "), ("user", "¿Qué?\n\nLine 2 \"quoted\""), ("assistant", "ok <b>\\n</b>")],
+    [("system", " S "), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")],
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_conversations_are_written_and_masked_as_transformers_does(nibble, work, template):
+    """Real byte-level tokens (GPT-2's), the marks of the templates added as special ones."""
+    begin, end = {"llama-3": ("<|begin_of_text|>", "<|eot_id|>"), "chatml": (None, "<|im_end|>")}.get(template, ("<s>", "</s>"))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_file=str(pathlib.Path(__file__).parents[1] / "Fixtures/tokenizers/gpt2/tokenizer.json"), bos_token=begin, eos_token=end)
+    tokenizer.add_special_tokens({"additional_special_tokens": [
+        "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>", *([begin] if begin else []), end]})
+    if template == "mistral":
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, tokenizer.convert_tokens_to_ids(begin))])
+    save_random(*class_and_type(LLAMA), work / "m", vocab_size=len(tokenizer))
+    tokenizer.save_pretrained(work / "m")
+    for conversation in CONVERSATIONS:
+        messages = [{"role": role, "content": content} for role, content in conversation]
+        (work / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+        said = nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--template", template, "--show-batch").stdout
+        lines = [line.split() for line in said.splitlines()[1:]]
+        theirs = tokenizer.apply_chat_template(
+            messages, chat_template=TEMPLATES[template], return_dict=True, return_assistant_tokens_mask=True)
+        assert [int(line[1]) for line in lines] == theirs["input_ids"]
+        assert [line[0] == "learn" for line in lines] == [bool(mask) for mask in theirs["assistant_masks"]]
 
 
 def test_the_bundled_model_learns_shakespeare_and_merging_keeps_it(nibble, stories, work):

@@ -88,11 +88,50 @@ struct DataTests {
       #"{"input_ids": [1.5]}"#, #"{"input_ids": [1, 2], "labels": [1]}"#, #"{"input_ids": [60000]}"#,
       #"{"input_ids": [1], "labels": [-1]}"#,
       #"{"input_ids": []}"#, #"{"messages": []}"#, #"{"messages": [{"role": "user"}]}"#, #"{"output": "x"}"#, #"{"tekst": "x"}"#,
+      #"{"text": "x", "label": 1}"#, #"{"text": "x", "labels": [1]}"#,
       #"{"messages": [{"role": "user", "content": "x"}]}"#, #"{"messages": [{"role": "tool", "content": "x"}]}"#,
     ])
   func refused(_ text: String) throws {
     let error = #expect(throws: NibbleError.self) { try row(text) { $0.template = .chatml } }
     #expect(error?.kind == .badInput && error?.message.hasPrefix("rows.jsonl:7: ") == true, "\(error?.message ?? "")")
+  }
+
+  @Test("orders: every epoch has each row once, drawn anew", arguments: [false, true], [(100, 8), (7, 8), (64, 4), (801, 2)])
+  func orders(_ grouped: Bool, _ size: (rows: Int, batch: Int)) {
+    let lengths = (0..<size.rows).map { $0 * 37 % 101 + 1 }
+    var order = RowOrder(size.rows, seed: 3, grouping: grouped ? .init(lengths: lengths, batch: size.batch) : nil)
+    let epochs = (0..<3).map { epoch in (0..<size.rows).map { order.row(epoch * size.rows + $0) } }
+    for epoch in epochs { #expect(epoch.sorted() == Array(0..<size.rows)) }
+    #expect(Set(epochs).count == 3 || size.rows < 10)
+    var again = RowOrder(size.rows, seed: 3, grouping: grouped ? .init(lengths: lengths, batch: size.batch) : nil)
+    #expect(epochs[1] == (0..<size.rows).map { again.row(size.rows + $0) })
+  }
+
+  @Test("rows of like length come together when they are grouped")
+  func grouping() {
+    let lengths = (0..<400).map { $0 * 37 % 101 + 1 }
+    func spread(_ grouping: RowOrder.Grouping?) -> Int {
+      var order = RowOrder(400, seed: 1, grouping: grouping)
+      let rows = (0..<1200).map { order.row($0) }
+      return stride(from: 0, to: 1200, by: 8).reduce(0) { sum, first in
+        let own = rows[first..<first + 8].map { lengths[$0] }
+        return sum + (own.max() ?? 0) - (own.min() ?? 0)
+      }
+    }
+    #expect(10 * spread(.init(lengths: lengths, batch: 8)) < spread(nil))
+  }
+
+  @Test("classes may be called by name", arguments: [false, true])
+  func names(_ areMany: Bool) throws {
+    let classes = Classes(3, names: ["up", "down", "level"], areMany: areMany)
+    func read(_ label: String) throws -> [Double] {
+      let row = try JSON.parse(Array((areMany ? #"{"text": "x", "labels": [\#(label)]}"# : #"{"text": "x", "label": \#(label)}"#).utf8))
+      return try encoder().classified(row, classes, place: "rows.jsonl:7").row.targets
+    }
+    #expect(try read(#""level""#) == (areMany ? [0, 0, 1] : [2]))
+    #expect(try read("1") == (areMany ? [0, 1, 0] : [1]))
+    let error = #expect(throws: NibbleError.self) { try read(#""left""#) }
+    #expect(error?.message.contains("'left' is none of the model's 3 classes: 'up'") == true, "\(error?.message ?? "")")
   }
 
   @Test(
@@ -101,10 +140,10 @@ struct DataTests {
   func classes(_ label: String, _ isGood: Bool) throws {
     let row = try JSON.parse(Array(#"{"text": "x", "label": \#(label)}"#.utf8))
     func read() throws -> [Double] {
-      try encoder().classified(row, classes: 3, manyLabels: false, place: "rows.jsonl:7").row.targets
+      try encoder().classified(row, Classes(3), place: "rows.jsonl:7").row.targets
     }
     if isGood { #expect(try read() == [Double(label) ?? -1]) } else { #expect(throws: NibbleError.self) { try read() } }
     let many = try JSON.parse(Array(#"{"text": "x", "labels": [0, 2]}"#.utf8))
-    #expect(try encoder().classified(many, classes: 3, manyLabels: true, place: "x").row.targets == [1, 0, 1])
+    #expect(try encoder().classified(many, Classes(3, areMany: true), place: "x").row.targets == [1, 0, 1])
   }
 }

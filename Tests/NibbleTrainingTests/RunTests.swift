@@ -115,6 +115,81 @@ struct RunTests {
     #expect(abs(loss - (result.validationLoss ?? 0)) < 1e-6)
   }
 
+  @Test("write the best adapter where that is asked for, not the last")
+  func best() throws {
+    var options = Self.options(steps: 12) { ($0.validationSteps, $0.writesBest) = (1, true) }
+    options.run.optimizer.learningRate = 0.3
+    let result = try #require(try train("best", options, valid: Self.rows(4)))
+    let rows = try String(decoding: bytes(of: folder.file("best/metrics.jsonl")), as: UTF8.self).split(separator: "\n")
+    let losses = try rows.compactMap { try JSON.parse(Array($0.utf8))["valid_loss"]?.double }
+    #expect(losses.count == 12 && result.validationLoss == losses.min())
+  }
+
+  @Test("DoRA with dropout: at its start the factors' gradients are those of LoRA, and magnitudes' are the slope of the loss")
+  func droppedDoRA() throws {
+    let model = try Model(fixture("models/llama"), threads: 2)
+    let rows = Self.rows(4)
+    func pass(_ method: AdapterOptions.Method) throws -> TrainingPass {
+      var options = AdapterOptions()
+      options.method = method
+      let pass = try TrainingPass(model, Trained(options, on: model))
+      pass.dropout = Dropout(rate: 0.3, seed: 5, pass: 2)
+      return pass
+    }
+    func loss(_ pass: TrainingPass, learns: Bool) throws -> Double {
+      try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
+    }
+    let lora = try pass(.lora), dora = try pass(.dora)
+    #expect(try abs(loss(lora, learns: true) - loss(dora, learns: true)) < 1e-6)
+    for (id, factors) in lora.trained.factors {
+      let other = try #require(dora.trained.factors[id])
+      for (a, b) in [(factors.a, other.a), (factors.b, other.b)] {
+        let scale = a.gradient.values.map { abs($0) }.max() ?? 0
+        #expect(zip(a.gradient.values, b.gradient.values).allSatisfy { abs($0 - $1) <= 1e-4 * scale + 1e-7 })
+      }
+      let magnitude = try #require(other.magnitude)
+      let slope = Double(magnitude.gradient.values[3]), step: Float = 0.02 * magnitude.values.values[3]
+      let kept = magnitude.values.values[3]
+      magnitude.values.values[3] = kept + step
+      let above = try loss(dora, learns: false)
+      magnitude.values.values[3] = kept - step
+      let below = try loss(dora, learns: false)
+      magnitude.values.values[3] = kept
+      #expect(abs((above - below) / Double(2 * step) - slope) < 2e-5 + 0.02 * abs(slope))
+    }
+  }
+
+  @Test("stop where numbers are no longer finite, and name step and layer")
+  func overflow() throws {
+    let model = try Model(fixture("models/llama"), threads: 2)
+    var options = Self.options(steps: 9)
+    (options.run.optimizer.learningRate, options.run.optimizer.maximumNorm) = (1e30, 0)
+    let output = try TrainingFolder(folder.file("out"), .anew(force: false))
+    let error = #expect(throws: NibbleError.self) {
+      try Finetuning(model, options, train: Self.rows()).train(in: output, resume: false) { _, _ in }
+    }
+    #expect(error?.kind == .quality && error?.message.hasPrefix("step 2: layer 0") == true, "\(error?.message ?? "")")
+  }
+
+  @Test("name the layer whose gradients are no longer finite")
+  func steep() throws {
+    // Hidden states of zero: a norm with hardly an epsilon gives slopes of 1e19 there.
+    let base = folder.file("steep")
+    try FileManager.default.copyItem(atPath: fixture("models/llama"), toPath: base)
+    let config = try String(contentsOfFile: base + "/config.json", encoding: .utf8)
+    try folder.write("steep/config.json", config.replacingOccurrences(of: "1e-06", with: "1e-38"))
+    let model = try Model(base, threads: 2)
+    var options = AdapterOptions()
+    options.modulesToSave = ["embed_tokens"]
+    let trained = try Trained(options, on: model)
+    try #require(trained.matrices.values.first).values.values.update(repeating: 0)
+    let rows = Self.rows(2)
+    let error = #expect(throws: NibbleError.self) {
+      try TrainingPass(model, trained).language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels))
+    }
+    #expect(error?.message == "layer 0 gives NaN or infinite gradients", "\(error?.message ?? "")")
+  }
+
   @Test("start with an adapter that changes nothing")
   func beginning() throws {
     let model = try Model(fixture("models/llama"), threads: 1)
@@ -154,8 +229,13 @@ struct RunTests {
     #expect(throws: NibbleError.self) {
       try Finetuning(model, Self.options(steps: 1) { $0.adapter.targets = "nothing" }, train: Self.rows())
     }
+    for stray in ["q_proj,nothing", "q_proj,embed_tokens"] {
+      #expect(throws: NibbleError.self) {
+        try Finetuning(model, Self.options(steps: 1) { $0.adapter.targets = stray }, train: Self.rows())
+      }
+    }
     #expect(throws: NibbleError.self) {
-      try Finetuning(model, Self.options(steps: 1) { ($0.adapter.method, $0.run.dropout) = (.dora, 0.1) }, train: Self.rows())
+      try Finetuning(model, Self.options(steps: 1) { $0.adapter.modulesToSave = ["nothing"] }, train: Self.rows())
     }
     try train("run", Self.options(steps: 5))
     #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 6), resume: true) }

@@ -10,9 +10,11 @@ public struct NewHead: Sendable, Equatable {
   public var pooling: Pooling
   /// Whether a text may have several classes.
   public var hasManyLabels: Bool
+  /// What the classes are called; empty where they are numbers.
+  public var names: [String]
 
-  public init(labels: Int, pooling: Pooling = .mean, hasManyLabels: Bool = false) {
-    (self.labels, self.pooling, self.hasManyLabels) = (labels, pooling, hasManyLabels)
+  public init(labels: Int, pooling: Pooling = .mean, hasManyLabels: Bool = false, names: [String] = []) {
+    (self.labels, self.pooling, self.hasManyLabels, self.names) = (labels, pooling, hasManyLabels, names)
   }
 
   /// The module's path.

@@ -65,6 +65,9 @@ public struct RowEncoder: Sendable {
         "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) are those of no kind of row: text; prompt and completion; "
           + "instruction, input and output; messages; input_ids and labels")
     }
+    guard row["label"] == nil, row["labels"] == nil else {
+      throw fail("a label is for a classifier, and the base is none; --num-labels puts a head on it")
+    }
     let ids = try ended(encode(text("text")))
     return (ids, ids)
   }
@@ -110,19 +113,17 @@ public struct RowEncoder: Sendable {
   /// A row for a classifier, and how many of its tokens were cut off.
   ///
   /// - Throws: `.badInput` naming the place
-  public func classified(_ row: JSON, classes: Int, manyLabels: Bool, place: String) throws -> (row: TrainingRow, cut: Int) {
+  public func classified(_ row: JSON, _ classes: Classes, place: String) throws -> (row: TrainingRow, cut: Int) {
     func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
     guard let text = row["text"]?.string else { throw fail("a row for a classifier has a text and a label") }
     func number(_ value: JSON?) throws -> Int {
-      guard let label = value?.int, (0..<classes).contains(label) else {
-        throw fail("label \(quoted(value?.text() ?? "nothing")) is none of the model's \(classes) classes")
-      }
+      guard let label = value.flatMap(classes.number) else { throw fail(classes.unknown(value)) }
       return label
     }
     var targets: [Double]
-    if manyLabels {
+    if classes.areMany {
       guard let labels = row["labels"]?.array else { throw fail("labels is missing or no list") }
-      targets = Array(repeating: 0, count: classes)
+      targets = Array(repeating: 0, count: classes.count)
       for label in labels { targets[try number(label)] = 1 }
     } else {
       targets = [Double(try number(row["label"]))]

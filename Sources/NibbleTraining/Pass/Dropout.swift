@@ -4,11 +4,13 @@ import NibbleModels
 
 /// LoRA's dropout: numbers of the factors' input are left out by chance, the others grow to make up for it. What is left out
 /// follows from the seed, the pass, the layer and the place alone.
-struct Dropout {
+package struct Dropout {
   let rate: Double
   let seed: UInt64
   /// Counts micro-batches of the whole run.
   let pass: UInt64
+
+  package init(rate: Double, seed: UInt64, pass: UInt64) { (self.rate, self.seed, self.pass) = (rate, seed, pass) }
 
   /// x with some numbers left out; `out` may be `x`.
   func applied(

@@ -9,6 +9,7 @@ struct LinearPass {
   let trained: Trained
   let scratch: Scratch
   let lengths: RowLengths
+  let clock: StepClock
   /// What of the factors' input is dropped, while learning.
   var dropout: Dropout?
 
@@ -44,14 +45,16 @@ struct LinearPass {
       products.append(.init(matrix(layer), out + column, stride: stride, terms: dropout == nil ? terms ?? [] : []))
       column += layer.outputs
     }
-    engine.multiply(x, rows: rows, stride: layers.first?.inputs ?? 0, products)
+    clock.measure(.weights) { engine.multiply(x, rows: rows, stride: layers.first?.inputs ?? 0, products) }
     column = 0
     for layer in layers {
-      if let dropout, let factors = trained.factors[layer.id] {
-        let u = lowRank(factors, dropout.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * layer.inputs)), rows)
-        exact.multiply(u, rows: rows, stride: factors.rank, [.init(factors.b.matrix, out + column, stride: stride, adds: true)])
+      clock.measure(.trained) {
+        if let dropout, let factors = trained.factors[layer.id] {
+          let u = lowRank(factors, dropout.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * layer.inputs)), rows)
+          exact.multiply(u, rows: rows, stride: factors.rank, [.init(factors.b.matrix, out + column, stride: stride, adds: true)])
+        }
+        finish(layer, rows, out + column, stride, saved)
       }
-      finish(layer, rows, out + column, stride, saved)
       column += layer.outputs
     }
   }
@@ -123,29 +126,37 @@ struct LinearPass {
     var isFirst = !adds
     for layer in layers {
       let own = dy + column
-      if let bias = layer.bias, let vector = trained.vectors[bias.id] {
-        engine.addColumnSums(own, stride: stride, rows: rows, count: layer.outputs, to: vector.gradient.start)
-      }
-      if let whole = trained.matrices[layer.id] {
-        addGradient(of: whole, layer, own, stride, x, rows)
-      }
+      clock.measure(.trained) { addGradients(layer, own, stride, x, rows, saved) }
       var terms: [Engine.LowRankTerm] = []
-      if let factors = trained.factors[layer.id] {
-        unscale(layer, factors, own, stride, rows, saved)
-        let input = dropout?.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * inputs)) ?? x
-        addGradients(of: factors, own, stride, input, rows)
-        if dropout == nil {
-          terms = [.init(a: factors.b.matrix.turned, b: factors.a.matrix.turned, scale: factors.scale, rows: 0..<rows)]
-        }
+      if let factors = trained.factors[layer.id], dropout == nil {
+        terms = [.init(a: factors.b.matrix.turned, b: factors.a.matrix.turned, scale: factors.scale, rows: 0..<rows)]
       }
       if let dx {
-        engine.multiply(
-          own, rows: rows, stride: stride, [.init(matrix(layer).turned, dx, stride: inputs, terms: terms, adds: !isFirst)])
+        clock.measure(.weights) {
+          engine.multiply(
+            own, rows: rows, stride: stride, [.init(matrix(layer).turned, dx, stride: inputs, terms: terms, adds: !isFirst)])
+        }
         isFirst = false
-        if let dropout, let factors = trained.factors[layer.id] { addDropped(dropout, factors, layer, rows, to: dx) }
+        if let dropout, let factors = trained.factors[layer.id] {
+          clock.measure(.trained) { addDropped(dropout, factors, layer, rows, to: dx) }
+        }
       }
       column += layer.outputs
     }
+  }
+
+  /// Of everything trained in one layer.
+  private func addGradients(
+    _ layer: Linear, _ dy: Floats, _ stride: Int, _ x: UnsafePointer<Float>, _ rows: Int, _ saved: Saved
+  ) {
+    if let bias = layer.bias, let vector = trained.vectors[bias.id] {
+      engine.addColumnSums(dy, stride: stride, rows: rows, count: layer.outputs, to: vector.gradient.start)
+    }
+    if let whole = trained.matrices[layer.id] { addGradient(of: whole, layer, dy, stride, x, rows) }
+    guard let factors = trained.factors[layer.id] else { return }
+    unscale(layer, factors, dy, stride, rows, saved)
+    let input = dropout?.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * layer.inputs)) ?? x
+    addGradients(of: factors, dy, stride, input, rows)
   }
 
   private func addGradient(

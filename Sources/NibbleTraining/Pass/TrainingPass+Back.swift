@@ -19,6 +19,9 @@ extension TrainingPass {
       // The last layer's own is still there.
       if checkpointing, index != layers.count - 1 { layer(index, runs, rows, tape, floats(Slot.value, rows * shape.width)) }
       back(index, runs, rows, tape, gradient)
+      guard LayerKernels.allFinite(gradient, count: rows * shape.width) else {
+        throw NibbleError.quality("layer \(index) gives NaN or infinite gradients")
+      }
     }
     if lowest == 0 { embedBackward(runs, rows, gradient) }
   }
@@ -120,6 +123,6 @@ extension TrainingPass {
         ))
       row += run.ids.count
     }
-    withExtendedLifetime(runs) { shape.attention.backward(pairs, engine.team) }
+    clock.measure(.attention) { withExtendedLifetime(runs) { shape.attention.backward(pairs, engine.team) } }
   }
 }

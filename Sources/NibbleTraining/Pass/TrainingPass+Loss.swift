@@ -43,16 +43,7 @@ extension TrainingPass {
       guard LayerKernels.allFinite(scores, count: part.count * head.outputs) else {
         throw NibbleError.quality("the output head gives NaN or infinite scores")
       }
-      let losses = FloatStore(count: part.count * 2)
-      let wanted = part.map(\.target)
-      engine.team.run(part.count) { index, _ in
-        let own = BackwardKernels.crossEntropy(
-          scores + index * head.outputs, count: head.outputs, target: wanted[index], scale: each)
-        // Two floats hold what one would round.
-        losses.start[2 * index] = Float(own)
-        losses.start[2 * index + 1] = Float(own - Double(Float(own)))
-      }
-      for index in 0..<part.count { loss += Double(losses.start[2 * index]) + Double(losses.start[2 * index + 1]) }
+      loss += clock.measure(.loss) { judge(scores, head.outputs, part.map(\.target), each) }
       guard learns else { continue }
       linear.backward([head], x, rows: part.count, scores, dx: dx, headSaved)
       for (index, target) in part.enumerated() {
@@ -61,6 +52,18 @@ extension TrainingPass {
     }
     if learns { try backward(runs, gradient) }
     return (loss / Double(targets.count), targets.count)
+  }
+
+  /// The sum of the losses of rows of scores; scores become the gradient.
+  private func judge(_ scores: Floats, _ count: Int, _ wanted: [Int], _ scale: Float) -> Double {
+    let losses = FloatStore(count: wanted.count * 2)
+    engine.team.run(wanted.count) { index, _ in
+      let own = BackwardKernels.crossEntropy(scores + index * count, count: count, target: wanted[index], scale: scale)
+      // Two floats hold what one would round.
+      losses.start[2 * index] = Float(own)
+      losses.start[2 * index + 1] = Float(own - Double(Float(own)))
+    }
+    return wanted.indices.reduce(0) { $0 + Double(losses.start[2 * $1]) + Double(losses.start[2 * $1 + 1]) }
   }
 
   /// The mean loss of classes, and its gradients, times `scale`.

@@ -8,13 +8,14 @@ import NibbleModels
 /// Layers are kept as their inputs only and computed once more on the way back (`checkpointing`), or with all they left.
 package final class TrainingPass {
   let model: Model
-  let trained: Trained
+  package let trained: Trained
   let engine: Engine
   let shape: TransformerShape
   /// Whether only the inputs of layers are kept.
   package var checkpointing: Bool
   let rotary: RotaryTable?
   var linear: LinearPass
+  package let clock = StepClock()
   let headSaved = LinearPass.Saved()
   let scratch = Scratch()
   var tapes: [LayerTape] = []
@@ -38,7 +39,7 @@ package final class TrainingPass {
     shape = model.transformer.shape
     engine = model.transformer.engine
     rotary = shape.rotary.map { RotaryTable($0) }
-    linear = LinearPass(engine: engine, trained: trained, scratch: scratch, lengths: RowLengths())
+    linear = LinearPass(engine: engine, trained: trained, scratch: scratch, lengths: RowLengths(), clock: clock)
     let layers = model.transformer.weights.layers
     let isTrained = layers.map { Self.isTrained($0, trained) }
     let weights = model.transformer.weights
@@ -57,14 +58,14 @@ package final class TrainingPass {
   }
 
   /// What is dropped in the next pass; nil for nothing.
-  var dropout: Dropout? {
+  package var dropout: Dropout? {
     get { linear.dropout }
     set { linear.dropout = newValue }
   }
 
   func floats(_ slot: Int, _ count: Int) -> Floats { scratch.floatStart(slot, count) }
 
-  /// Rows split for work on `width` numbers each; pieces do not depend on the number of threads where sums are made.
+  /// Rows split for work on `width` numbers each. No sum goes over rows here: pieces may lie as they like.
   func eachRow(_ rows: Int, _ width: Int, _ body: (Range<Int>) -> Void) {
     engine.team.split(rows, grain: max(1, (1 << 14) / max(width, 1))) { part, _ in body(part) }
   }
@@ -133,8 +134,8 @@ package final class TrainingPass {
     }
     linear.forward(weights.queryKeyValue, tape.attentionInput.start, rows: rows, tape.queryKeyValue.start, tape.linear)
     rotate(runs, tape.queryKeyValue.start, forward: true)
-    withExtendedLifetime(runs) {
-      shape.attention.run(sequences(index, runs, tape), engine.team)
+    clock.measure(.attention) {
+      withExtendedLifetime(runs) { shape.attention.run(sequences(index, runs, tape), engine.team) }
     }
     linear.forward([weights.attentionOutput], tape.attended.start, rows: rows, tape.middle.start, tape.linear)
     add(x, to: tape.middle.start, rows)

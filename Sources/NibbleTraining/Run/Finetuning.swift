@@ -13,8 +13,10 @@ public struct FinetuneOptions: Sendable {
   public var saveSteps = 100
   /// Checkpoints that are kept, beside the best.
   public var savedLimit = 2
-  /// Validations without progress after which the run ends; nil for never. The best adapter is written then, not the last.
+  /// Validations without progress after which the run ends; nil for never.
   public var patience: Int?
+  /// Whether what had the least loss in a validation is written, not what came last; with `patience` it always is.
+  public var writesBest = false
 
   public init() {}
 }
@@ -26,13 +28,16 @@ public final class Finetuning {
     public var steps = 0
     public var smoothedLoss = 0.0
     /// Of the adapter that was written.
-    public var validationLoss: Double?
-    public var validationAccuracy: Double?
+    public var validation: [(key: String, value: Double)] = []
     /// The step whose adapter was written, where that is not the last.
     public var bestStep: Int?
     public var tokens = 0
     /// Numbers that were trained.
     public var trained = 0
+    /// Seconds of the steps, by what they went into.
+    public var parts: [(name: String, seconds: Double)] = []
+
+    public var validationLoss: Double? { validation.first?.value }
   }
 
   private let model: Model
@@ -58,9 +63,6 @@ public final class Finetuning {
     trained =
       isFull
       ? try Trained(everythingOf: model) : try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
-    if options.run.dropout > 0, trained.factors.values.contains(where: { $0.magnitude != nil }) {
-      throw NibbleError.usage("--lora-dropout does not go with DoRA here")
-    }
     guard (0..<1).contains(options.run.dropout) else {
       throw NibbleError.usage("--lora-dropout \(options.run.dropout) is no share below 1")
     }
@@ -97,10 +99,15 @@ public final class Finetuning {
     if resume { _ = try folder.restore(run, identity: identity) }
     var history = RunHistory(resume ? try folder.metrics() : [])
     var isOver = false
+    var seconds = 0.0
     while run.done < run.steps, !isOver {
       try Interrupt.check()
       let report = try run.step()
       result.tokens += report.tokens
+      seconds += report.seconds
+      let clock = run.clock.seconds
+      result.parts = StepClock.Part.allCases.map { ($0.rawValue, clock[$0] ?? 0) }
+      result.parts.append(("rest", max(0, seconds - result.parts.reduce(0) { $0 + $1.seconds })))
       history.add(report.loss)
       try folder.append(report.json)
       try step(report, history.smoothed)
@@ -110,9 +117,9 @@ public final class Finetuning {
     }
     result.steps = run.done
     result.smoothedLoss = history.smoothed
-    if options.patience != nil, let best = history.best, best.step != run.done {
+    if needsBest, let best = history.best, best.step != run.done {
       try folder.restore(run, identity: identity, step: best.step)
-      (result.bestStep, result.validationLoss, result.validationAccuracy) = (best.step, best.loss, nil)
+      (result.bestStep, result.validation) = (best.step, try run.validate(valid).figures)
     }
     try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations))
     try write(to: folder)
@@ -124,19 +131,19 @@ public final class Finetuning {
     let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
     guard isDue, !valid.isEmpty else { return false }
     let found = try run.validate(valid)
-    try folder.append([
-      "step": JSON(run.done), "valid_loss": JSON(found.loss), "valid_accuracy": found.accuracy.map { JSON($0) } ?? .null,
-    ])
-    (result.validationLoss, result.validationAccuracy) = (found.loss, found.accuracy)
+    try folder.append(.object([("step", JSON(run.done))] + found.figures.map { ("valid_" + $0.key, JSON($0.value)) }))
+    result.validation = found.figures
     return history.add(validation: found.loss, run.done)
   }
 
   /// Every so many steps, and where a run that may go back to its best step needs it.
   private func saveIfDue(_ folder: TrainingFolder, _ history: RunHistory, isBest: Bool) throws {
     let isLast = run.done == run.steps
-    guard run.done % options.saveSteps == 0 || isBest && !isLast || isLast && options.patience != nil else { return }
+    guard run.done % options.saveSteps == 0 || isBest && !isLast || isLast && needsBest else { return }
     try folder.save(run, identity: identity, keeping: options.savedLimit, best: history.best?.step)
   }
+
+  private var needsBest: Bool { options.patience != nil || options.writesBest }
 
   private func write(to folder: TrainingFolder) throws {
     if isFull { return try folder.write(trained, of: model.checkpoint) }
@@ -154,7 +161,7 @@ extension RunOptions {
       o.kind.rawValue, "\(o.learningRate)", "\(o.secondFactorRatio)", "\(o.beta1)", "\(o.beta2)", "\(o.epsilon)",
       "\(o.weightDecay)",
       "\(o.momentum)", "\(o.maximumNorm)", schedule.rawValue, "\(warmupSteps ?? -1)", "\(warmupRatio)", "\(maximumSteps ?? -1)",
-      "\(epochs)", "\(batchSize)", "\(accumulation)", "\(shuffles)", "\(seed)", "\(dropout)",
+      "\(epochs)", "\(batchSize)", "\(accumulation)", "\(shuffles)", "\(groupsByLength)", "\(seed)", "\(dropout)",
     ].joined(separator: " ")
   }
 }

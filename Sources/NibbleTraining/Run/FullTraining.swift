@@ -35,9 +35,7 @@ extension Trained {
       }
       add(layer.bias)
     }
-    for norm in weights.layers.flatMap({ [$0.attentionNorm, $0.mlpNorm] })
-      + [weights.embeddingNorm, weights.finalNorm].compactMap({ $0 })
-    {
+    for norm in model.norms {
       add(norm.weight)
       add(norm.bias)
     }

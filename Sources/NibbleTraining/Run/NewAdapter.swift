@@ -66,12 +66,17 @@ extension Trained {
     let headIDs = Set(heads.map(\.id))
     let layers = model.linears.filter { layer in !headIDs.contains(layer.id) && !weights.idle.contains { $0.id == layer.id } }
     let targets = try Targets(options.targets)
+    if let stray = targets.names.first(where: { name in
+      !model.linears.contains { Targets.is($0.name, name) } && !options.modulesToSave.contains(name)
+    }) {
+      throw NibbleError.usage("--target-modules: \(quoted(stray)) is no linear layer of \(model.path)")
+    }
     let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
     let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
     var stream: UInt64 = 0
     for layer in layers where try targets.contains(layer.name, weights) {
       stream += 1
-      guard !options.modulesToSave.contains(where: { layer.name.hasSuffix("." + $0) || layer.name == $0 }) else { continue }
+      guard !options.modulesToSave.contains(where: { Targets.is(layer.name, $0) }) else { continue }
       let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
       let alpha = try alphas.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.alpha
       let random = CountedRandom(seed: options.seed, stream: stream)
@@ -84,7 +89,7 @@ extension Trained {
         case .gaussian: a.start[index] = Float(random.normal(UInt64(index)) / Double(rank))
         }
       }
-      let prefix = "base_model.model." + model.path(of: layer)
+      let prefix = "base_model.model." + model.path(ofModule: layer.name)
       let second = TrainedTensor(prefix + ".lora_B.weight", [layer.outputs, rank], b)
       second.isSecondFactor = true
       let scale = options.method == .rslora ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
@@ -101,73 +106,8 @@ extension Trained {
         "--target-modules \(quoted(options.targets)) matches none of the \(layers.count) layers of \(model.path), such as \(quoted(layers.first?.name ?? ""))"
       )
     }
-    try addWhole(options, model, heads)
-  }
-
-  /// Modules trained whole: those asked for, and the head of a classifier.
-  private mutating func addWhole(_ options: AdapterOptions, _ model: Model, _ heads: [Linear]) throws {
-    func add(_ layer: Linear, _ module: String) {
-      let values = FloatStore(count: layer.matrix.native.rows * layer.matrix.native.columns)
-      layer.matrix.rows(0..<layer.matrix.native.rows, into: values.start)
-      // As the module itself has it.
-      let shape = layer.isConv1D ? [layer.inputs, layer.outputs] : [layer.outputs, layer.inputs]
-      matrices[layer.id] = TrainedTensor("base_model.model.\(model.path(of: layer)).weight", shape, values)
-      addBias(of: layer, model)
-    }
-    if case .classification = model.transformer.weights.head { for layer in heads { add(layer, layer.name) } }
-    for name in options.modulesToSave {
-      let found = model.linears.filter { $0.name == name || $0.name.hasSuffix("." + name) }
-      guard !found.isEmpty else {
-        throw NibbleError.usage("--modules-to-save \(quoted(name)) is no linear layer of \(model.path)")
-      }
-      for layer in found where matrices[layer.id] == nil { add(layer, name) }
-    }
+    try addWholeModules(options.modulesToSave, model, heads)
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer, model) }
-  }
-
-  private mutating func addBias(of layer: Linear, _ model: Model) {
-    guard let bias = layer.bias, vectors[bias.id] == nil else { return }
-    let name = factors[layer.id] == nil ? "bias" : "base_layer.bias"
-    vectors[bias.id] = TrainedTensor(
-      "base_model.model.\(model.path(of: layer)).\(name)", [layer.outputs], FloatStore(Array(bias.values.values)))
-  }
-}
-
-/// Which layers get factors.
-private struct Targets {
-  private enum Choice {
-    case all, attention, mlp
-    case names([String])
-    case pattern(Pattern)
-  }
-
-  private let choice: Choice
-
-  init(_ text: String) throws {
-    switch text {
-    case "all-linear": choice = .all
-    case "attention": choice = .attention
-    case "mlp": choice = .mlp
-    default:
-      let isName = text.utf8.allSatisfy {
-        (0x30...0x39).contains($0) || (0x41...0x5A).contains($0) || (0x61...0x7A).contains($0)
-          || [0x2C, 0x2E, 0x5F, 0x20].contains($0)
-      }
-      choice =
-        isName
-        ? .names(text.split(separator: ",").map { String($0.filter { $0 != " " }) }) : .pattern(try Pattern("^(?:\(text))$"))
-    }
-  }
-
-  func contains(_ path: String, _ weights: TransformerWeights) throws -> Bool {
-    switch choice {
-    case .all: true
-    case .attention:
-      weights.layers.contains { layer in (layer.queryKeyValue + [layer.attentionOutput]).contains { $0.name == path } }
-    case .mlp: weights.layers.contains { layer in (layer.up + [layer.down]).contains { $0.name == path } }
-    case .names(let names): names.contains { path == $0 || path.hasSuffix("." + $0) }
-    case .pattern(let pattern): try pattern.isFound(in: path)
-    }
   }
 }

@@ -32,15 +32,17 @@ extension Trained {
       guard let own = factors[layer.id] else { return nil }
       let root = Double(own.rank)
       let alpha = (Double(own.scale) * (options.method == .rslora ? root.squareRoot() : root) * 1e6).rounded() / 1e6
-      return alpha == options.alpha ? nil : (pattern(model.path(of: layer)), JSON(alpha))
+      return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
     return [
       "peft_type": "LORA", "task_type": isClassifier ? "SEQ_CLS" : "CAUSAL_LM", "base_model_name_or_path": JSON(model.path),
       "r": JSON(options.rank), "lora_alpha": alpha, "lora_dropout": JSON(options.dropout),
       "use_rslora": .bool(options.method == .rslora), "use_dora": .bool(options.method == .dora),
-      "target_modules": JSON(adapted.map { model.path(of: $0) }.sorted()), "modules_to_save": whole.isEmpty ? .null : JSON(whole),
-      "rank_pattern": .object(ranks.map { (pattern(model.path(of: $0.0)), JSON($0.1)) }), "alpha_pattern": .object(alphas),
+      "target_modules": JSON(adapted.map { model.path(ofModule: $0.name) }.sorted()),
+      "modules_to_save": whole.isEmpty ? .null : JSON(whole),
+      "rank_pattern": .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) }),
+      "alpha_pattern": .object(alphas),
       "bias": JSON(options.bias.rawValue), "fan_in_fan_out": .bool(adapted.contains(where: \.isConv1D)),
       "init_lora_weights": .bool(true), "inference_mode": .bool(true),
     ]

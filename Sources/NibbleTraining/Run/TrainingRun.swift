@@ -1,5 +1,6 @@
 import NibbleCompute
 import NibbleCore
+import NibbleEvaluation
 import NibbleModels
 
 /// How long and in what steps to train.
@@ -16,6 +17,8 @@ public struct RunOptions: Sendable, Equatable {
   /// Micro-batches of a step.
   public var accumulation = 1
   public var shuffles = true
+  /// Rows of like length make a micro-batch.
+  public var groupsByLength = false
   public var seed: UInt64 = 0
   public var checkpointing = false
   /// LoRA's dropout.
@@ -85,7 +88,8 @@ package final class TrainingRun {
     guard !trained.tensors.isEmpty else { throw NibbleError.usage("nothing is trained") }
     steps = options.steps(rows: rows.count)
     schedule = options.schedule(steps: steps)
-    order = RowOrder(rows.count, seed: options.shuffles ? options.seed : nil)
+    let grouping = options.groupsByLength ? RowOrder.Grouping(lengths: rows.map(\.ids.count), batch: options.batchSize) : nil
+    order = RowOrder(rows.count, seed: options.shuffles ? options.seed : nil, grouping: grouping)
     pass = TrainingPass(model, trained, checkpointing: options.checkpointing)
     optimizer = Optimizer(options.optimizer, trained.tensors, team: model.transformer.engine.team)
   }
@@ -94,17 +98,25 @@ package final class TrainingRun {
   package struct Validation: Sendable {
     /// The mean over learned tokens, or rows.
     package var loss = 0.0
-    /// The share of rows whose class is found.
-    package var accuracy: Double?
+    /// Of classifiers.
+    package var metrics: LabelMetrics?
+
+    /// Every figure, by its key.
+    package var figures: [(key: String, value: Double)] {
+      [("loss", loss)] + (metrics?.figures.map { ($0.key, $0.value) } ?? [])
+    }
   }
 
   package func validate(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
-    var weight = 0, right = 0
+    var weight = 0
+    let head: ClassificationHead? =
+      if case .classification(let head) = pass.model.transformer.weights.head { head } else { nil }
+    if let head, head.problem != .regression { found.metrics = LabelMetrics(classes: head.output.outputs) }
     for first in stride(from: 0, to: rows.count, by: max(1, options.batchSize)) {
       let batch = rows[first..<min(first + max(1, options.batchSize), rows.count)]
       let runs = batch.map { TokenRun($0.ids) }
-      if isLanguage {
+      guard let head else {
         let own = try pass.language(runs, labels: batch.map(\.labels), learns: false)
         found.loss += own.loss * Double(own.tokens)
         weight += own.tokens
@@ -113,26 +125,31 @@ package final class TrainingRun {
       let own = try pass.classes(runs, targets: batch.map(\.targets), learns: false)
       found.loss += own.loss * Double(batch.count)
       weight += batch.count
-      let count = own.scores.count / batch.count
-      for (row, example) in batch.enumerated() where example.targets.count == 1 {
-        let scores = own.scores[row * count..<(row + 1) * count]
-        if scores.indices.max(by: { scores[$0] < scores[$1] }).map({ $0 - scores.startIndex }) == Int(example.targets[0]) {
-          right += 1
-        }
+      let count = head.output.outputs
+      for (row, example) in batch.enumerated() {
+        found.metrics?.add(scores: own.scores[row * count..<(row + 1) * count], targets: example.targets, head.problem)
       }
     }
     found.loss /= Double(max(weight, 1))
-    if !isLanguage, rows.allSatisfy({ $0.targets.count == 1 }) { found.accuracy = Double(right) / Double(rows.count) }
     return found
   }
+
+  /// Seconds that went into the parts of all passes so far.
+  package var clock: StepClock { pass.clock }
 
   /// Steps taken so far.
   package var done: Int { optimizer.steps }
 
   /// The next step.
   ///
-  /// - Throws: `.quality` where a loss or a gradient is not finite; nothing has changed then
+  /// - Throws: `.quality` naming step and layer where a number is not finite; nothing has changed then
   package func step() throws -> StepReport {
+    do { return try finiteStep() } catch let error as NibbleError where error.kind == .quality {
+      throw NibbleError.quality("step \(done + 1): \(error.message); a lower --learning-rate may help")
+    }
+  }
+
+  private func finiteStep() throws -> StepReport {
     let started = monotonicSeconds()
     let index = optimizer.steps
     optimizer.clearGradients()
@@ -153,13 +170,14 @@ package final class TrainingRun {
         : try pass.classes(runs, targets: batch.map(\.targets), scale: scale).loss
       loss += own / Double(options.accumulation)
     }
-    let norm = optimizer.clip()
+    let norm = pass.clock.measure(.optimizer) { optimizer.clip() }
     guard loss.isFinite, norm.isFinite else {
+      let first = trained.tensors.first { !LayerKernels.allFinite($0.gradient.start, count: $0.gradient.count) }
       throw NibbleError.quality(
-        "step \(index + 1): the loss is \(loss), the gradient's norm \(norm); a lower --learning-rate may help")
+        "the loss is \(loss), the gradient's norm \(norm)" + (first.map { ", that of \(quoted($0.name)) the first" } ?? ""))
     }
     let rate = options.optimizer.learningRate * schedule.factor(index)
-    optimizer.step(rate: rate)
+    pass.clock.measure(.optimizer) { optimizer.step(rate: rate) }
     return StepReport(
       step: index + 1, loss: loss, gradientNorm: norm, learningRate: rate, tokens: tokens, seconds: monotonicSeconds() - started)
   }

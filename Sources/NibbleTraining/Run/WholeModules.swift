@@ -1,0 +1,58 @@
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+extension Trained {
+  /// Modules trained whole: those asked for, by the last parts of their paths, and the head of a classifier.
+  ///
+  /// An embedding that a head shares its weight with is trained alone, as PEFT trains it: the head stays what it was.
+  ///
+  /// - Throws: `.usage` for names of no module
+  mutating func addWholeModules(_ names: [String], _ model: Model, _ heads: [Linear]) throws {
+    if case .classification = model.transformer.weights.head { for layer in heads { add(layer, model) } }
+    let norms = model.norms.map { (String(model.parameterNames[$0.weight.id].dropLast(".weight".count)), $0) }
+    for name in names {
+      let layers = model.linears.filter { Targets.is($0.name, name) }
+      let tables = model.embeddings.filter { Targets.is($0.name, name) }
+      let others = norms.filter { Targets.is($0.0, name) }
+      guard !layers.isEmpty || !tables.isEmpty || !others.isEmpty else {
+        throw NibbleError.usage("--modules-to-save \(quoted(name)) is no linear layer, embedding or norm of \(model.path)")
+      }
+      for layer in layers where matrices[layer.id] == nil { add(layer, model) }
+      for table in tables {
+        add(table.matrix, table.id, [table.count, table.width], "\(model.path(ofModule: table.name)).weight")
+      }
+      for (path, norm) in others {
+        let path = model.path(ofModule: path)
+        add(norm.weight, path + ".weight")
+        if let bias = norm.bias { add(bias, path + ".bias") }
+      }
+    }
+  }
+
+  /// The bias of a layer, where it has one.
+  mutating func addBias(of layer: Linear, _ model: Model) {
+    guard let bias = layer.bias else { return }
+    add(bias, "\(model.path(ofModule: layer.name)).\(factors[layer.id] == nil ? "bias" : "base_layer.bias")")
+  }
+
+  private mutating func add(_ layer: Linear, _ model: Model) {
+    // As the module itself has it.
+    let shape = layer.isConv1D ? [layer.inputs, layer.outputs] : [layer.outputs, layer.inputs]
+    add(layer.matrix, layer.id, shape, "\(model.path(ofModule: layer.name)).weight")
+    addBias(of: layer, model)
+  }
+
+  private mutating func add(_ matrix: Matrix, _ id: ParameterID, _ shape: [Int], _ name: String) {
+    guard matrices[id] == nil else { return }
+    let values = FloatStore(count: matrix.native.rows * matrix.native.columns)
+    matrix.rows(0..<matrix.native.rows, into: values.start)
+    matrices[id] = TrainedTensor("base_model.model." + name, shape, values)
+  }
+
+  private mutating func add(_ vector: Vector, _ name: String) {
+    guard vectors[vector.id] == nil else { return }
+    let values = FloatStore(Array(vector.values.values))
+    vectors[vector.id] = TrainedTensor("base_model.model." + name, [values.count], values)
+  }
+}

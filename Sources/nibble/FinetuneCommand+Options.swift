@@ -1,0 +1,133 @@
+import ArgumentParser
+import NibbleAdapters
+import NibbleCore
+import NibbleModels
+import NibbleTraining
+
+/// Flags as the library takes them.
+extension FinetuneCommand {
+  func check() throws {
+    func positive(_ value: Double, _ flag: String) throws {
+      guard value > 0, value.isFinite else { throw NibbleError.usage("\(flag) \(value) is not above 0") }
+    }
+    for (value, flag) in [
+      (rank, "--lora-r"), (batchSize, "--batch-size"), (gradientAccumulationSteps, "--gradient-accumulation-steps"),
+      (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"), (evalSteps ?? 1, "--eval-steps"),
+      (numLabels ?? 1, "--num-labels"), (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"),
+      (earlyStopping ?? 1, "--early-stopping"),
+    ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not a number from 1") }
+    try positive(learningRate, "--learning-rate")
+    try positive(epochs, "--epochs")
+    try positive(loraplusRatio, "--loraplus-ratio")
+    try positive(epsilon, "--adam-epsilon")
+    for (value, flag) in [
+      (beta1, "--adam-beta1"), (beta2, "--adam-beta2"), (momentum, "--momentum"), (loraDropout, "--lora-dropout"),
+    ] where !(0..<1).contains(value) {
+      throw NibbleError.usage("\(flag) \(value) is not from 0 to below 1")
+    }
+    guard !(groupByLength && noShuffle) else {
+      throw NibbleError.usage("--group-by-length goes with a drawn order, not with --no-shuffle")
+    }
+    guard alpha.isFinite, weightDecay >= 0, weightDecay.isFinite, maxGradNorm >= 0, (0...1).contains(warmupRatio),
+      warmupSteps ?? 0 >= 0
+    else {
+      throw NibbleError.usage("--lora-alpha, --weight-decay, --max-grad-norm, --warmup-ratio or --warmup-steps make no sense")
+    }
+    guard seed >= 0 else { throw NibbleError.usage("--seed \(seed) is below 0") }
+  }
+
+  /// The head that is asked for, if one is.
+  func newHead() throws -> NewHead? {
+    let names = try labels.map(Self.names) ?? []
+    guard let count = numLabels ?? (names.isEmpty ? nil : names.count) else { return nil }
+    guard names.isEmpty || names.count == count else {
+      throw NibbleError.usage("--num-labels \(count), but --labels names \(names.count)")
+    }
+    return NewHead(labels: count, pooling: pooling, hasManyLabels: manyLabels, names: names)
+  }
+
+  private static func names(_ text: String) throws -> [String] {
+    var names = text.split(separator: ",").map(String.init)
+    if text.hasPrefix("@") {
+      let path = String(text.dropFirst())
+      let file = try InputFile(path)
+      guard file.size <= 1 << 20, let lines = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
+        throw NibbleError.badInput("\(path): no list of names, one a line")
+      }
+      names = lines.split(whereSeparator: \.isNewline).map(String.init)
+    }
+    guard !names.isEmpty, Set(names).count == names.count else {
+      throw NibbleError.usage("--labels \(quoted(text)): no names, or one twice")
+    }
+    return names
+  }
+
+  var options: FinetuneOptions {
+    get throws {
+      var options = self.plainOptions
+      options.adapter.rankPattern = try rankPattern.map { text in
+        let (pattern, number) = try Self.pattern(text, "--rank-pattern")
+        guard let rank = Int(number), (1...1 << 20).contains(rank) else {
+          throw NibbleError.usage("--rank-pattern \(quoted(text)): no rank")
+        }
+        return (pattern, rank)
+      }
+      options.adapter.alphaPattern = try alphaPattern.map { text in
+        let (pattern, number) = try Self.pattern(text, "--alpha-pattern")
+        guard let alpha = Double(number), alpha.isFinite else {
+          throw NibbleError.usage("--alpha-pattern \(quoted(text)): no number")
+        }
+        return (pattern, alpha)
+      }
+      return options
+    }
+  }
+
+  /// Divided at the last `=`.
+  private static func pattern(_ text: String, _ flag: String) throws -> (String, String) {
+    guard let equals = text.lastIndex(of: "=") else { throw NibbleError.usage("\(flag) \(quoted(text)) is not REGEX=NUMBER") }
+    return (String(text[..<equals]), String(text[text.index(after: equals)...]))
+  }
+
+  private var plainOptions: FinetuneOptions {
+    var options = FinetuneOptions()
+    (options.adapter, options.run) = (adapterOptions, runOptions)
+    (options.validationSteps, options.saveSteps, options.savedLimit) = (evalSteps, saveSteps, saveTotalLimit)
+    (options.patience, options.writesBest) = (earlyStopping, keepBest)
+    return options
+  }
+
+  private var runOptions: RunOptions {
+    var options = RunOptions()
+    options.dropout = loraDropout
+    options.optimizer.kind = optimizer
+    options.optimizer.learningRate = learningRate
+    options.optimizer.secondFactorRatio = loraplusRatio
+    options.optimizer.weightDecay = weightDecay
+    (options.optimizer.beta1, options.optimizer.beta2, options.optimizer.epsilon) = (beta1, beta2, epsilon)
+    options.optimizer.momentum = momentum
+    options.optimizer.maximumNorm = maxGradNorm
+    options.schedule = lrScheduler
+    (options.warmupSteps, options.warmupRatio) = (warmupSteps, warmupRatio)
+    (options.maximumSteps, options.epochs, options.batchSize) = (maxSteps, epochs, batchSize)
+    (options.accumulation, options.shuffles, options.seed) = (gradientAccumulationSteps, !noShuffle, UInt64(max(0, seed)))
+    (options.checkpointing, options.groupsByLength) = (gradientCheckpointing, groupByLength)
+    return options
+  }
+
+  private var adapterOptions: AdapterOptions {
+    var options = AdapterOptions()
+    (options.method, options.rank, options.alpha, options.targets) = (method, rank, alpha, targetModules)
+    options.modulesToSave = modulesToSave?.split(separator: ",").map(String.init) ?? []
+    (options.bias, options.start, options.dropout, options.seed) = (bias, initLora, loraDropout, UInt64(max(0, seed)))
+    return options
+  }
+}
+
+extension AdapterOptions.Method: ExpressibleByArgument {}
+extension AdapterOptions.Start: ExpressibleByArgument {}
+extension AdapterConfig.Bias: ExpressibleByArgument {}
+extension OptimizerOptions.Kind: ExpressibleByArgument {}
+extension Schedule.Kind: ExpressibleByArgument {}
+extension ChatTemplate: ExpressibleByArgument {}
+extension NewHead.Pooling: ExpressibleByArgument {}

@@ -1,0 +1,76 @@
+import NibbleCore
+import NibbleTraining
+
+/// What is said before, while and after.
+extension FinetuneCommand {
+  func printPlan(_ tuning: Finetuning, _ data: TrainingRows.Data) throws {
+    let length = data.rows.map(\.ids.count).max() ?? 0
+    let plan = tuning.memory(length: length, threads: common.workers)
+    let parts = [
+      ("weights", plan.weights), ("trained", plan.trained), ("gradients", plan.gradients), ("optimizer", plan.moments),
+      ("activations", plan.activations), ("rest", plan.rest), ("peak memory", plan.total),
+    ]
+    if common.json {
+      let members: [(key: String, value: JSON)] =
+        [("verb", "finetune"), ("steps", JSON(tuning.steps)), ("longest_row", JSON(length))]
+        + data.counts + parts.map { ($0.0.replacing(" ", with: "_"), JSON($0.1)) }
+      return try StandardOutput.print(JSON.object(members))
+    }
+    try Summary.printRows(
+      [("steps", "\(tuning.steps), rows of at most \(length) tokens, \(batchSize) at once"), ("rows", data.summary)]
+        + parts.map { ($0.0, byteText($0.1)) })
+  }
+
+  func progress(
+    _ report: StepReport, _ steps: Int, _ smoothed: Double, _ rate: Double, _ started: Double, from first: Int
+  ) {
+    let elapsed = monotonicSeconds() - started
+    let left = elapsed / Double(report.step - first + 1) * Double(steps - report.step)
+    guard !common.quiet else { return }
+    Progress.show(
+      "step \(report.step)/\(steps)  loss \(decimal(report.loss, 4))  smoothed \(decimal(smoothed, 4))  lr \(Float(report.learningRate))  "
+        + "norm \(decimal(report.gradientNorm, 3))  \(decimal(rate, 0)) tok/s  \(decimal(left, 0)) s left  \(byteText(ResourceUse.now.peakBytes))"
+    )
+  }
+
+  func summarize(_ result: Finetuning.Result, _ data: TrainingRows.Data, _ output: String, _ seconds: Double) throws {
+    let use = ResourceUse.now
+    if common.json {
+      let head: [(key: String, value: JSON)] = [
+        ("verb", "finetune"), ("output", JSON(output)), ("steps", JSON(result.steps)), ("loss", JSON(result.smoothedLoss)),
+        ("trained", JSON(result.trained)),
+      ]
+      let tail: [(key: String, value: JSON)] = [
+        ("best_step", result.bestStep.map { JSON($0) } ?? .null), ("tokens", JSON(result.tokens)), ("seconds", JSON(seconds)),
+        ("seconds_of", .object(result.parts.map { ($0.name, JSON($0.seconds)) })),
+        ("cpu_seconds", JSON(use.userSeconds + use.systemSeconds)), ("peak_memory", JSON(use.peakBytes)),
+        ("threads", JSON(common.workers)),
+      ]
+      return try StandardOutput.print(
+        JSON.object(head + result.validation.map { ("valid_" + $0.key, JSON($0.value)) } + data.counts + tail))
+    }
+    var rows = [
+      ("output", output), ("trained", "\(result.trained) numbers"), ("rows", data.summary),
+      ("steps", "\(result.steps), smoothed loss \(decimal(result.smoothedLoss, 4))"),
+    ]
+    if !result.validation.isEmpty {
+      let figures = result.validation.filter { ["loss", "accuracy", "f1_macro", "matthews"].contains($0.key) }
+      rows.append(
+        (
+          "validation",
+          figures.map { "\($0.key.replacing("_", with: " ")) \(decimal($0.value, 4))" }.joined(separator: ", ")
+            + (result.bestStep.map { ", of step \($0)" } ?? "")
+        ))
+    }
+    if common.verbose {
+      let all = max(result.parts.reduce(0) { $0 + $1.seconds }, 1e-9)
+      rows.append(
+        ("of the steps", result.parts.map { "\($0.name) \(decimal(100 * $0.seconds / all, 1)) %" }.joined(separator: ", ")))
+    }
+    rows += [
+      ("time", "\(decimal(seconds, 2)) s, \(decimal(Double(result.tokens) / max(seconds, 1e-9), 0)) tokens a second"),
+      ("peak memory", byteText(use.peakBytes)),
+    ]
+    try Summary.printRows(rows)
+  }
+}

@@ -1,0 +1,37 @@
+import NibbleCore
+
+extension FinetuneCommand {
+  /// Every option as it was in force, as `--config` takes it.
+  var yaml: String {
+    func text(_ value: String) -> JSON { JSON(value) }
+    // An adapter to train on brings its own.
+    func own(_ value: JSON?) -> JSON? { initAdapter == nil ? value : nil }
+    let entries: [(String, JSON?)] = [
+      ("base", text(base)), ("data", text(data)), ("valid", valid.map(text)), ("init_adapter", initAdapter.map(text)),
+      ("method", own(text(method.rawValue))), ("lora_r", own(JSON(rank))), ("lora_alpha", own(JSON(alpha))),
+      ("lora_dropout", JSON(loraDropout)),
+      ("target_modules", own(text(targetModules))), ("modules_to_save", modulesToSave.map(text)),
+      ("bias", own(text(bias.rawValue))),
+      ("rank_pattern", rankPattern.isEmpty ? nil : JSON(rankPattern)),
+      ("alpha_pattern", alphaPattern.isEmpty ? nil : JSON(alphaPattern)), ("init_lora", own(text(initLora.rawValue))),
+      ("num_labels", numLabels.map { JSON($0) }), ("labels", labels.map(text)), ("pooling", text(pooling.rawValue)),
+      ("many_labels", .bool(manyLabels)), ("max_steps", maxSteps.map { JSON($0) }), ("epochs", JSON(epochs)),
+      ("batch_size", JSON(batchSize)), ("gradient_accumulation_steps", JSON(gradientAccumulationSteps)),
+      ("max_length", maxLength.map { JSON($0) }), ("learning_rate", JSON(learningRate)), ("loraplus_ratio", JSON(loraplusRatio)),
+      ("lr_scheduler", text(lrScheduler.rawValue)), ("warmup_steps", warmupSteps.map { JSON($0) }),
+      ("warmup_ratio", JSON(warmupRatio)), ("optimizer", text(optimizer.rawValue)), ("adam_beta1", JSON(beta1)),
+      ("adam_beta2", JSON(beta2)), ("adam_epsilon", JSON(epsilon)), ("momentum", JSON(momentum)),
+      ("weight_decay", JSON(weightDecay)), ("max_grad_norm", JSON(maxGradNorm)), ("seed", JSON(seed)),
+      ("no_shuffle", .bool(noShuffle)), ("group_by_length", .bool(groupByLength)), ("train_on_prompt", .bool(trainOnPrompt)),
+      ("template", (template?.rawValue).map(text)), ("eval_steps", evalSteps.map { JSON($0) }), ("save_steps", JSON(saveSteps)),
+      ("save_total_limit", JSON(saveTotalLimit)), ("keep_best", .bool(keepBest)),
+      ("early_stopping", earlyStopping.map { JSON($0) }),
+      ("gradient_checkpointing", .bool(gradientCheckpointing)), ("compute_dtype", text(computeDtype.rawValue)),
+    ]
+    // What stands behind a key is JSON, which YAML takes as it is. A switch that is off is left out: its flag has no other way.
+    return entries.compactMap { key, value in
+      guard let value, value.bool != false else { return nil }
+      return "\(key): \(value.text())\n"
+    }.joined()
+  }
+}
