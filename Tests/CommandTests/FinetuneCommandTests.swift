@@ -132,7 +132,8 @@ struct FinetuneCommandTests {
     }
     let data = try folder.write("rows.jsonl", rows.joined(separator: "\n") + "\n{\"text\": \"the sun\", \"labels\": []}")
     let result = try Program.run([
-      "finetune", "--base", base, "--data", data, "--valid", data, "-o", folder.file("out"), "--labels", "cat,dog", "--many-labels",
+      "finetune", "--base", base, "--data", data, "--valid", data, "-o", folder.file("out"), "--labels", "cat,dog",
+      "--many-labels",
       "--learning-rate", "1e-2", "--max-steps", "60", "--batch-size", "4", "--group-by-length", "--json", "-q",
     ])
     #expect(result.code == 0, "\(result.errors)")

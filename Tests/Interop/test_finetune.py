@@ -112,7 +112,7 @@ WHOLE = {LLAMA: "embed_tokens,norm,lm_head", "GPT2LMHeadModel": "wte,ln_2"}
 @pytest.mark.parametrize("method, more", [
     ("lora", []), ("rslora", []), ("dora", []), ("dora", ["--lora-dropout", "0.1"]), ("lora", ["--bias", "all"]),
     ("lora", ["--bias", "lora_only", "--target-modules", "attention"]), ("lora", ["--modules-to-save"]),
-    ("lora", ["--init-lora", "gaussian", "--loraplus-ratio", "16", "--rank-pattern", "0=2", "--alpha-pattern", "1=3"]),
+    ("lora", ["--init-lora", "gaussian", "--loraplus-ratio", "2", "--rank-pattern", "0=2", "--alpha-pattern", "1=3"]),
 ], ids=lambda value: value if isinstance(value, str) else "".join(map(str, value)) or "plain")
 @pytest.mark.parametrize("name", [LLAMA, "GPT2LMHeadModel"])
 def test_new_adapters_load_in_peft_and_say_the_same(nibble, work, name, method, more):
@@ -128,30 +128,43 @@ def test_new_adapters_load_in_peft_and_say_the_same(nibble, work, name, method, 
     assert len(load_file(work / "out" / "adapter_model.safetensors")) > 4
 
 
-# Each template as jinja; what the assistant says, and what ends it, stands between marks.
+# Each template as jinja.
 TEMPLATES = {
     "llama-3": "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
-               "{% if m.role == 'assistant' %}{% generation %}{{ m.content | trim }}<|eot_id|>{% endgeneration %}"
-               "{% else %}{{ m.content | trim }}<|eot_id|>{% endif %}{% endfor %}",
-    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
-              "<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}",
-    "zephyr": "{% for m in messages %}<|{{ m.role }}|>{{ '\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
-              "</s>{% endgeneration %}{% else %}{{ m.content }}</s>{% endif %}{{ '\n' }}{% endfor %}",
-    "mistral": "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %} {{ m.content | trim }}</s>"
-               "{% endgeneration %}{% elif m.role == 'user' %}[INST] {% if loop.index0 == 1 and messages[0].role == 'system' %}"
+               "{{ m.content | trim }}<|eot_id|>{% endfor %}",
+    "chatml": "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}",
+    "zephyr": "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}",
+    "mistral": "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content | trim }}</s>"
+               "{% elif m.role == 'user' %}[INST] {% if loop.index0 == 1 and messages[0].role == 'system' %}"
                "{{ messages[0].content }}\n\n{% endif %}{{ m.content }} [/INST]{% endif %}{% endfor %}",
 }
 CONVERSATIONS = [
     [("user", "Say yes."), ("assistant", "Yes.")],
-    [("system", "You are a helpful assistant."), ("user", "Translate: cat"), ("assistant", "chat")],
+    [("system", "You are a helpful assistant."), ("user", "Translate: cat"), ("assistant", "le chat")],
     [("user", "Héllo 🦙 你好"), ("assistant", " 👍 "), ("user", "¿Qué?\n\nLine 2 \"quoted\""), ("assistant", "ok <b>\\n</b>")],
-    [("system", " S "), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"), ("user", "e")],
+    [("system", " S "), ("user", "one"), ("assistant", "zwei"), ("user", "two"), ("assistant", "drei"), ("user", "three")],
 ]
 
 
+def parts(text, answers, end):
+    """The rendered text, divided before and behind each answer and what ends it."""
+    for answer in answers:
+        after = text.index(end, text.index(answer.strip())) + len(end)
+        start = text.index(answer.strip())
+        # A space before it that the template sets, or that is the answer's own, is learned with it.
+        while text[start - 1] == " ":
+            start -= 1
+        yield text[:start], False
+        yield text[start:after], True
+        text = text[after:]
+    if text:
+        yield text, False
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_conversations_are_written_and_masked_as_transformers_does(nibble, work, template):
-    """Real byte-level tokens (GPT-2's), the marks of the templates added as special ones."""
+def test_conversations_are_written_as_transformers_writes_them_and_answers_are_learned(nibble, work, template):
+    """Real byte-level tokens (GPT-2's), the marks of the templates added as special ones. Tokens end where an answer begins, as they
+    do when a model is asked: the text before it is what the generation prompt will be."""
     begin, end = {"llama-3": ("<|begin_of_text|>", "<|eot_id|>"), "chatml": (None, "<|im_end|>")}.get(template, ("<s>", "</s>"))
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(pathlib.Path(__file__).parents[1] / "Fixtures/tokenizers/gpt2/tokenizer.json"), bos_token=begin, eos_token=end)
@@ -160,17 +173,20 @@ def test_conversations_are_written_and_masked_as_transformers_does(nibble, work,
     if template == "mistral":
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, tokenizer.convert_tokens_to_ids(begin))])
-    save_random(*class_and_type(LLAMA), work / "m", vocab_size=len(tokenizer))
+    save_random(*class_and_type(LLAMA), work / "m", vocab_size=len(tokenizer), max_position_embeddings=256)
     tokenizer.save_pretrained(work / "m")
     for conversation in CONVERSATIONS:
         messages = [{"role": role, "content": content} for role, content in conversation]
         (work / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
         said = nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--template", template, "--show-batch").stdout
         lines = [line.split() for line in said.splitlines()[1:]]
-        theirs = tokenizer.apply_chat_template(
-            messages, chat_template=TEMPLATES[template], return_dict=True, return_assistant_tokens_mask=True)
-        assert [int(line[1]) for line in lines] == theirs["input_ids"]
-        assert [line[0] == "learn" for line in lines] == [bool(mask) for mask in theirs["assistant_masks"]]
+        text = tokenizer.apply_chat_template(messages, chat_template=TEMPLATES[template], tokenize=False)
+        ids, learned = [], []
+        for part, is_answer in parts(text, [content for role, content in conversation if role == "assistant"], end):
+            own = tokenizer(part, add_special_tokens=False)["input_ids"]
+            ids, learned = ids + own, learned + [is_answer] * len(own)
+        assert [int(line[1]) for line in lines] == ids
+        assert [line[0] == "learn" for line in lines] == learned
 
 
 def test_the_bundled_model_learns_shakespeare_and_merging_keeps_it(nibble, stories, work):

@@ -125,7 +125,8 @@ struct DataTests {
   func names(_ areMany: Bool) throws {
     let classes = Classes(3, names: ["up", "down", "level"], areMany: areMany)
     func read(_ label: String) throws -> [Double] {
-      let row = try JSON.parse(Array((areMany ? #"{"text": "x", "labels": [\#(label)]}"# : #"{"text": "x", "label": \#(label)}"#).utf8))
+      let row = try JSON.parse(
+        Array((areMany ? #"{"text": "x", "labels": [\#(label)]}"# : #"{"text": "x", "label": \#(label)}"#).utf8))
       return try encoder().classified(row, classes, place: "rows.jsonl:7").row.targets
     }
     #expect(try read(#""level""#) == (areMany ? [0, 0, 1] : [2]))

@@ -14,11 +14,16 @@ public enum ChatTemplate: String, Sendable, CaseIterable {
     var begins = false
   }
 
-  /// The pieces, or why these messages cannot be written so.
+  /// The pieces, or why these messages cannot be written so. What stands between two answers is one piece: tokens go over its
+  /// parts as they do when the model is asked, and end where its answer begins.
   func pieces(_ messages: [(role: String, content: String)]) -> Result<[Piece], Failure> {
     var pieces: [Piece] = []
     func add(_ text: String, _ isAnswer: Bool = false) {
-      pieces.append(Piece(text: text, isAnswer: isAnswer, begins: pieces.isEmpty && self == .mistral))
+      if let last = pieces.last, !last.isAnswer, !isAnswer {
+        pieces[pieces.count - 1].text += text
+      } else {
+        pieces.append(Piece(text: text, isAnswer: isAnswer, begins: pieces.isEmpty && self == .mistral))
+      }
     }
     var system = ""
     for (index, (role, content)) in messages.enumerated() {

@@ -25,7 +25,7 @@ extension Trained {
       heads = Set((head.dense + [head.output]).compactMap { $0.name.split(separator: ".").first.map(String.init) }).sorted()
     default: heads = []
     }
-    let whole = heads + options.modulesToSave
+    let whole = heads + wholePaths(model).filter { path in !heads.contains { path == $0 || path.hasPrefix($0 + ".") } }
     func pattern(_ path: String) -> String { path.replacing(".", with: "\\.") }
     let ranks = adapted.compactMap { layer in factors[layer.id].map { (layer, $0.rank) } }.filter { $0.1 != options.rank }
     let alphas = adapted.compactMap { layer -> (String, JSON)? in
@@ -46,5 +46,10 @@ extension Trained {
       "bias": JSON(options.bias.rawValue), "fan_in_fan_out": .bool(adapted.contains(where: \.isConv1D)),
       "init_lora_weights": .bool(true), "inference_mode": .bool(true),
     ]
+  }
+  /// Whole paths: PEFT takes `norm` for the end of any module's name.
+  private func wholePaths(_ model: Model) -> [String] {
+    let ids = matrices.keys + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
+    return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
 }
