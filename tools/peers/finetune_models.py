@@ -14,6 +14,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 TOKENS, RANK, ALPHA, RATE = 128, 8, 16, "1e-4"
 # Of a round; one more comes first, to warm up.
 STEPS = 2
+# Larger micro-batches, nibble alone: rows, tokens of each, flags.
+BATCHES = ((4, 128, []), (4, 128, ["--gradient-checkpointing"]), (4, 512, ["--gradient-checkpointing"]))
 
 
 def parse():
@@ -48,6 +50,8 @@ class Bench:
         # By program: losses of the steps of one round, and numbers trained.
         self.losses, self.trained = {}, {}
         self.others = []
+        # By batch and threads: what nibble said of the run, and the process.
+        self.batches = {}
 
     def do(self, command, threads, **how):
         """Runs it; what it took, and what it said."""
@@ -127,6 +131,25 @@ class Bench:
                         self.failed[name] = str(error)
 
 
+    def run_batches(self):
+        """Every batch on all the cores there are to be, the first on each number of them."""
+        size = json.loads((self.options.model / "config.json").read_text())["vocab_size"]
+        chance = random.Random(2)
+        for count, tokens, flags in BATCHES:
+            rows = [[chance.randrange(size) for _ in range(tokens)] for _ in range(count * (1 + STEPS))]
+            self.rows.write_text("".join(json.dumps({"input_ids": ids, "labels": ids}) + "\n" for ids in rows))
+            for threads in self.options.threads if (count, tokens, flags) == BATCHES[0] else self.options.threads[-1:]:
+                os.sched_setaffinity(0, CORES[:threads])
+                print(f"{threads} threads, {count} x {tokens} tokens {' '.join(flags)}", file=sys.stderr)
+                done, said = self.do([
+                    self.options.nibble, "finetune", "--base", self.base, "--data", self.rows, "-o", self.out, "--force", "--lora-r", RANK,
+                    "--lora-alpha", ALPHA, "--max-steps", 1 + STEPS, "--batch-size", count, "--no-shuffle", "--learning-rate", RATE,
+                    "--compute-dtype", "bf16", "-j", threads, "--json", "-q", *flags], threads, anonymous=True)
+                steps = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
+                said = json.loads(said) | {"steps": [step["seconds"] for step in steps]}
+                self.batches[count, tokens, bool(flags), threads] = said, done
+
+
 CORES = sorted(os.sched_getaffinity(0))
 
 
@@ -141,10 +164,11 @@ def main():
     try:
         bench.prepare()
         bench.run()
+        bench.run_batches()
     except Failed as error:
         sys.exit(f"tools/bench-peers: {error}")
     print(head + "\n" + finetune_tables.meanwhile(bench), finetune_tables.taken(bench), finetune_tables.ratios(bench),
-          finetune_tables.losses(bench), sep="\n\n")
+          finetune_tables.losses(bench), finetune_tables.batches(bench), sep="\n\n")
 
 
 main()

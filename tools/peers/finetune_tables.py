@@ -1,4 +1,5 @@
 """Prints what finetune_models.py measured."""
+import json
 import statistics
 
 LABELS = {
@@ -71,3 +72,31 @@ def losses(bench):
     return "\n".join([
         *lines, f"fp32, first step: nibble's and PEFT's differ by {found:.1e} of it, at most {DIFFERENCE:.0e}: "
         + ("met" if found <= DIFFERENCE else "MISSED")])
+
+
+def weights(model):
+    """Numbers of the linear layers of a Llama, and of its head."""
+    config = json.loads((model / "config.json").read_text())
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    heads, pairs = config["num_attention_heads"], config["num_key_value_heads"]
+    size = config.get("head_dim") or width // heads
+    layer = width * size * (2 * heads + 2 * pairs) + 3 * width * inner
+    return config["num_hidden_layers"] * layer, width * config["vocab_size"]
+
+
+def batches(bench):
+    """How fast nibble's whole step is, what of its time the products with weights take, and where the rest goes."""
+    layers, head = weights(bench.options.model)
+    lines = [f"{'nibble QLoRA bf16, larger micro-batches':42}{'s a step':>9}{'GFLOP/s':>9}{'products':>10}{'share':>7}{'peak MB':>9}"
+             f"{'anonymous MB':>14}"]
+    for (count, tokens, is_checkpointed, threads), (said, done) in bench.batches.items():
+        label = f"{count} x {tokens} tokens, -t{threads}{', checkpointed' if is_checkpointed else ''}"
+        # Forth and back to the input; checkpointing goes through all layers but the last once more.
+        work = 2 * count * tokens * ((3 if is_checkpointed else 2) * layers + 2 * head) / 1e9
+        parts, step = said["seconds_of"], statistics.median(said["steps"][1:])
+        share = parts["weights"] / sum(parts.values())
+        lines.append(f"{label:42}{step:9.2f}{work / step:9.0f}{work / step / share:10.0f}{share:7.2f}{done.peak / 1e6:9.0f}{done.anonymous / 1e6:14.0f}")
+        rest = ", ".join(f"{name} {100 * seconds / sum(parts.values()):.1f} %" for name, seconds in parts.items() if name != "weights")
+        lines.append(f"  the rest: {rest}")
+    return "\n".join([
+        *lines, "GFLOP/s of the whole step, then of its products with weights alone, decoding included, and their share of the time."])
