@@ -13,7 +13,7 @@ struct CommonOptions: ParsableArguments {
   @Flag(name: .shortAndLong, help: "Print what is done with each tensor.")
   var verbose = false
 
-  @Option(name: [.customShort("j"), .long], help: "Threads to work with (default: every core).")
+  @Option(name: [.customShort("j", allowingJoined: true), .long], help: "Threads to work with (default: every core).")
   var threads: Int?
 
   func validate() throws {

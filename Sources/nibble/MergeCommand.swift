@@ -49,8 +49,8 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "The adapter was trained on the 4-bit form of this base, so it is merged onto those values.",
-      valueName: "nf4[:block=N][:no-double-quant]"))
+      "The adapter was trained on the 4-bit form of this base, so it is merged onto those values; original: onto the base's own all the same.",
+      valueName: "nf4[:block=N][:no-double-quant]|original"))
   var trainedOn: String?
 
   @Flag(help: "Merge adapters that say they were trained on another base.")
@@ -71,7 +71,7 @@ struct MergeCommand: ParsableCommand {
     var options = MergeOptions(try adapters.open())
     options.dtype = try dtype.map { try DType(flag: $0) }
     options.packing.codec = try CodecChoice(packing: codec ?? "nf4")
-    if codec != nil, !source.packed.isEmpty || trainedOn != nil {
+    if codec != nil, !source.packed.isEmpty || trainedOn.map({ $0 != BaseMatch.original }) ?? false {
       throw NibbleError.usage("--codec is for plain bases; \(base) is merged into as it is packed")
     }
     try packing.apply(to: &options.packing)

@@ -170,6 +170,11 @@ struct AloneTests {
     let other = try plain.packedForm(QuantizeOptions(trainedOn: "nf4:block=128"), beside: folder.file("out"), threads: 1)
     #expect(throws: NibbleError.self) { try match.check(other, of: plain, anyBase: false) }
 
+    let asked = try BaseMatch(plain, [onFour], trainedOn: "original")
+    #expect(asked.trainedOn == nil && asked.warnings.count == 1)
+    #expect(throws: NibbleError.self) { try BaseMatch(four, [onFour], trainedOn: "original") }
+    #expect(throws: NibbleError.self) { try BaseMatch(stranger, [onFour], trainedOn: "original") }
+
     let onPlain = try known(ones, ones, name: "plain", binding: #"{"base": "\#(p)"}"#)
     #expect(try BaseMatch(plain, [onPlain]).warnings.isEmpty)
     #expect(try BaseMatch(four, [onPlain]).warnings.count == 1)

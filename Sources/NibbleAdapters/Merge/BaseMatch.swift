@@ -10,6 +10,9 @@ public struct BaseMatch: Sendable {
   /// Things worth telling.
   public private(set) var warnings: [String] = []
 
+  /// What `--trained-on` says where the adapters are to meet the original's values all the same.
+  public static let original = "original"
+
   /// Compares `base` with what each adapter says of its own.
   ///
   /// - Parameters:
@@ -20,7 +23,11 @@ public struct BaseMatch: Sendable {
     _ base: Checkpoint, _ adapters: [AdapterFile], trainedOn given: String? = nil, anyBase: Bool = false,
     threads: Int = availableCores
   ) throws {
-    trainedOn = given
+    let meetsOriginal = given == Self.original
+    guard !meetsOriginal || base.packed.isEmpty else {
+      throw NibbleError.usage("--trained-on \(Self.original): \(base.path) is packed, not an original")
+    }
+    trainedOn = meetsOriginal ? nil : given
     var identity = base.claimedIdentity
     var asItIs: AdapterFile?
     for adapter in adapters {
@@ -32,10 +39,14 @@ public struct BaseMatch: Sendable {
       identity = own
       if own == binding.base {
         asItIs = adapter
-        guard given == nil else {
+        guard given == nil || meetsOriginal else {
           throw NibbleError.usage(
             "\(adapter.path) was trained on \(base.path) as it is, not on a packed form of it; leave out --trained-on")
         }
+        continue
+      }
+      if own == binding.source, meetsOriginal {
+        warnings.append("\(adapter.path) was trained on a packed form of \(base.path); as asked, it meets the original's values")
         continue
       }
       if own == binding.source, let packing = binding.packing {
