@@ -12,8 +12,10 @@ package enum JSONLines {
     var offset = 0
     var number = 0
     var pending: [UInt8] = []
-    func take(_ line: ArraySlice<UInt8>) throws {
+    func take(_ whole: ArraySlice<UInt8>) throws {
       number += 1
+      // What some editors put before the first.
+      let line = number == 1 && whole.starts(with: [0xEF, 0xBB, 0xBF]) ? whole.dropFirst(3) : whole
       if line.allSatisfy({ $0 == 0x20 || $0 == 0x09 || $0 == 0x0D }) { return }
       let value: JSON
       do throws(JSONError) {

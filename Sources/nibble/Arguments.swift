@@ -2,10 +2,23 @@ import NibbleCore
 
 /// What is done to the words of the command line before they are parsed.
 enum Arguments {
+  /// The words of this run, as they were parsed.
+  private nonisolated(unsafe) static var words: [String] = []
+
+  /// Which of these flags the command line or its `--config` gives.
+  static func given(_ flags: [String]) -> [String] {
+    flags.filter { flag in words.contains { $0 == flag || $0.hasPrefix(flag + "=") } }
+  }
+
   /// Hugging Face's snake_case flags become kebab-case, and what a `--config` file says is put in front of the flags,
   /// unless a flag says it too.
   static func normalized(_ words: [String]) throws -> [String] {
-    var words = kebabCase(words)
+    self.words = try withConfiguration(kebabCase(words))
+    return self.words
+  }
+
+  private static func withConfiguration(_ words: [String]) throws -> [String] {
+    var words = words
     guard let path = take("--config", from: &words) else { return words }
     guard let verb = words.first, !verb.hasPrefix("-") else { return words }
     let (valued, bare) = try flags(path, given: words)
@@ -37,6 +50,11 @@ enum Arguments {
     return nil
   }
 
+  /// Flags that take a list between commas, and those that may be repeated.
+  private static let lists: Set = ["target-modules", "modules-to-save", "labels"]
+  private static let repeatable: Set = ["rank-pattern", "alpha-pattern", "tensor", "keep", "adapter", "use", "stop"]
+  /// Switches that are on unless they are turned off, or may be either.
+  private static let invertible: Set = ["double-quant", "gradient-checkpointing", "check"]
   private static let short = ["output": "-o", "threads": "-j", "quiet": "-q", "verbose": "-v"]
 
   /// The entries of a YAML file as flags: texts and numbers as values, lists as repeated flags, true and false as
@@ -59,13 +77,21 @@ enum Arguments {
       }
       if isGiven { continue }
       let elements = if case .sequence(let list) = value { list } else { [value] }
-      for element in elements {
+      var scalars = try elements.map { element in
         guard case .scalar(let scalar) = element else {
           throw NibbleError.usage("\(path): the value of '\(name)' is neither a text nor a list of texts")
         }
+        return scalar
+      }
+      if lists.contains(name) { scalars = [scalars.joined(separator: ",")] }
+      guard scalars.count == 1 || repeatable.contains(name) else {
+        throw NibbleError.usage("\(path): '\(name)' takes one value, not a list of \(scalars.count)")
+      }
+      for scalar in scalars {
         switch scalar {
         case "true", "yes", "on": flags.bare.append("--" + name)
-        case "false", "no", "off": flags.bare.append("--no-" + name)
+        // A switch that is off is one that is not given.
+        case "false", "no", "off": if invertible.contains(name) { flags.bare.append("--no-" + name) }
         default: flags.valued.append("--\(name)=\(scalar)")
         }
       }

@@ -16,6 +16,10 @@ struct CommonOptions: ParsableArguments {
   @Option(name: [.customShort("j", allowingJoined: true), .long], help: "Threads to work with (default: every core).")
   var threads: Int?
 
+  /// Taken out of the words before they are parsed; here for `--help`.
+  @Option(help: ArgumentHelp("Flags as lines 'flag: value' of a YAML file; flags that are given win.", valueName: "file.yaml"))
+  var config: String?
+
   func validate() throws {
     if let threads, !(1...1024).contains(threads) { throw ValidationError("--threads must be from 1 to 1024") }
   }
@@ -25,6 +29,12 @@ struct CommonOptions: ParsableArguments {
   func progress(_ label: String) -> (Int, Int) -> Void {
     let bar = Progress(label, quiet: quiet)
     return { bar.update($0, $1) }
+  }
+
+  /// Says which of these flags are given and count for nothing.
+  func warnIgnored(_ flags: [String], _ reason: String) {
+    let given = Arguments.given(flags)
+    if !given.isEmpty { warn(["\(given.joined(separator: ", ")): ignored, \(reason)"]) }
   }
 
   func warn(_ warnings: [String]) {

@@ -37,7 +37,15 @@ struct EvaluateCommand: ParsableCommand {
 
   func run() throws {
     let started = monotonicSeconds()
-    if task != .perplexity { return try judgeRows(started) }
+    if let predictions {
+      guard task == .classification else { throw NibbleError.usage("--predictions are of classes: --task classification") }
+      guard PathKind(predictions) == .nothing else { throw NibbleError.usage("\(predictions) exists") }
+    }
+    if task != .perplexity {
+      common.warnIgnored(["--context", "--stride", "--windows", "--compare-to"], "--task is \(task.rawValue)")
+      return try judgeRows(started)
+    }
+    common.warnIgnored(["--max-length", "--train-on-prompt", "--template"], "--task is perplexity")
     let documents = try Documents(data)
     let open = try OpenModel(model, common)
     let other = try compareTo.map { try Model($0, precision: model.computeDtype, threads: common.workers) }
@@ -99,7 +107,6 @@ struct EvaluateCommand: ParsableCommand {
   }
 
   private func write(_ found: RowScores, _ rows: [TrainingRow], _ classes: Classes?, to path: String) throws {
-    guard PathKind(path) == .nothing else { throw NibbleError.usage("\(path) exists") }
     func called(_ number: Int) -> JSON { classes?.names.isEmpty == false ? JSON(classes?.names[number]) : JSON(number) }
     let lines = zip(found.scores, rows).map { scores, row -> String in
       let best = scores.indices.max { scores[$0] < scores[$1] } ?? 0

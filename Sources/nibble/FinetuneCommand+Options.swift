@@ -15,7 +15,7 @@ extension FinetuneCommand {
       (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"), (evalSteps ?? 1, "--eval-steps"),
       (numLabels ?? 1, "--num-labels"), (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"),
       (earlyStopping ?? 1, "--early-stopping"),
-    ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not a number from 1") }
+    ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not from 1 to \(1 << 30)") }
     try positive(learningRate, "--learning-rate")
     try positive(epochs, "--epochs")
     try positive(loraplusRatio, "--loraplus-ratio")
@@ -28,10 +28,16 @@ extension FinetuneCommand {
     guard !(groupByLength && noShuffle) else {
       throw NibbleError.usage("--group-by-length goes with a drawn order, not with --no-shuffle")
     }
-    guard alpha.isFinite, weightDecay >= 0, weightDecay.isFinite, maxGradNorm >= 0, (0...1).contains(warmupRatio),
-      warmupSteps ?? 0 >= 0
-    else {
-      throw NibbleError.usage("--lora-alpha, --weight-decay, --max-grad-norm, --warmup-ratio or --warmup-steps make no sense")
+    for (value, flag, isGood) in [
+      (alpha, "--lora-alpha", alpha.isFinite), (weightDecay, "--weight-decay", weightDecay >= 0 && weightDecay.isFinite),
+      (maxGradNorm, "--max-grad-norm", maxGradNorm >= 0), (warmupRatio, "--warmup-ratio", (0...1).contains(warmupRatio)),
+      (Double(warmupSteps ?? 0), "--warmup-steps", warmupSteps ?? 0 >= 0),
+    ] where !isGood { throw NibbleError.usage("\(flag) \(value) makes no sense") }
+    if let maxMemory, parseBytes(maxMemory) == nil {
+      throw NibbleError.usage("--max-memory \(quoted(maxMemory)) is no size such as 300MB")
+    }
+    if let modulesToSave, modulesToSave.allSatisfy({ $0 == "," }) {
+      throw NibbleError.usage("--modules-to-save \(quoted(modulesToSave)) names nothing")
     }
     guard seed >= 0 else { throw NibbleError.usage("--seed \(seed) is below 0") }
   }
@@ -58,6 +64,9 @@ extension FinetuneCommand {
     }
     guard !names.isEmpty, Set(names).count == names.count else {
       throw NibbleError.usage("--labels \(quoted(text)): no names, or one twice")
+    }
+    for (place, name) in names.enumerated() where Int(name) ?? place != place {
+      throw NibbleError.usage("--labels \(quoted(text)): \(quoted(name)) is the number of another class")
     }
     return names
   }
@@ -93,7 +102,7 @@ extension FinetuneCommand {
     var options = FinetuneOptions()
     (options.adapter, options.run) = (adapterOptions, runOptions)
     (options.validationSteps, options.saveSteps, options.savedLimit) = (evalSteps, saveSteps, saveTotalLimit)
-    (options.patience, options.writesBest) = (earlyStopping, keepBest)
+    (options.patience, options.writesBest, options.anyBase) = (earlyStopping, keepBest, anyBase)
     return options
   }
 

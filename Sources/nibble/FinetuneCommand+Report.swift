@@ -4,7 +4,7 @@ import NibbleTraining
 /// What is said before, while and after.
 extension FinetuneCommand {
   func printPlan(_ tuning: Finetuning, _ data: TrainingRows.Data) throws {
-    let length = data.rows.map(\.ids.count).max() ?? 0
+    let length = data.longest
     let plan = tuning.memory(length: length, threads: common.workers)
     let parts = [
       ("weights", plan.weights), ("trained", plan.trained), ("gradients", plan.gradients), ("optimizer", plan.moments),

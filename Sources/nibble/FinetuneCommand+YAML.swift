@@ -8,12 +8,13 @@ extension FinetuneCommand {
     func own(_ value: JSON?) -> JSON? { initAdapter == nil ? value : nil }
     let entries: [(String, JSON?)] = [
       ("base", text(base)), ("data", text(data)), ("valid", valid.map(text)), ("init_adapter", initAdapter.map(text)),
+      ("any_base", .bool(anyBase)),
       ("method", own(text(method.rawValue))), ("lora_r", own(JSON(rank))), ("lora_alpha", own(JSON(alpha))),
       ("lora_dropout", JSON(loraDropout)),
-      ("target_modules", own(text(targetModules))), ("modules_to_save", modulesToSave.map(text)),
+      ("target_modules", own(text(targetModules))), ("modules_to_save", own(modulesToSave.map(text))),
       ("bias", own(text(bias.rawValue))),
-      ("rank_pattern", rankPattern.isEmpty ? nil : JSON(rankPattern)),
-      ("alpha_pattern", alphaPattern.isEmpty ? nil : JSON(alphaPattern)), ("init_lora", own(text(initLora.rawValue))),
+      ("rank_pattern", own(rankPattern.isEmpty ? nil : JSON(rankPattern))),
+      ("alpha_pattern", own(alphaPattern.isEmpty ? nil : JSON(alphaPattern))), ("init_lora", own(text(initLora.rawValue))),
       ("num_labels", numLabels.map { JSON($0) }), ("labels", labels.map(text)), ("pooling", text(pooling.rawValue)),
       ("many_labels", .bool(manyLabels)), ("max_steps", maxSteps.map { JSON($0) }), ("epochs", JSON(epochs)),
       ("batch_size", JSON(batchSize)), ("gradient_accumulation_steps", JSON(gradientAccumulationSteps)),

@@ -24,6 +24,8 @@ struct FinetuneCommand: ParsableCommand {
   @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String?
   @Flag(help: "Replace an existing output.") var force = false
   @Flag(help: "Say what it takes and train nothing.") var dryRun = false
+  @Option(help: ArgumentHelp("Refuse a run that takes more memory (default: all there is).", valueName: "bytes")) var maxMemory:
+    String?
   @Option(help: "lora, rslora, dora; full for every weight of a float base.") var method: AdapterOptions.Method = .lora
   @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the factors.") var rank = 8
   @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "Changes are scaled by alpha / rank.") var alpha = 16.0
@@ -44,6 +46,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(parsing: .singleValue, help: ArgumentHelp("The same for alpha.", valueName: "REGEX=X"))
   var alphaPattern: [String] = []
   @Option(help: "Train this adapter on; rank, alpha, method and targets are its own.") var initAdapter: String?
+  @Flag(help: "Take it though it was trained on another base.") var anyBase = false
   @Option(help: "Steps, whatever the epochs say.") var maxSteps: Int?
   @Option(help: "How often the rows are gone through.") var epochs = 1.0
   @Option(help: "Rows of a micro-batch.") var batchSize = 8
@@ -82,7 +85,9 @@ struct FinetuneCommand: ParsableCommand {
   func run() throws {
     try check()
     let file = try initAdapter.map { try AdapterFile.open($0) }
-    let head = try file.flatMap { try NewHead(of: $0) } ?? newHead()
+    let brought = try file.flatMap { try NewHead(of: $0) }
+    let head = try brought ?? newHead()
+    warnIgnored(hasHead: head != nil, isBrought: brought != nil)
     let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head)
     common.warn(model.checkpoint.warnings)
     let rows = try TrainingRows(
@@ -94,33 +99,61 @@ struct FinetuneCommand: ParsableCommand {
         "--eval-steps, --early-stopping and --keep-best need rows to validate on: a valid.jsonl, or --valid")
     }
     common.warn(train.warnings + (held?.warnings ?? []))
-    if showBatch { return try rows.show(train.rows.prefix(batchSize)) }
+    if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
     let tuning = try Finetuning(
       model, try options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
+    common.warn(tuning.warnings)
+    if batchSize * gradientAccumulationSteps > train.rows.count {
+      common.warn([
+        "a step takes \(batchSize * gradientAccumulationSteps) rows, there are \(train.rows.count): they come again in one step"
+      ])
+    }
     if dryRun { return try printPlan(tuning, train) }
+    let needed = tuning.memory(length: train.longest, threads: common.workers).total,
+      there = maxMemory.flatMap(parseBytes) ?? Machine.memory
+    guard needed <= there else {
+      throw NibbleError.usage(
+        "the run takes about \(byteText(needed)) of memory, \(byteText(there)) are \(maxMemory == nil ? "there" : "allowed"); a smaller --batch-size, --max-length or --lora-r, or --gradient-checkpointing takes less"
+      )
+    }
     guard let output else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
     // `--force` empties the folder: what is read must not lie in it.
     for folder in [output, output + "/model"] {
       try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), folder)
     }
-    let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force))
+    let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
     var tokens = 0, first: Int?
-    try folder.write("run.yaml", yaml)
-    let result = try tuning.train(in: folder, resume: resume) { report, smoothed in
+    let result = try tuning.train(in: folder, record: yaml, resume: resume) { report, smoothed in
       tokens += report.tokens
       first = first ?? report.step
       progress(report, tuning.steps, smoothed, Double(tokens) / (monotonicSeconds() - started), started, from: first ?? 1)
     }
     Progress.clear()
+    common.warn(result.warnings)
     try summarize(result, train, output, monotonicSeconds() - started)
   }
 
   private func dataFile(_ name: String) throws -> String? {
     guard PathKind(data) == .folder else { return nil }
-    let path = data + "/" + name
-    if PathKind(path) == .file { return path }
+    if try namesInFolder(data).contains(name) { return data + "/" + name }
     guard name == "train.jsonl" else { return nil }
-    throw NibbleError.badInput("\(path): no such file; a folder of data has a train.jsonl")
+    throw NibbleError.badInput("\(data)/\(name): no such file; a folder of data has a train.jsonl")
+  }
+
+  /// Flags that count for nothing beside others.
+  private func warnIgnored(hasHead: Bool, isBrought: Bool) {
+    let heads = ["--num-labels", "--labels", "--pooling", "--many-labels"]
+    let factors = [
+      "--lora-r", "--r", "--rank", "--lora-alpha", "--alpha", "--target-modules", "--rank-pattern", "--alpha-pattern",
+      "--modules-to-save",
+      "--bias", "--init-lora",
+    ]
+    if initAdapter != nil { common.warnIgnored(factors + ["--method"], "--init-adapter brings its own") }
+    if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
+    if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }
+    if method == .full { common.warnIgnored(factors + ["--lora-dropout", "--loraplus-ratio"], "--method full has no factors") }
+    if optimizer != .sgd { common.warnIgnored(["--momentum"], "--optimizer is \(optimizer.rawValue)") }
+    if optimizer == .sgd { common.warnIgnored(["--adam-beta1", "--adam-beta2", "--adam-epsilon"], "--optimizer is sgd") }
   }
 }

@@ -53,7 +53,18 @@ struct TrainingRows {
   }
 
   /// What is learned, and what is only read.
-  func show(_ rows: ArraySlice<TrainingRow>) throws {
+  func show(_ rows: ArraySlice<TrainingRow>, json: Bool) throws {
+    if json {
+      return try StandardOutput.print(
+        .array(
+          rows.map { row in
+            [
+              "place": JSON(row.place), "input_ids": .array(row.ids.map { JSON($0) }),
+              "labels": .array(row.labels.map { JSON($0) }),
+              "targets": .array(row.targets.map { JSON($0) }),
+            ]
+          }))
+    }
     for row in rows {
       try StandardOutput.print("\(row.place): \(row.ids.count) tokens, \(row.learned) learned")
       for (index, id) in row.ids.enumerated() {
@@ -67,6 +78,7 @@ struct TrainingRows {
 }
 
 extension TrainingRows.Data {
+  var longest: Int { rows.reduce(0) { max($0, $1.ids.count) } }
   var tokens: Int { rows.reduce(0) { $0 + $1.ids.count } }
   var learned: Int { rows.reduce(0) { $0 + $1.learned } }
 

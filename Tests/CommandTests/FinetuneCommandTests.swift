@@ -101,7 +101,10 @@ struct FinetuneCommandTests {
       ["--resume"], ["--method", "full", "--init-adapter", fixture("adapters/dec_lora_qv")], ["--template", "unknown"],
       ["--rank-pattern", "q"], ["--warmup-ratio", "2"], ["--early-stopping", "2"], ["--keep-best"],
       ["--group-by-length", "--no-shuffle"], ["--adam-beta1", "1"], ["--num-labels", "3", "--labels", "a,b"],
-      ["--labels", "a,a"],
+      ["--labels", "a,a"], ["--labels", "1,0"], ["--rank-pattern", "nope=4"], ["--rank-pattern", "lm_head=4"],
+      ["--alpha-pattern", "q_proj=4", "--alpha-pattern", "self_attn.q_proj=5"], ["--modules-to-save", ","], ["--bias", "all"],
+      ["--target-modules", "q_proj,nope"], ["--lora-r", "1000000000"],
+      ["--max-memory", "1MB"], ["--batch-size", "10000000"],
     ])
   func badOptions(_ more: [String]) throws {
     let result = try Program.run(try arguments("out", ["--max-steps", "1"] + more))
@@ -139,6 +142,13 @@ struct FinetuneCommandTests {
     #expect(result.code == 0, "\(result.errors)")
     let said = try JSON.parse(result.output)
     #expect(said["valid_accuracy"]?.double == 1 && said["valid_f1_macro"]?.double == 1 && said["padded_tokens"]?.int == 0)
+    for more in [["--method", "full"], ["--epochs", "1e300"]] {
+      let words = [
+        "finetune", "--base", base, "--data", data, "-o", folder.file("x"), "--labels", "cat,dog", "--many-labels", "-q",
+      ]
+      let refused = try Program.run(words + more)
+      #expect(refused.code == 2 && PathKind(folder.file("x")) == .nothing, "\(refused.errors)")
+    }
     let judged = try Program.run([
       "evaluate", "--base", base, "--adapter", folder.file("out"), "--task", "classification", "--data", data, "--predictions",
       folder.file("said.jsonl"), "-q", "--json",
@@ -147,6 +157,113 @@ struct FinetuneCommandTests {
     let lines = try String(decoding: bytes(of: folder.file("said.jsonl")), as: UTF8.self).split(separator: "\n")
     let predictions = try lines.map { try JSON.parse(Array($0.utf8))["predictions"]?.array?.map(\.string) }
     #expect(predictions.first == [["cat"]][0] && predictions.last == [[]][0])
+  }
+
+  @Test("an adapter that is replaced stays until its successor is done")
+  func replaced() throws {
+    #expect(try Program.run(try arguments("out", ["--max-steps", "1"])).code == 0)
+    let before = try adapter("out")
+    let failed = try Program.run(
+      try arguments("out", ["--max-steps", "3", "--force", "--learning-rate", "1e30", "--max-grad-norm", "0"]))
+    #expect(failed.code == 6 && failed.errorLines.count == 1, "\(failed.errors)")
+    #expect(try adapter("out") == before)
+    #expect(try Program.run(try arguments("out", ["--max-steps", "2", "--force"])).code == 0)
+    #expect(try adapter("out") != before)
+  }
+
+  @Test("a run that fails before its first checkpoint leaves nothing")
+  func failed() throws {
+    let result = try Program.run(try arguments("out", ["--max-steps", "3", "--learning-rate", "1e39"]))
+    #expect(result.code == 6 && folder.contents == ["train.jsonl"], "\(result.errors)")
+  }
+
+  @Test(
+    "only runs are gone on with, and only the same",
+    arguments: [["--compute-dtype", "bf16"], ["--lora-alpha", "3"], ["--seed", "7"]])
+  func otherRuns(_ more: [String]) throws {
+    #expect(try Program.run(try arguments("out", ["--max-steps", "2"])).code == 0)
+    let before = try adapter("out")
+    let other = try Program.run(try arguments("out", ["--max-steps", "2", "--resume"] + more))
+    #expect(other.code == 2 && other.errors.contains("other options"), "\(other.errors)")
+    #expect(try Program.run(try arguments("out", ["--max-steps", "2", "--resume"])).code == 0)
+    #expect(try adapter("out") == before)
+    try FileManager.default.removeItem(atPath: folder.file("out/run.yaml"))
+    #expect(try Program.run(try arguments("out", ["--max-steps", "2", "--resume"])).code == 2)
+    #expect(try adapter("out") == before)
+  }
+
+  @Test("what lies in a checkpoint's place and is none is left alone", arguments: ["--force", "--resume"])
+  func strangers(_ flag: String) throws {
+    let run = try arguments("out", ["--max-steps", "4", "--save-steps", "2"])
+    #expect(try Program.run(run).code == 0)
+    try folder.write("precious/thesis.txt", "x")
+    try FileManager.default.createSymbolicLink(
+      atPath: folder.file("out/checkpoint-9"), withDestinationPath: folder.file("precious"))
+    #expect(try Program.run(run + [flag]).code == 2)
+    try FileManager.default.removeItem(atPath: folder.file("out/checkpoint-9"))
+    for stranger in ["out/checkpoint-2/mine", "out/checkpoint-7"] {
+      try folder.write(stranger, "x")
+      #expect(try Program.run(run + [flag]).code == 2)
+      #expect(PathKind(folder.file(stranger)) == .file && PathKind(folder.file("precious/thesis.txt")) == .file)
+      try FileManager.default.removeItem(atPath: folder.file(stranger))
+    }
+    #expect(try Program.run(run + [flag]).code == 0)
+  }
+
+  @Test("a manifest that was edited is told from the one that was written")
+  func edited() throws {
+    let run = try arguments("out", ["--max-steps", "4", "--save-steps", "2"])
+    #expect(try Program.run(run).code == 0)
+    let place = "out/checkpoint-4/manifest.json"
+    let text = try String(contentsOfFile: folder.file(place), encoding: .utf8)
+    try folder.write(place, text.replacingOccurrences(of: #""step": 4"#, with: #""step": 3"#))
+    let result = try Program.run(run + ["--resume"])
+    #expect(result.code == 4 && result.errors.contains("step 2"), "\(result.errors)")
+  }
+
+  @Test("flags that count for nothing beside others are told")
+  func ignored() throws {
+    #expect(try Program.run(try arguments("first", ["--max-steps", "1"])).code == 0)
+    var words = try arguments(
+      "out", ["--max-steps", "1", "--init-adapter", folder.file("first"), "--lora-r", "4", "--momentum", "0.5"])
+    words.removeAll { $0 == "-q" }
+    let result = try Program.run(words)
+    #expect(result.code == 0)
+    #expect(result.errors.contains("--lora-r: ignored") && result.errors.contains("--momentum: ignored"), "\(result.errors)")
+  }
+
+  @Test("an adapter of another base is not trained on, unless asked")
+  func otherBase() throws {
+    let base = folder.file("base")
+    try FileManager.default.copyItem(atPath: Self.llama, toPath: base)
+    #expect(try Program.run(try arguments("first", ["--max-steps", "1"])).code == 0)
+    var bytes = try bytes(of: base + "/model.safetensors")
+    bytes[bytes.count - 1] ^= 1
+    try Data(bytes).write(to: URL(fileURLWithPath: base + "/model.safetensors"))
+    let words = [
+      "finetune", "--base", base, "--data", try rows(), "-o", folder.file("out"), "-q", "--max-steps", "1", "--init-adapter",
+      folder.file("first"),
+    ]
+    #expect(try Program.run(words).code == 5)
+    #expect(try Program.run(words + ["--any-base"]).code == 0)
+  }
+
+  @Test("a configuration's lists are lists, and a switch that is off is off")
+  func configuration() throws {
+    let config = try folder.write("run.yaml", "target_modules: [q_proj, v_proj]\nforce: false\ngradient_checkpointing: false\n")
+    #expect(try Program.run(try arguments("out", ["--max-steps", "1", "--config", config])).code == 0)
+    let file = try String(contentsOfFile: folder.file("out/adapter_config.json"), encoding: .utf8)
+    #expect(try JSON.parse(Array(file.utf8))["target_modules"]?.array?.count == 4)
+    for bad in ["lora_r: [3, 5]", "- lora_r: 3"] {
+      let result = try Program.run(try arguments("bad", ["--max-steps", "1", "--config", folder.write("bad.yaml", bad)]))
+      #expect(result.code == 2, "\(bad) \(result.errors)")
+    }
+  }
+
+  @Test("rows to validate on that teach nothing are refused")
+  func silentValidation() throws {
+    let silent = try folder.write("valid.jsonl", #"{"input_ids": [1, 2], "labels": [-100, -100]}"#)
+    #expect(try Program.run(try arguments("out", ["--max-steps", "1", "--valid", silent])).code == 3)
   }
 
   @Test("an output that is there, or is not ours, is left alone")

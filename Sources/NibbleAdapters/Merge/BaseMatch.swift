@@ -16,19 +16,20 @@ public struct BaseMatch: Sendable {
   /// Compares `base` with what each adapter says of its own.
   ///
   /// - Parameters:
+  ///   - known: the identity of `base`, where it has been found
   ///   - given: `--trained-on`, if there was one
   ///   - anyBase: warns where it would refuse
   /// - Throws: `.adapterMismatch` for another base's adapter
   public init(
-    _ base: Checkpoint, _ adapters: [AdapterFile], trainedOn given: String? = nil, anyBase: Bool = false,
-    threads: Int = availableCores
+    _ base: Checkpoint, _ adapters: [AdapterFile], identity known: Digest128? = nil, trainedOn given: String? = nil,
+    anyBase: Bool = false, threads: Int = availableCores
   ) throws {
     let meetsOriginal = given == Self.original
     guard !meetsOriginal || base.packed.isEmpty else {
       throw NibbleError.usage("--trained-on \(Self.original): \(base.path) is packed, not an original")
     }
     trainedOn = meetsOriginal ? nil : given
-    var identity = base.claimedIdentity
+    var identity = known ?? base.claimedIdentity
     var asItIs: AdapterFile?
     for adapter in adapters {
       guard let binding = adapter.binding else {

@@ -57,6 +57,7 @@ public struct RowEncoder: Sendable {
     if row["messages"] != nil { return try conversation(row, place) }
     if row["completion"] != nil { return try answer(to: text("prompt"), text("completion")) }
     if row["output"] != nil {
+      if let input = row["input"], input != .null, input.string == nil { throw fail("input is no text") }
       let input = row["input"]?.string ?? ""
       return try answer(to: Self.alpaca(text("instruction"), input), text("output"))
     }
@@ -124,11 +125,15 @@ public struct RowEncoder: Sendable {
     if classes.areMany {
       guard let labels = row["labels"]?.array else { throw fail("labels is missing or no list") }
       targets = Array(repeating: 0, count: classes.count)
-      for label in labels { targets[try number(label)] = 1 }
+      for label in labels {
+        let own = try number(label)
+        guard targets[own] == 0 else { throw fail("label \(label.text()) twice; labels are classes, not a number for each") }
+        targets[own] = 1
+      }
     } else {
       targets = [Double(try number(row["label"]))]
     }
-    guard let tokenizer else { throw NibbleError.usage("the base has no tokenizer") }
+    guard let tokenizer else { throw NibbleError.badInput("\(place): the base has no tokenizer for texts") }
     let ids = try tokenizer.encode(text).ids
     guard !ids.isEmpty else { throw fail("the row is empty") }
     let cut = max(0, ids.count - maximumLength)
@@ -140,7 +145,7 @@ public struct RowEncoder: Sendable {
   }
 
   private func encode(_ text: String, marks: Bool = true) throws -> [Int] {
-    guard let tokenizer else { throw NibbleError.usage("the base has no tokenizer; give rows with input_ids") }
+    guard let tokenizer else { throw NibbleError.badInput("the base has no tokenizer; give rows with input_ids") }
     var ids = try tokenizer.encode(text, addSpecialTokens: marks).ids
     // A question does not end where the tokenizer would end it.
     if marks, let end, ids.count > 1, ids.last == end, !text.isEmpty { ids.removeLast() }

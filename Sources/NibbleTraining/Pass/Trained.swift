@@ -63,6 +63,13 @@ package struct Trained {
     return all.filter { seen.insert(ObjectIdentifier($0)).inserted }.sorted { ByteName($0.name) < ByteName($1.name) }
   }
 
+  /// Whether all there is are factors whose product is zero.
+  package var isDead: Bool {
+    vectors.isEmpty && matrices.isEmpty && !factors.isEmpty
+      && factors.values.allSatisfy { $0.scale == 0 || $0.b.values.values.allSatisfy { $0 == 0 } }
+      && factors.values.allSatisfy { $0.magnitude == nil }
+  }
+
   package func isTrained(_ layer: Linear) -> Bool {
     factors[layer.id] != nil || matrices[layer.id] != nil || layer.bias.map { vectors[$0.id] != nil } ?? false
   }

@@ -17,6 +17,8 @@ public struct FinetuneOptions: Sendable {
   public var patience: Int?
   /// Whether what had the least loss in a validation is written, not what came last; with `patience` it always is.
   public var writesBest = false
+  /// Takes an adapter to begin with that was trained on another base.
+  public var anyBase = false
 
   public init() {}
 }
@@ -34,6 +36,8 @@ public final class Finetuning {
     public var tokens = 0
     /// Numbers that were trained.
     public var trained = 0
+    /// Things worth telling of what came out.
+    public var warnings: [String] = []
     /// Seconds of the steps, by what they went into.
     public var parts: [(name: String, seconds: Double)] = []
 
@@ -60,6 +64,13 @@ public final class Finetuning {
     (self.model, self.options, self.valid, self.start) = (model, options, valid, start)
     isFull = options.adapter.method == .full
     guard !isFull || start == nil else { throw NibbleError.usage("--method full trains no adapter; leave out --init-adapter") }
+    guard !isFull || model.newHead == nil else {
+      throw NibbleError.usage("--method full writes a model with the head it has; a new head (--num-labels) goes with an adapter")
+    }
+    baseIdentity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
+    if let start {
+      warnings = try BaseMatch(model.checkpoint, [start], identity: baseIdentity, anyBase: options.anyBase).warnings
+    }
     trained =
       isFull
       ? try Trained(everythingOf: model) : try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
@@ -67,16 +78,20 @@ public final class Finetuning {
       throw NibbleError.usage("--lora-dropout \(options.run.dropout) is no share below 1")
     }
     run = try TrainingRun(model, trained, train, options.run)
-    baseIdentity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
+    if !isFull, start == nil { try trained.checkPatterns(options.adapter, on: model) }
+    let compute = model.transformer.engine.compute.rawValue
     let hash = XXH3()
-    hash.update(Array(("\(baseIdentity) " + options.adapter.json.text() + options.run.text + (start.map { $0.path } ?? "")).utf8))
-    if let start { hash.update(Array(try start.identity().description.utf8)) }
+    hash.update(Array("\(baseIdentity) \(compute) \(options.adapter.json.text()) \(options.run.text)".utf8))
+    if let start { hash.update(Array("\(try start.identity()) \(start.config.json.text())".utf8)) }
     for row in train {
       (row.ids + [-1] + row.labels).withUnsafeBytes { hash.update($0) }
       row.targets.withUnsafeBytes { hash.update($0) }
     }
     identity = hash.digest128
   }
+
+  /// Things worth telling before it starts.
+  public private(set) var warnings: [String] = []
 
   /// Steps of the whole run.
   public var steps: Int { run.steps }
@@ -89,10 +104,23 @@ public final class Finetuning {
   /// Trains to the end.
   ///
   /// - Parameters:
+  ///   - record: the options, as `run.yaml` has them
   ///   - resume: goes on from the folder's last checkpoint
   ///   - step: told of each step, with the smoothed loss; what it throws stops the run, which can be gone on with
   public func train(
-    in folder: TrainingFolder, resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
+    in folder: TrainingFolder, record: String = "", resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
+  ) throws -> Result {
+    try folder.start(record, identity: identity)
+    do { return try train(folder, resume: resume, step) } catch let error as NibbleError
+      where error.kind != .interrupted && error.kind != .terminated
+    {
+      try folder.discard()
+      throw error
+    }
+  }
+
+  private func train(
+    _ folder: TrainingFolder, resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
     var result = Result()
     result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
@@ -121,6 +149,8 @@ public final class Finetuning {
       try folder.restore(run, identity: identity, step: best.step)
       (result.bestStep, result.validation) = (best.step, try run.validate(valid).figures)
     }
+    for file in model.checkpoint.files { try file.checkUnchanged() }
+    if trained.isDead { result.warnings.append("every second factor is zero: the adapter changes nothing") }
     try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations))
     try write(to: folder)
     return result
@@ -131,6 +161,9 @@ public final class Finetuning {
     let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
     guard isDue, !valid.isEmpty else { return false }
     let found = try run.validate(valid)
+    guard found.count > 0 else {
+      throw NibbleError.badInput("\(valid[0].place): no token of the \(valid.count) rows to validate on is learned")
+    }
     try folder.append(.object([("step", JSON(run.done))] + found.figures.map { ("valid_" + $0.key, JSON($0.value)) }))
     result.validation = found.figures
     return history.add(validation: found.loss, run.done)
@@ -140,6 +173,7 @@ public final class Finetuning {
   private func saveIfDue(_ folder: TrainingFolder, _ history: RunHistory, isBest: Bool) throws {
     let isLast = run.done == run.steps
     guard run.done % options.saveSteps == 0 || isBest && !isLast || isLast && needsBest else { return }
+    for file in model.checkpoint.files { try file.checkUnchanged() }
     try folder.save(run, identity: identity, keeping: options.savedLimit, best: history.best?.step)
   }
 

@@ -44,10 +44,16 @@ public struct MemoryPlan: Sendable {
     var hands = rows * (4 * shape.width + inner + wide)
     switch model.transformer.weights.head {
     case .language(let head): hands += min(rows, 256) * (head.outputs + 2 * shape.width)
-    case .classification, .none: break
+    case .classification(let head):
+      // Scores and gradients of the layers, and the weights of a head that came with no file.
+      hands += options.batchSize * 4 * (head.output.outputs + shape.width)
+      if model.newHead != nil { hands += head.output.outputs * shape.width }
+    case .none: break
     }
     // Left sides of products, packed, and scores of attention.
     hands += rows * max(inner, wide) + threads * 2 * 64 * length
+    // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
+    hands += rows * 4 * (trained.factors.values.map(\.rank).max() ?? 0) + numbers
     rest = 4 * hands + (34 << 20)
   }
 }

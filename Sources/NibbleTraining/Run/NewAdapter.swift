@@ -73,6 +73,7 @@ extension Trained {
     }
     let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
     let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
+    try checkMemory(options, try layers.filter { try targets.contains($0.name, weights) }, ranks)
     var stream: UInt64 = 0
     for layer in layers where try targets.contains(layer.name, weights) {
       stream += 1
@@ -108,6 +109,41 @@ extension Trained {
     }
     try addWholeModules(options.modulesToSave, model, heads)
     guard options.bias != .none else { return }
-    for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer, model) }
+    let biased = model.linears.filter { ($0.bias != nil) && (options.bias == .all || factors[$0.id] != nil) }
+    guard !biased.isEmpty else { throw NibbleError.usage("--bias \(options.bias.rawValue): there are no biases to train") }
+    for layer in biased { addBias(of: layer, model) }
+  }
+  /// Throws for ranks whose factors no memory holds, before any is made.
+  private func checkMemory(_ options: AdapterOptions, _ layers: [Linear], _ ranks: [(Pattern, Int)]) throws {
+    var bytes = 0.0
+    for layer in layers {
+      let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
+      // Values, gradients, two moments.
+      bytes += 16 * Double(rank) * Double(layer.inputs + layer.outputs)
+    }
+    guard bytes <= Double(Machine.memory) else {
+      throw NibbleError.usage(
+        "--lora-r \(options.rank): the factors and what trains them take \(decimal(bytes / 1e9, 1)) GB, this machine has \(byteText(Machine.memory))"
+      )
+    }
+  }
+
+  /// Throws for patterns of ranks and alphas that decide nothing.
+  func checkPatterns(_ options: AdapterOptions, on model: Model) throws {
+    let names = model.linears.filter { factors[$0.id] != nil }.map(\.name)
+    for (flag, patterns) in [
+      ("--rank-pattern", options.rankPattern.map(\.pattern)), ("--alpha-pattern", options.alphaPattern.map(\.pattern)),
+    ] {
+      var left = names
+      for text in patterns {
+        let pattern = try Pattern(text)
+        let rest = try left.filter { try !pattern.isFound(in: $0) }
+        guard rest.count < left.count else {
+          throw NibbleError.usage(
+            "\(flag) \(quoted(text)) decides nothing: no layer with factors has it that no pattern before it has")
+        }
+        left = rest
+      }
+    }
   }
 }

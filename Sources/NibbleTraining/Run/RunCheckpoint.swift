@@ -10,7 +10,7 @@ package struct RunCheckpoint {
   static let prefix = "checkpoint-"
   private static let stateName = "state.safetensors"
   private static let manifestName = "manifest.json"
-  private static let names: Set<String> = [stateName, manifestName]
+  static let names: Set<String> = [stateName, manifestName]
 
   /// The folder's name.
   static func name(_ step: Int) -> String { prefix + "\(step)" }
@@ -35,6 +35,7 @@ package struct RunCheckpoint {
         digest.update(UnsafeRawBufferPointer(part.values.values))
       }
       try file.finish()
+      update(digest, optimizer.steps, metrics)
       let manifest: JSON = [
         "nibble": JSON(nibbleVersion), "step": JSON(optimizer.steps), "run": JSON(identity.description),
         "state": JSON(digest.digest128.description), "metrics_bytes": JSON(metrics),
@@ -50,6 +51,10 @@ package struct RunCheckpoint {
     }
   }
 
+  private static func update(_ digest: XXH3, _ step: Int, _ metrics: Int) {
+    digest.update(Array("\(step) \(metrics)".utf8))
+  }
+
   /// Puts back what `save` wrote.
   ///
   /// - Returns: how long the metrics were then
@@ -62,8 +67,7 @@ package struct RunCheckpoint {
       let metrics = manifest["metrics_bytes"]?.int, step >= 0, metrics >= 0
     else { throw NibbleError.badInput("\(place): not a checkpoint's manifest") }
     guard run == identity.description else {
-      throw NibbleError.usage(
-        "\(path) is of a run with other options, another base or other data; run it with those, or begin anew with --force")
+      throw TrainingFolder.otherRun(path)
     }
     let stored = try TensorFile(path + "/" + stateName)
     let digest = XXH3()
@@ -74,8 +78,9 @@ package struct RunCheckpoint {
       _ = part.values.values.update(from: try stored.floats(tensor))
       digest.update(UnsafeRawBufferPointer(part.values.values))
     }
+    update(digest, step, metrics)
     guard digest.digest128.description == state else {
-      throw NibbleError.integrity("\(path)/\(stateName): its numbers are not those that were saved")
+      throw NibbleError.integrity("\(path): its numbers are not those that were saved")
     }
     optimizer.steps = step
     return metrics

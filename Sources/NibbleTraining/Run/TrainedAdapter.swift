@@ -12,7 +12,8 @@ extension Trained {
   ///   - binding: what it was trained on
   package func folder(_ options: AdapterOptions, start: JSON?, on model: Model, binding: AdapterBinding?) -> AdapterFolder {
     let tensors = tensors.map { AdapterFolder.Tensor($0.name, $0.shape, Array($0.values.values)) }
-    return AdapterFolder(config: start ?? config(options, model), tensors: tensors, binding: binding)
+    let own = start.map { $0.setting("lora_dropout", to: JSON(options.dropout)) } ?? config(options, model)
+    return AdapterFolder(config: own, tensors: tensors, binding: binding)
   }
 
   private func config(_ options: AdapterOptions, _ model: Model) -> JSON {

@@ -4,27 +4,32 @@ import NibbleCore
 import NibbleFormats
 
 /// The folder a run writes into: metrics as they come, checkpoints, and the adapter when it is done.
+///
+/// What a run before left as its result stays until this one's takes its place.
 public final class TrainingFolder {
   /// What may be there already.
   public enum Begin: Sendable {
-    /// Nothing, or with `force` another run's files, which are removed.
+    /// Nothing, or with `force` another run's files, which are replaced.
     case anew(force: Bool)
     /// A run that was interrupted.
     case resume
   }
 
   private let path: String
+  private let begin: Begin
+  private let isNew: Bool
   private let lock: Int32
   private let metricsFile: Int32
   /// Bytes of `metrics.jsonl`.
   private var written = 0
 
+  /// - Parameter isFull: for a run that leaves a model, not an adapter
   /// - Throws: `.usage` for an existing output without `force`, what is not ours, and a folder another run is writing into;
   ///   `.cannotWrite`
-  public init(_ path: String, _ begin: Begin) throws {
-    var path = path
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    self.path = path
+  public init(_ path: String, _ begin: Begin, isFull: Bool = false) throws {
+    let path = path.withoutTrailingSlashes
+    (self.path, self.begin) = (path, begin)
+    isNew = PathKind(path) == .nothing
     switch (PathKind(path), begin) {
     case (.nothing, .resume): throw NibbleError.usage("--resume: there is no \(path) to go on with")
     case (.nothing, .anew):
@@ -39,8 +44,8 @@ public final class TrainingFolder {
       throw NibbleError.usage("\(path) is being written by another process")
     }
     do {
-      try Self.clear(path, begin)
-      metricsFile = open(path + "/metrics.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC, 0o666)
+      try Self.check(path, begin, isFull)
+      metricsFile = open(path + "/metrics.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o666)
       guard metricsFile >= 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
     } catch {
       close(lock)
@@ -53,29 +58,80 @@ public final class TrainingFolder {
     close(lock)
   }
 
-  private static func isOurs(_ name: String) -> Bool {
-    ["adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "run.yaml", "README.md", "loss.svg", "model"].contains(
-      name)
-      || RunCheckpoint.step(name) != nil || name.hasSuffix(".nibble-partial")
-  }
+  private static let record = "run.yaml"
+  private static let files: Set = ["metrics.jsonl", record, "README.md", "loss.svg"]
+  private static let adapterFiles: Set = ["adapter_config.json", "adapter_model.safetensors"]
 
-  private static func clear(_ path: String, _ begin: Begin) throws {
+  /// Throws unless all that is there is a run's, and may be.
+  private static func check(_ path: String, _ begin: Begin, _ isFull: Bool) throws {
     let names = try namesInFolder(path)
-    if let stranger = names.first(where: { !isOurs($0) }) {
-      throw NibbleError.usage("\(path) holds \(quoted(stranger)), which this command would not write")
+    for name in names where !isOurs(name, in: path, isFull) {
+      throw NibbleError.usage("\(path) holds \(quoted(name)), which this command would not write there")
     }
-    guard case .anew(let force) = begin else { return }
-    guard force || names.isEmpty else { throw NibbleError.usage("\(path) exists; --force replaces it, --resume goes on with it") }
-    for name in names { try remove(path + "/" + name) }
+    guard case .anew(let force) = begin, !force, !names.isEmpty else { return }
+    throw NibbleError.usage("\(path) exists; --force replaces it, --resume goes on with it")
   }
 
-  private static func remove(_ path: String) throws {
-    if PathKind(path) == .folder {
-      for name in try namesInFolder(path) { unlink(path + "/" + name) }
-      rmdir(path)
-    } else {
-      unlink(path)
+  /// Links are never ours: what they lead to is not here.
+  private static func isOurs(_ name: String, in path: String, _ isFull: Bool) -> Bool {
+    var status = stat()
+    guard lstat(path + "/" + name, &status) == 0 else { return false }
+    switch status.st_mode & S_IFMT {
+    case S_IFREG: return files.contains(name) || !isFull && adapterFiles.contains(name) || name.hasSuffix(".nibble-partial")
+    case S_IFDIR:
+      if name == "model" { return isFull }
+      if name.hasSuffix(".nibble-partial") { return true }
+      let inside = try? namesInFolder(path + "/" + name)
+      return RunCheckpoint.step(name) != nil && inside?.allSatisfy(RunCheckpoint.names.contains) ?? false
+    default: return false
     }
+  }
+
+  /// Begins, or goes on with what `restore` puts back: what an earlier run left of its way is removed, and the new one's options are written.
+  ///
+  /// - Parameters:
+  ///   - options: as `run.yaml` has them
+  ///   - identity: of everything that decides what the run computes
+  /// - Throws: `.usage` where there is no run to go on with, or another one
+  func start(_ options: String, identity: Digest128) throws {
+    let line = "# run \(identity)"
+    let place = path + "/" + Self.record
+    switch begin {
+    case .anew:
+      for name in try namesInFolder(path) where !Self.adapterFiles.contains(name) && name != "model" && name != "metrics.jsonl" {
+        try Self.remove(path + "/" + name)
+      }
+      guard ftruncate(metricsFile, 0) == 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
+      try TextFile.write(line + "\n" + options, to: place, force: true)
+    case .resume:
+      guard PathKind(place) == .file else { throw NibbleError.usage("--resume: \(path) holds no run to go on with") }
+      let file = try InputFile(place)
+      let text = String(decoding: try file.bytes(at: 0, count: min(file.size, 1 << 10)), as: UTF8.self)
+      guard text.hasPrefix("# run ") else { throw NibbleError.badInput("\(place): its first line names no run") }
+      guard text.hasPrefix(line + "\n") else { throw Self.otherRun(path) }
+    }
+  }
+
+  static func otherRun(_ path: String) -> NibbleError {
+    .usage("\(path) is of a run with other options, another base or other data; run it with those, or begin anew with --force")
+  }
+
+  /// After a run that failed before its first checkpoint: what it made is removed, if nothing was there before.
+  func discard() throws {
+    guard isNew, try checkpoints().isEmpty else { return }
+    for name in try namesInFolder(path) { try Self.remove(path + "/" + name) }
+    rmdir(path)
+  }
+
+  /// A file or link, or a folder of ours with its files.
+  private static func remove(_ path: String) throws {
+    var status = stat()
+    guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
+      unlink(path)
+      return
+    }
+    for name in try namesInFolder(path) { unlink(path + "/" + name) }
+    rmdir(path)
   }
 
   /// One more line of `metrics.jsonl`.
@@ -135,11 +191,16 @@ public final class TrainingFolder {
   ///
   /// - Returns: the step, 0 where there is no checkpoint
   package func restore(_ run: TrainingRun, identity: Digest128) throws -> Int {
-    guard let last = try checkpoints().last else {
-      ftruncate(metricsFile, 0)
+    let all = try checkpoints()
+    guard let last = all.last else {
+      guard ftruncate(metricsFile, 0) == 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
       return 0
     }
-    written = try RunCheckpoint.restore(run.optimizer, identity: identity, from: path + "/" + RunCheckpoint.name(last))
+    do {
+      written = try RunCheckpoint.restore(run.optimizer, identity: identity, from: path + "/" + RunCheckpoint.name(last))
+    } catch let error as NibbleError where all.count > 1 && error.kind != .usage {
+      throw NibbleError(error.kind, "\(error.message); without that folder --resume goes on from step \(all[all.count - 2])")
+    }
     var status = stat()
     guard fstat(metricsFile, &status) == 0, Int(status.st_size) >= written, ftruncate(metricsFile, off_t(written)) == 0 else {
       throw NibbleError.integrity("\(path)/metrics.jsonl is shorter than it was at step \(last)")

@@ -27,9 +27,8 @@ public struct RunOptions: Sendable, Equatable {
   public init() {}
 
   /// Steps of a run over so many rows.
-  public func steps(rows: Int) -> Int {
-    let perStep = Double(batchSize * accumulation)
-    return maximumSteps ?? max(1, Int((Double(rows) * epochs / perStep).rounded(.up)))
+  func steps(rows: Int) -> Double {
+    maximumSteps.map(Double.init) ?? max(1, (Double(rows) * epochs / (Double(batchSize) * Double(accumulation))).rounded(.up))
   }
 
   func schedule(steps: Int) -> Schedule {
@@ -86,7 +85,11 @@ package final class TrainingRun {
         "no token of the \(rows.count) rows is learned: \(rows[0].place) is the first; --show-batch shows the mask")
     }
     guard !trained.tensors.isEmpty else { throw NibbleError.usage("nothing is trained") }
-    steps = options.steps(rows: rows.count)
+    let wanted = options.steps(rows: rows.count)
+    guard wanted < Double(Int32.max) else {
+      throw NibbleError.usage("--epochs \(options.epochs) of \(rows.count) rows are too many steps")
+    }
+    steps = Int(wanted)
     schedule = options.schedule(steps: steps)
     let grouping = options.groupsByLength ? RowOrder.Grouping(lengths: rows.map(\.ids.count), batch: options.batchSize) : nil
     order = RowOrder(rows.count, seed: options.shuffles ? options.seed : nil, grouping: grouping)
@@ -98,6 +101,8 @@ package final class TrainingRun {
   package struct Validation: Sendable {
     /// The mean over learned tokens, or rows.
     package var loss = 0.0
+    /// Tokens or rows it is the mean of.
+    package var count = 0
     /// Of classifiers.
     package var metrics: LabelMetrics?
 
@@ -109,7 +114,6 @@ package final class TrainingRun {
 
   package func validate(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
-    var weight = 0
     let head: ClassificationHead? =
       if case .classification(let head) = pass.model.transformer.weights.head { head } else { nil }
     if let head, head.problem != .regression { found.metrics = LabelMetrics(classes: head.output.outputs) }
@@ -119,18 +123,18 @@ package final class TrainingRun {
       guard let head else {
         let own = try pass.language(runs, labels: batch.map(\.labels), learns: false)
         found.loss += own.loss * Double(own.tokens)
-        weight += own.tokens
+        found.count += own.tokens
         continue
       }
       let own = try pass.classes(runs, targets: batch.map(\.targets), learns: false)
       found.loss += own.loss * Double(batch.count)
-      weight += batch.count
+      found.count += batch.count
       let count = head.output.outputs
       for (row, example) in batch.enumerated() {
         found.metrics?.add(scores: own.scores[row * count..<(row + 1) * count], targets: example.targets, head.problem)
       }
     }
-    found.loss /= Double(max(weight, 1))
+    found.loss /= Double(max(found.count, 1))
     return found
   }
 
@@ -142,10 +146,12 @@ package final class TrainingRun {
 
   /// The next step.
   ///
-  /// - Throws: `.quality` naming step and layer where a number is not finite; nothing has changed then
+  /// - Throws: `.quality` naming step and layer where a number is not finite; what was saved before is the way back
   package func step() throws -> StepReport {
+    let number = done + 1
     do { return try finiteStep() } catch let error as NibbleError where error.kind == .quality {
-      throw NibbleError.quality("step \(done + 1): \(error.message); a lower --learning-rate may help")
+      // What is wrong from the beginning is wrong with the base, the adapter or the data.
+      throw NibbleError.quality("step \(number): \(error.message)\(number > 1 ? "; a lower --learning-rate may help" : "")")
     }
   }
 
@@ -177,7 +183,12 @@ package final class TrainingRun {
         "the loss is \(loss), the gradient's norm \(norm)" + (first.map { ", that of \(quoted($0.name)) the first" } ?? ""))
     }
     let rate = options.optimizer.learningRate * schedule.factor(index)
-    pass.clock.measure(.optimizer) { optimizer.step(rate: rate) }
+    try pass.clock.measure(.optimizer) {
+      optimizer.step(rate: rate)
+      for tensor in trained.tensors where !LayerKernels.allFinite(tensor.values.start, count: tensor.values.count) {
+        throw NibbleError.quality("the update makes \(quoted(tensor.name)) NaN or infinite")
+      }
+    }
     return StepReport(
       step: index + 1, loss: loss, gradientNorm: norm, learningRate: rate, tokens: tokens, seconds: monotonicSeconds() - started)
   }
