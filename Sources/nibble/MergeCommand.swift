@@ -50,7 +50,7 @@ struct MergeCommand: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "The adapter was trained on the 4-bit form of this base, so it is merged onto those values.",
-      valueName: "nf4[:block=N][:no-double-quant]"))
+      valueName: "nf4[:block=N][:no-double-quant][:mse|:mse-signed]"))
   var trainedOn: String?
 
   @Flag(help: "Merge adapters that say they were trained on another base.")

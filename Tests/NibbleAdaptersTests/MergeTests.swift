@@ -214,6 +214,25 @@ struct MergeTests {
     #expect(try merged.verify().nonfinite.isEmpty)
   }
 
+  @Test("into a packed base keeps to the way its scales were chosen", arguments: StreamJob.Encoder.allCases)
+  func encoders(_ encoder: StreamJob.Encoder) throws {
+    var options = QuantizeOptions()
+    options.encoder = encoder
+    let spec = try OutputSpec(path: folder.file("base.nbl"), format: nil, habit: .nbl)
+    _ = try StreamJob.quantize(Checkpoint.open(fixture("models/llama")), options, to: spec).run()
+    var base = spec.path
+    for output in ["once.nbl", "twice.nbl"] {
+      let (report, merged) = try merge(base, [("dec_lora_qv", 0.02)], to: output, format: .nbl) { $0.minimumSurvival = 0 }
+      // Other scales would move every weight: about 0.09 of it.
+      for tensor in report.changed {
+        print(encoder, output, tensor.name, (tensor.sums.noise / tensor.sums.base).squareRoot(), tensor.sums.survival, (tensor.sums.delta/tensor.sums.base).squareRoot())
+        #expect((tensor.sums.noise / tensor.sums.base).squareRoot() < 0.03, "\(tensor.name)")
+      }
+      #expect(merged.provenance?["options"]?["encoder"]?.string == (encoder == .absmax ? nil : encoder.rawValue))
+      base = folder.file(output)
+    }
+  }
+
   @Test("goes on from what was promoted, and from rows of bytes")
   func rowsOfBytes() throws {
     let base = try Checkpoint.open(fixture("models/gpt2"))
