@@ -225,11 +225,18 @@ struct MergeTests {
       let (report, merged) = try merge(base, [("dec_lora_qv", 0.02)], to: output, format: .nbl) { $0.minimumSurvival = 0 }
       // Other scales would move every weight: about 0.09 of it.
       for tensor in report.changed {
-        print(encoder, output, tensor.name, (tensor.sums.noise / tensor.sums.base).squareRoot(), tensor.sums.survival, (tensor.sums.delta/tensor.sums.base).squareRoot())
         #expect((tensor.sums.noise / tensor.sums.base).squareRoot() < 0.03, "\(tensor.name)")
       }
       #expect(merged.provenance?["options"]?["encoder"]?.string == (encoder == .absmax ? nil : encoder.rawValue))
       base = folder.file(output)
+    }
+    // That is what scales that are always positive do to blocks whose scale was negative.
+    let (report, _) = try merge(spec.path, [("dec_lora_qv", 0.02)], to: "absmax.nbl", format: .nbl) {
+      $0.minimumSurvival = 0
+      $0.packing.encoder = .absmax
+    }
+    for tensor in report.changed {
+      #expect(((tensor.sums.noise / tensor.sums.base).squareRoot() > 0.03) == (encoder == .mseSigned), "\(tensor.name)")
     }
   }
 

@@ -289,7 +289,8 @@ public struct StreamJob: Sendable {
 
   /// A merge that loses what it was made for is refused before anything is visible.
   private func checkSurvival(_ report: StreamReport) throws {
-    let lost = report.changed.filter { tensor in tensor.minimum.map { !(tensor.sums.survival >= $0) } ?? false }
+    // A minimum of 0 refuses nothing, not even what rounding turned around.
+    let lost = report.changed.filter { tensor in tensor.minimum.map { $0 > 0 && !(tensor.sums.survival >= $0) } ?? false }
     guard let worst = lost.min(by: { $0.sums.survival < $1.sums.survival }), let minimum = worst.minimum else { return }
     throw NibbleError.quality(
       "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
