@@ -50,7 +50,7 @@ AVX512 void nibble_search_avx512(nibble_code code, int both_signs, const float *
                                  float *scales) {
   if (code == nibble_nf4 && both_signs) search_blocks(1, 1, y, blocks, block, scales);
   else if (code == nibble_nf4) search_blocks(1, 0, y, blocks, block, scales);
-  else search_blocks(0, both_signs, y, blocks, block, scales);
+  else search_blocks(0, 0, y, blocks, block, scales);
 }
 
 #endif

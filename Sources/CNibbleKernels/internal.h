@@ -31,7 +31,7 @@ typedef struct {
   void (*scan)(const float *x, size_t count, nibble_scan_sums *sums);
   uint64_t (*count_nonfinite)(nibble_number number, const void *x, size_t count);
   /// The best scale of each block of y, finite elements over their greatest magnitude, bit for bit as search.h has it;
-  /// of blocks of zeros any. `block` is a multiple of 32.
+  /// of blocks of zeros any. `block` is a multiple of 32; both signs are searched for NF4 only.
   void (*search)(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales);
 } nibble_kernels;
 

@@ -41,9 +41,8 @@ NIBBLE_INLINE void search_blocks(int nf4, int n, const float *y, size_t blocks, 
 }
 
 void nibble_search_neon(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales) {
-  int n = both_signs ? 2 * nibble_scales : nibble_scales;
-  if (code == nibble_nf4) search_blocks(1, n, y, blocks, block, scales);
-  else search_blocks(0, n, y, blocks, block, scales);
+  if (code == nibble_nf4) search_blocks(1, both_signs ? 2 * nibble_scales : nibble_scales, y, blocks, block, scales);
+  else search_blocks(0, nibble_scales, y, blocks, block, scales);
 }
 
 #endif

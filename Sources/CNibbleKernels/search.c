@@ -24,9 +24,9 @@ NIBBLE_INLINE float search_block(const nibble_tables *t, int nf4, int n, const f
 
 void nibble_search_portable(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales) {
   nibble_tables t = nibble_make_tables(code == nibble_nf4, 0);
-  int n = both_signs ? 2 * nibble_scales : nibble_scales;
   for (size_t b = 0; b < blocks; b++, y += block)
-    scales[b] = code == nibble_nf4 ? search_block(&t, 1, n, y, block) : search_block(&t, 0, n, y, block);
+    scales[b] = code == nibble_nf4 ? search_block(&t, 1, both_signs ? 2 * nibble_scales : nibble_scales, y, block)
+                                   : search_block(&t, 0, nibble_scales, y, block);
 }
 
 /// Outside this range a scale or its reciprocal may not be a normal number; such blocks keep their absmax.
@@ -62,7 +62,8 @@ static void search_group(const nibble_kernels *kernels, nibble_code code, int bo
       memset(y, 0, padded * sizeof *y);
     }
   }
-  kernels->search(code, both_signs, x, blocks, padded, best);
+  // FP4 is the same on both sides: opposites change nothing.
+  kernels->search(code, both_signs && code == nibble_nf4, x, blocks, padded, best);
   for (size_t b = 0; b < blocks; b++)
     if (is_searched(bits[b])) nibble_store_f32(scales, b, nibble_float(bits[b]) * best[b]);
 }

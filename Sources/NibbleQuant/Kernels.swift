@@ -130,7 +130,8 @@ package enum Kernels {
   ) -> EncodeCounts {
     var counts = nibble_encode_counts()
     nibble_search_scales(
-      variant.native, codec.code.native, bothSigns ? 1 : 0, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales, &counts)
+      variant.native, codec.code.native, bothSigns ? 1 : 0, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales, &counts
+    )
     return EncodeCounts(counts)
   }
 

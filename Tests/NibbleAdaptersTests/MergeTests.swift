@@ -275,19 +275,19 @@ struct MergeTests {
     #expect(expected.tensors.map(\.shape) == merged.tensors.map(\.shape))
   }
 
-  @Test("onto the values of the base's 4-bit form")
-  func trainedOn() throws {
+  @Test("onto the values of the base's 4-bit form", arguments: ["nf4:block=128", "nf4:block=128:mse-signed"])
+  func trainedOn(_ form: String) throws {
     let base = try Checkpoint.open(fixture("models/gpt2"))
-    let packed = try base.packedForm(QuantizeOptions(trainedOn: "nf4:block=128"), beside: folder.file("out"), threads: 2)
+    let packed = try base.packedForm(QuantizeOptions(trainedOn: form), beside: folder.file("out"), threads: 2)
     #expect(folder.contents.isEmpty)
     var spec = try OutputSpec(path: folder.file("out"), format: .safetensors, habit: .safetensors)
     let report = try StreamJob.merge(packed, MergeOptions([.init(Self.adapter("gpt2_c_attn"))]), to: spec).run()
     spec.path = folder.file("q.nbl")
     spec.format = .nbl
-    _ = try StreamJob.quantize(base, QuantizeOptions(trainedOn: "nf4:block=128"), to: spec).run()
+    _ = try StreamJob.quantize(base, QuantizeOptions(trainedOn: form), to: spec).run()
     let (other, _) = try merge(folder.file("q.nbl"), [("gpt2_c_attn", 1)], to: "expected", format: .safetensors)
     #expect(report.identity == other.identity)
-    for bad in ["int8", "nf4:block=3", "nf4:x", ""] {
+    for bad in ["int8", "nf4:block=3", "nf4:x", "nf4:signed", ""] {
       #expect(throws: NibbleError.self) { try QuantizeOptions(trainedOn: bad) }
     }
     #expect(throws: NibbleError.self) { try packed.packedForm(QuantizeOptions(), beside: folder.file("x"), threads: 1) }

@@ -148,7 +148,8 @@ struct SearchTests {
     func codes(_ input: [UInt8], _ scales: [Float]) -> [UInt8] {
       var codes = [UInt8](repeating: 0, count: codec.codeBytes(x.count))
       _ = input.withUnsafeBytes {
-        Kernels.encode(codec, scales: scales, .f32, $0.baseAddress!, count: x.count, codes: &codes, moments: nil, variant: variant)
+        Kernels.encode(
+          codec, scales: scales, .f32, $0.baseAddress!, count: x.count, codes: &codes, moments: nil, variant: variant)
       }
       return codes
     }

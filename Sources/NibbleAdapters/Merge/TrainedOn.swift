@@ -62,7 +62,8 @@ extension QuantizeOptions {
       } else if part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) {
         blockSize = size
       } else {
-        throw NibbleError.usage("--trained-on \(quoted(text)): \(quoted(part)) is none of block=N, no-double-quant, mse and mse-signed")
+        throw NibbleError.usage(
+          "--trained-on \(quoted(text)): \(quoted(part)) is none of block=N, no-double-quant, mse and mse-signed")
       }
     }
   }
