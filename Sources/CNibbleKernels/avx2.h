@@ -15,7 +15,6 @@ void nibble_encode_avx2(const nibble_encode_job *job, const void *x, size_t bloc
                         uint8_t *codes, float *moments);
 void nibble_decode_avx2(const float codebook[16], const uint8_t *codes, size_t count, size_t block,
                         const float *absmax, nibble_number number, void *out);
-void nibble_scale_errors_avx2(nibble_code code, const float *x, size_t count, const float *inverse,
-                              size_t candidates, float *errors);
+void nibble_search_avx2(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales);
 
 #endif

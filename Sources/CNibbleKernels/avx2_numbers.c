@@ -53,7 +53,7 @@ const nibble_kernels nibble_avx2_kernels = {
     .difference = difference_avx2,
     .scan = scan_avx2,
     .count_nonfinite = count_nonfinite_avx2,
-    .scale_errors = nibble_scale_errors_avx2,
+    .search = nibble_search_avx2,
 };
 
 #endif

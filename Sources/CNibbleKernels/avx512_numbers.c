@@ -53,7 +53,7 @@ const nibble_kernels nibble_avx512_kernels = {
     .difference = difference_avx512,
     .scan = scan_avx512,
     .count_nonfinite = count_nonfinite_avx512,
-    .scale_errors = nibble_scale_errors_avx512,
+    .search = nibble_search_avx512,
 };
 
 #endif

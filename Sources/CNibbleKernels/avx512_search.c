@@ -1,37 +1,56 @@
-// The errors of candidate scales with AVX-512: the arithmetic of search.c, its 16 sums in one register.
+// The search for scales with AVX-512: a lane for each of the 16 scales, so that no sum runs across lanes.
 
 #if defined(__x86_64__)
 
 #include "avx512_code.h"
+#include "search.h"
 
 #pragma STDC FP_CONTRACT OFF
 
-AVX512_INLINE float sum_of_lanes(__m512 v) {
-  __m256 v8 = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-  __m128 v4 = _mm_add_ps(_mm256_castps256_ps128(v8), _mm256_extractf128_ps(v8, 1));
-  __m128 v2 = _mm_add_ps(v4, _mm_movehl_ps(v4, v4));
-  return _mm_cvtss_f32(_mm_add_ss(v2, _mm_movehdup_ps(v2)));
+typedef struct {
+  __m512 yq[2], qq[2];  ///< at even and at odd places
+} search_sums;
+
+AVX512_INLINE void add(const avx512_tables *t, int nf4, __m512 y, __m512 s, int odd, search_sums *sums) {
+  __m512 q;
+  avx512_codes(t, nf4, 1, s, &q);
+  sums->yq[odd] = _mm512_add_ps(sums->yq[odd], _mm512_mul_ps(y, q));
+  sums->qq[odd] = _mm512_add_ps(sums->qq[odd], _mm512_mul_ps(q, q));
 }
 
-AVX512_INLINE void errors_of(int nf4, const float *x, size_t count, const float *inverse, size_t candidates,
-                             float *errors) {
+/// The greatest gain among 16 scales, and its scale.
+AVX512_INLINE float best_of(const search_sums *sums, float *scale) {
+  __m512 yq = _mm512_add_ps(sums->yq[0], sums->yq[1]), qq = _mm512_add_ps(sums->qq[0], sums->qq[1]);
+  __m512 gain = _mm512_div_ps(_mm512_mul_ps(yq, yq), qq);
+  float most = _mm512_reduce_max_ps(gain);
+  __mmask16 first = _mm512_cmp_ps_mask(gain, _mm512_set1_ps(most), _CMP_EQ_OQ);
+  *scale = _mm512_cvtss_f32(_mm512_maskz_compress_ps(first, _mm512_div_ps(yq, qq)));
+  return most;
+}
+
+AVX512_INLINE void search_blocks(int nf4, int both_signs, const float *y, size_t blocks, size_t block, float *scales) {
   const avx512_tables t = avx512_make_tables(nf4, 0);
-  for (size_t k = 0; k < candidates; k++) {
-    __m512 sum = _mm512_setzero_ps(), scale = _mm512_set1_ps(inverse[k]);
-    for (size_t i = 0; i < count; i += 16) {
-      __m512 q, s = _mm512_mul_ps(_mm512_loadu_ps(x + i), scale);
-      avx512_codes(&t, nf4, 1, s, &q);
-      __m512 e = _mm512_sub_ps(s, q);
-      sum = _mm512_add_ps(sum, _mm512_mul_ps(e, e));
+  const __m512 steps = _mm512_loadu_ps(nibble_search_steps), sign = _mm512_set1_ps(-0.0f);
+  for (size_t b = 0; b < blocks; b++) {
+    search_sums plus = {0}, minus = {0};
+    for (size_t i = 0; i < block; i += 2, y += 2) {
+#pragma clang loop unroll(full)
+      for (int odd = 0; odd < 2; odd++) {
+        __m512 element = _mm512_set1_ps(y[odd]), s = _mm512_mul_ps(element, steps);
+        add(&t, nf4, element, s, odd, &plus);
+        if (both_signs) add(&t, nf4, element, _mm512_xor_ps(s, sign), odd, &minus);
+      }
     }
-    errors[k] = sum_of_lanes(sum);
+    float opposite, most = best_of(&plus, scales + b);
+    if (both_signs && best_of(&minus, &opposite) > most) scales[b] = opposite;
   }
 }
 
-AVX512 void nibble_scale_errors_avx512(nibble_code code, const float *x, size_t count, const float *inverse,
-                                       size_t candidates, float *errors) {
-  if (code == nibble_nf4) errors_of(1, x, count, inverse, candidates, errors);
-  else errors_of(0, x, count, inverse, candidates, errors);
+AVX512 void nibble_search_avx512(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block,
+                                 float *scales) {
+  if (code == nibble_nf4 && both_signs) search_blocks(1, 1, y, blocks, block, scales);
+  else if (code == nibble_nf4) search_blocks(1, 0, y, blocks, block, scales);
+  else search_blocks(0, 0, y, blocks, block, scales);
 }
 
 #endif

@@ -11,7 +11,7 @@ enum { group_elements = 4096, group_blocks = group_elements / 32 };
 // From the least normal float to 2^126 the reciprocal is normal too, and all rules agree.
 static const uint32_t ordinary_low = 0x00800000u, ordinary_span = 0x7e800000u - 0x00800000u;
 
-static int is_ordinary(uint32_t bits) { return bits - ordinary_low <= ordinary_span; }
+static int is_ordinary(uint32_t bits) { return (bits & 0x7fffffffu) - ordinary_low <= ordinary_span; }
 
 typedef struct {
   const nibble_kernels *kernels;

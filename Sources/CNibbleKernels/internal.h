@@ -30,10 +30,9 @@ typedef struct {
   void (*difference)(const float *a, const float *b, size_t count, nibble_difference_sums *sums);
   void (*scan)(const float *x, size_t count, nibble_scan_sums *sums);
   uint64_t (*count_nonfinite)(nibble_number number, const void *x, size_t count);
-  /// errors[k] = the squared scaled error of the `count` (a multiple of 16) finite elements of `x` under
-  /// inverse[k], bit for bit as search.c has it.
-  void (*scale_errors)(nibble_code code, const float *x, size_t count, const float *inverse, size_t candidates,
-                       float *errors);
+  /// The best scale of each block of y, finite elements over their greatest magnitude, bit for bit as search.h has it;
+  /// of blocks of zeros any. `block` is a multiple of 32; both signs are searched for NF4 only.
+  void (*search)(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales);
 } nibble_kernels;
 
 extern const nibble_kernels nibble_portable_kernels;

@@ -10,7 +10,6 @@
 void nibble_max_bits_neon(nibble_number number, const void *x, size_t blocks, size_t block, uint32_t *bits);
 void nibble_encode_neon(const nibble_encode_job *job, const void *x, size_t blocks, const float *inverse,
                         uint8_t *codes, float *moments);
-void nibble_scale_errors_neon(nibble_code code, const float *x, size_t count, const float *inverse,
-                              size_t candidates, float *errors);
+void nibble_search_neon(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales);
 
 #endif

@@ -111,7 +111,7 @@ const nibble_kernels nibble_neon_kernels = {
     .difference = difference_neon,
     .scan = scan_neon,
     .count_nonfinite = count_nonfinite_neon,
-    .scale_errors = nibble_scale_errors_neon,
+    .search = nibble_search_neon,
 };
 
 #endif

@@ -120,26 +120,4 @@ void nibble_max_bits_neon(nibble_number number, const void *x, size_t blocks, si
   }
 }
 
-void nibble_scale_errors_neon(nibble_code code, const float *x, size_t count, const float *inverse,
-                              size_t candidates, float *errors) {
-  int nf4 = code == nibble_nf4;
-  const neon_tables t = neon_make_tables(nf4, 0);
-  for (size_t k = 0; k < candidates; k++) {
-    float32x4_t sums[4] = {vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_f32(0)};
-    for (size_t i = 0; i < count; i += 16) {
-#pragma clang loop unroll(full)
-      for (int l = 0; l < 4; l++) {
-        float32x4_t q, s = vmulq_n_f32(vld1q_f32(x + i + 4 * l), inverse[k]);
-        if (nf4) neon_codes(&t, 1, 1, s, &q);
-        else neon_codes(&t, 0, 1, s, &q);
-        float32x4_t e = vsubq_f32(s, q), square = vmulq_f32(e, e);
-        sums[l] = vaddq_f32(sums[l], square);
-      }
-    }
-    float32x4_t v4 = vaddq_f32(vaddq_f32(sums[0], sums[2]), vaddq_f32(sums[1], sums[3]));
-    float32x2_t v2 = vadd_f32(vget_low_f32(v4), vget_high_f32(v4));
-    errors[k] = vget_lane_f32(v2, 0) + vget_lane_f32(v2, 1);
-  }
-}
-
 #endif

@@ -54,5 +54,5 @@ const nibble_kernels nibble_portable_kernels = {
     .difference = difference_portable,
     .scan = scan_portable,
     .count_nonfinite = count_nonfinite_portable,
-    .scale_errors = nibble_scale_errors_portable,
+    .search = nibble_search_portable,
 };

@@ -1,76 +1,87 @@
-// The search for a block's scale. Every sum has 16 lanes, added pairwise in halves at the end, without fused
-// operations: vector variants do the very same, so the fastest one may run and the answer stays one.
+// The scales with the least squared error: which blocks are searched, and the portable search.
 
 #include "portable.h"
 #include "portable_code.h"
+#include "search.h"
 
 #pragma STDC FP_CONTRACT OFF
 
-enum { longest = 4096, candidates = 25 };
+enum { group_elements = 4096, group_blocks = group_elements / 32 };
 
-NIBBLE_INLINE float error_of(const nibble_tables *t, int nf4, const float *x, size_t count, float inverse) {
-  float sums[16] = {0};
-  for (size_t i = 0; i < count; i += 16) {
-    for (size_t l = 0; l < 16; l++) {
-      float s = x[i + l] * inverse;
-      float e = s - t->values[nibble_position(t, nf4, s)];
-      sums[l] += e * e;
+NIBBLE_INLINE float search_block(const nibble_tables *t, int nf4, int n, const float *y, size_t block) {
+  nibble_search_sums sums = {0};
+  for (size_t i = 0; i < block; i++) {
+    float *yq = sums.yq[i & 1], *qq = sums.qq[i & 1];
+    for (int k = 0; k < n; k++) {
+      float s = y[i] * nibble_search_steps[k % nibble_scales];
+      float q = t->values[nibble_position(t, nf4, k < nibble_scales ? s : -s)];
+      yq[k] += y[i] * q;
+      qq[k] += q * q;
     }
   }
-  for (size_t half = 8; half > 0; half /= 2)
-    for (size_t l = 0; l < half; l++) sums[l] += sums[l + half];
-  return sums[0];
+  return nibble_best_scale(&sums, n);
 }
 
-void nibble_scale_errors_portable(nibble_code code, const float *x, size_t count, const float *inverse,
-                                  size_t n, float *errors) {
+void nibble_search_portable(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales) {
   nibble_tables t = nibble_make_tables(code == nibble_nf4, 0);
-  for (size_t k = 0; k < n; k++)
-    errors[k] = code == nibble_nf4 ? error_of(&t, 1, x, count, inverse[k]) : error_of(&t, 0, x, count, inverse[k]);
+  for (size_t b = 0; b < blocks; b++, y += block)
+    scales[b] = code == nibble_nf4 ? search_block(&t, 1, both_signs ? 2 * nibble_scales : nibble_scales, y, block)
+                                   : search_block(&t, 0, nibble_scales, y, block);
 }
 
-/// The best scale of a block of finite elements padded with zeros, whose error is none.
-static float best_scale(const nibble_kernels *kernels, nibble_code code, const float *x, size_t count, float max) {
-  float scale[candidates], inverse[candidates], errors[candidates];
-  for (int k = 0; k < candidates; k++) {
-    scale[k] = max * (1.0f - (float)k / 64.0f);
-    inverse[k] = 1.0f / scale[k];
+/// Outside this range a scale or its reciprocal may not be a normal number; such blocks keep their absmax.
+static int is_searched(uint32_t max) { return max >= 0x01000000u && max <= 0x7e000000u; }
+
+/// The absmax of `n` elements that are not searched, and what they are.
+static float plain_absmax(const float *x, size_t n, nibble_encode_counts *counts) {
+  uint32_t max = 0, nonfinite = 0, nans = 0;
+  for (size_t i = 0; i < n; i++) {
+    uint32_t a = nibble_bits(x[i]) & 0x7fffffffu;
+    nonfinite += a >= NIBBLE_INFINITY_BITS;
+    nans += a > NIBBLE_INFINITY_BITS;
+    max = a > max && a <= NIBBLE_INFINITY_BITS ? a : max;
   }
-  kernels->scale_errors(code, x, count, inverse, candidates, errors);
-  int best = 0;
-  float least = errors[0];
-  for (int k = 1; k < candidates; k++) {
-    // In units of absmax, so that it neither overflows nor vanishes.
-    float r = 1.0f - (float)k / 64.0f, error = errors[k] * (r * r);
-    if (error < least) {
-      best = k;
-      least = error;
-    }
-  }
-  return scale[best];
+  counts->nonfinite += nonfinite;
+  counts->zero_blocks += max == 0 && nans == 0;
+  return nibble_float(nans == n ? 0x7fc00000u : max);
 }
 
-void nibble_search_scales(nibble_code code, nibble_number number, const void *x, size_t count, size_t block,
-                          float *scales, nibble_encode_counts *counts) {
-  const nibble_kernels *kernels = nibble_kernels_of(nibble_variant_best());
-  float values[longest + 16];
-  for (size_t first = 0, b = 0; first < count; first += block, b++) {
-    size_t n = count - first < block ? count - first : block;
-    uint32_t max = 0, nonfinite = 0, nans = 0;
-    for (size_t i = 0; i < n; i++) {
-      values[i] = nibble_element(number, x, first + i);
-      uint32_t a = nibble_bits(values[i]) & 0x7fffffffu;
-      nonfinite += a >= NIBBLE_INFINITY_BITS;
-      nans += a > NIBBLE_INFINITY_BITS;
-      max = a > max && a <= NIBBLE_INFINITY_BITS ? a : max;
+/// `blocks` blocks of `padded` elements, of which the first `block` count. x is overwritten.
+static void search_group(const nibble_kernels *kernels, nibble_code code, int both_signs, float *x, size_t blocks, size_t block,
+                         size_t padded, float *scales, nibble_encode_counts *counts) {
+  uint32_t bits[group_blocks];
+  float best[group_blocks];
+  kernels->max_bits(nibble_f32, x, blocks, padded, bits);
+  for (size_t b = 0; b < blocks; b++) {
+    float *y = x + b * padded;
+    if (is_searched(bits[b])) {
+      float inverse = 1.0f / nibble_float(bits[b]);
+      for (size_t i = 0; i < padded; i++) y[i] *= inverse;
+    } else {
+      nibble_store_f32(scales, b, plain_absmax(y, block, counts));
+      memset(y, 0, padded * sizeof *y);
     }
-    counts->nonfinite += nonfinite;
-    counts->zero_blocks += max == 0 && nans == 0;
-    nibble_store_f32(scales, b, nibble_float(nans == n ? 0x7fc00000u : max));
-    // Outside this range a reciprocal is not a normal number; such blocks keep their absmax too.
-    if (nonfinite || max < 0x01000000u || max > 0x7e800000u) continue;
-    size_t padded = (n + 15) / 16 * 16;
-    memset(values + n, 0, (padded - n) * sizeof(float));
-    nibble_store_f32(scales, b, best_scale(kernels, code, values, padded, nibble_float(max)));
+  }
+  // FP4 is the same on both sides: opposites change nothing.
+  kernels->search(code, both_signs && code == nibble_nf4, x, blocks, padded, best);
+  for (size_t b = 0; b < blocks; b++)
+    if (is_searched(bits[b])) nibble_store_f32(scales, b, nibble_float(bits[b]) * best[b]);
+}
+
+void nibble_search_scales(nibble_variant variant, nibble_code code, int both_signs, nibble_number number, const void *x,
+                          size_t count, size_t block, float *scales, nibble_encode_counts *counts) {
+  const nibble_kernels *kernels = nibble_kernels_of(variant);
+  float values[group_elements];
+  size_t group = block % 32 ? 1 : group_elements / block;
+  for (size_t first = 0; first < count;) {
+    size_t n = count - first < block ? count - first : block, blocks = (count - first) / block;
+    // A short last block by itself, behind zeros that change no sum.
+    blocks = blocks == 0 ? 1 : blocks < group ? blocks : group;
+    size_t padded = (n + 31) / 32 * 32;
+    kernels->widen(number, (const char *)x + first * nibble_number_size(number), blocks * n, values);
+    memset(values + blocks * n, 0, (padded - n) * sizeof *values);
+    search_group(kernels, code, both_signs, values, blocks, n, padded, scales, counts);
+    first += blocks * n;
+    scales += blocks;
   }
 }

@@ -69,6 +69,7 @@ extension Checkpoint {
     let codecs = Set(packed.compactMap(\.encoding.codec))
     guard codecs.count == 1, let codec = codecs.first else { return nil }
     let plain = codec.nested == nil ? ":no-double-quant" : ""
-    return "\(codec.code.rawValue):block=\(codec.blockSize)\(plain)"
+    let chosen = encoder == .absmax ? "" : ":" + encoder.rawValue
+    return "\(codec.code.rawValue):block=\(codec.blockSize)\(plain)\(chosen)"
   }
 }

@@ -121,13 +121,17 @@ package enum Kernels {
     return EncodeCounts(counts)
   }
 
-  /// For each block the scale with the least squared error among 25 from absmax down to 5/8 of it.
+  /// For each block a scale of small squared error, never worse than absmax.
+  ///
+  /// - Parameter bothSigns: whether it may be negative, which turns a lopsided set of values around
   package static func searchScales(
-    _ codec: BlockCodec, _ dtype: DType, _ x: UnsafeRawPointer, count: Int, scales: UnsafeMutablePointer<Float>
+    _ codec: BlockCodec, bothSigns: Bool, _ dtype: DType, _ x: UnsafeRawPointer, count: Int,
+    scales: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
   ) -> EncodeCounts {
     var counts = nibble_encode_counts()
     nibble_search_scales(
-      codec.code.native, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales, &counts)
+      variant.native, codec.code.native, bothSigns ? 1 : 0, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales, &counts
+    )
     return EncodeCounts(counts)
   }
 

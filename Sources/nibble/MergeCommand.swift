@@ -50,7 +50,7 @@ struct MergeCommand: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "The adapter was trained on the 4-bit form of this base, so it is merged onto those values; original: onto the base's own all the same.",
-      valueName: "nf4[:block=N][:no-double-quant]|original"))
+      valueName: "nf4[:block=N][:no-double-quant][:mse|:mse-signed]|original"))
   var trainedOn: String?
 
   @Flag(help: "Merge adapters that say they were trained on another base.")

@@ -42,9 +42,6 @@ struct QuantizeCommand: ParsableCommand {
       "Compress the block file: none, zstd or zstd:LEVEL. It must be unpacked to be used in place.", valueName: "method"))
   var compress = "none"
 
-  @Option(help: "How scales are chosen: absmax, or mse for the least squared error.")
-  var encoder: StreamJob.Encoder = .absmax
-
   @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
   var allowNonfinite = false
 
@@ -60,7 +57,6 @@ struct QuantizeCommand: ParsableCommand {
     options.codec = choice
     try packing.apply(to: &options)
     options.rules = try RuleText.rules(tensorRules + keepRules)
-    options.encoder = encoder
     var spec = try write.spec(format, habit: .nbl)
     guard spec.format != .safetensors || format == nil else {
       throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
@@ -89,6 +85,12 @@ struct PackingOptions: ParsableArguments {
   @Option(help: "Corner cases as bitsandbytes has them: nearest, cuda, cpu.")
   var bnbRules: EncodingRules = .nearest
 
+  @Option(
+    help: ArgumentHelp(
+      "How scales are chosen: absmax, mse for the least squared error, mse-signed for that among scales of either sign (default: absmax; merging into a packed base, what that has)."
+    ))
+  var encoder: StreamJob.Encoder?
+
   func apply(to options: inout QuantizeOptions) throws {
     guard BlockCodec.blockSizes.contains(blockSize) else {
       throw NibbleError.usage("--block-size \(blockSize) is not one of \(BlockCodec.blockSizes)")
@@ -96,6 +98,7 @@ struct PackingOptions: ParsableArguments {
     options.blockSize = blockSize
     options.doubleQuant = doubleQuant
     options.bnbRules = bnbRules
+    options.encoder = encoder
   }
 }
 

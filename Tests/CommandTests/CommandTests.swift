@@ -51,6 +51,8 @@ struct CommandTests {
       ["quantize", stories, "-o", "/tmp/x.nbl", "--format", "bnb"], ["quantize", stories, "-o", "/tmp/x.nbl", "--frob"],
       ["quantize", stories, "-o", "/tmp/x.nbl", "--compress", "gzip"], ["quantize", stories, "-o", "/tmp/x.nbl", "-j", "0"],
       ["quantize", stories, "-o", "/tmp/x.nbl", "--encoder", "mse", "--bnb-rules", "cpu"], ["quantize", stories, "-o", ""],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--encoder", "mse-signed", "--bnb-rules", "cuda"],
+      ["quantize", stories, "-o", "/tmp/x.nbl", "--encoder", "signed"],
       ["quantize", stories, "-o", "/tmp/x.nbl", "--max-memory", "1MB"],
       ["dequantize", stories, "-o", "/tmp/x", "--dtype", "int8"],
       ["dequantize", stories, "-o", "/tmp/x.nbl"], ["convert", stories, "-o", "/tmp/x"], ["plan"] + ["--frob"],

@@ -127,10 +127,10 @@ CASES = {
 }
 
 
-def packed_and_twin(nibble, work, container):
+def packed_and_twin(nibble, work, container, *options):
     """The model in `work / 'm'` packed, and the plain weights its codes stand for."""
     form = [] if container.endswith(".nbl") else ["--format", "bnb"]
-    nibble("quantize", work / "m", "-o", work / container, *form)
+    nibble("quantize", work / "m", "-o", work / container, *form, *options)
     nibble("dequantize", work / container, "-o", work / "twin", "--dtype", "fp32")
     return work / container, work / "twin"
 

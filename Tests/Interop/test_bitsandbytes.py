@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from bitsandbytes import functional
 from reference import (
     BLOCK_SIZES, DTYPES, STATE, assert_packed_alike, by_bitsandbytes, packed_tensors, parts_of, same_bits, ulps_apart)
 from safetensors.torch import load_file, save_file
@@ -149,3 +150,53 @@ def test_relative_error_is_what_bitsandbytes_has(nibble, work, quant_type, doubl
         before_rounding = float(error.norm() / exact.norm())
         assert said[name] == pytest.approx(before_rounding, rel=1e-4)
         assert measured[name] == pytest.approx(before_rounding, rel=1e-4)
+
+
+def best_error(weight, quant_map, signs):
+    """The squared error of `weight` in blocks of 64 under the best of many scales, none of them coded."""
+    blocks = weight.reshape(-1, 64)
+    middle = (quant_map[1:] + quant_map[:-1]) / 2
+    least = torch.full(blocks.shape[:1], torch.inf)
+    for ratio in torch.linspace(0.5, 1.5, 201):
+        for sign in signs:
+            scale = sign * ratio * blocks.abs().amax(1, keepdim=True)
+            values = quant_map[torch.bucketize(blocks / scale, middle)]
+            # Under these codes the best scale is the least squares one.
+            fit = (blocks * values).sum(1, keepdim=True) / (values * values).sum(1, keepdim=True)
+            least = torch.minimum(least, ((blocks - fit * values) ** 2).sum(1))
+    return float(least.sum())
+
+
+@pytest.mark.parametrize("encoder, signs, limit", [("mse", (1,), 0.0853), ("mse-signed", (1, -1), 0.0830)])
+def test_searched_scales_are_nearly_the_best_there_are(nibble, work, encoder, signs, limit):
+    weight = torch.randn(512, 1024) * 0.02
+    save_file({"w.weight": weight}, work / "in.safetensors")
+    nibble("quantize", work / "in.safetensors", "-o", work / "out.safetensors", "--encoder", encoder)
+    packed = packed_tensors(load_file(work / "out.safetensors"))["w.weight"]
+    error = float(((packed.dequantized(torch.float32) - weight) ** 2).sum())
+    assert (error / float((weight**2).sum())) ** 0.5 <= limit
+    # Scales are coded to 8 bits, which costs a little of it.
+    best = best_error(weight, packed.quant_map, signs)
+    assert best <= error <= 1.01 * best
+    assert bool((packed.scales() < 0).any()) == (encoder == "mse-signed")
+
+
+@pytest.mark.parametrize("double", [True, False], ids=["double", "single"])
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bitsandbytes_decodes_scales_of_either_sign_as_nibble_does(nibble, work, dtype, quant_type, double):
+    """The library itself, from the file's own parts. Rows are multiples of the block, where its CPU code is right."""
+    weight = (torch.randn(96, 4096) * 0.02).to(DTYPES[dtype])
+    save_file({"w.weight": weight}, work / "in.safetensors")
+    for block_size in BLOCK_SIZES:
+        nibble(
+            "quantize", work / "in.safetensors", "-o", work / "out.safetensors", "--force", "--encoder", "mse-signed", "--codec",
+            quant_type, "--block-size", block_size, "--double-quant" if double else "--no-double-quant")
+        nibble("dequantize", work / "out.safetensors", "-o", work / "plain.safetensors", "--force")
+        tensors = load_file(work / "out.safetensors")
+        scales = packed_tensors(tensors)["w.weight"].scales()
+        assert bool((scales < 0).any()) == (quant_type == "nf4")
+        parts = {name.removeprefix("w.weight."): part for name, part in tensors.items() if name != "w.weight"}
+        state = functional.QuantState.from_dict(parts, device=torch.device("cpu"))
+        theirs = functional.dequantize_4bit(tensors["w.weight"], state)
+        assert same_bits(theirs, load_file(work / "plain.safetensors")["w.weight"]), f"block {block_size}"

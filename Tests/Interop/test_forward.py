@@ -252,7 +252,8 @@ def test_weights_of_sixteen_bits(nibble, work, case, dtype):
 
 PACKED = {
     "nf4": [], "nf4, single": ["--no-double-quant"], "fp4": ["--codec", "fp4"], "small blocks": ["--block-size", "32"],
-    "large blocks": ["--block-size", "256", "--no-double-quant"],
+    "large blocks": ["--block-size", "256", "--no-double-quant"], "signed scales": ["--encoder", "mse-signed"],
+    "signed scales, single": ["--encoder", "mse-signed", "--no-double-quant"],
 }
 
 

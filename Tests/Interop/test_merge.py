@@ -1,5 +1,7 @@
 """Adapters that PEFT makes, merged by `nibble merge`: in transformers the output says what the base says with the adapter active
 in PEFT."""
+import json
+
 import peft
 import pytest
 import torch
@@ -39,13 +41,16 @@ def test_a_merged_model_computes_what_peft_computes(nibble, work, case, base):
 
 @pytest.mark.parametrize("case", ["all linear", "DoRA", "qwen2", "embedding adapted, tied", "head and embedding trained whole",
                                   "roberta classifier, all linear", "gpt2, all linear"])
-def test_merged_into_four_bits_loads_in_transformers(nibble, work, case):
+@pytest.mark.parametrize("encoder", ["absmax", "mse-signed"])
+def test_merged_into_four_bits_loads_in_transformers(nibble, work, case, encoder):
     name, changes, settings = CASES[case]
     model_class, model_type = class_and_type(name)
     save_random(model_class, model_type, work / "m", **changes)
-    packed, twin = packed_and_twin(nibble, work, "packed")
+    packed, twin = packed_and_twin(nibble, work, "packed", "--encoder", encoder)
     adapter = save_adapter(model_class, twin, work / "adapter", **settings)
     nibble("merge", "--base", packed, "--adapter", adapter, "-o", work / "merged", "--min-survival", "0")
+    record = json.loads((work / "merged" / "nibble.json").read_text())["provenance"]
+    assert record.get("options", {}).get("encoder", "absmax") == encoder
     nibble("dequantize", work / "merged", "-o", work / "values", "--dtype", "fp32")
     assert_packed_answers_like_plain(work / "merged", work / "values", model_class)
 

@@ -143,6 +143,7 @@ OPTIONS = [
     ["--compress", "zstd", "--codec", "bf16"],
     ["--tensor", "mlp=fp16"], ["--tensor", "mlp=fp16", "--tensor", "embed=nf4:block=128"], ["--encoder", "mse"],
     ["--encoder", "mse", "--codec", "fp4", "--no-double-quant"],
+    ["--encoder", "mse-signed"], ["--encoder", "mse-signed", "--no-double-quant"],
 ]
 
 

@@ -42,7 +42,13 @@ def saved(work):
     return save
 
 
-@pytest.mark.parametrize("options", [[], ["--no-double-quant", "--codec", "fp4", "--block-size", "32"]], ids=["default", "fp4"])
+PACKINGS = {
+    "default": [], "fp4": ["--no-double-quant", "--codec", "fp4", "--block-size", "32"], "mse": ["--encoder", "mse"],
+    "signed": ["--encoder", "mse-signed"], "signed, single": ["--encoder", "mse-signed", "--no-double-quant"],
+}
+
+
+@pytest.mark.parametrize("options", PACKINGS.values(), ids=PACKINGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_folder_answers_like_its_dequantized_twin(nibble, work, saved, name, options):
     model_class = saved(name)
@@ -176,7 +182,8 @@ def test_nibble_makes_the_checkpoint_the_library_makes(nibble, work, saved, case
     assert ours == theirs, "config.json differs"
 
 
-@pytest.mark.parametrize("options", [[], ["--no-double-quant"], ["--codec", "fp4"], ["--keep", r"\.0\."]], ids=" ".join)
+@pytest.mark.parametrize(
+    "options", [[], ["--no-double-quant"], ["--codec", "fp4"], ["--encoder", "mse-signed"], ["--keep", r"\.0\."]], ids=" ".join)
 @pytest.mark.parametrize("name", ["llama, untied", "gpt2", "llama, bfloat16"])
 def test_block_file_to_bitsandbytes_and_back_is_the_same_file(nibble, work, saved, name, options):
     saved(name, max_shard_size="100KB")

@@ -214,6 +214,32 @@ struct MergeTests {
     #expect(try merged.verify().nonfinite.isEmpty)
   }
 
+  @Test("into a packed base keeps to the way its scales were chosen", arguments: StreamJob.Encoder.allCases)
+  func encoders(_ encoder: StreamJob.Encoder) throws {
+    var options = QuantizeOptions()
+    options.encoder = encoder
+    let spec = try OutputSpec(path: folder.file("base.nbl"), format: nil, habit: .nbl)
+    _ = try StreamJob.quantize(Checkpoint.open(fixture("models/llama")), options, to: spec).run()
+    var base = spec.path
+    for output in ["once.nbl", "twice.nbl"] {
+      let (report, merged) = try merge(base, [("dec_lora_qv", 0.02)], to: output, format: .nbl) { $0.minimumSurvival = 0 }
+      // Other scales would move every weight, by some 0.06 of it.
+      for tensor in report.changed {
+        #expect((tensor.sums.noise / tensor.sums.base).squareRoot() < 0.03, "\(tensor.name)")
+      }
+      #expect(merged.provenance?["options"]?["encoder"]?.string == (encoder == .absmax ? nil : encoder.rawValue))
+      base = folder.file(output)
+    }
+    // That is what scales that are always positive do to blocks whose scale was negative.
+    let (report, _) = try merge(spec.path, [("dec_lora_qv", 0.02)], to: "absmax.nbl", format: .nbl) {
+      $0.minimumSurvival = 0
+      $0.packing.encoder = .absmax
+    }
+    for tensor in report.changed {
+      #expect(((tensor.sums.noise / tensor.sums.base).squareRoot() > 0.03) == (encoder == .mseSigned), "\(tensor.name)")
+    }
+  }
+
   @Test("goes on from what was promoted, and from rows of bytes")
   func rowsOfBytes() throws {
     let base = try Checkpoint.open(fixture("models/gpt2"))
@@ -249,19 +275,19 @@ struct MergeTests {
     #expect(expected.tensors.map(\.shape) == merged.tensors.map(\.shape))
   }
 
-  @Test("onto the values of the base's 4-bit form")
-  func trainedOn() throws {
+  @Test("onto the values of the base's 4-bit form", arguments: ["nf4:block=128", "nf4:block=128:mse-signed"])
+  func trainedOn(_ form: String) throws {
     let base = try Checkpoint.open(fixture("models/gpt2"))
-    let packed = try base.packedForm(QuantizeOptions(trainedOn: "nf4:block=128"), beside: folder.file("out"), threads: 2)
+    let packed = try base.packedForm(QuantizeOptions(trainedOn: form), beside: folder.file("out"), threads: 2)
     #expect(folder.contents.isEmpty)
     var spec = try OutputSpec(path: folder.file("out"), format: .safetensors, habit: .safetensors)
     let report = try StreamJob.merge(packed, MergeOptions([.init(Self.adapter("gpt2_c_attn"))]), to: spec).run()
     spec.path = folder.file("q.nbl")
     spec.format = .nbl
-    _ = try StreamJob.quantize(base, QuantizeOptions(trainedOn: "nf4:block=128"), to: spec).run()
+    _ = try StreamJob.quantize(base, QuantizeOptions(trainedOn: form), to: spec).run()
     let (other, _) = try merge(folder.file("q.nbl"), [("gpt2_c_attn", 1)], to: "expected", format: .safetensors)
     #expect(report.identity == other.identity)
-    for bad in ["int8", "nf4:block=3", "nf4:x", ""] {
+    for bad in ["int8", "nf4:block=3", "nf4:x", "nf4:signed", ""] {
       #expect(throws: NibbleError.self) { try QuantizeOptions(trainedOn: bad) }
     }
     #expect(throws: NibbleError.self) { try packed.packedForm(QuantizeOptions(), beside: folder.file("x"), threads: 1) }

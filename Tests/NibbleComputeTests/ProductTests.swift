@@ -63,6 +63,7 @@ final class StoredMatrix {
       let codes = memory(codec.codeBytes(count)).assumingMemoryBound(to: UInt8.self)
       var absmax = [Float](repeating: 0, count: codec.blocks(count))
       _ = Kernels.encode(codec, .nearest, .f32, source, count: count, codes: codes, absmax: &absmax, moments: nil)
+      for index in stride(from: 0, to: absmax.count, by: 3) { absmax[index].negate() }
       let codebook = memory(64).assumingMemoryBound(to: Float.self)
       for (index, value) in codec.codebook.values.enumerated() { codebook[index] = value }
       if let nested = codec.nested {
@@ -71,7 +72,8 @@ final class StoredMatrix {
         let nestedScales = memory(4 * codec.nestedBlocks(count)).assumingMemoryBound(to: Float.self)
         let map = memory(1024).assumingMemoryBound(to: Float.self)
         for (index, value) in nested.codebook.values.enumerated() { map[index] = value }
-        let offset: Float = 0.05
+        // So that scales of both signs come up.
+        let offset: Float = 0.005
         for index in 0..<codec.nestedBlocks(count) { nestedScales[index] = 0.02 + 0.001 * Float(index) }
         for index in absmax.indices {
           scaleCodes[index] = UInt8(truncatingIfNeeded: index &* 37 &+ 5)

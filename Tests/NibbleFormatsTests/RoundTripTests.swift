@@ -200,12 +200,38 @@ struct RoundTripTests {
     }
   }
 
-  @Test("the MSE encoder's error is smaller")
-  func mse() throws {
-    let absmax = try bench.quantize(stories, "a.nbl")
-    let mse = try bench.quantize(stories, "b.nbl") { $0.encoder = .mse }
-    #expect(try #require(mse.meanError) < 0.97 * (try #require(absmax.meanError)))
-    _ = try Checkpoint.open(bench.folder.file("b.nbl")).verify()
+  @Test("searched scales err less, and the less the more there are to choose from", arguments: [true, false])
+  func searched(_ doubleQuant: Bool) throws {
+    let errors = try StreamJob.Encoder.allCases.map { encoder in
+      let report = try bench.quantize(stories, encoder.rawValue + ".nbl") {
+        $0.encoder = encoder
+        $0.doubleQuant = doubleQuant
+      }
+      let packed = try Checkpoint.open(bench.folder.file(encoder.rawValue + ".nbl"))
+      _ = try packed.verify()
+      #expect(packed.provenance?["options"]?["encoder"]?.string == encoder.rawValue)
+      // What is reported is what is there.
+      let diff = try Checkpoint.open(stories).diff(packed)
+      for tensor in report.packed {
+        let measured = try #require(diff.changed.first { $0.name == tensor.name }?.difference?.relativeRMS)
+        #expect(abs(try #require(tensor.relativeError) - measured) < 1e-5 * measured, "\(tensor.name)")
+      }
+      return try #require(report.meanError)
+    }
+    #expect(errors[1] < 0.94 * errors[0])
+    #expect(errors[2] < 0.98 * errors[1])
+  }
+
+  @Test("searched scales are the same for any number of threads", arguments: [StreamJob.Encoder.mse, .mseSigned])
+  func searchedAlike(_ encoder: StreamJob.Encoder) throws {
+    try bench.quantize(fixture("models/llama"), "one.nbl", threads: 1) { $0.encoder = encoder }
+    try bench.quantize(fixture("models/llama"), "three.nbl", threads: 3) { $0.encoder = encoder }
+    try bench.quantize(fixture("models/llama-sharded"), "shards.nbl", threads: 2) { $0.encoder = encoder }
+    #expect(try bench.bytes("one.nbl") == bench.bytes("three.nbl"))
+    #expect(try bench.bytes("one.nbl") == bench.bytes("shards.nbl"))
+    try bench.convert(bench.folder.file("one.nbl"), "bnb", .bnb)
+    try bench.convert(bench.folder.file("bnb"), "back.nbl", .nbl)
+    #expect(try bench.bytes("one.nbl") == bench.bytes("back.nbl"))
   }
 
   @Test("shards of any size hold the same tensors", arguments: [1, 100_000, 400_000])

@@ -75,6 +75,27 @@ for (title, code, dtype, blockSize) in [
   print(line)
 }
 
+/// GB/s of bf16 read by the search for scales, of one sign or both.
+func benchSearch(_ variant: KernelVariant, bothSigns: Bool) -> Double {
+  let codec = BlockCodec(.nf4)
+  let scratch = Scratch()
+  let values = scratch.floats(0, elements)
+  for index in values.indices { values[index] = random() }
+  guard let x = scratch.bytes(1, 2 * elements).baseAddress, let wide = values.baseAddress,
+    let scales = scratch.floats(2, codec.blocks(elements)).baseAddress
+  else { return 0 }
+  Kernels.narrow(.bf16, wide, count: elements, x)
+  return measure(2 * elements) {
+    _ = Kernels.searchScales(codec, bothSigns: bothSigns, .bf16, x, count: elements, scales: scales, variant: variant)
+  }
+}
+
+print(
+  "search for NF4 scales, positive / signed, GB/s of bf16: "
+    + variants.map {
+      "  \($0.rawValue): \(decimal(benchSearch($0, bothSigns: false), 2)) / \(decimal(benchSearch($0, bothSigns: true), 2))"
+    }.joined())
+
 // Products with a matrix of 2048 inputs and 8192 outputs.
 
 let outputs = 8192, inputs = 2048

@@ -85,16 +85,16 @@ void nibble_encode(nibble_variant variant, nibble_code code, nibble_rules rules,
                    uint8_t *codes, float *absmax, float *moments, nibble_encode_counts *counts);
 
 /// Encodes to the nearest code under given scales (ties as `nibble_nearest`), for encoders that
-/// choose their own. A scale of 0 gives the code of zero. `moments` as above, of x / scale.
+/// choose their own, of either sign. A scale of 0 gives the code of zero. `moments` as above, of x / scale.
 void nibble_encode_scaled(nibble_variant variant, nibble_code code, nibble_number number,
                           const void *x, size_t count, size_t block, const float *scales,
                           uint8_t *codes, float *moments, nibble_encode_counts *counts);
 
-/// For each block the scale, among absmax * (1 - k/64) for k = 0...24, whose nearest codes leave the
-/// least squared error, the largest on ties. Sums in 16 lanes in a fixed order: one answer everywhere.
-/// `number` as for `nibble_encode`; blocks with non-finite elements keep their absmax.
-void nibble_search_scales(nibble_code code, nibble_number number, const void *x, size_t count,
-                          size_t block, float *scales, nibble_encode_counts *counts);
+/// For each block a scale whose nearest codes leave a small squared error: of 16 scales between 1.4 and 0.65 of absmax (with
+/// `both_signs`, also of their opposites) the codes that fit best, and the scale that fits these best. Never worse than absmax;
+/// the same bits from every variant. `number` as for `nibble_encode`; blocks with non-finite elements keep their absmax.
+void nibble_search_scales(nibble_variant variant, nibble_code code, int both_signs, nibble_number number, const void *x,
+                          size_t count, size_t block, float *scales, nibble_encode_counts *counts);
 
 /// Decodes: element = codebook[code] * absmax[block] in float32, rounded once (nearest even) into
 /// `number`, one of f32, f16, bf16.

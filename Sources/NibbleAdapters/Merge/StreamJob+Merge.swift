@@ -61,12 +61,17 @@ extension StreamJob {
     }
     let settings: JSON = options.packing.provenance
     let isPacking = base.packed.isEmpty && output.format != .safetensors
+    let encoder = job.encoder
     job.provenance = { identity in
       var record: JSON = [
         "tool": JSON("nibble " + nibbleVersion), "verb": "merge", "source": JSON(identity.description),
         "adapters": .array(parts),
       ]
-      if isPacking { record = record.setting("options", to: settings) }
+      if isPacking {
+        record = record.setting("options", to: settings)
+      } else if encoder != .absmax {
+        record = record.setting("options", to: ["encoder": JSON(encoder.rawValue)])
+      }
       return record
     }
     return job
@@ -113,6 +118,7 @@ extension StreamJob {
     }
     var job = base.packed.isEmpty ? try quantize(base, options.packing, to: output) : try convert(base, to: output)
     job.rules = options.packing.bnbRules
+    if !base.packed.isEmpty { job.encoder = options.packing.encoder ?? base.encoder }
     job.refusesNonfinite = true
     return job
   }

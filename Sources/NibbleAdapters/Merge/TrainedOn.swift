@@ -46,7 +46,7 @@ extension Checkpoint {
 }
 
 extension QuantizeOptions {
-  /// Reads `nf4`, `fp4`, with `:block=N` and `:no-double-quant` behind.
+  /// Reads `nf4`, `fp4`, with `:block=N`, `:no-double-quant` and an encoder behind.
   public init(trainedOn text: String) throws {
     self.init()
     var parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
@@ -57,10 +57,13 @@ extension QuantizeOptions {
     for part in parts {
       if part == "no-double-quant" {
         doubleQuant = false
+      } else if let encoder = StreamJob.Encoder(rawValue: part) {
+        self.encoder = encoder
       } else if part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) {
         blockSize = size
       } else {
-        throw NibbleError.usage("--trained-on \(quoted(text)): \(quoted(part)) is neither block=N nor no-double-quant")
+        throw NibbleError.usage(
+          "--trained-on \(quoted(text)): \(quoted(part)) is none of block=N, no-double-quant, mse and mse-signed")
       }
     }
   }

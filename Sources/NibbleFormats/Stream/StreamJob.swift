@@ -69,6 +69,11 @@ public struct StreamJob: Sendable {
     case absmax
     /// The scale with the least squared error.
     case mse
+    /// The same among scales of either sign: of the values of NF4 eight are positive and seven negative.
+    case mseSigned = "mse-signed"
+
+    /// Whether scales are chosen before codes are, in a pass of its own.
+    var searches: Bool { self != .absmax }
   }
 
   /// A job that changes nothing but what `items` say.
@@ -113,6 +118,9 @@ public struct StreamJob: Sendable {
     var path = output.path
     while path.count > 1, path.hasSuffix("/") { path.removeLast() }
     try StagedOutput.checkReplaceable(path, shape, force: output.force)
+    if encoder.searches, rules != .nearest {
+      throw NibbleError.usage("--encoder \(encoder.rawValue) chooses its own scales; it goes with --bnb-rules nearest only")
+    }
     let packed = items.filter { $0.target.encoding != .plain }
     if output.format == .safetensors, let first = packed.first {
       let way =
@@ -281,7 +289,8 @@ public struct StreamJob: Sendable {
 
   /// A merge that loses what it was made for is refused before anything is visible.
   private func checkSurvival(_ report: StreamReport) throws {
-    let lost = report.changed.filter { tensor in tensor.minimum.map { !(tensor.sums.survival >= $0) } ?? false }
+    // A minimum of 0 refuses nothing, not even what rounding turned around.
+    let lost = report.changed.filter { tensor in tensor.minimum.map { $0 > 0 && !(tensor.sums.survival >= $0) } ?? false }
     guard let worst = lost.min(by: { $0.sums.survival < $1.sums.survival }), let minimum = worst.minimum else { return }
     throw NibbleError.quality(
       "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "

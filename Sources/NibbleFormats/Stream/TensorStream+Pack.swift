@@ -28,7 +28,7 @@ extension TensorStream {
       (sums, outcome.sourceDigest) = try encode(pass, into: writers[0], digest, given: nil)
       scales = try code(pass, sums.counts)
       if codec.nested != nil { sums += scales.extraError }
-    case .mse:
+    case .mse, .mseSigned:
       // The scales are chosen first and coded, then the codes fitted to what the scales became.
       let found = try searchScales(pass)
       outcome.sourceDigest = found.digest
@@ -135,16 +135,18 @@ extension TensorStream {
     return sums
   }
 
-  /// The first pass of the MSE encoder: the best scale of each block.
+  /// The first pass of the MSE encoders: the best scale of each block.
   func searchScales(_ pass: PackingPass) throws -> (counts: EncodeCounts, digest: Digest128) {
     let counts = PerChunk<EncodeCounts>(pass.chunks)
-    try forEachChunk(pass.chunks, threads: threads, pool) { index, scratch, turnstile in
+    try forEachChunk(pass.chunks, threads: threads, pool) { [encoder] index, scratch, turnstile in
       let count = pass.count(index)
       let piece = try pass.feed.read(index * pass.chunk, count, scratch)
       if let from = piece.x, let scales = pass.absmax.value.baseAddress {
         counts.set(
           index,
-          Kernels.searchScales(pass.codec, pass.feed.dtype, from, count: count, scales: scales + pass.block(index)))
+          Kernels.searchScales(
+            pass.codec, bothSigns: encoder == .mseSigned, pass.feed.dtype, from, count: count,
+            scales: scales + pass.block(index)))
       }
       try turnstile.pass(index) { pass.feed.admit(piece) }
     }

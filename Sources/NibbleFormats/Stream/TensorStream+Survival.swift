@@ -16,7 +16,7 @@ extension TensorStream {
 
   /// The scales of a tensor, without writing its codes.
   func scales(_ pass: PackingPass) throws -> CodedScales {
-    if encoder == .mse { return try code(pass, searchScales(pass).counts) }
+    if encoder.searches { return try code(pass, searchScales(pass).counts) }
     let counts = PerChunk<EncodeCounts>(pass.chunks)
     try forEachChunk(pass.chunks, threads: threads, pool) { [rules] index, scratch, _ in
       let count = pass.count(index)
@@ -88,7 +88,7 @@ struct Rounding {
 
   /// - Parameter scales: as a reader restores them
   func apply(_ values: UnsafeMutablePointer<Float>, _ count: Int, _ scales: UnsafeMutablePointer<Float>) {
-    if encoder == .mse {
+    if encoder.searches {
       _ = Kernels.encode(codec, scales: scales, .f32, values, count: count, codes: codes, moments: nil)
     } else {
       _ = Kernels.encode(codec, rules, .f32, values, count: count, codes: codes, absmax: absmax, moments: nil)

@@ -13,8 +13,8 @@ public struct QuantizeOptions: Sendable {
   public var rules: [PackingRule] = []
   /// Corner cases as one of bitsandbytes' kernels has them.
   public var bnbRules = EncodingRules.nearest
-  /// How scales are chosen.
-  public var encoder = StreamJob.Encoder.absmax
+  /// How scales are chosen; nil for absmax and, where something is merged into a packed base, for what that has.
+  public var encoder: StreamJob.Encoder?
 
   /// NF4, blocks of 64, double quantization, the architecture's own choice of tensors.
   public init() {}
@@ -39,9 +39,6 @@ extension StreamJob {
   ///   quantized in ways nibble does not read
   public static func quantize(_ source: Checkpoint, _ options: QuantizeOptions, to output: OutputSpec) throws -> StreamJob {
     try source.refuseUnknownQuantization()
-    if options.encoder == .mse, options.bnbRules != .nearest {
-      throw NibbleError.usage("--encoder mse chooses its own scales; it goes with --bnb-rules nearest only")
-    }
     let decisions = try decide(source, options)
     var items: [Item] = []
     for decision in decisions { items.append(try item(decision, options, source.family)) }
@@ -49,7 +46,7 @@ extension StreamJob {
     var job = StreamJob(source, items: items, output: output)
     job.decisions = decisions
     job.rules = options.bnbRules
-    job.encoder = options.encoder
+    job.encoder = options.encoder ?? .absmax
     let settings = options.provenance
     job.provenance = { identity in
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
@@ -175,8 +172,15 @@ extension QuantizeOptions {
   package var provenance: JSON {
     [
       "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
-      "encoder": JSON(encoder.rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
+      "encoder": JSON((encoder ?? .absmax).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
     ]
+  }
+}
+
+extension Checkpoint {
+  /// How the scales of its packed tensors were chosen, by its own account.
+  package var encoder: StreamJob.Encoder {
+    provenance?["options"]?["encoder"]?.string.flatMap(StreamJob.Encoder.init) ?? .absmax
   }
 }
 
