@@ -74,14 +74,18 @@ struct AdapterFlag {
 struct OpenModel {
   let model: Model
   let set: AdapterSet
+  /// What opening it took, a patch applied and adapters attached.
+  let seconds: Double
   private let flags: [AdapterFlag]
 
   init(_ options: ModelOptions, _ common: CommonOptions) throws {
+    let started = monotonicSeconds()
     flags = try options.adapters
     model = try options.open(common)
     set = AdapterSet(model)
     for flag in flags { common.warn(try set.attach(flag.path, as: flag.name)) }
     common.warn(model.checkpoint.warnings)
+    seconds = monotonicSeconds() - started
   }
 
   /// All of them at once, as `--adapter` says.
