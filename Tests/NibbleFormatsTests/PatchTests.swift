@@ -64,6 +64,13 @@ struct PatchTests {
     #expect(try PatchFile(bench.folder.file("p.patch")).report.bytes == report.bytes)
   }
 
+  @Test("the test vector", arguments: [("first", "second"), ("second", "first")])
+  func vector(_ name: String, _ other: String) throws {
+    let vectors = fixture("../../formats/patch/vectors/")
+    _ = try SwapJob(vectors + name + ".nbl", PatchFile(vectors + "task.patch"), output: bench.folder.file("out.nbl")).run()
+    #expect(try bench.bytes("out.nbl") == TestSupport.bytes(of: vectors + other + ".nbl"))
+  }
+
   @Test("what differs in few bytes takes few: a listed byte costs less than three")
   func sizes() throws {
     let base = Self.differences[0].from
