@@ -55,7 +55,7 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Write a patch there that leads from the output back to the base, byte for byte (block files; 'unmerge --undo', 'swap').",
+      "Write a patch there that leads from the output back to the base, byte for byte ('unmerge --undo').",
       valueName: "FILE"))
   var undo: String?
 
@@ -217,6 +217,11 @@ struct UnmergeCommand: ParsableCommand {
         throw NibbleError.usage("--undo gives back what was there before; it takes no --adapter")
       }
       guard let output = write.output else { throw NibbleError.usage("Missing expected argument '--output <output>'") }
+      let source = try Checkpoint.open(merged)
+      guard source.container == .nbl else {
+        let spec = try write.spec(nil, habit: source.packed.isEmpty ? .safetensors : .bnb)
+        return try write.run(try StreamJob.undo(source, try PatchFile(undo), to: spec), common, verb: "unmerge")
+      }
       var job = try SwapJob(merged, try PatchFile(undo), output: output, fromFirst: true)
       job.force = write.force
       return try PatchSummary.run(job, verb: "unmerge", dryRun: write.dryRun, common)

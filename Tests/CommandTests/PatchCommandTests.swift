@@ -204,10 +204,47 @@ struct PatchCommandTests {
     try refuse(merge + [Tasks.base, "--force", "--min-survival", "0"], 2, "input")
   }
 
+  @Test(
+    "of folders and safetensors every tensor and small file comes back byte for byte",
+    arguments: [
+      (stories, "m", fixture("shakespeare/adapter")),
+      (stories + "/model.safetensors", "m.safetensors", fixture("shakespeare/adapter")),
+      (fixture("models/llama-sharded"), "m", fixture("adapters/dec_lora_qv")),
+      (fixture("models/llama"), "m", fixture("adapters/dec_dora")),
+      (fixture("models/llama-bnb-nf4-dq"), "m", fixture("adapters/dec_lora_qv")),
+      (fixture("models/roberta"), "m", fixture("adapters/roberta_cls")),
+    ])
+  func undoFolders(_ base: String, _ name: String, _ adapter: String) throws {
+    let (merged, undo, back) = (folder.file(name), folder.file("undo.patch"), folder.file("back-" + name))
+    try run("merge", "--base", base, "--adapter", adapter, "-o", merged, "--undo", undo, "--min-survival", "0")
+    try run("unmerge", "--merged", merged, "--undo", undo, "-o", back)
+    let diff = try Program.run(["diff", base, back])
+    #expect(diff.output.hasSuffix(" unchanged, 0 changed, 0 added, 0 removed\n"), "\(diff.output)")
+    func identity(_ path: String) throws -> Substring? { try Program.run(["hash", path]).output.split(separator: " ").first }
+    #expect(try identity(back) == identity(base))
+    #expect(try identity(merged) != identity(base))
+    if !base.hasSuffix(".safetensors"), !base.contains("bnb") {
+      #expect(try bytes(of: back + "/config.json") == bytes(of: base + "/config.json"))
+    }
+    try refuse(["unmerge", "--merged", base, "--undo", undo, "-o", folder.file("x")], 5, "nothing to undo")
+    try refuse(["unmerge", "--merged", fixture("models/gpt2"), "--undo", undo, "-o", folder.file("x")], 5, "identity")
+    try refuse(["swap", "--file", merged, "--patch", undo], 2, "block files")
+    // What is in the patch is checked, whatever it is applied to.
+    var damaged = try bytes(of: undo)
+    damaged[damaged.count * 3 / 4] ^= 1
+    try folder.write("undo.patch", damaged)
+    try refuse(["unmerge", "--merged", merged, "--undo", undo, "-o", folder.file("x")], 4, "undo.patch")
+  }
+
   @Test("what has no way back in a patch is refused by name")
   func noUndo() throws {
     let undo = ["--adapter", fixture("shakespeare/adapter"), "--undo", folder.file("u"), "-o", folder.file("m")]
-    try refuse(["merge", "--base", stories] + undo, 2, "block file")
+    try refuse(["merge", "--base", stories, "--format", "nbl"] + undo, 2, "kind")
+    try refuse(
+      [
+        "merge", "--base", stories, "--adapter", fixture("shakespeare/adapter"), "--undo", folder.file("m/u"), "-o",
+        folder.file("m"),
+      ], 7)
     try refuse(["merge", "--base", stories, "--trained-on", "nf4"] + undo, 2, "--trained-on")
     try refuse(["merge", "--base", Tasks.base, "--when-lost", "keep"] + undo, 2, "keep")
     try refuse(["unmerge", "--merged", Tasks.base, "-o", folder.file("m")], 2, "--adapter")

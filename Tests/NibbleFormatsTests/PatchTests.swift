@@ -66,7 +66,7 @@ struct PatchTests {
 
   @Test("the test vector", arguments: [("first", "second"), ("second", "first")])
   func vector(_ name: String, _ other: String) throws {
-    let vectors = fixture("../../formats/patch/vectors/")
+    let vectors = fixture("../../formats/patch/vectors") + "/"
     _ = try SwapJob(vectors + name + ".nbl", PatchFile(vectors + "task.patch"), output: bench.folder.file("out.nbl")).run()
     #expect(try bench.bytes("out.nbl") == TestSupport.bytes(of: vectors + other + ".nbl"))
   }

@@ -16,7 +16,7 @@ public struct Checkpoint: Sendable {
   /// As it was given.
   public let path: String
   /// What holds it.
-  public let container: Container
+  public internal(set) var container: Container
   /// In ascending order of names.
   public internal(set) var tensors: [StoredTensor] = []
   /// Those among them that were put there by others and do not count for the identity.

@@ -4,19 +4,20 @@ import NibbleQuant
 extension Checkpoint {
   /// Opens a block file; hashes no section.
   static func openNbl(_ file: InputFile) throws -> Checkpoint {
-    try open(try NblHead(of: file), file) { StoredSection($1, in: file) }
+    var checkpoint = try open(try NblHead(of: file), file.path) { StoredSection($1, in: file) }
+    checkpoint.files = [file]
+    return checkpoint
   }
 
-  /// The block file that begins with `head`, its sections lying where `place` says of their numbers in the file's order.
-  static func open(_ head: NblHead, _ file: InputFile, _ place: (Int, NblTable.Section) -> StoredSection) throws -> Checkpoint {
+  /// The block file at `path` that begins with `head`, its sections lying where `place` says of their numbers in the file's order.
+  static func open(_ head: NblHead, _ path: String, _ place: (Int, NblTable.Section) -> StoredSection) throws -> Checkpoint {
     let table = head.table
     var number = 0
     func next(_ section: NblTable.Section) -> StoredSection {
       defer { number += 1 }
       return place(number, section)
     }
-    var checkpoint = Checkpoint(path: file.path, container: .nbl)
-    checkpoint.files = [file]
+    var checkpoint = Checkpoint(path: path, container: .nbl)
     checkpoint.claimedIdentity = table.identity
     checkpoint.smallFiles = table.files.map { SmallFile(name: $0.name, section: next($0.section)) }
     checkpoint.tensors = table.tensors.map { entry in
@@ -28,7 +29,7 @@ extension Checkpoint {
       return tensor
     }
     for (key, value) in table.texts where key == "provenance" || key == "metadata" {
-      func fail(_ reason: String) -> NibbleError { .badInput("\(file.path): table: text \(quoted(key)): \(reason)") }
+      func fail(_ reason: String) -> NibbleError { .badInput("\(path): table: text \(quoted(key)): \(reason)") }
       let json: JSON
       do { json = try JSON.parse(value) } catch { throw fail(error.reason) }
       guard let members = json.members else { throw fail("not a JSON object") }
@@ -44,7 +45,7 @@ extension Checkpoint {
     if let config = checkpoint.smallFiles.first(where: { $0.name == "config.json" }) {
       let reader = try SectionReader(config.section, "config.json")
       do { checkpoint.config = try JSON.parse(try reader.readWhole(limit: jsonLimit)) } catch let error as JSONError {
-        throw NibbleError.badInput("\(file.path): embedded config.json: \(error.reason) at byte \(error.offset)")
+        throw NibbleError.badInput("\(path): embedded config.json: \(error.reason) at byte \(error.offset)")
       }
       try checkpoint.checkConfig()
     }
@@ -53,10 +54,12 @@ extension Checkpoint {
 }
 
 extension StoredSection {
-  init(_ entry: NblTable.Section, in file: InputFile) {
-    self.init(entry.kind, in: file, at: entry.offset, count: entry.storedLength)
-    plainLength = entry.plainLength
-    compression = entry.compression
-    checksum = entry.checksum
+  init(_ entry: NblTable.Section, in file: InputFile) { self.init(entry, from: .file(file, offset: entry.offset)) }
+
+  /// What the table says of a section that lies elsewhere.
+  init(_ entry: NblTable.Section, from source: Source) {
+    (kind, self.source) = (entry.kind, source)
+    (storedLength, plainLength) = (entry.storedLength, entry.plainLength)
+    (compression, checksum) = (entry.compression, entry.checksum)
   }
 }

@@ -18,8 +18,11 @@ public struct PatchJob: Sendable {
       throw NibbleError.usage(
         "\(side.path): patches are for block files (.nbl), which 'nibble quantize' and 'nibble convert' make")
     }
-    (self.from, self.to, self.output) = (from, to, output)
+    self.init(any: from, to, output: output)
   }
+
+  /// Of any checkpoints: as the block files that they would be.
+  init(any from: Checkpoint, _ to: Checkpoint, output: String) { (self.from, self.to, self.output) = (from, to, output) }
 
   /// Everything that can be refused before anything is read or written.
   public func check() throws {
@@ -47,8 +50,8 @@ public struct PatchJob: Sendable {
   /// Writes all of the patch, to be published by the caller.
   func write(to staged: StagedOutput, _ progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> PatchReport {
     let started = monotonicSeconds()
-    let (first, second) = (from.files[0], to.files[0])
-    let heads = (try NblHead(of: first), try NblHead(of: second))
+    let (first, second) = (try NblView(from, threads: threads), try NblView(to, threads: threads))
+    let heads = (first.head, second.head)
     let parts = PatchPart.all(heads.0, heads.1)
     let chunks = PatchChunk.all(parts)
     let total = parts.reduce(0) { $0 + $1.length }
@@ -77,7 +80,7 @@ public struct PatchJob: Sendable {
       try writer.write(coded.bytes, at: start)
     }
     for side in [from, to] {
-      try side.checkPadding()
+      if side.container == .nbl { try side.checkPadding() }
       try side.checkUnchanged()
     }
     let bytes = try writer.finish()

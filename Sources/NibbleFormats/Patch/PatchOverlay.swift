@@ -14,10 +14,13 @@ final class PatchOverlay: @unchecked Sendable {
     let sections = checkpoint.tensors.flatMap(\.sections).compactMap { section -> (PatchedBytes, Int)? in
       if case .patched(let patched) = section.source { (patched, section.storedLength) } else { nil }
     }
-    guard let file = checkpoint.files.first, !sections.isEmpty else { return nil }
+    guard !sections.isEmpty else { return nil }
+    guard checkpoint.container == .nbl, let file = checkpoint.files.first else {
+      throw NibbleError.usage("\(checkpoint.path): a patch is applied in memory to block files (.nbl) only")
+    }
     self.file = file
     map = try file.map(isOwn: true)
-    for (patched, count) in sections where count > patched.count {
+    for (patched, count) in sections where count > patched.base?.storedLength ?? 0 {
       let start = mmap(nil, count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
       guard let start, start != MAP_FAILED else {
         throw NibbleError.badInput("\(patched.patch.path): no memory for a section of \(byteText(count)): \(errorText(errno))")
@@ -35,10 +38,7 @@ final class PatchOverlay: @unchecked Sendable {
         throw NibbleError.badInput("\(file.path): became shorter while it was opened")
       }
       let bytes = UnsafeMutableRawBufferPointer(rebasing: all[start...])
-      if added[patched.part] != nil {
-        let have = min(max(patched.count - start, 0), count)
-        if have > 0 { try file.read(into: .init(rebasing: bytes[..<have]), at: patched.offset + start) }
-      }
+      if added[patched.part] != nil { try patched.readBase(into: bytes, at: start) }
       try patched.patch.apply(patched.part, at: start, to: bytes)
     }
   }
@@ -50,9 +50,10 @@ final class PatchOverlay: @unchecked Sendable {
 
   private func place(_ patched: PatchedBytes, count: Int) -> UnsafeMutableRawBufferPointer? {
     if let own = added[patched.part] { return own.count >= count ? .init(rebasing: own[..<count]) : nil }
-    guard let all = map.ownBytes, patched.offset >= 0, patched.offset <= all.count, count <= all.count - patched.offset
+    guard let all = map.ownBytes, case .file(_, let offset)? = patched.base?.source, offset >= 0, offset <= all.count,
+      count <= all.count - offset
     else { return nil }
-    return .init(rebasing: all[patched.offset..<patched.offset + count])
+    return .init(rebasing: all[offset..<offset + count])
   }
 
   /// A section of `count` bytes as the patch makes it.

@@ -28,11 +28,11 @@ extension PatchChunk {
   /// How many of its bytes a side has.
   func count(in part: PatchPart, _ side: PatchSide) -> Int { min(max(part.length(side) - offset, 0), count) }
 
-  /// Fills `buffer` with what `file`, one side, has of this chunk, and with zeros.
-  func read(_ part: PatchPart, _ side: PatchSide, of file: InputFile, into buffer: UnsafeMutableRawBufferPointer) throws {
+  /// Fills `buffer` with what one side has of this chunk, and with zeros.
+  func read(_ part: PatchPart, _ side: PatchSide, of view: NblView, into buffer: UnsafeMutableRawBufferPointer) throws {
     let have = count(in: part, side)
-    if have > 0, let entry = part[side]?.entry {
-      try file.read(into: .init(rebasing: buffer[..<have]), at: entry.offset + offset)
+    if have > 0, let number = part[side]?.number {
+      try view.sections[number].read(into: .init(rebasing: buffer[..<have]), at: offset)
     }
     UnsafeMutableRawBufferPointer(rebasing: buffer[have..<count]).initializeMemory(as: UInt8.self, repeating: 0)
   }

@@ -1,20 +1,25 @@
 import NibbleCore
 
-/// A section as a patch makes it, from the bytes a file has.
-package struct PatchedBytes: Sendable {
+/// A section as a patch makes it, from the bytes a checkpoint has.
+package final class PatchedBytes: Sendable {
   let patch: PatchFile
   let part: Int
-  let file: InputFile
-  /// Where the section is in the file that the patch is applied to, if it has one.
-  let offset: Int
-  let count: Int
+  /// The section that the patch is applied to, if there is one.
+  let base: StoredSection?
+
+  init(_ patch: PatchFile, _ part: Int, base: StoredSection?) { (self.patch, self.part, self.base) = (patch, part, base) }
 
   /// Fills `buffer` with the bytes from `start`.
   func read(into buffer: UnsafeMutableRawBufferPointer, at start: Int) throws {
-    let have = min(max(count - start, 0), buffer.count)
-    if have > 0 { try file.read(into: .init(rebasing: buffer[..<have]), at: offset + start) }
-    UnsafeMutableRawBufferPointer(rebasing: buffer[have...]).initializeMemory(as: UInt8.self, repeating: 0)
+    try readBase(into: buffer, at: start)
     try patch.apply(part, at: start, to: buffer)
+  }
+
+  /// The same as they were before, and zeros behind their end.
+  func readBase(into buffer: UnsafeMutableRawBufferPointer, at start: Int) throws {
+    let have = min(max((base?.storedLength ?? 0) - start, 0), buffer.count)
+    if have > 0 { try base?.read(into: .init(rebasing: buffer[..<have]), at: start) }
+    UnsafeMutableRawBufferPointer(rebasing: buffer[have...]).initializeMemory(as: UInt8.self, repeating: 0)
   }
 }
 
@@ -31,28 +36,25 @@ extension StoredSection {
 }
 
 extension Checkpoint {
-  /// The other block file of the two that `patch` was made of, read from this one. Nothing is written, little is read.
+  /// The other one of the two that `patch` was made of, read from this one. Nothing is written; of a block file little is read.
   ///
+  /// - Parameter fromFirst: whether this must be the first of the two
   /// - Throws: `.adapterMismatch` if this is neither of the two
-  package func patched(by patch: PatchFile) throws -> Checkpoint {
-    let side = try patch.side(of: self)
-    let file = files[0]
+  package func patched(by patch: PatchFile, fromFirst: Bool = false) throws -> Checkpoint {
+    let view = try NblView(self)
+    let side = try patch.side(of: view.head, path, fromFirst: fromFirst)
     var parts: [Int: Int] = [:]
     for (index, part) in patch.parts.enumerated() {
       if let number = part[side.other]?.number { parts[number] = index }
     }
-    var other = try Checkpoint.open(patch.head(side.other), file) { number, entry in
-      var section = StoredSection(entry, in: file)
-      guard let index = parts[number] else { return section }
-      let old = patch.parts[index][side]?.entry
-      section.source =
-        if let old, !patch.changes(index) {
-          .file(file, offset: old.offset)
-        } else {
-          .patched(PatchedBytes(patch: patch, part: index, file: file, offset: old?.offset ?? 0, count: old?.storedLength ?? 0))
-        }
+    var other = try Checkpoint.open(patch.head(side.other), path) { number, entry in
+      let index = parts[number]
+      let base = index.flatMap { patch.parts[$0][side] }.map { view.sections[$0.number] }
+      var section = StoredSection(entry, from: base?.source ?? .memory([]))
+      if let index, patch.changes(index) { section.source = .patched(PatchedBytes(patch, index, base: base)) }
       return section
     }
+    (other.container, other.files) = (container, files)
     other.warnings += warnings
     return other
   }

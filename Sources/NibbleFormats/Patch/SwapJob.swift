@@ -21,6 +21,7 @@ public struct SwapJob: Sendable {
   private let patch: PatchFile
   private let isInPlace: Bool
   private let source: Checkpoint
+  private let view: NblView
   private let side: PatchSide
   /// Whether an existing output is replaced.
   public var force = false
@@ -34,10 +35,9 @@ public struct SwapJob: Sendable {
   public init(_ file: String, _ patch: PatchFile, output: String?, fromFirst: Bool = false) throws {
     (self.file, self.patch) = (file, patch)
     source = try Checkpoint.open(file)
-    side = try patch.side(of: source)
-    guard !fromFirst || side == .first || patch.first.bytes == patch.second.bytes else {
-      throw NibbleError(.adapterMismatch, "\(file): is what \(patch.path) leads back to: there is nothing to undo")
-    }
+    guard source.container == .nbl else { throw NibbleError.usage("\(file): patches are for block files (.nbl)") }
+    view = try NblView(source)
+    side = try patch.side(of: view.head, file, fromFirst: fromFirst)
     isInPlace = output == nil
     // A link stays one: what it leads to is replaced.
     self.output = output ?? realPath(file)
@@ -86,7 +86,7 @@ public struct SwapJob: Sendable {
   }
 
   private func write(to staged: StagedOutput, _ progress: @escaping (Int, Int) -> Void) throws {
-    let (patch, side, input) = (patch, side, source.files[0])
+    let (patch, side, view) = (patch, side, view)
     let target = patch.head(side.other)
     if let free = staged.freeBytes, free < target.header.fileLength {
       throw NibbleError.cannotWrite(
@@ -113,7 +113,7 @@ public struct SwapJob: Sendable {
       let chunk = chunks[index]
       let part = parts[chunk.part]
       let old = scratch.bytes(0, chunk.count)
-      try chunk.read(part, side, of: input, into: old)
+      try chunk.read(part, side, of: view, into: old)
       var new = old
       let changes = patch.changes(chunk.part)
       if changes {
@@ -137,27 +137,26 @@ public struct SwapJob: Sendable {
 }
 
 extension PatchFile {
-  /// Which of the two block files `checkpoint` is.
+  /// Which of the two block files begins with `head`.
   ///
-  /// - Throws: `.adapterMismatch` if it is neither
-  func side(of checkpoint: Checkpoint) throws -> PatchSide {
-    guard checkpoint.container == .nbl, let file = checkpoint.files.first else {
-      throw NibbleError.usage("\(checkpoint.path): patches are for block files (.nbl)")
-    }
-    let head = try NblHead(of: file)
+  /// - Throws: `.adapterMismatch` if neither does, or if it has to be the first and is the second
+  func side(of head: NblHead, _ file: String, fromFirst: Bool = false) throws -> PatchSide {
     if head.bytes == first.bytes { return .first }
-    if head.bytes == second.bytes { return .second }
+    if head.bytes == second.bytes {
+      guard fromFirst else { return .second }
+      throw NibbleError(.adapterMismatch, "\(file): is what \(path) leads back to: there is nothing to undo")
+    }
     let (one, other) = (first.table.identity, second.table.identity)
     let found = head.table.identity
     if found == one || found == other {
       throw NibbleError(
         .adapterMismatch,
-        "\(checkpoint.path): holds the tensors \(found) that \(path) is for, but in another file: compressed otherwise, or with other "
+        "\(file): holds the tensors \(found) that \(path) is for, but in another file: compressed otherwise, or with other "
           + "small files, metadata or provenance; the patch gives back files byte for byte and takes none but the two it was made of"
       )
     }
     throw NibbleError(
-      .adapterMismatch, "\(checkpoint.path): has the identity \(found); \(path) is for \(one) and \(other)")
+      .adapterMismatch, "\(file): has the identity \(found); \(path) is for \(one) and \(other)")
   }
 
   /// Whether the two files differ in `part`, by its bytes or by what their tables say of them.
