@@ -244,7 +244,7 @@ struct PatchCommandTests {
       [
         "merge", "--base", stories, "--adapter", fixture("shakespeare/adapter"), "--undo", folder.file("m/u"), "-o",
         folder.file("m"),
-      ], 7)
+      ], 2, "in it")
     try refuse(["merge", "--base", stories, "--trained-on", "nf4"] + undo, 2, "--trained-on")
     try refuse(["merge", "--base", Tasks.base, "--when-lost", "keep"] + undo, 2, "keep")
     try refuse(["unmerge", "--merged", Tasks.base, "-o", folder.file("m")], 2, "--adapter")

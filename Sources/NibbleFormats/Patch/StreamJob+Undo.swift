@@ -20,8 +20,11 @@ extension StreamJob {
   /// Writes what leads from the finished output, by the name it has until it is published, back to the source.
   func writeUndo(of written: String, to staged: StagedOutput) throws -> PatchReport {
     // The base as it lies there, without what the adapters made of it.
-    var job = PatchJob(
-      any: try Checkpoint.openWritten(written), try Checkpoint.open(source.path), output: staged.destination)
+    let base = try Checkpoint.open(source.path)
+    for file in base.files where !source.files.contains(where: { $0.isSameFile(as: file.path) }) {
+      throw NibbleError.badInput("\(file.path): was replaced while it was read")
+    }
+    var job = PatchJob(any: try Checkpoint.openWritten(written), base, output: staged.destination)
     job.threads = threads
     return try job.write(to: staged)
   }
