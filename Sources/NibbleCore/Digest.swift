@@ -68,6 +68,10 @@ package final class XXH3: @unchecked Sendable {
 
   /// XXH3-64 of `bytes`.
   package static func digest64(of bytes: [UInt8]) -> UInt64 {
-    bytes.withUnsafeBytes { XXH3_64bits($0.baseAddress, $0.count) }
+    bytes.withUnsafeBytes { digest64(of: $0) }
+  }
+
+  package static func digest64(of bytes: UnsafeRawBufferPointer) -> UInt64 {
+    XXH3_64bits(bytes.baseAddress, bytes.count)
   }
 }

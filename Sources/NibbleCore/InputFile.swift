@@ -81,6 +81,12 @@ package final class InputFile: Sendable {
     }
   }
 
+  /// Who may do what with it.
+  var mode: mode_t? {
+    var status = stat()
+    return fstat(descriptor, &status) == 0 ? status.st_mode & 0o777 : nil
+  }
+
   /// Whether `path` leads to this very file.
   package func isSameFile(as path: String) -> Bool {
     var status = stat()
@@ -102,6 +108,13 @@ package enum PathKind: Sendable {
     default: self = .other
     }
   }
+}
+
+/// `path` without symbolic links, or as it is if it leads nowhere.
+package func realPath(_ path: String) -> String {
+  guard let found = realpath(path, nil) else { return path }
+  defer { free(found) }
+  return String(cString: found)
 }
 
 /// The names in a folder, sorted by their bytes, without `.` and `..`.

@@ -1,24 +1,28 @@
 import Dispatch
 import Glibc
 
-/// A file's bytes in place: read as the kernel pages them in, never copied.
+/// A file's bytes in place: read as the kernel pages them in, never copied unless they are changed.
 ///
 /// A file that is cut while it is mapped cannot be an error at the place that reads it. `MappedFile.watch` turns the signal
 /// into one line and exit code 3.
 package final class MappedFile: @unchecked Sendable {
   package let path: String
   package let bytes: UnsafeRawBufferPointer
+  /// The same bytes, to be changed for this process alone, if the file was mapped for that.
+  package let ownBytes: UnsafeMutableRawBufferPointer?
 
-  init(_ path: String, _ descriptor: Int32, size: Int, readsAhead: Bool) throws {
+  init(_ path: String, _ descriptor: Int32, size: Int, readsAhead: Bool, isOwn: Bool) throws {
     self.path = path
     guard size > 0 else {
-      bytes = UnsafeRawBufferPointer(start: nil, count: 0)
+      (bytes, ownBytes) = (UnsafeRawBufferPointer(start: nil, count: 0), nil)
       return
     }
-    guard let start = mmap(nil, size, PROT_READ, MAP_SHARED, descriptor, 0), start != MAP_FAILED else {
+    let (access, kind) = isOwn ? (PROT_READ | PROT_WRITE, MAP_PRIVATE) : (PROT_READ, MAP_SHARED)
+    guard let start = mmap(nil, size, access, kind, descriptor, 0), start != MAP_FAILED else {
       throw NibbleError.badInput("\(path): cannot be mapped: \(errorText(errno))")
     }
     bytes = UnsafeRawBufferPointer(start: start, count: size)
+    ownBytes = isOwn ? UnsafeMutableRawBufferPointer(start: start, count: size) : nil
     guard readsAhead else { return }
     // Reading ahead waits for the disk where the file is not in the page cache: not here.
     DispatchQueue.global().async { [self] in
@@ -57,8 +61,10 @@ package final class MappedFile: @unchecked Sendable {
 extension InputFile {
   /// The whole file, mapped.
   ///
-  /// - Parameter readsAhead: whether all of it is going to be read soon
-  package func map(readsAhead: Bool = true) throws -> MappedFile {
-    try MappedFile(path, mappableDescriptor, size: size, readsAhead: readsAhead)
+  /// - Parameters:
+  ///   - readsAhead: whether all of it is going to be read soon
+  ///   - isOwn: whether its bytes can be changed, in memory and for this process alone
+  package func map(readsAhead: Bool = true, isOwn: Bool = false) throws -> MappedFile {
+    try MappedFile(path, mappableDescriptor, size: size, readsAhead: readsAhead, isOwn: isOwn)
   }
 }

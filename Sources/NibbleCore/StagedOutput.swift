@@ -159,6 +159,13 @@ package final class StagedOutput {
     return OutputFile(descriptor: descriptor, path: path, expectedSize: expectedSize)
   }
 
+  /// Gives the output, a file, the permissions that `file` has, which it is going to replace.
+  package func keepMode(of file: InputFile) throws {
+    guard let mode = file.mode, fchmod(lock, mode) == 0 else {
+      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while setting its permissions")
+    }
+  }
+
   /// Gives the finished output its name. Every file must have been finished.
   package func publish() throws {
     try Interrupt.check()

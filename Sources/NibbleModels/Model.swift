@@ -24,11 +24,16 @@ public final class Model: @unchecked Sendable {
   ///   - precision: float32, or bfloat16 factors with float32 sums: faster, within 1 % of the loss
   ///   - threads: cores to compute with
   ///   - classifier: a head in place of the model's own
+  ///   - patch: what is applied to the block file, in memory alone
   /// - Throws: `.badInput` for architectures and configurations nibble has no code for, by name; `.integrity`
   public convenience init(
-    _ path: String, precision: Precision = .f32, threads: Int = availableCores, classifier: NewHead? = nil
+    _ path: String, precision: Precision = .f32, threads: Int = availableCores, classifier: NewHead? = nil,
+    patch: PatchFile? = nil
   ) throws {
-    try self.init(try Checkpoint.open(path), precision: precision, team: Team(threads: threads), classifier: classifier)
+    let checkpoint = try Checkpoint.open(path)
+    try self.init(
+      patch.map { try checkpoint.patched(by: $0) } ?? checkpoint, precision: precision, team: Team(threads: threads),
+      classifier: classifier)
   }
 
   package init(_ checkpoint: Checkpoint, precision: Precision, team: Team, classifier: NewHead? = nil) throws {

@@ -31,6 +31,7 @@ struct ForwardCommand: ParsableCommand {
     if common.json {
       try StandardOutput.print([
         "output": JSON(output), "tokens": JSON(file.tokens), "loss": loss.map { JSON($0) } ?? .null, "seconds": JSON(seconds),
+        "open_seconds": JSON(open.seconds),
         "peak_memory": JSON(ResourceUse.now.peakBytes),
       ])
     } else if !common.quiet {

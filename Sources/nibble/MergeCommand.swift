@@ -53,6 +53,12 @@ struct MergeCommand: ParsableCommand {
       valueName: "nf4[:block=N][:no-double-quant][:mse|:mse-signed]|original"))
   var trainedOn: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "Write a patch there that leads from the output back to the base, byte for byte ('unmerge --undo').",
+      valueName: "FILE"))
+  var undo: String?
+
   @Flag(help: "Merge adapters that say they were trained on another base.")
   var anyBase = false
 
@@ -67,6 +73,9 @@ struct MergeCommand: ParsableCommand {
 
   func run() throws {
     if let minSurvival, !minSurvival.isFinite { throw NibbleError.usage("--min-survival \(minSurvival) is no share") }
+    if undo != nil, whenLost == .keep || trainedOn != nil {
+      throw NibbleError.usage("--undo leads back to the base as it is: it goes with neither --trained-on nor --when-lost keep")
+    }
     let source = try Checkpoint.open(base)
     var options = MergeOptions(try adapters.open())
     options.dtype = try dtype.map { try DType(flag: $0) }
@@ -109,6 +118,7 @@ struct MergeCommand: ParsableCommand {
         job.beforePublishing = { try model.run(written: $0) }
       }
       job.whenLost = whenLost
+      job.undo = undo
       job.warnings += match.warnings
       if match.trainedOn != nil { job.otherInputs += source.files }
     }
@@ -178,7 +188,7 @@ struct WeightedAdapters: ParsableArguments {
   @Option(
     name: .customLong("adapter"), parsing: .singleValue,
     help: ArgumentHelp("An adapter folder, with a weight if it is not 1; may be repeated.", valueName: "DIR[:WEIGHT]"))
-  var texts: [String]
+  var texts: [String] = []
 
   func open() throws -> [MergeOptions.Weighted] {
     guard !texts.isEmpty else { throw NibbleError.usage("--adapter is needed") }
@@ -193,14 +203,29 @@ struct WeightedAdapters: ParsableArguments {
 struct UnmergeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "unmerge",
-    abstract: "Take merged adapters out of a float model again, as far as rounding lets them.")
+    abstract: "Take merged adapters out again: of a float model as far as rounding lets them, with a patch bit for bit.")
 
   @Option(help: "The merged checkpoint.") var merged: String
   @OptionGroup var adapters: WeightedAdapters
+  @Option(help: ArgumentHelp("The patch that 'merge --undo' wrote, instead of adapters.", valueName: "FILE")) var undo: String?
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
   func run() throws {
+    if let undo {
+      guard adapters.texts.isEmpty else {
+        throw NibbleError.usage("--undo gives back what was there before; it takes no --adapter")
+      }
+      guard let output = write.output else { throw NibbleError.usage("Missing expected argument '--output <output>'") }
+      let source = try Checkpoint.open(merged)
+      guard source.container == .nbl else {
+        let spec = try write.spec(nil, habit: source.packed.isEmpty ? .safetensors : .bnb)
+        return try write.run(try StreamJob.undo(source, try PatchFile(undo), to: spec), common, verb: "unmerge")
+      }
+      var job = try SwapJob(merged, try PatchFile(undo), output: output, fromFirst: true)
+      job.force = write.force
+      return try PatchSummary.run(job, verb: "unmerge", dryRun: write.dryRun, common)
+    }
     let source = try Checkpoint.open(merged)
     let job = try StreamJob.unmerge(source, try adapters.open(), to: try write.spec(nil, habit: .safetensors))
     try write.run(job, common, verb: "unmerge") { report in

@@ -2,6 +2,7 @@ import ArgumentParser
 import NibbleAdapters
 import NibbleCompute
 import NibbleCore
+import NibbleFormats
 import NibbleModels
 
 /// Flags of every verb that computes with a model.
@@ -12,6 +13,10 @@ struct ModelOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp("An adapter folder, by name and weight if wanted; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
   var adapter: [String] = []
+
+  @Option(
+    help: ArgumentHelp("Applied to the block file in memory: the base is the other one of the patch.", valueName: "TASK.patch"))
+  var patch: String?
 
   @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.")
   var computeDtype: Compute = .f32
@@ -24,7 +29,8 @@ struct ModelOptions: ParsableArguments {
         "the adapters have different heads: \(first.labels) and \(other.labels) classes, \(first.pooling.rawValue) and \(other.pooling.rawValue)"
       )
     }
-    return try Model(base, precision: computeDtype, threads: common.workers, classifier: heads.first)
+    return try Model(
+      base, precision: computeDtype, threads: common.workers, classifier: heads.first, patch: patch.map { try PatchFile($0) })
   }
 
   var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }
@@ -68,14 +74,18 @@ struct AdapterFlag {
 struct OpenModel {
   let model: Model
   let set: AdapterSet
+  /// What opening it took, a patch applied and adapters attached.
+  let seconds: Double
   private let flags: [AdapterFlag]
 
   init(_ options: ModelOptions, _ common: CommonOptions) throws {
+    let started = monotonicSeconds()
     flags = try options.adapters
     model = try options.open(common)
     set = AdapterSet(model)
     for flag in flags { common.warn(try set.attach(flag.path, as: flag.name)) }
     common.warn(model.checkpoint.warnings)
+    seconds = monotonicSeconds() - started
   }
 
   /// All of them at once, as `--adapter` says.

@@ -19,6 +19,7 @@ struct Nibble: ParsableCommand {
       InspectCommand.self, PlanCommand.self, QuantizeCommand.self, DequantizeCommand.self, ConvertCommand.self,
       VerifyCommand.self, DiffCommand.self, HashCommand.self, TokenizeCommand.self, ForwardCommand.self, GenerateCommand.self,
       EvaluateCommand.self, AdapterCommand.self, FinetuneCommand.self, MergeCommand.self, UnmergeCommand.self,
+      PatchCommand.self, SwapCommand.self,
     ])
 
   private static var verbs: [String] { configuration.subcommands.compactMap { $0.configuration.commandName } }

@@ -138,9 +138,9 @@ struct DiffCommand: ParsableCommand {
 
 struct InspectCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "inspect", abstract: "List what is in a checkpoint, block file or adapter.")
+    commandName: "inspect", abstract: "List what is in a checkpoint, block file, adapter or patch.")
 
-  @Argument(help: "The checkpoint, or an adapter folder.") var path: String
+  @Argument(help: "The checkpoint, an adapter folder or a patch.") var path: String
   @OptionGroup var common: CommonOptions
 
   @Flag(help: "Read the values too: least, greatest, mean, deviation, zeros, NaN, infinities.")
@@ -150,6 +150,10 @@ struct InspectCommand: ParsableCommand {
     if PathKind(path + "/adapter_config.json") == .file, PathKind(path + "/config.json") == .nothing {
       guard !stats else { throw NibbleError.usage("--stats is for checkpoints; \(path) is an adapter") }
       return try AdapterReport.print(path, base: nil, common)
+    }
+    if PatchFile.isPatch(path) {
+      guard !stats else { throw NibbleError.usage("--stats is for checkpoints; \(path) is a patch") }
+      return try PatchSummary.print(try PatchFile(path).report, path, verb: "inspect", common)
     }
     let checkpoint = try Checkpoint.open(path)
     let statistics = stats ? try checkpoint.statistics(threads: common.workers) : []

@@ -32,7 +32,7 @@ struct CommandTests {
     #expect(try Program.run(["--version"]).output.hasPrefix("nibble "))
     for verb in [
       "inspect", "plan", "quantize", "dequantize", "convert", "verify", "diff", "hash", "tokenize", "forward", "generate",
-      "evaluate",
+      "evaluate", "patch", "swap",
     ] {
       #expect(try Program.run([verb, "--help"]).code == 0)
     }

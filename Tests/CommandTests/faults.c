@@ -67,3 +67,11 @@ int renameat2(int from, const char *a, int to, const char *b, unsigned flags) {
   if (is("rename-eio")) { errno = EIO; return -1; }
   return real(from, a, to, b, flags);
 }
+
+int rename(const char *a, const char *b) {
+  static int (*real)(const char *, const char *);
+  if (!real) real = dlsym(RTLD_NEXT, "rename");
+  if (is("rename-kill")) raise(SIGKILL);
+  if (is("rename-eio")) { errno = EIO; return -1; }
+  return real(a, b);
+}

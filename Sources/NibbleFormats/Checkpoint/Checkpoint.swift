@@ -16,7 +16,7 @@ public struct Checkpoint: Sendable {
   /// As it was given.
   public let path: String
   /// What holds it.
-  public let container: Container
+  public internal(set) var container: Container
   /// In ascending order of names.
   public internal(set) var tensors: [StoredTensor] = []
   /// Those among them that were put there by others and do not count for the identity.
@@ -108,6 +108,9 @@ extension Checkpoint {
     let file = try InputFile(path)
     let start = try file.bytes(at: 0, count: min(8, file.size))
     if start == NblHeader.magic { return try openNbl(file) }
+    if start == PatchHeader.magic {
+      throw NibbleError.badInput("\(path): a patch, which is no checkpoint: 'nibble swap' applies it to a block file")
+    }
     let lower = path.lowercased()
     if lower.hasSuffix(".nbl") {
       throw NibbleError.badInput("\(path): not a block file: its first bytes are not the magic of one")

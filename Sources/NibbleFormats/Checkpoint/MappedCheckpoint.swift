@@ -1,10 +1,11 @@
 import NibbleCore
 import NibbleQuant
 
-/// A checkpoint whose tensors are used where they lie, in mapped files.
+/// A checkpoint whose tensors are used where they lie, in mapped files; those that a patch changes lie in pages of their own.
 package final class MappedCheckpoint: @unchecked Sendable {
   package let checkpoint: Checkpoint
   private let maps: [ObjectIdentifier: MappedFile]
+  private let overlay: PatchOverlay?
 
   /// Maps the files of `checkpoint`; touches no tensor.
   ///
@@ -12,7 +13,10 @@ package final class MappedCheckpoint: @unchecked Sendable {
   package init(_ checkpoint: Checkpoint, readsAhead: Bool = true) throws {
     self.checkpoint = checkpoint
     var maps: [ObjectIdentifier: MappedFile] = [:]
-    for file in checkpoint.files { maps[ObjectIdentifier(file)] = try file.map(readsAhead: readsAhead) }
+    overlay = try PatchOverlay(checkpoint)
+    for file in checkpoint.files {
+      maps[ObjectIdentifier(file)] = try overlay?.map(of: file) ?? file.map(readsAhead: readsAhead)
+    }
     self.maps = maps
   }
 
@@ -25,6 +29,9 @@ package final class MappedCheckpoint: @unchecked Sendable {
         "\(section.place): tensor \(quoted(name)) is compressed and cannot be used in place; "
           + "unpack the file with 'nibble convert \(section.place) -o OUT.nbl'")
     }
+    if case .patched(let patched) = section.source, let bytes = overlay?.bytes(patched, count: section.storedLength) {
+      return bytes
+    }
     guard case .file(let file, let offset) = section.source, let map = maps[ObjectIdentifier(file)],
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
     else { throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) lies outside its file") }
@@ -33,6 +40,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
 
   /// Lets go of the memory that reading a tensor took.
   package func release(_ tensor: StoredTensor) {
+    guard overlay == nil else { return }  // what a patch changed is nowhere else
     for section in tensor.sections {
       if case .file(let file, let offset) = section.source {
         maps[ObjectIdentifier(file)]?.release(offset..<offset + section.storedLength)

@@ -80,6 +80,8 @@ package struct StoredSection: Sendable {
   package enum Source: Sendable {
     case file(InputFile, offset: Int)
     case memory([UInt8])
+    /// Bytes of a file with a patch applied to them.
+    case patched(PatchedBytes)
   }
 
   package var kind: SectionKind
@@ -105,7 +107,13 @@ package struct StoredSection: Sendable {
   }
 
   /// The file the section lies in, for messages.
-  var place: String { if case .file(let file, _) = source { file.path } else { "" } }
+  var place: String {
+    switch source {
+    case .file(let file, _): file.path
+    case .patched(let patched): patched.patch.path
+    case .memory: ""
+    }
+  }
 }
 
 /// A tensor as some container stores it: what it is, how it is coded, where its bytes are.

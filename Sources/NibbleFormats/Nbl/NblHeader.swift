@@ -37,34 +37,37 @@ struct NblHeader {
     guard file.size >= Self.length else {
       throw NibbleError.badInput("\(file.path): \(file.size) bytes are too few for a block file's header; it is cut")
     }
-    let bytes = try file.bytes(at: 0, count: Self.length)
-    var fields = ByteReader(bytes, place: "\(file.path): header")
-    guard try fields.take(8) == Self.magic else { throw NibbleError.badInput("\(file.path): not a block file") }
+    try self.init(file.bytes(at: 0, count: Self.length), place: file.path)
+    guard fileLength == file.size else {
+      throw NibbleError.integrity(
+        "\(file.path): the header says \(fileLength) bytes, the file has \(file.size); it is cut or was appended to")
+    }
+  }
+
+  /// Reads the header at the start of `bytes`, of a file that need not be there.
+  init(_ bytes: [UInt8], place: String) throws {
+    var fields = ByteReader(bytes, place: "\(place): header")
+    guard try fields.take(8) == Self.magic else { throw NibbleError.badInput("\(place): not a block file") }
     let version = try fields.u32()
     let reserved = try fields.u32()
     let required = try fields.u64()
     _ = try fields.u64()
-    let fileLength = try fields.u64()
-    let tableLength = try fields.u64()
+    let lengths = (try fields.u64(), try fields.u64())
     tableChecksum = try fields.u64()
     guard try fields.u64() == XXH3.digest64(of: Array(bytes[..<56])) else {
-      throw NibbleError.integrity("\(file.path): the header's checksum does not hold")
+      throw NibbleError.integrity("\(place): the header's checksum does not hold")
     }
     guard version == Self.version, reserved == 0 else {
-      throw NibbleError.badInput("\(file.path): block file version \(version), this nibble reads version \(Self.version)")
+      throw NibbleError.badInput("\(place): block file version \(version), this nibble reads version \(Self.version)")
     }
     guard required & ~Self.knownRequired == 0 else {
-      throw NibbleError.badInput("\(file.path): needs features (\(hexText(required))) that this nibble does not have")
+      throw NibbleError.badInput("\(place): needs features (\(hexText(required))) that this nibble does not have")
     }
-    guard fileLength == UInt64(file.size) else {
-      throw NibbleError.integrity(
-        "\(file.path): the header says \(fileLength) bytes, the file has \(file.size); it is cut or was appended to")
+    guard let fileLength = Int(exactly: lengths.0), fileLength >= Self.length, lengths.1 <= fileLength - Self.length else {
+      throw NibbleError.badInput("\(place): the table of \(lengths.1) bytes does not fit into the file of \(lengths.0)")
     }
-    guard tableLength <= UInt64(file.size - Self.length) else {
-      throw NibbleError.badInput("\(file.path): the table of \(tableLength) bytes does not fit into the file")
-    }
-    self.fileLength = file.size
-    self.tableLength = Int(tableLength)
+    self.fileLength = fileLength
+    tableLength = Int(lengths.1)
   }
 }
 

@@ -41,17 +41,10 @@ final class SectionReader: @unchecked Sendable {
   }
 
   private static func read(_ section: StoredSection, _ offset: Int, _ count: Int) throws -> [UInt8] {
-    switch section.source {
-    case .memory(let bytes): Array(bytes[offset..<offset + count])
-    case .file(let file, let start): try file.bytes(at: start + offset, count: count)
-    }
-  }
-
-  private func readStored(_ offset: Int, _ buffer: UnsafeMutableRawBufferPointer) throws {
-    switch section.source {
-    case .memory(let bytes):
-      bytes.withUnsafeBytes { buffer.copyMemory(from: .init(rebasing: $0[offset..<offset + buffer.count])) }
-    case .file(let file, let start): try file.read(into: buffer, at: start + offset)
+    try [UInt8](unsafeUninitializedCapacity: count) { buffer, initialized in
+      try section.read(
+        into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<count]), at: offset)
+      initialized = count
     }
   }
 
@@ -63,14 +56,14 @@ final class SectionReader: @unchecked Sendable {
     _ offset: Int, into plain: UnsafeMutableRawBufferPointer, _ scratch: Scratch, slot: Int
   ) throws -> UnsafeRawBufferPointer {
     if section.compression == .none {
-      try readStored(offset, plain)
+      try section.read(into: plain, at: offset)
       return UnsafeRawBufferPointer(plain)
     }
     let first = offset / frameLength
     let last = ceilDivide(offset + plain.count, frameLength)
     let start = frameStarts[first]
     let stored = scratch.bytes(slot, frameStarts[last] - start)
-    try readStored(start, stored)
+    try section.read(into: stored, at: start)
     for frame in first..<last {
       let at = frame * frameLength - offset
       let count = min(frameLength, plain.count - at)

@@ -42,6 +42,8 @@ public struct StreamJob: Sendable {
   package var card: (@Sendable (StreamReport) -> String)?
   /// Looks at the finished output, by the name it has until it is published; gives warnings.
   package var beforePublishing: (@Sendable (String) throws -> [String])?
+  /// Where to write a patch that leads from the output back to the source, byte for byte.
+  public var undo: String?
   /// What becomes of packed tensors that would lose their change.
   public var whenLost = WhenLost.fail
   /// Bytes of memory that what is added takes.
@@ -93,15 +95,19 @@ public struct StreamJob: Sendable {
     let started = monotonicSeconds()
     let job = try savingWhatIsLost()
     let staged = try StagedOutput(output.path, shape, force: output.force)
+    let undoing = try undo.map { try StagedOutput($0, .file, force: output.force) }
     do {
       var report = try job.write(to: staged, progress)
       if let check = beforePublishing { report.warnings += try check(staged.staging) }
+      if let undoing { report.undo = try writeUndo(of: staged.staging, to: undoing) }
       try source.checkUnchanged()
       try staged.publish()
+      try undoing?.publish()
       report.seconds = monotonicSeconds() - started
       return report
     } catch {
       staged.discard()
+      undoing?.discard()
       throw error
     }
   }
@@ -121,6 +127,7 @@ public struct StreamJob: Sendable {
     if encoder.searches, rules != .nearest {
       throw NibbleError.usage("--encoder \(encoder.rawValue) chooses its own scales; it goes with --bnb-rules nearest only")
     }
+    try checkUndo()
     let packed = items.filter { $0.target.encoding != .plain }
     if output.format == .safetensors, let first = packed.first {
       let way =

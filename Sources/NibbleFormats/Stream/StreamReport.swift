@@ -61,6 +61,8 @@ public struct StreamReport: Sendable {
   public var notCarried: [String] = []
   /// Things worth telling that stopped nothing.
   public var warnings: [String] = []
+  /// The patch that leads back to the source, if one was asked for.
+  public var undo: PatchReport?
   /// From start to the published output.
   public var seconds = 0.0
 
