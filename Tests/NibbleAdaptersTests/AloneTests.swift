@@ -66,6 +66,38 @@ struct AloneTests {
     #expect((worst > 0.1) == (rank == 3))
   }
 
+  @Test("combined by chance are PEFT's where its chance is used", arguments: ["dare_linear", "dare_ties"])
+  func dare(_ name: String) throws {
+    let file = try TensorFile(fixture("combine.safetensors"))
+    func floats(_ name: String) throws -> [Float] { try file.floats(#require(file.tensor(name))) }
+    let combination = FactorCombination(.random, election: name == "dare_ties" ? .total : nil, density: 0.7)
+    let roots = [0.7 * 2, 0.4 * 4].map { $0.squareRoot() }
+    var mask = 0
+    for module in ["0.self_attn.q_proj", "0.self_attn.v_proj", "1.self_attn.q_proj", "1.self_attn.v_proj"] {
+      for factor in ["lora_A", "lora_B"] {
+        let own = "base_model.model.model.layers.\(module).\(factor).weight"
+        let masks = try [mask, mask + 1].map { try floats("\(name)/mask.\(String(format: "%03d", $0))") }
+        mask += 2
+        let found = combination.combine(try ["in.a0/", "in.a1/"].map { try floats($0 + own) }, roots) { tensor in
+          { masks[tensor][$0] != 0 }
+        }
+        for (x, y) in zip(found, try floats("\(name)/\(own)")) { #expect(abs(x - y) < 1e-6) }
+      }
+    }
+  }
+
+  @Test("combined by chance keep the share asked for, the same with the same seed, and on the average lose nothing")
+  func chance() {
+    let ones = [[Float](repeating: 1, count: 20_000), [Float](repeating: 2, count: 20_000)]
+    func combined(_ seed: UInt64) -> [Float] {
+      FactorCombination(.random, density: 0.3, seed: seed).combine(ones, [1, 0.5], named: "layer")
+    }
+    let found = combined(7)
+    #expect(found == combined(7) && found != combined(8))
+    #expect(abs(Double(found.filter { $0 == 0 }.count) / 20_000 - 0.49) < 0.02)
+    #expect(abs(found.reduce(0, +) / 20_000 - 2) < 0.05)
+  }
+
   @Test("that cannot be combined are refused, and nothing is written")
   func refused() throws {
     func combine(_ names: [String], _ method: MergeOptions.Method) throws {
@@ -77,6 +109,8 @@ struct AloneTests {
     #expect(throws: NibbleError.self) { try combine(["roberta_cls"], .cat) }
     #expect(throws: NibbleError.self) { try combine(["dec_rslora", "dec_lora_qv"], .linear) }
     #expect(throws: NibbleError.self) { try combine([], .cat) }
+    #expect(throws: NibbleError.self) { try combine(["dec_lora_qv", "dec_lora_qv"], .ties) }
+    #expect(throws: NibbleError.self) { try combine(["dec_lora_qv"], .magnitudePrune) }
     #expect(PathKind(folder.file("none")) == .nothing)
   }
 
