@@ -6,8 +6,10 @@ import NibbleQuant
 
 struct AdapterCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "adapter", abstract: "Work on adapters alone: look into them, combine several into one.",
-    subcommands: [AdapterInspectCommand.self, AdapterCombineCommand.self])
+    commandName: "adapter", abstract: "Work on adapters alone: look into them, combine, extract, resize, convert them.",
+    subcommands: [
+      AdapterInspectCommand.self, AdapterCombineCommand.self, AdapterExtractCommand.self, AdapterResizeCommand.self,
+    ])
 }
 
 struct AdapterInspectCommand: ParsableCommand {

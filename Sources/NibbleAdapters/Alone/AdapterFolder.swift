@@ -8,9 +8,32 @@ package struct AdapterFolder {
     package var name: String
     package var shape: [Int]
     package var values: [Float]
+    /// What it is copied from, where the values are not in hand.
+    private var source: StoredTensor?
 
     package init(_ name: String, _ shape: [Int], _ values: [Float]) {
       (self.name, self.shape, self.values) = (name, shape, values)
+    }
+
+    /// A tensor as some other file has it, whatever its size.
+    init(_ name: String, copying source: StoredTensor) {
+      (self.name, shape, values, self.source) = (name, source.shape, [], source)
+    }
+
+    fileprivate func write(to file: TensorFile.Writer) throws {
+      guard let source else { return try values.withUnsafeBufferPointer { try file.add($0, to: name) } }
+      guard [.f32, .f16, .bf16].contains(source.dtype) else {
+        throw NibbleError.badInput(
+          "tensor \(quoted(source.name.text)) is of \(source.dtype.rawValue), which float32 does not hold")
+      }
+      try source.forEachValues { _, values, count, _ in
+        try Interrupt.check()
+        let values = UnsafeBufferPointer(start: values, count: count)
+        guard values.allSatisfy(\.isFinite) else {
+          throw NibbleError.quality("tensor \(quoted(source.name.text)) holds NaN or infinite values")
+        }
+        try file.add(values, to: name)
+      }
     }
   }
 
@@ -48,7 +71,7 @@ package struct AdapterFolder {
     let sorted = tensors.sorted { ByteName($0.name) < ByteName($1.name) }
     let file = try TensorFile.Writer(
       sorted.map { ($0.name, $0.shape) }, metadata: metadata, to: path + "/adapter_model.safetensors", force: true)
-    for tensor in sorted { try tensor.values.withUnsafeBufferPointer { try file.add($0, to: tensor.name) } }
+    for tensor in sorted { try tensor.write(to: file) }
     try file.finish()
     try TextFile.write(
       String(decoding: config.fileBytes, as: UTF8.self), to: path + "/adapter_config.json", force: true)
@@ -63,7 +86,7 @@ package struct AdapterFolder {
     let sorted = tensors.sorted { ByteName($0.name) < ByteName($1.name) }
     let file = try TensorFile.Writer(
       sorted.map { ($0.name, $0.shape) }, metadata: metadata, in: staged, "adapter_model.safetensors")
-    for tensor in sorted { try tensor.values.withUnsafeBufferPointer { try file.add($0, to: tensor.name) } }
+    for tensor in sorted { try tensor.write(to: file) }
     try file.finish()
     let bytes = config.fileBytes
     let text = try staged.file("adapter_config.json", expectedSize: bytes.count)
