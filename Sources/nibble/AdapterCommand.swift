@@ -9,6 +9,7 @@ struct AdapterCommand: ParsableCommand {
     commandName: "adapter", abstract: "Work on adapters alone: look into them, combine, extract, resize, convert them.",
     subcommands: [
       AdapterInspectCommand.self, AdapterCombineCommand.self, AdapterExtractCommand.self, AdapterResizeCommand.self,
+      AdapterConvertCommand.self,
     ])
 }
 

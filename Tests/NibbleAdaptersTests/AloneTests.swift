@@ -10,18 +10,6 @@ import Testing
 struct AloneTests {
   let folder = TemporaryFolder()
 
-  func delta(_ file: AdapterFile, _ module: AdapterFile.AdaptedModule) throws -> [Double] {
-    let a = try values(module.a), b = try values(module.b)
-    var delta = [Double](repeating: 0, count: module.outputs * module.inputs)
-    for o in 0..<module.outputs {
-      for k in 0..<module.rank {
-        let factor = module.scale * Double(b[o * module.rank + k])
-        for i in 0..<module.inputs { delta[o * module.inputs + i] += factor * Double(a[k * module.inputs + i]) }
-      }
-    }
-    return delta
-  }
-
   @Test(
     "combined keep the sum of their deltas, whatever they adapt",
     arguments: [
@@ -35,11 +23,11 @@ struct AloneTests {
     #expect(report.worstError == 0 && combined.warnings.isEmpty)
     #expect(combined.modules.count == Set(adapters.flatMap { $0.adapter.modules.map(\.path) }).count)
     for module in combined.modules {
-      let found = try delta(combined, module)
+      let found = try delta(module)
       var wanted = [Double](repeating: 0, count: found.count)
       for one in adapters {
         for part in one.adapter.modules where part.path == module.path {
-          for (i, value) in try delta(one.adapter, part).enumerated() { wanted[i] += one.weight * value }
+          for (i, value) in try delta(part).enumerated() { wanted[i] += one.weight * value }
         }
       }
       for (x, y) in zip(found, wanted) { #expect(abs(x - y) < 1e-6) }
@@ -58,7 +46,7 @@ struct AloneTests {
     var worst = 0.0
     for (x, y) in zip(exact.modules, cut.modules) {
       #expect(y.rank == rank && y.scale == 1)
-      let a = try delta(exact, x), b = try delta(cut, y)
+      let a = try delta(x), b = try delta(y)
       let error = zip(a, b).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }
       worst = max(worst, (error / a.reduce(0) { $0 + $1 * $1 }).squareRoot())
     }
@@ -120,7 +108,7 @@ struct AloneTests {
     let found = try AdapterInspection(file)
     #expect(found.modules.count == file.modules.count && found.coverage.isEmpty)
     for (module, own) in zip(found.modules, file.modules) {
-      let norm = try delta(file, own).reduce(0) { $0 + $1 * $1 }.squareRoot()
+      let norm = try delta(own).reduce(0) { $0 + $1 * $1 }.squareRoot()
       #expect(abs(module.norm - norm) < 1e-6 * norm)
       #expect(module.effectiveRank > 1 && module.effectiveRank <= Double(module.rank))
       #expect(module.rounding == nil && !module.isDead)

@@ -59,7 +59,7 @@ extension Merging {
   }
 
   /// ‖Σ scale · b · a‖² = Σ over pairs of ranks of ⟨b_k, b_l⟩ ⟨a_k, a_l⟩: no product of the size of the weight is made.
-  private static func squaredNorm(_ parts: [Factors]) -> Double {
+  static func squaredNorm(_ parts: [Factors]) -> Double {
     let rank = parts.reduce(0) { $0 + $1.rank }
     guard let first = parts.first, first.rank > 0 else { return 0 }
     let inputs = first.a.count / first.rank, outputs = first.b.count / first.rank
