@@ -171,15 +171,18 @@ extension TunedPair {
     var saved = SavedParameters()
     let adapted = Set(factored.map(\.path))
     let all = right.tensors.map { (name: peftName($0.name), tensor: $0) }
-    let matrices = Set(all.filter { $0.tensor.shape.count == 2 && !isEmbedding($0.name) }.map(\.name))
     func module(_ name: String) -> String {
       // A head is one module, whatever it is made of.
       let parts = name.split(separator: ".")
       return base.isHead(name) ? String(parts[0]) : parts.dropLast().joined(separator: ".")
     }
-    func isBias(_ name: String) -> Bool { name.hasSuffix(".bias") && matrices.contains(name.dropLast(".bias".count) + ".weight") }
-    saved.modules = Set(others.filter { !isBias($0.name) || base.isHead($0.name) }.map { module($0.name) }).sorted()
-    let whole = Set(saved.modules)
+    var whole = Set(others.filter { !$0.name.hasSuffix(".bias") || base.isHead($0.name) }.map { module($0.name) })
+    if let tied = tiedPath, whole.contains(tied.embedding), let weight = tuned.tiedEmbedding {
+      // PEFT takes the head for another module, which it finds beside the embedding only where it is there too.
+      whole.insert(tied.head)
+      saved.named.append((tied.head + ".weight", weight))
+    }
+    saved.modules = whole.sorted()
     for (name, tensor) in all where whole.contains(module(name)) { saved.named.append((name, tensor)) }
     for one in others where !whole.contains(module(one.name)) {
       saved.hasBiases = true
@@ -189,6 +192,14 @@ extension TunedPair {
     return saved
   }
 
+  /// Where the tuned model's output head shares the embedding's weight, both as PEFT calls them.
+  private var tiedPath: (embedding: String, head: String)? {
+    guard let weight = tuned.tiedEmbedding, let head = tuned.family?.tiedHeads.first else { return nil }
+    let names = ModuleNames(right.tensors.map(\.name.text))
+    guard let index = names.index(of: weight.name.text) else { return nil }
+    return (String(peftName(right.tensors[index].name).dropLast(".weight".count)), head)
+  }
+
   func config(_ factored: [FactoredModule], _ saved: SavedParameters) -> JSON {
     let name = (tuned.config ?? base.config)?["architectures"]?.array?.first?.string ?? ""
     let tasks = [
@@ -196,8 +207,7 @@ extension TunedPair {
       ("TokenClassification", "TOKEN_CLS"),
       ("QuestionAnswering", "QUESTION_ANS"),
     ]
-    let tied = tuned.tiedEmbedding.map { String($0.name.text.dropLast(".weight".count)) }
-    let tiesEmbedding = tied.map { tied in saved.modules.contains { $0 == tied || $0.hasSuffix("." + tied) } } ?? false
+    let tiesEmbedding = tiedPath.map { saved.modules.contains($0.embedding) } ?? false
     let isConv1D = factored.contains { left.family?.isConv1D($0.path + ".weight") ?? false }
     return [
       "peft_type": "LORA", "task_type": JSON(tasks.first { name.contains($0.0) }?.1), "base_model_name_or_path": JSON(base.path),

@@ -17,19 +17,23 @@ struct AdapterContents {
   /// A scale that most likely is everybody's.
   var commonScale: Double { modules.map(\.factors.scale).first { $0 != 0 } ?? 1 }
 
+  /// - Parameter base: what tells weights that were trained whole from those PEFT writes beside an adapted embedding
   /// - Throws: `.usage` naming what nothing but PEFT's layout can say
-  init(_ file: AdapterFile) throws {
+  init(_ file: AdapterFile, base: Checkpoint?) throws {
     func fail(_ what: String) -> NibbleError {
       NibbleError.usage("\(file.path) \(what), which only PEFT's layout can say; merge it instead")
     }
     if let one = file.modules.first(where: { $0.bias != nil }) { throw fail("has a bias for the factors of \(quoted(one.path))") }
     if let one = file.modules.first(where: \.isConvolution) { throw fail("adapts the convolution \(quoted(one.path))") }
     if let rows = file.tokenRows.first { throw fail("replaces \(rows.tokens.count) rows of \(quoted(rows.path))") }
-    let embeddings = Set(file.modules.filter(\.isEmbedding).map { $0.path + ".weight" })
+    let adapted = Set(file.modules.map { $0.path + ".weight" })
     for (name, tensor) in file.replacements {
-      // PEFT writes the weight of an adapted embedding beside its factors, though it was not trained.
-      guard tensor.name.text.hasSuffix(".base_layer.weight"), embeddings.contains(name) else {
-        throw fail("holds \(quoted(name)) trained whole")
+      // PEFT writes the weights of both embeddings beside an adapted one, though they were not trained.
+      let isOwn =
+        try base.map { try $0.holds(try file.mapped.floats(tensor), as: name) }
+        ?? (tensor.name.text.hasSuffix(".base_layer.weight") && adapted.contains(name))
+      guard isOwn else {
+        throw fail("holds \(quoted(name)) trained whole" + (base == nil ? " (or as the base has it: --base tells)" : ""))
       }
       warnings.append("\(file.path): \(quoted(tensor.name.text)), the base's own weight, is left out")
     }
@@ -72,6 +76,20 @@ struct AdapterContents {
       if distance > found.worst { found = (distance, module.path) }
     }
     return found
+  }
+}
+
+extension Checkpoint {
+  /// Whether the tensor that `name` means has just these values.
+  fileprivate func holds(_ values: [Float], as name: String) throws -> Bool {
+    let names = ModuleNames(tensors.map(\.name.text))
+    let found = names.index(of: name).map { tensors[$0] } ?? (name == "lm_head.weight" ? tiedEmbedding : nil)
+    guard let found, found.count == values.count, found.dtype.isFloat, !found.isTransposed else { return false }
+    var isSame = true
+    try found.forEachValues { start, own, count, _ in
+      for index in 0..<count where own[index] != values[start + index] { isSame = false }
+    }
+    return isSame
   }
 }
 

@@ -122,7 +122,7 @@ public struct AdapterConversion: Sendable {
     case .peft:
       let file = try AdapterFile.open(path)
       if from == .peft, let base { try file.checkFits(base, as: path) }
-      return try AdapterContents(file)
+      return try AdapterContents(file, base: from == .peft ? base : nil)
     case .mlx: return try MLXLayout.contents(path)
     case .gguf:
       guard let gguf else { throw NibbleError.usage("--base is needed") }
