@@ -18,7 +18,7 @@ struct FactoredModule {
 
   var inputs: Int { elementCount(of: inputShape) ?? 0 }
 
-  /// Factors of zero rank take part in nothing; those of a lower rank are filled up with zeros, as PEFT does.
+  /// The same change with factors of a higher rank, filled up with zeros, as PEFT does.
   func padded(to rank: Int) -> FactoredModule {
     var module = self
     let own = factors.rank

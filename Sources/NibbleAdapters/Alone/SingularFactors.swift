@@ -60,8 +60,12 @@ struct SingularFactors {
   /// Σ_i weights[k][i] · q_i for each k, one after another.
   static func product(_ q: [Double], _ length: Int, _ weights: [[Double]]) -> [Double] {
     var vectors = [Double](repeating: 0, count: weights.count * length)
-    for (k, row) in weights.enumerated() {
-      for (i, factor) in row.enumerated() { for j in 0..<length { vectors[k * length + j] += factor * q[i * length + j] } }
+    vectors.withUnsafeMutableBufferPointer { vectors in
+      q.withUnsafeBufferPointer { q in
+        for (k, row) in weights.enumerated() {
+          for (i, factor) in row.enumerated() { for j in 0..<length { vectors[k * length + j] += factor * q[i * length + j] } }
+        }
+      }
     }
     return vectors
   }

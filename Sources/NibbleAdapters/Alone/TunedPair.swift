@@ -144,6 +144,13 @@ struct TunedPair: Sendable {
         "\(tuned.path) lacks \(found.removed.count) tensors of \(base.path), \(quoted(first)) the first; the adapter leaves them as they are"
       )
     }
+    let name = tuned.config?["architectures"]?.array?.first?.string ?? ""
+    if name.contains("MaskedLM") || name.contains("PreTraining"), tuned.config?["tie_word_embeddings"]?.bool ?? true,
+      let shared = others.first(where: { $0.name.hasSuffix("word_embeddings.weight") })
+    {
+      warnings.append(
+        "\(quoted(shared.name)) is the output head's weight too; PEFT leaves that as it was, merging into a checkpoint does not")
+    }
     return (matrices, others, warnings)
   }
 }
