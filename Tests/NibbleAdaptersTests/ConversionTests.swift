@@ -139,7 +139,7 @@ struct ConversionTests {
 
   static let broken: [(String, @Sendable (inout Gguf) -> Void)] = [
     ("version 1", { $0.version = 1 }), ("big-endian", { $0.version = 3 << 24 }),
-    ("tensors and", { $0.tensorCount = 1 << 40 }), ("keys are more", { $0.keyCount = .max }),
+    ("tensors and", { $0.tensorCount = 1 << 40 }), ("the number", { $0.keyCount = .max }),
     ("adapter was expected", { $0.keys[1].2 = Gguf.text("model") }), ("adapter.type", { $0.keys[2].2 = Gguf.text("ia3") }),
     ("alpha", { $0.keys[3].2 = littleEndian(Float.nan.bitPattern) }), ("twice", { $0.keys.append($0.keys[0]) }),
     ("alora", { $0.keys.append(("adapter.alora.invocation_tokens", 9, littleEndian(UInt32(4)) + littleEndian(UInt64(0)))) }),
