@@ -66,7 +66,7 @@ let package = Package(
       name: "NibbleTrainingTests",
       dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
-      name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleQuant", "NibbleFormats", "TestSupport"]),
+      name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),

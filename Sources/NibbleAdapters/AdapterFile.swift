@@ -194,7 +194,7 @@ public struct AdapterFile: Sendable {
 }
 
 /// A JSON file, read whole.
-private func readJSONFile(_ path: String) throws -> JSON {
+func readJSONFile(_ path: String) throws -> JSON {
   let file = try InputFile(path)
   guard file.size <= 64 << 20 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for a configuration") }
   do { return try JSON.parse(try file.bytes(at: 0, count: file.size)) } catch let error as JSONError {

@@ -6,8 +6,11 @@ import NibbleQuant
 
 struct AdapterCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "adapter", abstract: "Work on adapters alone: look into them, combine several into one.",
-    subcommands: [AdapterInspectCommand.self, AdapterCombineCommand.self])
+    commandName: "adapter", abstract: "Work on adapters alone: look into them, combine, extract, resize, convert them.",
+    subcommands: [
+      AdapterInspectCommand.self, AdapterCombineCommand.self, AdapterExtractCommand.self, AdapterResizeCommand.self,
+      AdapterConvertCommand.self,
+    ])
 }
 
 struct AdapterInspectCommand: ParsableCommand {
@@ -33,7 +36,9 @@ struct AdapterCombineCommand: ParsableCommand {
     abstract: "Make one adapter of several: the weighted sum of their deltas, or what PEFT makes of them.",
     discussion: """
       cat keeps the sum exactly, with the sum of the ranks; svd is the best approximation of the sum with the largest rank or \
-      --svd-rank; linear combines factors, as PEFT does, which is not the sum.
+      --svd-rank. The others combine factors, as PEFT does, which is not the sum: linear adds them; ties keeps the greatest numbers \
+      (--density) of one sign and averages them; magnitude_prune adds the greatest numbers; dare_linear and dare_ties keep numbers \
+      by chance (--seed) and scale them up.
       """)
 
   @Argument(help: ArgumentHelp("Adapter folders, with a weight where it is not 1.", valueName: "DIR[:WEIGHT]"))
@@ -46,8 +51,8 @@ struct AdapterCombineCommand: ParsableCommand {
 
   @Option(name: .shortAndLong, help: "The folder to write.") var output: String
   @Flag(help: "Replace an existing output.") var force = false
-  @Option(help: "cat, linear, svd.") var method: MergeOptions.Method = .cat
-  @Option(help: "The rank svd keeps (default: the largest of the adapters').") var svdRank: Int?
+  @Option(help: "cat, linear, svd, ties, magnitude_prune, dare_linear, dare_ties.") var method: MergeOptions.Method = .cat
+  @OptionGroup var combination: CombinationOptions
   @Flag(help: "Combine adapters of different bases too.") var anyBase = false
   @Flag(help: "Say what would come out and write nothing.") var dryRun = false
   @OptionGroup var common: CommonOptions
@@ -55,8 +60,7 @@ struct AdapterCombineCommand: ParsableCommand {
   func run() throws {
     guard !(paths + flags).isEmpty else { throw NibbleError.usage("adapter combine: which adapters?") }
     var options = MergeOptions(try WeightedAdapters.open(paths + flags))
-    options.method = method
-    options.svdRank = try checkedRank(svdRank, method)
+    try combination.apply(method, to: &options)
     let combination = try AdapterCombination(options, anyBase: anyBase)
     let report = dryRun ? try combination.report() : try combination.write(to: output, force: force)
     common.warn(report.warnings)
@@ -76,14 +80,6 @@ struct AdapterCombineCommand: ParsableCommand {
       ),
     ])
   }
-}
-
-/// `--svd-rank` is for one method only.
-func checkedRank(_ rank: Int?, _ method: MergeOptions.Method) throws -> Int? {
-  guard let rank else { return nil }
-  guard method == .svd else { throw NibbleError.usage("--svd-rank goes with --method svd") }
-  guard (1...1 << 20).contains(rank) else { throw NibbleError.usage("--svd-rank \(rank) is no rank") }
-  return rank
 }
 
 /// What `inspect` says of an adapter folder.

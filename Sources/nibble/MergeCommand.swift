@@ -35,11 +35,13 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Stop with exit code 6 if a tensor keeps less of its change (default: 0.5 for packed tensors).")
   var minSurvival: Double?
 
-  @Option(help: "Several adapters together: sum of the deltas (also cat), or linear or svd as PEFT combines them.")
+  @Option(
+    help: ArgumentHelp(
+      "Several adapters together: sum of the deltas (also cat), or linear, svd, ties, magnitude_prune, dare_linear, dare_ties as PEFT combines them."
+    ))
   var method: MergeOptions.Method = .sum
 
-  @Option(help: "The rank svd keeps (default: the largest of the adapters').")
-  var svdRank: Int?
+  @OptionGroup var combination: CombinationOptions
 
   @Option(
     help: ArgumentHelp(
@@ -85,8 +87,7 @@ struct MergeCommand: ParsableCommand {
     }
     try packing.apply(to: &options.packing)
     options.minimumSurvival = minSurvival
-    options.method = method
-    options.svdRank = try checkedRank(svdRank, method)
+    try combination.apply(method, to: &options)
     let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
     if !write.dryRun, let output = write.output { Checkpoint.clearPackedForm(beside: output) }
     let match = try BaseMatch(
@@ -107,7 +108,7 @@ struct MergeCommand: ParsableCommand {
     }
     options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
     let comparison = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil
-    if checkModel, method == .linear || method == .svd {
+    if checkModel, !method.isSum {
       throw NibbleError.usage("--check-model attaches adapters as they are, which \(method.rawValue) does not merge")
     }
     let model = checkModel ? MergedModelCheck(values, options.adapters, threads: common.workers) : nil
@@ -237,4 +238,3 @@ struct UnmergeCommand: ParsableCommand {
 }
 
 extension WhenLost: ExpressibleByArgument {}
-extension MergeOptions.Method: ExpressibleByArgument {}

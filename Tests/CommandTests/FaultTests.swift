@@ -29,24 +29,33 @@ struct FaultTests {
   let folder = TemporaryFolder()
 
   private static let merge = ["merge", "--base", stories, "--adapter", fixture("shakespeare/adapter")]
-  static let writes: [(name: String, arguments: [String])] = [
-    ("o.nbl", ["quantize", stories]), ("folder", ["quantize", stories, "--format", "bnb"]),
-    ("z.nbl", ["quantize", stories, "--compress", "zstd"]), ("plain", ["dequantize", stories]),
-    ("merged", merge), ("merged.nbl", merge + ["--min-survival", "0.97", "--when-lost", "promote"]),
-    ("kept", merge + ["--format", "nbl", "--min-survival", "0.999", "--when-lost", "keep"]),
-    ("trained.nbl", merge + ["--trained-on", "nf4", "--min-survival", "0"]),
+  static let writes: [(name: String, arguments: [String])] =
+    [
+      ("o.nbl", ["quantize", stories]), ("folder", ["quantize", stories, "--format", "bnb"]),
+      ("z.nbl", ["quantize", stories, "--compress", "zstd"]), ("plain", ["dequantize", stories]),
+      ("merged", merge), ("merged.nbl", merge + ["--min-survival", "0.97", "--when-lost", "promote"]),
+      ("kept", merge + ["--format", "nbl", "--min-survival", "0.999", "--when-lost", "keep"]),
+      ("trained.nbl", merge + ["--trained-on", "nf4", "--min-survival", "0"]),
+    ] + adapters
+  /// What reads four times at most, and writes nothing that `verify` looks at.
+  static let adapters: [(name: String, arguments: [String])] = [
     ("combined", ["adapter", "combine", fixture("shakespeare/adapter") + ":0.5"]),
+    ("resized", ["adapter", "resize", fixture("shakespeare/adapter"), "--rank", "3"]),
+    (
+      "extracted",
+      ["adapter", "extract", "--base", fixture("models/llama"), "--tuned", fixture("models/llama-bnb-nf4-dq"), "--rank", "3"]
+    ), ("mlx", ["adapter", "convert", fixture("shakespeare/adapter"), "--to", "mlx"]),
+    ("a.gguf", ["adapter", "convert", fixture("shakespeare/adapter"), "--base", stories]),
   ]
 
   @Test(
     "reads that fail are bad input, writes that fail are 7",
     arguments: [
       ("read-eio:4", 3), ("read-end:4", 3), ("write-enospc", 7), ("write-eio", 7), ("fsync-eio", 7), ("rename-eio", 7),
-    ] as [(String, Int32)], 0..<9)
+    ] as [(String, Int32)], 0..<13)
   func failures(_ fault: (String, Int32), _ write: Int) throws {
     let (name, arguments) = Self.writes[write]
-    // Combining reads four times at most.
-    let fault = name == "combined" ? (fault.0.replacingOccurrences(of: ":4", with: ":1"), fault.1) : fault
+    let fault = Self.adapters.contains { $0.name == name } ? (fault.0.replacingOccurrences(of: ":4", with: ":1"), fault.1) : fault
     let result = try Faults.run(fault.0, arguments + ["-o", folder.file(name)])
     #expect(result.code == fault.1, "\(fault.0) \(name): \(result.errors)")
     #expect(result.errorLines.count == 1)
@@ -55,7 +64,7 @@ struct FaultTests {
 
   @Test(
     "short reads and writes and interrupted calls change nothing",
-    arguments: ["read-short", "read-eintr", "write-short", "write-eintr"], [0, 1, 2, 4, 5, 6, 7, 8])
+    arguments: ["read-short", "read-eintr", "write-short", "write-eintr"], [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12])
   func partial(_ fault: String, _ write: Int) throws {
     let (name, arguments) = Self.writes[write]
     let result = try Faults.run(fault, arguments + ["-o", folder.file(name)])
@@ -70,7 +79,7 @@ struct FaultTests {
   @Test(
     "killed at any point: nothing under the final name, and the next run cleans up",
     arguments: ["write-kill:0", "write-kill:1", "write-kill:3", "fsync-kill:0", "fsync-kill:2", "rename-kill"],
-    [0, 1, 3, 4, 5, 6, 7, 8])
+    [0, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
   func killed(_ fault: String, _ write: Int) throws {
     let (name, arguments) = Self.writes[write]
     let result = try Faults.run(fault, arguments + ["-o", folder.file(name)])
@@ -80,7 +89,7 @@ struct FaultTests {
     let again = try Program.run(arguments + ["-o", folder.file(name), "--force"])
     #expect(again.code == 0, "\(again.errors)")
     #expect(folder.contents == [name])
-    guard name != "combined" else { return }
+    guard !Self.adapters.contains(where: { $0.name == name }) else { return }
     #expect(try Program.run(["verify", folder.file(name == "kept" ? "kept/model.nbl" : name)]).code == 0)
   }
 

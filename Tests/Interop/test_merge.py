@@ -138,16 +138,21 @@ def test_a_head_that_the_base_lacks_comes_with_the_adapter(nibble, work, base_na
     assert_same(expected(merged, **question), expected(adapted.eval(), **question))
 
 
-@pytest.mark.parametrize("method, rank", [("cat", None), ("svd", None), ("svd", 3), ("linear", None)])
-def test_combined_adapters_are_peft_s(nibble, work, method, rank):
+@pytest.mark.parametrize("method, settings", [
+    ("cat", {}), ("svd", {}), ("svd", {"svd_rank": 3}), ("linear", {}), ("ties", {"density": 0.4}),
+    ("ties", {"density": 1.0, "majority_sign_method": "frequency"}), ("magnitude_prune", {"density": 0.25}),
+    # Of all numbers chance keeps all.
+    ("dare_linear", {"density": 1.0}), ("dare_ties", {"density": 1.0}),
+])
+def test_combined_adapters_are_peft_s(nibble, work, method, settings):
     model_class = transformers.LlamaForCausalLM
     save_random(model_class, "llama", work / "m")
     adapters = [save_adapter(model_class, work / "m", work / f"a{number}", target_modules=modules)
                 for number, modules in enumerate((["q_proj", "v_proj", "down_proj"], ["v_proj", "down_proj", "embed_tokens"]))]
-    options = ["--svd-rank", rank] if rank else []
+    options = [word for name, value in settings.items() for word in (f"--{name}", value)]
     nibble("adapter", "combine", f"{adapters[0]}:0.7", f"{adapters[1]}:-0.4", "-o", work / "both", "--method", method, *options)
     model = by_peft(model_class, work / "m", *adapters)
-    model.add_weighted_adapter(["a0", "a1"], [0.7, -0.4], "sum", combination_type=method, svd_rank=rank)
+    model.add_weighted_adapter(["a0", "a1"], [0.7, -0.4], "sum", combination_type=method, **settings)
     model.set_adapter("sum")
     question = asked(model)
     found = by_peft(model_class, work / "m", work / "both")

@@ -10,18 +10,6 @@ import Testing
 struct AloneTests {
   let folder = TemporaryFolder()
 
-  func delta(_ file: AdapterFile, _ module: AdapterFile.AdaptedModule) throws -> [Double] {
-    let a = try values(module.a), b = try values(module.b)
-    var delta = [Double](repeating: 0, count: module.outputs * module.inputs)
-    for o in 0..<module.outputs {
-      for k in 0..<module.rank {
-        let factor = module.scale * Double(b[o * module.rank + k])
-        for i in 0..<module.inputs { delta[o * module.inputs + i] += factor * Double(a[k * module.inputs + i]) }
-      }
-    }
-    return delta
-  }
-
   @Test(
     "combined keep the sum of their deltas, whatever they adapt",
     arguments: [
@@ -35,11 +23,11 @@ struct AloneTests {
     #expect(report.worstError == 0 && combined.warnings.isEmpty)
     #expect(combined.modules.count == Set(adapters.flatMap { $0.adapter.modules.map(\.path) }).count)
     for module in combined.modules {
-      let found = try delta(combined, module)
+      let found = try delta(module)
       var wanted = [Double](repeating: 0, count: found.count)
       for one in adapters {
         for part in one.adapter.modules where part.path == module.path {
-          for (i, value) in try delta(one.adapter, part).enumerated() { wanted[i] += one.weight * value }
+          for (i, value) in try delta(part).enumerated() { wanted[i] += one.weight * value }
         }
       }
       for (x, y) in zip(found, wanted) { #expect(abs(x - y) < 1e-6) }
@@ -58,12 +46,44 @@ struct AloneTests {
     var worst = 0.0
     for (x, y) in zip(exact.modules, cut.modules) {
       #expect(y.rank == rank && y.scale == 1)
-      let a = try delta(exact, x), b = try delta(cut, y)
+      let a = try delta(x), b = try delta(y)
       let error = zip(a, b).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }
       worst = max(worst, (error / a.reduce(0) { $0 + $1 * $1 }).squareRoot())
     }
     #expect(abs(worst - report.worstError) < 1e-5)
     #expect((worst > 0.1) == (rank == 3))
+  }
+
+  @Test("combined by chance are PEFT's where its chance is used", arguments: ["dare_linear", "dare_ties"])
+  func dare(_ name: String) throws {
+    let file = try TensorFile(fixture("combine.safetensors"))
+    func floats(_ name: String) throws -> [Float] { try file.floats(#require(file.tensor(name))) }
+    let combination = FactorCombination(.random, election: name == "dare_ties" ? .total : nil, density: 0.7)
+    let roots = [0.7 * 2, 0.4 * 4].map { $0.squareRoot() }
+    var mask = 0
+    for module in ["0.self_attn.q_proj", "0.self_attn.v_proj", "1.self_attn.q_proj", "1.self_attn.v_proj"] {
+      for factor in ["lora_A", "lora_B"] {
+        let own = "base_model.model.model.layers.\(module).\(factor).weight"
+        let masks = try [mask, mask + 1].map { try floats("\(name)/mask.\(String(format: "%03d", $0))") }
+        mask += 2
+        let found = combination.combine(try ["in.a0/", "in.a1/"].map { try floats($0 + own) }, roots) { tensor in
+          { masks[tensor][$0] != 0 }
+        }
+        for (x, y) in zip(found, try floats("\(name)/\(own)")) { #expect(abs(x - y) < 1e-6) }
+      }
+    }
+  }
+
+  @Test("combined by chance keep the share asked for, the same with the same seed, and on the average lose nothing")
+  func chance() {
+    let ones = [[Float](repeating: 1, count: 20_000), [Float](repeating: 2, count: 20_000)]
+    func combined(_ seed: UInt64) -> [Float] {
+      FactorCombination(.random, density: 0.3, seed: seed).combine(ones, [1, 0.5], named: "layer")
+    }
+    let found = combined(7)
+    #expect(found == combined(7) && found != combined(8))
+    #expect(abs(Double(found.filter { $0 == 0 }.count) / 20_000 - 0.49) < 0.02)
+    #expect(abs(found.reduce(0, +) / 20_000 - 2) < 0.05)
   }
 
   @Test("that cannot be combined are refused, and nothing is written")
@@ -77,6 +97,8 @@ struct AloneTests {
     #expect(throws: NibbleError.self) { try combine(["roberta_cls"], .cat) }
     #expect(throws: NibbleError.self) { try combine(["dec_rslora", "dec_lora_qv"], .linear) }
     #expect(throws: NibbleError.self) { try combine([], .cat) }
+    #expect(throws: NibbleError.self) { try combine(["dec_lora_qv", "dec_lora_qv"], .ties) }
+    #expect(throws: NibbleError.self) { try combine(["dec_lora_qv"], .magnitudePrune) }
     #expect(PathKind(folder.file("none")) == .nothing)
   }
 
@@ -86,7 +108,7 @@ struct AloneTests {
     let found = try AdapterInspection(file)
     #expect(found.modules.count == file.modules.count && found.coverage.isEmpty)
     for (module, own) in zip(found.modules, file.modules) {
-      let norm = try delta(file, own).reduce(0) { $0 + $1 * $1 }.squareRoot()
+      let norm = try delta(own).reduce(0) { $0 + $1 * $1 }.squareRoot()
       #expect(abs(module.norm - norm) < 1e-6 * norm)
       #expect(module.effectiveRank > 1 && module.effectiveRank <= Double(module.rank))
       #expect(module.rounding == nil && !module.isDead)

@@ -345,17 +345,20 @@ struct MergeTests {
     arguments: [
       ("linear", MergeOptions.Method.linear, [0.7, 0.4]), ("linear_negative", .linear, [1, -0.5]),
       ("cat", .cat, [0.7, 0.4, -0.3]), ("svd", .svd, [0.7, 0, 0.4]), ("svd_rank3", .svd, [0.7, 0, 0.4]),
+      ("ties", .ties, [0.7, 0.4]), ("ties_frequency", .ties, [0.7, 0.4]), ("magnitude_prune", .magnitudePrune, [0.7, 0.4]),
     ])
   func combine(_ name: String, _ method: MergeOptions.Method, _ weights: [Double]) throws {
     let inputs = zip([("a0", 4, 8), ("a1", 4, 16), ("a2", 6, 8)], weights).filter { $1 != 0 }
     var options = MergeOptions(
       try inputs.map { .init(try combinable($0.0, rank: $0.1, alpha: $0.2), weight: $1) })
     if name == "svd_rank3" { options.svdRank = 3 }
+    if method.prunes { options.density = name == "ties_frequency" ? 0.3 : 0.5 }
+    if name == "ties_frequency" { options.majoritySign = .frequency }
     options.method = method
     let base = try Checkpoint.open(fixture("models/llama"))
     let spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
     let report = try StreamJob.merge(base, options, to: spec, check: MergeCheck()).run()
-    #expect(report.warnings.contains { $0.contains("not the sum of the deltas") } == (method == .linear || method == .svd))
+    #expect(report.warnings.contains { $0.contains("not the sum of the deltas") } == !method.isSum)
     let merged = try Checkpoint.open(spec.path)
     let golden = try TensorFile(fixture("combine.safetensors"))
     #expect(report.changed.count == 4)

@@ -18,7 +18,7 @@ public struct AdapterCombination: Sendable {
   }
 
   private let options: MergeOptions
-  private let config: JSON
+  private let first: JSON
   private let binding: AdapterBinding?
   private var warnings: [String] = []
   /// Weights that are written as they are.
@@ -28,7 +28,7 @@ public struct AdapterCombination: Sendable {
   /// - Throws: `.usage` for adapters that cannot be combined, `.adapterMismatch` for adapters of different bases
   public init(_ options: MergeOptions, anyBase: Bool = false) throws {
     self.options = options
-    guard let first = options.adapters.first?.adapter else { throw NibbleError.usage("there is no adapter to combine") }
+    guard let adapter = options.adapters.first?.adapter else { throw NibbleError.usage("there is no adapter to combine") }
     for one in options.adapters {
       if one.adapter.modules.contains(where: { $0.magnitude != nil || $0.bias != nil }) {
         throw NibbleError.usage(
@@ -51,8 +51,8 @@ public struct AdapterCombination: Sendable {
       }
     }
     let bound = options.adapters.filter { $0.adapter.binding != nil }
-    let isOne = bound.count == options.adapters.count && bound.allSatisfy { $0.adapter.binding == first.binding }
-    binding = isOne ? first.binding : nil
+    let isOne = bound.count == options.adapters.count && bound.allSatisfy { $0.adapter.binding == adapter.binding }
+    binding = isOne ? adapter.binding : nil
     if let other = bound.first(where: { $0.adapter.binding != bound[0].adapter.binding }), !anyBase {
       throw NibbleError(
         .adapterMismatch,
@@ -62,7 +62,7 @@ public struct AdapterCombination: Sendable {
     if names.count > 1 {
       warnings.append("the adapters name different bases: \(names.sorted().map(quoted).joined(separator: ", "))")
     }
-    config = first.config.json
+    first = adapter.config.json
   }
 
   /// Combines and writes the folder `path`.
@@ -91,7 +91,7 @@ public struct AdapterCombination: Sendable {
           .init(file: one.adapter, module: module, weight: one.weight))
       }
     }
-    var made: [(path: String, first: AdapterFile.AdaptedModule, factors: Merging.Factors)] = []
+    var made: [FactoredModule] = []
     for (path, found) in paths.sorted(by: { ByteName($0.key) < ByteName($1.key) }) {
       try Interrupt.check()
       var merging = Merging(parts: found.parts)
@@ -111,43 +111,26 @@ public struct AdapterCombination: Sendable {
       guard (factors.a + factors.b).allSatisfy(\.isFinite) else {
         throw NibbleError.quality("module \(quoted(path)): the combination has values beyond float32")
       }
-      made.append((path, first, factors))
+      made.append(
+        FactoredModule(
+          path: path, isEmbedding: first.isEmbedding, inputShape: Array(first.a.shape[1...]), outputs: first.outputs,
+          factors: factors))
     }
     report.modules = made.count
     report.rank = made.map(\.factors.rank).max() ?? 0
-    let rank = report.rank
-    let tensors = carried + made.flatMap { Self.tensors($0.path, $0.first, $0.factors, rank: rank) }
-    return (AdapterFolder(config: config(rank), tensors: tensors, binding: binding), report)
+    let folder = AdapterFolder(
+      made.map { $0.padded(to: report.rank) }, carried: carried, config: config, binding: binding)
+    return (folder, report)
   }
 
-  /// Modules of a lower rank are filled up with zeros, as PEFT does.
-  private static func tensors(
-    _ path: String, _ module: AdapterFile.AdaptedModule, _ factors: Merging.Factors, rank: Int
-  ) -> [AdapterFolder.Tensor] {
-    let (inputs, outputs) = (module.inputs, module.outputs)
-    let a = factors.a + [Float](repeating: 0, count: (rank - factors.rank) * inputs)
-    var b = [Float](repeating: 0, count: outputs * rank)
-    for output in 0..<outputs {
-      for k in 0..<factors.rank { b[output * rank + k] = factors.b[output * factors.rank + k] }
-    }
-    let name = AdapterFile.prefix + path
-    let (first, second) =
-      module.isEmbedding ? ("lora_embedding_A", "lora_embedding_B") : ("lora_A.weight", "lora_B.weight")
-    return [
-      .init("\(name).\(first)", [rank] + module.a.shape[1...], a),
-      .init("\(name).\(second)", [outputs, rank] + module.b.shape[2...], b),
-    ]
-  }
-
-  private func config(_ rank: Int) -> JSON {
+  /// The first adapter's, for the modules of all.
+  private var config: JSON {
     let modules = Set(options.adapters.flatMap { $0.adapter.modules.map(\.path) })
     let changes: [(String, JSON)] = [
-      ("r", JSON(rank)), ("lora_alpha", JSON(rank)), ("rank_pattern", .object([])), ("alpha_pattern", .object([])),
-      ("use_rslora", .bool(false)), ("init_lora_weights", .bool(true)),
       ("target_modules", JSON(modules.sorted())), ("exclude_modules", .null), ("layers_to_transform", .null),
       ("layers_pattern", .null),
     ]
-    return changes.reduce(config) { $0.setting($1.0, to: $1.1) }
+    return changes.reduce(first) { $0.setting($1.0, to: $1.1) }
   }
 }
 

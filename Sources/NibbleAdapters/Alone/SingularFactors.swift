@@ -42,16 +42,30 @@ struct SingularFactors {
     right = Self.product(qa, inputs, (0..<s.count).map { k in (0..<ka).map { vt[$0 * s.count + k] } })
   }
 
+  /// Singular vectors and values that are known, one after another.
+  init(values: [Double], left: [Double], outputs: Int, right: [Double], inputs: Int) {
+    (self.values, self.left, self.outputs, self.right, self.inputs) = (values, left, outputs, right, inputs)
+  }
+
+  /// Of Δᵀ.
+  var transposed: SingularFactors {
+    SingularFactors(values: values, left: right, outputs: inputs, right: left, inputs: outputs)
+  }
+
   private static func shape(_ parts: [Merging.Factors]) -> (outputs: Int, inputs: Int) {
     guard let first = parts.first, first.rank > 0 else { return (0, 0) }
     return (first.b.count / first.rank, first.a.count / first.rank)
   }
 
   /// Σ_i weights[k][i] · q_i for each k, one after another.
-  private static func product(_ q: [Double], _ length: Int, _ weights: [[Double]]) -> [Double] {
+  static func product(_ q: [Double], _ length: Int, _ weights: [[Double]]) -> [Double] {
     var vectors = [Double](repeating: 0, count: weights.count * length)
-    for (k, row) in weights.enumerated() {
-      for (i, factor) in row.enumerated() { for j in 0..<length { vectors[k * length + j] += factor * q[i * length + j] } }
+    vectors.withUnsafeMutableBufferPointer { vectors in
+      q.withUnsafeBufferPointer { q in
+        for (k, row) in weights.enumerated() {
+          for (i, factor) in row.enumerated() { for j in 0..<length { vectors[k * length + j] += factor * q[i * length + j] } }
+        }
+      }
     }
     return vectors
   }
@@ -64,6 +78,19 @@ struct SingularFactors {
       for o in 0..<outputs { b[o * rank + k] = Float(values[k] * left[k * outputs + o]) }
     }
     return Merging.Factors(a: a, b: b, rank: rank, scale: 1)
+  }
+
+  /// The least rank that keeps `share` of ‖Δ‖², at most `limit`, at least 1.
+  ///
+  /// - Parameter total: ‖Δ‖², where the values are only the greatest ones of it
+  func rank(keeping share: Double, limit: Int, total: Double? = nil) -> Int {
+    let wanted = share * (total ?? norm * norm)
+    var kept = 0.0
+    for (index, value) in values.enumerated() {
+      kept += value * value
+      if kept >= wanted { return min(index + 1, limit) }
+    }
+    return max(1, min(values.count, limit))
   }
 
   /// How many singular values count: exp of the entropy of their shares (Roy and Vetterli, 2007). 0 for a matrix of zeros.

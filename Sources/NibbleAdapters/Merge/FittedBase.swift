@@ -74,7 +74,7 @@ extension Checkpoint {
   }
 
   /// Of a classifier, at the root of the model.
-  private func isHead(_ name: String) -> Bool {
+  func isHead(_ name: String) -> Bool {
     ["classifier", "score", "qa_outputs"].contains { name.hasPrefix($0 + ".") }
   }
 

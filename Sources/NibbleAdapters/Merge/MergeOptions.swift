@@ -25,6 +25,27 @@ public struct MergeOptions: Sendable {
     /// PEFT's: the sum of the deltas cut to the rank of the largest, or `svdRank`. Its `svd_clamp` is not offered: what it cuts
     /// depends on the signs of singular vectors, which every LAPACK chooses for itself.
     case svd
+    /// PEFT's: the greatest numbers of each factor, of one elected sign, averaged.
+    case ties
+    /// PEFT's `linear` of the greatest numbers of each factor.
+    case magnitudePrune = "magnitude_prune"
+    /// PEFT's `linear` and `ties` of numbers kept by chance.
+    case dareLinear = "dare_linear"
+    case dareTies = "dare_ties"
+
+    /// Whether what comes out is the sum of the weighted deltas.
+    public var isSum: Bool { self == .sum || self == .cat }
+    /// Whether only some numbers of a factor are kept.
+    public var prunes: Bool { !isSum && self != .linear && self != .svd }
+    /// Whether signs are elected.
+    public var electsSigns: Bool { self == .ties || self == .dareTies }
+    /// Whether chance decides.
+    public var isRandom: Bool { self == .dareLinear || self == .dareTies }
+  }
+
+  /// How the sign of a number is chosen among adapters: that of their sum, or the one most of them have.
+  public enum SignElection: String, Sendable, CaseIterable {
+    case total, frequency
   }
 
   /// What is merged.
@@ -33,6 +54,12 @@ public struct MergeOptions: Sendable {
   public var method = Method.sum
   /// The rank that `svd` keeps; nil for the largest among the adapters.
   public var svdRank: Int?
+  /// The share of numbers that methods that prune keep, above 0.
+  public var density: Double?
+  /// How `ties` and `dare_ties` choose signs.
+  public var majoritySign = SignElection.total
+  /// Of what `dare_linear` and `dare_ties` keep.
+  public var seed: UInt64 = 0
   /// For every float tensor of a plain output; nil for the type each one had.
   public var dtype: DType?
   /// How tensors of a plain base are packed, where the output is.

@@ -10,7 +10,7 @@ extension Merging {
   /// - Throws: `.usage`
   func combination(_ options: MergeOptions, of name: String) throws -> Combination {
     let method = options.method
-    guard method == .linear || method == .svd else { return .sum }
+    guard !method.isSum else { return .sum }
     let ranks = parts.map(\.module.rank)
     func fail(_ reason: String) -> NibbleError { NibbleError.usage("--method \(method.rawValue): \(reason)") }
     if let other = parts.first(where: { $0.module.magnitude != nil || $0.module.bias != nil }) {
@@ -30,7 +30,15 @@ extension Merging {
     if let other = parts.first(where: { $0.file.config.isRankStabilized }) {
       throw fail("\(other.file.path) uses rsLoRA, which PEFT's combination is not made for")
     }
-    return .linear
+    guard method.prunes else { return .factors(FactorCombination()) }
+    guard options.adapters.count > 1 else { throw fail("one adapter is not enough; of one PEFT takes all, whatever is asked") }
+    guard let density = options.density, density > 0, density <= 1 else {
+      throw fail("--density is needed, the share of numbers to keep: above 0, at most 1")
+    }
+    return .factors(
+      FactorCombination(
+        method.isRandom ? .random : .magnitude, election: method.electsSigns ? options.majoritySign : nil, density: density,
+        seed: options.seed))
   }
 }
 

@@ -19,7 +19,7 @@ extension Merging {
     let own = try partFactors()
     switch combination {
     case .sum: return own
-    case .linear: return Self.linear(own)
+    case .factors(let combination): return combined(own, combination)
     case .svd(let rank): return [try SingularFactors(own).factors(rank: rank)]
     }
   }
@@ -32,20 +32,12 @@ extension Merging {
     }
   }
 
-  /// A = Σ sign(e) √|e| A_i and B = Σ √|e| B_i with e = weight · scale, which is not the sum of the deltas.
-  private static func linear(_ own: [Factors]) -> [Factors] {
-    guard var sum = own.first else { return [] }
-    func combined(_ factor: KeyPath<Factors, [Float]>, _ weight: (Double) -> Double) -> [Float] {
-      var total = [Double](repeating: 0, count: sum[keyPath: factor].count)
-      for part in own {
-        let w = weight(part.scale)
-        for (index, value) in part[keyPath: factor].enumerated() { total[index] += w * Double(value) }
-      }
-      return total.map { Float($0) }
-    }
-    (sum.a, sum.b) = (
-      combined(\.a) { ($0 < 0 ? -1 : 1) * abs($0).squareRoot() }, combined(\.b) { abs($0).squareRoot() }
-    )
+  /// A of all A_i with the weights sign(e) √|e|, B of all B_i with √|e|, e = weight · scale: not the sum of the deltas.
+  private func combined(_ own: [Factors], _ combination: FactorCombination) -> [Factors] {
+    guard var sum = own.first, let path = parts.first?.module.path else { return [] }
+    let roots = own.map { abs($0.scale).squareRoot() }
+    sum.a = combination.combine(own.map(\.a), zip(own, roots).map { $0.scale < 0 ? -$1 : $1 }, named: path + ".lora_A")
+    sum.b = combination.combine(own.map(\.b), roots, named: path + ".lora_B")
     sum.scale = 1
     return [sum]
   }
@@ -67,7 +59,7 @@ extension Merging {
   }
 
   /// ‖Σ scale · b · a‖² = Σ over pairs of ranks of ⟨b_k, b_l⟩ ⟨a_k, a_l⟩: no product of the size of the weight is made.
-  private static func squaredNorm(_ parts: [Factors]) -> Double {
+  static func squaredNorm(_ parts: [Factors]) -> Double {
     let rank = parts.reduce(0) { $0 + $1.rank }
     guard let first = parts.first, first.rank > 0 else { return 0 }
     let inputs = first.a.count / first.rank, outputs = first.b.count / first.rank

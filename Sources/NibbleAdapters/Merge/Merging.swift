@@ -15,8 +15,8 @@ struct Merging: Sendable {
   /// What becomes of several parts.
   enum Combination {
     case sum
-    /// Of factors instead of deltas, as PEFT's `linear` has it.
-    case linear
+    /// Of factors instead of deltas.
+    case factors(FactorCombination)
     /// The sum cut to a rank.
     case svd(rank: Int)
   }

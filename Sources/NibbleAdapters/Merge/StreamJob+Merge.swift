@@ -20,7 +20,7 @@ extension StreamJob {
       try merges.add(one)
       job.warnings += try one.adapter.warnings + one.adapter.targetWarnings(base)
     }
-    if options.method == .linear || options.method == .svd { try job.warnings += merges.combine(options) }
+    if !options.method.isSum { try job.warnings += merges.combine(options) }
     for (index, replacement) in merges.replacements {
       job.items[index].replacement = replacement.tensor
       job.items[index].target.becomesNew()

@@ -14,7 +14,7 @@ public struct ModelFamily: Sendable {
   /// Linear heads that come with or without a bias.
   let heads: Pattern
   /// Output heads that may share the embedding's weight.
-  let tiedHeads: [String]
+  package let tiedHeads: [String]
 
   private init(_ name: String, _ modelTypes: [String], linear: String, conv1D: String? = nil, heads: String, tiedHeads: [String])
     throws
@@ -68,7 +68,7 @@ public struct ModelFamily: Sendable {
 }
 
 /// Weights that are embeddings or output heads by their name alone, for architectures nobody has told us about.
-enum NameGuess {
+package enum NameGuess {
   private static let kept = try? Pattern(
     #"embed|(^|\.)(wte|wpe|shared|lm_head|output|embed_out|score|classifier|head|heads|qa_outputs)\.weight$|relative_attention_bias"#
   )
@@ -78,7 +78,7 @@ enum NameGuess {
     "embed_out", "decoder",
   ]
 
-  static func isEmbeddingOrHead(_ name: String) -> Bool {
+  package static func isEmbeddingOrHead(_ name: String) -> Bool {
     (try? kept?.isFound(in: name.lowercased())) ?? false
   }
 }

@@ -36,6 +36,14 @@ extension Checkpoint {
     return all
   }
 
+  /// The same with other names for its tensors.
+  package func renamed(_ name: (ByteName) -> ByteName) -> Checkpoint {
+    var other = self
+    for index in other.tensors.indices { other.tensors[index].name = name(tensors[index].name) }
+    other.sortTensors()
+    return other
+  }
+
   /// The same with another configuration.
   package func with(config: JSON) -> Checkpoint {
     var other = self

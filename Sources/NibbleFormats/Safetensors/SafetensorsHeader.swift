@@ -73,6 +73,8 @@ public struct SafetensorsHeader: Sendable {
     var metadata: [(key: String, value: String)] = []
     try reader.object { reader, name throws(JSONError) in
       if name == "__metadata__" {
+        // MLX writes null where it has none.
+        if reader.takeWord("null") { return }
         try reader.object { reader, key throws(JSONError) in
           guard reader.peek() == UInt8(ascii: "\"") else {
             throw reader.error("metadata \(quoted(key)) is not a text")

@@ -227,10 +227,10 @@ final class TensorStream {
 }
 
 /// One result a chunk, set by whoever has the chunk, read in order afterwards.
-final class PerChunk<Value>: @unchecked Sendable {
+package final class PerChunk<Value>: @unchecked Sendable {
   private let storage: UnsafeMutableBufferPointer<Value?>
 
-  init(_ count: Int) {
+  package init(_ count: Int) {
     storage = .allocate(capacity: count)
     storage.initialize(repeating: nil)
   }
@@ -240,7 +240,7 @@ final class PerChunk<Value>: @unchecked Sendable {
     storage.deallocate()
   }
 
-  func set(_ index: Int, _ value: Value) { storage[index] = value }
+  package func set(_ index: Int, _ value: Value) { storage[index] = value }
 
-  var values: [Value] { storage.compactMap { $0 } }
+  package var values: [Value] { storage.compactMap { $0 } }
 }

@@ -1,4 +1,4 @@
-import NibbleModels
+import NibbleCore
 
 /// Which rows come when: every epoch each row once, in an order drawn for it, or always in the order of the file.
 package struct RowOrder {

@@ -67,7 +67,7 @@ extension Trained {
     let layers = model.linears.filter { layer in !headIDs.contains(layer.id) && !weights.idle.contains { $0.id == layer.id } }
     let targets = try Targets(options.targets)
     if let stray = targets.names.first(where: { name in
-      !model.linears.contains { Targets.is($0.name, name) } && !options.modulesToSave.contains(name)
+      !model.linears.contains { ModuleChoice.is($0.name, name) } && !options.modulesToSave.contains(name)
     }) {
       throw NibbleError.usage("--target-modules: \(quoted(stray)) is no linear layer of \(model.path)")
     }
@@ -77,7 +77,7 @@ extension Trained {
     var stream: UInt64 = 0
     for layer in layers where try targets.contains(layer.name, weights) {
       stream += 1
-      guard !options.modulesToSave.contains(where: { Targets.is(layer.name, $0) }) else { continue }
+      guard !options.modulesToSave.contains(where: { ModuleChoice.is(layer.name, $0) }) else { continue }
       let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
       let alpha = try alphas.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.alpha
       let random = CountedRandom(seed: options.seed, stream: stream)

@@ -1,12 +1,11 @@
-import NibbleCore
+import NibbleAdapters
 import NibbleModels
 
 /// Which layers get factors.
 struct Targets {
   private enum Choice {
     case all, attention, mlp
-    case names([String])
-    case pattern(Pattern)
+    case named(ModuleChoice)
   }
 
   private let choice: Choice
@@ -16,22 +15,12 @@ struct Targets {
     case "all-linear": choice = .all
     case "attention": choice = .attention
     case "mlp": choice = .mlp
-    default:
-      let isName = text.utf8.allSatisfy {
-        (0x30...0x39).contains($0) || (0x41...0x5A).contains($0) || (0x61...0x7A).contains($0)
-          || [0x2C, 0x2E, 0x5F, 0x20].contains($0)
-      }
-      choice =
-        isName
-        ? .names(text.split(separator: ",").map { String($0.filter { $0 != " " }) }) : .pattern(try Pattern("^(?:\(text))$"))
+    default: choice = .named(try ModuleChoice(text))
     }
   }
 
   /// The names asked for; empty for other choices.
-  var names: [String] { if case .names(let names) = choice { names } else { [] } }
-
-  /// Whether a module is called so: its whole path or the last parts of it.
-  static func `is`(_ path: String, _ name: String) -> Bool { path == name || path.hasSuffix("." + name) }
+  var names: [String] { if case .named(.names(let names)) = choice { names } else { [] } }
 
   func contains(_ path: String, _ weights: TransformerWeights) throws -> Bool {
     switch choice {
@@ -39,8 +28,7 @@ struct Targets {
     case .attention:
       weights.layers.contains { layer in (layer.queryKeyValue + [layer.attentionOutput]).contains { $0.name == path } }
     case .mlp: weights.layers.contains { layer in (layer.up + [layer.down]).contains { $0.name == path } }
-    case .names(let names): names.contains { Self.is(path, $0) }
-    case .pattern(let pattern): try pattern.isFound(in: path)
+    case .named(let choice): try choice.contains(path)
     }
   }
 }

@@ -1,3 +1,4 @@
+import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 import NibbleModels
@@ -12,9 +13,9 @@ extension Trained {
     if case .classification = model.transformer.weights.head { for layer in heads { add(layer, model) } }
     let norms = model.norms.map { (String(model.parameterNames[$0.weight.id].dropLast(".weight".count)), $0) }
     for name in names {
-      let layers = model.linears.filter { Targets.is($0.name, name) }
-      let tables = model.embeddings.filter { Targets.is($0.name, name) }
-      let others = norms.filter { Targets.is($0.0, name) }
+      let layers = model.linears.filter { ModuleChoice.is($0.name, name) }
+      let tables = model.embeddings.filter { ModuleChoice.is($0.name, name) }
+      let others = norms.filter { ModuleChoice.is($0.0, name) }
       guard !layers.isEmpty || !tables.isEmpty || !others.isEmpty else {
         throw NibbleError.usage("--modules-to-save \(quoted(name)) is no linear layer, embedding or norm of \(model.path)")
       }

@@ -1,0 +1,74 @@
+import NibbleCore
+import NibbleFormats
+
+/// An adapter with factors of another rank: the best there are of that rank, by the singular values of each change.
+public struct AdapterResizing: Sendable {
+  private let file: AdapterFile
+  private let rank: Int?
+  private let energy: Double?
+
+  /// - Parameters:
+  ///   - rank: what every module gets, or the most it may get where `energy` is given
+  ///   - energy: the share of ‖Δ‖² each module keeps, with the least rank that does
+  /// - Throws: `.usage` for ranks and shares that are none
+  public init(_ file: AdapterFile, rank: Int? = nil, energy: Double? = nil) throws {
+    guard rank != nil || energy != nil else { throw NibbleError.usage("which rank? Give --rank or --energy") }
+    let most = file.modules.map { min($0.inputs, $0.outputs) }.max() ?? 0
+    if let rank, rank < 1 || rank > max(most, file.modules.map(\.rank).max() ?? 0) {
+      throw NibbleError.usage("--rank \(rank): no module of \(file.path) has use for it; the largest takes \(most)")
+    }
+    try checkShare(energy, "--energy")
+    (self.file, self.rank, self.energy) = (file, rank, energy)
+  }
+
+  /// Writes the folder `path`.
+  @discardableResult
+  public func write(to path: String, force: Bool) throws -> FactoringReport {
+    try StreamJob.checkIsNone(of: file.mapped.checkpoint.files, path)
+    try AdapterFolder.check(path, force: force)
+    let (folder, report) = try made()
+    try folder.write(to: path, force: force)
+    return report
+  }
+
+  /// What would come out. Nothing is written.
+  public func report() throws -> FactoringReport { try made().report }
+
+  private func made() throws -> (folder: AdapterFolder, report: FactoringReport) {
+    var report = FactoringReport(warnings: file.warnings)
+    var modules: [FactoredModule] = []
+    for own in file.modules {
+      try Interrupt.check()
+      var module = try FactoredModule(own, of: file)
+      let found = try SingularFactors([module.factors])
+      let new = energy.map { found.rank(keeping: $0, limit: rank ?? own.rank) } ?? rank ?? own.rank
+      let missing = found.values.dropFirst(new).reduce(0) { $0 + $1 * $1 }
+      report.modules.append(
+        .init(
+          path: own.path, outputs: own.outputs, inputs: own.inputs, oldRank: own.rank, rank: new, norm: found.norm,
+          error: found.norm > 0 ? missing.squareRoot() / found.norm : 0))
+      // The scale goes into the factors, and so into their bias.
+      module.bias = module.bias.map { $0.map { Float(own.scale * Double($0)) } }
+      module.factors = found.factors(rank: new)
+      modules.append(module)
+    }
+    if file.config.isDoRA {
+      report.warnings.append(
+        "\(file.path) is a DoRA adapter: its magnitudes stay, and the errors told are those of the factors before rows are scaled"
+      )
+    }
+    let factored = Set(file.modules.flatMap { [$0.a, $0.b, $0.bias, $0.magnitude].compactMap { $0?.name } })
+    let others = file.mapped.checkpoint.tensors.filter { !factored.contains($0.name) }
+    report.whole = file.replacements.map { ($0.name, $0.tensor.count, nil) }
+    report.whole += file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.count, nil) }
+    let folder = AdapterFolder(
+      modules, carried: others.map { .init($0.name.text, copying: $0) }, config: file.config.json, binding: file.binding)
+    return (folder, report)
+  }
+}
+
+/// Throws unless `share` is above 0 and at most 1.
+func checkShare(_ share: Double?, _ flag: String) throws {
+  guard let share else { return }
+  guard share > 0, share <= 1 else { throw NibbleError.usage("\(flag) \(share) is no share: above 0, at most 1") }
+}

@@ -1,0 +1,114 @@
+import NibbleCore
+import NibbleFormats
+
+/// What any program's adapter holds: factors, and a few words about them.
+struct AdapterContents {
+  var modules: [FactoredModule] = []
+  /// CAUSAL_LM, SEQ_CLS and so on.
+  var taskType: String?
+  /// What the base is called.
+  var baseName: String?
+  var dropout = 0.0
+  var binding: AdapterBinding?
+  var warnings: [String] = []
+
+  var isDoRA: Bool { modules.contains { $0.magnitude != nil } }
+  var largestRank: Int { modules.map(\.factors.rank).max() ?? 1 }
+  /// A scale that most likely is everybody's.
+  var commonScale: Double { modules.map(\.factors.scale).first { $0 != 0 } ?? 1 }
+
+  /// - Parameter base: what tells weights that were trained whole from those PEFT writes beside an adapted embedding
+  /// - Throws: `.usage` naming what nothing but PEFT's layout can say
+  init(_ file: AdapterFile, base: Checkpoint?) throws {
+    func fail(_ what: String) -> NibbleError {
+      NibbleError.usage("\(file.path) \(what), which only PEFT's layout can say; merge it instead")
+    }
+    if let one = file.modules.first(where: { $0.bias != nil }) { throw fail("has a bias for the factors of \(quoted(one.path))") }
+    if let one = file.modules.first(where: \.isConvolution) { throw fail("adapts the convolution \(quoted(one.path))") }
+    if let rows = file.tokenRows.first { throw fail("replaces \(rows.tokens.count) rows of \(quoted(rows.path))") }
+    let adapted = Set(file.modules.map { $0.path + ".weight" })
+    for (name, tensor) in file.replacements {
+      // PEFT writes the weights of both embeddings beside an adapted one, though they were not trained.
+      let isOwn =
+        try base.map { try $0.holds(try file.mapped.floats(tensor), as: name) }
+        ?? (tensor.name.text.hasSuffix(".base_layer.weight") && adapted.contains(name))
+      guard isOwn else {
+        throw fail("holds \(quoted(name)) trained whole" + (base == nil ? " (or as the base has it: --base tells)" : ""))
+      }
+      warnings.append("\(file.path): \(quoted(tensor.name.text)), the base's own weight, is left out")
+    }
+    warnings += file.warnings
+    modules = try file.modules.map { try FactoredModule($0, of: file) }
+    taskType = file.config.taskType
+    baseName = file.config.baseName
+    dropout = file.config.json["lora_dropout"]?.double ?? 0
+    binding = file.binding
+  }
+
+  init() {}
+
+  /// As PEFT has it.
+  var folder: AdapterFolder {
+    let conv1D = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+    let config: JSON = [
+      "peft_type": "LORA", "task_type": JSON(taskType), "base_model_name_or_path": JSON(baseName), "r": 1, "lora_alpha": 1,
+      "lora_dropout": JSON(dropout), "use_rslora": .bool(false), "use_dora": .bool(isDoRA),
+      "target_modules": JSON(modules.map(\.path).sorted()), "modules_to_save": .null, "rank_pattern": .object([]),
+      "alpha_pattern": .object([]), "bias": "none",
+      "fan_in_fan_out": .bool(modules.contains { module in conv1D.contains { module.path.hasSuffix("." + $0) } }),
+      "init_lora_weights": .bool(true), "inference_mode": .bool(true),
+    ]
+    return AdapterFolder(modules, config: config, binding: binding)
+  }
+
+  /// How far the changes of two adapters are apart, relative to each: of the module where that is most.
+  ///
+  /// - Throws: `.failed` where they do not adapt the same modules
+  func distance(to other: AdapterContents) throws -> (worst: Double, module: String) {
+    let theirs = Dictionary(other.modules.map { (ByteName($0.path), $0) }) { first, _ in first }
+    var found = (worst: 0.0, module: modules.first?.path ?? "")
+    for module in modules {
+      try Interrupt.check()
+      guard let twin = theirs[ByteName(module.path)], twin.inputShape == module.inputShape, twin.outputs == module.outputs,
+        twin.isEmbedding == module.isEmbedding, twin.magnitude == module.magnitude, other.modules.count == modules.count
+      else { throw NibbleError(.failed, "module \(quoted(module.path)) does not come back from the file that was written") }
+      let distance = module.factors.distance(to: twin.factors)
+      if distance > found.worst { found = (distance, module.path) }
+    }
+    return found
+  }
+}
+
+extension Checkpoint {
+  /// Whether the tensor that `name` means has just these values.
+  fileprivate func holds(_ values: [Float], as name: String) throws -> Bool {
+    let names = ModuleNames(tensors.map(\.name.text))
+    let found = names.index(of: name).map { tensors[$0] } ?? (name == "lm_head.weight" ? tiedEmbedding : nil)
+    guard let found, found.count == values.count, found.dtype.isFloat, !found.isTransposed else { return false }
+    var isSame = true
+    try found.forEachValues { start, own, count, _ in
+      for index in 0..<count where own[index] != values[start + index] { isSame = false }
+    }
+    return isSame
+  }
+}
+
+extension Merging.Factors {
+  /// ‖change − other change‖ / ‖change‖.
+  fileprivate func distance(to other: Merging.Factors) -> Double {
+    if a == other.a, b == other.b, scale == other.scale { return 0 }
+    var minus = other
+    minus.scale = -other.scale
+    let own = Merging.squaredNorm([self])
+    let missing = max(0, Merging.squaredNorm([self, minus]))
+    return own > 0 ? (missing / own).squareRoot() : missing.squareRoot()
+  }
+}
+
+/// [rows, columns] turned round.
+func transposed(_ values: [Float], rows: Int, columns: Int) -> [Float] {
+  [Float](unsafeUninitializedCapacity: values.count) { buffer, count in
+    for row in 0..<rows { for column in 0..<columns { buffer[column * rows + row] = values[row * columns + column] } }
+    count = values.count
+  }
+}

@@ -1,0 +1,208 @@
+import NibbleCore
+import NibbleFormats
+
+/// llama.cpp's adapters: a GGUF file with `general.type` adapter, `adapter.type` lora, one `adapter.lora.alpha`, and for each module
+/// `T.weight.lora_a` [rank, inputs] and `T.weight.lora_b` [outputs, rank], T the name llama.cpp has for the base's tensor. The scale is
+/// alpha / rank, the rank each module's own.
+struct GGUFLayout {
+  private let architecture: String
+  /// Of the module's name in a layer, in PEFT and in llama.cpp.
+  private let names: [(peft: String, gguf: String)]
+  private let whole: [(peft: String, gguf: String)]
+  /// What comes before a layer's number in PEFT's names.
+  private let layers: String
+  /// Heads of queries and of keys, where llama.cpp has their rows in another order; nil where it has not.
+  private let heads: (queries: Int, keys: Int)?
+  private let base: Checkpoint
+
+  private static let llama = [
+    ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"),
+  ]
+  private static let gpt2 = [
+    ("attn.c_attn", "attn_qkv"), ("attn.c_proj", "attn_output"), ("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down"),
+  ]
+  /// Those whose rotary positions are interleaved in llama.cpp.
+  private static let turned: Set<String> = ["llama", "mistral", "granite", "smollm3"]
+  private static let known: Set<String> = turned.union(["qwen2", "qwen3", "gemma", "gemma2", "olmo2", "gpt2"])
+
+  /// - Throws: `.usage` for bases whose names llama.cpp has others for, that are not known here
+  init(_ base: Checkpoint) throws {
+    self.base = base
+    guard let type = base.modelType, Self.known.contains(type) else {
+      throw NibbleError.usage(
+        "\(base.path): llama.cpp's names are known for \(Self.known.sorted().joined(separator: ", ")), not for model_type \(base.modelType.map(quoted) ?? "none")"
+      )
+    }
+    architecture = type == "mistral" ? "llama" : type
+    let isGPT2 = type == "gpt2"
+    names = isGPT2 ? Self.gpt2 : Self.llama
+    layers = isGPT2 ? "transformer.h." : "model.layers."
+    whole = [(isGPT2 ? "transformer.wte" : "model.embed_tokens", "token_embd"), ("lm_head", "output")]
+    guard Self.turned.contains(type) else {
+      heads = nil
+      return
+    }
+    guard let queries = base.config?["num_attention_heads"]?.int, (1...1 << 16).contains(queries) else {
+      throw NibbleError.badInput("\(base.path): its configuration has no num_attention_heads")
+    }
+    let keys = base.config?["num_key_value_heads"]?.int ?? queries
+    guard (1...queries).contains(keys) else { throw NibbleError.badInput("\(base.path): num_key_value_heads is \(keys)") }
+    heads = (queries, keys)
+  }
+
+  private func name(_ path: String) -> String? {
+    if let found = whole.first(where: { $0.peft == path }) { return found.gguf }
+    guard path.hasPrefix(layers), let dot = path.dropFirst(layers.count).firstIndex(of: ".") else { return nil }
+    let number = path[path.index(path.startIndex, offsetBy: layers.count)..<dot]
+    guard Int(number) != nil, let found = names.first(where: { $0.peft == path[path.index(after: dot)...] }) else { return nil }
+    return "blk.\(number).\(found.gguf)"
+  }
+
+  private func path(_ name: String) -> String? {
+    if let found = whole.first(where: { $0.gguf == name }) { return found.peft }
+    let parts = name.split(separator: ".", omittingEmptySubsequences: false)
+    guard parts.count == 3, parts[0] == "blk", let number = Int(parts[1]), number >= 0, String(number) == parts[1],
+      let found = names.first(where: { $0.gguf == parts[2] })
+    else { return nil }
+    return "\(layers)\(number).\(found.peft)"
+  }
+
+  /// Where llama.cpp has the rows of `name`: entry i is the row that comes to place i; nil where all stay.
+  private func order(_ name: String, rows: Int) throws -> [Int]? {
+    guard let heads, let count = name.hasSuffix(".attn_q") ? heads.queries : name.hasSuffix(".attn_k") ? heads.keys : nil else {
+      return nil
+    }
+    guard rows % (2 * count) == 0 else {
+      throw NibbleError(.adapterMismatch, "\(quoted(name)) has \(rows) outputs, \(base.path) \(count) heads there")
+    }
+    // The halves of a head that are rotated together lie side by side.
+    let half = rows / count / 2
+    return (0..<rows).map { row in
+      let (head, place) = row.quotientAndRemainder(dividingBy: 2 * half)
+      return head * 2 * half + place % 2 * half + place / 2
+    }
+  }
+
+  // MARK: - Writing
+
+  /// - Throws: `.usage` naming what the format cannot say
+  func bytes(_ contents: AdapterContents) throws -> [UInt8] {
+    if let module = contents.modules.first(where: { $0.magnitude != nil }) {
+      throw NibbleError.usage(
+        "\(quoted(module.path)) is scaled to DoRA's magnitudes, which llama.cpp does not know; merge it instead")
+    }
+    let wanted = contents.commonScale * Double(contents.largestRank)
+    let alpha = Float(wanted)
+    guard alpha.isFinite, alpha != 0 else { throw NibbleError.usage("an alpha of \(wanted) is beyond what GGUF holds") }
+    var tensors: [(name: String, shape: [Int], values: [Float])] = []
+    for module in contents.modules {
+      let path = ModuleNames(allPaths).index(of: module.path).map { allPaths[$0] } ?? module.path
+      guard let name = name(path) else { throw NibbleError.usage("llama.cpp has no adapters for \(quoted(module.path))") }
+      if name == "output", base.tiedEmbedding != nil {
+        throw NibbleError.usage("\(quoted(module.path)): llama.cpp has one weight for the head and the embedding of \(base.path)")
+      }
+      guard module.isEmbedding == (name == "token_embd") else {
+        throw NibbleError.usage(
+          "\(quoted(module.path)): llama.cpp would take it for \(module.isEmbedding ? "a linear layer" : "an embedding")")
+      }
+      let rank = module.factors.rank
+      let own = module.scaled(to: Double(alpha) / Double(rank)).factors
+      var b = own.b
+      if let order = try order(name, rows: module.outputs) {
+        for (row, old) in order.enumerated() {
+          b.replaceSubrange(row * rank..<(row + 1) * rank, with: own.b[old * rank..<(old + 1) * rank])
+        }
+      }
+      // Rows of the embedding's first factor are looked up.
+      let a = module.isEmbedding ? transposed(own.a, rows: rank, columns: module.inputs) : own.a
+      tensors.append((name + ".weight.lora_a", module.isEmbedding ? [module.inputs, rank] : [rank, module.inputs], a))
+      tensors.append((name + ".weight.lora_b", [module.outputs, rank], b))
+    }
+    var metadata: [(key: String, value: GgufWriter.Value)] = [
+      ("general.architecture", .text(architecture)), ("general.type", .text("adapter")), ("general.file_type", .whole(0)),
+      ("adapter.type", .text("lora")), ("adapter.lora.alpha", .number(alpha)),
+    ]
+    if let binding = contents.binding { metadata.append((Self.bindingKey, .text(binding.text))) }
+    return GgufWriter.bytes(metadata, tensors)
+  }
+
+  private static let bindingKey = "nibble.adapter"
+
+  private var allPaths: [String] {
+    base.modulePaths.map { path in
+      // A file may lack the prefix that names have in the model.
+      name(path) == nil && name(layers.split(separator: ".")[0] + "." + path) != nil
+        ? layers.split(separator: ".")[0] + "." + path : path
+    } + (base.tiedEmbedding == nil ? [] : ["lm_head"])
+  }
+
+  // MARK: - Reading
+
+  /// - Throws: `.badInput` for what is malformed or unknown, naming it
+  func contents(_ path: String) throws -> AdapterContents {
+    let file = try GgufFile(path)
+    func fail(_ reason: String) -> NibbleError { .badInput("\(path): \(reason)") }
+    guard file.text("general.type") == "adapter" else {
+      throw fail("general.type is \(quoted(file.text("general.type") ?? "none")): a model, where an adapter was expected")
+    }
+    guard file.text("adapter.type") == "lora" else {
+      throw fail("adapter.type = \(quoted(file.text("adapter.type") ?? "none")) is not read; lora is")
+    }
+    guard file.text("general.architecture") == architecture else {
+      throw NibbleError(
+        .adapterMismatch,
+        "\(path): for a base of the architecture \(quoted(file.text("general.architecture") ?? "none")), \(base.path) is of \(quoted(architecture))"
+      )
+    }
+    if let odd = file.metadata.keys.sorted().first(where: {
+      $0.hasPrefix("adapter.") && !["adapter.type", "adapter.lora.alpha"].contains($0)
+    }) {
+      throw fail("\(quoted(odd)) is not implemented")
+    }
+    let alpha = file.number("adapter.lora.alpha") ?? 0
+    guard alpha.isFinite else { throw fail("adapter.lora.alpha is \(alpha)") }
+    var contents = AdapterContents()
+    let tensors = Dictionary(file.tensors.map { (ByteName($0.name), $0) }) { first, _ in first }
+    var used = 0
+    for a in file.tensors where a.name.hasSuffix(".weight.lora_a") {
+      let name = String(a.name.dropLast(".weight.lora_a".count))
+      guard let path = self.path(name) else { throw fail("tensor \(quoted(a.name)) is for no module of a \(architecture) model") }
+      guard let b = tensors[ByteName(name + ".weight.lora_b")] else { throw fail("tensor \(quoted(a.name)) has no lora_b") }
+      let isEmbedding = name == "token_embd"
+      guard a.shape.count == 2, b.shape.count == 2, a.shape[isEmbedding ? 1 : 0] == b.shape[1] else {
+        throw fail("module \(quoted(name)) has factors of shapes \(a.shape) and \(b.shape)")
+      }
+      let (inputs, rank, outputs) = (a.shape[isEmbedding ? 0 : 1], b.shape[1], b.shape[0])
+      let (first, second) = (try file.floats(a), try file.floats(b))
+      guard first.allSatisfy(\.isFinite), second.allSatisfy(\.isFinite) else {
+        throw NibbleError.quality("\(path): the factors of \(quoted(name)) hold NaN or infinite values")
+      }
+      var rows = second
+      if let order = try order(name, rows: outputs) {
+        for (row, old) in order.enumerated() {
+          rows.replaceSubrange(old * rank..<(old + 1) * rank, with: second[row * rank..<(row + 1) * rank])
+        }
+      }
+      contents.modules.append(
+        FactoredModule(
+          path: path, isEmbedding: isEmbedding, inputShape: [inputs], outputs: outputs,
+          factors: Merging.Factors(
+            a: isEmbedding ? transposed(first, rows: inputs, columns: rank) : first, b: rows, rank: rank,
+            // Without an alpha llama.cpp scales with nothing.
+            scale: alpha == 0 ? 1 : alpha / Double(rank))))
+      used += 2
+    }
+    guard used == file.tensors.count else {
+      let odd = file.tensors.first { !$0.name.hasSuffix(".weight.lora_a") && tensors[ByteName($0.name.dropLast(1) + "a")] == nil }
+      throw fail("tensor \(quoted(odd?.name ?? "")) is no factor of an adapter")
+    }
+    guard used > 0 else { throw fail("it holds no tensors") }
+    contents.modules.sort { ByteName($0.path) < ByteName($1.path) }
+    contents.taskType = "CAUSAL_LM"
+    contents.baseName = base.path
+    contents.binding = try file.text(Self.bindingKey).map { try AdapterBinding(text: $0, place: path) }
+    return contents
+  }
+}

@@ -1,0 +1,57 @@
+import ArgumentParser
+import NibbleAdapters
+import NibbleCore
+import NibbleFormats
+
+struct AdapterConvertCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "convert",
+    abstract: "Write an adapter as another program has it: PEFT's folder, mlx-lm's folder, llama.cpp's GGUF file.",
+    discussion: """
+      What was written is read again, and the change that each module makes is compared, before it becomes visible. What the other \
+      layout cannot say is refused by name. GGUF needs --base, whose configuration names tensors and orders rows; otherwise --base \
+      only checks that the adapter fits.
+      """)
+
+  @Argument(help: "The adapter: a folder, or a GGUF file.") var path: String
+  @Option(help: "peft, mlx, gguf (default: gguf where OUT ends so, else peft).") var to: AdapterConversion.Layout?
+  @Option(help: "The checkpoint it is for.") var base: String?
+  @Option(name: .shortAndLong, help: "The folder or GGUF file to write.") var output: String
+  @Flag(help: "Replace an existing output.") var force = false
+  @Flag(help: "Say what would come out and write nothing.") var dryRun = false
+  @OptionGroup var common: CommonOptions
+
+  func run() throws {
+    let isNamedGGUF = output.lowercased().hasSuffix(".gguf")
+    let to = self.to ?? (isNamedGGUF ? .gguf : .peft)
+    guard (to == .gguf) == isNamedGGUF else {
+      throw NibbleError.usage(
+        to == .gguf ? "\(output): a GGUF file's name ends in .gguf" : "\(output) is named as a GGUF file, --to is \(to.rawValue)")
+    }
+    let conversion = try AdapterConversion(path, to: to, base: base.map { try Checkpoint.open($0) })
+    let report = dryRun ? try conversion.report() : try conversion.write(to: output, force: force)
+    common.warn(report.warnings)
+    if common.json {
+      return try StandardOutput.print([
+        "verb": "adapter convert", "output": JSON(output), "from": JSON(report.from.rawValue), "to": JSON(report.to.rawValue),
+        "modules": JSON(report.modules), "rank": JSON(report.rank), "checked": .bool(!dryRun),
+        "difference": dryRun ? .null : JSON(report.difference), "difference_module": dryRun ? .null : JSON(report.worstModule),
+        "warnings": JSON(report.warnings),
+      ])
+    }
+    var rows = [
+      ("output", output), ("layout", "\(report.from.rawValue) → \(report.to.rawValue)"),
+      ("modules", "\(report.modules), rank \(report.rank)"),
+    ]
+    if !dryRun {
+      rows.append(
+        (
+          "check",
+          "read again, each module's change is the same up to \(Summary.scientific(report.difference)), worst \(oneLine(report.worstModule))"
+        ))
+    }
+    try Summary.printRows(rows)
+  }
+}
+
+extension AdapterConversion.Layout: ExpressibleByArgument {}
