@@ -74,6 +74,9 @@ enum Summary {
     if !report.notCarried.isEmpty {
       rows.append(("not in the output", list(report.notCarried)))
     }
+    if report.resumed.tensors > 0 {
+      rows.append(("resumed", "\(report.resumed.tensors) tensors (\(byteText(report.resumed.bytes))) were there from an earlier run"))
+    }
     let rate = Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9
     rows += [
       (
@@ -221,7 +224,8 @@ enum Summary {
             "stored": JSON(coding($0.target.encoding, $0.target.dtype)), "shaped": JSON.bool($0.isShaped),
           ]
         }),
-      "replaced": JSON(report.replaced),
+      "replaced": JSON(report.replaced), "resumed_tensors": JSON(report.resumed.tensors),
+      "resumed_bytes": JSON(report.resumed.bytes),
       "not_carried": JSON(report.notCarried), "warnings": JSON(report.warnings),
       "seconds": JSON(report.seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),
       "gigabytes_per_second": JSON(Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9),

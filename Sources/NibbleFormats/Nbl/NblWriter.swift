@@ -99,6 +99,8 @@ final class NblWriter: CheckpointWriter {
         sections: writers.map { entry($0, bitWidth: Self.bitWidth($0.kind, target)) }))
   }
 
+  func sync() throws { try file.sync() }
+
   func finish(identity: Digest128, provenance: JSON?) throws -> Int {
     table.identity = identity
     table.texts = table.texts.map { $0.key == "provenance" ? ("provenance", provenance?.text() ?? "null") : $0 }
