@@ -101,6 +101,11 @@ final class NblWriter: CheckpointWriter {
 
   func sync() throws { try file.sync() }
 
+  var compressed: CompressionReport? {
+    guard compression.isOn else { return nil }
+    return (table.files.map(\.section) + table.tensors.flatMap(\.sections)).reduce(into: CompressionReport()) { $0.add($1) }
+  }
+
   func finish(identity: Digest128, provenance: JSON?) throws -> Int {
     table.identity = identity
     table.texts = table.texts.map { $0.key == "provenance" ? ("provenance", provenance?.text() ?? "null") : $0 }

@@ -74,6 +74,8 @@ final class SafetensorsWriter: CheckpointWriter {
   /// Files that are complete were synced when they were.
   func sync() throws { try file?.sync() }
 
+  var compressed: CompressionReport? { nil }
+
   func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws {
     let dataStart = 8 + headerLength
     for entry in SafetensorsLayout.entries(of: target) {

@@ -10,6 +10,8 @@ protocol CheckpointWriter: AnyObject {
   func sync() throws
   /// Carries a small file; false if the container has no place for it.
   func carry(_ file: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool
+  /// What compressing saved; nil where nothing is compressed.
+  var compressed: CompressionReport? { get }
   /// Writes what can only be known at the end.
   ///
   /// - Returns: bytes of the whole output

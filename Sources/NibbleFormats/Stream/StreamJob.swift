@@ -231,6 +231,7 @@ public struct StreamJob: Sendable {
       identity: report.identity, provenance: provenance(report.sourceIdentity))
     try journal?.writeDown()
     report.resumed = journal?.taken ?? report.resumed
+    report.compressed = writer.compressed
     report.bytesIn = source.storedBytes
     report.notCarried += source.leftOutFiles
     report.warnings = warnings + (journal?.warnings ?? []) + survivalWarnings(report)

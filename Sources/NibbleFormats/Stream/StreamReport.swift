@@ -39,8 +39,13 @@ public struct StreamReport: Sendable {
     public var tensors = 0
     /// Their bytes in the output.
     public var bytes = 0
+
+    /// Nothing.
+    public init() {}
   }
 
+  /// What compressing saved, where it was asked for.
+  public var compressed: CompressionReport?
   /// What did not have to be done again.
   public var resumed = Resumed()
   /// Tensors that were changed on their way.
