@@ -23,8 +23,8 @@ package final class OutputFile: @unchecked Sendable {
   private struct Window {
     let buffer: UnsafeMutableRawBufferPointer
     var filled = 0
-    /// Behind the last byte that is filled.
-    var end = 0
+    /// What was filled since the last sync lies in it.
+    var unsynced: Range<Int>?
   }
 
   /// Takes over `descriptor`, a file that is empty or holds what `keep` is going to tell; `expectedSize` only chooses how it is
@@ -79,7 +79,8 @@ package final class OutputFile: @unchecked Sendable {
       length += range.count
       guard var window = windows.removeValue(forKey: index) else { return false }
       window.filled += range.count
-      window.end = max(window.end, range.upperBound)
+      let known = window.unsynced ?? range
+      window.unsynced = min(known.lowerBound, range.lowerBound)..<max(known.upperBound, range.upperBound)
       if window.filled == Self.windowSize { return true }
       windows[index] = window
       return false
@@ -114,9 +115,11 @@ package final class OutputFile: @unchecked Sendable {
   /// Brings everything that was written so far to the disk. No write may be under way.
   package func sync() throws {
     for (index, window) in windows {
+      guard let range = window.unsynced else { continue }
       // Whole pages, as writing past the cache asks; what is not filled yet is written again when it is.
-      let count = min(Self.windowSize, ceilDivide(window.end, 4096) * 4096)
-      try writeOut(.init(rebasing: window.buffer[..<count]), at: index * Self.windowSize)
+      let (start, end) = (range.lowerBound / 4096 * 4096, ceilDivide(range.upperBound, 4096) * 4096)
+      try writeOut(.init(rebasing: window.buffer[start..<end]), at: index * Self.windowSize + start)
+      windows[index]?.unsynced = nil
     }
     guard fdatasync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
   }

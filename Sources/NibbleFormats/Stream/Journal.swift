@@ -8,7 +8,7 @@ import NibbleQuant
 final class Journal {
   /// Bytes of output between two syncs, and their share of a small output.
   private static let mostBytes = 256 << 20
-  private static let smallestShare = 16
+  private static let smallestShare = 8
   /// Seconds between two syncs where work is slow.
   private static let mostSeconds = 10.0
 
@@ -132,7 +132,9 @@ extension Journal {
       guard let json = try? JSON.parse(line), let name = json["tensor"]?.string,
         let digest = json["digest"]?.string.flatMap(Digest128.init(hex:)),
         let source = json["source"]?.string.flatMap(Digest128.init(hex:)), let nonfinite = json["nonfinite"]?.int,
-        let zeroBlocks = json["zero_blocks"]?.int, let signal = Self.double(json["signal"])
+        let zeroBlocks = json["zero_blocks"]?.int, let signal = Self.double(json["signal"]),
+        // Sums of them must not overflow, whatever stands there.
+        (0...1 << 40).contains(nonfinite), (0...1 << 40).contains(zeroBlocks)
       else { return nil }
       self.name = name
       sections = (json["sections"]?.array ?? []).compactMap(SectionWriter.Record.init)

@@ -86,7 +86,7 @@ public struct StreamJob: Sendable {
   /// Sends everything through.
   ///
   /// - Parameter progress: told bytes done and bytes in all
-  /// - Throws: every kind of `NibbleError`; nothing is left behind then
+  /// - Throws: every kind of `NibbleError`; nothing is left behind then, but for a job that `resumes` and was only interrupted
   public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> StreamReport {
     try check()
     let started = monotonicSeconds()
