@@ -47,6 +47,9 @@ package final class XXH3: @unchecked Sendable {
 
   deinit { XXH3_freeState(state) }
 
+  /// Forgets all that came before.
+  package func reset() { XXH3_128bits_reset(state) }
+
   /// Hashes `bytes` after all that came before.
   package func update(_ bytes: UnsafeRawBufferPointer) {
     guard let base = bytes.baseAddress, bytes.count > 0 else { return }

@@ -87,6 +87,17 @@ package final class InputFile: Sendable {
     return fstat(descriptor, &status) == 0 ? status.st_mode & 0o777 : nil
   }
 
+  /// What tells this state of this file from any other, other files and other times alike. Setting back the time of a change leaves
+  /// a trace in it.
+  package var stamp: [Int] {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { return [] }
+    return [
+      Int(status.st_ino), Int(status.st_size), status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_ctim.tv_sec,
+      status.st_ctim.tv_nsec,
+    ]
+  }
+
   /// Whether `path` leads to this very file.
   package func isSameFile(as path: String) -> Bool {
     var status = stat()

@@ -10,7 +10,10 @@ package final class OutputFile: @unchecked Sendable {
   package static let windowSize = 4 << 20
 
   package let path: String
+  /// Where it lies until it is published.
+  private let place: String
   private let descriptor: Int32
+  private var opened: InputFile?
   private let lock = Lock()
   // Guarded by `lock`; the bytes inside a window are not: their ranges never overlap.
   private var windows: [Int: Window] = [:]
@@ -20,12 +23,16 @@ package final class OutputFile: @unchecked Sendable {
   private struct Window {
     let buffer: UnsafeMutableRawBufferPointer
     var filled = 0
+    /// What was filled since the last sync lies in it.
+    var unsynced: Range<Int>?
   }
 
-  /// Takes over `descriptor`, an empty file; `expectedSize` only chooses how it is written.
-  init(descriptor: Int32, path: String, expectedSize: Int) {
+  /// Takes over `descriptor`, a file that is empty or holds what `keep` is going to tell; `expectedSize` only chooses how it is
+  /// written.
+  init(descriptor: Int32, path: String, place: String, expectedSize: Int) {
     self.descriptor = descriptor
     self.path = path
+    self.place = place
     if expectedSize >= 16 * Self.windowSize { _ = nibble_set_direct(descriptor, 1) }
   }
 
@@ -45,7 +52,7 @@ package final class OutputFile: @unchecked Sendable {
       let buffer = window(index)
       UnsafeMutableRawBufferPointer(rebasing: buffer[start..<start + count])
         .copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]))
-      if fill(index, by: count) {
+      if fill(index, start..<start + count) {
         try writeOut(buffer, at: index * Self.windowSize)
         lock.hold { free.append(buffer) }
       }
@@ -60,21 +67,61 @@ package final class OutputFile: @unchecked Sendable {
   private func window(_ index: Int) -> UnsafeMutableRawBufferPointer {
     lock.hold {
       if let window = windows[index] { return window.buffer }
-      let buffer = free.popLast() ?? .allocate(byteCount: Self.windowSize, alignment: 4096)
+      let buffer = free.popLast() ?? Self.emptyWindow()
       windows[index] = Window(buffer: buffer)
       return buffer
     }
   }
 
-  /// Counts `count` more bytes into a window; true when that completes it, which takes it out.
-  private func fill(_ index: Int, by count: Int) -> Bool {
+  /// Counts the bytes of `range` into a window; true when that completes it, which takes it out.
+  private func fill(_ index: Int, _ range: Range<Int>) -> Bool {
     lock.hold {
-      length += count
-      windows[index]?.filled += count
-      guard windows[index]?.filled == Self.windowSize else { return false }
-      windows[index] = nil
-      return true
+      length += range.count
+      guard var window = windows.removeValue(forKey: index) else { return false }
+      window.filled += range.count
+      let known = window.unsynced ?? range
+      window.unsynced = min(known.lowerBound, range.lowerBound)..<max(known.upperBound, range.upperBound)
+      if window.filled == Self.windowSize { return true }
+      windows[index] = window
+      return false
     }
+  }
+
+  private static func emptyWindow() -> UnsafeMutableRawBufferPointer {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: windowSize, alignment: 4096)
+    buffer.initializeMemory(as: UInt8.self, repeating: 0)
+    return buffer
+  }
+
+  /// The file as an earlier run left it.
+  package func earlier() throws -> InputFile {
+    if let opened { return opened }
+    let file = try InputFile(place)
+    opened = file
+    return file
+  }
+
+  /// Counts `range`, which an earlier run wrote, as written.
+  package func keep(_ range: Range<Int>) throws {
+    // Windows are written whole: parts of those that others share are brought into them again.
+    let first = min(range.upperBound, ceilDivide(range.lowerBound, Self.windowSize) * Self.windowSize)
+    let last = max(first, range.upperBound / Self.windowSize * Self.windowSize)
+    lock.hold { length += last - first }
+    for part in [range.lowerBound..<first, last..<range.upperBound] {
+      try write(try earlier().bytes(at: part.lowerBound, count: part.count), at: part.lowerBound)
+    }
+  }
+
+  /// Brings everything that was written so far to the disk. No write may be under way.
+  package func sync() throws {
+    for (index, window) in windows {
+      guard let range = window.unsynced else { continue }
+      // Whole pages, as writing past the cache asks; what is not filled yet is written again when it is.
+      let (start, end) = (range.lowerBound / 4096 * 4096, ceilDivide(range.upperBound, 4096) * 4096)
+      try writeOut(.init(rebasing: window.buffer[start..<end]), at: index * Self.windowSize + start)
+      windows[index]?.unsynced = nil
+    }
+    guard fdatasync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
   }
 
   private func writeOut(_ buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
@@ -114,6 +161,9 @@ package final class OutputFile: @unchecked Sendable {
     for buffer in free { buffer.deallocate() }
     windows = [:]
     free = []
-    guard fsync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
+    // An earlier run, or a sync, may have written whole windows and pages.
+    guard ftruncate(descriptor, off_t(length)) == 0, fsync(descriptor) == 0 else {
+      throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing")
+    }
   }
 }

@@ -4,7 +4,8 @@ import Glibc
 /// An output that becomes visible whole or not at all.
 ///
 /// Everything is written under a hidden name beside the destination, held by a lock, and `publish()` gives it its
-/// name. The hidden name is always the same, so that a run after a kill finds and reuses what is stale.
+/// name. The hidden name is always the same, so that a run after a kill finds what is stale: it removes that, or goes on
+/// with it where a journal beside it tells what is in it.
 package final class StagedOutput {
   package enum Shape: Sendable {
     case file
@@ -18,13 +19,18 @@ package final class StagedOutput {
   package let staging: String
   private let shape: Shape
   private let force: Bool
+  /// Whether what an earlier run left is kept to go on with.
+  private let keepsPartial: Bool
   private var lock: Int32 = -1
+  /// Files made in the folder.
+  private var names: Set<String> = []
 
   /// Claims `destination`.
   ///
+  /// - Parameter keepingPartial: leaves what an earlier run left where it is
   /// - Throws: `.usage` if it exists and `force` is false, holds what is not ours to replace, or is being
   ///   written by another process; `.cannotWrite` if its folder is missing or takes no files.
-  package init(_ destination: String, _ shape: Shape, force: Bool) throws {
+  package init(_ destination: String, _ shape: Shape, force: Bool, keepingPartial: Bool = false) throws {
     var path = destination
     while path.count > 1, path.hasSuffix("/") { path.removeLast() }
     let slash = path.lastIndex(of: "/")
@@ -36,12 +42,37 @@ package final class StagedOutput {
     self.destination = path
     self.shape = shape
     self.force = force
+    keepsPartial = keepingPartial
     staging = parent + "/." + name + ".nibble-partial"
     guard PathKind(parent) == .folder else {
       throw NibbleError.cannotWrite("\(destination): the folder \(parent) does not exist")
     }
     try Self.checkReplaceable(path, shape, force: force)
     lock = try claim()
+    if !keepsPartial { try removePartial() }
+  }
+
+  /// Where what is in an unfinished output is written down.
+  package var journalPath: String { String(staging.dropLast("partial".count)) + "journal" }
+
+  /// Bytes that an earlier run left.
+  package var partialBytes: Int {
+    let paths: [String] = if case .file = shape { [staging] } else { partialNames.map { staging + "/" + $0 } }
+    return paths.reduce(0) { total, path in
+      var status = stat()
+      return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFREG ? total + Int(status.st_blocks) * 512 : total
+    }
+  }
+
+  private var partialNames: [String] { (try? namesInFolder(staging)) ?? [] }
+
+  /// Removes what an earlier run left.
+  package func removePartial() throws {
+    unlink(journalPath)
+    switch shape {
+    case .file: ftruncate(lock, 0)
+    case .folder: try removeContents(of: staging)
+    }
   }
 
   deinit { discard() }
@@ -74,7 +105,7 @@ package final class StagedOutput {
     var status = statvfs()
     guard statvfs(parent, &status) == 0 else { return nil }
     let (bytes, overflow) = Int(status.f_bavail).multipliedReportingOverflow(by: Int(status.f_frsize))
-    return overflow ? nil : bytes
+    return overflow ? nil : bytes + partialBytes
   }
 
   private func claim() throws -> Int32 {
@@ -107,10 +138,6 @@ package final class StagedOutput {
       if fstat(descriptor, &held) == 0, lstat(staging, &named) == 0, held.st_ino == named.st_ino,
         held.st_dev == named.st_dev
       {
-        switch shape {
-        case .file: ftruncate(descriptor, 0)
-        case .folder: try removeContents(of: staging)
-        }
         return descriptor
       }
       close(descriptor)
@@ -148,15 +175,18 @@ package final class StagedOutput {
   package func file(_ name: String? = nil, expectedSize: Int) throws -> OutputFile {
     let path: String
     let descriptor: Int32
+    let place: String
     if let name {
       path = destination + "/" + name
-      descriptor = open(staging + "/" + name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0o666)
+      place = staging + "/" + name
+      descriptor = open(place, O_RDWR | O_CREAT | (keepsPartial ? 0 : O_EXCL) | O_CLOEXEC | O_NOFOLLOW, 0o666)
+      names.insert(name)
     } else {
-      path = destination
+      (path, place) = (destination, staging)
       descriptor = dup(lock)
     }
     guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno))") }
-    return OutputFile(descriptor: descriptor, path: path, expectedSize: expectedSize)
+    return OutputFile(descriptor: descriptor, path: path, place: place, expectedSize: expectedSize)
   }
 
   /// Gives the output, a file, the permissions that `file` has, which it is going to replace.
@@ -169,13 +199,20 @@ package final class StagedOutput {
   /// Gives the finished output its name. Every file must have been finished.
   package func publish() throws {
     try Interrupt.check()
-    if case .folder = shape, fsync(lock) != 0 {
-      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing")
+    if case .folder = shape {
+      if keepsPartial { for name in partialNames where !names.contains(name) { unlink(staging + "/" + name) } }
+      guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing") }
     }
     try Self.checkReplaceable(destination, shape, force: force)
     try rename()
+    if keepsPartial { unlink(journalPath) }
     close(lock)
     lock = -1
+    try syncNames()
+  }
+
+  /// Waits until the names of what was made are on the disk.
+  package func syncNames() throws {
     let folder = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     defer { close(folder) }
     guard folder >= 0, fsync(folder) == 0 else {
@@ -210,12 +247,20 @@ package final class StagedOutput {
   /// Removes everything written so far; nothing to do after `publish()`.
   package func discard() {
     guard lock >= 0 else { return }
+    if keepsPartial { unlink(journalPath) }
     switch shape {
     case .file: unlink(staging)
     case .folder:
       try? removeContents(of: staging)
       rmdir(staging)
     }
+    close(lock)
+    lock = -1
+  }
+
+  /// Lets go of what was written without removing it: another run is to go on with it.
+  package func leave() {
+    guard lock >= 0 else { return }
     close(lock)
     lock = -1
   }

@@ -52,6 +52,11 @@ struct WriteOptions: ParsableArguments {
   @Flag(help: "Replace an existing output.")
   var force = false
 
+  @Flag(
+    help:
+      "Keep a journal, so that after a kill the same command goes on where the last one stopped.")
+  var resume = false
+
   @Flag(help: "Say what would be written and write nothing.")
   var dryRun = false
 
@@ -91,6 +96,7 @@ struct WriteOptions: ParsableArguments {
     job.threads = common.workers
     job.maximumMemory = maxMemory.flatMap(parseBytes)
     job.allowsNonfinite = allowNonfinite
+    job.resumes = resume
     if dryRun {
       if output != nil { try job.check() }
       common.warn(job.warnings)

@@ -106,7 +106,8 @@ struct MergeCommand: ParsableCommand {
         try match.check(values, of: source, anyBase: anyBase)
       }
     }
-    options.commandLine = "nibble " + CommandLine.arguments.dropFirst().joined(separator: " ")
+    // An output that was resumed is the same as one that was not.
+    options.commandLine = "nibble " + CommandLine.arguments.dropFirst().filter { $0 != "--resume" }.joined(separator: " ")
     let comparison = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil
     if checkModel, !method.isSum {
       throw NibbleError.usage("--check-model attaches adapters as they are, which \(method.rawValue) does not merge")
@@ -135,6 +136,7 @@ struct MergeCommand: ParsableCommand {
     if whenLost == .keep, let output = write.output { write.output = output.withoutSlash }
     let spec = try write.spec(format, habit: habit)
     if whenLost == .keep {
+      guard !write.resume else { throw NibbleError.usage("--resume does not go with --when-lost keep") }
       let bundle = try KeptBundle(values, options, to: spec)
       if write.dryRun { return try write.run(StreamJob.merge(values, options, to: spec), common, verb: "merge") }
       return try write.run(bundle, check: comparison, common, allowNonfinite, prepare, extra)

@@ -55,6 +55,14 @@ enum Summary {
       let packed = report.packedBitsPerWeight.map { "\(decimal($0, 3)) packed, " } ?? ""
       rows.append(("bits per weight", "\(packed)\(decimal(bits, 3)) whole output"))
     }
+    for (index, part) in (report.compressed?.parts ?? []).enumerated() {
+      rows.append(
+        (
+          index == 0 ? "compressed" : "",
+          "\(part.name) \(byteText(part.bytes.plain)) → \(byteText(part.bytes.stored)), "
+            + "\(decimal(100 * abs(part.bytes.saved), 1)) % \(part.bytes.saved < 0 ? "more" : "less")"
+        ))
+    }
     if let mean = report.meanError, let worst = report.worst {
       rows.append(
         ("relative error", "mean \(decimal(mean, 4)), worst \(decimal(worst.relativeError ?? 0, 4)) in \(oneLine(worst.name))"))
@@ -74,6 +82,10 @@ enum Summary {
     if report.cast.count > 3, !verbose { rows.append(("", "and \(report.cast.count - 3) more tensors (-v lists them)")) }
     if !report.notCarried.isEmpty {
       rows.append(("not in the output", list(report.notCarried)))
+    }
+    if report.resumed.tensors > 0 {
+      rows.append(
+        ("resumed", "\(report.resumed.tensors) tensors (\(byteText(report.resumed.bytes))) were there from an earlier run"))
     }
     let rate = Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9
     rows += [
@@ -185,6 +197,16 @@ enum Summary {
       "relative_error_mean": report.meanError.map { JSON($0) } ?? .null,
       "relative_error_worst": report.worst?.relativeError.map { JSON($0) } ?? .null,
       "relative_error_worst_tensor": JSON(report.worst?.name),
+      "compression": report.compressed.map { compressed in
+        .object(
+          [("method", "zstd"), ("level", JSON(job.output.compression.level))]
+            + compressed.parts.map { part in
+              (
+                part.name.replacing(" ", with: "_"),
+                ["plain_bytes": JSON(part.bytes.plain), "stored_bytes": JSON(part.bytes.stored)]
+              )
+            })
+      } ?? .null,
       "zero_blocks": JSON(report.zeroBlocks), "nonfinite": JSON(report.nonfinite),
       "tensors": .array(
         report.packed.map { tensor in
@@ -223,6 +245,7 @@ enum Summary {
           ]
         }),
       "replaced": JSON(report.replaced), "undo": JSON(job.undo), "undo_bytes": report.undo.map { JSON($0.bytes) } ?? .null,
+      "resumed_tensors": JSON(report.resumed.tensors), "resumed_bytes": JSON(report.resumed.bytes),
       "not_carried": JSON(report.notCarried), "warnings": JSON(report.warnings),
       "seconds": JSON(report.seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),
       "gigabytes_per_second": JSON(Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9),

@@ -46,6 +46,7 @@ ssize_t pwrite(int descriptor, const void *buffer, size_t count, off_t offset) {
   if (is("write-short")) return real(descriptor, buffer, count > 1000 ? count / 3 : count, offset);
   if (is("write-eintr") && atomic_fetch_add(&calls, 1) % 2 == 0) { errno = EINTR; return -1; }
   if (is("write-kill") && due()) raise(SIGKILL);
+  if (is("write-term") && due()) raise(SIGTERM);
   // A file system that takes the flag and refuses the writes, slowly, so that several threads are refused at once.
   if (is("write-indirect") && (fcntl(descriptor, F_GETFL) & O_DIRECT)) { usleep(50000); errno = EINVAL; return -1; }
   if (is("write-stall") && due()) sleep(20);
@@ -55,6 +56,14 @@ ssize_t pwrite(int descriptor, const void *buffer, size_t count, off_t offset) {
 int fsync(int descriptor) {
   static int (*real)(int);
   if (!real) real = dlsym(RTLD_NEXT, "fsync");
+  if (is("fsync-eio") && due()) { errno = EIO; return -1; }
+  if (is("fsync-kill") && due()) raise(SIGKILL);
+  return real(descriptor);
+}
+
+int fdatasync(int descriptor) {
+  static int (*real)(int);
+  if (!real) real = dlsym(RTLD_NEXT, "fdatasync");
   if (is("fsync-eio") && due()) { errno = EIO; return -1; }
   if (is("fsync-kill") && due()) raise(SIGKILL);
   return real(descriptor);

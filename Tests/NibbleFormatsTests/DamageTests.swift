@@ -39,6 +39,25 @@ struct DamageTests {
     #expect(unnoticed.isEmpty)
   }
 
+  @Test("a frame longer than any can be is refused before there is room made for it")
+  func longFrame() throws {
+    var generator = Generator(2)
+    var builder = SafetensorsBuilder()
+    builder.add("noise", "U8", [1 << 19], (0..<1 << 19).map { _ in UInt8(truncatingIfNeeded: generator.next() >> 24) })
+    let source = try bench.folder.write("noise.safetensors", builder.bytes)
+    var output = try bench.spec("good.nbl", .nbl)
+    output.compression = .zstd(3)
+    _ = try StreamJob.convert(Checkpoint.open(source), to: output).run()
+    var bad = try bench.bytes("good.nbl")
+    let section = try #require(try Checkpoint.open(bench.folder.file("good.nbl")).tensors.first?.sections.first)
+    guard case .file(_, let offset) = section.source else { return }
+    // Two frames, one of them as long as both.
+    let table = offset + section.storedLength - 8
+    bad.replaceSubrange(table..<table + 8, with: littleEndian(UInt32(section.storedLength - 8)) + [0, 0, 0, 0])
+    let path = try bench.folder.write("bad.nbl", bad)
+    #expect { try Checkpoint.open(path).verify(threads: 1) } throws: { "\($0)".contains("a frame of") }
+  }
+
   @Test("any cut, anything appended")
   func cuts() throws {
     let good = try small()

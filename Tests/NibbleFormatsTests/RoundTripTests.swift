@@ -276,6 +276,29 @@ struct RoundTripTests {
     #expect(try bench.bytes("direct.nbl") == bench.bytes("via.nbl"))
   }
 
+  @Test("what compressing saved is told by kind of section, and is what stands in the file", arguments: [3, 19])
+  func compressedBytes(_ level: Int) throws {
+    #expect(try bench.quantize(stories, "a.nbl").compressed == nil)
+    let report = try bench.quantize(stories, "z.nbl", compression: .zstd(level))
+    let told = try #require(report.compressed)
+    let file = try Checkpoint.open(bench.folder.file("z.nbl"))
+    func sum(_ kinds: [SectionKind], _ length: (StoredSection) -> Int) -> Int {
+      (file.tensors.flatMap(\.sections) + file.smallFiles.map(\.section)).filter { kinds.contains($0.kind) }.reduce(0) {
+        $0 + length($1)
+      }
+    }
+    let kinds: [(CompressionReport.Bytes, [SectionKind])] = [
+      (told.codes, [.codes]), (told.plain, [.data]), (told.files, [.file]),
+      (told.scales, [.scales, .scaleCodes, .nestedScales, .nestedOffset]),
+    ]
+    for (bytes, kinds) in kinds {
+      #expect(bytes.plain == sum(kinds, \.plainLength) && bytes.stored == sum(kinds, \.storedLength))
+    }
+    // 4-bit codes hold nearly four bits; float32 has signs and exponents to save.
+    #expect((0.0..<0.08).contains(told.codes.saved))
+    #expect((0.05..<0.5).contains(told.plain.saved))
+  }
+
   @Test(
     "rows that are no multiple of the block, tensors larger than a chunk, every float type",
     arguments: [DType.f32, .f16, .bf16, .f64])

@@ -59,6 +59,10 @@ extension StreamJob {
     let parts = adapters.map { one -> JSON in
       ["identity": JSON(one.identity.description), "weight": JSON(one.weight), "method": JSON(options.method.rawValue)]
     }
+    job.ingredients = .array(
+      options.adapters.map { .array([$0.adapter.config.json, JSON($0.weight)]) }
+        + adapters.map { JSON($0.identity.description) }
+        + [JSON(options.method.rawValue), options.svdRank.map { JSON($0) } ?? .null])
     let settings: JSON = options.packing.provenance
     let isPacking = base.packed.isEmpty && output.format != .safetensors
     let encoder = job.encoder

@@ -99,6 +99,13 @@ final class NblWriter: CheckpointWriter {
         sections: writers.map { entry($0, bitWidth: Self.bitWidth($0.kind, target)) }))
   }
 
+  func sync() throws { try file.sync() }
+
+  var compressed: CompressionReport? {
+    guard compression.isOn else { return nil }
+    return (table.files.map(\.section) + table.tensors.flatMap(\.sections)).reduce(into: CompressionReport()) { $0.add($1) }
+  }
+
   func finish(identity: Digest128, provenance: JSON?) throws -> Int {
     table.identity = identity
     table.texts = table.texts.map { $0.key == "provenance" ? ("provenance", provenance?.text() ?? "null") : $0 }

@@ -6,6 +6,8 @@ final class SafetensorsWriter: CheckpointWriter {
   private let staged: StagedOutput
   private let layout: SafetensorsLayout
   private let isFolder: Bool
+  /// Whether sections are checksummed, which nothing in the files asks for.
+  private let isJournalled: Bool
   /// config.json as it will be; nil to carry the source's as it is.
   private let config: JSON?
   /// Completed with identity and provenance, and written beside the weights or, for a single file, into its
@@ -24,11 +26,12 @@ final class SafetensorsWriter: CheckpointWriter {
 
   /// - Parameter layout: of one shard for a single file, with the record in its metadata
   init(
-    _ staged: StagedOutput, _ layout: SafetensorsLayout, isFolder: Bool, config: JSON?, record: SideRecord?
+    _ staged: StagedOutput, _ layout: SafetensorsLayout, isFolder: Bool, config: JSON?, record: SideRecord?, isJournalled: Bool
   ) throws {
     self.staged = staged
     self.layout = layout
     self.isFolder = isFolder
+    self.isJournalled = isJournalled
     self.config = config
     self.record = record
     if layout.shards[0].targets.isEmpty { try begin(0) }
@@ -59,13 +62,19 @@ final class SafetensorsWriter: CheckpointWriter {
     }
     next += 1
     let entries = SafetensorsLayout.entries(of: target)
-    return target.sections.map { section in
+    return target.sections.enumerated().map { index, section in
       let entry = entries.first { $0.part == .section(section.kind) }
       // The offset and a foreign state's text become part of the state.
       let cursor = entry.map { cursors[SafetensorsLayout.region($0)] }
-      return SectionWriter(section.kind, plainLength: section.length, to: cursor, checksummed: false)
+      return SectionWriter(
+        section.kind, plainLength: section.length, to: cursor, checksummed: isJournalled, isFirst: index == 0)
     }
   }
+
+  /// Files that are complete were synced when they were.
+  func sync() throws { try file?.sync() }
+
+  var compressed: CompressionReport? { nil }
 
   func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws {
     let dataStart = 8 + headerLength

@@ -6,8 +6,12 @@ protocol CheckpointWriter: AnyObject {
   func open(_ target: TensorTarget) throws -> [SectionWriter]
   /// Takes note of a tensor whose sections are written.
   func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws
+  /// Brings all that was written to the disk.
+  func sync() throws
   /// Carries a small file; false if the container has no place for it.
   func carry(_ file: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool
+  /// What compressing saved; nil where nothing is compressed.
+  var compressed: CompressionReport? { get }
   /// Writes what can only be known at the end.
   ///
   /// - Returns: bytes of the whole output

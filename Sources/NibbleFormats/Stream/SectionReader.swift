@@ -31,7 +31,14 @@ final class SectionReader: @unchecked Sendable {
     var starts = [0]
     var at = 0
     for frame in 0..<frames {
-      at += (0..<4).reduce(0) { $0 | Int(table[4 * frame + $1]) << (8 * $1) }
+      let length = (0..<4).reduce(0) { $0 | Int(table[4 * frame + $1]) << (8 * $1) }
+      // So that what is read at a time stays small, whatever a file says.
+      guard length <= Zstd.bound(frameLength) else {
+        throw NibbleError.badInput(
+          "\(section.place): tensor \(quoted(name)): a frame of \(length) bytes, more than any of \(frameLength) plain ones takes"
+        )
+      }
+      at += length
       starts.append(at)
     }
     guard at == section.storedLength - tableLength else {

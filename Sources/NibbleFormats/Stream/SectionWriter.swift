@@ -6,7 +6,7 @@ import NibbleQuant
 final class SectionWriter: @unchecked Sendable {
   let kind: SectionKind
   let plainLength: Int
-  private let cursor: SectionCursor?
+  let cursor: SectionCursor?
   private let compression: Compression
   private let level: Int
   /// Hashes what is stored; nil where nobody asks.
@@ -15,11 +15,11 @@ final class SectionWriter: @unchecked Sendable {
   private let sharesDigest: Bool
 
   // Changed in order, by one thread at a time.
-  private(set) var start: Int?
-  private(set) var storedLength = 0
-  private(set) var checksum: UInt64 = 0
+  var start: Int?
+  var storedLength = 0
+  var checksum: UInt64 = 0
   /// The bytes of a section that is kept in memory.
-  private(set) var captured: [UInt8] = []
+  var captured: [UInt8] = []
   private var frames = ByteWriter()
 
   /// - Parameters:

@@ -54,6 +54,10 @@ public struct StreamJob: Sendable {
   public var minimumSurvival: @Sendable (TensorTarget) -> Double? = { _ in nil }
   /// A packed tensor's relative error above this stops the job.
   public var maximumError: Double?
+  /// Whether a journal is kept, and what an earlier run left is taken up where its journal ends.
+  public var resumes = false
+  /// What is added on the way, for those who must know whether it is the same again.
+  package var ingredients = JSON.null
   /// The provenance to write, given the identity of the source.
   public var provenance: @Sendable (Digest128) -> JSON? = { _ in nil }
   /// Whether tensors with values that are not finite stop the job.
@@ -89,15 +93,16 @@ public struct StreamJob: Sendable {
   /// Sends everything through.
   ///
   /// - Parameter progress: told bytes done and bytes in all
-  /// - Throws: every kind of `NibbleError`; nothing is left behind then
+  /// - Throws: every kind of `NibbleError`; nothing is left behind then, but for a job that `resumes` and was only interrupted
   public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> StreamReport {
     try check()
     let started = monotonicSeconds()
     let job = try savingWhatIsLost()
-    let staged = try StagedOutput(output.path, shape, force: output.force)
+    let staged = try StagedOutput(output.path, shape, force: output.force, keepingPartial: resumes)
     let undoing = try undo.map { try StagedOutput($0, .file, force: output.force) }
+    let journal = resumes ? try Journal(staged, job.fingerprint, expectedBytes: job.prediction().outputBytes) : nil
     do {
-      var report = try job.write(to: staged, progress)
+      var report = try job.write(to: staged, journal, progress)
       if let check = beforePublishing { report.warnings += try check(staged.staging) }
       if let undoing { report.undo = try writeUndo(of: staged.staging, to: undoing) }
       try source.checkUnchanged()
@@ -105,6 +110,10 @@ public struct StreamJob: Sendable {
       try undoing?.publish()
       report.seconds = monotonicSeconds() - started
       return report
+    } catch let error as NibbleError where error.isPassing && journal.map({ $0.count > 0 }) == true {
+      staged.leave()
+      undoing?.discard()
+      throw NibbleError(error.kind, error.message + "; what is done so far is kept, and --resume goes on from there")
     } catch {
       staged.discard()
       undoing?.discard()
@@ -182,7 +191,9 @@ public struct StreamJob: Sendable {
     if let inside { throw NibbleError.usage("\(output) holds the input \(quoted(inside)); give another output") }
   }
 
-  private func write(to staged: StagedOutput, _ progress: @escaping (Int, Int) -> Void) throws -> StreamReport {
+  private func write(
+    to staged: StagedOutput, _ journal: Journal?, _ progress: @escaping (Int, Int) -> Void
+  ) throws -> StreamReport {
     let total = items.reduce(0) { $0 + $1.source.plainBytes }
     var done = 0
     let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { count in
@@ -204,11 +215,12 @@ public struct StreamJob: Sendable {
     var sourceIdentity = IdentityHasher()
     for item in items {
       let writers = try writer.open(item.target)
-      var outcome = try stream.send(
-        item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, as: item.target, into: writers)
-      if item.replacement != nil { outcome.sourceDigest = try stream.hash(item.source) }
+      let known = try journal?.takeOver(item.target.name, writers)
+      let outcome = try known ?? send(item, stream, into: writers)
+      if known != nil { stream.progress(item.source.plainBytes) }
       try checkQuality(item, outcome)
       try writer.close(item.target, writers, outcome)
+      if known == nil { try journal?.note(item.target.name, writers, outcome, sync: writer.sync) }
       identity.add(item.target.name, item.target.dtype, item.target.shape, item.target.encoding, outcome.digest)
       if !source.added.contains(item.source.name) {
         sourceIdentity.add(
@@ -233,9 +245,12 @@ public struct StreamJob: Sendable {
     }
     report.bytesOut = try writer.finish(
       identity: report.identity, provenance: provenance(report.sourceIdentity))
+    try journal?.writeDown()
+    report.resumed = journal?.taken ?? report.resumed
+    report.compressed = writer.compressed
     report.bytesIn = source.storedBytes
     report.notCarried += source.leftOutFiles
-    report.warnings = warnings + survivalWarnings(report)
+    report.warnings = warnings + (journal?.warnings ?? []) + survivalWarnings(report)
     if report.nonfinite > 0, !allowsNonfinite {
       report.warnings.append("\(source.path): \(report.nonfinite) NaN or infinite values were moved as they are")
     }
@@ -245,6 +260,13 @@ public struct StreamJob: Sendable {
       )
     }
     return report
+  }
+
+  private func send(_ item: Item, _ stream: TensorStream, into writers: [SectionWriter]) throws -> TensorOutcome {
+    var outcome = try stream.send(
+      item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, as: item.target, into: writers)
+    if item.replacement != nil { outcome.sourceDigest = try stream.hash(item.source) }
+    return outcome
   }
 
   /// What the container says of itself must be what was read.
@@ -317,7 +339,8 @@ public struct StreamJob: Sendable {
     }
     let record = sideRecord(provenance)
     return try SafetensorsWriter(
-      staged, layout(record), isFolder: !output.isSingleFile, config: writtenConfig(targets), record: record)
+      staged, layout(record), isFolder: !output.isSingleFile, config: writtenConfig(targets), record: record,
+      isJournalled: resumes)
   }
 
   func sideRecord(_ provenance: JSON?) -> SideRecord? {
@@ -359,4 +382,9 @@ public struct StreamJob: Sendable {
 
 extension StoredSection {
   var inputFile: InputFile? { if case .file(let file, _) = source { file } else { nil } }
+}
+
+extension NibbleError {
+  /// Whether the same work may well succeed later.
+  fileprivate var isPassing: Bool { [.interrupted, .terminated, .cannotWrite].contains(kind) }
 }

@@ -33,6 +33,21 @@ public struct StreamReport: Sendable {
     public let isShaped: Bool
   }
 
+  /// What an interrupted run had done before.
+  public struct Resumed: Sendable, Equatable {
+    /// Tensors that were there.
+    public var tensors = 0
+    /// Their bytes in the output.
+    public var bytes = 0
+
+    /// Nothing.
+    public init() {}
+  }
+
+  /// What compressing saved, where it was asked for.
+  public var compressed: CompressionReport?
+  /// What did not have to be done again.
+  public var resumed = Resumed()
   /// Tensors that were changed on their way.
   public var changed: [Changed] = []
   /// Tensors that another's values replaced.

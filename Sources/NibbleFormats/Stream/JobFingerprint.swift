@@ -1,0 +1,47 @@
+import NibbleCore
+import NibbleQuant
+
+extension StreamJob {
+  /// A name for all that decides the bytes of the output: the program, what it was told, and every input.
+  ///
+  /// Sections that have a checksum are known by it. All others are known by their file as it is now: its number, size and times, which
+  /// change with every write and every move.
+  var fingerprint: Digest128 {
+    let hash = XXH3()
+    func add(_ text: String) { hash.update(Array(text.utf8) + [0]) }
+    func add(_ section: StoredSection) {
+      add("\(section.kind) \(section.plainLength) \(section.storedLength) \(section.compression)")
+      switch section.source {
+      case .memory(let bytes): add("\(bytes.count) \(XXH3.digest64(of: bytes))")
+      case .file(let file, let offset): add(section.checksum.map(hexText) ?? "\(file.stamp) \(offset)")
+      }
+    }
+    func add(_ tensor: StoredTensor) {
+      var identity = IdentityHasher()
+      identity.add(tensor.name, tensor.dtype, tensor.shape, tensor.encoding, tensor.digest ?? Digest128(high: 0, low: 0))
+      add("\(identity.identity) \(tensor.isTransposed)")
+      for section in tensor.sections { add(section) }
+    }
+    // Programs of one version are told apart too: whoever builds nibble anew may have changed it.
+    add("nibble \(nibbleVersion) \((try? InputFile("/proc/self/exe"))?.stamp.dropFirst().prefix(3) ?? [])")
+    add("\(output.format) \(output.isSingleFile) \(output.maximumShard) \(output.compression)")
+    add("\(rules) \(encoder) \(dtypeName ?? "") \(ingredients.text())")
+    add(provenance(Digest128(high: 0, low: 0))?.text() ?? "")
+    add(source.config?.text() ?? "")
+    for (key, value) in source.metadata { add(JSON.array([JSON(key), JSON(value)]).text()) }
+    for file in source.smallFiles {
+      add(file.name)
+      add(file.section)
+    }
+    for item in items {
+      let target = item.target
+      var identity = IdentityHasher()
+      identity.add(target.name, target.dtype, target.shape, target.encoding, Digest128(high: 0, low: 0))
+      add("\(identity.identity) \(target.isTransposed) \(target.foreign.storage) \(item.isShaped) \(item.change != nil)")
+      add(item.source)
+      if let replacement = item.replacement { add(replacement) }
+      if let text = target.stateText { add(text) }
+    }
+    return hash.digest128
+  }
+}
