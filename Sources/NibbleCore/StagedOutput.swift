@@ -31,8 +31,7 @@ package final class StagedOutput {
   /// - Throws: `.usage` if it exists and `force` is false, holds what is not ours to replace, or is being
   ///   written by another process; `.cannotWrite` if its folder is missing or takes no files.
   package init(_ destination: String, _ shape: Shape, force: Bool, keepingPartial: Bool = false) throws {
-    var path = destination
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    let path = destination.withoutTrailingSlashes
     let slash = path.lastIndex(of: "/")
     let name = String(slash.map { path[path.index(after: $0)...] } ?? path[...])
     parent = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."

@@ -133,7 +133,7 @@ struct MergeCommand: ParsableCommand {
       return extra
     }
     var write = write
-    if whenLost == .keep, let output = write.output { write.output = output.withoutSlash }
+    if whenLost == .keep, let output = write.output { write.output = output.withoutTrailingSlashes }
     let spec = try write.spec(format, habit: habit)
     if whenLost == .keep {
       guard !write.resume else { throw NibbleError.usage("--resume does not go with --when-lost keep") }
@@ -144,14 +144,6 @@ struct MergeCommand: ParsableCommand {
     var job = try StreamJob.merge(values, options, to: spec, check: comparison)
     prepare(&job)
     try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite, extra: extra)
-  }
-}
-
-extension String {
-  fileprivate var withoutSlash: String {
-    var path = self
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    return path
   }
 }
 

@@ -26,8 +26,7 @@ extension Checkpoint {
 
 extension Checkpoint {
   private static func packedFormPath(_ output: String) -> String {
-    var path = output
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    let path = output.withoutTrailingSlashes
     let slash = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
     return String(path[..<slash]) + "." + path[slash...] + ".nibble-trained-on.nbl"
   }

@@ -130,9 +130,7 @@ public struct StreamJob: Sendable {
   /// Everything that can be refused before the output is touched.
   public func check() throws {
     try checkIsNoInput(output.path)
-    var path = output.path
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
-    try StagedOutput.checkReplaceable(path, shape, force: output.force)
+    try StagedOutput.checkReplaceable(output.path.withoutTrailingSlashes, shape, force: output.force)
     if encoder.searches, rules != .nearest {
       throw NibbleError.usage("--encoder \(encoder.rawValue) chooses its own scales; it goes with --bnb-rules nearest only")
     }
@@ -180,8 +178,7 @@ public struct StreamJob: Sendable {
 
   /// Throws if `output` is one of `inputs`, or a folder that one lies in: a folder is replaced whole.
   package static func checkIsNone(of inputs: [InputFile], _ output: String) throws {
-    var path = output
-    while path.count > 1, path.hasSuffix("/") { path.removeLast() }
+    let path = output.withoutTrailingSlashes
     if inputs.contains(where: { $0.isSameFile(as: path) }) {
       throw NibbleError.usage("\(output) is an input; give another output")
     }
