@@ -8,7 +8,7 @@ import NibbleQuant
 /// - Returns: the tensors with each group made one; transposition is for the caller to know
 /// - Throws: `.badInput` naming the tensor whose group does not fit together
 func groupPackedTensors(_ tensors: [StoredTensor]) throws -> [StoredTensor] {
-  let states = tensors.filter { $0.name.text.contains(QuantState.suffix) }
+  let states = tensors.filter { $0.name.text.range(ofBytes: QuantState.suffix) != nil }
   if states.isEmpty { return try refusingLoneTables(tensors) }
   var byName: [ByteName: StoredTensor] = [:]
   for tensor in tensors { byName[tensor.name] = tensor }
