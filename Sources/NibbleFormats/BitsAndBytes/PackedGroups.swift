@@ -60,6 +60,7 @@ private struct PackedGroup {
     guard (parsed.nested != nil) == (nestedAbsmax != nil), (parsed.nested != nil) == (nestedMap != nil) else {
       throw fail("quant_state and the nested tensors disagree on double quantization")
     }
+    guard codes.dtype.bitWidth % 8 == 0 else { throw fail("its codes are \(codes.dtype.rawValue), expected whole bytes") }
     guard map.dtype == .f32, map.count == 16, let codebook = Codebook(bytes: try bytes(map)) else {
       throw fail("quant_map is not 16 finite F32")
     }
