@@ -55,6 +55,7 @@ let package = Package(
       name: "TokenizerBench", dependencies: ["NibbleCore", "NibbleTokenizers"], path: "tools/TokenizerBench"),
     .executableTarget(
       name: "RunBench", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleModels"], path: "tools/RunBench"),
+    .executableTarget(name: "Verdicts", dependencies: ["NibbleCore", "NibbleFormats"], path: "tools/Verdicts"),
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
@@ -72,3 +73,12 @@ let package = Package(
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),
   ]
 )
+
+// Only for tools/fuzz: its products need the fuzzer's own runtime.
+if Context.environment["NIBBLE_FUZZ"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "FuzzTargets",
+      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTraining"],
+      path: "tools/FuzzTargets", exclude: ["seeds.py"]))
+}

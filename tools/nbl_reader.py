@@ -170,6 +170,8 @@ class Tensor:
                     f"{what}: {number} is no codebook with {count} values")
         self.codebooks = [codebooks[number] for number in numbers]
         self.head += parameters[:8] + b"".join(book.tobytes() for book in self.codebooks)
+        size = DTYPES[declared][1] // 8
+        require(DTYPES[declared][1] % 8 == 0 and -(-self.count // 2) % size == 0, f"{what}: codes that do not fill their dtype")
         codes, blocks = (CODES, -(-self.count // 2)), -(-self.count // self.block)
         if not self.nested:
             return [codes, (SCALES, 4 * blocks)]

@@ -11,19 +11,19 @@ float nibble_row_absmax(const float *x, size_t count) {
     for (int lane = 0; lane < 8; lane++) {
       float magnitude = __builtin_fabsf(x[i + lane]);
       // NaN stays: a row that holds one has no scale.
-      most[lane] = magnitude <= most[lane] ? most[lane] : magnitude;
+      most[lane] = magnitude <= most[lane] || most[lane] != most[lane] ? most[lane] : magnitude;
     }
   for (; i < count; i++) {
     float magnitude = __builtin_fabsf(x[i]);
-    most[0] = magnitude <= most[0] ? most[0] : magnitude;
+    most[0] = magnitude <= most[0] || most[0] != most[0] ? most[0] : magnitude;
   }
-  for (int lane = 1; lane < 8; lane++) most[0] = most[lane] <= most[0] ? most[0] : most[lane];
+  for (int lane = 1; lane < 8; lane++) most[0] = most[lane] <= most[0] || most[0] != most[0] ? most[0] : most[lane];
   return most[0];
 }
 
 void nibble_row_encode(const float *x, size_t count, float scale, int8_t *codes) {
   const float inverse = 127.0f / scale;
-  if (!(scale > 0) || !(inverse < __builtin_inff())) {
+  if (!(scale > 0) || !(scale < __builtin_inff()) || !(inverse < __builtin_inff())) {
     memset(codes, 0, count);
     return;
   }

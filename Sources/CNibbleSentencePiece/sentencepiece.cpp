@@ -42,7 +42,8 @@ std::string hand_over(const List &list, Element **memory, size_t *count) {
   *count = list.size();
   *memory = static_cast<Element *>(std::malloc(list.size() * sizeof(Element) + 1));
   if (*memory == nullptr) return "out of memory";
-  std::memcpy(*memory, list.data(), list.size() * sizeof(Element));
+  // An empty list may be nowhere.
+  if (!list.empty()) std::memcpy(*memory, list.data(), list.size() * sizeof(Element));
   return "";
 }
 

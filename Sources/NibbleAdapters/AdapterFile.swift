@@ -54,11 +54,12 @@ public struct AdapterFile: Sendable {
     public var outputs: Int { b.shape[0] }
   }
 
-  /// Opens the adapter in folder `path`.
+  /// Opens the adapter in folder `path`, or in the local Hugging Face cache under that name.
   ///
   /// - Throws: `.badInput` for missing or malformed files, `.adapterMismatch` for tensors that belong to nothing
   public static func open(_ path: String) throws -> AdapterFile {
     guard PathKind(path) == .folder else {
+      if PathKind(path) == .nothing, let snapshot = try HubCache.snapshot(path) { return try open(snapshot) }
       let reason = PathKind(path) == .nothing ? "no such folder" : "not a folder; an adapter is a folder with adapter_config.json"
       throw NibbleError.badInput("\(path): \(reason)")
     }

@@ -1,3 +1,5 @@
+import Glibc
+
 /// A name compared byte by byte.
 ///
 /// Swift's `String` treats canonically equivalent Unicode texts as equal, so two different tensor names
@@ -12,12 +14,19 @@ public struct ByteName: Hashable, Comparable, Sendable, CustomStringConvertible,
 
   public var description: String { text }
 
-  public static func == (a: ByteName, b: ByteName) -> Bool {
-    a.text.utf8.elementsEqual(b.text.utf8)
-  }
+  public static func == (a: ByteName, b: ByteName) -> Bool { a.difference(from: b) == 0 }
+  public static func < (a: ByteName, b: ByteName) -> Bool { a.difference(from: b) < 0 }
 
-  public static func < (a: ByteName, b: ByteName) -> Bool {
-    a.text.utf8.lexicographicallyPrecedes(b.text.utf8)
+  /// Below zero where this name comes first; a header of many tensors asks millions of times.
+  private func difference(from other: ByteName) -> Int {
+    var (a, b) = (text, other.text)
+    return a.withUTF8 { a in
+      b.withUTF8 { b in
+        guard let first = a.baseAddress, let second = b.baseAddress else { return a.count - b.count }
+        let found = memcmp(first, second, min(a.count, b.count))
+        return found == 0 ? a.count - b.count : Int(found)
+      }
+    }
   }
 
   public func hash(into hasher: inout Hasher) {

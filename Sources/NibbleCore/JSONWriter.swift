@@ -58,6 +58,10 @@ extension JSON {
       return "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
     }
     out += "\""
+    defer { out += "\"" }
+    // Nearly all texts stand in JSON as they are.
+    let isPlain = text.utf8.allSatisfy { $0 >= 0x20 && $0 != 0x22 && $0 != 0x5C && ($0 <= 0x7E || !asciiOnly) }
+    if isPlain { return out += text }
     for scalar in text.unicodeScalars {
       switch scalar {
       case "\"": out += "\\\""
@@ -72,6 +76,5 @@ extension JSON {
       default: out.unicodeScalars.append(scalar)
       }
     }
-    out += "\""
   }
 }

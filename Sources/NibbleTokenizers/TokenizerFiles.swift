@@ -41,7 +41,8 @@ extension Tokenizer {
   /// Names of the files that a tokenizer is read from.
   public static var fileNames: [String] { TokenizerFiles.names }
 
-  /// Opens a model folder, or one file that holds a tokenizer, with what lies beside it.
+  /// Opens a model folder, one of the local Hugging Face cache by its name, or one file that holds a tokenizer, with what lies
+  /// beside it.
   ///
   /// Of several forms the first is taken, as transformers does: tokenizer.json, tokenizer.model, vocab.json with
   /// merges.txt, vocab.txt.
@@ -66,7 +67,9 @@ extension Tokenizer {
       files[form(of: name)] = try readFile(path)
       return try Tokenizer(files: files, place: folder)
     case .other: throw NibbleError.badInput("\(path): neither a regular file nor a folder")
-    case .nothing: throw NibbleError.badInput("\(path): no such file or folder")
+    case .nothing:
+      if let snapshot = try HubCache.snapshot(path) { return try open(snapshot) }
+      throw NibbleError.badInput("\(path): no such file or folder")
     }
   }
 

@@ -321,12 +321,16 @@ struct CommandTests {
   @Test("a model of the Hugging Face cache by its name")
   func cache() throws {
     let hub = folder.file("hub")
-    let snapshot = "hub/models--org--tiny/snapshots/abc"
+    let snapshot = "hub/models--org--tiny/snapshots/abc4567890"
     for name in ["config.json", "model.safetensors"] { try folder.write(snapshot + "/" + name, bytes(of: stories + "/" + name)) }
-    try folder.write("hub/models--org--tiny/refs/main", "abc")
+    try folder.write("hub/models--org--tiny/refs/main", "abc4567890")
+    try folder.write("hub/models--org--tiny/refs/feature/long+größer", "abc4567890\n")
+    try folder.write("hub/models--org--tiny/refs/empty", "")
+    try folder.write("hub/models--org--tiny/refs/elsewhere", "../../models--org--tiny/snapshots/abc4567890")
     for (name, code) in [
-      ("org/tiny", Int32(0)), ("org/tiny@main", 0), ("org/tiny@abc", 0), ("org/tiny@other", 3), ("org/none", 3),
-      ("org/tiny@../x", 3),
+      ("org/tiny", Int32(0)), ("org/tiny@main", 0), ("org/tiny@abc4567890", 0), ("org/tiny@abc4567", 0), ("org/tiny@abc", 3),
+      ("org/tiny@feature/long+größer", 0), ("org/tiny@feature", 3), ("org/tiny@empty", 3), ("org/tiny@elsewhere", 3),
+      ("org/tiny@other", 3), ("org/none", 3), ("org/tiny@../x", 3),
     ] {
       #expect(try Program.run(["hash", name], environment: ["HF_HUB_CACHE": hub], folder: folder.path).code == code, "\(name)")
     }

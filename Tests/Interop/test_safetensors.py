@@ -154,3 +154,11 @@ def test_values_stand_where_their_type_can_be_read(nibble, work):
     for name, entry in header.items():
         if name != "__metadata__":
             assert entry["data_offsets"][0] % KNOWN[entry["dtype"]].itemsize == 0, name
+
+
+def test_a_header_longer_than_the_format_allows_is_not_written(nibble, work):
+    """Metadata of quotes takes twice its bytes in a header, and thrice that in the record of a quantized file."""
+    save_file({"w.weight": torch.randn(64, 64)}, work / "in.safetensors", metadata={"quotes": '"' * 17_500_000})
+    done = nibble("quantize", work / "in.safetensors", "--format", "bnb", "-o", work / "out.safetensors", exits=2)
+    assert "more than the 100000000 the format allows" in done.stderr and done.stderr.count("\n") == 1
+    assert [path.name for path in work.iterdir()] == ["in.safetensors"]

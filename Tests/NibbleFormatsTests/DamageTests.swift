@@ -87,6 +87,24 @@ struct DamageTests {
     #expect(bench.folder.contents == ["bad.nbl", "good.nbl", "m"])
   }
 
+  /// F4, F6_E2M3 and F32, where 83 bytes of codes are.
+  @Test("codes declared as a type they do not fill", arguments: [1, 2, 15] as [UInt8])
+  func declared(_ dtype: UInt8) throws {
+    var bad = try small()
+    let parameters: [UInt8] = [64, 0, 0, 0, 0, 1, 0, 0]
+    let at = try #require(bad.indices.dropLast(8).first { bad[$0..<$0 + 8].elementsEqual(parameters) })
+    bad[at + 12] = dtype
+    func put(_ value: UInt64, _ place: Int) {
+      for byte in 0..<8 { bad[place + byte] = UInt8(truncatingIfNeeded: value >> (8 * UInt64(byte))) }
+    }
+    let length = Int(bad[40]) | Int(bad[41]) << 8
+    put(XXH3.digest64(of: Array(bad[64..<64 + length])), 48)
+    put(XXH3.digest64(of: Array(bad[..<56])), 56)
+    let path = try bench.folder.write("bad.nbl", bad)
+    let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
+    #expect(error?.kind == .badInput && error?.message.contains("do not fill") == true, "\(error?.message ?? "")")
+  }
+
   @Test("the message names tensor and section")
   func message() throws {
     var bad = try small()
@@ -157,9 +175,18 @@ struct DamageTests {
       #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32], "nested_offset": 1}"#,
       #"{"quant_type": "fp4", "blocksize": 64, "dtype": "float32", "shape": [2, 32]}"#,
     ])
-  func badStates(_ text: String) throws {
+  func badStates(_ text: String) throws { try expectRefused(state: text) }
+
+  @Test("codes of half bytes", arguments: ["F4", "F6_E2M3"])
+  func codesOfHalfBytes(_ dtype: String) throws {
+    try expectRefused(
+      state: #"{"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 24]}"#, codes: dtype,
+      [24 * 8 / (dtype == "F4" ? 4 : 6)])
+  }
+
+  private func expectRefused(state text: String, codes: String = "U8", _ shape: [Int] = [32, 1]) throws {
     var builder = SafetensorsBuilder()
-    builder.add("w.weight", "U8", [32, 1], [UInt8](repeating: 0x77, count: 32))
+    builder.add("w.weight", codes, shape, [UInt8](repeating: 0x77, count: codes == "U8" ? 32 : 24))
     builder.add("w.weight.absmax", [1], [1])
     builder.add("w.weight.quant_map", [16], Codebook.nf4.values)
     builder.add("w.weight.quant_state.bitsandbytes__nf4", "U8", [text.utf8.count], Array(text.utf8))

@@ -103,6 +103,13 @@ struct RowsTests {
     for (x, y) in zip(try values("one.weight"), [1, -1, 0, 6e4, 5.9604645e-8] as [Float]) { #expect(abs(x - y) <= 1e-3 * abs(y)) }
   }
 
+  @Test("with a NaN have no scale, wherever it stands", arguments: [0, 3, 8, 15, 16, 20])
+  func notANumber(_ place: Int) {
+    var values = (0..<21).map { Float($0) }
+    values[place] = .nan
+    #expect(values.withUnsafeBufferPointer { $0.baseAddress.map { RowCodec.absmax($0, 21) } }?.isNaN == true)
+  }
+
   @Test("beyond float16 are refused unless that is allowed")
   func tooLarge() throws {
     var model = SafetensorsBuilder()

@@ -8,7 +8,7 @@ import NibbleQuant
 /// - Returns: the tensors with each group made one; transposition is for the caller to know
 /// - Throws: `.badInput` naming the tensor whose group does not fit together
 func groupPackedTensors(_ tensors: [StoredTensor]) throws -> [StoredTensor] {
-  let states = tensors.filter { $0.name.text.contains(QuantState.suffix) }
+  let states = tensors.filter { $0.name.text.range(ofBytes: QuantState.suffix) != nil }
   if states.isEmpty { return try refusingLoneTables(tensors) }
   var byName: [ByteName: StoredTensor] = [:]
   for tensor in tensors { byName[tensor.name] = tensor }
@@ -60,6 +60,7 @@ private struct PackedGroup {
     guard (parsed.nested != nil) == (nestedAbsmax != nil), (parsed.nested != nil) == (nestedMap != nil) else {
       throw fail("quant_state and the nested tensors disagree on double quantization")
     }
+    guard codes.dtype.bitWidth % 8 == 0 else { throw fail("its codes are \(codes.dtype.rawValue), expected whole bytes") }
     guard map.dtype == .f32, map.count == 16, let codebook = Codebook(bytes: try bytes(map)) else {
       throw fail("quant_map is not 16 finite F32")
     }

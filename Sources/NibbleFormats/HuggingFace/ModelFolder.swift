@@ -149,7 +149,7 @@ extension Checkpoint {
       }
       shards.append((name, header, file))
     }
-    for (name, shard) in index.weightMap.sorted(by: { $0.key < $1.key }) where owner[name] == nil {
+    if let (name, shard) = index.weightMap.filter({ owner[$0.key] == nil }).min(by: { $0.key < $1.key }) {
       throw NibbleError.integrity(
         "\(index.path): lists tensor \(quoted(name.text)) in \(quoted(shard)), which does not hold it")
     }

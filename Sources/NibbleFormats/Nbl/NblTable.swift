@@ -210,6 +210,13 @@ extension NblTable {
         throw reader.fail("tensor \(quoted(tensor.name)) of shape \(tensor.shape), which int8 rows are not for")
       }
     }
+    if let codec = tensor.encoding.codec {
+      let bits = tensor.storage.bitWidth
+      guard bits % 8 == 0, codec.codeBytes(count) % (bits / 8) == 0 else {
+        throw reader.fail(
+          "tensor \(quoted(tensor.name)) whose codes are declared as \(tensor.storage.rawValue), which they do not fill")
+      }
+    }
     let expected = tensor.encoding.sections(tensor.dtype, tensor.shape)
     var sections = tensor.sections[...]
     if let last = sections.last, last.kind == .stateText, tensor.encoding.codec != nil, last.plainLength <= 1 << 20 {

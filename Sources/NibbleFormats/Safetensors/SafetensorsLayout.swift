@@ -96,41 +96,48 @@ struct SafetensorsLayout {
   }
   static let regions = 5
 
+  /// One member of a header, after the brace or comma before it. A tree of all members is ten times as large as their text.
+  private static func member(_ name: String, _ value: JSON) -> [UInt8] {
+    Array(JSON.object([(name, value)]).text().utf8.dropFirst().dropLast())
+  }
+
+  private static func member(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ range: Range<Int>) -> [UInt8] {
+    let offsets = [range.lowerBound, range.upperBound]
+    return member(name.text, ["dtype": JSON(dtype.rawValue), "shape": JSON(shape), "data_offsets": JSON(offsets)])
+  }
+
+  private static func member(_ metadata: [(key: String, value: String)]) -> [UInt8] {
+    member("__metadata__", .object(metadata.map { ($0.key, .string($0.value)) }))
+  }
+
   /// The header text for entries at given places.
   static func headerText(
     _ entries: [(name: ByteName, dtype: DType, shape: [Int], range: Range<Int>)],
     _ metadata: [(key: String, value: String)]
   ) -> [UInt8] {
-    var members: [(key: String, value: JSON)] = [
-      ("__metadata__", .object(metadata.map { ($0.key, .string($0.value)) }))
-    ]
+    var text = [UInt8(ascii: "{")] + member(metadata)
     for entry in entries {
-      members.append(
-        (
-          entry.name.text,
-          [
-            "dtype": JSON(entry.dtype.rawValue), "shape": JSON(entry.shape),
-            "data_offsets": [JSON(entry.range.lowerBound), JSON(entry.range.upperBound)],
-          ]
-        ))
+      text.append(UInt8(ascii: ","))
+      text += member(entry.name, entry.dtype, entry.shape, entry.range)
     }
-    return Array(JSON.object(members).text().utf8)
+    return text + [UInt8(ascii: "}")]
   }
 
   /// Bytes to leave for the header of `shard`, a multiple of 8.
   func headerLength(_ shard: Shard) -> Int {
-    let entries = shard.targets.flatMap(Self.entries)
     var starts = [Int](repeating: 0, count: Self.regions)
-    for entry in entries {
+    for entry in shard.targets.lazy.flatMap(Self.entries) {
       let region = Self.region(entry)
       for later in (region + 1)..<max(region + 1, Self.regions) { starts[later] += entry.length }
     }
-    let placed = entries.map { entry in
+    var length = 2 + Self.member(metadata).count
+    for entry in shard.targets.lazy.flatMap(Self.entries) {
       let region = Self.region(entry)
-      defer { starts[region] += entry.length }
-      return (entry.name, entry.dtype, entry.shape, starts[region]..<starts[region] + entry.length)
+      let range = starts[region]..<starts[region] + entry.length
+      length += 1 + Self.member(entry.name, entry.dtype, entry.shape, range).count
+      starts[region] = range.upperBound
     }
-    return (Self.headerText(placed, metadata).count + 7) / 8 * 8
+    return (length + 7) / 8 * 8
   }
 
   /// Bytes of all files, and whether that is exact or the most it can be.
@@ -144,7 +151,7 @@ struct SafetensorsLayout {
   var openBytes: Int {
     shards.map { shard in
       var lengths = [Int](repeating: 0, count: Self.regions)
-      for entry in shard.targets.flatMap(Self.entries) { lengths[Self.region(entry)] += entry.length }
+      for entry in shard.targets.lazy.flatMap(Self.entries) { lengths[Self.region(entry)] += entry.length }
       return lengths.reduce(0) { $0 + min($1, OutputFile.windowSize) }
     }.max() ?? 0
   }

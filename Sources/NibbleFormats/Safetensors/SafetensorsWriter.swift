@@ -43,6 +43,11 @@ final class SafetensorsWriter: CheckpointWriter {
     placed = []
     let plan = layout.shards[index]
     headerLength = layout.headerLength(plan)
+    guard headerLength <= SafetensorsHeader.maximumLength else {
+      throw NibbleError.usage(
+        "\(staged.destination): a header of \(headerLength) bytes, more than the \(SafetensorsHeader.maximumLength) the format "
+          + "allows; a folder with a smaller --max-shard-size has several")
+    }
     let file = try staged.file(
       isFolder ? layout.name(of: index) : nil, expectedSize: 8 + headerLength + plan.length)
     self.file = file
