@@ -46,11 +46,11 @@ struct ResumeCommandTests {
     let (files, summary) = try whole(name, arguments)
     let seed = UInt64.random(in: 1...UInt64.max)
     var generator = Generator(seed)
-    // The packed form for `--trained-on` is made before all else.
-    let first = name == "trained.nbl" ? 3 : 0
+    // The packed form for `--trained-on` is made before all else. Later calls might be those that publish the output.
+    let first = name == "trained.nbl" ? 2 : 0
     for _ in 0..<3 {
       let fault = Bool.random(using: &generator) ? "write-kill" : "fsync-kill"
-      let calls = first + Int.random(in: 0..<5, using: &generator)
+      let calls = first + Int.random(in: 0..<3, using: &generator)
       let result = try Faults.run("\(fault):\(calls)", arguments + ["-o", folder.file(name), "--json", "--resume"])
       #expect(result.signal == SIGKILL, "seed \(seed), \(fault):\(calls): \(result.code) \(result.errors)")
       #expect(!folder.contents.contains(name))
