@@ -14,6 +14,9 @@ extension StreamJob {
       switch section.source {
       case .memory(let bytes): add("\(bytes.count) \(XXH3.digest64(of: bytes))")
       case .file(let file, let offset): add(section.checksum.map(hexText) ?? "\(file.stamp) \(offset)")
+      case .patched(let bytes):
+        add("\(bytes.part) \(bytes.patch.file.stamp)")
+        if let base = bytes.base { add(base) }
       }
     }
     func add(_ tensor: StoredTensor) {
