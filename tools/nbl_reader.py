@@ -17,6 +17,7 @@ import zstandard
 from xxhash import xxh3_64_intdigest, xxh3_128
 
 FRAME = 262144  # plain bytes in a zstd frame
+FRAME_STORED = 263168  # stored bytes of one at most
 CODECS = ["plain", "nf4", "fp4", "int8"]
 BYTE_STEP = np.uint32(0x3C010204).view(np.float32)  # 1/127
 DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE = range(1, 9)
@@ -95,6 +96,7 @@ class Section:
         require(end >= 0, f"{self.what}: too short for its frame lengths")
         lengths = struct.unpack(f"<{frames}I", stored[end:])
         require(sum(lengths) == end, f"{self.what}: frame lengths do not add up")
+        require(all(length <= FRAME_STORED for length in lengths), f"{self.what}: a frame is too long")
         plain, place = [], 0
         for i, length in enumerate(lengths):
             plain.append(self._frame(stored[place:place + length], min(FRAME, self.plain - i * FRAME), f"{self.what}, frame {i}"))
