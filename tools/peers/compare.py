@@ -1,5 +1,4 @@
 """Quantizes one model with nibble and with its peers in one run and prints what each took. Called by tools/bench-peers."""
-import argparse
 import os
 import pathlib
 import shutil
@@ -18,14 +17,7 @@ FLOORS = {"floor": [], "direct floor": ["oflag=direct"]}
 
 
 def parse():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--nibble", type=pathlib.Path, required=True)
-    parser.add_argument("--model", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--venv", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", type=int, required=True)
-    parser.add_argument("--missing", action="append", default=[], metavar="PEER=REASON")
-    return parser.parse_args()
+    return setting.arguments().parse_args()
 
 
 class Bench:

@@ -1,5 +1,4 @@
 """Trains an adapter with nibble and with its peers in one run and prints what a step took. Called by tools/bench-peers."""
-import argparse
 import json
 import os
 import pathlib
@@ -19,19 +18,9 @@ BATCHES = ((4, 128, []), (4, 128, ["--gradient-checkpointing"]), (4, 512, ["--gr
 
 
 def parse():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--nibble", type=pathlib.Path, required=True)
-    parser.add_argument("--model", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--venv", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", type=int, required=True)
+    parser = setting.arguments()
     parser.add_argument("--threads", type=int, action="append", required=True)
-    parser.add_argument("--missing", action="append", default=[], metavar="PEER=REASON")
     return parser.parse_args()
-
-
-class Failed(Exception):
-    pass
 
 
 class Bench:
@@ -55,12 +44,7 @@ class Bench:
 
     def do(self, command, threads, **how):
         """Runs it; what it took, and what it said."""
-        log, errors = self.options.work / "said.txt", self.options.work / "errors.txt"
-        done = measure.run(command, setting.environment(threads), log, errors=errors, **how)
-        if done.status != 0:
-            said = measure.tail(errors)
-            raise Failed(f"exit code {done.status}: {measure.tail(log) if said == 'nothing was printed' else said}")
-        return done, log.read_text(errors="replace")
+        return measure.checked(command, setting.environment(threads), self.options.work, **how)
 
     def programs(self, threads):
         """Of each: what it reads and its command line, in the order of the table."""
@@ -107,7 +91,7 @@ class Bench:
             steps = [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
             said |= {"seconds": [step["seconds"] for step in steps], "losses": [step["loss"] for step in steps]}
         if len(said["seconds"]) != 1 + STEPS:
-            raise Failed(f"{len(said['seconds'])} steps")
+            raise measure.Failed(f"{len(said['seconds'])} steps")
         self.others.append(done.others)
         self.seconds.setdefault((name, threads), []).append(said["seconds"][1:])
         self.processes.setdefault((name, threads), []).append(done)
@@ -125,7 +109,7 @@ class Bench:
                     print(f"{threads} threads, run {number + 1} of {self.options.runs}: {name}", file=sys.stderr)
                     try:
                         self.once(name, threads, reads, command)
-                    except Failed as error:
+                    except measure.Failed as error:
                         if name.startswith("nibble"):
                             raise
                         self.failed[name] = str(error)
@@ -165,7 +149,7 @@ def main():
         bench.prepare()
         bench.run()
         bench.run_batches()
-    except Failed as error:
+    except measure.Failed as error:
         sys.exit(f"tools/bench-peers: {error}")
     print(head + "\n" + finetune_tables.meanwhile(bench), finetune_tables.taken(bench), finetune_tables.ratios(bench),
           finetune_tables.losses(bench), finetune_tables.batches(bench), sep="\n\n")

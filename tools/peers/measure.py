@@ -83,3 +83,17 @@ def tail(log):
     with open(log, errors="replace") as file:
         lines = [line.strip() for line in file if line.strip()]
     return lines[-1][:200] if lines else "nothing was printed"
+
+
+class Failed(Exception):
+    """What a program said when it failed."""
+
+
+def checked(command, environment, work, **how):
+    """Runs it with its words in files of `work`; what it took, and what it said."""
+    log, errors = work / "said.txt", work / "errors.txt"
+    done = run(command, environment, log, errors=errors, **how)
+    if done.status != 0:
+        said = tail(errors)
+        raise Failed(f"exit code {done.status}: {tail(log) if said == 'nothing was printed' else said}")
+    return done, log.read_text(errors="replace")

@@ -1,5 +1,4 @@
 """Merges an adapter with nibble and with its peers in one run and prints what each took and kept. Called by tools/bench-peers."""
-import argparse
 import json
 import os
 import pathlib
@@ -15,20 +14,10 @@ THREADS = 2
 
 
 def parse():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--nibble", type=pathlib.Path, required=True)
-    parser.add_argument("--model", type=pathlib.Path, required=True)
+    parser = setting.arguments()
     parser.add_argument("--adapter", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--venv", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", type=int, required=True)
     parser.add_argument("--llama", type=pathlib.Path, help="folder of llama-export-lora")
-    parser.add_argument("--missing", action="append", default=[], metavar="PEER=REASON")
     return parser.parse_args()
-
-
-class Failed(Exception):
-    pass
 
 
 class Bench:
@@ -50,12 +39,7 @@ class Bench:
 
     def do(self, command):
         """Runs it; what it took, and what it said last."""
-        log, errors = self.options.work / "said.txt", self.options.work / "errors.txt"
-        done = measure.run(command, self.environment, log, errors=errors)
-        if done.status != 0:
-            said = measure.tail(errors)
-            raise Failed(f"exit code {done.status}: {measure.tail(log) if said == 'nothing was printed' else said}")
-        return done, log.read_text(errors="replace")
+        return measure.checked(command, self.environment, self.options.work)
 
     def python(self, script, *words):
         return [self.options.venv / "bin" / "python", HERE / script, *words]
@@ -101,7 +85,7 @@ class Bench:
             try:
                 self.do(python("make_gguf.py", self.options.model, self.gguf))
                 self.do(python("merge_gguf_adapter.py", self.options.adapter, self.gguf_adapter))
-            except Failed as error:
+            except measure.Failed as error:
                 self.failed["llama.cpp"] = str(error)
 
     def clear(self):
@@ -139,7 +123,7 @@ class Bench:
                 self.do(self.nibble("convert", self.file, "-o", out, "--format", "bnb"))
             _, said = self.do(self.python("merge_survival.py", base, out, self.options.adapter))
             self.kept[name] = json.loads(said.strip().splitlines()[-1])
-        except Failed as error:
+        except measure.Failed as error:
             self.kept[name] = str(error)
 
     def run(self):
@@ -151,7 +135,7 @@ class Bench:
                 print(f"run {number + 1} of {self.options.runs}: {name}", file=sys.stderr)
                 try:
                     self.once(name, reads, command, out)
-                except Failed as error:
+                except measure.Failed as error:
                     if name.startswith("nibble"):
                         raise
                     self.failed[name] = str(error)
@@ -174,7 +158,7 @@ def main():
     try:
         bench.prepare()
         bench.run()
-    except Failed as error:
+    except measure.Failed as error:
         sys.exit(f"tools/bench-peers: {error}")
     print(head + "\n" + merge_tables.adapter(bench), merge_tables.taken(bench), merge_tables.ratios(bench), merge_tables.steps(bench),
           merge_tables.kept(bench), sep="\n\n")

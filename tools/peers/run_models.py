@@ -1,5 +1,4 @@
 """Runs one packed model with nibble and with its peers in one run and prints how fast each was. Called by tools/bench-peers."""
-import argparse
 import json
 import os
 import pathlib
@@ -21,21 +20,11 @@ ANONYMOUS = 250e6
 
 
 def parse():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--nibble", type=pathlib.Path, required=True)
-    parser.add_argument("--model", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--venv", type=pathlib.Path, required=True)
-    parser.add_argument("--runs", type=int, required=True)
+    parser = setting.arguments()
     parser.add_argument("--threads", type=int, action="append", required=True)
     parser.add_argument("--llama", type=pathlib.Path, help="folder of llama-bench")
     parser.add_argument("--gguf", type=pathlib.Path, help="the model in Q4_0")
-    parser.add_argument("--missing", action="append", default=[], metavar="PEER=REASON")
     return parser.parse_args()
-
-
-class Failed(Exception):
-    pass
 
 
 class Run:
@@ -87,13 +76,9 @@ class Bench:
         print(text, file=sys.stderr)
 
     def do(self, command, threads, **how):
-        log, errors = self.options.work / "out.txt", self.options.work / "errors.txt"
-        done = measure.run(command, setting.environment(threads), log, errors=errors, **how)
+        done, said = measure.checked(command, setting.environment(threads), self.options.work, **how)
         self.others.append(done.others)
-        if done.status != 0:
-            said = measure.tail(errors)
-            raise Failed(f"exit code {done.status}: {measure.tail(log) if said == 'nothing was printed' else said}")
-        return done, log.read_text()
+        return done, said
 
     def python(self, script, *words):
         return [self.options.venv / "bin" / "python", HERE / script, *words]
@@ -134,7 +119,7 @@ class Bench:
             threads, anonymous=True)
         said = json.loads(said)
         if (said["prompt_tokens"], said["new_tokens"]) != (PROMPT, NEW):
-            raise Failed(f"{said['prompt_tokens']} and {said['new_tokens']} tokens")
+            raise measure.Failed(f"{said['prompt_tokens']} and {said['new_tokens']} tokens")
         run = self.table[name]
         # The first new token comes out of the prompt's pass.
         run.add(threads, PROMPT / said["prompt_seconds"], (NEW - 1) / said["decode_seconds"])
@@ -150,7 +135,7 @@ class Bench:
         for suffix, label in (("", ""), (" adapter", ", adapter 0")):
             found = [re.search(rf"^{phase}{label} +([\d.]+) tokens/s", said, re.MULTILINE) for phase in ("prompt", "generation")]
             if None in found:
-                raise Failed("RunBench said something else than was expected")
+                raise measure.Failed("RunBench said something else than was expected")
             run = self.table[name + suffix]
             run.add(threads, *(float(one[1]) for one in found))
             run.anonymous = max(run.anonymous, done.anonymous)
@@ -198,7 +183,7 @@ class Bench:
                     self.say(f"{threads} threads, run {number + 1} of {self.options.runs}: {name}")
                     try:
                         once(name, threads)
-                    except Failed as error:
+                    except measure.Failed as error:
                         self.failed[name] = str(error)
             self.time_products(threads)
         for name in ("transformers", "warm bf16"):
@@ -212,7 +197,7 @@ class Bench:
         self.say(f"{threads} threads: products")
         try:
             self.products[threads] = json.loads(self.do(self.python("run_products.py", threads), threads)[1].strip().splitlines()[-1])
-        except Failed as error:
+        except measure.Failed as error:
             self.failed["products"] = str(error)
 
     def beside(self, name):
@@ -226,7 +211,7 @@ class Bench:
         try:
             words = [word for folder in self.adapters for word in ("--adapter", folder)]
             said = self.do([self.bench, self.packed, *words, "--prompt", 8, "--new", 2, "--threads", 1], 1)[1]
-        except Failed as error:
+        except measure.Failed as error:
             self.failed["RunBench"] = str(error)
             return
         self.switching["nibble"] = {
@@ -325,7 +310,7 @@ class Bench:
         os.sched_setaffinity(0, CORES[: max(self.options.threads)])
         try:
             return "nibble's KernelBench\n" + self.do([bench, max(self.options.threads)], max(self.options.threads))[1].rstrip()
-        except Failed as error:
+        except measure.Failed as error:
             return f"KernelBench: {error}"
 
 
@@ -336,7 +321,7 @@ def main():
     bench = Bench(parse())
     try:
         bench.prepare()
-    except Failed as error:
+    except measure.Failed as error:
         sys.exit(f"tools/bench-peers: {error}")
     head = bench.machine()
     bench.others.clear()

@@ -1,4 +1,5 @@
 """What the numbers depend on: the machine, the kernels, the libraries, the threads."""
+import argparse
 import json
 import os
 import pathlib
@@ -7,6 +8,16 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
+
+
+def arguments():
+    """A parser of what every comparison is told."""
+    parser = argparse.ArgumentParser()
+    for name in ("--nibble", "--model", "--work", "--venv"):
+        parser.add_argument(name, type=pathlib.Path, required=True)
+    parser.add_argument("--runs", type=int, required=True)
+    parser.add_argument("--missing", action="append", default=[], metavar="PEER=REASON")
+    return parser
 
 
 def environment(threads):
