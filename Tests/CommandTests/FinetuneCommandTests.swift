@@ -102,7 +102,7 @@ struct FinetuneCommandTests {
       ["--rank-pattern", "q"], ["--warmup-ratio", "2"], ["--early-stopping", "2"], ["--keep-best"],
       ["--group-by-length", "--no-shuffle"], ["--adam-beta1", "1"], ["--num-labels", "3", "--labels", "a,b"],
       ["--labels", "a,a"], ["--labels", "1,0"], ["--rank-pattern", "nope=4"], ["--rank-pattern", "lm_head=4"],
-      ["--alpha-pattern", "q_proj=4", "--alpha-pattern", "self_attn.q_proj=5"], ["--modules-to-save", ","], ["--bias", "all"],
+      ["--alpha-pattern", "q_proj=4", "--alpha-pattern", "self_attn.q_proj=5"], ["--modules-to-save", ","],
       ["--target-modules", "q_proj,nope"], ["--lora-r", "1000000000"],
       ["--max-memory", "1MB"], ["--batch-size", "10000000"],
     ])
@@ -229,6 +229,8 @@ struct FinetuneCommandTests {
     words.removeAll { $0 == "-q" }
     let result = try Program.run(words)
     #expect(result.code == 0)
+    let biasless = try Program.run(try arguments("b", ["--max-steps", "1", "--bias", "all"]).filter { $0 != "-q" })
+    #expect(biasless.code == 0 && biasless.errors.contains("no biases"), "\(biasless.errors)")
     #expect(result.errors.contains("--lora-r: ignored") && result.errors.contains("--momentum: ignored"), "\(result.errors)")
   }
 

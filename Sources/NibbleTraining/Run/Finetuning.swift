@@ -78,7 +78,14 @@ public final class Finetuning {
       throw NibbleError.usage("--lora-dropout \(options.run.dropout) is no share below 1")
     }
     run = try TrainingRun(model, trained, train, options.run)
-    if !isFull, start == nil { try trained.checkPatterns(options.adapter, on: model) }
+    if !isFull, start == nil {
+      try trained.checkPatterns(options.adapter, on: model)
+      let vectors = trained.vectors
+      let trainsBias = model.linears.contains { $0.bias.map { vectors[$0.id] != nil } ?? false }
+      if options.adapter.bias != .none, !trainsBias {
+        warnings.append("--bias \(options.adapter.bias.rawValue): these layers have no biases, none is trained")
+      }
+    }
     let compute = model.transformer.engine.compute.rawValue
     let hash = XXH3()
     hash.update(Array("\(baseIdentity) \(compute) \(options.adapter.json.text()) \(options.run.text)".utf8))

@@ -109,9 +109,7 @@ extension Trained {
     }
     try addWholeModules(options.modulesToSave, model, heads)
     guard options.bias != .none else { return }
-    let biased = model.linears.filter { ($0.bias != nil) && (options.bias == .all || factors[$0.id] != nil) }
-    guard !biased.isEmpty else { throw NibbleError.usage("--bias \(options.bias.rawValue): there are no biases to train") }
-    for layer in biased { addBias(of: layer, model) }
+    for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer, model) }
   }
   /// Throws for ranks whose factors no memory holds, before any is made.
   private func checkMemory(_ options: AdapterOptions, _ layers: [Linear], _ ranks: [(Pattern, Int)]) throws {
