@@ -50,13 +50,7 @@ package final class JournalFile {
   package func append(_ lines: [[UInt8]]) throws {
     var bytes: [UInt8] = []
     for line in lines { bytes += Array(checksum(after: line[...]).utf8) + line + [0x0A] }
-    var done = 0
-    while done < bytes.count {
-      let count = bytes[done...].withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, off_t(length + done)) }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while writing") }
-      done += count
-    }
+    try writeAll(bytes, to: descriptor, at: length, path)
     length += bytes.count
     guard fdatasync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
   }

@@ -117,7 +117,7 @@ struct FinetuneCommand: ParsableCommand {
       )
     }
     guard let output else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
-    // `--force` empties the folder: what is read must not lie in it.
+    // `--force` replaces what lies there: what is read must not.
     for folder in [output, output + "/model"] {
       try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), folder)
     }

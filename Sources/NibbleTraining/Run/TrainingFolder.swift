@@ -137,13 +137,7 @@ public final class TrainingFolder {
   /// One more line of `metrics.jsonl`.
   public func append(_ row: JSON) throws {
     let line = Array((row.text() + "\n").utf8)
-    var done = 0
-    while done < line.count {
-      let count = line[done...].withUnsafeBytes { pwrite(metricsFile, $0.baseAddress, $0.count, off_t(written + done)) }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
-      done += count
-    }
+    try writeAll(line, to: metricsFile, at: written, path + "/metrics.jsonl")
     written += line.count
   }
 
