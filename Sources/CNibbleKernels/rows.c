@@ -22,7 +22,8 @@ float nibble_row_absmax(const float *x, size_t count) {
 }
 
 void nibble_row_encode(const float *x, size_t count, float scale, int8_t *codes) {
-  const float inverse = 127.0f / scale;
+  // Two roundings: 127 divided by a tensor is its reciprocal times 127 to PyTorch.
+  const float inverse = 1.0f / scale * 127.0f;
   if (!(scale > 0) || !(scale < __builtin_inff()) || !(inverse < __builtin_inff())) {
     memset(codes, 0, count);
     return;

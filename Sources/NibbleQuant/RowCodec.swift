@@ -2,7 +2,7 @@ import CNibbleKernels
 import NibbleCore
 
 /// One signed byte an element and the greatest magnitude of each row, as bitsandbytes' LLM.int8 stores weights: they pass through
-/// float16, code = round(x · (127 / absmax)), and x ≈ code · absmax · (1 / 127).
+/// float16, code = round(x · (1 / absmax · 127)), and x ≈ code · absmax · (1 / 127).
 package enum RowCodec {
   /// Elements that are widened at a time.
   private static let piece = 1024

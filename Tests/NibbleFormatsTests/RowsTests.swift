@@ -78,8 +78,51 @@ struct RowsTests {
     _ = try StreamJob.convert(Checkpoint.open(bench.folder.file("1.nbl")), to: spec).run()
     try bench.convert(bench.folder.file("c.nbl"), "d.nbl", .nbl)
     #expect(try bench.bytes("1.nbl") == bench.bytes("d.nbl"))
-    let error = #expect(throws: NibbleError.self) { try bench.convert(bench.folder.file("1.nbl"), "bnb", .bnb) }
+    try bench.convert(bench.folder.file("1.nbl"), "bnb", .bnb)
+    try bench.convert(bench.folder.file("bnb"), "e.nbl", .nbl)
+    #expect(try bench.bytes("1.nbl") == bench.bytes("e.nbl"))
+  }
+
+  @Test("have no place among 4-bit tensors of a bitsandbytes checkpoint, nor without a module", arguments: ["fc", "c.weight"])
+  func refused(_ name: String) throws {
+    var model = SafetensorsBuilder()
+    model.add("a.weight", [2, 2], [1, 2, 3, 4])
+    model.add(name, [2, 2], [1, 2, 3, 4])
+    _ = try bench.folder.write("m.safetensors", model.bytes)
+    try bench.quantize(bench.folder.file("m.safetensors"), "m.nbl") {
+      $0.codec = .int8
+      $0.rules = [try PackingRule(name == "fc" ? "fc=int8" : "c.weight=nf4")]
+    }
+    let error = #expect(throws: NibbleError.self) { try bench.convert(bench.folder.file("m.nbl"), "bnb.safetensors", .bnb) }
     #expect(error?.kind == .usage)
+    #expect(error?.message.contains(quoted(name == "fc" ? "fc" : "a.weight")) == true)
+  }
+
+  typealias Tensors = [(name: String, dtype: String, shape: [Int])]
+
+  @Test(
+    "that do not fit together are refused by name",
+    arguments: [
+      ("there are scales and no weight", [("a.SCB", "F32", [2])]),
+      ("scales of F32 and shape [3] for 2 rows", [("a.weight", "I8", [2, 2]), ("a.SCB", "F32", [3])]),
+      ("scales of F16 and shape [2] for 2 rows", [("a.weight", "I8", [2, 2]), ("a.SCB", "F16", [2])]),
+      ("U8 of shape [2, 2], expected a matrix of I8", [("a.weight", "U8", [2, 2]), ("a.SCB", "F32", [2])]),
+      ("I8 of shape [0, 2], expected a matrix of I8", [("a.weight", "I8", [0, 2]), ("a.SCB", "F32", [0])]),
+      (
+        "its weight_format is not 0",
+        [("a.weight", "I8", [2, 2]), ("a.SCB", "F32", [2]), ("a.weight_format", "U8", [])]
+      ),
+    ] as [(String, Tensors)])
+  func doesNotFit(_ reason: String, _ tensors: Tensors) throws {
+    var model = SafetensorsBuilder()
+    for (name, dtype, shape) in tensors {
+      let width = ["F32": 4, "F16": 2][dtype] ?? 1
+      model.add(name, dtype, shape, [UInt8](repeating: 1, count: width * shape.reduce(1, *)))
+    }
+    let path = try bench.folder.write("m.safetensors", model.bytes)
+    let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
+    #expect(error?.kind == .badInput)
+    #expect(error?.message.contains("LLM.int8 weight \(quoted("a.weight")): \(reason)") == true)
   }
 
   @Test("of zeros and of one element are what they are")

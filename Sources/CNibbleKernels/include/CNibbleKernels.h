@@ -128,7 +128,7 @@ void nibble_decode_scale_codes(const float map[256], const uint8_t *codes, size_
 /// The greatest magnitude; NaN if there is one.
 float nibble_row_absmax(const float *x, size_t count);
 
-/// codes = round(x · (127 / scale)); zeros for a scale of 0 or none.
+/// codes = round(x · (1 / scale · 127)); zeros for a scale of 0 or none.
 void nibble_row_encode(const float *x, size_t count, float scale, int8_t *codes);
 
 /// out = codes · scale · (1 / 127), rounded twice.

@@ -6,18 +6,21 @@ enum QuantizationConfig {
   /// - Returns: nil if nothing is packed
   static func json(_ targets: [TensorTarget], family: ModelFamily?) -> JSON? {
     let packed = targets.filter { $0.encoding != .plain }
-    guard let first = packed.first, let codec = first.encoding.codec else { return nil }
-    let compute = QuantState.dtypes.first { $0.dtype == first.dtype }?.name ?? "float32"
+    guard let first = packed.first else { return nil }
+    // transformers writes these of models of 8 bits too, as they are by default.
+    let codec = first.encoding.codec ?? BlockCodec(.fp4, blockSize: 64, nested: nil)
+    let isRows = first.encoding == .int8
+    let compute = isRows ? "float32" : QuantState.dtypes.first { $0.dtype == first.dtype }?.name ?? "float32"
     let storage =
       [DType.bf16: "bfloat16", .f16: "float16", .f32: "float32", .i8: "int8", .f64: "float64"][
         first.foreign.storage] ?? "uint8"
     return [
-      "_load_in_4bit": true, "_load_in_8bit": false,
+      "_load_in_4bit": JSON.bool(!isRows), "_load_in_8bit": JSON.bool(isRows),
       "bnb_4bit_compute_dtype": JSON(compute), "bnb_4bit_quant_storage": JSON(storage),
       "bnb_4bit_quant_type": JSON(codec.code.rawValue), "bnb_4bit_use_double_quant": JSON.bool(codec.nested != nil),
       "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false,
       "llm_int8_skip_modules": skippedModules(targets, family), "llm_int8_threshold": .number("6.0"),
-      "load_in_4bit": true, "load_in_8bit": false, "quant_method": "bitsandbytes",
+      "load_in_4bit": JSON.bool(!isRows), "load_in_8bit": JSON.bool(isRows), "quant_method": "bitsandbytes",
     ]
   }
 

@@ -11,6 +11,8 @@ struct SideRecord {
   var provenance: JSON?
   /// Names of packed tensors stored as the transpose of the model's own.
   var transposed: [String] = []
+  /// Types that weights in rows of signed bytes had.
+  var rowTypes: [(name: String, dtype: DType)] = []
   /// `__metadata__` as it was before safetensors' own `format` was set in it; nil for a record that does not say.
   var metadata: [(key: String, value: String)]?
   /// config.json as it was before `quantization_config` was set in it.
@@ -27,16 +29,21 @@ struct SideRecord {
     identity = json["identity"]?.string.flatMap(Digest128.init(hex:))
     provenance = json["provenance"].flatMap { $0 == .null ? nil : $0 }
     transposed = (json["transposed"]?.array ?? []).compactMap(\.string)
+    rowTypes = (json["row_types"]?.members ?? []).compactMap { name, value in
+      value.string.flatMap(DType.init).flatMap { $0.isFloat ? (name, $0) : nil }
+    }
     config = json["config"]?.string
     metadata = json["metadata"]?.members?.map { ($0.key, $0.value.string ?? "") }
   }
 
   var json: JSON {
-    [
+    let json: JSON = [
       "nibble": 1, "identity": JSON(identity?.description), "provenance": provenance ?? .null,
       "transposed": JSON(transposed), "config": JSON(config),
       "metadata": metadata.map { .object($0.map { ($0.key, .string($0.value)) }) } ?? .null,
     ]
+    if rowTypes.isEmpty { return json }
+    return json.setting("row_types", to: .object(rowTypes.map { ($0.name, JSON($0.dtype.rawValue)) }))
   }
 }
 
@@ -47,8 +54,11 @@ extension Checkpoint {
     claimedIdentity = record.identity
     if let known = record.metadata { metadata = known }
     let names = Set(record.transposed.map { ByteName($0) })
-    for index in tensors.indices where tensors[index].isPacked && names.contains(tensors[index].name) {
-      tensors[index].isTransposed = true
+    let types = Dictionary(record.rowTypes.map { (ByteName($0.name), $0.dtype) }) { $1 }
+    for index in tensors.indices where tensors[index].isPacked {
+      let name = tensors[index].name
+      if names.contains(name) { tensors[index].isTransposed = true }
+      if tensors[index].encoding == .int8, let type = types[name] { tensors[index].dtype = type }
     }
     guard replacingConfig, let text = record.config else { return }
     let section = StoredSection(.file, bytes: Array(text.utf8))

@@ -37,7 +37,7 @@ extension Checkpoint {
     try checkForStrayWeights(folder, names, read: Set(shards.map(\.name)), &checkpoint.warnings)
     checkpoint.metadata = mergedMetadata(shards.map { ($0.name, $0.header.metadata) }, &checkpoint.warnings)
     let tensors = shards.flatMap { shard in shard.header.entries.map { StoredTensor($0, in: shard.file) } }
-    checkpoint.tensors = try groupPackedTensors(tensors)
+    checkpoint.tensors = try groupRows(groupPackedTensors(tensors), checkpoint.computeType ?? .f16)
     try checkpoint.addSmallFiles(of: folder, names, weights: Set(shards.map(\.name)))
     if names.contains(SideRecord.fileName) {
       let record = folder + "/" + SideRecord.fileName
@@ -187,6 +187,12 @@ extension Checkpoint {
         leftOutFiles.append(PathKind(folder + "/" + name) == .folder ? name + "/" : name)
       }
     }
+  }
+
+  /// The type that the configuration says the model computes in.
+  private var computeType: DType? {
+    let name = (config?["dtype"] ?? config?["torch_dtype"])?.string
+    return QuantState.dtypes.first { $0.name == name }?.dtype
   }
 
   /// Packed Conv1D weights are stored [out, in]: the transpose of the model's own.

@@ -17,6 +17,7 @@ struct SafetensorsLayout {
   enum Part: Equatable {
     case section(SectionKind)
     case codebook, nestedCodebook
+    case rowFormat
     case state
   }
 
@@ -54,6 +55,7 @@ struct SafetensorsLayout {
 
   /// The tensors that hold `target` in bitsandbytes' layout, or the one that is it.
   static func entries(of target: TensorTarget) -> [Entry] {
+    if target.encoding == .int8 { return rows(of: target) }
     guard case .packed(let codec) = target.encoding else {
       return [
         Entry(
@@ -87,6 +89,18 @@ struct SafetensorsLayout {
       ?? QuantState.longestText(shape: target.shape, nested: codec.nested != nil)
     entries.append(entry(QuantState.suffix + codec.code.rawValue, .u8, [text], text, .state))
     return entries
+  }
+
+  private static func rows(of target: TensorTarget) -> [Entry] {
+    let module = RowLayout.module(of: target.name.text) ?? target.name.text
+    let (codes, scales) = (target.sections[0], target.sections[1])
+    return [
+      Entry(name: target.name, dtype: .i8, shape: target.shape, length: codes.length, part: .section(.codes)),
+      Entry(
+        name: ByteName(module + RowLayout.scales), dtype: .f32, shape: [scales.length / 4], length: scales.length,
+        part: .section(.scales)),
+      Entry(name: ByteName(module + RowLayout.format), dtype: .u8, shape: [], length: 1, part: .rowFormat),
+    ]
   }
 
   /// Wider types first, so that each begins at a multiple of its size; texts of unknown length at the end.
@@ -143,7 +157,7 @@ struct SafetensorsLayout {
   /// Bytes of all files, and whether that is exact or the most it can be.
   var size: (bytes: Int, isExact: Bool) {
     let bytes = shards.reduce(0) { $0 + 8 + headerLength($1) + $1.length }
-    let isExact = shards.allSatisfy { $0.targets.allSatisfy { $0.encoding == .plain || $0.stateText != nil } }
+    let isExact = shards.allSatisfy { $0.targets.allSatisfy { $0.encoding.codec == nil || $0.stateText != nil } }
     return (bytes, isExact)
   }
 

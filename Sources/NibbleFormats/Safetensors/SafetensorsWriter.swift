@@ -90,7 +90,7 @@ final class SafetensorsWriter: CheckpointWriter {
       switch entry.part {
       case .section(let kind):
         start = writers.first { $0.kind == kind }?.start ?? dataStart
-      case .codebook, .nestedCodebook, .state:
+      case .codebook, .nestedCodebook, .rowFormat, .state:
         let bytes = constant(entry.part, target, writers)
         if entry.part == .state {
           let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
@@ -109,7 +109,7 @@ final class SafetensorsWriter: CheckpointWriter {
   }
 
   private func constant(_ part: SafetensorsLayout.Part, _ target: TensorTarget, _ writers: [SectionWriter]) -> [UInt8] {
-    guard case .packed(let codec) = target.encoding else { return [] }
+    guard case .packed(let codec) = target.encoding else { return [RowLayout.rowByRow] }
     switch part {
     case .codebook: return codec.codebook.bytes
     case .nestedCodebook: return codec.nested?.codebook.bytes ?? []

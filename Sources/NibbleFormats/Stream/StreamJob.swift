@@ -151,20 +151,28 @@ public struct StreamJob: Sendable {
           "--compress does not go with int8, nor with merging; write the file and convert it with --compress")
       }
     }
-    if output.format == .bnb {
-      if let first = items.first(where: { $0.target.encoding == .int8 }) {
-        throw NibbleError.usage(
-          "\(source.path): \(quoted(first.target.name.text)) is int8, which has no place among the 4-bit tensors of a bitsandbytes checkpoint"
-        )
-      }
-      guard whenLost != .promote else {
-        throw NibbleError.usage(
-          "--when-lost promote writes int8 tensors, which a bitsandbytes checkpoint has no place for; use 16bit")
-      }
-    }
+    if output.format == .bnb { try checkRows(packed.map(\.target)) }
     if let limit = maximumMemory, workingThreads < 1 {
       throw NibbleError.usage(
         "--max-memory \(byteText(limit)) is below the \(byteText(prediction(threads: 1).peakMemory)) this takes with one thread")
+    }
+  }
+
+  /// A bitsandbytes checkpoint is of 8 bits or of 4, and names what it holds of 8 after the module.
+  private func checkRows(_ packed: [TensorTarget]) throws {
+    let rows = packed.filter { $0.encoding == .int8 }
+    if let first = rows.first, rows.count < packed.count {
+      throw NibbleError.usage(
+        "\(source.path): \(quoted(first.name.text)) is int8, which has no place among the 4-bit tensors of a bitsandbytes checkpoint"
+      )
+    }
+    if let other = rows.first(where: { RowLayout.module(of: $0.name.text) == nil }) {
+      throw NibbleError.usage(
+        "\(source.path): \(quoted(other.name.text)) is int8 and not called '….weight', which bitsandbytes has no place for")
+    }
+    guard whenLost != .promote || packed.allSatisfy({ $0.encoding == .int8 }) else {
+      throw NibbleError.usage(
+        "--when-lost promote writes int8 tensors, which have no place among a bitsandbytes checkpoint's 4-bit ones; use 16bit")
     }
   }
 
@@ -346,6 +354,7 @@ public struct StreamJob: Sendable {
     record.identity = Digest128(high: 0, low: 0)
     record.provenance = provenance
     record.metadata = source.metadata
+    record.rowTypes = items.filter { $0.target.encoding == .int8 }.map { ($0.target.name.text, $0.target.dtype) }
     record.transposed = items.filter { $0.target.isTransposed }.map(\.target.name.text)
     if !output.isSingleFile, let config = source.smallFiles.first(where: { $0.name == "config.json" }) {
       record.config = try? String(

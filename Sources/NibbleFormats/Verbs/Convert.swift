@@ -47,8 +47,10 @@ extension Checkpoint {
   /// Throws for weights that are quantized in ways whose values nibble cannot read.
   func refuseUnknownQuantization() throws {
     let quantization = config?["quantization_config"]
-    if quantization?["load_in_8bit"]?.bool == true || tensors.contains(where: { $0.name.text.hasSuffix(".SCB") }) {
-      throw NibbleError.badInput("\(path): holds LLM.int8 weights, which this version does not decode")
+    if quantization?["load_in_8bit"]?.bool == true,
+      let lone = tensors.first(where: { $0.dtype == .i8 && !$0.isPacked && RowLayout.module(of: $0.name.text) != nil })
+    {
+      throw NibbleError.badInput("\(path): LLM.int8 weight \(quoted(lone.name.text)): its scales are missing")
     }
     if let method = quantization?["quant_method"]?.string, method != "bitsandbytes" {
       throw NibbleError.badInput("\(path): quantized with \(quoted(method)), which nibble does not read")
