@@ -54,6 +54,12 @@ public struct AdapterFile: Sendable {
     public var outputs: Int { b.shape[0] }
   }
 
+  /// Whether `path` names an adapter and no model; a folder may hold both.
+  public static func isAdapter(_ path: String) -> Bool {
+    let folder = PathKind(path) == .nothing ? (try? HubCache.snapshot(path)) ?? path : path
+    return PathKind(folder + "/adapter_config.json") == .file && PathKind(folder + "/config.json") == .nothing
+  }
+
   /// Opens the adapter in folder `path`, or in the local Hugging Face cache under that name.
   ///
   /// - Throws: `.badInput` for missing or malformed files, `.adapterMismatch` for tensors that belong to nothing

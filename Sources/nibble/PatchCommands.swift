@@ -109,7 +109,8 @@ enum PatchSummary {
   static func print(_ report: PatchReport, _ path: String, verb: String, _ common: CommonOptions) throws {
     func side(_ side: PatchReport.Side) -> String { "\(side.identity), \(byteText(side.bytes))" }
     var rows: [(String, String)] = [
-      (verb == "inspect" ? "patch" : "output", path), ("from", side(report.first)), ("to", side(report.second)),
+      (["patch": "output", "verify": "verified"][verb] ?? "patch", path), ("from", side(report.first)),
+      ("to", side(report.second)),
       ("bytes", "\(byteText(report.bytes)), \(byteText(report.headBytes)) of them the tables"),
       ("changed", "\(report.changes.count) of \(report.sections) sections"),
     ]
@@ -124,22 +125,22 @@ enum PatchSummary {
     func document(_ side: PatchReport.Side) -> JSON {
       ["identity": JSON(side.identity.description), "bytes": JSON(side.bytes), "provenance": side.provenance ?? .null]
     }
-    try print(
-      rows,
-      [
-        "verb": JSON(verb), verb == "inspect" ? "path" : "output": JSON(path), "container": "patch",
-        "from": document(report.first),
-        "to": document(report.second), "bytes": JSON(report.bytes), "table_bytes": JSON(report.headBytes),
-        "sections": JSON(report.sections),
-        "changed": .array(
-          report.changes.map {
-            [
-              "name": JSON($0.name), "kind": JSON($0.kind), "from_bytes": JSON($0.first), "to_bytes": JSON($0.second),
-              "bytes": JSON($0.stored),
-            ]
-          }),
-        "warnings": JSON(warnings(report)), "seconds": JSON(report.seconds), "peak_memory": JSON(ResourceUse.now.peakBytes),
-      ], common)
+    var text: JSON = [
+      "verb": JSON(verb), verb == "patch" ? "output" : "path": JSON(path), "container": "patch",
+      "from": document(report.first),
+      "to": document(report.second), "bytes": JSON(report.bytes), "table_bytes": JSON(report.headBytes),
+      "sections": JSON(report.sections),
+      "changed": .array(
+        report.changes.map {
+          [
+            "name": JSON($0.name), "kind": JSON($0.kind), "from_bytes": JSON($0.first), "to_bytes": JSON($0.second),
+            "bytes": JSON($0.stored),
+          ]
+        }),
+      "warnings": JSON(warnings(report)), "seconds": JSON(report.seconds), "peak_memory": JSON(ResourceUse.now.peakBytes),
+    ]
+    if verb == "verify" { text = text.setting("ok", to: true) }
+    try print(rows, text, common)
   }
 
   static func print(_ rows: [(String, String)], _ document: JSON, _ common: CommonOptions) throws {

@@ -1,4 +1,5 @@
 import ArgumentParser
+import NibbleAdapters
 import NibbleCore
 import NibbleFormats
 import NibbleQuant
@@ -8,7 +9,7 @@ struct VerifyCommand: ParsableCommand {
     commandName: "verify",
     abstract: "Read every byte and check structure, checksums, index against shards, NaN and infinities.")
 
-  @Argument(help: "The checkpoint.") var path: String
+  @Argument(help: "The checkpoint, or a patch.") var path: String
   @OptionGroup var common: CommonOptions
 
   @Flag(help: "Do not stop at NaN or infinite values.")
@@ -16,6 +17,12 @@ struct VerifyCommand: ParsableCommand {
 
   func run() throws {
     let started = monotonicSeconds()
+    if PatchFile.isPatch(path) {
+      let patch = try PatchFile(path)
+      try patch.verify(threads: common.workers, progress: common.progress("verify"))
+      Progress.clear()
+      return try PatchSummary.print(patch.report, path, verb: "verify", common)
+    }
     let checkpoint = try Checkpoint.open(path)
     let report = try checkpoint.verify(threads: common.workers, progress: common.progress("verify"))
     Progress.clear()
@@ -147,7 +154,7 @@ struct InspectCommand: ParsableCommand {
   var stats = false
 
   func run() throws {
-    if PathKind(path + "/adapter_config.json") == .file, PathKind(path + "/config.json") == .nothing {
+    if AdapterFile.isAdapter(path) {
       guard !stats else { throw NibbleError.usage("--stats is for checkpoints; \(path) is an adapter") }
       return try AdapterReport.print(path, base: nil, common)
     }

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from huggingface_hub import file_download, snapshot_download
 from models import make, small_config
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 
 COMMITS = ("1" * 40, "1" * 7 + "2" * 33, "abcdef0123456789abcdef0123456789abcdef01")
@@ -103,6 +104,16 @@ def test_the_cache_is_only_read(nibble, home, work):
         code, said = ask(nibble, words, home)
         assert code == 0, said
     assert state() == before
+
+
+def test_an_adapter_in_the_cache(nibble, home):
+    storage = home / "hub" / "models--org--adapter"
+    model = make(LlamaForCausalLM, small_config("llama", hidden_size=32))
+    get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(storage / "snapshots" / COMMITS[0])
+    file_download._cache_commit_hash_for_specific_revision(str(storage), "main", COMMITS[0])
+    for words in (["inspect", "org/adapter"], ["adapter", "inspect", "org/adapter@main"]):
+        code, said = ask(nibble, words, home)
+        assert code == 0 and "model.layers.0.self_attn.q_proj" in said, said
 
 
 def test_a_blob_that_is_gone(nibble, home):

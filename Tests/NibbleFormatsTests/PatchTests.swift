@@ -120,7 +120,10 @@ struct PatchTests {
         _ = try SwapJob(bench.folder.file("a.nbl"), PatchFile(bench.folder.file("p.patch")), output: nil).run()
       }
       #expect(error?.kind == .integrity || error?.kind == .badInput, "byte \(at): \(error?.message ?? "")")
+      #expect(throws: NibbleError.self, "byte \(at)") { try PatchFile(bench.folder.file("p.patch")).verify() }
     }
+    try bench.folder.write("p.patch", good)
+    try PatchFile(bench.folder.file("p.patch")).verify()
     #expect(try bench.bytes("a.nbl") == before)
   }
 

@@ -63,6 +63,9 @@ VECTORS = {
               {"config.json": b'{\n  "model_type": "llama"\n}\n', "generation_config.json": b"{}",
                "tokenizer.model": bytes(range(100))}),
     "int8": (["--codec", "int8"], {"a.weight": normal(5, 20, dtype="BF16"), "b.weight": normal(2, 3)}, {}, {}),
+    # Scales of either sign, coded and not.
+    "signed": (["--encoder", "mse-signed", "--tensor", "w=nf4"], {"w": normal(9, 70, dtype="BF16")}, {}, {}),
+    "signed-single": (["--encoder", "mse-signed", "--no-double-quant", "--tensor", "w=nf4"], {"w": normal(3, 70)}, {}, {}),
 }
 
 

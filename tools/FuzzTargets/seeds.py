@@ -66,7 +66,7 @@ SEEDS = {
     "index": lambda: [*whole("models/*/*.index.json"), *whole("models/*/config.json", 1), b"\1" + (
         b'{"model_type":"llama","tie_word_embeddings":false,"quantization_config":{"quant_method":"bitsandbytes","load_in_4bit":true}}')],
     "block-file": lambda: [*whole("nbl/vectors/*.nbl", 0, 9_000, ROOT / "formats"), *whole("nbl/vectors/bad*.nbl", 1, 9_000, ROOT / "formats")],
-    "bitsandbytes": lambda: [*whole("golden/*.safetensors"), *whole("int8_rowwise.safetensors"), *states()],
+    "bitsandbytes": lambda: [*whole("golden/*.safetensors"), *whole("int8_rowwise.safetensors"), *states(), *eights()],
     "adapter-config": lambda: [*whole("**/adapter_config.json"), *whole("adapters/*/*.safetensors", 1, 9_000)],
     "tokenizer": tokenizers,
     "rows": rows,
@@ -87,12 +87,22 @@ def states():
             tensors.append(("w.weight.absmax", "F32", [2], struct.pack("<2f", 1, 2)))
         text = json.dumps(state).encode()
         tensors.append(("w.weight.quant_state.bitsandbytes__nf4", "U8", [len(text)], text))
-        header, at = {}, 0
-        for name, dtype, shape, data in tensors:
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
-            at += len(data)
-        head = json.dumps(header).encode()
-        yield b"\0" + struct.pack("<Q", len(head)) + head + b"".join(data for *_, data in tensors)
+        yield b"\0" + safetensors(tensors)
+
+
+def eights():
+    """A matrix of LLM.int8."""
+    yield b"\0" + safetensors([("w.weight", "I8", [3, 2], bytes(range(6))), ("w.SCB", "F32", [3], struct.pack("<3f", 1, 0, 2)),
+                               ("w.weight_format", "U8", [], b"\0")])
+
+
+def safetensors(tensors):
+    header, at = {}, 0
+    for name, dtype, shape, data in tensors:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    head = json.dumps(header).encode()
+    return struct.pack("<Q", len(head)) + head + b"".join(data for *_, data in tensors)
 
 
 def words(inputs):

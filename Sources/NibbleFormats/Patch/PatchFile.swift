@@ -102,6 +102,26 @@ public final class PatchFile: Sendable {
     }
   }
 
+  /// Reads every byte: each span's checksum, and whether its lists are of a span. What a patch makes of a file only that file tells.
+  ///
+  /// - Parameter progress: told bytes done and bytes in all
+  /// - Throws: `.integrity` naming the span
+  public func verify(threads: Int = availableCores, progress: @escaping (Int, Int) -> Void = { _, _ in }) throws {
+    let total = spans.reduce(0) { $0 + $1.stored }
+    var done = 0
+    let counted = Unchecked({ (count: Int) in
+      done += count
+      progress(done, total)
+    })
+    try forEachChunk(spans.count, threads: threads, pool) { [self] index, scratch, turnstile in
+      let span = spans[index]
+      let bytes = scratch.bytes(3, Self.length(of: span, in: parts[span.part]))
+      try apply(index, to: bytes, from: span.number * PatchHeader.spanLength, scratch)
+      try turnstile.pass(index) { counted.value(span.stored) }
+    }
+    try file.checkUnchanged()
+  }
+
   private func apply(_ index: Int, to bytes: UnsafeMutableRawBufferPointer, from offset: Int, _ scratch: Scratch) throws {
     let span = spans[index]
     let part = parts[span.part]
