@@ -109,13 +109,7 @@ struct FinetuneCommand: ParsableCommand {
       ])
     }
     if dryRun { return try printPlan(tuning, train) }
-    let needed = tuning.memory(length: train.longest, threads: common.workers).total,
-      there = maxMemory.flatMap(parseBytes) ?? Machine.memory
-    guard needed <= there else {
-      throw NibbleError.usage(
-        "the run takes about \(byteText(needed)) of memory, \(byteText(there)) are \(maxMemory == nil ? "there" : "allowed"); a smaller --batch-size, --max-length or --lora-r, or --gradient-checkpointing takes less"
-      )
-    }
+    try tuning.checkMemory(length: train.longest, limit: maxMemory.flatMap(parseBytes), threads: common.workers)
     guard let output else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
     // `--force` replaces what lies there: what is read must not.
     for folder in [output, output + "/model"] {

@@ -108,6 +108,18 @@ public final class Finetuning {
     MemoryPlan(model, trained, options.run, length: length, threads: threads)
   }
 
+  /// Throws for a run that takes more memory than `limit`, or than the machine has.
+  ///
+  /// - Parameter length: tokens of the longest row
+  /// - Throws: `.usage` with both figures
+  public func checkMemory(length: Int, limit: Int?, threads: Int = availableCores) throws {
+    let needed = memory(length: length, threads: threads).total
+    guard needed > limit ?? Machine.memory else { return }
+    throw NibbleError.usage(
+      "the run takes about \(byteText(needed)) of memory, \(byteText(limit ?? Machine.memory)) are \(limit == nil ? "there" : "allowed"); "
+        + "a smaller --batch-size, --max-length or --lora-r, or --gradient-checkpointing takes less")
+  }
+
   /// Trains to the end.
   ///
   /// - Parameters:
