@@ -94,10 +94,11 @@ public struct SwapJob: Sendable {
     }
     let file = try staged.file(expectedSize: target.header.fileLength)
     try file.write(target.bytes, at: 0)
+    // The zeros before each section. They are written with it: anywhere else they would keep a window of the output open.
     var end = target.bytes.count
-    for (_, section) in target.sections {
-      try file.write([UInt8](repeating: 0, count: section.offset - end), at: end)
-      end = section.offset + section.storedLength
+    let padding = target.sections.map { _, section in
+      defer { end = section.offset + section.storedLength }
+      return end..<section.offset
     }
     let parts = patch.parts
     let chunks = PatchChunk.all(parts)
@@ -127,7 +128,10 @@ public struct SwapJob: Sendable {
         if changes { try after.admit(chunk, result.value) }
         counted.value(chunk.count)
       }
-      if let entry = part[side.other]?.entry {
+      if let (number, entry) = part[side.other].map({ ($0.number, $0.entry) }) {
+        if chunk.offset == 0 {
+          try file.write([UInt8](repeating: 0, count: padding[number].count), at: padding[number].lowerBound)
+        }
         let bytes = UnsafeRawBufferPointer(rebasing: result.value[..<chunk.count(in: part, side.other)])
         try file.write(bytes, at: entry.offset + chunk.offset)
       }
