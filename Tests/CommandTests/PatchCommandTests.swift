@@ -123,6 +123,21 @@ struct PatchCommandTests {
     #expect(losses[0] == losses[1] && losses[0] != nil)
   }
 
+  @Test("a swap holds some pieces of the file in memory, however many sections it has")
+  func memory() throws {
+    for (name, last) in [("a", UInt8(0)), ("b", 1)] {
+      var model = SafetensorsBuilder()
+      // Of a length that leaves zeros behind each section.
+      for number in 0..<60 { model.add("t\(number)", "U8", [3_000_001], [UInt8](repeating: last, count: 3_000_001)) }
+      try folder.write(name + ".safetensors", model.bytes)
+      try run("quantize", folder.file(name + ".safetensors"), "-o", folder.file(name + ".nbl"))
+    }
+    try run("patch", "--from", folder.file("a.nbl"), "--to", folder.file("b.nbl"), "-o", folder.file("p"))
+    let result = try Program.run(["swap", "--file", folder.file("a.nbl"), "--patch", folder.file("p"), "--json"])
+    let peak = try #require(JSON.parse(result.output)["peak_memory"]?.int)
+    #expect(peak < 110 << 20, "\(peak)")
+  }
+
   @Test("only the two files a patch was made of are taken")
   func strangers() throws {
     let other = try copied(Tasks.promoted, as: "other.nbl")
