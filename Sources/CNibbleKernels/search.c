@@ -8,25 +8,77 @@
 
 enum { group_elements = 4096, group_blocks = group_elements / 32 };
 
-NIBBLE_INLINE float search_block(const nibble_tables *t, int nf4, int n, const float *y, size_t block) {
-  nibble_search_sums sums = {0};
-  for (size_t i = 0; i < block; i++) {
-    float *yq = sums.yq[i & 1], *qq = sums.qq[i & 1];
-    for (int k = 0; k < n; k++) {
-      float s = y[i] * nibble_search_steps[k % nibble_scales];
-      float q = t->values[nibble_position(t, nf4, k < nibble_scales ? s : -s)];
-      yq[k] += y[i] * q;
-      qq[k] += q * q;
+/// 119 times the magnitudes of the values for each level from -128 under each of 16 scales, for elements of the scale's own
+/// sign and of the other.
+typedef struct {
+  uint8_t values[2][256][nibble_scales];
+} level_rows;
+
+static void fill_rows(const nibble_level_table *t, uint8_t rows[256][nibble_scales]) {
+  for (int level = -128; level < 128; level++) {
+    for (int k = 0; k < nibble_scales; k++) {
+      int left = level - nibble_search_offsets[k] > -128 ? level - nibble_search_offsets[k] : -128, place = left >> 4 & 15;
+      rows[level + 128][k] = (uint8_t)t->values[(place + (left > t->thresholds[place])) & 15];
     }
   }
-  return nibble_best_scale(&sums, n);
+}
+
+/// Σyq and Σqq of 16 scales, in bytes.
+typedef struct {
+  int32_t yq[nibble_scales], qq[nibble_scales];
+} rough_sums;
+
+NIBBLE_INLINE void add(rough_sums *sums, const uint8_t q[nibble_scales], uint16_t magnitude) {
+  for (int k = 0; k < nibble_scales; k++) {
+    sums->yq[k] += (uint16_t)(q[k] * magnitude);
+    sums->qq[k] += (uint16_t)(q[k] * q[k]);
+  }
+}
+
+/// Tries the codes under a step.
+NIBBLE_INLINE void try_step(const nibble_tables *t, int nf4, float step, const float *y, size_t block, nibble_best *best) {
+  float yq[16] = {0}, qq[16] = {0};
+  for (size_t i = 0; i < block; i++) {
+    float q = t->values[nibble_position(t, nf4, y[i] * step)];
+    yq[i % 16] += y[i] * q;
+    qq[i % 16] += q * q;
+  }
+  for (int half = 8; half; half /= 2) {
+    for (int l = 0; l < half; l++) {
+      yq[l] += yq[l + half];
+      qq[l] += qq[l + half];
+    }
+  }
+  nibble_keep_best(best, yq[0], qq[0]);
+}
+
+NIBBLE_INLINE void search_blocks(int nf4, int both_signs, const float *y, size_t blocks, size_t block, float *scales) {
+  nibble_tables t = nibble_make_tables(nf4, 0);
+  level_rows rows;
+  fill_rows(nf4 ? &nibble_nf4_positive_levels : &nibble_fp4_levels, rows.values[0]);
+  fill_rows(nf4 ? &nibble_nf4_negative_levels : &nibble_fp4_levels, rows.values[1]);
+  for (size_t b = 0; b < blocks; b++, y += block) {
+    nibble_byte_block bytes;
+    nibble_fill_bytes(&bytes, y, block);
+    rough_sums plus = {0}, minus = {0};
+    for (size_t i = 0; i < block; i++) {
+      int level = bytes.levels[i] + 128, element = bytes.elements[i], other = element < 0;
+      uint16_t magnitude = (uint16_t)(other ? -element : element);
+      add(&plus, rows.values[other][level], magnitude);
+      if (both_signs) add(&minus, rows.values[!other][level], magnitude);
+    }
+    nibble_best best = {-1, 0};
+    try_step(&t, nf4, 1, y, block, &best);
+    try_step(&t, nf4, nibble_rough_step(plus.yq, plus.qq), y, block, &best);
+    if (both_signs) try_step(&t, nf4, -nibble_rough_step(minus.yq, minus.qq), y, block, &best);
+    scales[b] = best.scale;
+  }
 }
 
 void nibble_search_portable(nibble_code code, int both_signs, const float *y, size_t blocks, size_t block, float *scales) {
-  nibble_tables t = nibble_make_tables(code == nibble_nf4, 0);
-  for (size_t b = 0; b < blocks; b++, y += block)
-    scales[b] = code == nibble_nf4 ? search_block(&t, 1, both_signs ? 2 * nibble_scales : nibble_scales, y, block)
-                                   : search_block(&t, 0, nibble_scales, y, block);
+  if (code == nibble_nf4 && both_signs) search_blocks(1, 1, y, blocks, block, scales);
+  else if (code == nibble_nf4) search_blocks(1, 0, y, blocks, block, scales);
+  else search_blocks(0, 0, y, blocks, block, scales);
 }
 
 /// Outside this range a scale or its reciprocal may not be a normal number; such blocks keep their absmax.
