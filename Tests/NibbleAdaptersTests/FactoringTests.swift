@@ -168,6 +168,25 @@ struct FactoringTests {
     return try Checkpoint.open(folder.write(name + ".safetensors", model.bytes))
   }
 
+  @Test("a tuned model that ties its head gives an untied base both weights, each once")
+  func tiedAfterwards() throws {
+    let base = try Checkpoint.open(fixture("models/llama"))
+    var model = SafetensorsBuilder()
+    for tensor in base.tensors where tensor.name.text != "lm_head.weight" {
+      model.add(tensor.name.text, tensor.shape, try values(tensor).map { $0 * 1.25 })
+    }
+    try folder.write("tied/model.safetensors", model.bytes)
+    let config = try JSON.parse(bytes(of: fixture("models/llama/config.json")))
+    try folder.write("tied/config.json", config.setting("tie_word_embeddings", to: .bool(true)).text())
+    let tuned = try Checkpoint.open(folder.file("tied"))
+    try AdapterExtraction(base: base, tuned: tuned, .init(rank: 64)).write(to: folder.file("out"), force: false)
+    let again = try merged(AdapterFile.open(folder.file("out")), into: base, as: "again")
+    for name in ["lm_head.weight", "model.embed_tokens.weight"] {
+      let found = try values(#require(again.tensor(ByteName(name))))
+      #expect(try found == values(#require(tuned.tensor(ByteName("model.embed_tokens.weight")))), "\(name)")
+    }
+  }
+
   @Test("packed models are taken by their values", arguments: ["llama-bnb-nf4-dq", "gpt2-bnb-nf4-dq"])
   func packed(_ name: String) throws {
     let plain = try Checkpoint.open(fixture(name.hasPrefix("llama") ? "models/llama" : "models/gpt2"))
