@@ -158,6 +158,14 @@ struct FactoringTests {
     #expect(abs(told.norm - all.squareRoot()) < 1e-5 * told.norm)
   }
 
+  @Test("a rank beyond a matrix's own is its own")
+  func ownRank() throws {
+    let base = try layer("base", 24, 40, seed: 1), tuned = try layer("tuned", 24, 40, seed: 2)
+    let report = try AdapterExtraction(base: base, tuned: tuned, .init(rank: 60_000)).write(to: folder.file("out"), force: false)
+    #expect(report.modules.map(\.rank) == [24] && report.error < 1e-5)
+    #expect(try AdapterFile.open(folder.file("out")).modules.map(\.rank) == [24])
+  }
+
   func layer(_ name: String, _ rows: Int, _ columns: Int, seed: UInt64, _ more: (inout SafetensorsBuilder) -> Void = { _ in })
     throws
     -> Checkpoint
