@@ -166,6 +166,16 @@ struct PatchCommandTests {
     #expect(permissions == 0o600)
   }
 
+  @Test("root's swap leaves the file to whom it belongs", .enabled(if: geteuid() == 0))
+  func owner() throws {
+    let file = try copied(Tasks.base)
+    #expect(chown(file, 1234, 1235) == 0 && chmod(file, 0o640) == 0)
+    try run("swap", "--file", file, "--patch", Tasks.patch)
+    let found = try FileManager.default.attributesOfItem(atPath: file)
+    #expect(found[.ownerAccountID] as? Int == 1234 && found[.groupOwnerAccountID] as? Int == 1235)
+    #expect(found[.posixPermissions] as? Int == 0o640)
+  }
+
   @Test("whoever holds the file open keeps the whole old one")
   func readers() throws {
     let file = try copied(Tasks.base)
