@@ -105,6 +105,21 @@ struct FactoringTests {
     #expect(error?.kind == .usage)
   }
 
+  @Test("a scale that float32 cannot hold is refused, and nothing is written")
+  func tooLarge() throws {
+    var factors = SafetensorsBuilder()
+    factors.add(random: "base_model.model.layer.lora_A.weight", [2, 8])
+    factors.add(random: "base_model.model.layer.lora_B.weight", [8, 2])
+    try folder.write("in/adapter_model.safetensors", factors.bytes)
+    try folder.write("in/adapter_config.json", #"{"peft_type": "LORA", "r": 2, "lora_alpha": 1e60}"#)
+    let file = try AdapterFile.open(folder.file("in"))
+    let error = #expect(throws: NibbleError.self) {
+      try AdapterResizing(file, rank: 1).write(to: folder.file("out"), force: false)
+    }
+    #expect(error?.kind == .quality && error?.message.contains("'layer'") == true)
+    #expect(folder.contents == ["in"])
+  }
+
   // MARK: - Extracting
 
   /// A base with the adapter merged into it.
