@@ -40,6 +40,10 @@ public struct SwapJob: Sendable {
     guard source.container == .nbl else { throw NibbleError.usage("\(file): patches are for block files (.nbl)") }
     view = try NblView(source)
     side = try patch.side(of: view.head, file, fromFirst: fromFirst)
+    // What comes out must be a block file that can be opened, or nothing would lead back.
+    do { _ = try source.patched(by: patch, fromFirst: fromFirst) } catch let error as NibbleError where error.kind == .badInput {
+      throw NibbleError.badInput("\(patch.path): what it makes of \(error.message)")
+    }
     isInPlace = output == nil
     // A link stays one: what it leads to is replaced.
     self.output = output ?? realPath(file)
