@@ -246,6 +246,13 @@ struct PatchCommandTests {
     try refuse(["unmerge", "--merged", merged, "--undo", undo, "-o", folder.file("x")], 4, "undo.patch")
   }
 
+  @Test("flags that count for nothing where a block file is turned back are told")
+  func ignored() throws {
+    let result = try Program.run(
+      ["unmerge", "--merged", Tasks.base, "--undo", Tasks.patch, "-o", folder.file("x.nbl"), "--max-memory", "1MB", "--resume"])
+    #expect(result.code == 0 && result.errors.contains("--resume, --max-memory: ignored"), "\(result.errors)")
+  }
+
   @Test("what has no way back in a patch is refused by name")
   func noUndo() throws {
     let undo = ["--adapter", fixture("shakespeare/adapter"), "--undo", folder.file("u"), "-o", folder.file("m")]
