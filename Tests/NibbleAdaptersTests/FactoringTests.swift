@@ -260,6 +260,16 @@ struct FactoringTests {
       error?.kind == .quality && error?.message.contains("norm.weight") == true && PathKind(folder.file("none")) == .nothing)
   }
 
+  @Test("a parameter that was all zeros is no infinite share of its length away")
+  func fromZeros() throws {
+    let base = try layer("base", 32, 32, seed: 1) { $0.add("layer.bias", [2], [0, 0]) }
+    let tuned = try layer("tuned", 32, 32, seed: 2) { $0.add("layer.bias", [2], [0, 1]) }
+    var options = AdapterExtraction.Options(rank: 2)
+    options.others = .refuse
+    let error = #expect(throws: NibbleError.self) { try AdapterExtraction(base: base, tuned: tuned, options).report() }
+    #expect(error?.message.contains("'layer.bias', where the base has zeros;") == true, "\(error?.message ?? "")")
+  }
+
   @Test("pairs that make no sense are refused, and nothing is written")
   func refused() throws {
     let base = try layer("base", 32, 32, seed: 1)

@@ -132,9 +132,8 @@ extension FactoringReport {
     case .refuse:
       guard let first = told.max(by: { $0.change ?? .infinity < $1.change ?? .infinity }) else { return }
       throw NibbleError.quality(
-        "\(told.count) parameters differ that take no factors, most of all \(quoted(first.name))"
-          + (first.change.map { ", by \(decimal(100 * $0, 3)) % of its length" } ?? ", which the base does not have")
-          + "; --others save keeps them whole, --others leave leaves them behind")
+        "\(told.count) parameters differ that take no factors, most of all \(quoted(first.name)), \(FactoringReport.distance(first.change)); "
+          + "--others save keeps them whole, --others leave leaves them behind")
     }
   }
 }
