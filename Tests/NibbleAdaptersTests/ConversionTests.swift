@@ -81,6 +81,14 @@ struct ConversionTests {
     #expect(folder.contents.isEmpty)
   }
 
+  @Test("without the base, a weight beside factors is not called the base's own, only taken for it")
+  func ownWeight() throws {
+    let adapter = fixture("adapters/dec_embedding")
+    let (told, checked) = (try convert(adapter, .mlx, "a", base: nil), try convert(adapter, .mlx, "b"))
+    #expect(told.warnings.contains { $0.contains("taken for the base's own weight, which --base would check") })
+    #expect(checked.warnings.contains { $0.contains("it is the base's own weight") })
+  }
+
   @Test("an adapter for another base does not fit", arguments: [AdapterConversion.Layout.gguf, .mlx])
   func mismatch(_ layout: AdapterConversion.Layout) throws {
     let out = layout == .gguf ? "o.gguf" : "o"
