@@ -81,10 +81,10 @@ package final class InputFile: Sendable {
     }
   }
 
-  /// Who may do what with it.
-  var mode: mode_t? {
+  /// Whose it is, and who may do what with it.
+  var permissions: (owner: uid_t, group: gid_t, mode: mode_t)? {
     var status = stat()
-    return fstat(descriptor, &status) == 0 ? status.st_mode & 0o777 : nil
+    return fstat(descriptor, &status) == 0 ? (status.st_uid, status.st_gid, status.st_mode & 0o777) : nil
   }
 
   /// What tells this state of this file from any other, other files and other times alike. Setting back the time of a change leaves

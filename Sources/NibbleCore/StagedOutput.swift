@@ -188,11 +188,18 @@ package final class StagedOutput {
     return OutputFile(descriptor: descriptor, path: path, place: place, expectedSize: expectedSize)
   }
 
-  /// Gives the output, a file, the permissions that `file` has, which it is going to replace.
-  package func keepMode(of file: InputFile) throws {
-    guard let mode = file.mode, fchmod(lock, mode) == 0 else {
+  /// Gives the output, a file, the owner, group and permissions that `file` has, which it is going to replace.
+  ///
+  /// - Returns: whether it has that owner and group: only root may give files away
+  package func keepPermissions(of file: InputFile) throws -> Bool {
+    guard let (owner, group, mode) = file.permissions else {
+      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while reading its permissions")
+    }
+    let isKept = fchown(lock, owner, group) == 0
+    guard fchmod(lock, mode) == 0 else {
       throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while setting its permissions")
     }
+    return isKept
   }
 
   /// Gives the finished output its name. Every file must have been finished.

@@ -79,7 +79,8 @@ extension FactoringReport {
           + "energy kept \(decimal(module.energy, 6)), error \(Summary.scientific(module.error))")
     }
     for (one, what) in whole.map({ ($0, "whole") }) + left.map({ ($0, "left behind") }) where common.verbose {
-      try StandardOutput.print("\(oneLine(one.name)): \(what)" + (one.change.map { ", differs by \(Summary.percent($0))" } ?? ""))
+      try StandardOutput.print(
+        "\(oneLine(one.name)): \(what)" + (one.change == nil ? "" : ", differs \(Self.distance(one.change))"))
     }
     let ranks = Set(modules.map(\.rank)).sorted()
     var rows: [(String, String)] = [
@@ -103,8 +104,7 @@ extension FactoringReport {
 
   private var leftBehind: [String] {
     guard let most = left.max(by: { $0.change ?? .infinity < $1.change ?? .infinity }) else { return [] }
-    let change = most.change.map { "by \(Summary.percent($0))" } ?? "being new"
-    return ["\(left.count) parameters differ and are not in the adapter, most of all \(most.name), \(change)"]
+    return ["\(left.count) parameters differ and are not in the adapter, most of all \(most.name), \(Self.distance(most.change))"]
   }
 
   private func document(_ verb: String, _ output: String) -> JSON {

@@ -217,6 +217,7 @@ struct UnmergeCommand: ParsableCommand {
         let spec = try write.spec(nil, habit: source.packed.isEmpty ? .safetensors : .bnb)
         return try write.run(try StreamJob.undo(source, try PatchFile(undo), to: spec), common, verb: "unmerge")
       }
+      common.warnIgnored(["--resume", "--max-memory", "--max-shard-size"], "a block file is turned back as 'swap' does it")
       var job = try SwapJob(merged, try PatchFile(undo), output: output, fromFirst: true)
       job.force = write.force
       return try PatchSummary.run(job, verb: "unmerge", dryRun: write.dryRun, common)

@@ -82,7 +82,7 @@ enum PatchSummary {
         ], common)
     }
     let report = try job.run(progress: common.progress(verb))
-    Progress.clear()
+    common.warn(report.warnings)
     try print(
       [
         ("output", job.output), ("bytes", byteText(report.bytes)), ("changed", "\(report.changes) sections"),
@@ -91,7 +91,7 @@ enum PatchSummary {
       [
         "verb": JSON(verb), "output": JSON(job.output), "bytes_out": JSON(report.bytes), "changed_sections": JSON(report.changes),
         "source_identity": JSON(report.from.description), "identity": JSON(report.to.description),
-        "seconds": JSON(report.seconds), "peak_memory": JSON(ResourceUse.now.peakBytes),
+        "seconds": JSON(report.seconds), "peak_memory": JSON(ResourceUse.now.peakBytes), "warnings": JSON(report.warnings),
       ], common)
   }
 

@@ -182,6 +182,16 @@ struct PatchCommandTests {
     #expect(permissions == 0o600)
   }
 
+  @Test("root's swap leaves the file to whom it belongs", .enabled(if: geteuid() == 0))
+  func owner() throws {
+    let file = try copied(Tasks.base)
+    #expect(chown(file, 1234, 1235) == 0 && chmod(file, 0o640) == 0)
+    try run("swap", "--file", file, "--patch", Tasks.patch)
+    let found = try FileManager.default.attributesOfItem(atPath: file)
+    #expect(found[.ownerAccountID] as? Int == 1234 && found[.groupOwnerAccountID] as? Int == 1235)
+    #expect(found[.posixPermissions] as? Int == 0o640)
+  }
+
   @Test("whoever holds the file open keeps the whole old one")
   func readers() throws {
     let file = try copied(Tasks.base)
@@ -250,6 +260,13 @@ struct PatchCommandTests {
     damaged[damaged.count * 3 / 4] ^= 1
     try folder.write("undo.patch", damaged)
     try refuse(["unmerge", "--merged", merged, "--undo", undo, "-o", folder.file("x")], 4, "undo.patch")
+  }
+
+  @Test("flags that count for nothing where a block file is turned back are told")
+  func ignored() throws {
+    let result = try Program.run(
+      ["unmerge", "--merged", Tasks.base, "--undo", Tasks.patch, "-o", folder.file("x.nbl"), "--max-memory", "1MB", "--resume"])
+    #expect(result.code == 0 && result.errors.contains("--resume, --max-memory: ignored"), "\(result.errors)")
   }
 
   @Test("what has no way back in a patch is refused by name")

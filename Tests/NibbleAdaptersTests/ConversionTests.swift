@@ -81,6 +81,14 @@ struct ConversionTests {
     #expect(folder.contents.isEmpty)
   }
 
+  @Test("without the base, a weight beside factors is not called the base's own, only taken for it")
+  func ownWeight() throws {
+    let adapter = fixture("adapters/dec_embedding")
+    let (told, checked) = (try convert(adapter, .mlx, "a", base: nil), try convert(adapter, .mlx, "b"))
+    #expect(told.warnings.contains { $0.contains("taken for the base's own weight, which --base would check") })
+    #expect(checked.warnings.contains { $0.contains("it is the base's own weight") })
+  }
+
   @Test("an adapter for another base does not fit", arguments: [AdapterConversion.Layout.gguf, .mlx])
   func mismatch(_ layout: AdapterConversion.Layout) throws {
     let out = layout == .gguf ? "o.gguf" : "o"
@@ -141,7 +149,8 @@ struct ConversionTests {
     ("version 1", { $0.version = 1 }), ("big-endian", { $0.version = 3 << 24 }),
     ("tensors and", { $0.tensorCount = 1 << 40 }), ("the number", { $0.keyCount = .max }),
     ("adapter was expected", { $0.keys[1].2 = Gguf.text("model") }), ("adapter.type", { $0.keys[2].2 = Gguf.text("ia3") }),
-    ("alpha", { $0.keys[3].2 = littleEndian(Float.nan.bitPattern) }), ("twice", { $0.keys.append($0.keys[0]) }),
+    ("alpha", { $0.keys[3].2 = littleEndian(Float.nan.bitPattern) }),
+    ("alpha", { $0.keys[3] = ("adapter.lora.alpha", 8, Gguf.text("4")) }), ("twice", { $0.keys.append($0.keys[0]) }),
     ("alora", { $0.keys.append(("adapter.alora.invocation_tokens", 9, littleEndian(UInt32(4)) + littleEndian(UInt64(0)))) }),
     ("lists in lists", { $0.keys.append(("l", 9, (0..<9).flatMap { _ in littleEndian(UInt32(9)) + littleEndian(UInt64(1)) })) }),
     ("cut", { $0.keys.append(("l", 9, littleEndian(UInt32(8)) + littleEndian(UInt64.max >> 1))) }),
@@ -173,6 +182,20 @@ struct ConversionTests {
     change(&gguf)
     let error = #expect(throws: NibbleError.self, "\(words)") { try read(gguf.bytes) }
     #expect(error?.kind == .badInput && error?.message.contains(words) == true, "\(words): \(error?.message ?? "")")
+  }
+
+  @Test("what is wrong with factors is said of the file")
+  func badFactors() throws {
+    func refuse(_ kind: NibbleError.Kind, _ change: (inout Gguf) -> Void) {
+      var gguf = Gguf()
+      change(&gguf)
+      let error = #expect(throws: NibbleError.self) { try read(gguf.bytes) }
+      #expect(error?.kind == kind && error?.message.hasPrefix(folder.file("bad.gguf")) == true, "\(error?.message ?? "")")
+    }
+    refuse(.quality) { $0.data.replaceSubrange(0..<4, with: littleEndian(Float.nan.bitPattern)) }
+    refuse(.adapterMismatch) {
+      $0.tensors = [("blk.0.attn_q.weight.lora_a", [64, 2], 0, 0), ("blk.0.attn_q.weight.lora_b", [2, 30], 0, 512)]
+    }
   }
 
   @Test(

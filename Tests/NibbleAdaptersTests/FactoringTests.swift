@@ -105,6 +105,21 @@ struct FactoringTests {
     #expect(error?.kind == .usage)
   }
 
+  @Test("a scale that float32 cannot hold is refused, and nothing is written")
+  func tooLarge() throws {
+    var factors = SafetensorsBuilder()
+    factors.add(random: "base_model.model.layer.lora_A.weight", [2, 8])
+    factors.add(random: "base_model.model.layer.lora_B.weight", [8, 2])
+    try folder.write("in/adapter_model.safetensors", factors.bytes)
+    try folder.write("in/adapter_config.json", #"{"peft_type": "LORA", "r": 2, "lora_alpha": 1e60}"#)
+    let file = try AdapterFile.open(folder.file("in"))
+    let error = #expect(throws: NibbleError.self) {
+      try AdapterResizing(file, rank: 1).write(to: folder.file("out"), force: false)
+    }
+    #expect(error?.kind == .quality && error?.message.contains("'layer'") == true)
+    #expect(folder.contents == ["in"])
+  }
+
   // MARK: - Extracting
 
   /// A base with the adapter merged into it.
@@ -158,6 +173,14 @@ struct FactoringTests {
     #expect(abs(told.norm - all.squareRoot()) < 1e-5 * told.norm)
   }
 
+  @Test("a rank beyond a matrix's own is its own")
+  func ownRank() throws {
+    let base = try layer("base", 24, 40, seed: 1), tuned = try layer("tuned", 24, 40, seed: 2)
+    let report = try AdapterExtraction(base: base, tuned: tuned, .init(rank: 60_000)).write(to: folder.file("out"), force: false)
+    #expect(report.modules.map(\.rank) == [24] && report.error < 1e-5)
+    #expect(try AdapterFile.open(folder.file("out")).modules.map(\.rank) == [24])
+  }
+
   func layer(_ name: String, _ rows: Int, _ columns: Int, seed: UInt64, _ more: (inout SafetensorsBuilder) -> Void = { _ in })
     throws
     -> Checkpoint
@@ -166,6 +189,25 @@ struct FactoringTests {
     model.add(random: "layer.weight", [rows, columns], seed: seed)
     more(&model)
     return try Checkpoint.open(folder.write(name + ".safetensors", model.bytes))
+  }
+
+  @Test("a tuned model that ties its head gives an untied base both weights, each once")
+  func tiedAfterwards() throws {
+    let base = try Checkpoint.open(fixture("models/llama"))
+    var model = SafetensorsBuilder()
+    for tensor in base.tensors where tensor.name.text != "lm_head.weight" {
+      model.add(tensor.name.text, tensor.shape, try values(tensor).map { $0 * 1.25 })
+    }
+    try folder.write("tied/model.safetensors", model.bytes)
+    let config = try JSON.parse(bytes(of: fixture("models/llama/config.json")))
+    try folder.write("tied/config.json", config.setting("tie_word_embeddings", to: .bool(true)).text())
+    let tuned = try Checkpoint.open(folder.file("tied"))
+    try AdapterExtraction(base: base, tuned: tuned, .init(rank: 64)).write(to: folder.file("out"), force: false)
+    let again = try merged(AdapterFile.open(folder.file("out")), into: base, as: "again")
+    for name in ["lm_head.weight", "model.embed_tokens.weight"] {
+      let found = try values(#require(again.tensor(ByteName(name))))
+      #expect(try found == values(#require(tuned.tensor(ByteName("model.embed_tokens.weight")))), "\(name)")
+    }
   }
 
   @Test("packed models are taken by their values", arguments: ["llama-bnb-nf4-dq", "gpt2-bnb-nf4-dq"])
@@ -216,6 +258,16 @@ struct FactoringTests {
     }
     #expect(
       error?.kind == .quality && error?.message.contains("norm.weight") == true && PathKind(folder.file("none")) == .nothing)
+  }
+
+  @Test("a parameter that was all zeros is no infinite share of its length away")
+  func fromZeros() throws {
+    let base = try layer("base", 32, 32, seed: 1) { $0.add("layer.bias", [2], [0, 0]) }
+    let tuned = try layer("tuned", 32, 32, seed: 2) { $0.add("layer.bias", [2], [0, 1]) }
+    var options = AdapterExtraction.Options(rank: 2)
+    options.others = .refuse
+    let error = #expect(throws: NibbleError.self) { try AdapterExtraction(base: base, tuned: tuned, options).report() }
+    #expect(error?.message.contains("'layer.bias', where the base has zeros;") == true, "\(error?.message ?? "")")
   }
 
   @Test("pairs that make no sense are refused, and nothing is written")

@@ -178,6 +178,21 @@ struct PatchTests {
     #expect(error?.kind == .integrity || error?.kind == .badInput)
   }
 
+  @Test("a patch that makes a file no one can open is refused, its checksums in order")
+  func unreadable() throws {
+    var bad = try small()
+    let number = { (at: Int) in (0..<8).reduce(0) { $0 | Int(bad[at + $1]) << (8 * $1) } }
+    let head = 80 + number(40), table = head + 64..<head + number(48)
+    let place = try #require(bad[table].firstRange(of: Array(#""verb""#.utf8))).lowerBound
+    bad[place] = 1
+    bad.replaceSubrange(head + 48..<head + 56, with: littleEndian(XXH3.digest64(of: Array(bad[table]))))
+    bad.replaceSubrange(head + 56..<head + 64, with: littleEndian(XXH3.digest64(of: Array(bad[head..<head + 56]))))
+    try bench.folder.write("p.patch", signed(bad))
+    let error = #expect(throws: NibbleError.self) { try swap(bench.folder.file("a.nbl")) }
+    #expect(error?.kind == .badInput && error?.message.contains("p.patch") == true, "\(error?.message ?? "")")
+    #expect(!bench.folder.contents.contains("out.nbl"))
+  }
+
   @Test("features that need not be known are passed over")
   func optional() throws {
     var patch = try small()

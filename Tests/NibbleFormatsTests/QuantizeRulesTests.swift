@@ -135,6 +135,21 @@ struct QuantizeRulesTests {
     #expect(try #require(report.meanError) > 0.08 && (try #require(report.meanError)) < 0.1)
   }
 
+  @Test("an encoder that no tensor is packed with is told", arguments: [CodecChoice.int8, .keep])
+  func idleEncoder(_ codec: CodecChoice) throws {
+    var builder = SafetensorsBuilder()
+    builder.add(random: "w.weight", [16, 64])
+    let source = try bench.folder.write("m.safetensors", builder.bytes)
+    func warns(_ codec: CodecChoice) throws -> Bool {
+      var options = QuantizeOptions()
+      (options.codec, options.encoder) = (codec, .mse)
+      return try StreamJob.quantize(Checkpoint.open(source), options, to: bench.spec("a.nbl")).warnings.contains {
+        $0.contains("--encoder mse")
+      }
+    }
+    #expect(try warns(codec) && !warns(.packed(.nf4)))
+  }
+
   @Test("kept tensors are looked at too")
   func nonfiniteKept() throws {
     var builder = SafetensorsBuilder()

@@ -107,14 +107,11 @@ public struct AdapterCombination: Sendable {
       merging.combination = try merging.combination(options, of: path)
       let error = try merging.combinationError()
       if error > report.worstError { (report.worstError, report.worstModule) = (error, path) }
-      let factors = try merging.factors().sideBySide
-      guard (factors.a + factors.b).allSatisfy(\.isFinite) else {
-        throw NibbleError.quality("module \(quoted(path)): the combination has values beyond float32")
-      }
-      made.append(
-        FactoredModule(
-          path: path, isEmbedding: first.isEmbedding, inputShape: Array(first.a.shape[1...]), outputs: first.outputs,
-          factors: factors))
+      let module = FactoredModule(
+        path: path, isEmbedding: first.isEmbedding, inputShape: Array(first.a.shape[1...]), outputs: first.outputs,
+        factors: try merging.factors().sideBySide)
+      try module.checkFinite()
+      made.append(module)
     }
     report.modules = made.count
     report.rank = made.map(\.factors.rank).max() ?? 0

@@ -17,7 +17,7 @@ public struct AdapterExtraction: Sendable {
 
   /// How to extract.
   public struct Options: Sendable {
-    /// Of every module, or the most it may get where `energy` is given.
+    /// Of every module, as far as its matrix has use for it, or the most it may get where `energy` is given.
     public var rank: Int
     /// The share of ‖Δ‖² each module keeps, with the least rank that does.
     public var energy: Double?
@@ -104,11 +104,12 @@ public struct AdapterExtraction: Sendable {
     try Interrupt.check()
     let change = try ChangedMatrix(from: one.base, to: one.tuned, isInputsFirst: one.isInputsFirst)
     let random = CountedRandom(seed: options.seed, stream: XXH3.digest64(of: Array(one.path.utf8)))
+    // A matrix has no use for more.
+    let most = min(options.rank, change.rows, change.columns)
     let search = try RandomizedFactors(
-      change.values, rows: change.rows, columns: change.columns, squaredNorm: change.squaredNorm,
-      rank: min(options.rank, change.rows, change.columns), random, team)
+      change.values, rows: change.rows, columns: change.columns, squaredNorm: change.squaredNorm, rank: most, random, team)
     let found = change.rowsAreOutputs ? search.found : search.found.transposed
-    let rank = options.energy.map { found.rank(keeping: $0, limit: options.rank, total: change.squaredNorm) } ?? options.rank
+    let rank = options.energy.map { found.rank(keeping: $0, limit: most, total: change.squaredNorm) } ?? most
     let module = FactoredModule(
       path: one.path, isEmbedding: one.isEmbedding, inputShape: [found.inputs], outputs: found.outputs,
       factors: found.factors(rank: rank))
@@ -131,9 +132,8 @@ extension FactoringReport {
     case .refuse:
       guard let first = told.max(by: { $0.change ?? .infinity < $1.change ?? .infinity }) else { return }
       throw NibbleError.quality(
-        "\(told.count) parameters differ that take no factors, most of all \(quoted(first.name))"
-          + (first.change.map { ", by \(decimal(100 * $0, 3)) % of its length" } ?? ", which the base does not have")
-          + "; --others save keeps them whole, --others leave leaves them behind")
+        "\(told.count) parameters differ that take no factors, most of all \(quoted(first.name)), \(FactoringReport.distance(first.change)); "
+          + "--others save keeps them whole, --others leave leaves them behind")
     }
   }
 }

@@ -50,6 +50,7 @@ public struct AdapterResizing: Sendable {
       // The scale goes into the factors, and so into their bias.
       module.bias = module.bias.map { $0.map { Float(own.scale * Double($0)) } }
       module.factors = found.factors(rank: new)
+      try module.checkFinite()
       modules.append(module)
     }
     if file.config.isDoRA {

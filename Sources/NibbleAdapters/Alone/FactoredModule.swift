@@ -43,6 +43,13 @@ struct FactoredModule {
     return module
   }
 
+  /// Throws for numbers that are beyond float32.
+  func checkFinite() throws {
+    guard (factors.a + factors.b + (bias ?? [])).allSatisfy(\.isFinite) else {
+      throw NibbleError.quality("module \(quoted(path)): its new factors would have values beyond float32")
+    }
+  }
+
   /// As PEFT stores them.
   var tensors: [AdapterFolder.Tensor] {
     let name = AdapterFile.prefix + path

@@ -1,3 +1,5 @@
+import NibbleCore
+
 /// How much of each module's change its factors hold.
 public struct FactoringReport: Sendable {
   /// One module.
@@ -28,6 +30,12 @@ public struct FactoringReport: Sendable {
   public var lastGain: Double?
   /// Things worth telling that stopped nothing.
   public var warnings: [String] = []
+
+  /// How far a parameter lies from the base's.
+  public static func distance(_ change: Double?) -> String {
+    guard let change else { return "which the base does not have" }
+    return change.isFinite ? "by \(decimal(100 * change, 3)) % of its length" : "where the base has zeros"
+  }
 
   /// ‖all that is missing‖ / ‖all changes‖, of factored modules.
   public var error: Double {

@@ -187,7 +187,8 @@ extension TunedPair {
     if let tied = tiedPath, whole.contains(tied.embedding), let weight = tuned.tiedEmbedding {
       // PEFT takes the head for another module, which it finds beside the embedding only where it is there too.
       whole.insert(tied.head)
-      saved.named.append((tied.head + ".weight", weight))
+      let name = tied.head + ".weight"
+      if !all.contains(where: { $0.name == name }) { saved.named.append((name, weight)) }
     }
     saved.modules = whole.sorted()
     for (name, tensor) in all where whole.contains(module(name)) { saved.named.append((name, tensor)) }
@@ -214,7 +215,7 @@ extension TunedPair {
       ("TokenClassification", "TOKEN_CLS"),
       ("QuestionAnswering", "QUESTION_ANS"),
     ]
-    let tiesEmbedding = tiedPath.map { saved.modules.contains($0.embedding) } ?? false
+    let tiesEmbedding = base.tiedEmbedding != nil && tiedPath.map { saved.modules.contains($0.embedding) } ?? false
     let isConv1D = factored.contains { left.family?.isConv1D($0.path + ".weight") ?? false }
     return [
       "peft_type": "LORA", "task_type": JSON(tasks.first { name.contains($0.0) }?.1), "base_model_name_or_path": JSON(base.path),

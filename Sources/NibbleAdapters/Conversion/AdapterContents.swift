@@ -35,7 +35,9 @@ struct AdapterContents {
       guard isOwn else {
         throw fail("holds \(quoted(name)) trained whole" + (base == nil ? " (or as the base has it: --base tells)" : ""))
       }
-      warnings.append("\(file.path): \(quoted(tensor.name.text)), the base's own weight, is left out")
+      warnings.append(
+        "\(file.path): \(quoted(tensor.name.text)) is left out: it is "
+          + (base == nil ? "taken for the base's own weight, which --base would check" : "the base's own weight"))
     }
     warnings += file.warnings
     modules = try file.modules.map { try FactoredModule($0, of: file) }

@@ -70,12 +70,14 @@ struct GGUFLayout {
   }
 
   /// Where llama.cpp has the rows of `name`: entry i is the row that comes to place i; nil where all stay.
-  private func order(_ name: String, rows: Int) throws -> [Int]? {
+  ///
+  /// - Parameter place: for messages
+  private func order(_ name: String, rows: Int, of place: String) throws -> [Int]? {
     guard let heads, let count = name.hasSuffix(".attn_q") ? heads.queries : name.hasSuffix(".attn_k") ? heads.keys : nil else {
       return nil
     }
     guard rows % (2 * count) == 0 else {
-      throw NibbleError(.adapterMismatch, "\(quoted(name)) has \(rows) outputs, \(base.path) \(count) heads there")
+      throw NibbleError(.adapterMismatch, "\(place): \(quoted(name)) has \(rows) outputs, \(base.path) \(count) heads there")
     }
     // The halves of a head that are rotated together lie side by side.
     let half = rows / count / 2
@@ -110,7 +112,7 @@ struct GGUFLayout {
       let rank = module.factors.rank
       let own = module.scaled(to: Double(alpha) / Double(rank)).factors
       var b = own.b
-      if let order = try order(name, rows: module.outputs) {
+      if let order = try order(name, rows: module.outputs, of: module.path) {
         for (row, old) in order.enumerated() {
           b.replaceSubrange(row * rank..<(row + 1) * rank, with: own.b[old * rank..<(old + 1) * rank])
         }
@@ -161,14 +163,18 @@ struct GGUFLayout {
     }) {
       throw fail("\(quoted(odd)) is not implemented")
     }
-    let alpha = file.number("adapter.lora.alpha") ?? 0
-    guard alpha.isFinite else { throw fail("adapter.lora.alpha is \(alpha)") }
+    let key = "adapter.lora.alpha"
+    guard let alpha = file.metadata[key] == nil ? 0 : file.number(key), alpha.isFinite else {
+      throw fail("\(key) is no finite number")
+    }
     var contents = AdapterContents()
     let tensors = Dictionary(file.tensors.map { (ByteName($0.name), $0) }) { first, _ in first }
     var used = 0
     for a in file.tensors where a.name.hasSuffix(".weight.lora_a") {
       let name = String(a.name.dropLast(".weight.lora_a".count))
-      guard let path = self.path(name) else { throw fail("tensor \(quoted(a.name)) is for no module of a \(architecture) model") }
+      guard let module = self.path(name) else {
+        throw fail("tensor \(quoted(a.name)) is for no module of a \(architecture) model")
+      }
       guard let b = tensors[ByteName(name + ".weight.lora_b")] else { throw fail("tensor \(quoted(a.name)) has no lora_b") }
       let isEmbedding = name == "token_embd"
       guard a.shape.count == 2, b.shape.count == 2, a.shape[isEmbedding ? 1 : 0] == b.shape[1] else {
@@ -180,14 +186,14 @@ struct GGUFLayout {
         throw NibbleError.quality("\(path): the factors of \(quoted(name)) hold NaN or infinite values")
       }
       var rows = second
-      if let order = try order(name, rows: outputs) {
+      if let order = try order(name, rows: outputs, of: path) {
         for (row, old) in order.enumerated() {
           rows.replaceSubrange(old * rank..<(old + 1) * rank, with: second[row * rank..<(row + 1) * rank])
         }
       }
       contents.modules.append(
         FactoredModule(
-          path: path, isEmbedding: isEmbedding, inputShape: [inputs], outputs: outputs,
+          path: module, isEmbedding: isEmbedding, inputShape: [inputs], outputs: outputs,
           factors: Merging.Factors(
             a: isEmbedding ? transposed(first, rows: inputs, columns: rank) : first, b: rows, rank: rank,
             // Without an alpha llama.cpp scales with nothing.

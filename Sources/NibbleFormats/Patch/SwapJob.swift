@@ -12,6 +12,8 @@ public struct SwapJob: Sendable {
     /// Bytes written.
     public let bytes: Int
     public let seconds: Double
+    /// Things worth telling that stopped nothing.
+    public let warnings: [String]
   }
 
   /// The block file.
@@ -38,6 +40,10 @@ public struct SwapJob: Sendable {
     guard source.container == .nbl else { throw NibbleError.usage("\(file): patches are for block files (.nbl)") }
     view = try NblView(source)
     side = try patch.side(of: view.head, file, fromFirst: fromFirst)
+    // What comes out must be a block file that can be opened, or nothing would lead back.
+    do { _ = try source.patched(by: patch, fromFirst: fromFirst) } catch let error as NibbleError where error.kind == .badInput {
+      throw NibbleError.badInput("\(patch.path): what it makes of \(error.message)")
+    }
     isInPlace = output == nil
     // A link stays one: what it leads to is replaced.
     self.output = output ?? realPath(file)
@@ -62,10 +68,13 @@ public struct SwapJob: Sendable {
     try check()
     let started = monotonicSeconds()
     let staged = try StagedOutput(output, .file, force: force || isInPlace)
+    var warnings: [String] = []
     do {
       // Another swap may have been faster.
       try checkIsThere()
-      if isInPlace { try staged.keepMode(of: source.files[0]) }
+      if isInPlace, try !staged.keepPermissions(of: source.files[0]) {
+        warnings.append("\(file): belonged to another user or group, which only root could leave so")
+      }
       try write(to: staged, progress)
       try source.checkPadding()
       try source.checkUnchanged()
@@ -77,7 +86,7 @@ public struct SwapJob: Sendable {
     }
     return Report(
       from: patch.head(side).table.identity, to: result.identity, changes: patch.report.changes.count, bytes: result.bytes,
-      seconds: monotonicSeconds() - started)
+      seconds: monotonicSeconds() - started, warnings: warnings)
   }
 
   private func checkIsThere() throws {

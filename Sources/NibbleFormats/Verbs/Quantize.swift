@@ -52,6 +52,9 @@ extension StreamJob {
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
     job.warnings += warnings(decisions, options.rules)
+    if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.codec != nil && !$0.source.isPacked }) {
+      job.warnings.append("--encoder \(job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any")
+    }
     if output.format == .bnb, source.family == nil, let type = source.modelType {
       job.warnings.append(
         "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output"
