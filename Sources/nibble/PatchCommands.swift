@@ -82,6 +82,7 @@ enum PatchSummary {
         ], common)
     }
     let report = try job.run(progress: common.progress(verb))
+    Progress.clear()
     common.warn(report.warnings)
     try print(
       [

@@ -153,6 +153,18 @@ struct RowsTests {
     #expect(values.withUnsafeBufferPointer { $0.baseAddress.map { RowCodec.absmax($0, 21) } }?.isNaN == true)
   }
 
+  @Test("are counted whole where one value is not finite: none of them comes back")
+  func wholeRow() throws {
+    var model = SafetensorsBuilder()
+    model.add("a.weight", [3, 4], [1, 2, 3, 4, 1, .infinity, 3, 4, .nan, 2, 1e6, 1])
+    _ = try bench.folder.write("m.safetensors", model.bytes)
+    var options = QuantizeOptions()
+    options.codec = .int8
+    var job = try StreamJob.quantize(Checkpoint.open(bench.folder.file("m.safetensors")), options, to: bench.spec("m.nbl"))
+    job.allowsNonfinite = true
+    #expect(try job.run().nonfinite == 8)
+  }
+
   @Test("beyond float16 are refused unless that is allowed")
   func tooLarge() throws {
     var model = SafetensorsBuilder()

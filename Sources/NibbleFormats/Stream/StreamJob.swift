@@ -290,8 +290,10 @@ public struct StreamJob: Sendable {
             + "--allow-nonfinite goes on all the same")
       }
       let what =
-        item.target.dtype == .f16 && item.source.dtype != .f16 || item.target.encoding == .int8
-        ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values"
+        item.target.encoding == .int8
+        ? "values in rows where one is NaN, infinite or beyond what fp16 holds"
+        : item.target.dtype == .f16 && item.source.dtype != .f16
+          ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values"
       throw NibbleError.quality(
         "\(item.source.sections[0].place): tensor \(name) has \(outcome.counts.nonfinite) \(what); "
           + "--allow-nonfinite goes on all the same")

@@ -103,7 +103,7 @@ private struct RowPass: Sendable {
 
   /// Whole rows into codes and back.
   ///
-  /// - Returns: values that are not finite once they are float16
+  /// - Returns: values that come back as none that is finite: one of them takes its whole row along
   @discardableResult
   private func round(
     _ values: UnsafeMutablePointer<Float>, _ count: Int, _ first: Int, _ scales: UnsafeMutablePointer<Float>,
@@ -117,6 +117,6 @@ private struct RowPass: Sendable {
       RowCodec.encode(at, columns, scale: scales[first + row], codes + row * columns)
     }
     RowCodec.decode(codes, from: first * columns, count: count, columns: columns, scales: scales, .f32, values)
-    return Kernels.countNonfinite(.f16, half, count: count)
+    return Kernels.countNonfinite(.f32, values, count: count)
   }
 }
