@@ -41,6 +41,13 @@ package func monotonicSeconds() -> Double {
   return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
 }
 
+/// Seconds this thread has worked: what others do on the machine does not count.
+package func threadSeconds() -> Double {
+  var time = timespec()
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+  return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
+}
+
 /// What this process has used so far.
 package struct ResourceUse: Sendable {
   package let peakBytes: Int
