@@ -4,6 +4,9 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/xattr.h>
 
 int nibble_available_cores(void) {
   cpu_set_t set;
@@ -20,6 +23,36 @@ int nibble_set_direct(int descriptor, int on) {
 
 int nibble_rename_new(const char *from, const char *to) {
   return renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE);
+}
+
+// Linux keeps no longer lists and values than these.
+enum { most_bytes = 65536 };
+
+static int copy_attribute(int from, int to, const char *name, char *value, char *old) {
+  ssize_t length = fgetxattr(from, name, value, most_bytes);
+  if (length < 0) return -1;
+  // Labels that a security module has given both files alike need not be set, which it may not allow.
+  if (fgetxattr(to, name, old, most_bytes) == length && memcmp(value, old, (size_t)length) == 0) return 0;
+  return fsetxattr(to, name, value, (size_t)length, 0);
+}
+
+int nibble_copy_attributes(int from, int to) {
+  char *names = malloc(most_bytes), *value = malloc(most_bytes), *old = malloc(most_bytes);
+  int lost = 0;
+  if (names && value && old) {
+    // The access control list that a new file gets from its folder.
+    ssize_t length = flistxattr(to, names, most_bytes);
+    for (char *name = names; name < names + length; name += strlen(name) + 1) {
+      if (strncmp(name, "security.", 9) == 0 || fgetxattr(from, name, value, most_bytes) >= 0) continue;
+      if (fremovexattr(to, name) != 0) lost++;
+    }
+    length = flistxattr(from, names, most_bytes);
+    for (char *name = names; name < names + length; name += strlen(name) + 1) {
+      if (copy_attribute(from, to, name, value, old) != 0) lost++;
+    }
+  }
+  free(names), free(value), free(old);
+  return lost;
 }
 
 int nibble_exchange(const char *a, const char *b) {

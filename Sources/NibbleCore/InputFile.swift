@@ -1,3 +1,4 @@
+import CNibbleSystem
 import Glibc
 
 /// The text of an `errno`.
@@ -86,6 +87,11 @@ package final class InputFile: Sendable {
     var status = stat()
     return fstat(descriptor, &status) == 0 ? (status.st_uid, status.st_gid, status.st_mode & 0o777) : nil
   }
+
+  /// Makes the extended attributes of the file `other`, access control lists among them, those of this one.
+  ///
+  /// - Returns: how many are not as they are here
+  func giveAttributes(to other: Int32) -> Int { Int(nibble_copy_attributes(descriptor, other)) }
 
   /// What tells this state of this file from any other, other files and other times alike. Setting back the time of a change leaves
   /// a trace in it.

@@ -48,7 +48,10 @@ package final class StagedOutput {
     }
     try Self.checkReplaceable(path, shape, force: force)
     lock = try claim()
-    if !keepsPartial { try removePartial() }
+    do { try keepsPartial ? removeStrangers() : removePartial() } catch {
+      leave()
+      throw error
+    }
   }
 
   /// Where what is in an unfinished output is written down.
@@ -57,10 +60,12 @@ package final class StagedOutput {
   /// Bytes that an earlier run left.
   package var partialBytes: Int {
     let paths: [String] = if case .file = shape { [staging] } else { partialNames.map { staging + "/" + $0 } }
-    return paths.reduce(0) { total, path in
-      var status = stat()
-      return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFREG ? total + Int(status.st_blocks) * 512 : total
-    }
+    return paths.reduce(0) { $0 + (regularFile($1).map { Int($0.st_blocks) * 512 } ?? 0) }
+  }
+
+  private func regularFile(_ path: String) -> stat? {
+    var status = stat()
+    return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFREG ? status : nil
   }
 
   private var partialNames: [String] { (try? namesInFolder(staging)) ?? [] }
@@ -72,6 +77,12 @@ package final class StagedOutput {
     case .file: ftruncate(lock, 0)
     case .folder: try removeContents(of: staging)
     }
+  }
+
+  /// Removes from what an earlier run left whatever no run writes: links, pipes.
+  private func removeStrangers() throws {
+    guard case .folder = shape else { return }
+    for name in partialNames where regularFile(staging + "/" + name) == nil { try remove(name, of: staging) }
   }
 
   deinit { discard() }
@@ -93,7 +104,8 @@ package final class StagedOutput {
       guard kind == .folder, status.st_mode & S_IFMT == S_IFDIR else {
         throw NibbleError.usage("\(destination) is not a folder, and is not replaced by one")
       }
-      if let stranger = try namesInFolder(destination).first(where: { !owns($0) }) {
+      if let stranger = try namesInFolder(destination).first(where: { !owns($0) || PathKind(destination + "/" + $0) == .folder })
+      {
         throw NibbleError.usage("\(destination) holds \(quoted(stranger)), which this command would not write")
       }
     }
@@ -167,7 +179,16 @@ package final class StagedOutput {
   }
 
   private func removeContents(of folder: String) throws {
-    for name in try namesInFolder(folder) { unlink(folder + "/" + name) }
+    var failed: NibbleError?
+    for name in try namesInFolder(folder) {
+      do { try remove(name, of: folder) } catch let error as NibbleError { failed = failed ?? error }
+    }
+    if let failed { throw failed }
+  }
+
+  private func remove(_ name: String, of folder: String) throws {
+    guard unlink(folder + "/" + name) != 0, errno != ENOENT else { return }
+    throw NibbleError.cannotWrite("\(destination): \(folder) holds \(quoted(name)), which cannot be removed: \(errorText(errno))")
   }
 
   /// The output itself, for the shape `file`, or a new file `name` in the folder.
@@ -188,25 +209,28 @@ package final class StagedOutput {
     return OutputFile(descriptor: descriptor, path: path, place: place, expectedSize: expectedSize)
   }
 
-  /// Gives the output, a file, the owner, group and permissions that `file` has, which it is going to replace.
+  /// Gives the output, a file, the owner, group, permissions and extended attributes that `file` has, which it is going to replace.
   ///
-  /// - Returns: whether it has that owner and group: only root may give files away
-  package func keepPermissions(of file: InputFile) throws -> Bool {
+  /// - Returns: what could not be kept, in words
+  package func keepPermissions(of file: InputFile) throws -> [String] {
     guard let (owner, group, mode) = file.permissions else {
       throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while reading its permissions")
     }
-    let isKept = fchown(lock, owner, group) == 0
+    var lost: [String] = []
+    if fchown(lock, owner, group) != 0 { lost.append("belonged to another user or group, which only root could leave so") }
+    let attributes = file.giveAttributes(to: lock)
+    if attributes > 0 { lost.append("\(attributes) of its extended attributes could not be kept") }
     guard fchmod(lock, mode) == 0 else {
       throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while setting its permissions")
     }
-    return isKept
+    return lost
   }
 
   /// Gives the finished output its name. Every file must have been finished.
   package func publish() throws {
     try Interrupt.check()
     if case .folder = shape {
-      if keepsPartial { for name in partialNames where !names.contains(name) { unlink(staging + "/" + name) } }
+      if keepsPartial { for name in partialNames where !names.contains(name) { try remove(name, of: staging) } }
       guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing") }
     }
     try Self.checkReplaceable(destination, shape, force: force)

@@ -20,6 +20,16 @@ package func decimal(_ value: Double, _ places: Int) -> String {
   return buffer.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
 }
 
+/// `value` with `places` digits behind the point, or as many more as it takes to read on the side of `limit` it is on.
+package func decimal(_ value: Double, _ places: Int, apartFrom limit: Double) -> String {
+  for places in places..<places + 12 {
+    let text = decimal(value, places)
+    if let read = Double(text), read < limit, value < limit { return text }
+    if let read = Double(text), read > limit, value > limit { return text }
+  }
+  return decimal(value, places)
+}
+
 /// Reads "5GB", "300MB", "1GiB", "4096": a whole or decimal number and a unit.
 package func parseBytes(_ text: String) -> Int? {
   let units: [(String, Double)] = [

@@ -182,6 +182,18 @@ struct PatchCommandTests {
     #expect(permissions == 0o600)
   }
 
+  @Test("it keeps its extended attributes, whatever their number and length", .enabled(if: Attributes.work))
+  func attributes() throws {
+    let file = try copied(Tasks.base)
+    let values = ["user.origin": "https://example.org", "user.empty": "", "user.long": String(repeating: "x", count: 2000)]
+    for (name, value) in values { #expect(Attributes.set(name, value, of: file)) }
+    for expected in [Tasks.rounded, Tasks.base] {
+      try run("swap", "--file", file, "--patch", Tasks.patch)
+      #expect(try bytes(of: file) == bytes(of: expected))
+      for (name, value) in values { #expect(Attributes.get(name, of: file) == value) }
+    }
+  }
+
   @Test("root's swap leaves the file to whom it belongs", .enabled(if: geteuid() == 0))
   func owner() throws {
     let file = try copied(Tasks.base)
@@ -281,5 +293,28 @@ struct PatchCommandTests {
     try refuse(["merge", "--base", stories, "--trained-on", "nf4"] + undo, 2, "--trained-on")
     try refuse(["merge", "--base", Tasks.base, "--when-lost", "keep"] + undo, 2, "keep")
     try refuse(["unmerge", "--merged", Tasks.base, "-o", folder.file("m")], 2, "--adapter")
+  }
+}
+
+/// Extended attributes of files, which the C library's module hides.
+enum Attributes {
+  private typealias Set = @convention(c) (UnsafePointer<CChar>, UnsafePointer<CChar>, UnsafePointer<CChar>, Int, CInt) -> CInt
+  private typealias Get = @convention(c) (UnsafePointer<CChar>, UnsafePointer<CChar>, UnsafeMutableRawPointer, Int) -> Int
+
+  /// Whether temporary files have them.
+  static let work: Bool = {
+    let folder = TemporaryFolder()
+    return (try? folder.write("f", [])) != nil && set("user.test", "1", of: folder.file("f"))
+  }()
+
+  static func set(_ name: String, _ value: String, of path: String) -> Bool {
+    dlsym(nil, "setxattr").map { unsafeBitCast($0, to: Set.self)(path, name, value, value.utf8.count, 0) == 0 } ?? false
+  }
+
+  static func get(_ name: String, of path: String) -> String? {
+    guard let call = dlsym(nil, "getxattr").map({ unsafeBitCast($0, to: Get.self) }) else { return nil }
+    var value = [UInt8](repeating: 0, count: 1 << 16)
+    let length = call(path, name, &value, value.count)
+    return length < 0 ? nil : String(decoding: value[..<length], as: UTF8.self)
   }
 }

@@ -36,6 +36,16 @@ struct PatchFaultTests {
     #expect(try bytes(of: folder.file("p")) == bytes(of: Tasks.patch))
   }
 
+  @Test("an owner and attributes that cannot be kept are told", .enabled(if: Attributes.work))
+  func notKept() throws {
+    let file = try copiedBase()
+    #expect(Attributes.set("user.one", "1", of: file) && Attributes.set("user.two", "2", of: file))
+    let result = try Faults.run("keep-eperm", ["swap", "--file", file, "--patch", Tasks.patch])
+    #expect(result.code == 0 && result.errors.contains("\(file): belonged to another user or group"), "\(result.errors)")
+    #expect(result.errors.contains("\(file): 2 of its extended attributes could not be kept"), "\(result.errors)")
+    #expect(try bytes(of: file) == bytes(of: Tasks.rounded))
+  }
+
   @Test(
     "killed at any point: one of the two files stands there whole, and the next swap goes on",
     arguments: ["write-kill:0", "write-kill:1", "fsync-kill:0", "fsync-kill:1", "rename-kill"])

@@ -69,6 +69,20 @@ int fdatasync(int descriptor) {
   return real(descriptor);
 }
 
+int fchown(int descriptor, uid_t owner, gid_t group) {
+  static int (*real)(int, uid_t, gid_t);
+  if (!real) real = dlsym(RTLD_NEXT, "fchown");
+  if (is("keep-eperm")) { errno = EPERM; return -1; }
+  return real(descriptor, owner, group);
+}
+
+int fsetxattr(int descriptor, const char *name, const void *value, size_t size, int flags) {
+  static int (*real)(int, const char *, const void *, size_t, int);
+  if (!real) real = dlsym(RTLD_NEXT, "fsetxattr");
+  if (is("keep-eperm")) { errno = EPERM; return -1; }
+  return real(descriptor, name, value, size, flags);
+}
+
 int renameat2(int from, const char *a, int to, const char *b, unsigned flags) {
   static int (*real)(int, const char *, int, const char *, unsigned);
   if (!real) real = dlsym(RTLD_NEXT, "renameat2");

@@ -120,6 +120,29 @@ struct FactoringTests {
     #expect(folder.contents == ["in"])
   }
 
+  @Test(
+    "a change that float32 cannot hold is refused where nothing would be left of it, and else told", arguments: [1e-300, 1e-41])
+  func tooSmall(_ alpha: Double) throws {
+    var factors = SafetensorsBuilder()
+    factors.add(random: "base_model.model.layer.lora_A.weight", [2, 8])
+    factors.add(random: "base_model.model.layer.lora_B.weight", [8, 2])
+    try folder.write("in/adapter_model.safetensors", factors.bytes)
+    try folder.write("in/adapter_config.json", #"{"peft_type": "LORA", "r": 2, "lora_alpha": \#(alpha)}"#)
+    let file = try AdapterFile.open(folder.file("in"))
+    guard alpha < 1e-45 else {
+      let report = try AdapterResizing(file, rank: 2).write(to: folder.file("out"), force: false)
+      let new = try AdapterFile.open(folder.file("out"))
+      let (before, after) = (try delta(file.modules[0]), try delta(new.modules[0]))
+      #expect(report.error > 0.001 && abs(report.error - distance(before, after)) < 0.01 * report.error)
+      return
+    }
+    let error = #expect(throws: NibbleError.self) {
+      try AdapterResizing(file, rank: 2).write(to: folder.file("out"), force: false)
+    }
+    #expect(error?.kind == .quality && error?.message.contains("'layer'") == true)
+    #expect(folder.contents == ["in"])
+  }
+
   // MARK: - Extracting
 
   /// A base with the adapter merged into it.

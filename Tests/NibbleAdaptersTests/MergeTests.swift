@@ -187,6 +187,25 @@ struct MergeTests {
   }
 
   @Test(
+    "what is refused names ways that were not tried, and a share that reads as less than what was asked",
+    arguments: [
+      (WhenLost.fail, "promote, 16bit, shape or keep"), (.shape, "promote, 16bit or keep"), (.promote, "16bit or keep"),
+    ])
+  func otherWays(_ tried: WhenLost, _ ways: String) throws {
+    var job = try StreamJob.merge(
+      Checkpoint.open(fixture("models/llama-bnb-nf4-dq")), MergeOptions([.init(Self.adapter("dec_lora_qv"), weight: 1)]),
+      to: OutputSpec(path: folder.file("out.nbl"), format: .nbl, habit: .nbl))
+    job.whenLost = tried
+    job.minimumSurvival = { _ in 0.9999999 }
+    let refused = job
+    let error = #expect(throws: NibbleError.self) { try refused.run() }
+    #expect(error?.kind == .quality && error?.message.contains("--when-lost \(ways)") == true, "\(error?.message ?? "")")
+    let share = error?.message.components(separatedBy: ", keeps ").last?.split(separator: " ").first.flatMap { Double($0) }
+    #expect(try #require(share) < 0.9999999)
+    #expect(folder.contents.isEmpty)
+  }
+
+  @Test(
     "that rounding would erase is kept by other means",
     arguments: [(WhenLost.shape, OutputFormat.nbl), (.shape, .bnb), (.sixteenBits, .nbl), (.sixteenBits, .bnb), (.promote, .nbl)])
   func whenLost(_ way: WhenLost, _ format: OutputFormat) throws {

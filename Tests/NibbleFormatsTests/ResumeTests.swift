@@ -132,6 +132,34 @@ struct ResumeTests {
     #expect(found >= 3)
   }
 
+  @Test("links put in its place are taken away and their tensors done again; a folder put there stops it and takes nothing away")
+  func strangers() throws {
+    let written = Written.all[2]
+    _ = try job(written).run()
+    try interrupt(try job(written, as: "again"))
+    let staging = folder.file(".again.nibble-partial")
+    let shard = try #require(try partial("again").first { $0.hasSuffix(".safetensors") })
+    let outside = folder.file("outside")
+    try FileManager.default.moveItem(atPath: shard, toPath: outside)
+    let kept = try bytes(of: outside)
+    symlink(outside, shard)
+    mkfifo(staging + "/pipe", 0o600)
+    mkdir(staging + "/stranger", 0o700)
+    var files = try FileManager.default.contentsOfDirectory(atPath: staging).count
+    for _ in 0..<2 {
+      #expect { try resume(try job(written, as: "again")) } throws: {
+        ($0 as? NibbleError)?.kind == .cannotWrite && "\($0)".contains("holds 'stranger', which cannot be removed")
+      }
+      let now = try FileManager.default.contentsOfDirectory(atPath: staging)
+      #expect(now.contains("stranger") && now.count >= files - 2 && folder.contents.contains(".again.nibble-journal"))
+      files = now.count
+    }
+    rmdir(staging + "/stranger")
+    let report = try resume(try job(written, as: "again"))
+    #expect(report.resumed.tensors < 47)
+    #expect(try content("again") == content(written.name) && bytes(of: outside) == kept)
+  }
+
   @Test("so is what was cut off or removed", arguments: Written.all)
   func missing(_ written: Written) throws {
     let name = "again-" + written.name

@@ -12,6 +12,9 @@ int nibble_set_direct(int descriptor, int on);
 /// Renames `from` to `to` only if nothing is there (errno EEXIST); 0 on success.
 int nibble_rename_new(const char *from, const char *to);
 
+/// Gives the open file `to` the extended attributes of `from` and no others; how many could not be copied or removed.
+int nibble_copy_attributes(int from, int to);
+
 /// Exchanges two names in one step; 0 on success.
 int nibble_exchange(const char *a, const char *b);
 

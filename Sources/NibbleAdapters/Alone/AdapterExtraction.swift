@@ -84,7 +84,7 @@ public struct AdapterExtraction: Sendable {
     if let worst = poor.min(by: { $0.energy < $1.energy }) {
       throw NibbleError.quality(
         "\(poor.count) of \(report.modules.count) modules keep less than --min-energy \(options.minimumEnergy) of their change at rank \(worst.rank); "
-          + "the worst, \(quoted(worst.path)), keeps \(decimal(worst.energy, 4))")
+          + "the worst, \(quoted(worst.path)), keeps \(decimal(worst.energy, 4, apartFrom: options.minimumEnergy))")
     }
     try pair.base.checkUnchanged()
     try pair.tuned.checkUnchanged()

@@ -42,15 +42,18 @@ public struct AdapterResizing: Sendable {
       var module = try FactoredModule(own, of: file)
       let found = try SingularFactors([module.factors])
       let new = energy.map { found.rank(keeping: $0, limit: rank ?? own.rank) } ?? rank ?? own.rank
-      let missing = found.values.dropFirst(new).reduce(0) { $0 + $1 * $1 }
-      report.modules.append(
-        .init(
-          path: own.path, outputs: own.outputs, inputs: own.inputs, oldRank: own.rank, rank: new, norm: found.norm,
-          error: found.norm > 0 ? missing.squareRoot() / found.norm : 0))
       // The scale goes into the factors, and so into their bias.
       module.bias = module.bias.map { $0.map { Float(own.scale * Double($0)) } }
       module.factors = found.factors(rank: new)
       try module.checkFinite()
+      guard found.norm == 0 || module.factors.b.contains(where: { $0 != 0 }) else {
+        throw NibbleError.quality(
+          "\(file.path): module \(quoted(own.path)): its change is too small for float32: its new factors would be zeros")
+      }
+      report.modules.append(
+        .init(
+          path: own.path, outputs: own.outputs, inputs: own.inputs, oldRank: own.rank, rank: new, norm: found.norm,
+          error: found.norm > 0 ? found.distance(to: module.factors) / found.norm : 0))
       modules.append(module)
     }
     if file.config.isDoRA {

@@ -80,6 +80,15 @@ struct SingularFactors {
     return Merging.Factors(a: a, b: b, rank: rank, scale: 1)
   }
 
+  /// ‖Δ − B A‖ for what `factors(rank:)` makes: the values that are not in it, and what float32 took from B.
+  func distance(to factors: Merging.Factors) -> Double {
+    var missing = Array(values.dropFirst(factors.rank))
+    for k in 0..<min(factors.rank, values.count) {
+      missing += (0..<outputs).map { values[k] * left[k * outputs + $0] - Double(factors.b[$0 * factors.rank + k]) }
+    }
+    return Self.length(missing)
+  }
+
   /// The least rank that keeps `share` of ‖Δ‖², at most `limit`, at least 1.
   ///
   /// - Parameter total: ‖Δ‖², where the values are only the greatest ones of it
@@ -101,5 +110,12 @@ struct SingularFactors {
   }
 
   /// ‖Δ‖
-  var norm: Double { values.reduce(0) { $0 + $1 * $1 }.squareRoot() }
+  var norm: Double { Self.length(values) }
+
+  /// The root of the sum of squares, of numbers whose squares are none as well.
+  private static func length(_ values: [Double]) -> Double {
+    let most = values.reduce(0) { max($0, abs($1)) }
+    guard most > 0, most.isFinite else { return most }
+    return most * values.reduce(0) { $0 + $1 / most * ($1 / most) }.squareRoot()
+  }
 }

@@ -72,9 +72,7 @@ public struct SwapJob: Sendable {
     do {
       // Another swap may have been faster.
       try checkIsThere()
-      if isInPlace, try !staged.keepPermissions(of: source.files[0]) {
-        warnings.append("\(file): belonged to another user or group, which only root could leave so")
-      }
+      if isInPlace { warnings += try staged.keepPermissions(of: source.files[0]).map { "\(file): \($0)" } }
       try write(to: staged, progress)
       try source.checkPadding()
       try source.checkUnchanged()

@@ -300,7 +300,7 @@ public struct StreamJob: Sendable {
     }
     if let limit = maximumError, let error = outcome.relativeError, item.target.encoding != .plain, !(error <= limit) {
       throw NibbleError.quality(
-        "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4)), more than --max-error \(limit)"
+        "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4, apartFrom: limit)), more than --max-error \(limit)"
       )
     }
   }
@@ -330,11 +330,17 @@ public struct StreamJob: Sendable {
     guard let worst = lost.min(by: { $0.sums.survival < $1.sums.survival }), let minimum = worst.minimum else { return }
     throw NibbleError.quality(
       "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
-        + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3)) of a change of \(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight"
-        + (worst.target.encoding == .plain
-          ? ""
-          : "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost promote, 16bit, shape or keep")
-    )
+        + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3, apartFrom: minimum)) of a change of "
+        + "\(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight" + advice(for: worst.target))
+  }
+
+  /// What may still save a packed tensor from losing its change.
+  private func advice(for target: TensorTarget) -> String {
+    guard target.encoding != .plain else { return "" }
+    let tried = target.encoding == .int8 ? WhenLost.promote : whenLost
+    let ways = tried.further.map(\.rawValue)
+    return "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost "
+      + ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
   }
 
   private func makeWriter(_ staged: StagedOutput, _ provenance: JSON?, _ size: Int) throws -> any CheckpointWriter {

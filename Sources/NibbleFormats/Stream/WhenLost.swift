@@ -13,6 +13,15 @@ public enum WhenLost: String, Sendable, CaseIterable {
   case keep
   /// Its codes are chosen so that the change survives, under the scales it has.
   case shape
+
+  /// What keeps more of a packed tensor's change than this does.
+  var further: [WhenLost] {
+    switch self {
+    case .fail: [.promote, .sixteenBits, .shape, .keep]
+    case .shape: [.promote, .sixteenBits, .keep]
+    case .promote, .sixteenBits, .keep: [.sixteenBits, .keep]
+    }
+  }
 }
 
 extension StreamJob {
