@@ -1,6 +1,7 @@
 import CPCRE2
 
-/// One use of a pattern on one text: where matches go, and the clock that ends a search that would not end by itself.
+/// One use of a pattern on one text: where matches go, and the clock that ends a search that would not end by itself. It counts the
+/// thread's own work only.
 final class PatternSearch {
   private let data: OpaquePointer?
   private let context: OpaquePointer?
@@ -9,11 +10,11 @@ final class PatternSearch {
 
   /// - Parameters:
   ///   - context: the pattern's limits
-  ///   - seconds: when the search is given up, from now
+  ///   - seconds: of work after which the search is given up
   init(_ code: OpaquePointer, context limits: OpaquePointer?, seconds: Double) {
     data = pcre2_match_data_create_from_pattern_8(code, nil)
     context = pcre2_match_context_copy_8(limits)
-    deadline = monotonicSeconds() + seconds
+    deadline = threadSeconds() + seconds
     pcre2_set_callout_8(
       context, { _, search in search.map { Unmanaged<PatternSearch>.fromOpaque($0).takeUnretainedValue().look() } ?? 0 },
       Unmanaged.passUnretained(self).toOpaque())
@@ -30,7 +31,7 @@ final class PatternSearch {
     return looks & 0x3F == 0 && isOver ? PCRE2_ERROR_CALLOUT : 0
   }
 
-  private var isOver: Bool { monotonicSeconds() > deadline || Interrupt.hasCome }
+  private var isOver: Bool { threadSeconds() > deadline || Interrupt.hasCome }
 
   /// The first match from byte `at` on, as bytes of the text; `nil` where there is none.
   ///
