@@ -1,0 +1,73 @@
+import NibbleCore
+
+/// What is refused, or told, of the values that went through.
+extension StreamJob {
+  /// What the container says of itself must be what was read.
+  func checkClaim(_ identity: Digest128) throws {
+    guard let claimed = source.claimedIdentity, items.count == source.tensors.count, claimed != identity else { return }
+    throw NibbleError.integrity(
+      "\(source.path): its tensors have the identity \(identity), the file says \(claimed)")
+  }
+
+  func checkQuality(_ item: Item, _ outcome: TensorOutcome) throws {
+    let name = quoted(item.source.name.text)
+    if outcome.counts.nonfinite > 0, refusesNonfinite, !allowsNonfinite {
+      if outcome.change != nil {
+        throw NibbleError.quality(
+          "\(output.path): tensor \(name) would have \(outcome.counts.nonfinite) NaN or infinite values with what is merged into it; "
+            + "--allow-nonfinite goes on all the same")
+      }
+      let what =
+        item.target.encoding == .int8
+        ? "values in rows where one is NaN, infinite or beyond what fp16 holds"
+        : item.target.dtype == .f16 && item.source.dtype != .f16
+          ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values"
+      throw NibbleError.quality(
+        "\(item.source.sections[0].place): tensor \(name) has \(outcome.counts.nonfinite) \(what); "
+          + "--allow-nonfinite goes on all the same")
+    }
+    if let limit = maximumError, let error = outcome.relativeError, item.target.encoding != .plain, !(error <= limit) {
+      throw NibbleError.quality(
+        "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4, apartFrom: limit)), more than --max-error \(limit)"
+      )
+    }
+  }
+
+  /// Where rounding took more than a tenth of a change, and where there was no change at all.
+  func survivalWarnings(_ report: StreamReport) -> [String] {
+    var warnings: [String] = []
+    let low = report.changed.filter { $0.sums.survival < 0.9 }
+    if let worst = low.min(by: { $0.sums.survival < $1.sums.survival }) {
+      warnings.append(
+        "\(output.path): \(low.count) of \(report.changed.count) changed tensors keep less than 0.9 of their change; the worst, "
+          + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3))")
+    }
+    let dead = report.changed.filter(\.sums.isDead)
+    if let first = dead.first {
+      warnings.append(
+        "\(dead.count) of \(report.changed.count) adapted tensors, \(quoted(first.name)) the first, are not changed: the adapter is zero there"
+      )
+    }
+    return warnings
+  }
+
+  /// A merge that loses what it was made for is refused before anything is visible.
+  func checkSurvival(_ report: StreamReport) throws {
+    // A minimum of 0 refuses nothing, not even what rounding turned around.
+    let lost = report.changed.filter { tensor in tensor.minimum.map { $0 > 0 && !(tensor.sums.survival >= $0) } ?? false }
+    guard let worst = lost.min(by: { $0.sums.survival < $1.sums.survival }), let minimum = worst.minimum else { return }
+    throw NibbleError.quality(
+      "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
+        + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3, apartFrom: minimum)) of a change of "
+        + "\(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight" + advice(for: worst.target))
+  }
+
+  /// What may still save a packed tensor from losing its change.
+  private func advice(for target: TensorTarget) -> String {
+    guard target.encoding != .plain else { return "" }
+    let tried = target.encoding == .int8 ? WhenLost.promote : whenLost
+    let ways = tried.further.map(\.rawValue)
+    return "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost "
+      + ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
+  }
+}
