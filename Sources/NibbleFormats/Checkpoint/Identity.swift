@@ -46,32 +46,3 @@ extension DType {
 extension BlockCodec.Code {
   var tableCode: Int { self == .nf4 ? 1 : 2 }
 }
-
-/// Little-endian fields, one after another.
-struct ByteWriter {
-  private(set) var bytes: [UInt8] = []
-
-  mutating func append(_ more: [UInt8]) { bytes += more }
-  mutating func u8(_ value: UInt8) { bytes.append(value) }
-  mutating func u16(_ value: Int) { little(UInt64(value), 2) }
-  mutating func u32(_ value: Int) { little(UInt64(value), 4) }
-  mutating func u64(_ value: Int) { little(UInt64(value), 8) }
-  mutating func u64(_ value: UInt64) { little(value, 8) }
-
-  /// Length in four bytes, then UTF-8.
-  mutating func text(_ text: String) {
-    u32(text.utf8.count)
-    bytes += Array(text.utf8)
-  }
-
-  /// The canonical form of XXH3-128: sixteen bytes, most significant first.
-  mutating func digest(_ digest: Digest128) {
-    for half in [digest.high, digest.low] {
-      for shift in stride(from: 56, through: 0, by: -8) { bytes.append(UInt8(truncatingIfNeeded: half >> UInt64(shift))) }
-    }
-  }
-
-  private mutating func little(_ value: UInt64, _ count: Int) {
-    for index in 0..<count { bytes.append(UInt8(truncatingIfNeeded: value >> UInt64(8 * index))) }
-  }
-}
