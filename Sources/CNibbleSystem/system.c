@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "CNibbleSystem.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
@@ -36,19 +37,28 @@ static int copy_attribute(int from, int to, const char *name, char *value, char 
   return fsetxattr(to, name, value, (size_t)length, 0);
 }
 
+static int remove_strangers(int from, int to, char *names, char *value) {
+  int lost = 0;
+  ssize_t length = flistxattr(to, names, most_bytes);
+  for (ssize_t at = 0; at < length; at += strlen(names + at) + 1) {
+    const char *name = names + at;
+    if (strncmp(name, "security.", 9) == 0 || fgetxattr(from, name, value, most_bytes) >= 0) continue;
+    if (fremovexattr(to, name) != 0) lost++;
+  }
+  return lost;
+}
+
 int nibble_copy_attributes(int from, int to) {
   char *names = malloc(most_bytes), *value = malloc(most_bytes), *old = malloc(most_bytes);
-  int lost = 0;
+  int lost = 1;
   if (names && value && old) {
-    // The access control list that a new file gets from its folder.
-    ssize_t length = flistxattr(to, names, most_bytes);
-    for (char *name = names; name < names + length; name += strlen(name) + 1) {
-      if (strncmp(name, "security.", 9) == 0 || fgetxattr(from, name, value, most_bytes) >= 0) continue;
-      if (fremovexattr(to, name) != 0) lost++;
-    }
-    length = flistxattr(from, names, most_bytes);
-    for (char *name = names; name < names + length; name += strlen(name) + 1) {
-      if (copy_attribute(from, to, name, value, old) != 0) lost++;
+    // Such as the access control list that a new file gets from its folder.
+    lost = remove_strangers(from, to, names, value);
+    ssize_t length = flistxattr(from, names, most_bytes);
+    // File systems without attributes have none to lose.
+    if (length < 0 && errno != ENOTSUP) lost++;
+    for (ssize_t at = 0; at < length; at += strlen(names + at) + 1) {
+      if (copy_attribute(from, to, names + at, value, old) != 0) lost++;
     }
   }
   free(names), free(value), free(old);
