@@ -189,12 +189,13 @@ struct MergeTests {
   @Test(
     "what is refused names ways that were not tried, and a share that reads as less than what was asked",
     arguments: [
-      (WhenLost.fail, "promote, 16bit, shape or keep"), (.shape, "promote, 16bit or keep"), (.promote, "16bit or keep"),
+      (WhenLost.fail, OutputFormat.nbl, "promote, 16bit, shape or keep"), (.shape, .nbl, "promote, 16bit or keep"),
+      (.promote, .nbl, "16bit or keep"), (.fail, .bnb, "16bit, shape or keep"), (.shape, .bnb, "16bit or keep"),
     ])
-  func otherWays(_ tried: WhenLost, _ ways: String) throws {
+  func otherWays(_ tried: WhenLost, _ format: OutputFormat, _ ways: String) throws {
     var job = try StreamJob.merge(
       Checkpoint.open(fixture("models/llama-bnb-nf4-dq")), MergeOptions([.init(Self.adapter("dec_lora_qv"), weight: 1)]),
-      to: OutputSpec(path: folder.file("out.nbl"), format: .nbl, habit: .nbl))
+      to: OutputSpec(path: folder.file("out"), format: format, habit: .nbl))
     job.whenLost = tried
     job.minimumSurvival = { _ in 0.9999999 }
     let refused = job

@@ -66,7 +66,8 @@ extension StreamJob {
   private func advice(for target: TensorTarget) -> String {
     guard target.encoding != .plain else { return "" }
     let tried = target.encoding == .int8 ? WhenLost.promote : whenLost
-    let ways = tried.further.map(\.rawValue)
+    // A bitsandbytes checkpoint of 4 bits takes none of 8.
+    let ways = tried.further.filter { $0 != .promote || output.format != .bnb }.map(\.rawValue)
     return "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost "
       + ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
   }
