@@ -93,7 +93,10 @@ struct MergeCommandTests {
   @Test("a merge that rounding would undo names the ways out")
   func waysOut() throws {
     let result = try Program.run(
-      ["merge", "--base", fixture("models/llama-bnb-nf4-dq"), "--adapter", Self.lora + ":0.001", "-o", folder.file("out"), "-q"])
+      [
+        "merge", "--base", fixture("models/llama-bnb-nf4-dq"), "--adapter", Self.lora + ":0.001", "-o", folder.file("out.nbl"),
+        "-q",
+      ])
     #expect(result.code == 6)
     for way in ["--base ORIGINAL", "--when-lost promote, 16bit, shape or keep"] {
       #expect(result.errors.contains(way), "\(result.errors)")
