@@ -66,10 +66,10 @@ public struct AdapterBinding: Sendable, Equatable {
 extension Checkpoint {
   /// How its tensors are packed, as `--trained-on` spells it; nil where that has no such name.
   var packingName: String? {
-    let codecs = Set(packed.compactMap(\.encoding.codec))
-    guard codecs.count == 1, let codec = codecs.first else { return nil }
-    let plain = codec.nested == nil ? ":no-double-quant" : ""
+    let encodings = Set(packed.map(\.encoding).filter(\.kind.hasBlocks))
+    guard encodings.count == 1, let encoding = encodings.first, let block = encoding.parameter("block_size")?.int else { return nil }
+    let plain = encoding.parameter("double_quant") == true ? "" : ":no-double-quant"
     let chosen = encoder == .absmax ? "" : ":" + encoder.rawValue
-    return "\(codec.code.rawValue):block=\(codec.blockSize)\(plain)\(chosen)"
+    return "\(encoding.name):block=\(block)\(plain)\(chosen)"
   }
 }

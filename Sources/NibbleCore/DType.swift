@@ -43,6 +43,39 @@ public enum DType: String, Sendable, CaseIterable {
     }
   }
 
+  /// The number of this type in `.nbl` tables and identities; never given to another.
+  package var tableCode: UInt8 {
+    switch self {
+    case .bool: 0
+    case .f4: 1
+    case .f6e2m3: 2
+    case .f6e3m2: 3
+    case .u8: 4
+    case .i8: 5
+    case .f8e5m2: 6
+    case .f8e4m3: 7
+    case .f8e8m0: 8
+    case .i16: 9
+    case .u16: 10
+    case .f16: 11
+    case .bf16: 12
+    case .i32: 13
+    case .u32: 14
+    case .f32: 15
+    case .c64: 16
+    case .f64: 17
+    case .i64: 18
+    case .u64: 19
+    case .f8e4m3fnuz: 20
+    case .f8e5m2fnuz: 21
+    }
+  }
+
+  package init?(tableCode: UInt8) {
+    guard let known = Self.allCases.first(where: { $0.tableCode == tableCode }) else { return nil }
+    self = known
+  }
+
   /// Bytes that `count` elements take.
   ///
   /// - Returns: nil if the product overflows or a sub-byte type does not end on a byte.
@@ -69,7 +102,6 @@ package func elementCount(of shape: [Int]) -> Int? {
 }
 
 /// `count / size`, rounded up. Both positive or zero, `size` not zero.
-
 package func ceilDivide(_ count: Int, _ size: Int) -> Int {
   count / size + (count % size == 0 ? 0 : 1)
 }
@@ -78,4 +110,11 @@ package func ceilDivide(_ count: Int, _ size: Int) -> Int {
 package func aligned(_ offset: Int, to alignment: Int) -> Int? {
   let (sum, overflow) = offset.addingReportingOverflow(alignment - 1)
   return overflow ? nil : sum / alignment * alignment
+}
+
+/// The least number that both divide; both positive.
+package func leastCommonMultiple(_ a: Int, _ b: Int) -> Int {
+  var (x, y) = (a, b)
+  while y != 0 { (x, y) = (y, x % y) }
+  return a / x * b
 }

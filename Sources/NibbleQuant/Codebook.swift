@@ -22,17 +22,4 @@ public struct Codebook: Hashable, Sendable {
     }
     guard values.allSatisfy(\.isFinite) else { return nil }
   }
-
-  /// 4-bit NormalFloat: quantiles of the normal distribution, ascending, with an exact zero at code 7.
-  public static let nf4 = Codebook(bits: [
-    0xBF80_0000, 0xBF32_39B1, 0xBF06_6B30, 0xBECA_32A0, 0xBE91_A24D, 0xBE3D_353F, 0xBDBA_7871, 0x0000_0000,
-    0x3DA2_FAFF, 0x3E24_CAE3, 0x3E7C_04DD, 0x3EAD_033A, 0x3EE1_A4B8, 0x3F10_07AB, 0x3F39_13B3, 0x3F80_0000,
-  ])
-
-  /// 4-bit float (sign, two exponent bits, one mantissa bit) divided by 12, in code order. Code 8 is +0, as
-  /// bitsandbytes stores it.
-  public static let fp4 = Codebook(bits: [
-    0x0000_0000, 0x3BAA_AAAB, 0x3F2A_AAAB, 0x3F80_0000, 0x3EAA_AAAB, 0x3F00_0000, 0x3E2A_AAAB, 0x3E80_0000,
-    0x0000_0000, 0xBBAA_AAAB, 0xBF2A_AAAB, 0xBF80_0000, 0xBEAA_AAAB, 0xBF00_0000, 0xBE2A_AAAB, 0xBE80_0000,
-  ])
 }

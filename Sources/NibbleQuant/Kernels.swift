@@ -74,10 +74,6 @@ extension EncodingRules {
   }
 }
 
-extension BlockCodec.Code {
-  var native: nibble_code { self == .nf4 ? nibble_nf4 : nibble_fp4 }
-}
-
 /// What an encoder met besides ordinary numbers.
 package struct EncodeCounts: Sendable {
   /// NaN and infinite elements.
@@ -104,7 +100,7 @@ package enum Kernels {
   ) -> EncodeCounts {
     var counts = nibble_encode_counts()
     nibble_encode(
-      variant.native, codec.code.native, rules.native, dtype.number ?? nibble_f32, x, count, codec.blockSize,
+      variant.native, codec.code.encoder, rules.native, dtype.number ?? nibble_f32, x, count, codec.blockSize,
       codes, absmax, moments, &counts)
     return EncodeCounts(counts)
   }
@@ -116,7 +112,7 @@ package enum Kernels {
   ) -> EncodeCounts {
     var counts = nibble_encode_counts()
     nibble_encode_scaled(
-      variant.native, codec.code.native, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales,
+      variant.native, codec.code.encoder, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales,
       codes, moments, &counts)
     return EncodeCounts(counts)
   }
@@ -130,7 +126,7 @@ package enum Kernels {
   ) -> EncodeCounts {
     var counts = nibble_encode_counts()
     nibble_search_scales(
-      variant.native, codec.code.native, bothSigns ? 1 : 0, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales, &counts
+      variant.native, codec.code.encoder, bothSigns ? 1 : 0, dtype.number ?? nibble_f32, x, count, codec.blockSize, scales, &counts
     )
     return EncodeCounts(counts)
   }

@@ -174,11 +174,7 @@ struct InspectCommand: ParsableCommand {
         ("name", JSON(tensor.name.text)), ("dtype", JSON(tensor.dtype.rawValue)), ("shape", JSON(tensor.logicalShape)),
         ("bytes", JSON(tensor.storedBytes)), ("codec", JSON(tensor.encoding.name)),
       ]
-      if let codec = tensor.encoding.codec {
-        members += [
-          ("block_size", JSON(codec.blockSize)), ("double_quant", .bool(codec.nested != nil)),
-        ]
-      }
+      members += tensor.encoding.description
       if tensor.isPacked { members.append(("transposed", .bool(tensor.isTransposed))) }
       if stats, let found = statistics[index] {
         members.append(

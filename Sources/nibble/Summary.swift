@@ -182,7 +182,7 @@ enum Summary {
     for tensor in report.packed {
       let error = tensor.relativeError.map { ", relative error \(decimal($0, 4))" } ?? ""
       let zeros = tensor.zeroBlocks > 0 ? ", \(tensor.zeroBlocks) blocks of zeros" : ""
-      try StandardOutput.print("\(oneLine(tensor.name)): \(coding(tensor.encoding)), \(tensor.weights) weights\(error)\(zeros)")
+      try StandardOutput.print("\(oneLine(tensor.name)): \(tensor.encoding.summary), \(tensor.weights) weights\(error)\(zeros)")
     }
   }
 
@@ -212,8 +212,8 @@ enum Summary {
         report.packed.map { tensor in
           [
             "name": JSON(tensor.name), "codec": JSON(tensor.encoding.name),
-            "block_size": tensor.encoding.codec.map { JSON($0.blockSize) } ?? .null,
-            "double_quant": JSON.bool(tensor.encoding.codec?.nested != nil),
+            "block_size": tensor.encoding.parameter("block_size") ?? .null,
+            "double_quant": tensor.encoding.parameter("double_quant") ?? false,
             "weights": JSON(tensor.weights), "bytes": JSON(tensor.bytes),
             "relative_error": tensor.relativeError.map { JSON($0) } ?? .null, "zero_blocks": JSON(tensor.zeroBlocks),
           ]
@@ -257,7 +257,7 @@ enum Summary {
 
   static func printPlan(_ job: StreamJob, json: Bool, verb: String) throws {
     let plan = job.prediction()
-    let packed = job.items.filter { $0.target.encoding != .plain }
+    let packed = job.items.filter { $0.target.encoding.isPacked }
     let weights = job.items.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
     let packedWeights = packed.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
     let packedBytes = packed.reduce(0) { total, item in
@@ -297,9 +297,7 @@ enum Summary {
     ])
   }
 
-  static func coding(_ encoding: Encoding, _ dtype: DType) -> String {
-    encoding == .plain ? dtype.rawValue : "\(coding(encoding)) (\(dtype.rawValue))"
+  static func coding(_ encoding: WeightEncoding, _ dtype: DType) -> String {
+    encoding.isPlain ? dtype.rawValue : "\(encoding.summary) (\(dtype.rawValue))"
   }
-
-  private static func coding(_ encoding: Encoding) -> String { encoding.codec?.summary ?? "\(encoding.name), a scale a row" }
 }

@@ -56,18 +56,18 @@ public final class MergeCheck: Sendable {
       }
       // Of plain matrices, stored output by output, a run of outputs: what is wrong with one is wrong with all.
       let isWhole =
-        merging.isInputsFirst || tensor.encoding.codec != nil || output.encoding.codec != nil || part.outputs <= Self.outputs
+        merging.isInputsFirst || tensor.encoding.kind.hasBlocks || output.encoding.kind.hasBlocks || part.outputs <= Self.outputs
         || merging.parts.contains { $0.module.magnitude != nil }
       let first = isWhole ? 0 : (index * 7919) % (part.outputs - Self.outputs + 1)
       let range = first..<(isWhole ? part.outputs : first + Self.outputs)
       func matrix(_ tensor: StoredTensor, _ mapped: MappedCheckpoint) throws -> Matrix {
-        if !isWhole, tensor.encoding == .plain, let data = tensor.section(.data) {
+        if !isWhole, !tensor.isPacked, let data = tensor.section(.data) {
           let width = part.inputs * tensor.dtype.bitWidth / 8
           let bytes = try mapped.bytes(data, tensor.name.text)
           let run = UnsafeRawBufferPointer(rebasing: bytes[range.lowerBound * width..<range.upperBound * width])
           if let matrix = Matrix(tensor.dtype, rows: range.count, columns: part.inputs, run, owner: mapped) { return matrix }
         }
-        if !isWhole, tensor.encoding == .int8 {
+        if !isWhole, tensor.isPacked {
           return try Matrix(unpacking: range, of: tensor, mapped, isTransposed: false)
         }
         // Stored [inputs, outputs] if the layer has it so and the file does not turn it.

@@ -51,7 +51,7 @@ extension StreamJob {
       }
     }
     let minimum = options.minimumSurvival
-    job.minimumSurvival = { $0.encoding == .plain ? minimum : minimum ?? 0.5 }
+    job.minimumSurvival = { $0.encoding.isPlain ? minimum : minimum ?? 0.5 }
     let adapters = try options.adapters.map { (identity: try $0.adapter.identity(), weight: $0.weight) }
     let card = MergeCard(
       commandLine: options.commandLine, baseName: options.adapters.first?.adapter.config.baseName, adapters: adapters)

@@ -49,7 +49,7 @@ extension QuantizeOptions {
   public init(trainedOn text: String) throws {
     self.init()
     var parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
-    guard let choice = CodecChoice(parts.removeFirst()), case .packed = choice else {
+    guard let choice = CodecChoice(parts.removeFirst()), case .codec(let kind) = choice, kind.hasBlocks else {
       throw NibbleError.usage("--trained-on \(quoted(text)) does not begin with nf4 or fp4")
     }
     codec = choice

@@ -36,7 +36,7 @@ struct QuantState: Equatable {
     if let stranger = members.first(where: { !known.contains($0.key) }) {
       throw fail("unknown key \(quoted(stranger.key))")
     }
-    guard let code = json["quant_type"]?.string.flatMap(BlockCodec.Code.init(rawValue:)) else {
+    guard let code = json["quant_type"]?.string.flatMap(BlockCodec.Code.init(name:)) else {
       throw fail("quant_type is neither nf4 nor fp4")
     }
     guard let blockSize = json["blocksize"]?.int, BlockCodec.blockSizes.contains(blockSize) else {
@@ -65,7 +65,7 @@ struct QuantState: Equatable {
   var text: [UInt8] {
     let name = Self.dtypes.first { $0.dtype == dtype }?.name ?? "float32"
     var members: [(key: String, value: JSON)] = [
-      ("quant_type", JSON(code.rawValue)), ("blocksize", JSON(blockSize)), ("dtype", JSON(name)),
+      ("quant_type", JSON(code.name)), ("blocksize", JSON(blockSize)), ("dtype", JSON(name)),
       ("shape", JSON(shape)),
     ]
     if let nested {
@@ -89,19 +89,5 @@ struct QuantState: Equatable {
       code: .nf4, blockSize: 4096, dtype: .bf16, shape: shape,
       nested: nested ? Nested(blockSize: 1 << 20, offset: 0) : nil
     ).text.count + (nested ? 24 : 0)
-  }
-}
-
-extension TensorTarget {
-  /// Throws unless `text` is a quantization state that describes this tensor.
-  ///
-  /// - Parameter offset: the bytes of the nested offset
-  func checkState(_ text: [UInt8], offset: [UInt8], _ place: String) throws {
-    guard let codec = encoding.codec else { return }
-    guard let state = try? QuantState(text: text), state.describes(codec, dtype, shape),
-      state.nested.map({ Codebook(bits: [$0.offset.bitPattern]).bytes == offset }) ?? true
-    else {
-      throw NibbleError.integrity("\(place): tensor \(quoted(name.text)): its state text does not describe it")
-    }
   }
 }

@@ -5,22 +5,19 @@ import NibbleQuant
 enum QuantizationConfig {
   /// - Returns: nil if nothing is packed
   static func json(_ targets: [TensorTarget], family: ModelFamily?) -> JSON? {
-    let packed = targets.filter { $0.encoding != .plain }
-    guard let first = packed.first else { return nil }
-    // transformers writes these of models of 8 bits too, as they are by default.
-    let codec = first.encoding.codec ?? BlockCodec(.fp4, blockSize: 64, nested: nil)
-    let isRows = first.encoding == .int8
-    let compute = isRows ? "float32" : QuantState.dtypes.first { $0.dtype == first.dtype }?.name ?? "float32"
+    guard let first = targets.first(where: { $0.encoding.isPacked }), let codec = first.encoding.bitsAndBytes else { return nil }
+    let four = codec.configuration(first.dtype)
+    let isEight = type(of: codec).bits == 8
     let storage =
       [DType.bf16: "bfloat16", .f16: "float16", .f32: "float32", .i8: "int8", .f64: "float64"][
         first.foreign.storage] ?? "uint8"
     return [
-      "_load_in_4bit": JSON.bool(!isRows), "_load_in_8bit": JSON.bool(isRows),
-      "bnb_4bit_compute_dtype": JSON(compute), "bnb_4bit_quant_storage": JSON(storage),
-      "bnb_4bit_quant_type": JSON(codec.code.rawValue), "bnb_4bit_use_double_quant": JSON.bool(codec.nested != nil),
+      "_load_in_4bit": JSON.bool(!isEight), "_load_in_8bit": JSON.bool(isEight),
+      "bnb_4bit_compute_dtype": JSON(four.computeDType), "bnb_4bit_quant_storage": JSON(storage),
+      "bnb_4bit_quant_type": JSON(four.quantType), "bnb_4bit_use_double_quant": JSON.bool(four.doubleQuant),
       "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false,
       "llm_int8_skip_modules": skippedModules(targets, family), "llm_int8_threshold": .number("6.0"),
-      "load_in_4bit": JSON.bool(!isRows), "load_in_8bit": JSON.bool(isRows), "quant_method": "bitsandbytes",
+      "load_in_4bit": JSON.bool(!isEight), "load_in_8bit": JSON.bool(isEight), "quant_method": "bitsandbytes",
     ]
   }
 
@@ -33,11 +30,11 @@ enum QuantizationConfig {
     for target in targets where target.name.text.hasSuffix(".weight") && target.shape.count == 2 {
       let module = String(target.name.text.dropLast(".weight".count))
       let byRule = family?.packs(target.name.text, hasBias: names.contains(ByteName(module + ".bias"))) ?? false
-      if byRule != (target.encoding != .plain) { followsRule = false }
-      if target.encoding == .plain { kept.append(module) }
+      if byRule != target.encoding.isPacked { followsRule = false }
+      if target.encoding.isPlain { kept.append(module) }
     }
     if followsRule { return .null }
-    let packed = targets.filter { $0.encoding != .plain }.map { String($0.name.text.dropLast(".weight".count)) }
+    let packed = targets.filter { $0.encoding.isPacked }.map { String($0.name.text.dropLast(".weight".count)) }
     for head in family?.tiedHeads ?? NameGuess.tiedHeads where !names.contains(ByteName(head + ".weight")) {
       // An entry also stands for everything below it, and for every name it ends.
       if !packed.contains(where: { $0 == head || $0.hasPrefix(head + ".") || $0.hasSuffix(head) }) { kept.append(head) }

@@ -48,6 +48,23 @@ package final class MappedCheckpoint: @unchecked Sendable {
     }
   }
 
+  /// Elements of a packed tensor as float32, read where their codes lie.
+  ///
+  /// - Parameter range: begins with what the codec decodes together
+  package func decode(_ tensor: StoredTensor, _ range: Range<Int>, into out: UnsafeMutablePointer<Float>) throws {
+    let name = tensor.name.text
+    guard let codes = tensor.sections.first else {
+      throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) has no codes")
+    }
+    let bytes = try bytes(codes, name)
+    let decoder = try PackedDecoder(tensor)
+    let place = decoder.decoder.codes(range.lowerBound, range.count)
+    guard place.upperBound <= bytes.count, range.lowerBound % decoder.decoder.grain == 0 else {
+      throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) has too few codes")
+    }
+    decoder.decode(UnsafeRawBufferPointer(rebasing: bytes[place]), range.lowerBound, range.count, .f32, UnsafeMutableRawPointer(out))
+  }
+
   /// The value a double-quantized tensor's scales are relative to.
   package func offset(of tensor: StoredTensor) throws -> Float {
     guard let section = tensor.section(.nestedOffset) else { return 0 }
@@ -62,7 +79,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
 
   /// A plain tensor's numbers, widened to float32.
   package func floats(_ tensor: StoredTensor) throws -> [Float] {
-    guard tensor.encoding == .plain, [.f32, .f16, .bf16, .f64].contains(tensor.dtype), let section = tensor.section(.data) else {
+    guard !tensor.isPacked, [.f32, .f16, .bf16, .f64].contains(tensor.dtype), let section = tensor.section(.data) else {
       throw NibbleError.badInput(
         "\(checkpoint.path): tensor \(quoted(tensor.name.text)) of \(tensor.isPacked ? "4-bit codes" : tensor.dtype.rawValue) "
           + "where plain F32, F16 or BF16 numbers are needed")

@@ -1,61 +1,6 @@
 import NibbleCore
 import NibbleQuant
 
-/// How a tensor's elements are stored.
-public enum Encoding: Hashable, Sendable {
-  /// One after another, in the tensor's own type.
-  case plain
-  /// As 4-bit codes with scales.
-  case packed(BlockCodec)
-  /// A matrix as signed bytes, each row with its greatest magnitude: bitsandbytes' LLM.int8.
-  case int8
-
-  /// The codec of a tensor packed to 4 bits.
-  public var codec: BlockCodec? { if case .packed(let codec) = self { codec } else { nil } }
-
-  /// "plain", "nf4", "fp4", "int8".
-  public var name: String {
-    switch self {
-    case .plain: "plain"
-    case .packed(let codec): codec.code.rawValue
-    case .int8: "int8"
-    }
-  }
-
-  /// Kinds and plain lengths of the sections of a tensor; `int8` is for matrices.
-  package func sections(_ dtype: DType, _ shape: [Int]) -> [(kind: SectionKind, length: Int)] {
-    let count = elementCount(of: shape) ?? 0
-    switch self {
-    case .plain: return [(.data, dtype.byteCount(of: count) ?? 0)]
-    case .packed(let codec): return codec.sections(count).map { ($0.0, $0.1) }
-    case .int8: return [(.codes, count), (.scales, 4 * (shape.first ?? 0))]
-    }
-  }
-
-  /// Bytes of all sections.
-  package func storedBytes(_ dtype: DType, _ shape: [Int]) -> Int { sections(dtype, shape).reduce(0) { $0 + $1.length } }
-}
-
-/// The parts a stored tensor is made of. Raw values are those of the `.nbl` table.
-package enum SectionKind: UInt16, Sendable {
-  /// The elements of a plain tensor.
-  case data = 1
-  /// 4-bit codes, first element of a pair in the high nibble, or signed bytes.
-  case codes = 2
-  /// float32 absmax, one a block or row.
-  case scales = 3
-  /// 8-bit codes of scales, one a block.
-  case scaleCodes = 4
-  /// float32 absmax of scale blocks.
-  case nestedScales = 5
-  /// The float32 mean that scale codes are relative to.
-  case nestedOffset = 6
-  /// The text of a bitsandbytes quantization state that says what the table says in other words.
-  case stateText = 7
-  /// A small file of the model folder.
-  case file = 8
-}
-
 /// How a section's bytes are packed on disk. Raw values are those of the `.nbl` table.
 package enum Compression: UInt8, Sendable {
   case none = 0
@@ -127,7 +72,7 @@ public struct StoredTensor: Sendable {
   /// Whether the model's own tensor is the transpose of what is stored (Conv1D weights are packed transposed).
   public var isTransposed = false
   /// How the elements are stored.
-  public var encoding = Encoding.plain
+  public var encoding = WeightEncoding.plain
   /// In the order of their kinds.
   package var sections: [StoredSection]
   /// XXH3-128 of the plain bytes of the sections, where the container keeps it.
@@ -147,11 +92,14 @@ public struct StoredTensor: Sendable {
   /// The shape the model knows.
   public var logicalShape: [Int] { isTransposed ? shape.reversed() : shape }
   /// Whether the elements are codes.
-  public var isPacked: Bool { encoding != .plain }
+  public var isPacked: Bool { !encoding.isPlain }
   /// Bytes the tensor takes in its file.
   public var storedBytes: Int { sections.reduce(0) { $0 + $1.storedLength } }
   /// Bytes of codes and scales, or elements, uncompressed.
   public var plainBytes: Int { sections.reduce(0) { $0 + $1.plainLength } }
+
+  /// File and tensor, for messages.
+  var place: String { "\(sections.first?.place ?? ""): tensor \(quoted(name.text))" }
 
   package func section(_ kind: SectionKind) -> StoredSection? { sections.first { $0.kind == kind } }
 }

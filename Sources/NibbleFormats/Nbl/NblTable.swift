@@ -27,7 +27,7 @@ struct NblTable {
     var dtype: DType
     var isTransposed: Bool
     var shape: [Int]
-    var encoding: Encoding
+    var encoding: WeightEncoding
     var storage: DType
     var digest = Digest128(high: 0, low: 0)
     var sections: [Section]
@@ -65,23 +65,11 @@ struct NblTable {
     out.u16(tensor.sections.count)
     out.u32(tensor.shape.count)
     for dimension in tensor.shape { out.u64(dimension) }
-    switch tensor.encoding {
-    case .plain:
-      out.u16(0)
-      out.u16(0)
-    case .packed(let codec):
-      out.u16(codec.code.tableCode)
-      out.u16(16)  // bytes of parameters
-      out.u32(codec.blockSize)
-      out.u32(codec.nested?.blockSize ?? 0)
-      out.u16(codebooks.firstIndex(of: codec.codebook) ?? Self.noCodebook)
-      out.u16(codec.nested.flatMap { codebooks.firstIndex(of: $0.codebook) } ?? Self.noCodebook)
-      out.u8(tensor.storage.tableCode)
-      out.append([0, 0, 0])
-    case .int8:
-      out.u16(3)
-      out.u16(0)
-    }
+    var parameters = CodecParameters(codebooks: codebooks, storage: tensor.storage)
+    tensor.encoding.codec.writeParameters(&parameters)
+    out.u16(Int(tensor.encoding.kind.number))
+    out.u16(parameters.out.bytes.count)
+    out.append(parameters.out.bytes)
     out.digest(tensor.digest)
     for section in tensor.sections { Self.write(section, &out) }
   }
@@ -150,7 +138,7 @@ extension NblTable {
       throw reader.fail("tensor \(quoted(name)) whose shape makes no size")
     }
     let (encoding, storage) = try encoding(&reader, name)
-    guard flags == 0 || rank == 2 && encoding != .plain else {
+    guard flags == 0 || rank == 2 && encoding.isPacked else {
       throw reader.fail("tensor \(quoted(name)) is said to be transposed, but is no packed matrix")
     }
     var tensor = Tensor(
@@ -161,27 +149,17 @@ extension NblTable {
     return tensor
   }
 
-  private func encoding(_ reader: inout ByteReader, _ name: String) throws -> (Encoding, DType) {
-    let codecNumber = try reader.u16()
-    let length = try reader.u16()
-    if codecNumber == 0, length == 0 { return (.plain, .u8) }
-    if codecNumber == 3, length == 0 { return (.int8, .u8) }
-    guard let code = BlockCodec.Code.allCases.first(where: { $0.tableCode == codecNumber }), length == 16 else {
-      throw reader.fail("tensor \(quoted(name)) is coded with codec \(codecNumber), which this nibble does not know")
+  private func encoding(_ reader: inout ByteReader, _ name: String) throws -> (WeightEncoding, DType) {
+    let number = try reader.u16()
+    let bytes = try reader.take(try reader.u16())
+    guard let kind = Codecs.numbered(number) else {
+      throw reader.fail("tensor \(quoted(name)) is coded with codec \(number), which this nibble does not know")
     }
-    let blockSize = try reader.u32()
-    let nestedSize = try reader.u32()
-    let book = try reader.u16()
-    let nestedBook = try reader.u16()
-    let storage = DType(tableCode: try reader.u8())
-    guard try reader.take(3) == [0, 0, 0], let storage, BlockCodec.blockSizes.contains(blockSize), nestedSize <= 1 << 20,
-      book < codebooks.count, codebooks[book].bits.count == 16,
-      nestedSize == 0
-        ? nestedBook == Self.noCodebook : nestedBook < codebooks.count && codebooks[nestedBook].bits.count == 256
-    else { throw reader.fail("tensor \(quoted(name)) with codec parameters that make no sense") }
-    let nested =
-      nestedSize == 0 ? nil : BlockCodec.Nested(blockSize: nestedSize, codebook: codebooks[nestedBook])
-    return (.packed(BlockCodec(code, blockSize: blockSize, nested: nested, codebook: codebooks[book])), storage)
+    var parameters = CodecParameters(reader.inner(bytes), codebooks: codebooks)
+    guard let codec = try kind.read(&parameters), parameters.input.isAtEnd else {
+      throw reader.fail("tensor \(quoted(name)) with codec parameters that make no sense")
+    }
+    return (WeightEncoding(codec), parameters.storage)
   }
 
   private static func section(_ reader: inout ByteReader) throws -> Section {
@@ -201,42 +179,26 @@ extension NblTable {
 
   /// The sections a tensor must have, with the lengths they must have.
   private static func check(_ tensor: Tensor, _ count: Int, _ reader: ByteReader) throws {
-    if tensor.encoding != .plain {
+    if tensor.encoding.isPacked {
       guard tensor.dtype == .f32 || tensor.dtype == .f16 || tensor.dtype == .bf16 else {
         throw reader.fail("packed tensor \(quoted(tensor.name)) of dtype \(tensor.dtype.rawValue)")
       }
-      // Scales of rows without elements would be as many as a file likes to say.
-      guard tensor.encoding != .int8 || tensor.shape.count == 2 && count > 0 else {
-        throw reader.fail("tensor \(quoted(tensor.name)) of shape \(tensor.shape), which int8 rows are not for")
+      if let reason = tensor.encoding.codec.refusal(tensor.dtype, tensor.shape) {
+        throw reader.fail("tensor \(quoted(tensor.name)) of shape \(tensor.shape) cannot be \(tensor.encoding.name): \(reason)")
       }
     }
-    if let codec = tensor.encoding.codec {
-      let bits = tensor.storage.bitWidth
-      guard bits % 8 == 0, codec.codeBytes(count) % (bits / 8) == 0 else {
-        throw reader.fail(
-          "tensor \(quoted(tensor.name)) whose codes are declared as \(tensor.storage.rawValue), which they do not fill")
-      }
+    let expected = tensor.encoding.codec.sections(tensor.dtype, tensor.shape)
+    let bits = tensor.storage.bitWidth
+    guard tensor.storage == .u8 || bits % 8 == 0 && expected[0].length % (bits / 8) == 0 else {
+      throw reader.fail(
+        "tensor \(quoted(tensor.name)) whose codes are declared as \(tensor.storage.rawValue), which they do not fill")
     }
-    let expected = tensor.encoding.sections(tensor.dtype, tensor.shape)
     var sections = tensor.sections[...]
-    if let last = sections.last, last.kind == .stateText, tensor.encoding.codec != nil, last.plainLength <= 1 << 20 {
+    if let last = sections.last, last.kind == .stateText, tensor.encoding.bitsAndBytes?.hasStateText == true, last.plainLength <= 1 << 20 {
       sections = sections.dropLast()
     }
     guard sections.count == expected.count,
       zip(sections, expected).allSatisfy({ $0.kind == $1.kind && $0.plainLength == $1.length })
     else { throw reader.fail("tensor \(quoted(tensor.name)) whose sections do not fit its shape and codec") }
-  }
-}
-
-extension BlockCodec {
-  /// Kinds and lengths of the sections of `count` elements.
-  func sections(_ count: Int) -> [(SectionKind, Int)] {
-    var sections: [(SectionKind, Int)] = [(.codes, codeBytes(count))]
-    if nested == nil {
-      sections.append((.scales, 4 * blocks(count)))
-    } else {
-      sections += [(.scaleCodes, blocks(count)), (.nestedScales, 4 * nestedBlocks(count)), (.nestedOffset, 4)]
-    }
-    return sections
   }
 }

@@ -31,8 +31,7 @@ final class NblWriter: CheckpointWriter {
   ) -> NblTable {
     var table = NblTable()
     for target in targets {
-      guard let codec = target.encoding.codec else { continue }
-      for book in [codec.codebook, codec.nested?.codebook].compactMap({ $0 }) where !table.codebooks.contains(book) {
+      for book in target.encoding.codec.codebooks where !table.codebooks.contains(book) {
         table.codebooks.append(book)
       }
     }
@@ -78,11 +77,7 @@ final class NblWriter: CheckpointWriter {
   }
 
   private static func bitWidth(_ kind: SectionKind, _ target: TensorTarget) -> Int {
-    switch kind {
-    case .data: target.dtype.bitWidth
-    case .scales, .nestedScales: 32
-    default: 8
-    }
+    kind.bitWidth ?? target.dtype.bitWidth
   }
 
   private func entry(_ writer: SectionWriter, bitWidth: Int) -> NblTable.Section {

@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleQuant
 
 /// One of the two block files that a patch leads from one to the other.
 enum PatchSide: Int, Sendable {

@@ -16,8 +16,9 @@ struct SafetensorsLayout {
   /// What of a target an entry holds.
   enum Part: Equatable {
     case section(SectionKind)
-    case codebook, nestedCodebook
-    case rowFormat
+    /// Bytes that are known beforehand.
+    case constant([UInt8])
+    /// The text of a quantization state.
     case state
   }
 
@@ -55,51 +56,10 @@ struct SafetensorsLayout {
 
   /// The tensors that hold `target` in bitsandbytes' layout, or the one that is it.
   static func entries(of target: TensorTarget) -> [Entry] {
-    if target.encoding == .int8 { return rows(of: target) }
-    guard case .packed(let codec) = target.encoding else {
-      return [
-        Entry(
-          name: target.name, dtype: target.dtype, shape: target.shape, length: target.sections[0].length,
-          part: .section(.data))
-      ]
-    }
-    let base = target.name.text
-    let storage = target.foreign.storage
-    let count = target.count
-    let codes = codec.codeBytes(count)
-    let blocks = codec.blocks(count)
-    func entry(_ suffix: String, _ dtype: DType, _ shape: [Int], _ length: Int, _ part: Part) -> Entry {
-      Entry(name: ByteName(base + suffix), dtype: dtype, shape: shape, length: length, part: part)
-    }
-    // In the order in which they are written.
-    var entries = [entry("", storage, [codes / (storage.bitWidth / 8), 1], codes, .section(.codes))]
-    if codec.nested == nil {
-      entries.append(entry(".absmax", .f32, [blocks], 4 * blocks, .section(.scales)))
-    } else {
-      let nested = codec.nestedBlocks(count)
-      entries += [
-        entry(".absmax", .u8, [blocks], blocks, .section(.scaleCodes)),
-        entry(".nested_absmax", .f32, [nested], 4 * nested, .section(.nestedScales)),
-      ]
-    }
-    entries.append(entry(".quant_map", .f32, [16], 64, .codebook))
-    if codec.nested != nil { entries.append(entry(".nested_quant_map", .f32, [256], 1024, .nestedCodebook)) }
-    let text =
-      target.stateText?.plainLength
-      ?? QuantState.longestText(shape: target.shape, nested: codec.nested != nil)
-    entries.append(entry(QuantState.suffix + codec.code.rawValue, .u8, [text], text, .state))
-    return entries
-  }
-
-  private static func rows(of target: TensorTarget) -> [Entry] {
-    let module = RowLayout.module(of: target.name.text) ?? target.name.text
-    let (codes, scales) = (target.sections[0], target.sections[1])
+    if let codec = target.encoding.bitsAndBytes { return codec.entries(of: target) }
     return [
-      Entry(name: target.name, dtype: .i8, shape: target.shape, length: codes.length, part: .section(.codes)),
       Entry(
-        name: ByteName(module + RowLayout.scales), dtype: .f32, shape: [scales.length / 4], length: scales.length,
-        part: .section(.scales)),
-      Entry(name: ByteName(module + RowLayout.format), dtype: .u8, shape: [], length: 1, part: .rowFormat),
+        name: target.name, dtype: target.dtype, shape: target.shape, length: target.sections[0].length, part: .section(.data))
     ]
   }
 
@@ -157,7 +117,7 @@ struct SafetensorsLayout {
   /// Bytes of all files, and whether that is exact or the most it can be.
   var size: (bytes: Int, isExact: Bool) {
     let bytes = shards.reduce(0) { $0 + 8 + headerLength($1) + $1.length }
-    let isExact = shards.allSatisfy { $0.targets.allSatisfy { $0.encoding.codec == nil || $0.stateText != nil } }
+    let isExact = shards.allSatisfy { $0.targets.allSatisfy { $0.encoding.bitsAndBytes?.hasStateText != true || $0.stateText != nil } }
     return (bytes, isExact)
   }
 

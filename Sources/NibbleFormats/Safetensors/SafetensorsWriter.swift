@@ -90,17 +90,14 @@ final class SafetensorsWriter: CheckpointWriter {
       switch entry.part {
       case .section(let kind):
         start = writers.first { $0.kind == kind }?.start ?? dataStart
-      case .codebook, .nestedCodebook, .rowFormat, .state:
-        let bytes = constant(entry.part, target, writers)
-        if entry.part == .state {
-          let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
-          try target.checkState(bytes, offset: offset, file?.path ?? "")
-        }
-        let cursor = cursors[SafetensorsLayout.region(entry)]
-        start = cursor.advance(bytes.count)
-        try cursor.file.write(bytes, at: start)
-        length = bytes.count
-        if entry.part == .state { shape = [length] }
+      case .constant(let bytes): start = try write(bytes, entry)
+      case .state:
+        let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
+        let text =
+          writers.first { $0.kind == .stateText }?.captured ?? target.encoding.bitsAndBytes?.stateText(target, offset: offset) ?? []
+        try target.checkState(text, offset: offset, file?.path ?? "")
+        start = try write(text, entry)
+        (length, shape) = (text.count, [text.count])
       }
       placed.append((entry.name, entry.dtype, shape, start - dataStart..<start - dataStart + length))
       weightMap.append((entry.name.text, JSON(layout.name(of: shard))))
@@ -108,20 +105,12 @@ final class SafetensorsWriter: CheckpointWriter {
     }
   }
 
-  private func constant(_ part: SafetensorsLayout.Part, _ target: TensorTarget, _ writers: [SectionWriter]) -> [UInt8] {
-    guard case .packed(let codec) = target.encoding else { return [RowLayout.rowByRow] }
-    switch part {
-    case .codebook: return codec.codebook.bytes
-    case .nestedCodebook: return codec.nested?.codebook.bytes ?? []
-    default:
-      if let foreign = writers.first(where: { $0.kind == .stateText }) { return foreign.captured }
-      let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
-      let bits = offset.enumerated().reduce(UInt32(0)) { $0 | UInt32($1.element) << UInt32(8 * $1.offset) }
-      return QuantState(
-        code: codec.code, blockSize: codec.blockSize, dtype: target.dtype, shape: target.shape,
-        nested: codec.nested.map { .init(blockSize: $0.blockSize, offset: Float(bitPattern: bits)) }
-      ).text
-    }
+  /// - Returns: where the bytes are
+  private func write(_ bytes: [UInt8], _ entry: SafetensorsLayout.Entry) throws -> Int {
+    let cursor = cursors[SafetensorsLayout.region(entry)]
+    let start = cursor.advance(bytes.count)
+    try cursor.file.write(bytes, at: start)
+    return start
   }
 
   private func endShard() throws {

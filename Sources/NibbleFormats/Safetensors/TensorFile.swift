@@ -53,7 +53,7 @@ package struct TensorFile {
   }
 
   private func bytes(_ tensor: StoredTensor) throws -> [UInt8] {
-    guard tensor.encoding == .plain, tensor.count <= 1 << 28, let section = tensor.section(.data) else {
+    guard !tensor.isPacked, tensor.count <= 1 << 28, let section = tensor.section(.data) else {
       throw NibbleError.badInput("\(path): tensor \(quoted(tensor.name.text)) is packed or too large")
     }
     return try SectionReader(section, tensor.name.text).readWhole()

@@ -13,8 +13,8 @@ final class ElementFeed: Sendable {
 
   /// - Parameters:
   ///   - transposing: whether elements come by columns
-  ///   - scratch: owns the scales of a packed source
-  init(_ source: StoredTensor, transposing: Bool, changedBy change: (any TensorChange)?, _ scratch: Scratch) throws {
+  ///   - wanted: what codes that nothing is added to are decoded into: F32, F16 or BF16
+  init(_ source: StoredTensor, transposing: Bool, changedBy change: (any TensorChange)?, as wanted: DType) throws {
     self.source = source
     self.change = change
     if change == nil, !source.isPacked {
@@ -22,14 +22,16 @@ final class ElementFeed: Sendable {
       elements = try ElementReader(source, transposing: transposing)
       values = nil
     } else {
-      dtype = .f32
+      dtype = change == nil ? wanted : .f32
       elements = nil
-      values = try ValueReader(source, transposing: transposing, scratch, slot: TensorStream.Slot.restored)
+      values = try ValueReader(source, transposing: transposing)
     }
   }
 
-  /// The scales of a packed source.
-  var decoder: PackedDecoder? { values?.decoder }
+  /// What decodes a packed source.
+  var decoder: (any TensorDecoder)? { values?.decoder?.decoder }
+  /// Elements that are decoded together: runs begin at multiples of it.
+  var grain: Int { values?.grain ?? 1 }
 
   /// What `read` gives.
   struct Piece {
@@ -47,9 +49,11 @@ final class ElementFeed: Sendable {
       let (x, stored) = try elements.read(start, count, scratch)
       return Piece(x: x.baseAddress, plain: UnsafeRawBufferPointer(x), stored: stored)
     }
-    let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
     let base = scratch.floatStart(TensorStream.Slot.left, count)
-    guard let bytes = try values?.read(start, count, into: base, scratch) else { return Piece(plain: nothing, stored: nothing) }
+    guard let bytes = try values?.read(start, count, as: dtype, into: UnsafeMutableRawPointer(base), scratch) else {
+      let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+      return Piece(plain: nothing, stored: nothing)
+    }
     guard let change else { return Piece(x: UnsafeMutableRawPointer(base), plain: bytes.plain, stored: bytes.stored, base: base) }
     let delta = scratch.floatStart(TensorStream.Slot.right, count)
     let changed = scratch.floatStart(TensorStream.Slot.changed, count)

@@ -63,31 +63,28 @@ extension StreamJob {
     for item in items {
       let count = item.source.count
       let width = max(1, item.source.dtype.bitWidth / 8)
+      let (from, to) = (item.source.encoding, item.target.encoding)
+      func take(_ memory: CodecMemory) {
+        perThread = max(perThread, memory.perThread)
+        perTensor = max(perTensor, memory.perTensor)
+      }
       if item.change != nil {
         // Values, the change, their sum, all in float32, beside what is read and written.
         perThread = max(perThread, min(count, 2 * chunk) * (12 + width + item.target.dtype.bitWidth / 8))
-        if let codec = item.target.encoding.codec { perTensor = max(perTensor, 25 * codec.blocks(count)) }
-        if item.target.encoding == .int8 { perTensor = max(perTensor, 12 * (item.target.shape.first ?? 0)) }
-        continue
-      }
-      switch (item.source.encoding, item.target.encoding) {
-      case (.plain, .packed(let codec)):
-        let elements = min(count, chunk)
-        let transposed = item.source.isTransposed != item.target.isTransposed
-        perThread = max(perThread, elements * width * (transposed ? 2 : 1) + elements / 2 + 12 * codec.blocks(elements))
-        perTensor = max(perTensor, codec.blocks(count) * (codec.nested == nil ? 12 : 13))
-      case (_, .int8) where item.source.encoding != .int8, (.int8, .plain):
-        perThread = max(perThread, max(min(count, chunk), item.target.shape.last ?? 0) * 16)
-        perTensor = max(perTensor, 8 * (item.target.shape.first ?? 0))
-      case (.packed(let codec), .plain):
-        let elements = min(count, 2 * chunk)
-        perThread = max(perThread, elements / 2 + elements * item.target.dtype.bitWidth / 8)
-        let strip = item.source.isTransposed != item.target.isTransposed ? min(item.target.sections[0].length, 64 << 20) : 0
-        perTensor = max(perTensor, codec.blocks(count) * 6 + strip)
-      case _ where item.source.dtype != item.target.dtype:
-        perThread = max(perThread, min(count, 2 * chunk) * (width + item.target.dtype.bitWidth / 8 + 8))
-      default:
+        take(to.codec.memory(.changing, item.target.shape, chunk: chunk))
+      } else if from == to, item.source.dtype == item.target.dtype {
         perThread = max(perThread, min(item.source.plainBytes, TensorStream.chunkBytes))
+      } else if to.isPacked {
+        let transposing = item.source.isTransposed != item.target.isTransposed
+        take(to.codec.memory(.encoding(item.source.dtype, transposing: transposing), item.target.shape, chunk: chunk))
+      } else if from.isPacked {
+        var memory = from.codec.memory(.decoding(item.target.dtype), item.source.shape, chunk: chunk)
+        if item.source.isTransposed != item.target.isTransposed {
+          memory.perTensor += min(item.target.sections[0].length, TensorStream.stripBytes)
+        }
+        take(memory)
+      } else {
+        perThread = max(perThread, min(count, 2 * chunk) * (width + item.target.dtype.bitWidth / 8 + 8))
       }
     }
     if output.compression.isOn { perThread += 3 << 20 }

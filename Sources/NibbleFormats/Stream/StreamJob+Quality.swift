@@ -18,15 +18,14 @@ extension StreamJob {
             + "--allow-nonfinite goes on all the same")
       }
       let what =
-        item.target.encoding == .int8
-        ? "values in rows where one is NaN, infinite or beyond what fp16 holds"
-        : item.target.dtype == .f16 && item.source.dtype != .f16
-          ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values"
+        item.target.encoding.codec.lossReach
+        ?? (item.target.dtype == .f16 && item.source.dtype != .f16
+          ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values")
       throw NibbleError.quality(
         "\(item.source.sections[0].place): tensor \(name) has \(outcome.counts.nonfinite) \(what); "
           + "--allow-nonfinite goes on all the same")
     }
-    if let limit = maximumError, let error = outcome.relativeError, item.target.encoding != .plain, !(error <= limit) {
+    if let limit = maximumError, let error = outcome.relativeError, item.target.encoding.isPacked, !(error <= limit) {
       throw NibbleError.quality(
         "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4, apartFrom: limit)), more than --max-error \(limit)"
       )
@@ -64,8 +63,8 @@ extension StreamJob {
 
   /// What may still save a packed tensor from losing its change.
   private func advice(for target: TensorTarget) -> String {
-    guard target.encoding != .plain else { return "" }
-    let tried = target.encoding == .int8 ? WhenLost.promote : whenLost
+    guard target.encoding.isPacked else { return "" }
+    let tried = target.encoding == WhenLost.promoted ? WhenLost.promote : whenLost
     // A bitsandbytes checkpoint of 4 bits takes none of 8.
     let ways = tried.further.filter { $0 != .promote || output.format != .bnb }.map(\.rawValue)
     return "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost "

@@ -21,7 +21,7 @@ extension StreamJob {
     record.identity = Digest128(high: 0, low: 0)
     record.provenance = provenance
     record.metadata = source.metadata
-    record.rowTypes = items.filter { $0.target.encoding == .int8 }.map { ($0.target.name.text, $0.target.dtype) }
+    record.rowTypes = items.filter { $0.target.encoding.bitsAndBytes?.hasStateText == false }.map { ($0.target.name.text, $0.target.dtype) }
     record.transposed = items.filter { $0.target.isTransposed }.map(\.target.name.text)
     if !output.isSingleFile, let config = source.smallFiles.first(where: { $0.name == "config.json" }) {
       record.config = try? String(

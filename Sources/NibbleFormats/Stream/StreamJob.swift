@@ -35,7 +35,7 @@ public struct StreamJob: Sendable {
   /// Corner cases of the encoder.
   public var rules = EncodingRules.nearest
   /// How scales are chosen.
-  public var encoder = Encoder.absmax
+  public var encoder = ScaleSearch.absmax
   /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
   /// The model card of a folder, given what was done.
@@ -70,17 +70,7 @@ public struct StreamJob: Sendable {
   public var warnings: [String] = []
 
   /// Ways to choose the scale of a block.
-  public enum Encoder: String, Sendable, CaseIterable {
-    /// The scale of a block is its greatest magnitude, as bitsandbytes has it.
-    case absmax
-    /// The scale with the least squared error.
-    case mse
-    /// The same among scales of either sign: of the values of NF4 eight are positive and seven negative.
-    case mseSigned = "mse-signed"
-
-    /// Whether scales are chosen before codes are, in a pass of its own.
-    var searches: Bool { self != .absmax }
-  }
+  public typealias Encoder = ScaleSearch
 
   /// A job that changes nothing but what `items` say.
   public init(_ source: Checkpoint, items: [Item], output: OutputSpec) {
@@ -132,7 +122,7 @@ public struct StreamJob: Sendable {
   ) throws -> StreamReport {
     let total = items.reduce(0) { $0 + $1.source.plainBytes }
     var done = 0
-    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { count in
+    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder) { count in
       done += count
       progress(done, total)
     }

@@ -8,7 +8,7 @@ public struct StreamReport: Sendable {
     /// Its name.
     public let name: String
     /// What it is coded with.
-    public let encoding: Encoding
+    public let encoding: WeightEncoding
     /// Its elements.
     public let weights: Int
     /// Bytes of its codes and scales.
@@ -90,7 +90,7 @@ public struct StreamReport: Sendable {
         Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped))
     }
     if item.replacement != nil { replaced.append(target.name.text) }
-    if target.encoding != .plain {
+    if target.encoding.isPacked {
       packed.append(
         Packed(
           name: target.name.text, encoding: target.encoding, weights: target.count,
@@ -99,7 +99,7 @@ public struct StreamReport: Sendable {
     } else {
       keptCount += 1
       keptBytes += target.sections[0].length
-      if item.source.encoding == .plain, item.source.dtype != target.dtype {
+      if item.source.encoding.isPlain, item.source.dtype != target.dtype {
         cast.append((target.name.text, item.source.dtype, target.dtype, outcome.relativeError ?? 0))
       }
     }

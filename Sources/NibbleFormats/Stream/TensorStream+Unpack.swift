@@ -2,59 +2,30 @@ import NibbleCore
 import NibbleQuant
 
 extension TensorStream {
-  /// Codes back into elements: code × scale in float32, rounded once into the target's type.
-  func unpack(
-    _ source: StoredTensor, _ target: TensorTarget, into writer: SectionWriter,
-    changedBy change: (any TensorChange)? = nil
+  /// Codes back into elements in the order of the model's own matrix, the transpose of what is stored.
+  func unpackTurned(
+    _ source: StoredTensor, _ target: TensorTarget, into writer: SectionWriter, changedBy change: (any TensorChange)?
   ) throws -> TensorOutcome {
     let codes = try SectionReader(source.sections[0], source.name.text)
     let digest = XXH3()
     let sourceDigest = XXH3()
-    let decoder = try PackedDecoder(source, whole)
+    let decoder = try PackedDecoder(source)
     var outcome = TensorOutcome()
-    if target.isTransposed == source.isTransposed {
-      outcome.counts.nonfinite = try unpackInOrder(source, decoder, codes, target.dtype, writer, digest, sourceDigest)
-    } else {
-      (outcome.counts.nonfinite, outcome.change) = try unpackTransposing(
-        source, decoder, codes, change, target.dtype, writer, digest, sourceDigest)
-    }
+    (outcome.counts.nonfinite, outcome.change) = try unpackStrips(
+      source, decoder, codes, change, target.dtype, writer, digest, sourceDigest)
     try codes.finish()
     try writer.finish(digest)
-    for bytes in decoder.scaleBytes { sourceDigest.update(bytes) }
+    for bytes in decoder.sections { sourceDigest.update(bytes) }
     outcome.digest = digest.digest128
     outcome.sourceDigest = sourceDigest.digest128
     return outcome
   }
 
-  private func unpackInOrder(
-    _ source: StoredTensor, _ decoder: PackedDecoder, _ codes: SectionReader, _ dtype: DType, _ writer: SectionWriter,
-    _ digest: XXH3, _ sourceDigest: XXH3
-  ) throws -> Int {
-    let chunk = 2 * Self.chunkElements
-    let nonfinite = PerChunk<Int>(ceilDivide(source.count, chunk))
-    try forEachChunk(ceilDivide(source.count, chunk), threads: threads, pool) {
-      [progress = Unchecked(progress)] index, scratch, turnstile in
-      let count = min(chunk, source.count - index * chunk)
-      let (plain, stored) = try decoder.readCodes(codes, index * chunk, count, scratch)
-      let output = scratch.bytes(Slot.output, count * dtype.bitWidth / 8)
-      if let to = output.baseAddress {
-        decoder.decode(plain, index * chunk, count, dtype, to)
-        nonfinite.set(index, Kernels.countNonfinite(dtype, to, count: count))
-      }
-      try writer.send(UnsafeRawBufferPointer(output), index, turnstile, digest, scratch, slot: Slot.outputStored) {
-        codes.admit(stored)
-        sourceDigest.update(plain)
-        progress.value(plain.count)
-      }
-    }
-    return nonfinite.values.reduce(0, +)
-  }
-
   /// Bytes of output that are put together at a time when rows become columns.
-  private static let stripBytes = 64 << 20
+  static let stripBytes = 64 << 20
 
   /// Decodes once for each strip of output rows that fits the memory set aside; most tensors are one strip.
-  private func unpackTransposing(
+  private func unpackStrips(
     _ source: StoredTensor, _ decoder: PackedDecoder, _ codes: SectionReader, _ change: (any TensorChange)?, _ dtype: DType,
     _ writer: SectionWriter, _ digest: XXH3, _ sourceDigest: XXH3
   ) throws -> (nonfinite: Int, ChangeSums?) {
@@ -63,7 +34,7 @@ extension TensorStream {
     // A strip of frames' length in a compressed section: rows whose bytes are whole frames are not to be had, so
     // the strip is written whole.
     let rowsInStrip = writer.isCompressed ? max(1, rowLength) : max(1, Self.stripBytes / max(1, height * width))
-    let chunk = 2 * Self.chunkElements
+    let chunk = Self.chunk(decoder.decoder.grain)
     let meter = change.map { ChangeMeter($0) }
     let pieces = PerChunk<ChangeMeter.Piece>(ceilDivide(source.count, chunk))
     var nonfinite = 0
@@ -81,7 +52,7 @@ extension TensorStream {
           if let change, let meter {
             let base = scratch.floatStart(Slot.left, count)
             decoder.decode(plain, start, count, .f32, UnsafeMutableRawPointer(base))
-            let found = change.round(base, start, count, to: dtype, from, isBaseRounded: false, meter, scratch)
+            let found = change.round(base, start, count, to: dtype, from, meter, scratch)
             if isFirst { pieces.set(index, found) }
           } else {
             decoder.decode(plain, start, count, dtype, from)

@@ -12,7 +12,7 @@ public struct TensorTarget: Sendable {
   /// Whether the model's own tensor is the transpose.
   public var isTransposed: Bool
   /// How its elements are stored.
-  public var encoding: Encoding
+  public var encoding: WeightEncoding
   package var foreign: ForeignLayout
   /// Kept verbatim from a bitsandbytes file.
   var stateText: StoredSection?
@@ -34,8 +34,8 @@ public struct TensorTarget: Sendable {
   package mutating func becomesNew() { stateText = nil }
 
   /// Kinds and plain lengths of its sections.
-  var sections: [(kind: SectionKind, length: Int)] {
-    var sections = encoding.sections(dtype, shape)
+  var sections: [SectionLength] {
+    var sections = encoding.codec.sections(dtype, shape)
     if let stateText { sections.append((.stateText, stateText.plainLength)) }
     return sections
   }
@@ -69,26 +69,26 @@ final class TensorStream {
   static let chunkElements = 1 << 18
   static let chunkBytes = 2 * frameLength
 
-  /// Scratch slots of a thread; each also uses the one or two behind it.
+  /// Scratch slots of a thread; each also uses the one or two behind it. Codecs use those from 30 on.
   enum Slot {
-    static let input = 0, inputStored = 1, output = 3, outputStored = 4, moments = 6, left = 7, right = 8, gathered = 9,
-      changed = 10, without = 11, projected = 14
+    static let input = 0, inputStored = 1, output = 3, outputStored = 4, left = 7, right = 8, gathered = 9, changed = 10,
+      restored = 11, projected = 14
     /// Of the thread that holds the tensor.
-    static let absmax = 20, restored = 21, sums = 22, scaleCodes = 23, nested = 24, strip = 25, baseAbsmax = 26, baseSums = 27
+    static let strip = 25
   }
 
   let threads: Int
   let rules: EncodingRules
-  let encoder: StreamJob.Encoder
+  let search: ScaleSearch
   let pool = ScratchPool()
   let whole = Scratch()
   /// Told how many source bytes were dealt with, in order.
   let progress: (Int) -> Void
 
-  init(threads: Int, rules: EncodingRules = .nearest, encoder: StreamJob.Encoder = .absmax, progress: @escaping (Int) -> Void) {
+  init(threads: Int, rules: EncodingRules = .nearest, search: ScaleSearch = .absmax, progress: @escaping (Int) -> Void) {
     self.threads = threads
     self.rules = rules
-    self.encoder = encoder
+    self.search = search
     self.progress = progress
   }
 
@@ -98,27 +98,12 @@ final class TensorStream {
     into writers: [SectionWriter]
   ) throws -> TensorOutcome {
     var outcome: TensorOutcome
-    switch (source.encoding, target.encoding) {
-    case (_, .plain) where change != nil:
-      guard let change else { return TensorOutcome() }
-      outcome = try self.change(source, by: change, as: target, into: writers[0])
-    case (_, .packed(let codec)) where isShaped && change?.rowSpace != nil:
-      guard let change, let space = change.rowSpace else { return TensorOutcome() }
-      outcome = try packShaped(source, codec, target, into: writers, change, space)
-    case (_, .packed(let codec)) where change != nil:
-      outcome = try pack(source, codec, target, into: writers, changedBy: change)
-    case (_, .int8) where source.encoding != .int8 || change != nil:
-      outcome = try packRows(source, target, into: writers, changedBy: change)
-    case _ where source.encoding == target.encoding && source.dtype == target.dtype:
+    if change == nil, source.encoding == target.encoding, source.dtype == target.dtype {
       outcome = try copy(source, into: writers)
-    case (.plain, .packed(let codec)):
-      outcome = try pack(source, codec, target, into: writers)
-    case (.packed, .plain), (.int8, .plain):
-      outcome = try unpack(source, target, into: writers[0])
-    case (_, .plain), (_, .int8):
-      outcome = try cast(source, to: target.dtype, into: writers[0])
-    case (_, .packed):
-      throw NibbleError.usage("tensor \(quoted(source.name.text)) is packed already; dequantize it first")
+    } else if source.isPacked, source.isTransposed != target.isTransposed {
+      outcome = try unpackTurned(source, target, into: writers[0], changedBy: change)
+    } else {
+      outcome = try encode(source, changedBy: change, isShaped: isShaped, as: target, into: writers)
     }
     if let state = target.stateText, let writer = writers.last, writer.kind == .stateText {
       try write(state, writer, source.name.text)
@@ -176,71 +161,4 @@ final class TensorStream {
     outcome.sourceDigest = outcome.digest
     return outcome
   }
-
-  /// Elements into another plain type, through float32 and one rounding.
-  private func cast(_ source: StoredTensor, to dtype: DType, into writer: SectionWriter) throws -> TensorOutcome {
-    let digest = XXH3()
-    let sourceDigest = XXH3()
-    let reader = try SectionReader(source.sections[0], source.name.text)
-    let chunk = Self.chunkElements * 2
-    let chunks = ceilDivide(source.count, chunk)
-    let width = source.dtype.bitWidth / 8
-    let measured = Unchecked(PerChunk<(Difference, Int)>(chunks))
-    try forEachChunk(chunks, threads: threads, pool) { [progress = Unchecked(progress)] index, scratch, turnstile in
-      let count = min(chunk, source.count - index * chunk)
-      let plain = scratch.bytes(Slot.input, count * width)
-      let stored = try reader.read(index * chunk * width, into: plain, scratch, slot: Slot.inputStored)
-      let output = scratch.bytes(Slot.output, count * dtype.bitWidth / 8)
-      let before = scratch.floats(Slot.left, count)
-      let after = scratch.floats(Slot.right, count)
-      var difference = Difference()
-      if let from = plain.baseAddress, let to = output.baseAddress, let a = before.baseAddress, let b = after.baseAddress {
-        Kernels.widen(source.dtype, from, count: count, a)
-        Kernels.narrow(dtype, a, count: count, to)
-        Kernels.widen(dtype, to, count: count, b)
-        if source.dtype == .f64 {
-          // Seen from float32, rounding to float32 would cost nothing.
-          difference.add(doubles: from, b, count: count)
-        } else {
-          difference.add(a, b, count: count)
-        }
-        measured.value.set(index, (difference, Kernels.countNonfinite(dtype, to, count: count)))
-      }
-      try writer.send(UnsafeRawBufferPointer(output), index, turnstile, digest, scratch, slot: Slot.outputStored) {
-        reader.admit(stored)
-        sourceDigest.update(UnsafeRawBufferPointer(plain))
-        progress.value(plain.count)
-      }
-    }
-    try reader.finish()
-    try writer.finish(digest)
-    var outcome = TensorOutcome(digest: digest.digest128, sourceDigest: sourceDigest.digest128)
-    var total = Difference()
-    for (difference, nonfinite) in measured.value.values {
-      total += difference
-      outcome.counts.nonfinite += nonfinite
-    }
-    outcome.squaredError = total.squaredDifference
-    outcome.squaredSignal = total.squaredA
-    return outcome
-  }
-}
-
-/// One result a chunk, set by whoever has the chunk, read in order afterwards.
-package final class PerChunk<Value>: @unchecked Sendable {
-  private let storage: UnsafeMutableBufferPointer<Value?>
-
-  package init(_ count: Int) {
-    storage = .allocate(capacity: count)
-    storage.initialize(repeating: nil)
-  }
-
-  deinit {
-    storage.deinitialize()
-    storage.deallocate()
-  }
-
-  package func set(_ index: Int, _ value: Value) { storage[index] = value }
-
-  package var values: [Value] { storage.compactMap { $0 } }
 }

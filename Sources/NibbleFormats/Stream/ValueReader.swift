@@ -10,15 +10,13 @@ final class ValueReader: @unchecked Sendable {
   let decoder: PackedDecoder?
   private let digest = XXH3()
 
-  /// - Parameters:
-  ///   - transposing: reads a plain matrix by columns; no digest is taken then
-  ///   - scratch: owns the scales
-  init(_ tensor: StoredTensor, transposing: Bool = false, _ scratch: Scratch, slot: Int) throws {
+  /// - Parameter transposing: reads a plain matrix by columns; no digest is taken then
+  init(_ tensor: StoredTensor, transposing: Bool = false) throws {
     self.tensor = tensor
     if tensor.isPacked {
       elements = nil
       codes = try SectionReader(tensor.sections[0], tensor.name.text)
-      decoder = try PackedDecoder(tensor, scratch, slot: slot)
+      decoder = try PackedDecoder(tensor)
     } else {
       elements = try ElementReader(tensor, transposing: transposing)
       codes = nil
@@ -26,18 +24,28 @@ final class ValueReader: @unchecked Sendable {
     }
   }
 
+  /// Elements that are decoded together: runs begin at multiples of it.
+  var grain: Int { decoder?.decoder.grain ?? 1 }
+
   /// The values of elements `start..<start + count` in storage order, and the bytes to admit.
   func read(
     _ start: Int, _ count: Int, into out: UnsafeMutablePointer<Float>, _ scratch: Scratch
   ) throws -> (plain: UnsafeRawBufferPointer, stored: UnsafeRawBufferPointer) {
+    try read(start, count, as: .f32, into: UnsafeMutableRawPointer(out), scratch)
+  }
+
+  /// The same in F32, F16 or BF16; of a plain tensor in F32 only.
+  func read(
+    _ start: Int, _ count: Int, as dtype: DType, into out: UnsafeMutableRawPointer, _ scratch: Scratch
+  ) throws -> (plain: UnsafeRawBufferPointer, stored: UnsafeRawBufferPointer) {
     if let codes, let decoder {
       let (plain, stored) = try decoder.readCodes(codes, start, count, scratch)
-      decoder.decode(plain, start, count, .f32, out)
+      decoder.decode(plain, start, count, dtype, out)
       return (plain, stored)
     }
     guard let elements else { return (.init(start: nil, count: 0), .init(start: nil, count: 0)) }
     let (plain, stored) = try elements.read(start, count, scratch)
-    if let from = plain.baseAddress { Kernels.widen(tensor.dtype, from, count: count, out) }
+    if let from = plain.baseAddress { Kernels.widen(tensor.dtype, from, count: count, out.assumingMemoryBound(to: Float.self)) }
     return (UnsafeRawBufferPointer(plain), stored)
   }
 
@@ -51,7 +59,7 @@ final class ValueReader: @unchecked Sendable {
   func finish() throws -> Digest128? {
     if elements?.isTransposing == true { return nil }
     try (elements?.reader ?? codes)?.finish()
-    for bytes in decoder?.scaleBytes ?? [] { digest.update(bytes) }
+    for bytes in decoder?.sections ?? [] { digest.update(bytes) }
     if let expected = tensor.digest, expected != digest.digest128 {
       throw NibbleError.integrity(
         "\(tensor.sections[0].place): tensor \(quoted(tensor.name.text)): its digest is \(digest.digest128), the table says \(expected)"
@@ -68,8 +76,8 @@ extension TensorStream {
   /// - Returns: the digest of the plain bytes and what the values are
   func scan(_ tensor: StoredTensor, statistics: Bool) throws -> (digest: Digest128, values: TensorStatistics?) {
     guard statistics, tensor.dtype.isNumeric else { return (try hash(tensor), nil) }
-    let reader = try ValueReader(tensor, whole, slot: Slot.restored)
-    let chunk = 2 * Self.chunkElements
+    let reader = try ValueReader(tensor)
+    let chunk = Self.chunk(reader.grain)
     let chunks = ceilDivide(tensor.count, chunk)
     let found = PerChunk<TensorStatistics>(chunks)
     try forEachChunk(chunks, threads: threads, pool) { [progress = Unchecked(progress)] index, scratch, turnstile in
@@ -137,8 +145,8 @@ extension StoredTensor {
     transposing: Bool = false, _ body: (_ start: Int, _ values: UnsafePointer<Float>, _ count: Int, Scratch) throws -> Void
   ) throws {
     let scratch = Scratch()
-    let reader = try ValueReader(self, transposing: transposing, scratch, slot: TensorStream.Slot.restored)
-    let chunk = 2 * TensorStream.chunkElements
+    let reader = try ValueReader(self, transposing: transposing)
+    let chunk = TensorStream.chunk(reader.grain)
     for start in stride(from: 0, to: count, by: chunk) {
       let count = min(chunk, self.count - start)
       let values = scratch.floatStart(TensorStream.Slot.left, count)

@@ -14,6 +14,9 @@ public enum WhenLost: String, Sendable, CaseIterable {
   /// Its codes are chosen so that the change survives, under the scales it has.
   case shape
 
+  /// What `promote` makes of a tensor.
+  static let promoted = WeightEncoding.int8
+
   /// What keeps more of a packed tensor's change than this does.
   var further: [WhenLost] {
     switch self {
@@ -33,9 +36,9 @@ extension StreamJob {
     for index in try lostItems() {
       switch whenLost {
       case .fail, .keep: break
-      case .promote: job.items[index].target.encoding = .int8
+      case .promote: job.items[index].target.encoding = WhenLost.promoted
       case .sixteenBits: job.items[index].target.becomesPlain()
-      case .shape: job.items[index].isShaped = items[index].target.encoding.codec != nil
+      case .shape: job.items[index].isShaped = items[index].target.encoding.codec.canShape
       }
     }
     return job
@@ -45,17 +48,14 @@ extension StreamJob {
   package func lost() throws -> [String] { try lostItems().map { items[$0].target.name.text } }
 
   private func lostItems() throws -> [Int] {
-    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
+    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder) { _ in }
     return try items.indices.filter { index in
       let item = items[index]
-      guard item.target.encoding != .plain, let minimum = minimumSurvival(item.target), let change = try item.change?(),
+      guard item.target.encoding.isPacked, let minimum = minimumSurvival(item.target), let change = try item.change?(),
         change.rowSpace != nil
       else { return false }
       let source = item.replacement ?? item.source
-      let found =
-        item.target.encoding == .int8
-        ? try stream.rowSurvival(source, change, as: item.target) : try stream.roundingSurvival(source, change, as: item.target)
-      return found.survival < minimum
+      return try !(stream.survival(source, change, as: item.target).survival >= minimum)
     }
   }
 }
@@ -63,13 +63,15 @@ extension StreamJob {
 extension StreamJob {
   /// What plain rounding would make of the changes of packed tensors, by name. Nothing is written.
   package func roundingSurvival() throws -> [String: ChangeSums] {
-    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, encoder: encoder) { _ in }
+    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder) { _ in }
     var all: [String: ChangeSums] = [:]
     for item in items {
-      guard let codec = item.target.encoding.codec ?? item.packable, let change = try item.change?() else { continue }
+      guard let encoding = item.target.encoding.isPacked ? item.target.encoding : item.packable, let change = try item.change?() else {
+        continue
+      }
       var target = item.target
-      target.encoding = .packed(codec)
-      all[item.target.name.text] = try stream.roundingSurvival(item.replacement ?? item.source, change, as: target)
+      target.encoding = encoding
+      all[item.target.name.text] = try stream.survival(item.replacement ?? item.source, change, as: target)
     }
     return all
   }
@@ -77,8 +79,8 @@ extension StreamJob {
 
 extension StreamJob.Item {
   /// What a plain matrix that stays one would be packed with.
-  fileprivate var packable: BlockCodec? {
-    source.shape.count == 2 && [.f32, .f16, .bf16].contains(source.dtype) ? BlockCodec(.nf4) : nil
+  fileprivate var packable: WeightEncoding? {
+    source.shape.count == 2 && [.f32, .f16, .bf16].contains(source.dtype) ? WeightEncoding(BlockCodec(.nf4)) : nil
   }
 }
 

@@ -68,9 +68,9 @@ extension TensorStream {
     // A transposed tensor is packed; the other side, being plain, is read by columns.
     let turned = a.isTransposed != b.isTransposed
     if turned, (a.isTransposed ? b : a).isPacked { return changed(nil) }
-    let left = try ValueReader(a, transposing: turned && !a.isTransposed, whole, slot: Slot.restored)
-    let right = try ValueReader(b, transposing: turned && !b.isTransposed, whole, slot: Slot.absmax)
-    let chunk = Self.chunkElements * 2
+    let left = try ValueReader(a, transposing: turned && !a.isTransposed)
+    let right = try ValueReader(b, transposing: turned && !b.isTransposed)
+    let chunk = Self.chunk(leastCommonMultiple(left.grain, right.grain))
     let chunks = ceilDivide(a.count, chunk)
     let differences = PerChunk<Difference>(chunks)
     try forEachChunk(chunks, threads: threads, pool) { [pool] index, scratch, turnstile in

@@ -3,19 +3,23 @@ import NibbleQuant
 
 /// What a tensor is to be coded with.
 public enum CodecChoice: Hashable, Sendable {
-  case packed(BlockCodec.Code)
-  /// Signed bytes with a scale a row.
-  case int8
+  /// Packed.
+  case codec(CodecKind)
   /// As it is.
   case keep
+  /// Plain, in another type.
   case cast(DType)
 
+  /// Packed to 4 bits with this table.
+  public static func packed(_ code: BlockCodec.Code) -> CodecChoice { .codec(code.kind) }
+  /// Signed bytes with a scale a row.
+  public static let int8 = CodecChoice.codec(.int8)
+
   /// The names of the command line.
-  public static let names: [(name: String, choice: CodecChoice)] = [
-    ("nf4", .packed(.nf4)), ("fp4", .packed(.fp4)), ("int8", .int8), ("keep", .keep), ("bf16", .cast(.bf16)),
-    ("fp16", .cast(.f16)),
-    ("fp32", .cast(.f32)),
-  ]
+  public static var names: [(name: String, choice: CodecChoice)] {
+    Codecs.packing.map { ($0.name, .codec($0)) }
+      + [("keep", .keep), ("bf16", .cast(.bf16)), ("fp16", .cast(.f16)), ("fp32", .cast(.f32))]
+  }
 
   /// Reads a name of the command line.
   public init?(_ name: String) {
@@ -27,17 +31,11 @@ public enum CodecChoice: Hashable, Sendable {
   ///
   /// - Throws: `.usage`
   public init(packing name: String) throws {
-    guard let known = CodecChoice(name), known.packs else {
-      throw NibbleError.usage("--codec \(quoted(name)) is none of nf4, fp4, int8")
+    guard let known = CodecChoice(name), case .codec = known else {
+      throw NibbleError.usage(
+        "--codec \(quoted(name)) is none of \(Codecs.packing.map(\.name).joined(separator: ", "))")
     }
     self = known
-  }
-
-  private var packs: Bool {
-    switch self {
-    case .packed, .int8: true
-    case .keep, .cast: false
-    }
   }
 
   /// The name on the command line.
@@ -70,7 +68,7 @@ public struct PackingRule: Sendable {
         }
         blockSize = size
       }
-      if blockSize != nil, case .packed = choice {
+      if case .codec(let kind) = choice, kind.hasBlocks {
       } else if blockSize != nil {
         throw NibbleError.usage("rule \(quoted(text)): \(choice.name) has no block size")
       }

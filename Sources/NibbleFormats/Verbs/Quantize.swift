@@ -52,7 +52,7 @@ extension StreamJob {
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
     job.warnings += warnings(decisions, options.rules)
-    if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.codec != nil && !$0.source.isPacked }) {
+    if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked }) {
       job.warnings.append("--encoder \(job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any")
     }
     if output.format == .bnb, source.family == nil, let type = source.modelType {
@@ -65,7 +65,7 @@ extension StreamJob {
       job.warnings.append(
         "\(source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them anew")
     }
-    if !items.contains(where: { $0.target.encoding != .plain }) {
+    if !items.contains(where: { $0.target.encoding.isPacked }) {
       job.warnings.append("no tensor is packed: the output is not smaller than the input")
     }
     return job
@@ -126,17 +126,13 @@ extension StreamJob {
       guard !tensor.isPacked else { throw refuse("it is packed; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       target.dtype = dtype
-    case .packed, .int8:
+    case .codec(let kind):
       guard !tensor.isPacked else { throw refuse("it is packed already; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       guard tensor.count > 0 else { throw refuse("it has no elements") }
-      if case .packed(let code) = decision.choice {
-        target.encoding = .packed(
-          BlockCodec(code, blockSize: decision.blockSize, nested: options.doubleQuant ? .init() : nil))
-      } else {
-        guard tensor.shape.count == 2 else { throw refuse("it is no matrix") }
-        target.encoding = .int8
-      }
+      let codec = kind.make(CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant))
+      if let reason = codec.refusal(tensor.dtype, tensor.shape) { throw refuse(reason) }
+      target.encoding = WeightEncoding(codec)
       // Blocks say float32, float16 or bfloat16; float64 is rounded to float32 before it is packed.
       if tensor.dtype == .f64 { target.dtype = .f32 }
       if family?.isConv1D(tensor.name.text) == true, tensor.shape.count == 2, !tensor.isTransposed {

@@ -1,24 +1,24 @@
-import NibbleCore
-
 /// Little-endian fields, one after another.
-struct ByteWriter {
-  private(set) var bytes: [UInt8] = []
+package struct ByteWriter {
+  package private(set) var bytes: [UInt8] = []
 
-  mutating func append(_ more: [UInt8]) { bytes += more }
-  mutating func u8(_ value: UInt8) { bytes.append(value) }
-  mutating func u16(_ value: Int) { little(UInt64(value), 2) }
-  mutating func u32(_ value: Int) { little(UInt64(value), 4) }
-  mutating func u64(_ value: Int) { little(UInt64(value), 8) }
-  mutating func u64(_ value: UInt64) { little(value, 8) }
+  package init() {}
+
+  package mutating func append(_ more: [UInt8]) { bytes += more }
+  package mutating func u8(_ value: UInt8) { bytes.append(value) }
+  package mutating func u16(_ value: Int) { little(UInt64(value), 2) }
+  package mutating func u32(_ value: Int) { little(UInt64(value), 4) }
+  package mutating func u64(_ value: Int) { little(UInt64(value), 8) }
+  package mutating func u64(_ value: UInt64) { little(value, 8) }
 
   /// Length in four bytes, then UTF-8.
-  mutating func text(_ text: String) {
+  package mutating func text(_ text: String) {
     u32(text.utf8.count)
     bytes += Array(text.utf8)
   }
 
   /// The canonical form of XXH3-128: sixteen bytes, most significant first.
-  mutating func digest(_ digest: Digest128) {
+  package mutating func digest(_ digest: Digest128) {
     for half in [digest.high, digest.low] {
       for shift in stride(from: 56, through: 0, by: -8) { bytes.append(UInt8(truncatingIfNeeded: half >> UInt64(shift))) }
     }
@@ -30,21 +30,24 @@ struct ByteWriter {
 }
 
 /// Little-endian fields of untrusted bytes, one after another.
-struct ByteReader {
+package struct ByteReader {
   private let bytes: [UInt8]
-  private(set) var at = 0
+  package private(set) var at = 0
   private let place: String
 
-  init(_ bytes: [UInt8], place: String) {
+  package init(_ bytes: [UInt8], place: String) {
     self.bytes = bytes
     self.place = place
   }
 
-  func fail(_ reason: String) -> NibbleError { .badInput("\(place): \(reason) at byte \(at)") }
+  package func fail(_ reason: String) -> NibbleError { .badInput("\(place): \(reason) at byte \(at)") }
 
-  var isAtEnd: Bool { at == bytes.count }
+  /// A reader of some of its bytes, for the same messages.
+  package func inner(_ bytes: [UInt8]) -> ByteReader { ByteReader(bytes, place: place) }
 
-  mutating func take(_ count: Int) throws -> [UInt8] {
+  package var isAtEnd: Bool { at == bytes.count }
+
+  package mutating func take(_ count: Int) throws -> [UInt8] {
     guard count >= 0, count <= bytes.count - at else { throw fail("cut") }
     defer { at += count }
     return Array(bytes[at..<at + count])
@@ -56,25 +59,25 @@ struct ByteReader {
     return (0..<count).reduce(UInt64(0)) { $0 | UInt64(bytes[at + $1]) << UInt64(8 * $1) }
   }
 
-  mutating func u8() throws -> UInt8 { UInt8(try little(1)) }
-  mutating func u16() throws -> Int { Int(try little(2)) }
-  mutating func u32() throws -> Int { Int(try little(4)) }
-  mutating func u64() throws -> UInt64 { try little(8) }
+  package mutating func u8() throws -> UInt8 { UInt8(try little(1)) }
+  package mutating func u16() throws -> Int { Int(try little(2)) }
+  package mutating func u32() throws -> Int { Int(try little(4)) }
+  package mutating func u64() throws -> UInt64 { try little(8) }
 
   /// A 64-bit count that fits an `Int`.
-  mutating func count() throws -> Int {
+  package mutating func count() throws -> Int {
     let value = try u64()
     guard let count = Int(exactly: value) else { throw fail("the number \(value)") }
     return count
   }
 
-  mutating func text() throws -> String {
+  package mutating func text() throws -> String {
     let bytes = try take(u32())
     guard let text = String(validating: bytes, as: UTF8.self) else { throw fail("a text that is not UTF-8") }
     return text
   }
 
-  mutating func digest() throws -> Digest128 {
+  package mutating func digest() throws -> Digest128 {
     let bytes = try take(16)
     func half(_ part: ArraySlice<UInt8>) -> UInt64 { part.reduce(0) { $0 << 8 | UInt64($1) } }
     return Digest128(high: half(bytes[..<8]), low: half(bytes[8...]))

@@ -55,7 +55,7 @@ private struct PackedGroup {
     let text = try bytes(state)
     let parsed: QuantState
     do { parsed = try QuantState(text: text) } catch { throw fail("quant_state: \(error.reason)") }
-    guard parsed.code.rawValue == suffix else { throw fail("quant_state of \(suffix) says \(parsed.code.rawValue)") }
+    guard parsed.code.name == suffix else { throw fail("quant_state of \(suffix) says \(parsed.code.name)") }
     guard let codes, let absmax, let map else { throw fail("its codes, absmax or quant_map are missing") }
     guard (parsed.nested != nil) == (nestedAbsmax != nil), (parsed.nested != nil) == (nestedMap != nil) else {
       throw fail("quant_state and the nested tensors disagree on double quantization")
@@ -83,7 +83,7 @@ private struct PackedGroup {
       tensor.sections.append(try section(absmax, as: .scales, .f32, bytes: 4 * codec.blocks(count), "absmax"))
     }
     if text != parsed.text { tensor.sections.append(StoredSection(.stateText, bytes: text)) }
-    tensor.encoding = .packed(codec)
+    tensor.encoding = WeightEncoding(codec)
     return tensor
   }
 

@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleQuant
 
 /// The names under which bitsandbytes stores what belongs to the weight of an LLM.int8 layer.
 enum RowLayout {
@@ -14,6 +15,33 @@ enum RowLayout {
   static func module(of name: String) -> String? { name.hasSuffix(weight) ? String(name.dropLast(weight.count)) : nil }
 }
 
+/// LLM.int8: codes, the greatest magnitude of each row, and a byte that says how codes lie, named after the module.
+extension Int8Rows: BitsAndBytesCodec {
+  static var bits: Int { 8 }
+
+  static func gather(_ tensors: [StoredTensor], _ dtype: DType) throws -> [StoredTensor] { try groupRows(tensors, dtype) }
+
+  func layoutRefusal(_ target: TensorTarget) -> String? {
+    RowLayout.module(of: target.name.text) == nil ? "int8 and not called '….weight'" : nil
+  }
+
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] {
+    let module = RowLayout.module(of: target.name.text) ?? target.name.text
+    let (codes, scales) = (target.sections[0], target.sections[1])
+    return [
+      .init(name: target.name, dtype: .i8, shape: target.shape, length: codes.length, part: .section(.codes)),
+      .init(
+        name: ByteName(module + RowLayout.scales), dtype: .f32, shape: [scales.length / 4], length: scales.length,
+        part: .section(.scales)),
+      .init(
+        name: ByteName(module + RowLayout.format), dtype: .u8, shape: [], length: 1, part: .constant([RowLayout.rowByRow])),
+    ]
+  }
+
+  // transformers writes these of models of 8 bits too, as they are by default.
+  func configuration(_ dtype: DType) -> (quantType: String, doubleQuant: Bool, computeDType: String) { ("fp4", false, "float32") }
+}
+
 /// Finds LLM.int8 weights among the plain tensors of a safetensors checkpoint: bitsandbytes spreads each over two or three tensors
 /// of one module.
 ///
@@ -22,7 +50,7 @@ enum RowLayout {
 ///   - dtype: the type of the weights before, which these tensors do not tell
 /// - Returns: the tensors with each group made one
 /// - Throws: `.badInput` naming the tensor whose group does not fit together
-func groupRows(_ tensors: [StoredTensor], _ dtype: DType) throws -> [StoredTensor] {
+private func groupRows(_ tensors: [StoredTensor], _ dtype: DType) throws -> [StoredTensor] {
   let scales = tensors.filter { $0.name.text.hasSuffix(RowLayout.scales) }
   if scales.isEmpty { return tensors }
   var byName: [ByteName: StoredTensor] = [:]

@@ -1,0 +1,44 @@
+import NibbleCore
+import NibbleQuant
+
+/// A codec whose codes products are made with where they lie. Any other codec's tensors are decoded into float32 in memory first.
+package protocol InPlaceCodec: WeightCodec {
+  /// A matrix stored as [rows, columns].
+  ///
+  /// - Returns: nil if the sections are not as long as the codec has them, or its parameters are none that products are made with
+  /// - Throws: what `sections` throws
+  func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix?
+}
+
+/// The sections of one tensor in a mapped file.
+package struct MappedSections {
+  /// The bytes of a section where they lie; nil where there is none.
+  package let inPlace: (SectionKind) throws -> UnsafeRawBufferPointer?
+  /// The float32 in a section of four bytes.
+  package let number: (SectionKind) throws -> Float
+  /// What keeps the bytes alive.
+  package let owner: AnyObject
+
+  package init(
+    owner: AnyObject, inPlace: @escaping (SectionKind) throws -> UnsafeRawBufferPointer?,
+    number: @escaping (SectionKind) throws -> Float
+  ) {
+    (self.owner, self.inPlace, self.number) = (owner, inPlace, number)
+  }
+}
+
+extension BlockCodec: InPlaceCodec {
+  package func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix? {
+    guard blockSize >= 2, blockSize % 2 == 0, let codes = try sections.inPlace(.codes) else { return nil }
+    let scales: Matrix.Scales
+    if let coded = try sections.inPlace(.scaleCodes), let nested = try sections.inPlace(.nestedScales) {
+      scales = .coded(coded, nested: nested, offset: try sections.number(.nestedOffset))
+    } else if let plain = try sections.inPlace(.scales) {
+      scales = .plain(plain)
+    } else {
+      return nil
+    }
+    return Matrix(
+      self, rows: rows, columns: columns, codes: codes, scales, isTransposed: isTransposed, owner: sections.owner)
+  }
+}
