@@ -172,7 +172,7 @@ struct RoundTripTests {
     let table = packed.floats(name + ".quant_map")
     var absmax = packed.floats(name + ".absmax")
     if doubleQuant {
-      let state = try JSON.parse(try #require(packed[name + ".quant_state.bitsandbytes__" + code.rawValue]))
+      let state = try JSON.parse(try #require(packed[name + ".quant_state.bitsandbytes__" + code.name]))
       let offset = Float(try #require(state["nested_offset"]?.double))
       let map = packed.floats(name + ".nested_quant_map")
       let nested = packed.floats(name + ".nested_absmax")

@@ -115,7 +115,7 @@ struct CodecSeamTests {
       _ = try StreamJob.dequantize(Checkpoint.open(folder.file("steps.nbl")), dtype: .f32, to: output).run()
       let runs = [TokenRun([5, 6, 7, 8])]
       let scores = try [folder.file("steps.nbl"), folder.file("plain")].map { path in
-        try Model.open(path, compute: .f32, team: .init(threads: 1)).scores(runs)
+        try Model(path, precision: .f32, threads: 1).scores(runs)
       }
       #expect(greatestDifference(scores[0], scores[1]) <= 1e-6)
     }

@@ -23,7 +23,7 @@ enum Golden {
     files.flatMap { file -> [GoldenCase] in
       guard let golden = try? open(file), let info = try? golden.info().members else { return [] }
       return info.compactMap { name, about in
-        guard let kind = about["quant_type"]?.string.flatMap(BlockCodec.Code.init(rawValue:)),
+        guard let kind = about["quant_type"]?.string.flatMap(BlockCodec.Code.init(name:)),
           let size = about["blocksize"]?.int, let entry = golden.entry(name + "/input")
         else { return nil }
         let nested = about["nested"]?.bool == true ? BlockCodec.Nested() : nil
