@@ -88,7 +88,7 @@ struct MergeCommand: ParsableCommand {
     try packing.apply(to: &options.packing)
     options.minimumSurvival = minSurvival
     try combination.apply(method, to: &options)
-    let habit: OutputFormat = source.container == .nbl ? .nbl : source.packed.isEmpty ? .safetensors : .bnb
+    let habit = source.ownFormat
     if !write.dryRun, let output = write.output { Checkpoint.clearPackedForm(beside: output) }
     let match = try BaseMatch(
       source, options.adapters.map(\.adapter), trainedOn: trainedOn, anyBase: anyBase, threads: common.workers)

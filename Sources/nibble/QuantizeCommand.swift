@@ -58,10 +58,10 @@ struct QuantizeCommand: ParsableCommand {
     try packing.apply(to: &options)
     options.rules = try RuleText.rules(tensorRules + keepRules)
     var spec = try write.spec(format, habit: .nbl)
-    guard spec.format != .safetensors || format == nil else {
+    guard spec.format.holdsCodes || format == nil else {
       throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
     }
-    if spec.format == .safetensors { spec.format = .bnb }
+    if !spec.format.holdsCodes { spec.format = .bnb }
     spec.compression = try compression(spec.format)
     let source = try Checkpoint.open(model)
     var job = try StreamJob.quantize(source, options, to: spec)
@@ -111,7 +111,7 @@ extension CompressionChoice {
     } else if parts.first == "zstd", parts.count <= 2,
       let level = parts.count == 2 ? Int(parts[1]) : 3, Zstd.levels.contains(level)
     {
-      guard format == .nbl else { throw NibbleError.usage("--compress is for block files (--format nbl)") }
+      guard format.compresses else { throw NibbleError.usage("--compress is for block files (--format nbl)") }
       self = .zstd(level)
     } else {
       throw NibbleError.usage("--compress \(quoted(flag)) is not none, zstd or zstd:LEVEL with LEVEL from 1 to 22")

@@ -64,7 +64,7 @@ extension StreamJob {
         + adapters.map { JSON($0.identity.description) }
         + [JSON(options.method.rawValue), options.svdRank.map { JSON($0) } ?? .null])
     let settings: JSON = options.packing.provenance
-    let isPacking = base.packed.isEmpty && output.format != .safetensors
+    let isPacking = base.packed.isEmpty && output.format.holdsCodes
     let encoder = job.encoder
     job.provenance = { identity in
       var record: JSON = [
@@ -112,7 +112,7 @@ extension StreamJob {
 
   /// The same output without any adapter.
   static func unmerged(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws -> StreamJob {
-    if output.format == .safetensors {
+    if !output.format.holdsCodes {
       var job = try dequantize(base, dtype: options.dtype, to: output)
       job.warnings = base.warnings
       return job

@@ -107,26 +107,14 @@ extension Checkpoint {
   private static func openFile(_ path: String) throws -> Checkpoint {
     let file = try InputFile(path)
     let start = try file.bytes(at: 0, count: min(8, file.size))
-    if start == NblHeader.magic { return try openNbl(file) }
-    if start == PatchHeader.magic {
-      throw NibbleError.badInput("\(path): a patch, which is no checkpoint: 'nibble swap' applies it to a block file")
+    let name = path.lowercased()
+    guard let kind = FileKind.all.first(where: { $0.isOne(start, name) }) else {
+      throw NibbleError.badInput("\(path): no file of a kind that holds checkpoints")
     }
-    let lower = path.lowercased()
-    if lower.hasSuffix(".nbl") {
-      throw NibbleError.badInput("\(path): not a block file: its first bytes are not the magic of one")
-    }
-    for ending in [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"] where lower.hasSuffix(ending) {
-      throw NibbleError.badInput(
-        "\(path): \(ending) files are pickles, which can run code when loaded, and are not read; convert to safetensors")
-    }
-    if lower.hasSuffix(".gguf") { throw NibbleError.badInput("\(path): GGUF files are not read") }
-    if lower.hasSuffix(".json") {
-      throw NibbleError.badInput("\(path): a JSON file is no checkpoint; give the folder it lies in")
-    }
-    return try openSafetensors(file)
+    return try kind.open(file)
   }
 
-  private static func openSafetensors(_ file: InputFile) throws -> Checkpoint {
+  static func openSafetensors(_ file: InputFile) throws -> Checkpoint {
     let header = try SafetensorsHeader(of: file)
     var checkpoint = Checkpoint(path: file.path, container: .safetensors)
     checkpoint.files = [file]

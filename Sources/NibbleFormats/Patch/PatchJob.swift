@@ -80,7 +80,7 @@ public struct PatchJob: Sendable {
       try writer.write(coded.bytes, at: start)
     }
     for side in [from, to] {
-      if side.container == .nbl { try side.checkPadding() }
+      try side.checkPadding()
       try side.checkUnchanged()
     }
     let bytes = try writer.finish()

@@ -30,8 +30,7 @@ extension StreamJob {
   }
 
   private static func kind(_ checkpoint: Checkpoint) -> String {
-    checkpoint.container == .nbl
-      ? OutputFormat.nbl.rawValue : (checkpoint.packed.isEmpty ? OutputFormat.safetensors : .bnb).rawValue
+    checkpoint.ownFormat.rawValue
   }
 
   /// A job that turns a merged checkpoint of safetensors back into the base that `undo` leads to: every tensor and small file byte for

@@ -8,6 +8,8 @@ protocol CheckpointWriter: AnyObject {
   func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws
   /// Brings all that was written to the disk.
   func sync() throws
+  /// Whether small files stand before the tensors.
+  var takesFilesFirst: Bool { get }
   /// Carries a small file; false if the container has no place for it.
   func carry(_ file: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool
   /// What compressing saved; nil where nothing is compressed.

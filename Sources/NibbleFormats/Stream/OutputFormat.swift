@@ -1,15 +1,5 @@
 import NibbleCore
 
-/// The containers verbs write.
-public enum OutputFormat: String, Sendable, CaseIterable {
-  /// One block file.
-  case nbl
-  /// safetensors with packed tensors in bitsandbytes' layout.
-  case bnb
-  /// safetensors of plain tensors.
-  case safetensors
-}
-
 /// What to write and where.
 public struct OutputSpec: Sendable {
   /// The file or folder to write.
@@ -24,7 +14,7 @@ public struct OutputSpec: Sendable {
   public var maximumShard = 5_000_000_000
 
   /// Whether safetensors go into one file instead of a folder.
-  public var isSingleFile: Bool { format == .nbl || path.lowercased().hasSuffix(".safetensors") }
+  public var isSingleFile: Bool { format.container.isAlwaysOneFile || Self.formats(endingOf: path) != nil }
 
   /// Settles the container.
   ///
@@ -37,21 +27,27 @@ public struct OutputSpec: Sendable {
     for strange in [".gguf", ".bin", ".pt", ".pth", ".json", ".ckpt"] where lower.hasSuffix(strange) {
       throw NibbleError.usage("\(path): nibble writes no \(strange) files")
     }
-    let ending: [OutputFormat]? =
-      lower.hasSuffix(".nbl") ? [.nbl] : lower.hasSuffix(".safetensors") ? [.safetensors, .bnb] : nil
+    let ending = Self.formats(endingOf: path)
     if let format {
       if let ending, !ending.contains(format) {
         throw NibbleError.usage("\(path): the ending contradicts --format \(format.rawValue)")
       }
       self.format = format
     } else if let ending {
-      self.format = ending.contains(habit) ? habit : ending[0]
+      self.format = ending.contains(habit) ? habit : ending.last ?? habit
     } else {
       self.format = habit
     }
-    if self.format == .nbl, lower.hasSuffix("/") {
+    if self.format.container.isAlwaysOneFile, lower.hasSuffix("/") {
       throw NibbleError.usage("\(path): a block file is one file, not a folder")
     }
+  }
+
+  /// The containers that the ending of `path` asks for, most general last; nil where it asks for none.
+  private static func formats(endingOf path: String) -> [OutputFormat]? {
+    let lower = path.lowercased()
+    let found = OutputFormat.allCases.filter { $0.container.endings.contains { lower.hasSuffix($0) } }
+    return found.isEmpty ? nil : found
   }
 
   var shape: StagedOutput.Shape { isSingleFile ? .file : .folder(owns: SmallFileNames.isOurs) }

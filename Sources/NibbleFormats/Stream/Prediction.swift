@@ -31,25 +31,7 @@ extension StreamJob {
       outputBytes: size.bytes, isExact: size.isExact, peakMemory: peakMemory(threads, size.bytes), threads: threads)
   }
 
-  private var predictedSize: (bytes: Int, isExact: Bool) {
-    let zero = provenance(Digest128(high: 0, low: 0))
-    if output.format == .nbl {
-      let table = NblWriter.emptyTable(
-        items.map(\.target), source.smallFiles, metadata: source.metadata, provenance: zero)
-      return (NblWriter.size(of: table), !output.compression.isOn)
-    }
-    let record = sideRecord(zero)
-    let layout = layout(record)
-    let size = layout.size
-    if output.isSingleFile { return size }
-    let config = writtenConfig(items.map(\.target))
-    let small = source.smallFiles.reduce(0) { total, file in
-      total + (file.name == "config.json" && config != nil ? config?.fileBytes.count ?? 0 : file.section.plainLength)
-    }
-    // A model card tells of what is not known yet.
-    if card != nil { return (size.bytes + small + (record?.json.fileBytes.count ?? 0) + layout.indexLength + 4096, false) }
-    return (size.bytes + small + (record?.json.fileBytes.count ?? 0) + layout.indexLength, size.isExact)
-  }
+  private var predictedSize: OutputSize { output.format.container.size(self, provenance(Digest128(high: 0, low: 0))) }
 
   /// What the program takes before it does anything: its own pages and the libraries'.
   private static let baseMemory = 23 << 19
@@ -91,7 +73,7 @@ extension StreamJob {
     // However many threads are asked for, the cores are what works.
     let busy = items.contains { $0.source.count > chunk } ? min(threads, availableCores) : 1
     // A window for each region that is being filled, and those on their way to the disk.
-    let regions = output.format == .nbl ? OutputFile.windowSize : layout(nil).openBytes
+    let regions = output.format.container.openBytes(self)
     let windows = min(outputBytes, regions + busy * OutputFile.windowSize)
     let tables = items.count * 1200
     return addedMemory + Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables

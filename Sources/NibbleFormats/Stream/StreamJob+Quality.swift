@@ -65,8 +65,9 @@ extension StreamJob {
   private func advice(for target: TensorTarget) -> String {
     guard target.encoding.isPacked else { return "" }
     let tried = target.encoding == WhenLost.promoted ? WhenLost.promote : whenLost
-    // A bitsandbytes checkpoint of 4 bits takes none of 8.
-    let ways = tried.further.filter { $0 != .promote || output.format != .bnb }.map(\.rawValue)
+    let ways = tried.further.filter { way in
+      way != .promote || output.format.container.takes(WhenLost.promoted, beside: items.map(\.target.encoding))
+    }.map(\.rawValue)
     return "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost "
       + ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
   }

@@ -132,9 +132,9 @@ public struct StreamJob: Sendable {
         "\(output.path): \(byteText(predicted.outputBytes)) are needed, \(byteText(free)) are free")
     }
     let placeholder = provenance(Digest128(high: 0, low: 0))
-    let writer = try makeWriter(staged, placeholder, predicted.outputBytes)
+    let writer = try output.format.container.writer(self, staged, placeholder, size: predicted.outputBytes)
     var report = StreamReport()
-    if output.format == .nbl {
+    if writer.takesFilesFirst {
       for small in source.smallFiles { _ = try writer.carry(small, stream) }
     }
     var identity = IdentityHasher()
@@ -156,13 +156,13 @@ public struct StreamJob: Sendable {
     }
     try checkSurvival(report)
     try checkClaim(sourceIdentity.identity)
-    if output.format != .nbl {
+    if !writer.takesFilesFirst {
       for small in source.smallFiles where try !writer.carry(small, stream) {
         try stream.read(small.section, small.name, XXH3())
         report.notCarried.append(small.name)
       }
     }
-    if source.container == .nbl { try source.checkPadding() }
+    try source.checkPadding()
     report.identity = identity.identity
     report.sourceIdentity = sourceIdentity.identity
     if let card, !output.isSingleFile {

@@ -21,7 +21,7 @@ extension StreamJob {
   /// - Throws: `.badInput` for codes nibble does not decode
   public static func dequantize(_ source: Checkpoint, dtype: DType?, to output: OutputSpec) throws -> StreamJob {
     try source.refuseUnknownQuantization()
-    guard output.format == .safetensors else {
+    guard !output.format.holdsCodes else {
       throw NibbleError.usage("dequantize writes safetensors, not \(output.format.rawValue)")
     }
     let items = source.tensors.map { tensor in

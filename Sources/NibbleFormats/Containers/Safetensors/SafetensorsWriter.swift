@@ -132,6 +132,8 @@ final class SafetensorsWriter: CheckpointWriter {
     self.file = nil
   }
 
+  let takesFilesFirst = false
+
   func carry(_ small: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool {
     guard isFolder else { return false }
     if small.name == "config.json", let config {

@@ -50,5 +50,5 @@ extension BlockCodec: BitsAndBytesCodec {
     (code.name, nested != nil, QuantState.dtypes.first { $0.dtype == dtype }?.name ?? "float32")
   }
 
-  var hasStateText: Bool { true }
+  var tellsType: Bool { true }
 }

@@ -194,7 +194,7 @@ extension NblTable {
         "tensor \(quoted(tensor.name)) whose codes are declared as \(tensor.storage.rawValue), which they do not fill")
     }
     var sections = tensor.sections[...]
-    if let last = sections.last, last.kind == .stateText, tensor.encoding.bitsAndBytes?.hasStateText == true, last.plainLength <= 1 << 20 {
+    if let last = sections.last, last.kind == .stateText, tensor.encoding.bitsAndBytes?.tellsType == true, last.plainLength <= 1 << 20 {
       sections = sections.dropLast()
     }
     guard sections.count == expected.count,

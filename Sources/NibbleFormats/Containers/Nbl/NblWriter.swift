@@ -58,6 +58,8 @@ final class NblWriter: CheckpointWriter {
     return size
   }
 
+  let takesFilesFirst = true
+
   func carry(_ small: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool {
     let writer = SectionWriter(
       .file, plainLength: small.section.plainLength, to: cursor, checksummed: true,

@@ -23,15 +23,15 @@ protocol BitsAndBytesCodec: WeightCodec {
   func isDescribed(by text: [UInt8], _ dtype: DType, _ shape: [Int], offset: [UInt8]) -> Bool
   /// What `quantization_config` says of 4 bits, and what the model computes in.
   func configuration(_ dtype: DType) -> (quantType: String, doubleQuant: Bool, computeDType: String)
-  /// Whether a state's text can be kept beside its tensors.
-  var hasStateText: Bool { get }
+  /// Whether a text beside the codes tells what type the weights had, among other things.
+  var tellsType: Bool { get }
 }
 
 extension BitsAndBytesCodec {
   func layoutRefusal(_ target: TensorTarget) -> String? { nil }
   func stateText(_ target: TensorTarget, offset: [UInt8]) -> [UInt8] { [] }
   func isDescribed(by text: [UInt8], _ dtype: DType, _ shape: [Int], offset: [UInt8]) -> Bool { false }
-  var hasStateText: Bool { false }
+  var tellsType: Bool { false }
 }
 
 /// The codecs that bitsandbytes knows.

@@ -1,0 +1,88 @@
+import NibbleCore
+import NibbleQuant
+
+/// A container that checkpoints are written into: what it holds and what it refuses, how large it will be, and its writer.
+///
+/// A new container is a folder here and one line in `OutputFormat.allCases`; nothing else asks which one is written.
+protocol Container: Sendable {
+  /// The value of `--format`.
+  var name: String { get }
+  /// Endings of output names that ask for it.
+  var endings: [String] { get }
+  /// Whether it is one file, whatever it is called.
+  var isAlwaysOneFile: Bool { get }
+  /// Whether it holds codes.
+  var holdsCodes: Bool { get }
+  /// Whether it can compress its sections.
+  var compresses: Bool { get }
+
+  /// Refuses by name what the container cannot hold, before anything is written.
+  func check(_ job: StreamJob) throws
+  /// Whether a tensor stored as `encoding` has a place beside others.
+  func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool
+  /// What the output of a job will take.
+  func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize
+  /// Bytes that wait in memory because the window of the output they belong to is not full.
+  func openBytes(_ job: StreamJob) -> Int
+  /// What takes the tensors of a job.
+  ///
+  /// - Parameters:
+  ///   - provenance: of the length it will have in the end
+  ///   - size: bytes that are expected
+  func writer(_ job: StreamJob, _ staged: StagedOutput, _ provenance: JSON?, size: Int) throws -> any CheckpointWriter
+}
+
+extension Container {
+  var isAlwaysOneFile: Bool { false }
+  var compresses: Bool { false }
+}
+
+/// Bytes of all files of an output.
+struct OutputSize {
+  var bytes: Int
+  /// Whether that is exact, or the most it can be.
+  var isExact: Bool
+}
+
+/// The containers verbs write: a static list.
+public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable {
+  let container: any Container
+
+  /// One block file.
+  public static let nbl = OutputFormat(container: BlockFile())
+  /// safetensors with packed tensors in bitsandbytes' layout.
+  public static let bnb = OutputFormat(container: BitsAndBytesFolder())
+  /// safetensors of plain tensors.
+  public static let safetensors = OutputFormat(container: PlainSafetensors())
+
+  /// Every container this program writes.
+  public static let allCases: [OutputFormat] = [.nbl, .bnb, .safetensors]
+
+  private init(container: any Container) { self.container = container }
+
+  /// The container of a name.
+  public init?(rawValue: String) {
+    guard let known = Self.allCases.first(where: { $0.rawValue == rawValue }) else { return nil }
+    self = known
+  }
+
+  /// The value of `--format`.
+  public var rawValue: String { container.name }
+  /// Whether it holds codes.
+  public var holdsCodes: Bool { container.holdsCodes }
+  /// Whether it can compress its sections.
+  public var compresses: Bool { container.compresses }
+
+  public static func == (a: OutputFormat, b: OutputFormat) -> Bool { a.rawValue == b.rawValue }
+  public func hash(into hasher: inout Hasher) { hasher.combine(rawValue) }
+}
+
+extension Checkpoint {
+  /// The container that holds this checkpoint as it is, to be written where nothing else is asked for.
+  public var ownFormat: OutputFormat {
+    switch container {
+    case .nbl: .nbl
+    case .folder, .safetensors: packed.isEmpty ? .safetensors : .bnb
+    }
+  }
+}

@@ -1,0 +1,38 @@
+import NibbleCore
+import NibbleQuant
+
+/// The block file as an output: one file that holds everything, to be used in place.
+struct BlockFile: Container {
+  let name = "nbl"
+  let endings = [".nbl"]
+  let isAlwaysOneFile = true
+  let holdsCodes = true
+  let compresses = true
+
+  func check(_ job: StreamJob) throws {
+    guard job.output.compression.isOn else { return }
+    let tears = job.items.contains {
+      !$0.target.encoding.codec.fillsFrames && $0.source.encoding != $0.target.encoding || $0.change != nil
+    }
+    guard !tears, job.whenLost != .promote, job.whenLost != .shape else {
+      throw NibbleError.usage(
+        "--compress does not go with int8, nor with merging; write the file and convert it with --compress")
+    }
+  }
+
+  func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { true }
+
+  func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {
+    let table = NblWriter.emptyTable(
+      job.items.map(\.target), job.source.smallFiles, metadata: job.source.metadata, provenance: provenance)
+    return OutputSize(bytes: NblWriter.size(of: table), isExact: !job.output.compression.isOn)
+  }
+
+  func openBytes(_ job: StreamJob) -> Int { OutputFile.windowSize }
+
+  func writer(_ job: StreamJob, _ staged: StagedOutput, _ provenance: JSON?, size: Int) throws -> any CheckpointWriter {
+    try NblWriter(
+      staged, job.items.map(\.target), job.source.smallFiles, metadata: job.source.metadata, provenance: provenance,
+      compression: job.output.compression, expectedSize: size)
+  }
+}
