@@ -45,7 +45,7 @@ struct OutputSize {
 }
 
 /// The containers verbs write: a static list.
-public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable {
+public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable, CustomStringConvertible {
   let container: any Container
 
   /// One block file.
@@ -68,6 +68,7 @@ public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable {
 
   /// The value of `--format`.
   public var rawValue: String { container.name }
+  public var description: String { rawValue }
   /// Whether it holds codes.
   public var holdsCodes: Bool { container.holdsCodes }
   /// Whether it can compress its sections.
