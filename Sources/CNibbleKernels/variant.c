@@ -29,11 +29,3 @@ int nibble_variant_runs(nibble_variant variant) {
     default: return 0;
   }
 }
-
-nibble_variant nibble_variant_best(void) {
-  if (nibble_variant_runs(nibble_avx512bf16)) return nibble_avx512bf16;
-  if (nibble_variant_runs(nibble_avx512)) return nibble_avx512;
-  if (nibble_variant_runs(nibble_avx2)) return nibble_avx2;
-  if (nibble_variant_runs(nibble_neon)) return nibble_neon;
-  return nibble_portable;
-}

@@ -1,5 +1,4 @@
 import CNibbleKernels
-import Glibc
 import NibbleCore
 
 /// The instruction set the kernels run on. Encoding and decoding give the same bits on all.
@@ -19,14 +18,8 @@ package enum KernelVariant: String, Sendable, CaseIterable {
   /// Whether this machine has it.
   package var runs: Bool { nibble_variant_runs(native) != 0 }
 
-  /// The best this machine has, or the one named in the environment variable `NIBBLE_KERNELS`.
-  package static let current: KernelVariant = {
-    if let name = getenv("NIBBLE_KERNELS"), let forced = KernelVariant(rawValue: String(cString: name)), forced.runs {
-      return forced
-    }
-    let best = nibble_variant_best()
-    return allCases.first { $0.native == best } ?? .portable
-  }()
+  /// The one in use; see `KernelChoice`.
+  package static let current = KernelChoice.current.variant
 }
 
 extension DType {

@@ -17,6 +17,11 @@ enum Arguments {
     return self.words
   }
 
+  /// Whether the words are `--version -v`, in either order.
+  static func asksForDetails(_ words: [String]) -> Bool {
+    words.count == 2 && words.contains("--version") && words.contains { ["-v", "--verbose"].contains($0) }
+  }
+
   private static func withConfiguration(_ words: [String]) throws -> [String] {
     var words = words
     guard let path = take("--config", from: &words) else { return words }

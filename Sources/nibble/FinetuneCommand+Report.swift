@@ -1,4 +1,6 @@
+import NibbleCompute
 import NibbleCore
+import NibbleQuant
 import NibbleTraining
 
 /// What is said before, while and after.
@@ -66,6 +68,7 @@ extension FinetuneCommand {
       let all = max(result.parts.reduce(0) { $0 + $1.seconds }, 1e-9)
       rows.append(
         ("of the steps", result.parts.map { "\($0.name) \(decimal(100 * $0.seconds / all, 1)) %" }.joined(separator: ", ")))
+      rows.append(("kernels", KernelChoice.current.summary))
     }
     rows += [
       ("time", "\(decimal(seconds, 2)) s, \(decimal(Double(result.tokens) / max(seconds, 1e-9), 0)) tokens a second"),

@@ -1,6 +1,8 @@
 import ArgumentParser
+import NibbleCompute
 import NibbleCore
 import NibbleModels
+import NibbleQuant
 
 struct ForwardCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -37,6 +39,7 @@ struct ForwardCommand: ParsableCommand {
     } else if !common.quiet {
       var rows = [("output", output), ("tokens", "\(file.tokens)")]
       if let loss { rows.append(("loss", "\(loss)")) }
+      if common.verbose { rows.append(("kernels", KernelChoice.current.summary)) }
       try Summary.printRows(rows + [("time", "\(decimal(seconds, 2)) s"), ("peak memory", byteText(ResourceUse.now.peakBytes))])
     }
   }

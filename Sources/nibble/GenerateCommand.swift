@@ -1,6 +1,8 @@
 import ArgumentParser
+import NibbleCompute
 import NibbleCore
 import NibbleModels
+import NibbleQuant
 import NibbleTokenizers
 
 struct GenerateCommand: ParsableCommand {
@@ -121,7 +123,8 @@ struct GenerateCommand: ParsableCommand {
     func rate(_ count: Int, _ seconds: Double) -> String { decimal(Double(count) / max(seconds, 1e-9), 1) }
     write(
       "prompt \(prompt) tokens, \(rate(prompt, results.timing.promptSeconds))/s; new \(new) tokens, "
-        + "\(rate(new, results.timing.decodeSeconds))/s; peak memory \(byteText(ResourceUse.now.peakBytes))\n", to: 2)
+        + "\(rate(new, results.timing.decodeSeconds))/s; peak memory \(byteText(ResourceUse.now.peakBytes))\n"
+        + "kernels \(KernelChoice.current.summary)\n", to: 2)
   }
 
   // MARK: Conversation

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Glibc
+import NibbleCompute
 import NibbleCore
 import NibbleFormats
 
@@ -35,6 +36,12 @@ struct Nibble: ParsableCommand {
       }
       if let verb = arguments.first, !verb.hasPrefix("-"), verb != "help", !verbs.contains(verb), !aliases.contains(verb) {
         throw NibbleError.usage("unknown verb \(quoted(verb)); the verbs are \(verbs.joined(separator: ", "))")
+      }
+      if Arguments.asksForDetails(arguments) {
+        try StandardOutput.print(configuration.version)
+        try Summary.printRows(ComputeSetting.rows())
+        try StandardOutput.flush()
+        return 0
       }
       var command = try parseAsRoot(arguments)
       try command.run()

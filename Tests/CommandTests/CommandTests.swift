@@ -336,7 +336,19 @@ struct CommandTests {
     }
   }
 
-  @Test("forced kernels write the same file", arguments: ["portable", "avx2", "avx512", "neon"])
+  @Test(
+    "a version with details says which kernels were chosen and why",
+    arguments: [["--version", "-v"], ["--verbose", "--version"]])
+  func details(_ arguments: [String]) throws {
+    let best = try Program.run(arguments, environment: ["NIBBLE_KERNELS": "none"])
+    #expect(best.code == 0 && best.output.hasPrefix("nibble "), "\(best.errors)")
+    #expect(
+      best.output.contains("NIBBLE_KERNELS=none does not run here; ") && best.output.contains("\nOpenBLAS "), "\(best.output)")
+    let forced = try Program.run(arguments, environment: ["NIBBLE_KERNELS": "portable"])
+    #expect(forced.output.contains("portable: NIBBLE_KERNELS asks for them"), "\(forced.output)")
+  }
+
+  @Test("forced kernels write the same file", arguments: ["portable", "avx2", "avx512", "avx512bf16", "neon"])
   func kernels(_ variant: String) throws {
     let path = try quantized()
     let other = folder.file("o.nbl")

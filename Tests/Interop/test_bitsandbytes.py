@@ -177,7 +177,8 @@ def test_searched_scales_are_nearly_the_best_there_are(nibble, work, encoder, si
     assert (error / float((weight**2).sum())) ** 0.5 <= limit
     # Scales are coded to 8 bits, which costs a little of it.
     best = best_error(weight, packed.quant_map, signs)
-    assert best <= error <= 1.01 * best
+    # The bound is one of float32 sums.
+    assert 0.9999 * best <= error <= 1.01 * best
     assert bool((packed.scales() < 0).any()) == (encoder == "mse-signed")
 
 

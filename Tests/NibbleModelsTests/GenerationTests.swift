@@ -76,7 +76,8 @@ struct GenerationTests {
     #expect(result.ids == (try Self.generate([[1, 403]], new: 30)[0].ids))
     #expect(score < 0)
     let (_, better) = try BeamSearch(width: 4).run(.init([1, 403]), generator, timing: &timing)
-    #expect(better >= score)
+    // A product of four rows sums in another order than one of a single row does.
+    #expect(better >= score - 1e-5)
   }
 
   @Test("refuses prompts that leave no room, and empty ones")

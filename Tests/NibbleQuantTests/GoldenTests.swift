@@ -224,12 +224,6 @@ struct VariantTests {
     }
   }
 
-  @Test("a machine's own choice runs, and can be forced")
-  func choice() {
-    #expect(KernelVariant.current.runs)
-    #expect(KernelVariant.portable.runs)
-  }
-
   @Test("16-bit patterns survive widening, narrowing rounds to nearest even", arguments: Golden.variants)
   func halves(_ variant: KernelVariant) {
     let patterns = (0...UInt16.max).map { $0 }

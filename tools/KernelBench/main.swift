@@ -62,6 +62,12 @@ func bench(_ variant: KernelVariant, _ code: BlockCodec.Code, _ dtype: DType, _ 
 }
 
 let variants = KernelVariant.allCases.filter(\.runs)
+for (label, text) in ComputeSetting.rows() { print(label.isEmpty ? "  \(text)" : "\(label): \(text)") }
+if DotProduct.measured() > 0 {
+  print(
+    "products of the bfloat16 dot product for one of the float32 multiply-add, measured: \(decimal(DotProduct.measured(), 2))")
+}
+print("")
 print("one core, buffers of \(elements) elements, error sums included in encode; GB/s of input (encode) or output (decode)")
 for (title, code, dtype, blockSize) in [
   ("NF4 bf16, block 64", BlockCodec.Code.nf4, DType.bf16, 64), ("NF4 bf16, block 256", .nf4, .bf16, 256),
@@ -168,7 +174,7 @@ let matrices = [
 print("\nproducts with a matrix of \(inputs) inputs, \(outputs) outputs, one core, scales restored on the way; GFLOP/s")
 print("                            " + ["1 row", "GB/s read", "32 rows", "512 rows", "512 back"].map(column).joined())
 for variant in variants where variant != .portable {
-  for (compute, stored) in [(Compute.bf16, 0), (.bf16, 1), (.f32, 0), (.f32, 2)] {
+  for (compute, stored) in [(Compute.bf16, 0), (.bf16, 1), (.bf16, 2), (.f32, 0), (.f32, 1), (.f32, 2)] {
     let (name, w) = matrices[stored]
     let flops = 2e-9 * Double(outputs * inputs)
     let bytes = 1e-9 * Double(outputs * inputs) * [0.5, 2, 4][stored]

@@ -16,7 +16,10 @@
 // to bfloat16 after the scale was applied in float32, products are exact and summed in float32 (subnormals may flush);
 // with few rows a variant may keep more than bfloat16 of either side. With one row a variant may apply scales in float32 to
 // sums over the elements of a block: then what is rounded, if anything, is the codebook. The order of sums is the
-// variant's own; beyond that, results differ from the portable one's by roundings only.
+// variant's own, and another for one row, for few and for many. So a variant's result lies within
+// 2^-24 * (16 + 2 * sqrt(k)) * sum |x * w| of the exact sum of its factors, for sums of k products, and two variants, or two
+// numbers of rows, differ by twice that; in bf16 with few rows by up to 2^-8 * sum |x * w|, where one of them rounds and the other
+// does not.
 //
 // NaN and infinity in x, weights or scales reach every output they belong to.
 //
