@@ -10,6 +10,8 @@ let package = Package(
     .library(name: "NibbleAdapters", targets: ["NibbleAdapters", "NibbleFormats", "NibbleCore"]),
     .library(name: "NibbleModels", targets: ["NibbleModels", "NibbleCompute", "NibbleCore"]),
     .library(name: "NibbleTokenizers", targets: ["NibbleTokenizers", "NibbleCore"]),
+    .library(name: "NibbleTraining", targets: ["NibbleTraining", "NibbleModels", "NibbleCore"]),
+    .library(name: "NibbleEvaluation", targets: ["NibbleEvaluation", "NibbleModels", "NibbleCore"]),
   ],
   dependencies: [
     // The command line: parsing, help, completion scripts.
@@ -59,7 +61,7 @@ let package = Package(
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
-    .testTarget(name: "NibbleComputeTests", dependencies: ["NibbleCompute", "NibbleQuant", "TestSupport"]),
+    .testTarget(name: "NibbleComputeTests", dependencies: ["NibbleCompute", "NibbleQuant", "CNibbleKernels", "TestSupport"]),
     .testTarget(
       name: "NibbleModelsTests",
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),

@@ -85,7 +85,7 @@ __attribute__((noinline)) AVX2 static void row_of_others(int m, const few_produc
 
 TARGET_INLINE void rows(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
   const nibble_matrix *w = few->w;
-  if (w->packed && !(w->columns % 16 || w->block % 16)) {
+  if (nibble_has_blocks(w) && !(w->columns % 16 || w->block % 16)) {
     rows_of_codes(m, n, few, j, sums);
   } else {
     for (int l = 0; l < n; l++) row_of_others(m, few, j + (size_t)l, sums[l]);

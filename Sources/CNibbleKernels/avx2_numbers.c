@@ -45,6 +45,7 @@ AVX2 static uint64_t count_nonfinite_avx2(nibble_number number, const void *x, s
 }
 
 const nibble_kernels nibble_avx2_kernels = {
+    .variant = nibble_avx2,
     .max_bits = nibble_max_bits_avx2,
     .encode = nibble_encode_avx2,
     .decode = nibble_decode_avx2,

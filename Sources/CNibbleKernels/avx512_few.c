@@ -39,8 +39,8 @@ AVX512_INLINE void rows_by_lanes(const int n, const few_product *few, size_t j, 
 
 TARGET_INLINE void rows(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
   const nibble_matrix *w = few->w;
-  if (m == 1 && w->packed && by_lanes(w)) rows_by_lanes(n, few, j, sums);
-  else if (w->packed && !(w->columns % 32 || w->block % 32)) rows_of_codes(m, n, few, j, sums);
+  if (m == 1 && nibble_has_blocks(w) && by_lanes(w)) rows_by_lanes(n, few, j, sums);
+  else if (nibble_has_blocks(w) && !(w->columns % 32 || w->block % 32)) rows_of_codes(m, n, few, j, sums);
   else rows_of_others(m, n, few, j, sums);
 }
 

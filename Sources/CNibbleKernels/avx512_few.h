@@ -131,7 +131,7 @@ TARGET_INLINE void row_of_bf16(const int m, const few_product *few, size_t j, ve
 __attribute__((noinline)) TARGET static void row_of_others(int m, const few_product *few, size_t j, vec *sums) {
   const nibble_matrix *w = few->w;
 #define CALL(m) row_of_bf16(m, few, j, sums)
-  if (!w->packed && w->number == nibble_bf16) FEW_CASES(CALL)
+  if (!w->storage && w->number == nibble_bf16) FEW_CASES(CALL)
 #undef CALL
 #define CALL(m) row_of_any(m, few, j, sums)
   else FEW_CASES(CALL)

@@ -96,7 +96,7 @@ AVX512_INLINE __m512i lookup_pairs(__m512i table, __m128i low, __m128i high) {
 /// `n` weights from `element` on, exact or rounded to bfloat16; fewer than a panel is deep or wide.
 AVX512_INLINE void decode_floats(const int rounds, const nibble_matrix *w, size_t element, size_t n, float *out) {
   float scales[nibble_panel + nibble_depth];
-  if (!w->packed || element & 1) {
+  if (!nibble_has_blocks(w) || element & 1) {
     nibble_matrix_run(&nibble_avx512_kernels, w, element, n, nibble_f32, out);
     for (size_t i = 0; rounds && i < n; i++) out[i] = nibble_from_bf16(nibble_to_bf16(out[i]));
     return;

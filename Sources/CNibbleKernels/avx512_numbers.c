@@ -45,6 +45,7 @@ AVX512 static uint64_t count_nonfinite_avx512(nibble_number number, const void *
 }
 
 const nibble_kernels nibble_avx512_kernels = {
+    .variant = nibble_avx512,
     .max_bits = nibble_max_bits_avx512,
     .encode = nibble_encode_avx512,
     .decode = nibble_decode_avx512,

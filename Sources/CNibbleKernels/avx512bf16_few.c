@@ -113,7 +113,7 @@ AVX512BF16_INLINE void halves_of_lanes(const float *lanes, size_t k, uint16_t *o
 TARGET_INLINE void rows(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
   const nibble_matrix *w = few->w;
   if (m == 1) rows_by_lanes16(n, few, j, sums);
-  else if (w->packed && !(w->columns % 64 || w->block % 64)) rows_of_codes16(m, n, few, j, sums);
+  else if (nibble_has_blocks(w) && !(w->columns % 64 || w->block % 64)) rows_of_codes16(m, n, few, j, sums);
   else rows_of_others(m, n, few, j, sums);
 }
 
@@ -139,7 +139,7 @@ AVX512BF16 static void multiply(const nibble_matrix *w, const void *packed, size
                                 float *y, size_t stride, void *scratch) {
   if (m > 1) {
     few_multiply(w, packed, m, first, count, add, y, stride, scratch);
-  } else if (w->packed && by_lanes(w)) {
+  } else if (nibble_has_blocks(w) && by_lanes(w)) {
     few_product few = few_of(w, packed, m, scratch);
     few.more = (const char *)packed + nibble_avx512_few.packed_bytes(m, w->columns);
     few_loop(1, &few, first, count, add, y, stride);

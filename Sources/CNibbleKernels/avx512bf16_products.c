@@ -16,7 +16,7 @@
 AVX512BF16 static void decode(const nibble_matrix *w, size_t element, size_t n, void *to) {
   float scales[nibble_panel + nibble_depth];
   uint16_t *out = to;
-  if (!w->packed || element & 1) {
+  if (!nibble_has_blocks(w) || element & 1) {
     nibble_matrix_run(&nibble_avx512_kernels, w, element, n, nibble_bf16, out);
     return;
   }
@@ -47,7 +47,7 @@ AVX512BF16_INLINE void interleave(const uint16_t *a, const uint16_t *b, size_t n
 AVX512BF16 static void decode_pair(const nibble_matrix *w, size_t row, size_t rows, size_t column, size_t n, uint32_t *out) {
   uint16_t first[nibble_panel], second[nibble_panel] = {0};
   size_t element = row * w->columns + column, below = element + w->columns;
-  if (rows < 2 || !w->packed || (element | w->columns) & 1 || w->columns % w->block || w->block % 16) {
+  if (rows < 2 || !nibble_has_blocks(w) || (element | w->columns) & 1 || w->columns % w->block || w->block % 16) {
     decode(w, element, n, first);
     if (rows > 1) decode(w, below, n, second);
     interleave(first, second, n, out);

@@ -76,7 +76,7 @@ TARGET_INLINE void row_of_floats(const int m, const few_product *few, const floa
 TARGET_INLINE void row_of_any(const int m, const few_product *few, size_t j, vec *sums) {
   const nibble_matrix *w = few->w;
   const float *row = (const float *)w->data + j * w->columns;
-  if (w->packed || w->number != nibble_f32) {
+  if (w->storage || w->number != nibble_f32) {
     nibble_matrix_run(KERNELS, w, j * w->columns, w->columns, nibble_f32, few->row);
     row = few->row;
   }
@@ -266,7 +266,7 @@ NIBBLE_INLINE few_product few_of(const nibble_matrix *w, const void *packed, siz
 TARGET static void few_multiply(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add,
                                 float *y, size_t stride, void *scratch) {
   few_product few = few_of(w, packed, m, scratch);
-  if (!w->packed && w->number == nibble_f32 && w->columns <= WIDTH) {
+  if (!w->storage && w->number == nibble_f32 && w->columns <= WIDTH) {
     few_short(&few, m, first, count, add, y, stride);
     return;
   }

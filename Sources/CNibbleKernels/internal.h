@@ -19,6 +19,7 @@ typedef struct {
 
 /// One variant. A null entry takes the portable one.
 typedef struct {
+  nibble_variant variant;
   /// For each block the bits of max|x| as float32, compared as integers: NaN above infinity above the rest.
   void (*max_bits)(nibble_number number, const void *x, size_t blocks, size_t block, uint32_t *bits);
   void (*encode)(const nibble_encode_job *job, const void *x, size_t blocks, const float *inverse,

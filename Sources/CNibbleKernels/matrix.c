@@ -59,8 +59,12 @@ static void run_of_codes(const nibble_kernels *kernels, const nibble_matrix *w, 
 
 void nibble_matrix_run(const nibble_kernels *kernels, const nibble_matrix *w, size_t element, size_t n, nibble_number number,
                        void *out) {
-  if (w->packed) {
+  if (nibble_has_blocks(w)) {
     run_of_codes(kernels, w, element, n, number, out);
+    return;
+  }
+  if (w->storage) {
+    w->storage->run(kernels->variant, w, element, n, number, out);
     return;
   }
   const char *from = (const char *)w->data + element * nibble_number_size(w->number);
@@ -78,6 +82,16 @@ void nibble_matrix_run(const nibble_kernels *kernels, const nibble_matrix *w, si
       kernels->narrow(number, wide, part, (char *)out + 2 * i);
     }
   }
+}
+
+static void run_of_blocks(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n, nibble_number number,
+                          void *out) {
+  run_of_codes(nibble_kernels_of(variant), w, element, n, number, out);
+}
+
+const nibble_storage *nibble_block_storage(void) {
+  static const nibble_storage storage = {.bits = 4, .blocks = 1, .run = run_of_blocks};
+  return &storage;
 }
 
 void nibble_matrix_rows(nibble_variant variant, const nibble_matrix *w, size_t first, size_t count, float *out) {

@@ -103,6 +103,7 @@ static uint64_t count_nonfinite_neon(nibble_number number, const void *x, size_t
 }
 
 const nibble_kernels nibble_neon_kernels = {
+    .variant = nibble_neon,
     .max_bits = nibble_max_bits_neon,
     .encode = nibble_encode_neon,
     .decode = decode_neon,

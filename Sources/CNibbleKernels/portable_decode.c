@@ -46,6 +46,7 @@ static uint64_t count_nonfinite_portable(nibble_number number, const void *x, si
 }
 
 const nibble_kernels nibble_portable_kernels = {
+    .variant = nibble_portable,
     .max_bits = nibble_max_bits_portable,
     .encode = nibble_encode_portable,
     .decode = nibble_decode_portable,

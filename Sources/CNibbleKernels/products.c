@@ -94,7 +94,7 @@ static void ask_for(const nibble_products *p, const nibble_matrix *w, int transp
   size_t numbers = least(inner - from, next->units * p->pair);
   size_t rows = transposed ? numbers : next->outputs, columns = transposed ? next->outputs : numbers;
   size_t row = transposed ? from : next->first, column = transposed ? next->first : from;
-  size_t bits = w->packed ? 4 : 8 * nibble_number_size(w->number);
+  size_t bits = nibble_storage_bits(w);
   for (size_t r = rows * i / parts; r < rows * (i + 1) / parts; r++) {
     size_t element = (row + r) * w->columns + column;
     const char *at = (const char *)w->data + element * bits / 8, *end = at + columns * bits / 8;

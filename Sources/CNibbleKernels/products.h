@@ -62,6 +62,14 @@ extern const nibble_products nibble_neon_products[2];
 extern const nibble_few_products nibble_neon_few;
 #endif
 
+/// Whether W is 4-bit codes in blocks, which variants have their own ways with.
+NIBBLE_INLINE int nibble_has_blocks(const nibble_matrix *w) { return w->storage && w->storage->blocks; }
+
+/// Bits of a number of W.
+NIBBLE_INLINE size_t nibble_storage_bits(const nibble_matrix *w) {
+  return w->storage ? w->storage->bits : 8 * nibble_number_size(w->number);
+}
+
 /// n / by and what is left. Blocks are nearly always powers of two, and there are many divisions by them.
 NIBBLE_INLINE size_t nibble_divide(size_t n, size_t by, size_t *rest) {
   if (!(by & (by - 1))) {

@@ -13,11 +13,12 @@ package struct Matrix: @unchecked Sendable {
   package var native: nibble_matrix { view.native }
   package var outputs: Int { isTransposed ? native.columns : native.rows }
   package var inputs: Int { isTransposed ? native.rows : native.columns }
-  package var isPacked: Bool { native.packed != 0 }
+  package var isPacked: Bool { native.storage != nil }
   /// Bytes a product reads of one row of outputs.
   package var bytesPerOutput: Int {
-    if isPacked { return inputs / 2 + inputs / native.block * (native.scales == nil ? 1 : 4) }
-    return inputs * (native.number == nibble_f32 ? 4 : 2)
+    guard let storage = native.storage else { return inputs * (native.number == nibble_f32 ? 4 : 2) }
+    let codes = inputs * storage.pointee.bits / 8
+    return native.block == 0 ? codes : codes + inputs / native.block * (native.scales == nil ? 1 : 4)
   }
 
   init(_ native: nibble_matrix, isTransposed: Bool, owners: [AnyObject]) {
@@ -42,6 +43,20 @@ package struct Matrix: @unchecked Sendable {
     native.number = number
     native.data = data
     self.init(native, isTransposed: isTransposed, owners: [owner])
+  }
+
+  /// Numbers in a storage of a codec's own, [rows, columns] as stored.
+  ///
+  /// - Parameters:
+  ///   - storage: a row of C functions that lives as long as the program
+  ///   - more: what these need beside `data`; `owners` keep both alive
+  package init(
+    rows: Int, columns: Int, _ storage: UnsafePointer<nibble_storage>, data: UnsafeRawPointer, more: UnsafeRawPointer? = nil,
+    isTransposed: Bool = false, owners: [AnyObject]
+  ) {
+    var native = nibble_matrix()
+    (native.rows, native.columns, native.storage, native.data, native.more) = (rows, columns, storage, data, more)
+    self.init(native, isTransposed: isTransposed, owners: owners)
   }
 
   /// Rows of float32 in memory of their own.
@@ -77,7 +92,7 @@ package struct Matrix: @unchecked Sendable {
     var native = nibble_matrix()
     native.rows = rows
     native.columns = columns
-    native.packed = 1
+    native.storage = nibble_block_storage()
     native.data = data
     native.block = codec.blockSize
     native.codebook = UnsafePointer(codebook.start)

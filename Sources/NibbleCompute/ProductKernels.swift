@@ -43,7 +43,7 @@ package struct MatrixView: @unchecked Sendable {  // nothing writes through the 
     native = nibble_matrix()
     native.rows = rows
     native.columns = columns
-    native.packed = 1
+    native.storage = nibble_block_storage()
     native.data = codes
     native.block = blockSize
     native.codebook = codebook
@@ -59,7 +59,7 @@ package struct MatrixView: @unchecked Sendable {  // nothing writes through the 
     native = nibble_matrix()
     native.rows = rows
     native.columns = columns
-    native.packed = 1
+    native.storage = nibble_block_storage()
     native.data = codes
     native.block = blockSize
     native.codebook = codebook

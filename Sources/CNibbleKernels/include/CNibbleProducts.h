@@ -36,10 +36,25 @@
 /// What products are computed in.
 typedef enum { nibble_compute_f32 = 0, nibble_compute_bf16 = 1 } nibble_compute;
 
-/// A weight matrix in memory.
+typedef struct nibble_matrix nibble_matrix;
+
+/// A way to store the numbers of a matrix: what products need of it. One that has `run` alone works, a row or panel decoded at a
+/// time; variants have decoders and few-row products of their own for `blocks`.
 typedef struct {
+  size_t bits;  ///< of a number in `data`, by which memory is asked for ahead
+  int blocks;   ///< whether these are 4-bit codes in blocks
+  /// Numbers of W from `element` on, row after row, into `out` as `number` (f32 or bf16, rounded once).
+  void (*run)(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n, nibble_number number, void *out);
+} nibble_storage;
+
+/// 4-bit codes in blocks: NF4, FP4 and any other table of 16 values.
+const nibble_storage *nibble_block_storage(void);
+
+/// A weight matrix in memory.
+struct nibble_matrix {
   size_t rows, columns;
-  int packed;              ///< whether `data` is 4-bit codes; if so `number` is not looked at
+  const nibble_storage *storage;  ///< how numbers are stored; NULL where `data` is plain numbers
+  const void *more;        ///< for storages not named here: whatever `run` needs
   nibble_number number;    ///< of plain elements: f32, f16 or bf16
   const void *data;        ///< elements, or codes: two a byte, first in the high nibble, flattened across rows
   size_t block;            ///< elements that share a scale, at least 2, even; blocks run on across the ends of rows
@@ -50,7 +65,7 @@ typedef struct {
   const float *nested_scales;   ///< one for `nested_block` blocks
   size_t nested_block;
   float offset;
-} nibble_matrix;
+};
 
 /// Bytes `nibble_pack_rows` writes for `m` rows of `k` numbers; a multiple of 64.
 size_t nibble_packed_bytes(nibble_variant variant, nibble_compute compute, size_t m, size_t k);
