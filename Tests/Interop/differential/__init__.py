@@ -1,0 +1,1 @@
+"""A differential fuzzer: drawn configurations, computed by nibble and by the libraries it has to agree with."""

@@ -1,0 +1,412 @@
+"""Drawn models: configurations in every spelling transformers accepts, random weights, and the files they are stored in."""
+import json
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from .common import Undrawable, peer
+
+# What nibble runs, and the classes it runs them as.
+DECODERS = {
+    "llama": ("LlamaForCausalLM", "LlamaForCausalLM", "LlamaForSequenceClassification", "LlamaModel"),
+    "mistral": ("MistralForCausalLM", "MistralForCausalLM", "MistralForSequenceClassification", "MistralModel"),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2Model"),
+    "gpt2": ("GPT2LMHeadModel", "GPT2LMHeadModel", "GPT2ForSequenceClassification", "GPT2Model"),
+}
+ENCODERS = {
+    "bert": ("BertForSequenceClassification", "BertModel"),
+    "roberta": ("RobertaForSequenceClassification", "RobertaModel"),
+    "xlm-roberta": ("XLMRobertaForSequenceClassification", "XLMRobertaModel"),
+    "camembert": ("CamembertForSequenceClassification", "CamembertModel"),
+}
+# What can be merged and packed without being run: the fuzzer asks transformers to run the result.
+OTHERS = {
+    "opt": "OPTForCausalLM", "bloom": "BloomForCausalLM", "gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM", "phi": "PhiForCausalLM", "phi3": "Phi3ForCausalLM", "gpt_neox": "GPTNeoXForCausalLM",
+    "gpt_neo": "GPTNeoForCausalLM", "gptj": "GPTJForCausalLM", "falcon": "FalconForCausalLM", "cohere": "CohereForCausalLM",
+    "qwen3": "Qwen3ForCausalLM", "olmo2": "Olmo2ForCausalLM", "granite": "GraniteForCausalLM", "stablelm": "StableLmForCausalLM",
+    "starcoder2": "Starcoder2ForCausalLM", "smollm3": "SmolLM3ForCausalLM", "distilbert": "DistilBertForSequenceClassification",
+    "electra": "ElectraForSequenceClassification", "albert": "AlbertForSequenceClassification",
+}
+MASKED = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "xlm-roberta": "XLMRobertaForMaskedLM"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Drawn:
+    """A model on disk: its folder, class and configuration as text."""
+
+    def __init__(self, folder, model_class, config, dtype):
+        self.folder, self.model_class, self.config, self.dtype = folder, model_class, config, dtype
+
+    def load(self, folder=None):
+        """The model in float32, with nothing missing."""
+        return load(folder or self.folder, self.model_class)
+
+    @property
+    def kind(self):
+        name = self.model_class.__name__
+        for part, kind in (("SequenceClassification", "classes"), ("CausalLM", "language"), ("LMHead", "language"), ("MaskedLM", "masked")):
+            if part in name:
+                return kind
+        return "states"
+
+    @property
+    def is_causal(self):
+        return self.config["model_type"] not in (*ENCODERS, "distilbert", "electra", "albert")
+
+
+def load(folder, model_class):
+    model, report = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise ValueError(f"keys are missing: {sorted(report['missing_keys'])[:3]} {sorted(report['mismatched_keys'])[:3]}")
+    # A cache is not asked for, and some configurations have none.
+    model.config.use_cache = False
+    return model.eval()
+
+
+def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=None, others=0.0, vocabulary=None, **changes):
+    """Draws a model and writes it to the folder `name`.
+
+    - families, kinds: model types and kinds ("language", "classes", "states") to choose among; None for all
+    - plain: no odd spelling, storage or padding; areas that test something else want models that run
+    - others: how often the family is one that nibble does not run
+    """
+    rng = case.rng
+    family = rng.choice([*DECODERS, *ENCODERS] if families is None else families)
+    if others and case.chance(others):
+        family = rng.choice([*OTHERS, *MASKED])
+        class_name = OTHERS.get(family) or MASKED[family]
+    else:
+        names = {**DECODERS, **ENCODERS}[family]
+        if kinds:
+            names = [one for one in names if Drawn(None, getattr(transformers, one), None, None).kind in kinds]
+            if not names:
+                raise Undrawable(f"{family} has no {kinds}")
+        class_name = rng.choice(names)
+    model_class = getattr(transformers, class_name)
+    config = configuration(case, family, class_name, plain)
+    if vocabulary:
+        config["vocab_size"] = vocabulary
+    config.update(changes)
+    dtype = dtype or rng.choice(["float32", "float32", "bfloat16", "float16"])
+    config[rng.choice(["dtype", "torch_dtype"])] = dtype
+    folder = case / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    case.note(**{name: {"class": class_name, "config": config}})
+    with peer("making the model"):
+        read = transformers.AutoConfig.from_pretrained(folder)
+        if read.num_hidden_layers > 8:
+            raise Undrawable("a model of the default's size")
+        model = model_class._from_config(read, attn_implementation="eager")
+    randomize(case, model)
+    store(case, folder, model, DTYPES[dtype], plain, name)
+    return Drawn(folder, model_class, config, dtype)
+
+
+def randomize(case, model):
+    """Random values everywhere; queries and keys strong enough to tell positions apart."""
+    spread = case.rng.choice([0.05, 0.1, 0.2])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name.lower() or ".ln_" in name or "layernorm" in name.lower():
+                parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.2 * torch.randn(parameter.shape))
+                continue
+            strong = parameter.dim() == 2 and any(part in name for part in ("q_proj", "k_proj", "c_attn", "query", "key"))
+            parameter.copy_(torch.randn(parameter.shape) * spread * (3 if strong else 1))
+
+
+# MARK: - Files
+
+def store(case, folder, model, dtype, plain, name):
+    """Writes the weights as hubs have them: tied heads stored or not, prefixes, old names, shards, types that are mixed."""
+    rng = case.rng
+    tensors = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    tied = dict(getattr(model, "_tied_weights_keys", None) or {}) if model.config.tie_word_embeddings else {}
+    tied = {key: source for key, source in tied.items() if key in tensors}
+    how = "as saved"
+    if not plain:
+        how = rng.choices(["as saved", "stored too", "stored too, other values", "only the head"], [80, 10, 6, 4])[0] if tied else how
+    if how == "as saved" or how == "only the head":
+        for key, source in tied.items():
+            tensors.pop(key if how == "as saved" else source, None)
+    if how == "stored too, other values":
+        for key in tied:
+            tensors[key] = tensors[key] + 0.1 * torch.randn(tensors[key].shape)
+    odd = []
+    if not plain and case.chance(0.15):
+        prefix = model.base_model_prefix + "."
+        if all(key.startswith(prefix) for key in tensors):
+            odd.append("without prefix")
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        elif not any(key.startswith(prefix) for key in tensors) and type(model).__name__.endswith("Model"):
+            odd.append("with prefix")
+            tensors = {prefix + key: value for key, value in tensors.items()}
+    if not plain and case.chance(0.1) and any("LayerNorm.weight" in key for key in tensors):
+        odd.append("gamma and beta")
+        tensors = {key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+                   for key, value in tensors.items()}
+    mixed = not plain and case.chance(0.08)
+    kinds = list(DTYPES.values())
+    tensors = {key: value.to(rng.choice(kinds) if mixed else dtype) if value.is_floating_point() else value
+               for key, value in tensors.items()}
+    shards = rng.choice([2, 3]) if not plain and case.chance(0.2) and len(tensors) > 3 else 1
+    case.note(**{f"{name} stored": {"tied": how, "odd": odd, "mixed": mixed, "shards": shards}})
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    names = list(tensors)
+    rng.shuffle(names)
+    index = {"metadata": {"total_size": sum(value.numel() * value.element_size() for value in tensors.values())}, "weight_map": {}}
+    for number in range(shards):
+        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = {key: tensors[key] for key in names[number::shards]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        index["weight_map"].update(dict.fromkeys(part, file))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+# MARK: - Configurations
+
+ACTIVATIONS = ["silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "tanh", "quick_gelu"]
+RARE_ACTIVATIONS = ["relu2", "sigmoid", "mish", "gelu_python", "gelu_10", "gelu_accurate", "linear", "leaky_relu", "relu6", "laplace"]
+
+
+def activation(case, plain):
+    return case.rng.choice(RARE_ACTIVATIONS if not plain and case.chance(0.06) else ACTIVATIONS)
+
+
+def configuration(case, family, class_name, plain):
+    if family in ("llama", "mistral", "qwen2"):
+        config = llama_like(case, family, plain)
+    elif family == "gpt2":
+        config = gpt2(case, plain)
+    elif family in ENCODERS:
+        config = bert_like(case, family, plain)
+    else:
+        config = other(case, family)
+    config |= {"model_type": family, "architectures": [class_name]}
+    if "SequenceClassification" in class_name:
+        labels(case, config, plain)
+    return config
+
+
+def maybe(case, config, key, value, absent=0.25, plain=False):
+    """The key with a value, or (sometimes) without it, which means the library's default."""
+    if plain or not case.chance(absent):
+        config[key] = value
+
+
+def divisors(number):
+    return [one for one in range(1, number + 1) if number % one == 0]
+
+
+def llama_like(case, family, plain):
+    rng = case.rng
+    heads = rng.choice([1, 2, 3, 4, 6, 8])
+    head_dim = rng.choice([2, 4, 6, 8, 10, 16, 20])
+    config = {
+        "vocab_size": rng.randint(20, 140), "num_hidden_layers": rng.randint(1, 3), "num_attention_heads": heads,
+        "num_key_value_heads": rng.choice(divisors(heads)), "intermediate_size": rng.randint(5, 70),
+        "hidden_size": heads * head_dim, "bos_token_id": 1, "eos_token_id": 2}
+    if case.chance(0.3):
+        config |= {"head_dim": head_dim, "hidden_size": rng.randint(3, 50) if family != "qwen2" else rng.randint(3, 20) * heads}
+    elif case.chance(0.1):
+        config["head_dim"] = None
+    if not plain and family == "llama" and case.chance(0.1):
+        del config["num_key_value_heads"]
+    maybe(case, config, "hidden_act", activation(case, plain))
+    maybe(case, config, "rms_norm_eps", rng.choice([1e-6, 1e-5, 1e-12, 1e-3, 0.1]))
+    maybe(case, config, "tie_word_embeddings", case.chance(0.5))
+    maybe(case, config, "max_position_embeddings", rng.choice([40, 64, 128, 513, 4096]), 0.1)
+    maybe(case, config, "pad_token_id", rng.choice([0, 2, 5]), 0.2)
+    if family == "llama":
+        maybe(case, config, "attention_bias", case.chance(0.4), 0.4)
+        maybe(case, config, "mlp_bias", case.chance(0.4), 0.4)
+        maybe(case, config, "pretraining_tp", 1, 0.7)
+    if family == "mistral":
+        maybe(case, config, "sliding_window", rng.choice([None, 1, 2, 5, 9, 20, 4096]), 0.15)
+    if family == "qwen2":
+        maybe(case, config, "use_sliding_window", case.chance(0.5), 0.3)
+        maybe(case, config, "sliding_window", rng.choice([None, 2, 5, 9]), 0.2)
+        maybe(case, config, "max_window_layers", rng.randint(0, 3), 0.2)
+        if case.chance(0.15):
+            config["layer_types"] = [rng.choice(["full_attention", "sliding_attention"]) for _ in range(config["num_hidden_layers"])]
+    rotary(case, config, plain)
+    return config
+
+
+def rotary(case, config, plain):
+    """Rotary positions as files of all years spell them."""
+    rng = case.rng
+    theta = rng.choice([10000, 10000.0, 500000.0, 1e6, 100.0, 7])
+    kind = rng.choices(["default", "linear", "dynamic", "llama3", "yarn", "longrope"], [40, 15, 8, 18, 18, 0 if plain else 1])[0]
+    context = config.get("max_position_embeddings", 2048)
+    trained = rng.choice([8, 16, 32, max(1, context // 2), max(1, context // 4)])
+    values = {}
+    if kind != "default":
+        values["factor"] = rng.choice([1.0, 1.5, 2, 4.0, 8.0])
+    if kind == "llama3":
+        low = rng.choice([0.5, 1, 1.0, 2.0])
+        values |= {"low_freq_factor": low, "high_freq_factor": low * rng.choice([2, 4, 1.5]), "original_max_position_embeddings": trained}
+    if kind == "longrope":
+        half = (config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]) // 2
+        values |= {"short_factor": [1.5] * half, "long_factor": [3.0] * half, "original_max_position_embeddings": trained}
+    if kind == "yarn":
+        maybe(case, values, "original_max_position_embeddings", trained, 0.2)
+        maybe(case, values, "beta_fast", rng.choice([32, 16.0, 4]), 0.5)
+        maybe(case, values, "beta_slow", rng.choice([1, 2.0, 0.5]), 0.5)
+        maybe(case, values, "attention_factor", rng.choice([1.0, 0.8, 1.3]), 0.7)
+        maybe(case, values, "truncate", case.chance(0.5), 0.6)
+        if not plain and case.chance(0.06):
+            values |= {"mscale": 0.7, "mscale_all_dim": rng.choice([1.0, 0.5])}
+    spelling = rng.choice(["new", "new", "new, theta outside", "old", "older", "beside", "original outside"])
+    if plain and spelling in ("beside", "original outside"):
+        spelling = "new"
+    case.note(rotary=f"{kind}, {spelling}")
+    if spelling.startswith("new"):
+        config["rope_parameters"] = {"rope_type": kind, **values}
+        if spelling == "new":
+            config["rope_parameters"]["rope_theta"] = theta
+        else:
+            maybe(case, config, "rope_theta", theta, 0.3)
+        return
+    maybe(case, config, "rope_theta", theta, 0.3)
+    scaling = {"type" if spelling == "older" else "rope_type": kind, **values} if kind != "default" else None
+    if spelling == "original outside" and "original_max_position_embeddings" in values:
+        if scaling and case.chance(0.7):
+            del scaling["original_max_position_embeddings"]
+        config["original_max_position_embeddings"] = trained
+    if spelling == "beside":
+        config["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    config["rope_scaling"] = scaling
+
+
+def gpt2(case, plain):
+    rng = case.rng
+    heads = rng.choice([1, 2, 3, 4, 6])
+    config = {
+        "vocab_size": rng.randint(20, 140), "n_embd": heads * rng.choice([1, 2, 5, 8, 11, 16]), "n_head": heads,
+        "n_layer": rng.randint(1, 3), "bos_token_id": 1, "eos_token_id": 2}
+    maybe(case, config, "n_positions", rng.choice([40, 64, 77]), 0.05)
+    maybe(case, config, "n_inner", rng.choice([None, rng.randint(5, 70)]), 0.3)
+    maybe(case, config, "activation_function", activation(case, plain))
+    maybe(case, config, "layer_norm_epsilon", rng.choice([1e-5, 1e-12, 1e-3, 0.1]))
+    maybe(case, config, "tie_word_embeddings", case.chance(0.5))
+    maybe(case, config, "pad_token_id", rng.choice([0, 2, 5]), 0.2)
+    if not plain:
+        maybe(case, config, "scale_attn_by_inverse_layer_idx", True, 0.95)
+        maybe(case, config, "scale_attn_weights", False, 0.95)
+        maybe(case, config, "reorder_and_upcast_attn", True, 0.9)
+    return config
+
+
+def bert_like(case, family, plain):
+    rng = case.rng
+    heads = rng.choice([1, 2, 3, 4, 6])
+    config = {
+        "vocab_size": rng.randint(20, 140), "hidden_size": heads * rng.choice([1, 2, 5, 8, 11, 16]), "num_attention_heads": heads,
+        "num_hidden_layers": rng.randint(1, 3), "intermediate_size": rng.randint(5, 70)}
+    maybe(case, config, "max_position_embeddings", rng.choice([45, 66, 80]), 0.05)
+    maybe(case, config, "hidden_act", activation(case, plain))
+    maybe(case, config, "layer_norm_eps", rng.choice([1e-12, 1e-5, 1e-3, 0.1]))
+    maybe(case, config, "type_vocab_size", rng.choice([1, 2, 3]), 0.1)
+    maybe(case, config, "pad_token_id", rng.choice([0, 1, 1, 4]), 0.3)
+    maybe(case, config, "position_embedding_type", "absolute", 0.6)
+    return config
+
+
+def other(case, family):
+    """A family that only transformers runs here: plain sizes under every name there is for them."""
+    rng = case.rng
+    heads = rng.choice([2, 4])
+    sizes = {
+        "vocab_size": rng.randint(40, 140), "hidden_size": heads * 8, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": heads, "num_key_value_heads": rng.choice(divisors(heads)), "head_dim": 8, "max_position_embeddings": 64,
+        "n_embd": heads * 8, "n_layer": 2, "n_head": heads, "n_positions": 64, "num_layers": 2, "num_heads": heads, "n_inner": None,
+        "ffn_dim": 40, "word_embed_proj_dim": heads * 8, "embedding_size": rng.choice([heads * 8, 12]), "dim": heads * 8,
+        "n_heads": heads, "n_layers": 2, "hidden_dim": 40, "rotary_dim": 4, "sliding_window": 16, "query_pre_attn_scalar": 8,
+        "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    plain = transformers.AutoConfig.for_model(family)
+    config = {key: value for key, value in sizes.items() if key in plain.to_dict() or hasattr(plain, key)}
+    for key in set(config) & set(type(plain).attribute_map):
+        del config[key]
+    if family == "gpt_neo":
+        config |= {"attention_types": [[["global", "local"], 1]], "window_size": 8}
+    if case.chance(0.6):
+        config["tie_word_embeddings"] = case.chance(0.6)
+    return config
+
+
+def labels(case, config, plain):
+    rng = case.rng
+    count = rng.choice([1, 2, 3, 5])
+    if count == 2 and case.chance(0.3) and not plain:
+        pass  # the default
+    elif case.chance(0.7):
+        config |= {"id2label": {str(one): f"L{one}" for one in range(count)}, "label2id": {f"L{one}": one for one in range(count)}}
+    else:
+        config["num_labels"] = count
+    kinds = ["regression"] if count == 1 else ["single_label_classification", "multi_label_classification", "regression"]
+    maybe(case, config, "problem_type", rng.choice(kinds), 0.6)
+
+
+# MARK: - Questions
+
+def limit(config, model):
+    """The most tokens a sequence may have."""
+    most = config.get("max_position_embeddings") or config.get("n_positions") or getattr(model.config, "max_position_embeddings", 64)
+    if config["model_type"] in ENCODERS and config["model_type"] != "bert":
+        most -= model.config.pad_token_id + 1
+    return most
+
+
+def draw_question(case, drawn, model, simple=False):
+    """Ids and what stands beside them: masks of padding on either side, token types, labels."""
+    rng = case.rng
+    vocabulary, most = model.config.vocab_size, limit(drawn.config, model)
+    batch = rng.choice([1, 2, 3])
+    length = min(most, rng.choice([1, 2, 5, 17, 24, 40, most if most < 150 else 33]))
+    ids = torch.randint(0, vocabulary, (batch, length))
+    padding = model.config.pad_token_id
+    asked = {"input_ids": ids}
+    if drawn.kind == "classes" and drawn.is_causal and (padding is None or not 0 <= padding < vocabulary):
+        asked["input_ids"] = ids = ids[:1]
+        batch = 1
+    if case.chance(0.6) and padding is not None and 0 <= padding < vocabulary and length > 1:
+        mask = torch.zeros_like(ids)
+        right = case.chance(0.7) or not drawn.is_causal or drawn.kind == "classes"
+        for row in range(batch):
+            kept = rng.randint(1, length)
+            mask[row, :kept] = 1 if right else 0
+            if not right:
+                mask[row, length - kept:] = 1
+        asked["input_ids"] = ids = torch.where(mask == 1, ids, torch.tensor(padding))
+        asked["attention_mask"] = mask
+    elif drawn.kind == "classes" and drawn.is_causal and padding is not None:
+        # A padding id in the middle would move the token the head looks at in transformers alone.
+        asked["input_ids"] = ids = torch.where(ids == padding, (ids + 1) % vocabulary, ids)
+    kinds = getattr(model.config, "type_vocab_size", 0)
+    if drawn.config["model_type"] in ENCODERS and kinds and case.chance(0.4):
+        asked["token_type_ids"] = torch.randint(0, kinds, ids.shape)
+    if simple or not case.chance(0.5) or drawn.kind == "states":
+        return asked
+    mask = asked.get("attention_mask")
+    if drawn.kind in ("language", "masked"):
+        labels = torch.where(torch.rand(ids.shape) < 0.2, -100, ids)
+        if mask is not None:
+            before = torch.cat((mask[:, :1], mask[:, :-1]), dim=1)
+            labels = torch.where((mask == 1) & (before == 1), labels, -100)
+        if length < 2 or bool((labels[:, 1:] == -100).all()):
+            return asked
+        asked["labels"] = labels
+    else:
+        count, problem = model.config.num_labels, model.config.problem_type
+        if problem == "regression" or (problem is None and count == 1):
+            asked["labels"] = torch.randn(batch, count) if count > 1 else torch.randn(batch)
+        elif problem == "multi_label_classification" or (problem is None and case.chance(0.1)):
+            asked["labels"] = torch.randint(0, 2, (batch, count)).float()
+        else:
+            asked["labels"] = torch.randint(0, count, (batch,))
+    return asked
