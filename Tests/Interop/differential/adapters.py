@@ -107,11 +107,11 @@ def draw_settings(case, drawn, model, simple=False):
     return settings
 
 
-def draw_adapter(case, drawn, model, name="a", simple=False, **changes):
-    """Draws an adapter for `model`, writes it as PEFT does, and returns its folder and its settings."""
+def draw_adapter(case, drawn, model, name="a", simple=False, dtype=None, **changes):
+    """Draws an adapter for `model`, writes it as PEFT does, and returns its folder."""
     settings = draw_settings(case, drawn, model, simple) | changes
     called = case.rng.choice(["default", "default", "default", "sst", "my-task"]) if not simple else "default"
-    dtype = case.rng.choice(["float32", "float32", "float32", "bfloat16", "float16"])
+    dtype = dtype or case.rng.choice(["float32", "float32", "float32", "bfloat16", "float16"])
     case.note(**{name: {"settings": settings, "called": called, "dtype": dtype}})
     with peer("making the adapter"):
         adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(**copy.deepcopy(settings)), adapter_name=called)

@@ -1,10 +1,10 @@
-"""Several drawn adapters with weights: `adapter combine` against PEFT's `add_weighted_adapter`, and `merge --adapter A:w --adapter B:w`
-against both active in PEFT with those weights."""
+"""Several drawn adapters with weights: `adapter combine` against PEFT's `add_weighted_adapter`; `merge` and `forward` with
+`--adapter A:w --adapter B:w` against all of them active in PEFT with those weights."""
 import warnings
 
 from .adapters import attached, draw_adapter, scaled
 from .common import Difference, PeerRefusal, Refusal, answers, compare, in_double, peer
-from .drawing import draw_model, draw_question
+from .drawing import DECODERS, draw_model, draw_question
 from .forward import ask
 
 METHODS = {
@@ -16,21 +16,24 @@ METHODS = {
 
 def run(case):
     rng = case.rng
-    drawn = draw_model(case, plain=True)
+    drawn = draw_model(case, plain=True, kinds=("language", "states"), families=[*DECODERS, "bert", "roberta"])
     with peer("loading"):
         model = drawn.load()
     method = rng.choice(["sum", "sum", *METHODS, "cat", "svd", "linear"])
     settings = rng.choice(METHODS.get(method, [{}]))
-    shared = {"r": rng.choice([1, 2, 5])} if method not in ("sum", "cat", "svd") else {}
+    # PEFT gives the combination the first adapter's configuration, and with it a scale and layers that are not the others'. The exact
+    # methods are therefore compared with the adapters active together; for the rest no such adapter is drawn. Half-precision factors
+    # have equal magnitudes, of which pruning may keep any.
+    exact = method in ("sum", "cat")
+    shared = {} if exact else {"use_rslora": case.chance(0.1) and method != "svd", "layers_to_transform": None, "exclude_modules": None}
     if method not in ("sum", "cat", "svd"):
-        # PEFT adds factors of one rank only.
-        shared |= {"rank_pattern": {}}
+        shared |= {"r": rng.choice([1, 2, 5]), "rank_pattern": {}, "dtype": "float32"}
+    first = draw_adapter(case, drawn, model, "a0", simple=True, **shared)
     if case.chance(0.5):
-        first = draw_adapter(case, drawn, model, "a0", simple=True, **shared)
         shared |= {key: case.drawn["a0"]["settings"][key] for key in ("target_modules", "fan_in_fan_out", "task_type")
                    if key in case.drawn["a0"]["settings"]}
-    else:
-        first = draw_adapter(case, drawn, model, "a0", simple=True, **shared)
+        if not isinstance(shared["target_modules"], list):
+            shared["layers_to_transform"] = None
     folders = [first]
     for number in range(1, rng.choice([2, 2, 3])):
         folders.append(draw_adapter(case, drawn, model, f"a{number}", simple=True, **shared))
@@ -38,22 +41,23 @@ def run(case):
     words = [f"{folder.relative_to(case.folder)}:{weight}" for folder, weight in zip(folders, weights)]
     case.note(method=method, settings=settings, weights=weights)
     adapted = attached(model, *folders)
+    truth = scaled(attached(model, *folders), weights) if exact else None
     asked = draw_question(case, drawn, model, simple=True)
     if method == "sum":
-        theirs = answers(scaled(adapted, weights), **asked)
+        theirs = answers(truth, **asked)
         flags = [word for one in words for word in ("--adapter", one)]
         if case.chance(0.5):
             ours = ask(case, asked, "m", *flags)
         else:
             case.nibble("merge", "--base", "m", *flags, "-o", "out", "--dtype", "fp32", "--min-survival", 0, "-q", "-j", 1)
             ours = answers(drawn.load(case / "out"), **asked)
-        compare(ours, theirs, in_double(adapted, asked), mask=asked.get("attention_mask"), tolerance=5e-5)
+        compare(ours, theirs, in_double(truth, asked), mask=asked.get("attention_mask"), tolerance=5e-5)
         return
     try:
         with peer("add_weighted_adapter", PeerRefusal):
             adapted.add_weighted_adapter([f"a{number}" for number in range(len(folders))], weights, "both", combination_type=method, **settings)
             adapted.set_adapter("both")
-            theirs = answers(adapted, **asked)
+            theirs = answers(truth or adapted, **asked)
     except PeerRefusal as refusal:
         try:
             combine(case, words, method, settings)
@@ -69,7 +73,7 @@ def run(case):
             raise Difference(f"PEFT does not load the combination: {error}") from None
     # Singular vectors of float32 factors; sums of products in another order.
     tolerance = 3e-4 if method == "svd" else 5e-5
-    compare(answers(found, **asked), theirs, in_double(adapted, asked), mask=asked.get("attention_mask"), tolerance=tolerance)
+    compare(answers(found, **asked), theirs, in_double(truth or adapted, asked), mask=asked.get("attention_mask"), tolerance=tolerance)
     compare(ask(case, asked, "m", "--adapter", "both"), answers(found, **asked), in_double(found, asked), mask=asked.get("attention_mask"),
             what="the combination attached: ")
 

@@ -161,7 +161,7 @@ def compare(ours, theirs, in_double, tolerance=TOLERANCE, mask=None, what=""):
 
 def answers(model, **tensors):
     """What transformers computes: logits and loss, or hidden states."""
-    with torch.no_grad():
+    with torch.no_grad(), peer("asking"):
         out = model(**{name: value for name, value in tensors.items() if value is not None})
     found = {}
     for name in ("logits", "loss", "last_hidden_state"):

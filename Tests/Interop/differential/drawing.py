@@ -231,7 +231,9 @@ def llama_like(case, family, plain):
         maybe(case, config, "use_sliding_window", case.chance(0.5), 0.3)
         maybe(case, config, "sliding_window", rng.choice([None, 2, 5, 9]), 0.2)
         maybe(case, config, "max_window_layers", rng.randint(0, 3), 0.2)
-        if case.chance(0.15):
+        if plain and config["use_sliding_window"] and config["sliding_window"] is None:
+            config["use_sliding_window"] = False
+        if case.chance(0.15) and not (plain and config["sliding_window"] is None):
             config["layer_types"] = [rng.choice(["full_attention", "sliding_attention"]) for _ in range(config["num_hidden_layers"])]
     rotary(case, config, plain)
     return config

@@ -1,8 +1,11 @@
-"""`nibble quantize`: drawn tensors against bitsandbytes' CPU quantizer bit for bit; drawn models that transformers loads packed."""
+"""`nibble quantize`: drawn tensors and models against bitsandbytes' CPU quantizer bit for bit; transformers loads the folders whole.
+
+What packed models answer is not compared: bitsandbytes' CPU dequantizer is wrong where rows straddle blocks, as they do in tiny models.
+"""
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import assert_packed_answers_like_plain
+from models import linear4bit, load, tensors_of
 from reference import BLOCK_SIZES, assert_packed_alike, by_bitsandbytes, packed_tensors, parts_of, raw, same_bits
 from bitsandbytes import functional
 
@@ -87,13 +90,30 @@ def models(case):
     codec, block, double = rng.choice(["nf4", "fp4"]), rng.choice([64, 64, 128, 32]), case.chance(0.5)
     case.nibble("quantize", "m", "-o", "packed", "--format", "bnb", "--bnb-rules", "cpu", "--codec", codec, "--block-size", block,
                 "--double-quant" if double else "--no-double-quant", "-q", "-j", 1)
-    case.nibble("dequantize", "packed", "-o", "plain", "-q", "-j", 1)
     try:
-        assert_packed_answers_like_plain(case / "packed", case / "plain", drawn.model_class)
-    except (TypeError, IndexError) as error:
-        raise Undrawable(f"transformers cannot answer: {error}") from None
-    except (ValueError, RuntimeError) as error:
-        raise Difference(f"transformers does not load or run it: {str(error).splitlines()[0][:200]}") from None
+        layers = linear4bit(load(case / "packed", drawn.model_class))
+    except Exception as error:  # noqa: BLE001
+        raise Difference(f"transformers does not load it: {str(error).splitlines()[0][:200]}") from None
+    source, written = tensors_of(case / "m"), tensors_of(case / "packed")
+    packed = packed_tensors(written)
+    assert layers.keys() == {one.removesuffix(".weight") for one in with_prefix(packed, layers)}, "other layers are packed"
+    for name, ours in packed.items():
+        weight = source[name].T.contiguous() if list(source[name].shape) != ours.state["shape"] or ".c_" in name else source[name]
+        try:
+            assert_packed_alike(ours, by_bitsandbytes(weight, block, codec, double), by_bitsandbytes(weight, block, codec, False).absmax)
+        except AssertionError as error:
+            raise Difference(f"{name}: {error}") from None
+    parts = set().union(*(parts_of(name, packed[name]) for name in packed))
+    for name in written.keys() - parts:
+        assert same_bits(written[name], source[name]), f"{name} is not packed and must not change"
+    assert written.keys() - parts == source.keys() - packed.keys(), "tensors are missing or added"
+
+
+def with_prefix(packed, layers):
+    """Names as the model has them, whether or not the file leaves the model's prefix out."""
+    for name in packed:
+        module = name.removesuffix(".weight")
+        yield next((layer for layer in layers if layer == module or layer.endswith("." + module) or module.endswith("." + layer)), name)
 
 
 def eight_bits(case):
