@@ -75,7 +75,7 @@ def draw_settings(case, drawn, model, simple=False):
         settings["task_type"] = TASKS[drawn.kind]
     if how == "all-linear" and case.chance(0.2) and len(modules.linear) > 1:
         settings["exclude_modules"] = some(rng, modules.linear, 1)
-    if how == "list" and case.chance(0.15):
+    if how == "list" and case.chance(0.2):
         settings["target_modules"] = targets + rng.choice([modules.head, modules.table, modules.embeddings, modules.head + modules.table])
     if simple:
         return settings
@@ -163,5 +163,5 @@ def scaled(adapted, weights):
 def is_scalable(case, name="a"):
     """Whether the adapter `name` is factors alone: what is trained whole has weight 1 or none."""
     settings = case.drawn[name]["settings"]
-    return not any(settings.get(key, "none") not in ("none", False)
+    return settings.get("task_type") != "SEQ_CLS" and not any(settings.get(key, "none") not in ("none", False)
                    for key in ("modules_to_save", "use_dora", "bias", "lora_bias", "trainable_token_indices"))

@@ -29,7 +29,8 @@ def run(case):
     if method not in ("sum", "cat", "svd"):
         shared |= {"r": rng.choice([1, 2, 5]), "rank_pattern": {}, "dtype": "float32"}
     first = draw_adapter(case, drawn, model, "a0", simple=True, **shared)
-    if case.chance(0.5):
+    # PEFT combines lists with lists and patterns with patterns.
+    if case.chance(0.5) or not isinstance(case.drawn["a0"]["settings"]["target_modules"], list):
         shared |= {key: case.drawn["a0"]["settings"][key] for key in ("target_modules", "fan_in_fan_out", "task_type")
                    if key in case.drawn["a0"]["settings"]}
         if not isinstance(shared["target_modules"], list):

@@ -211,29 +211,32 @@ def llama_like(case, family, plain):
         "num_key_value_heads": rng.choice(divisors(heads)), "intermediate_size": rng.randint(5, 70),
         "hidden_size": heads * head_dim, "bos_token_id": 1, "eos_token_id": 2}
     if case.chance(0.3):
-        config |= {"head_dim": head_dim, "hidden_size": rng.randint(3, 50) if family != "qwen2" else rng.randint(3, 20) * heads}
+        config |= {"head_dim": head_dim, "hidden_size": heads * rng.randint(2, 12)}
     elif case.chance(0.1):
         config["head_dim"] = None
+    if not plain and case.chance(0.02):
+        # llama alone, of these, does without.
+        config["hidden_size"] += 1
     if not plain and family == "llama" and case.chance(0.1):
         del config["num_key_value_heads"]
     maybe(case, config, "hidden_act", activation(case, plain))
     maybe(case, config, "rms_norm_eps", rng.choice([1e-6, 1e-5, 1e-12, 1e-3, 0.1]))
     maybe(case, config, "tie_word_embeddings", case.chance(0.5))
-    maybe(case, config, "max_position_embeddings", rng.choice([40, 64, 128, 513, 4096]), 0.1)
+    maybe(case, config, "max_position_embeddings", rng.choice([40, 64, 128, 513, 8192]), 0.1)
     maybe(case, config, "pad_token_id", rng.choice([0, 2, 5]), 0.2)
     if family == "llama":
         maybe(case, config, "attention_bias", case.chance(0.4), 0.4)
         maybe(case, config, "mlp_bias", case.chance(0.4), 0.4)
         maybe(case, config, "pretraining_tp", 1, 0.7)
     if family == "mistral":
-        maybe(case, config, "sliding_window", rng.choice([None, 1, 2, 5, 9, 20, 4096]), 0.15)
+        maybe(case, config, "sliding_window", rng.choice([None, 1, 2, 5, 9, 20, 4096]), 0.25)
     if family == "qwen2":
         maybe(case, config, "use_sliding_window", case.chance(0.5), 0.3)
         maybe(case, config, "sliding_window", rng.choice([None, 2, 5, 9]), 0.2)
         maybe(case, config, "max_window_layers", rng.randint(0, 3), 0.2)
-        if plain and config["use_sliding_window"] and config["sliding_window"] is None:
+        if plain and config.get("use_sliding_window") and config.get("sliding_window", 4096) is None:
             config["use_sliding_window"] = False
-        if case.chance(0.15) and not (plain and config["sliding_window"] is None):
+        if case.chance(0.15) and not (plain and not (config.get("use_sliding_window") and config.get("sliding_window"))):
             config["layer_types"] = [rng.choice(["full_attention", "sliding_attention"]) for _ in range(config["num_hidden_layers"])]
     rotary(case, config, plain)
     return config
@@ -272,9 +275,9 @@ def rotary(case, config, plain):
         if spelling == "new":
             config["rope_parameters"]["rope_theta"] = theta
         else:
-            maybe(case, config, "rope_theta", theta, 0.3)
+            maybe(case, config, "rope_theta", theta, 0.3, plain)
         return
-    maybe(case, config, "rope_theta", theta, 0.3)
+    maybe(case, config, "rope_theta", theta, 0.3, plain)
     scaling = {"type" if spelling == "older" else "rope_type": kind, **values} if kind != "default" else None
     if spelling == "original outside" and "original_max_position_embeddings" in values:
         if scaling and case.chance(0.7):
@@ -334,6 +337,8 @@ def other(case, family):
     config = {key: value for key, value in sizes.items() if key in plain.to_dict() or hasattr(plain, key)}
     for key in set(config) & set(type(plain).attribute_map):
         del config[key]
+    if family == "falcon":
+        del config["head_dim"]
     if family == "gpt_neo":
         config |= {"attention_types": [[["global", "local"], 1]], "window_size": 8}
     if case.chance(0.6):

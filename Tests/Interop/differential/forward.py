@@ -25,7 +25,7 @@ def run(case):
             raise Undrawable(f"both refuse: {refusal}") from None
         raise
     asked = draw_question(case, drawn, model)
-    if drawn.config["model_type"] == "mistral" and "sliding_window" not in drawn.config and case.chance(0.15):
+    if drawn.config["model_type"] == "mistral" and "sliding_window" not in drawn.config and case.chance(0.5):
         # Beyond the window that is the default.
         if drawn.config.get("max_position_embeddings", 131072) >= 4500:
             asked = {"input_ids": torch.randint(0, model.config.vocab_size, (1, 4400))}

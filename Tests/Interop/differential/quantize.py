@@ -48,7 +48,8 @@ def draw_tensor(case, dtype, two_dimensions=False):
         values.view(-1)[rng.randrange(values.numel())] = rng.choice([1.0, -3.0])
     elif kind == "signs":
         values = torch.sign(values) * 0.5
-    return (values * rng.choice([1.0, 0.02, 3.0])).to(dtype), kind
+    values = values * rng.choice([1.0, 0.02, 3.0])
+    return values.clamp(-6e4, 6e4).to(dtype), kind
 
 
 def tensors(case):
@@ -98,7 +99,7 @@ def models(case):
     packed = packed_tensors(written)
     assert layers.keys() == {one.removesuffix(".weight") for one in with_prefix(packed, layers)}, "other layers are packed"
     for name, ours in packed.items():
-        weight = source[name].T.contiguous() if list(source[name].shape) != ours.state["shape"] or ".c_" in name else source[name]
+        weight = source[name].T.contiguous() if drawn.config["model_type"] == "gpt2" and ".c_" in name else source[name]
         try:
             assert_packed_alike(ours, by_bitsandbytes(weight, block, codec, double), by_bitsandbytes(weight, block, codec, False).absmax)
         except AssertionError as error:

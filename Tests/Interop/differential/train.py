@@ -3,6 +3,7 @@
 Drawn are the method, the adapter it starts from, optimizer, schedule, clipping, decay, accumulation and the lengths of rows; dropout is 0 and
 rows come in the order of the file.
 """
+import copy
 import json
 
 import peft
@@ -94,9 +95,8 @@ def write_tokenizer(folder, size):
 def class_of(rng, model):
     count, problem = model.config.num_labels, model.config.problem_type
     if problem == "regression" or (problem is None and count == 1):
-        if count > 1:
-            raise Undrawable("regression of several numbers has no row format")
-        return round(rng.uniform(-1, 1), 3)
+        # Rows have classes; numbers are refused.
+        raise Undrawable("regression has no row format")
     if problem == "multi_label_classification":
         return sorted(rng.sample(range(count), rng.randint(1, count)))
     return rng.randrange(count)
@@ -162,29 +162,60 @@ def by_torch(drawn, model, rows, run):
     return seen
 
 
-def compare_steps(case, seen, folder="out"):
-    metrics = [json.loads(line) for line in (case / folder / "metrics.jsonl").read_text().splitlines()]
-    metrics = [row for row in metrics if "grad_norm" in row]
-    if len(metrics) != len(seen):
-        raise Difference(f"{len(metrics)} steps in metrics.jsonl, expected {len(seen)}")
-    for number, (row, (loss, norm)) in enumerate(zip(metrics, seen), 1):
-        for name, mine, theirs, tolerance in (("loss", row["loss"], loss, 5e-5), ("grad_norm", row["grad_norm"], norm, 1e-3)):
-            if not abs(mine - theirs) <= tolerance * abs(theirs) + 1e-6:
-                raise Difference(f"step {number}: {name} is {mine:.7g}, PyTorch's {theirs:.7g}")
+class Trained:
+    """What PyTorch made of the rows: the steps, and the tensors in the end."""
+
+    def __init__(self, drawn, model, rows, run, tensors):
+        with peer("training"):
+            self.steps = by_torch(drawn, model, rows, run)
+        self.tensors = {name: value.detach().clone() for name, value in tensors(model).items()}
 
 
-def compare_tensors(ours, theirs, start, rate):
-    """What training changed, tensor by tensor. Adam turns rounding of tiny gradients into steps of full length, so a few numbers may differ
-    by as much as a step; the whole change must not differ by more than 3 %."""
-    if ours.keys() != theirs.keys():
-        raise Difference(f"tensors written: {sorted(ours.keys() ^ theirs.keys())[:4]} on one side alone")
-    off = change = 0.0
-    for name, value in theirs.items():
+def compare_training(case, ours, drawn, model, rows, run, tensors):
+    """nibble's metrics and tensors against PyTorch's in float32; where they differ, against float64, with what float32 is off by itself.
+
+    - ours: a function that reads nibble's tensors
+    - tensors: a function of the model that gives those that are trained
+    """
+    wide = copy.deepcopy(model)
+    start = {name: value.detach().clone() for name, value in tensors(model).items()}
+    metrics = [row for row in map(json.loads, (case / "out" / "metrics.jsonl").read_text().splitlines()) if "grad_norm" in row]
+    theirs = Trained(drawn, model, rows, run, tensors)
+    try:
+        compare_trained(metrics, ours(), theirs, theirs, start, run["rate"])
+    except Difference:
+        exact = Trained(drawn, wide.double(), rows, run, tensors)
+        compare_trained(metrics, ours(), exact, theirs, start, run["rate"])
+
+
+def compare_trained(metrics, ours, truth, theirs, start, rate):
+    """
+    - truth: in the most precise numbers there are
+    - theirs: in float32, whose distance from the truth says how well the case is conditioned
+    """
+    if len(metrics) != len(truth.steps):
+        raise Difference(f"{len(metrics)} steps in metrics.jsonl, expected {len(truth.steps)}")
+    for number, (row, wanted, rounded) in enumerate(zip(metrics, truth.steps, theirs.steps), 1):
+        for place, name, tolerance in ((0, "loss", 5e-5), (1, "grad_norm", 1e-3)):
+            allowed = tolerance * abs(wanted[place]) + 10 * abs(wanted[place] - rounded[place]) + 1e-6
+            if not abs(row[name] - wanted[place]) <= allowed:
+                raise Difference(f"step {number}: {name} is {row[name]:.7g}, PyTorch's {wanted[place]:.7g}")
+    ours = {name.replace(".default.", ".a0."): value for name, value in ours.items()}
+    # With bias = all PEFT also writes what a module trained whole is not any more.
+    stale = {name for name in truth.tensors if ".original_module." in name or ".modules_to_save." in name}
+    if stray := ours.keys() - truth.tensors.keys() | (truth.tensors.keys() - stale - ours.keys()):
+        raise Difference(f"tensors written: {sorted(stray)[:4]} on one side alone")
+    # Adam turns the rounding of tiny gradients into steps of full length, so single numbers may differ by a step: the whole change counts.
+    off = change = noise = 0.0
+    for name, value in truth.tensors.items():
+        if name not in ours:
+            continue
         if ours[name].shape != value.shape:
             raise Difference(f"{name}: {tuple(ours[name].shape)}, expected {tuple(value.shape)}")
         off += float(((ours[name].double() - value.double()) ** 2).sum())
-        change += float(((value.double() - start[name].double()) ** 2).sum()) if name in start else 0.0
-    if not off**0.5 <= 0.03 * change**0.5 + 1e-6 + 1e-3 * rate:
+        change += float(((value.double() - start[name].double()) ** 2).sum())
+        noise += float(((value.double() - theirs.tensors[name].double()) ** 2).sum())
+    if not off**0.5 <= 0.03 * change**0.5 + 10 * noise**0.5 + 1e-6 + 1e-3 * rate:
         raise Difference(f"what was trained differs by {off**0.5:.3g}, of a change of {change**0.5:.3g}")
 
 
@@ -196,15 +227,11 @@ def continued(case, drawn, model):
     adapted = attached(model, folder, trainable=True)
     run = draw_run(case)
     rows = draw_rows(case, drawn, model, run)
-    start = {name: value.clone() for name, value in peft.get_peft_model_state_dict(adapted, adapter_name="a0").items()}
     case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--init-adapter", folder.relative_to(case.folder), "-o", "out", "--any-base",
                 *flags(case, run))
-    with peer("training"):
-        seen = by_torch(drawn, adapted, rows, run)
-    compare_steps(case, seen)
-    theirs = peft.get_peft_model_state_dict(adapted, adapter_name="a0")
-    ours = load_file(case / "out" / "adapter_model.safetensors")
-    compare_tensors(ours, theirs, start, run["rate"])
+    compare_training(
+        case, lambda: load_file(case / "out" / "adapter_model.safetensors"), drawn, adapted, rows, run,
+        lambda model: peft.get_peft_model_state_dict(model, adapter_name="a0"))
     loaded(case, drawn, model)
 
 
@@ -223,13 +250,9 @@ def full(case, drawn, model):
     """Every weight."""
     run = draw_run(case)
     rows = draw_rows(case, drawn, model, run)
-    start = {name: value.clone() for name, value in model.state_dict().items()}
     case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--method", "full", "-o", "out", *flags(case, run))
-    with peer("training"):
-        seen = by_torch(drawn, model, rows, run)
-    compare_steps(case, seen)
-    final = drawn.load(case / "out" / "model").state_dict()
-    compare_tensors(final, model.state_dict(), start, run["rate"])
+    compare_training(
+        case, lambda: drawn.load(case / "out" / "model").state_dict(), drawn, model, rows, run, lambda model: model.state_dict())
 
 
 def fresh(case, drawn, model):
