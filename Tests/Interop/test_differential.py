@@ -8,7 +8,7 @@ import random
 
 import pytest
 from differential import AREAS, area
-from differential.common import run_case
+from differential.cases import run_case
 
 SEED = int(os.environ.get("NIBBLE_SEED") or random.SystemRandom().randrange(10**6))
 CASES = int(os.environ.get("NIBBLE_CASES") or 30)

@@ -6,7 +6,7 @@ import random
 import time
 
 from . import AREAS, area
-from .common import run_case
+from .cases import run_case
 from .tally import Tally
 
 

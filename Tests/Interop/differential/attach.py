@@ -1,8 +1,9 @@
 """`nibble forward --adapter` on drawn adapters: what PEFT computes with the same files."""
 from .adapters import attached, draw_adapter, is_scalable, scaled
 from .common import Undrawable, answers, compare, in_double
-from .drawing import draw_model, draw_question
+from .drawing import draw_model
 from .forward import ask
+from .questions import draw_question
 
 
 def base_of(case, drawn, packed=0.2):

@@ -4,8 +4,10 @@ import warnings
 
 from .adapters import attached, draw_adapter, scaled
 from .common import Difference, PeerRefusal, Refusal, answers, compare, in_double, peer
-from .drawing import DECODERS, draw_model, draw_question
+from .configurations import DECODERS
+from .drawing import draw_model
 from .forward import ask
+from .questions import draw_question
 
 METHODS = {
     "cat": [{}], "linear": [{}], "svd": [{}, {"svd_rank": 1}, {"svd_rank": 3}], "magnitude_prune": [{"density": 0.3}, {"density": 0.71}],

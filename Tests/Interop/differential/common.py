@@ -5,7 +5,6 @@ below. Everything else that is thrown is an error of the fuzzer itself and count
 """
 import contextlib
 import json
-import logging
 import pathlib
 import random
 import re
@@ -15,7 +14,7 @@ import subprocess
 import tempfile
 import warnings
 
-from conftest import ROOT, find_binary  # first: it quiets the libraries before anything imports them
+from conftest import find_binary  # first: it quiets the libraries before anything imports them
 import torch
 
 # Logits in float32 against float32, relative to the greatest one; see `compare` for ill-conditioned models.
@@ -186,37 +185,3 @@ def in_double(model, tensors):
                 parameter.mul_(1 + 2.0**-24 * torch.randn(parameter.shape))
         return exact, answers(model, **wide)
     return compute
-
-
-def run_case(area, run, seed, number, root=None, keep=False):
-    """Runs one case: (outcome, reason, case). Files of cases that agree are removed."""
-    torch.set_num_threads(1)
-    logging.getLogger("transformers").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    case = Case(area, seed, number, root)
-    try:
-        run(case)
-        outcome, reason = "agreed", ""
-    except Difference as error:
-        outcome, reason = "failed", str(error)
-    except Refusal as error:
-        outcome, reason = "refused", str(error)
-    except PeerRefusal as error:
-        outcome, reason = "peer refused", str(error)
-    except Undrawable as error:
-        outcome, reason = "not drawable", str(error)
-    except Known as error:
-        outcome, reason = "known", str(error)
-    except Exception as error:  # noqa: BLE001: one broken case must not end the run
-        import traceback
-        (case / "traceback.txt").write_text(traceback.format_exc())
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        outcome, reason = "failed", f"the fuzzer itself: {type(error).__name__}: {error} ({pathlib.Path(where.filename).name}:{where.lineno})"
-    case.note(outcome=outcome, reason=reason, replay=case.replay)
-    if outcome != "failed" and not keep:
-        shutil.rmtree(case.folder, ignore_errors=True)
-    return outcome, reason, case
-
-
-__all__ = ["ROOT", "Case", "Difference", "Known", "PeerRefusal", "Refusal", "Undrawable", "answers", "compare", "distance",
-           "in_double", "peer", "run_case"]

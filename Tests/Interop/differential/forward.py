@@ -3,7 +3,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from .common import PeerRefusal, Refusal, Undrawable, answers, compare, in_double, peer
-from .drawing import draw_model, draw_question
+from .drawing import draw_model
+from .questions import draw_question
 
 
 def ask(case, asked, base="m", *options):

@@ -9,7 +9,8 @@ import torch
 
 from .adapters import attached, draw_adapter
 from .common import Difference, Undrawable, peer
-from .drawing import DECODERS, draw_model
+from .configurations import DECODERS
+from .drawing import draw_model
 from .train import write_tokenizer
 
 # Scores whose difference is below this may change places.

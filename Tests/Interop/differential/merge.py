@@ -13,7 +13,9 @@ from reference import by_bitsandbytes, packed_tensors
 from .adapters import attached, draw_adapter, is_scalable, scaled
 from .attach import base_of
 from .common import Difference, Undrawable, answers, compare, in_double, peer
-from .drawing import DECODERS, ENCODERS, draw_model, draw_question
+from .configurations import DECODERS, ENCODERS
+from .drawing import draw_model
+from .questions import draw_question
 
 QUIET = ("-q", "-j", 1)
 

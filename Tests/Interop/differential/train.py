@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from .adapters import Modules, attached, draw_adapter, some
 from .common import Difference, Undrawable, answers, compare, distance, in_double, peer
-from .drawing import draw_model, draw_question, limit
+from .drawing import draw_model
 from .forward import ask
+from .questions import draw_question, limit
 
 
 def run(case):
