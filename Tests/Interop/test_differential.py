@@ -14,7 +14,8 @@ SEED = int(os.environ.get("NIBBLE_SEED") or random.SystemRandom().randrange(10**
 CASES = int(os.environ.get("NIBBLE_CASES") or 30)
 
 
-@pytest.mark.parametrize("name, number", [pytest.param(name, number, id=f"{name}-{SEED}-{number}") for name in AREAS for number in range(CASES)])
+@pytest.mark.parametrize("name, number", [
+    pytest.param(name, number, id=f"{name}-{SEED}-{number}") for name in AREAS for number in range(CASES)])
 def test_a_drawn_case(nibble, tally, name, number):
     outcome, reason, case = run_case(name, area(name), SEED, number)
     tally.add(name, outcome, reason, number)

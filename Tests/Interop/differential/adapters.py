@@ -61,10 +61,11 @@ def draw_settings(case, drawn, model, simple=False):
         settings["target_modules"] = targets
     if case.chance(0.25):
         settings["use_rslora"] = True
+    pattern = lambda start: rng.choice([rng.choice(targets), rf"{start}{rng.choice('01')}\..*{rng.choice(targets)}"])  # noqa: E731
     if case.chance(0.25):
-        settings["rank_pattern"] = {rng.choice([rng.choice(targets), rf"{rng.choice(['0', '1'])}\..*{rng.choice(targets)}"]): rng.choice([1, 2, 5])}
+        settings["rank_pattern"] = {pattern(""): rng.choice([1, 2, 5])}
     if case.chance(0.25):
-        settings["alpha_pattern"] = {rng.choice([rng.choice(targets), rf".*{rng.choice(['0', '1'])}\..*{rng.choice(targets)}"]): rng.choice([1, 5.5, 9])}
+        settings["alpha_pattern"] = {pattern(".*"): rng.choice([1, 5.5, 9])}
     if how == "list" and case.chance(0.15) and modules.layers > 1:
         settings["layers_to_transform"] = rng.choice([0, [0], [1], list(range(modules.layers))])
         if case.chance(0.3):
@@ -76,7 +77,8 @@ def draw_settings(case, drawn, model, simple=False):
     if how == "all-linear" and case.chance(0.2) and len(modules.linear) > 1:
         settings["exclude_modules"] = some(rng, modules.linear, 1)
     if how == "list" and case.chance(0.2):
-        settings["target_modules"] = targets + rng.choice([modules.head, modules.table, modules.embeddings, modules.head + modules.table])
+        more = [modules.head, modules.table, modules.embeddings, modules.head + modules.table]
+        settings["target_modules"] = targets + rng.choice(more)
     if simple:
         return settings
     if case.chance(0.2):
@@ -86,12 +88,13 @@ def draw_settings(case, drawn, model, simple=False):
     if case.chance(0.08) and not settings.get("use_dora"):
         settings["lora_bias"] = True
     if case.chance(0.4):
-        kinds = [modules.head, modules.table, modules.head + modules.table, modules.embeddings, modules.norms, modules.linear, modules.heads]
-        names = [one for one in rng.choice([kind for kind in kinds if kind])]
-        whole = some(rng, names, 3)
+        kinds = [modules.head, modules.table, modules.head + modules.table, modules.embeddings, modules.norms, modules.linear,
+                 modules.heads]
+        whole = some(rng, rng.choice([kind for kind in kinds if kind]), 3)
         settings["modules_to_save"] = whole
         if isinstance(settings["target_modules"], list):
-            settings["target_modules"] = [one for one in settings["target_modules"] if one.rsplit(".", 1)[-1] not in whole] or modules.linear[:1]
+            left = [one for one in settings["target_modules"] if one.rsplit(".", 1)[-1] not in whole]
+            settings["target_modules"] = left or modules.linear[:1]
     if case.chance(0.15) and not set(modules.table) & {*settings.get("modules_to_save", []), *settings["target_modules"]}:
         size = model.config.vocab_size
         tokens = rng.sample(range(size), rng.randint(1, 4))

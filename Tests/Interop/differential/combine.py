@@ -10,7 +10,8 @@ from .forward import ask
 from .questions import draw_question
 
 METHODS = {
-    "cat": [{}], "linear": [{}], "svd": [{}, {"svd_rank": 1}, {"svd_rank": 3}], "magnitude_prune": [{"density": 0.3}, {"density": 0.71}],
+    "cat": [{}], "linear": [{}], "svd": [{}, {"svd_rank": 1}, {"svd_rank": 3}],
+    "magnitude_prune": [{"density": 0.3}, {"density": 0.71}],
     "ties": [{"density": 0.5}, {"density": 1.0, "majority_sign_method": "frequency"}],
     "dare_linear": [{"density": 1.0}], "dare_ties": [{"density": 1.0}],
 }
@@ -58,7 +59,8 @@ def run(case):
         return
     try:
         with peer("add_weighted_adapter", PeerRefusal):
-            adapted.add_weighted_adapter([f"a{number}" for number in range(len(folders))], weights, "both", combination_type=method, **settings)
+            names = [f"a{number}" for number in range(len(folders))]
+            adapted.add_weighted_adapter(names, weights, "both", combination_type=method, **settings)
             adapted.set_adapter("both")
             theirs = answers(truth or adapted, **asked)
     except PeerRefusal as refusal:
@@ -77,8 +79,8 @@ def run(case):
     # Singular vectors of float32 factors; sums of products in another order.
     tolerance = 3e-4 if method == "svd" else 5e-5
     compare(answers(found, **asked), theirs, in_double(truth or adapted, asked), mask=asked.get("attention_mask"), tolerance=tolerance)
-    compare(ask(case, asked, "m", "--adapter", "both"), answers(found, **asked), in_double(found, asked), mask=asked.get("attention_mask"),
-            what="the combination attached: ")
+    compare(ask(case, asked, "m", "--adapter", "both"), answers(found, **asked), in_double(found, asked),
+            mask=asked.get("attention_mask"), what="the combination attached: ")
 
 
 def combine(case, words, method, settings):

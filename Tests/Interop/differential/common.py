@@ -52,7 +52,8 @@ class Case:
         self.area, self.seed, self.number = area, seed, number
         self.rng = random.Random(f"{area}/{seed}/{number}")
         torch.manual_seed(self.rng.getrandbits(62))
-        self.folder = pathlib.Path(root or pathlib.Path(tempfile.gettempdir()) / "nibble-differential") / str(seed) / f"{area}-{number}"
+        root = pathlib.Path(root or pathlib.Path(tempfile.gettempdir()) / "nibble-differential")
+        self.folder = root / str(seed) / f"{area}-{number}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         # What was drawn, for people; kept as case.json.
@@ -100,7 +101,8 @@ def plain_reason(line, folder):
     line = line.replace(f"{folder}/", "")
     line = re.sub(r"^nibble:\s*(error:\s*)?", "", line)
     line = re.sub(r"\[[\d, ]*\]", "[…]", line)
-    line = re.sub(r"\b(a\d?)/(sst|my-task)\b|'(a)'", r"\1\3", line).replace("my-task", "sst").replace("packed.nbl", "m").replace("packed:", "m:")
+    line = re.sub(r"\b(a\d?)/(sst|my-task)\b|'(a)'", r"\1\3", line).replace("my-task", "sst")
+    line = line.replace("packed.nbl", "m").replace("packed:", "m:")
     # Of a list of modules the first is enough.
     line = re.sub(r"(\(nearest: '[^']*'\)).*", r"\1", line)
     return re.sub(r"(?<![A-Za-z_\d])-?\d+(\.\d+)?(e[-+]?\d+)?(?![A-Za-z_])", "N", line)
@@ -178,7 +180,7 @@ def in_double(model, tensors):
         # Some code of transformers insists on float32; its answer is the truth then.
         if getattr(model.config, "reorder_and_upcast_attn", False):
             return answers(model, **tensors), answers(model, **tensors)
-        wide = {name: value.double() if value is not None and value.is_floating_point() else value for name, value in tensors.items()}
+        wide = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
         exact = answers(model.double(), **wide)
         with torch.no_grad():
             for parameter in model.parameters():

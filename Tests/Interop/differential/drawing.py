@@ -24,10 +24,8 @@ class Drawn:
     @property
     def kind(self):
         name = self.model_class.__name__
-        for part, kind in (("SequenceClassification", "classes"), ("CausalLM", "language"), ("LMHead", "language"), ("MaskedLM", "masked")):
-            if part in name:
-                return kind
-        return "states"
+        kinds = {"SequenceClassification": "classes", "CausalLM": "language", "LMHead": "language", "MaskedLM": "masked"}
+        return next((kind for part, kind in kinds.items() if part in name), "states")
 
     @property
     def is_causal(self):

@@ -95,15 +95,15 @@ def misfit(case, drawn):
     family = drawn.config["model_type"]
     if family not in FAMILIES:
         raise Undrawable("no misfit for this family")
-    sizes = {key: drawn.config[key] for key in ("vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
-             if key in drawn.config}
+    same = ("vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers", "intermediate_size")
+    sizes = {key: drawn.config[key] for key in same if key in drawn.config}
     case.note(misfit=True)
     other = draw_model(case, "other", families=[case.rng.choice(FAMILIES[family])], plain=True, kinds=[drawn.kind], **sizes)
     with peer("loading"):
         model = other.load()
     folder = draw_adapter(case, other, model, simple=True)
-    out = case.nibble("merge", "--base", "m", "--adapter", folder.relative_to(case.folder), "-o", "out", "--dtype", "fp32", "--min-survival", 0,
-                      *QUIET, gates=(5,))
+    out = case.nibble("merge", "--base", "m", "--adapter", folder.relative_to(case.folder), "-o", "out", "--dtype", "fp32",
+                      "--min-survival", 0, *QUIET, gates=(5,))
     if out.returncode != 5:
         raise Difference(f"an adapter of {other.model_class.__name__} merges into {drawn.model_class.__name__}")
 

@@ -26,7 +26,8 @@ def draw_tensor(case, dtype, two_dimensions=False):
     shape = rng.choice([(rng.randint(1, 70), rng.randint(1, 70)), (rng.randint(1, 8), rng.choice([64, 128, 4096, 4097])),
                         (rng.randint(1, 300),), (2, rng.randint(1, 9), rng.randint(1, 20))][: 2 if two_dimensions else 4])
     values = torch.randn(shape)
-    kind = rng.choice(["normal", "normal", "heavy", "grid", "edges", "zero blocks", "tiny", "huge", "constant", "one value", "subnormal", "signs"])
+    kind = rng.choice(["normal", "normal", "heavy", "grid", "edges", "zero blocks", "tiny", "huge", "constant", "one value", "subnormal",
+                       "signs"])
     if kind == "heavy":
         values = values ** 5
     elif kind == "grid":
@@ -59,7 +60,8 @@ def tensors(case):
     for number in range(rng.randint(1, 4)):
         dtype = rng.choice(list(DTYPES.values()))
         drawn[f"t{number}.weight"], kinds[f"t{number}"] = draw_tensor(case, dtype)
-    case.note(codec=codec, block=block, double=double, kinds=kinds, shapes={name: [str(one.dtype), list(one.shape)] for name, one in drawn.items()})
+    shapes = {name: [str(one.dtype), list(one.shape)] for name, one in drawn.items()}
+    case.note(codec=codec, block=block, double=double, kinds=kinds, shapes=shapes)
     save_file(drawn, case / "in.safetensors")
     case.nibble("quantize", "in.safetensors", "-o", "out.safetensors", "--bnb-rules", "cpu", "--tensor", f".*={codec}", "--block-size", block,
                 "--double-quant" if double else "--no-double-quant", "-j", rng.choice([1, 2]), "-q")
@@ -83,7 +85,7 @@ def tensors(case):
 
 
 def models(case):
-    """The folder loads in transformers whole, and answers like its dequantized values; each weight is packed as bitsandbytes would."""
+    """The folder loads in transformers whole, and each weight is packed as bitsandbytes packs it."""
     rng = case.rng
     drawn = draw_model(case, plain=case.chance(0.7), others=0.3)
     with peer("loading"):
@@ -114,7 +116,8 @@ def with_prefix(packed, layers):
     """Names as the model has them, whether or not the file leaves the model's prefix out."""
     for name in packed:
         module = name.removesuffix(".weight")
-        yield next((layer for layer in layers if layer == module or layer.endswith("." + module) or module.endswith("." + layer)), name)
+        same = (layer for layer in layers if layer == module or layer.endswith("." + module) or module.endswith("." + layer))
+        yield next(same, name)
 
 
 def eight_bits(case):

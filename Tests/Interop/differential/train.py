@@ -115,8 +115,8 @@ def optimizer_of(parameters, run):
 def schedule_of(optimizer, run):
     if run["schedule"] == "constant":
         return transformers.get_constant_schedule_with_warmup(optimizer, run["warmup"])
-    make = transformers.get_linear_schedule_with_warmup if run["schedule"] == "linear" else transformers.get_cosine_schedule_with_warmup
-    return make(optimizer, run["warmup"], run["steps"])
+    makes = {"linear": transformers.get_linear_schedule_with_warmup, "cosine": transformers.get_cosine_schedule_with_warmup}
+    return makes[run["schedule"]](optimizer, run["warmup"], run["steps"])
 
 
 def micro_loss(drawn, model, rows):
@@ -228,8 +228,8 @@ def continued(case, drawn, model):
     adapted = attached(model, folder, trainable=True)
     run = draw_run(case)
     rows = draw_rows(case, drawn, model, run)
-    case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--init-adapter", folder.relative_to(case.folder), "-o", "out", "--any-base",
-                *flags(case, run))
+    case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--init-adapter", folder.relative_to(case.folder), "-o", "out",
+                "--any-base", *flags(case, run))
     compare_training(
         case, lambda: load_file(case / "out" / "adapter_model.safetensors"), drawn, adapted, rows, run,
         lambda model: peft.get_peft_model_state_dict(model, adapter_name="a0"))
@@ -272,7 +272,8 @@ def fresh(case, drawn, model):
     case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "-o", "out", *words, *flags(case, run))
     metrics = json.loads((case / "out" / "metrics.jsonl").read_text().splitlines()[0])
     with torch.no_grad(), peer("the first loss"):
-        micros = [[rows[(one * run["batch"] + two) % len(rows)] for two in range(run["batch"])] for one in range(run["accumulation"])]
+        taken = [rows[place % len(rows)] for place in range(run["batch"] * run["accumulation"])]
+        micros = [taken[first:first + run["batch"]] for first in range(0, len(taken), run["batch"])]
         loss = sum(micro_loss(drawn, model, micro).item() for micro in micros) / len(micros)
     if not distance(torch.tensor(metrics["loss"]), torch.tensor(loss)) <= 5e-5:
         raise Difference(f"the first loss is {metrics['loss']:.7g}, the base's {loss:.7g}")
