@@ -29,6 +29,9 @@ def run(case):
     # have equal magnitudes, of which pruning may keep any.
     exact = method in ("sum", "cat")
     shared = {} if exact else {"use_rslora": case.chance(0.1) and method != "svd", "layers_to_transform": None, "exclude_modules": None}
+    if method == "svd" and not settings:
+        # The default rank: PEFT's is the greatest a configuration names, nibble's the greatest a module has.
+        shared |= {"rank_pattern": {}}
     if method not in ("sum", "cat", "svd"):
         shared |= {"r": rng.choice([1, 2, 5]), "rank_pattern": {}, "dtype": "float32"}
     first = draw_adapter(case, drawn, model, "a0", simple=True, **shared)

@@ -79,7 +79,7 @@ def llama_like(case, family, plain):
     maybe(case, config, "rms_norm_eps", rng.choice([1e-6, 1e-5, 1e-12, 1e-3, 0.1]))
     maybe(case, config, "tie_word_embeddings", case.chance(0.5))
     maybe(case, config, "max_position_embeddings", rng.choice([40, 64, 128, 513, 8192]), 0.1)
-    maybe(case, config, "pad_token_id", rng.choice([0, 2, 5]), 0.2)
+    maybe(case, config, "pad_token_id", rng.choice([0, 2, 5]), 0.2, plain)
     if family == "llama":
         maybe(case, config, "attention_bias", case.chance(0.4), 0.4)
         maybe(case, config, "mlp_bias", case.chance(0.4), 0.4)
@@ -155,7 +155,7 @@ def gpt2(case, plain):
     maybe(case, config, "activation_function", activation(case, plain))
     maybe(case, config, "layer_norm_epsilon", rng.choice([1e-5, 1e-12, 1e-3, 0.1]))
     maybe(case, config, "tie_word_embeddings", case.chance(0.5))
-    maybe(case, config, "pad_token_id", rng.choice([0, 2, 5]), 0.2)
+    maybe(case, config, "pad_token_id", rng.choice([0, 2, 5]), 0.2, plain)
     if not plain:
         maybe(case, config, "scale_attn_by_inverse_layer_idx", True, 0.95)
         maybe(case, config, "scale_attn_weights", False, 0.95)
@@ -204,12 +204,14 @@ def other(case, family):
 
 def labels(case, config, plain):
     rng = case.rng
-    count = rng.choice([1, 2, 3, 5])
+    count = rng.choice([2, 3, 5] if plain else [1, 2, 3, 5])
     if count == 2 and case.chance(0.3) and not plain:
         pass  # the default
     elif case.chance(0.7):
         config |= {"id2label": {str(one): f"L{one}" for one in range(count)}, "label2id": {f"L{one}": one for one in range(count)}}
     else:
         config["num_labels"] = count
-    kinds = ["regression"] if count == 1 else ["single_label_classification", "multi_label_classification", "regression"]
+    kinds = ["regression"] if count == 1 else ["single_label_classification", "multi_label_classification"]
+    if count > 1 and not plain:
+        kinds.append("regression")
     maybe(case, config, "problem_type", rng.choice(kinds), 0.6)
