@@ -1,9 +1,7 @@
 """Several drawn adapters with weights: `adapter combine` against PEFT's `add_weighted_adapter`; `merge` and `forward` with
 `--adapter A:w --adapter B:w` against all of them active in PEFT with those weights."""
-import warnings
-
 from .adapters import attached, draw_adapter, scaled
-from .common import Difference, PeerRefusal, Refusal, answers, compare, in_double, peer
+from .common import Difference, PeerRefusal, Refusal, Undrawable, answers, compare, in_double, peer
 from .configurations import DECODERS
 from .drawing import draw_model
 from .forward import ask
@@ -48,42 +46,53 @@ def run(case):
     words = [f"{folder.relative_to(case.folder)}:{weight}" for folder, weight in zip(folders, weights)]
     case.note(method=method, settings=settings, weights=weights)
     adapted = attached(model, *folders)
-    truth = scaled(attached(model, *folders), weights) if exact else None
     asked = draw_question(case, drawn, model, simple=True)
+    if exact:
+        theirs = answers(scaled(adapted, weights), **asked)
+    else:
+        theirs = by_peft(case, adapted, folders, words, weights, method, settings, asked)
+        if theirs is None:
+            return
+    mask = asked.get("attention_mask")
     if method == "sum":
-        theirs = answers(truth, **asked)
-        flags = [word for one in words for word in ("--adapter", one)]
-        if case.chance(0.5):
-            ours = ask(case, asked, "m", *flags)
-        else:
-            case.nibble("merge", "--base", "m", *flags, "-o", "out", "--dtype", "fp32", "--min-survival", 0, "-q", "-j", 1)
-            ours = answers(drawn.load(case / "out"), **asked)
-        compare(ours, theirs, in_double(truth, asked), mask=asked.get("attention_mask"), tolerance=5e-5)
+        ours = summed(case, drawn, words, asked)
+        compare(ours, theirs, in_double(adapted, asked), mask=mask, tolerance=5e-5)
         return
+    combine(case, words, method, settings)
+    try:
+        found = attached(model, case / "both")
+    except Undrawable as error:
+        raise Difference(f"PEFT does not load the combination: {error}") from None
+    loaded = answers(found, **asked)
+    # Singular vectors of float32 factors; sums of products in another order.
+    compare(loaded, theirs, in_double(adapted, asked), mask=mask, tolerance=3e-4 if method == "svd" else 5e-5)
+    ours = ask(case, asked, "m", "--adapter", "both")
+    compare(ours, loaded, in_double(found, asked), mask=mask, what="the combination attached: ")
+
+
+def by_peft(case, adapted, folders, words, weights, method, settings, asked):
+    """What PEFT's combination computes; None where nibble refuses it as PEFT does."""
     try:
         with peer("add_weighted_adapter", PeerRefusal):
             names = [f"a{number}" for number in range(len(folders))]
             adapted.add_weighted_adapter(names, weights, "both", combination_type=method, **settings)
             adapted.set_adapter("both")
-            theirs = answers(truth or adapted, **asked)
-    except PeerRefusal as refusal:
+            return answers(adapted, **asked)
+    except PeerRefusal:
         try:
             combine(case, words, method, settings)
         except Refusal:
-            return
-        raise refusal
-    combine(case, words, method, settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            found = attached(model, case / "both")
-        except Exception as error:  # noqa: BLE001
-            raise Difference(f"PEFT does not load the combination: {error}") from None
-    # Singular vectors of float32 factors; sums of products in another order.
-    tolerance = 3e-4 if method == "svd" else 5e-5
-    compare(answers(found, **asked), theirs, in_double(truth or adapted, asked), mask=asked.get("attention_mask"), tolerance=tolerance)
-    compare(ask(case, asked, "m", "--adapter", "both"), answers(found, **asked), in_double(found, asked),
-            mask=asked.get("attention_mask"), what="the combination attached: ")
+            return None
+        raise
+
+
+def summed(case, drawn, words, asked):
+    """All adapters at once, attached or merged."""
+    flags = [word for one in words for word in ("--adapter", one)]
+    if case.chance(0.5):
+        return ask(case, asked, "m", *flags)
+    case.nibble("merge", "--base", "m", *flags, "-o", "out", "--dtype", "fp32", "--min-survival", 0, "-q", "-j", 1)
+    return answers(drawn.load(case / "out"), **asked)
 
 
 def combine(case, words, method, settings):
