@@ -123,7 +123,9 @@ def draw_adapter(case, drawn, model, name="a", simple=False, dtype=None, **chang
     folder = case / name if called == "default" else case / name / called
     if dtype != "float32":
         path = folder / "adapter_model.safetensors"
-        save_file({key: value.to(DTYPES[dtype]) for key, value in load_file(path).items()}, path, metadata={"format": "pt"})
+        # The base's own weights, which PEFT adds where embeddings are adapted, stay as they are.
+        tensors = {key: value if ".base_layer." in key else value.to(DTYPES[dtype]) for key, value in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
     return folder
 
 
