@@ -76,7 +76,8 @@ def draw_settings(case, drawn, model, simple=False):
         settings["task_type"] = TASKS[drawn.kind]
     if how == "all-linear" and case.chance(0.2) and len(modules.linear) > 1:
         settings["exclude_modules"] = some(rng, modules.linear, 1)
-    if how == "list" and case.chance(0.2):
+    # Conv1D and Linear under one fan_in_fan_out are worth more cases.
+    if how == "list" and case.chance(0.4 if modules.has_conv1d else 0.2):
         more = [modules.head, modules.table, modules.embeddings, modules.head + modules.table]
         settings["target_modules"] = targets + rng.choice(more)
     if simple:

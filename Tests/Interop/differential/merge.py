@@ -47,7 +47,7 @@ def run(case):
         case.nibble("merge", "--base", base, "--adapter", words, "-o", "again.nbl", "--min-survival", 0, *QUIET)
     # A file alone does not say that its head is tied.
     alone = (base == "m" and (case / "m" / "model.safetensors").exists() and not model.config.tie_word_embeddings
-             and case.chance(0.4 if drawn.config["model_type"] == "gpt2" else 0.2))
+             and case.chance(0.6 if drawn.config["model_type"] == "gpt2" else 0.2))
     if alone:
         # A file without its configuration; that of the base stands beside the output again for transformers.
         (case / "out").mkdir()
