@@ -22,6 +22,11 @@ def has_adapted_head_and_rows(drawn, failure):
     return "lm_head" in settings(drawn).get("target_modules", ()) and settings(drawn).get("trainable_token_indices") is not None
 
 
+def has_adapted_head(drawn, failure):
+    targets = settings(drawn).get("target_modules", ())
+    return not isinstance(targets, str) and bool({"lm_head", "wte", "embed_tokens"} & set(targets)) and "grad_norm" in failure
+
+
 def is_tied_by_another_name(drawn, failure):
     whole = settings(drawn).get("modules_to_save") or []
     return settings(drawn).get("ensure_weight_tying", False) and "wte" in whole
@@ -41,6 +46,7 @@ def is_of_type(*types):
 
 KNOWN = [
     ("train", has_head_rows, "not mended: rows of tokens of a head are dropped when an adapter is trained on"),
+    ("train", has_adapted_head, "not mended: base_layer.weight, which PEFT stores frozen, is trained"),
     (None, has_adapted_head_and_rows, "not mended: a tied head with LoRA does not get the rows of tokens of the embedding"),
     (None, is_tied_by_another_name, "not mended: PEFT ties embed_tokens and lm_head alone, nibble wte too"),
     (None, has_no_length, "not mended: the default of max_position_embeddings is 2048 for every family"),
