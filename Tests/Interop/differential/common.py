@@ -182,8 +182,13 @@ def in_double(model, tensors):
             return answers(model, **tensors), answers(model, **tensors)
         wide = {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
         exact = answers(model.double(), **wide)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(1 + 2.0**-24 * torch.randn(parameter.shape))
-        return exact, answers(model, **wide)
+        return exact, answers(moved_by_rounding(model), **wide)
     return compute
+
+
+def moved_by_rounding(model):
+    """The model with every weight moved by what float32 rounds off."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 2.0**-24 * torch.randn(parameter.shape))
+    return model
