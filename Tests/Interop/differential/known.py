@@ -37,7 +37,7 @@ def has_no_length(drawn, failure):
 
 
 def is_tied_by_default(drawn, failure):
-    return "tie_word_embeddings" not in config(drawn) and config(drawn)["model_type"].startswith("gemma")
+    return "tie_word_embeddings" not in config(drawn) and config(drawn)["model_type"].startswith(("gemma", "smollm3"))
 
 
 def is_of_type(*types):
@@ -50,7 +50,7 @@ KNOWN = [
     (None, has_adapted_head_and_rows, "not mended: a tied head with LoRA does not get the rows of tokens of the embedding"),
     (None, is_tied_by_another_name, "not mended: PEFT ties embed_tokens and lm_head alone, nibble wte too"),
     (None, has_no_length, "not mended: the default of max_position_embeddings is 2048 for every family"),
-    ("merge", is_tied_by_default, "not mended: Gemma's head is tied where the configuration does not say"),
+    ("merge", is_tied_by_default, "not mended: heads of Gemma and SmolLM3 are tied where the configuration does not say"),
     ("quantize", is_of_type("distilbert"), "not mended: the skipped module 'classifier' covers 'pre_classifier' in transformers"),
     ("quantize", is_of_type("falcon"), "not mended: transformers replaces no FalconLinear"),
 ]
