@@ -37,6 +37,31 @@ def pytest_report_header():
     )
 
 
+@pytest.fixture(scope="session")
+def tally(request):
+    """The outcomes of the differential fuzzer's cases; listed when all tests have run."""
+    from differential.tally import Tally
+
+    request.config.differential = Tally()
+    return request.config.differential
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if found := getattr(config, "differential", None):
+        terminalreporter.section("differential fuzzer")
+        for area in found.outcomes:
+            for line in found.lines(area):
+                terminalreporter.line(line)
+
+
+def pytest_collection_finish(session):
+    """The seed stands in the output before the first case, so that a run that is killed can be repeated, too."""
+    for item in session.items:
+        if item.module.__name__ == "test_differential":
+            print(f"differential fuzzer: seed {item.module.SEED} (NIBBLE_SEED={item.module.SEED} runs it again)", flush=True)
+            return
+
+
 def find_binary():
     if named := os.environ.get("NIBBLE"):
         return pathlib.Path(named).resolve()

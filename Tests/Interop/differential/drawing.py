@@ -1,0 +1,143 @@
+"""Drawn models: a configuration, random weights, and the files they are stored in."""
+import json
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from .common import Undrawable, peer
+from .configurations import DECODERS, ENCODERS, MASKED, OTHERS, configuration
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Drawn:
+    """A model on disk: its folder, class and configuration as text."""
+
+    def __init__(self, folder, model_class, config, dtype):
+        self.folder, self.model_class, self.config, self.dtype = folder, model_class, config, dtype
+
+    def load(self, folder=None):
+        """The model in float32, with nothing missing."""
+        return load(folder or self.folder, self.model_class)
+
+    @property
+    def kind(self):
+        name = self.model_class.__name__
+        kinds = {"SequenceClassification": "classes", "CausalLM": "language", "LMHead": "language", "MaskedLM": "masked"}
+        return next((kind for part, kind in kinds.items() if part in name), "states")
+
+    @property
+    def is_causal(self):
+        return self.config["model_type"] not in (*ENCODERS, "distilbert", "electra", "albert")
+
+
+def load(folder, model_class):
+    model, report = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise ValueError(f"keys are missing: {sorted(report['missing_keys'])[:3]} {sorted(report['mismatched_keys'])[:3]}")
+    # A cache is not asked for, and some configurations have none.
+    model.config.use_cache = False
+    return model.eval()
+
+
+def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=None, others=0.0, vocabulary=None, **changes):
+    """Draws a model and writes it to the folder `name`.
+
+    - families, kinds: model types and kinds ("language", "classes", "states") to choose among; None for all
+    - plain: no odd spelling, storage or padding; areas that test something else want models that run
+    - others: how often the family is one that nibble does not run
+    """
+    rng = case.rng
+    family = rng.choice([*DECODERS, *ENCODERS] if families is None else families)
+    if others and case.chance(others):
+        family = rng.choice([*OTHERS, *MASKED])
+        class_name = OTHERS.get(family) or MASKED[family]
+    else:
+        names = {**DECODERS, **ENCODERS}[family]
+        if kinds:
+            names = [one for one in names if Drawn(None, getattr(transformers, one), None, None).kind in kinds]
+            if not names:
+                raise Undrawable(f"{family} has no {kinds}")
+        class_name = rng.choice(names)
+    model_class = getattr(transformers, class_name)
+    config = configuration(case, family, class_name, plain)
+    if vocabulary:
+        config["vocab_size"] = vocabulary
+    config.update(changes)
+    dtype = dtype or rng.choice(["float32", "float32", "bfloat16", "float16"])
+    config[rng.choice(["dtype", "torch_dtype"])] = dtype
+    folder = case / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    case.note(**{name: {"class": class_name, "config": config}})
+    with peer("making the model"):
+        read = transformers.AutoConfig.from_pretrained(folder)
+        if read.num_hidden_layers > 8:
+            raise Undrawable("a model of the default's size")
+        model = model_class._from_config(read, attn_implementation="eager")
+    randomize(case, model)
+    store(case, folder, model, DTYPES[dtype], plain, name)
+    return Drawn(folder, model_class, config, dtype)
+
+
+def randomize(case, model):
+    """Random values everywhere; queries and keys strong enough to tell positions apart."""
+    spread = case.rng.choice([0.05, 0.1, 0.2])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name.lower() or ".ln_" in name or "layernorm" in name.lower():
+                parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.2 * torch.randn(parameter.shape))
+                continue
+            strong = parameter.dim() == 2 and any(part in name for part in ("q_proj", "k_proj", "c_attn", "query", "key"))
+            parameter.copy_(torch.randn(parameter.shape) * spread * (3 if strong else 1))
+
+
+# MARK: - Files
+
+def store(case, folder, model, dtype, plain, name):
+    """Writes the weights as hubs have them: tied heads stored or not, prefixes, old names, shards, types that are mixed."""
+    rng = case.rng
+    tensors = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    tied = dict(getattr(model, "_tied_weights_keys", None) or {}) if model.config.tie_word_embeddings else {}
+    tied = {key: source for key, source in tied.items() if key in tensors}
+    how = "as saved"
+    if not plain:
+        how = rng.choices(["as saved", "stored too", "stored too, other values", "only the head"], [80, 10, 6, 4])[0] if tied else how
+    if how == "as saved" or how == "only the head":
+        for key, source in tied.items():
+            tensors.pop(key if how == "as saved" else source, None)
+    if how == "stored too, other values":
+        for key in tied:
+            tensors[key] = tensors[key] + 0.1 * torch.randn(tensors[key].shape)
+    odd = []
+    if not plain and case.chance(0.15):
+        prefix = model.base_model_prefix + "."
+        if all(key.startswith(prefix) for key in tensors):
+            odd.append("without prefix")
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        elif not any(key.startswith(prefix) for key in tensors) and type(model).__name__.endswith("Model"):
+            odd.append("with prefix")
+            tensors = {prefix + key: value for key, value in tensors.items()}
+    if not plain and case.chance(0.1) and any("LayerNorm.weight" in key for key in tensors):
+        odd.append("gamma and beta")
+        tensors = {key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+                   for key, value in tensors.items()}
+    mixed = not plain and case.chance(0.08)
+    kinds = list(DTYPES.values())
+    tensors = {key: value.to(rng.choice(kinds) if mixed else dtype) if value.is_floating_point() else value
+               for key, value in tensors.items()}
+    shards = rng.choice([2, 3]) if not plain and case.chance(0.2) and len(tensors) > 3 else 1
+    case.note(**{f"{name} stored": {"tied": how, "odd": odd, "mixed": mixed, "shards": shards}})
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    names = list(tensors)
+    rng.shuffle(names)
+    index = {"metadata": {"total_size": sum(value.numel() * value.element_size() for value in tensors.values())}, "weight_map": {}}
+    for number in range(shards):
+        file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
+        part = {key: tensors[key] for key in names[number::shards]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        index["weight_map"].update(dict.fromkeys(part, file))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))

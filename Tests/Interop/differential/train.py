@@ -1,0 +1,283 @@
+"""A few steps of `nibble finetune` against the same steps in PyTorch: losses, gradient norms, and the tensors that come out.
+
+Drawn are the method, the adapter it starts from, optimizer, schedule, clipping, decay, accumulation and the lengths of rows; dropout is 0 and
+rows come in the order of the file.
+"""
+import copy
+import json
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from .adapters import Modules, attached, draw_adapter, some
+from .common import Difference, Undrawable, answers, compare, distance, in_double, moved_by_rounding, peer
+from .drawing import draw_model
+from .forward import ask
+from .questions import draw_question, limit
+
+
+def run(case):
+    how = case.rng.choices(["continued", "full", "fresh"], [60, 15, 25])[0]
+    case.note(how=how)
+    drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "classes"), vocabulary=case.rng.randint(24, 90))
+    with peer("loading"):
+        model = drawn.load()
+    by_class = drawn.kind == "classes"
+    if by_class and drawn.is_causal and model.config.pad_token_id is None:
+        raise Undrawable("a classifier without padding")
+    {"continued": continued, "full": full, "fresh": fresh}[how](case, drawn, model)
+
+
+# MARK: - Rows and options
+
+def draw_run(case):
+    rng = case.rng
+    steps, batch, micro = rng.randint(2, 5), rng.choice([1, 2, 3]), rng.choice([1, 1, 2, 3])
+    drawn = {
+        "steps": steps, "batch": batch, "accumulation": micro, "rate": rng.choice([1e-4, 1e-3, 5e-3]),
+        "optimizer": rng.choices(["adamw", "adam", "sgd"], [70, 15, 15])[0], "schedule": rng.choice(["constant", "linear", "cosine"]),
+        "warmup": rng.choice([0, 0, 1, 2]), "decay": rng.choice([0.0, 0.01, 0.3]), "clip": rng.choice([0.0, 0.05, 1.0]),
+        "betas": rng.choice([(0.9, 0.999), (0.8, 0.95)]), "epsilon": rng.choice([1e-8, 1e-6, 1e-3]), "momentum": rng.choice([0.0, 0.9])}
+    case.note(run=drawn)
+    return drawn
+
+
+def flags(case, drawn):
+    words = ["--max-steps", drawn["steps"], "--batch-size", drawn["batch"], "--gradient-accumulation-steps", drawn["accumulation"],
+             "--learning-rate", drawn["rate"], "--optimizer", drawn["optimizer"], "--lr-scheduler", drawn["schedule"],
+             "--warmup-steps", drawn["warmup"], "--weight-decay", drawn["decay"], "--max-grad-norm", drawn["clip"], "--no-shuffle"]
+    if drawn["optimizer"] == "sgd":
+        words += ["--momentum", drawn["momentum"]]
+    else:
+        words += ["--adam-beta1", drawn["betas"][0], "--adam-beta2", drawn["betas"][1], "--adam-epsilon", drawn["epsilon"]]
+    if case.chance(0.3):
+        words += ["--gradient-checkpointing"]
+    return [*words, "-q", "-j", 1]
+
+
+def draw_rows(case, drawn, model, run):
+    """Rows of ids; for classifiers texts whose words are ids, and their classes."""
+    rng = case.rng
+    size, most = model.config.vocab_size, min(limit(drawn.config, model), 20)
+    padding = model.config.pad_token_id
+    count = rng.choice([run["steps"] * run["batch"] * run["accumulation"], 2 * run["batch"] + 1])
+    rows = []
+    for _ in range(count):
+        ids = [one for one in (rng.randrange(size) for _ in range(rng.randint(3, most))) if one != padding] or [size - 1]
+        if drawn.kind == "classes":
+            rows.append({"ids": ids, "class": class_of(rng, model)})
+        else:
+            ids = ids + ids[:2]
+            hidden = rng.randint(0, len(ids) - 2)
+            rows.append({"ids": ids, "labels": [-100] * hidden + ids[hidden:]})
+    lines = []
+    for row in rows:
+        if drawn.kind == "classes":
+            text = " ".join(f"t{one}" for one in row["ids"])
+            lines.append({"text": text, "labels" if isinstance(row["class"], list) else "label": row["class"]})
+        else:
+            lines.append({"input_ids": row["ids"], "labels": row["labels"]})
+    (case / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if drawn.kind == "classes":
+        write_tokenizer(case / "m", size)
+    return rows
+
+
+def write_tokenizer(folder, size):
+    """The words t0, t1, … are the ids 0, 1, …"""
+    import tokenizers
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{one}": one for one in range(size)}, unk_token="t0"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    words.save(str(folder / "tokenizer.json"))
+
+
+def class_of(rng, model):
+    count, problem = model.config.num_labels, model.config.problem_type
+    if problem == "regression" or (problem is None and count == 1):
+        # Rows have classes; numbers are refused.
+        raise Undrawable("regression has no row format")
+    if problem == "multi_label_classification":
+        return sorted(rng.sample(range(count), rng.randint(1, count)))
+    return rng.randrange(count)
+
+
+# MARK: - PyTorch
+
+def optimizer_of(parameters, run):
+    if run["optimizer"] == "sgd":
+        return torch.optim.SGD(parameters, lr=run["rate"], momentum=run["momentum"], weight_decay=run["decay"])
+    kind = torch.optim.AdamW if run["optimizer"] == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=run["rate"], betas=run["betas"], eps=run["epsilon"], weight_decay=run["decay"])
+
+
+def schedule_of(optimizer, run):
+    if run["schedule"] == "constant":
+        return transformers.get_constant_schedule_with_warmup(optimizer, run["warmup"])
+    makes = {"linear": transformers.get_linear_schedule_with_warmup, "cosine": transformers.get_cosine_schedule_with_warmup}
+    return makes[run["schedule"]](optimizer, run["warmup"], run["steps"])
+
+
+def micro_loss(drawn, model, rows):
+    """The mean over a micro-batch: of its learned tokens, or of its texts."""
+    if drawn.kind == "classes":
+        total = 0.0
+        for row in rows:
+            count = model.config.num_labels
+            label = torch.tensor([row["class"]])
+            if isinstance(row["class"], list):
+                label = torch.zeros(1, count)
+                label[0, row["class"]] = 1
+            total = total + model(input_ids=torch.tensor([row["ids"]]), labels=label).loss
+        return total / len(rows)
+    losses, count = 0.0, 0
+    for row in rows:
+        labels = torch.tensor(row["labels"])
+        logits = model(input_ids=torch.tensor([row["ids"]])).logits
+        losses = losses + torch.nn.functional.cross_entropy(logits[0, :-1], labels[1:], ignore_index=-100, reduction="sum")
+        count += int((labels[1:] != -100).sum())
+    return losses / count
+
+
+def by_torch(drawn, model, rows, run):
+    """The same steps: [(loss, gradient norm)]."""
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    optimizer = optimizer_of(parameters, run)
+    schedule = schedule_of(optimizer, run)
+    model.eval()
+    seen, place = [], 0
+    for _ in range(run["steps"]):
+        optimizer.zero_grad()
+        total = 0.0
+        for _ in range(run["accumulation"]):
+            micro = [rows[(place + one) % len(rows)] for one in range(run["batch"])]
+            place += run["batch"]
+            loss = micro_loss(drawn, model, micro) / run["accumulation"]
+            loss.backward()
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, run["clip"] or float("inf"))
+        optimizer.step()
+        schedule.step()
+        seen.append((total, norm.item()))
+    return seen
+
+
+class Trained:
+    """What PyTorch made of the rows: the steps, and the tensors in the end."""
+
+    def __init__(self, drawn, model, rows, run, tensors):
+        with peer("training"):
+            self.steps = by_torch(drawn, model, rows, run)
+        self.tensors = {name: value.detach().clone() for name, value in tensors(model).items()}
+
+
+def compare_training(case, ours, drawn, model, rows, run, tensors):
+    """nibble's metrics and tensors against PyTorch's in float32; where they differ, against float64, with what float32 is off by itself.
+
+    - ours: a function that reads nibble's tensors
+    - tensors: a function of the model that gives those that are trained
+    """
+    wide = copy.deepcopy(model)
+    start = {name: value.detach().clone() for name, value in tensors(model).items()}
+    metrics = [row for row in map(json.loads, (case / "out" / "metrics.jsonl").read_text().splitlines()) if "grad_norm" in row]
+    theirs = Trained(drawn, model, rows, run, tensors)
+    try:
+        compare_trained(metrics, ours(), theirs, [], start, run["rate"])
+    except Difference:
+        exact = Trained(drawn, copy.deepcopy(wide).double(), rows, run, tensors)
+        moved = Trained(drawn, moved_by_rounding(wide.double()), rows, run, tensors)
+        compare_trained(metrics, ours(), exact, [theirs, moved], start, run["rate"])
+
+
+def compare_trained(metrics, ours, truth, rounded, start, rate):
+    """
+    - truth: in the most precise numbers there are
+    - rounded: the same with rounding, whose distance from the truth says how well the case is conditioned
+    """
+    if len(metrics) != len(truth.steps):
+        raise Difference(f"{len(metrics)} steps in metrics.jsonl, expected {len(truth.steps)}")
+    for number, (row, wanted) in enumerate(zip(metrics, truth.steps), 1):
+        for place, name, tolerance in ((0, "loss", 5e-5), (1, "grad_norm", 1e-3)):
+            noise = max((abs(wanted[place] - one.steps[number - 1][place]) for one in rounded), default=0)
+            allowed = tolerance * abs(wanted[place]) + 10 * noise + 1e-6
+            if not abs(row[name] - wanted[place]) <= allowed:
+                raise Difference(f"step {number}: {name} is {row[name]:.7g}, PyTorch's {wanted[place]:.7g}")
+    ours = {name.replace(".default.", ".a0."): value for name, value in ours.items()}
+    # With bias = all PEFT also writes what a module trained whole is not any more.
+    stale = {name for name in truth.tensors if ".original_module." in name or ".modules_to_save." in name}
+    if stray := ours.keys() - truth.tensors.keys() | (truth.tensors.keys() - stale - ours.keys()):
+        raise Difference(f"tensors written: {sorted(stray)[:4]} on one side alone")
+    # Adam turns the rounding of tiny gradients into steps of full length, so single numbers may differ by a step: the whole change counts.
+    off = change = 0.0
+    noise = [0.0 for _ in rounded]
+    for name, value in truth.tensors.items():
+        if name not in ours:
+            continue
+        if ours[name].shape != value.shape:
+            raise Difference(f"{name}: {tuple(ours[name].shape)}, expected {tuple(value.shape)}")
+        off += float(((ours[name].double() - value.double()) ** 2).sum())
+        change += float(((value.double() - start[name].double()) ** 2).sum())
+        noise = [sum + float(((value.double() - one.tensors[name].double()) ** 2).sum()) for sum, one in zip(noise, rounded)]
+    if not off**0.5 <= 0.03 * change**0.5 + 10 * max(noise, default=0.0)**0.5 + 1e-6 + 1e-3 * rate:
+        raise Difference(f"what was trained differs by {off**0.5:.3g}, of a change of {change**0.5:.3g}")
+
+
+# MARK: - Three ways to start
+
+def continued(case, drawn, model):
+    """From an adapter that PEFT made."""
+    folder = draw_adapter(case, drawn, model, dtype="float32")
+    adapted = attached(model, folder, trainable=True)
+    run = draw_run(case)
+    rows = draw_rows(case, drawn, model, run)
+    case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--init-adapter", folder.relative_to(case.folder), "-o", "out",
+                "--any-base", *flags(case, run))
+    compare_training(
+        case, lambda: load_file(case / "out" / "adapter_model.safetensors"), drawn, adapted, rows, run,
+        lambda model: peft.get_peft_model_state_dict(model, adapter_name="a0"))
+    loaded(case, drawn, model)
+
+
+def loaded(case, drawn, model, name="out"):
+    """PEFT loads what was written, and computes with it what nibble does."""
+    try:
+        final = attached(model, case / name)
+    except Undrawable as error:
+        raise Difference(f"PEFT does not load what was trained: {error}") from None
+    asked = draw_question(case, drawn, model, simple=True)
+    theirs = answers(final, **asked)
+    compare(ask(case, asked, "m", "--adapter", name), theirs, in_double(final, asked), mask=asked.get("attention_mask"), what="trained: ")
+
+
+def full(case, drawn, model):
+    """Every weight."""
+    run = draw_run(case)
+    rows = draw_rows(case, drawn, model, run)
+    case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--method", "full", "-o", "out", *flags(case, run))
+    compare_training(
+        case, lambda: drawn.load(case / "out" / "model").state_dict(), drawn, model, rows, run, lambda model: model.state_dict())
+
+
+def fresh(case, drawn, model):
+    """A new adapter: PEFT loads it; its first loss is the base's, and so is the second where the rate was 0 (warm-up)."""
+    rng, modules = case.rng, Modules(model)
+    run = draw_run(case)
+    rows = draw_rows(case, drawn, model, run)
+    words = ["--method", rng.choice(["lora", "rslora", "dora"]), "--lora-r", rng.choice([1, 3, 8]), "--lora-alpha", rng.choice([1, 4, 16])]
+    words += ["--target-modules", rng.choice(["all-linear", "attention", "mlp", ",".join(some(rng, modules.linear))])]
+    if case.chance(0.3):
+        words += ["--bias", rng.choice(["all", "lora_only"])]
+    if case.chance(0.4):
+        kinds = [one for one in (modules.head, modules.table, modules.embeddings, modules.norms, modules.heads) if one]
+        words += ["--modules-to-save", ",".join(some(rng, rng.choice(kinds), 2))]
+    case.note(words=words)
+    case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "-o", "out", *words, *flags(case, run))
+    metrics = json.loads((case / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    with torch.no_grad(), peer("the first loss"):
+        taken = [rows[place % len(rows)] for place in range(run["batch"] * run["accumulation"])]
+        micros = [taken[first:first + run["batch"]] for first in range(0, len(taken), run["batch"])]
+        loss = sum(micro_loss(drawn, model, micro).item() for micro in micros) / len(micros)
+    if not distance(torch.tensor(metrics["loss"]), torch.tensor(loss)) <= 5e-5:
+        raise Difference(f"the first loss is {metrics['loss']:.7g}, the base's {loss:.7g}")
+    loaded(case, drawn, model)

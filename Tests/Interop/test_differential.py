@@ -1,0 +1,23 @@
+"""Thirty drawn cases of each area of the differential fuzzer, of a fresh seed in every run: docs/differential.md.
+
+NIBBLE_SEED sets the seed, NIBBLE_CASES the number of cases an area. The seed stands in the report's header and in every failure, with
+the command that runs the one case again.
+"""
+import os
+import random
+
+import pytest
+from differential import AREAS, area
+from differential.cases import run_case
+
+SEED = int(os.environ.get("NIBBLE_SEED") or random.SystemRandom().randrange(10**6))
+CASES = int(os.environ.get("NIBBLE_CASES") or 30)
+
+
+@pytest.mark.parametrize("name, number", [
+    pytest.param(name, number, id=f"{name}-{SEED}-{number}") for name in AREAS for number in range(CASES)])
+def test_a_drawn_case(nibble, tally, name, number):
+    outcome, reason, case = run_case(name, area(name), SEED, number)
+    tally.add(name, outcome, reason, number)
+    if outcome == "failed":
+        pytest.fail(f"seed {SEED}: {reason}\n  replay: {case.replay}\n  files: {case.folder}", pytrace=False)
