@@ -24,7 +24,6 @@ extension Model {
       } else {
         guard module.isEmbedding else { throw file.mismatch(module.path, "is an embedding, its factors are a linear layer's") }
         let table = embeddings[index - linears.count]
-        guard table.id == transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
         lookups[table.id] = try term(module, table, file)
       }
     }
@@ -114,7 +113,8 @@ extension Model {
       matrices[table.id] = try withRows(rows, of: table, file)
     }
     // A head that shares the embedding's weight shares rows of tokens, and what replaces it whole where the adapter says so.
-    let isShared = file.config.tiesReplacedEmbedding || !file.tokenRows.isEmpty
+    let tokens = ModuleNames([transformer.weights.tokens.name])
+    let isShared = file.config.tiesReplacedEmbedding || file.tokenRows.contains { tokens.index(of: $0.path) != nil }
     if isShared, case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id],
       matrices[head.id] == nil,
       head.matrix.native.data == transformer.weights.tokens.matrix.native.data
@@ -124,10 +124,10 @@ extension Model {
     return (vectors, matrices)
   }
 
-  /// A copy of an embedding in which some tokens have other rows.
+  /// A copy of an embedding in which some rows are others.
   private func withRows(_ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile) throws -> Matrix {
     guard rows.values.shape[1] == table.width, rows.tokens.allSatisfy({ $0 < table.count }) else {
-      throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for \(table.count) tokens of \(table.width)")
+      throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for a table of \(table.count) rows of \(table.width)")
     }
     try file.checkFinite(rows.values)
     let store = FloatStore(count: table.count * table.width)
