@@ -154,7 +154,7 @@ package final class Transformer: @unchecked Sendable {
       row += run.ids.count
     }
     // Masks live in their runs.
-    withExtendedLifetime(runs) { shape.attention.run(sequences, engine.team) }
+    withExtendedLifetime(runs) { shape.attention(index).run(sequences, engine.team) }
     layers.linear([layer.attentionOutput], attended, rows: 0..<rows, h)
     layers.add(h, to: x, rows: rows, width: width)
     if !shape.normsFirst { layers.norm(layer.attentionNorm, shape, x, rows: 0..<rows, x) }
