@@ -12,9 +12,6 @@ LANES_INLINE void lanes_to(float *p, lanes v, size_t left) {
   else lanes_store_part(p, v, left);
 }
 
-/// 1 / (1 + exp(-x)).
-LANES_INLINE lanes lanes_sigmoid(lanes x) { return 1.0f / (1.0f + lanes_exp(-x)); }
-
 /// The slope of an activation.
 LANES_INLINE lanes lanes_slope(nibble_activation f, lanes x) {
   switch (f) {
@@ -37,6 +34,22 @@ LANES_INLINE lanes lanes_slope(nibble_activation f, lanes x) {
       lanes s = lanes_sigmoid(x * 1.702f);
       return s * (1.0f + x * 1.702f * (1.0f - s));
     }
+    case nibble_relu2: return lanes_pick(x > 0.0f, x + x, lanes_all(0));
+    case nibble_sigmoid: {
+      lanes s = lanes_sigmoid(x);
+      return s * (1.0f - s);
+    }
+    case nibble_mish: {
+      lanes t = lanes_tanh_softplus(x);
+      return t + x * (1.0f - t * t) * lanes_sigmoid(x);
+    }
+    case nibble_gelu_10: {
+      lanes share = lanes_normal_share(x);
+      lanes slope = share + x * 0.3989422804014327f * lanes_exp(x * x * -0.5f);
+      return lanes_pick(x * share > 10.0f, lanes_all(0), slope);
+    }
+    case nibble_linear: return lanes_all(1);
+    case nibble_leaky_relu: return lanes_pick(x > 0.0f, lanes_all(1), lanes_all(0.01f));
   }
   return x;
 }
@@ -64,6 +77,12 @@ LANES_STATIC void activate_back(nibble_activation f, const float *dy, const floa
     case nibble_relu: activate_back_loop(nibble_relu, dy, x, up, n, dx, dup); break;
     case nibble_tanh: activate_back_loop(nibble_tanh, dy, x, up, n, dx, dup); break;
     case nibble_quick_gelu: activate_back_loop(nibble_quick_gelu, dy, x, up, n, dx, dup); break;
+    case nibble_relu2: activate_back_loop(nibble_relu2, dy, x, up, n, dx, dup); break;
+    case nibble_sigmoid: activate_back_loop(nibble_sigmoid, dy, x, up, n, dx, dup); break;
+    case nibble_mish: activate_back_loop(nibble_mish, dy, x, up, n, dx, dup); break;
+    case nibble_gelu_10: activate_back_loop(nibble_gelu_10, dy, x, up, n, dx, dup); break;
+    case nibble_linear: activate_back_loop(nibble_linear, dy, x, up, n, dx, dup); break;
+    case nibble_leaky_relu: activate_back_loop(nibble_leaky_relu, dy, x, up, n, dx, dup); break;
   }
 }
 

@@ -59,6 +59,16 @@ LANES_STATIC void layer_norm(const float *x, const float *weight, const float *b
   }
 }
 
+/// 1 / (1 + exp(-x)).
+LANES_INLINE lanes lanes_sigmoid(lanes x) { return 1.0f / (1.0f + lanes_exp(-x)); }
+
+/// tanh(log(1 + e)) with e = exp(x), which is e (e + 2) / (e (e + 2) + 2).
+LANES_INLINE lanes lanes_tanh_softplus(lanes x) {
+  lanes e = lanes_exp(lanes_pick(x > 20.0f, lanes_all(20.0f), x));
+  lanes product = e * (e + 2.0f);
+  return product / (product + 2.0f);
+}
+
 /// As quotients by 1 + exp(-...), silu and both gelus keep the digits of their small results.
 LANES_INLINE lanes lanes_activation(nibble_activation f, lanes x) {
   switch (f) {
@@ -69,6 +79,18 @@ LANES_INLINE lanes lanes_activation(nibble_activation f, lanes x) {
     case nibble_relu: return lanes_pick(x < 0.0f, lanes_all(0), x);
     case nibble_tanh: return lanes_tanh(x);
     case nibble_quick_gelu: return x / (1.0f + lanes_exp(x * -1.702f));
+    case nibble_relu2: {
+      lanes y = lanes_pick(x < 0.0f, lanes_all(0), x);
+      return y * y;
+    }
+    case nibble_sigmoid: return lanes_sigmoid(x);
+    case nibble_mish: return x * lanes_tanh_softplus(x);
+    case nibble_gelu_10: {
+      lanes y = x * lanes_normal_share(x);
+      return lanes_pick(y > 10.0f, lanes_all(10.0f), y);
+    }
+    case nibble_linear: return x;
+    case nibble_leaky_relu: return lanes_pick(x < 0.0f, x * 0.01f, x);
   }
   return x;
 }
@@ -93,6 +115,12 @@ LANES_STATIC void activate(nibble_activation f, const float *x, const float *up,
     case nibble_relu: activate_loop(nibble_relu, x, up, n, out); break;
     case nibble_tanh: activate_loop(nibble_tanh, x, up, n, out); break;
     case nibble_quick_gelu: activate_loop(nibble_quick_gelu, x, up, n, out); break;
+    case nibble_relu2: activate_loop(nibble_relu2, x, up, n, out); break;
+    case nibble_sigmoid: activate_loop(nibble_sigmoid, x, up, n, out); break;
+    case nibble_mish: activate_loop(nibble_mish, x, up, n, out); break;
+    case nibble_gelu_10: activate_loop(nibble_gelu_10, x, up, n, out); break;
+    case nibble_linear: activate_loop(nibble_linear, x, up, n, out); break;
+    case nibble_leaky_relu: activate_loop(nibble_leaky_relu, x, up, n, out); break;
   }
 }
 

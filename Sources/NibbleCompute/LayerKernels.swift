@@ -13,6 +13,18 @@ package enum Activation: Sendable, CaseIterable {
   case tanh
   /// x / (1 + exp(−1.702 x)).
   case quickGelu
+  /// max(x, 0)².
+  case relu2
+  /// 1 / (1 + exp(−x)).
+  case sigmoid
+  /// x · tanh(log(1 + exp(x))).
+  case mish
+  /// gelu, at most 10.
+  case gelu10
+  /// x.
+  case linear
+  /// x, or 0.01 x where it is negative.
+  case leakyRelu
 
   fileprivate var native: nibble_activation {
     switch self {
@@ -22,6 +34,12 @@ package enum Activation: Sendable, CaseIterable {
     case .relu: nibble_relu
     case .tanh: nibble_tanh
     case .quickGelu: nibble_quick_gelu
+    case .relu2: nibble_relu2
+    case .sigmoid: nibble_sigmoid
+    case .mish: nibble_mish
+    case .gelu10: nibble_gelu_10
+    case .linear: nibble_linear
+    case .leakyRelu: nibble_leaky_relu
     }
   }
 }

@@ -1,4 +1,5 @@
 import CNibbleKernels
+import Glibc
 import NibbleCore
 import NibbleQuant
 
@@ -131,6 +132,26 @@ extension Matrix {
 
   /// Rows as stored, as float32.
   package func rows(_ rows: Range<Int>, into out: UnsafeMutablePointer<Float>) { ProductKernels.rows(view, rows, into: out) }
+
+  /// Whether both hold the same numbers, as stored, whatever holds them.
+  package func equals(_ other: Matrix) -> Bool {
+    guard native.rows == other.native.rows, native.columns == other.native.columns else { return false }
+    if !isPacked, !other.isPacked, native.number == other.native.number,
+      memcmp(native.data, other.native.data, native.rows * native.columns * (native.number == nibble_f32 ? 4 : 2)) == 0
+    {
+      return true
+    }
+    // Different matrices mostly differ in their first rows.
+    let together = max(1, (1 << 16) / max(native.columns, 1))
+    let (own, others) = (FloatStore(count: together * native.columns), FloatStore(count: together * native.columns))
+    for start in stride(from: 0, to: native.rows, by: together) {
+      let part = start..<min(start + together, native.rows)
+      rows(part, into: own.start)
+      other.rows(part, into: others.start)
+      for place in 0..<part.count * native.columns where own.start[place] != others.start[place] { return false }
+    }
+    return true
+  }
 
   /// Rows as stored, by number, one after another.
   package func lookUp(_ indices: [Int], into out: UnsafeMutablePointer<Float>) {

@@ -87,9 +87,9 @@ struct TokenizerConfig {
     return special
   }
 
-  /// `eos_token_id` of the generation configuration, else of the model's: one or several.
+  /// `eos_token_id` of the generation configuration or, where there is no such file, of the model's: one or several.
   private var stopIDs: [Int?] {
-    let value = generation?["eos_token_id"] ?? model?["eos_token_id"]
+    let value = (generation ?? model)?["eos_token_id"]
     return value?.array?.prefix(1000).map(\.int) ?? [value?.int]
   }
 }

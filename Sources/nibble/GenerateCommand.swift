@@ -12,7 +12,10 @@ struct GenerateCommand: ParsableCommand {
     discussion: """
       Adapters share one base: --adapter sst=DIR --adapter e2e=DIR --use e2e. Several at once: --use sst:0.5,e2e:0.5. \
       --prompts FILE.jsonl continues many texts in one pass over the weights: rows {"prompt": …, "use": …}, each with its own \
-      adapters. --interactive reads prompts from standard input; /adapter NAME switches, /adapter none goes back to the base.
+      adapters. --interactive reads prompts from standard input; /adapter NAME switches, /adapter none goes back to the base. \
+      The model's generation_config.json says which tokens end a text, and its penalties, suppressed tokens, bad words and least \
+      lengths apply, as in transformers; --repetition-penalty and --no-repeat-ngram-size come before it. Whether tokens are drawn \
+      or searched for by beams, flags alone say.
       """)
 
   @OptionGroup var model: ModelOptions
@@ -25,8 +28,10 @@ struct GenerateCommand: ParsableCommand {
   @Option(help: "Choose among this many best tokens; 0 for all.") var topK = 0
   @Option(help: "Choose among the best tokens with this much probability together.") var topP = 1.0
   @Option(help: "Choose among tokens at least this likely relative to the best.") var minP = 0.0
-  @Option(help: "Make tokens that are there already less likely.") var repetitionPenalty = 1.0
-  @Option(help: "No run of this many tokens comes twice; 0 for any.") var noRepeatNgramSize = 0
+  @Option(help: "Make tokens that are there already less likely; 1 for no penalty (default: as the model says).")
+  var repetitionPenalty: Double?
+  @Option(help: "No run of this many tokens comes twice; 0 for any (default: as the model says).")
+  var noRepeatNgramSize: Int?
   @Option(help: "Beams of a beam search; 1 for none.") var numBeams = 1
   @Option(parsing: .unconditional, help: "Power of the length that beams' scores are divided by.") var lengthPenalty = 1.0
   @Option(help: "A text that ends the output; may be repeated.") var stop: [String] = []
@@ -52,19 +57,50 @@ struct GenerateCommand: ParsableCommand {
     sampling.topK = topK
     sampling.topP = topP
     sampling.minP = minP
-    sampling.repetitionPenalty = repetitionPenalty
-    sampling.noRepeatNgram = noRepeatNgramSize
+    sampling.repetitionPenalty = repetitionPenalty ?? sampling.repetitionPenalty
+    sampling.noRepeatNgram = noRepeatNgramSize ?? sampling.noRepeatNgram
     sampling.seed = seed
     return sampling
+  }
+
+  /// What the flags say, and where they do not, the model.
+  private func sampling(following config: GenerationConfig) -> Sampling {
+    var sampling = self.sampling
+    if repetitionPenalty == nil { sampling.repetitionPenalty = config.repetitionPenalty }
+    if noRepeatNgramSize == nil { sampling.noRepeatNgram = config.noRepeatNgram }
+    sampling.rules = config.rules
+    return sampling
+  }
+
+  /// What the model's configuration asks for and does not get.
+  private func warnings(_ config: GenerationConfig) -> [String] {
+    func isLeftOut(_ key: String) -> Bool {
+      let flag = "--" + key.replacing("_", with: "-")
+      if ["top_k", "top_p", "min_p"].contains(key), temperature == 0, !Arguments.given(["--temperature"]).isEmpty { return false }
+      if key == "length_penalty", numBeams == 1, !Arguments.given(["--num-beams"]).isEmpty { return false }
+      return Arguments.given([flag]).isEmpty
+    }
+    var warnings: [String] = []
+    let flags = config.choices.filter { isLeftOut($0.key) }.map { "--\($0.key.replacing("_", with: "-")) \($0.value)" }
+    if !flags.isEmpty {
+      warnings.append("\(config.place) asks for \(flags.joined(separator: " ")); only flags choose how tokens are searched or drawn")
+    }
+    if !config.notImplemented.isEmpty {
+      let keys = config.notImplemented.map { "\($0.key) = \(quoted($0.value))" }.joined(separator: ", ")
+      warnings.append("\(config.place): \(keys): not implemented, the text may be another than transformers'")
+    }
+    return warnings
   }
 
   func run() throws {
     try sampling.validate()
     let open = try OpenModel(model, common)
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
+    let config = try GenerationConfig(open.model)
+    common.warn(warnings(config))
     let writer = TextGenerator(
       generator: Generator(
-        open.model, sampling: sampling, maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : tokens.endIDs),
+        open.model, sampling: sampling(following: config), maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : config.endIDs),
       tokens: tokens, stops: stop, beams: numBeams > 1 ? BeamSearch(width: numBeams, lengthPenalty: lengthPenalty) : nil)
     if interactive { return try converse(open, writer) }
     let isStreaming = prompt != nil && !common.json && numBeams == 1

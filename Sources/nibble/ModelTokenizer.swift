@@ -6,8 +6,8 @@ import NibbleTokenizers
 /// A model's tokenizer: its own, from the checkpoint's small files, or another.
 struct ModelTokenizer {
   let tokenizer: Tokenizer
-  /// Ids that end a sequence, by the model's configuration.
-  let endIDs: Set<Int>
+  /// The token a text to learn from ends with, if there is one.
+  let end: Int?
   /// The id sequences begin with, if the tokenizer puts one there.
   let mark: Int?
 
@@ -21,7 +21,7 @@ struct ModelTokenizer {
         "\(path ?? model.path): the tokenizer has ids up to \(tokenizer.vocabularySize - 1), the model a vocabulary of "
           + "\(model.vocabularySize): they do not belong together")
     }
-    endIDs = try model.endIDs
+    end = try tokenizer.special.eos ?? model.endIDs.min()
     let empty = try tokenizer.encode("").ids
     mark = empty.count <= 2 ? empty.first : nil
   }

@@ -29,7 +29,7 @@ struct TrainingRows {
     tokenizer = own?.tokenizer
     classes = model.classCount.map { Classes($0, names: model.classNames, areMany: model.hasManyLabels) }
     var encoder = RowEncoder(
-      own?.tokenizer, end: own?.tokenizer.special.eos ?? own?.endIDs.min(), vocabulary: model.vocabularySize,
+      own?.tokenizer, end: own?.end, vocabulary: model.vocabularySize,
       maximumLength: min(maxLength ?? Int.max, model.contextLength))
     encoder.trainsOnPrompt = trainsOnPrompt
     encoder.template = template

@@ -86,6 +86,21 @@ CASES = {
         "target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [4, 5]}}),
     "gpt2, rows of tokens": (GPT2, {}, {
         "target_modules": ["c_attn"], "fan_in_fan_out": True, "trainable_token_indices": {"wte": [9, 4]}}),
+    "gpt2, positions trained whole": (GPT2, {}, {
+        "target_modules": ["c_attn"], "fan_in_fan_out": True, "modules_to_save": ["wpe"]}),
+    "gpt2, rows of positions": (GPT2, {}, {
+        "target_modules": ["c_attn"], "fan_in_fan_out": True, "trainable_token_indices": {"wpe": [0, 3, 9]}}),
+    "gpt2, positions adapted": (GPT2, {}, {"target_modules": ["c_attn", "wpe"], "fan_in_fan_out": True}),
+    "gpt2, tokens trained whole, rows of positions": (GPT2, {}, {
+        "target_modules": ["c_attn"], "fan_in_fan_out": True, "modules_to_save": ["wte"],
+        "trainable_token_indices": {"wpe": [0, 3, 9]}}),
+    "bert, positions and token types trained whole": ("BertModel", {}, {
+        "target_modules": ["query"], "modules_to_save": ["position_embeddings", "token_type_embeddings"],
+        "task_type": "FEATURE_EXTRACTION"}),
+    "bert, positions and token types adapted": ("BertModel", {}, {
+        "target_modules": ["query", "position_embeddings", "token_type_embeddings"], "task_type": "FEATURE_EXTRACTION"}),
+    "roberta classifier, rows of positions": ("RobertaForSequenceClassification", {}, {
+        "target_modules": ["query"], "task_type": "SEQ_CLS", "trainable_token_indices": {"position_embeddings": [2, 3, 4, 7]}}),
     "head adapted": (LLAMA, {}, {"target_modules": ["q_proj", "lm_head"]}),
     "one layer": (LLAMA, {}, {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]}),
     "all but some": (LLAMA, {}, {"target_modules": "all-linear", "exclude_modules": ["v_proj", "down_proj"]}),
@@ -156,6 +171,49 @@ def test_an_active_adapter_computes_what_peft_computes(nibble, work, case, base)
     bare = forward(nibble, ours, work, **asked)
     key = "logits" if "logits" in said else "last_hidden_state"
     assert distance(said[key], bare[key]) > 1e-2
+
+
+@pytest.mark.parametrize("how", ["attached", "merged"])
+@pytest.mark.parametrize("name, table", [(LLAMA, "embed_tokens"), (GPT2, "wte")])
+@pytest.mark.parametrize("head", ["its own", "the same"])
+def test_rows_of_tokens_reach_the_head_a_tied_file_holds(nibble, work, name, table, head, how):
+    """PEFT trains them for both where the configuration ties them, whether or not the file has a weight for each."""
+    model_class, model_type = class_and_type(name)
+    save_random(model_class, model_type, work / "m", tie_word_embeddings=True)
+    path = work / "m" / "model.safetensors"
+    tensors = load_file(path)
+    embedding = next(value for key, value in tensors.items() if table in key)
+    save_file(
+        tensors | {"lm_head.weight": torch.randn_like(embedding) if head == "its own" else embedding.clone()}, path,
+        metadata={"format": "pt"})
+    adapter = save_adapter(
+        model_class, work / "m", work / "adapter", target_modules=["q_proj"] if name == LLAMA else ["c_attn"],
+        fan_in_fan_out=name == GPT2, trainable_token_indices={table: [3, 7, 20]})
+    ids = torch.randint(3, 100, (2, 15))
+    told = expected(by_peft(model_class, work / "m", adapter), input_ids=ids)
+    if how == "attached":
+        assert_same(forward(nibble, work / "m", work, "--adapter", adapter, input_ids=ids), told)
+    else:
+        nibble("merge", "--base", work / "m", "--adapter", adapter, "-o", work / "merged")
+        assert_same(expected(as_float32(model_class, work / "merged"), input_ids=ids), told)
+        assert_same(forward(nibble, work / "merged", work, input_ids=ids), told)
+
+
+def test_a_head_stored_for_the_embedding_too_is_not_changed_alone(nibble, work):
+    """Merging would change both."""
+    model_class = transformers.LlamaForCausalLM
+    save_random(model_class, "llama", work / "m", tie_word_embeddings=True)
+    adapter = save_adapter(model_class, work / "m", work / "adapter", target_modules=["q_proj", "lm_head"])
+    path = work / "m" / "model.safetensors"
+    save_file(
+        {name.replace("model.embed_tokens", "lm_head"): value for name, value in load_file(path).items()}, path,
+        metadata={"format": "pt"})
+    ids = torch.randint(3, 100, (2, 15))
+    assert_same(
+        forward(nibble, work / "m", work, "--adapter", adapter, input_ids=ids),
+        expected(by_peft(model_class, work / "m", adapter), input_ids=ids))
+    told = nibble("merge", "--base", work / "m", "--adapter", adapter, "-o", work / "merged", exits=5).stderr
+    assert "lm_head" in told and not (work / "merged").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from conftest import ROOT
+from safetensors.torch import load_file, save_file
 from running import (
     TOLERANCE, as_float32, assert_forward, assert_same, distance, edit_config, expected, forward, padded, random_ids, save_random)
 
@@ -25,6 +26,8 @@ ROPES = {
     "yarn, betas": {**YARN, "beta_fast": 16.0, "beta_slow": 2.0},
     "yarn, attention factor": {**YARN, "attention_factor": 1.3},
     "yarn, no truncation": {**YARN, "truncate": False},
+    "yarn, mscale": {**YARN, "mscale": 0.707, "mscale_all_dim": 1.4},
+    "yarn, one mscale": {**YARN, "mscale": 0.707},
 }
 
 LANGUAGE = {
@@ -55,7 +58,13 @@ LANGUAGE = {
     "gpt2, untied": ("GPT2LMHeadModel", {"tie_word_embeddings": False}),
     "gpt2, n_inner": ("GPT2LMHeadModel", {"n_inner": 100}),
     **{f"gpt2, {name}": ("GPT2LMHeadModel", {"activation_function": name})
-       for name in ("gelu", "relu", "silu", "tanh", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "swish")},
+       for name in ("gelu", "relu", "silu", "tanh", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "swish", "relu2", "sigmoid",
+                    "mish", "gelu_python", "gelu_python_tanh", "gelu_10", "gelu_accurate", "linear", "leaky_relu")},
+    **{f"llama, {name}": ("LlamaForCausalLM", {"hidden_act": name}) for name in ("relu2", "mish", "sigmoid", "leaky_relu")},
+    "gpt2, attention by layer": ("GPT2LMHeadModel", {"scale_attn_by_inverse_layer_idx": True}),
+    "gpt2, attention not scaled": ("GPT2LMHeadModel", {"scale_attn_weights": False}),
+    "gpt2, attention by layer alone": (
+        "GPT2LMHeadModel", {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}),
     "gpt2, another epsilon": ("GPT2LMHeadModel", {"layer_norm_epsilon": 0.05}),
 }
 
@@ -136,6 +145,64 @@ def test_rotary_positions(nibble, work, rope, spelling):
         assert distance(forward(nibble, work / "m", work, input_ids=ids)["logits"], theirs["logits"]) > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize("changes", [
+    {"rope_scaling": {"rope_type": "linear", "factor": 3.0}, "rope_theta": 300.0},
+    {"rope_scaling": {"rope_type": "linear", "factor": 3.0, "rope_theta": 900.0}, "rope_theta": 300.0},
+    {"rope_scaling": {}, "rope_theta": 300.0}, {"rope_parameters": {**LLAMA3, "rope_theta": 700.0},
+     "original_max_position_embeddings": 20},
+    {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 700.0}, "original_max_position_embeddings": 20},
+    {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 700.0}},
+    {"rope_parameters": {name: value for name, value in LLAMA3.items() if "original" not in name} | {"rope_theta": 700.0}}],
+    ids=str)
+def test_rotary_positions_said_twice_or_in_part(nibble, work, changes):
+    save_random(transformers.LlamaForCausalLM, "llama", work / "m", rope_parameters={"rope_type": "default", "rope_theta": 700.0})
+    edit_config(work / "m", **changes)
+    model = as_float32(transformers.LlamaForCausalLM, work / "m")
+    assert_forward(nibble, work / "m", model, work, input_ids=random_ids(model, 2, 60))
+
+
+def test_the_window_of_a_mistral_that_says_nothing_of_it(nibble, work):
+    """4096 tokens; null is none."""
+    model = save_random(
+        transformers.MistralForCausalLM, "mistral", work / "m", max_position_embeddings=4400, sliding_window=4096,
+        num_hidden_layers=1)
+    ids = random_ids(model, 1, 4400)
+    edit_config(work / "m", sliding_window=None)
+    assert_forward(nibble, work / "m", as_float32(type(model), work / "m"), work, input_ids=ids)
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel"])
+@pytest.mark.parametrize("head", ["its own", "one number apart", "the same", "alone"])
+def test_the_head_a_tied_file_holds(nibble, work, name, head):
+    model_class, model_type = class_and_type(name)
+    save_random(model_class, model_type, work / "m", tie_word_embeddings=True)
+    path = work / "m" / "model.safetensors"
+    tensors = load_file(path)
+    embedding = next(key for key in tensors if "embed_tokens" in key or "wte" in key)
+    tensors["lm_head.weight"] = tensors[embedding].clone() if head != "its own" else torch.randn_like(tensors[embedding])
+    if head == "one number apart":
+        tensors["lm_head.weight"][-1, -1] += 1
+    if head == "alone":
+        del tensors[embedding]
+    save_file(tensors, path, metadata={"format": "pt"})
+    model = as_float32(model_class, work / "m")
+    ids = random_ids(model)
+    assert_forward(nibble, work / "m", model, work, input_ids=ids)
+    # What is written of it says the same.
+    nibble("quantize", work / "m", "-o", work / "p.nbl", "--keep", ".")
+    assert_forward(nibble, work / "p.nbl", model, work, input_ids=ids)
+
+
+def test_layer_norms_of_old_files(nibble, work):
+    """They say gamma and beta."""
+    model = save_random(transformers.BertModel, "bert", work / "m")
+    path = work / "m" / "model.safetensors"
+    save_file({
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
+    assert_forward(nibble, work / "m", model, work, input_ids=random_ids(model))
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("case", ["llama", "mistral, window", "qwen2", "gpt2"])
 def test_padding_of_language_models(nibble, work, case, side):
@@ -200,6 +267,7 @@ PROBLEMS = {
     "regression of many": ("regression", 2, lambda n: torch.randn(n, 2)),
     "not said, three labels": (None, 3, lambda n: torch.randint(0, 3, (n,))),
     "not said, one label": (None, 1, lambda n: torch.randn(n)),
+    "not said, labels of floats": (None, 3, lambda n: (torch.rand(n, 3) < 0.4).float()),
 }
 
 

@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from running import as_float32, save_random
+from running import as_float32, edit_config, save_random
 from test_adapters_running import by_peft, save_adapter
 
 VOCABULARY = 128
@@ -104,6 +104,79 @@ def test_penalties(nibble, work, case, penalty, ngram):
     assert said["ids"] == expected
     if ngram:
         assert expected != continued(model, prompt, 40)[0] or penalty == 1.0
+
+
+SETTINGS = {
+    "penalty": {"repetition_penalty": 1.4},
+    "runs": {"no_repeat_ngram_size": 2},
+    "suppressed": lambda free: {"suppress_tokens": [free[0], free[3], -1, 5000]},
+    "suppressed first": lambda free: {"begin_suppress_tokens": free[:2]},
+    "bad words": lambda free: {"bad_words_ids": [[free[2]], free[4:6], [1, 2, 3]]},
+    "an end among bad words": lambda free: {"bad_words_ids": [[free[6]], [free[1]]], "eos_token_id": free[6]},
+    "biases": lambda free: {"sequence_bias": [[[free[2]], -3.0], [[free[0], 9], 50.0], [[17], 0.5]]},
+    "least length": lambda free: {"min_length": 12, "eos_token_id": [free[2], 1]},
+    "least new tokens": lambda free: {"min_new_tokens": 7, "eos_token_id": free[2]},
+    "all": lambda free: {
+        "repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "suppress_tokens": [free[0]], "bad_words_ids": [free[3:5], [9]],
+        "begin_suppress_tokens": [free[1]], "min_new_tokens": 5, "eos_token_id": [free[2]],
+        "sequence_bias": [[[free[5]], 1.5]]},
+    "no end, though config.json has one": {"pad_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("holder", ["generation_config.json", "config.json", "packed.nbl"])
+def test_what_the_generation_configuration_asks_for(nibble, work, settings, beams, holder):
+    """transformers reads config.json for it where there is no generation_config.json."""
+    save_model(work / "m")
+    (work / "m" / "generation_config.json").unlink()
+    model_class = MODELS["llama"][0]
+    changed = 0
+    for seed in range(4):
+        prompt = prompt_of(8, seed)
+        edit_config(work / "m", eos_token_id=None)
+        (work / "m" / "generation_config.json").write_text("{}")
+        free, _ = continued(as_float32(model_class, work / "m"), prompt, num_beams=beams)
+        asked = SETTINGS[settings] if isinstance(SETTINGS[settings], dict) else SETTINGS[settings](free)
+        if holder == "config.json":
+            (work / "m" / "generation_config.json").unlink()
+            edit_config(work / "m", **asked)
+        else:
+            edit_config(work / "m", eos_token_id=free[3])
+            (work / "m" / "generation_config.json").write_text(json.dumps(asked))
+        base = work / "m"
+        if holder == "packed.nbl":
+            base = work / holder
+            nibble("quantize", work / "m", "-o", base, "--keep", ".", "--force")
+        expected, _ = continued(as_float32(model_class, work / "m"), prompt, num_beams=beams)
+        said = generate(nibble, base, prompt, "--num-beams", beams)
+        assert said["ids"] == expected, f"seed {seed}"
+        changed += expected != free
+    assert changed > 0 or "pad_token_id" in SETTINGS[settings]
+
+
+def test_flags_come_before_the_generation_configuration(nibble, work):
+    model = save_model(work / "m")
+    prompt = prompt_of(9) + prompt_of(9)
+    (work / "m" / "generation_config.json").write_text('{"repetition_penalty": 1.4, "no_repeat_ngram_size": 2}')
+    said = generate(nibble, work / "m", prompt, "--repetition-penalty", 1, "--no-repeat-ngram-size", 0)
+    assert said["ids"] == continued(model, prompt)[0]
+
+
+def test_what_the_generation_configuration_asks_for_in_vain_is_told(nibble, work):
+    save_model(work / "m")
+    words = ["generate", "--base", work / "m", "--prompt", "t3 t4", "--max-new-tokens", 2]
+    (work / "m" / "generation_config.json").write_text(json.dumps({
+        "do_sample": True, "temperature": 0.6, "top_p": 0.9, "guidance_scale": 1.5, "num_beams": 1}))
+    told = nibble(*words).stderr
+    assert "--temperature 0.6 --top-k 50 --top-p 0.9" in told and "guidance_scale" in told and "num-beams" not in told
+    told = nibble(*words, "--temperature", 0).stderr
+    assert "top-p" not in told and "guidance_scale" in told
+    assert "--top-k 50;" in nibble(*words, "--temperature", 0.6, "--top-p", 0.9).stderr
+    (work / "m" / "generation_config.json").write_text('{"num_beams": 4, "temperature": 0.6, "top_p": 0.9}')
+    assert "--num-beams 4;" in nibble(*words).stderr
+    assert nibble(*words, "--num-beams", 2).stderr == ""
 
 
 @pytest.mark.parametrize("beams, length_penalty, case", [

@@ -17,7 +17,7 @@ struct ConfigTests {
   }
 
   static let refused: [(String, String)] = [
-    ("llama", #""model_type": "mamba""#), ("llama", #""hidden_act": "mish""#),
+    ("llama", #""model_type": "mamba""#), ("llama", #""hidden_act": "laplace""#),
     ("llama", #""architectures": ["LlamaForTokenClassification"]"#),
     ("llama", #""architectures": null"#), ("llama", #""rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}"#),
     ("llama", #""rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}"#),
@@ -27,7 +27,8 @@ struct ConfigTests {
     ("llama", #""num_key_value_heads": 3"#), ("llama", #""num_attention_heads": 1e400"#), ("llama", #""vocab_size": 255"#),
     ("llama", #""head_dim": 15"#), ("llama", #""intermediate_size": 64"#), ("llama", #""rms_norm_eps": -1"#),
     ("llama", #""attention_bias": true"#), ("llama", #""quantization_config": {"quant_method": "gptq"}"#),
-    ("gpt2", #""scale_attn_by_inverse_layer_idx": true"#), ("gpt2", #""n_head": 5"#), ("gpt2", #""n_positions": 65"#),
+    ("llama", #""rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}"#),
+    ("gpt2", #""scale_attn_weights": 1"#), ("gpt2", #""n_head": 5"#), ("gpt2", #""n_positions": 65"#),
     ("gpt2", #""n_inner": 128"#), ("roberta", #""position_embedding_type": "relative_key""#), ("roberta", #""is_decoder": true"#),
     ("roberta", #""architectures": ["RobertaForMaskedLM"]"#), ("roberta", #""problem_type": "ranking""#),
     ("roberta", #""max_position_embeddings": 1"#), ("roberta", #""pad_token_id": 10000"#),
@@ -65,6 +66,31 @@ struct ConfigTests {
       #"{"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 1024, "rope_theta": 1000000.0, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.25}}"#,
       [1, 0.17782794, 0.017787812, 0.00070292666, 0.000125, 2.2228493e-05, 3.9528468e-06, 7.0292668e-07], 1.25
     ),
+    // What comes first where a configuration says things twice, and what stands in for what it does not say.
+    (
+      #"{"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 500.0}"#,
+      [0.25, 0.11496582, 0.05286856, 0.024312312, 0.01118034, 0.0051414282, 0.002364354, 0.0010872796], 1
+    ),
+    (
+      #"{"rope_scaling": {"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}, "rope_theta": 500000.0, "original_max_position_embeddings": 1024}"#,
+      [1, 0.19392276, 0.037606031, 0.00067184493, 4.419417e-05, 8.5702559e-06, 1.6619674e-06, 3.2229329e-07], 1
+    ),
+    (
+      #"{"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}, "rope_theta": 500000.0}"#,
+      [1, 0.19392276, 0.037606031, 0.0072926651, 0.00052484602, 3.4281024e-05, 6.6478697e-06, 1.2891732e-06], 1
+    ),
+    (
+      #"{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}, "rope_scaling": {}, "original_max_position_embeddings": 2048}"#,
+      [1, 0.31622776, 0.1, 0.025693506, 0.0062499996, 0.0013834966, 0.00025, 7.9056947e-05], 1.1386294
+    ),
+    (
+      #"{"rope_parameters": {"rope_type": "yarn", "factor": 40.0, "rope_theta": 10000.0, "original_max_position_embeddings": 2048, "mscale": 0.707, "mscale_all_dim": 1.5}}"#,
+      [1, 0.31622776, 0.1, 0.023914725, 0.0051249997, 0.00084986218, 2.4999999e-05, 7.9056945e-06], 0.81167699
+    ),
+    (
+      #"{"rope_parameters": {"rope_type": "yarn", "factor": 40.0, "rope_theta": 10000.0, "original_max_position_embeddings": 2048, "mscale": 0.707}}"#,
+      [1, 0.31622776, 0.1, 0.023914725, 0.0051249997, 0.00084986218, 2.4999999e-05, 7.9056945e-06], 1.3688879
+    ),
   ]
 
   @Test("rotary positions turn as transformers has them", arguments: rotations)
@@ -72,6 +98,32 @@ struct ConfigTests {
     let rotary = try RotaryPositions(ConfigReader(try JSON.parse(config), place: "config.json"), size: 16, context: 8192)
     #expect(zip(rotary.frequencies, frequencies).allSatisfy { abs($0 - $1) <= 2e-7 * $1 } && rotary.frequencies.count == 8)
     #expect(abs(rotary.attentionFactor - factor) <= 1e-6)
+  }
+
+  /// What transformers 5.23 takes where nothing is said: vocabulary, width, layers, heads, heads of keys, context, window.
+  static let silent: [(String, [Int?])] = [
+    ("llama", [32000, 4096, 32, 32, 32, 2048, nil]), ("mistral", [32000, 4096, 32, 32, 8, 131_072, 4096]),
+    ("qwen2", [151_936, 4096, 32, 32, 32, 32768, nil]), ("gpt2", [50257, 768, 12, 12, 12, 1024, nil]),
+    ("bert", [30522, 768, 12, 12, 12, 512, nil]), ("roberta", [50265, 768, 12, 12, 12, 510, nil]),
+    ("xlm-roberta", [30522, 768, 12, 12, 12, 510, nil]), ("camembert", [30522, 768, 12, 12, 12, 510, nil]),
+  ]
+
+  @Test("that are silent mean what transformers takes then", arguments: silent)
+  func silence(type: String, expected: [Int?]) throws {
+    func shape(_ more: String = "") throws -> TransformerShape {
+      let config = ConfigReader(try JSON.parse(#"{"model_type": "\#(type)"\#(more)}"#), place: "config.json")
+      return try #require(Architectures.named(type)).shape(config)
+    }
+    let usual = try shape()
+    let sizes = [usual.vocabulary, usual.width, usual.layers, usual.heads, usual.keyValueHeads, usual.contextLength]
+    #expect(sizes + [usual.windows[0]] == expected)
+    // Null is not the same as nothing.
+    if type == "mistral" {
+      #expect(try shape(#", "sliding_window": null"#).windows[0] == nil)
+      #expect(try shape(#", "num_key_value_heads": null"#).keyValueHeads == 32)
+    }
+    if type == "qwen2" { #expect(try shape(#", "use_sliding_window": true"#).windows.map { $0 == 4096 } == (0..<32).map { $0 >= 28 }) }
+    if type == "gpt2" { #expect(try shape(#", "n_embd": 64, "hidden_size": 96"#).width == 96) }
   }
 
   @Test("tensors the model has no use for are named")

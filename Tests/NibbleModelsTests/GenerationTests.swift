@@ -137,6 +137,32 @@ struct SamplingTests {
     #expect(scores == [0.5, -2, 3, 0.5])
   }
 
+  @Test("rules act where transformers' processors do")
+  func rules() {
+    func adjusted(_ history: [Int], prompt: Int, ends: Set<Int> = [], _ change: (inout ScoreRules) -> Void) -> [Float] {
+      var sampling = Sampling()
+      change(&sampling.rules)
+      var scores: [Float] = [1, -1, 3, 0.5]
+      sampling.adjust(&scores, count: 4, history: history, prompt: prompt, ends: ends)
+      return scores
+    }
+    let never = -Float.infinity
+    // Ids the model does not have forbid nothing.
+    #expect(adjusted([0], prompt: 1) { $0.suppressed = [2, -1, 99] } == [1, -1, never, 0.5])
+    #expect(adjusted([0], prompt: 1) { $0.suppressedFirst = [2] } == [1, -1, never, 0.5])
+    #expect(adjusted([0, 1], prompt: 1) { $0.suppressedFirst = [2] } == [1, -1, 3, 0.5])
+    // An end alone is no bad word; a word of several tokens is one where the others stand already.
+    let words = [[2], [0], [1, 3]]
+    #expect(adjusted([0, 1], prompt: 1, ends: [2]) { $0.badWords = words } == [never, -1, 3, never])
+    #expect(adjusted([1, 0], prompt: 1, ends: [2]) { $0.badWords = words } == [never, -1, 3, 0.5])
+    #expect(adjusted([], prompt: 0) { $0.badWords = [[1, 3]] } == [1, -1, 3, 0.5])
+    #expect(adjusted([0, 1], prompt: 1, ends: [2]) { $0.minimumLength = 3 } == [1, -1, never, 0.5])
+    #expect(adjusted([0, 1, 1], prompt: 1, ends: [2]) { $0.minimumLength = 3 } == [1, -1, 3, 0.5])
+    #expect(adjusted([0, 1], prompt: 1, ends: [2]) { $0.minimumNew = 2 } == [1, -1, never, 0.5])
+    #expect(adjusted([0, 1, 1], prompt: 1, ends: [2]) { $0.minimumNew = 2 } == [1, -1, 3, 0.5])
+    #expect(adjusted([0, 1], prompt: 1) { $0.sequenceBias = [.init([3], 2), .init([1, 0], -4), .init([0, 2], 1)] } == [-3, -1, 3, 2.5])
+  }
+
   @Test("random numbers are evenly spread and do not repeat between streams")
   func random() {
     let numbers = (0..<20_000).map { CountedRandom(seed: 1).uniform(UInt64($0)) }
@@ -156,6 +182,49 @@ struct SamplingTests {
     var sampling = Sampling()
     change(&sampling)
     #expect(throws: NibbleError.self) { try sampling.validate() }
+  }
+}
+
+@Suite("Generation configurations")
+struct GenerationConfigTests {
+  static func read(_ json: String) throws -> GenerationConfig {
+    try GenerationConfig(ConfigReader(try JSON.parse(json), place: "generation_config.json"), vocabulary: 100)
+  }
+
+  @Test("say what is applied, what flags choose, and what is not implemented")
+  func sorted() throws {
+    let config = try Self.read(
+      #"{"eos_token_id": [7, 8], "repetition_penalty": 1.5, "no_repeat_ngram_size": 3, "suppress_tokens": [1, -1], "begin_suppress_tokens": [2], "bad_words_ids": [[3], [4, 5]], "sequence_bias": [[[6, 1], -2.5]], "min_length": 4, "min_new_tokens": 2, "do_sample": true, "top_p": 0.9, "num_beams": 4, "typical_p": 1.0, "guidance_scale": 1.5, "max_length": 20}"#
+    )
+    var rules = ScoreRules()
+    (rules.suppressed, rules.suppressedFirst, rules.badWords) = ([1, -1], [2], [[3], [4, 5]])
+    (rules.sequenceBias, rules.minimumLength, rules.minimumNew) = ([.init([6, 1], -2.5)], 4, 2)
+    #expect(config.rules == rules && config.endIDs == [7, 8])
+    #expect(config.repetitionPenalty == 1.5 && config.noRepeatNgram == 3)
+    #expect(config.choices.map { "\($0.key) \($0.value)" } == ["temperature 1", "top_k 50", "top_p 0.9", "num_beams 4"])
+    #expect(config.notImplemented.map(\.key) == ["guidance_scale"])
+    let silent = try Self.read(#"{"temperature": 0.6, "top_p": 0.9, "num_beams": 1, "suppress_tokens": null}"#)
+    #expect(silent.choices.isEmpty && silent.notImplemented.isEmpty && silent.rules == ScoreRules() && silent.endIDs.isEmpty)
+  }
+
+  @Test(
+    "that make no sense are refused",
+    arguments: [
+      #""eos_token_id": "x""#, #""repetition_penalty": 0"#, #""no_repeat_ngram_size": -1"#, #""suppress_tokens": [1.5]"#,
+      #""bad_words_ids": [[]]"#, #""bad_words_ids": [[100]]"#, #""bad_words_ids": 3"#, #""sequence_bias": [[[1], NaN]]"#,
+      #""sequence_bias": [[1, 2.0]]"#, #""min_length": -1"#, #""min_new_tokens": 1e9"#, #""do_sample": 1"#,
+    ])
+  func refusals(json: String) {
+    let error = #expect(throws: NibbleError.self) { try Self.read("{\(json)}") }
+    #expect(error?.kind == .badInput)
+  }
+
+  @Test("come from their own file alone if there is one", arguments: [(#"{"eos_token_id": 9}"#, [9]), ("{}", []), (nil, [2])] as [(String?, Set<Int>)])
+  func source(file: String?, ends: Set<Int>) throws {
+    let folder = TemporaryFolder()
+    for name in ["config.json", "model.safetensors"] { try folder.write(name, try bytes(of: fixture("models/llama/" + name))) }
+    if let file { try folder.write("generation_config.json", file) }
+    #expect(try GenerationConfig(Model(folder.path)).endIDs == ends)
   }
 }
 

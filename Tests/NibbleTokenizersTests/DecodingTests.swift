@@ -96,6 +96,10 @@ struct PropertyTests {
     #expect(tokenizer.special.stops == [2, 1])
     #expect(try tokenizer.encode("a<|new|>b", addSpecialTokens: false).ids.contains(9000))
     #expect(tokenizer.vocabularySize == 9001)
+    // A generation configuration that names no end leaves none to config.json.
+    try folder.write("config.json", #"{"eos_token_id": 1}"#)
+    try folder.write("generation_config.json", "{}")
+    #expect(try Tokenizer.open(folder.path).special.stops == [2])
   }
 
   @Test("flags of the configuration change what stands around a text")

@@ -15,10 +15,16 @@ typedef enum {
   // Those with exp or erf give NaN for -infinity, as PyTorch does.
   nibble_silu = 0,       ///< x / (1 + exp(-x)); "silu", "swish"
   nibble_gelu = 1,       ///< x/2 (1 + erf(x / sqrt 2)); "gelu"
-  nibble_gelu_tanh = 2,  ///< x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); "gelu_new", "gelu_pytorch_tanh", "gelu_fast"
+  nibble_gelu_tanh = 2,  ///< x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))); "gelu_new", "gelu_fast" and so on
   nibble_relu = 3,
   nibble_tanh = 4,
-  nibble_quick_gelu = 5  ///< x / (1 + exp(-1.702 x))
+  nibble_quick_gelu = 5,  ///< x / (1 + exp(-1.702 x))
+  nibble_relu2 = 6,       ///< max(x, 0)^2
+  nibble_sigmoid = 7,     ///< 1 / (1 + exp(-x))
+  nibble_mish = 8,        ///< x tanh(log(1 + exp(x)))
+  nibble_gelu_10 = 9,     ///< gelu, at most 10
+  nibble_linear = 10,     ///< x
+  nibble_leaky_relu = 11  ///< x, or 0.01 x where it is negative
 } nibble_activation;
 
 /// out = x / sqrt(mean(x^2) + eps) * weight, over n elements. out may be x.
@@ -28,7 +34,7 @@ void nibble_rms_norm(nibble_variant variant, const float *x, const float *weight
 void nibble_layer_norm(nibble_variant variant, const float *x, const float *weight, const float *bias, size_t n, float eps,
                        float *out);
 
-/// out = f(x), n elements. out may be x. Within 4e-7 * max(1, |x|) of the exact value.
+/// out = f(x), n elements. out may be x. Within 4e-7 * max(1, |x|, |f(x)|) of the exact value.
 void nibble_activate(nibble_variant variant, nibble_activation f, const float *x, size_t n, float *out);
 
 /// out = f(gate) * up, n elements. out may be either.

@@ -102,7 +102,16 @@ struct MergePlan: @unchecked Sendable {
   private mutating func add(_ rows: AdapterFile.TokenRows, _ one: MergeOptions.Weighted) throws {
     let file = one.adapter
     guard let found = modules.index(of: rows.path) else { return }
-    let index = moduleTensors[found]
+    try add(rows, to: moduleTensors[found], one)
+    if let head = base.headFollowing(base.tensors[moduleTensors[found]].name),
+      !file.tokenRows.contains(where: { $0.path + ".weight" == base.tensors[head].name.text })
+    {
+      try add(rows, to: head, one)
+    }
+  }
+
+  private mutating func add(_ rows: AdapterFile.TokenRows, to index: Int, _ one: MergeOptions.Weighted) throws {
+    let file = one.adapter
     let shape = base.tensors[index].logicalShape
     guard shape.count == 2, rows.values.shape[1] == shape[1], rows.tokens.allSatisfy({ $0 < shape[0] }) else {
       throw file.mismatch(

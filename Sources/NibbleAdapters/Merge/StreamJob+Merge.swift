@@ -17,6 +17,7 @@ extension StreamJob {
     var job = try unmerged(base, options, to: output)
     var merges = MergePlan(base)
     for one in options.adapters {
+      try base.checkHead(one.adapter)
       try merges.add(one)
       job.warnings += try one.adapter.warnings + one.adapter.targetWarnings(base)
     }

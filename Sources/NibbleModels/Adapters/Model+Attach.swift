@@ -24,7 +24,6 @@ extension Model {
       } else {
         guard module.isEmbedding else { throw file.mismatch(module.path, "is an embedding, its factors are a linear layer's") }
         let table = embeddings[index - linears.count]
-        guard table.id == transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
         lookups[table.id] = try term(module, table, file)
       }
     }
@@ -113,21 +112,31 @@ extension Model {
       guard matrices[table.id] == nil else { throw file.mismatch(rows.path, "is replaced whole and by rows") }
       matrices[table.id] = try withRows(rows, of: table, file)
     }
-    // A head that shares the embedding's weight shares rows of tokens, and what replaces it whole where the adapter says so.
-    let isShared = file.config.tiesReplacedEmbedding || !file.tokenRows.isEmpty
-    if isShared, case .language(let head) = transformer.weights.head, let own = matrices[transformer.weights.tokens.id],
-      matrices[head.id] == nil,
-      head.matrix.native.data == transformer.weights.tokens.matrix.native.data
-    {
-      matrices[head.id] = own
+    if case .language(let head) = transformer.weights.head, matrices[head.id] == nil {
+      matrices[head.id] = try follower(head, of: matrices[transformer.weights.tokens.id], file)
     }
     return (vectors, matrices)
   }
 
-  /// A copy of an embedding in which some tokens have other rows.
+  /// What a head becomes with the embedding: it shares rows of tokens, and what replaces a shared weight whole where the
+  /// adapter says so. PEFT trains rows for both where the configuration ties them, though the file may have a weight for each.
+  private func follower(_ head: Linear, of embedding: Matrix?, _ file: AdapterFile) throws -> Matrix? {
+    let tokens = transformer.weights.tokens
+    let names = ModuleNames([tokens.name])
+    let rows = file.tokenRows.first { names.index(of: $0.path) != nil }
+    if head.matrix.native.data == tokens.matrix.native.data {
+      return rows != nil || file.config.tiesReplacedEmbedding ? embedding : nil
+    }
+    guard let rows, !head.matrix.isTransposed,
+      try config.bool("tie_word_embeddings", default: config["model_type"]?.string == "gpt2")
+    else { return nil }
+    return try withRows(rows, of: Embedding(name: head.name, id: head.id, matrix: head.matrix), file)
+  }
+
+  /// A copy of an embedding in which some rows are others.
   private func withRows(_ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile) throws -> Matrix {
     guard rows.values.shape[1] == table.width, rows.tokens.allSatisfy({ $0 < table.count }) else {
-      throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for \(table.count) tokens of \(table.width)")
+      throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for a table of \(table.count) rows of \(table.width)")
     }
     try file.checkFinite(rows.values)
     let store = FloatStore(count: table.count * table.width)

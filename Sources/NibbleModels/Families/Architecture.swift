@@ -29,13 +29,16 @@ package struct TransformerShape: Sendable {
   package var windows: [Int?]
   /// The id batches are padded with, where the configuration says.
   package var padding: Int?
+  /// What scores of attention are multiplied with, by layer; nil for 1 / √headSize.
+  package var attentionScales: [Float]?
 
   package var queryWidth: Int { heads * headSize }
   package var keyValueWidth: Int { keyValueHeads * headSize }
 
-  package var attention: Attention {
+  package func attention(_ layer: Int) -> Attention {
     Attention(
-      heads: heads, keyValueHeads: keyValueHeads, size: headSize, scale: 1 / Float(headSize).squareRoot(), isCausal: isCausal)
+      heads: heads, keyValueHeads: keyValueHeads, size: headSize,
+      scale: attentionScales?[layer] ?? 1 / Float(headSize).squareRoot(), isCausal: isCausal)
   }
 }
 
@@ -118,6 +121,7 @@ enum Limits {
   static let heads = 1...1 << 16
   static let vocabulary = 1...1 << 26
   static let context = 1...1 << 26
+  static let length = 0...1 << 26
 }
 
 extension ConfigReader {
@@ -125,7 +129,9 @@ extension ConfigReader {
   func activation(_ key: String, default name: String) throws -> Activation {
     let names: [String: Activation] = [
       "silu": .silu, "swish": .silu, "gelu": .gelu, "gelu_new": .geluTanh, "gelu_fast": .geluTanh, "gelu_pytorch_tanh": .geluTanh,
-      "relu": .relu, "tanh": .tanh, "quick_gelu": .quickGelu,
+      "gelu_python_tanh": .geluTanh, "gelu_accurate": .geluTanh, "gelu_python": .gelu, "gelu_10": .gelu10, "relu": .relu,
+      "relu2": .relu2, "leaky_relu": .leakyRelu, "tanh": .tanh, "sigmoid": .sigmoid, "mish": .mish, "linear": .linear,
+      "quick_gelu": .quickGelu,
     ]
     let name = try string(key) ?? name
     guard let activation = names[name] else { throw fail("\(key) = \(quoted(name)) is not implemented") }
@@ -151,6 +157,7 @@ extension ConfigReader {
     case "single_label_classification": .oneLabel
     case "multi_label_classification": .manyLabels
     case "regression": .regression
+    // Of several labels, one: transformers infers from the labels, and numbers that are not whole would make it many.
     case nil: labels == 1 ? .regression : .oneLabel
     case let other?: throw fail("problem_type = \(quoted(other)) is not implemented")
     }

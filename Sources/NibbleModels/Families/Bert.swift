@@ -13,18 +13,19 @@ enum Bert: Architecture {
     try config.checkQuantization()
     try config.refuse(["is_decoder", "add_cross_attention"])
     try config.refuse(["position_embedding_type"], unless: ["absolute"])
-    let width = try config.int("hidden_size", Limits.width)
-    let heads = try config.int("num_attention_heads", Limits.heads)
+    let width = try config.int("hidden_size", Limits.width, default: 768)
+    let heads = try config.int("num_attention_heads", Limits.heads, default: 12)
     guard width % heads == 0 else { throw config.fail("hidden_size \(width) is no multiple of num_attention_heads \(heads)") }
-    let layers = try config.int("num_hidden_layers", Limits.layers)
+    let layers = try config.int("num_hidden_layers", Limits.layers, default: 12)
     let positions = try config.int("max_position_embeddings", Limits.context, default: 512)
     let padding = try config.int("pad_token_id", 0...Limits.vocabulary.upperBound, default: isRoberta(config) ? 1 : 0)
     // RoBERTa counts positions from the padding's id + 1.
     let first = isRoberta(config) ? padding + 1 : 0
     guard positions > first else { throw config.fail("max_position_embeddings \(positions) leaves no room for tokens") }
+    let vocabulary = config["model_type"]?.string == "roberta" ? 50265 : 30522
     return TransformerShape(
-      vocabulary: try config.int("vocab_size", Limits.vocabulary), width: width, heads: heads, keyValueHeads: heads,
-      headSize: width / heads, layers: layers, contextLength: positions - first, isCausal: false, normsFirst: false,
+      vocabulary: try config.int("vocab_size", Limits.vocabulary, default: vocabulary), width: width, heads: heads,
+      keyValueHeads: heads, headSize: width / heads, layers: layers, contextLength: positions - first, isCausal: false, normsFirst: false,
       isRMSNorm: false, epsilon: Float(try config.double("layer_norm_eps", above: 0, default: 1e-12)),
       activation: try config.activation("hidden_act", default: "gelu"), isGated: false, rotary: nil, firstPosition: first,
       windows: Array(repeating: nil, count: layers), padding: padding)
@@ -34,7 +35,7 @@ enum Bert: Architecture {
     _ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource
   ) throws -> TransformerWeights {
     let width = shape.width
-    let inner = try config.int("intermediate_size", Limits.width)
+    let inner = try config.int("intermediate_size", Limits.width, default: 3072)
     let model = prefix(config)
     let embeddings = model + "embeddings."
     let tokens = try source.embedding(embeddings + "word_embeddings", count: shape.vocabulary, width: width)

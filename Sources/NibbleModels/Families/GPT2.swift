@@ -9,19 +9,33 @@ enum GPT2: Architecture {
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()
-    try config.refuse(["add_cross_attention", "scale_attn_by_inverse_layer_idx"])
-    try config.refuse(["scale_attn_weights"], unless: [.bool(true)])
-    let width = try config.int("n_embd", Limits.width)
-    let heads = try config.int("n_head", Limits.heads)
+    try config.refuse(["add_cross_attention"])
+    /// The usual names of sizes are accepted, and come first.
+    func size(_ name: String, _ usual: String, _ range: ClosedRange<Int>, default fallback: Int) throws -> Int {
+      try config.int(config[usual] == nil ? name : usual, range, default: fallback)
+    }
+    let width = try size("n_embd", "hidden_size", Limits.width, default: 768)
+    let heads = try size("n_head", "num_attention_heads", Limits.heads, default: 12)
     guard width % heads == 0 else { throw config.fail("n_embd \(width) is no multiple of n_head \(heads)") }
-    let layers = try config.int("n_layer", Limits.layers)
+    let layers = try size("n_layer", "num_hidden_layers", Limits.layers, default: 12)
+    let context = try size("n_positions", "max_position_embeddings", Limits.context, default: 1024)
     return TransformerShape(
-      vocabulary: try config.int("vocab_size", Limits.vocabulary), width: width, heads: heads, keyValueHeads: heads,
-      headSize: width / heads, layers: layers, contextLength: try config.int("n_positions", Limits.context, default: 1024),
+      vocabulary: try config.int("vocab_size", Limits.vocabulary, default: 50257), width: width, heads: heads,
+      keyValueHeads: heads, headSize: width / heads, layers: layers, contextLength: context,
       isCausal: true, normsFirst: true, isRMSNorm: false,
       epsilon: Float(try config.double("layer_norm_epsilon", above: 0, default: 1e-5)),
       activation: try config.activation("activation_function", default: "gelu_new"), isGated: false, rotary: nil,
-      windows: Array(repeating: nil, count: layers), padding: config["pad_token_id"]?.int)
+      windows: Array(repeating: nil, count: layers), padding: config["pad_token_id"]?.int,
+      attentionScales: try attentionScales(config, headSize: width / heads, layers: layers))
+  }
+
+  /// What scores of each layer's attention are multiplied with, where the configuration asks for another than the usual factor.
+  private static func attentionScales(_ config: ConfigReader, headSize: Int, layers: Int) throws -> [Float]? {
+    let isScaled = try config.bool("scale_attn_weights", default: true)
+    let fallsWithDepth = try config.bool("scale_attn_by_inverse_layer_idx", default: false)
+    guard !isScaled || fallsWithDepth else { return nil }
+    let first = isScaled ? 1 / Double(headSize).squareRoot() : 1
+    return (0..<layers).map { Float(fallsWithDepth ? first / Double($0 + 1) : first) }
   }
 
   static func weights(
@@ -29,7 +43,8 @@ enum GPT2: Architecture {
   ) throws -> TransformerWeights {
     let width = shape.width
     let inner = try config.int("n_inner", Limits.width, default: 4 * width)
-    let tokens = try source.embedding("transformer.wte", count: shape.vocabulary, width: width)
+    let tokens = try source.embedding(
+      "transformer.wte", count: shape.vocabulary, width: width, sharedWith: isTied(config) ? "lm_head" : nil)
     let positions = try source.embedding("transformer.wpe", count: shape.contextLength, width: width)
     let layers = try (0..<shape.layers).map { index in
       let layer = "transformer.h.\(index)."
@@ -51,12 +66,16 @@ enum GPT2: Architecture {
     return TransformerWeights(tokens: tokens, positions: positions, layers: layers, finalNorm: norm, head: head)
   }
 
+  private static func isTied(_ config: ConfigReader) throws -> Bool {
+    try config.architectureClass() == "GPT2LMHeadModel" && config.bool("tie_word_embeddings", default: true)
+  }
+
   private static func head(
     _ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource, _ tokens: Embedding
   ) throws -> Head {
     switch try config.architectureClass() {
     case "GPT2LMHeadModel":
-      if try config.bool("tie_word_embeddings", default: true) { return .language(source.tied("lm_head", to: tokens)) }
+      if try isTied(config) { return .language(try source.tied("lm_head", to: tokens)) }
       return .language(try source.linear("lm_head", outputs: shape.vocabulary, inputs: shape.width, bias: .none))
     case "GPT2ForSequenceClassification":
       let labels = try config.labelCount()

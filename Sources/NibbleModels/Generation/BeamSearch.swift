@@ -86,7 +86,8 @@ package struct BeamSearch {
       let normal = Float(LayerKernels.logSumExp(own, count: count))
       let logs = FloatStore((0..<count).map { own[$0] - normal })
       let start = logs.start
-      generator.sampling.adjust(start, count: count, history: prompt + beam.ids)
+      generator.sampling.adjust(
+        start, count: count, history: prompt + beam.ids, prompt: prompt.count, ends: generator.endIDs)
       all += greatest(start, count: count, wanted).map { (beam.score + Double(start[$0]), index, $0) }
     }
     all.sort { ($0.score, $1.beam, $1.id) > ($1.score, $0.beam, $0.id) }

@@ -101,7 +101,7 @@ public struct Generator {
       let cache = KeyValueCache(transformer.shape)
       let scores = try Self.readPrompt(group[row], cache, transformer)
       return Sequence(
-        row: row, request: group[row], cache: cache, next: try choose(scores, group[row].prompt, row: row, step: 0))
+        row: row, request: group[row], cache: cache, next: choose(scores, group[row].prompt, [], row: row, step: 0))
     }
     let decoding = monotonicSeconds()
     timing.promptSeconds += decoding - started
@@ -116,8 +116,7 @@ public struct Generator {
       let scores = try transformer.logits(hidden, rows: Array(runs.indices), of: runs)
       for (index, one) in active.enumerated() {
         let (own, sequence) = (scores + index * transformer.shape.vocabulary, sequences[one])
-        sequences[one].next = try choose(
-          own, sequence.request.prompt + sequence.result.ids, row: sequence.row, step: step)
+        sequences[one].next = choose(own, sequence.request.prompt, sequence.result.ids, row: sequence.row, step: step)
       }
     }
     timing.decodeSeconds += monotonicSeconds() - decoding
@@ -162,12 +161,12 @@ public struct Generator {
     }
   }
 
-  private func choose(_ scores: UnsafePointer<Float>, _ history: [Int], row: Int, step: Int) throws -> Int {
+  private func choose(_ scores: UnsafePointer<Float>, _ prompt: [Int], _ new: [Int], row: Int, step: Int) -> Int {
     let count = transformer.shape.vocabulary
     let draw = CountedRandom(seed: sampling.seed, stream: UInt64(row)).uniform(UInt64(step))
     guard sampling.adjusts else { return sampling.choose(scores, count: count, draw: draw) }
     let adjusted = FloatStore(Array(UnsafeBufferPointer(start: scores, count: count)))
-    sampling.adjust(adjusted.start, count: count, history: history)
+    sampling.adjust(adjusted.start, count: count, history: prompt + new, prompt: prompt.count, ends: endIDs)
     return sampling.choose(adjusted.start, count: count, draw: draw)
   }
 }

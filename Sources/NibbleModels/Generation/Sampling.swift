@@ -16,6 +16,8 @@ public struct Sampling: Sendable {
   public var repetitionPenalty = 1.0
   /// No run of this many tokens comes twice; 0 for any.
   public var noRepeatNgram = 0
+  /// What may come next besides.
+  public var rules = ScoreRules()
   /// The same seed gives the same tokens.
   public var seed: UInt64 = 0
 
@@ -36,10 +38,23 @@ public struct Sampling: Sendable {
   }
 
   /// Whether scores are changed before they are compared.
-  var adjusts: Bool { repetitionPenalty != 1 || noRepeatNgram > 0 }
+  var adjusts: Bool { repetitionPenalty != 1 || noRepeatNgram > 0 || rules != ScoreRules() }
 
-  /// Applies what looks back at `history` to one token's scores, in place.
-  package func adjust(_ scores: UnsafeMutablePointer<Float>, count: Int, history: [Int]) {
+  /// Applies penalties and rules to one token's scores, in place.
+  ///
+  /// - Parameters:
+  ///   - history: the prompt and the new tokens
+  ///   - prompt: how many of them are the prompt's
+  ///   - ends: tokens that end a sequence
+  package func adjust(
+    _ scores: UnsafeMutablePointer<Float>, count: Int, history: [Int], prompt: Int = 0, ends: Set<Int> = []
+  ) {
+    rules.favour(scores, count: count, history: history)
+    penalize(scores, count: count, history: history)
+    rules.forbid(scores, count: count, history: history, prompt: prompt, ends: ends)
+  }
+
+  private func penalize(_ scores: UnsafeMutablePointer<Float>, count: Int, history: [Int]) {
     if repetitionPenalty != 1 {
       let penalty = Float(repetitionPenalty)
       for id in Set(history) where id < count { scores[id] = scores[id] < 0 ? scores[id] * penalty : scores[id] / penalty }

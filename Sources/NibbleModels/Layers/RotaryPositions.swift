@@ -17,13 +17,18 @@ package struct RotaryPositions: Sendable {
   ///   - size: numbers in a head
   ///   - context: `max_position_embeddings`
   package init(_ config: ConfigReader, size: Int, context: Int) throws {
-    // transformers 5 puts everything into rope_parameters; before, rope_theta stood alone and rope_scaling beside it.
-    let parameters = try config.object("rope_parameters")
-    let scaling = try parameters ?? config.object("rope_scaling")
-    let base = try (parameters?["rope_theta"] == nil ? config : parameters ?? config).double(
-      "rope_theta", above: 0, default: 10_000)
-    let partial = try (parameters?["partial_rotary_factor"] == nil ? config : parameters ?? config)
-      .double("partial_rotary_factor", above: 0, default: 1)
+    // transformers 5 puts everything into rope_parameters; before, rope_theta stood alone and rope_scaling beside it. Where both
+    // are, it takes rope_scaling, and rope_theta from there or from beside it.
+    let old = try config.object("rope_scaling").flatMap { $0.json.members?.isEmpty == false ? $0 : nil }
+    let scaling = try old ?? config.object("rope_parameters")
+    if let part = scaling?.json.members?.first(where: { $0.value.members != nil }) {
+      throw config.fail("rotary positions of their own for \(quoted(part.key)) are not implemented")
+    }
+    func either(_ key: String, default fallback: Double) throws -> Double {
+      try (scaling?[key] == nil ? config : scaling ?? config).double(key, above: 0, default: fallback)
+    }
+    let base = try either("rope_theta", default: 10_000)
+    let partial = try either("partial_rotary_factor", default: 1)
     guard partial == 1 else { throw config.fail("partial_rotary_factor = \(partial) is not implemented") }
     guard size % 2 == 0 else { throw config.fail("heads of \(size) numbers cannot be rotated: the size is odd") }
     let plain = (0..<size / 2).map { Float(1 / pow(base, Double(2 * $0) / Double(size))) }
@@ -41,21 +46,28 @@ package struct RotaryPositions: Sendable {
       frequencies = plain
       attentionFactor = 1
     case ("llama3", let scaling?):
-      frequencies = try Self.llama3(plain, scaling)
+      frequencies = try Self.llama3(plain, scaling, trained: Self.trained(config, scaling, context: context))
       attentionFactor = 1
     case ("yarn", let scaling?):
-      (frequencies, attentionFactor) = try Self.yarn(plain, scaling, base: base, size: size, context: context)
+      let trained = try Self.trained(config, scaling, context: context)
+      (frequencies, attentionFactor) = try Self.yarn(plain, scaling, base: base, size: size, context: context, trained: trained)
     case (let kind, _): throw config.fail("rope_type = \(quoted(kind)) is not implemented")
     }
   }
 
+  /// The context before it was extended: the configuration's own key comes before that of the scaling.
+  private static func trained(_ config: ConfigReader, _ scaling: ConfigReader, context: Int) throws -> Int {
+    let key = "original_max_position_embeddings"
+    return try (config[key] == nil ? scaling : config).int(key, Limits.context, default: context)
+  }
+
   /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a smooth passage between.
-  private static func llama3(_ plain: [Float], _ config: ConfigReader) throws -> [Float] {
+  private static func llama3(_ plain: [Float], _ config: ConfigReader, trained: Int) throws -> [Float] {
     // In float32 throughout, as transformers has it: the passage multiplies differences.
     let factor = Float(try config.double("factor", above: 0))
     let low = Float(try config.double("low_freq_factor", above: 0))
     let high = Float(try config.double("high_freq_factor", above: 0))
-    let trained = Float(try config.int("original_max_position_embeddings", Limits.context))
+    let trained = Float(trained)
     guard high > low else { throw config.fail("high_freq_factor is not above low_freq_factor") }
     return plain.map { frequency in
       let wavelength = Float(2 * Double.pi) / frequency
@@ -68,10 +80,9 @@ package struct RotaryPositions: Sendable {
 
   /// YaRN, arXiv:2309.00071: a ramp between interpolated and plain frequencies, and a temperature.
   private static func yarn(
-    _ plain: [Float], _ config: ConfigReader, base: Double, size: Int, context: Int
+    _ plain: [Float], _ config: ConfigReader, base: Double, size: Int, context: Int, trained: Int
   ) throws -> ([Float], Float) {
-    try config.refuse(["mscale", "mscale_all_dim"], unless: [])
-    let trained = Double(try config.int("original_max_position_embeddings", Limits.context, default: context))
+    let trained = Double(trained)
     let factor = try config.double("factor", above: 0, default: Double(context) / trained)
     let fast = try config.double("beta_fast", above: 0, default: 32)
     let slow = try config.double("beta_slow", above: 0, default: 1)
@@ -88,12 +99,16 @@ package struct RotaryPositions: Sendable {
     low = max(low, 0)
     high = min(high, Double(size - 1))
     if low == high { high += 0.001 }
-    let temperature = factor <= 1 ? 1 : 0.1 * log(factor) + 1
+    func temperature(_ scale: Double) -> Double { factor <= 1 ? 1 : 0.1 * scale * log(factor) + 1 }
+    let scale = try config.double("mscale", above: -.infinity, default: 0)
+    let scaleOfAll = try config.double("mscale_all_dim", above: -.infinity, default: 0)
+    // One without the other counts for nothing.
+    let usual = scale == 0 || scaleOfAll == 0 ? temperature(1) : temperature(scale) / temperature(scaleOfAll)
     let frequencies = plain.enumerated().map { index, frequency in
       let ramp = min(max((Double(index) - low) / (high - low), 0), 1)
       return Float(Double(frequency) / factor * ramp + Double(frequency) * (1 - ramp))
     }
-    return (frequencies, Float(try config.double("attention_factor", above: 0, default: temperature)))
+    return (frequencies, Float(try config.double("attention_factor", above: 0, default: usual)))
   }
 }
 

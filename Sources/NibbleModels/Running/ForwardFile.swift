@@ -116,7 +116,7 @@ package struct ForwardFile {
     _ model: Model, _ head: ClassificationHead, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
   ) throws -> (Double?, TensorFile.Writer) {
     let count = head.output.outputs
-    let loss = try labels.map { try classLoss($0, head.problem, count) }
+    let loss = try labels.map { try classLoss($0, problem($0, head, model), count) }
     var all: [Float] = []
     try passes(model, adapters) { _, runs, hidden in
       let scores = UnsafeBufferPointer(
@@ -125,6 +125,12 @@ package struct ForwardFile {
       all += scores
     }
     return (loss?(all), writer)
+  }
+
+  /// Where the configuration does not say which problem the classes are, labels of floats mean that each is one by itself.
+  private func problem(_ labels: StoredTensor, _ head: ClassificationHead, _ model: Model) -> ClassificationHead.Problem {
+    let isSaid = model.newHead != nil || model.config["problem_type"] != nil
+    return head.problem == .oneLabel && !isSaid && labels.dtype.isFloat ? .manyLabels : head.problem
   }
 
   /// What judges the scores of classes by the labels.

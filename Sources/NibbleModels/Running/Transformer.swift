@@ -73,27 +73,33 @@ package final class Transformer: @unchecked Sendable {
 
   private func embed(_ runs: [TokenRun], _ layers: Layers, _ x: Floats) throws {
     let width = shape.width
-    let ids = runs.flatMap(\.ids)
+    let tables = try lookups(runs)
     for segment in layers.segments where !segment.rows.isEmpty {
-      let own = Array(ids[segment.rows])
       let start = x + segment.rows.lowerBound * width
-      segment.matrix(weights.tokens.id, weights.tokens.matrix).lookUp(own, into: start)
-      for active in segment.adapters {
-        if let term = active.adapter.embeddings[weights.tokens.id] { add(term, active.weight, own, to: start) }
-      }
-    }
-    var row = 0
-    for run in runs {
-      if let table = weights.positions { addRows(of: table, positions(run), to: x + row * width) }
-      if let table = weights.tokenTypes {
-        if let types = run.types, let bad = types.first(where: { !(0..<table.count).contains($0) }) {
-          throw NibbleError.badInput("token type \(bad) is not among the model's \(table.count)")
+      for (number, (table, indices)) in tables.enumerated() {
+        let own = Array(indices[segment.rows])
+        let matrix = segment.matrix(table.id, table.matrix)
+        if number == 0 { matrix.lookUp(own, into: start) } else { addRows(of: matrix, own, to: start) }
+        for active in segment.adapters {
+          if let term = active.adapter.embeddings[table.id] { add(term, active.weight, own, to: start) }
         }
-        addRows(of: table, run.types ?? Array(repeating: 0, count: run.ids.count), to: x + row * width)
       }
-      row += run.ids.count
     }
-    if let norm = weights.embeddingNorm { layers.norm(norm, shape, x, rows: 0..<row, x) }
+    if let norm = weights.embeddingNorm { layers.norm(norm, shape, x, rows: 0..<(tables.first?.rows.count ?? 0), x) }
+  }
+
+  /// Every table of embeddings, and its row for each token: tokens, then positions and token types.
+  private func lookups(_ runs: [TokenRun]) throws -> [(table: Embedding, rows: [Int])] {
+    var tables = [(table: weights.tokens, rows: runs.flatMap(\.ids))]
+    if let table = weights.positions { tables.append((table, runs.flatMap(positions))) }
+    if let table = weights.tokenTypes {
+      let types = runs.flatMap { $0.types ?? Array(repeating: 0, count: $0.ids.count) }
+      if let bad = types.first(where: { !(0..<table.count).contains($0) }) {
+        throw NibbleError.badInput("token type \(bad) is not among the model's \(table.count)")
+      }
+      tables.append((table, types))
+    }
+    return tables
   }
 
   /// Rows of a table of position embeddings. RoBERTa counts tokens that are no padding, and gives padding the row of its id.
@@ -108,10 +114,11 @@ package final class Transformer: @unchecked Sendable {
     }
   }
 
-  private func addRows(of table: Embedding, _ indices: [Int], to x: Floats) {
-    let rows = floats(Slot.rows, indices.count * table.width)
-    table.matrix.lookUp(indices, into: rows)
-    LayerKernels.add(rows, scaledBy: 1, count: indices.count * table.width, to: x)
+  private func addRows(of table: Matrix, _ indices: [Int], to x: Floats) {
+    let count = indices.count * shape.width
+    let rows = floats(Slot.rows, count)
+    table.lookUp(indices, into: rows)
+    LayerKernels.add(rows, scaledBy: 1, count: count, to: x)
   }
 
   private func add(_ term: EmbeddingTerm, _ weight: Float, _ ids: [Int], to x: Floats) {
@@ -147,7 +154,7 @@ package final class Transformer: @unchecked Sendable {
       row += run.ids.count
     }
     // Masks live in their runs.
-    withExtendedLifetime(runs) { shape.attention.run(sequences, engine.team) }
+    withExtendedLifetime(runs) { shape.attention(index).run(sequences, engine.team) }
     layers.linear([layer.attentionOutput], attended, rows: 0..<rows, h)
     layers.add(h, to: x, rows: rows, width: width)
     if !shape.normsFirst { layers.norm(layer.attentionNorm, shape, x, rows: 0..<rows, x) }

@@ -17,9 +17,12 @@ package struct ConfigReader: Sendable {
     return value
   }
 
+  /// Whether `key` is there, be it null: where it is not, transformers takes a default that may be another than null's.
+  package func says(_ key: String) -> Bool { json[key] != nil }
+
   package func fail(_ reason: String) -> NibbleError { .badInput("\(place): \(reason)") }
 
-  private func wrong(_ key: String, _ value: JSON, _ expected: String) -> NibbleError {
+  func wrong(_ key: String, _ value: JSON, _ expected: String) -> NibbleError {
     fail("\(key) is \(quoted(value.text())), expected \(expected)")
   }
 

@@ -18,10 +18,17 @@ package final class WeightSource {
   }
 
   private func tensor(_ name: String) -> StoredTensor? {
-    let checkpoint = mapped.checkpoint
-    if let found = checkpoint.tensor(ByteName(name)) { return found }
-    if name.hasPrefix(prefix), let found = checkpoint.tensor(ByteName(String(name.dropFirst(prefix.count)))) { return found }
-    return nil
+    spellings(name).lazy.compactMap { self.mapped.checkpoint.tensor(ByteName($0)) }.first
+  }
+
+  /// Names a tensor may have in the file: with the model's prefix or without; files from before PyTorch's layer norm say
+  /// gamma and beta.
+  private func spellings(_ name: String) -> [String] {
+    let names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
+    return [("weight", "gamma"), ("bias", "beta")].reduce(names) { names, spelling in
+      guard name.hasSuffix("LayerNorm." + spelling.0) else { return names }
+      return names + names.map { $0.dropLast(spelling.0.count) + spelling.1 }
+    }
   }
 
   /// Whether the checkpoint has a tensor of this name.
@@ -76,19 +83,27 @@ package final class WeightSource {
   }
 
   /// The embedding `name` of `count` rows.
-  package func embedding(_ name: String, count: Int, width: Int) throws -> Embedding {
-    let table = try matrix(name + ".weight", outputs: count, inputs: width, isConv1D: false)
+  ///
+  /// - Parameter head: the output head that shares its weight; a file may hold the weight under either name
+  package func embedding(_ name: String, count: Int, width: Int, sharedWith head: String? = nil) throws -> Embedding {
+    let stored = [name, head].compactMap { $0 }.first { has($0 + ".weight") } ?? name
+    let table = try matrix(stored + ".weight", outputs: count, inputs: width, isConv1D: false)
     guard !table.isTransposed else {
-      throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(name)) is stored transposed")
+      throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(stored)) is stored transposed")
     }
     return Embedding(name: name, id: register(name + ".weight"), matrix: table)
   }
 
-  /// A linear layer whose weight is an embedding's.
-  package func tied(_ name: String, to embedding: Embedding, bias: Vector? = nil) -> Linear {
-    // Some files hold the weight twice.
-    if let copy = tensor(name + ".weight") { used.insert(copy.name) }
-    return Linear(name: name, id: register(name + ".weight"), matrix: embedding.matrix, bias: bias, isConv1D: false)
+  /// The output head `name` of a model whose configuration ties it to `embedding`.
+  ///
+  /// A file may hold a weight for both. transformers ties them if the two are equal; if not, each is used as it is.
+  package func tied(_ name: String, to embedding: Embedding) throws -> Linear {
+    var weight = embedding.matrix
+    if has(name + ".weight"), has(embedding.name + ".weight") {
+      let own = try matrix(name + ".weight", outputs: embedding.count, inputs: embedding.width, isConv1D: false)
+      if own.isTransposed || !own.equals(embedding.matrix) { weight = own }
+    }
+    return Linear(name: name, id: register(name + ".weight"), matrix: weight, bias: nil, isConv1D: false)
   }
 
   package func norm(_ name: String, width: Int, hasBias: Bool) throws -> Norm {

@@ -123,6 +123,6 @@ extension TrainingPass {
         ))
       row += run.ids.count
     }
-    clock.measure(.attention) { withExtendedLifetime(runs) { shape.attention.backward(pairs, engine.team) } }
+    clock.measure(.attention) { withExtendedLifetime(runs) { shape.attention(index).backward(pairs, engine.team) } }
   }
 }

@@ -135,7 +135,7 @@ package final class TrainingPass {
     linear.forward(weights.queryKeyValue, tape.attentionInput.start, rows: rows, tape.queryKeyValue.start, tape.linear)
     rotate(runs, tape.queryKeyValue.start, forward: true)
     clock.measure(.attention) {
-      withExtendedLifetime(runs) { shape.attention.run(sequences(index, runs, tape), engine.team) }
+      withExtendedLifetime(runs) { shape.attention(index).run(sequences(index, runs, tape), engine.team) }
     }
     linear.forward([weights.attentionOutput], tape.attended.start, rows: rows, tape.middle.start, tape.linear)
     add(x, to: tape.middle.start, rows)

@@ -1,0 +1,30 @@
+import NibbleCore
+import NibbleFormats
+
+/// Configurations may tie the output head to the embedding and files hold a weight for both, or the shared one under the head's
+/// name alone.
+extension Checkpoint {
+  private var tiedHeadName: ByteName? {
+    guard let family, config?["tie_word_embeddings"]?.bool ?? (family.name == "GPT-2") else { return nil }
+    return family.tiedHeads.first.map { ByteName($0 + ".weight") }
+  }
+
+  /// The place of a head that trained rows of the embedding `name` are for, too: PEFT trains them for both where the configuration
+  /// ties them, whether or not the file has a weight for each.
+  func headFollowing(_ name: ByteName) -> Int? {
+    guard let head = tiedHeadName, name != head, vocabularyTensors.contains(name) else { return nil }
+    return tensors.firstIndex { $0.name == head }
+  }
+
+  /// Throws for an adapter that changes a head under whose name the embedding is stored, too.
+  func checkHead(_ adapter: AdapterFile) throws {
+    guard let head = tiedHeadName, vocabularyTensors == [head] else { return }
+    let module = String(head.text.dropLast(".weight".count))
+    guard adapter.modules.contains(where: { $0.path == module }) || adapter.replacements.contains(where: { $0.name == head.text })
+    else { return }
+    throw NibbleError(
+      .adapterMismatch,
+      "\(adapter.path): adapts \(quoted(module)) alone, and \(path) stores the weight it shares with the embedding under that name; "
+        + "store it under the embedding's")
+  }
+}
