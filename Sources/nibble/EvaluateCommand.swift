@@ -49,7 +49,9 @@ struct EvaluateCommand: ParsableCommand {
     common.warnIgnored(["--max-length", "--train-on-prompt", "--template", "--break-marks"], "--task is perplexity")
     let documents = try Documents(data)
     let open = try OpenModel(model, common)
-    let other = try compareTo.map { try Model($0, precision: model.computeDtype, threads: common.workers) }
+    let other = try compareTo.map {
+      try Model($0, precision: model.computeDtype, threads: common.workers, verifies: !model.noVerify)
+    }
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
     var perplexity = Perplexity()
     perplexity.context = context

@@ -80,6 +80,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(inversion: .prefixedNo, help: "Keep only what goes into each layer, and compute the rest again on the way back.")
   var gradientCheckpointing = false
   @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
+  @Flag(help: "Train on a block file without checking its checksums first.") var noVerify = false
   @Flag(help: "Print what is learned of the first rows, and train nothing.") var showBatch = false
   @OptionGroup var common: CommonOptions
 
@@ -89,7 +90,7 @@ struct FinetuneCommand: ParsableCommand {
     let brought = try file.flatMap { try NewHead(of: $0) }
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
-    let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head)
+    let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head, verifies: !noVerify)
     common.warn(model.checkpoint.warnings)
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
