@@ -23,17 +23,19 @@ public enum JSON: Sendable, Equatable {
   }
 
   /// Parses a whole text; Python's `NaN` and `Infinity` are accepted as numbers.
-  public static func parse(_ bytes: [UInt8]) throws(JSONError) -> JSON {
+  public static func parse(_ bytes: [UInt8]) throws(JSONError) -> JSON { try parse(bytes, allowsNonFinite: true) }
+
+  /// Parses a whole text.
+  public static func parse(_ text: String) throws(JSONError) -> JSON { try parse(Array(text.utf8)) }
+
+  package static func parse(_ bytes: [UInt8], allowsNonFinite: Bool) throws(JSONError) -> JSON {
     try bytes.withUnsafeBufferPointer { buffer throws(JSONError) in
-      var reader = JSONReader(UnsafeRawBufferPointer(buffer), allowsNonFinite: true)
+      var reader = JSONReader(UnsafeRawBufferPointer(buffer), allowsNonFinite: allowsNonFinite)
       let value = try JSON(reading: &reader)
       try reader.end()
       return value
     }
   }
-
-  /// Parses a whole text.
-  public static func parse(_ text: String) throws(JSONError) -> JSON { try parse(Array(text.utf8)) }
 
   package init(reading reader: inout JSONReader) throws(JSONError) {
     switch reader.peek() {

@@ -19,7 +19,7 @@ package enum JSONLines {
       if line.allSatisfy({ $0 == 0x20 || $0 == 0x09 || $0 == 0x0D }) { return }
       let value: JSON
       do throws(JSONError) {
-        value = try JSON.parse(Array(line))
+        value = try JSON.parse(Array(line), allowsNonFinite: false)
       } catch {
         throw NibbleError.badInput("\(path):\(number): \(error.reason) at byte \(error.offset) of the line")
       }

@@ -123,8 +123,9 @@ package struct JSONReader {
     _ = peek()
     let start = at
     func isDigit(_ at: Int) -> Bool { at < bytes.count && (0x30...0x39).contains(bytes[at]) }
-    if allowsNonFinite {
-      for word in ["NaN", "Infinity", "-Infinity"] where takeWord(word) { return word }
+    for word in ["NaN", "Infinity", "-Infinity"] where takeWord(word) {
+      guard allowsNonFinite else { throw error("\(word) is not a JSON number", at: start) }
+      return word
     }
     if at < bytes.count, bytes[at] == UInt8(ascii: "-") { at += 1 }
     guard isDigit(at) else {

@@ -18,25 +18,28 @@ public final class Model: @unchecked Sendable {
   /// Full names of parameters, by ID.
   package let parameterNames: [String]
 
-  /// Opens the checkpoint at `path` to run it. No weight is read, none copied, but vectors.
+  /// Opens the checkpoint at `path` to run it. No weight is copied, but vectors.
   ///
   /// - Parameters:
   ///   - precision: float32, or bfloat16 factors with float32 sums: faster, within 1 % of the loss
   ///   - threads: cores to compute with
   ///   - classifier: a head in place of the model's own
   ///   - patch: what is applied to the block file, in memory alone
+  ///   - verifies: whether sections that have checksums, a block file's, are checked against them, which reads them once
   /// - Throws: `.badInput` for architectures and configurations nibble has no code for, by name; `.integrity`
   public convenience init(
     _ path: String, precision: Precision = .f32, threads: Int = availableCores, classifier: NewHead? = nil,
-    patch: PatchFile? = nil
+    patch: PatchFile? = nil, verifies: Bool = true
   ) throws {
     let checkpoint = try Checkpoint.open(path)
     try self.init(
       patch.map { try checkpoint.patched(by: $0) } ?? checkpoint, precision: precision, team: Team(threads: threads),
-      classifier: classifier)
+      classifier: classifier, verifies: verifies)
   }
 
-  package init(_ checkpoint: Checkpoint, precision: Precision, team: Team, classifier: NewHead? = nil) throws {
+  package init(_ checkpoint: Checkpoint, precision: Precision, team: Team, classifier: NewHead? = nil, verifies: Bool = true)
+    throws
+  {
     path = checkpoint.path
     self.checkpoint = checkpoint
     guard let json = checkpoint.config else {
@@ -50,6 +53,7 @@ public final class Model: @unchecked Sendable {
     let shape = try architecture.shape(config)
     let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: architecture.prefix(config))
     var weights = try architecture.weights(shape, config, source)
+    if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
     if let classifier {
       weights.head = .classification(classifier.head(width: shape.width, id: names.count))

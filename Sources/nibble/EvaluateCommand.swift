@@ -31,6 +31,7 @@ struct EvaluateCommand: ParsableCommand {
   @Option(help: "Tokens of a row at most (lm, classification).") var maxLength: Int?
   @Flag(help: "Judge questions too (lm).") var trainOnPrompt = false
   @Option(help: "How messages are written out (lm): llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Flag(help: "Take a template though the tokenizer breaks its marks into pieces (lm).") var breakMarks = false
   @Option(help: ArgumentHelp("Write what is said of each row, one JSON object a line (classification).", valueName: "FILE"))
   var predictions: String?
   @OptionGroup var common: CommonOptions
@@ -45,10 +46,12 @@ struct EvaluateCommand: ParsableCommand {
       common.warnIgnored(["--context", "--stride", "--windows", "--compare-to"], "--task is \(task.rawValue)")
       return try judgeRows(started)
     }
-    common.warnIgnored(["--max-length", "--train-on-prompt", "--template"], "--task is perplexity")
+    common.warnIgnored(["--max-length", "--train-on-prompt", "--template", "--break-marks"], "--task is perplexity")
     let documents = try Documents(data)
     let open = try OpenModel(model, common)
-    let other = try compareTo.map { try Model($0, precision: model.computeDtype, threads: common.workers) }
+    let other = try compareTo.map {
+      try Model($0, precision: model.computeDtype, threads: common.workers, verifies: !model.noVerify)
+    }
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
     var perplexity = Perplexity()
     perplexity.context = context
@@ -80,9 +83,10 @@ struct EvaluateCommand: ParsableCommand {
         "\(model.base) \(isClassifier ? "is a classifier: --task classification" : "is no classifier: --task lm")")
     }
     let rows = try TrainingRows(
-      open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
+      open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
+      breaksMarks: breakMarks)
     let read = try rows.read(data)
-    common.warn(read.warnings)
+    common.warn(rows.warnings + read.warnings)
     let found = try RowScores(
       open.model, read.rows.map { .init(ids: $0.ids, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
       progress: common.progress("evaluate"))

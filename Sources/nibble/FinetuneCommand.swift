@@ -69,6 +69,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Micro-batches of rows of like length.") var groupByLength = false
   @Flag(help: "Learn questions too.") var trainOnPrompt = false
   @Option(help: "How messages are written out: llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Flag(help: "Take a template though the tokenizer breaks its marks into pieces.") var breakMarks = false
   @Option(help: "Share of the factors' input that is dropped.") var loraDropout = 0.0
   @Option(help: "Steps between validations (default: one at the end).") var evalSteps: Int?
   @Option(help: "Steps between checkpoints.") var saveSteps = 100
@@ -79,6 +80,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(inversion: .prefixedNo, help: "Keep only what goes into each layer, and compute the rest again on the way back.")
   var gradientCheckpointing = false
   @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
+  @Flag(help: "Train on a block file without checking its checksums first.") var noVerify = false
   @Flag(help: "Print what is learned of the first rows, and train nothing.") var showBatch = false
   @OptionGroup var common: CommonOptions
 
@@ -88,17 +90,18 @@ struct FinetuneCommand: ParsableCommand {
     let brought = try file.flatMap { try NewHead(of: $0) }
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
-    let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head)
+    let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head, verifies: !noVerify)
     common.warn(model.checkpoint.warnings)
     let rows = try TrainingRows(
-      model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template)
+      model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
+      breaksMarks: breakMarks)
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let held = try (valid ?? dataFile("valid.jsonl")).map { try rows.read($0) }
     guard held != nil || evalSteps == nil && earlyStopping == nil && !keepBest else {
       throw NibbleError.usage(
         "--eval-steps, --early-stopping and --keep-best need rows to validate on: a valid.jsonl, or --valid")
     }
-    common.warn(train.warnings + (held?.warnings ?? []))
+    common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
     if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
     let tuning = try Finetuning(
       model, try options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)

@@ -21,6 +21,9 @@ struct ModelOptions: ParsableArguments {
   @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.")
   var computeDtype: Compute = .f32
 
+  @Flag(help: "Run a block file without checking its checksums first.")
+  var noVerify = false
+
   func open(_ common: CommonOptions) throws -> Model {
     // An adapter may bring the head it was trained with.
     let heads = try adapters.compactMap { try NewHead(of: AdapterFile.open($0.path)) }
@@ -30,7 +33,8 @@ struct ModelOptions: ParsableArguments {
       )
     }
     return try Model(
-      base, precision: computeDtype, threads: common.workers, classifier: heads.first, patch: patch.map { try PatchFile($0) })
+      base, precision: computeDtype, threads: common.workers, classifier: heads.first, patch: patch.map { try PatchFile($0) },
+      verifies: !noVerify)
   }
 
   var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }

@@ -20,8 +20,12 @@ struct TrainingRows {
   let encoder: RowEncoder
   /// Of a classifier.
   let classes: Classes?
+  /// Things about the tokenizer worth telling.
+  let warnings: [String]
 
-  init(_ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?) throws {
+  init(
+    _ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?, breaksMarks: Bool
+  ) throws {
     // Rows of ids need none; one that is there has to be whole.
     let holders: Set = ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"]
     let isThere = tokenizerPath != nil || model.checkpoint.smallFiles.contains { holders.contains($0.name) }
@@ -32,7 +36,7 @@ struct TrainingRows {
       own?.tokenizer, end: own?.end, vocabulary: model.vocabularySize,
       maximumLength: min(maxLength ?? Int.max, model.contextLength))
     encoder.trainsOnPrompt = trainsOnPrompt
-    encoder.template = template
+    warnings = try template.map { try encoder.use($0, breaksMarks: breaksMarks) } ?? []
     self.encoder = encoder
   }
 

@@ -84,6 +84,8 @@ struct FinetuneCommandTests {
       ("", "no rows"),
       (#"{"input_ids": [1, 2], "labels": [-100, -100]}"#, "no token"), (#"{"text": "hello"}"#, "tokenizer"),
       ("{", "train.jsonl:1"),
+      (#"{"input_ids": [1, 2]}\n{"input_ids": [1, 2], "weight": NaN}"#, "train.jsonl:2: NaN is not a JSON"),
+      (#"{"input_ids": [1, 2], "score": [0, -Infinity]}"#, "train.jsonl:1: -Infinity"),
     ])
   func badRows(_ text: String, _ saying: String) throws {
     let data = try folder.write("train.jsonl", text.replacingOccurrences(of: "\\n", with: "\n"))

@@ -106,6 +106,33 @@ struct RunCommandTests {
     expectOneLine(try Program.run(["forward", "--base", Self.llama, "--ids", Self.ids, "-o", out]), 2, mentioning: ["--force"])
   }
 
+  @Test("a block file with a flipped bit is not run, but where that is asked for", arguments: ["codes", "scaleCodes", "data"])
+  func flippedBit(_ section: String) throws {
+    let base = folder.file("s.nbl")
+    #expect(try Program.run(["quantize", stories, "-o", base]).code == 0)
+    let checkpoint = try Checkpoint.open(base)
+    let name = section == "data" ? "model.embed_tokens.weight" : "model.layers.0.mlp.up_proj.weight"
+    let stored = try #require(checkpoint.tensor(ByteName(name))?.sections.first { "\($0.kind)" == section })
+    guard case .file(_, let offset) = stored.source else { throw NibbleError.usage("no section of a file") }
+    var bytes = try bytes(of: base)
+    // The least bit: no number becomes NaN.
+    bytes[offset + stored.storedLength / 4 * 2] ^= 1
+    try Data(bytes).write(to: URL(fileURLWithPath: base))
+    let data = try folder.write("rows.jsonl", #"{"text": "Once upon a time"}"#)
+    let runs: [[String]] = [
+      ["generate", "--base", base, "--prompt", "One", "--max-new-tokens", "2"],
+      ["evaluate", "--base", base, "--data", data, "--task", "lm"], ["evaluate", "--base", base, "--data", data],
+      ["evaluate", "--base", stories, "--data", data, "--compare-to", base],
+      ["forward", "--base", base, "--ids", Self.ids, "-o", folder.file("o.safetensors")],
+      ["finetune", "--base", base, "--data", data, "-o", folder.file("adapter"), "--max-steps", "1"],
+    ]
+    for run in runs {
+      expectOneLine(try Program.run(run + ["-q"]), 4, mentioning: [base, name, "section \(section)"])
+      let result = try Program.run(run + ["-q", "--no-verify"])
+      #expect(result.code == 0, "\(run[0]): \(result.errors)")
+    }
+  }
+
   @Test("a conversation goes on after what cannot be done, and ends with its input")
   func conversation() throws {
     let input = Pipe()

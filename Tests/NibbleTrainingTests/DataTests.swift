@@ -8,14 +8,14 @@ import Testing
 struct DataTests {
   static let tokenizer = try? Tokenizer.open(fixture("tokenizers/gpt2"))
 
-  func encoder(_ change: (inout RowEncoder) -> Void = { _ in }) throws -> RowEncoder {
+  func encoder(_ change: (inout RowEncoder) throws -> Void = { _ in }) throws -> RowEncoder {
     let tokenizer: Tokenizer = try #require(Self.tokenizer)
     var encoder = RowEncoder(tokenizer, end: 50256, vocabulary: 50257, maximumLength: 1024)
-    change(&encoder)
+    try change(&encoder)
     return encoder
   }
 
-  func row(_ text: String, _ change: (inout RowEncoder) -> Void = { _ in }) throws -> TrainingRow {
+  func row(_ text: String, _ change: (inout RowEncoder) throws -> Void = { _ in }) throws -> TrainingRow {
     try encoder(change).language(JSON.parse(Array(text.utf8)), place: "rows.jsonl:7").row
   }
 
@@ -53,7 +53,7 @@ struct DataTests {
   func conversations(_ template: ChatTemplate) throws {
     let messages =
       #"[{"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}]"#
-    let row = try row(#"{"messages": \#(messages)}"#) { $0.template = template }
+    let row = try row(#"{"messages": \#(messages)}"#) { _ = try $0.use(template, breaksMarks: true) }
     let expected: [ChatTemplate: (String, String)] = [
       .llama3: (
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>"
@@ -67,6 +67,24 @@ struct DataTests {
     ]
     #expect(try whole(row) == expected[template]?.0)
     #expect(try learned(row) == expected[template]?.1)
+  }
+
+  @Test(
+    "a template whose marks the tokenizer breaks is refused with the pieces, unless that is asked for",
+    arguments: [
+      (ChatTemplate.chatml, "tokenizers/gpt2", "'<|im_start|>'", "'<', '|', 'im', '_', 'start', '|', '>'"),
+      (.llama3, "tokenizers/gpt2", "'<|begin_of_text|>'", "'<', '|', 'begin'"),
+      (.zephyr, "tokenizers/gpt2", "no token '</s>'", "'</', 's', '>'"),
+      // SentencePiece has the token, and reads its spelling as text.
+      (.mistral, "stories260K", "though it is token 2", "'s', '>'"),
+    ])
+  func brokenMarks(_ template: ChatTemplate, _ tokenizer: String, _ mark: String, _ pieces: String) throws {
+    var encoder = RowEncoder(try Tokenizer.open(fixture(tokenizer)), end: nil, vocabulary: 50257, maximumLength: 64)
+    let error = #expect(throws: NibbleError.self) { _ = try encoder.use(template) }
+    #expect(error?.kind == .usage, "\(error?.message ?? "")")
+    for part in [mark, pieces, "--break-marks"] { #expect(error?.message.contains(part) == true, "\(error?.message ?? "")") }
+    let warnings = try encoder.use(template, breaksMarks: true)
+    #expect(warnings.first?.contains(pieces) == true, "\(warnings)")
   }
 
   @Test("tokens are taken as they are; labels beside them align")
@@ -92,7 +110,7 @@ struct DataTests {
       #"{"messages": [{"role": "user", "content": "x"}]}"#, #"{"messages": [{"role": "tool", "content": "x"}]}"#,
     ])
   func refused(_ text: String) throws {
-    let error = #expect(throws: NibbleError.self) { try row(text) { $0.template = .chatml } }
+    let error = #expect(throws: NibbleError.self) { try row(text) { _ = try $0.use(.chatml, breaksMarks: true) } }
     #expect(error?.kind == .badInput && error?.message.hasPrefix("rows.jsonl:7: ") == true, "\(error?.message ?? "")")
   }
 

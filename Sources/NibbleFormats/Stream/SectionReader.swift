@@ -106,11 +106,7 @@ final class SectionReader: @unchecked Sendable {
       let tableLength = 4 * (frameStarts.count - 1)
       hash.update(try Self.read(section, section.storedLength - tableLength, tableLength))
     }
-    guard hash.digest64 == expected else {
-      throw NibbleError.integrity(
-        "\(section.place): tensor \(quoted(name)), section \(section.kind): its bytes have checksum "
-          + "\(hexText(hash.digest64)), the table says \(hexText(expected))")
-    }
+    try section.check(hash.digest64, against: expected, name)
   }
 
   /// The whole section, checked.

@@ -112,6 +112,13 @@ package final class WeightSource {
       bias: hasBias ? try vector(name + ".bias", count: width) : nil)
   }
 
+  /// Checks what was handed out against the checksums its container keeps.
+  ///
+  /// - Throws: `.integrity` naming file, tensor and section
+  package func checkSections(threads: Int) throws {
+    try mapped.checkSections(of: used.sorted().compactMap(mapped.checkpoint.tensor), threads: threads)
+  }
+
   /// Refuses a checkpoint that holds tensors no part of the model has asked for: they may be what makes it another model.
   ///
   /// - Parameter ignored: what such files hold beside their weights

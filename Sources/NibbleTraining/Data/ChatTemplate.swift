@@ -5,6 +5,16 @@ public enum ChatTemplate: String, Sendable, CaseIterable {
   case llama3 = "llama-3"
   case chatml, mistral, zephyr
 
+  /// What a model can tell apart from text only if each is one token. The others (`[INST]`, `<|user|>`) are text in the models that
+  /// first had them.
+  var marks: [String] {
+    switch self {
+    case .llama3: ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    case .chatml: ["<|im_start|>", "<|im_end|>"]
+    case .mistral, .zephyr: ["</s>"]
+    }
+  }
+
   /// A part of a conversation's text.
   struct Piece: Equatable {
     var text: String

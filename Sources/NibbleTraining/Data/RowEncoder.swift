@@ -8,7 +8,7 @@ public struct RowEncoder: Sendable {
   /// Longer rows are cut at the end; nil for as long as the model takes.
   public var maximumLength: Int
   /// How conversations are written out.
-  public var template: ChatTemplate?
+  public private(set) var template: ChatTemplate?
   /// What ends an answer.
   private let end: Int?
   private let vocabulary: Int
@@ -20,6 +20,27 @@ public struct RowEncoder: Sendable {
   ///   - vocabulary: tokens the model knows
   public init(_ tokenizer: Tokenizer?, end: Int?, vocabulary: Int, maximumLength: Int) {
     (self.tokenizer, self.end, self.vocabulary, self.maximumLength) = (tokenizer, end, vocabulary, maximumLength)
+  }
+
+  /// Writes conversations out with `template`.
+  ///
+  /// - Parameter breaksMarks: whether marks of the template that the tokenizer has no token for are trained on in pieces
+  /// - Returns: warnings about such marks
+  /// - Throws: `.usage` naming the first such mark and its pieces, unless `breaksMarks`
+  public mutating func use(_ template: ChatTemplate, breaksMarks: Bool = false) throws -> [String] {
+    self.template = template
+    guard let tokenizer else { return [] }
+    return try template.marks.compactMap { mark in
+      let ids = try tokenizer.encode(mark, addSpecialTokens: false).ids
+      guard !ids.contains(where: { tokenizer.token($0) == mark }) else { return nil }
+      let pieces = ids.prefix(16).map { quoted(tokenizer.token($0) ?? "\($0)") }.joined(separator: ", ")
+      let reason =
+        tokenizer.id(of: mark).map { "reads \(quoted(mark)) as text, though it is token \($0): it" }
+        ?? "has no token \(quoted(mark)): it"
+      let found = "--template \(template.rawValue): the tokenizer \(reason) becomes \(pieces)"
+      guard breaksMarks else { throw NibbleError.usage(found + "; --break-marks trains on the pieces") }
+      return found
+    }
   }
 
   /// A row for a language model, and how many of its tokens were cut off.

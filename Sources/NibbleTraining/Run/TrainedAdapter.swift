@@ -18,14 +18,8 @@ extension Trained {
 
   private func config(_ options: AdapterOptions, _ model: Model) -> JSON {
     let adapted = model.linears.filter { factors[$0.id] != nil }
-    let heads: [String]
-    var isClassifier = false
-    switch model.transformer.weights.head {
-    case .classification(let head):
-      isClassifier = true
-      heads = Set((head.dense + [head.output]).compactMap { $0.name.split(separator: ".").first.map(String.init) }).sorted()
-    default: heads = []
-    }
+    let heads = headModules(model)
+    let isClassifier = !heads.isEmpty
     let whole = heads + wholePaths(model).filter { path in !heads.contains { path == $0 || path.hasPrefix($0 + ".") } }
     func pattern(_ path: String) -> String { path.replacing(".", with: "\\.") }
     let ranks = adapted.compactMap { layer in factors[layer.id].map { (layer, $0.rank) } }.filter { $0.1 != options.rank }
@@ -50,6 +44,22 @@ extension Trained {
   }
   /// Whole paths: PEFT takes `norm` for the end of any module's name.
   private func wholePaths(_ model: Model) -> [String] {
+
+  /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a
+  /// whole, and has nothing to wrap in `bert` that it does not adapt.
+  private func headModules(_ model: Model) -> [String] {
+    guard case .classification(let head) = model.transformer.weights.head else { return [] }
+    let own = (head.dense + [head.output]).map { model.path(ofModule: $0.name) }
+    let parameters = model.parameterNames.map { model.path(ofModule: String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)])) }
+    let body = parameters.filter { !own.contains($0) }
+    let modules = own.map { path in
+      let parts = path.split(separator: ".")
+      let parents = (1...max(parts.count, 1)).map { parts.prefix($0).joined(separator: ".") }
+      return parents.first { parent in !body.contains { $0 == parent || $0.hasPrefix(parent + ".") } } ?? path
+    }
+    return Set(modules).sorted()
+  }
+
     let ids = matrices.keys + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
     return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
