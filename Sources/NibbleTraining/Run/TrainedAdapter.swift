@@ -11,7 +11,9 @@ extension Trained {
   ///   - start: the configuration of the adapter the run began with; nil for a new one
   ///   - binding: what it was trained on
   package func folder(_ options: AdapterOptions, start: JSON?, on model: Model, binding: AdapterBinding?) -> AdapterFolder {
-    let tensors = tensors.map { AdapterFolder.Tensor($0.name, $0.shape, Array($0.values.values)) }
+    let tensors = tensors.flatMap { tensor in
+      ([tensor.name] + tensor.otherNames).map { AdapterFolder.Tensor($0, tensor.shape, Array(tensor.values.values)) }
+    }
     let own = start.map { $0.setting("lora_dropout", to: JSON(options.dropout)) } ?? config(options, model)
     return AdapterFolder(config: own, tensors: tensors, binding: binding)
   }
@@ -42,8 +44,6 @@ extension Trained {
       "init_lora_weights": .bool(true), "inference_mode": .bool(true),
     ]
   }
-  /// Whole paths: PEFT takes `norm` for the end of any module's name.
-  private func wholePaths(_ model: Model) -> [String] {
 
   /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a
   /// whole, and has nothing to wrap in `bert` that it does not adapt.
@@ -60,6 +60,8 @@ extension Trained {
     return Set(modules).sorted()
   }
 
+  /// Whole paths: PEFT takes `norm` for the end of any module's name.
+  private func wholePaths(_ model: Model) -> [String] {
     let ids = matrices.keys + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
     return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
