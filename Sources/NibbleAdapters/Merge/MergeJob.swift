@@ -91,8 +91,7 @@ public struct MergeJob {
         let before = job.beforePublishing
         job.beforePublishing = { try (before?($0) ?? []) + compare(values, $0) }
       }
-      job.whenLost = whenLost
-      job.undo = undo
+      (job.changing.whenLost, job.changing.undo) = (whenLost, undo)
       job.warnings += match.warnings
       if match.trainedOn != nil { job.otherInputs += base.files }
     }
