@@ -40,7 +40,7 @@ extension TensorStream {
     }
     outcome.digest = digest.digest128
     outcome.counts = sums.counts
-    outcome.squaredError = max(0, sums.error)
+    outcome.squaredError = notBelowZero(sums.error)
     outcome.squaredSignal = sums.signal
     if change != nil, let restored = scales.restored { outcome.change = try measure(pass, restored, withoutChange?.restored) }
     return outcome

@@ -55,7 +55,7 @@ extension StreamJob {
       let found =
         item.target.encoding == .int8
         ? try stream.rowSurvival(source, change, as: item.target) : try stream.roundingSurvival(source, change, as: item.target)
-      return found.survival < minimum
+      return !(found.survival >= minimum)
     }
   }
 }
