@@ -10,8 +10,8 @@ extension Trained {
   /// - Throws: `.adapterMismatch` for adapters that do not fit, `.usage` for parts that are not trained here
   package init(_ file: AdapterFile, on model: Model) throws {
     let linears = model.linears
-    let modules = ModuleNames(linears.map(\.name))
-    let parameters = ModuleNames(model.parameterNames)
+    let modules = ModuleNames(linears.map(\.name), of: model.checkpoint)
+    let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
     func tensor(_ stored: StoredTensor, _ shape: [Int]? = nil) throws -> TrainedTensor {
       TrainedTensor(stored.name.text, shape ?? stored.shape, FloatStore(try file.mapped.floats(stored)))
