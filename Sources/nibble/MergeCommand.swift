@@ -94,7 +94,8 @@ struct MergeCommand: ParsableCommand {
       source, options.adapters.map(\.adapter), trainedOn: trainedOn, anyBase: anyBase, threads: common.workers)
     var values = source
     if let trainedOn = match.trainedOn {
-      let packing = try QuantizeOptions(trainedOn: trainedOn)
+      var packing = try QuantizeOptions(trainedOn: trainedOn)
+      packing.bnbRules = options.packing.bnbRules
       guard source.packed.isEmpty else {
         throw NibbleError.usage(
           "\(base) is packed already: adapters are merged onto its values as they are, without --trained-on")
