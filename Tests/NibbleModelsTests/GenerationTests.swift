@@ -76,7 +76,8 @@ struct GenerationTests {
     #expect(result.ids == (try Self.generate([[1, 403]], new: 30)[0].ids))
     #expect(score < 0)
     let (_, better) = try BeamSearch(width: 4).run(.init([1, 403]), generator, timing: &timing)
-    #expect(better >= score)
+    // Sums of several rows round otherwise than those of one.
+    #expect(better >= score - 1e-6)
   }
 
   @Test("refuses prompts that leave no room, and empty ones")
