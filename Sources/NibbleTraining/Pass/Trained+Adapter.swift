@@ -120,12 +120,6 @@ extension Trained {
     guard file.config.tiesReplacedEmbedding, let head = model.tiedHead, let one = matrices[tokens.id] ?? matrices[head.id] else {
       return
     }
-    let saved = file.config.modulesToSave
-    guard saved.contains(where: { name in Self.namesPEFTTies.contains { ModuleChoice.is(name, $0) } }) else {
-      throw NibbleError.usage(
-        "\(file.path): ensure_weight_tying is set, but PEFT ties embed_tokens and lm_head only, and modules_to_save names "
-          + "\(saved.map(quoted).joined(separator: ", ")); without ensure_weight_tying the embedding is trained alone")
-    }
     for id in [tokens.id, head.id] {
       guard let other = matrices[id] else {
         one.otherNames.append(AdapterFile.prefix + model.path(ofModule: id == head.id ? head.name : tokens.name) + ".weight")
