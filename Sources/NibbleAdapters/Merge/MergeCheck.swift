@@ -75,8 +75,19 @@ public final class MergeCheck: Sendable {
       }
       let own = plan.replacements[index]
       let weight = try own.map { try matrix($0.tensor, $0.file.mapped) } ?? matrix(tensor, before)
-      let x = Self.random(weight.inputs)
-      let wanted = try outputs(weight, range, merging, x, engine)
+      // What was merged the wrong way round agrees with itself: the siblings of a square weight are asked once more.
+      if weight.inputs == weight.outputs,
+        let shown = WeightOrientation.ofSquare(tensor.name.text, width: weight.inputs, in: after.checkpoint),
+        shown != merging.isInputsFirst
+      {
+        let orders = ["[inputs, outputs]", "[outputs, inputs]"]
+        throw NibbleError.quality(
+          "\(name): tensor \(quoted(tensor.name.text)) was merged as \(orders[shown ? 1 : 0]), its siblings are \(orders[shown ? 0 : 1])")
+      }
+      let factors = try merging.factors()
+      let probe = MergeProbe(factors, range, inputs: weight.inputs)
+      let x = probe.x
+      let wanted = try outputs(weight, range, factors, x, engine)
       let values = FloatStore(count: weight.outputs)
       engine.multiply(
         x.start, rows: 1, stride: weight.inputs, [.init(try matrix(output, after), values.start, stride: weight.outputs)])
@@ -85,6 +96,8 @@ public final class MergeCheck: Sendable {
         error += (Double(values.start[i]) - wanted[i]) * (Double(values.start[i]) - wanted[i])
         size += wanted[i] * wanted[i]
       }
+      // Sums that cancel are small; what rounding may add to them is not.
+      size = max(size, probe.expected)
       let difference = size == 0 ? error.squareRoot() : (error / size).squareRoot()
       before.release(tensor)
       after.release(output)
@@ -107,12 +120,12 @@ public final class MergeCheck: Sendable {
 
   /// What the base says with the adapters beside it: Σ weight · (outputScale · (x·Wᵀ + scale · x·Aᵀ·Bᵀ) − x·Wᵀ) + x·Wᵀ.
   private func outputs(
-    _ weight: Matrix, _ range: Range<Int>, _ merging: Merging, _ x: FloatStore, _ engine: Engine
+    _ weight: Matrix, _ range: Range<Int>, _ factors: [Merging.Factors], _ x: FloatStore, _ engine: Engine
   ) throws -> [Double] {
     let plain = FloatStore(count: weight.outputs)
     engine.multiply(x.start, rows: 1, stride: weight.inputs, [.init(weight, plain.start, stride: weight.outputs)])
     var sum = plain.values.map(Double.init)
-    for part in try merging.factors() {
+    for part in factors {
       let a = Matrix(part.a, rows: part.rank, columns: weight.inputs),
         b = Matrix(
           Array(part.b[range.lowerBound * part.rank..<range.upperBound * part.rank]), rows: range.count, columns: part.rank)
@@ -131,18 +144,5 @@ public final class MergeCheck: Sendable {
       }
     }
     return sum
-  }
-
-  /// Numbers between −1 and 1 that are the same every time.
-  private static func random(_ count: Int) -> FloatStore {
-    let store = FloatStore(count: count)
-    var state: UInt64 = 0x9E37_79B9_7F4A_7C15
-    for index in 0..<count {
-      state ^= state << 13
-      state ^= state >> 7
-      state ^= state << 17
-      store.start[index] = Float(Int32(truncatingIfNeeded: state >> 16)) / Float(Int32.max)
-    }
-    return store
   }
 }

@@ -108,7 +108,7 @@ extension StreamJob {
       guard family.packs(name, hasBias: names.contains(bias)) else { return keep(.keptByFamily) }
       return (options.codec, options.blockSize, .family)
     }
-    if NameGuess.isEmbeddingOrHead(name) { return keep(.embeddingOrHead) }
+    if NameGuess.isEmbeddingOrHead(name) || source.added.contains(tensor.name) { return keep(.embeddingOrHead) }
     return (options.codec, options.blockSize, .shape)
   }
 

@@ -10,8 +10,8 @@ extension Trained {
   /// - Throws: `.adapterMismatch` for adapters that do not fit, `.usage` for parts that are not trained here
   package init(_ file: AdapterFile, on model: Model) throws {
     let (linears, tables) = (model.linears, model.embeddings)
-    let modules = ModuleNames(linears.map(\.name) + tables.map(\.name))
-    let parameters = ModuleNames(model.parameterNames)
+    let modules = ModuleNames(linears.map(\.name) + tables.map(\.name), of: model.checkpoint)
+    let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
     for module in file.modules {
       guard let index = modules.index(of: module.path) else { continue }
