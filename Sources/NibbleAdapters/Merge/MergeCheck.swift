@@ -43,7 +43,7 @@ public final class MergeCheck: Sendable {
     // One thread: there is little to do, and others would only wait.
     let engine = Engine(.f32, team: Team(threads: 1))
     var result = Result()
-    result.skipped = plan.vectors.count + plan.tokenRows.count
+    result.skipped = plan.vectors.count + plan.tokenRows.keys.filter { plan.matrices[$0] == nil }.count
     for (index, merging) in plan.matrices.sorted(by: { $0.key < $1.key }) {
       try Interrupt.check()
       let tensor = base.tensors[index]
@@ -92,7 +92,8 @@ public final class MergeCheck: Sendable {
       engine.multiply(
         x.start, rows: 1, stride: weight.inputs, [.init(try matrix(output, after), values.start, stride: weight.outputs)])
       var error = 0.0, size = 0.0
-      for i in 0..<values.count {
+      let rows = plan.tokenRows[index]
+      for i in 0..<values.count where rows?.replaces(range.lowerBound + i) != true {
         error += (Double(values.start[i]) - wanted[i]) * (Double(values.start[i]) - wanted[i])
         size += wanted[i] * wanted[i]
       }
