@@ -52,7 +52,7 @@ struct MergeGateTests {
     let base = try base(Self.llama, #"{"model_type": "llama"}"#)
     for way in format == .nbl ? [WhenLost.fail, .promote, .sixteenBits, .shape] : [.fail] {
       var job = try job(base, adapter("model.layers.0.mlp.up_proj", alpha: "1e38"), format, minimum: minimum)
-      job.whenLost = way
+      job.changing.whenLost = way
       let error = #expect(throws: NibbleError.self, "\(way)") { try job.run() }
       #expect(error?.kind == .quality, "\(way)")
       #expect(PathKind(folder.file("out")) == .nothing)
