@@ -45,6 +45,12 @@ struct TiedParametersTests {
       type: "bart", architecture: "BartForConditionalGeneration", embedding: "model.shared",
       layer: "model.encoder.layers.0.self_attn.q_proj",
       left: ["lm_head.weight", "model.decoder.embed_tokens.weight", "model.encoder.embed_tokens.weight"]),
+    Family(
+      type: "gemma", architecture: "GemmaForCausalLM", embedding: "model.embed_tokens", layer: "model.layers.0.self_attn.q_proj",
+      left: ["lm_head.weight"], saysSo: false),
+    Family(
+      type: "smollm3", architecture: "SmolLM3ForCausalLM", embedding: "model.embed_tokens", layer: "model.layers.0.self_attn.q_proj",
+      left: ["lm_head.weight"], saysSo: false),
   ]
 
   func base(_ family: Family) throws -> Checkpoint {
