@@ -101,6 +101,23 @@ struct MergeGateTests {
     return (job, check)
   }
 
+  @Test("the one output of a small head may be small: the rounding of its codes is no false alarm")
+  func smallHeads() throws {
+    var model = SafetensorsBuilder(), factors = SafetensorsBuilder()
+    let heads = (0..<60).map { "heads.\($0).dense" }
+    for (index, head) in heads.enumerated() {
+      model.add(random: head + ".weight", [1, 16], seed: UInt64(100 + index))
+      factors.add("base_model.model.\(head).lora_A.weight", [1, 16], [Float](repeating: 0.01, count: 16))
+      factors.add("base_model.model.\(head).lora_B.weight", [1, 1], [0.01])
+    }
+    _ = try folder.write("adapter/adapter_model.safetensors", factors.bytes)
+    _ = try folder.write("adapter/adapter_config.json", #"{"peft_type": "LORA", "r": 1, "lora_alpha": 1}"#)
+    let base = try Checkpoint.open(folder.write("base.safetensors", model.bytes))
+    let check = MergeCheck()
+    _ = try job(base, AdapterFile.open(folder.file("adapter")), .nbl, check: check, minimum: 0).run()
+    #expect(check.result.count == heads.count)
+  }
+
   @Test("an input that hardly sees a large change is moved until it does: rounding is no false alarm")
   func falseAlarm() throws {
     let (job, check) = try unlucky()

@@ -45,6 +45,12 @@ struct TiedParametersTests {
       type: "bart", architecture: "BartForConditionalGeneration", embedding: "model.shared",
       layer: "model.encoder.layers.0.self_attn.q_proj",
       left: ["lm_head.weight", "model.decoder.embed_tokens.weight", "model.encoder.embed_tokens.weight"]),
+    Family(
+      type: "gemma", architecture: "GemmaForCausalLM", embedding: "model.embed_tokens", layer: "model.layers.0.self_attn.q_proj",
+      left: ["lm_head.weight"], saysSo: false),
+    Family(
+      type: "smollm3", architecture: "SmolLM3ForCausalLM", embedding: "model.embed_tokens", layer: "model.layers.0.self_attn.q_proj",
+      left: ["lm_head.weight"], saysSo: false),
   ]
 
   func base(_ family: Family) throws -> Checkpoint {
@@ -121,26 +127,68 @@ struct TiedParametersTests {
     #expect((whole.config == base.config) == family.isKnownToPEFT)
   }
 
-  @Test("a head adapted alone leaves the embedding as it was", arguments: families.prefix(5), [true, false])
-  func head(_ family: Family, _ hasRows: Bool) throws {
+  @Test("a head adapted alone leaves the embedding as it was; rows of tokens reach both", arguments: families.prefix(5))
+  func head(_ family: Family) throws {
     let base = try base(family)
     let head = try #require(family.left.first)
-    let path = "base_model.model.\(head.dropLast(".weight".count))."
-    let adapter = try adapter(family, hasRows ? #", "trainable_token_indices": {"\#(family.embedding)": [3]}"# : "") {
-      $0.add(random: path + "lora_A.weight", [2, 8])
-      $0.add(random: path + "lora_B.weight", [10, 2])
-      if hasRows { $0.add("base_model.model.\(family.embedding).token_adapter.trainable_tokens_delta", [1, 8], (0..<8).map(Float.init)) }
-    }
-    guard !hasRows else {
-      // Rows reach the head too, which has factors.
-      #expect(throws: NibbleError.self) { try merge(base, adapter) }
-      return
-    }
-    let merged = try merge(base, adapter)
     let name = ByteName(family.embedding + ".weight")
+    func merged(hasRows: Bool) throws -> (embedding: [Float], head: [Float]) {
+      let path = "base_model.model.\(head.dropLast(".weight".count))."
+      let adapter = try adapter(family, hasRows ? #", "trainable_token_indices": {"\#(family.embedding)": [3]}"# : "") {
+        $0.add(random: path + "lora_A.weight", [2, 8])
+        $0.add(random: path + "lora_B.weight", [10, 2])
+        guard hasRows else { return }
+        $0.add("base_model.model.\(family.embedding).token_adapter.trainable_tokens_delta", [1, 8], (0..<8).map(Float.init))
+      }
+      let merged = try merge(base, adapter)
+      return try (values(#require(merged.tensor(name))), values(#require(merged.tensor(ByteName(head)))))
+    }
     let before = try values(#require(base.tensor(name)))
-    #expect(try values(#require(merged.tensor(name))) == before)
-    #expect(try values(#require(merged.tensor(ByteName(head)))) != before)
+    let alone = try merged(hasRows: false)
+    #expect(alone.embedding == before)
+    #expect(alone.head != before)
+    // The trained row is the weight under the factors, in the head as in the embedding.
+    let both = try merged(hasRows: true)
+    for index in before.indices {
+      let isRow = index / 8 == 3
+      #expect(both.embedding[index] == (isRow ? Float(index % 8) : before[index]))
+      let wanted = isRow ? Float(index % 8) + alone.head[index] - before[index] : alone.head[index]
+      #expect(abs(both.head[index] - wanted) <= 2e-6 * max(1, abs(wanted)))
+    }
+  }
+
+  @Test("rows of tokens beside DoRA of the head are refused")
+  func rowsBesideMagnitudes() throws {
+    let family = Self.families[3]
+    let base = try base(family)
+    let adapter = try adapter(family, #", "use_dora": true, "trainable_token_indices": [3]"#) {
+      $0.add(random: "base_model.model.\(family.layer).lora_magnitude_vector", [8])
+      $0.add(random: "base_model.model.lm_head.lora_A.weight", [2, 8])
+      $0.add(random: "base_model.model.lm_head.lora_B.weight", [10, 2])
+      $0.add(random: "base_model.model.lm_head.lora_magnitude_vector", [10])
+      $0.add(random: "base_model.model.\(family.embedding).token_adapter.trainable_tokens_delta", [1, 8])
+    }
+    #expect(throws: NibbleError.self) { try merge(base, adapter) }
+  }
+
+  @Test("a weight that PEFT stores under the factors of one is that of both, as PEFT reads it", arguments: [true, false])
+  func sharedBase(_ isOfHead: Bool) throws {
+    let family = Self.families[3]
+    let base = try base(family)
+    let other = (0..<80).map { Float($0) / 16 }
+    let merged = try merge(
+      base,
+      adapter(family) {
+        let path = "base_model.model." + (isOfHead ? "lm_head." : family.embedding + ".")
+        $0.add(random: path + (isOfHead ? "lora_A.weight" : "lora_embedding_A"), isOfHead ? [2, 8] : [2, 10])
+        $0.add(random: path + (isOfHead ? "lora_B.weight" : "lora_embedding_B"), isOfHead ? [10, 2] : [8, 2])
+        $0.add(path + "base_layer.weight", [10, 8], other)
+      })
+    let (embedding, head) = try (
+      values(#require(merged.tensor(ByteName(family.embedding + ".weight")))), values(#require(merged.tensor("lm_head.weight")))
+    )
+    #expect((isOfHead ? embedding : head) == other)
+    #expect((isOfHead ? head : embedding) != other)
   }
 
   @Test("models that no configuration unties, and ties that are not known, are refused by name", arguments: [

@@ -128,7 +128,7 @@ struct MergePlan: @unchecked Sendable {
 
   /// Throws where what adapters ask of one tensor does not go together.
   func checkTogether() throws {
-    for index in tokenRows.keys.sorted() where matrices[index] != nil || replacements[index] != nil {
+    for index in tokenRows.keys.sorted() where replacements[index] != nil || matrices[index].map(\.takesRows) == false {
       throw NibbleError.usage(
         "\(quoted(base.tensors[index].name.text)) has rows trained alone and is adapted or replaced otherwise too, which is not merged"
       )

@@ -126,12 +126,22 @@ extension AdapterFile {
       {
         file.replacements.append((one.name.text, twin.tensor))
       }
+      if one.isWeight { file.shareBase([(own, one.source.name.text), (source, one.name.text)]) }
       guard one.isWeight, !tokenRows.contains(where: { own.index(of: $0.path + ".weight") != nil }),
         let rows = tokenRows.first(where: { source.index(of: $0.path + ".weight") != nil })
       else { continue }
       file.tokenRows.append(TokenRows(path: one.module, tokens: rows.tokens, values: rows.values))
     }
     return file
+  }
+
+  /// Gives the weight under the factors of one of two tied modules to the other, unless that has one of its own: PEFT reads it into
+  /// the parameter they share.
+  private mutating func shareBase(_ pairs: [(from: ModuleNames, to: String)]) {
+    for (from, to) in pairs {
+      let base = replacements.first { from.index(of: $0.name) != nil && $0.tensor.name.text.hasSuffix(".base_layer.weight") }
+      if let base, !replacements.contains(where: { $0.name == to }) { replacements.append((to, base.tensor)) }
+    }
   }
 
   /// The first part of it that is an embedding's or a head's by its name.

@@ -62,13 +62,21 @@ extension Checkpoint {
       pairs: [(head + ".weight", found[0].name.text)], isDefault: family.name == "GPT-2", isFlagOnly: true)
   }
 
+  private func isTied(_ ties: TiedWeights) -> Bool { !ties.isFlagOnly || config?["tie_word_embeddings"]?.bool ?? ties.isDefault }
+
   /// Parameters that the file leaves out because they are tied to others.
   package var tiedParameters: [TiedParameter] {
-    guard let ties, !ties.isFlagOnly || config?["tie_word_embeddings"]?.bool ?? ties.isDefault else { return [] }
+    guard let ties, isTied(ties) else { return [] }
     return ties.pairs.compactMap { parameter, source in
       guard tensor(ByteName(parameter)) == nil, let held = own(source) else { return nil }
       return TiedParameter(name: ByteName(parameter), source: held)
     }
+  }
+
+  /// The name of an output head that the configuration ties to the embedding, whether or not the file has a weight for it.
+  package var tiedHeadName: ByteName? {
+    guard let ties, isTied(ties) else { return nil }
+    return ties.pairs.map(\.parameter).first { $0.hasSuffix(".weight") }.map { ByteName($0) }
   }
 
   /// The tensor of that name, with or without the first part of it: a file may lack the model's prefix.
