@@ -42,8 +42,6 @@ extension Trained {
       "init_lora_weights": .bool(true), "inference_mode": .bool(true),
     ]
   }
-  /// Whole paths: PEFT takes `norm` for the end of any module's name.
-  private func wholePaths(_ model: Model) -> [String] {
 
   /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a
   /// whole, and has nothing to wrap in `bert` that it does not adapt.
@@ -60,6 +58,8 @@ extension Trained {
     return Set(modules).sorted()
   }
 
+  /// Whole paths: PEFT takes `norm` for the end of any module's name.
+  private func wholePaths(_ model: Model) -> [String] {
     let ids = matrices.keys + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
     return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
