@@ -75,11 +75,7 @@ public struct AdapterConversion: Sendable {
       switch to {
       case .peft: try contents.folder.write(into: staged)
       case .mlx: try MLXLayout.folder(contents).write(into: staged)
-      case .gguf:
-        let bytes = try ggufBytes(contents)
-        let file = try staged.file(expectedSize: bytes.count)
-        try file.write(bytes, at: 0)
-        try file.finish(length: bytes.count)
+      case .gguf: try ggufWriter(contents).write(to: staged)
       }
       var report = report(contents)
       (report.difference, report.worstModule) = try contents.distance(to: read(staged.staging, to))
@@ -103,7 +99,7 @@ public struct AdapterConversion: Sendable {
     switch to {
     case .peft: break
     case .mlx: _ = try MLXLayout.folder(contents)
-    case .gguf: _ = try ggufBytes(contents)
+    case .gguf: _ = try ggufWriter(contents)
     }
     return report(contents)
   }
@@ -112,9 +108,9 @@ public struct AdapterConversion: Sendable {
     Report(from: from, to: to, modules: contents.modules.count, rank: contents.largestRank, warnings: contents.warnings)
   }
 
-  private func ggufBytes(_ contents: AdapterContents) throws -> [UInt8] {
+  private func ggufWriter(_ contents: AdapterContents) throws -> GgufWriter {
     guard let gguf else { throw NibbleError.usage("--base is needed") }
-    return try gguf.bytes(contents)
+    return try gguf.writer(contents)
   }
 
   private func read(_ path: String, _ layout: Layout) throws -> AdapterContents {

@@ -90,7 +90,7 @@ struct GGUFLayout {
   // MARK: - Writing
 
   /// - Throws: `.usage` naming what the format cannot say
-  func bytes(_ contents: AdapterContents) throws -> [UInt8] {
+  func writer(_ contents: AdapterContents) throws -> GgufWriter {
     if let module = contents.modules.first(where: { $0.magnitude != nil }) {
       throw NibbleError.usage(
         "\(quoted(module.path)) is scaled to DoRA's magnitudes, which llama.cpp does not know; merge it instead")
@@ -98,7 +98,7 @@ struct GGUFLayout {
     let wanted = contents.commonScale * Double(contents.largestRank)
     let alpha = Float(wanted)
     guard alpha.isFinite, alpha != 0 else { throw NibbleError.usage("an alpha of \(wanted) is beyond what GGUF holds") }
-    var tensors: [(name: String, shape: [Int], values: [Float])] = []
+    var tensors: [GgufWriter.Tensor] = []
     for module in contents.modules {
       let path = ModuleNames(allPaths).index(of: module.path).map { allPaths[$0] } ?? module.path
       guard let name = name(path) else { throw NibbleError.usage("llama.cpp has no adapters for \(quoted(module.path))") }
@@ -110,24 +110,25 @@ struct GGUFLayout {
           "\(quoted(module.path)): llama.cpp would take it for \(module.isEmbedding ? "a linear layer" : "an embedding")")
       }
       let rank = module.factors.rank
-      let own = module.scaled(to: Double(alpha) / Double(rank)).factors
-      var b = own.b
-      if let order = try order(name, rows: module.outputs, of: module.path) {
-        for (row, old) in order.enumerated() {
-          b.replaceSubrange(row * rank..<(row + 1) * rank, with: own.b[old * rank..<(old + 1) * rank])
-        }
-      }
-      // Rows of the embedding's first factor are looked up.
-      let a = module.isEmbedding ? transposed(own.a, rows: rank, columns: module.inputs) : own.a
-      tensors.append((name + ".weight.lora_a", module.isEmbedding ? [module.inputs, rank] : [rank, module.inputs], a))
-      tensors.append((name + ".weight.lora_b", [module.outputs, rank], b))
+      let scaled = { module.scaled(to: Double(alpha) / Double(rank)).factors }
+      let order = try order(name, rows: module.outputs, of: module.path)
+      tensors.append(
+        .init(name + ".weight.lora_a", module.isEmbedding ? [module.inputs, rank] : [rank, module.inputs]) {
+          // Rows of the embedding's first factor are looked up.
+          module.isEmbedding ? transposed(scaled().a, rows: rank, columns: module.inputs) : scaled().a
+        })
+      tensors.append(
+        .init(name + ".weight.lora_b", [module.outputs, rank]) {
+          let own = scaled().b
+          return order.map { $0.flatMap { own[$0 * rank..<($0 + 1) * rank] } } ?? own
+        })
     }
     var metadata: [(key: String, value: GgufWriter.Value)] = [
       ("general.architecture", .text(architecture)), ("general.type", .text("adapter")), ("general.file_type", .whole(0)),
       ("adapter.type", .text("lora")), ("adapter.lora.alpha", .number(alpha)),
     ]
     if let binding = contents.binding { metadata.append((Self.bindingKey, .text(binding.text))) }
-    return GgufWriter.bytes(metadata, tensors)
+    return GgufWriter(metadata, tensors)
   }
 
   private static let bindingKey = "nibble.adapter"
