@@ -166,7 +166,8 @@ public struct AdapterFile: Sendable {
     }
   }
 
-  static let prefix = "base_model.model."
+  /// What PEFT puts before the names of a base's tensors.
+  package static let prefix = "base_model.model."
   private nonisolated(unsafe) static let suffixes: [(text: String, part: WritableKeyPath<Parts, StoredTensor?>)] = [
     (".lora_A.weight", \.a), (".lora_B.weight", \.b), (".lora_B.bias", \.bias), (".lora_embedding_A", \.a),
     (".lora_embedding_B", \.b), (".lora_magnitude_vector", \.magnitude), (".lora_magnitude_vector.weight", \.magnitude),

@@ -27,7 +27,15 @@ def rows(model, path, labels=None):
     return made
 
 
-def by_torch(model, made, parameters=None):
+def of_tokens(model, row):
+    """The summed loss of a row's tokens, and their number."""
+    labels = torch.tensor([row["labels"]])
+    logits = model(input_ids=torch.tensor([row["input_ids"]])).logits
+    loss = torch.nn.functional.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum")
+    return loss, int((labels[0, 1:] != -100).sum())
+
+
+def by_torch(model, made, parameters=None, loss_of=of_tokens):
     """The same steps; losses and gradient norms."""
     parameters = [p for p in model.parameters() if p.requires_grad] if parameters is None else parameters
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
@@ -41,11 +49,8 @@ def by_torch(model, made, parameters=None):
             first = (step * ACCUMULATION + micro) * BATCH
             losses, count = 0.0, 0
             for row in made[first:first + BATCH]:
-                labels = torch.tensor([row["labels"]])
-                logits = model(input_ids=torch.tensor([row["input_ids"]])).logits
-                losses = losses + torch.nn.functional.cross_entropy(
-                    logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum")
-                count += int((labels[0, 1:] != -100).sum())
+                own, number = loss_of(model, row)
+                losses, count = losses + own, count + number
             loss = losses / count / ACCUMULATION
             loss.backward()
             total += loss.item()
@@ -73,11 +78,24 @@ def assert_same_steps(folder, seen):
     ("MistralForCausalLM", {"target_modules": "all-linear"}),
     ("GPT2LMHeadModel", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}),
     ("GPT2LMHeadModel", {"target_modules": ["c_fc"], "fan_in_fan_out": True, "use_dora": True}),
+    # Rows of tokens, in a head of its own and in one that shares them; biases of factors; factors of embeddings.
+    (LLAMA, {"target_modules": ["q_proj"], "trainable_token_indices": [3, 7, 20]}),
+    ("GPT2LMHeadModel", {"target_modules": ["c_attn"], "fan_in_fan_out": True, "trainable_token_indices": {"wte": [90, 4, 31, 5]}}),
+    ("Qwen2ForCausalLM", {"target_modules": ["q_proj", "v_proj"], "lora_bias": True}),
+    ("GPT2LMHeadModel", {"target_modules": ["c_attn", "c_fc"], "fan_in_fan_out": True, "lora_bias": True, "use_rslora": True}),
+    (LLAMA, {"target_modules": ["q_proj", "embed_tokens"]}),
+    ("GPT2LMHeadModel", {"target_modules": ["c_attn", "wte"], "fan_in_fan_out": True}),
+    # Head and embedding are one weight.
+    (LLAMA, {"tie_word_embeddings": True, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
+    (LLAMA, {"tie_word_embeddings": True, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    (LLAMA, {"tie_word_embeddings": True, "target_modules": ["q_proj"], "trainable_token_indices": [3, 7, 20]}),
 ], ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value)))
 @pytest.mark.parametrize("base", ["plain", "packed.nbl"])
 def test_steps_are_pytorch_s(nibble, work, name, settings, base):
     model_class, model_type = class_and_type(name)
-    save_random(model_class, model_type, work / "m")
+    tied = {key: value for key, value in settings.items() if key == "tie_word_embeddings"}
+    settings = {key: value for key, value in settings.items() if key not in tied}
+    save_random(model_class, model_type, work / "m", **tied)
     ours, theirs = (work / "m", work / "m") if base == "plain" else packed_and_twin(nibble, work, base)
     if base != "plain" and "down_proj" in settings.get("modules_to_save", []):
         pytest.skip("a packed weight is not trained whole from the same values")
@@ -88,6 +106,9 @@ def test_steps_are_pytorch_s(nibble, work, name, settings, base):
     seen = by_torch(model, made)
     assert_same_steps(work / "out", seen)
     final = by_peft(model_class, theirs, work / "out")
+    written, read = load_file(work / "out" / "adapter_model.safetensors"), load_file(adapter / "adapter_model.safetensors")
+    # What PEFT stores of an adapted embedding's own weight is the base's.
+    assert written.keys() == {name for name in read if not name.endswith("base_layer.weight")}
     ids = random_ids(final, 2, 12)
     assert_same(expected(final, input_ids=ids), expected(model, input_ids=ids), tolerance=2e-4)
 

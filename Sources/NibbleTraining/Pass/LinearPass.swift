@@ -15,7 +15,7 @@ struct LinearPass {
 
   typealias Floats = UnsafeMutablePointer<Float>
 
-  private enum Slot { static let low = 20, lowGradient = 21, dropped = 22, droppedGradient = 23 }
+  private enum Slot { static let low = 20, lowGradient = 21, dropped = 22, droppedGradient = 23, tokens = 24 }
 
   /// The weight in force, stored as the layer's own is: [inputs, outputs] of Conv1D.
   private func matrix(_ layer: Linear) -> Matrix {
@@ -53,6 +53,7 @@ struct LinearPass {
           let u = lowRank(factors, dropout.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * layer.inputs)), rows)
           exact.multiply(u, rows: rows, stride: factors.rank, [.init(factors.b.matrix, out + column, stride: stride, adds: true)])
         }
+        if let own = trained.rows[layer.id] { replace(own, x, rows, out + column, stride) }
         finish(layer, rows, out + column, stride, saved)
       }
       column += layer.outputs
@@ -60,7 +61,7 @@ struct LinearPass {
   }
 
   /// Adapters are computed in float32.
-  private var exact: Engine { Engine(.f32, team: engine.team, variant: engine.variant) }
+  var exact: Engine { Engine(.f32, team: engine.team, variant: engine.variant) }
 
   /// scale · x · Aᵀ
   private func lowRank(_ factors: TrainedFactors, _ x: UnsafePointer<Float>, _ rows: Int) -> Floats {
@@ -81,12 +82,14 @@ struct LinearPass {
       ratios = FloatStore(zip(magnitude.values.values, lengths).map { $0 / $1 })
     }
     let bias = bias(layer)
-    guard ratios != nil || bias != nil else { return }
+    let second = trained.factors[layer.id].flatMap { own in own.bias.map { ($0.values, own.scale) } }
+    guard ratios != nil || bias != nil || second != nil else { return }
     engine.team.split(rows, grain: max(1, (1 << 15) / width)) { part, _ in
       for row in part {
         let y = out + row * stride
         if let ratios { LayerKernels.multiply(y, by: ratios.start, count: width) }
         if let bias { LayerKernels.add(bias, count: width, to: y) }
+        if let (values, scale) = second { LayerKernels.add(values.start, scaledBy: scale, count: width, to: y) }
       }
     }
   }
@@ -126,7 +129,10 @@ struct LinearPass {
     var isFirst = !adds
     for layer in layers {
       let own = dy + column
-      clock.measure(.trained) { addGradients(layer, own, stride, x, rows, saved) }
+      let replaced = clock.measure(.trained) {
+        addGradients(layer, own, stride, x, rows, saved)
+        return trained.rows[layer.id].map { takeGradients(of: $0, own, stride, x, rows) }
+      }
       var terms: [Engine.LowRankTerm] = []
       if let factors = trained.factors[layer.id], dropout == nil {
         terms = [.init(a: factors.b.matrix.turned, b: factors.a.matrix.turned, scale: factors.scale, rows: 0..<rows)]
@@ -137,6 +143,11 @@ struct LinearPass {
             own, rows: rows, stride: stride, [.init(matrix(layer).turned, dx, stride: inputs, terms: terms, adds: !isFirst)])
         }
         isFirst = false
+        if let tokens = trained.rows[layer.id], let replaced {
+          exact.multiply(
+            replaced, rows: rows, stride: tokens.tokens.count,
+            [.init(tokens.values.matrix.turned, dx, stride: inputs, adds: true)])
+        }
         if let dropout, let factors = trained.factors[layer.id] {
           clock.measure(.trained) { addDropped(dropout, factors, layer, rows, to: dx) }
         }
@@ -154,6 +165,12 @@ struct LinearPass {
     }
     if let whole = trained.matrices[layer.id] { addGradient(of: whole, layer, dy, stride, x, rows) }
     guard let factors = trained.factors[layer.id] else { return }
+    if let bias = factors.bias {
+      let sums = FloatStore(count: layer.outputs)
+      sums.values.update(repeating: 0)
+      engine.addColumnSums(dy, stride: stride, rows: rows, count: layer.outputs, to: sums.start)
+      LayerKernels.add(sums.start, scaledBy: factors.scale, count: layer.outputs, to: bias.gradient.start)
+    }
     unscale(layer, factors, dy, stride, rows, saved)
     let input = dropout?.applied(x, rows, layer, scratch.floatStart(Slot.dropped, rows * layer.inputs)) ?? x
     addGradients(of: factors, dy, stride, input, rows)
@@ -171,6 +188,33 @@ struct LinearPass {
         dy, stride: stride, outputs: layer.outputs, x, stride: layer.inputs, inputs: layer.inputs, rows: rows,
         to: whole.gradient.start)
     }
+  }
+
+  /// Outputs of tokens that have rows of their own.
+  private func replace(_ own: TrainedRows, _ x: UnsafePointer<Float>, _ rows: Int, _ out: Floats, _ stride: Int) {
+    let count = own.tokens.count, scores = scratch.floatStart(Slot.tokens, rows * count)
+    exact.multiply(x, rows: rows, stride: own.values.shape[1], [.init(own.values.matrix, scores, stride: count)])
+    for row in 0..<rows {
+      for (index, token) in own.tokens.enumerated() { out[row * stride + token] = scores[row * count + index] }
+    }
+  }
+
+  /// Adds to the gradient of rows that some tokens have of their own.
+  ///
+  /// - Returns: the gradients of their outputs, which are zero in `dy` then: the weight in place has no part in them
+  private func takeGradients(
+    of own: TrainedRows, _ dy: Floats, _ stride: Int, _ x: UnsafePointer<Float>, _ rows: Int
+  ) -> UnsafePointer<Float> {
+    let count = own.tokens.count, inputs = own.values.shape[1], taken = scratch.floatStart(Slot.tokens, rows * count)
+    for row in 0..<rows {
+      for (index, token) in own.tokens.enumerated() {
+        taken[row * count + index] = dy[row * stride + token]
+        dy[row * stride + token] = 0
+      }
+    }
+    engine.addWeightGradient(
+      taken, stride: count, outputs: count, x, stride: inputs, inputs: inputs, rows: rows, to: own.values.gradient.start)
+    return UnsafePointer(taken)
   }
 
   /// DoRA: y = (m / n)∘z + b, n taken as given: dm = Σ dy∘z / n, dz = (m / n)∘dy.

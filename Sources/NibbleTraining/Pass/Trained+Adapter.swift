@@ -9,28 +9,166 @@ extension Trained {
   ///
   /// - Throws: `.adapterMismatch` for adapters that do not fit, `.usage` for parts that are not trained here
   package init(_ file: AdapterFile, on model: Model) throws {
-    let linears = model.linears
-    let modules = ModuleNames(linears.map(\.name))
+    let (linears, tables) = (model.linears, model.embeddings)
+    let modules = ModuleNames(linears.map(\.name) + tables.map(\.name))
     let parameters = ModuleNames(model.parameterNames)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
-    func tensor(_ stored: StoredTensor, _ shape: [Int]? = nil) throws -> TrainedTensor {
-      TrainedTensor(stored.name.text, shape ?? stored.shape, FloatStore(try file.mapped.floats(stored)))
-    }
     for module in file.modules {
       guard let index = modules.index(of: module.path) else { continue }
-      let layer = linears[index]
-      guard module.inputs == layer.inputs, module.outputs == layer.outputs, !module.isConvolution, !module.isEmbedding else {
-        throw file.mismatch(module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape)")
+      if index < linears.count {
+        let layer = linears[index]
+        factors[layer.id] = try Self.factors(module, inputs: layer.inputs, outputs: layer.outputs, file)
+      } else {
+        let table = tables[index - linears.count]
+        tableFactors[table.id] = try Self.factors(module, table, file, model)
       }
-      guard module.bias == nil else { throw NibbleError.usage("\(file.path): lora_bias is not trained") }
-      let b = try tensor(module.b)
-      b.isSecondFactor = true
-      factors[layer.id] = TrainedFactors(
-        a: try tensor(module.a), b: b, scale: Float(module.scale), magnitude: try module.magnitude.map { try tensor($0) })
     }
+    try addReplacements(file, parameters, model)
+    try share(file, model)
+    for rows in file.tokenRows {
+      guard let index = modules.index(of: rows.path) else { continue }
+      guard index >= linears.count else {
+        throw NibbleError.usage("\(file.path): rows of \(quoted(rows.path)), which is no embedding, are not trained")
+      }
+      try add(rows, of: tables[index - linears.count], file, model)
+    }
+  }
+
+  /// Modules that PEFT looks for where `ensure_weight_tying` is set; it ties nothing where it finds none of them.
+  private static let namesPEFTTies = ["embed_tokens", "lm_head"]
+
+  private static func tensor(_ stored: StoredTensor, _ file: AdapterFile) throws -> TrainedTensor {
+    TrainedTensor(stored.name.text, stored.shape, FloatStore(try file.mapped.floats(stored)))
+  }
+
+  private static func factors(
+    _ module: AdapterFile.AdaptedModule, inputs: Int, outputs: Int, isEmbedding: Bool = false, _ file: AdapterFile
+  ) throws -> TrainedFactors {
+    guard module.inputs == inputs, module.outputs == outputs, !module.isConvolution, module.isEmbedding == isEmbedding else {
+      throw file.mismatch(module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape)")
+    }
+    let b = try tensor(module.b, file)
+    b.isSecondFactor = !isEmbedding
+    var own = TrainedFactors(a: try tensor(module.a, file), b: b, scale: Float(module.scale))
+    own.magnitude = try module.magnitude.map { try tensor($0, file) }
+    if let bias = module.bias {
+      guard bias.shape == [outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
+      guard own.magnitude == nil else { throw NibbleError.usage("\(file.path): lora_bias beside use_dora is not trained") }
+      own.bias = try tensor(bias, file)
+      own.bias?.isSecondFactor = true
+    }
+    return own
+  }
+
+  private static func factors(
+    _ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile, _ model: Model
+  ) throws -> TrainedFactors {
+    guard table.id == model.transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
+    guard module.magnitude == nil else { throw NibbleError.usage("\(file.path): DoRA of an embedding is not trained") }
+    // PEFT turns the factors around and gives them to the head.
+    let isShared = file.config.tiesReplacedEmbedding && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
+    guard !isShared || model.tiedHead == nil else {
+      throw NibbleError.usage("\(file.path): ensure_weight_tying with factors of an embedding is not trained")
+    }
+    return try factors(module, inputs: table.count, outputs: table.width, isEmbedding: true, file)
+  }
+
+  // MARK: Trained whole
+
+  private mutating func addReplacements(_ file: AdapterFile, _ parameters: ModuleNames, _ model: Model) throws {
     for (name, stored) in file.replacements {
       guard let id = parameters.index(of: name) else { continue }
-      if stored.shape.count == 1 { vectors[id] = try tensor(stored) } else { matrices[id] = try tensor(stored) }
+      let isWrapped = stored.name.text.contains(".base_layer.")
+      // What PEFT stores of an adapted embedding or head was not trained.
+      if isWrapped, stored.shape.count == 2, factors[id] != nil || tableFactors[id] != nil {
+        try checkIsBase(stored, id, file, model)
+        continue
+      }
+      // With `bias="all"` PEFT writes some under several names, and reads them under this one.
+      let end = name.lastIndex(of: ".") ?? name.startIndex
+      let own = AdapterFile.prefix + (isWrapped ? name[..<end] + ".base_layer" + name[end...] : name[...])
+      let tensor = TrainedTensor(own, stored.shape, FloatStore(try file.mapped.floats(stored)))
+      if stored.shape.count == 1 { vectors[id] = tensor } else { matrices[id] = tensor }
     }
+  }
+
+  /// Throws `.usage` unless the weight that an adapter stores is the base's own.
+  private func checkIsBase(_ stored: StoredTensor, _ id: ParameterID, _ file: AdapterFile, _ model: Model) throws {
+    let own = model.linears.first { $0.id == id }?.matrix ?? model.embeddings.first { $0.id == id }?.matrix
+    let other = try Matrix(stored, of: file.mapped, isTransposed: false)
+    guard let own, own.native.rows == other.native.rows, own.native.columns == other.native.columns else {
+      throw Self.otherBase(stored, file)
+    }
+    let (rows, columns) = (own.native.rows, own.native.columns)
+    let (mine, theirs) = (FloatStore(count: columns), FloatStore(count: columns))
+    for row in 0..<rows {
+      own.rows(row..<row + 1, into: mine.start)
+      other.rows(row..<row + 1, into: theirs.start)
+      guard mine.values.elementsEqual(theirs.values) else { throw Self.otherBase(stored, file) }
+    }
+  }
+
+  private static func otherBase(_ stored: StoredTensor, _ file: AdapterFile) -> NibbleError {
+    .usage("\(file.path): \(quoted(stored.name.text)) is not the base's weight; an adapter is not trained on another one")
+  }
+
+  /// Where an adapter keeps embedding and head tied, what replaces both is one weight.
+  ///
+  /// - Throws: `.adapterMismatch` for two that differ
+  private mutating func share(_ file: AdapterFile, _ model: Model) throws {
+    let tokens = model.transformer.weights.tokens
+    guard file.config.tiesReplacedEmbedding, let head = model.tiedHead, let one = matrices[tokens.id] ?? matrices[head.id] else {
+      return
+    }
+    let saved = file.config.modulesToSave
+    guard saved.contains(where: { name in Self.namesPEFTTies.contains { ModuleChoice.is(name, $0) } }) else {
+      throw NibbleError.usage(
+        "\(file.path): ensure_weight_tying is set, but PEFT ties embed_tokens and lm_head only, and modules_to_save names "
+          + "\(saved.map(quoted).joined(separator: ", ")); without ensure_weight_tying the embedding is trained alone")
+    }
+    for id in [tokens.id, head.id] {
+      guard let other = matrices[id] else {
+        one.otherNames.append(AdapterFile.prefix + model.path(ofModule: id == head.id ? head.name : tokens.name) + ".weight")
+        matrices[id] = one
+        continue
+      }
+      guard other !== one else { continue }
+      guard other.shape == one.shape, other.values.values.elementsEqual(one.values.values) else {
+        throw NibbleError(
+          .adapterMismatch,
+          "\(file.path): ensure_weight_tying is set, but \(quoted(one.name)) and \(quoted(other.name)) differ")
+      }
+      one.otherNames.append(other.name)
+      matrices[id] = one
+    }
+  }
+
+  private mutating func add(
+    _ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile, _ model: Model
+  ) throws {
+    guard !rows.tokens.isEmpty, rows.values.shape == [rows.tokens.count, table.width],
+      rows.tokens.allSatisfy({ $0 < table.count })
+    else {
+      throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for \(table.count) tokens of \(table.width)")
+    }
+    guard !isTrained(table) else { throw file.mismatch(rows.path, "is replaced by rows, and adapted or replaced whole") }
+    let own = TrainedRows(try Self.tensor(rows.values, file), tokens: rows.tokens)
+    self.rows[table.id] = own
+    // A head that shares the embedding's weight shares its rows.
+    guard table.id == model.transformer.weights.tokens.id, let head = model.tiedHead, matrices[head.id] == nil else { return }
+    guard factors[head.id] == nil else {
+      throw NibbleError.usage("\(file.path): rows of tokens in a head that is adapted itself are not trained")
+    }
+    self.rows[head.id] = own
+  }
+}
+
+extension Model {
+  /// A head whose weight is the embedding's.
+  fileprivate var tiedHead: Linear? {
+    guard case .language(let head) = transformer.weights.head,
+      head.matrix.native.data == transformer.weights.tokens.matrix.native.data
+    else { return nil }
+    return head
   }
 }

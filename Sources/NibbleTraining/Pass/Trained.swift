@@ -6,6 +6,8 @@ import NibbleModels
 package final class TrainedTensor {
   /// As adapter files call it.
   package let name: String
+  /// Those it has there beside that one: a weight that two modules share is stored once for each.
+  package var otherNames: [String] = []
   package let shape: [Int]
   package let values: FloatStore
   package let gradient: FloatStore
@@ -28,26 +30,52 @@ package final class TrainedTensor {
   }
 }
 
-/// The two factors of one layer, trained, and DoRA's magnitudes.
+/// The two factors of one layer or table, trained, and what comes with them.
 package struct TrainedFactors {
-  /// [rank, inputs]
+  /// [rank, inputs]; of a table [rank, count]
   package let a: TrainedTensor
   /// [outputs, rank]
   package let b: TrainedTensor
   package let scale: Float
-  /// [outputs]
+  /// DoRA's magnitudes, [outputs].
   package var magnitude: TrainedTensor?
+  /// The second factor's bias, [outputs], which is scaled as the factors are.
+  package var bias: TrainedTensor?
 
-  package init(a: TrainedTensor, b: TrainedTensor, scale: Float, magnitude: TrainedTensor? = nil) {
-    (self.a, self.b, self.scale, self.magnitude) = (a, b, scale, magnitude)
-  }
+  package init(a: TrainedTensor, b: TrainedTensor, scale: Float) { (self.a, self.b, self.scale) = (a, b, scale) }
 
   package var rank: Int { a.shape[0] }
+  package var tensors: [TrainedTensor] { [a, b] + [magnitude, bias].compactMap { $0 } }
+
+  /// Whether what there is adds nothing to a layer.
+  package var isDead: Bool {
+    let isZero: (TrainedTensor) -> Bool = { $0.values.values.allSatisfy { $0 == 0 } }
+    return magnitude == nil && (scale == 0 || isZero(b) && bias.map(isZero) ?? true)
+  }
+}
+
+/// Rows of some tokens that take the place of a table's own.
+package struct TrainedRows {
+  /// [tokens, width]
+  package let values: TrainedTensor
+  /// The row of each token.
+  package let row: [Int: Int]
+  /// The tokens in the order of their rows.
+  package let tokens: [Int]
+
+  package init(_ values: TrainedTensor, tokens: [Int]) {
+    (self.values, self.tokens) = (values, tokens)
+    row = Dictionary(tokens.enumerated().map { ($1, $0) }) { first, _ in first }
+  }
 }
 
 /// All that is trained on one model, by the parameter it belongs to.
 package struct Trained {
   package var factors: [ParameterID: TrainedFactors] = [:]
+  /// Factors of the embedding of tokens.
+  package var tableFactors: [ParameterID: TrainedFactors] = [:]
+  /// Rows of tables, and of a head that shares its weight with one.
+  package var rows: [ParameterID: TrainedRows] = [:]
   /// Biases and norms.
   package var vectors: [ParameterID: TrainedTensor] = [:]
   /// Weights trained whole.
@@ -57,7 +85,8 @@ package struct Trained {
 
   /// In the order of their names: sums over all of them are always the same.
   package var tensors: [TrainedTensor] {
-    let all = factors.values.flatMap { [$0.a, $0.b] + ($0.magnitude.map { [$0] } ?? []) } + vectors.values + matrices.values
+    let adapted = Array(factors.values) + Array(tableFactors.values)
+    let all = adapted.flatMap(\.tensors) + rows.values.map(\.values) + vectors.values + matrices.values
     // A shared weight is one.
     var seen: Set<ObjectIdentifier> = []
     return all.filter { seen.insert(ObjectIdentifier($0)).inserted }.sorted { ByteName($0.name) < ByteName($1.name) }
@@ -65,12 +94,17 @@ package struct Trained {
 
   /// Whether all there is are factors whose product is zero.
   package var isDead: Bool {
-    vectors.isEmpty && matrices.isEmpty && !factors.isEmpty
-      && factors.values.allSatisfy { $0.scale == 0 || $0.b.values.values.allSatisfy { $0 == 0 } }
-      && factors.values.allSatisfy { $0.magnitude == nil }
+    vectors.isEmpty && matrices.isEmpty && rows.isEmpty && !(factors.isEmpty && tableFactors.isEmpty)
+      && factors.values.allSatisfy(\.isDead) && tableFactors.values.allSatisfy(\.isDead)
+  }
+
+  /// Whether any row of a table is trained, whole or by factors.
+  package func isTrained(_ table: Embedding) -> Bool {
+    matrices[table.id] != nil || rows[table.id] != nil || tableFactors[table.id] != nil
   }
 
   package func isTrained(_ layer: Linear) -> Bool {
-    factors[layer.id] != nil || matrices[layer.id] != nil || layer.bias.map { vectors[$0.id] != nil } ?? false
+    factors[layer.id] != nil || matrices[layer.id] != nil || rows[layer.id] != nil
+      || layer.bias.map { vectors[$0.id] != nil } ?? false
   }
 }

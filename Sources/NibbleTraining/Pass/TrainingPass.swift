@@ -29,7 +29,8 @@ package final class TrainingPass {
   typealias Floats = UnsafeMutablePointer<Float>
 
   enum Slot {
-    static let hidden = 0, gradient = 1, inner = 2, wide = 3, half = 4, scores = 5, rows = 6, rowGradient = 7, value = 8
+    static let hidden = 0, gradient = 1, inner = 2, wide = 3, half = 4, scores = 5, rows = 6, rowGradient = 7, value = 8,
+      low = 9, lowGradient = 10
   }
 
   package init(_ model: Model, _ trained: Trained, checkpointing: Bool = true) {
@@ -44,7 +45,7 @@ package final class TrainingPass {
     let isTrained = layers.map { Self.isTrained($0, trained) }
     let weights = model.transformer.weights
     trainsEmbeddings =
-      [weights.tokens, weights.positions, weights.tokenTypes].contains { $0.map { trained.matrices[$0.id] != nil } ?? false }
+      [weights.tokens, weights.positions, weights.tokenTypes].contains { $0.map { trained.isTrained($0) } ?? false }
       || [weights.embeddingNorm].contains { norm in
         norm.map { ([$0.weight.id] + ($0.bias.map { [$0.id] } ?? [])).contains { trained.vectors[$0] != nil } } ?? false
       }

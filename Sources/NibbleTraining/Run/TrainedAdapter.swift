@@ -11,7 +11,9 @@ extension Trained {
   ///   - start: the configuration of the adapter the run began with; nil for a new one
   ///   - binding: what it was trained on
   package func folder(_ options: AdapterOptions, start: JSON?, on model: Model, binding: AdapterBinding?) -> AdapterFolder {
-    let tensors = tensors.map { AdapterFolder.Tensor($0.name, $0.shape, Array($0.values.values)) }
+    let tensors = tensors.flatMap { tensor in
+      ([tensor.name] + tensor.otherNames).map { AdapterFolder.Tensor($0, tensor.shape, Array(tensor.values.values)) }
+    }
     let own = start.map { $0.setting("lora_dropout", to: JSON(options.dropout)) } ?? config(options, model)
     return AdapterFolder(config: own, tensors: tensors, binding: binding)
   }
