@@ -101,7 +101,7 @@ public final class Model: @unchecked Sendable {
 
   private var usedLinears: [Linear] {
     let weights = transformer.weights
-    let layers = weights.layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] + $0.up + [$0.down] }
+    let layers = weights.layers.flatMap(\.linears)
     switch weights.head {
     case .language(let head): return layers + [head]
     case .classification(let head): return layers + head.dense + [head.output]

@@ -52,6 +52,11 @@ package struct LayerWeights: Sendable {
   /// [gate, up], or the one projection of a plain MLP.
   package var up: [Linear]
   package var down: Linear
+
+  /// In the order of the pass.
+  package var linears: [Linear] { queryKeyValue + [attentionOutput] + up + [down] }
+  /// Numbers the projections of the MLP give, side by side.
+  package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
 }
 
 /// What stands on a transformer's last hidden states.

@@ -1,3 +1,4 @@
+import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 import NibbleModels
@@ -47,6 +48,25 @@ package struct TrainedFactors {
   package var rank: Int { a.shape[0] }
   package var tensors: [TrainedTensor] { [a, b] + [magnitude, bias].compactMap { $0 } }
 
+  private var pair: LowRankPair { LowRankPair(a: a.matrix, b: b.matrix, scale: scale) }
+
+  /// The method they are numbers of, where they lie.
+  func method(_ engine: Engine) -> (any LinearMethod)? {
+    var parts: [String: FloatStore] = [:]
+    parts[DoRA.magnitude] = magnitude?.values
+    parts[LoRA.secondBias] = bias?.values
+    return AdapterMethods.method(MethodNumbers(pair, parts: parts, engine))
+  }
+
+  var embeddingTerm: EmbeddingTerm { EmbeddingTerm(a: a.values, b: b.matrix, scale: scale) }
+
+  var gradients: PartGradients {
+    var gradients = [LoRA.first: a.gradient, LoRA.second: b.gradient]
+    gradients[DoRA.magnitude] = magnitude?.gradient
+    gradients[LoRA.secondBias] = bias?.gradient
+    return gradients
+  }
+
   /// Whether what there is adds nothing to a layer.
   package var isDead: Bool {
     let isZero: (TrainedTensor) -> Bool = { $0.values.values.allSatisfy { $0 == 0 } }
@@ -58,15 +78,10 @@ package struct TrainedFactors {
 package struct TrainedRows {
   /// [tokens, width]
   package let values: TrainedTensor
-  /// The row of each token.
-  package let row: [Int: Int]
   /// The tokens in the order of their rows.
   package let tokens: [Int]
 
-  package init(_ values: TrainedTensor, tokens: [Int]) {
-    (self.values, self.tokens) = (values, tokens)
-    row = Dictionary(tokens.enumerated().map { ($1, $0) }) { first, _ in first }
-  }
+  package init(_ values: TrainedTensor, tokens: [Int]) { (self.values, self.tokens) = (values, tokens) }
 }
 
 /// All that is trained on one model, by the parameter it belongs to.
@@ -101,10 +116,5 @@ package struct Trained {
   /// Whether any row of a table is trained, whole or by factors.
   package func isTrained(_ table: Embedding) -> Bool {
     matrices[table.id] != nil || rows[table.id] != nil || tableFactors[table.id] != nil
-  }
-
-  package func isTrained(_ layer: Linear) -> Bool {
-    factors[layer.id] != nil || matrices[layer.id] != nil || rows[layer.id] != nil
-      || layer.bias.map { vectors[$0.id] != nil } ?? false
   }
 }

@@ -97,7 +97,7 @@ extension Trained {
       var own = TrainedFactors(
         a: TrainedTensor(prefix + ".lora_A.weight", [rank, layer.inputs], a), b: second, scale: Float(scale))
       if options.method == .dora {
-        let lengths = RowLengths().squares(layer).map { Float($0.squareRoot()) }
+        let lengths = RowNorms.norms(layer.matrix, model.transformer.engine).map { Float($0) }
         own.magnitude = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
       }
       factors[layer.id] = own
