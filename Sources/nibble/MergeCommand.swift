@@ -75,10 +75,34 @@ struct MergeCommand: ParsableCommand {
 
   func run() throws {
     if let minSurvival, !minSurvival.isFinite { throw NibbleError.usage("--min-survival \(minSurvival) is no share") }
-    if undo != nil, whenLost == .keep || trainedOn != nil {
-      throw NibbleError.usage("--undo leads back to the base as it is: it goes with neither --trained-on nor --when-lost keep")
-    }
     let source = try Checkpoint.open(base)
+    var write = write
+    // A bundle is a folder, which may be named like one.
+    if whenLost == .keep { write.output = write.output?.withoutTrailingSlashes }
+    var job = MergeJob(source, try options(source), to: try write.spec(format, habit: source.ownFormat))
+    (job.trainedOn, job.anyBase, job.whenLost, job.undo) = (trainedOn, anyBase, whenLost, undo)
+    (job.threads, job.plans, job.resumes) = (common.workers, write.dryRun, write.resume)
+    job.check = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil
+    let running = checkModel ? MergedModelCheck(job.options.adapters, threads: common.workers) : nil
+    if let running { job.compare = { try running.run($0, written: $1) } }
+    let (work, match) = try job.ready()
+    func extra(_ report: StreamReport) -> Summary.Extra {
+      var extra = job.check.map { Summary.comparison($0.result) } ?? Summary.Extra()
+      if let found = running?.result { extra.add(found) }
+      let values = match.trainedOn.map { "the values of its 4-bit form, \($0)" } ?? "its values as they are"
+      extra.rows.insert(("base", "\(base): \(values); identity \(report.sourceIdentity)"), at: 0)
+      extra.members.append(("trained_on", JSON(match.trainedOn)))
+      return extra
+    }
+    switch work {
+    case .stream(let stream):
+      try write.run(stream, common, verb: "merge", allowNonfinite: allowNonfinite, extra: extra)
+    case .bundle(_, let plan, _) where write.dryRun: try write.run(plan, common, verb: "merge")
+    case .bundle(let bundle, _, let prepare): try write.run(bundle, check: job.check, common, allowNonfinite, prepare, extra)
+    }
+  }
+
+  private func options(_ source: Checkpoint) throws -> MergeOptions {
     var options = MergeOptions(try adapters.open())
     options.dtype = try dtype.map { try DType(flag: $0) }
     options.packing.codec = try CodecChoice(packing: codec ?? "nf4")
@@ -88,62 +112,12 @@ struct MergeCommand: ParsableCommand {
     try packing.apply(to: &options.packing)
     options.minimumSurvival = minSurvival
     try combination.apply(method, to: &options)
-    let habit = source.ownFormat
-    if !write.dryRun, let output = write.output { Checkpoint.clearPackedForm(beside: output) }
-    let match = try BaseMatch(
-      source, options.adapters.map(\.adapter), trainedOn: trainedOn, anyBase: anyBase, threads: common.workers)
-    var values = source
-    if let trainedOn = match.trainedOn {
-      let packing = try QuantizeOptions(trainedOn: trainedOn)
-      guard source.packed.isEmpty else {
-        throw NibbleError.usage(
-          "\(base) is packed already: adapters are merged onto its values as they are, without --trained-on")
-      }
-      if !write.dryRun {
-        // What can be refused is refused before the base is packed.
-        try StreamJob.merge(source, options, to: try write.spec(format, habit: habit)).check()
-        values = try source.packedForm(packing, beside: write.output ?? "", threads: common.workers)
-        try match.check(values, of: source, anyBase: anyBase)
-      }
-    }
-    // An output that was resumed is the same as one that was not.
-    options.commandLine = "nibble " + CommandLine.arguments.dropFirst().filter { $0 != "--resume" }.joined(separator: " ")
-    let comparison = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil
     if checkModel, !method.isSum {
       throw NibbleError.usage("--check-model attaches adapters as they are, which \(method.rawValue) does not merge")
     }
-    let model = checkModel ? MergedModelCheck(values, options.adapters, threads: common.workers) : nil
-    func prepare(_ job: inout StreamJob) {
-      if let model, let check = job.beforePublishing {
-        job.beforePublishing = { try check($0) + model.run(written: $0) }
-      } else if let model {
-        job.beforePublishing = { try model.run(written: $0) }
-      }
-      job.whenLost = whenLost
-      job.undo = undo
-      job.warnings += match.warnings
-      if match.trainedOn != nil { job.otherInputs += source.files }
-    }
-    func extra(_ report: StreamReport) -> Summary.Extra {
-      var extra = comparison.map { Summary.comparison($0.result) } ?? Summary.Extra()
-      if let found = model?.result { extra.add(found) }
-      let values = match.trainedOn.map { "the values of its 4-bit form, \($0)" } ?? "its values as they are"
-      extra.rows.insert(("base", "\(base): \(values); identity \(report.sourceIdentity)"), at: 0)
-      extra.members.append(("trained_on", JSON(match.trainedOn)))
-      return extra
-    }
-    var write = write
-    if whenLost == .keep, let output = write.output { write.output = output.withoutTrailingSlashes }
-    let spec = try write.spec(format, habit: habit)
-    if whenLost == .keep {
-      guard !write.resume else { throw NibbleError.usage("--resume does not go with --when-lost keep") }
-      let bundle = try KeptBundle(values, options, to: spec)
-      if write.dryRun { return try write.run(StreamJob.merge(values, options, to: spec), common, verb: "merge") }
-      return try write.run(bundle, check: comparison, common, allowNonfinite, prepare, extra)
-    }
-    var job = try StreamJob.merge(values, options, to: spec, check: comparison)
-    prepare(&job)
-    try write.run(job, common, verb: "merge", allowNonfinite: allowNonfinite, extra: extra)
+    // An output that was resumed is the same as one that was not.
+    options.commandLine = "nibble " + CommandLine.arguments.dropFirst().filter { $0 != "--resume" }.joined(separator: " ")
+    return options
   }
 }
 

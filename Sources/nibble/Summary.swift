@@ -68,7 +68,7 @@ enum Summary {
         ("relative error", "mean \(decimal(mean, 4)), worst \(decimal(worst.relativeError ?? 0, 4)) in \(oneLine(worst.name))"))
     }
     rows += changes(report, verbose: verbose) + extra.rows
-    if let undo = report.undo, let path = job.undo { rows.append(("undo", "\(path), \(byteText(undo.bytes))")) }
+    if let undo = report.undo, let path = job.changing.undo { rows.append(("undo", "\(path), \(byteText(undo.bytes))")) }
     if job.source.family == nil || verbose { rows += decisions(job) }
     if report.zeroBlocks > 0 { rows.append(("blocks of zeros", "\(report.zeroBlocks)")) }
     if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }
@@ -244,7 +244,7 @@ enum Summary {
             "stored": JSON(coding($0.target.encoding, $0.target.dtype)), "shaped": JSON.bool($0.isShaped),
           ]
         }),
-      "replaced": JSON(report.replaced), "undo": JSON(job.undo), "undo_bytes": report.undo.map { JSON($0.bytes) } ?? .null,
+      "replaced": JSON(report.replaced), "undo": JSON(job.changing.undo), "undo_bytes": report.undo.map { JSON($0.bytes) } ?? .null,
       "resumed_tensors": JSON(report.resumed.tensors), "resumed_bytes": JSON(report.resumed.bytes),
       "not_carried": JSON(report.notCarried), "warnings": JSON(report.warnings),
       "seconds": JSON(report.seconds), "cpu_seconds": JSON(use.userSeconds + use.systemSeconds),

@@ -69,7 +69,7 @@ struct InnerNoiseTests {
     var spec = try OutputSpec(path: folder.file(name), format: nil, habit: .safetensors)
     spec.force = true
     var job = try StreamJob.merge(base, options, to: spec)
-    job.whenLost = way
+    job.changing.whenLost = way
     let report = try job.run()
     return (report, try values(Checkpoint.open(folder.file(name)).tensors[0]))
   }

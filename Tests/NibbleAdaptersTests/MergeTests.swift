@@ -196,8 +196,8 @@ struct MergeTests {
     var job = try StreamJob.merge(
       Checkpoint.open(fixture("models/llama-bnb-nf4-dq")), MergeOptions([.init(Self.adapter("dec_lora_qv"), weight: 1)]),
       to: OutputSpec(path: folder.file("out"), format: format, habit: .nbl))
-    job.whenLost = tried
-    job.minimumSurvival = { _ in 0.9999999 }
+    job.changing.whenLost = tried
+    job.changing.minimumSurvival = { _ in 0.9999999 }
     let refused = job
     let error = #expect(throws: NibbleError.self) { try refused.run() }
     #expect(error?.kind == .quality && error?.message.contains("--when-lost \(ways)") == true, "\(error?.message ?? "")")
@@ -214,7 +214,7 @@ struct MergeTests {
     var job = try StreamJob.merge(
       base, MergeOptions([.init(Self.adapter("dec_lora_qv"), weight: 0.02)]),
       to: OutputSpec(path: folder.file(format == .nbl ? "out.nbl" : "out"), format: format, habit: .nbl))
-    job.whenLost = way
+    job.changing.whenLost = way
     let report = try job.run()
     let merged = try Checkpoint.open(job.output.path)
     #expect(report.changed.count == 4)

@@ -42,7 +42,7 @@ extension StreamJob {
       job.items[index].change = { try merging.change(item) }
     }
     // Mapped, and once more as the factors in hand.
-    job.addedMemory = options.adapters.reduce(0) { $0 + $1.adapter.mapped.checkpoint.storedBytes * 5 / 4 }
+    job.changing.memory = options.adapters.reduce(0) { $0 + $1.adapter.mapped.checkpoint.storedBytes * 5 / 4 }
     job.otherInputs = options.adapters.flatMap { $0.adapter.mapped.checkpoint.files }
     if let check {
       let plan = merges
@@ -52,7 +52,7 @@ extension StreamJob {
       }
     }
     let minimum = options.minimumSurvival
-    job.minimumSurvival = { $0.encoding.isPlain ? minimum : minimum ?? 0.5 }
+    job.changing.minimumSurvival = { $0.encoding.isPlain ? minimum : minimum ?? 0.5 }
     let adapters = try options.adapters.map { (identity: try $0.adapter.identity(), weight: $0.weight) }
     let card = MergeCard(
       commandLine: options.commandLine, baseName: options.adapters.first?.adapter.config.baseName, adapters: adapters)
@@ -60,7 +60,7 @@ extension StreamJob {
     let parts = adapters.map { one -> JSON in
       ["identity": JSON(one.identity.description), "weight": JSON(one.weight), "method": JSON(options.method.rawValue)]
     }
-    job.ingredients = .array(
+    job.changing.ingredients = .array(
       options.adapters.map { .array([$0.adapter.config.json, JSON($0.weight)]) }
         + adapters.map { JSON($0.identity.description) }
         + [JSON(options.method.rawValue), options.svdRank.map { JSON($0) } ?? .null])

@@ -3,7 +3,7 @@ import NibbleCore
 extension StreamJob {
   /// Refuses what cannot be led back, before anything is written.
   func checkUndo() throws {
-    guard let undo else { return }
+    guard let undo = changing.undo else { return }
     guard Self.kind(source) == output.format.rawValue else {
       throw NibbleError.usage(
         "--undo leads back to a base of the output's own kind: \(source.path) is \(Self.kind(source)), the output \(output.format.rawValue)"

@@ -28,7 +28,7 @@ extension StreamJob {
     // Programs of one version are told apart too: whoever builds nibble anew may have changed it.
     add("nibble \(nibbleVersion) \((try? InputFile("/proc/self/exe"))?.stamp.dropFirst().prefix(3) ?? [])")
     add("\(output.format) \(output.isSingleFile) \(output.maximumShard) \(output.compression)")
-    add("\(rules) \(encoder) \(dtypeName ?? "") \(ingredients.text())")
+    add("\(rules) \(encoder) \(dtypeName ?? "") \(changing.ingredients.text())")
     add(provenance(Digest128(high: 0, low: 0))?.text() ?? "")
     add(source.config?.text() ?? "")
     for (key, value) in source.metadata { add(JSON.array([JSON(key), JSON(value)]).text()) }

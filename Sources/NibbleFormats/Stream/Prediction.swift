@@ -76,6 +76,6 @@ extension StreamJob {
     let regions = output.format.container.openBytes(self)
     let windows = min(outputBytes, regions + busy * OutputFile.windowSize)
     let tables = items.count * 1200
-    return addedMemory + Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables
+    return changing.memory + Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables
   }
 }

@@ -64,7 +64,7 @@ extension StreamJob {
   /// What may still save a packed tensor from losing its change.
   private func advice(for target: TensorTarget) -> String {
     guard target.encoding.isPacked else { return "" }
-    let tried = target.encoding == WhenLost.promoted ? WhenLost.promote : whenLost
+    let tried = target.encoding == WhenLost.promoted ? WhenLost.promote : changing.whenLost
     let ways = tried.further.filter { way in
       way != .promote || output.format.container.takes(WhenLost.promoted, beside: items.map(\.target.encoding))
     }.map(\.rawValue)

@@ -38,26 +38,18 @@ public struct StreamJob: Sendable {
   public var encoder = ScaleSearch.absmax
   /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
+  /// Where tensors are changed on their way.
+  public var changing = ChangeStep()
   /// The model card of a folder, given what was done.
   package var card: (@Sendable (StreamReport) -> String)?
   /// Looks at the finished output, by the name it has until it is published; gives warnings.
   package var beforePublishing: (@Sendable (String) throws -> [String])?
-  /// Where to write a patch that leads from the output back to the source, byte for byte.
-  public var undo: String?
-  /// What becomes of packed tensors that would lose their change.
-  public var whenLost = WhenLost.fail
-  /// Bytes of memory that what is added takes.
-  package var addedMemory = 0
   /// Files read beside the source, which the output must not replace.
   package var otherInputs: [InputFile] = []
-  /// The least share of its change that a tensor may keep, by what it becomes; nil for any.
-  public var minimumSurvival: @Sendable (TensorTarget) -> Double? = { _ in nil }
   /// A packed tensor's relative error above this stops the job.
   public var maximumError: Double?
   /// Whether a journal is kept, and what an earlier run left is taken up where its journal ends.
   public var resumes = false
-  /// What is added on the way, for those who must know whether it is the same again.
-  package var ingredients = JSON.null
   /// The provenance to write, given the identity of the source.
   public var provenance: @Sendable (Digest128) -> JSON? = { _ in nil }
   /// Whether tensors with values that are not finite stop the job.
@@ -89,7 +81,7 @@ public struct StreamJob: Sendable {
     let started = monotonicSeconds()
     let job = try savingWhatIsLost()
     let staged = try StagedOutput(output.path, shape, force: output.force, keepingPartial: resumes)
-    let undoing = try undo.map { try StagedOutput($0, .file, force: output.force) }
+    let undoing = try changing.undo.map { try StagedOutput($0, .file, force: output.force) }
     let journal = resumes ? try Journal(staged, job.fingerprint, expectedBytes: job.prediction().outputBytes) : nil
     do {
       var report = try job.write(to: staged, journal, progress)
@@ -152,7 +144,7 @@ public struct StreamJob: Sendable {
         sourceIdentity.add(
           item.source.name, item.source.dtype, item.source.shape, item.source.encoding, outcome.sourceDigest)
       }
-      report.add(item, outcome, minimumSurvival: minimumSurvival(item.target))
+      report.add(item, outcome, minimumSurvival: changing.minimumSurvival(item.target))
     }
     try checkSurvival(report)
     try checkClaim(sourceIdentity.identity)

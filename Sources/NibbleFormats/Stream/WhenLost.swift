@@ -31,10 +31,10 @@ extension StreamJob {
   /// The same job, with tensors that rounding would rob of their change stored in another way: everything in question is read and
   /// measured once before anything is written.
   func savingWhatIsLost() throws -> StreamJob {
-    guard whenLost != .fail, whenLost != .keep else { return self }
+    guard changing.whenLost != .fail, changing.whenLost != .keep else { return self }
     var job = self
     for index in try lostItems() {
-      switch whenLost {
+      switch changing.whenLost {
       case .fail, .keep: break
       case .promote: job.items[index].target.encoding = WhenLost.promoted
       case .sixteenBits: job.items[index].target.becomesPlain()
@@ -51,7 +51,7 @@ extension StreamJob {
     let stream = TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder) { _ in }
     return try items.indices.filter { index in
       let item = items[index]
-      guard item.target.encoding.isPacked, let minimum = minimumSurvival(item.target), let change = try item.change?(),
+      guard item.target.encoding.isPacked, let minimum = changing.minimumSurvival(item.target), let change = try item.change?(),
         change.rowSpace != nil
       else { return false }
       let source = item.replacement ?? item.source

@@ -17,21 +17,21 @@ public final class MergedModelCheck: @unchecked Sendable {
 
   /// What was found; nil where nothing could be compared.
   public private(set) var result: Result?
-  private let base: Checkpoint
   private let adapters: [MergeOptions.Weighted]
   private let threads: Int
   /// Token ids that are as good as any.
   private static let length = 16
 
-  /// - Parameter base: whose values the adapters were merged onto
-  public init(_ base: Checkpoint, _ adapters: [MergeOptions.Weighted], threads: Int = availableCores) {
-    (self.base, self.adapters, self.threads) = (base, adapters, threads)
+  /// Nothing compared yet.
+  public init(_ adapters: [MergeOptions.Weighted], threads: Int = availableCores) {
+    (self.adapters, self.threads) = (adapters, threads)
   }
 
   /// Compares with the model at `path`.
   ///
+  /// - Parameter base: whose values the adapters were merged onto
   /// - Returns: a warning where the two cannot both be run
-  package func run(written path: String) throws -> [String] {
+  package func run(_ base: Checkpoint, written path: String) throws -> [String] {
     do {
       let team = Team(threads: threads)
       let before = try Model(base, precision: .f32, team: team)

@@ -14,7 +14,7 @@ struct BlockFile: Container {
     let tears = job.items.contains {
       !$0.target.encoding.codec.fillsFrames && $0.source.encoding != $0.target.encoding || $0.change != nil
     }
-    guard !tears, job.whenLost != .promote, job.whenLost != .shape else {
+    guard !tears, job.changing.whenLost != .promote, job.changing.whenLost != .shape else {
       throw NibbleError.usage(
         "--compress does not go with int8, nor with merging; write the file and convert it with --compress")
     }
