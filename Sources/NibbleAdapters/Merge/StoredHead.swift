@@ -5,7 +5,7 @@ import NibbleFormats
 /// name alone.
 extension Checkpoint {
   private var tiedHeadName: ByteName? {
-    guard let family, config?["tie_word_embeddings"]?.bool ?? (family.name == "GPT-2") else { return nil }
+    guard let family, family.ties(config) else { return nil }
     return family.tiedHeads.first.map { ByteName($0 + ".weight") }
   }
 

@@ -127,7 +127,7 @@ extension Model {
       return rows != nil || file.config.tiesReplacedEmbedding ? embedding : nil
     }
     guard let rows, !head.matrix.isTransposed,
-      try config.bool("tie_word_embeddings", default: config["model_type"]?.string == "gpt2")
+      try config.bool("tie_word_embeddings", default: checkpoint.family?.tiesBySilence == true)
     else { return nil }
     return try withRows(rows, of: Embedding(name: head.name, id: head.id, matrix: head.matrix), file)
   }

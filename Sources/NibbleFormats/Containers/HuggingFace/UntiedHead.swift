@@ -4,7 +4,7 @@ extension Checkpoint {
   /// The embedding whose weight the output head shares; nil where the head has one of its own, or there is none.
   package var tiedEmbedding: StoredTensor? {
     guard let family, let head = family.tiedHeads.first, tensor(ByteName(head + ".weight")) == nil,
-      config?["tie_word_embeddings"]?.bool ?? (family.name == "GPT-2")
+      family.ties(config)
     else { return nil }
     if case .array(let names)? = config?["architectures"], let name = names.first?.string,
       !name.contains("CausalLM"), !name.contains("LMHead")
