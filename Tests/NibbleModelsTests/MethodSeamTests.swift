@@ -79,35 +79,11 @@ struct MethodSeamTests {
     let (own, _, l) = adapters(model)
     let runs = runs(own)
     let count = Self.batch.joined().count * model.shape.width
-    // A sum of the hidden states with random weights.
-    let random = CountedRandom(seed: 5, stream: 0)
-    let weights = (0..<count).map { Float(random.normal(UInt64($0))) }
-    func sum(_ tape: Tape? = nil) throws -> Double {
-      let hidden = try model.transformer.hidden(runs, tape: tape)
-      return weights.indices.reduce(0.0) { $0 + Double(weights[$1]) * Double(hidden[$1]) }
-    }
     var gradients = Gradients()
-    for (id, values) in l {
-      let gradient = FloatStore([Float](repeating: 0, count: values.count))
-      gradients.methods[id] = [IA3.name: gradient]
+    for (id, values) in l { gradients.methods[id] = [IA3.name: FloatStore([Float](repeating: 0, count: values.count))] }
+    let trained = try l.map { id, values in
+      (name: model.parameterNames[id], values: values, gradient: try #require(gradients.methods[id]?[IA3.name]))
     }
-    let tape = Tape(checkpointing: checkpointing)
-    _ = try sum(tape)
-    let slopes = FloatStore(weights)
-    try model.transformer.backward(runs, slopes.start, tape: tape, gradients)
-    for (id, values) in l {
-      let gradient = Array(try #require(gradients.methods[id]?[IA3.name]).values), kept = Array(values.values)
-      // Along the gradient itself the slope is its square.
-      let square = gradient.reduce(0) { $0 + Double($1) * Double($1) }
-      #expect(square > 0)
-      let step = Float(0.01 / square.squareRoot())
-      for index in kept.indices { values.start[index] = kept[index] + step * gradient[index] }
-      let above = try sum()
-      for index in kept.indices { values.start[index] = kept[index] - step * gradient[index] }
-      let below = try sum()
-      for index in kept.indices { values.start[index] = kept[index] }
-      let slope = (above - below) / Double(2 * step)
-      #expect(abs(slope - square) <= 0.02 * square, "\(model.parameterNames[id]): \(slope), \(square)")
-    }
+    try checkSlopes(of: model.transformer, runs, states: count, Tape(checkpointing: checkpointing), gradients, trained)
   }
 }

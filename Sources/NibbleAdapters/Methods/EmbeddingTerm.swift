@@ -14,11 +14,9 @@ package struct EmbeddingTerm: Sendable {
   private var rank: Int { b.inputs }
   private var count: Int { a.count / max(rank, 1) }
 
-  private enum Slot { static let low = 24, sums = 25, lowGradient = 26 }
-
   /// Columns of A, scaled, one an id.
   private func low(_ ids: [Int], _ scale: Float, _ scratch: Scratch) -> UnsafeMutablePointer<Float> {
-    let low = scratch.floatStart(Slot.low, ids.count * rank)
+    let low = scratch.floatStart(AdapterSlot.tableLow, ids.count * rank)
     for (row, id) in ids.enumerated() {
       for k in 0..<rank { low[row * rank + k] = a.start[k * count + id] * scale }
     }
@@ -29,7 +27,7 @@ package struct EmbeddingTerm: Sendable {
   package func add(
     _ ids: [Int], weight: Float, to x: UnsafeMutablePointer<Float>, _ engine: Engine, _ scratch: Scratch
   ) {
-    let width = b.outputs, sums = scratch.floatStart(Slot.sums, ids.count * width)
+    let width = b.outputs, sums = scratch.floatStart(AdapterSlot.tableSums, ids.count * width)
     engine.multiply(
       low(ids, scale * weight, scratch), rows: ids.count, stride: rank, [.init(b, sums, stride: width)])
     LayerKernels.add(sums, scaledBy: 1, count: ids.count * width, to: x)
@@ -40,7 +38,7 @@ package struct EmbeddingTerm: Sendable {
     _ ids: [Int], _ dy: UnsafePointer<Float>, _ gradients: PartGradients, _ engine: Engine, _ scratch: Scratch
   ) {
     let width = b.outputs
-    let low = low(ids, scale, scratch), dlow = scratch.floatStart(Slot.lowGradient, ids.count * rank)
+    let low = low(ids, scale, scratch), dlow = scratch.floatStart(AdapterSlot.tableLowGradient, ids.count * rank)
     engine.multiply(dy, rows: ids.count, stride: width, [.init(b.turned, dlow, stride: rank)])
     if let own = gradients[LoRA.second] {
       engine.addWeightGradient(

@@ -24,6 +24,12 @@ package struct LowRankPair: Sendable {
   }
 }
 
+/// Slots of a pass's scratch that belong to adapters; the pass's own are below 20.
+package enum AdapterSlot {
+  static let low = 20, lowGradient = 21, inputGradient = 22, tableLow = 23, tableSums = 24, tableLowGradient = 25
+  package static let dropped = 26, tokens = 27
+}
+
 /// A pair by itself, forth and back: with dropout it takes another x than the layer, and its gradients need it in any case.
 /// u = scale · x · Aᵀ, z = u · Bᵀ.
 package struct PairPass {
@@ -35,15 +41,13 @@ package struct PairPass {
 
   typealias Floats = UnsafeMutablePointer<Float>
 
-  private enum Slot { static let low = 20, lowGradient = 21, inputGradient = 23 }
-
   package init(_ pair: LowRankPair, rows: Int, _ engine: Engine, _ scratch: Scratch) {
     (self.pair, self.rows, self.engine, self.scratch) = (pair, rows, engine, scratch)
   }
 
   /// scale · x · Aᵀ
   private func low(_ x: UnsafePointer<Float>) -> Floats {
-    let u = scratch.floatStart(Slot.low, rows * pair.rank)
+    let u = scratch.floatStart(AdapterSlot.low, rows * pair.rank)
     engine.multiply(x, rows: rows, stride: pair.a.inputs, [.init(pair.a, u, stride: pair.rank)])
     for i in 0..<rows * pair.rank { u[i] *= pair.scale }
     return u
@@ -59,7 +63,7 @@ package struct PairPass {
     _ dz: UnsafePointer<Float>, stride: Int, _ x: UnsafePointer<Float>, _ gradients: PartGradients
   ) {
     let (rank, outputs, inputs) = (pair.rank, pair.b.outputs, pair.a.inputs)
-    let u = low(x), du = scratch.floatStart(Slot.lowGradient, rows * rank)
+    let u = low(x), du = scratch.floatStart(AdapterSlot.lowGradient, rows * rank)
     engine.multiply(dz, rows: rows, stride: stride, [.init(pair.b.turned, du, stride: rank)])
     if let b = gradients[LoRA.second] {
       engine.addWeightGradient(dz, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, to: b.start)
@@ -72,8 +76,8 @@ package struct PairPass {
 
   /// du · A, in memory that holds until the next pair. What it is for is `scale` times that.
   package func inputGradient() -> UnsafeMutablePointer<Float> {
-    let dx = scratch.floatStart(Slot.inputGradient, rows * pair.a.inputs)
-    let du = scratch.floatStart(Slot.lowGradient, rows * pair.rank)
+    let dx = scratch.floatStart(AdapterSlot.inputGradient, rows * pair.a.inputs)
+    let du = scratch.floatStart(AdapterSlot.lowGradient, rows * pair.rank)
     engine.multiply(du, rows: rows, stride: pair.rank, [.init(pair.a.turned, dx, stride: pair.a.inputs)])
     return dx
   }

@@ -48,7 +48,7 @@ extension Layers {
       let own = dy + column
       let pair = segment.methods(layer.id).first?.method.pair
       let tokens = segment.rows(layer.id)
-      let taken = scratch.floatStart(Slot.tokens, tokens?.scoreCount(rows) ?? 0)
+      let taken = scratch.floatStart(AdapterSlot.tokens, tokens?.scoreCount(rows) ?? 0)
       timed(.trained) {
         addGradients(layer, own, stride, x, rows, kept, gradients)
         tokens?.takeGradient(x, rows: rows, from: own, stride: stride, to: gradients.rows[layer.id], exact, taken)

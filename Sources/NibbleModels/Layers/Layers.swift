@@ -15,8 +15,6 @@ struct Layers {
 
   typealias Floats = UnsafeMutablePointer<Float>
 
-  enum Slot { static let dropped = 22, tokens = 27 }
-
   /// Rows handed to a thread at once, for work of `width` numbers a row.
   func grain(_ width: Int) -> Int { max(1, (1 << 15) / max(width, 1)) }
 
@@ -108,7 +106,7 @@ struct Layers {
   ) {
     let methods = segment.methods(layer.id)
     if let own = segment.rows(layer.id) {
-      own.replace(x, rows: rows, in: out, stride: stride, exact, scratch.floatStart(Slot.tokens, own.scoreCount(rows)))
+      own.replace(x, rows: rows, in: out, stride: stride, exact, scratch.floatStart(AdapterSlot.tokens, own.scoreCount(rows)))
     }
     guard !methods.isEmpty || layer.bias != nil else { return }
     if let dropout = tape?.dropout {
@@ -141,7 +139,7 @@ struct Layers {
   /// What a layer's methods take of its input.
   func dropped(_ dropout: Dropout, _ x: UnsafePointer<Float>, _ rows: Int, _ layer: Linear) -> UnsafePointer<Float> {
     dropout.applied(
-      x, count: rows * layer.inputs, layer: layer.id, scratch.floatStart(Slot.dropped, rows * layer.inputs))
+      x, count: rows * layer.inputs, layer: layer.id, scratch.floatStart(AdapterSlot.dropped, rows * layer.inputs))
   }
 
   /// y += x, row by row.
