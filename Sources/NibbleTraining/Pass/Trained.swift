@@ -38,39 +38,33 @@ package struct TrainedFactors {
   /// [outputs, rank]
   package let b: TrainedTensor
   package let scale: Float
-  /// DoRA's magnitudes, [outputs].
-  package var magnitude: TrainedTensor?
-  /// The second factor's bias, [outputs], which is scaled as the factors are.
-  package var bias: TrainedTensor?
+  /// What else the method has, by the names that adapter files have for it.
+  package var parts: [String: TrainedTensor] = [:]
 
   package init(a: TrainedTensor, b: TrainedTensor, scale: Float) { (self.a, self.b, self.scale) = (a, b, scale) }
 
   package var rank: Int { a.shape[0] }
-  package var tensors: [TrainedTensor] { [a, b] + [magnitude, bias].compactMap { $0 } }
+  package var tensors: [TrainedTensor] { [a, b] + parts.values }
+  /// DoRA's, [outputs].
+  package var magnitude: TrainedTensor? { parts[DoRA.magnitude] }
 
   private var pair: LowRankPair { LowRankPair(a: a.matrix, b: b.matrix, scale: scale) }
 
   /// The method they are numbers of, where they lie.
   func method(_ engine: Engine) -> (any LinearMethod)? {
-    var parts: [String: FloatStore] = [:]
-    parts[DoRA.magnitude] = magnitude?.values
-    parts[LoRA.secondBias] = bias?.values
-    return AdapterMethods.method(MethodNumbers(pair, parts: parts, engine))
+    AdapterMethods.method(MethodNumbers(pair, parts: parts.mapValues(\.values), engine))
   }
 
   var embeddingTerm: EmbeddingTerm { EmbeddingTerm(a: a.values, b: b.matrix, scale: scale) }
 
   var gradients: PartGradients {
-    var gradients = [LoRA.first: a.gradient, LoRA.second: b.gradient]
-    gradients[DoRA.magnitude] = magnitude?.gradient
-    gradients[LoRA.secondBias] = bias?.gradient
-    return gradients
+    parts.mapValues(\.gradient).merging([LoRA.first: a.gradient, LoRA.second: b.gradient]) { first, _ in first }
   }
 
   /// Whether what there is adds nothing to a layer.
   package var isDead: Bool {
     let isZero: (TrainedTensor) -> Bool = { $0.values.values.allSatisfy { $0 == 0 } }
-    return magnitude == nil && (scale == 0 || isZero(b) && bias.map(isZero) ?? true)
+    return magnitude == nil && (scale == 0 || isZero(b) && parts.values.allSatisfy(isZero))
   }
 }
 

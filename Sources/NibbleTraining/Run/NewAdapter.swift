@@ -98,7 +98,7 @@ extension Trained {
         a: TrainedTensor(prefix + ".lora_A.weight", [rank, layer.inputs], a), b: second, scale: Float(scale))
       if options.method == .dora {
         let lengths = RowNorms.norms(layer.matrix, model.transformer.engine).map { Float($0) }
-        own.magnitude = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
+        own.parts[DoRA.magnitude] = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
       }
       factors[layer.id] = own
     }
