@@ -50,12 +50,13 @@ extension Trained {
     let b = try tensor(module.b, file)
     b.isSecondFactor = !isEmbedding
     var own = TrainedFactors(a: try tensor(module.a, file), b: b, scale: Float(module.scale))
-    own.magnitude = try module.magnitude.map { try tensor($0, file) }
+    own.parts[DoRA.magnitude] = try module.magnitude.map { try tensor($0, file) }
     if let bias = module.bias {
       guard bias.shape == [outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
       guard own.magnitude == nil else { throw NibbleError.usage("\(file.path): lora_bias beside use_dora is not trained") }
-      own.bias = try tensor(bias, file)
-      own.bias?.isSecondFactor = true
+      let tensor = try tensor(bias, file)
+      tensor.isSecondFactor = true
+      own.parts[LoRA.secondBias] = tensor
     }
     return own
   }
