@@ -128,9 +128,7 @@ extension Model {
     if head.matrix.native.data == tokens.matrix.native.data {
       return rows != nil || file.config.tiesReplacedEmbedding ? embedding : nil
     }
-    guard let rows, !head.matrix.isTransposed,
-      try config.bool("tie_word_embeddings", default: checkpoint.family?.tiesBySilence == true)
-    else { return nil }
+    guard let rows, !head.matrix.isTransposed, checkpoint.tiedHeadName != nil else { return nil }
     return try withRows(rows, of: Embedding(name: head.name, id: head.id, matrix: head.matrix), file)
   }
 
