@@ -124,6 +124,8 @@ public struct AdapterConfig: Sendable {
     guard json.members != nil else { throw fail("not a JSON object") }
     let kind = value("peft_type")?.string ?? ""
     guard kind == "LORA" else { throw fail("peft_type = \(quoted(kind)) is not implemented; LORA is") }
+    // PEFT's default stands for a key that is missing; it computes nothing with null.
+    for key in ["r", "lora_alpha"] where json[key] == .null { throw fail("\(key) is null, expected a number") }
     guard let rank = value("r").map({ $0.int }) ?? 8, (1...1 << 20).contains(rank) else {
       throw fail("r is \(quoted(json["r"]?.text() ?? "")), expected a whole number from 1")
     }
@@ -144,6 +146,9 @@ public struct AdapterConfig: Sendable {
     taskType = value("task_type")?.string
     if let saved = value("modules_to_save"), saved.array?.allSatisfy({ $0.string != nil }) != true {
       throw fail("modules_to_save is \(quoted(saved.text())), expected a list of names")
+    }
+    if let targets = value("target_modules"), targets.string == nil, targets.array?.allSatisfy({ $0.string != nil }) != true {
+      throw fail("target_modules is \(quoted(targets.text())), expected a pattern or a list of names")
     }
     if let layers = value("layers_to_transform"), layers.int == nil, layers.array?.allSatisfy({ $0.int != nil }) != true {
       throw fail("layers_to_transform is \(quoted(layers.text())), expected whole numbers")
@@ -206,8 +211,12 @@ public struct AdapterConfig: Sendable {
     "lora_ga_config", "ensure_weight_tying", "runtime_config", "trainable_token_indices",
   ]
 
-  /// Whether a head that shares the embedding's weight shares what takes its place: PEFT leaves the head as it was otherwise.
-  package var tiesReplacedEmbedding: Bool { json["ensure_weight_tying"]?.bool ?? false }
+  /// Whether a head that shares the embedding's weight shares what takes its place: PEFT leaves the head as it was otherwise, and keeps
+  /// them together only under the names it knows.
+  package var tiesReplacedEmbedding: Bool {
+    json["ensure_weight_tying"]?.bool ?? false
+      && modulesToSave.contains { name in ["embed_tokens", "lm_head"].contains { ModuleChoice.is(name, $0) } }
+  }
 
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.
   public func rank(of path: String) throws -> Int { try rankPattern.value(of: path).map { Int($0) } ?? rank }

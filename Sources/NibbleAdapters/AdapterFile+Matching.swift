@@ -30,6 +30,27 @@ extension AdapterFile {
         + named.joined(separator: ", ") + others)
   }
 
+  /// Throws for a module trained whole that the base has and the adapter holds nothing of.
+  ///
+  /// - Parameter parameters: of the base
+  package func checkSavedModules(_ parameters: [String], of base: String) throws {
+    for name in emptySavedModules where parameters.contains(where: { Self.isIn($0, name) }) {
+      throw NibbleError(
+        .adapterMismatch,
+        "\(path): modules_to_save names \(quoted(name)), which \(base) has, and the file holds no tensor for it")
+    }
+  }
+
+  /// Names in `modules_to_save` that no tensor of the file belongs to.
+  var emptySavedModules: [String] {
+    config.modulesToSave.filter { name in !replacements.contains { Self.isIn($0.name, name) } }
+  }
+
+  /// Whether a parameter belongs to a module of that name, or to one whose path ends with it.
+  static func isIn(_ parameter: String, _ module: String) -> Bool {
+    ("." + parameter).contains("." + module + ".")
+  }
+
   /// What is wrong with a module.
   package func mismatch(_ module: String, _ reason: String) -> NibbleError {
     NibbleError(.adapterMismatch, "\(path): module \(quoted(module)) \(reason)")

@@ -104,6 +104,7 @@ public struct AdapterFile: Sendable {
     var parts: [ByteName: Parts] = [:]
     var embeddings: Set<ByteName> = []
     var seen: [ByteName: StoredTensor] = [:]
+    let all = Set(tensors.map(\.name))
     for tensor in tensors {
       let name = tensor.name.text
       guard name.hasPrefix(Self.prefix) else { throw mismatch("tensor \(quoted(name)) does not begin with \(Self.prefix)") }
@@ -117,7 +118,7 @@ public struct AdapterFile: Sendable {
         guard !own.contains(".lora_"), !own.contains(".trainable_tokens") else {
           throw mismatch("tensor \(quoted(name)): no part of an adapter nibble knows")
         }
-        try replace(own, by: tensor, &seen)
+        try replace(own, by: tensor, all, &seen)
         continue
       }
       let path = ByteName(String(own.dropLast(suffix.utf8.count)))
@@ -131,6 +132,10 @@ public struct AdapterFile: Sendable {
       try module(path.text, parts[path] ?? Parts(), isEmbedding: embeddings.contains(path))
     }
     guard !modules.isEmpty || !replacements.isEmpty || !tokenRows.isEmpty else { throw mismatch("it holds no tensors") }
+    if let module = modules.first, config.json["target_modules"] == .array([]) {
+      throw NibbleError.badInput(
+        "\(path)/adapter_config.json: target_modules is empty, the file has factors for \(quoted(module.path))")
+    }
     guard tokenRows.count == config.tokenRows.count else {
       throw mismatch(
         "trainable_token_indices names \(config.tokenRows.count) embeddings, the file has rows for \(tokenRows.count)")
@@ -154,9 +159,11 @@ public struct AdapterFile: Sendable {
   ///
   /// With `bias="all"` PEFT writes the biases of modules trained whole three times: under their own names, under
   /// `modules_to_save`, and as they were before (`original_module`), which counts for nothing.
-  private mutating func replace(_ own: String, by tensor: StoredTensor, _ seen: inout [ByteName: StoredTensor]) throws {
+  private mutating func replace(
+    _ own: String, by tensor: StoredTensor, _ all: Set<ByteName>, _ seen: inout [ByteName: StoredTensor]
+  ) throws {
     if own.contains(".original_module.") { return }
-    let name = [".base_layer.", ".modules_to_save.default.", ".modules_to_save."].reduce(own) { $0.replacing($1, with: ".") }
+    let name = Self.withoutWrapper(own.replacing(".base_layer.", with: "."), all)
     guard let other = seen.updateValue(tensor, forKey: ByteName(name)) else {
       replacements.append((name, tensor))
       return
@@ -164,6 +171,18 @@ public struct AdapterFile: Sendable {
     guard tensor.shape == other.shape, try mapped.floats(tensor) == mapped.floats(other) else {
       throw mismatch("\(quoted(name)) is in it twice, with different values")
     }
+  }
+
+  /// `M.modules_to_save.ADAPTER.REST` is `M.REST`. Whether there is an adapter's name in it, the same parameter under its own name shows.
+  private static func withoutWrapper(_ own: String, _ all: Set<ByteName>) -> String {
+    let wrapper = ".modules_to_save."
+    guard let found = own.firstRange(of: wrapper) else { return own }
+    let (module, rest) = (own[..<found.lowerBound] + ".", own[found.upperBound...])
+    let plain = String(module + rest)
+    guard let dot = rest.firstIndex(of: ".") else { return plain }
+    let unnamed = String(module + rest[rest.index(after: dot)...])
+    return !all.contains(ByteName(prefix + plain)) && (all.contains(ByteName(prefix + unnamed)) || rest[..<dot] == "default")
+      ? unnamed : plain
   }
 
   /// What PEFT puts before the names of a base's tensors.

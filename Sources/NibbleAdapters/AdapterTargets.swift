@@ -70,8 +70,12 @@ extension AdapterFile {
   /// - Throws: `.badInput` for patterns that are none or take too long
   package func targetWarnings(_ base: Checkpoint) throws -> [String] {
     let place = path + "/adapter_config.json"
-    guard let targets = try AdapterTargets(config, place: place) else { return [] }
-    var warnings: [String] = []
+    // PEFT adds both names of heads to every classifier's adapter, and a model has one of them.
+    let strange = emptySavedModules.filter { !["classifier", "score"].contains($0) }
+    var warnings = strange.map {
+      "\(place): modules_to_save names \(quoted($0)), which neither the base nor the adapter has"
+    }
+    guard let targets = try AdapterTargets(config, place: place) else { return warnings }
     let started = threadSeconds()
     func isTarget(_ path: String) throws -> Bool {
       guard threadSeconds() - started < 10 else {
@@ -89,7 +93,7 @@ extension AdapterFile {
     }
     // Paths as the adapter's own model has them: a target that only bears another prefix is not missing.
     let paths = base.modulePaths
-    let names = ModuleNames(paths)
+    let names = ModuleNames(paths, of: base)
     let held = Set(modules.compactMap { names.index(of: $0.path) })
     let missing = try paths.indices.filter { try !held.contains($0) && isTarget(paths[$0]) }
     if let first = missing.first, !held.isEmpty {

@@ -1,27 +1,49 @@
 import NibbleCore
+import NibbleFormats
 
 /// Finds a base's modules under the names an adapter gives them: with or without the model's own prefix on either side.
 package struct ModuleNames: Sendable {
   private static let prefixes = ["transformer.", "roberta.", "bert.", "model."]
   private let names: [String]
+  /// The base's own among `prefixes`.
+  private let own: [String]
   /// The names as they are, and shorn of prefixes: only those that are shorn to one name alone.
   private let exact: [ByteName: Int]
   private let shorn: [ByteName: [Int]]
 
-  /// - Parameter names: of the base, distinct
-  package init(_ names: [String]) {
+  /// - Parameters:
+  ///   - names: of the base, distinct
+  ///   - base: whose they are; nil where the names alone show which prefix is theirs
+  package init(_ names: [String], of base: Checkpoint? = nil) {
     self.names = names
+    own = Self.own(base, base?.tensors.map(\.name.text) ?? names)
     var exact: [ByteName: Int] = [:]
     var shorn: [ByteName: [Int]] = [:]
     for (index, name) in names.enumerated() {
       exact[ByteName(name)] = index
-      shorn[ByteName(Self.shorn(name)), default: []].append(index)
+      shorn[ByteName(Self.shorn(name, own)), default: []].append(index)
     }
     self.exact = exact
     self.shorn = shorn
   }
 
-  private static func shorn(_ name: String) -> String {
+  /// The prefixes that a model's names have, in the file or by its type. Where neither says, any of them: `bert.` and `roberta.` hold
+  /// modules of the same names, and one's adapter is not the other's.
+  private static func own(_ base: Checkpoint?, _ names: [String]) -> [String] {
+    let ofType: [String] =
+      switch (base?.family?.name, base?.modelType) {
+      case ("GPT-2", _): ["transformer."]
+      case ("BERT", "bert"): ["bert."]
+      case ("BERT", _): ["roberta."]
+      // Its heads for questions call the model `transformer`.
+      case ("Llama", _): ["model.", "transformer."]
+      default: []
+      }
+    let own = prefixes.filter { prefix in ofType.contains(prefix) || names.contains { $0.hasPrefix(prefix) } }
+    return own.isEmpty ? prefixes : own
+  }
+
+  private static func shorn(_ name: String, _ prefixes: [String]) -> String {
     // A few at most: names come from files.
     var rest = name[...]
     for _ in 0..<4 {
@@ -34,7 +56,7 @@ package struct ModuleNames: Sendable {
   /// The index of the one name that `name` means; nil for none or several.
   package func index(of name: String) -> Int? {
     if let found = exact[ByteName(name)] { return found }
-    guard let found = shorn[ByteName(Self.shorn(name))], found.count == 1 else { return nil }
+    guard let found = shorn[ByteName(Self.shorn(name, own))], found.count == 1 else { return nil }
     return found[0]
   }
 

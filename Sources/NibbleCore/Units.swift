@@ -12,6 +12,9 @@ package func byteText(_ count: Int) -> String {
   return "\(count) bytes"
 }
 
+/// Zero for what rounding brought below it. NaN stays NaN, where `max(0, value)` would make it zero.
+package func notBelowZero(_ value: Double) -> Double { value < 0 ? 0 : value }
+
 /// `value` with `places` digits behind the point.
 package func decimal(_ value: Double, _ places: Int) -> String {
   guard value.isFinite else { return "\(value)" }

@@ -20,6 +20,7 @@ public struct RowScores: Sendable {
   public private(set) var loss = 0.0
   /// Tokens or rows it is the mean of.
   public private(set) var count = 0
+  /// Of classes; nil for numbers, of which the loss is the mean squared error.
   public private(set) var metrics: LabelMetrics?
   /// Scores of the classes, a row each.
   public private(set) var scores: [[Float]] = []
@@ -30,7 +31,7 @@ public struct RowScores: Sendable {
   /// Sends rows through a model with adapters.
   public init(_ model: Model, _ rows: [Row], adapters: [ActiveAdapter], progress: (Int, Int) -> Void = { _, _ in }) throws {
     var sum = 0.0
-    if let classes = model.classCount { metrics = LabelMetrics(classes: classes) }
+    if let classes = model.classCount, !model.isRegression { metrics = LabelMetrics(classes: classes) }
     for first in stride(from: 0, to: rows.count, by: Self.passRows) {
       try Interrupt.check()
       let batch = Array(rows[first..<min(first + Self.passRows, rows.count)])

@@ -93,6 +93,10 @@ public final class Model: @unchecked Sendable {
   public var hasManyLabels: Bool {
     if case .classification(let head) = transformer.weights.head { head.problem == .manyLabels } else { false }
   }
+  /// Whether the head gives numbers rather than scores of classes.
+  public var isRegression: Bool {
+    if case .classification(let head) = transformer.weights.head { head.problem == .regression } else { false }
+  }
 
   package var shape: TransformerShape { transformer.shape }
 

@@ -57,6 +57,8 @@ public struct ChangeSums: Sendable, Equatable {
   /// The noise in the directions of the input that the adapter reads, ‖(W_written − W_base − Δ) · Vᵀ‖ / ‖Δ‖; nil where it was not
   /// measured.
   public var innerNoise: Double? { innerDelta == 0 ? nil : (inner / innerDelta).squareRoot() }
+  /// Whether the sums say anything: numbers near the end of float32 have squares beyond it.
+  public var isMeasured: Bool { [kept, delta, base, noise, inner, innerDelta].allSatisfy(\.isFinite) }
   /// Whether the change is zero everywhere.
   public var isDead: Bool { delta == 0 }
 

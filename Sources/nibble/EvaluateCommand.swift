@@ -113,10 +113,14 @@ struct EvaluateCommand: ParsableCommand {
   private func write(_ found: RowScores, _ rows: [TrainingRow], _ classes: Classes?, to path: String) throws {
     func called(_ number: Int) -> JSON { classes?.names.isEmpty == false ? JSON(classes?.names[number]) : JSON(number) }
     let lines = zip(found.scores, rows).map { scores, row -> String in
-      let best = scores.indices.max { scores[$0] < scores[$1] } ?? 0
       let said: (String, JSON) =
-        classes?.areMany == true
-        ? ("predictions", .array(scores.indices.filter { scores[$0] > 0 }.map(called))) : ("prediction", called(best))
+        if classes?.areNumbers == true {
+          ("predictions", .array(scores.map { JSON(Double($0)) }))
+        } else if classes?.areMany == true {
+          ("predictions", .array(scores.indices.filter { scores[$0] > 0 }.map(called)))
+        } else {
+          ("prediction", called(scores.indices.max { scores[$0] < scores[$1] } ?? 0))
+        }
       let object = JSON.object([
         ("place", JSON(row.place)), said, ("targets", .array(row.targets.map { JSON($0) })),
         ("scores", .array(scores.map { JSON(Double($0)) })),

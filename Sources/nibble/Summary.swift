@@ -103,7 +103,7 @@ enum Summary {
   private static func changes(_ report: StreamReport, verbose: Bool) -> [(String, String)] {
     var rows: [(String, String)] = []
     let all = report.change
-    if let worst = report.changed.min(by: { $0.sums.survival < $1.sums.survival }) {
+    if let worst = report.worstChanged {
       rows += [
         ("changed", "\(report.changed.count) tensors, by \(percent(all.relativeDelta)) of their weight"),
         (
@@ -230,11 +230,11 @@ enum Summary {
           ["name": JSON($0.tensor.name.text), "choice": JSON($0.choice.name), "reason": JSON($0.reason.rawValue)]
         }),
       "survival": report.changed.isEmpty ? .null : JSON(report.change.survival),
-      "survival_worst": report.changed.map(\.sums.survival).min().map { JSON($0) } ?? .null,
+      "survival_worst": report.worstChanged.map { JSON($0.sums.survival) } ?? .null,
       "relative_delta": report.changed.isEmpty ? .null : JSON(report.change.relativeDelta),
       "relative_noise": report.changed.isEmpty ? .null : JSON(report.change.relativeNoise),
       "inner_noise": report.change.innerNoise.map { JSON($0) } ?? .null,
-      "survival_worst_tensor": JSON(report.changed.min { $0.sums.survival < $1.sums.survival }?.name),
+      "survival_worst_tensor": JSON(report.worstChanged?.name),
       "changed": .array(
         report.changed.map {
           [

@@ -31,7 +31,9 @@ struct TrainingRows {
     let isThere = tokenizerPath != nil || model.checkpoint.smallFiles.contains { holders.contains($0.name) }
     let own = isThere ? try ModelTokenizer(model, path: tokenizerPath) : nil
     tokenizer = own?.tokenizer
-    classes = model.classCount.map { Classes($0, names: model.classNames, areMany: model.hasManyLabels) }
+    classes = model.classCount.map {
+      Classes($0, names: model.classNames, areMany: model.hasManyLabels, areNumbers: model.isRegression)
+    }
     var encoder = RowEncoder(
       own?.tokenizer, end: own?.end, vocabulary: model.vocabularySize,
       maximumLength: min(maxLength ?? Int.max, model.contextLength))
@@ -76,7 +78,8 @@ struct TrainingRows {
         let isLearned = index > 0 && index < row.labels.count && row.labels[index] != TrainingRow.ignored
         try StandardOutput.print("  \(isLearned ? "learn" : "  -  ") \(id)\(text)")
       }
-      if !row.targets.isEmpty { try StandardOutput.print("  label \(row.targets.map { decimal($0, 0) }.joined(separator: " "))") }
+      let targets = row.targets.map { classes?.areNumbers == true ? "\($0)" : decimal($0, 0) }
+      if !targets.isEmpty { try StandardOutput.print("  label \(targets.joined(separator: " "))") }
     }
   }
 }

@@ -45,6 +45,26 @@ struct MergeCommandTests {
     #expect(try loss(folder.file("rounded.nbl")) > 1.5 * attached)
   }
 
+  @Test("--bnb-rules also makes the 4-bit form that --trained-on names")
+  func rulesOfTheFormTrainedOn() throws {
+    // A block of zeros is no zeros by the CUDA rule, once its scale is coded.
+    var base = SafetensorsBuilder(), adapter = SafetensorsBuilder()
+    base.add("model.layers.0.self_attn.q_proj.weight", [64, 64], (0..<4096).map { $0 < 64 ? 0 : Float($0 % 7) - 2 })
+    adapter.add(random: "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", [1, 64])
+    adapter.add(random: "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", [64, 1])
+    try folder.write("base/model.safetensors", base.bytes)
+    try folder.write("base/config.json", #"{"model_type": "llama"}"#)
+    try folder.write("adapter/adapter_model.safetensors", adapter.bytes)
+    try folder.write("adapter/adapter_config.json", #"{"peft_type": "LORA", "r": 1}"#)
+    let packed = folder.file("packed.nbl")
+    try json(["quantize", folder.file("base"), "-o", packed, "--bnb-rules", "cuda"])
+    let merge = ["merge", "--adapter", folder.file("adapter"), "--dtype", "fp32", "--format", "safetensors", "-o"]
+    let wanted = try json(merge + [folder.file("wanted"), "--base", packed])
+    let onForm = merge.dropLast() + ["--base", folder.file("base"), "--trained-on", "nf4", "-o"]
+    #expect(try json(onForm + [folder.file("found"), "--bnb-rules", "cuda"])["identity"] == wanted["identity"])
+    #expect(try json(onForm + [folder.file("other")])["identity"] != wanted["identity"])
+  }
+
   @Test(
     "usage errors are one line and 2",
     arguments: [

@@ -51,6 +51,23 @@ struct ConversionTests {
     }
   }
 
+  @Test("an adapter of the model without its head gets the names of the language model")
+  func bareModel() throws {
+    var tensors = SafetensorsBuilder()
+    for name in ["layers.0.mlp.down_proj", "layers.1.mlp.down_proj"] {
+      tensors.add(random: "base_model.model.\(name).lora_A.weight", [2, 6])
+      tensors.add(random: "base_model.model.\(name).lora_B.weight", [4, 2])
+    }
+    _ = try folder.write("bare/adapter_model.safetensors", tensors.bytes)
+    _ = try folder.write("bare/adapter_config.json", #"{"peft_type": "LORA", "r": 2}"#)
+    _ = try AdapterConversion(folder.file("bare"), to: .mlx).write(to: folder.file("mlx"), force: false)
+    let names = try Checkpoint.open(folder.file("mlx/adapters.safetensors")).tensors.map(\.name.text)
+    #expect(names.filter { $0.hasPrefix("model.layers.") }.count == 4)
+    _ = try AdapterConversion(folder.file("mlx"), to: .peft).write(to: folder.file("back"), force: false)
+    let back = try AdapterFile.open(folder.file("back")).modules.map(\.path)
+    #expect(back == ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"])
+  }
+
   @Test("keep what they were trained on", arguments: [AdapterConversion.Layout.gguf, .mlx])
   func binding(_ layout: AdapterConversion.Layout) throws {
     let identity = String(repeating: "7", count: 32)

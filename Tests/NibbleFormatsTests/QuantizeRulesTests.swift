@@ -66,6 +66,46 @@ struct QuantizeRulesTests {
     #expect(found["experts.weight"]?.reason == .stacked)
   }
 
+  @Test(
+    "a bitsandbytes folder packs no layer that transformers does not replace; a rule that asks for one is warned about",
+    arguments: [
+      // An entry of llm_int8_skip_modules stands for every module whose name it ends.
+      ("distilbert", ["distilbert.transformer.layer.0.ffn.lin1"], ["pre_classifier", "classifier", "distilbert.embeddings.x"]),
+      // Whatever is kept has an entry, and may cover more.
+      ("marvel", ["a.fc"], ["classifier", "a.pre_classifier", "b.a.pre_classifier", "classifier.dense"]),
+      ("falcon", [], ["transformer.h.0.self_attention.query_key_value", "transformer.h.0.mlp.dense_h_to_4h", "lm_head"]),
+      ("t5", ["encoder.block.0.layer.1.DenseReluDense.wi"], ["encoder.block.0.layer.1.DenseReluDense.wo", "shared"]),
+    ])
+  func notReplaced(_ type: String, _ packed: [String], _ kept: [String]) throws {
+    var builder = SafetensorsBuilder()
+    for name in packed + kept { builder.add(random: name + ".weight", [8, 64]) }
+    try bench.folder.write("m/config.json", #"{"model_type": "\#(type)"}"#)
+    try bench.folder.write("m/model.safetensors", builder.bytes)
+    let source = try Checkpoint.open(bench.folder.file("m"))
+    func run(_ format: OutputFormat, _ rules: [PackingRule] = []) throws -> StreamReport {
+      var options = QuantizeOptions()
+      options.rules = rules
+      var spec = try OutputSpec(path: bench.folder.file("out-\(format)"), format: format, habit: .nbl)
+      spec.force = true
+      return try StreamJob.quantize(source, options, to: spec).run()
+    }
+    let report = try run(.bnb)
+    #expect(report.packed.map(\.name).sorted() == packed.map { $0 + ".weight" }.sorted())
+    #expect(report.warnings.contains { $0.contains("transformers does not load them packed") })
+    #expect(!report.warnings.contains { $0.contains("does not load the folder") })
+    if !packed.isEmpty {
+      // As transformers reads it: nibble itself goes by the configuration that was.
+      let config = try JSON.parse(bytes(of: bench.folder.file("out-bnb/config.json")))
+      let list = config["quantization_config"]?["llm_int8_skip_modules"]?.array
+      let listed = Set((list ?? []).compactMap(\.string))
+      #expect(listed.isSuperset(of: kept))
+    }
+    let forced = kept[type == "marvel" ? 1 : 0]
+    let rule = try PackingRule("^" + forced.replacing(".", with: "\\.") + "\\.weight$=nf4")
+    #expect(try run(.bnb, [rule]).warnings.contains { $0.contains("does not load the folder") && $0.contains(forced) })
+    #expect(try run(.nbl).packed.count > packed.count)
+  }
+
   @Test("rules: the first that is found decides")
   func rules() throws {
     let names: [(String, [Int])] = [("a.weight", [8, 8]), ("b.weight", [8, 8]), ("c.bias", [8])]

@@ -69,7 +69,9 @@ struct StoredFormTests {
   @Test("rows of tokens are trained for a head that the configuration ties, whatever the file holds for it", arguments: [true, false])
   func rowsOfHeads(isCopy: Bool) throws {
     let tied = #""tie_word_embeddings": true"#
-    let rows = (0..<2).map { row in (0..<64).map { Float(($0 * 7 + row * 3) % 11) * 0.03 } }
+    let rows: [[Float]] = (0..<2).map { row in
+      (0..<64).map { (column: Int) -> Float in Float((column * 7 + row * 3) % 11) * 0.03 }
+    }
     func prepare(_ builder: inout SafetensorsBuilder) {
       if isCopy { builder["lm_head.weight"] = builder["model.embed_tokens.weight"] }
     }

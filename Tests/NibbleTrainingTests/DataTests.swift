@@ -154,6 +154,22 @@ struct DataTests {
   }
 
   @Test(
+    "a regression learns numbers, as many as it gives",
+    arguments: [
+      (1, #""label": 0.25"#, [0.25]), (1, #""labels": [-3]"#, [-3]), (2, #""labels": [1.5, 2]"#, [1.5, 2]), (2, #""label": 1"#, nil),
+      (1, #""label": "0.25""#, nil), (1, #""label": null"#, nil), (1, #""label": 1e39"#, nil), (1, #""x": 1"#, nil),
+    ] as [(Int, String, [Double]?)])
+  func numbers(_ count: Int, _ label: String, _ targets: [Double]?) throws {
+    let row = try JSON.parse(Array(#"{"text": "x", \#(label)}"#.utf8))
+    func read() throws -> [Double] {
+      try encoder().classified(row, Classes(count, names: ["up"], areNumbers: true), place: "rows.jsonl:7").row.targets
+    }
+    if let targets { return #expect(try read() == targets) }
+    let error = #expect(throws: NibbleError.self) { try read() }
+    #expect(error?.message.hasPrefix("rows.jsonl:7: label") == true && error?.message.hasSuffix("is a regression") == true)
+  }
+
+  @Test(
     "classes are those the model has",
     arguments: [("0", true), ("2", true), ("3", false), ("-1", false), (#""0""#, false), ("null", false)])
   func classes(_ label: String, _ isGood: Bool) throws {

@@ -100,13 +100,44 @@ struct PartsTests {
     #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
   }
 
-  @Test("are not trained where PEFT would not tie what ensure_weight_tying asks for")
+  @Test("stay apart where PEFT does not tie what ensure_weight_tying asks for: it knows embed_tokens and lm_head alone")
   func untied() throws {
     let model = try Model(fixture("models/gpt2"), threads: 1)
     let config = try adapter(.sharedWeight, "gpt2").config.json.setting("modules_to_save", to: ["wte"])
     try folder.write("a/adapter_config.json", config.text())
+    let trained = try Trained(AdapterFile.open(folder.file("a")), on: model)
+    guard case .language(let head) = model.transformer.weights.head else { throw NibbleError(.failed, "no language head") }
+    let tokens = try #require(trained.matrices[model.transformer.weights.tokens.id])
+    #expect(trained.matrices[head.id] !== tokens && tokens.otherNames.isEmpty)
+  }
+
+  @Test("do not include the base's weight, which PEFT stores beside a head's factors; it has to be the base's own", arguments: [true, false])
+  func frozen(_ isOwn: Bool) throws {
+    let model = try Model(fixture("models/llama"), threads: 1)
+    var values = try SmallSafetensors(fixture("models/llama/model.safetensors")).floats("lm_head.weight")
+    if !isOwn { values[77] += 0.5 }
+    let head = AdapterFile.prefix + "lm_head."
+    var file = SafetensorsBuilder()
+    file.add(random: head + "lora_A.weight", [2, 64])
+    file.add(random: head + "lora_B.weight", [256, 2])
+    file.add(head + "base_layer.weight", [256, 64], values)
+    try folder.write("a/adapter_config.json", #"{"peft_type": "LORA", "r": 2, "target_modules": ["lm_head"]}"#)
+    try folder.write("a/adapter_model.safetensors", file.bytes)
+    func trained() throws -> [String] { try Trained(AdapterFile.open(folder.file("a")), on: model).tensors.map(\.name).sorted() }
+    if isOwn { return #expect(try trained() == [head + "lora_A.weight", head + "lora_B.weight"]) }
+    let error = #expect(throws: NibbleError.self) { try trained() }
+    #expect(error?.kind == .usage && error?.message.contains("lm_head.base_layer.weight") == true, "\(error?.message ?? "")")
+  }
+
+  @Test("that are rows of a head are refused by name")
+  func headRows() throws {
+    let model = try Model(fixture("models/llama"), threads: 1)
+    var file = SafetensorsBuilder()
+    file.add(random: AdapterFile.prefix + "lm_head.token_adapter.trainable_tokens_delta", [2, 64])
+    try folder.write("a/adapter_config.json", #"{"peft_type": "LORA", "r": 2, "trainable_token_indices": {"lm_head": [3, 7]}}"#)
+    try folder.write("a/adapter_model.safetensors", file.bytes)
     let error = #expect(throws: NibbleError.self) { try Trained(AdapterFile.open(folder.file("a")), on: model) }
-    #expect(error?.kind == .usage && error?.message.contains("'wte'") == true, "\(error?.message ?? "")")
+    #expect(error?.kind == .usage && error?.message.contains("'lm_head'") == true, "\(error?.message ?? "")")
   }
 
   @Test("of a shared weight that is stored twice both have to be the same")

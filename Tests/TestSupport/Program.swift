@@ -14,8 +14,9 @@ public struct Program {
     public var errorLines: [String] { errors.split(separator: "\n").map(String.init) }
   }
 
-  /// Beside the test program.
+  /// The one that `NIBBLE` names, or the one beside the test program.
   public static let path: String = {
+    if let named = ProcessInfo.processInfo.environment["NIBBLE"] { return named }
     let own = (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")) ?? ""
     return (own as NSString).deletingLastPathComponent + "/nibble"
   }()

@@ -106,7 +106,7 @@ public struct AdapterCombination: Sendable {
       }
       merging.combination = try merging.combination(options, of: path)
       let error = try merging.combinationError()
-      if error > report.worstError { (report.worstError, report.worstModule) = (error, path) }
+      if !(error <= report.worstError) { (report.worstError, report.worstModule) = (error, path) }
       let module = FactoredModule(
         path: path, isEmbedding: first.isEmbedding, inputShape: Array(first.a.shape[1...]), outputs: first.outputs,
         factors: try merging.factors().sideBySide)

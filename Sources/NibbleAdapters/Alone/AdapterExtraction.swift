@@ -80,8 +80,8 @@ public struct AdapterExtraction: Sendable {
       done += one.tuned.count
       progress(total + done, 2 * total)
     }
-    let poor = report.modules.filter { $0.energy < options.minimumEnergy }
-    if let worst = poor.min(by: { $0.energy < $1.energy }) {
+    let poor = report.modules.filter { !($0.energy >= options.minimumEnergy) }
+    if let worst = poor.min(by: { !$1.energy.isNaN && !($0.energy >= $1.energy) }) {
       throw NibbleError.quality(
         "\(poor.count) of \(report.modules.count) modules keep less than --min-energy \(options.minimumEnergy) of their change at rank \(worst.rank); "
           + "the worst, \(quoted(worst.path)), keeps \(decimal(worst.energy, 4, apartFrom: options.minimumEnergy))")
@@ -117,7 +117,7 @@ public struct AdapterExtraction: Sendable {
     let missing = change.squaredDistance(to: module.factors, team)
     let told = FactoringReport.Module(
       path: one.path, outputs: found.outputs, inputs: found.inputs, rank: rank, norm: change.squaredNorm.squareRoot(),
-      error: change.squaredNorm > 0 ? (missing / change.squaredNorm).squareRoot() : 0)
+      error: change.squaredNorm == 0 ? 0 : (missing / change.squaredNorm).squareRoot())
     return (module, told)
   }
 }

@@ -63,7 +63,7 @@ public struct AdapterInspection: Sendable {
       rounding = try Self.rounding(file, base, threads)
       coverage = Self.coverage(file, base)
     }
-    let names = ModuleNames(rounding.keys.sorted())
+    let names = ModuleNames(rounding.keys.sorted(), of: base)
     let keys = rounding.keys.sorted()
     for module in file.modules {
       for tensor in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(tensor) }
@@ -89,7 +89,7 @@ public struct AdapterInspection: Sendable {
 
   private static func coverage(_ file: AdapterFile, _ base: Checkpoint) -> [Coverage] {
     let matrices = base.modulePaths
-    let names = ModuleNames(matrices)
+    let names = ModuleNames(matrices, of: base)
     let adapted = Set(file.modules.compactMap { names.index(of: $0.path) })
     var order: [String] = []
     var counts: [String: (adapted: Int, count: Int)] = [:]

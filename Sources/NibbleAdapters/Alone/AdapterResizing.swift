@@ -53,7 +53,7 @@ public struct AdapterResizing: Sendable {
       report.modules.append(
         .init(
           path: own.path, outputs: own.outputs, inputs: own.inputs, oldRank: own.rank, rank: new, norm: found.norm,
-          error: found.norm > 0 ? found.distance(to: module.factors) / found.norm : 0))
+          error: found.norm == 0 ? 0 : found.distance(to: module.factors) / found.norm))
       modules.append(module)
     }
     if file.config.isDoRA {

@@ -17,7 +17,7 @@ public struct FactoringReport: Sendable {
     /// ‖Δ − factors‖ / ‖Δ‖; 0 for a change of zeros.
     public let error: Double
     /// The share of ‖Δ‖² that the factors hold.
-    public var energy: Double { max(0, 1 - error * error) }
+    public var energy: Double { notBelowZero(1 - error * error) }
   }
 
   public var modules: [Module] = []
@@ -41,10 +41,10 @@ public struct FactoringReport: Sendable {
   public var error: Double {
     let all = modules.reduce(0) { $0 + $1.norm * $1.norm }
     let missing = modules.reduce(0) { $0 + $1.error * $1.error * $1.norm * $1.norm }
-    return all > 0 ? (missing / all).squareRoot() : 0
+    return all == 0 ? 0 : (missing / all).squareRoot()
   }
   /// The share of ‖all changes‖² that the factors hold.
-  public var energy: Double { max(0, 1 - error * error) }
+  public var energy: Double { notBelowZero(1 - error * error) }
   /// The module that lost most of its change.
   public var worst: Module? { modules.max { $0.error < $1.error } }
 }

@@ -36,14 +36,14 @@ struct TunedPair: Sendable {
   init(base: Checkpoint, tuned: Checkpoint, targets: String) throws {
     (self.base, self.tuned) = (base, tuned)
     self.targets = targets == "all-linear" ? nil : try ModuleChoice(targets)
-    func hasHead(_ checkpoint: Checkpoint) -> Bool {
-      checkpoint.family?.tiedHeads.first.map { checkpoint.tensor(ByteName($0 + ".weight")) != nil } ?? false
+    func hasHead(_ checkpoint: Checkpoint, of other: Checkpoint) -> Bool {
+      other.tiedHead.map { checkpoint.tensor($0.name) != nil } ?? false
     }
-    left = hasHead(tuned) ? base.untied() : base
+    left = hasHead(tuned, of: base) ? base.untied() : base
     let names = left.tensors.map(\.name.text)
     let known = ModuleNames(names)
     var own: [ByteName: String] = [:]
-    right = (hasHead(base) ? tuned.untied() : tuned).renamed { name in
+    right = (hasHead(base, of: tuned) ? tuned.untied() : tuned).renamed { name in
       guard let index = known.index(of: name.text) else { return name }
       own[ByteName(names[index])] = name.text
       return ByteName(names[index])
@@ -144,13 +144,6 @@ struct TunedPair: Sendable {
         "\(tuned.path) lacks \(found.removed.count) tensors of \(base.path), \(quoted(first)) the first; the adapter leaves them as they are"
       )
     }
-    let name = tuned.config?["architectures"]?.array?.first?.string ?? ""
-    if name.contains("MaskedLM") || name.contains("PreTraining"), tuned.config?["tie_word_embeddings"]?.bool ?? true,
-      let shared = others.first(where: { $0.name.hasSuffix("word_embeddings.weight") })
-    {
-      warnings.append(
-        "\(quoted(shared.name)) is the output head's weight too; PEFT leaves that as it was, merging into a checkpoint does not")
-    }
     return (matrices, others, warnings)
   }
 }
@@ -202,10 +195,11 @@ extension TunedPair {
 
   /// Where the tuned model's output head shares the embedding's weight, both as PEFT calls them.
   private var tiedPath: (embedding: String, head: String)? {
-    guard let weight = tuned.tiedEmbedding, let head = tuned.family?.tiedHeads.first else { return nil }
+    guard let tied = tuned.tiedHead else { return nil }
     let names = ModuleNames(right.tensors.map(\.name.text))
-    guard let index = names.index(of: weight.name.text) else { return nil }
-    return (String(peftName(right.tensors[index].name).dropLast(".weight".count)), head)
+    guard let index = names.index(of: tied.source.name.text) else { return nil }
+    return (
+      String(peftName(right.tensors[index].name).dropLast(".weight".count)), String(tied.name.text.dropLast(".weight".count)))
   }
 
   func config(_ factored: [FactoredModule], _ saved: SavedParameters) -> JSON {

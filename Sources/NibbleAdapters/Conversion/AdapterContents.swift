@@ -75,23 +75,9 @@ struct AdapterContents {
         twin.isEmbedding == module.isEmbedding, twin.magnitude == module.magnitude, other.modules.count == modules.count
       else { throw NibbleError(.failed, "module \(quoted(module.path)) does not come back from the file that was written") }
       let distance = module.factors.distance(to: twin.factors)
-      if distance > found.worst { found = (distance, module.path) }
+      if !(distance <= found.worst) { found = (distance, module.path) }
     }
     return found
-  }
-}
-
-extension Checkpoint {
-  /// Whether the tensor that `name` means has just these values.
-  fileprivate func holds(_ values: [Float], as name: String) throws -> Bool {
-    let names = ModuleNames(tensors.map(\.name.text))
-    let found = names.index(of: name).map { tensors[$0] } ?? (name == "lm_head.weight" ? tiedEmbedding : nil)
-    guard let found, found.count == values.count, found.dtype.isFloat, !found.isTransposed else { return false }
-    var isSame = true
-    try found.forEachValues { start, own, count, _ in
-      for index in 0..<count where own[index] != values[start + index] { isSame = false }
-    }
-    return isSame
   }
 }
 
@@ -102,8 +88,8 @@ extension Merging.Factors {
     var minus = other
     minus.scale = -other.scale
     let own = Merging.squaredNorm([self])
-    let missing = max(0, Merging.squaredNorm([self, minus]))
-    return own > 0 ? (missing / own).squareRoot() : missing.squareRoot()
+    let missing = notBelowZero(Merging.squaredNorm([self, minus]))
+    return own != 0 ? (missing / own).squareRoot() : missing.squareRoot()
   }
 }
 

@@ -67,7 +67,7 @@ public struct AdapterConversion: Sendable {
 
   /// Writes `output`, a folder or a GGUF file.
   public func write(to output: String, force: Bool) throws -> Report {
-    let contents = try read(path, from)
+    let contents = try source()
     try checkInputs(output)
     let shape: StagedOutput.Shape = to == .gguf ? .file : .folder(owns: AdapterFolder.owns)
     let staged = try StagedOutput(output, shape, force: force)
@@ -95,7 +95,7 @@ public struct AdapterConversion: Sendable {
 
   /// What would be written, as far as can be said without writing it.
   public func report() throws -> Report {
-    let contents = try read(path, from)
+    let contents = try source()
     switch to {
     case .peft: break
     case .mlx: _ = try MLXLayout.folder(contents)
@@ -106,6 +106,11 @@ public struct AdapterConversion: Sendable {
 
   private func report(_ contents: AdapterContents) -> Report {
     Report(from: from, to: to, modules: contents.modules.count, rank: contents.largestRank, warnings: contents.warnings)
+  }
+
+  private func source() throws -> AdapterContents {
+    let contents = try read(path, from)
+    return to == .mlx ? try MLXLayout.ofLanguageModel(contents) : contents
   }
 
   private func ggufWriter(_ contents: AdapterContents) throws -> GgufWriter {

@@ -82,7 +82,7 @@ struct GGUFLayout {
     guard alpha.isFinite, alpha != 0 else { throw NibbleError.usage("an alpha of \(wanted) is beyond what GGUF holds") }
     var tensors: [GgufWriter.Tensor] = []
     for module in contents.modules {
-      let path = ModuleNames(allPaths).index(of: module.path).map { allPaths[$0] } ?? module.path
+      let path = ModuleNames(allPaths, of: base).index(of: module.path).map { allPaths[$0] } ?? module.path
       guard let name = name(path) else { throw NibbleError.usage("llama.cpp has no adapters for \(quoted(module.path))") }
       if name == "output", base.tiedEmbedding != nil {
         throw NibbleError.usage("\(quoted(module.path)): llama.cpp has one weight for the head and the embedding of \(base.path)")

@@ -18,6 +18,22 @@ enum MLXLayout {
     return ["layers.", "h.", "wte", "embed_tokens"].contains { path.hasPrefix($0) } ? "model." + path : path
   }
 
+  /// With the paths that modules have in a language model. An adapter of the model without its head lacks the first part of them.
+  ///
+  /// - Throws: `.usage` where two modules become one
+  static func ofLanguageModel(_ contents: AdapterContents) throws -> AdapterContents {
+    var contents = contents
+    var seen: Set<ByteName> = []
+    for index in contents.modules.indices {
+      let own = contents.modules[index].path
+      contents.modules[index].path = path(name(own))
+      guard seen.insert(ByteName(contents.modules[index].path)).inserted else {
+        throw NibbleError.usage("\(quoted(own)): mlx-lm has one module for it and another of the adapter's")
+      }
+    }
+    return contents
+  }
+
   private static func path(_ name: String) -> String {
     guard let (theirs, own) = prefixes.first(where: { name.hasPrefix($0.1) }) else { return name }
     return theirs + name.dropFirst(own.count)

@@ -8,13 +8,10 @@ extension Checkpoint {
   /// - Returns: the base, and the adapters without what they say twice
   /// - Throws: `.adapterMismatch` where a vocabulary is resized in one place only
   func fitted(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
-    var base = self
-    var adapters = given
-    if let embedding = tiedEmbedding {
-      // PEFT writes a resized vocabulary twice, and the two stay one.
-      adapters = try given.map { .init(try $0.adapter.withoutTwin(of: embedding), weight: $0.weight) }
-      if adapters.contains(where: { $0.adapter.treatsApart(embedding) }) { base = untied() }
-    }
+    let tied = tiedParameters
+    for one in given { try one.adapter.checkSavedModules((tensors.map(\.name) + tied.map(\.name)).map(\.text), of: path) }
+    let changed = try given.map { MergeOptions.Weighted(try $0.adapter.withoutUnchanged(self), weight: $0.weight) }
+    var (base, adapters) = try untied(tied, for: changed)
     for one in adapters { base = try base.withHeads(of: one.adapter) }
     for one in adapters { base = try base.withVocabulary(of: one.adapter) }
     return (base, adapters)
@@ -26,7 +23,7 @@ extension Checkpoint {
       NibbleError.usage("--when-lost keep: \(adapter.path) \(what), which is only merged, not attached; use another way")
     }
     let tokens = ModuleNames(
-      vocabularyTensors.filter { $0.text != "lm_head.weight" }.map { String($0.text.dropLast(".weight".count)) })
+      vocabularyTensors.filter { $0.text != "lm_head.weight" }.map { String($0.text.dropLast(".weight".count)) }, of: self)
     for module in adapter.modules {
       if module.isConvolution { throw fail("adapts convolutions") }
       if module.isEmbedding, module.magnitude != nil || tokens.index(of: module.path) == nil {
@@ -37,16 +34,16 @@ extension Checkpoint {
       throw fail("has rows for another table than the tokens'")
     }
     if try withHeads(of: adapter).tensors.count != tensors.count { throw fail("brings a head the base does not have") }
-    let names = ModuleNames(vocabularyTensors.map(\.text))
+    let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
     for one in adapter.replacements where names.index(of: one.name) != nil {
-      let own = vocabularyTensors.first { ModuleNames([$0.text]).index(of: one.name) != nil }.flatMap { tensor($0) }
+      let own = vocabularyTensors.first { ModuleNames([$0.text], of: self).index(of: one.name) != nil }.flatMap { tensor($0) }
       if own?.logicalShape != one.tensor.shape { throw fail("has another vocabulary") }
     }
   }
 
   /// Heads that were trained with the adapter and that the base does not have.
   private func withHeads(of adapter: AdapterFile) throws -> Checkpoint {
-    let parameters = ModuleNames(tensors.map(\.name.text))
+    let parameters = ModuleNames(tensors.map(\.name.text), of: self)
     let saved = Set(adapter.config.modulesToSave + ["classifier", "score", "qa_outputs"])
     let new = adapter.replacements.filter { name, tensor in
       parameters.index(of: name) == nil && name.split(separator: ".").contains { saved.contains(String($0)) }
@@ -81,7 +78,7 @@ extension Checkpoint {
   /// The number of tokens that an adapter's own embedding has.
   private func withVocabulary(of adapter: AdapterFile) throws -> Checkpoint {
     let own = vocabularyTensors
-    let names = ModuleNames(own.map(\.text))
+    let names = ModuleNames(own.map(\.text), of: self)
     let replaced = adapter.replacements.filter { names.index(of: $0.name) != nil }
     let counts = Set(replaced.compactMap(\.tensor.shape.first))
     let before = own.compactMap { tensor($0)?.logicalShape.first }.first ?? 0
@@ -114,33 +111,6 @@ extension Checkpoint {
 }
 
 extension AdapterFile {
-  /// Whether the embedding or the head that shares its weight is adapted alone.
-  fileprivate func treatsApart(_ embedding: StoredTensor) -> Bool {
-    let own = ModuleNames([String(embedding.name.text.dropLast(".weight".count))])
-    return modules.contains { $0.path == "lm_head" || own.index(of: $0.path) != nil }
-      || tokenRows.contains { $0.path == "lm_head" } || replacements.contains { $0.name == "lm_head.weight" }
-      || !config.tiesReplacedEmbedding && replacements.contains { replaces(embedding, $0) }
-  }
-
-  /// Whether the embedding's own values are trained ones, of as many tokens.
-  private func replaces(_ embedding: StoredTensor, _ one: (name: String, tensor: StoredTensor)) -> Bool {
-    ModuleNames([embedding.name.text]).index(of: one.name) != nil && one.tensor.shape == embedding.logicalShape
-      && !one.tensor.name.text.hasSuffix(".base_layer.weight")
-  }
-
-  /// Without a head that is the embedding over again.
-  fileprivate func withoutTwin(of embedding: StoredTensor) throws -> AdapterFile {
-    let own = ModuleNames([embedding.name.text])
-    guard let head = replacements.firstIndex(where: { $0.name == "lm_head.weight" }),
-      let twin = replacements.first(where: { own.index(of: $0.name) != nil }),
-      twin.tensor.shape == replacements[head].tensor.shape,
-      try mapped.floats(twin.tensor) == mapped.floats(replacements[head].tensor)
-    else { return self }
-    var file = self
-    file.replacements.remove(at: head)
-    return file
-  }
-
   /// The tokenizer saved with the adapter.
   fileprivate func tokenizerFiles() throws -> [Checkpoint.SmallFile] {
     try [

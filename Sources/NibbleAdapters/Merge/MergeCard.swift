@@ -16,7 +16,7 @@ struct MergeCard: Sendable {
     lines.append("")
     for adapter in adapters { lines.append("* the adapter `\(adapter.identity)` with weight \(adapter.weight)") }
     if let commandLine { lines += ["", "```", oneLine(commandLine), "```"] }
-    if let worst = report.changed.min(by: { $0.sums.survival < $1.sums.survival }) {
+    if let worst = report.worstChanged {
       lines += [
         "",
         "\(report.changed.count) tensors were changed, by \(decimal(100 * report.change.relativeDelta, 2)) % of their weight; "

@@ -20,8 +20,8 @@ struct MergePlan: @unchecked Sendable {
     moduleTensors = base.tensors.indices.filter {
       base.tensors[$0].name.text.hasSuffix(ending) && base.tensors[$0].shape.count >= 2
     }
-    modules = ModuleNames(moduleTensors.map { [base] in String(base.tensors[$0].name.text.dropLast(ending.count)) })
-    parameters = ModuleNames(base.tensors.map(\.name.text))
+    modules = ModuleNames(moduleTensors.map { [base] in String(base.tensors[$0].name.text.dropLast(ending.count)) }, of: base)
+    parameters = ModuleNames(base.tensors.map(\.name.text), of: base)
   }
 
   /// Lets factors be combined as PEFT does.
@@ -34,9 +34,9 @@ struct MergePlan: @unchecked Sendable {
       let name = base.tensors[index].name.text
       matrices[index]?.combination = try merging.combination(options, of: name)
       let error = try matrices[index]?.combinationError() ?? 0
-      if error > worst.error { worst = (name, error) }
+      if !(error <= worst.error) { worst = (name, error) }
     }
-    guard worst.error > 1e-5 else { return [] }
+    guard !(worst.error <= 1e-5) else { return [] }
     return [
       "PEFT's \(options.method.rawValue) combination is not the sum of the deltas: it is up to \(decimal(100 * worst.error, 1)) % of the sum away, in \(quoted(worst.name))"
     ]
@@ -59,8 +59,7 @@ struct MergePlan: @unchecked Sendable {
     let file = one.adapter
     let tensor = base.tensors[index]
     let (inputs, outputs) = (module.inputs, module.outputs)
-    let isConv1D = base.family.map { $0.isConv1D(tensor.name.text) } ?? (file.config.json["fan_in_fan_out"]?.bool ?? false)
-    let isInputsFirst = module.isEmbedding || (isConv1D && !module.isConvolution)
+    let isInputsFirst = try module.isEmbedding || !module.isConvolution && base.storesInputsFirst(tensor, module, of: file)
     let shape = tensor.logicalShape
     if module.isConvolution, shape.count == 4, shape[0] == outputs, shape[2...] == module.a.shape[2...],
       shape[1] < module.a.shape[1]
@@ -129,7 +128,7 @@ struct MergePlan: @unchecked Sendable {
 
   /// Throws where what adapters ask of one tensor does not go together.
   func checkTogether() throws {
-    for index in tokenRows.keys.sorted() where matrices[index] != nil || replacements[index] != nil {
+    for index in tokenRows.keys.sorted() where replacements[index] != nil || matrices[index].map(\.takesRows) == false {
       throw NibbleError.usage(
         "\(quoted(base.tensors[index].name.text)) has rows trained alone and is adapted or replaced otherwise too, which is not merged"
       )

@@ -1,3 +1,4 @@
+import NibbleCore
 import NibbleFormats
 import NibbleQuant
 
@@ -54,8 +55,8 @@ extension Merging {
     }
     let size = Self.squaredNorm(deltas)
     // Deltas that cancel leave nothing to be relative to.
-    guard size > 1e-12 * deltas.reduce(0, { $0 + Self.squaredNorm([$1]) }) else { return 0 }
-    return (max(0, Self.squaredNorm(difference)) / size).squareRoot()
+    if size <= 1e-12 * deltas.reduce(0, { $0 + Self.squaredNorm([$1]) }) { return 0 }
+    return (notBelowZero(Self.squaredNorm(difference)) / size).squareRoot()
   }
 
   /// ‖Σ scale · b · a‖² = Σ over pairs of ranks of ⟨b_k, b_l⟩ ⟨a_k, a_l⟩: no product of the size of the weight is made.

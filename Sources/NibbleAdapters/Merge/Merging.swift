@@ -26,6 +26,9 @@ struct Merging: Sendable {
   /// Whether the model's own tensor is [inputs, outputs]: Conv1D and embeddings.
   var isInputsFirst = false
 
+  /// Whether rows of tokens may be trained beside the factors: those of a head that shares the embedding's are the weight under them.
+  var takesRows: Bool { !isInputsFirst && parts.allSatisfy { $0.module.magnitude == nil && !$0.module.isConvolution } }
+
   /// The change of `item`'s tensor.
   ///
   /// - Throws: `.badInput` for factors that are no plain numbers

@@ -4,11 +4,6 @@ import NibbleFormats
 /// Configurations may tie the output head to the embedding and files hold a weight for both, or the shared one under the head's
 /// name alone.
 extension Checkpoint {
-  private var tiedHeadName: ByteName? {
-    guard let family, family.ties(config) else { return nil }
-    return family.tiedHeads.first.map { ByteName($0 + ".weight") }
-  }
-
   /// The place of a head that trained rows of the embedding `name` are for, too: PEFT trains them for both where the configuration
   /// ties them, whether or not the file has a weight for each.
   func headFollowing(_ name: ByteName) -> Int? {

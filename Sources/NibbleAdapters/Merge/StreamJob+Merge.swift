@@ -39,7 +39,12 @@ extension StreamJob {
       guard item.target.dtype != .f64 else {
         throw NibbleError.usage("tensor \(quoted(item.source.name.text)) is F64, which is not merged into; give --dtype")
       }
-      job.items[index].change = { try merging.change(item) }
+      let rows = merges.tokenRows[index]
+      job.items[index].change = {
+        guard var rows else { return try merging.change(item) }
+        rows.factors = try merging.change(item)
+        return rows
+      }
     }
     // Mapped, and once more as the factors in hand.
     job.changing.memory = options.adapters.reduce(0) { $0 + $1.adapter.mapped.checkpoint.storedBytes * 5 / 4 }

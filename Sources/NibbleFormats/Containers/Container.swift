@@ -18,6 +18,10 @@ protocol Container: Sendable {
 
   /// Refuses by name what the container cannot hold, before anything is written.
   func check(_ job: StreamJob) throws
+  /// What is packed by default, without what programs that read the container would not load packed.
+  func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision]
+  /// What programs that read the container will not do with the output of a job.
+  func warnings(_ job: StreamJob) -> [String]
   /// Whether a tensor stored as `encoding` has a place beside others.
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool
   /// What the output of a job will take.
@@ -35,6 +39,8 @@ protocol Container: Sendable {
 extension Container {
   var isAlwaysOneFile: Bool { false }
   var compresses: Bool { false }
+  func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] { decisions }
+  func warnings(_ job: StreamJob) -> [String] { [] }
 }
 
 /// Bytes of all files of an output.

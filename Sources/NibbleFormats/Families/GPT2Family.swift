@@ -1,14 +1,13 @@
 import NibbleCore
 
 extension ModelFamily {
-  /// GPT-2, whose linear layers are stored [in, out] and whose head is the embedding unless a configuration says otherwise.
+  /// GPT-2, whose linear layers are stored [in, out].
   static let gpt2: ModelFamily? = {
     var family = try? ModelFamily(
       "GPT-2", runs: ["gpt2"], linear: #"(?!)"#,
       heads: #"^(score|classifier|qa_outputs|multiple_choice_head\.summary)\.weight$"#, tiedHeads: ["lm_head"],
       prefix: { _ in "transformer." })
     family?.conv1D = try? Pattern(#"(^|\.)h\.\d+\.((attn|crossattention)\.(c_attn|q_attn|c_proj)|mlp\.(c_fc|c_proj))\.weight$"#)
-    family?.tiesBySilence = true
     family?.llamaCpp = LlamaCppNames(
       modelTypes: ["gpt2"], layers: "transformer.h.",
       inLayer: [

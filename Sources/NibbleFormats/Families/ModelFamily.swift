@@ -20,8 +20,6 @@ public struct ModelFamily: Sendable {
   let heads: Pattern
   /// Output heads that may share the embedding's weight.
   package let tiedHeads: [String]
-  /// Whether they do where a configuration says nothing of it.
-  package var tiesBySilence = false
   /// What names in checkpoints of the bare model leave out, by `model_type`.
   private let prefixes: @Sendable (String) -> String
   /// What llama.cpp calls its modules.
@@ -56,9 +54,6 @@ public struct ModelFamily: Sendable {
 
   /// What checkpoints of the bare model leave out of names.
   package func prefix(_ modelType: String) -> String { prefixes(modelType) }
-
-  /// Whether a configuration makes head and embedding one weight.
-  package func ties(_ config: JSON?) -> Bool { config?["tie_word_embeddings"]?.bool ?? tiesBySilence }
 
   /// Whether the weight `name` is a Conv1D's, stored [in, out].
   public func isConv1D(_ name: String) -> Bool { (try? conv1D?.isFound(in: name)) ?? false }

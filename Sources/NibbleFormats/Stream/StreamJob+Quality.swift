@@ -35,8 +35,8 @@ extension StreamJob {
   /// Where rounding took more than a tenth of a change, and where there was no change at all.
   func survivalWarnings(_ report: StreamReport) -> [String] {
     var warnings: [String] = []
-    let low = report.changed.filter { $0.sums.survival < 0.9 }
-    if let worst = low.min(by: { $0.sums.survival < $1.sums.survival }) {
+    let low = report.changed.filter { !($0.sums.survival >= 0.9) }
+    if let worst = StreamReport.worst(low) {
       warnings.append(
         "\(output.path): \(low.count) of \(report.changed.count) changed tensors keep less than 0.9 of their change; the worst, "
           + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3))")
@@ -52,9 +52,14 @@ extension StreamJob {
 
   /// A merge that loses what it was made for is refused before anything is visible.
   func checkSurvival(_ report: StreamReport) throws {
+    if !allowsNonfinite, let broken = report.changed.first(where: { !$0.sums.isMeasured }) {
+      throw NibbleError.quality(
+        "\(output.path): what tensor \(quoted(broken.name)) keeps of its change cannot be measured: the values are too large to be "
+          + "squared; --allow-nonfinite goes on all the same")
+    }
     // A minimum of 0 refuses nothing, not even what rounding turned around.
     let lost = report.changed.filter { tensor in tensor.minimum.map { $0 > 0 && !(tensor.sums.survival >= $0) } ?? false }
-    guard let worst = lost.min(by: { $0.sums.survival < $1.sums.survival }), let minimum = worst.minimum else { return }
+    guard let worst = StreamReport.worst(lost), let minimum = worst.minimum else { return }
     throw NibbleError.quality(
       "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
         + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3, apartFrom: minimum)) of a change of "

@@ -168,7 +168,7 @@ public struct StreamJob: Sendable {
     report.compressed = writer.compressed
     report.bytesIn = source.storedBytes
     report.notCarried += source.leftOutFiles
-    report.warnings = warnings + (journal?.warnings ?? []) + survivalWarnings(report)
+    report.warnings = warnings + output.format.container.warnings(self) + (journal?.warnings ?? []) + survivalWarnings(report)
     if report.nonfinite > 0, !allowsNonfinite {
       report.warnings.append("\(source.path): \(report.nonfinite) NaN or infinite values were moved as they are")
     }

@@ -108,6 +108,13 @@ public struct StreamReport: Sendable {
   /// What became of all changes together.
   public var change: ChangeSums { changed.reduce(into: ChangeSums()) { $0 += $1.sums } }
 
+  /// The changed tensor that keeps least of its change; one whose survival is no number comes before all others.
+  public var worstChanged: Changed? { Self.worst(changed) }
+
+  static func worst(_ changed: [Changed]) -> Changed? {
+    changed.min { !$1.sums.survival.isNaN && !($0.sums.survival >= $1.sums.survival) }
+  }
+
   /// How far a model that a change was taken out of is likely to be from the one it was put into, relative to the weights that were
   /// changed: it was rounded then as it is now.
   public var originalDistance: Double { change.relativeNoise * 2.0.squareRoot() }
@@ -131,6 +138,9 @@ public struct StreamReport: Sendable {
   }
   /// The packed tensor that fared worst.
   public var worst: Packed? {
-    packed.filter { $0.relativeError != nil }.max { ($0.relativeError ?? 0) < ($1.relativeError ?? 0) }
+    packed.filter { $0.relativeError != nil }.max {
+      let (a, b) = ($0.relativeError ?? 0, $1.relativeError ?? 0)
+      return !a.isNaN && !(a >= b)
+    }
   }
 }

@@ -98,6 +98,7 @@ public enum PackingReason: String, Sendable {
   case shape = "2-D weight of an unknown architecture"
   case keptByFamily = "no linear layer of this architecture"
   case embeddingOrHead = "embedding or output head by its name"
+  case notReplaced = "layer that transformers does not load packed"
   case notTwoDimensional = "not a 2-D weight"
   case stacked = "3-D weight (experts?)"
   case notFloat = "not a float type"

@@ -39,7 +39,7 @@ extension StreamJob {
   ///   quantized in ways nibble does not read
   public static func quantize(_ source: Checkpoint, _ options: QuantizeOptions, to output: OutputSpec) throws -> StreamJob {
     try source.refuseUnknownQuantization()
-    let decisions = try decide(source, options)
+    let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
     for decision in decisions { items.append(try item(decision, options, source.family)) }
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(source.path): no tensors") }
@@ -112,7 +112,7 @@ extension StreamJob {
       guard family.packs(name, hasBias: names.contains(bias)) else { return keep(.keptByFamily) }
       return (options.codec, options.blockSize, .family)
     }
-    if NameGuess.isEmbeddingOrHead(name) { return keep(.embeddingOrHead) }
+    if NameGuess.isEmbeddingOrHead(name) || source.added.contains(tensor.name) { return keep(.embeddingOrHead) }
     return (options.codec, options.blockSize, .shape)
   }
 
@@ -160,6 +160,12 @@ extension StreamJob {
     if !wide.isEmpty { warnings.append("\(wide.count) F64 tensors are rounded to float32 before they are coded") }
     let kept = decisions.filter {
       $0.reason == .keptByFamily && $0.tensor.shape.count == 2 && !NameGuess.isEmbeddingOrHead($0.tensor.name.text)
+    }
+    let skipped = decisions.filter { $0.reason == .notReplaced }
+    if !skipped.isEmpty {
+      warnings.append(
+        "\(skipped.count) 2-D weights are kept because transformers does not load them packed, the first of which is "
+          + quoted(skipped[0].tensor.name.text))
     }
     if !kept.isEmpty {
       warnings.append(

@@ -11,9 +11,11 @@ extension Model {
   package func attach(_ file: AdapterFile, name: String) throws -> AttachedAdapter {
     let linears = linears
     let embeddings = embeddings
-    let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name))
-    let parameters = ModuleNames(parameterNames)
+    let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name), of: checkpoint)
+    let parameters = ModuleNames(parameterNames, of: checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: path)
+    try file.checkSavedModules(parameterNames, of: path)
+    let file = try file.withoutUnchanged(checkpoint)
     var methods: [ParameterID: any LinearMethod] = [:]
     var lookups: [ParameterID: EmbeddingTerm] = [:]
     for module in file.modules {
@@ -105,7 +107,7 @@ extension Model {
       }
     }
     for rows in file.tokenRows {
-      guard let table = embeddings.first(where: { ModuleNames([$0.name]).index(of: rows.path) != nil }) else {
+      guard let table = embeddings.first(where: { ModuleNames([$0.name], of: checkpoint).index(of: rows.path) != nil }) else {
         throw file.mismatch(rows.path, "is no embedding here, and rows of nothing else can be used without merging")
       }
       guard matrices[table.id] == nil else { throw file.mismatch(rows.path, "is replaced whole and by rows") }
@@ -126,9 +128,7 @@ extension Model {
     if head.matrix.native.data == tokens.matrix.native.data {
       return rows != nil || file.config.tiesReplacedEmbedding ? embedding : nil
     }
-    guard let rows, !head.matrix.isTransposed,
-      try config.bool("tie_word_embeddings", default: checkpoint.family?.tiesBySilence == true)
-    else { return nil }
+    guard let rows, !head.matrix.isTransposed, checkpoint.tiedHeadName != nil else { return nil }
     return try withRows(rows, of: Embedding(name: head.name, id: head.id, matrix: head.matrix), file)
   }
 

@@ -44,7 +44,12 @@ public final class MergedModelCheck: @unchecked Sendable {
         return ["--check-model: adapters that replace parameters or scale rows run alone and whole only; nothing was compared"]
       }
       let after = try Model(Checkpoint.open(path), precision: .f32, team: team)
-      result = Self.compare(try Self.outputs(before, attached), try Self.outputs(after, []))
+      let found = Self.compare(try Self.outputs(before, attached), try Self.outputs(after, []))
+      guard found.difference.isFinite else {
+        throw NibbleError.quality(
+          "\(path): --check-model: the outputs of the base with its adapters, or of the merged model, are NaN or infinite")
+      }
+      result = found
       return []
     } catch let error as NibbleError where error.kind == .badInput || error.kind == .adapterMismatch {
       return ["--check-model: nothing was compared: \(error.message)"]

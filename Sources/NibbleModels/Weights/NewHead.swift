@@ -6,6 +6,7 @@ public struct NewHead: Sendable, Equatable {
   /// What of a sequence the head looks at.
   public enum Pooling: String, Sendable, CaseIterable { case first, last, mean }
 
+  /// Classes; 1 for a number that is to be estimated.
   public var labels: Int
   public var pooling: Pooling
   /// Whether a text may have several classes.
@@ -31,6 +32,6 @@ public struct NewHead: Sendable, Equatable {
       name: Self.name, id: id, matrix: Matrix(weight, rows: labels, columns: width), bias: bias, isConv1D: false)
     let token = ClassificationHead.Token(rawValue: pooling.rawValue) ?? .mean
     return ClassificationHead(
-      token: token, dense: [], output: output, problem: hasManyLabels ? .manyLabels : .oneLabel)
+      token: token, dense: [], output: output, problem: hasManyLabels ? .manyLabels : labels == 1 ? .regression : .oneLabel)
   }
 }

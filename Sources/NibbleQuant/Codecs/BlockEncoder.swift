@@ -67,7 +67,7 @@ final class BlockEncoder: TensorEncoder, @unchecked Sendable {
       sums += EncodedSums(error: scales.extraError)
       coded = scales
     }
-    sums.error = sums.error.map { max(0, $0) }
+    sums.error = sums.error.map(notBelowZero)
     return coded?.sections ?? []
   }
 

@@ -1,16 +1,18 @@
 import NibbleCore
 
-/// The classes a classifier tells apart, as rows of data name them.
+/// The classes a classifier tells apart, as rows of data name them; or the numbers a regression gives.
 public struct Classes: Sendable {
   public let count: Int
   /// What they are called; empty where they are numbers.
   public let names: [String]
   /// Whether a text may have several.
   public let areMany: Bool
+  /// Whether the model estimates `count` numbers: there are no classes then.
+  public let areNumbers: Bool
   private let numbers: [String: Int]
 
-  public init(_ count: Int, names: [String] = [], areMany: Bool = false) {
-    (self.count, self.names, self.areMany) = (count, names, areMany)
+  public init(_ count: Int, names: [String] = [], areMany: Bool = false, areNumbers: Bool = false) {
+    (self.count, self.names, self.areMany, self.areNumbers) = (count, names, areMany, areNumbers)
     numbers = Dictionary(names.enumerated().map { ($1, $0) }) { first, _ in first }
   }
 

@@ -143,7 +143,9 @@ public struct RowEncoder: Sendable {
       return label
     }
     var targets: [Double]
-    if classes.areMany {
+    if classes.areNumbers {
+      targets = try Self.numbers(row, classes.count, fail)
+    } else if classes.areMany {
       guard let labels = row["labels"]?.array else { throw fail("labels is missing or no list") }
       targets = Array(repeating: 0, count: classes.count)
       for label in labels {
@@ -163,6 +165,17 @@ public struct RowEncoder: Sendable {
       cut > 0 && maximumLength > 1
       ? Array(ids.prefix(maximumLength - 1)) + [ids[ids.count - 1]] : Array(ids.prefix(maximumLength))
     return (TrainingRow(kept, targets: targets, place: place), cut)
+  }
+
+  /// What a regression learns: `label`, or `labels` where there are several numbers.
+  private static func numbers(_ row: JSON, _ count: Int, _ fail: (String) -> NibbleError) throws -> [Double] {
+    let given = row["labels"] ?? row["label"].map { .array([$0]) }
+    let values = given?.array?.map { $0.double.flatMap { Float($0).isFinite ? $0 : nil } } ?? []
+    guard values.count == count, !values.contains(nil) else {
+      let wanted = count == 1 ? "label is no number" : "labels are no list of \(count) numbers"
+      throw fail("\(wanted) in the range of float32, and the model is a regression")
+    }
+    return values.compactMap { $0 }
   }
 
   private func encode(_ text: String, marks: Bool = true) throws -> [Int] {

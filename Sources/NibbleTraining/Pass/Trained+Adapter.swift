@@ -10,8 +10,8 @@ extension Trained {
   /// - Throws: `.adapterMismatch` for adapters that do not fit, `.usage` for parts that are not trained here
   package init(_ file: AdapterFile, on model: Model) throws {
     let (linears, tables) = (model.linears, model.embeddings)
-    let modules = ModuleNames(linears.map(\.name) + tables.map(\.name))
-    let parameters = ModuleNames(model.parameterNames)
+    let modules = ModuleNames(linears.map(\.name) + tables.map(\.name), of: model.checkpoint)
+    let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
     for module in file.modules {
       guard let index = modules.index(of: module.path) else { continue }
@@ -120,12 +120,6 @@ extension Trained {
     let tokens = model.transformer.weights.tokens
     guard file.config.tiesReplacedEmbedding, let head = model.tiedHead, let one = matrices[tokens.id] ?? matrices[head.id] else {
       return
-    }
-    let saved = file.config.modulesToSave
-    guard saved.contains(where: { name in Self.namesPEFTTies.contains { ModuleChoice.is(name, $0) } }) else {
-      throw NibbleError.usage(
-        "\(file.path): ensure_weight_tying is set, but PEFT ties embed_tokens and lm_head only, and modules_to_save names "
-          + "\(saved.map(quoted).joined(separator: ", ")); without ensure_weight_tying the embedding is trained alone")
     }
     for id in [tokens.id, head.id] {
       guard let other = matrices[id] else {

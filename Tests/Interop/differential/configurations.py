@@ -209,7 +209,7 @@ def other(case, family):
 
 def labels(case, config, plain):
     rng = case.rng
-    count = rng.choice([2, 3, 5] if plain else [1, 2, 3, 5])
+    count = rng.choice([1, 2, 3, 5])
     if count == 2 and case.chance(0.3) and not plain:
         pass  # the default
     elif case.chance(0.7):
@@ -217,6 +217,6 @@ def labels(case, config, plain):
     else:
         config["num_labels"] = count
     kinds = ["regression"] if count == 1 else ["single_label_classification", "multi_label_classification"]
-    if count > 1 and not plain:
+    if count > 1:
         kinds.append("regression")
     maybe(case, config, "problem_type", rng.choice(kinds), 0.6)

@@ -8,7 +8,7 @@ import json
 import torch
 
 from .adapters import attached, draw_adapter
-from .common import Difference, Undrawable, peer
+from .common import Difference, Refusal, Undrawable, peer
 from .configurations import DECODERS
 from .drawing import draw_model
 from .train import write_tokenizer
@@ -65,6 +65,8 @@ def run(case):
             raise Difference(f"the reason is {document['reason']!r}; transformers {'met' if ended else 'did not meet'} the end")
         return
     case.note(ours=ours, theirs=theirs, reason_ours=document["reason"])
+    if told := what_is_not_done(said.stderr):
+        raise Refusal(told)
     differs = next((place for place, (one, two) in enumerate(zip(ours, theirs)) if one != two), min(len(ours), len(theirs)))
     if "sequences_scores" in out:
         score, best = document.get("score"), float(out.sequences_scores[0])
@@ -74,6 +76,12 @@ def run(case):
     if not is_tie(out.scores, differs):
         raise Difference(f"ids differ from {differs} on: {ours[differs:differs + 4]}, transformers {theirs[differs:differs + 4]}; "
                          f"generation_config {json.dumps(settings)}")
+
+
+def what_is_not_done(warnings):
+    """The first key that nibble says it does not follow: a text that is another is what it warned of."""
+    told = (line for line in warnings.splitlines() if "may be another than transformers'" in line or "only flags choose" in line)
+    return next((line.split("generation_config.json")[-1].lstrip(": ").split(" = ")[0] for line in told), None)
 
 
 def is_tie(scores, place):

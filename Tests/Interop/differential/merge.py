@@ -101,6 +101,8 @@ def misfit(case, drawn):
     other = draw_model(case, "other", families=[case.rng.choice(FAMILIES[family])], plain=True, kinds=[drawn.kind], **sizes)
     with peer("loading"):
         model = other.load()
+    if family in ENCODERS and drawn.kind == "states":
+        raise Undrawable("bare BERT and RoBERTa have the same names")
     folder = draw_adapter(case, other, model, simple=True)
     out = case.nibble("merge", "--base", "m", "--adapter", folder.relative_to(case.folder), "-o", "out", "--dtype", "fp32",
                       "--min-survival", 0, *QUIET, gates=(5,))

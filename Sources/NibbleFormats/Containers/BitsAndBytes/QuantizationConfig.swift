@@ -16,29 +16,29 @@ enum QuantizationConfig {
       "bnb_4bit_compute_dtype": JSON(four.computeDType), "bnb_4bit_quant_storage": JSON(storage),
       "bnb_4bit_quant_type": JSON(four.quantType), "bnb_4bit_use_double_quant": JSON.bool(four.doubleQuant),
       "llm_int8_enable_fp32_cpu_offload": false, "llm_int8_has_fp16_weight": false,
-      "llm_int8_skip_modules": skippedModules(targets, family), "llm_int8_threshold": .number("6.0"),
+      "llm_int8_skip_modules": skippedModules(targets, family).map { JSON($0) } ?? .null, "llm_int8_threshold": .number("6.0"),
       "load_in_4bit": JSON.bool(!isEight), "load_in_8bit": JSON.bool(isEight), "quant_method": "bitsandbytes",
     ]
   }
 
-  /// null where transformers' own rule leaves out what is kept here; else every kept module by name, because a list
+  /// nil where transformers' own rule leaves out what is kept here; else every kept module by name, because a list
   /// replaces that rule; also output heads that share an embedding's weight, which no file stores.
-  private static func skippedModules(_ targets: [TensorTarget], _ family: ModelFamily?) -> JSON {
+  static func skippedModules(_ targets: [TensorTarget], _ family: ModelFamily?) -> [String]? {
     let names = Set(targets.map(\.name))
     var followsRule = family != nil
     var kept: [String] = []
-    for target in targets where target.name.text.hasSuffix(".weight") && target.shape.count == 2 {
-      let module = String(target.name.text.dropLast(".weight".count))
+    for target in targets {
+      guard let module = target.module else { continue }
       let byRule = family?.packs(target.name.text, hasBias: names.contains(ByteName(module + ".bias"))) ?? false
       if byRule != target.encoding.isPacked { followsRule = false }
       if target.encoding.isPlain { kept.append(module) }
     }
-    if followsRule { return .null }
-    let packed = targets.filter { $0.encoding.isPacked }.map { String($0.name.text.dropLast(".weight".count)) }
+    if followsRule { return nil }
+    let packed = targets.filter { $0.encoding.isPacked }.compactMap(\.module)
     for head in family?.tiedHeads ?? NameGuess.tiedHeads where !names.contains(ByteName(head + ".weight")) {
-      // An entry also stands for everything below it, and for every name it ends.
-      if !packed.contains(where: { $0 == head || $0.hasPrefix(head + ".") || $0.hasSuffix(head) }) { kept.append(head) }
+      let entry = SkippedModules([head])
+      if !packed.contains(where: entry.covers) { kept.append(head) }
     }
-    return JSON(kept)
+    return kept
   }
 }

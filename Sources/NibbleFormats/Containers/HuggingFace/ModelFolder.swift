@@ -68,7 +68,12 @@ extension Checkpoint {
     let shard = try Pattern(#"^model-\d+-of-\d+\.safetensors$"#)
     for name in names where name.hasSuffix(".safetensors") && !read.contains(name) {
       if !read.contains(weightsName), try shard.isFound(in: name) {
-        throw NibbleError.integrity("\(folder)/\(name): a shard that \(indexName) does not list")
+        // An index lists tensors: it has no way to list a shard without any.
+        guard try SafetensorsHeader(of: InputFile(folder + "/" + name)).entries.isEmpty else {
+          throw NibbleError.integrity("\(folder)/\(name): a shard that \(indexName) does not list")
+        }
+        warnings.append("\(folder)/\(name): a shard without tensors")
+        continue
       }
       warnings.append("\(folder)/\(name) is not part of the model and was not read")
     }

@@ -1,0 +1,30 @@
+import NibbleCore
+
+extension Checkpoint {
+  /// The same with tensors that are not its own, and do not count for its identity.
+  package func adding(_ more: [StoredTensor]) -> Checkpoint {
+    var all = self
+    all.tensors += more
+    all.added.formUnion(more.map(\.name))
+    all.sortTensors()
+    return all
+  }
+
+  /// The same with other names for its tensors.
+  package func renamed(_ name: (ByteName) -> ByteName) -> Checkpoint {
+    var other = self
+    for index in other.tensors.indices { other.tensors[index].name = name(tensors[index].name) }
+    other.sortTensors()
+    return other
+  }
+
+  /// The same with another configuration.
+  package func with(config: JSON) -> Checkpoint {
+    var other = self
+    other.config = config
+    other.smallFiles = smallFiles.map {
+      $0.name == "config.json" ? SmallFile(name: $0.name, section: StoredSection(.file, bytes: config.fileBytes)) : $0
+    }
+    return other
+  }
+}
