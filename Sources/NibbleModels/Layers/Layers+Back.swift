@@ -2,7 +2,7 @@ import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 
-/// The ways back. All rows of a pass that goes back have the same adapters.
+/// The ways back. All rows of a pass that goes back have the same adapters, with weights of 1.
 extension Layers {
   private var segment: Segment { segments.first ?? Segment(rows: 0..<0, adapters: []) }
 

@@ -51,6 +51,7 @@ package final class Transformer: @unchecked Sendable {
     tape?.prepare(shape, weights, rows: rows)
     var x = tape?.inputs[0].start ?? floats(Slot.x, rows * width)
     let layers = operations(runs, tape)
+    assert(tape == nil || layers.segments.count <= 1)
     try embed(runs, layers, rows, x, tape)
     for run in runs { run.cache?.reserve(run.ids.count) }
     for index in weights.layers.indices {
