@@ -66,7 +66,7 @@ extension Trained {
     guard table.id == model.transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
     guard module.magnitude == nil else { throw NibbleError.usage("\(file.path): DoRA of an embedding is not trained") }
     // PEFT turns the factors around and gives them to the head.
-    let isShared = file.config.tiesReplacedEmbedding && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
+    let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
     guard !isShared || model.tiedHead == nil else {
       throw NibbleError.usage("\(file.path): ensure_weight_tying with factors of an embedding is not trained")
     }
@@ -117,7 +117,7 @@ extension Trained {
   /// - Throws: `.adapterMismatch` for two that differ
   private mutating func share(_ file: AdapterFile, _ model: Model) throws {
     let tokens = model.transformer.weights.tokens
-    guard file.config.tiesReplacedEmbedding, let head = model.tiedHead, let one = matrices[tokens.id] ?? matrices[head.id] else {
+    guard file.config.ensuresWeightTying, let head = model.tiedHead, let one = matrices[tokens.id] ?? matrices[head.id] else {
       return
     }
     let saved = file.config.modulesToSave
