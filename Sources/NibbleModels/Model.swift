@@ -51,7 +51,7 @@ public final class Model: @unchecked Sendable {
       throw config.fail("model_type \(quoted(type)) is not implemented; \(Architectures.modelTypes.joined(separator: ", ")) are")
     }
     let shape = try architecture.shape(config)
-    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: architecture.prefix(config))
+    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "")
     var weights = try architecture.weights(shape, config, source)
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
@@ -105,7 +105,7 @@ public final class Model: @unchecked Sendable {
 
   private var usedLinears: [Linear] {
     let weights = transformer.weights
-    let layers = weights.layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] + $0.up + [$0.down] }
+    let layers = weights.layers.flatMap(\.linears)
     switch weights.head {
     case .language(let head): return layers + [head]
     case .classification(let head): return layers + head.dense + [head.output]

@@ -57,10 +57,10 @@ struct MergeCommandTests {
     try folder.write("adapter/adapter_model.safetensors", adapter.bytes)
     try folder.write("adapter/adapter_config.json", #"{"peft_type": "LORA", "r": 1}"#)
     let packed = folder.file("packed.nbl")
-    try json(["quantize", folder.file("base"), "-o", packed, "--codec", "fp4", "--bnb-rules", "cuda"])
+    try json(["quantize", folder.file("base"), "-o", packed, "--bnb-rules", "cuda"])
     let merge = ["merge", "--adapter", folder.file("adapter"), "--dtype", "fp32", "--format", "safetensors", "-o"]
     let wanted = try json(merge + [folder.file("wanted"), "--base", packed])
-    let onForm = merge.dropLast() + ["--base", folder.file("base"), "--trained-on", "fp4", "-o"]
+    let onForm = merge.dropLast() + ["--base", folder.file("base"), "--trained-on", "nf4", "-o"]
     #expect(try json(onForm + [folder.file("found"), "--bnb-rules", "cuda"])["identity"] == wanted["identity"])
     #expect(try json(onForm + [folder.file("other")])["identity"] != wanted["identity"])
   }

@@ -42,7 +42,7 @@ struct HostileTests {
       (#"{"model":{"type":"WordPiece","max_input_chars_per_word":1000000000000,"vocab":{"a":0}}}"#, "1000000000000"),
       (#"{"model":{"type":"Unigram","unk_id":7,"vocab":[["a",0.0]]}}"#, "unk_id"),
       (#"{"model":{"type":"Unigram","vocab":[["a",1e999]]}}"#, "score"),
-      (#"{"model":{"type":"Unigram","vocab":[["a",NaN]]}}"#, "expected"),
+      (#"{"model":{"type":"Unigram","vocab":[["a",NaN]]}}"#, "NaN is not a JSON number"),
       (#"{"normalizer":{"type":"Nmt"},\#(model)}"#, "Nmt"), (#"{"normalizer":{},\#(model)}"#, "normalizer"),
       (#"{"pre_tokenizer":{"type":"UnicodeScripts"},\#(model)}"#, "UnicodeScripts"),
       (#"{"decoder":{"type":"CTC"},\#(model)}"#, "CTC"), (#"{"post_processor":{"type":"Magic"},\#(model)}"#, "Magic"),

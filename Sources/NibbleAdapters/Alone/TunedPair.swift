@@ -64,7 +64,7 @@ struct TunedPair: Sendable {
     guard let family = checkpoint.family, let type = checkpoint.modelType,
       let architecture = checkpoint.config?["architectures"]?.array?.first?.string, !architecture.hasSuffix("Model")
     else { return nil }
-    let prefix = ["Llama": "model.", "GPT-2": "transformer."][family.name] ?? (type == "bert" ? "bert." : "roberta.")
+    let prefix = family.prefix(type)
     return names.contains { $0.hasPrefix(prefix) } ? nil : prefix
   }
 

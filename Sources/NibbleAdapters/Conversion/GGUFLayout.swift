@@ -6,41 +6,23 @@ import NibbleFormats
 /// alpha / rank, the rank each module's own.
 struct GGUFLayout {
   private let architecture: String
-  /// Of the module's name in a layer, in PEFT and in llama.cpp.
-  private let names: [(peft: String, gguf: String)]
-  private let whole: [(peft: String, gguf: String)]
-  /// What comes before a layer's number in PEFT's names.
-  private let layers: String
+  private let names: LlamaCppNames
   /// Heads of queries and of keys, where llama.cpp has their rows in another order; nil where it has not.
   private let heads: (queries: Int, keys: Int)?
   private let base: Checkpoint
 
-  private static let llama = [
-    ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"),
-    ("self_attn.o_proj", "attn_output"),
-    ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"),
-  ]
-  private static let gpt2 = [
-    ("attn.c_attn", "attn_qkv"), ("attn.c_proj", "attn_output"), ("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down"),
-  ]
-  /// Those whose rotary positions are interleaved in llama.cpp.
-  private static let turned: Set<String> = ["llama", "mistral", "granite", "smollm3"]
-  private static let known: Set<String> = turned.union(["qwen2", "qwen3", "gemma", "gemma2", "olmo2", "gpt2"])
-
   /// - Throws: `.usage` for bases whose names llama.cpp has others for, that are not known here
   init(_ base: Checkpoint) throws {
     self.base = base
-    guard let type = base.modelType, Self.known.contains(type) else {
+    let known = ModelFamily.all.compactMap(\.llamaCpp)
+    guard let type = base.modelType, let names = known.first(where: { $0.modelTypes.contains(type) }) else {
       throw NibbleError.usage(
-        "\(base.path): llama.cpp's names are known for \(Self.known.sorted().joined(separator: ", ")), not for model_type \(base.modelType.map(quoted) ?? "none")"
+        "\(base.path): llama.cpp's names are known for \(known.flatMap(\.modelTypes).sorted().joined(separator: ", ")), not for model_type \(base.modelType.map(quoted) ?? "none")"
       )
     }
-    architecture = type == "mistral" ? "llama" : type
-    let isGPT2 = type == "gpt2"
-    names = isGPT2 ? Self.gpt2 : Self.llama
-    layers = isGPT2 ? "transformer.h." : "model.layers."
-    whole = [(isGPT2 ? "transformer.wte" : "model.embed_tokens", "token_embd"), ("lm_head", "output")]
-    guard Self.turned.contains(type) else {
+    self.names = names
+    architecture = names.architectures[type] ?? type
+    guard names.interleaved.contains(type) else {
       heads = nil
       return
     }
@@ -53,20 +35,20 @@ struct GGUFLayout {
   }
 
   private func name(_ path: String) -> String? {
-    if let found = whole.first(where: { $0.peft == path }) { return found.gguf }
-    guard path.hasPrefix(layers), let dot = path.dropFirst(layers.count).firstIndex(of: ".") else { return nil }
-    let number = path[path.index(path.startIndex, offsetBy: layers.count)..<dot]
-    guard Int(number) != nil, let found = names.first(where: { $0.peft == path[path.index(after: dot)...] }) else { return nil }
+    if let found = names.whole.first(where: { $0.peft == path }) { return found.gguf }
+    guard path.hasPrefix(names.layers), let dot = path.dropFirst(names.layers.count).firstIndex(of: ".") else { return nil }
+    let number = path[path.index(path.startIndex, offsetBy: names.layers.count)..<dot]
+    guard Int(number) != nil, let found = names.inLayer.first(where: { $0.peft == path[path.index(after: dot)...] }) else { return nil }
     return "blk.\(number).\(found.gguf)"
   }
 
   private func path(_ name: String) -> String? {
-    if let found = whole.first(where: { $0.gguf == name }) { return found.peft }
+    if let found = names.whole.first(where: { $0.gguf == name }) { return found.peft }
     let parts = name.split(separator: ".", omittingEmptySubsequences: false)
     guard parts.count == 3, parts[0] == "blk", let number = Int(parts[1]), number >= 0, String(number) == parts[1],
-      let found = names.first(where: { $0.gguf == parts[2] })
+      let found = names.inLayer.first(where: { $0.gguf == parts[2] })
     else { return nil }
-    return "\(layers)\(number).\(found.peft)"
+    return "\(names.layers)\(number).\(found.peft)"
   }
 
   /// Where llama.cpp has the rows of `name`: entry i is the row that comes to place i; nil where all stay.
@@ -136,8 +118,8 @@ struct GGUFLayout {
   private var allPaths: [String] {
     base.modulePaths.map { path in
       // A file may lack the prefix that names have in the model.
-      name(path) == nil && name(layers.split(separator: ".")[0] + "." + path) != nil
-        ? layers.split(separator: ".")[0] + "." + path : path
+      name(path) == nil && name(names.layers.split(separator: ".")[0] + "." + path) != nil
+        ? names.layers.split(separator: ".")[0] + "." + path : path
     } + (base.tiedEmbedding == nil ? [] : ["lm_head"])
   }
 

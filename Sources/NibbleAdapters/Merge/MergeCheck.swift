@@ -152,8 +152,8 @@ public final class MergeCheck: Sendable {
         for i in sum.indices { sum[i] += part.scale * Double(delta.start[i]) }
         continue
       }
-      let term = ForwardTerm(a: a, b: b, scale: Float(dora.module.scale))
-      let ratios = zip(try dora.file.mapped.floats(magnitude), DoRA.norms(weight, term, engine)).map { Double($0) / $1 }
+      let pair = LowRankPair(a: a, b: b, scale: Float(dora.module.scale))
+      let ratios = zip(try dora.file.mapped.floats(magnitude), RowNorms.norms(weight, adding: pair, engine)).map { Double($0) / $1 }
       for i in sum.indices {
         let adapted = Double(plain.start[i]) + dora.module.scale * Double(delta.start[i])
         sum[i] += dora.weight * (ratios[i % weight.outputs] * adapted - Double(plain.start[i]))

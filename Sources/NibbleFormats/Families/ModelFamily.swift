@@ -1,59 +1,59 @@
 import NibbleCore
 
-/// Which weights of a known architecture are linear layers: what transformers packs when it quantizes with bitsandbytes.
+/// What containers, quantizing and merging have to know of a family of models, whether nibble runs it or not. A family is a file here,
+/// and another in `NibbleModels/Families` if it runs; `all` lists them.
 ///
-/// transformers replaces every `nn.Linear` and `Conv1D` except the output embedding, tied weights, and the module that
-/// owns the model's last parameter, unless that parameter is a bias. So a head with a bias is packed, one without is not.
+/// transformers replaces every `nn.Linear` and `Conv1D` when it quantizes with bitsandbytes, except the output embedding, tied
+/// weights, and the module that owns the model's last parameter, unless that parameter is a bias. So a head with a bias is packed,
+/// one without is not.
 public struct ModelFamily: Sendable {
   /// The name people know it by.
   public let name: String
-  let modelTypes: [String]
+  /// `model_type`s that nibble runs, and those that it only packs, converts and merges.
+  let runs: [String]
+  let packsOnly: [String]
+  /// Weights of linear layers.
   let linear: Pattern
   /// Weights of GPT-2's `Conv1D`, which the file stores [in, out].
-  let conv1D: Pattern?
+  var conv1D: Pattern?
   /// Linear heads that come with or without a bias.
   let heads: Pattern
   /// Output heads that may share the embedding's weight.
   package let tiedHeads: [String]
+  /// What names in checkpoints of the bare model leave out, by `model_type`.
+  private let prefixes: @Sendable (String) -> String
+  /// What llama.cpp calls its modules.
+  package var llamaCpp: LlamaCppNames?
 
-  private init(_ name: String, _ modelTypes: [String], linear: String, conv1D: String? = nil, heads: String, tiedHeads: [String])
-    throws
-  {
-    self.name = name
-    self.modelTypes = modelTypes
-    self.linear = try Pattern(linear)
-    self.conv1D = try conv1D.map { try Pattern($0) }
-    self.heads = try Pattern(heads)
-    self.tiedHeads = tiedHeads
+  package init(
+    _ name: String, runs: [String], packsOnly: [String] = [], linear: String, heads: String, tiedHeads: [String],
+    prefix: @escaping @Sendable (String) -> String
+  ) throws {
+    (self.name, self.runs, self.packsOnly) = (name, runs, packsOnly)
+    (self.linear, self.heads) = (try Pattern(linear), try Pattern(heads))
+    (self.tiedHeads, prefixes) = (tiedHeads, prefix)
   }
 
-  /// Llama and what shares its module names; checked against transformers for each type listed.
-  private static let llama = try? ModelFamily(
-    "Llama", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "granite", "olmo2", "smollm3"],
-    linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$"#,
-    heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"])
+  /// Every family nibble knows. Another is one more file and its name here.
+  public static var all: [ModelFamily] { known + added }
 
-  private static let gpt2 = try? ModelFamily(
-    "GPT-2", ["gpt2"],
-    linear: #"(?!)"#,
-    conv1D: #"(^|\.)h\.\d+\.((attn|crossattention)\.(c_attn|q_attn|c_proj)|mlp\.(c_fc|c_proj))\.weight$"#,
-    heads: #"^(score|classifier|qa_outputs|multiple_choice_head\.summary)\.weight$"#, tiedHeads: ["lm_head"])
+  private static let known = [llama, gpt2, bert].compactMap { $0 }
 
-  private static let bert = try? ModelFamily(
-    "BERT", ["bert", "roberta", "xlm-roberta", "camembert"],
-    linear:
-      #"(^|\.)layer\.\d+\.((attention|crossattention)\.(self\.(query|key|value)|output\.dense)|(intermediate|output)\.dense)\.weight$"#
-      + #"|(^|\.)pooler\.dense\.weight$|^cls\.predictions\.transform\.dense\.weight$|^lm_head\.dense\.weight$"#,
-    heads: #"^(classifier(\.dense|\.out_proj)?|qa_outputs|cls\.seq_relationship)\.weight$"#,
-    tiedHeads: ["cls.predictions.decoder", "lm_head.decoder"])
-
-  /// Every family nibble knows.
-  public static let all = [llama, gpt2, bert].compactMap { $0 }
+  /// For tests of the seam: families that exist for the length of a call.
+  @TaskLocal package static var added: [ModelFamily] = []
 
   /// The family of a configuration's `model_type`.
   public static func named(_ modelType: String) -> ModelFamily? {
     all.first { $0.modelTypes.contains(modelType) }
   }
+
+  package var modelTypes: [String] { runs + packsOnly }
+
+  /// Whether nibble runs models of this `model_type`, one of the family's.
+  package func runs(_ modelType: String) -> Bool { runs.contains(modelType) }
+
+  /// What checkpoints of the bare model leave out of names.
+  package func prefix(_ modelType: String) -> String { prefixes(modelType) }
 
   /// Whether the weight `name` is a Conv1D's, stored [in, out].
   public func isConv1D(_ name: String) -> Bool { (try? conv1D?.isFound(in: name)) ?? false }
@@ -65,6 +65,20 @@ public struct ModelFamily: Sendable {
     if isConv1D(name) || (try? linear.isFound(in: name)) == true { return true }
     return hasBias && (try? heads.isFound(in: name)) == true
   }
+}
+
+/// Names of a family's modules in llama.cpp's files.
+package struct LlamaCppNames: Sendable {
+  /// `model_type`s whose names these are.
+  package var modelTypes: Set<String>
+  /// Those of them whose rotary positions are interleaved there: rows of queries and keys have another order.
+  package var interleaved: Set<String> = []
+  /// Those that llama.cpp takes for another architecture.
+  package var architectures: [String: String] = [:]
+  /// What comes before a layer's number in PEFT's names.
+  package var layers: String
+  package var inLayer: [(peft: String, gguf: String)]
+  package var whole: [(peft: String, gguf: String)]
 }
 
 /// Weights that are embeddings or output heads by their name alone, for architectures nobody has told us about.

@@ -55,6 +55,10 @@ extension StreamJob {
     if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked }) {
       job.warnings.append("--encoder \(job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any")
     }
+    if let type = source.modelType, let family = source.family, !family.runs(type) {
+      job.warnings.append(
+        "models of model_type \(quoted(type)) can be packed, converted and merged, not run: generate, evaluate and finetune refuse them")
+    }
     if output.format == .bnb, source.family == nil, let type = source.modelType {
       job.warnings.append(
         "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output"

@@ -63,7 +63,7 @@ public final class AdapterSet {
           )
         }
       }
-      if chosen.count > 1, active.adapter.terms.values.contains(where: { $0.outputScale != nil }) {
+      if chosen.count > 1, active.adapter.methods.values.contains(where: { $0.scalesOutputs }) {
         throw NibbleError.usage("\(quoted(active.adapter.name)) is a DoRA adapter, which cannot be combined with others")
       }
       if active.weight != 1, active.adapter.isScaledWhole {
@@ -78,6 +78,6 @@ public final class AdapterSet {
 extension AttachedAdapter {
   /// Whether a weight other than 1 would mean nothing for part of it.
   var isScaledWhole: Bool {
-    !vectors.isEmpty || !matrices.isEmpty || terms.values.contains { $0.outputScale != nil }
+    !vectors.isEmpty || !matrices.isEmpty || methods.values.contains { $0.scalesOutputs }
   }
 }

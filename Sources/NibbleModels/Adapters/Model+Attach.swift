@@ -16,13 +16,13 @@ extension Model {
     try file.checkEverythingMatches(modules, parameters, of: path)
     try file.checkSavedModules(parameterNames, of: path)
     let file = try file.withoutUnchanged(checkpoint)
-    var terms: [ParameterID: ForwardTerm] = [:]
+    var methods: [ParameterID: any LinearMethod] = [:]
     var lookups: [ParameterID: EmbeddingTerm] = [:]
     for module in file.modules {
       guard let index = modules.index(of: module.path) else { continue }
       if index < linears.count {
         guard !module.isEmbedding else { throw file.mismatch(module.path, "is a linear layer, its factors are an embedding's") }
-        terms[linears[index].id] = try term(module, linears[index], file)
+        methods[linears[index].id] = try method(module, linears[index], file)
       } else {
         guard module.isEmbedding else { throw file.mismatch(module.path, "is an embedding, its factors are a linear layer's") }
         let table = embeddings[index - linears.count]
@@ -30,7 +30,7 @@ extension Model {
       }
     }
     let (vectors, matrices) = try replacements(file, parameters)
-    return AttachedAdapter(name: name, terms: terms, embeddings: lookups, vectors: vectors, matrices: matrices)
+    return AttachedAdapter(name: name, methods: methods, embeddings: lookups, vectors: vectors, matrices: matrices)
   }
 
   /// The matrix of one factor, in place.
@@ -41,24 +41,26 @@ extension Model {
     return try Matrix(tensor, of: file.mapped, isTransposed: false)
   }
 
-  private func term(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> ForwardTerm {
+  private func method(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> any LinearMethod {
     guard !module.isConvolution, module.inputs == layer.inputs, module.outputs == layer.outputs else {
       throw file.mismatch(
         module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's layer takes \(layer.inputs) and gives \(layer.outputs)"
       )
     }
-    var term = ForwardTerm(a: try factor(module.a, file), b: try factor(module.b, file), scale: Float(module.scale))
+    let pair = LowRankPair(a: try factor(module.a, file), b: try factor(module.b, file), scale: Float(module.scale))
+    var parts: [String: FloatStore] = [:]
     if let bias = module.bias {
       guard bias.shape == [layer.outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
-      term.bias = FloatStore(try file.mapped.floats(bias).map { $0 * term.scale })
+      parts[LoRA.secondBias] = FloatStore(try file.mapped.floats(bias))
     }
     if let magnitude = module.magnitude {
-      let m = try magnitudes(magnitude, layer.outputs, module, file)
-      let norms = DoRA.norms(layer.matrix, term, transformer.engine)
-      term.outputScale = FloatStore(zip(m, norms).map { Float(Double($0) / $1) })
+      parts[DoRA.magnitude] = FloatStore(try magnitudes(magnitude, layer.outputs, module, file))
     }
-    return term
+    guard let method = AdapterMethods.method(MethodNumbers(pair, parts: parts, weight: layer.matrix, transformer.engine)) else {
+      throw file.mismatch(module.path, "is of no method that nibble has")
+    }
+    return method
   }
 
   private func term(_ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile) throws -> EmbeddingTerm {
@@ -71,11 +73,8 @@ extension Model {
     guard module.magnitude == nil else {
       throw file.mismatch(module.path, "is an embedding with DoRA, which is not implemented")
     }
-    // Looked up by token: its rows lie by rank, so they are turned once.
-    let a = try file.mapped.floats(module.a)
-    let turned = (0..<table.count * module.rank).map { a[$0 % module.rank * table.count + $0 / module.rank] }
     return EmbeddingTerm(
-      a: Matrix(turned, rows: table.count, columns: module.rank), b: try factor(module.b, file), scale: Float(module.scale))
+      a: FloatStore(try file.mapped.floats(module.a)), b: try factor(module.b, file), scale: Float(module.scale))
   }
 
   private func magnitudes(
@@ -129,9 +128,7 @@ extension Model {
     if head.matrix.native.data == tokens.matrix.native.data {
       return rows != nil || file.config.tiesReplacedEmbedding ? embedding : nil
     }
-    guard let rows, !head.matrix.isTransposed,
-      try config.bool("tie_word_embeddings", default: config["model_type"]?.string == "gpt2")
-    else { return nil }
+    guard let rows, !head.matrix.isTransposed, checkpoint.tiedHeadName != nil else { return nil }
     return try withRows(rows, of: Embedding(name: head.name, id: head.id, matrix: head.matrix), file)
   }
 
@@ -152,7 +149,7 @@ extension Model {
 
   /// Layers the adapter changes to no effect: nothing a pass gives depends on them.
   package func idleModules(of adapter: AttachedAdapter) -> [String] {
-    transformer.weights.idle.filter { adapter.terms[$0.id] != nil || adapter.matrices[$0.id] != nil }.map(\.name)
+    transformer.weights.idle.filter { adapter.methods[$0.id] != nil || adapter.matrices[$0.id] != nil }.map(\.name)
   }
 
   /// Shapes of parameters as their modules hold them.

@@ -52,6 +52,11 @@ package struct LayerWeights: Sendable {
   /// [gate, up], or the one projection of a plain MLP.
   package var up: [Linear]
   package var down: Linear
+
+  /// In the order of the pass.
+  package var linears: [Linear] { queryKeyValue + [attentionOutput] + up + [down] }
+  /// Numbers the projections of the MLP give, side by side.
+  package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
 }
 
 /// What stands on a transformer's last hidden states.
@@ -92,12 +97,10 @@ package struct TransformerWeights: Sendable {
   package var idle: [Linear] = []
 }
 
-/// An architecture nibble can run.
+/// A family that nibble runs. What else has to be known of it says its `ModelFamily`.
 package protocol Architecture: Sendable {
   /// `model_type`s whose configurations it reads.
   static var modelTypes: [String] { get }
-  /// What checkpoints of the bare model leave out of names.
-  static func prefix(_ config: ConfigReader) -> String
   /// - Throws: `.badInput` naming what the configuration asks for and is not implemented
   static func shape(_ config: ConfigReader) throws -> TransformerShape
   static func weights(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> TransformerWeights
@@ -105,7 +108,10 @@ package protocol Architecture: Sendable {
 
 package enum Architectures {
   /// A further family is one more file and its name here.
-  static let all: [any Architecture.Type] = [Llama.self, GPT2.self, Bert.self]
+  static var all: [any Architecture.Type] { [Llama.self, GPT2.self, Bert.self] + added }
+
+  /// For tests of the seam: architectures that exist for the length of a call.
+  @TaskLocal package static var added: [any Architecture.Type] = []
 
   package static func named(_ modelType: String) -> (any Architecture.Type)? {
     all.first { $0.modelTypes.contains(modelType) }

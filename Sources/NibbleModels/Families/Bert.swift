@@ -7,7 +7,7 @@ enum Bert: Architecture {
 
   private static func isRoberta(_ config: ConfigReader) -> Bool { config["model_type"]?.string != "bert" }
 
-  static func prefix(_ config: ConfigReader) -> String { isRoberta(config) ? "roberta." : "bert." }
+  private static func prefix(_ config: ConfigReader) -> String { isRoberta(config) ? "roberta." : "bert." }
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()

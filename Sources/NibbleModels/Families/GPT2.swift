@@ -5,8 +5,6 @@ import NibbleCore
 enum GPT2: Architecture {
   static let modelTypes = ["gpt2"]
 
-  static func prefix(_ config: ConfigReader) -> String { "transformer." }
-
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()
     try config.refuse(["add_cross_attention"])

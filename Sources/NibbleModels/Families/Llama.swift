@@ -5,8 +5,6 @@ import NibbleCore
 enum Llama: Architecture {
   static let modelTypes = ["llama", "mistral", "qwen2"]
 
-  static func prefix(_ config: ConfigReader) -> String { "model." }
-
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()
     try config.refuse(

@@ -2,17 +2,23 @@ import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 
-/// The operations of a pass, over the rows of one batch.
+/// The operations of a pass, over the rows of one batch. `Layers+Back.swift` has their ways back.
 struct Layers {
   let engine: Engine
+  /// The same in float32, which adapters are computed in.
+  let exact: Engine
   let segments: [Segment]
   /// For sums that adapters scale; grows as needed.
   let scratch: Scratch
+  /// Of passes that go back: what is dropped of what methods take, and where the time goes.
+  let tape: Tape?
 
   typealias Floats = UnsafeMutablePointer<Float>
 
   /// Rows handed to a thread at once, for work of `width` numbers a row.
-  private func grain(_ width: Int) -> Int { max(1, (1 << 15) / max(width, 1)) }
+  func grain(_ width: Int) -> Int { max(1, (1 << 15) / max(width, 1)) }
+
+  func timed<Result>(_ part: StepClock.Part, _ body: () -> Result) -> Result { tape?.clock.measure(part, body) ?? body() }
 
   /// out = norm(x) for `rows`, `width` numbers a row.
   func norm(_ norm: Norm, _ shape: TransformerShape, _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats) {
@@ -40,7 +46,8 @@ struct Layers {
   /// - Parameters:
   ///   - x: the first of `rows`, rows as long as the layers' inputs
   ///   - out: the first of `rows`
-  func linear(_ layers: [Linear], _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats) {
+  ///   - kept: gets what the way back needs
+  func linear(_ layers: [Linear], _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats, _ kept: LinearTape? = nil) {
     let stride = layers.reduce(0) { $0 + $1.outputs }
     let inputs = layers.first?.inputs ?? 0
     if segments.contains(where: { segment in layers.contains { segment.replaces($0.id) } }) {
@@ -49,60 +56,90 @@ struct Layers {
         let own = segment.rows.clamped(to: rows)
         guard !own.isEmpty else { continue }
         let start = own.lowerBound - rows.lowerBound
-        product(layers, [segment], x + start * inputs, rows: own, out + start * stride, stride)
+        product(layers, [segment], x + start * inputs, rows: own, out + start * stride, stride, kept)
       }
     } else {
-      product(layers, segments, x, rows: rows, out, stride)
+      product(layers, segments, x, rows: rows, out, stride, kept)
     }
   }
 
   private func product(
-    _ layers: [Linear], _ segments: [Segment], _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats, _ stride: Int
+    _ layers: [Linear], _ segments: [Segment], _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats, _ stride: Int,
+    _ kept: LinearTape?
   ) {
     var products: [Engine.Product] = []
     var column = 0
     for layer in layers {
       var terms: [Engine.LowRankTerm] = []
-      for segment in segments {
+      // What is dropped makes it another x: such pairs are computed by themselves.
+      for segment in segments where tape?.dropout == nil {
         let own = segment.rows.clamped(to: rows)
         guard !own.isEmpty else { continue }
-        for (term, weight) in segment.terms(layer.id) {
-          terms.append(term.lowRank(weight: weight, rows: own.lowerBound - rows.lowerBound..<own.upperBound - rows.lowerBound))
+        for (method, weight) in segment.methods(layer.id) {
+          guard let pair = method.pair else { continue }
+          terms.append(pair.term(weight: weight, rows: own.lowerBound - rows.lowerBound..<own.upperBound - rows.lowerBound))
         }
       }
       let matrix = segments.count == 1 ? segments[0].matrix(layer.id, layer.matrix) : layer.matrix
       products.append(Engine.Product(matrix, out + column, stride: stride, terms: terms))
       column += layer.outputs
     }
-    engine.multiply(x, rows: rows.count, stride: layers.first?.inputs ?? 0, products)
+    timed(.weights) { engine.multiply(x, rows: rows.count, stride: layers.first?.inputs ?? 0, products) }
     column = 0
     for layer in layers {
       for segment in segments {
-        finish(layer, segment, rows, out + column, stride)
+        let own = segment.rows.clamped(to: rows)
+        guard !own.isEmpty else { continue }
+        let start = own.lowerBound - rows.lowerBound
+        timed(.trained) {
+          finish(layer, segment, own.count, x + start * layer.inputs, out + start * stride + column, stride, kept)
+        }
       }
       column += layer.outputs
     }
   }
 
-  /// What follows the products: DoRA's scales, then biases.
-  private func finish(_ layer: Linear, _ segment: Segment, _ rows: Range<Int>, _ out: Floats, _ stride: Int) {
-    let own = segment.rows.clamped(to: rows)
-    guard !own.isEmpty else { return }
-    let terms = segment.terms(layer.id)
-    let scales = terms.compactMap { $0.term.outputScale.map { UnsafePointer($0.start) } }
-    var biases: [(UnsafePointer<Float>, Float)] = []
-    if let bias = layer.bias { biases.append((segment.vector(bias), 1)) }
-    for (term, weight) in terms {
-      if let bias = term.bias { biases.append((UnsafePointer(bias.start), weight)) }
+  /// What follows the products: tokens' own rows, pairs with dropout, methods' scales, then biases.
+  private func finish(
+    _ layer: Linear, _ segment: Segment, _ rows: Int, _ x: UnsafePointer<Float>, _ out: Floats, _ stride: Int,
+    _ kept: LinearTape?
+  ) {
+    let methods = segment.methods(layer.id)
+    if let own = segment.rows(layer.id) {
+      own.replace(x, rows: rows, in: out, stride: stride, exact, scratch.floatStart(AdapterSlot.tokens, own.scoreCount(rows)))
     }
-    guard !scales.isEmpty || !biases.isEmpty else { return }
-    engine.team.split(own.count, grain: grain(layer.outputs)) { part, _ in
-      for row in part {
-        let y = out + (own.lowerBound - rows.lowerBound + row) * stride
-        for scale in scales { LayerKernels.multiply(y, by: scale, count: layer.outputs) }
-        for (bias, weight) in biases { LayerKernels.add(bias, scaledBy: weight, count: layer.outputs, to: y) }
+    guard !methods.isEmpty || layer.bias != nil else { return }
+    if let dropout = tape?.dropout {
+      for (method, _) in methods {
+        guard let pair = method.pair else { continue }
+        PairPass(pair, rows: rows, exact, scratch).add(dropped(dropout, x, rows, layer), to: out, stride: stride)
       }
     }
+    let weight = segment.matrix(layer.id, layer.matrix)
+    let changes = methods.map { ($0.method.outputs(of: weight, exact), $0.weight) }
+    if let kept, let change = changes.first?.0 { kept.keep(change, layer, out, rows, stride) }
+    let scales = changes.compactMap { $0.0.scale.map { UnsafePointer($0.start) } }
+    var biases: [(UnsafePointer<Float>, Float)] = []
+    if let bias = layer.bias { biases.append((segment.vector(bias), 1)) }
+    for (change, weight) in changes {
+      if let bias = change.bias { biases.append((UnsafePointer(bias.start), weight)) }
+    }
+    guard !scales.isEmpty || !biases.isEmpty else { return }
+    withExtendedLifetime(changes) {
+      engine.team.split(rows, grain: grain(layer.outputs)) { part, _ in
+        for row in part {
+          let y = out + row * stride
+          for scale in scales { LayerKernels.multiply(y, by: scale, count: layer.outputs) }
+          for (bias, weight) in biases { LayerKernels.add(bias, scaledBy: weight, count: layer.outputs, to: y) }
+        }
+      }
+    }
+  }
+
+  /// What a layer's methods take of its input.
+  func dropped(_ dropout: Dropout, _ x: UnsafePointer<Float>, _ rows: Int, _ layer: Linear) -> UnsafePointer<Float> {
+    dropout.applied(
+      x, count: rows * layer.inputs, layer: layer.id, scratch.floatStart(AdapterSlot.dropped, rows * layer.inputs))
   }
 
   /// y += x, row by row.

@@ -6,22 +6,26 @@ import NibbleCore
 package final class AttachedAdapter: Sendable {
   package let name: String
   /// By the parameter of the layer's weight.
-  package let terms: [ParameterID: ForwardTerm]
+  package let methods: [ParameterID: any LinearMethod]
   /// By the parameter of the embedding.
   package let embeddings: [ParameterID: EmbeddingTerm]
   /// Biases, norms and whole matrices that were trained themselves.
   package let vectors: [ParameterID: FloatStore]
   package let matrices: [ParameterID: Matrix]
+  /// Rows that tokens have of their own, of tables and of heads.
+  package let rows: [ParameterID: TokenRows]
 
   package init(
-    name: String, terms: [ParameterID: ForwardTerm], embeddings: [ParameterID: EmbeddingTerm],
-    vectors: [ParameterID: FloatStore], matrices: [ParameterID: Matrix]
+    name: String, methods: [ParameterID: any LinearMethod], embeddings: [ParameterID: EmbeddingTerm],
+    vectors: [ParameterID: FloatStore], matrices: [ParameterID: Matrix],
+    rows: [ParameterID: TokenRows] = [:]
   ) {
     self.name = name
-    self.terms = terms
+    self.methods = methods
     self.embeddings = embeddings
     self.vectors = vectors
     self.matrices = matrices
+    self.rows = rows
   }
 }
 
@@ -44,11 +48,14 @@ struct Segment {
     return base
   }
 
+  /// Rows in force over the matrix in force.
+  func rows(_ id: ParameterID) -> TokenRows? { adapters.last { $0.adapter.rows[id] != nil }?.adapter.rows[id] }
+
   func replaces(_ id: ParameterID) -> Bool { adapters.contains { $0.adapter.matrices[id] != nil } }
 
-  /// What active adapters add to the layer whose weight is parameter `id`.
-  func terms(_ id: ParameterID) -> [(term: ForwardTerm, weight: Float)] {
-    adapters.compactMap { active in active.adapter.terms[id].map { ($0, active.weight) } }
+  /// What active adapters make of the layer whose weight is parameter `id`.
+  func methods(_ id: ParameterID) -> [(method: any LinearMethod, weight: Float)] {
+    adapters.compactMap { active in active.adapter.methods[id].map { ($0, active.weight) } }
   }
 
   /// The segments of a batch: neighbouring runs with the same adapters together.

@@ -50,12 +50,13 @@ extension Trained {
     let b = try tensor(module.b, file)
     b.isSecondFactor = !isEmbedding
     var own = TrainedFactors(a: try tensor(module.a, file), b: b, scale: Float(module.scale))
-    own.magnitude = try module.magnitude.map { try tensor($0, file) }
+    own.parts[DoRA.magnitude] = try module.magnitude.map { try tensor($0, file) }
     if let bias = module.bias {
       guard bias.shape == [outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
       guard own.magnitude == nil else { throw NibbleError.usage("\(file.path): lora_bias beside use_dora is not trained") }
-      own.bias = try tensor(bias, file)
-      own.bias?.isSecondFactor = true
+      let tensor = try tensor(bias, file)
+      tensor.isSecondFactor = true
+      own.parts[LoRA.secondBias] = tensor
     }
     return own
   }
@@ -119,12 +120,6 @@ extension Trained {
     let tokens = model.transformer.weights.tokens
     guard file.config.ensuresWeightTying, let head = model.tiedHead, let one = matrices[tokens.id] ?? matrices[head.id] else {
       return
-    }
-    let saved = file.config.modulesToSave
-    guard saved.contains(where: { name in Self.namesPEFTTies.contains { ModuleChoice.is(name, $0) } }) else {
-      throw NibbleError.usage(
-        "\(file.path): ensure_weight_tying is set, but PEFT ties embed_tokens and lm_head only, and modules_to_save names "
-          + "\(saved.map(quoted).joined(separator: ", ")); without ensure_weight_tying the embedding is trained alone")
     }
     for id in [tokens.id, head.id] {
       guard let other = matrices[id] else {

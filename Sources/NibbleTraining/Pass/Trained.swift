@@ -1,3 +1,4 @@
+import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 import NibbleModels
@@ -37,20 +38,33 @@ package struct TrainedFactors {
   /// [outputs, rank]
   package let b: TrainedTensor
   package let scale: Float
-  /// DoRA's magnitudes, [outputs].
-  package var magnitude: TrainedTensor?
-  /// The second factor's bias, [outputs], which is scaled as the factors are.
-  package var bias: TrainedTensor?
+  /// What else the method has, by the names that adapter files have for it.
+  package var parts: [String: TrainedTensor] = [:]
 
   package init(a: TrainedTensor, b: TrainedTensor, scale: Float) { (self.a, self.b, self.scale) = (a, b, scale) }
 
   package var rank: Int { a.shape[0] }
-  package var tensors: [TrainedTensor] { [a, b] + [magnitude, bias].compactMap { $0 } }
+  package var tensors: [TrainedTensor] { [a, b] + parts.values }
+  /// DoRA's, [outputs].
+  package var magnitude: TrainedTensor? { parts[DoRA.magnitude] }
+
+  private var pair: LowRankPair { LowRankPair(a: a.matrix, b: b.matrix, scale: scale) }
+
+  /// The method they are numbers of, where they lie.
+  func method(_ engine: Engine) -> (any LinearMethod)? {
+    AdapterMethods.method(MethodNumbers(pair, parts: parts.mapValues(\.values), engine))
+  }
+
+  var embeddingTerm: EmbeddingTerm { EmbeddingTerm(a: a.values, b: b.matrix, scale: scale) }
+
+  var gradients: PartGradients {
+    parts.mapValues(\.gradient).merging([LoRA.first: a.gradient, LoRA.second: b.gradient]) { first, _ in first }
+  }
 
   /// Whether what there is adds nothing to a layer.
   package var isDead: Bool {
     let isZero: (TrainedTensor) -> Bool = { $0.values.values.allSatisfy { $0 == 0 } }
-    return magnitude == nil && (scale == 0 || isZero(b) && bias.map(isZero) ?? true)
+    return magnitude == nil && (scale == 0 || isZero(b) && parts.values.allSatisfy(isZero))
   }
 }
 
@@ -58,15 +72,10 @@ package struct TrainedFactors {
 package struct TrainedRows {
   /// [tokens, width]
   package let values: TrainedTensor
-  /// The row of each token.
-  package let row: [Int: Int]
   /// The tokens in the order of their rows.
   package let tokens: [Int]
 
-  package init(_ values: TrainedTensor, tokens: [Int]) {
-    (self.values, self.tokens) = (values, tokens)
-    row = Dictionary(tokens.enumerated().map { ($1, $0) }) { first, _ in first }
-  }
+  package init(_ values: TrainedTensor, tokens: [Int]) { (self.values, self.tokens) = (values, tokens) }
 }
 
 /// All that is trained on one model, by the parameter it belongs to.
@@ -101,10 +110,5 @@ package struct Trained {
   /// Whether any row of a table is trained, whole or by factors.
   package func isTrained(_ table: Embedding) -> Bool {
     matrices[table.id] != nil || rows[table.id] != nil || tableFactors[table.id] != nil
-  }
-
-  package func isTrained(_ layer: Linear) -> Bool {
-    factors[layer.id] != nil || matrices[layer.id] != nil || rows[layer.id] != nil
-      || layer.bias.map { vectors[$0.id] != nil } ?? false
   }
 }

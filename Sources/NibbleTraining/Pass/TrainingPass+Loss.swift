@@ -16,7 +16,7 @@ extension TrainingPass {
   package func language(_ runs: [TokenRun], labels: [[Int]], scale: Float = 1, learns: Bool = true) throws -> (
     loss: Double, tokens: Int
   ) {
-    guard case .language(let head) = model.transformer.weights.head else {
+    guard case .language(let head) = transformer.weights.head else {
       throw NibbleError.usage("\(model.path) has no language head to train")
     }
     var targets: [(row: Int, target: Int)] = []
@@ -28,29 +28,20 @@ extension TrainingPass {
       start += run.ids.count
     }
     guard !targets.isEmpty else { return (0, 0) }
-    let width = shape.width
-    let hidden = try forward(runs)
-    let gradient = floats(Slot.gradient, start * width)
-    gradient.update(repeating: 0, count: start * width)
+    let runs = adapted(runs)
+    let hidden = try transformer.hidden(runs, tape: tape)
+    let gradient = hiddenGradient(runs)
     let each = scale / Float(targets.count)
     var loss = 0.0
     for first in stride(from: 0, to: targets.count, by: Self.scoreRows) {
       let part = targets[first..<min(first + Self.scoreRows, targets.count)]
-      let x = floats(Slot.rows, part.count * width), dx = floats(Slot.rowGradient, part.count * width)
-      for (index, target) in part.enumerated() { (x + index * width).update(from: hidden + target.row * width, count: width) }
-      let scores = floats(Slot.scores, part.count * head.outputs)
-      linear.forward([head], x, rows: part.count, scores, headSaved)
-      guard LayerKernels.allFinite(scores, count: part.count * head.outputs) else {
-        throw NibbleError.quality("the output head gives NaN or infinite scores")
-      }
+      let rows = part.map(\.row)
+      // Scores become their gradient where they lie.
+      let scores = Floats(mutating: try transformer.logits(hidden, rows: rows, of: runs, tape: tape))
       loss += clock.measure(.loss) { judge(scores, head.outputs, part.map(\.target), each) }
-      guard learns else { continue }
-      linear.backward([head], x, rows: part.count, scores, dx: dx, headSaved)
-      for (index, target) in part.enumerated() {
-        LayerKernels.add(dx + index * width, count: width, to: gradient + target.row * width)
-      }
+      if learns { transformer.logitsBack(scores, rows: rows, of: runs, to: gradient, tape: tape, gradients) }
     }
-    if learns { try backward(runs, gradient) }
+    if learns { try transformer.backward(runs, gradient, tape: tape, gradients) }
     return (loss / Double(targets.count), targets.count)
   }
 
@@ -72,62 +63,19 @@ extension TrainingPass {
   package func classes(_ runs: [TokenRun], targets: [[Double]], scale: Float = 1, learns: Bool = true) throws -> (
     loss: Double, scores: [Float]
   ) {
-    guard case .classification(let head) = model.transformer.weights.head else {
+    guard case .classification(let head) = transformer.weights.head else {
       throw NibbleError.usage("\(model.path) has no classification head to train")
     }
-    let width = shape.width
+    let runs = adapted(runs)
     let count = head.output.outputs
-    let hidden = try forward(runs)
-    let n = runs.count
-    var start = 0
-    let rows = runs.map { run -> [(row: Int, weight: Float)] in
-      defer { start += run.ids.count }
-      return model.transformer.pooled(run, head).map { (start + $0.token, $0.weight) }
-    }
-    var inputs: [FloatStore] = [FloatStore(count: n * width)]
-    inputs[0].values.update(repeating: 0)
-    for (index, own) in rows.enumerated() {
-      for (row, weight) in own {
-        LayerKernels.add(hidden + row * width, scaledBy: weight, count: width, to: inputs[0].start + index * width)
-      }
-    }
-    var saved: [LinearPass.Saved] = []
-    var sums: [FloatStore] = []
-    for layer in head.dense {
-      let out = FloatStore(count: n * layer.outputs), own = LinearPass.Saved()
-      linear.forward([layer], inputs[inputs.count - 1].start, rows: n, out.start, own)
-      let activated = FloatStore(count: n * layer.outputs)
-      LayerKernels.activate(.tanh, out.start, count: out.count, activated.start)
-      sums.append(out)
-      saved.append(own)
-      inputs.append(activated)
-    }
-    let scores = FloatStore(count: n * count), last = LinearPass.Saved()
-    linear.forward([head.output], inputs[inputs.count - 1].start, rows: n, scores.start, last)
-    guard LayerKernels.allFinite(scores.start, count: scores.count) else {
-      throw NibbleError.quality("the classification head gives NaN or infinite scores")
-    }
-    let given = Array(scores.values)
-    let loss = judge(scores.start, count, head.problem, targets, scale)
+    let hidden = try transformer.hidden(runs, tape: tape)
+    let scores = Floats(mutating: try transformer.classScores(hidden, head, of: runs, tape: tape))
+    let given = Array(UnsafeBufferPointer(start: scores, count: runs.count * count))
+    let loss = judge(scores, count, head.problem, targets, scale)
     guard learns else { return (loss, given) }
-    var dy = scores
-    var layer = head.output, own = last
-    for index in inputs.indices.reversed() {
-      let dx = FloatStore(count: n * layer.inputs)
-      linear.backward([layer], inputs[index].start, rows: n, dy.start, dx: dx.start, own)
-      dy = dx
-      guard index > 0 else { break }
-      LayerKernels.activateBack(.tanh, dx.start, sums[index - 1].start, count: dx.count, dx.start)
-      (layer, own) = (head.dense[index - 1], saved[index - 1])
-    }
-    let gradient = floats(Slot.gradient, start * width)
-    gradient.update(repeating: 0, count: start * width)
-    for (index, own) in rows.enumerated() {
-      for (row, weight) in own {
-        LayerKernels.add(dy.start + index * width, scaledBy: weight, count: width, to: gradient + row * width)
-      }
-    }
-    try backward(runs, gradient)
+    let gradient = hiddenGradient(runs)
+    transformer.classScoresBack(scores, head, of: runs, to: gradient, tape: tape, gradients)
+    try transformer.backward(runs, gradient, tape: tape, gradients)
     return (loss, given)
   }
 

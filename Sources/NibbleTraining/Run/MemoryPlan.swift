@@ -31,16 +31,15 @@ public struct MemoryPlan: Sendable {
     moments = options.optimizer.kind == .sgd ? (options.optimizer.momentum == 0 ? 0 : 4 * numbers) : 8 * numbers
     let attention = shape.queryWidth + 2 * shape.keyValueWidth
     let tape = layers.map { layer in
-      3 * shape.width + attention + shape.queryWidth + layer.up.reduce(0) { $0 + $1.outputs } + layer.down.inputs
-        + (shape.normsFirst ? 0 : shape.width)
+      3 * shape.width + attention + shape.queryWidth + layer.upWidth + layer.down.inputs
     }
     let kept = options.checkpointing ? tape.max() ?? 0 : tape.reduce(0, +)
-    let dora = layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] + $0.up + [$0.down] }
-      .filter { trained.factors[$0.id]?.magnitude != nil }.map(\.outputs)
+    let dora = layers.flatMap(\.linears)
+      .filter { trained.factors[$0.id]?.method(model.transformer.engine)?.scalesOutputs ?? false }.map(\.outputs)
     let unscaled = options.checkpointing ? (dora.reduce(0, +) / max(layers.count, 1)) : dora.reduce(0, +)
     activations = 4 * rows * ((layers.count + 1) * shape.width + kept + unscaled)
     let inner = layers.map(\.down.inputs).max() ?? 0,
-      wide = max(attention, layers.map { $0.up.reduce(0) { $0 + $1.outputs } }.max() ?? 0)
+      wide = max(attention, layers.map(\.upWidth).max() ?? 0)
     var hands = rows * (4 * shape.width + inner + wide)
     switch model.transformer.weights.head {
     case .language(let head): hands += min(rows, 256) * (head.outputs + 2 * shape.width)

@@ -97,8 +97,8 @@ extension Trained {
       var own = TrainedFactors(
         a: TrainedTensor(prefix + ".lora_A.weight", [rank, layer.inputs], a), b: second, scale: Float(scale))
       if options.method == .dora {
-        let lengths = RowLengths().squares(layer).map { Float($0.squareRoot()) }
-        own.magnitude = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
+        let lengths = RowNorms.norms(layer.matrix, model.transformer.engine).map { Float($0) }
+        own.parts[DoRA.magnitude] = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
       }
       factors[layer.id] = own
     }

@@ -1,3 +1,4 @@
+import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 import NibbleEvaluation

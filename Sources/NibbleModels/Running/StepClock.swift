@@ -15,7 +15,8 @@ package final class StepClock {
 
   package private(set) var seconds: [Part: Double] = [:]
 
-  func measure<Result>(_ part: Part, _ body: () throws -> Result) rethrows -> Result {
+  /// Runs `body` and adds the time it takes to `part`.
+  package func measure<Result>(_ part: Part, _ body: () throws -> Result) rethrows -> Result {
     let started = monotonicSeconds()
     defer { seconds[part, default: 0] += monotonicSeconds() - started }
     return try body()

@@ -1,10 +1,8 @@
-import NibbleCompute
 import NibbleCore
-import NibbleModels
 
 /// LoRA's dropout: numbers of the factors' input are left out by chance, the others grow to make up for it. What is left out
 /// follows from the seed, the pass, the layer and the place alone.
-package struct Dropout {
+package struct Dropout: Sendable {
   let rate: Double
   let seed: UInt64
   /// Counts micro-batches of the whole run.
@@ -13,14 +11,16 @@ package struct Dropout {
   package init(rate: Double, seed: UInt64, pass: UInt64) { (self.rate, self.seed, self.pass) = (rate, seed, pass) }
 
   /// x with some numbers left out; `out` may be `x`.
-  func applied(
-    _ x: UnsafePointer<Float>, _ rows: Int, _ layer: Linear, _ out: UnsafeMutablePointer<Float>
+  ///
+  /// - Parameter layer: a number of the layer's own
+  @discardableResult
+  package func applied(
+    _ x: UnsafePointer<Float>, count: Int, layer: Int, _ out: UnsafeMutablePointer<Float>
   ) -> UnsafePointer<Float> {
-    let random = CountedRandom(seed: seed &+ 0x51ED_270B &* (pass &+ 1), stream: UInt64(layer.id))
+    let random = CountedRandom(seed: seed &+ 0x51ED_270B &* (pass &+ 1), stream: UInt64(layer))
     let limit = UInt64(rate * 0x1p32)
     let keep = Float(1 / (1 - rate))
     // One draw serves two numbers.
-    let count = rows * layer.inputs
     var index = 0
     while index < count {
       let bits = random.bits(UInt64(index / 2))

@@ -1,0 +1,84 @@
+import NibbleCompute
+import NibbleCore
+
+/// Two thin factors of a change: D = scale · B · A.
+package struct LowRankPair: Sendable {
+  /// [rank, inputs]
+  package var a: Matrix
+  /// [outputs, rank]
+  package var b: Matrix
+  package var scale: Float
+
+  package init(a: Matrix, b: Matrix, scale: Float) { (self.a, self.b, self.scale) = (a, b, scale) }
+
+  package var rank: Int { a.outputs }
+
+  /// What an engine adds to some rows of a product, weighed.
+  package func term(weight: Float = 1, rows: Range<Int>) -> Engine.LowRankTerm {
+    Engine.LowRankTerm(a: a, b: b, scale: scale * weight, rows: rows)
+  }
+
+  /// The same of the gradient of z, for that of x: scale · dz · B · A.
+  package func termBack(rows: Range<Int>) -> Engine.LowRankTerm {
+    Engine.LowRankTerm(a: b.turned, b: a.turned, scale: scale, rows: rows)
+  }
+}
+
+/// Slots of a pass's scratch that belong to adapters; the pass's own are below 20.
+package enum AdapterSlot {
+  static let low = 20, lowGradient = 21, inputGradient = 22, tableLow = 23, tableSums = 24, tableLowGradient = 25
+  package static let dropped = 26, tokens = 27
+}
+
+/// A pair by itself, forth and back: with dropout it takes another x than the layer, and its gradients need it in any case.
+/// u = scale · x · Aᵀ, z = u · Bᵀ.
+package struct PairPass {
+  let pair: LowRankPair
+  let rows: Int
+  /// Of float32: so are adapters.
+  let engine: Engine
+  let scratch: Scratch
+
+  typealias Floats = UnsafeMutablePointer<Float>
+
+  package init(_ pair: LowRankPair, rows: Int, _ engine: Engine, _ scratch: Scratch) {
+    (self.pair, self.rows, self.engine, self.scratch) = (pair, rows, engine, scratch)
+  }
+
+  /// scale · x · Aᵀ
+  private func low(_ x: UnsafePointer<Float>) -> Floats {
+    let u = scratch.floatStart(AdapterSlot.low, rows * pair.rank)
+    engine.multiply(x, rows: rows, stride: pair.a.inputs, [.init(pair.a, u, stride: pair.rank)])
+    for i in 0..<rows * pair.rank { u[i] *= pair.scale }
+    return u
+  }
+
+  /// out += z
+  package func add(_ x: UnsafePointer<Float>, to out: UnsafeMutablePointer<Float>, stride: Int) {
+    engine.multiply(low(x), rows: rows, stride: pair.rank, [.init(pair.b, out, stride: stride, adds: true)])
+  }
+
+  /// With du = dz · B: dB += dzᵀ · u, dA += scale · duᵀ · x. Leaves du for `inputGradient`.
+  package func backward(
+    _ dz: UnsafePointer<Float>, stride: Int, _ x: UnsafePointer<Float>, _ gradients: PartGradients
+  ) {
+    let (rank, outputs, inputs) = (pair.rank, pair.b.outputs, pair.a.inputs)
+    let u = low(x), du = scratch.floatStart(AdapterSlot.lowGradient, rows * rank)
+    engine.multiply(dz, rows: rows, stride: stride, [.init(pair.b.turned, du, stride: rank)])
+    if let b = gradients[LoRA.second] {
+      engine.addWeightGradient(dz, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, to: b.start)
+    }
+    if let a = gradients[LoRA.first] {
+      engine.addWeightGradient(
+        du, stride: rank, outputs: rank, x, stride: inputs, inputs: inputs, rows: rows, scale: pair.scale, to: a.start)
+    }
+  }
+
+  /// du · A, in memory that holds until the next pair. What it is for is `scale` times that.
+  package func inputGradient() -> UnsafeMutablePointer<Float> {
+    let dx = scratch.floatStart(AdapterSlot.inputGradient, rows * pair.a.inputs)
+    let du = scratch.floatStart(AdapterSlot.lowGradient, rows * pair.rank)
+    engine.multiply(du, rows: rows, stride: pair.rank, [.init(pair.a.turned, dx, stride: pair.a.inputs)])
+    return dx
+  }
+}

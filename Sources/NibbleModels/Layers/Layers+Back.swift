@@ -1,0 +1,102 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+
+/// The ways back. All rows of a pass that goes back have the same adapters.
+extension Layers {
+  private var segment: Segment { segments.first ?? Segment(rows: 0..<0, adapters: []) }
+
+  /// dx of out = norm(x), and the gradients of the norm's own numbers. `dx` may be `dy`.
+  func normBack(
+    _ norm: Norm, _ shape: TransformerShape, _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, rows: Int, _ dx: Floats,
+    _ gradients: Gradients
+  ) {
+    let width = shape.width
+    let weight = segment.vector(norm.weight)
+    let dw = gradients.vectors[norm.weight.id]?.start
+    let db = norm.bias.flatMap { gradients.vectors[$0.id]?.start }
+    func run(_ part: Range<Int>) {
+      for row in part {
+        let at = row * width
+        if shape.isRMSNorm {
+          LayerKernels.rmsNormBack(dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw)
+        } else {
+          LayerKernels.layerNormBack(
+            dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw, db: db)
+        }
+      }
+    }
+    // Sums over rows are made in order.
+    if dw != nil || db != nil { run(0..<rows) } else { engine.team.split(rows, grain: grain(width)) { part, _ in run(part) } }
+  }
+
+  /// Gradients of what is trained in `layers`, and of their common input.
+  ///
+  /// - Parameters:
+  ///   - dy: of the outputs side by side; spoiled
+  ///   - dx: overwritten; nil where nobody needs it
+  ///   - kept: what `linear` left
+  func linearBack(
+    _ layers: [Linear], _ x: UnsafePointer<Float>, rows: Int, _ dy: Floats, dx: Floats?, _ kept: LinearTape,
+    _ gradients: Gradients
+  ) {
+    let stride = layers.reduce(0) { $0 + $1.outputs }
+    let inputs = layers.first?.inputs ?? 0
+    var column = 0
+    var isFirst = true
+    for layer in layers {
+      let own = dy + column
+      let pair = segment.methods(layer.id).first?.method.pair
+      let tokens = segment.rows(layer.id)
+      let taken = scratch.floatStart(AdapterSlot.tokens, tokens?.scoreCount(rows) ?? 0)
+      timed(.trained) {
+        addGradients(layer, own, stride, x, rows, kept, gradients)
+        tokens?.takeGradient(x, rows: rows, from: own, stride: stride, to: gradients.rows[layer.id], exact, taken)
+      }
+      if let dx {
+        let matrix = segment.matrix(layer.id, layer.matrix).turned
+        let terms = tape?.dropout == nil ? pair.map { [$0.termBack(rows: 0..<rows)] } ?? [] : []
+        timed(.weights) {
+          engine.multiply(own, rows: rows, stride: stride, [.init(matrix, dx, stride: inputs, terms: terms, adds: !isFirst)])
+        }
+        isFirst = false
+        tokens?.addInputGradient(taken, rows: rows, to: dx, exact)
+        if let dropout = tape?.dropout, let pair {
+          timed(.trained) {
+            let part = PairPass(pair, rows: rows, exact, scratch).inputGradient()
+            dropout.applied(part, count: rows * inputs, layer: layer.id, part)
+            LayerKernels.add(part, scaledBy: pair.scale, count: rows * inputs, to: dx)
+          }
+        }
+      }
+      column += layer.outputs
+    }
+  }
+
+  /// Of everything trained in one layer. dy becomes the gradient of what methods scale.
+  private func addGradients(
+    _ layer: Linear, _ dy: Floats, _ stride: Int, _ x: UnsafePointer<Float>, _ rows: Int, _ kept: LinearTape,
+    _ gradients: Gradients
+  ) {
+    if let bias = layer.bias, let own = gradients.vectors[bias.id] {
+      engine.addColumnSums(dy, stride: stride, rows: rows, count: layer.outputs, to: own.start)
+    }
+    if let method = segment.methods(layer.id).first?.method {
+      let (change, z) = kept.outputs(layer)
+      let own = gradients.methods[layer.id] ?? [:]
+      method.backward(OutputGradient(dy, stride: stride, rows: rows, count: layer.outputs, z: z, change, engine), own)
+      if let pair = method.pair {
+        let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
+        PairPass(pair, rows: rows, exact, scratch).backward(dy, stride: stride, taken, own)
+      }
+    }
+    guard let whole = gradients.matrices[layer.id] else { return }
+    if layer.isConv1D {
+      engine.addWeightGradient(
+        x, stride: layer.inputs, outputs: layer.inputs, dy, stride: stride, inputs: layer.outputs, rows: rows, to: whole.start)
+    } else {
+      engine.addWeightGradient(
+        dy, stride: stride, outputs: layer.outputs, x, stride: layer.inputs, inputs: layer.inputs, rows: rows, to: whole.start)
+    }
+  }
+}

@@ -1,0 +1,38 @@
+import NibbleAdapters
+import NibbleCompute
+
+/// Where gradients go, by the parameter they belong to. What has no place here is frozen.
+package struct Gradients {
+  /// Of methods, by the parameter of their layer's weight.
+  package var methods: [ParameterID: PartGradients] = [:]
+  /// Of biases and norms.
+  package var vectors: [ParameterID: FloatStore] = [:]
+  /// Of whole weights, as their modules hold them.
+  package var matrices: [ParameterID: FloatStore] = [:]
+  /// Of what is added to embeddings.
+  package var tables: [ParameterID: PartGradients] = [:]
+  /// Of rows that tokens have of their own.
+  package var rows: [ParameterID: FloatStore] = [:]
+
+  package init() {}
+
+  func has(_ layer: Linear) -> Bool {
+    methods[layer.id] != nil || matrices[layer.id] != nil || rows[layer.id] != nil
+      || layer.bias.map { vectors[$0.id] != nil } ?? false
+  }
+
+  func has(_ norm: Norm) -> Bool {
+    vectors[norm.weight.id] != nil || norm.bias.map { vectors[$0.id] != nil } ?? false
+  }
+
+  func has(_ layer: LayerWeights) -> Bool {
+    layer.linears.contains { has($0) } || has(layer.attentionNorm) || has(layer.mlpNorm)
+  }
+
+  /// Of tables of embeddings, and of the norm behind them.
+  func hasEmbeddings(_ weights: TransformerWeights) -> Bool {
+    let tables = [weights.tokens, weights.positions, weights.tokenTypes].compactMap { $0?.id }
+    return tables.contains { matrices[$0] != nil || rows[$0] != nil || self.tables[$0] != nil }
+      || weights.embeddingNorm.map { has($0) } ?? false
+  }
+}

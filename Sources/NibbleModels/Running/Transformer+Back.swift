@@ -1,0 +1,181 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+
+/// The way back of a pass that left a tape. A frozen weight gives only the gradient of its input, by the products of the way forth
+/// with the matrix turned; nothing below the lowest layer with anything trained in it is computed.
+extension Transformer {
+  /// Adds to the gradients of everything trained below the head.
+  ///
+  /// - Parameters:
+  ///   - gradient: of the hidden states; spoiled
+  ///   - tape: of `hidden` with the same runs
+  package func backward(_ runs: [TokenRun], _ gradient: Floats, tape: Tape, _ gradients: Gradients) throws {
+    let rows = runs.reduce(0) { $0 + $1.ids.count }
+    let layers = operations(runs, tape)
+    let last = weights.layers.count - 1
+    let reachesEmbeddings = gradients.hasEmbeddings(weights)
+    let lowest = reachesEmbeddings ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
+    if let norm = weights.finalNorm {
+      layers.normBack(norm, shape, gradient, tape.inputs[last + 1].start, rows: rows, gradient, gradients)
+    }
+    for index in weights.layers.indices.reversed() where index >= lowest {
+      try Interrupt.check()
+      let own = tape.layer(index)
+      let x = tape.inputs[index].start
+      // The last layer's own is still there.
+      if tape.checkpointing, index != last {
+        layer(index, runs, layers, rows, from: x, to: floats(Slot.again, rows * shape.width), own)
+      }
+      let goesOn = index > lowest || reachesEmbeddings
+      layerBack(index, runs, layers, rows, x, own, gradient, gradients, goesOn: goesOn)
+      guard LayerKernels.allFinite(gradient, count: rows * shape.width) else {
+        throw NibbleError.quality("layer \(index) gives NaN or infinite gradients")
+      }
+    }
+    if reachesEmbeddings { try embedBack(runs, layers, rows, tape, gradient, gradients) }
+  }
+
+  /// From the gradient of a layer's output to that of its input, in place.
+  ///
+  /// - Parameter goesOn: whether anything below needs the latter
+  private func layerBack(
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: LayerTape, _ gradient: Floats,
+    _ gradients: Gradients, goesOn: Bool
+  ) {
+    let layer = weights.layers[index]
+    let width = shape.width
+    let inner = layer.down.inputs
+    let half = floats(Slot.half, rows * width)
+    // Behind the MLP.
+    if !shape.normsFirst { layers.normBack(layer.mlpNorm, shape, gradient, tape.end.start, rows: rows, gradient, gradients) }
+    let dInner = floats(Slot.inner, rows * inner), dUp = floats(Slot.wide, rows * layer.upWidth)
+    half.update(from: gradient, count: rows * width)
+    layers.linearBack([layer.down], tape.activated.start, rows: rows, half, dx: dInner, tape.linear, gradients)
+    activateBack(dInner, tape.up.start, rows, inner: inner, dUp)
+    layers.linearBack(layer.up, tape.mlpInput.start, rows: rows, dUp, dx: half, tape.linear, gradients)
+    if shape.normsFirst {
+      layers.normBack(layer.mlpNorm, shape, half, tape.middle.start, rows: rows, half, gradients)
+      layers.add(half, to: gradient, rows: rows, width: width)
+    } else {
+      layers.add(half, to: gradient, rows: rows, width: width)
+      layers.normBack(layer.attentionNorm, shape, gradient, tape.middle.start, rows: rows, gradient, gradients)
+    }
+    // Behind attention.
+    let dAttended = floats(Slot.inner, rows * shape.queryWidth)
+    let dQueryKeyValue = floats(Slot.wide, rows * (shape.queryWidth + 2 * shape.keyValueWidth))
+    half.update(from: gradient, count: rows * width)
+    layers.linearBack([layer.attentionOutput], tape.attended.start, rows: rows, half, dx: dAttended, tape.linear, gradients)
+    layers.timed(.attention) { attentionBack(index, runs, tape, dAttended, dQueryKeyValue) }
+    rotate(runs, dQueryKeyValue, back: true)
+    // Norms may be trained though nothing below them is.
+    let isNeeded = goesOn || shape.normsFirst && gradients.has(layer.attentionNorm)
+    layers.linearBack(
+      layer.queryKeyValue, shape.normsFirst ? tape.attentionInput.start : x, rows: rows, dQueryKeyValue,
+      dx: isNeeded ? half : nil, tape.linear, gradients)
+    guard isNeeded else { return }
+    if shape.normsFirst { layers.normBack(layer.attentionNorm, shape, half, x, rows: rows, half, gradients) }
+    layers.add(half, to: gradient, rows: rows, width: width)
+  }
+
+  private func activateBack(_ dy: Floats, _ up: Floats, _ rows: Int, inner: Int, _ dUp: Floats) {
+    engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, _ in
+      for row in part {
+        if shape.isGated {
+          let gate = up + row * 2 * inner, to = dUp + row * 2 * inner
+          LayerKernels.activateBack(
+            shape.activation, dy + row * inner, gate: gate, times: gate + inner, count: inner, dgate: to, dup: to + inner)
+        } else {
+          LayerKernels.activateBack(shape.activation, dy + row * inner, up + row * inner, count: inner, dUp + row * inner)
+        }
+      }
+    }
+  }
+
+  private func attentionBack(
+    _ index: Int, _ runs: [TokenRun], _ tape: LayerTape, _ dAttended: Floats, _ dQueryKeyValue: Floats
+  ) {
+    let stride = shape.queryWidth + 2 * shape.keyValueWidth
+    var row = 0
+    var pairs: [(sequence: Attention.Sequence, gradient: Attention.Gradient)] = []
+    for sequence in sequences(index, runs, tape.queryKeyValue.start, tape.attended.start) {
+      let to = dQueryKeyValue + row * stride
+      pairs.append(
+        (
+          sequence,
+          Attention.Gradient(
+            output: dAttended + row * shape.queryWidth, outputStride: shape.queryWidth, query: to, key: to + shape.queryWidth,
+            value: to + shape.queryWidth + shape.keyValueWidth, stride: stride)
+        ))
+      row += sequence.new
+    }
+    withExtendedLifetime(runs) { shape.attention(index).backward(pairs, engine.team) }
+  }
+
+  /// Adds to the gradients of the tables that are trained.
+  private func embedBack(
+    _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ tape: Tape, _ gradient: Floats, _ gradients: Gradients
+  ) throws {
+    if let norm = weights.embeddingNorm {
+      layers.normBack(norm, shape, gradient, tape.embedded.start, rows: rows, gradient, gradients)
+    }
+    guard let segment = layers.segments.first else { return }
+    for (table, indices) in try lookups(runs) {
+      if let own = gradients.matrices[table.id] {
+        for (row, index) in indices.enumerated() {
+          LayerKernels.add(gradient + row * shape.width, count: shape.width, to: own.start + index * shape.width)
+        }
+      }
+      if let own = gradients.rows[table.id] { segment.rows(table.id)?.addGradient(indices, gradient, to: own) }
+      if let own = gradients.tables[table.id], let term = segment.adapters.last?.adapter.embeddings[table.id] {
+        term.backward(indices, gradient, own, layers.exact, scratch)
+      }
+    }
+  }
+
+  // MARK: Heads
+
+  /// From the gradient of the latest `logits` to that of the hidden states, which it is added to.
+  ///
+  /// - Parameter scores: spoiled
+  package func logitsBack(
+    _ scores: Floats, rows: [Int], of runs: [TokenRun], to gradient: Floats, tape: Tape, _ gradients: Gradients
+  ) {
+    guard case .language(let head) = weights.head else { return }
+    let width = shape.width
+    // What `logits` gathered is still there.
+    let x = floats(Slot.dense, rows.count * width), dx = floats(Slot.rowGradient, rows.count * width)
+    operations(chosen(rows, runs), tape).linearBack([head], x, rows: rows.count, scores, dx: dx, tape.head, gradients)
+    for (index, row) in rows.enumerated() { LayerKernels.add(dx + index * width, count: width, to: gradient + row * width) }
+  }
+
+  /// From the gradient of the latest `classScores` to that of the hidden states, which it is added to.
+  ///
+  /// - Parameter scores: spoiled
+  package func classScoresBack(
+    _ scores: Floats, _ head: ClassificationHead, of runs: [TokenRun], to gradient: Floats, tape: Tape, _ gradients: Gradients
+  ) {
+    let layers = operations(runs.map { TokenRun([0], adapters: $0.adapters) }, tape)
+    let width = shape.width
+    var dy = scores
+    var dx = FloatStore(count: 0)
+    for (index, layer) in (head.dense + [head.output]).enumerated().reversed() {
+      let own = tape.dense[index]
+      let next = FloatStore(count: runs.count * layer.inputs)
+      layers.linearBack([layer], own.input.start, rows: runs.count, dy, dx: next.start, own.linear, gradients)
+      if index > 0 {
+        LayerKernels.activateBack(.tanh, next.start, tape.dense[index - 1].sums.start, count: next.count, next.start)
+      }
+      (dx, dy) = (next, next.start)
+    }
+    var start = 0
+    withExtendedLifetime(dx) {
+      for (index, run) in runs.enumerated() {
+        for (token, weight) in pooled(run, head) {
+          LayerKernels.add(dy + index * width, scaledBy: weight, count: width, to: gradient + (start + token) * width)
+        }
+        start += run.ids.count
+      }
+    }
+  }
+}

@@ -1,0 +1,54 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+
+extension Transformer {
+  /// Embeddings of every token, through the norm behind them.
+  func embed(_ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: Tape?) throws {
+    let width = shape.width
+    let tables = try lookups(runs)
+    for segment in layers.segments where !segment.rows.isEmpty {
+      let start = x + segment.rows.lowerBound * width
+      for (number, (table, indices)) in tables.enumerated() {
+        let own = Array(indices[segment.rows])
+        let rows = number == 0 ? start : floats(Slot.rows, own.count * width)
+        segment.matrix(table.id, table.matrix).lookUp(own, into: rows)
+        segment.rows(table.id)?.replace(own, in: rows)
+        if number > 0 { LayerKernels.add(rows, scaledBy: 1, count: own.count * width, to: start) }
+        for active in segment.adapters {
+          guard let term = active.adapter.embeddings[table.id] else { continue }
+          term.add(own, weight: active.weight, to: start, tape == nil ? engine : layers.exact, scratch)
+        }
+      }
+    }
+    guard let norm = weights.embeddingNorm else { return }
+    tape?.keepEmbedded(x, rows * width)
+    layers.norm(norm, shape, x, rows: 0..<rows, x)
+  }
+
+  /// Every table of embeddings, and its row for each token: tokens, then positions and token types.
+  func lookups(_ runs: [TokenRun]) throws -> [(table: Embedding, rows: [Int])] {
+    var tables = [(table: weights.tokens, rows: runs.flatMap(\.ids))]
+    if let table = weights.positions { tables.append((table, runs.flatMap(positions))) }
+    if let table = weights.tokenTypes {
+      let types = runs.flatMap { $0.types ?? Array(repeating: 0, count: $0.ids.count) }
+      if let bad = types.first(where: { !(0..<table.count).contains($0) }) {
+        throw NibbleError.badInput("token type \(bad) is not among the model's \(table.count)")
+      }
+      tables.append((table, types))
+    }
+    return tables
+  }
+
+  /// Rows of a table of position embeddings. RoBERTa counts tokens that are no padding, and gives padding the row of its id.
+  package func positions(_ run: TokenRun) -> [Int] {
+    let past = run.cache?.count ?? 0
+    guard shape.firstPosition > 0, let padding = shape.padding else { return run.ids.indices.map { past + $0 } }
+    var seen = 0
+    return run.ids.map { id in
+      if id == padding { return padding }
+      seen += 1
+      return padding + seen
+    }
+  }
+}

@@ -1,0 +1,28 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleModels
+
+extension Trained {
+  /// What is trained as an adapter, whose numbers are these where they lie: a pass finds them as it finds any adapter's.
+  package func attached(to model: Model) -> AttachedAdapter {
+    let engine = model.transformer.engine
+    let conv1D = Set(model.linears.filter(\.isConv1D).map(\.id))
+    let whole = matrices.map { id, tensor in (id, conv1D.contains(id) ? tensor.matrix.turned : tensor.matrix) }
+    return AttachedAdapter(
+      name: "trained", methods: factors.compactMapValues { $0.method(engine) },
+      embeddings: tableFactors.mapValues(\.embeddingTerm), vectors: vectors.mapValues(\.values),
+      matrices: Dictionary(uniqueKeysWithValues: whole),
+      rows: rows.mapValues { TokenRows($0.values.values, $0.values.matrix, tokens: $0.tokens) })
+  }
+
+  /// Where its gradients go.
+  package var gradients: Gradients {
+    var gradients = Gradients()
+    gradients.methods = factors.mapValues(\.gradients)
+    gradients.tables = tableFactors.mapValues(\.gradients)
+    gradients.rows = rows.mapValues(\.values.gradient)
+    gradients.vectors = vectors.mapValues(\.gradient)
+    gradients.matrices = matrices.mapValues(\.gradient)
+    return gradients
+  }
+}
