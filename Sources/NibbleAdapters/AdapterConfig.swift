@@ -211,10 +211,13 @@ public struct AdapterConfig: Sendable {
     "lora_ga_config", "ensure_weight_tying", "runtime_config", "trainable_token_indices",
   ]
 
+  /// Whether the adapter asks for tied parameters to stay tied, be PEFT able to or not.
+  package var ensuresWeightTying: Bool { json["ensure_weight_tying"]?.bool ?? false }
+
   /// Whether a head that shares the embedding's weight shares what takes its place: PEFT leaves the head as it was otherwise, and keeps
   /// them together only under the names it knows.
   package var tiesReplacedEmbedding: Bool {
-    json["ensure_weight_tying"]?.bool ?? false
+    ensuresWeightTying
       && modulesToSave.contains { name in ["embed_tokens", "lm_head"].contains { ModuleChoice.is(name, $0) } }
   }
 

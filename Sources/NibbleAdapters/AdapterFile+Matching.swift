@@ -47,7 +47,7 @@ extension AdapterFile {
   }
 
   /// Whether a parameter belongs to a module of that name, or to one whose path ends with it.
-  static func isIn(_ parameter: String, _ module: String) -> Bool {
+  package static func isIn(_ parameter: String, _ module: String) -> Bool {
     ("." + parameter).contains("." + module + ".")
   }
 

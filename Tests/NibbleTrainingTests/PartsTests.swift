@@ -129,6 +129,21 @@ struct PartsTests {
     #expect(error?.kind == .usage && error?.message.contains("lm_head.base_layer.weight") == true, "\(error?.message ?? "")")
   }
 
+  @Test("do not include a head's weight that is stored and that no saved module is, though the embedding's is trained")
+  func storedHead() throws {
+    let model = try Model(fixture("models/gpt2"), threads: 1)
+    let own = try SmallSafetensors(fixture("models/gpt2/model.safetensors")).floats("transformer.wte.weight")
+    var file = SafetensorsBuilder()
+    for name in ["transformer.wte.weight", "lm_head.weight"] { file.add(AdapterFile.prefix + name, [256, 64], own) }
+    // PEFT knows the embedding by another name, and ties nothing to it.
+    try folder.write(
+      "a/adapter_config.json",
+      #"{"peft_type": "LORA", "r": 2, "modules_to_save": ["transformer.wte"], "ensure_weight_tying": true}"#)
+    try folder.write("a/adapter_model.safetensors", file.bytes)
+    let names = try Trained(AdapterFile.open(folder.file("a")), on: model).tensors.map(\.name)
+    #expect(names == [AdapterFile.prefix + "transformer.wte.weight"])
+  }
+
   @Test("that are rows of a head are refused by name")
   func headRows() throws {
     let model = try Model(fixture("models/llama"), threads: 1)

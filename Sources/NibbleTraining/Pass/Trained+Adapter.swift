@@ -67,7 +67,7 @@ extension Trained {
     guard table.id == model.transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
     guard module.magnitude == nil else { throw NibbleError.usage("\(file.path): DoRA of an embedding is not trained") }
     // PEFT turns the factors around and gives them to the head.
-    let isShared = file.config.tiesReplacedEmbedding && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
+    let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
     guard !isShared || model.tiedHead == nil else {
       throw NibbleError.usage("\(file.path): ensure_weight_tying with factors of an embedding is not trained")
     }
@@ -80,8 +80,9 @@ extension Trained {
     for (name, stored) in file.replacements {
       guard let id = parameters.index(of: name) else { continue }
       let isWrapped = stored.name.text.contains(".base_layer.")
-      // What PEFT stores of an adapted embedding or head was not trained.
-      if isWrapped, stored.shape.count == 2, factors[id] != nil || tableFactors[id] != nil {
+      let isAdapted = isWrapped && (factors[id] != nil || tableFactors[id] != nil)
+      // PEFT stores weights of embeddings and heads that were not trained: those under factors, and what no module trained whole is.
+      if stored.shape.count == 2, isAdapted || !isSaved(name, id, file, model) {
         try checkIsBase(stored, id, file, model)
         continue
       }
@@ -91,6 +92,14 @@ extension Trained {
       let tensor = TrainedTensor(own, stored.shape, FloatStore(try file.mapped.floats(stored)))
       if stored.shape.count == 1 { vectors[id] = tensor } else { matrices[id] = tensor }
     }
+  }
+
+  /// Whether a weight belongs to a module trained whole, or is kept tied to one.
+  private func isSaved(_ name: String, _ id: ParameterID, _ file: AdapterFile, _ model: Model) -> Bool {
+    if let head = model.tiedHead, file.config.tiesReplacedEmbedding, [head.id, model.transformer.weights.tokens.id].contains(id) {
+      return true
+    }
+    return file.config.modulesToSave.contains { AdapterFile.isIn(name, $0) }
   }
 
   /// Throws `.usage` unless the weight that an adapter stores is the base's own.
