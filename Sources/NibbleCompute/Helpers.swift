@@ -123,7 +123,7 @@ final class Helpers: Sendable {
       }
       while round.load(ordering: .acquiring) == seen {
         bed.isAsleep.store(true, ordering: .sequentiallyConsistent)
-        // The bell rings for those found asleep; whoever gets up in time does without.
+        // Only helpers found asleep are woken; one that wakes in time needs no signal.
         if round.load(ordering: .sequentiallyConsistent) == seen
           || !bed.isAsleep.exchange(false, ordering: .sequentiallyConsistent)
         {

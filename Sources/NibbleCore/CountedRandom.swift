@@ -1,6 +1,6 @@
 import Glibc
 
-/// Random numbers by place: the same seed and place give the same number, whoever asks, in whatever order.
+/// Random numbers by place: the same seed and place give the same number, on any thread and in any order.
 ///
 /// SplitMix64's mixing function (Steele, Lea and Flood, 2014) over seed, stream and index.
 package struct CountedRandom: Sendable {

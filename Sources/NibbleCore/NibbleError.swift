@@ -1,6 +1,6 @@
 /// What went wrong, in one line, and the exit code that says so to scripts.
 public struct NibbleError: Error, Sendable, CustomStringConvertible {
-  /// Exit codes of the command line; a contract with whoever calls it.
+  /// Exit codes of the command line; a contract with scripts that call it.
   public enum Kind: Int32, Sendable, CaseIterable {
     case failed = 1
     case usage = 2

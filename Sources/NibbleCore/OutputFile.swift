@@ -3,7 +3,7 @@ import Glibc
 
 /// A file being written, by many threads, each byte once, in any order.
 ///
-/// Bytes are gathered in windows of 4 MiB; whoever completes a window writes it. Large files bypass the
+/// Bytes are gathered in windows of 4 MiB; the thread that completes a window writes it. Large files bypass the
 /// page cache where the file system allows: copying a gigabyte into fresh cache pages costs more than
 /// quantizing it, and a final `fsync` of all of it would make Ctrl-C wait.
 package final class OutputFile: @unchecked Sendable {

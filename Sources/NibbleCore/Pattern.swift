@@ -1,6 +1,6 @@
 import CPCRE2
 
-/// A regular expression that answers in bounded time, whoever wrote it.
+/// A regular expression from an untrusted source: it answers in bounded time.
 ///
 /// PCRE2 with limits on steps, memory and nesting: a pattern that would backtrack for ever is an error, not a hang.
 public final class Pattern: @unchecked Sendable {

@@ -37,8 +37,8 @@ struct AdapterCombineCommand: ParsableCommand {
     discussion: """
       cat keeps the sum exactly, with the sum of the ranks; svd is the best approximation of the sum with the largest rank or \
       --svd-rank. The others combine factors, as PEFT does, which is not the sum: linear adds them; ties keeps the greatest numbers \
-      (--density) of one sign and averages them; magnitude_prune adds the greatest numbers; dare_linear and dare_ties keep numbers \
-      by chance (--seed) and scale them up.
+      (--density) of one sign and averages them; magnitude_prune adds the greatest numbers; dare_linear and dare_ties keep \
+      numbers at random (--seed) and scale them up.
       """)
 
   @Argument(help: ArgumentHelp("Adapter folders, with a weight where it is not 1.", valueName: "DIR[:WEIGHT]"))

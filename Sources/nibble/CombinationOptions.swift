@@ -13,7 +13,7 @@ struct CombinationOptions: ParsableArguments {
   @Option(help: "How ties and dare_ties choose a sign: total, that of the sum (default), or frequency.")
   var majoritySignMethod: MergeOptions.SignElection?
 
-  @Option(help: "Of what dare_linear and dare_ties keep by chance.")
+  @Option(help: "Seed of the random choice that dare_linear and dare_ties make.")
   var seed: UInt64?
 
   /// Each flag is for some methods only.

@@ -36,7 +36,7 @@ struct GenerateCommand: ParsableCommand {
   @Option(parsing: .unconditional, help: "Power of the length that beams' scores are divided by.") var lengthPenalty = 1.0
   @Option(help: "A text that ends the output; may be repeated.") var stop: [String] = []
   @Flag(help: "Go on behind the token that ends a text.") var ignoreEos = false
-  @Option(help: "Seed of what is drawn by chance.") var seed: UInt64 = 0
+  @Option(help: "Seed for sampling.") var seed: UInt64 = 0
   @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
   @OptionGroup var common: CommonOptions
 

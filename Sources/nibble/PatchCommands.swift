@@ -36,8 +36,8 @@ struct SwapCommand: ParsableCommand {
     commandName: "swap",
     abstract: "Turn one of the two block files a patch was made of into the other.",
     discussion: """
-      Without --output the file itself is replaced, by renaming: whoever has it open or mapped keeps the whole old one. Twice gives \
-      the first back, byte for byte.
+      Without --output the file itself is replaced by renaming. Processes that have the file open or mapped keep seeing the old \
+      contents. Applying the patch twice restores the original, byte for byte.
       """)
 
   @Option(help: ArgumentHelp("The block file.", valueName: "F.nbl")) var file: String

@@ -74,7 +74,7 @@ struct QuantizeCommand: ParsableCommand {
   }
 }
 
-/// How weights are packed, whoever packs them.
+/// How weights are packed: shared by every verb that packs.
 struct PackingOptions: ParsableArguments {
   @Option(help: "Weights that share a scale: 32, 64, … 4096.")
   var blockSize = 64

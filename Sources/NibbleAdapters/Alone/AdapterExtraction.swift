@@ -9,7 +9,7 @@ public struct AdapterExtraction: Sendable {
   public enum Others: String, Sendable, CaseIterable {
     /// They are in the adapter whole.
     case save
-    /// They stay behind, and are told.
+    /// Skipped, and counted in the report.
     case leave
     /// The extraction is refused.
     case refuse

@@ -29,7 +29,7 @@ public struct MergeOptions: Sendable {
     case ties
     /// PEFT's `linear` of the greatest numbers of each factor.
     case magnitudePrune = "magnitude_prune"
-    /// PEFT's `linear` and `ties` of numbers kept by chance.
+    /// PEFT's `linear` and `ties` of randomly kept numbers.
     case dareLinear = "dare_linear"
     case dareTies = "dare_ties"
 

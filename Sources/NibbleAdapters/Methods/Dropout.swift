@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// LoRA's dropout: numbers of the factors' input are left out by chance, the others grow to make up for it. What is left out
+/// LoRA's dropout: numbers of the factors' input are randomly set to zero, the others scaled up to make up for it. What is left out
 /// follows from the seed, the pass, the layer and the place alone.
 package struct Dropout: Sendable {
   let rate: Double

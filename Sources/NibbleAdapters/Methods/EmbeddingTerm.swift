@@ -1,7 +1,7 @@
 import NibbleCompute
 import NibbleCore
 
-/// What an adapter adds to rows of an embedding, forth and back: scale · A[:, id] · Bᵀ.
+/// What an adapter adds to rows of an embedding, forward and backward: scale · A[:, id] · Bᵀ.
 package struct EmbeddingTerm: Sendable {
   /// [rank, count]
   private let a: FloatStore

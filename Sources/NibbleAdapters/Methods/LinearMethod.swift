@@ -1,6 +1,6 @@
 import NibbleCompute
 
-/// What an adapter makes of one linear layer, forth and back. With z = x · Wᵀ + pair(x):
+/// What an adapter makes of one linear layer: forward and backward. With z = x · Wᵀ + pair(x):
 ///
 ///     y = s ∘ z + b + t
 ///

@@ -30,7 +30,7 @@ package enum AdapterSlot {
   package static let dropped = 26, tokens = 27
 }
 
-/// A pair by itself, forth and back: with dropout it takes another x than the layer, and its gradients need it in any case.
+/// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it alone.
 /// u = scale · x · Aᵀ, z = u · Bᵀ.
 package struct PairPass {
   let pair: LowRankPair

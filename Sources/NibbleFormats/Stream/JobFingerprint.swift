@@ -25,7 +25,7 @@ extension StreamJob {
       add("\(identity.identity) \(tensor.isTransposed)")
       for section in tensor.sections { add(section) }
     }
-    // Programs of one version are told apart too: whoever builds nibble anew may have changed it.
+    // Two builds of one version count as different programs: the source may have changed between them.
     add("nibble \(nibbleVersion) \((try? InputFile("/proc/self/exe"))?.stamp.dropFirst().prefix(3) ?? [])")
     add("\(output.format) \(output.isSingleFile) \(output.maximumShard) \(output.compression)")
     add("\(rules) \(encoder) \(dtypeName ?? "") \(changing.ingredients.text())")

@@ -4,9 +4,8 @@ import NibbleFormats
 /// What a model's `generation_config.json` asks for or, where there is none, the same keys of its `config.json`: transformers
 /// reads one or the other.
 ///
-/// What changes the best token is for applying: penalties, favoured and forbidden tokens, least lengths. How tokens are chosen
-/// (greedily, by chance, by beams) and how many there are at most is up to whoever generates; `choices` says what the file
-/// asks for there.
+/// Keys that change which token is best apply: penalties, favoured and forbidden tokens, minimum lengths. The search (greedy,
+/// sampling, beams) and the maximum length are the caller's to choose; `choices` lists what the file asks for there.
 public struct GenerationConfig: Sendable {
   /// A key and its value, as the file spells them.
   public typealias Setting = (key: String, value: String)

@@ -3,7 +3,7 @@ import NibbleCore
 /// Where the time of training goes.
 package final class StepClock {
   package enum Part: String, Sendable, CaseIterable {
-    /// Products with weights, forth and back, the factors' terms in them included.
+    /// Products with weights, forward and backward, the factors' terms in them included.
     case weights
     /// Gradients of what is trained, DoRA's norms, dropout.
     case trained

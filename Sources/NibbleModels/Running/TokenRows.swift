@@ -1,7 +1,7 @@
 import NibbleCompute
 import NibbleCore
 
-/// Rows that some tokens have of their own in a table of embeddings, or in a head that shares its weight with one; forth and back.
+/// Rows that some tokens have of their own in a table of embeddings, or in a head that shares its weight with one: forward and backward.
 package struct TokenRows: Sendable {
   /// [tokens, width]
   private let values: FloatStore

@@ -21,7 +21,7 @@ public struct NewHead: Sendable, Equatable {
   /// The module's path.
   package static let name = "classifier"
 
-  /// The head, with small weights drawn by chance, the same every time.
+  /// The head, with small random weights, the same every time.
   ///
   /// - Parameter id: of its weight; that of its bias is the next
   func head(width: Int, id: ParameterID) -> ClassificationHead {

@@ -113,7 +113,7 @@ extension TensorEncoder {
   package func finish(_ sums: inout EncodedSums) throws -> [UnsafeRawBufferPointer] { [] }
 }
 
-/// An encoder that chooses codes so that a change survives, as strongly as it is told to.
+/// An encoder that chooses codes so that a change survives; `shape` sets how strongly.
 package protocol ShapingEncoder: TensorEncoder {
   /// Tried in this order; the first that keeps enough of the change is taken.
   var strengths: [Double] { get }

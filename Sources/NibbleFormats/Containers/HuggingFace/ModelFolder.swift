@@ -61,7 +61,7 @@ extension Checkpoint {
     warnings.append("\(index.path) was not used: \(weightsName) holds all it lists")
   }
 
-  /// Weights in the folder that nobody asked for are told of, or refused where they look like a part of the model.
+  /// Warns of weights in the folder that no index lists; refuses those that look like a part of the model.
   private static func checkForStrayWeights(
     _ folder: String, _ names: [String], read: Set<String>, _ warnings: inout [String]
   ) throws {
@@ -226,7 +226,7 @@ enum SmallFileNames {
       || ["LICENSE", "LICENCE", "NOTICE"].contains { name.uppercased().hasPrefix($0) }
   }
 
-  /// Whether `name` can stand in a model folder beside the weights, whoever chose it.
+  /// Whether `name`, which comes from a file, can stand in a model folder beside the weights.
   static func isPlain(_ name: String) -> Bool {
     !name.isEmpty && name.utf8.count <= 255 && !name.hasPrefix(".") && !name.hasSuffix(".safetensors")
       && name != SideRecord.fileName && name != "model.safetensors.index.json"

@@ -63,7 +63,7 @@ package struct TensorFile {
 extension TensorFile {
   /// A file of float32 tensors being written, piece by piece. It appears whole, when it is finished, or not at all.
   package final class Writer {
-    /// nil where it is part of a folder, which is published by whoever began it.
+    /// nil where it is part of a folder: the writer of the folder publishes it.
     private let staged: StagedOutput?
     private let file: OutputFile
     /// Where each tensor's next numbers go, and where it ends.
