@@ -5,6 +5,7 @@ The tests are run by `tools/interop`. `NIBBLE` names the binary; without it the 
 import json
 import os
 import pathlib
+import random
 import subprocess
 
 # Before anything imports the libraries: never the network, never a compiler, the same sums in every run.
@@ -16,6 +17,8 @@ os.environ.update(
     TRANSFORMERS_VERBOSITY="error",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
+# Drawn here, before the processes that share the tests begin: all must draw the same cases.
+os.environ.setdefault("NIBBLE_SEED", str(random.SystemRandom().randrange(10**6)))
 
 import pytest
 import torch
@@ -46,6 +49,23 @@ def tally(request):
     return request.config.differential
 
 
+def pytest_sessionfinish(session):
+    """A process that runs a share of the tests hands its outcomes over."""
+    if hasattr(session.config, "workeroutput") and (found := getattr(session.config, "differential", None)):
+        session.config.workeroutput["differential"] = found.rows()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    from differential.tally import Tally
+
+    rows = (getattr(node, "workeroutput", None) or {}).get("differential")
+    if rows:
+        if not hasattr(node.config, "differential"):
+            node.config.differential = Tally()
+        node.config.differential.take(rows)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if found := getattr(config, "differential", None):
         terminalreporter.section("differential fuzzer")
@@ -54,12 +74,11 @@ def pytest_terminal_summary(terminalreporter, config):
                 terminalreporter.line(line)
 
 
-def pytest_collection_finish(session):
+def pytest_sessionstart(session):
     """The seed stands in the output before the first case, so that a run that is killed can be repeated, too."""
-    for item in session.items:
-        if item.module.__name__ == "test_differential":
-            print(f"differential fuzzer: seed {item.module.SEED} (NIBBLE_SEED={item.module.SEED} runs it again)", flush=True)
-            return
+    if not hasattr(session.config, "workerinput"):
+        seed = os.environ["NIBBLE_SEED"]
+        print(f"differential fuzzer: seed {seed} (NIBBLE_SEED={seed} runs it again)", flush=True)
 
 
 def find_binary():

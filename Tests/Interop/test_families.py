@@ -16,14 +16,15 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-TABLE = ROOT / "Sources" / "NibbleFormats" / "HuggingFace" / "ModelFamily.swift"
+FAMILIES = ROOT / "Sources" / "NibbleFormats" / "Families"
 
 
 def listed_types():
-    """The model types of the table, read from the program's own source, so that a new one is tested at once."""
-    lists = re.findall(r'ModelFamily\(\s*"[^"]+",\s*\[([^\]]*)\]', TABLE.read_text())
+    """The model types of the families, read from the program's own source, so that a new one is tested at once."""
+    text = "".join(path.read_text() for path in sorted(FAMILIES.glob("*Family.swift")))
+    lists = re.findall(r'(?:runs|packsOnly): \[([^\]]*)\]', text)
     types = [name for entries in lists for name in re.findall(r'"([^"]+)"', entries)]
-    assert {"llama", "gpt2", "bert"} <= set(types), f"the family table in {TABLE} has another form than this test expects"
+    assert {"llama", "gpt2", "bert"} <= set(types), f"the families in {FAMILIES} have another form than this test expects"
     return types
 
 

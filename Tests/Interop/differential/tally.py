@@ -16,6 +16,23 @@ class Tally:
             self.reasons[area, outcome][reason] += 1
             self.first.setdefault((area, outcome, reason), number)
 
+    def rows(self):
+        """Everything, in types that go from one process to another."""
+        counts = [[area, outcome, count] for area, found in self.outcomes.items() for outcome, count in found.items()]
+        reasons = [[*key, reason, count, self.first[*key, reason]]
+                   for key, found in self.reasons.items() for reason, count in found.items()]
+        return [counts, reasons]
+
+    def take(self, rows):
+        """Adds what another process counted."""
+        counts, reasons = rows
+        for area, outcome, count in counts:
+            self.outcomes[area][outcome] += count
+        for area, outcome, reason, count, first in reasons:
+            self.reasons[area, outcome][reason] += count
+            key = (area, outcome, reason)
+            self.first[key] = min(first, self.first.get(key, first))
+
     def lines(self, area):
         """The counts of an area, then every reason with the first case it was given in."""
         counts = self.outcomes[area]

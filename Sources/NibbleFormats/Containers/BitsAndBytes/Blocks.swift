@@ -26,8 +26,8 @@ extension BlockCodec: BitsAndBytesCodec {
         entry(".nested_absmax", .f32, [nested], 4 * nested, .section(.nestedScales)),
       ]
     }
-    entries.append(entry(".quant_map", .f32, [16], 64, .constant(codebook.bytes)))
-    if let nested { entries.append(entry(".nested_quant_map", .f32, [256], 1024, .constant(nested.codebook.bytes))) }
+    entries.append(entry(".quant_map", .f32, [16], 64, .table(codebook)))
+    if let nested { entries.append(entry(".nested_quant_map", .f32, [256], 1024, .table(nested.codebook))) }
     let text = target.stateText?.plainLength ?? QuantState.longestText(shape: target.shape, nested: nested != nil)
     entries.append(entry(QuantState.suffix + code.name, .u8, [text], text, .state))
     return entries

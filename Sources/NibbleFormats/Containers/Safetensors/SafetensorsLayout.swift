@@ -16,8 +16,10 @@ struct SafetensorsLayout {
   /// What of a target an entry holds.
   enum Part: Equatable {
     case section(SectionKind)
-    /// Bytes that are known beforehand.
-    case constant([UInt8])
+    /// A table of values.
+    case table(Codebook)
+    /// A byte that is known beforehand.
+    case constant(UInt8)
     /// The text of a quantization state.
     case state
   }

@@ -90,7 +90,8 @@ final class SafetensorsWriter: CheckpointWriter {
       switch entry.part {
       case .section(let kind):
         start = writers.first { $0.kind == kind }?.start ?? dataStart
-      case .constant(let bytes): start = try write(bytes, entry)
+      case .table(let codebook): start = try write(codebook.bytes, entry)
+      case .constant(let byte): start = try write([byte], entry)
       case .state:
         let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
         let text =
