@@ -22,7 +22,8 @@ extension SafetensorsContainer {
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {
     let record = record(job, provenance)
     let layout = layout(job, record)
-    var size = OutputSize(bytes: layout.size.bytes, isExact: layout.size.isExact)
+    let (bytes, isExact) = layout.size
+    var size = OutputSize(bytes: bytes, isExact: isExact)
     if job.output.isSingleFile { return size }
     let config = config(job)
     size.bytes += job.source.smallFiles.reduce(0) { total, file in
