@@ -85,9 +85,13 @@ struct QuantState: Equatable {
 
   /// No text of a tensor of `shape` is longer than this.
   static func longestText(shape: [Int], nested: Bool) -> Int {
-    QuantState(
-      code: .nf4, blockSize: 4096, dtype: .bf16, shape: shape,
-      nested: nested ? Nested(blockSize: 1 << 20, offset: 0) : nil
-    ).text.count + (nested ? 24 : 0)
+    // Dimensions stand between brackets, divided by a comma and a space; the rest is always as long.
+    let digits = shape.reduce(0) { $0 + String($1).utf8.count }
+    return (nested ? longestNestedFrame : longestFrame) + digits + 2 * max(0, shape.count - 1)
   }
+
+  private static let longestFrame = QuantState(code: .nf4, blockSize: 4096, dtype: .bf16, shape: [], nested: nil).text.count
+  private static let longestNestedFrame = QuantState(
+    code: .nf4, blockSize: 4096, dtype: .bf16, shape: [], nested: Nested(blockSize: 1 << 20, offset: 0)
+  ).text.count + 24
 }
