@@ -84,3 +84,8 @@ if Context.environment["NIBBLE_FUZZ"] != nil {
       dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTraining"],
       path: "tools/FuzzTargets", exclude: ["seeds.py"]))
 }
+
+// Only for tools/documentation: users of the library need not fetch the plugin.
+if Context.environment["NIBBLE_DOCUMENTATION"] != nil {
+  package.dependencies.append(.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.4.0"))
+}
