@@ -232,7 +232,7 @@ struct AloneTests {
       factors.add("base_model.model.layers.\(layer).layer.lora_B.weight", [64, 1], [Float](repeating: 1, count: 64))
     }
     _ = try folder.write("adapter/adapter_model.safetensors", factors.bytes)
-    func warnings(_ targets: String) throws -> [String] {
+    func warnings(_ targets: String) throws -> [Warning] {
       try folder.write("adapter/adapter_config.json", #"{"peft_type": "LORA", "r": 1, \#(targets)}"#)
       return try AdapterFile.open(folder.file("adapter")).targetWarnings(base)
     }
@@ -240,8 +240,8 @@ struct AloneTests {
     #expect(try warnings(#""target_modules": "layers\\.[01]\\.layer""#) == [])
     #expect(try warnings(#""target_modules": null"#) == [])
     #expect(try warnings(#""target_modules": ["layer"], "exclude_modules": "layers.2.*""#) == [])
-    #expect(try warnings(#""target_modules": ["layer"]"#).first?.contains("names 1 modules") == true)
-    #expect(try warnings(#""target_modules": ["layer"], "layers_to_transform": 0"#).first?.contains("1 of 2") == true)
+    #expect(try warnings(#""target_modules": ["layer"]"#).first?.message.contains("names 1 modules") == true)
+    #expect(try warnings(#""target_modules": ["layer"], "layers_to_transform": 0"#).first?.message.contains("1 of 2") == true)
     #expect(throws: NibbleError.self) { try warnings(#""target_modules": "(""#) }
   }
 }

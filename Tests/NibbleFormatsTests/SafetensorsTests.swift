@@ -197,7 +197,7 @@ struct ModelFolderTests {
   @Test("a shard without tensors, which no index can list, is a warning") func emptyShard() throws {
     try shards()
     try folder.write("model-00003-of-00003.safetensors", SafetensorsBuilder().bytes)
-    #expect(try Checkpoint.open(folder.path).warnings.contains { $0.contains("without tensors") })
+    #expect(try Checkpoint.open(folder.path).warnings.contains { $0.message.contains("without tensors") })
   }
 
   @Test("an index of nothing") func emptyIndex() throws {
