@@ -21,8 +21,11 @@ public struct MessageText: Sendable, Hashable, ExpressibleByStringInterpolation,
   public init(stringInterpolation interpolation: StringInterpolation) { segments = interpolation.segments }
   private init(_ segments: [Segment]) { self.segments = segments }
 
-  public static func + (a: MessageText, b: MessageText) -> MessageText { MessageText(a.segments + b.segments) }
-  public static func += (a: inout MessageText, b: MessageText) { a.segments += b.segments }
+  public static func + (a: MessageText, b: MessageText) -> MessageText {
+    var sum = a
+    for segment in b.segments { sum.segments.append(piece: segment) }
+    return sum
+  }
 
   /// The file or folder that the sentence is about: the first it names as such.
   public var path: String? {
@@ -85,12 +88,14 @@ public struct MessageText: Sendable, Hashable, ExpressibleByStringInterpolation,
 
     public init(literalCapacity: Int, interpolationCount: Int) { segments.reserveCapacity(2 * interpolationCount + 1) }
 
-    public mutating func appendLiteral(_ text: String) { append(text) }
+    public mutating func appendLiteral(_ text: String) { segments.append(piece: .text(text)) }
 
     /// Any value, as its text.
-    public mutating func appendInterpolation<Value>(_ value: Value) { append("\(value)") }
+    public mutating func appendInterpolation<Value>(_ value: Value) { appendLiteral("\(value)") }
     /// Another sentence, with what it names.
-    public mutating func appendInterpolation(_ text: MessageText) { segments += text.segments }
+    public mutating func appendInterpolation(_ text: MessageText) {
+      for segment in text.segments { segments.append(piece: segment) }
+    }
     /// The file or folder that the sentence is about.
     public mutating func appendInterpolation(path: String) { segments.append(.path(path)) }
     /// The thing that the sentence is about; its name is put in quotes.
@@ -117,13 +122,17 @@ public struct MessageText: Sendable, Hashable, ExpressibleByStringInterpolation,
     public mutating func appendInterpolation<Value>(_ setting: Setting, _ value: Value) {
       segments.append(.setting(setting, value: "\(value)"))
     }
+  }
+}
 
-    private mutating func append(_ text: String) {
-      if case .text(let before)? = segments.last {
-        segments[segments.count - 1] = .text(before + text)
-      } else if !text.isEmpty {
-        segments.append(.text(text))
-      }
+extension [MessageText.Segment] {
+  /// Text that follows text becomes one piece, so that equal sentences have equal pieces.
+  fileprivate mutating func append(piece: Element) {
+    guard case .text(let text) = piece else { return append(piece) }
+    if case .text(let before)? = last {
+      self[count - 1] = .text(before + text)
+    } else if !text.isEmpty {
+      append(piece)
     }
   }
 }

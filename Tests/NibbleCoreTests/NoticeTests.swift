@@ -64,6 +64,7 @@ struct NoticeTests {
     #expect(outer.path == "rows.jsonl:3" && outer.subject == "w" && outer.message == "rows.jsonl:3: a/b: tensor 'w' is cut")
     #expect(inner.text.replacing(path: "a", with: "c/d").description == "c/d/b: tensor 'w' is cut")
     #expect(inner.text.replacing(path: "a/", with: "c").path == "a/b")
+    #expect("\(inner.text); x" == inner.text + "; " + "x")
   }
 
   @Test("options are written as asked, and never found in names")
@@ -100,11 +101,10 @@ struct NoticeTests {
     var count = 0
     for case let file as URL in files where file.pathExtension == "swift" && !file.path.contains("/Sources/nibble/") {
       count += 1
-      for (number, line) in try String(contentsOf: file, encoding: .utf8).split(separator: "\n", omittingEmptySubsequences: false)
-        .enumerated() where line.utf8.contains(UInt8(ascii: "-"))
-      {
-        let code = line.firstRange(of: "//").map { line[..<$0.lowerBound] } ?? line
-        #expect(code.firstMatch(of: flag) == nil, "\(file.lastPathComponent):\(number + 1): \(line)")
+      let text = try String(contentsOf: file, encoding: .utf8)
+      for line in text.components(separatedBy: "\n") where line.range(of: "--") != nil {
+        let code = line.range(of: "//").map { line[..<$0.lowerBound] } ?? line[...]
+        #expect(code.firstMatch(of: flag) == nil, "\(file.lastPathComponent): \(line)")
       }
     }
     #expect(count > 200)

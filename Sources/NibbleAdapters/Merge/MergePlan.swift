@@ -166,7 +166,7 @@ struct MergePlan: @unchecked Sendable {
     }
     if let other = replacements[index] {
       throw NibbleError.usage(
-        "\(path: other.file.path) and \(file.path) both replace \(subject: own.name.text); merge one of them")
+        "\(path: other.file.path) and \(path: file.path) both replace \(subject: own.name.text); merge one of them")
     }
     replacements[index] = (tensor, file)
   }
