@@ -45,12 +45,13 @@ enum ModulePattern: Sendable {
 
 /// Values by pattern: the first pattern that is found decides. All questions together are answered in bounded time.
 final class PatternTable: Sendable {
-  private let place: String
+  /// The file and the key.
+  private let place: MessageText
   private let rows: [(pattern: ModulePattern, value: Double)]
   private let nanoseconds = Atomic<Int>(0)
   private static let limit = 10_000_000_000
 
-  init(place: String, _ rows: [(pattern: ModulePattern, value: Double)]) {
+  init(place: MessageText, _ rows: [(pattern: ModulePattern, value: Double)]) {
     self.place = place
     self.rows = rows
   }
@@ -64,11 +65,11 @@ final class PatternTable: Sendable {
     for (index, row) in rows.enumerated() {
       let found: Bool
       do { found = try row.pattern.matches(path) } catch let error as NibbleError {
-        throw NibbleError.badInput("\(path: place): \(error.text)")
+        throw NibbleError.badInput("\(place): \(error.text)")
       }
       if found { return row.value }
       guard index % 16 != 0 || nanoseconds.load(ordering: .relaxed) + Int((threadSeconds() - started) * 1e9) < Self.limit else {
-        throw NibbleError.badInput("\(path: place): its patterns take too long to match")
+        throw NibbleError.badInput("\(place): its patterns take too long to match")
       }
     }
     return nil
@@ -175,7 +176,7 @@ public struct AdapterConfig: Sendable {
       return try members.map { name, value in
         guard let number = value.double, range.contains(number), !whole || number == number.rounded() else {
           throw fail(
-            "\(key): \(subject: name) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)"
+            "\(key: key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)"
           )
         }
         do { return (try ModulePattern(name), number) } catch let error as NibbleError {
@@ -183,8 +184,10 @@ public struct AdapterConfig: Sendable {
         }
       }
     }
-    rankPattern = PatternTable(place: "\(place): rank_pattern", try patterns("rank_pattern", 1...1_048_576, whole: true))
-    alphaPattern = PatternTable(place: "\(place): alpha_pattern", try patterns("alpha_pattern", 1e-30...1e30))
+    rankPattern = PatternTable(
+      place: "\(path: place): \(key: "rank_pattern")", try patterns("rank_pattern", 1...1_048_576, whole: true))
+    alphaPattern = PatternTable(
+      place: "\(path: place): \(key: "alpha_pattern")", try patterns("alpha_pattern", 1e-30...1e30))
     for key in Self.variants {
       guard let found = value(key), found != .bool(false), found != .object([]), found != .array([]) else { continue }
       throw fail("\(key: key) = \(quoted(found.text())) is not implemented")

@@ -207,7 +207,7 @@ struct ConversionTests {
       var gguf = Gguf()
       change(&gguf)
       let error = #expect(throws: NibbleError.self) { try read(gguf.bytes) }
-      #expect(error?.kind == kind && error?.message.hasPrefix(folder.file("bad.gguf")) == true, "\(error?.message ?? "")")
+      #expect(error?.kind == kind && error?.path == folder.file("bad.gguf"), "\(error?.message ?? "")")
     }
     refuse(.quality) { $0.data.replaceSubrange(0..<4, with: littleEndian(Float.nan.bitPattern)) }
     refuse(.adapterMismatch) {

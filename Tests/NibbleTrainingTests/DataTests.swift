@@ -111,7 +111,7 @@ struct DataTests {
     ])
   func refused(_ text: String) throws {
     let error = #expect(throws: NibbleError.self) { try row(text) { _ = try $0.use(.chatml, breaksMarks: true) } }
-    #expect(error?.kind == .badInput && error?.message.hasPrefix("rows.jsonl:7: ") == true, "\(error?.message ?? "")")
+    #expect(error?.kind == .badInput && error?.path == "rows.jsonl:7", "\(error?.message ?? "")")
   }
 
   @Test("orders: every epoch has each row once, drawn anew", arguments: [false, true], [(100, 8), (7, 8), (64, 4), (801, 2)])
