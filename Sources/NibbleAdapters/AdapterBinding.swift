@@ -45,7 +45,7 @@ public struct AdapterBinding: Sendable, Equatable {
 
   init(text: String, place: String) throws {
     func fail() -> NibbleError {
-      NibbleError.badInput("\(place): its \(quoted(Self.key)) metadata is not what nibble writes there")
+      NibbleError.badInput("\(path: place): its \(subject: Self.key) metadata is not what nibble writes there")
     }
     guard let json = try? JSON.parse(Array(text.utf8)), let base = json["base"]?.string.flatMap({ Digest128(hex: $0) }) else {
       throw fail()

@@ -45,12 +45,13 @@ enum ModulePattern: Sendable {
 
 /// Values by pattern: the first pattern that is found decides. All questions together are answered in bounded time.
 final class PatternTable: Sendable {
-  private let place: String
+  /// The file and the key.
+  private let place: MessageText
   private let rows: [(pattern: ModulePattern, value: Double)]
   private let nanoseconds = Atomic<Int>(0)
   private static let limit = 10_000_000_000
 
-  init(place: String, _ rows: [(pattern: ModulePattern, value: Double)]) {
+  init(place: MessageText, _ rows: [(pattern: ModulePattern, value: Double)]) {
     self.place = place
     self.rows = rows
   }
@@ -64,7 +65,7 @@ final class PatternTable: Sendable {
     for (index, row) in rows.enumerated() {
       let found: Bool
       do { found = try row.pattern.matches(path) } catch let error as NibbleError {
-        throw NibbleError.badInput("\(place): \(error.message)")
+        throw NibbleError.badInput("\(place): \(error.text)")
       }
       if found { return row.value }
       guard index % 16 != 0 || nanoseconds.load(ordering: .relaxed) + Int((threadSeconds() - started) * 1e9) < Self.limit else {
@@ -114,23 +115,23 @@ public struct AdapterConfig: Sendable {
   /// - Throws: `.badInput` naming what is wrong, or what changes arithmetic and is not implemented
   public init(_ json: JSON, place: String) throws {
     self.json = json
-    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     func value(_ key: String) -> JSON? { json[key].flatMap { $0 == JSON.null ? nil : $0 } }
     func flag(_ key: String) throws -> Bool {
       guard let found = value(key) else { return false }
-      guard let flag = found.bool else { throw fail("\(key) is \(quoted(found.text())), expected true or false") }
+      guard let flag = found.bool else { throw fail("\(key: key) is \(quoted(found.text())), expected true or false") }
       return flag
     }
     guard json.members != nil else { throw fail("not a JSON object") }
     let kind = value("peft_type")?.string ?? ""
-    guard kind == "LORA" else { throw fail("peft_type = \(quoted(kind)) is not implemented; LORA is") }
+    guard kind == "LORA" else { throw fail("\(key: "peft_type") = \(quoted(kind)) is not implemented; LORA is") }
     // PEFT's default stands for a key that is missing; it computes nothing with null.
-    for key in ["r", "lora_alpha"] where json[key] == .null { throw fail("\(key) is null, expected a number") }
+    for key in ["r", "lora_alpha"] where json[key] == .null { throw fail("\(key: key) is null, expected a number") }
     guard let rank = value("r").map({ $0.int }) ?? 8, (1...1 << 20).contains(rank) else {
-      throw fail("r is \(quoted(json["r"]?.text() ?? "")), expected a whole number from 1")
+      throw fail("\(key: "r") is \(quoted(json["r"]?.text() ?? "")), expected a whole number from 1")
     }
     guard let alpha = value("lora_alpha").map({ $0.double }) ?? 8, alpha.isFinite else {
-      throw fail("lora_alpha is \(quoted(json["lora_alpha"]?.text() ?? "")), expected a number")
+      throw fail("\(key: "lora_alpha") is \(quoted(json["lora_alpha"]?.text() ?? "")), expected a number")
     }
     self.rank = rank
     self.alpha = alpha
@@ -139,27 +140,27 @@ public struct AdapterConfig: Sendable {
     hasFactorBias = try flag("lora_bias")
     _ = try flag("fan_in_fan_out")
     guard let bias = Bias(rawValue: value("bias").map { $0.string ?? "" } ?? "none") else {
-      throw fail("bias = \(quoted(json["bias"]?.text() ?? "")) is not implemented; none, all and lora_only are")
+      throw fail("\(key: "bias") = \(quoted(json["bias"]?.text() ?? "")) is not implemented; none, all and lora_only are")
     }
     self.bias = bias
     baseName = value("base_model_name_or_path")?.string
     taskType = value("task_type")?.string
     if let saved = value("modules_to_save"), saved.array?.allSatisfy({ $0.string != nil }) != true {
-      throw fail("modules_to_save is \(quoted(saved.text())), expected a list of names")
+      throw fail("\(key: "modules_to_save") is \(quoted(saved.text())), expected a list of names")
     }
     if let targets = value("target_modules"), targets.string == nil, targets.array?.allSatisfy({ $0.string != nil }) != true {
-      throw fail("target_modules is \(quoted(targets.text())), expected a pattern or a list of names")
+      throw fail("\(key: "target_modules") is \(quoted(targets.text())), expected a pattern or a list of names")
     }
     if let layers = value("layers_to_transform"), layers.int == nil, layers.array?.allSatisfy({ $0.int != nil }) != true {
-      throw fail("layers_to_transform is \(quoted(layers.text())), expected whole numbers")
+      throw fail("\(key: "layers_to_transform") is \(quoted(layers.text())), expected whole numbers")
     }
     modulesToSave = value("modules_to_save")?.array?.compactMap(\.string) ?? []
     func tokens(_ list: JSON) throws -> [Int] {
       guard let ids = list.array?.map(\.int), ids.allSatisfy({ ($0 ?? -1) >= 0 }) else {
-        throw fail("trainable_token_indices is \(quoted(list.text())), expected ids of tokens")
+        throw fail("\(key: "trainable_token_indices") is \(quoted(list.text())), expected ids of tokens")
       }
       let found = ids.compactMap { $0 }
-      guard Set(found).count == found.count else { throw fail("trainable_token_indices names a token twice") }
+      guard Set(found).count == found.count else { throw fail("\(key: "trainable_token_indices") names a token twice") }
       return found
     }
     switch value("trainable_token_indices") {
@@ -169,29 +170,31 @@ public struct AdapterConfig: Sendable {
     }
     func patterns(_ key: String, _ range: ClosedRange<Double>, whole: Bool = false) throws -> [(ModulePattern, Double)] {
       guard let members = value(key)?.members else {
-        if let other = value(key) { throw fail("\(key) is \(quoted(other.text())), expected an object") }
+        if let other = value(key) { throw fail("\(key: key) is \(quoted(other.text())), expected an object") }
         return []
       }
       return try members.map { name, value in
         guard let number = value.double, range.contains(number), !whole || number == number.rounded() else {
           throw fail(
-            "\(key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)"
+            "\(key: key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)"
           )
         }
         do { return (try ModulePattern(name), number) } catch let error as NibbleError {
-          throw fail("\(key): \(error.message)")
+          throw fail("\(key: key): \(error.text)")
         }
       }
     }
-    rankPattern = PatternTable(place: "\(place): rank_pattern", try patterns("rank_pattern", 1...1_048_576, whole: true))
-    alphaPattern = PatternTable(place: "\(place): alpha_pattern", try patterns("alpha_pattern", 1e-30...1e30))
+    rankPattern = PatternTable(
+      place: "\(path: place): \(key: "rank_pattern")", try patterns("rank_pattern", 1...1_048_576, whole: true))
+    alphaPattern = PatternTable(
+      place: "\(path: place): \(key: "alpha_pattern")", try patterns("alpha_pattern", 1e-30...1e30))
     for key in Self.variants {
       guard let found = value(key), found != .bool(false), found != .object([]), found != .array([]) else { continue }
-      throw fail("\(key) = \(quoted(found.text())) is not implemented")
+      throw fail("\(key: key) = \(quoted(found.text())) is not implemented")
     }
     if let start = value("init_lora_weights")?.string, Self.changesBase.contains(where: { start.hasPrefix($0) }) {
       throw fail(
-        "init_lora_weights = \(quoted(start)): such adapters fit only the base their training had changed; "
+        "\(key: "init_lora_weights") = \(quoted(start)): such adapters fit only the base their training had changed; "
           + "save them converted to plain LoRA (PEFT: path_initial_model_for_weight_conversion)")
     }
     unknownKeys = (json.members ?? []).map(\.key).filter { !Self.known.contains($0) && !Self.variants.contains($0) }

@@ -26,8 +26,8 @@ extension AdapterFile {
     let others = lost.count > 3 ? " and \(lost.count - 3) more" : ""
     throw NibbleError(
       .adapterMismatch,
-      "\(path): \(lost.count) of its \(self.modules.count + tokenRows.count + replacements.count) modules and parameters match nothing in \(base): "
-        + named.joined(separator: ", ") + others)
+      "\(path: path): \(lost.count) of its \(self.modules.count + tokenRows.count + replacements.count) modules and parameters match nothing in \(base): "
+        + "\(named.joined(separator: ", "))\(others)")
   }
 
   /// Throws for a module trained whole that the base has and the adapter holds nothing of.
@@ -37,7 +37,7 @@ extension AdapterFile {
     for name in emptySavedModules where parameters.contains(where: { Self.isIn($0, name) }) {
       throw NibbleError(
         .adapterMismatch,
-        "\(path): modules_to_save names \(quoted(name)), which \(base) has, and the file holds no tensor for it")
+        "\(path: path): modules_to_save names \(subject: name), which \(base) has, and the file holds no tensor for it")
     }
   }
 
@@ -52,8 +52,8 @@ extension AdapterFile {
   }
 
   /// What is wrong with a module.
-  package func mismatch(_ module: String, _ reason: String) -> NibbleError {
-    NibbleError(.adapterMismatch, "\(path): module \(quoted(module)) \(reason)")
+  package func mismatch(_ module: String, _ reason: MessageText) -> NibbleError {
+    NibbleError(.adapterMismatch, "\(path: path): \(module: module) \(reason)")
   }
 
   /// Adapters are small and come from anywhere: a look at every number costs little and names the tensor that is broken.
@@ -64,7 +64,7 @@ extension AdapterFile {
     let broken = Kernels.countNonfinite(tensor.dtype, start, count: tensor.count)
     guard broken == 0 else {
       throw NibbleError.quality(
-        "\(path): tensor \(quoted(tensor.name.text)) holds \(broken) NaN or infinite value\(broken == 1 ? "" : "s")")
+        "\(path: path): \(tensor: tensor.name.text) holds \(broken) NaN or infinite value\(broken == 1 ? "" : "s")")
     }
   }
 }

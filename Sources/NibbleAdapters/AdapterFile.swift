@@ -67,16 +67,17 @@ public struct AdapterFile: Sendable {
     guard PathKind(path) == .folder else {
       if PathKind(path) == .nothing, let snapshot = try HubCache.snapshot(path) { return try open(snapshot) }
       let reason = PathKind(path) == .nothing ? "no such folder" : "not a folder; an adapter is a folder with adapter_config.json"
-      throw NibbleError.badInput("\(path): \(reason)")
+      throw NibbleError.badInput("\(path: path): \(reason)")
     }
     let configPath = path + "/adapter_config.json"
     let weights = path + "/adapter_model.safetensors"
     if PathKind(weights) == .nothing, PathKind(path + "/adapter_model.bin") == .file {
       throw NibbleError.badInput(
-        "\(path)/adapter_model.bin: pickles, which can run code when loaded, are not read; save the adapter as safetensors")
+        "\(path: path + "/adapter_model.bin"): pickles, which can run code when loaded, are not read; save the adapter as safetensors"
+      )
     }
     if PathKind(configPath) == .nothing, PathKind(path + "/config.json") == .file {
-      throw NibbleError.badInput("\(path): a model folder, where an adapter folder with adapter_config.json was expected")
+      throw NibbleError.badInput("\(path: path): a model folder, where an adapter folder with adapter_config.json was expected")
     }
     let config = try AdapterConfig(try readJSONFile(configPath), place: configPath)
     let checkpoint = try Checkpoint.open(weights)
@@ -95,7 +96,7 @@ public struct AdapterFile: Sendable {
     self.mapped = mapped
   }
 
-  private func mismatch(_ reason: String) -> NibbleError { NibbleError(.adapterMismatch, "\(path): \(reason)") }
+  private func mismatch(_ reason: MessageText) -> NibbleError { NibbleError(.adapterMismatch, "\(path: path): \(reason)") }
 
   private struct Parts { var a, b, bias, magnitude: StoredTensor? }
 
@@ -107,8 +108,8 @@ public struct AdapterFile: Sendable {
     let all = Set(tensors.map(\.name))
     for tensor in tensors {
       let name = tensor.name.text
-      guard name.hasPrefix(Self.prefix) else { throw mismatch("tensor \(quoted(name)) does not begin with \(Self.prefix)") }
-      guard !tensor.isPacked else { throw mismatch("tensor \(quoted(name)) is packed") }
+      guard name.hasPrefix(Self.prefix) else { throw mismatch("\(tensor: name) does not begin with \(Self.prefix)") }
+      guard !tensor.isPacked else { throw mismatch("\(tensor: name) is packed") }
       let own = String(name.dropFirst(Self.prefix.count))
       if own.hasSuffix(Self.tokenSuffix) {
         tokenRows.append(try rows(String(own.dropLast(Self.tokenSuffix.count)), tensor))
@@ -116,7 +117,7 @@ public struct AdapterFile: Sendable {
       }
       guard let (suffix, part) = Self.suffixes.first(where: { own.hasSuffix($0.text) }) else {
         guard !own.contains(".lora_"), !own.contains(".trainable_tokens") else {
-          throw mismatch("tensor \(quoted(name)): no part of an adapter nibble knows")
+          throw mismatch("\(tensor: name): no part of an adapter nibble knows")
         }
         try replace(own, by: tensor, all, &seen)
         continue
@@ -124,7 +125,7 @@ public struct AdapterFile: Sendable {
       let path = ByteName(String(own.dropLast(suffix.utf8.count)))
       if suffix.contains("embedding") { embeddings.insert(path) }
       guard parts[path]?[keyPath: part] == nil else {
-        throw mismatch("module \(quoted(path.text)) has a part twice: \(quoted(name)) is another spelling of it")
+        throw mismatch("\(module: path.text) has a part twice: \(quoted(name)) is another spelling of it")
       }
       parts[path, default: Parts()][keyPath: part] = tensor
     }
@@ -134,11 +135,11 @@ public struct AdapterFile: Sendable {
     guard !modules.isEmpty || !replacements.isEmpty || !tokenRows.isEmpty else { throw mismatch("it holds no tensors") }
     if let module = modules.first, config.json["target_modules"] == .array([]) {
       throw NibbleError.badInput(
-        "\(path)/adapter_config.json: target_modules is empty, the file has factors for \(quoted(module.path))")
+        "\(path: path + "/adapter_config.json"): target_modules is empty, the file has factors for \(quoted(module.path))")
     }
     guard tokenRows.count == config.tokenRows.count else {
       throw mismatch(
-        "trainable_token_indices names \(config.tokenRows.count) embeddings, the file has rows for \(tokenRows.count)")
+        "\(key: "trainable_token_indices") names \(config.tokenRows.count) embeddings, the file has rows for \(tokenRows.count)")
     }
   }
 
@@ -149,7 +150,7 @@ public struct AdapterFile: Sendable {
     let named = config.tokenRows.first { row in row.module.map { path == $0 || path.hasSuffix("." + $0) } ?? true }
     guard let named, tensor.shape.count == 2, tensor.shape[0] == named.tokens.count else {
       throw mismatch(
-        "tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), trainable_token_indices names \(named?.tokens.count ?? 0) tokens there"
+        "\(tensor: tensor.name.text) has shape \(tensor.shape), trainable_token_indices names \(named?.tokens.count ?? 0) tokens there"
       )
     }
     return TokenRows(path: path, tokens: named.tokens, values: tensor)
@@ -169,7 +170,7 @@ public struct AdapterFile: Sendable {
       return
     }
     guard tensor.shape == other.shape, try mapped.floats(tensor) == mapped.floats(other) else {
-      throw mismatch("\(quoted(name)) is in it twice, with different values")
+      throw mismatch("\(subject: name) is in it twice, with different values")
     }
   }
 
@@ -193,7 +194,7 @@ public struct AdapterFile: Sendable {
   ]
 
   private func module(_ path: String, _ parts: Parts, isEmbedding: Bool) throws -> AdaptedModule {
-    func fail(_ reason: String) -> NibbleError { mismatch("module \(quoted(path)): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { mismatch("\(module: path): \(reason)") }
     guard let a = parts.a, let b = parts.b else {
       throw fail(
         parts.a == nil
@@ -223,8 +224,10 @@ public struct AdapterFile: Sendable {
 /// A JSON file, read whole.
 func readJSONFile(_ path: String) throws -> JSON {
   let file = try InputFile(path)
-  guard file.size <= 64 << 20 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for a configuration") }
+  guard file.size <= 64 << 20 else {
+    throw NibbleError.badInput("\(path: path): \(file.size) bytes are too many for a configuration")
+  }
   do { return try JSON.parse(try file.bytes(at: 0, count: file.size)) } catch let error as JSONError {
-    throw NibbleError.badInput("\(path): \(error.reason) at byte \(error.offset)")
+    throw NibbleError.badInput("\(path: path): \(error.reason) at byte \(error.offset)")
   }
 }

@@ -28,10 +28,10 @@ struct AdapterTargets: Sendable {
     func names(_ key: String) throws -> Names? {
       guard let value = config.json[key], value != .null else { return nil }
       if let list = value.array { return .list(list.compactMap(\.string)) }
-      guard let text = value.string else { throw NibbleError.badInput("\(place): \(key) is neither a text nor a list") }
+      guard let text = value.string else { throw NibbleError.badInput("\(path: place): \(key) is neither a text nor a list") }
       guard text.lowercased() != "all-linear" else { return nil }
       do { return .pattern(try Pattern(ofFile: "^(?:\(text))$", lineAnchors: false)) } catch let error as NibbleError {
-        throw NibbleError.badInput("\(place): \(key): \(error.message)")
+        throw NibbleError.badInput("\(path: place): \(key): \(error.text)")
       }
     }
     guard let targets = try names("target_modules") else { return nil }
@@ -60,36 +60,39 @@ struct AdapterTargets: Sendable {
 
 extension AdapterFile {
   /// Things about its configuration worth telling.
-  package var warnings: [String] {
+  package var warnings: [Warning] {
     guard !config.unknownKeys.isEmpty else { return [] }
-    return ["\(path)/adapter_config.json: \(config.unknownKeys.joined(separator: ", ")): not known, left alone"]
+    let keys = config.unknownKeys.joined(separator: ", ")
+    return [.init(.unused, "\(path: path + "/adapter_config.json"): \(key: keys): not known, left alone")]
   }
 
   /// Where what the configuration names and what the file holds differ.
   ///
   /// - Throws: `.badInput` for patterns that are none or take too long
-  package func targetWarnings(_ base: Checkpoint) throws -> [String] {
+  package func targetWarnings(_ base: Checkpoint) throws -> [Warning] {
     let place = path + "/adapter_config.json"
     // PEFT adds both names of heads to every classifier's adapter, and a model has one of them.
     let strange = emptySavedModules.filter { !["classifier", "score"].contains($0) }
     var warnings = strange.map {
-      "\(place): modules_to_save names \(quoted($0)), which neither the base nor the adapter has"
+      Warning(.unused, "\(path: place): modules_to_save names \(subject: $0), which neither the base nor the adapter has")
     }
     guard let targets = try AdapterTargets(config, place: place) else { return warnings }
     let started = threadSeconds()
     func isTarget(_ path: String) throws -> Bool {
       guard threadSeconds() - started < 10 else {
-        throw NibbleError.badInput("\(place): target_modules takes too long to match")
+        throw NibbleError.badInput("\(path: place): target_modules takes too long to match")
       }
       do { return try targets.contains(path) } catch let error as NibbleError {
-        throw NibbleError.badInput("\(place): target_modules: \(error.message)")
+        throw NibbleError.badInput("\(path: place): target_modules: \(error.text)")
       }
     }
     let strangers = try modules.filter { try !isTarget($0.path) }
     if let first = strangers.first {
       warnings.append(
-        "\(path): \(strangers.count) of \(modules.count) adapted modules, \(quoted(first.path)) the first, are not among the "
-          + "configuration's target_modules; PEFT would leave them out, nibble does not")
+        .init(
+          .compatibility,
+          "\(path: path): \(strangers.count) of \(modules.count) adapted modules, \(subject: first.path) the first, are not among the "
+            + "configuration's target_modules; PEFT would leave them out, nibble does not"))
     }
     // Paths as the adapter's own model has them: a target that only bears another prefix is not missing.
     let paths = base.modulePaths
@@ -98,8 +101,10 @@ extension AdapterFile {
     let missing = try paths.indices.filter { try !held.contains($0) && isTarget(paths[$0]) }
     if let first = missing.first, !held.isEmpty {
       warnings.append(
-        "\(path): target_modules names \(missing.count) modules of the base, \(quoted(paths[first])) the first, that the adapter holds "
-          + "nothing for; it adapts \(held.count)")
+        .init(
+          .unused,
+          "\(path: path): target_modules names \(missing.count) modules of the base, \(subject: paths[first]) the first, that the adapter "
+            + "holds nothing for; it adapts \(held.count)"))
     }
     return warnings
   }

@@ -9,8 +9,8 @@ extension Matrix {
   /// - Throws: `.badInput` for types products are not made with
   package init(_ tensor: StoredTensor, of mapped: MappedCheckpoint, isTransposed: Bool) throws {
     let name = tensor.name.text
-    func fail(_ reason: String) -> NibbleError {
-      NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(name)) \(reason)")
+    func fail(_ reason: MessageText) -> NibbleError {
+      NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: name) \(reason)")
     }
     guard tensor.shape.count == 2 else { throw fail("is no matrix: its shape is \(tensor.shape)") }
     let (rows, columns) = (tensor.shape[0], tensor.shape[1])
@@ -38,14 +38,14 @@ extension Matrix {
   /// Rows of a packed tensor, decoded into float32 in memory.
   init(unpacking rows: Range<Int>, of tensor: StoredTensor, _ mapped: MappedCheckpoint, isTransposed: Bool) throws {
     guard let columns = tensor.shape.last else {
-      throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(tensor.name.text)) is no matrix")
+      throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: tensor.name.text) is no matrix")
     }
     let store = FloatStore(count: rows.count * columns)
     try mapped.decode(tensor, rows.lowerBound * columns..<rows.upperBound * columns, into: store.start)
     guard
       let matrix = Matrix(
         .f32, rows: rows.count, columns: columns, UnsafeRawBufferPointer(store.values), isTransposed: isTransposed, owner: store)
-    else { throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(tensor.name.text)) is too large to unpack") }
+    else { throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: tensor.name.text) is too large to unpack") }
     self = matrix
   }
 }

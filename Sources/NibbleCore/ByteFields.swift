@@ -33,14 +33,15 @@ package struct ByteWriter {
 package struct ByteReader {
   private let bytes: [UInt8]
   package private(set) var at = 0
-  private let place: String
+  /// The file, and which part of it.
+  private let place: MessageText
 
-  package init(_ bytes: [UInt8], place: String) {
+  package init(_ bytes: [UInt8], place: MessageText) {
     self.bytes = bytes
     self.place = place
   }
 
-  package func fail(_ reason: String) -> NibbleError { .badInput("\(place): \(reason) at byte \(at)") }
+  package func fail(_ reason: MessageText) -> NibbleError { .badInput("\(place): \(reason) at byte \(at)") }
 
   /// A reader of some of its bytes, for the same messages.
   package func inner(_ bytes: [UInt8]) -> ByteReader { ByteReader(bytes, place: place) }

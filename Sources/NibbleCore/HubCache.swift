@@ -39,7 +39,7 @@ package enum HubCache {
     let commit = try commit(of: revision, in: folder)
     let snapshot = folder + "/snapshots/" + commit
     guard !commit.contains("/"), !commit.hasPrefix("."), PathKind(snapshot) == .folder else {
-      throw NibbleError.badInput("\(text): the Hugging Face cache holds this model, but no revision \(quoted(revision))")
+      throw NibbleError.badInput("\(text): the Hugging Face cache holds this model, but no revision \(subject: revision)")
     }
     return snapshot
   }
@@ -51,7 +51,9 @@ package enum HubCache {
       let file = try InputFile(reference)
       var bytes = try file.bytes(at: 0, count: min(file.size, 200))[...]
       while let last = bytes.last, last <= 0x20 { bytes.removeLast() }
-      guard !bytes.isEmpty, bytes.allSatisfy(isPlain) else { throw NibbleError.badInput("\(reference): holds no commit's id") }
+      guard !bytes.isEmpty, bytes.allSatisfy(isPlain) else {
+        throw NibbleError.badInput("\(path: reference): holds no commit's id")
+      }
       return String(decoding: bytes, as: UTF8.self)
     }
     let snapshots = folder + "/snapshots"

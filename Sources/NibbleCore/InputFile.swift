@@ -36,11 +36,11 @@ package final class InputFile: Sendable {
   package init(_ path: String) throws {
     // Without O_NONBLOCK, opening a pipe would wait for a writer.
     let descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
-    guard descriptor >= 0 else { throw NibbleError.badInput("\(path): \(errorText(errno))") }
+    guard descriptor >= 0 else { throw NibbleError.badInput("\(path: path): \(errorText(errno))") }
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
       close(descriptor)
-      throw NibbleError.badInput("\(path): not a regular file")
+      throw NibbleError.badInput("\(path: path): not a regular file")
     }
     self.path = path
     self.descriptor = descriptor
@@ -58,10 +58,10 @@ package final class InputFile: Sendable {
       let count = pread(descriptor, buffer.baseAddress! + done, buffer.count - done, offset + done)
       if count < 0 {
         if errno == EINTR { try Interrupt.check(); continue }
-        throw NibbleError.badInput("\(path): \(errorText(errno)) while reading at byte \(offset + done)")
+        throw NibbleError.badInput("\(path: path): \(errorText(errno)) while reading at byte \(offset + done)")
       }
       if count == 0 {
-        throw NibbleError.badInput("\(path): ends at byte \(offset + done), \(size) bytes when it was opened")
+        throw NibbleError.badInput("\(path: path): ends at byte \(offset + done), \(size) bytes when it was opened")
       }
       done += count
     }
@@ -78,7 +78,7 @@ package final class InputFile: Sendable {
   package func checkUnchanged() throws {
     var status = stat()
     guard fstat(descriptor, &status) == 0, State(status) == state else {
-      throw NibbleError.badInput("\(path): changed while it was read")
+      throw NibbleError.badInput("\(path: path): changed while it was read")
     }
   }
 
@@ -136,7 +136,7 @@ package func realPath(_ path: String) -> String {
 
 /// The names in a folder, sorted by their bytes, without `.` and `..`.
 package func namesInFolder(_ path: String) throws -> [String] {
-  guard let folder = opendir(path) else { throw NibbleError.badInput("\(path): \(errorText(errno))") }
+  guard let folder = opendir(path) else { throw NibbleError.badInput("\(path: path): \(errorText(errno))") }
   defer { closedir(folder) }
   var names: [String] = []
   while let entry = readdir(folder) {

@@ -21,7 +21,7 @@ package enum JSONLines {
       do throws(JSONError) {
         value = try JSON.parse(Array(line), allowsNonFinite: false)
       } catch {
-        throw NibbleError.badInput("\(path):\(number): \(error.reason) at byte \(error.offset) of the line")
+        throw NibbleError.badInput("\(path: "\(path):\(number)"): \(error.reason) at byte \(error.offset) of the line")
       }
       try body(value, "\(path):\(number)")
     }
@@ -43,7 +43,7 @@ package enum JSONLines {
       }
       pending += bytes[start...]
       guard pending.count <= maximumLine else {
-        throw NibbleError.badInput("\(path):\(number + 1): a line longer than \(maximumLine) bytes")
+        throw NibbleError.badInput("\(path: "\(path):\(number + 1)"): a line longer than \(maximumLine) bytes")
       }
     }
     if !pending.isEmpty { try take(pending[...]) }

@@ -16,10 +16,10 @@ package final class JournalFile {
   package init(_ path: String) throws {
     self.path = path
     descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0o666)
-    guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno))") }
+    guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno))") }
     var status = stat()
     guard fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFREG else {
-      throw NibbleError.cannotWrite("\(path): not a regular file")
+      throw NibbleError.cannotWrite("\(path: path): not a regular file")
     }
     guard status.st_size <= Self.maximumSize else { return }
     let file = try InputFile(path)
@@ -43,7 +43,7 @@ package final class JournalFile {
     length = 0
     lines = Array(lines.prefix(count))
     for line in lines { length += checksum(after: line[...]).utf8.count + line.count + 1 }
-    guard ftruncate(descriptor, off_t(length)) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno))") }
+    guard ftruncate(descriptor, off_t(length)) == 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno))") }
   }
 
   /// Adds lines and waits until they are on the disk.
@@ -52,6 +52,6 @@ package final class JournalFile {
     for line in lines { bytes += Array(checksum(after: line[...]).utf8) + line + [0x0A] }
     try writeAll(bytes, to: descriptor, at: length, path)
     length += bytes.count
-    guard fdatasync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
+    guard fdatasync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while syncing") }
   }
 }

@@ -19,7 +19,7 @@ package final class MappedFile: @unchecked Sendable {
     }
     let (access, kind) = isOwn ? (PROT_READ | PROT_WRITE, MAP_PRIVATE) : (PROT_READ, MAP_SHARED)
     guard let start = mmap(nil, size, access, kind, descriptor, 0), start != MAP_FAILED else {
-      throw NibbleError.badInput("\(path): cannot be mapped: \(errorText(errno))")
+      throw NibbleError.badInput("\(path: path): cannot be mapped: \(errorText(errno))")
     }
     bytes = UnsafeRawBufferPointer(start: start, count: size)
     ownBytes = isOwn ? UnsafeMutableRawBufferPointer(start: start, count: size) : nil

@@ -1,5 +1,5 @@
-/// What went wrong, in one line, and the exit code that says so to scripts.
-public struct NibbleError: Error, Sendable, CustomStringConvertible {
+/// What went wrong, and the exit code that says so to scripts.
+public struct NibbleError: Error, Notice, CustomStringConvertible {
   /// Exit codes of the command line; a contract with scripts that call it.
   public enum Kind: Int32, Sendable, CaseIterable {
     case failed = 1
@@ -15,22 +15,21 @@ public struct NibbleError: Error, Sendable, CustomStringConvertible {
 
   /// The class of failure.
   public let kind: Kind
-  /// One line without control characters, whatever file names and tensor names it quotes.
-  public let message: String
+  public let text: MessageText
 
-  /// An error whose control characters are spelled out.
-  public init(_ kind: Kind, _ message: String) {
+  /// An error that says `text`.
+  public init(_ kind: Kind, _ text: MessageText) {
     self.kind = kind
-    self.message = oneLine(message)
+    self.text = text
   }
 
   public var description: String { message }
 
-  package static func usage(_ message: String) -> NibbleError { .init(.usage, message) }
-  package static func badInput(_ message: String) -> NibbleError { .init(.badInput, message) }
-  package static func integrity(_ message: String) -> NibbleError { .init(.integrity, message) }
-  package static func quality(_ message: String) -> NibbleError { .init(.quality, message) }
-  package static func cannotWrite(_ message: String) -> NibbleError { .init(.cannotWrite, message) }
+  package static func usage(_ text: MessageText) -> NibbleError { .init(.usage, text) }
+  package static func badInput(_ text: MessageText) -> NibbleError { .init(.badInput, text) }
+  package static func integrity(_ text: MessageText) -> NibbleError { .init(.integrity, text) }
+  package static func quality(_ text: MessageText) -> NibbleError { .init(.quality, text) }
+  package static func cannotWrite(_ text: MessageText) -> NibbleError { .init(.cannotWrite, text) }
 }
 
 /// `text` with control characters, line separators and bidirectional overrides spelled out, so that a

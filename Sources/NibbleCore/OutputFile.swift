@@ -121,7 +121,7 @@ package final class OutputFile: @unchecked Sendable {
       try writeOut(.init(rebasing: window.buffer[start..<end]), at: index * Self.windowSize + start)
       windows[index]?.unsynced = nil
     }
-    guard fdatasync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing") }
+    guard fdatasync(descriptor) == 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while syncing") }
   }
 
   private func writeOut(_ buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
@@ -138,9 +138,9 @@ package final class OutputFile: @unchecked Sendable {
           isPlain = true
           continue
         }
-        throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while writing at byte \(offset + done)")
+        throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while writing at byte \(offset + done)")
       }
-      if count == 0 { throw NibbleError.cannotWrite("\(path): nothing more can be written at byte \(offset + done)") }
+      if count == 0 { throw NibbleError.cannotWrite("\(path: path): nothing more can be written at byte \(offset + done)") }
       done += count
     }
   }
@@ -151,7 +151,7 @@ package final class OutputFile: @unchecked Sendable {
     let written = self.length
     // A gap or a byte too many is our own mistake, and must not pass for a finished file.
     guard written == length, rest.count <= 1, rest.allSatisfy({ $0.key == length / Self.windowSize }) else {
-      throw NibbleError(.failed, "\(path): wrote \(written) bytes of \(length)")
+      throw NibbleError(.failed, "\(path: path): wrote \(written) bytes of \(length)")
     }
     _ = nibble_set_direct(descriptor, 0)
     for (index, window) in rest {
@@ -163,7 +163,7 @@ package final class OutputFile: @unchecked Sendable {
     free = []
     // An earlier run, or a sync, may have written whole windows and pages.
     guard ftruncate(descriptor, off_t(length)) == 0, fsync(descriptor) == 0 else {
-      throw NibbleError.cannotWrite("\(path): \(errorText(errno)) while syncing")
+      throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while syncing")
     }
   }
 }

@@ -47,7 +47,7 @@ public final class Pattern: @unchecked Sendable {
       var buffer = [UInt8](repeating: 0, count: 200)
       let length = max(0, Int(pcre2_get_error_message_8(number, &buffer, buffer.count)))
       let reason = String(decoding: buffer.prefix(length), as: UTF8.self)
-      throw NibbleError(kind, "pattern \(quoted(text)) is no regular expression: \(reason) at character \(place)")
+      throw NibbleError(kind, "pattern \(subject: text) is no regular expression: \(reason) at character \(place)")
     }
     self.code = code
     self.text = text
@@ -74,7 +74,7 @@ public final class Pattern: @unchecked Sendable {
   }
 
   private func tooManySteps(on subject: String) -> NibbleError {
-    NibbleError(kind, "pattern \(quoted(text)) takes too many steps on \(subject)")
+    NibbleError(kind, "pattern \(subject: text) takes too many steps on \(subject)")
   }
 
   /// Calls `body` with the place of each match, from left to right and without overlap.

@@ -36,7 +36,7 @@ package final class StagedOutput {
     let name = String(slash.map { path[path.index(after: $0)...] } ?? path[...])
     parent = slash.map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
     guard !name.isEmpty, name != ".", name != ".." else {
-      throw NibbleError.usage("\(destination): not a name that can be written")
+      throw NibbleError.usage("\(path: destination): not a name that can be written")
     }
     self.destination = path
     self.shape = shape
@@ -44,7 +44,7 @@ package final class StagedOutput {
     keepsPartial = keepingPartial
     staging = parent + "/." + name + ".nibble-partial"
     guard PathKind(parent) == .folder else {
-      throw NibbleError.cannotWrite("\(destination): the folder \(parent) does not exist")
+      throw NibbleError.cannotWrite("\(path: destination): the folder \(parent) does not exist")
     }
     try Self.checkReplaceable(path, shape, force: force)
     lock = try claim()
@@ -92,21 +92,21 @@ package final class StagedOutput {
     var status = stat()
     guard lstat(destination, &status) == 0 else { return }
     guard force else {
-      throw NibbleError.usage("\(destination) exists; --force replaces it")
+      throw NibbleError.usage("\(path: destination) exists; \(.force) replaces it")
     }
     let kind = PathKind(destination)
     switch shape {
     case .file:
       guard kind != .folder, kind != .other else {
-        throw NibbleError.usage("\(destination) is not a regular file, and is not replaced by one")
+        throw NibbleError.usage("\(path: destination) is not a regular file, and is not replaced by one")
       }
     case .folder(let owns):
       guard kind == .folder, status.st_mode & S_IFMT == S_IFDIR else {
-        throw NibbleError.usage("\(destination) is not a folder, and is not replaced by one")
+        throw NibbleError.usage("\(path: destination) is not a folder, and is not replaced by one")
       }
       if let stranger = try namesInFolder(destination).first(where: { !owns($0) || PathKind(destination + "/" + $0) == .folder })
       {
-        throw NibbleError.usage("\(destination) holds \(quoted(stranger)), which this command would not write")
+        throw NibbleError.usage("\(path: destination) holds \(subject: stranger), which this command would not write")
       }
     }
   }
@@ -130,7 +130,7 @@ package final class StagedOutput {
       case .folder:
         if PathKind(staging) == .file { try removeStaleFile() }
         if mkdir(staging, 0o777) != 0, errno != EEXIST {
-          throw NibbleError.cannotWrite("\(destination): cannot be created: \(errorText(errno))")
+          throw NibbleError.cannotWrite("\(path: destination): cannot be created: \(errorText(errno))")
         }
         descriptor = open(staging, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)
       }
@@ -138,11 +138,11 @@ package final class StagedOutput {
         let code = errno
         // A folder may be taken away between making and opening it.
         if code == ENOENT, case .folder = shape, PathKind(staging) == .nothing, attempt < 99 { continue }
-        throw NibbleError.cannotWrite("\(destination): cannot be created: \(errorText(code))")
+        throw NibbleError.cannotWrite("\(path: destination): cannot be created: \(errorText(code))")
       }
       guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
         close(descriptor)
-        throw NibbleError.usage("\(destination) is being written by another process")
+        throw NibbleError.usage("\(path: destination) is being written by another process")
       }
       var held = stat()
       var named = stat()
@@ -153,7 +153,7 @@ package final class StagedOutput {
       }
       close(descriptor)
     }
-    throw NibbleError.cannotWrite("\(destination): \(staging) keeps changing hands")
+    throw NibbleError.cannotWrite("\(path: destination): \(staging) keeps changing hands")
   }
 
   private func removeStaleFolder() throws {
@@ -173,7 +173,7 @@ package final class StagedOutput {
     guard descriptor >= 0 else { return }
     defer { close(descriptor) }
     guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-      throw NibbleError.usage("\(destination) is being written by another process")
+      throw NibbleError.usage("\(path: destination) is being written by another process")
     }
     try remove()
   }
@@ -188,7 +188,8 @@ package final class StagedOutput {
 
   private func remove(_ name: String, of folder: String) throws {
     guard unlink(folder + "/" + name) != 0, errno != ENOENT else { return }
-    throw NibbleError.cannotWrite("\(destination): \(folder) holds \(quoted(name)), which cannot be removed: \(errorText(errno))")
+    throw NibbleError.cannotWrite(
+      "\(path: destination): \(folder) holds \(subject: name), which cannot be removed: \(errorText(errno))")
   }
 
   /// The output itself, for the shape `file`, or a new file `name` in the folder.
@@ -205,23 +206,27 @@ package final class StagedOutput {
       (path, place) = (destination, staging)
       descriptor = dup(lock)
     }
-    guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno))") }
+    guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno))") }
     return OutputFile(descriptor: descriptor, path: path, place: place, expectedSize: expectedSize)
   }
 
   /// Gives the output, a file, the owner, group, permissions and extended attributes that `file` has, which it is going to replace.
   ///
   /// - Returns: what could not be kept, in words
-  package func keepPermissions(of file: InputFile) throws -> [String] {
+  package func keepPermissions(of file: InputFile) throws -> [Warning] {
     guard let (owner, group, mode) = file.permissions else {
-      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while reading its permissions")
+      throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno)) while reading its permissions")
     }
-    var lost: [String] = []
-    if fchown(lock, owner, group) != 0 { lost.append("belonged to another user or group, which only root could leave so") }
+    var lost: [Warning] = []
+    if fchown(lock, owner, group) != 0 {
+      lost.append(.init(.metadata, "\(path: file.path): belonged to another user or group, which only root could leave so"))
+    }
     let attributes = file.giveAttributes(to: lock)
-    if attributes > 0 { lost.append("\(attributes) of its extended attributes could not be kept") }
+    if attributes > 0 {
+      lost.append(.init(.metadata, "\(path: file.path): \(attributes) of its extended attributes could not be kept"))
+    }
     guard fchmod(lock, mode) == 0 else {
-      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while setting its permissions")
+      throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno)) while setting its permissions")
     }
     return lost
   }
@@ -231,7 +236,7 @@ package final class StagedOutput {
     try Interrupt.check()
     if case .folder = shape {
       if keepsPartial { for name in partialNames where !names.contains(name) { try remove(name, of: staging) } }
-      guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing") }
+      guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno)) while syncing") }
     }
     try Self.checkReplaceable(destination, shape, force: force)
     try rename()
@@ -246,7 +251,7 @@ package final class StagedOutput {
     let folder = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     defer { close(folder) }
     guard folder >= 0, fsync(folder) == 0 else {
-      throw NibbleError.cannotWrite("\(destination): \(errorText(errno)) while syncing its folder")
+      throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno)) while syncing its folder")
     }
   }
 
@@ -255,7 +260,7 @@ package final class StagedOutput {
     if case .folder = shape, exists {
       // Exchanged in one step, so that there is a whole folder under the name at every moment.
       guard nibble_exchange(staging, destination) == 0 else {
-        throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+        throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno))")
       }
       try removeContents(of: staging)
       rmdir(staging)
@@ -263,15 +268,15 @@ package final class StagedOutput {
     }
     if force {
       guard Glibc.rename(staging, destination) == 0 else {
-        throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+        throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno))")
       }
       return
     }
     if nibble_rename_new(staging, destination) == 0 { return }
     // File systems without this flag say EINVAL; we have just looked that nothing is there.
     if errno == EINVAL, Glibc.rename(staging, destination) == 0 { return }
-    if errno == EEXIST { throw NibbleError.usage("\(destination) exists; --force replaces it") }
-    throw NibbleError.cannotWrite("\(destination): \(errorText(errno))")
+    if errno == EEXIST { throw NibbleError.usage("\(path: destination) exists; \(.force) replaces it") }
+    throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno))")
   }
 
   /// Removes everything written so far; nothing to do after `publish()`.

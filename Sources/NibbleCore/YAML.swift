@@ -18,7 +18,7 @@ package indirect enum YAML: Sendable {
   package static func parse(_ text: String, place: String) throws -> YAML? {
     let parser = UnsafeMutablePointer<yaml_parser_t>.allocate(capacity: 1)
     defer { parser.deallocate() }
-    guard yaml_parser_initialize(parser) != 0 else { throw NibbleError(.failed, "\(place): out of memory") }
+    guard yaml_parser_initialize(parser) != 0 else { throw NibbleError(.failed, "\(path: place): out of memory") }
     defer { yaml_parser_delete(parser) }
     let bytes = Array(text.utf8)
     return try bytes.withUnsafeBufferPointer { buffer in
@@ -57,7 +57,7 @@ package indirect enum YAML: Sendable {
         if case .mappingEnd = next { return .mapping(entries) }
         guard case .scalar(let key) = next, !key.isEmpty else { throw events.fail("a key that is no text") }
         guard !entries.contains(where: { ByteName($0.key) == ByteName(key) }) else {
-          throw events.fail("key \(quoted(key)) twice")
+          throw events.fail("key \(subject: key) twice")
         }
         entries.append((key, try node(try events.next(), &events, depth: depth + 1)))
       }
@@ -72,14 +72,14 @@ package indirect enum YAML: Sendable {
     let parser: UnsafeMutablePointer<yaml_parser_t>
     let place: String
 
-    func fail(_ reason: String) -> NibbleError {
-      .usage("\(place): line \(parser.pointee.mark.line + 1): \(reason)")
+    func fail(_ reason: MessageText) -> NibbleError {
+      .usage("\(path: place): line \(parser.pointee.mark.line + 1): \(reason)")
     }
 
     mutating func next() throws -> Event {
       var event = yaml_event_t()
       guard yaml_parser_parse(parser, &event) != 0 else {
-        throw fail("no YAML: " + (parser.pointee.problem.map { String(cString: $0) } ?? "unreadable"))
+        throw fail("no YAML: \(parser.pointee.problem.map { String(cString: $0) } ?? "unreadable")")
       }
       defer { yaml_event_delete(&event) }
       switch event.type {

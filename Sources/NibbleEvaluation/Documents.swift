@@ -18,13 +18,13 @@ public struct Documents: Sendable {
   public init(_ path: String) throws {
     let lower = path.lowercased()
     documents = lower.hasSuffix(".jsonl") || lower.hasSuffix(".ndjson") ? try Self.rows(path) : try Self.texts(path)
-    guard !documents.isEmpty else { throw NibbleError.badInput("\(path): no text in it") }
+    guard !documents.isEmpty else { throw NibbleError.badInput("\(path: path): no text in it") }
   }
 
   private static func rows(_ path: String) throws -> [Document] {
     var documents: [Document] = []
     try JSONLines.forEach(path) { row, place in
-      guard let text = row["text"]?.string else { throw NibbleError.badInput("\(place): a row without a 'text'") }
+      guard let text = row["text"]?.string else { throw NibbleError.badInput("\(path: place): a row without a 'text'") }
       documents.append(Document(text: text, place: place))
     }
     return documents
@@ -32,9 +32,9 @@ public struct Documents: Sendable {
 
   private static func texts(_ path: String) throws -> [Document] {
     let file = try InputFile(path)
-    guard file.size <= 1 << 32 else { throw NibbleError.badInput("\(path): \(file.size) bytes are too many for a text") }
+    guard file.size <= 1 << 32 else { throw NibbleError.badInput("\(path: path): \(file.size) bytes are too many for a text") }
     guard let text = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
-      throw NibbleError.badInput("\(path): not UTF-8")
+      throw NibbleError.badInput("\(path: path): not UTF-8")
     }
     // Swift takes "\r\n" for one character: lines are those of the bytes.
     let lines = text.utf8.split(separator: UInt8(ascii: "\n"), omittingEmptySubsequences: false)

@@ -121,11 +121,11 @@ public struct Perplexity {
     let limit = min(model.shape.contextLength, other?.shape.contextLength ?? .max)
     let context = self.context ?? min(limit, 2048)
     guard context >= 2, context <= limit else {
-      throw NibbleError.usage("--context \(context) is not from 2 to the model's \(limit)")
+      throw NibbleError.usage("\(.context, context) is not from 2 to the model's \(limit)")
     }
     let most = context - 1
     let stride = self.stride ?? most
-    guard (1...most).contains(stride) else { throw NibbleError.usage("--stride \(stride) is not from 1 to \(most)") }
+    guard (1...most).contains(stride) else { throw NibbleError.usage("\(.stride, stride) is not from 1 to \(most)") }
     if let other, other.shape.vocabulary != model.shape.vocabulary {
       throw NibbleError.badInput(
         "models of \(model.shape.vocabulary) and \(other.shape.vocabulary) tokens cannot be compared token by token")

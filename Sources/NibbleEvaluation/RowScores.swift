@@ -40,7 +40,7 @@ public struct RowScores: Sendable {
       switch model.transformer.weights.head {
       case .language: sum += try language(model, batch, runs, hidden)
       case .classification(let head): sum += try classes(model, head, batch, runs, hidden)
-      case .none: throw NibbleError.usage("\(model.path) has no head: there is nothing to judge")
+      case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to judge")
       }
       progress(first + batch.count, rows.count)
     }

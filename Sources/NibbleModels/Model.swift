@@ -43,12 +43,13 @@ public final class Model: @unchecked Sendable {
     path = checkpoint.path
     self.checkpoint = checkpoint
     guard let json = checkpoint.config else {
-      throw NibbleError.badInput("\(checkpoint.path): no config.json: what model the weights belong to is not known")
+      throw NibbleError.badInput("\(path: checkpoint.path): no config.json: what model the weights belong to is not known")
     }
-    config = ConfigReader(json, place: "\(checkpoint.path): config.json")
+    config = ConfigReader(json, place: "\(path: checkpoint.path): config.json")
     let type = try config.string("model_type") ?? ""
     guard let architecture = Architectures.named(type) else {
-      throw config.fail("model_type \(quoted(type)) is not implemented; \(Architectures.modelTypes.joined(separator: ", ")) are")
+      throw config.fail(
+        "\(key: "model_type") \(quoted(type)) is not implemented; \(Architectures.modelTypes.joined(separator: ", ")) are")
     }
     let shape = try architecture.shape(config)
     let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "")

@@ -33,7 +33,8 @@ struct AddedTokens: Sendable {
   init(_ tokens: [AddedToken], place: String, normalize: ([UInt8]) throws -> [UInt8]) throws {
     for token in tokens where !token.text.isEmpty {
       guard token.text.count <= Self.maximumLength else {
-        throw NibbleError.badInput("\(place): an added token of \(token.text.count) bytes; \(Self.maximumLength) is the limit")
+        throw NibbleError.badInput(
+          "\(path: place): an added token of \(token.text.count) bytes; \(Self.maximumLength) is the limit")
       }
       if token.isSpecial { specialIDs.insert(token.id) }
       all.append(token)

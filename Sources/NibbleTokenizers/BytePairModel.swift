@@ -83,7 +83,7 @@ struct BytePairModel: Sendable {
       }
       guard let unknown else { continue }
       guard let id = unknown.id else {
-        throw NibbleError.badInput("the unknown token \(quoted(unknown.name)) is not in the vocabulary")
+        throw NibbleError.badInput("the unknown token \(subject: unknown.name) is not in the vocabulary")
       }
       if fusesUnknown, pending != nil {
         pending?.end = Int32(truncatingIfNeeded: end)

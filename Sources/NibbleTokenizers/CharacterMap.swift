@@ -13,7 +13,7 @@ struct CharacterMap: Sendable {
     func word(_ at: Int) -> UInt32 {
       UInt32(bytes[at]) | UInt32(bytes[at + 1]) << 8 | UInt32(bytes[at + 2]) << 16 | UInt32(bytes[at + 3]) << 24
     }
-    func broken(_ what: String) -> NibbleError { .badInput("\(place): the table of character replacements \(what)") }
+    func broken(_ what: MessageText) -> NibbleError { .badInput("\(path: place): the table of character replacements \(what)") }
     guard bytes.count > 4 else { throw broken("has \(bytes.count) bytes") }
     let length = Int(word(0))
     guard length >= 4, length % 4 == 0, length < bytes.count - 4 else {

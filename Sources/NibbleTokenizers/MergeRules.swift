@@ -25,7 +25,7 @@ struct MergeRules {
       number += 1
       let line = line.last == UInt8(ascii: "\r") ? line.dropLast() : line
       if line.isEmpty || line.starts(with: "#version".utf8) { continue }
-      guard append(line) else { throw NibbleError.badInput("\(place): line \(number) is not two tokens") }
+      guard append(line) else { throw NibbleError.badInput("\(path: place): line \(number) is not two tokens") }
     }
   }
 
@@ -43,7 +43,7 @@ struct MergeRules {
       joined.append(contentsOf: pair.right.dropFirst(prefix.count))
       func id(_ token: [UInt8]) throws -> UInt32 {
         guard let id = token.withUnsafeBufferPointer({ tokens.id(of: $0) }) else {
-          throw NibbleError.badInput("\(place): merge \(rank) needs the token \(shown(token)), which the vocabulary lacks")
+          throw NibbleError.badInput("\(path: place): merge \(rank) needs the token \(shown(token)), which the vocabulary lacks")
         }
         return id
       }

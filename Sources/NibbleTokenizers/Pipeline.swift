@@ -76,7 +76,7 @@ struct Pipeline: Sendable {
         case .unigram(let model): try model.encode(word, to: &ids)
         case .wordLevel(let tokens, let unknown):
           guard let id = tokens.id(of: word) ?? tokens.id(of: unknown) else {
-            throw NibbleError.badInput("the unknown token \(quoted(unknown)) is not in the vocabulary")
+            throw NibbleError.badInput("the unknown token \(subject: unknown) is not in the vocabulary")
           }
           ids.append(id)
         }

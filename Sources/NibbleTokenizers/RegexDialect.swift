@@ -29,7 +29,7 @@ struct RegexDialect {
       return try Pattern(
         ofFile: dialect.translated(), lineAnchors: origin == .oniguruma, isTrusted: KnownPattern.all.contains(pattern))
     } catch let error as NibbleError {
-      throw NibbleError(error.kind, "\(place): \(error.message)")
+      throw NibbleError(error.kind, "\(path: place): \(error.text)")
     }
   }
 
@@ -38,8 +38,8 @@ struct RegexDialect {
     self.pattern = pattern
   }
 
-  private func refused(_ what: String) -> NibbleError {
-    .badInput("\(what) in the regular expression \(quoted(text(pattern[...]))) is not supported")
+  private func refused(_ what: MessageText) -> NibbleError {
+    .badInput("\(what) in the regular expression \(subject: text(pattern[...])) is not supported")
   }
 
   private func text(_ scalars: ArraySlice<Unicode.Scalar>) -> String {

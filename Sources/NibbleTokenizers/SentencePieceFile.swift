@@ -37,8 +37,8 @@ struct SentencePieceFile {
       default: break
       }
     }
-    guard !pieces.isEmpty else { throw NibbleError.badInput("\(place): a SentencePiece model without pieces") }
-    guard pieces.count <= Vocabulary.maximumID else { throw NibbleError.badInput("\(place): \(pieces.count) pieces") }
+    guard !pieces.isEmpty else { throw NibbleError.badInput("\(path: place): a SentencePiece model without pieces") }
+    guard pieces.count <= Vocabulary.maximumID else { throw NibbleError.badInput("\(path: place): \(pieces.count) pieces") }
   }
 
   private mutating func readPiece(_ message: ArraySlice<UInt8>, _ place: String) throws {
@@ -52,18 +52,18 @@ struct SentencePieceFile {
       case (2, .word(let bits)): score = Float(bitPattern: bits)
       case (3, .number(let number)):
         guard let known = UInt8(exactly: number).flatMap(SentencePieceText.Kind.init) else {
-          throw NibbleError.badInput("\(place): piece \(pieces.count) is of an unknown type \(number)")
+          throw NibbleError.badInput("\(path: place): piece \(pieces.count) is of an unknown type \(number)")
         }
         kind = known
       default: break
       }
     }
-    guard score.isFinite else { throw NibbleError.badInput("\(place): the score of piece \(pieces.count) is not finite") }
+    guard score.isFinite else { throw NibbleError.badInput("\(path: place): the score of piece \(pieces.count) is not finite") }
     guard !text.isEmpty, !text.contains(0), String(validating: text, as: UTF8.self) != nil else {
-      throw NibbleError.badInput("\(place): piece \(pieces.count) is no text")
+      throw NibbleError.badInput("\(path: place): piece \(pieces.count) is no text")
     }
     if kind == .byte, DecodeStage.byte(of: text) == nil {
-      throw NibbleError.badInput("\(place): piece \(pieces.count), \(shown(text)), is no byte")
+      throw NibbleError.badInput("\(path: place): piece \(pieces.count), \(shown(text)), is no byte")
     }
     pieces.append((text, score, kind))
   }
@@ -119,7 +119,7 @@ struct ProtobufReader {
   }
 
   private var truncated: NibbleError {
-    .badInput("\(place): not a SentencePiece model, or one that is cut off or damaged at byte \(rest.startIndex)")
+    .badInput("\(path: place): not a SentencePiece model, or one that is cut off or damaged at byte \(rest.startIndex)")
   }
 
   private mutating func number() throws -> UInt64 {

@@ -9,7 +9,7 @@ extension SentencePieceFile {
       kinds: pieces.map(\.kind), pieces: vocabulary, unknown: unknownSurface,
       dropsFirstSpace: addsDummyPrefix, dropsAllFirstSpaces: removesExtraSpaces)
     guard !hasDenormalizer else {
-      throw NibbleError.badInput("\(place): a SentencePiece model with a denormalizer is not supported")
+      throw NibbleError.badInput("\(path: place): a SentencePiece model with a denormalizer is not supported")
     }
     let model = try SentencePieceModel(bytes, self, place: place)
     let special = pieces.indices.filter { pieces[$0].kind == .control || pieces[$0].kind == .unknown }

@@ -13,7 +13,7 @@ final class SentencePieceModel: @unchecked Sendable {
   init(_ bytes: [UInt8], _ file: SentencePieceFile, place: String) throws {
     var reason = [CChar](repeating: 0, count: 300)
     guard let model = nibble_sentencepiece_open(bytes, bytes.count, &reason, reason.count) else {
-      throw NibbleError.badInput("\(place): \(Self.text(reason))")
+      throw NibbleError.badInput("\(path: place): \(Self.text(reason))")
     }
     self.model = model
     startsWord = file.wordsAreApart ? file.pieces.map { $0.text.starts(with: SentencePieceText.space) } : nil
@@ -77,7 +77,7 @@ final class SentencePieceModel: @unchecked Sendable {
     var ids: UnsafeMutablePointer<Int32>?
     var count = 0
     guard nibble_sentencepiece_encode(model, text.baseAddress, text.count, &ids, &count, &reason, reason.count) == 0 else {
-      throw NibbleError(.failed, Self.text(reason))
+      throw NibbleError(.failed, "\(Self.text(reason))")
     }
     defer { nibble_sentencepiece_free(ids) }
     return UnsafeBufferPointer(start: ids, count: count).map { UInt32(bitPattern: $0) }
@@ -89,7 +89,7 @@ final class SentencePieceModel: @unchecked Sendable {
     var text: UnsafeMutablePointer<UInt8>?
     var count = 0
     guard nibble_sentencepiece_decode(model, ids, ids.count, &text, &count, &reason, reason.count) == 0 else {
-      throw NibbleError.badInput(Self.text(reason))
+      throw NibbleError.badInput("\(Self.text(reason))")
     }
     defer { nibble_sentencepiece_free(text) }
     return String(decoding: UnsafeBufferPointer(start: text, count: count), as: UTF8.self)

@@ -13,7 +13,9 @@ enum TiktokenRanks {
     let specialPlace = files.place(of: "special_tokens.json")
     var added: [AddedToken] = []
     for (text, id) in special?["special_tokens"]?.members ?? [] {
-      guard let id = id.int else { throw NibbleError.badInput("\(specialPlace): the id of \(quoted(text)) is no whole number") }
+      guard let id = id.int else {
+        throw NibbleError.badInput("\(path: specialPlace): the id of \(subject: text) is no whole number")
+      }
       try vocabulary.add(text, id: id, place: specialPlace)
       added.append(AddedToken(text: Array(text.utf8), id: id))
     }
@@ -43,7 +45,7 @@ enum TiktokenRanks {
       defer { line += 1 }
       let text = text.last == UInt8(ascii: "\r") ? text.dropLast() : text
       if text.isEmpty { continue }
-      func bad(_ what: String) -> NibbleError { .badInput("\(place): line \(line) \(what)") }
+      func bad(_ what: MessageText) -> NibbleError { .badInput("\(path: place): line \(line) \(what)") }
       guard let space = text.firstIndex(of: UInt8(ascii: " ")) else { throw bad("is no token and rank") }
       guard Base64.decode(text[..<space], into: &token), !token.isEmpty else { throw bad("has a token that is not in base 64") }
       let digits = text[(space + 1)...]
@@ -51,11 +53,11 @@ enum TiktokenRanks {
         throw bad("has a rank that is no whole number")
       }
       let rank = digits.reduce(0) { $0 * 10 + Int($1 - 0x30) }
-      do { try tokens.add(token, id: rank, place: place) } catch let error as NibbleError { throw bad("— \(error.message)") }
+      do { try tokens.add(token, id: rank, place: place) } catch let error as NibbleError { throw bad("— \(error.text)") }
     }
-    guard tokens.count > 0 else { throw NibbleError.badInput("\(place): no ranks") }
+    guard tokens.count > 0 else { throw NibbleError.badInput("\(path: place): no ranks") }
     for byte in UInt8.min...UInt8.max where tokens.id(of: [byte]) == nil {
-      throw NibbleError.badInput("\(place): byte \(byte) has no rank, so some texts have no tokens")
+      throw NibbleError.badInput("\(path: place): byte \(byte) has no rank, so some texts have no tokens")
     }
     return tokens
   }

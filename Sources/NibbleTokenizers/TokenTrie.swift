@@ -14,7 +14,9 @@ struct TokenTrie: Sendable {
   /// Puts a text in; one that is there keeps its value.
   mutating func insert(_ text: [UInt8], _ value: Int, place: String) throws {
     guard let first = text.first else { return }
-    guard values.count + text.count <= Self.maximumNodes else { throw NibbleError.badInput("\(place): too many added tokens") }
+    guard values.count + text.count <= Self.maximumNodes else {
+      throw NibbleError.badInput("\(path: place): too many added tokens")
+    }
     var node = roots[Int(first)]
     if node < 0 {
       node = Int32(values.count)

@@ -92,7 +92,7 @@ public struct Tokenizer: Sendable {
       case .sentencePiece(let model): try model.encode(bytes)
       }
     } catch let error as NibbleError where error.kind == .badInput {
-      throw NibbleError.badInput("\(place): \(error.message)")
+      throw NibbleError.badInput("\(path: place): \(error.text)")
     }
   }
 
@@ -116,7 +116,7 @@ public struct Tokenizer: Sendable {
   func noSuchID(_ id: Int) -> NibbleError {
     .badInput(
       (0..<vocabularySize).contains(id)
-        ? "\(place): no token has the id \(id)" : "\(place): id \(id) is none of 0 to \(vocabularySize - 1)")
+        ? "\(path: place): no token has the id \(id)" : "\(path: place): id \(id) is none of 0 to \(vocabularySize - 1)")
   }
 }
 

@@ -39,7 +39,7 @@ struct TokenizerConfig {
     if let members = json["added_tokens_decoder"]?.members {
       return try members.map { key, value in
         guard let id = Int(key), let text = value["content"]?.string else {
-          throw NibbleError.badInput("\(place): added_tokens_decoder says nothing of use for \(quoted(key))")
+          throw NibbleError.badInput("\(path: place): added_tokens_decoder says nothing of use for \(subject: key)")
         }
         return AddedToken(
           text: Array(text.utf8), id: id, isSpecial: value["special"]?.bool ?? false,
@@ -48,7 +48,9 @@ struct TokenizerConfig {
       }
     }
     return try (addedTokens?.members ?? []).map { key, value in
-      guard let id = value.int else { throw NibbleError.badInput("\(place): added_tokens.json gives no id for \(quoted(key))") }
+      guard let id = value.int else {
+        throw NibbleError.badInput("\(path: place): added_tokens.json gives no id for \(subject: key)")
+      }
       return AddedToken(text: Array(key.utf8), id: id, isSpecial: false)
     }
   }

@@ -17,7 +17,7 @@ struct TokenizerFiles {
     self.files = files.filter { Self.names.contains($0.key) }
     self.place = place
     for (name, bytes) in self.files where bytes.count > Self.maximumSize {
-      throw NibbleError.badInput("\(place)/\(name): \(bytes.count) bytes; \(Self.maximumSize) is the limit")
+      throw NibbleError.badInput("\(path: "\(place)/\(name)"): \(bytes.count) bytes; \(Self.maximumSize) is the limit")
     }
   }
 
@@ -32,7 +32,7 @@ struct TokenizerFiles {
     do throws(JSONError) {
       return try JSON.parse(bytes)
     } catch {
-      throw NibbleError.badInput("\(place(of: name)): \(error.reason) at byte \(error.offset)")
+      throw NibbleError.badInput("\(path: place(of: name)): \(error.reason) at byte \(error.offset)")
     }
   }
 }
@@ -66,10 +66,10 @@ extension Tokenizer {
       var files = try read(folder, beside.filter { $0 != name })
       files[form(of: name)] = try readFile(path)
       return try Tokenizer(files: files, place: folder)
-    case .other: throw NibbleError.badInput("\(path): neither a regular file nor a folder")
+    case .other: throw NibbleError.badInput("\(path: path): neither a regular file nor a folder")
     case .nothing:
       if let snapshot = try HubCache.snapshot(path) { return try open(snapshot) }
-      throw NibbleError.badInput("\(path): no such file or folder")
+      throw NibbleError.badInput("\(path: path): no such file or folder")
     }
   }
 
@@ -90,7 +90,7 @@ extension Tokenizer {
   private static func readFile(_ path: String) throws -> [UInt8] {
     let file = try InputFile(path)
     guard file.size <= TokenizerFiles.maximumSize else {
-      throw NibbleError.badInput("\(path): \(file.size) bytes; \(TokenizerFiles.maximumSize) is the limit for a tokenizer")
+      throw NibbleError.badInput("\(path: path): \(file.size) bytes; \(TokenizerFiles.maximumSize) is the limit for a tokenizer")
     }
     return try file.bytes(at: 0, count: file.size)
   }
@@ -124,7 +124,7 @@ extension Tokenizer {
       self.init(parts, special: config.special(parts), source: .vocabText, place: files.place(of: "vocab.txt"))
     } else {
       throw NibbleError.badInput(
-        "\(place): no tokenizer; it would be a tokenizer.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt")
+        "\(path: place): no tokenizer; it would be a tokenizer.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt")
     }
   }
 }

@@ -37,7 +37,7 @@ struct TokenizerJSON {
         self.rest = rest
       }
     } catch let error as JSONError {
-      throw NibbleError.badInput("\(place): \(error.reason) at byte \(error.offset)")
+      throw NibbleError.badInput("\(path: place): \(error.reason) at byte \(error.offset)")
     }
   }
 
@@ -82,7 +82,7 @@ struct TokenizerJSON {
 
   /// The file's tokenizer, with the tokens a configuration adds to it.
   func parts(_ config: TokenizerConfig) throws -> TokenizerParts {
-    guard !vocabulary.isEmpty else { throw NibbleError.badInput("\(place): no vocabulary") }
+    guard !vocabulary.isEmpty else { throw NibbleError.badInput("\(path: place): no vocabulary") }
     var tokens = Vocabulary(capacity: vocabulary.count)
     for (token, id) in vocabulary { try tokens.add(token, id: id, place: place) }
     let components = TokenizerJSONComponents(place: place)
@@ -130,21 +130,21 @@ struct TokenizerJSON {
     case "WordPiece":
       let longest = model["max_input_chars_per_word"]?.int ?? 100
       guard (1...1000).contains(longest) else {
-        throw NibbleError.badInput("\(place): max_input_chars_per_word is \(longest), not from 1 to 1000")
+        throw NibbleError.badInput("\(path: place): max_input_chars_per_word is \(longest), not from 1 to 1000")
       }
       return .wordPiece(
         WordPieceModel(
           tokens: tokens, unknown: text("unk_token") ?? "[UNK]",
           prefix: Array((text("continuing_subword_prefix") ?? "##").utf8), maximumCharacters: longest))
     case "Unigram":
-      guard let scores else { throw NibbleError.badInput("\(place): a Unigram vocabulary without scores") }
+      guard let scores else { throw NibbleError.badInput("\(path: place): a Unigram vocabulary without scores") }
       let unknown = model["unk_id"]?.int
-      if let unknown, tokens[unknown] == nil { throw NibbleError.badInput("\(place): unk_id \(unknown) is no token's") }
+      if let unknown, tokens[unknown] == nil { throw NibbleError.badInput("\(path: place): unk_id \(unknown) is no token's") }
       return .unigram(
         try UnigramModel(
           tokens: tokens, scores: scores, unknown: unknown, byteFallback: model["byte_fallback"]?.bool ?? false, place: place))
     case "WordLevel": return .wordLevel(tokens, unknown: text("unk_token") ?? "<unk>")
-    case let type: throw NibbleError.badInput("\(place): the model \(quoted(type)) is not supported")
+    case let type: throw NibbleError.badInput("\(path: place): the model \(quoted(type)) is not supported")
     }
   }
 
@@ -152,12 +152,12 @@ struct TokenizerJSON {
     _ tokens: Vocabulary, _ preTokenizer: inout PreTokenizer?, _ normalizer: Normalizer?
   ) throws -> BytePairModel {
     if let dropout = model["dropout"]?.double, dropout != 0 {
-      throw NibbleError.badInput("\(place): a dropout of \(dropout) makes tokens a matter of chance")
+      throw NibbleError.badInput("\(path: place): a dropout of \(dropout) makes tokens a matter of chance")
     }
     let prefix = Array((model["continuing_subword_prefix"]?.string ?? "").utf8)
     let suffix = Array((model["end_of_word_suffix"]?.string ?? "").utf8)
     guard prefix.count <= AddedTokens.maximumLength, suffix.count <= AddedTokens.maximumLength else {
-      throw NibbleError.badInput("\(place): a prefix or suffix of \(max(prefix.count, suffix.count)) bytes")
+      throw NibbleError.badInput("\(path: place): a prefix or suffix of \(max(prefix.count, suffix.count)) bytes")
     }
     let table = try (merges ?? MergeRules()).table(tokens, prefix: prefix, place: place)
     let fallsBack = model["byte_fallback"]?.bool ?? false

@@ -5,11 +5,11 @@ struct TokenizerJSONComponents {
   let place: String
 
   private func refused(_ part: String, _ type: JSON?) -> NibbleError {
-    .badInput("\(place): the \(part) \(quoted(type?.string ?? "without a type")) is not supported")
+    .badInput("\(path: place): the \(part) \(subject: type?.string ?? "without a type") is not supported")
   }
 
   private func bad(_ part: String, _ key: String) -> NibbleError {
-    .badInput("\(place): \(part) has no usable \(quoted(key))")
+    .badInput("\(path: place): \(part) has no usable \(subject: key)")
   }
 
   private func text(_ json: JSON, _ key: String, _ part: String) throws -> [UInt8] {

@@ -19,7 +19,7 @@ struct UnigramModel: Sendable {
     for id in tokens.ids {
       let token = tokens[id] ?? []
       guard token.count <= AddedTokens.maximumLength else {
-        throw NibbleError.badInput("\(place): a token of \(token.count) bytes")
+        throw NibbleError.badInput("\(path: place): a token of \(token.count) bytes")
       }
       try trie.insert(token, id, place: place)
     }

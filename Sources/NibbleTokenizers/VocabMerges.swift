@@ -17,7 +17,7 @@ enum VocabMerges {
     if let name = config.tokenizerClass {
       guard let family = families[name] else {
         throw NibbleError.badInput(
-          "\(place): a \(quoted(name)) of vocab.json and merges.txt is not supported; a tokenizer.json is")
+          "\(path: place): a \(subject: name) of vocab.json and merges.txt is not supported; a tokenizer.json is")
       }
       return family
     }
@@ -87,7 +87,7 @@ enum VocabMerges {
         for (token, id) in entries { try vocabulary.add(token, id: id, place: place) }
       }
     } catch let error as JSONError {
-      throw NibbleError.badInput("\(place): \(error.reason) at byte \(error.offset)")
+      throw NibbleError.badInput("\(path: place): \(error.reason) at byte \(error.offset)")
     }
     return vocabulary
   }

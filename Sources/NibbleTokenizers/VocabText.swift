@@ -9,7 +9,7 @@ enum VocabText {
 
   static func parts(_ bytes: [UInt8], _ config: TokenizerConfig, place: String) throws -> TokenizerParts {
     if let name = config.tokenizerClass, !classes.contains(name) {
-      throw NibbleError.badInput("\(place): a \(quoted(name)) of vocab.txt is not supported; a tokenizer.json is")
+      throw NibbleError.badInput("\(path: place): a \(subject: name) of vocab.txt is not supported; a tokenizer.json is")
     }
     var vocabulary = try readVocabulary(bytes, place: place)
     var added = try config.addedTokens(place: place)
@@ -48,13 +48,13 @@ enum VocabText {
       line.last == UInt8(ascii: "\r") ? line.dropLast() : line
     }
     while lines.last?.isEmpty == true { lines.removeLast() }
-    guard !lines.isEmpty else { throw NibbleError.badInput("\(place): no tokens") }
-    guard lines.count <= Vocabulary.maximumID else { throw NibbleError.badInput("\(place): \(lines.count) tokens") }
+    guard !lines.isEmpty else { throw NibbleError.badInput("\(path: place): no tokens") }
+    guard lines.count <= Vocabulary.maximumID else { throw NibbleError.badInput("\(path: place): \(lines.count) tokens") }
     var vocabulary = Vocabulary(capacity: lines.count)
     // Of a token that stands there twice, the last place counts.
     for (id, line) in lines.enumerated().reversed() where !line.isEmpty {
       guard String(validating: line, as: UTF8.self) != nil else {
-        throw NibbleError.badInput("\(place): line \(id + 1) is not UTF-8")
+        throw NibbleError.badInput("\(path: place): line \(id + 1) is not UTF-8")
       }
       if vocabulary.id(of: line) == nil { try vocabulary.add(Array(line), id: id, place: place) }
     }

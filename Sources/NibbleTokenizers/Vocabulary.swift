@@ -25,20 +25,20 @@ struct Vocabulary: Sendable {
   /// - Throws: `.badInput` for ids that are too large or taken.
   mutating func add(_ token: [UInt8], id: Int, place: String) throws {
     guard (0..<Self.maximumID).contains(id) else {
-      throw NibbleError.badInput("\(place): token \(shown(token)) has id \(id); ids are from 0 to \(Self.maximumID - 1)")
+      throw NibbleError.badInput("\(path: place): token \(shown(token)) has id \(id); ids are from 0 to \(Self.maximumID - 1)")
     }
     guard token.count <= Self.maximumTokenLength else {
-      throw NibbleError.badInput("\(place): a token of \(token.count) bytes")
+      throw NibbleError.badInput("\(path: place): a token of \(token.count) bytes")
     }
     if let known = table.insert(token, UInt32(id)) {
       guard known == id else {
-        throw NibbleError.badInput("\(place): token \(shown(token)) has two ids, \(known) and \(id)")
+        throw NibbleError.badInput("\(path: place): token \(shown(token)) has two ids, \(known) and \(id)")
       }
       return
     }
     if id >= entries.count { entries.append(contentsOf: repeatElement(0, count: id + 1 - entries.count)) }
     if entries[id] != 0 {
-      throw NibbleError.badInput("\(place): id \(id) is given to both \(shown(self[id] ?? [])) and \(shown(token))")
+      throw NibbleError.badInput("\(path: place): id \(id) is given to both \(shown(self[id] ?? [])) and \(shown(token))")
     }
     entries[id] = UInt32(table.count)
   }

@@ -33,7 +33,7 @@ struct WordPieceModel: Sendable {
     if start == word.count { return }
     ids.removeSubrange(before...)
     guard let id = tokens.id(of: unknown) else {
-      throw NibbleError.badInput("the unknown token \(quoted(unknown)) is not in the vocabulary")
+      throw NibbleError.badInput("the unknown token \(subject: unknown) is not in the vocabulary")
     }
     ids.append(id)
   }

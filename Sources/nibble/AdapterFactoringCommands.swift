@@ -102,9 +102,13 @@ extension FactoringReport {
     try Summary.printRows(rows)
   }
 
-  private var leftBehind: [String] {
+  private var leftBehind: [Warning] {
     guard let most = left.max(by: { $0.change ?? .infinity < $1.change ?? .infinity }) else { return [] }
-    return ["\(left.count) parameters differ and are not in the adapter, most of all \(most.name), \(Self.distance(most.change))"]
+    return [
+      Warning(
+        .precision,
+        "\(left.count) parameters differ and are not in the adapter, most of all \(most.name), \(Self.distance(most.change))")
+    ]
   }
 
   private func document(_ verb: String, _ output: String) -> JSON {

@@ -66,12 +66,12 @@ enum Arguments {
   /// switches.
   private static func flags(_ path: String, given words: [String]) throws -> (valued: [String], bare: [String]) {
     let file = try InputFile(path)
-    guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path): a configuration of \(file.size) bytes") }
+    guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path: path): a configuration of \(file.size) bytes") }
     let text = String(decoding: try file.bytes(at: 0, count: file.size), as: UTF8.self)
     guard let node = try YAML.parse(text, place: path) else { return ([], []) }
     if case .scalar("") = node { return ([], []) }
     guard case .mapping(let entries) = node else {
-      throw NibbleError.usage("\(path): not a list of 'flag: value' lines")
+      throw NibbleError.usage("\(path: path): not a list of 'flag: value' lines")
     }
     var flags: (valued: [String], bare: [String]) = ([], [])
     for (key, value) in entries {
@@ -84,13 +84,13 @@ enum Arguments {
       let elements = if case .sequence(let list) = value { list } else { [value] }
       var scalars = try elements.map { element in
         guard case .scalar(let scalar) = element else {
-          throw NibbleError.usage("\(path): the value of '\(name)' is neither a text nor a list of texts")
+          throw NibbleError.usage("\(path: path): the value of '\(name)' is neither a text nor a list of texts")
         }
         return scalar
       }
       if lists.contains(name) { scalars = [scalars.joined(separator: ",")] }
       guard scalars.count == 1 || repeatable.contains(name) else {
-        throw NibbleError.usage("\(path): '\(name)' takes one value, not a list of \(scalars.count)")
+        throw NibbleError.usage("\(path: path): '\(name)' takes one value, not a list of \(scalars.count)")
       }
       for scalar in scalars {
         switch scalar {

@@ -34,13 +34,13 @@ struct CommonOptions: ParsableArguments {
   /// Says which of these flags are given and count for nothing.
   func warnIgnored(_ flags: [String], _ reason: String) {
     let given = Arguments.given(flags)
-    if !given.isEmpty { warn(["\(given.joined(separator: ", ")): ignored, \(reason)"]) }
+    if !given.isEmpty { warn([Warning(.unused, "\(given.joined(separator: ", ")): ignored, \(reason)")]) }
   }
 
-  func warn(_ warnings: [String]) {
+  func warn(_ warnings: [Warning]) {
     Progress.clear()
     guard !quiet else { return }
-    for warning in warnings { write("nibble: warning: \(oneLine(warning))\n", to: 2) }
+    for warning in warnings { write("nibble: warning: \(warning.line)\n", to: 2) }
   }
 }
 

@@ -59,7 +59,7 @@ struct EvaluateCommand: ParsableCommand {
     perplexity.windows = windows ?? (documents.documents.count > 1 ? .first : .whole)
     let ids = try documents.documents.map { document in
       do { return try tokens.ids(document.text) } catch let error as NibbleError {
-        throw NibbleError(error.kind, "\(document.place): \(error.message)")
+        throw NibbleError(error.kind, "\(path: document.place): \(error.text)")
       }
     }
     let report = try perplexity.run(
@@ -69,7 +69,10 @@ struct EvaluateCommand: ParsableCommand {
     let seconds = monotonicSeconds() - started
     if windows == nil, perplexity.windows == .first, report.unscored > 0 {
       common.warn([
-        "\(report.unscored) tokens beyond the first \(report.context) of their documents were not scored; --windows whole scores them"
+        Warning(
+          .data,
+          "\(report.unscored) tokens beyond the first \(report.context) of their documents were not scored; --windows whole scores them"
+        )
       ])
     }
     try common.json ? printJSON(report, seconds) : printText(report, seconds)
@@ -91,7 +94,7 @@ struct EvaluateCommand: ParsableCommand {
       open.model, read.rows.map { .init(ids: $0.ids, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
       progress: common.progress("evaluate"))
     Progress.clear()
-    guard found.count > 0 else { throw NibbleError.badInput("\(data): nothing in its \(read.rows.count) rows is judged") }
+    guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is judged") }
     if let predictions { try write(found, read.rows, rows.classes, to: predictions) }
     let seconds = monotonicSeconds() - started
     var numbers: [(String, String, Double)] = [("loss", "loss", found.loss)]

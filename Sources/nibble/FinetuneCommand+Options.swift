@@ -58,7 +58,7 @@ extension FinetuneCommand {
       let path = String(text.dropFirst())
       let file = try InputFile(path)
       guard file.size <= 1 << 20, let lines = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
-        throw NibbleError.badInput("\(path): no list of names, one a line")
+        throw NibbleError.badInput("\(path: path): no list of names, one a line")
       }
       names = lines.split(whereSeparator: \.isNewline).map(String.init)
     }
@@ -77,14 +77,14 @@ extension FinetuneCommand {
       options.adapter.rankPattern = try rankPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--rank-pattern")
         guard let rank = Int(number), (1...1 << 20).contains(rank) else {
-          throw NibbleError.usage("--rank-pattern \(quoted(text)): no rank")
+          throw NibbleError.usage("--rank-pattern \(subject: text): no rank")
         }
         return (pattern, rank)
       }
       options.adapter.alphaPattern = try alphaPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--alpha-pattern")
         guard let alpha = Double(number), alpha.isFinite else {
-          throw NibbleError.usage("--alpha-pattern \(quoted(text)): no number")
+          throw NibbleError.usage("--alpha-pattern \(subject: text): no number")
         }
         return (pattern, alpha)
       }

@@ -108,7 +108,10 @@ struct FinetuneCommand: ParsableCommand {
     common.warn(tuning.warnings)
     if batchSize * gradientAccumulationSteps > train.rows.count {
       common.warn([
-        "a step takes \(batchSize * gradientAccumulationSteps) rows, there are \(train.rows.count): they come again in one step"
+        Warning(
+          .data,
+          "a step takes \(batchSize * gradientAccumulationSteps) rows, there are \(train.rows.count): they come again in one step"
+        )
       ])
     }
     if dryRun { return try printPlan(tuning, train) }
@@ -135,7 +138,7 @@ struct FinetuneCommand: ParsableCommand {
     guard PathKind(data) == .folder else { return nil }
     if try namesInFolder(data).contains(name) { return data + "/" + name }
     guard name == "train.jsonl" else { return nil }
-    throw NibbleError.badInput("\(data)/\(name): no such file; a folder of data has a train.jsonl")
+    throw NibbleError.badInput("\(path: "\(data)/\(name)"): no such file; a folder of data has a train.jsonl")
   }
 
   /// Flags that count for nothing beside others.

@@ -73,21 +73,25 @@ struct GenerateCommand: ParsableCommand {
   }
 
   /// What the model's configuration asks for and does not get.
-  private func warnings(_ config: GenerationConfig) -> [String] {
+  private func warnings(_ config: GenerationConfig) -> [Warning] {
     func isLeftOut(_ key: String) -> Bool {
       let flag = "--" + key.replacing("_", with: "-")
       if ["top_k", "top_p", "min_p"].contains(key), temperature == 0, !Arguments.given(["--temperature"]).isEmpty { return false }
       if key == "length_penalty", numBeams == 1, !Arguments.given(["--num-beams"]).isEmpty { return false }
       return Arguments.given([flag]).isEmpty
     }
-    var warnings: [String] = []
+    var warnings: [Warning] = []
     let flags = config.choices.filter { isLeftOut($0.key) }.map { "--\($0.key.replacing("_", with: "-")) \($0.value)" }
     if !flags.isEmpty {
-      warnings.append("\(config.place) asks for \(flags.joined(separator: " ")); only flags choose how tokens are searched or drawn")
+      warnings.append(
+        Warning(
+          .unused,
+          "\(config.place) asks for \(flags.joined(separator: " ")); only flags choose how tokens are searched or drawn"))
     }
     if !config.notImplemented.isEmpty {
       let keys = config.notImplemented.map { "\($0.key) = \(quoted($0.value))" }.joined(separator: ", ")
-      warnings.append("\(config.place): \(keys): not implemented, the text may be another than transformers'")
+      warnings.append(
+        Warning(.compatibility, "\(config.place): \(keys): not implemented, the text may be another than transformers'"))
     }
     return warnings
   }
@@ -109,7 +113,7 @@ struct GenerateCommand: ParsableCommand {
     let results = try writer.run(requests) { _, text in if isStreaming { try show(text) } }
     try report(results, isStreaming: isStreaming)
     let unknown = results.unknown(tokens.tokenizer)
-    if unknown > 0 { common.warn(["the tokenizer has no text for \(unknown) of the new tokens"]) }
+    if unknown > 0 { common.warn([Warning(.data, "the tokenizer has no text for \(unknown) of the new tokens")]) }
   }
 
   /// Text as it comes.
@@ -121,14 +125,14 @@ struct GenerateCommand: ParsableCommand {
   private func rows(_ path: String, _ open: OpenModel) throws -> [(text: String, adapters: [ActiveAdapter])] {
     var rows: [(String, [ActiveAdapter])] = []
     try JSONLines.forEach(path) { row, place in
-      guard let text = row["prompt"]?.string else { throw NibbleError.badInput("\(place): a row without a 'prompt'") }
+      guard let text = row["prompt"]?.string else { throw NibbleError.badInput("\(path: place): a row without a 'prompt'") }
       do {
         let names = row["use"].flatMap { $0 == JSON.null ? nil : $0 }
         if let names, names.string == nil { throw NibbleError.badInput("its 'use' is \(quoted(names.text())), expected a text") }
         rows.append((text, try open.use(names?.string.map { [$0] } ?? use)))
-      } catch let error as NibbleError { throw NibbleError(error.kind, "\(place): \(error.message)") }
+      } catch let error as NibbleError { throw NibbleError(error.kind, "\(path: place): \(error.text)") }
     }
-    guard !rows.isEmpty else { throw NibbleError.badInput("\(path): no prompts in it") }
+    guard !rows.isEmpty else { throw NibbleError.badInput("\(path: path): no prompts in it") }
     return rows
   }
 
@@ -180,7 +184,7 @@ struct GenerateCommand: ParsableCommand {
             to: 2)
         case ("/adapter", let names?):
           do { adapters = try open.set.selection(try open.parse(names)) } catch let error as NibbleError {
-            write("nibble: error: \(error.message)\n", to: 2)
+            write("nibble: error: \(error.line)\n", to: 2)
           }
         default: write("commands: /adapter NAME[:WEIGHT],… or none; /adapter; /quit\n", to: 2)
         }
@@ -190,7 +194,7 @@ struct GenerateCommand: ParsableCommand {
         _ = try writer.run([(line, adapters)]) { _, text in try show(text) }
         try show("\n")
       } catch let error as NibbleError where [.usage, .badInput].contains(error.kind) {
-        write("nibble: error: \(error.message)\n", to: 2)
+        write("nibble: error: \(error.line)\n", to: 2)
       }
     }
   }

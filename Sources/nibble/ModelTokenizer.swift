@@ -41,7 +41,7 @@ extension Model {
       var found: JSON?
       if let bytes = try checkpoint.contents(ofSmallFiles: [name], limit: 1 << 20)[name] {
         do { found = try JSON.parse(bytes)["eos_token_id"] } catch {
-          throw NibbleError.badInput("\(path): \(name): \(error.reason) at byte \(error.offset)")
+          throw NibbleError.badInput("\(path: path): \(name): \(error.reason) at byte \(error.offset)")
         }
       }
       let value = found ?? config.json["eos_token_id"]

@@ -58,7 +58,7 @@ struct Nibble: ParsableCommand {
 
   private static func report(_ error: NibbleError) -> Int32 {
     Progress.clear()
-    write("nibble: error: \(error.message)\n", to: STDERR_FILENO)
+    write("nibble: error: \(error.line)\n", to: STDERR_FILENO)
     return error.kind.rawValue
   }
 
@@ -73,6 +73,6 @@ struct Nibble: ParsableCommand {
     }
     let text = message(for: error)
     let line = text.split(separator: "\n").map { String($0) }.joined(separator: " ")
-    return report(NibbleError.usage(line))
+    return report(NibbleError.usage("\(line)"))
   }
 }

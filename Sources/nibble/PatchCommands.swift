@@ -96,13 +96,17 @@ enum PatchSummary {
       ], common)
   }
 
-  static func warnings(_ report: PatchReport) -> [String] {
-    var warnings: [String] = []
-    if report.isEmpty { warnings.append("the two files hold the same bytes in every section; only their tables can differ") }
+  static func warnings(_ report: PatchReport) -> [Warning] {
+    var warnings: [Warning] = []
+    if report.isEmpty {
+      warnings.append(.init(.unused, "the two files hold the same bytes in every section; only their tables can differ"))
+    }
     if report.isCompressed {
       warnings.append(
-        "sections are compressed, and compressed bytes differ throughout: the patch has \(byteText(report.bytes)); "
-          + "unpack the files with 'nibble convert IN -o OUT.nbl' for a small one")
+        .init(
+          .data,
+          "sections are compressed, and compressed bytes differ throughout: the patch has \(byteText(report.bytes)); "
+            + "unpack the files with 'nibble convert IN -o OUT.nbl' for a small one"))
     }
     return warnings
   }

@@ -148,9 +148,9 @@ struct RuleText: Sendable {
     let path = String(text.dropFirst())
     guard !path.isEmpty else { throw NibbleError.usage("'@' without the name of a file of rules") }
     let file = try InputFile(path)
-    guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path): a rule file of \(file.size) bytes") }
+    guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path: path): a rule file of \(file.size) bytes") }
     guard var content = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
-      throw NibbleError.usage("\(path): not UTF-8")
+      throw NibbleError.usage("\(path: path): not UTF-8")
     }
     if content.unicodeScalars.first == "\u{FEFF}" { content.unicodeScalars.removeFirst() }
     return content.split(whereSeparator: \.isNewline).map(String.init).filter { !$0.isEmpty && !$0.hasPrefix("#") }

@@ -39,7 +39,7 @@ struct VerifyCommand: ParsableCommand {
     }
     if let first = report.nonfinite.first, !allowNonfinite {
       throw NibbleError.quality(
-        "\(path): \(count) NaN or infinite values in \(report.nonfinite.count) tensors, first in \(quoted(first.name)) "
+        "\(path: path): \(count) NaN or infinite values in \(report.nonfinite.count) tensors, first in \(quoted(first.name)) "
           + "(\(first.count)); --allow-nonfinite passes them")
     }
     if !common.json {

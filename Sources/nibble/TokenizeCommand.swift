@@ -80,7 +80,7 @@ struct TokenizeCommand: ParsableCommand {
   private func printDecoded(_ tokenizer: Tokenizer) throws {
     let words = text.flatMap { $0.split { $0 == " " || $0 == "," || $0 == "\n" } }
     let ids = try words.map { word in
-      guard let id = Int(word) else { throw NibbleError.usage("\(quoted(String(word))) is no token id") }
+      guard let id = Int(word) else { throw NibbleError.usage("\(subject: String(word)) is no token id") }
       return id
     }
     let decoded = try tokenizer.decode(ids, skipSpecialTokens: noSpecial)
@@ -95,14 +95,16 @@ struct TokenizeCommand: ParsableCommand {
     try JSONLines.forEach(path) { row, place in
       let output: JSON
       if decode {
-        guard let list = row["ids"]?.array else { throw NibbleError.badInput("\(place): no list \"ids\"") }
+        guard let list = row["ids"]?.array else { throw NibbleError.badInput("\(path: place): no list \"ids\"") }
         let ids = try list.map { id in
-          guard let id = id.int else { throw NibbleError.badInput("\(place): \"ids\" holds something that is no whole number") }
+          guard let id = id.int else {
+            throw NibbleError.badInput("\(path: place): \"ids\" holds something that is no whole number")
+          }
           return id
         }
         output = ["text": JSON(try at(place) { try tokenizer.decode(ids, skipSpecialTokens: noSpecial) })]
       } else {
-        guard let text = row["text"]?.string else { throw NibbleError.badInput("\(place): no text \"text\"") }
+        guard let text = row["text"]?.string else { throw NibbleError.badInput("\(path: place): no text \"text\"") }
         output = try at(place) { try encoded(text, row["pair"]?.string, tokenizer) }
       }
       // ASCII only: some readers take U+2028 and U+0085 for ends of lines.
@@ -132,7 +134,7 @@ struct TokenizeCommand: ParsableCommand {
   /// Says in which row an error is.
   private func at<R>(_ place: String, _ body: () throws -> R) throws -> R {
     do { return try body() } catch let error as NibbleError where error.kind == .badInput {
-      throw NibbleError.badInput("\(place): \(error.message)")
+      throw NibbleError.badInput("\(path: place): \(error.text)")
     }
   }
 }

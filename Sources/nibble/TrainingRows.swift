@@ -21,7 +21,7 @@ struct TrainingRows {
   /// Of a classifier.
   let classes: Classes?
   /// Things about the tokenizer worth telling.
-  let warnings: [String]
+  let warnings: [Warning]
 
   init(
     _ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?, breaksMarks: Bool
@@ -54,7 +54,7 @@ struct TrainingRows {
       data.cutRows += cut > 0 ? 1 : 0
       if classes == nil, own.learned == 0 { data.silent += 1 }
     }
-    guard !data.rows.isEmpty else { throw NibbleError.badInput("\(path): no rows in it") }
+    guard !data.rows.isEmpty else { throw NibbleError.badInput("\(path: path): no rows in it") }
     return data
   }
 
@@ -90,10 +90,15 @@ extension TrainingRows.Data {
   var learned: Int { rows.reduce(0) { $0 + $1.learned } }
 
   /// What is worth telling.
-  var warnings: [String] {
-    var warnings: [String] = []
-    if cut > 0 { warnings.append("\(path): \(cutRows) of \(rows.count) rows were too long; \(cut) tokens were cut off") }
-    if silent > 0 { warnings.append("\(path): \(silent) of \(rows.count) rows have nothing to learn") }
+  var warnings: [Warning] {
+    var warnings: [Warning] = []
+    if cut > 0 {
+      warnings.append(
+        Warning(.data, "\(path: path): \(cutRows) of \(rows.count) rows were too long; \(cut) tokens were cut off"))
+    }
+    if silent > 0 {
+      warnings.append(Warning(.data, "\(path: path): \(silent) of \(rows.count) rows have nothing to learn"))
+    }
     return warnings
   }
 

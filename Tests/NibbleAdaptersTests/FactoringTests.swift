@@ -84,7 +84,7 @@ struct FactoringTests {
     let full = file.modules.map(\.rank).max() ?? 0
     let report = try AdapterResizing(file, rank: full).write(to: folder.file("k"), force: false)
     let same = try AdapterFile.open(folder.file("k"))
-    #expect(report.warnings.contains { $0.contains("DoRA") } == (name == "dec_dora"))
+    #expect(report.warnings.contains { $0.message.contains("DoRA") } == (name == "dec_dora"))
     for (old, new) in zip(file.modules, same.modules) {
       if let m = old.magnitude { #expect(try values(m) == values(#require(new.magnitude))) }
       guard let bias = old.bias else { continue }

@@ -183,7 +183,7 @@ struct MergeTests {
       $0.minimumSurvival = 0
     }
     #expect(report.change.survival < 0.5)
-    #expect(report.warnings.contains { $0.contains("keep less than 0.9 of their change") })
+    #expect(report.warnings.contains { $0.message.contains("keep less than 0.9 of their change") })
   }
 
   @Test(
@@ -200,7 +200,7 @@ struct MergeTests {
     job.changing.minimumSurvival = { _ in 0.9999999 }
     let refused = job
     let error = #expect(throws: NibbleError.self) { try refused.run() }
-    #expect(error?.kind == .quality && error?.message.contains("--when-lost \(ways)") == true, "\(error?.message ?? "")")
+    #expect(error?.kind == .quality && error?.message.contains("whenLost \(ways)") == true, "\(error?.message ?? "")")
     let share = error?.message.components(separatedBy: ", keeps ").last?.split(separator: " ").first.flatMap { Double($0) }
     #expect(try #require(share) < 0.9999999)
     #expect(folder.contents.isEmpty)
@@ -378,7 +378,7 @@ struct MergeTests {
     let base = try Checkpoint.open(fixture("models/llama"))
     let spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
     let report = try StreamJob.merge(base, options, to: spec, check: MergeCheck()).run()
-    #expect(report.warnings.contains { $0.contains("not the sum of the deltas") } == !method.isSum)
+    #expect(report.warnings.contains { $0.message.contains("not the sum of the deltas") } == !method.isSum)
     let merged = try Checkpoint.open(spec.path)
     let golden = try TensorFile(fixture("combine.safetensors"))
     #expect(report.changed.count == 4)
@@ -407,7 +407,7 @@ struct MergeTests {
   @Test("of a zero adapter says so")
   func dead() throws {
     let (report, _) = try merge(fixture("models/llama"), [("dec_lora_qv", 0)], to: "out")
-    #expect(report.warnings.contains { $0.contains("4 of 4 adapted tensors") })
+    #expect(report.warnings.contains { $0.message.contains("4 of 4 adapted tensors") })
   }
 
   @Test("gives the same bytes with any number of threads", arguments: [OutputFormat.nbl, .safetensors])

@@ -114,8 +114,8 @@ struct DamageTests {
     bad[offset] ^= 1
     let path = try bench.folder.write("bad.nbl", bad)
     let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path).verify() }
-    #expect(
-      error?.message.contains("up_proj") == true && error?.message.contains("scaleCodes") == true, "\(error?.message ?? "")")
+    #expect(error?.path == path && error?.subject == "model.layers.0.mlp.up_proj.weight")
+    #expect(error?.message.contains("scaleCodes") == true, "\(error?.message ?? "")")
   }
 
   @Test("a bitsandbytes folder whose tensors were changed is not what nibble.json says")
@@ -193,6 +193,6 @@ struct DamageTests {
     let path = try bench.folder.write("bad.safetensors", builder.bytes)
     let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
     #expect(error?.kind == .badInput)
-    #expect(error?.message.contains("w.weight") == true)
+    #expect(error?.path == path && error?.subject == "w.weight", "\(error?.message ?? "")")
   }
 }

@@ -40,7 +40,7 @@ struct ResumeTests {
     var job = job
     job.resumes = true
     job.beforePublishing = { _ in throw NibbleError(.terminated, "terminated") }
-    #expect { try job.run() } throws: { ($0 as? NibbleError)?.kind == .terminated && "\($0)".contains("--resume") }
+    #expect { try job.run() } throws: { ($0 as? NibbleError)?.kind == .terminated && "\($0)".contains("resume goes on") }
   }
 
   func resume(_ job: StreamJob) throws -> StreamReport {
@@ -125,7 +125,7 @@ struct ResumeTests {
       let report = try resume(try job(written, as: name))
       // Headers, tables and texts are written anew in any case.
       found += report.resumed.tensors < 47 ? 1 : 0
-      #expect((report.resumed.tensors < 47) == report.warnings.contains { $0.contains("not as an earlier run left it") })
+      #expect((report.resumed.tensors < 47) == report.warnings.contains { $0.message.contains("not as an earlier run left it") })
       #expect(try content(name) == expected)
       try FileManager.default.removeItem(atPath: folder.file(name))
     }
@@ -174,7 +174,8 @@ struct ResumeTests {
       }
       let report = try resume(try job(written, as: name))
       #expect(
-        report.resumed.tensors < 47 && report.warnings.contains { $0.contains("going on from there") || $0.contains("anew") })
+        report.resumed.tensors < 47
+          && report.warnings.contains { $0.message.contains("going on from there") || $0.message.contains("anew") })
       #expect(try content(name) == content(written.name))
       try FileManager.default.removeItem(atPath: folder.file(name))
     }
@@ -193,7 +194,7 @@ struct ResumeTests {
     }
     let report = try resume(try job(.all[0], as: "again"))
     #expect(report.resumed.tensors == max(0, at - 1))
-    #expect(report.warnings.contains { $0.contains("no journal that can be trusted") } == (at == 0))
+    #expect(report.warnings.contains { $0.message.contains("no journal that can be trusted") } == (at == 0))
     #expect(try content("again") == content("o.nbl"))
   }
 
@@ -221,7 +222,7 @@ struct ResumeTests {
     }
     let report = try resume(try job(written, as: "again", from: model, blockSize: blockSize))
     #expect(report.resumed == .init())
-    #expect(report.warnings.contains { $0.contains("another input, other options") })
+    #expect(report.warnings.contains { $0.message.contains("another input, other options") })
     _ = try job(written, as: "whole.nbl", from: model, blockSize: blockSize).run()
     #expect(try content("again") == content("whole.nbl"))
   }

@@ -94,8 +94,7 @@ struct RowsTests {
       $0.rules = [try PackingRule(name == "fc" ? "fc=int8" : "c.weight=nf4")]
     }
     let error = #expect(throws: NibbleError.self) { try bench.convert(bench.folder.file("m.nbl"), "bnb.safetensors", .bnb) }
-    #expect(error?.kind == .usage)
-    #expect(error?.message.contains(quoted(name == "fc" ? "fc" : "a.weight")) == true)
+    #expect(error?.kind == .usage && error?.subject == (name == "fc" ? "fc" : "a.weight"))
   }
 
   typealias Tensors = [(name: String, dtype: String, shape: [Int])]
@@ -121,7 +120,7 @@ struct RowsTests {
     }
     let path = try bench.folder.write("m.safetensors", model.bytes)
     let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
-    #expect(error?.kind == .badInput)
+    #expect(error?.kind == .badInput && error?.path == path && error?.subject == "a.weight")
     #expect(error?.message.contains("LLM.int8 weight \(quoted("a.weight")): \(reason)") == true)
   }
 

@@ -129,8 +129,10 @@ struct AdapterTests {
       let model = try model("llama")
       _ = try model.attach(AdapterFile.open(folder.path), name: "x")
     }
-    #expect(error?.kind == kind)
+    #expect(error?.kind == kind && error?.path?.hasPrefix(folder.path) == true)
     #expect(error?.message.contains(word) == true, "\(error?.message ?? "")")
+    // What the configuration says wrong is named by its key.
+    if kind == .badInput { #expect(try error?.subject == JSON.parse("{\(change)}").members?.first?.key) }
   }
 
   /// A LoRA adapter of rank 2 on one layer of the tiny RoBERTa, and whatever else a test wants in it.

@@ -37,7 +37,7 @@ struct ConfigTests {
   @Test("that ask for what there is no code for, or make no sense, are refused", arguments: refused)
   func refusals(base: String, change: String) throws {
     let error = #expect(throws: NibbleError.self) { try Self.open(base, change) }
-    #expect(error?.kind == .badInput)
+    #expect(error?.kind == .badInput && error?.path != nil, "\(error?.message ?? "")")
   }
 
   @Test("that only say otherwise what they said run")

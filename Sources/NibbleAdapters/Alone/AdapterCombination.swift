@@ -14,13 +14,13 @@ public struct AdapterCombination: Sendable {
     /// Its path.
     public var worstModule = ""
     /// Things worth telling that stopped nothing.
-    public var warnings: [String] = []
+    public var warnings: [Warning] = []
   }
 
   private let options: MergeOptions
   private let first: JSON
   private let binding: AdapterBinding?
-  private var warnings: [String] = []
+  private var warnings: [Warning] = []
   /// Weights that are written as they are.
   private var carried: [AdapterFolder.Tensor] = []
 
@@ -32,20 +32,21 @@ public struct AdapterCombination: Sendable {
     for one in options.adapters {
       if one.adapter.modules.contains(where: { $0.magnitude != nil || $0.bias != nil }) {
         throw NibbleError.usage(
-          "\(one.adapter.path) uses DoRA or lora_bias, which no other adapter's factors can say; merge it instead")
+          "\(path: one.adapter.path) uses DoRA or lora_bias, which no other adapter's factors can say; merge it instead")
       }
       if let rows = one.adapter.tokenRows.first {
         throw NibbleError.usage(
-          "\(one.adapter.path) replaces rows of \(quoted(rows.path)), which are not combined with anything")
+          "\(path: one.adapter.path) replaces rows of \(subject: rows.path), which are not combined with anything")
       }
       for (name, tensor) in one.adapter.replacements {
         // PEFT writes the weight of an adapted embedding beside its factors, though it was not trained.
         guard tensor.name.text.hasSuffix(".base_layer.weight") else {
-          throw NibbleError.usage("\(one.adapter.path) replaces \(quoted(name)) whole, which is not combined with anything")
+          throw NibbleError.usage(
+            "\(path: one.adapter.path) replaces \(subject: name) whole, which is not combined with anything")
         }
         let values = AdapterFolder.Tensor(tensor.name.text, tensor.shape, try one.adapter.mapped.floats(tensor))
         if let other = carried.first(where: { $0.name == values.name }), other.values != values.values {
-          throw NibbleError.usage("\(one.adapter.path) has another \(quoted(name)) than the adapters before it")
+          throw NibbleError.usage("\(path: one.adapter.path) has another \(subject: name) than the adapters before it")
         }
         if !carried.contains(where: { $0.name == values.name }) { carried.append(values) }
       }
@@ -56,11 +57,13 @@ public struct AdapterCombination: Sendable {
     if let other = bound.first(where: { $0.adapter.binding != bound[0].adapter.binding }), !anyBase {
       throw NibbleError(
         .adapterMismatch,
-        "\(other.adapter.path) was trained on another base than \(bound[0].adapter.path); --any-base combines them all the same")
+        "\(path: other.adapter.path) was trained on another base than \(bound[0].adapter.path); \(.anyBase) combines them all the same"
+      )
     }
     let names = Set(options.adapters.compactMap(\.adapter.config.baseName))
     if names.count > 1 {
-      warnings.append("the adapters name different bases: \(names.sorted().map(quoted).joined(separator: ", "))")
+      warnings.append(
+        .init(.identity, "the adapters name different bases: \(names.sorted().map(quoted).joined(separator: ", "))"))
     }
     first = adapter.config.json
   }
@@ -101,7 +104,7 @@ public struct AdapterCombination: Sendable {
       }) {
         throw NibbleError(
           .adapterMismatch,
-          "\(other.file.path): module \(quoted(path)) has factors of shapes \(other.module.a.shape) and \(other.module.b.shape), \(found.parts[0].file.path) \(first.a.shape) and \(first.b.shape)"
+          "\(path: other.file.path): \(module: path) has factors of shapes \(other.module.a.shape) and \(other.module.b.shape), \(found.parts[0].file.path) \(first.a.shape) and \(first.b.shape)"
         )
       }
       merging.combination = try merging.combination(options, of: path)

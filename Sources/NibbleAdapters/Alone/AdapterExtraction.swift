@@ -38,9 +38,9 @@ public struct AdapterExtraction: Sendable {
 
   /// - Throws: `.usage` for options that make no sense, `.adapterMismatch` for models of different shapes
   public init(base: Checkpoint, tuned: Checkpoint, _ options: Options) throws {
-    guard (1...1 << 16).contains(options.rank) else { throw NibbleError.usage("--rank \(options.rank) is no rank") }
-    try checkShare(options.energy, "--energy")
-    if options.minimumEnergy != 0 { try checkShare(options.minimumEnergy, "--min-energy") }
+    guard (1...1 << 16).contains(options.rank) else { throw NibbleError.usage("\(.rank, options.rank) is no rank") }
+    try checkShare(options.energy, .energy)
+    if options.minimumEnergy != 0 { try checkShare(options.minimumEnergy, .minEnergy) }
     pair = try TunedPair(base: base, tuned: tuned, targets: options.targets)
     self.options = options
   }
@@ -67,7 +67,7 @@ public struct AdapterExtraction: Sendable {
     var report = FactoringReport(warnings: found.warnings)
     try report.take(found.others, options.others)
     guard !found.matrices.isEmpty else {
-      throw NibbleError.usage("\(pair.tuned.path): no matrix that takes factors differs from \(pair.base.path)'s")
+      throw NibbleError.usage("\(path: pair.tuned.path): no matrix that takes factors differs from \(pair.base.path)'s")
     }
     let team = Team(threads: options.threads)
     let total = found.matrices.reduce(0) { $0 + $1.tuned.count }
@@ -83,8 +83,8 @@ public struct AdapterExtraction: Sendable {
     let poor = report.modules.filter { !($0.energy >= options.minimumEnergy) }
     if let worst = poor.min(by: { !$1.energy.isNaN && !($0.energy >= $1.energy) }) {
       throw NibbleError.quality(
-        "\(poor.count) of \(report.modules.count) modules keep less than --min-energy \(options.minimumEnergy) of their change at rank \(worst.rank); "
-          + "the worst, \(quoted(worst.path)), keeps \(decimal(worst.energy, 4, apartFrom: options.minimumEnergy))")
+        "\(poor.count) of \(report.modules.count) modules keep less than \(.minEnergy, options.minimumEnergy) of their change at rank \(worst.rank); "
+          + "the worst, \(subject: worst.path), keeps \(decimal(worst.energy, 4, apartFrom: options.minimumEnergy))")
     }
     try pair.base.checkUnchanged()
     try pair.tuned.checkUnchanged()
@@ -132,8 +132,8 @@ extension FactoringReport {
     case .refuse:
       guard let first = told.max(by: { $0.change ?? .infinity < $1.change ?? .infinity }) else { return }
       throw NibbleError.quality(
-        "\(told.count) parameters differ that take no factors, most of all \(quoted(first.name)), \(FactoringReport.distance(first.change)); "
-          + "--others save keeps them whole, --others leave leaves them behind")
+        "\(told.count) parameters differ that take no factors, most of all \(subject: first.name), \(FactoringReport.distance(first.change)); "
+          + "\(.others, "save") keeps them whole, \(.others, "leave") leaves them behind")
     }
   }
 }

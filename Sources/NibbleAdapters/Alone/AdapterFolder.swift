@@ -24,13 +24,13 @@ package struct AdapterFolder {
       guard let source else { return try values.withUnsafeBufferPointer { try file.add($0, to: name) } }
       guard [.f32, .f16, .bf16].contains(source.dtype) else {
         throw NibbleError.badInput(
-          "tensor \(quoted(source.name.text)) is of \(source.dtype.rawValue), which float32 does not hold")
+          "\(tensor: source.name.text) is of \(source.dtype.rawValue), which float32 does not hold")
       }
       try source.forEachValues { _, values, count, _ in
         try Interrupt.check()
         let values = UnsafeBufferPointer(start: values, count: count)
         guard values.allSatisfy(\.isFinite) else {
-          throw NibbleError.quality("tensor \(quoted(source.name.text)) holds NaN or infinite values")
+          throw NibbleError.quality("\(tensor: source.name.text) holds NaN or infinite values")
         }
         try file.add(values, to: name)
       }

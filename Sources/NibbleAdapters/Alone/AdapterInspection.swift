@@ -44,7 +44,7 @@ public struct AdapterInspection: Sendable {
   /// Its content identity.
   public var identity = Digest128(high: 0, low: 0)
   /// Things worth telling.
-  public var warnings: [String] = []
+  public var warnings: [Warning] = []
 
   /// Looks at an adapter, and with `base` at what it would do there.
   ///

@@ -12,12 +12,12 @@ public struct AdapterResizing: Sendable {
   ///   - energy: the share of ‖Δ‖² each module keeps, with the least rank that does
   /// - Throws: `.usage` for ranks and shares that are none
   public init(_ file: AdapterFile, rank: Int? = nil, energy: Double? = nil) throws {
-    guard rank != nil || energy != nil else { throw NibbleError.usage("which rank? Give --rank or --energy") }
+    guard rank != nil || energy != nil else { throw NibbleError.usage("which rank? Give \(.rank) or \(.energy)") }
     let most = file.modules.map { min($0.inputs, $0.outputs) }.max() ?? 0
     if let rank, rank < 1 || rank > max(most, file.modules.map(\.rank).max() ?? 0) {
-      throw NibbleError.usage("--rank \(rank): no module of \(file.path) has use for it; the largest takes \(most)")
+      throw NibbleError.usage("\(.rank, rank): no module of \(path: file.path) has use for it; the largest takes \(most)")
     }
-    try checkShare(energy, "--energy")
+    try checkShare(energy, .energy)
     (self.file, self.rank, self.energy) = (file, rank, energy)
   }
 
@@ -48,7 +48,7 @@ public struct AdapterResizing: Sendable {
       try module.checkFinite()
       guard found.norm == 0 || module.factors.b.contains(where: { $0 != 0 }) else {
         throw NibbleError.quality(
-          "\(file.path): module \(quoted(own.path)): its change is too small for float32: its new factors would be zeros")
+          "\(path: file.path): \(module: own.path): its change is too small for float32: its new factors would be zeros")
       }
       report.modules.append(
         .init(
@@ -58,8 +58,10 @@ public struct AdapterResizing: Sendable {
     }
     if file.config.isDoRA {
       report.warnings.append(
-        "\(file.path) is a DoRA adapter: its magnitudes stay, and the errors told are those of the factors before rows are scaled"
-      )
+        .init(
+          .precision,
+          "\(path: file.path) is a DoRA adapter: its magnitudes stay, and the errors told are those of the factors before rows are scaled"
+        ))
     }
     let factored = Set(file.modules.flatMap { [$0.a, $0.b, $0.bias, $0.magnitude].compactMap { $0?.name } })
     let others = file.mapped.checkpoint.tensors.filter { !factored.contains($0.name) }
@@ -72,7 +74,7 @@ public struct AdapterResizing: Sendable {
 }
 
 /// Throws unless `share` is above 0 and at most 1.
-func checkShare(_ share: Double?, _ flag: String) throws {
+func checkShare(_ share: Double?, _ setting: Setting) throws {
   guard let share else { return }
-  guard share > 0, share <= 1 else { throw NibbleError.usage("\(flag) \(share) is no share: above 0, at most 1") }
+  guard share > 0, share <= 1 else { throw NibbleError.usage("\(setting, share) is no share: above 0, at most 1") }
 }

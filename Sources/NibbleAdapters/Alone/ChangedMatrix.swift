@@ -19,7 +19,7 @@ struct ChangedMatrix {
     let isReadTransposed = base.isTransposed || tuned.isTransposed
     let shape = isReadTransposed ? tuned.logicalShape.reversed() : tuned.logicalShape
     guard shape.count == 2, base.logicalShape == tuned.logicalShape else {
-      throw NibbleError.badInput("tensor \(quoted(tuned.name.text)) of shape \(tuned.logicalShape) is no matrix")
+      throw NibbleError.badInput("\(tensor: tuned.name.text) of shape \(tuned.logicalShape) is no matrix")
     }
     (rows, columns) = (shape[0], shape[1])
     rowsAreOutputs = isInputsFirst == isReadTransposed
@@ -27,7 +27,7 @@ struct ChangedMatrix {
     for (tensor, isFirst) in [(base, true), (tuned, false)] {
       let transposing = isReadTransposed && !tensor.isTransposed
       guard !transposing || !tensor.isPacked else {
-        throw NibbleError.badInput("tensor \(quoted(tensor.name.text)) is packed the other way round, which is not compared")
+        throw NibbleError.badInput("\(tensor: tensor.name.text) is packed the other way round, which is not compared")
       }
       try tensor.forEachValues(transposing: transposing) { [values] start, own, count, _ in
         try Interrupt.check()
@@ -45,7 +45,7 @@ struct ChangedMatrix {
       sums.add(values.start + start, values.start + start, count: count)
     }
     guard sums.nonfinite == 0 else {
-      throw NibbleError.quality("tensor \(quoted(tuned.name.text)) holds \(sums.nonfinite) NaN or infinite values")
+      throw NibbleError.quality("\(tensor: tuned.name.text) holds \(sums.nonfinite) NaN or infinite values")
     }
     squaredNorm = sums.squaredA
   }

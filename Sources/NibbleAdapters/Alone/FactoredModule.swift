@@ -46,7 +46,7 @@ struct FactoredModule {
   /// Throws for numbers that are beyond float32.
   func checkFinite() throws {
     guard (factors.a + factors.b + (bias ?? [])).allSatisfy(\.isFinite) else {
-      throw NibbleError.quality("module \(quoted(path)): its new factors would have values beyond float32")
+      throw NibbleError.quality("\(module: path): its new factors would have values beyond float32")
     }
   }
 

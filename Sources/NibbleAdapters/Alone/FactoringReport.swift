@@ -29,7 +29,7 @@ public struct FactoringReport: Sendable {
   /// there are.
   public var lastGain: Double?
   /// Things worth telling that stopped nothing.
-  public var warnings: [String] = []
+  public var warnings: [Warning] = []
 
   /// How far a parameter lies from the base's.
   public static func distance(_ change: Double?) -> String {

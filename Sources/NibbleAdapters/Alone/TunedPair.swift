@@ -50,12 +50,13 @@ struct TunedPair: Sendable {
     }
     ownNames = own
     if let twice = zip(right.tensors, right.tensors.dropFirst()).first(where: { $0.name == $1.name }) {
-      throw NibbleError(.adapterMismatch, "\(tuned.path): two of its tensors are \(quoted(twice.0.name.text)) of \(base.path)")
+      throw NibbleError(
+        .adapterMismatch, "\(path: tuned.path): two of its tensors are \(subject: twice.0.name.text) of \(base.path)")
     }
     prefix = Self.missingPrefix(tuned.config == nil ? base : tuned, names + right.tensors.map(\.name.text) + own.values)
     let matchesSome = try left.tensors.contains { try isTarget($0) }
     guard self.targets == nil || matchesSome else {
-      throw NibbleError.usage("--target-modules \(quoted(targets)) matches no matrix of \(base.path)")
+      throw NibbleError.usage("\(.targetModules, quoted(targets)) matches no matrix of \(path: base.path)")
     }
   }
 
@@ -95,30 +96,30 @@ struct TunedPair: Sendable {
   ///
   /// - Throws: `.adapterMismatch` for models of different shapes, `.quality` for values that are not finite
   func compared(_ threads: Int, progress: @escaping (Int, Int) -> Void) throws -> (
-    matrices: [Matrix], others: [Other], warnings: [String]
+    matrices: [Matrix], others: [Other], warnings: [Warning]
   ) {
     let found = try left.diff(right, threads: threads, progress: progress)
-    func mismatch(_ reason: String) -> NibbleError { NibbleError(.adapterMismatch, "\(tuned.path): \(reason)") }
+    func mismatch(_ reason: MessageText) -> NibbleError { NibbleError(.adapterMismatch, "\(path: tuned.path): \(reason)") }
     if let strange = found.added.first(where: { !isHead($0) }) {
       let nearest = ModuleNames(left.tensors.map(\.name.text)).nearest(to: strange)
       throw mismatch(
-        "tensor \(quoted(strange)) is not in \(base.path)" + (nearest.map { "; the nearest there is \(quoted($0))" } ?? ""))
+        "\(tensor: strange) is not in \(base.path)" + (nearest.map { "; the nearest there is \(quoted($0))" } ?? ""))
     }
     if let missing = found.removed.first(where: { $0.hasSuffix(".weight") && !isHead($0) }) {
-      throw mismatch("it lacks the tensor \(quoted(missing)) of \(base.path)")
+      throw mismatch("it lacks the \(tensor: missing) of \(base.path)")
     }
     var (matrices, others): ([Matrix], [Other]) = ([], [])
     for changed in found.changed where !changed.isEqual {
       let (a, b) = (changed.a, changed.b)
       guard a.logicalShape == b.logicalShape else {
-        throw mismatch("tensor \(quoted(changed.name)) has shape \(b.logicalShape), \(base.path) has \(a.logicalShape)")
+        throw mismatch("\(tensor: changed.name) has shape \(b.logicalShape), \(base.path) has \(a.logicalShape)")
       }
       guard let difference = changed.difference, a.dtype.isFloat, b.dtype.isFloat else {
-        throw mismatch("tensor \(quoted(changed.name)) of \(b.dtype.rawValue) differs, which is not said by an adapter")
+        throw mismatch("\(tensor: changed.name) of \(b.dtype.rawValue) differs, which is not said by an adapter")
       }
       guard difference.nonfinite == 0 else {
         throw NibbleError.quality(
-          "tensor \(quoted(changed.name)) of \(tuned.path) or \(base.path) holds \(difference.nonfinite) NaN or infinite values")
+          "\(tensor: changed.name) of \(path: tuned.path) or \(base.path) holds \(difference.nonfinite) NaN or infinite values")
       }
       guard try isTarget(b) else {
         others.append(
@@ -128,7 +129,7 @@ struct TunedPair: Sendable {
       let isEmbedding = isEmbedding(changed.name)
       if isEmbedding, let tied = tuned.tiedEmbedding, ownNames[b.name] == tied.name.text || b.name == tied.name {
         throw NibbleError.usage(
-          "\(quoted(changed.name)) is the output head too, which factors of an embedding do not change; leave it out of --target-modules"
+          "\(subject: changed.name) is the output head too, which factors of an embedding do not change; leave it out of \(.targetModules)"
         )
       }
       let isConv1D = left.family?.isConv1D(changed.name) ?? false
@@ -138,11 +139,13 @@ struct TunedPair: Sendable {
           isEmbedding: isEmbedding))
     }
     others += found.added.compactMap { right.tensor(ByteName($0)) }.map { Other(name: $0.name.text, tuned: $0, change: nil) }
-    var warnings: [String] = []
+    var warnings: [Warning] = []
     if let first = found.removed.first {
       warnings.append(
-        "\(tuned.path) lacks \(found.removed.count) tensors of \(base.path), \(quoted(first)) the first; the adapter leaves them as they are"
-      )
+        .init(
+          .identity,
+          "\(path: tuned.path) lacks \(found.removed.count) tensors of \(base.path), \(subject: first) the first; "
+            + "the adapter leaves them as they are"))
     }
     return (matrices, others, warnings)
   }
@@ -158,7 +161,7 @@ struct SavedParameters {
   func tensors() throws -> [AdapterFolder.Tensor] {
     try named.map { name, tensor in
       guard !tensor.isTransposed else {
-        throw NibbleError.badInput("tensor \(quoted(tensor.name.text)) is packed, and is not saved whole")
+        throw NibbleError.badInput("\(tensor: tensor.name.text) is packed, and is not saved whole")
       }
       return AdapterFolder.Tensor(AdapterFile.prefix + name, copying: tensor)
     }

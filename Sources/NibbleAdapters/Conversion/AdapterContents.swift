@@ -10,7 +10,7 @@ struct AdapterContents {
   var baseName: String?
   var dropout = 0.0
   var binding: AdapterBinding?
-  var warnings: [String] = []
+  var warnings: [Warning] = []
 
   var isDoRA: Bool { modules.contains { $0.magnitude != nil } }
   var largestRank: Int { modules.map(\.factors.rank).max() ?? 1 }
@@ -20,12 +20,14 @@ struct AdapterContents {
   /// - Parameter base: what tells weights that were trained whole from those PEFT writes beside an adapted embedding
   /// - Throws: `.usage` naming what nothing but PEFT's layout can say
   init(_ file: AdapterFile, base: Checkpoint?) throws {
-    func fail(_ what: String) -> NibbleError {
-      NibbleError.usage("\(file.path) \(what), which only PEFT's layout can say; merge it instead")
+    func fail(_ what: MessageText) -> NibbleError {
+      NibbleError.usage("\(path: file.path) \(what), which only PEFT's layout can say; merge it instead")
     }
-    if let one = file.modules.first(where: { $0.bias != nil }) { throw fail("has a bias for the factors of \(quoted(one.path))") }
-    if let one = file.modules.first(where: \.isConvolution) { throw fail("adapts the convolution \(quoted(one.path))") }
-    if let rows = file.tokenRows.first { throw fail("replaces \(rows.tokens.count) rows of \(quoted(rows.path))") }
+    if let one = file.modules.first(where: { $0.bias != nil }) {
+      throw fail("has a bias for the factors of \(subject: one.path)")
+    }
+    if let one = file.modules.first(where: \.isConvolution) { throw fail("adapts the convolution \(subject: one.path)") }
+    if let rows = file.tokenRows.first { throw fail("replaces \(rows.tokens.count) rows of \(subject: rows.path)") }
     let adapted = Set(file.modules.map { $0.path + ".weight" })
     for (name, tensor) in file.replacements {
       // PEFT writes the weights of both embeddings beside an adapted one, though they were not trained.
@@ -33,11 +35,13 @@ struct AdapterContents {
         try base.map { try $0.holds(try file.mapped.floats(tensor), as: name) }
         ?? (tensor.name.text.hasSuffix(".base_layer.weight") && adapted.contains(name))
       guard isOwn else {
-        throw fail("holds \(quoted(name)) trained whole" + (base == nil ? " (or as the base has it: --base tells)" : ""))
+        throw fail("holds \(subject: name) trained whole" + (base == nil ? " (or as the base has it: \(.base) tells)" : ""))
       }
       warnings.append(
-        "\(file.path): \(quoted(tensor.name.text)) is left out: it is "
-          + (base == nil ? "taken for the base's own weight, which --base would check" : "the base's own weight"))
+        .init(
+          .unused,
+          "\(path: file.path): \(subject: tensor.name.text) is left out: it is "
+            + (base == nil ? "taken for the base's own weight, which \(.base) would check" : "the base's own weight")))
     }
     warnings += file.warnings
     modules = try file.modules.map { try FactoredModule($0, of: file) }
@@ -73,7 +77,7 @@ struct AdapterContents {
       try Interrupt.check()
       guard let twin = theirs[ByteName(module.path)], twin.inputShape == module.inputShape, twin.outputs == module.outputs,
         twin.isEmbedding == module.isEmbedding, twin.magnitude == module.magnitude, other.modules.count == modules.count
-      else { throw NibbleError(.failed, "module \(quoted(module.path)) does not come back from the file that was written") }
+      else { throw NibbleError(.failed, "\(module: module.path) does not come back from the file that was written") }
       let distance = module.factors.distance(to: twin.factors)
       if !(distance <= found.worst) { found = (distance, module.path) }
     }

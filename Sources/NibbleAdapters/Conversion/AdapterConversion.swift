@@ -16,10 +16,10 @@ public struct AdapterConversion: Sendable {
       case .file:
         let file = try InputFile(path)
         guard try file.bytes(at: 0, count: min(4, file.size)) == GgufFile.magic else {
-          throw NibbleError.badInput("\(path): neither an adapter folder nor a GGUF file")
+          throw NibbleError.badInput("\(path: path): neither an adapter folder nor a GGUF file")
         }
         self = .gguf
-      default: throw NibbleError.badInput("\(path): no such adapter")
+      default: throw NibbleError.badInput("\(path: path): no such adapter")
       }
     }
   }
@@ -36,7 +36,7 @@ public struct AdapterConversion: Sendable {
     /// Its path.
     public var worstModule = ""
     /// Things worth telling that stopped nothing.
-    public var warnings: [String] = []
+    public var warnings: [Warning] = []
   }
 
   /// What no rounding of float32 explains.
@@ -54,13 +54,14 @@ public struct AdapterConversion: Sendable {
   public init(_ path: String, to: Layout, base: Checkpoint? = nil) throws {
     (self.path, self.to, self.base) = (path, to, base)
     from = try Layout(of: path)
-    guard from != to else { throw NibbleError.usage("\(path) has \(to.rawValue)'s layout already") }
+    guard from != to else { throw NibbleError.usage("\(path: path) has \(to.rawValue)'s layout already") }
     guard from == .gguf || to == .gguf else {
       gguf = nil
       return
     }
     guard let base else {
-      throw NibbleError.usage("--base is needed: names in GGUF files, and the order of rows, depend on the base's configuration")
+      throw NibbleError.usage(
+        "\(.base) is needed: names in GGUF files, and the order of rows, depend on the base's configuration")
     }
     gguf = try GGUFLayout(base)
   }
@@ -81,7 +82,8 @@ public struct AdapterConversion: Sendable {
       (report.difference, report.worstModule) = try contents.distance(to: read(staged.staging, to))
       guard report.difference < Self.most else {
         throw NibbleError(
-          .failed, "\(output): read again, the change of \(quoted(report.worstModule)) is \(report.difference) of its length away"
+          .failed,
+          "\(path: output): read again, the change of \(subject: report.worstModule) is \(report.difference) of its length away"
         )
       }
       if to == .peft, let base { try AdapterFile.open(staged.staging).checkFits(base, as: path) }
@@ -114,7 +116,7 @@ public struct AdapterConversion: Sendable {
   }
 
   private func ggufWriter(_ contents: AdapterContents) throws -> GgufWriter {
-    guard let gguf else { throw NibbleError.usage("--base is needed") }
+    guard let gguf else { throw NibbleError.usage("\(.base) is needed") }
     return try gguf.writer(contents)
   }
 
@@ -126,7 +128,7 @@ public struct AdapterConversion: Sendable {
       return try AdapterContents(file, base: from == .peft ? base : nil)
     case .mlx: return try MLXLayout.contents(path)
     case .gguf:
-      guard let gguf else { throw NibbleError.usage("--base is needed") }
+      guard let gguf else { throw NibbleError.usage("\(.base) is needed") }
       return try gguf.contents(path)
     }
   }
@@ -146,7 +148,7 @@ extension AdapterFile {
       var plan = MergePlan(fitted)
       for one in adapters { try plan.add(one) }
     } catch let error as NibbleError {
-      throw NibbleError(error.kind, error.message.replacing(self.path, with: path))
+      throw NibbleError(error.kind, error.text.replacing(path: self.path, with: path))
     }
   }
 }

@@ -17,7 +17,7 @@ struct GGUFLayout {
     let known = ModelFamily.all.compactMap(\.llamaCpp)
     guard let type = base.modelType, let names = known.first(where: { $0.modelTypes.contains(type) }) else {
       throw NibbleError.usage(
-        "\(base.path): llama.cpp's names are known for \(known.flatMap(\.modelTypes).sorted().joined(separator: ", ")), not for model_type \(base.modelType.map(quoted) ?? "none")"
+        "\(path: base.path): llama.cpp's names are known for \(known.flatMap(\.modelTypes).sorted().joined(separator: ", ")), not for model_type \(base.modelType.map(quoted) ?? "none")"
       )
     }
     self.names = names
@@ -27,10 +27,10 @@ struct GGUFLayout {
       return
     }
     guard let queries = base.config?["num_attention_heads"]?.int, (1...1 << 16).contains(queries) else {
-      throw NibbleError.badInput("\(base.path): its configuration has no num_attention_heads")
+      throw NibbleError.badInput("\(path: base.path): its configuration has no num_attention_heads")
     }
     let keys = base.config?["num_key_value_heads"]?.int ?? queries
-    guard (1...queries).contains(keys) else { throw NibbleError.badInput("\(base.path): num_key_value_heads is \(keys)") }
+    guard (1...queries).contains(keys) else { throw NibbleError.badInput("\(path: base.path): num_key_value_heads is \(keys)") }
     heads = (queries, keys)
   }
 
@@ -59,7 +59,8 @@ struct GGUFLayout {
       return nil
     }
     guard rows % (2 * count) == 0 else {
-      throw NibbleError(.adapterMismatch, "\(place): \(quoted(name)) has \(rows) outputs, \(base.path) \(count) heads there")
+      throw NibbleError(
+        .adapterMismatch, "\(path: place): \(subject: name) has \(rows) outputs, \(base.path) \(count) heads there")
     }
     // The halves of a head that are rotated together lie side by side.
     let half = rows / count / 2
@@ -75,7 +76,7 @@ struct GGUFLayout {
   func writer(_ contents: AdapterContents) throws -> GgufWriter {
     if let module = contents.modules.first(where: { $0.magnitude != nil }) {
       throw NibbleError.usage(
-        "\(quoted(module.path)) is scaled to DoRA's magnitudes, which llama.cpp does not know; merge it instead")
+        "\(subject: module.path) is scaled to DoRA's magnitudes, which llama.cpp does not know; merge it instead")
     }
     let wanted = contents.commonScale * Double(contents.largestRank)
     let alpha = Float(wanted)
@@ -85,11 +86,12 @@ struct GGUFLayout {
       let path = ModuleNames(allPaths, of: base).index(of: module.path).map { allPaths[$0] } ?? module.path
       guard let name = name(path) else { throw NibbleError.usage("llama.cpp has no adapters for \(quoted(module.path))") }
       if name == "output", base.tiedEmbedding != nil {
-        throw NibbleError.usage("\(quoted(module.path)): llama.cpp has one weight for the head and the embedding of \(base.path)")
+        throw NibbleError.usage(
+          "\(subject: module.path): llama.cpp has one weight for the head and the embedding of \(base.path)")
       }
       guard module.isEmbedding == (name == "token_embd") else {
         throw NibbleError.usage(
-          "\(quoted(module.path)): llama.cpp would take it for \(module.isEmbedding ? "a linear layer" : "an embedding")")
+          "\(subject: module.path): llama.cpp would take it for \(module.isEmbedding ? "a linear layer" : "an embedding")")
       }
       let rank = module.factors.rank
       let scaled = { module.scaled(to: Double(alpha) / Double(rank)).factors }
@@ -128,27 +130,28 @@ struct GGUFLayout {
   /// - Throws: `.badInput` for what is malformed or unknown, naming it
   func contents(_ path: String) throws -> AdapterContents {
     let file = try GgufFile(path)
-    func fail(_ reason: String) -> NibbleError { .badInput("\(path): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { .badInput("\(path: path): \(reason)") }
     guard file.text("general.type") == "adapter" else {
-      throw fail("general.type is \(quoted(file.text("general.type") ?? "none")): a model, where an adapter was expected")
+      throw fail(
+        "\(key: "general.type") is \(quoted(file.text("general.type") ?? "none")): a model, where an adapter was expected")
     }
     guard file.text("adapter.type") == "lora" else {
-      throw fail("adapter.type = \(quoted(file.text("adapter.type") ?? "none")) is not read; lora is")
+      throw fail("\(key: "adapter.type") = \(quoted(file.text("adapter.type") ?? "none")) is not read; lora is")
     }
     guard file.text("general.architecture") == architecture else {
       throw NibbleError(
         .adapterMismatch,
-        "\(path): for a base of the architecture \(quoted(file.text("general.architecture") ?? "none")), \(base.path) is of \(quoted(architecture))"
+        "\(path: path): for a base of the architecture \(quoted(file.text("general.architecture") ?? "none")), \(base.path) is of \(quoted(architecture))"
       )
     }
     if let odd = file.metadata.keys.sorted().first(where: {
       $0.hasPrefix("adapter.") && !["adapter.type", "adapter.lora.alpha"].contains($0)
     }) {
-      throw fail("\(quoted(odd)) is not implemented")
+      throw fail("\(subject: odd) is not implemented")
     }
     let key = "adapter.lora.alpha"
     guard let alpha = file.metadata[key] == nil ? 0 : file.number(key), alpha.isFinite else {
-      throw fail("\(key) is no finite number")
+      throw fail("\(key: key) is no finite number")
     }
     var contents = AdapterContents()
     let tensors = Dictionary(file.tensors.map { (ByteName($0.name), $0) }) { first, _ in first }
@@ -156,17 +159,17 @@ struct GGUFLayout {
     for a in file.tensors where a.name.hasSuffix(".weight.lora_a") {
       let name = String(a.name.dropLast(".weight.lora_a".count))
       guard let module = self.path(name) else {
-        throw fail("tensor \(quoted(a.name)) is for no module of a \(architecture) model")
+        throw fail("\(tensor: a.name) is for no module of a \(architecture) model")
       }
-      guard let b = tensors[ByteName(name + ".weight.lora_b")] else { throw fail("tensor \(quoted(a.name)) has no lora_b") }
+      guard let b = tensors[ByteName(name + ".weight.lora_b")] else { throw fail("\(tensor: a.name) has no lora_b") }
       let isEmbedding = name == "token_embd"
       guard a.shape.count == 2, b.shape.count == 2, a.shape[isEmbedding ? 1 : 0] == b.shape[1] else {
-        throw fail("module \(quoted(name)) has factors of shapes \(a.shape) and \(b.shape)")
+        throw fail("\(module: name) has factors of shapes \(a.shape) and \(b.shape)")
       }
       let (inputs, rank, outputs) = (a.shape[isEmbedding ? 0 : 1], b.shape[1], b.shape[0])
       let (first, second) = (try file.floats(a), try file.floats(b))
       guard first.allSatisfy(\.isFinite), second.allSatisfy(\.isFinite) else {
-        throw NibbleError.quality("\(path): the factors of \(quoted(name)) hold NaN or infinite values")
+        throw NibbleError.quality("\(path: path): the factors of \(subject: name) hold NaN or infinite values")
       }
       var rows = second
       if let order = try order(name, rows: outputs, of: path) {
@@ -185,7 +188,7 @@ struct GGUFLayout {
     }
     guard used == file.tensors.count else {
       let odd = file.tensors.first { !$0.name.hasSuffix(".weight.lora_a") && tensors[ByteName($0.name.dropLast(1) + "a")] == nil }
-      throw fail("tensor \(quoted(odd?.name ?? "")) is no factor of an adapter")
+      throw fail("\(tensor: odd?.name ?? "") is no factor of an adapter")
     }
     guard used > 0 else { throw fail("it holds no tensors") }
     contents.modules.sort { ByteName($0.path) < ByteName($1.path) }

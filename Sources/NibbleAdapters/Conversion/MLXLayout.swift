@@ -28,7 +28,7 @@ enum MLXLayout {
       let own = contents.modules[index].path
       contents.modules[index].path = path(name(own))
       guard seen.insert(ByteName(contents.modules[index].path)).inserted else {
-        throw NibbleError.usage("\(quoted(own)): mlx-lm has one module for it and another of the adapter's")
+        throw NibbleError.usage("\(subject: own): mlx-lm has one module for it and another of the adapter's")
       }
     }
     return contents
@@ -51,7 +51,7 @@ enum MLXLayout {
   static func folder(_ contents: AdapterContents) throws -> AdapterFolder {
     if let odd = contents.modules.first(where: { $0.isEmbedding && $0.magnitude != nil }) {
       throw NibbleError.usage(
-        "\(quoted(odd.path)): DoRA on an embedding scales other numbers in mlx-lm than in PEFT; it is not converted")
+        "\(subject: odd.path): DoRA on an embedding scales other numbers in mlx-lm than in PEFT; it is not converted")
     }
     if contents.taskType.map({ $0 != "CAUSAL_LM" }) ?? false {
       throw NibbleError.usage("mlx-lm runs language models; this adapter's task_type is \(contents.taskType ?? "")")
@@ -63,7 +63,7 @@ enum MLXLayout {
       let name = name(module.path)
       if isEmbedding(module.path) != module.isEmbedding {
         throw NibbleError.usage(
-          "\(quoted(module.path)): mlx-lm would take it for \(module.isEmbedding ? "a linear layer" : "an embedding")")
+          "\(subject: module.path): mlx-lm would take it for \(module.isEmbedding ? "a linear layer" : "an embedding")")
       }
       tensors.append(
         .init(name + ".lora_a", [own.inputs, rank], transposed(own.factors.a, rows: rank, columns: own.inputs)))
@@ -91,16 +91,19 @@ enum MLXLayout {
   /// - Throws: `.badInput` for what is missing, malformed or unknown, naming it
   static func contents(_ path: String) throws -> AdapterContents {
     let place = path + "/adapter_config.json"
-    func fail(_ reason: String, at place: String = place) -> NibbleError { .badInput("\(place): \(reason)") }
+    func fail(_ reason: MessageText, at place: String = place) -> NibbleError { .badInput("\(path: place): \(reason)") }
     let config = try readJSONFile(place)
     let kind = config["fine_tune_type"]?.string ?? "lora"
-    guard kind == "lora" || kind == "dora" else { throw fail("fine_tune_type = \(quoted(kind)) is no adapter of factors") }
+    guard kind == "lora" || kind == "dora" else {
+      throw fail("\(key: "fine_tune_type") = \(quoted(kind)) is no adapter of factors")
+    }
     guard let settings = config["lora_parameters"], let rank = settings["rank"]?.int, (1...1 << 20).contains(rank),
       let scale = settings["scale"]?.double, scale.isFinite
     else { throw fail("lora_parameters needs a rank and a scale") }
     if let alpha = settings["alpha"], alpha != .null {
       throw fail(
-        "lora_parameters has alpha beside scale: the mlx-lm that wrote it multiplied with both, later ones do not; take one out")
+        "\(key: "lora_parameters") has alpha beside scale: the mlx-lm that wrote it multiplied with both, later ones do not; take one out"
+      )
     }
     let weights = path + "/" + weightsName
     let mapped = try MappedCheckpoint(try Checkpoint.open(weights))
@@ -109,12 +112,12 @@ enum MLXLayout {
     for tensor in mapped.checkpoint.tensors {
       let name = tensor.name.text
       guard let dot = name.lastIndex(of: "."), ["lora_a", "lora_b", "m"].contains(name[name.index(after: dot)...]) else {
-        throw fail("tensor \(quoted(name)) is no part of mlx-lm's adapters", at: weights)
+        throw fail("\(tensor: name) is no part of mlx-lm's adapters", at: weights)
       }
       parts[ByteName(String(name[..<dot])), default: [:]][String(name[name.index(after: dot)...])] = tensor
     }
     for (name, found) in parts.sorted(by: { $0.key < $1.key }) {
-      func broken(_ reason: String) -> NibbleError { fail("module \(quoted(name.text)) \(reason)", at: weights) }
+      func broken(_ reason: MessageText) -> NibbleError { fail("\(module: name.text) \(reason)", at: weights) }
       guard let a = found["lora_a"], let b = found["lora_b"] else { throw broken("has one factor only") }
       guard a.shape.count == 2, b.shape.count == 2, a.shape[1] == rank, b.shape[0] == rank else {
         throw broken("has factors of shapes \(a.shape) and \(b.shape), where the rank is \(rank)")
@@ -127,7 +130,7 @@ enum MLXLayout {
       func values(_ tensor: StoredTensor) throws -> [Float] {
         let values = try mapped.floats(tensor)
         guard values.allSatisfy(\.isFinite) else {
-          throw NibbleError.quality("\(weights): tensor \(quoted(tensor.name.text)) holds NaN or infinite values")
+          throw NibbleError.quality("\(path: weights): \(tensor: tensor.name.text) holds NaN or infinite values")
         }
         return values
       }

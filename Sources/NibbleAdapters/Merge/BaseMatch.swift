@@ -8,7 +8,7 @@ public struct BaseMatch: Sendable {
   /// The identity that must come out of packing.
   public private(set) var packedIdentity: Digest128?
   /// Things worth telling.
-  public private(set) var warnings: [String] = []
+  public private(set) var warnings: [Warning] = []
 
   /// What `--trained-on` says where the adapters are to meet the original's values all the same.
   public static let original = "original"
@@ -26,7 +26,7 @@ public struct BaseMatch: Sendable {
   ) throws {
     let meetsOriginal = given == Self.original
     guard !meetsOriginal || base.packed.isEmpty else {
-      throw NibbleError.usage("--trained-on \(Self.original): \(base.path) is packed, not an original")
+      throw NibbleError.usage("\(.trainedOn, Self.original): \(path: base.path) is packed, not an original")
     }
     trainedOn = meetsOriginal ? nil : given
     var identity = known ?? base.claimedIdentity
@@ -42,38 +42,43 @@ public struct BaseMatch: Sendable {
         asItIs = adapter
         guard given == nil || meetsOriginal else {
           throw NibbleError.usage(
-            "\(adapter.path) was trained on \(base.path) as it is, not on a packed form of it; leave out --trained-on")
+            "\(path: adapter.path) was trained on \(base.path) as it is, not on a packed form of it; leave out \(.trainedOn)")
         }
         continue
       }
       if own == binding.source, meetsOriginal {
-        warnings.append("\(adapter.path) was trained on a packed form of \(base.path); as asked, it meets the original's values")
+        warnings.append(
+          .init(
+            .identity,
+            "\(path: adapter.path) was trained on a packed form of \(base.path); as asked, it meets the original's values"))
         continue
       }
       if own == binding.source, let packing = binding.packing {
         if let other = packedIdentity, other != binding.base, !anyBase {
           throw NibbleError(
-            .adapterMismatch, "\(adapter.path) was trained on another packed form of \(base.path) than the adapters before it")
+            .adapterMismatch,
+            "\(path: adapter.path) was trained on another packed form of \(base.path) than the adapters before it")
         }
         trainedOn = given ?? packing
         packedIdentity = binding.base
         continue
       }
       if let source = base.provenance?["source"]?.string.flatMap({ Digest128(hex: $0) }), source == binding.base {
-        warnings.append("\(adapter.path) was trained on what \(base.path) was packed from")
+        warnings.append(.init(.identity, "\(path: adapter.path) was trained on what \(base.path) was packed from"))
         continue
       }
-      let message =
-        "\(adapter.path) was trained on a base with the identity \(binding.base), \(base.path) has \(own)"
-      guard anyBase else { throw NibbleError(.adapterMismatch, message + "; --any-base goes on all the same") }
-      warnings.append(message)
+      let message: MessageText =
+        "\(path: adapter.path) was trained on a base with the identity \(binding.base), \(base.path) has \(own)"
+      guard anyBase else { throw NibbleError(.adapterMismatch, message + "; \(.anyBase) goes on all the same") }
+      warnings.append(.init(.identity, message))
     }
     if let asItIs, packedIdentity != nil {
-      let message = "\(asItIs.path) was trained on \(base.path) as it is, another adapter on a packed form of it"
+      let message: MessageText =
+        "\(path: asItIs.path) was trained on \(base.path) as it is, another adapter on a packed form of it"
       guard anyBase else {
-        throw NibbleError(.adapterMismatch, message + "; --any-base merges both onto the packed form's values")
+        throw NibbleError(.adapterMismatch, message + "; \(.anyBase) merges both onto the packed form's values")
       }
-      warnings.append(message)
+      warnings.append(.init(.identity, message))
     }
   }
 
@@ -83,8 +88,10 @@ public struct BaseMatch: Sendable {
       ["-bnb-4bit", "-4bit", "-nf4"].contains(where: name.lowercased().hasSuffix)
     else { return }
     warnings.append(
-      "\(adapter.path) names \(quoted(name)) as its base, a 4-bit form; --trained-on nf4 merges onto the values it was trained on"
-    )
+      .init(
+        .identity,
+        "\(path: adapter.path) names \(quoted(name)) as its base, a 4-bit form; \(.trainedOn, "nf4") merges onto the values it was trained on"
+      ))
   }
 
   /// Throws if the packed form of the base is not what the adapters were trained on.
@@ -92,7 +99,7 @@ public struct BaseMatch: Sendable {
     guard let expected = packedIdentity, let found = packed.claimedIdentity, expected != found, !anyBase else { return }
     throw NibbleError(
       .adapterMismatch,
-      "the 4-bit form of \(base.path) made with --trained-on \(trainedOn ?? "") has the identity \(found), the adapter was trained on \(expected); --any-base goes on all the same"
+      "the 4-bit form of \(path: base.path) made with \(.trainedOn, trainedOn ?? "") has the identity \(found), the adapter was trained on \(expected); \(.anyBase) goes on all the same"
     )
   }
 }

@@ -19,15 +19,16 @@ extension Checkpoint {
 
   /// Throws for adapters that a running model does not take: they can only be merged.
   func checkAttachable(_ adapter: AdapterFile) throws {
-    func fail(_ what: String) -> NibbleError {
-      NibbleError.usage("--when-lost keep: \(adapter.path) \(what), which is only merged, not attached; use another way")
+    func fail(_ what: MessageText) -> NibbleError {
+      NibbleError.usage(
+        "\(.whenLost, "keep"): \(path: adapter.path) \(what), which is only merged, not attached; use another way")
     }
     let tokens = ModuleNames(
       vocabularyTensors.filter { $0.text != "lm_head.weight" }.map { String($0.text.dropLast(".weight".count)) }, of: self)
     for module in adapter.modules {
       if module.isConvolution { throw fail("adapts convolutions") }
       if module.isEmbedding, module.magnitude != nil || tokens.index(of: module.path) == nil {
-        throw fail("adapts \(quoted(module.path))")
+        throw fail("adapts \(subject: module.path)")
       }
     }
     if adapter.tokenRows.contains(where: { tokens.index(of: $0.path) == nil }) {
@@ -58,12 +59,16 @@ extension Checkpoint {
         return tensor
       })
     base.warnings.append(
-      "\(adapter.path) brings a head the base does not have: \(names.map { quoted($0.text) }.joined(separator: ", "))")
+      .init(
+        .identity,
+        "\(path: adapter.path) brings a head the base does not have: \(names.map { quoted($0.text) }.joined(separator: ", "))"))
     let outputs = new.filter { $0.tensor.shape.count == 2 }.map(\.tensor.shape[0]).min()
     if adapter.binding?.head != nil {
       base.warnings.append(
-        "\(adapter.path): its head was trained by nibble on what no architecture of transformers gives it; the configuration stays as it is"
-      )
+        .init(
+          .compatibility,
+          "\(path: adapter.path): its head was trained by nibble on what no architecture of transformers gives it; "
+            + "the configuration stays as it is"))
       return base
     }
     if let written = base.config?.forTask(adapter.config.taskType, labels: outputs) { base = base.with(config: written) }
@@ -86,16 +91,18 @@ extension Checkpoint {
     guard counts.count == 1, replaced.count == own.count else {
       throw NibbleError(
         .adapterMismatch,
-        "\(adapter.path): its vocabulary has \(count) tokens, the base's \(before), and it does not hold all of "
-          + own.map { quoted($0.text) }.joined(separator: ", "))
+        "\(path: adapter.path): its vocabulary has \(count) tokens, the base's \(before), and it does not hold all of "
+          + "\(own.map { quoted($0.text) }.joined(separator: ", "))")
     }
     var base = self
     let files = try adapter.tokenizerFiles()
     base.smallFiles = base.smallFiles.filter { old in !files.contains { $0.name == old.name } } + files
     base.smallFiles.sort { ByteName($0.name) < ByteName($1.name) }
     base.warnings.append(
-      "\(adapter.path) has \(count) tokens, the base \(before): the output has \(count); its tokenizer is "
-        + (files.isEmpty ? "still the base's, for the adapter brings none" : "the adapter's"))
+      .init(
+        .identity,
+        "\(path: adapter.path) has \(count) tokens, the base \(before): the output has \(count); its tokenizer is "
+          + (files.isEmpty ? "still the base's, for the adapter brings none" : "the adapter's")))
     guard let config, config["vocab_size"] != nil else { return base }
     return base.with(config: config.setting("vocab_size", to: JSON(count)))
   }

@@ -27,7 +27,8 @@ public struct KeptBundle {
   public init(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws {
     guard output.format == .nbl, !output.path.lowercased().hasSuffix(".nbl") else {
       throw NibbleError.usage(
-        "--when-lost keep writes a folder with \(Self.modelName) and the adapter in it: give a folder's name and --format nbl")
+        "\(.whenLost, "keep") writes a folder with \(Self.modelName) and the adapter in it: give a folder's name and \(.format, "nbl")"
+      )
     }
     (self.base, self.options, path, force) = (base, options, output.path, output.force)
     for one in options.adapters { try base.checkAttachable(one.adapter) }
@@ -48,7 +49,7 @@ public struct KeptBundle {
         let merge = job
         job = try StreamJob.unmerged(base, options, to: inner)
         prepare(&job)
-        job.warnings += merge.warnings.filter { warning in options.adapters.contains { warning.hasPrefix($0.adapter.path) } }
+        job.warnings += merge.warnings.filter { warning in options.adapters.contains { warning.isAbout($0.adapter.path) } }
         try writeAdapter(into: staged)
       }
       let report = try job.run(progress: progress)

@@ -82,7 +82,8 @@ public final class MergeCheck: Sendable {
       {
         let orders = ["[inputs, outputs]", "[outputs, inputs]"]
         throw NibbleError.quality(
-          "\(name): tensor \(quoted(tensor.name.text)) was merged as \(orders[shown ? 1 : 0]), its siblings are \(orders[shown ? 0 : 1])")
+          "\(name): \(tensor: tensor.name.text) was merged as \(orders[shown ? 1 : 0]), its siblings are \(orders[shown ? 0 : 1])"
+        )
       }
       let factors = try merging.factors()
       let probe = MergeProbe(factors, range, inputs: weight.inputs)
@@ -114,8 +115,8 @@ public final class MergeCheck: Sendable {
       // Rounding to 16 bits is good for a thousandth, to 4 bits for a tenth: this is another matrix.
       guard difference <= limit else {
         throw NibbleError.quality(
-          "\(name): tensor \(quoted(tensor.name.text)) as written is \(decimal(difference, 3)) off what base and adapter compute together; "
-            + "--no-check writes it all the same")
+          "\(name): \(tensor: tensor.name.text) as written is \(decimal(difference, 3)) off what base and adapter compute together; "
+            + "\(.check, false) writes it all the same")
       }
       if !(difference <= result.difference) { (result.difference, result.name) = (difference, tensor.name.text) }
     }

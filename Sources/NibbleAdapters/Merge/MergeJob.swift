@@ -23,7 +23,7 @@ public struct MergeJob {
   public var check: MergeCheck?
   /// Looks at the finished output, given the values the adapters were merged onto and the output's name until it is published; gives
   /// warnings.
-  public var compare: (@Sendable (Checkpoint, String) throws -> [String])?
+  public var compare: (@Sendable (Checkpoint, String) throws -> [Warning])?
   /// Threads to work with.
   public var threads = availableCores
   /// Whether only a plan is wanted: the base is not packed then, even where it would have to be.
@@ -50,9 +50,10 @@ public struct MergeJob {
   /// - Throws: `.usage` for options that contradict each other, `.adapterMismatch` for adapters of another base
   public func ready() throws -> (work: Ready, match: BaseMatch) {
     if undo != nil, whenLost == .keep || trainedOn != nil {
-      throw NibbleError.usage("--undo leads back to the base as it is: it goes with neither --trained-on nor --when-lost keep")
+      throw NibbleError.usage(
+        "\(.undo) leads back to the base as it is: it goes with neither \(.trainedOn) nor \(.whenLost, "keep")")
     }
-    if whenLost == .keep, resumes { throw NibbleError.usage("--resume does not go with --when-lost keep") }
+    if whenLost == .keep, resumes { throw NibbleError.usage("\(.resume) does not go with \(.whenLost, "keep")") }
     if !plans { Checkpoint.clearPackedForm(beside: output.path) }
     let match = try BaseMatch(
       base, options.adapters.map(\.adapter), trainedOn: trainedOn, anyBase: anyBase, threads: threads)
@@ -74,7 +75,7 @@ public struct MergeJob {
     packing.bnbRules = options.packing.bnbRules
     guard base.packed.isEmpty else {
       throw NibbleError.usage(
-        "\(base.path) is packed already: adapters are merged onto its values as they are, without --trained-on")
+        "\(path: base.path) is packed already: adapters are merged onto its values as they are, without \(.trainedOn)")
     }
     if plans { return base }
     // What can be refused is refused before the base is packed.

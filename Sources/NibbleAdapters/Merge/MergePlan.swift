@@ -27,7 +27,7 @@ struct MergePlan: @unchecked Sendable {
   /// Lets factors be combined as PEFT does.
   ///
   /// - Returns: a warning that tells how far that is from the sum of the deltas
-  mutating func combine(_ options: MergeOptions) throws -> [String] {
+  mutating func combine(_ options: MergeOptions) throws -> [Warning] {
     var worst = (name: "", error: 0.0)
     for (index, merging) in matrices.sorted(by: { $0.key < $1.key }) {
       try Interrupt.check()
@@ -38,7 +38,10 @@ struct MergePlan: @unchecked Sendable {
     }
     guard !(worst.error <= 1e-5) else { return [] }
     return [
-      "PEFT's \(options.method.rawValue) combination is not the sum of the deltas: it is up to \(decimal(100 * worst.error, 1)) % of the sum away, in \(quoted(worst.name))"
+      .init(
+        .precision,
+        "PEFT's \(options.method.rawValue) combination is not the sum of the deltas: it is up to "
+          + "\(decimal(100 * worst.error, 1)) % of the sum away, in \(subject: worst.name)")
     ]
   }
 
@@ -121,7 +124,7 @@ struct MergePlan: @unchecked Sendable {
     try file.checkFinite(rows.values)
     var change = tokenRows[index] ?? TokenRowsChange(columns: shape[1])
     guard change.add(rows.tokens, FloatStore(try file.mapped.floats(rows.values)), weight: Float(one.weight)) else {
-      throw NibbleError.usage("two adapters replace rows of \(quoted(rows.path)) for the same token; merge one of them")
+      throw NibbleError.usage("two adapters replace rows of \(subject: rows.path) for the same token; merge one of them")
     }
     tokenRows[index] = change
   }
@@ -130,7 +133,7 @@ struct MergePlan: @unchecked Sendable {
   func checkTogether() throws {
     for index in tokenRows.keys.sorted() where replacements[index] != nil || matrices[index].map(\.takesRows) == false {
       throw NibbleError.usage(
-        "\(quoted(base.tensors[index].name.text)) has rows trained alone and is adapted or replaced otherwise too, which is not merged"
+        "\(subject: base.tensors[index].name.text) has rows trained alone and is adapted or replaced otherwise too, which is not merged"
       )
     }
   }
@@ -144,25 +147,26 @@ struct MergePlan: @unchecked Sendable {
     guard tensor.shape == own.logicalShape || resizes else {
       throw NibbleError(
         .adapterMismatch,
-        "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(own.logicalShape)")
+        "\(path: file.path): \(tensor: tensor.name.text) has shape \(tensor.shape), the base's \(own.logicalShape)")
     }
     guard tensor.dtype == own.dtype && !own.isPacked || [.f32, .f16, .bf16, .f64].contains(tensor.dtype) && own.dtype.isFloat
     else {
       throw NibbleError(
         .adapterMismatch,
-        "\(file.path): tensor \(quoted(tensor.name.text)) is of \(tensor.dtype.rawValue), which does not take the place of the base's \(own.dtype.rawValue)"
+        "\(path: file.path): \(tensor: tensor.name.text) is of \(tensor.dtype.rawValue), which does not take the place of the base's \(own.dtype.rawValue)"
       )
     }
     guard tensor.count > 0 else {
       throw NibbleError(
-        .adapterMismatch, "\(file.path): tensor \(quoted(tensor.name.text)) of shape \(tensor.shape) holds nothing")
+        .adapterMismatch, "\(path: file.path): \(tensor: tensor.name.text) of shape \(tensor.shape) holds nothing")
     }
     try file.checkFinite(tensor)
     guard one.weight == 1 else {
-      throw NibbleError.usage("\(file.path) replaces \(quoted(own.name.text)) whole and can only be merged with weight 1")
+      throw NibbleError.usage("\(path: file.path) replaces \(subject: own.name.text) whole and can only be merged with weight 1")
     }
     if let other = replacements[index] {
-      throw NibbleError.usage("\(other.file.path) and \(file.path) both replace \(quoted(own.name.text)); merge one of them")
+      throw NibbleError.usage(
+        "\(path: other.file.path) and \(path: file.path) both replace \(subject: own.name.text); merge one of them")
     }
     replacements[index] = (tensor, file)
   }

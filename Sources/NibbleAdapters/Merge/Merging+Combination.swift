@@ -12,28 +12,28 @@ extension Merging {
     let method = options.method
     guard !method.isSum else { return .sum }
     let ranks = parts.map(\.module.rank)
-    func fail(_ reason: String) -> NibbleError { NibbleError.usage("--method \(method.rawValue): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { NibbleError.usage("\(.method, method.rawValue): \(reason)") }
     if let other = parts.first(where: { $0.module.magnitude != nil || $0.module.bias != nil }) {
-      throw fail("\(other.file.path) uses DoRA or lora_bias, which PEFT's combination is not made for")
+      throw fail("\(path: other.file.path) uses DoRA or lora_bias, which PEFT's combination is not made for")
     }
     guard ranks.reduce(0, +) <= Self.mostRanks else {
-      throw fail("\(quoted(name)) has ranks \(ranks), together more than the limit of \(Self.mostRanks)")
+      throw fail("\(subject: name) has ranks \(ranks), together more than the limit of \(Self.mostRanks)")
     }
     if method == .svd {
       let sum = options.adapters.reduce(0) { $0 + ($1.adapter.modules.map(\.rank).max() ?? 0) }
       if let rank = options.svdRank, rank > sum {
-        throw fail("--svd-rank \(rank) is above the ranks of all adapters together, \(sum)")
+        throw fail("\(.svdRank, rank) is above the ranks of all adapters together, \(sum)")
       }
       return .svd(rank: options.svdRank ?? options.largestRank)
     }
-    guard Set(ranks).count == 1 else { throw fail("the adapters of \(quoted(name)) have ranks \(ranks); they must be equal") }
+    guard Set(ranks).count == 1 else { throw fail("the adapters of \(subject: name) have ranks \(ranks); they must be equal") }
     if let other = parts.first(where: { $0.file.config.isRankStabilized }) {
-      throw fail("\(other.file.path) uses rsLoRA, which PEFT's combination is not made for")
+      throw fail("\(path: other.file.path) uses rsLoRA, which PEFT's combination is not made for")
     }
     guard method.prunes else { return .factors(FactorCombination()) }
     guard options.adapters.count > 1 else { throw fail("one adapter is not enough; of one PEFT takes all, whatever is asked") }
     guard let density = options.density, density > 0, density <= 1 else {
-      throw fail("--density is needed, the share of numbers to keep: above 0, at most 1")
+      throw fail("\(.density) is needed, the share of numbers to keep: above 0, at most 1")
     }
     return .factors(
       FactorCombination(

@@ -38,7 +38,7 @@ struct Merging: Sendable {
     let rowsAreOutputs = isInputsFirst == isReadTransposed
     let factors = try factors()
     let rank = factors.reduce(0) { $0 + $1.rank }
-    guard let first = parts.first else { throw NibbleError.usage("nothing to merge into \(quoted(item.source.name.text))") }
+    guard let first = parts.first else { throw NibbleError.usage("nothing to merge into \(subject: item.source.name.text)") }
     let inputs = first.module.inputs, outputs = first.module.outputs
     let (rows, columns) = rowsAreOutputs ? (outputs, inputs) : (inputs, outputs)
     let left = FloatStore(count: rows * rank), right = FloatStore(count: rank * columns)

@@ -19,7 +19,7 @@ extension Checkpoint {
     else { return }
     throw NibbleError(
       .adapterMismatch,
-      "\(adapter.path): adapts \(quoted(module)) alone, and \(path) stores the weight it shares with the embedding under that name; "
+      "\(path: adapter.path): adapts \(subject: module) alone, and \(path) stores the weight it shares with the embedding under that name; "
         + "store it under the embedding's")
   }
 }

@@ -37,7 +37,7 @@ extension StreamJob {
       job.items[index].target.becomesNew()
       let item = job.items[index]
       guard item.target.dtype != .f64 else {
-        throw NibbleError.usage("tensor \(quoted(item.source.name.text)) is F64, which is not merged into; give --dtype")
+        throw NibbleError.usage("\(tensor: item.source.name.text) is F64, which is not merged into; give \(.dtype)")
       }
       let rows = merges.tokenRows[index]
       job.items[index].change = {
@@ -95,17 +95,19 @@ extension StreamJob {
   {
     if let packed = merged.packed.first {
       throw NibbleError.usage(
-        "\(merged.path): tensor \(quoted(packed.name.text)) is packed: what its codes were before is not to be had from them")
+        "\(path: merged.path): \(tensor: packed.name.text) is packed: what its codes were before is not to be had from them")
     }
     for one in adapters {
-      if one.adapter.config.isDoRA { throw NibbleError.usage("\(one.adapter.path) is a DoRA adapter, which cannot be taken out") }
+      if one.adapter.config.isDoRA {
+        throw NibbleError.usage("\(path: one.adapter.path) is a DoRA adapter, which cannot be taken out")
+      }
       if let rows = one.adapter.tokenRows.first {
         throw NibbleError.usage(
-          "\(one.adapter.path) replaced rows of \(quoted(rows.path)); what they were is not in the merged model")
+          "\(path: one.adapter.path) replaced rows of \(subject: rows.path); what they were is not in the merged model")
       }
       if let first = one.adapter.replacements.first {
         throw NibbleError.usage(
-          "\(one.adapter.path) replaced \(quoted(first.name)) whole; what it was is not in the merged model")
+          "\(path: one.adapter.path) replaced \(subject: first.name) whole; what it was is not in the merged model")
       }
     }
     let options = MergeOptions(adapters.map { .init($0.adapter, weight: -$0.weight) })
@@ -124,7 +126,7 @@ extension StreamJob {
       return job
     }
     guard options.dtype == nil else {
-      throw NibbleError.usage("--dtype is for plain safetensors; \(output.format.rawValue) keeps the types tensors have")
+      throw NibbleError.usage("\(.dtype) is for plain safetensors; \(output.format.rawValue) keeps the types tensors have")
     }
     var job = base.packed.isEmpty ? try quantize(base, options.packing, to: output) : try convert(base, to: output)
     job.rules = options.packing.bnbRules

@@ -19,7 +19,8 @@ extension Checkpoint {
       one.adapter.tokenRows(of: tied, self).map { (one.adapter.path, $0) }
     }).first {
       throw NibbleError.badInput(
-        "\(adapter): rows of tokens of \(quoted(path)): which parameters of \(self.path) share them is not known; merge them in PEFT")
+        "\(path: adapter): rows of tokens of \(subject: path): which parameters of \(path: self.path) share them is not known; merge them in PEFT"
+      )
     }
     let adapters = try given.map { one in
       try MergeOptions.Weighted(one.adapter.withoutTwins(of: tied, self), weight: one.weight)
@@ -29,7 +30,7 @@ extension Checkpoint {
       guard canBeUntied else {
         let names = tied.map { quoted($0.name.text) }.joined(separator: ", ")
         throw NibbleError.badInput(
-          "\(path): \(names) share the values of \(quoted(tied[0].source.name.text)), \(one.adapter.path) changes \(quoted(name)) alone, "
+          "\(path: path): \(names) share the values of \(quoted(tied[0].source.name.text)), \(path: one.adapter.path) changes \(subject: name) alone, "
             + "and no configuration of this architecture takes them apart; such an adapter can only be attached")
       }
       return (untied(), adapters.map { .init($0.adapter.saidForEach(tied, self), weight: $0.weight) })
@@ -43,8 +44,8 @@ extension Checkpoint {
     for one in given {
       guard let name = one.adapter.vocabularyModule else { continue }
       throw NibbleError.badInput(
-        "\(path): config.json ties the embedding of \(architecture) to an output head whose name nibble does not know, and "
-          + "\(one.adapter.path) changes \(quoted(name)): merged, the change might reach both; save the base with a head of its own and "
+        "\(path: path): config.json ties the embedding of \(architecture) to an output head whose name nibble does not know, and "
+          + "\(path: one.adapter.path) changes \(subject: name): merged, the change might reach both; save the base with a head of its own and "
           + "tie_word_embeddings false")
     }
   }

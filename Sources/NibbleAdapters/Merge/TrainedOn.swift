@@ -11,7 +11,8 @@ extension Checkpoint {
   /// - Throws: `.usage` for a base that is packed already, and all that packing throws
   public func packedForm(_ options: QuantizeOptions, beside output: String, threads: Int) throws -> Checkpoint {
     guard packed.isEmpty else {
-      throw NibbleError.usage("\(path) is packed already: adapters are merged onto its values as they are, without --trained-on")
+      throw NibbleError.usage(
+        "\(path: path) is packed already: adapters are merged onto its values as they are, without \(.trainedOn)")
     }
     let hidden = Self.packedFormPath(output)
     var spec = try OutputSpec(path: hidden, format: .nbl, habit: .nbl)
@@ -50,7 +51,7 @@ extension QuantizeOptions {
     self.init()
     var parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
     guard let choice = CodecChoice(parts.removeFirst()), case .codec(let kind) = choice, kind.hasBlocks else {
-      throw NibbleError.usage("--trained-on \(quoted(text)) does not begin with nf4 or fp4")
+      throw NibbleError.usage("\(.trainedOn, quoted(text)) does not begin with nf4 or fp4")
     }
     codec = choice
     for part in parts {
@@ -62,7 +63,7 @@ extension QuantizeOptions {
         blockSize = size
       } else {
         throw NibbleError.usage(
-          "--trained-on \(quoted(text)): \(quoted(part)) is none of block=N, no-double-quant, mse and mse-signed")
+          "\(.trainedOn, quoted(text)): \(subject: part) is none of block=N, no-double-quant, mse and mse-signed")
       }
     }
   }

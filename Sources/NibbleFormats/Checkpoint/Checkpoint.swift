@@ -36,7 +36,7 @@ public struct Checkpoint: Sendable {
   /// The identity the container claims.
   public internal(set) var claimedIdentity: Digest128?
   /// Things worth telling that are no errors.
-  public package(set) var warnings: [String] = []
+  public package(set) var warnings: [Warning] = []
 
   /// A file that travels with the weights.
   public struct SmallFile: Sendable {
@@ -91,11 +91,11 @@ extension Checkpoint {
     switch PathKind(path) {
     case .folder: return try openFolder(path, as: path)
     case .file: return try openFile(path)
-    case .other: throw NibbleError.badInput("\(path): neither a regular file nor a folder")
+    case .other: throw NibbleError.badInput("\(path: path): neither a regular file nor a folder")
     case .nothing:
       if let snapshot = try HubCache.snapshot(path) { return try openFolder(snapshot, as: path) }
       throw NibbleError.badInput(
-        "\(path): no such file or folder\(HubCache.isRepository(path) ? ", nor in the Hugging Face cache" : "")")
+        "\(path: path): no such file or folder\(HubCache.isRepository(path) ? ", nor in the Hugging Face cache" : "")")
     }
   }
 
@@ -109,7 +109,7 @@ extension Checkpoint {
     let start = try file.bytes(at: 0, count: min(8, file.size))
     let name = path.lowercased()
     guard let kind = FileKind.all.first(where: { $0.isOne(start, name) }) else {
-      throw NibbleError.badInput("\(path): no file of a kind that holds checkpoints")
+      throw NibbleError.badInput("\(path: path): no file of a kind that holds checkpoints")
     }
     return try kind.open(file)
   }

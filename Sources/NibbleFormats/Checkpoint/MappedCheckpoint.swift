@@ -26,7 +26,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
   package func bytes(_ section: StoredSection, _ name: String) throws -> UnsafeRawBufferPointer {
     guard section.compression == .none else {
       throw NibbleError.badInput(
-        "\(section.place): tensor \(quoted(name)) is compressed and cannot be used in place; "
+        "\(path: section.place): \(tensor: name) is compressed and cannot be used in place; "
           + "unpack the file with 'nibble convert \(section.place) -o OUT.nbl'")
     }
     if case .patched(let patched) = section.source, let bytes = overlay?.bytes(patched, count: section.storedLength) {
@@ -34,7 +34,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
     }
     guard case .file(let file, let offset) = section.source, let map = maps[ObjectIdentifier(file)],
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
-    else { throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) lies outside its file") }
+    else { throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) lies outside its file") }
     return UnsafeRawBufferPointer(rebasing: map.bytes[offset..<offset + section.storedLength])
   }
 
@@ -54,13 +54,13 @@ package final class MappedCheckpoint: @unchecked Sendable {
   package func decode(_ tensor: StoredTensor, _ range: Range<Int>, into out: UnsafeMutablePointer<Float>) throws {
     let name = tensor.name.text
     guard let codes = tensor.sections.first else {
-      throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) has no codes")
+      throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) has no codes")
     }
     let bytes = try bytes(codes, name)
     let decoder = try PackedDecoder(tensor)
     let place = decoder.decoder.codes(range.lowerBound, range.count)
     guard place.upperBound <= bytes.count, range.lowerBound % decoder.decoder.grain == 0 else {
-      throw NibbleError.badInput("\(checkpoint.path): tensor \(quoted(name)) has too few codes")
+      throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) has too few codes")
     }
     decoder.decode(UnsafeRawBufferPointer(rebasing: bytes[place]), range.lowerBound, range.count, .f32, UnsafeMutableRawPointer(out))
   }
@@ -69,10 +69,10 @@ package final class MappedCheckpoint: @unchecked Sendable {
   package func offset(of tensor: StoredTensor) throws -> Float {
     guard let section = tensor.section(.nestedOffset) else { return 0 }
     let bytes = try SectionReader(section, tensor.name.text).readWhole(limit: 4)
-    guard bytes.count == 4 else { throw NibbleError.badInput("\(section.place): tensor \(quoted(tensor.name.text)): no offset") }
+    guard bytes.count == 4 else { throw NibbleError.badInput("\(path: section.place): \(tensor: tensor.name.text): no offset") }
     let value = Float(bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[$1]) << (8 * $1) })
     guard value.isFinite else {
-      throw NibbleError.badInput("\(section.place): tensor \(quoted(tensor.name.text)): the offset of its scales is \(value)")
+      throw NibbleError.badInput("\(path: section.place): \(tensor: tensor.name.text): the offset of its scales is \(value)")
     }
     return value
   }
@@ -81,7 +81,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
   package func floats(_ tensor: StoredTensor) throws -> [Float] {
     guard !tensor.isPacked, [.f32, .f16, .bf16, .f64].contains(tensor.dtype), let section = tensor.section(.data) else {
       throw NibbleError.badInput(
-        "\(checkpoint.path): tensor \(quoted(tensor.name.text)) of \(tensor.isPacked ? "4-bit codes" : tensor.dtype.rawValue) "
+        "\(path: checkpoint.path): \(tensor: tensor.name.text) of \(tensor.isPacked ? "4-bit codes" : tensor.dtype.rawValue) "
           + "where plain F32, F16 or BF16 numbers are needed")
     }
     let bytes = try bytes(section, tensor.name.text)

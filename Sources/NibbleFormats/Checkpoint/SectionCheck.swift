@@ -5,7 +5,7 @@ extension StoredSection {
   func check(_ found: UInt64, against expected: UInt64, _ name: String) throws {
     guard found == expected else {
       throw NibbleError.integrity(
-        "\(place): tensor \(quoted(name)), section \(kind): its bytes have checksum \(hexText(found)), "
+        "\(path: place): \(tensor: name), section \(kind): its bytes have checksum \(hexText(found)), "
           + "the table says \(hexText(expected))")
     }
   }

@@ -99,7 +99,7 @@ public struct StoredTensor: Sendable {
   public var plainBytes: Int { sections.reduce(0) { $0 + $1.plainLength } }
 
   /// File and tensor, for messages.
-  var place: String { "\(sections.first?.place ?? ""): tensor \(quoted(name.text))" }
+  var place: MessageText { "\(path: sections.first?.place ?? ""): \(tensor: name.text)" }
 
   package func section(_ kind: SectionKind) -> StoredSection? { sections.first { $0.kind == kind } }
 }

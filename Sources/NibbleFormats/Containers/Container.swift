@@ -21,7 +21,7 @@ protocol Container: Sendable {
   /// What is packed by default, without what programs that read the container would not load packed.
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision]
   /// What programs that read the container will not do with the output of a job.
-  func warnings(_ job: StreamJob) -> [String]
+  func warnings(_ job: StreamJob) -> [Warning]
   /// Whether a tensor stored as `encoding` has a place beside others.
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool
   /// What the output of a job will take.
@@ -40,7 +40,7 @@ extension Container {
   var isAlwaysOneFile: Bool { false }
   var compresses: Bool { false }
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] { decisions }
-  func warnings(_ job: StreamJob) -> [String] { [] }
+  func warnings(_ job: StreamJob) -> [Warning] { [] }
 }
 
 /// Bytes of all files of an output.

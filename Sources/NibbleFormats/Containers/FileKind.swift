@@ -15,7 +15,7 @@ struct FileKind: Sendable {
       isOne: { _, name in endings.contains { name.hasSuffix($0) } },
       open: { file in
         let ending = endings.first { file.path.lowercased().hasSuffix($0) } ?? ""
-        throw NibbleError.badInput("\(file.path): \(reason.replacing("ENDING", with: ending))")
+        throw NibbleError.badInput("\(path: file.path): \(reason.replacing("ENDING", with: ending))")
       })
   }
 
@@ -24,7 +24,7 @@ struct FileKind: Sendable {
   private static let patch = FileKind(
     isOne: { start, _ in start == PatchHeader.magic },
     open: { file in
-      throw NibbleError.badInput("\(file.path): a patch, which is no checkpoint: 'nibble swap' applies it to a block file")
+      throw NibbleError.badInput("\(path: file.path): a patch, which is no checkpoint: 'nibble swap' applies it to a block file")
     })
 
   private static let brokenBlock = refused([".nbl"], "not a block file: its first bytes are not the magic of one")

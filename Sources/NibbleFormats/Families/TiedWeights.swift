@@ -121,9 +121,11 @@ extension Checkpoint {
       }
     ).with(config: config)
     untied.warnings.append(
-      "\(path): \(tied.map { quoted($0.name.text) }.joined(separator: ", ")) shared the values of "
-        + "\(quoted(tied[0].source.name.text))\(tied.count > 1 ? " and others" : ""); the adapter treats them apart, so the output has "
-        + "each as a tensor and tie_word_embeddings is false")
+      .init(
+        .identity,
+        "\(path: path): \(tied.map { quoted($0.name.text) }.joined(separator: ", ")) shared the values of "
+          + "\(subject: tied[0].source.name.text)\(tied.count > 1 ? " and others" : ""); the adapter treats them apart, so the output "
+          + "has each as a tensor and tie_word_embeddings is false"))
     return untied
   }
 }

@@ -28,12 +28,12 @@ public final class PatchFile: Sendable {
     hash.update(heads)
     hash.update(index)
     guard hash.digest64 == header.checksum else {
-      throw NibbleError.integrity("\(path): the checksum of its heads and index does not hold")
+      throw NibbleError.integrity("\(path: path): the checksum of its heads and index does not hold")
     }
-    first = try NblHead(Array(heads[..<header.heads.0]), place: "\(path): first head")
-    second = try NblHead(Array(heads[header.heads.0...]), place: "\(path): second head")
+    first = try NblHead(Array(heads[..<header.heads.0]), place: "\(path: path): first head")
+    second = try NblHead(Array(heads[header.heads.0...]), place: "\(path: path): second head")
     parts = PatchPart.all(first, second)
-    var reader = ByteReader(index, place: "\(path): index")
+    var reader = ByteReader(index, place: "\(path: path): index")
     var spans: [PatchSpan] = []
     var places: [Int] = []
     var at = PatchHeader.length + heads.count
@@ -54,7 +54,7 @@ public final class PatchFile: Sendable {
       at += span.stored
     }
     guard at == header.index else {
-      throw NibbleError.badInput("\(path): the spans end at byte \(at), the index begins at \(header.index)")
+      throw NibbleError.badInput("\(path: path): the spans end at byte \(at), the index begins at \(header.index)")
     }
     (self.spans, self.places) = (spans, places)
     var starts = [Int](repeating: 0, count: parts.count + 1)
@@ -127,8 +127,8 @@ public final class PatchFile: Sendable {
     let part = parts[span.part]
     let start = span.number * PatchHeader.spanLength
     let length = Self.length(of: span, in: part)
-    func fail(_ reason: String) -> NibbleError {
-      .integrity("\(path): \(part.description), span \(span.number) at byte \(places[index]): \(reason)")
+    func fail(_ reason: MessageText) -> NibbleError {
+      .integrity("\(path: path): \(part.description), span \(span.number) at byte \(places[index]): \(reason)")
     }
     let stored = scratch.bytes(0, span.stored)
     try file.read(into: stored, at: places[index])

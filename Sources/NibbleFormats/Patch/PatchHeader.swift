@@ -35,7 +35,7 @@ struct PatchHeader {
     func take(_ value: UInt64, times unit: Int) throws -> Int {
       guard let count = Int(exactly: value), count <= room / unit else {
         throw NibbleError.badInput(
-          "\(file.path): heads of \(fields[0]) and \(fields[1]) bytes and \(fields[2]) spans do not fit into the file")
+          "\(path: file.path): heads of \(fields[0]) and \(fields[1]) bytes and \(fields[2]) spans do not fit into the file")
       }
       room -= count * unit
       return count

@@ -16,7 +16,7 @@ public struct PatchJob: Sendable {
   public init(from: Checkpoint, to: Checkpoint, output: String) throws {
     for side in [from, to] where side.container != .nbl {
       throw NibbleError.usage(
-        "\(side.path): patches are for block files (.nbl), which 'nibble quantize' and 'nibble convert' make")
+        "\(path: side.path): patches are for block files (.nbl), which 'nibble quantize' and 'nibble convert' make")
     }
     self.init(any: from, to, output: output)
   }
@@ -56,7 +56,7 @@ public struct PatchJob: Sendable {
     let chunks = PatchChunk.all(parts)
     let total = parts.reduce(0) { $0 + $1.length }
     let writer = PatchWriter(try staged.file(expectedSize: total / 4), heads)
-    let checks = (PatchCheck(parts, .first, place: from.path), PatchCheck(parts, .second, place: to.path))
+    let checks = (PatchCheck(parts, .first, place: "\(path: from.path)"), PatchCheck(parts, .second, place: "\(path: to.path)"))
     var done = 0
     let counted = Unchecked({ (count: Int) in
       done += count

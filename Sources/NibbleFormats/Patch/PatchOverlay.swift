@@ -16,14 +16,15 @@ final class PatchOverlay: @unchecked Sendable {
     }
     guard !sections.isEmpty else { return nil }
     guard checkpoint.container == .nbl, let file = checkpoint.files.first else {
-      throw NibbleError.usage("\(checkpoint.path): a patch is applied in memory to block files (.nbl) only")
+      throw NibbleError.usage("\(path: checkpoint.path): a patch is applied in memory to block files (.nbl) only")
     }
     self.file = file
     map = try file.map(isOwn: true)
     for (patched, count) in sections where count > patched.base?.storedLength ?? 0 {
       let start = mmap(nil, count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
       guard let start, start != MAP_FAILED else {
-        throw NibbleError.badInput("\(patched.patch.path): no memory for a section of \(byteText(count)): \(errorText(errno))")
+        throw NibbleError.badInput(
+          "\(path: patched.patch.path): no memory for a section of \(byteText(count)): \(errorText(errno))")
       }
       added[patched.part] = UnsafeMutableRawBufferPointer(start: start, count: count)
     }
@@ -35,7 +36,7 @@ final class PatchOverlay: @unchecked Sendable {
     try forEachChunk(pieces.count, threads: availableCores, ScratchPool()) { [self] index, _, _ in
       let (patched, start, count) = pieces[index]
       guard let all = place(patched, count: start + count) else {
-        throw NibbleError.badInput("\(file.path): became shorter while it was opened")
+        throw NibbleError.badInput("\(path: file.path): became shorter while it was opened")
       }
       let bytes = UnsafeMutableRawBufferPointer(rebasing: all[start...])
       if added[patched.part] != nil { try patched.readBase(into: bytes, at: start) }

@@ -5,10 +5,10 @@ final class PatchCheck: @unchecked Sendable {
   private let parts: [PatchPart]
   private let side: PatchSide
   /// What to call the file that does not hold what its table says.
-  private let place: String
+  private let place: MessageText
   private var hash = XXH3()
 
-  init(_ parts: [PatchPart], _ side: PatchSide, place: String) {
+  init(_ parts: [PatchPart], _ side: PatchSide, place: MessageText) {
     (self.parts, self.side, self.place) = (parts, side, place)
   }
 

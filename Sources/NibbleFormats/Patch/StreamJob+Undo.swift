@@ -6,13 +6,13 @@ extension StreamJob {
     guard let undo = changing.undo else { return }
     guard Self.kind(source) == output.format.rawValue else {
       throw NibbleError.usage(
-        "--undo leads back to a base of the output's own kind: \(source.path) is \(Self.kind(source)), the output \(output.format.rawValue)"
+        "\(.undo) leads back to a base of the output's own kind: \(path: source.path) is \(Self.kind(source)), the output \(output.format.rawValue)"
       )
     }
     try checkIsNoInput(undo)
     let folder = undo.lastIndex(of: "/").map { String(undo[..<$0]) } ?? "."
     guard undo != output.path, realPath(undo) != realPath(output.path), realPath(folder) != realPath(output.path) else {
-      throw NibbleError.usage("\(undo) is the output, or in it; give --undo another place")
+      throw NibbleError.usage("\(path: undo) is the output, or in it; give \(.undo) another place")
     }
     try StagedOutput.checkReplaceable(undo, .file, force: output.force)
   }
@@ -22,7 +22,7 @@ extension StreamJob {
     // The base as it lies there, without what the adapters made of it.
     let base = try Checkpoint.open(source.path)
     for file in base.files where !source.files.contains(where: { $0.isSameFile(as: file.path) }) {
-      throw NibbleError.badInput("\(file.path): was replaced while it was read")
+      throw NibbleError.badInput("\(path: file.path): was replaced while it was read")
     }
     var job = PatchJob(any: try Checkpoint.openWritten(written), base, output: staged.destination)
     job.threads = threads

@@ -13,7 +13,7 @@ public struct SwapJob: Sendable {
     public let bytes: Int
     public let seconds: Double
     /// Things worth telling that stopped nothing.
-    public let warnings: [String]
+    public let warnings: [Warning]
   }
 
   /// The block file.
@@ -37,12 +37,12 @@ public struct SwapJob: Sendable {
   public init(_ file: String, _ patch: PatchFile, output: String?, fromFirst: Bool = false) throws {
     (self.file, self.patch) = (file, patch)
     source = try Checkpoint.open(file)
-    guard source.container == .nbl else { throw NibbleError.usage("\(file): patches are for block files (.nbl)") }
+    guard source.container == .nbl else { throw NibbleError.usage("\(path: file): patches are for block files (.nbl)") }
     view = try NblView(source)
     side = try patch.side(of: view.head, file, fromFirst: fromFirst)
     // What comes out must be a block file that can be opened, or nothing would lead back.
     do { _ = try source.patched(by: patch, fromFirst: fromFirst) } catch let error as NibbleError where error.kind == .badInput {
-      throw NibbleError.badInput("\(patch.path): what it makes of \(error.message)")
+      throw NibbleError.badInput("\(path: patch.path): what it makes of \(error.text)")
     }
     isInPlace = output == nil
     // A link stays one: what it leads to is replaced.
@@ -68,11 +68,11 @@ public struct SwapJob: Sendable {
     try check()
     let started = monotonicSeconds()
     let staged = try StagedOutput(output, .file, force: force || isInPlace)
-    var warnings: [String] = []
+    var warnings: [Warning] = []
     do {
       // Another swap may have been faster.
       try checkIsThere()
-      if isInPlace { warnings += try staged.keepPermissions(of: source.files[0]).map { "\(file): \($0)" } }
+      if isInPlace { warnings += try staged.keepPermissions(of: source.files[0]) }
       try write(to: staged, progress)
       try source.checkPadding()
       try source.checkUnchanged()
@@ -89,7 +89,7 @@ public struct SwapJob: Sendable {
 
   private func checkIsThere() throws {
     guard isInPlace, !source.files[0].isSameFile(as: output) else { return }
-    throw NibbleError.usage("\(file): was replaced by another process since it was opened; run the swap again")
+    throw NibbleError.usage("\(path: file): was replaced by another process since it was opened; run the swap again")
   }
 
   private func write(to staged: StagedOutput, _ progress: @escaping (Int, Int) -> Void) throws {
@@ -97,7 +97,7 @@ public struct SwapJob: Sendable {
     let target = patch.head(side.other)
     if let free = staged.freeBytes, free < target.header.fileLength {
       throw NibbleError.cannotWrite(
-        "\(output): \(byteText(target.header.fileLength)) are needed, \(byteText(free)) are free")
+        "\(path: output): \(byteText(target.header.fileLength)) are needed, \(byteText(free)) are free")
     }
     let file = try staged.file(expectedSize: target.header.fileLength)
     try file.write(target.bytes, at: 0)
@@ -110,8 +110,8 @@ public struct SwapJob: Sendable {
     let parts = patch.parts
     let chunks = PatchChunk.all(parts)
     let total = parts.reduce(0) { $0 + $1.length }
-    let before = PatchCheck(parts, side, place: source.path)
-    let after = PatchCheck(parts, side.other, place: "\(patch.path) makes of \(source.path)")
+    let before = PatchCheck(parts, side, place: "\(path: source.path)")
+    let after = PatchCheck(parts, side.other, place: "\(path: patch.path) makes of \(source.path)")
     var done = 0
     let counted = Unchecked({ (count: Int) in
       done += count
@@ -155,19 +155,19 @@ extension PatchFile {
     if head.bytes == first.bytes { return .first }
     if head.bytes == second.bytes {
       guard fromFirst else { return .second }
-      throw NibbleError(.adapterMismatch, "\(file): is what \(path) leads back to: there is nothing to undo")
+      throw NibbleError(.adapterMismatch, "\(path: file): is what \(path) leads back to: there is nothing to undo")
     }
     let (one, other) = (first.table.identity, second.table.identity)
     let found = head.table.identity
     if found == one || found == other {
       throw NibbleError(
         .adapterMismatch,
-        "\(file): holds the tensors \(found) that \(path) is for, but in another file: compressed otherwise, or with other "
+        "\(path: file): holds the tensors \(found) that \(path) is for, but in another file: compressed otherwise, or with other "
           + "small files, metadata or provenance; the patch gives back files byte for byte and takes none but the two it was made of"
       )
     }
     throw NibbleError(
-      .adapterMismatch, "\(file): has the identity \(found); \(path) is for \(one) and \(other)")
+      .adapterMismatch, "\(path: file): has the identity \(found); \(path) is for \(one) and \(other)")
   }
 
   /// Whether the two files differ in `part`, by its bytes or by what their tables say of them.

@@ -24,7 +24,7 @@ final class Journal {
   /// What did not have to be done again.
   private(set) var taken = StreamReport.Resumed()
   /// Why something had to be done again.
-  private(set) var warnings: [String] = []
+  private(set) var warnings: [Warning] = []
 
   /// - Parameter expectedBytes: of the output
   init(_ staged: StagedOutput, _ job: Digest128, expectedBytes: Int) throws {
@@ -39,9 +39,13 @@ final class Journal {
       return
     }
     if !found.lines.isEmpty {
-      warnings.append("\(place): what an earlier run left is of another input, other options or another nibble; starting anew")
+      warnings.append(
+        .init(
+          .journal, "\(path: place): what an earlier run left is of another input, other options or another nibble; starting anew"
+        ))
     } else if staged.partialBytes > 0 {
-      warnings.append("\(place): what an earlier run left has no journal that can be trusted; starting anew")
+      warnings.append(
+        .init(.journal, "\(path: place): what an earlier run left has no journal that can be trusted; starting anew"))
     }
     try staged.removePartial()
     file = try JournalFile(staged.journalPath)
@@ -68,7 +72,8 @@ final class Journal {
         taken.bytes += writers.reduce(0) { $0 + $1.storedLength }
         return record.outcome
       }
-      warnings.append("\(place): tensor \(quoted(name.text)) is not as an earlier run left it; going on from there")
+      warnings.append(
+        .init(.journal, "\(path: place): \(tensor: name.text) is not as an earlier run left it; going on from there"))
     }
     if !isGrowing {
       earlier = []

@@ -25,12 +25,12 @@ public struct OutputSpec: Sendable {
     self.path = path
     let lower = path.lowercased()
     for strange in [".gguf", ".bin", ".pt", ".pth", ".json", ".ckpt"] where lower.hasSuffix(strange) {
-      throw NibbleError.usage("\(path): nibble writes no \(strange) files")
+      throw NibbleError.usage("\(path: path): nibble writes no \(strange) files")
     }
     let ending = Self.formats(endingOf: path)
     if let format {
       if let ending, !ending.contains(format) {
-        throw NibbleError.usage("\(path): the ending contradicts --format \(format.rawValue)")
+        throw NibbleError.usage("\(path: path): the ending contradicts \(.format, format.rawValue)")
       }
       self.format = format
     } else if let ending {
@@ -39,7 +39,7 @@ public struct OutputSpec: Sendable {
       self.format = habit
     }
     if self.format.container.isAlwaysOneFile, lower.hasSuffix("/") {
-      throw NibbleError.usage("\(path): a block file is one file, not a folder")
+      throw NibbleError.usage("\(path: path): a block file is one file, not a folder")
     }
   }
 

@@ -25,7 +25,7 @@ final class SectionReader: @unchecked Sendable {
     let frames = ceilDivide(section.plainLength, frameLength)
     let (tableLength, overflow) = frames.multipliedReportingOverflow(by: 4)
     guard !overflow, tableLength <= section.storedLength, section.plainLength % section.compression.planes == 0 else {
-      throw NibbleError.badInput("\(section.place): tensor \(quoted(name)): a compressed section too short for its frames")
+      throw NibbleError.badInput("\(path: section.place): \(tensor: name): a compressed section too short for its frames")
     }
     let table = try read(section, section.storedLength - tableLength, tableLength)
     var starts = [0]
@@ -35,14 +35,14 @@ final class SectionReader: @unchecked Sendable {
       // So that what is read at a time stays small, whatever a file says.
       guard length <= Zstd.bound(frameLength) else {
         throw NibbleError.badInput(
-          "\(section.place): tensor \(quoted(name)): a frame of \(length) bytes, more than any of \(frameLength) plain ones takes"
+          "\(path: section.place): \(tensor: name): a frame of \(length) bytes, more than any of \(frameLength) plain ones takes"
         )
       }
       at += length
       starts.append(at)
     }
     guard at == section.storedLength - tableLength else {
-      throw NibbleError.integrity("\(section.place): tensor \(quoted(name)): frame lengths do not add up to the section")
+      throw NibbleError.integrity("\(path: section.place): \(tensor: name): frame lengths do not add up to the section")
     }
     return starts
   }
@@ -87,7 +87,7 @@ final class SectionReader: @unchecked Sendable {
     let planes = section.compression.planes
     let target = planes == 1 ? part : scratch.bytes(slot, part.count)
     if let reason = Zstd.decompress(frame, into: target) {
-      throw NibbleError.integrity("\(section.place): tensor \(quoted(name)): a zstd frame does not decompress: \(reason)")
+      throw NibbleError.integrity("\(path: section.place): \(tensor: name): a zstd frame does not decompress: \(reason)")
     }
     if planes > 1, let from = target.baseAddress, let to = part.baseAddress {
       Kernels.joinPlanes(
@@ -112,7 +112,7 @@ final class SectionReader: @unchecked Sendable {
   /// The whole section, checked.
   func readWhole(limit: Int = Int.max) throws -> [UInt8] {
     guard section.plainLength <= limit else {
-      throw NibbleError.badInput("\(section.place): \(quoted(name)) of \(section.plainLength) bytes is too large")
+      throw NibbleError.badInput("\(path: section.place): \(subject: name) of \(section.plainLength) bytes is too large")
     }
     let scratch = Scratch()
     let bytes = try [UInt8](unsafeUninitializedCapacity: section.plainLength) { buffer, count in

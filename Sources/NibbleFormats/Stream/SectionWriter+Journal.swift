@@ -59,7 +59,7 @@ extension SectionWriter {
     guard let cursor else { return }
     start = try cursor.align()
     guard start == record.start else {
-      throw NibbleError.integrity("\(cursor.file.path): the journal of an earlier run does not fit; run without --resume")
+      throw NibbleError.integrity("\(path: cursor.file.path): the journal of an earlier run does not fit; run without \(.resume)")
     }
     let range = cursor.advance(record.storedLength)
     try cursor.file.keep(range..<range + record.storedLength)

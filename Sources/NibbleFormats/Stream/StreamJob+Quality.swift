@@ -6,46 +6,50 @@ extension StreamJob {
   func checkClaim(_ identity: Digest128) throws {
     guard let claimed = source.claimedIdentity, items.count == source.tensors.count, claimed != identity else { return }
     throw NibbleError.integrity(
-      "\(source.path): its tensors have the identity \(identity), the file says \(claimed)")
+      "\(path: source.path): its tensors have the identity \(identity), the file says \(claimed)")
   }
 
   func checkQuality(_ item: Item, _ outcome: TensorOutcome) throws {
-    let name = quoted(item.source.name.text)
+    let name = item.source.name.text
     if outcome.counts.nonfinite > 0, refusesNonfinite, !allowsNonfinite {
       if outcome.change != nil {
         throw NibbleError.quality(
-          "\(output.path): tensor \(name) would have \(outcome.counts.nonfinite) NaN or infinite values with what is merged into it; "
-            + "--allow-nonfinite goes on all the same")
+          "\(path: output.path): \(tensor: name) would have \(outcome.counts.nonfinite) NaN or infinite values with what is merged into it; "
+            + "\(.allowNonfinite) goes on all the same")
       }
       let what =
         item.target.encoding.codec.lossReach
         ?? (item.target.dtype == .f16 && item.source.dtype != .f16
           ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values")
       throw NibbleError.quality(
-        "\(item.source.sections[0].place): tensor \(name) has \(outcome.counts.nonfinite) \(what); "
-          + "--allow-nonfinite goes on all the same")
+        "\(path: item.source.sections[0].place): \(tensor: name) has \(outcome.counts.nonfinite) \(what); "
+          + "\(.allowNonfinite) goes on all the same")
     }
     if let limit = maximumError, let error = outcome.relativeError, item.target.encoding.isPacked, !(error <= limit) {
       throw NibbleError.quality(
-        "\(item.source.sections[0].place): tensor \(name) has a relative error of \(decimal(error, 4, apartFrom: limit)), more than --max-error \(limit)"
-      )
+        "\(path: item.source.sections[0].place): \(tensor: name) has a relative error of "
+          + "\(decimal(error, 4, apartFrom: limit)), more than \(.maxError, limit)")
     }
   }
 
   /// Where rounding took more than a tenth of a change, and where there was no change at all.
-  func survivalWarnings(_ report: StreamReport) -> [String] {
-    var warnings: [String] = []
+  func survivalWarnings(_ report: StreamReport) -> [Warning] {
+    var warnings: [Warning] = []
     let low = report.changed.filter { !($0.sums.survival >= 0.9) }
     if let worst = StreamReport.worst(low) {
       warnings.append(
-        "\(output.path): \(low.count) of \(report.changed.count) changed tensors keep less than 0.9 of their change; the worst, "
-          + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3))")
+        .init(
+          .precision,
+          "\(path: output.path): \(low.count) of \(report.changed.count) changed tensors keep less than 0.9 of their change; the worst, "
+            + "\(subject: worst.name), keeps \(decimal(worst.sums.survival, 3))"))
     }
     let dead = report.changed.filter(\.sums.isDead)
     if let first = dead.first {
       warnings.append(
-        "\(dead.count) of \(report.changed.count) adapted tensors, \(quoted(first.name)) the first, are not changed: the adapter is zero there"
-      )
+        .init(
+          .unused,
+          "\(dead.count) of \(report.changed.count) adapted tensors, \(subject: first.name) the first, are not changed: "
+            + "the adapter is zero there"))
     }
     return warnings
   }
@@ -54,26 +58,26 @@ extension StreamJob {
   func checkSurvival(_ report: StreamReport) throws {
     if !allowsNonfinite, let broken = report.changed.first(where: { !$0.sums.isMeasured }) {
       throw NibbleError.quality(
-        "\(output.path): what tensor \(quoted(broken.name)) keeps of its change cannot be measured: the values are too large to be "
-          + "squared; --allow-nonfinite goes on all the same")
+        "\(path: output.path): what \(tensor: broken.name) keeps of its change cannot be measured: the values are too large to be "
+          + "squared; \(.allowNonfinite) goes on all the same")
     }
     // A minimum of 0 refuses nothing, not even what rounding turned around.
     let lost = report.changed.filter { tensor in tensor.minimum.map { $0 > 0 && !(tensor.sums.survival >= $0) } ?? false }
     guard let worst = StreamReport.worst(lost), let minimum = worst.minimum else { return }
     throw NibbleError.quality(
-      "\(output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
-        + "\(quoted(worst.name)), keeps \(decimal(worst.sums.survival, 3, apartFrom: minimum)) of a change of "
+      "\(path: output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
+        + "\(subject: worst.name), keeps \(decimal(worst.sums.survival, 3, apartFrom: minimum)) of a change of "
         + "\(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight" + advice(for: worst.target))
   }
 
   /// What may still save a packed tensor from losing its change.
-  private func advice(for target: TensorTarget) -> String {
+  private func advice(for target: TensorTarget) -> MessageText {
     guard target.encoding.isPacked else { return "" }
     let tried = target.encoding == WhenLost.promoted ? WhenLost.promote : changing.whenLost
     let ways = tried.further.filter { way in
       way != .promote || output.format.container.takes(WhenLost.promoted, beside: items.map(\.target.encoding))
     }.map(\.rawValue)
-    return "; merge into the 16-bit original and pack that anew (--base ORIGINAL), or use --when-lost "
-      + ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
+    let listed = ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
+    return "; merge into the 16-bit original and pack that anew (\(.base, "ORIGINAL")), or use \(.whenLost, listed)"
   }
 }

@@ -6,13 +6,13 @@ extension StreamJob {
     try checkIsNoInput(output.path)
     try StagedOutput.checkReplaceable(output.path.withoutTrailingSlashes, shape, force: output.force)
     if encoder.searches, rules != .nearest {
-      throw NibbleError.usage("--encoder \(encoder.rawValue) chooses its own scales; it goes with --bnb-rules nearest only")
+      throw NibbleError.usage("\(.encoder, encoder.rawValue) chooses its own scales; it goes with \(.bnbRules, "nearest") only")
     }
     try checkUndo()
     try output.format.container.check(self)
     if let limit = maximumMemory, workingThreads < 1 {
       throw NibbleError.usage(
-        "--max-memory \(byteText(limit)) is below the \(byteText(prediction(threads: 1).peakMemory)) this takes with one thread")
+        "\(.maxMemory, byteText(limit)) is below the \(byteText(prediction(threads: 1).peakMemory)) this takes with one thread")
     }
   }
 
@@ -20,7 +20,7 @@ extension StreamJob {
   package func checkIsNoInput(_ output: String) throws {
     try Self.checkIsNone(of: otherInputs + source.files + source.smallFiles.compactMap(\.section.inputFile), output)
     if PathKind(output) == .folder, PathKind(source.path) == .folder, isSameFolder(output, source.path) {
-      throw NibbleError.usage("\(output) is the input; give another output")
+      throw NibbleError.usage("\(path: output) is the input; give another output")
     }
   }
 
@@ -28,12 +28,12 @@ extension StreamJob {
   package static func checkIsNone(of inputs: [InputFile], _ output: String) throws {
     let path = output.withoutTrailingSlashes
     if inputs.contains(where: { $0.isSameFile(as: path) }) {
-      throw NibbleError.usage("\(output) is an input; give another output")
+      throw NibbleError.usage("\(path: output) is an input; give another output")
     }
     guard PathKind(path) == .folder else { return }
     // By whatever name.
     let inside = try namesInFolder(path).first { name in inputs.contains { $0.isSameFile(as: path + "/" + name) } }
-    if let inside { throw NibbleError.usage("\(output) holds the input \(quoted(inside)); give another output") }
+    if let inside { throw NibbleError.usage("\(path: output) holds the input \(subject: inside); give another output") }
   }
 }
 

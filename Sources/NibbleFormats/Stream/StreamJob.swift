@@ -43,7 +43,7 @@ public struct StreamJob: Sendable {
   /// The model card of a folder, given what was done.
   package var card: (@Sendable (StreamReport) -> String)?
   /// Looks at the finished output, by the name it has until it is published; gives warnings.
-  package var beforePublishing: (@Sendable (String) throws -> [String])?
+  package var beforePublishing: (@Sendable (String) throws -> [Warning])?
   /// Files read beside the source, which the output must not replace.
   package var otherInputs: [InputFile] = []
   /// A packed tensor's relative error above this stops the job.
@@ -59,7 +59,7 @@ public struct StreamJob: Sendable {
   /// The type every float tensor is written in, as configurations spell it, where one was asked for.
   public var dtypeName: String?
   /// Things worth telling that stop nothing.
-  public var warnings: [String] = []
+  public var warnings: [Warning] = []
 
   /// Ways to choose the scale of a block.
   public typealias Encoder = ScaleSearch
@@ -95,7 +95,7 @@ public struct StreamJob: Sendable {
     } catch let error as NibbleError where error.isPassing && journal.map({ $0.count > 0 }) == true {
       staged.leave()
       undoing?.discard()
-      throw NibbleError(error.kind, error.message + "; what is done so far is kept, and --resume goes on from there")
+      throw NibbleError(error.kind, error.text + "; what is done so far is kept, and \(.resume) goes on from there")
     } catch {
       staged.discard()
       undoing?.discard()
@@ -121,7 +121,7 @@ public struct StreamJob: Sendable {
     let predicted = prediction(threads: max(1, workingThreads))
     if predicted.isExact, let free = staged.freeBytes, free < predicted.outputBytes {
       throw NibbleError.cannotWrite(
-        "\(output.path): \(byteText(predicted.outputBytes)) are needed, \(byteText(free)) are free")
+        "\(path: output.path): \(byteText(predicted.outputBytes)) are needed, \(byteText(free)) are free")
     }
     let placeholder = provenance(Digest128(high: 0, low: 0))
     let writer = try output.format.container.writer(self, staged, placeholder, size: predicted.outputBytes)
@@ -170,12 +170,15 @@ public struct StreamJob: Sendable {
     report.notCarried += source.leftOutFiles
     report.warnings = warnings + output.format.container.warnings(self) + (journal?.warnings ?? []) + survivalWarnings(report)
     if report.nonfinite > 0, !allowsNonfinite {
-      report.warnings.append("\(source.path): \(report.nonfinite) NaN or infinite values were moved as they are")
+      report.warnings.append(
+        .init(.nonfinite, "\(path: source.path): \(report.nonfinite) NaN or infinite values were moved as they are"))
     }
     if !output.isSingleFile, source.config == nil {
       report.warnings.append(
-        "\(output.path): there was no config.json to put into it, so it is no model folder; its .safetensors can be opened itself"
-      )
+        .init(
+          .compatibility,
+          "\(path: output.path): there was no config.json to put into it, so it is no model folder; its .safetensors can be opened itself"
+        ))
     }
     return report
   }

@@ -75,7 +75,7 @@ public struct StreamReport: Sendable {
   /// Files of the source that the output does not hold.
   public var notCarried: [String] = []
   /// Things worth telling that stopped nothing.
-  public var warnings: [String] = []
+  public var warnings: [Warning] = []
   /// The patch that leads back to the source, if one was asked for.
   public var undo: PatchReport?
   /// From start to the published output.

@@ -74,7 +74,7 @@ extension TensorStream {
     if isShaped, let space = change?.rowSpace {
       guard space.rank <= Shaper.mostRanks else {
         throw NibbleError.usage(
-          "tensor \(quoted(source.name.text)): a change of rank \(space.rank) is not shaped; \(Shaper.mostRanks) is the limit")
+          "\(tensor: source.name.text): a change of rank \(space.rank) is not shaped; \(Shaper.mostRanks) is the limit")
       }
       encoder = target.encoding.codec.shapingEncoder(task, space, keeping: feed.decoder) ?? encoder
     }

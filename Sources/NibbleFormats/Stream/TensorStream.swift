@@ -111,7 +111,7 @@ final class TensorStream {
     }
     if let expected = source.digest, expected != outcome.sourceDigest {
       throw NibbleError.integrity(
-        "\(source.sections[0].place): tensor \(quoted(source.name.text)): its digest is \(outcome.sourceDigest), "
+        "\(path: source.sections[0].place): \(tensor: source.name.text): its digest is \(outcome.sourceDigest), "
           + "the table says \(expected)")
     }
     return outcome

@@ -62,7 +62,7 @@ final class ValueReader: @unchecked Sendable {
     for bytes in decoder?.sections ?? [] { digest.update(bytes) }
     if let expected = tensor.digest, expected != digest.digest128 {
       throw NibbleError.integrity(
-        "\(tensor.sections[0].place): tensor \(quoted(tensor.name.text)): its digest is \(digest.digest128), the table says \(expected)"
+        "\(path: tensor.sections[0].place): \(tensor: tensor.name.text): its digest is \(digest.digest128), the table says \(expected)"
       )
     }
     return digest.digest128
@@ -105,7 +105,7 @@ extension TensorStream {
     }
     if let expected = tensor.digest, expected != digest.digest128 {
       throw NibbleError.integrity(
-        "\(tensor.sections[0].place): tensor \(quoted(tensor.name.text)): its digest is \(digest.digest128), the table says \(expected)"
+        "\(path: tensor.sections[0].place): \(tensor: tensor.name.text): its digest is \(digest.digest128), the table says \(expected)"
       )
     }
     try checkRest(tensor)

@@ -38,7 +38,7 @@ extension StreamJob {
     }
     var job = StreamJob(source, items: items, output: output)
     job.dtypeName = QuantState.dtypes.first { $0.dtype == dtype }?.name
-    if source.packed.isEmpty { job.warnings.append("\(source.path): no tensor is packed") }
+    if source.packed.isEmpty { job.warnings.append(.init(.unused, "\(path: source.path): no tensor is packed")) }
     return job
   }
 }
@@ -50,10 +50,10 @@ extension Checkpoint {
     if quantization?["load_in_8bit"]?.bool == true,
       let lone = tensors.first(where: { $0.dtype == .i8 && !$0.isPacked && RowLayout.module(of: $0.name.text) != nil })
     {
-      throw NibbleError.badInput("\(path): LLM.int8 weight \(quoted(lone.name.text)): its scales are missing")
+      throw NibbleError.badInput("\(path: path): LLM.int8 weight \(subject: lone.name.text): its scales are missing")
     }
     if let method = quantization?["quant_method"]?.string, method != "bitsandbytes" {
-      throw NibbleError.badInput("\(path): quantized with \(quoted(method)), which nibble does not read")
+      throw NibbleError.badInput("\(path: path): quantized with \(quoted(method)), which nibble does not read")
     }
   }
 }

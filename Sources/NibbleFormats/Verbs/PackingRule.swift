@@ -33,7 +33,7 @@ public enum CodecChoice: Hashable, Sendable {
   public init(packing name: String) throws {
     guard let known = CodecChoice(name), case .codec = known else {
       throw NibbleError.usage(
-        "--codec \(quoted(name)) is none of \(Codecs.packing.map(\.name).joined(separator: ", "))")
+        "\(.codec, quoted(name)) is none of \(Codecs.packing.map(\.name).joined(separator: ", "))")
     }
     self = known
   }
@@ -64,13 +64,13 @@ public struct PackingRule: Sendable {
       var blockSize: Int?
       for part in parts.dropFirst() {
         guard part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) else {
-          throw NibbleError.usage("rule \(quoted(text)): ':\(part)' is not ':block=N' with N one of \(BlockCodec.blockSizes)")
+          throw NibbleError.usage("rule \(subject: text): ':\(part)' is not ':block=N' with N one of \(BlockCodec.blockSizes)")
         }
         blockSize = size
       }
       if case .codec(let kind) = choice, kind.hasBlocks {
       } else if blockSize != nil {
-        throw NibbleError.usage("rule \(quoted(text)): \(choice.name) has no block size")
+        throw NibbleError.usage("rule \(subject: text): \(choice.name) has no block size")
       }
       self.choice = choice
       self.blockSize = blockSize
@@ -78,8 +78,8 @@ public struct PackingRule: Sendable {
       return
     }
     throw NibbleError.usage(
-      "rule \(quoted(text)) is not REGEX=CODEC[:block=N] with CODEC one of "
-        + CodecChoice.names.map(\.name).joined(separator: ", "))
+      "rule \(subject: text) is not REGEX=CODEC[:block=N] with CODEC one of "
+        + "\(CodecChoice.names.map(\.name).joined(separator: ", "))")
   }
 
   /// A rule that keeps what `pattern` is found in.

@@ -42,7 +42,7 @@ extension StreamJob {
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
     for decision in decisions { items.append(try item(decision, options, source.family)) }
-    guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(source.path): no tensors") }
+    guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(path: source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)
     job.decisions = decisions
     job.rules = options.bnbRules
@@ -53,24 +53,33 @@ extension StreamJob {
     }
     job.warnings += warnings(decisions, options.rules)
     if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked }) {
-      job.warnings.append("--encoder \(job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any")
+      job.warnings.append(
+        .init(.unused, "\(.encoder, job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any"))
     }
     if let type = source.modelType, let family = source.family, !family.runs(type) {
       job.warnings.append(
-        "models of model_type \(quoted(type)) can be packed, converted and merged, not run: generate, evaluate and finetune refuse them")
+        .init(
+          .compatibility,
+          "models of model_type \(quoted(type)) can be packed, converted and merged, not run: generate, evaluate and finetune refuse them"
+        ))
     }
     if output.format == .bnb, source.family == nil, let type = source.modelType {
       job.warnings.append(
-        "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output"
-      )
+        .init(
+          .compatibility,
+          "nibble's choice for the architecture \(quoted(type)) was not checked against transformers', which may not load the output"
+        ))
     }
     let already = decisions.filter { $0.reason == .alreadyPacked }
     if !already.isEmpty {
       job.warnings.append(
-        "\(source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them anew")
+        .init(
+          .unused,
+          "\(path: source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them anew"
+        ))
     }
     if !items.contains(where: { $0.target.encoding.isPacked }) {
-      job.warnings.append("no tensor is packed: the output is not smaller than the input")
+      job.warnings.append(.init(.unused, "no tensor is packed: the output is not smaller than the input"))
     }
     return job
   }
@@ -92,7 +101,7 @@ extension StreamJob {
     }
     if let unused = matched.firstIndex(of: false) {
       throw NibbleError.usage(
-        "\(source.path): rule \(quoted(options.rules[unused].text)) matches none of the \(source.tensors.count) tensors")
+        "\(path: source.path): rule \(subject: options.rules[unused].text) matches none of the \(source.tensors.count) tensors")
     }
     return decisions
   }
@@ -121,8 +130,8 @@ extension StreamJob {
   ) throws -> Item {
     let tensor = decision.tensor
     var target = TensorTarget(keeping: tensor)
-    func refuse(_ why: String) -> NibbleError {
-      .usage("tensor \(quoted(tensor.name.text)) cannot become \(decision.choice.name): \(why)")
+    func refuse(_ why: MessageText) -> NibbleError {
+      .usage("\(tensor: tensor.name.text) cannot become \(decision.choice.name): \(why)")
     }
     switch decision.choice {
     case .keep: break
@@ -135,7 +144,7 @@ extension StreamJob {
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       guard tensor.count > 0 else { throw refuse("it has no elements") }
       let codec = kind.make(CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant))
-      if let reason = codec.refusal(tensor.dtype, tensor.shape) { throw refuse(reason) }
+      if let reason = codec.refusal(tensor.dtype, tensor.shape) { throw refuse("\(reason)") }
       target.encoding = WeightEncoding(codec)
       // Blocks say float32, float16 or bfloat16; float64 is rounded to float32 before it is packed.
       if tensor.dtype == .f64 { target.dtype = .f32 }
@@ -147,30 +156,39 @@ extension StreamJob {
     return Item(source: tensor, target: target)
   }
 
-  private static func warnings(_ decisions: [PackingDecision], _ rules: [PackingRule]) -> [String] {
-    var warnings: [String] = []
+  private static func warnings(_ decisions: [PackingDecision], _ rules: [PackingRule]) -> [Warning] {
+    var warnings: [Warning] = []
     let stacked = decisions.filter { $0.reason == .stacked }
     if !stacked.isEmpty {
       let bytes = stacked.reduce(0) { $0 + $1.tensor.storedBytes }
       warnings.append(
-        "\(stacked.count) 3-D weights (mixture of experts?) of \(byteText(bytes)) are kept as they are; the first is "
-          + quoted(stacked[0].tensor.name.text))
+        .init(
+          .unused,
+          "\(stacked.count) 3-D weights (mixture of experts?) of \(byteText(bytes)) are kept as they are; the first is "
+            + "\(subject: stacked[0].tensor.name.text)"))
     }
     let wide = decisions.filter { $0.tensor.dtype == .f64 && $0.choice != .keep }
-    if !wide.isEmpty { warnings.append("\(wide.count) F64 tensors are rounded to float32 before they are coded") }
+    if !wide.isEmpty {
+      warnings.append(.init(.precision, "\(wide.count) F64 tensors are rounded to float32 before they are coded"))
+    }
     let kept = decisions.filter {
       $0.reason == .keptByFamily && $0.tensor.shape.count == 2 && !NameGuess.isEmbeddingOrHead($0.tensor.name.text)
     }
     let skipped = decisions.filter { $0.reason == .notReplaced }
     if !skipped.isEmpty {
       warnings.append(
-        "\(skipped.count) 2-D weights are kept because transformers does not load them packed, the first of which is "
-          + quoted(skipped[0].tensor.name.text))
+        .init(
+          .compatibility,
+          "\(skipped.count) 2-D weights are kept because transformers does not load them packed, the first of which is "
+            + "\(subject: skipped[0].tensor.name.text)"))
     }
     if !kept.isEmpty {
+      let names = kept.prefix(4).map { quoted($0.tensor.name.text) }.joined(separator: ", ")
       warnings.append(
-        "\(kept.count) 2-D weights are no linear layers of this architecture as nibble knows it and are kept: "
-          + kept.prefix(4).map { quoted($0.tensor.name.text) }.joined(separator: ", ") + (kept.count > 4 ? ", …" : ""))
+        .init(
+          .unused,
+          "\(kept.count) 2-D weights are no linear layers of this architecture as nibble knows it and are kept: "
+            + "\(names)\(kept.count > 4 ? ", …" : "")"))
     }
     return warnings
   }

@@ -12,7 +12,7 @@ public struct VerifyReport: Sendable {
   /// The content identity.
   public var identity = Digest128(high: 0, low: 0)
   /// Things worth telling that are no errors.
-  public var warnings: [String] = []
+  public var warnings: [Warning] = []
 }
 
 extension Checkpoint {
@@ -40,7 +40,7 @@ extension Checkpoint {
     report.identity = identity.identity
     try checkPadding()
     if let claimed = claimedIdentity, claimed != report.identity {
-      throw NibbleError.integrity("\(path): its tensors have the identity \(report.identity), the file says \(claimed)")
+      throw NibbleError.integrity("\(path: path): its tensors have the identity \(report.identity), the file says \(claimed)")
     }
     try checkUnchanged()
     return report
@@ -56,7 +56,7 @@ extension Checkpoint {
     for section in stored.smallFiles.map(\.section) + stored.tensors.flatMap(\.sections) {
       guard case .file(_, let offset) = section.source, offset >= end else { continue }
       if let at = try file.bytes(at: end, count: offset - end).firstIndex(where: { $0 != 0 }) {
-        throw NibbleError.integrity("\(path): byte \(end + at), which is padding, is not zero")
+        throw NibbleError.integrity("\(path: path): byte \(end + at), which is padding, is not zero")
       }
       end = offset + section.storedLength
     }
@@ -77,7 +77,7 @@ extension Checkpoint {
       hasher.add(tensor.name, tensor.dtype, tensor.shape, tensor.encoding, try stream.hash(tensor))
     }
     if let claimed = claimedIdentity, claimed != hasher.identity {
-      throw NibbleError.integrity("\(path): its tensors have the identity \(hasher.identity), the file says \(claimed)")
+      throw NibbleError.integrity("\(path: path): its tensors have the identity \(hasher.identity), the file says \(claimed)")
     }
     try checkUnchanged()
     return hasher.identity

@@ -19,9 +19,9 @@ public final class AdapterSet {
   /// - Returns: warnings about what of it has no effect or is not known
   /// - Throws: `.usage` if the name is taken, `.badInput`, `.adapterMismatch`; nothing has changed then
   @discardableResult
-  public func attach(_ path: String, as name: String) throws -> [String] {
+  public func attach(_ path: String, as name: String) throws -> [Warning] {
     guard !attached.contains(where: { $0.name == name }) else {
-      throw NibbleError.usage("two adapters are called \(quoted(name))")
+      throw NibbleError.usage("two adapters are called \(subject: name)")
     }
     let file = try AdapterFile.open(path)
     let adapter = try model.attach(file, name: name)
@@ -30,7 +30,9 @@ public final class AdapterSet {
     // Only where the base says its identity: hashing it would take longer than opening.
     if model.checkpoint.claimedIdentity != nil { warnings += try BaseMatch(model.checkpoint, [file], anyBase: true).warnings }
     let idle = model.idleModules(of: adapter)
-    if !idle.isEmpty { warnings.append("\(path): adapts \(idle.joined(separator: ", ")), which no result depends on") }
+    if !idle.isEmpty {
+      warnings.append(.init(.unused, "\(path: path): adapts \(idle.joined(separator: ", ")), which no result depends on"))
+    }
     return warnings
   }
 
@@ -42,7 +44,7 @@ public final class AdapterSet {
 
   private func unknown(_ name: String) -> NibbleError {
     NibbleError.usage(
-      "no adapter is called \(quoted(name)); \(names.isEmpty ? "none is attached" : "there are " + names.joined(separator: ", "))"
+      "no adapter is called \(subject: name); \(names.isEmpty ? "none is attached" : "there are " + names.joined(separator: ", "))"
     )
   }
 
@@ -59,16 +61,16 @@ public final class AdapterSet {
       for id in Array(active.adapter.vectors.keys) + Array(active.adapter.matrices.keys) {
         if let other = owners.updateValue(active.adapter.name, forKey: id) {
           throw NibbleError.usage(
-            "adapters \(quoted(other)) and \(quoted(active.adapter.name)) both replace \(quoted(model.parameterNames[id])); use one of them"
+            "adapters \(subject: other) and \(quoted(active.adapter.name)) both replace \(quoted(model.parameterNames[id])); use one of them"
           )
         }
       }
       if chosen.count > 1, active.adapter.methods.values.contains(where: { $0.scalesOutputs }) {
-        throw NibbleError.usage("\(quoted(active.adapter.name)) is a DoRA adapter, which cannot be combined with others")
+        throw NibbleError.usage("\(subject: active.adapter.name) is a DoRA adapter, which cannot be combined with others")
       }
       if active.weight != 1, active.adapter.isScaledWhole {
         throw NibbleError.usage(
-          "\(quoted(active.adapter.name)) replaces parameters or scales rows, and can only be used with weight 1")
+          "\(subject: active.adapter.name) replaces parameters or scales rows, and can only be used with weight 1")
       }
     }
     return chosen

@@ -97,7 +97,7 @@ extension Model {
       guard tensor.shape == shape.dimensions else {
         throw NibbleError(
           .adapterMismatch,
-          "\(file.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.shape), the base's \(shape.dimensions)")
+          "\(path: file.path): \(tensor: tensor.name.text) has shape \(tensor.shape), the base's \(shape.dimensions)")
       }
       try file.checkFinite(tensor)
       if shape.dimensions.count == 1 {

@@ -25,6 +25,6 @@ extension NewHead {
   }
 
   private static func badRecord(_ adapter: AdapterFile) -> NibbleError {
-    .badInput("\(adapter.path): its record of a head is not what nibble writes there")
+    .badInput("\(path: adapter.path): its record of a head is not what nibble writes there")
   }
 }

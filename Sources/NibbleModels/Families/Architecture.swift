@@ -140,7 +140,7 @@ extension ConfigReader {
       "quick_gelu": .quickGelu,
     ]
     let name = try string(key) ?? name
-    guard let activation = names[name] else { throw fail("\(key) = \(quoted(name)) is not implemented") }
+    guard let activation = names[name] else { throw fail("\(key: key) = \(quoted(name)) is not implemented") }
     return activation
   }
 
@@ -165,13 +165,13 @@ extension ConfigReader {
     case "regression": .regression
     // Of several labels, one: transformers infers from the labels, and numbers that are not whole would make it many.
     case nil: labels == 1 ? .regression : .oneLabel
-    case let other?: throw fail("problem_type = \(quoted(other)) is not implemented")
+    case let other?: throw fail("\(key: "problem_type") = \(quoted(other)) is not implemented")
     }
   }
 
   /// Refuses quantization methods other than bitsandbytes', whose codes the checkpoint has read.
   func checkQuantization() throws {
     guard let method = try object("quantization_config")?.string("quant_method"), method != "bitsandbytes" else { return }
-    throw fail("quantization_config: quant_method = \(quoted(method)) is not implemented")
+    throw fail("\(key: "quantization_config"): quant_method = \(quoted(method)) is not implemented")
   }
 }

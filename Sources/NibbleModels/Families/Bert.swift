@@ -15,13 +15,15 @@ enum Bert: Architecture {
     try config.refuse(["position_embedding_type"], unless: ["absolute"])
     let width = try config.int("hidden_size", Limits.width, default: 768)
     let heads = try config.int("num_attention_heads", Limits.heads, default: 12)
-    guard width % heads == 0 else { throw config.fail("hidden_size \(width) is no multiple of num_attention_heads \(heads)") }
+    guard width % heads == 0 else {
+      throw config.fail("\(key: "hidden_size") \(width) is no multiple of num_attention_heads \(heads)")
+    }
     let layers = try config.int("num_hidden_layers", Limits.layers, default: 12)
     let positions = try config.int("max_position_embeddings", Limits.context, default: 512)
     let padding = try config.int("pad_token_id", 0...Limits.vocabulary.upperBound, default: isRoberta(config) ? 1 : 0)
     // RoBERTa counts positions from the padding's id + 1.
     let first = isRoberta(config) ? padding + 1 : 0
-    guard positions > first else { throw config.fail("max_position_embeddings \(positions) leaves no room for tokens") }
+    guard positions > first else { throw config.fail("\(key: "max_position_embeddings") \(positions) leaves no room for tokens") }
     let vocabulary = config["model_type"]?.string == "roberta" ? 50265 : 30522
     return TransformerShape(
       vocabulary: try config.int("vocab_size", Limits.vocabulary, default: vocabulary), width: width, heads: heads,

@@ -14,7 +14,7 @@ enum GPT2: Architecture {
     }
     let width = try size("n_embd", "hidden_size", Limits.width, default: 768)
     let heads = try size("n_head", "num_attention_heads", Limits.heads, default: 12)
-    guard width % heads == 0 else { throw config.fail("n_embd \(width) is no multiple of n_head \(heads)") }
+    guard width % heads == 0 else { throw config.fail("\(key: "n_embd") \(width) is no multiple of n_head \(heads)") }
     let layers = try size("n_layer", "num_hidden_layers", Limits.layers, default: 12)
     let context = try size("n_positions", "max_position_embeddings", Limits.context, default: 1024)
     return TransformerShape(

@@ -20,10 +20,10 @@ enum Llama: Architecture {
     let silent = config.says("num_key_value_heads") ? nil : usual.keyValueHeads
     let keyValueHeads = try config.int("num_key_value_heads", Limits.heads, default: silent ?? heads)
     guard heads % keyValueHeads == 0 else {
-      throw config.fail("num_attention_heads \(heads) is no multiple of num_key_value_heads \(keyValueHeads)")
+      throw config.fail("\(key: "num_attention_heads") \(heads) is no multiple of num_key_value_heads \(keyValueHeads)")
     }
     if config["head_dim"] == nil, width % heads != 0 {
-      throw config.fail("hidden_size \(width) is no multiple of num_attention_heads \(heads)")
+      throw config.fail("\(key: "hidden_size") \(width) is no multiple of num_attention_heads \(heads)")
     }
     let headSize = try config.int("head_dim", 1...1 << 16, default: width / heads)
     let context = try config.int("max_position_embeddings", Limits.context, default: usual.context)
@@ -63,12 +63,14 @@ enum Llama: Architecture {
     if config["model_type"]?.string == "mistral" { return all.map { _ in window } }
     guard try config.bool("use_sliding_window", default: false) else { return all }
     if let types = config["layer_types"]?.array {
-      guard types.count == layers else { throw config.fail("layer_types has \(types.count) entries for \(layers) layers") }
+      guard types.count == layers else {
+        throw config.fail("\(key: "layer_types") has \(types.count) entries for \(layers) layers")
+      }
       return try types.map { type in
         switch type.string {
         case "full_attention": nil
         case "sliding_attention": window
-        default: throw config.fail("layer_types: \(quoted(type.text())) is not implemented")
+        default: throw config.fail("\(key: "layer_types"): \(quoted(type.text())) is not implemented")
         }
       }
     }

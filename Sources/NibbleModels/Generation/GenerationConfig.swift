@@ -11,7 +11,7 @@ public struct GenerationConfig: Sendable {
   public typealias Setting = (key: String, value: String)
 
   /// The file, for messages.
-  public let place: String
+  public let place: MessageText
   /// Tokens that end a sequence. A generation configuration that names none means none.
   public let endIDs: Set<Int>
   /// What may come next.
@@ -32,7 +32,7 @@ public struct GenerationConfig: Sendable {
       try self.init(model.config, vocabulary: model.vocabularySize)
       return
     }
-    let place = "\(model.path): \(name)"
+    let place: MessageText = "\(path: model.path): \(name)"
     let json: JSON
     do { json = try JSON.parse(bytes) } catch { throw NibbleError.badInput("\(place): \(error.reason) at byte \(error.offset)") }
     guard json.members != nil else { throw NibbleError.badInput("\(place): not a JSON object") }

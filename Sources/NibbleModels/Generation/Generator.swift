@@ -143,7 +143,7 @@ public struct Generator {
     guard length <= transformer.shape.contextLength else {
       throw NibbleError.usage(
         "a prompt of \(request.prompt.count) tokens and \(maximumNew) new ones are more than the model's context of "
-          + "\(transformer.shape.contextLength); --max-new-tokens sets the number of new ones")
+          + "\(transformer.shape.contextLength); \(.maxNewTokens) sets the number of new ones")
     }
   }
 

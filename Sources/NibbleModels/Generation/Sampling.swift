@@ -26,15 +26,15 @@ public struct Sampling: Sendable {
 
   /// - Throws: `.usage` naming the value that makes no sense
   public func validate() throws {
-    func check(_ isFine: Bool, _ name: String, _ value: Any, _ expected: String) throws {
-      if !isFine { throw NibbleError.usage("--\(name) \(value) is not \(expected)") }
+    func check(_ isFine: Bool, _ setting: Setting, _ value: Any, _ expected: String) throws {
+      if !isFine { throw NibbleError.usage("\(setting, value) is not \(expected)") }
     }
-    try check(temperature >= 0 && temperature.isFinite, "temperature", temperature, "0 or more")
-    try check(topK >= 0, "top-k", topK, "0 or more")
-    try check(topP > 0 && topP <= 1, "top-p", topP, "above 0 and at most 1")
-    try check(minP >= 0 && minP <= 1, "min-p", minP, "from 0 to 1")
-    try check(repetitionPenalty > 0 && repetitionPenalty.isFinite, "repetition-penalty", repetitionPenalty, "above 0")
-    try check(noRepeatNgram >= 0, "no-repeat-ngram-size", noRepeatNgram, "0 or more")
+    try check(temperature >= 0 && temperature.isFinite, .temperature, temperature, "0 or more")
+    try check(topK >= 0, .topK, topK, "0 or more")
+    try check(topP > 0 && topP <= 1, .topP, topP, "above 0 and at most 1")
+    try check(minP >= 0 && minP <= 1, .minP, minP, "from 0 to 1")
+    try check(repetitionPenalty > 0 && repetitionPenalty.isFinite, .repetitionPenalty, repetitionPenalty, "above 0")
+    try check(noRepeatNgram >= 0, .noRepeatNgramSize, noRepeatNgram, "0 or more")
   }
 
   /// Whether scores are changed before they are compared.

@@ -29,7 +29,7 @@ package struct RotaryPositions: Sendable {
     }
     let base = try either("rope_theta", default: 10_000)
     let partial = try either("partial_rotary_factor", default: 1)
-    guard partial == 1 else { throw config.fail("partial_rotary_factor = \(partial) is not implemented") }
+    guard partial == 1 else { throw config.fail("\(key: "partial_rotary_factor") = \(partial) is not implemented") }
     guard size % 2 == 0 else { throw config.fail("heads of \(size) numbers cannot be rotated: the size is odd") }
     let plain = (0..<size / 2).map { Float(1 / pow(base, Double(2 * $0) / Double(size))) }
     let kind = try scaling?.string("rope_type") ?? scaling?.string("type") ?? "default"
@@ -51,7 +51,7 @@ package struct RotaryPositions: Sendable {
     case ("yarn", let scaling?):
       let trained = try Self.trained(config, scaling, context: context)
       (frequencies, attentionFactor) = try Self.yarn(plain, scaling, base: base, size: size, context: context, trained: trained)
-    case (let kind, _): throw config.fail("rope_type = \(quoted(kind)) is not implemented")
+    case (let kind, _): throw config.fail("\(key: "rope_type") = \(quoted(kind)) is not implemented")
     }
   }
 
@@ -68,7 +68,7 @@ package struct RotaryPositions: Sendable {
     let low = Float(try config.double("low_freq_factor", above: 0))
     let high = Float(try config.double("high_freq_factor", above: 0))
     let trained = Float(trained)
-    guard high > low else { throw config.fail("high_freq_factor is not above low_freq_factor") }
+    guard high > low else { throw config.fail("\(key: "high_freq_factor") is not above low_freq_factor") }
     return plain.map { frequency in
       let wavelength = Float(2 * Double.pi) / frequency
       if wavelength < trained / high { return frequency }

@@ -17,10 +17,10 @@ package struct ForwardFile {
   package init(_ path: String) throws {
     let file = try TensorFile(path)
     self.file = file
-    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(path): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: path): \(reason)") }
     guard let input = file.tensor("input_ids") else { throw fail("no tensor 'input_ids' in it") }
     guard input.shape.count == 2, input.count > 0 else {
-      throw fail("input_ids has shape \(input.shape), expected [batch, length]")
+      throw fail("\(key: "input_ids") has shape \(input.shape), expected [batch, length]")
     }
     let length = input.shape[1]
     self.length = length
@@ -90,7 +90,7 @@ package struct ForwardFile {
   ) throws -> (Double?, TensorFile.Writer) {
     let count = head.outputs
     let targets = try labels.map { labels in
-      guard labels.count == tokens else { throw NibbleError.badInput("\(file.path): labels has shape \(labels.shape)") }
+      guard labels.count == tokens else { throw NibbleError.badInput("\(path: file.path): labels has shape \(labels.shape)") }
       return try integers(labels, below: count, "an id of the vocabulary of \(count)")
     }
     var sum = 0.0
@@ -138,7 +138,8 @@ package struct ForwardFile {
     Double
   {
     guard labels.count == (problem == .oneLabel ? ids.count : ids.count * count) else {
-      throw NibbleError.badInput("\(file.path): labels has shape \(labels.shape) for \(ids.count) sequences of \(count) classes")
+      throw NibbleError.badInput(
+        "\(path: file.path): labels has shape \(labels.shape) for \(ids.count) sequences of \(count) classes")
     }
     switch problem {
     case .oneLabel:
@@ -156,7 +157,7 @@ package struct ForwardFile {
   private func integers(_ labels: StoredTensor, below count: Int, _ expected: String) throws -> [Int] {
     let targets = try file.integers(labels)
     if let bad = targets.first(where: { $0 != Loss.ignored && !(0..<count).contains($0) }) {
-      throw NibbleError.badInput("\(file.path): label \(bad) is neither \(Loss.ignored) nor \(expected)")
+      throw NibbleError.badInput("\(path: file.path): label \(bad) is neither \(Loss.ignored) nor \(expected)")
     }
     return targets
   }

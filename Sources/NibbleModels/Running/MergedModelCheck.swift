@@ -31,7 +31,7 @@ public final class MergedModelCheck: @unchecked Sendable {
   ///
   /// - Parameter base: whose values the adapters were merged onto
   /// - Returns: a warning where the two cannot both be run
-  package func run(_ base: Checkpoint, written path: String) throws -> [String] {
+  package func run(_ base: Checkpoint, written path: String) throws -> [Warning] {
     do {
       let team = Team(threads: threads)
       let before = try Model(base, precision: .f32, team: team)
@@ -41,18 +41,22 @@ public final class MergedModelCheck: @unchecked Sendable {
       if attached.count > 1 || attached.contains(where: { $0.weight != 1 }),
         attached.contains(where: { $0.adapter.isScaledWhole })
       {
-        return ["--check-model: adapters that replace parameters or scale rows run alone and whole only; nothing was compared"]
+        return [
+          .init(
+            .unused,
+            "\(.checkModel): adapters that replace parameters or scale rows run alone and whole only; nothing was compared")
+        ]
       }
       let after = try Model(Checkpoint.open(path), precision: .f32, team: team)
       let found = Self.compare(try Self.outputs(before, attached), try Self.outputs(after, []))
       guard found.difference.isFinite else {
         throw NibbleError.quality(
-          "\(path): --check-model: the outputs of the base with its adapters, or of the merged model, are NaN or infinite")
+          "\(path: path): \(.checkModel): the outputs of the base with its adapters, or of the merged model, are NaN or infinite")
       }
       result = found
       return []
     } catch let error as NibbleError where error.kind == .badInput || error.kind == .adapterMismatch {
-      return ["--check-model: nothing was compared: \(error.message)"]
+      return [.init(.unused, "\(.checkModel): nothing was compared: \(error.text)")]
     }
   }
 

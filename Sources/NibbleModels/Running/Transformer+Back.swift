@@ -30,7 +30,7 @@ extension Transformer {
       let goesOn = index > lowest || reachesEmbeddings
       layerBack(index, runs, layers, rows, x, own, gradient, gradients, goesOn: goesOn)
       guard LayerKernels.allFinite(gradient, count: rows * shape.width) else {
-        throw NibbleError.quality("layer \(index) gives NaN or infinite gradients")
+        throw NibbleError.quality("\(layer: index) gives NaN or infinite gradients")
       }
     }
     if reachesEmbeddings { try embedBack(runs, layers, rows, tape, gradient, gradients) }

@@ -60,7 +60,7 @@ package final class Transformer: @unchecked Sendable {
       layer(index, runs, layers, rows, from: x, to: out, tape?.layer(index))
       guard LayerKernels.allFinite(out, count: rows * width) else {
         let cause = tape == nil ? "; its weights or those of an adapter are broken" : ""
-        throw NibbleError.quality("layer \(index) gives NaN or infinite values\(cause)")
+        throw NibbleError.quality("\(layer: index) gives NaN or infinite values\(cause)")
       }
       x = out
     }

@@ -3,10 +3,10 @@ import NibbleCore
 /// Reads a model's configuration, so that nothing absurd and nothing unimplemented gets past it.
 package struct ConfigReader: Sendable {
   package let json: JSON
-  /// The file, for messages.
-  package let place: String
+  /// The file, and which part of it.
+  package let place: MessageText
 
-  package init(_ json: JSON, place: String) {
+  package init(_ json: JSON, place: MessageText) {
     self.json = json
     self.place = place
   }
@@ -20,16 +20,16 @@ package struct ConfigReader: Sendable {
   /// Whether `key` is there, be it null: where it is not, transformers takes a default that may be another than null's.
   package func says(_ key: String) -> Bool { json[key] != nil }
 
-  package func fail(_ reason: String) -> NibbleError { .badInput("\(place): \(reason)") }
+  package func fail(_ reason: MessageText) -> NibbleError { .badInput("\(place): \(reason)") }
 
   func wrong(_ key: String, _ value: JSON, _ expected: String) -> NibbleError {
-    fail("\(key) is \(quoted(value.text())), expected \(expected)")
+    fail("\(key: key) is \(quoted(value.text())), expected \(expected)")
   }
 
   /// A whole number in `range`; `fallback` where the key is missing, an error if that is nil.
   package func int(_ key: String, _ range: ClosedRange<Int>, default fallback: Int? = nil) throws -> Int {
     guard let value = self[key] else {
-      guard let fallback else { throw fail("\(key) is missing") }
+      guard let fallback else { throw fail("\(key: key) is missing") }
       return fallback
     }
     guard let number = value.int, range.contains(number) else {
@@ -41,7 +41,7 @@ package struct ConfigReader: Sendable {
   /// A finite number above `minimum`.
   package func double(_ key: String, above minimum: Double, default fallback: Double? = nil) throws -> Double {
     guard let value = self[key] else {
-      guard let fallback else { throw fail("\(key) is missing") }
+      guard let fallback else { throw fail("\(key: key) is missing") }
       return fallback
     }
     guard let number = value.double, number.isFinite, number > minimum else {
@@ -75,7 +75,7 @@ package struct ConfigReader: Sendable {
   package func refuse(_ keys: [String], unless harmless: [JSON] = [.bool(false)]) throws {
     for key in keys {
       guard let value = self[key], !harmless.contains(value) else { continue }
-      throw fail("\(key) = \(quoted(value.text())) is not implemented")
+      throw fail("\(key: key) = \(quoted(value.text())) is not implemented")
     }
   }
 }

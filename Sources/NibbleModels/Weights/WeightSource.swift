@@ -36,7 +36,7 @@ package final class WeightSource {
 
   private func take(_ name: String) throws -> StoredTensor {
     guard let tensor = tensor(name) else {
-      throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(name)) is missing; the model cannot run without it")
+      throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: name) is missing; the model cannot run without it")
     }
     used.insert(tensor.name)
     return tensor
@@ -49,7 +49,7 @@ package final class WeightSource {
 
   private func wrongShape(_ tensor: StoredTensor, _ expected: [Int]) -> NibbleError {
     NibbleError.badInput(
-      "\(mapped.checkpoint.path): tensor \(quoted(tensor.name.text)) has shape \(tensor.logicalShape), "
+      "\(path: mapped.checkpoint.path): \(tensor: tensor.name.text) has shape \(tensor.logicalShape), "
         + "the configuration asks for \(expected)")
   }
 
@@ -89,7 +89,7 @@ package final class WeightSource {
     let stored = [name, head].compactMap { $0 }.first { has($0 + ".weight") } ?? name
     let table = try matrix(stored + ".weight", outputs: count, inputs: width, isConv1D: false)
     guard !table.isTransposed else {
-      throw NibbleError.badInput("\(mapped.checkpoint.path): tensor \(quoted(stored)) is stored transposed")
+      throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: stored) is stored transposed")
     }
     return Embedding(name: name, id: register(name + ".weight"), matrix: table)
   }
@@ -126,7 +126,7 @@ package final class WeightSource {
     let left = try mapped.checkpoint.tensors.filter { try !used.contains($0.name) && !ignored.isFound(in: $0.name.text) }
     guard let first = left.first else { return }
     throw NibbleError.badInput(
-      "\(mapped.checkpoint.path): \(left.count) tensor\(left.count == 1 ? "" : "s") the model has no use for, first "
+      "\(path: mapped.checkpoint.path): \(left.count) tensor\(left.count == 1 ? "" : "s") the model has no use for, first "
         + "\(quoted(first.name.text)): what it is for is not implemented")
   }
 }

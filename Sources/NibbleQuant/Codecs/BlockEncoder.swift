@@ -124,7 +124,7 @@ extension BlockEncoder {
     guard offset[0].isFinite else {
       throw NibbleError.quality(
         "\(task.place) has \(counts.nonfinite) NaN or infinite values, which double quantization "
-          + "would spread over the whole tensor; keep it (--keep) or use --no-double-quant with --allow-nonfinite")
+          + "would spread over the whole tensor; keep it (\(.keep)) or use \(.doubleQuant, false) with \(.allowNonfinite)")
     }
     let codes = task.memory.bytes(Slot.scaleCodes, absmax.count)
     let chunk = 256 * nested.blockSize

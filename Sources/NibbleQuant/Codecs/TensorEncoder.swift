@@ -18,7 +18,7 @@ package struct EncodingTask: Sendable {
   package var dtype: DType
   package var shape: [Int]
   /// File and tensor, for messages.
-  package var place: String
+  package var place: MessageText
   package var rules: EncodingRules
   package var search: ScaleSearch
   package var threads: Int
@@ -29,7 +29,8 @@ package struct EncodingTask: Sendable {
   package var memory: Scratch
 
   package init(
-    _ dtype: DType, _ shape: [Int], place: String, rules: EncodingRules, search: ScaleSearch, threads: Int, pool: ScratchPool,
+    _ dtype: DType, _ shape: [Int], place: MessageText, rules: EncodingRules, search: ScaleSearch, threads: Int,
+    pool: ScratchPool,
     measures: Bool, memory: Scratch
   ) {
     (self.dtype, self.shape, self.place, self.rules, self.search) = (dtype, shape, place, rules, search)

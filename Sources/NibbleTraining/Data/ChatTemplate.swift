@@ -77,10 +77,10 @@ public enum ChatTemplate: String, Sendable, CaseIterable {
 }
 
 extension Result where Failure == ChatTemplate.Failure {
-  func get(orFail fail: (String) -> NibbleError) throws -> Success {
+  func get(orFail fail: (MessageText) -> NibbleError) throws -> Success {
     switch self {
     case .success(let value): return value
-    case .failure(let failure): throw fail(failure.reason)
+    case .failure(let failure): throw fail("\(failure.reason)")
     }
   }
 }

@@ -23,11 +23,11 @@ public struct Classes: Sendable {
   }
 
   /// Why a label stands for none.
-  func unknown(_ label: JSON?) -> String {
-    let text =
+  func unknown(_ label: JSON?) -> MessageText {
+    let text: MessageText =
       "label \(label.map { $0.string.map(quoted) ?? $0.text() } ?? "missing: it") is none of the model's \(count) classes"
     guard label?.string != nil else { return text }
-    if names.isEmpty { return text + ", which are numbers; --labels names them" }
-    return text + ": " + names.prefix(4).map(quoted).joined(separator: ", ") + (names.count > 4 ? ", …" : "")
+    if names.isEmpty { return text + ", which are numbers; \(.labels) names them" }
+    return text + ": \(names.prefix(4).map(quoted).joined(separator: ", "))\(names.count > 4 ? ", …" : "")"
   }
 }

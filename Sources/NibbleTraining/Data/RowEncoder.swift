@@ -27,7 +27,7 @@ public struct RowEncoder: Sendable {
   /// - Parameter breaksMarks: whether marks of the template that the tokenizer has no token for are trained on in pieces
   /// - Returns: warnings about such marks
   /// - Throws: `.usage` naming the first such mark and its pieces, unless `breaksMarks`
-  public mutating func use(_ template: ChatTemplate, breaksMarks: Bool = false) throws -> [String] {
+  public mutating func use(_ template: ChatTemplate, breaksMarks: Bool = false) throws -> [Warning] {
     self.template = template
     guard let tokenizer else { return [] }
     return try template.marks.compactMap { mark in
@@ -37,9 +37,9 @@ public struct RowEncoder: Sendable {
       let reason =
         tokenizer.id(of: mark).map { "reads \(quoted(mark)) as text, though it is token \($0): it" }
         ?? "has no token \(quoted(mark)): it"
-      let found = "--template \(template.rawValue): the tokenizer \(reason) becomes \(pieces)"
-      guard breaksMarks else { throw NibbleError.usage(found + "; --break-marks trains on the pieces") }
-      return found
+      let found: MessageText = "\(.template, template.rawValue): the tokenizer \(reason) becomes \(pieces)"
+      guard breaksMarks else { throw NibbleError.usage(found + "; \(.breakMarks) trains on the pieces") }
+      return Warning(.data, found)
     }
   }
 
@@ -49,20 +49,20 @@ public struct RowEncoder: Sendable {
   public func language(_ row: JSON, place: String) throws -> (row: TrainingRow, cut: Int) {
     let (ids, labels) = try parts(row, place)
     if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
-      throw NibbleError.badInput("\(place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
+      throw NibbleError.badInput("\(path: place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
     }
     if let bad = labels.first(where: { $0 != TrainingRow.ignored && !(0..<vocabulary).contains($0) }) {
-      throw NibbleError.badInput("\(place): label \(bad) is neither −100 nor in the model's vocabulary of \(vocabulary)")
+      throw NibbleError.badInput("\(path: place): label \(bad) is neither −100 nor in the model's vocabulary of \(vocabulary)")
     }
-    guard !ids.isEmpty else { throw NibbleError.badInput("\(place): the row is empty") }
+    guard !ids.isEmpty else { throw NibbleError.badInput("\(path: place): the row is empty") }
     let cut = max(0, ids.count - maximumLength)
     return (TrainingRow(Array(ids.prefix(maximumLength)), labels: Array(labels.prefix(maximumLength)), place: place), cut)
   }
 
   private func parts(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
-    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     func text(_ key: String) throws -> String {
-      guard let text = row[key]?.string else { throw fail("\(key) is missing or no text") }
+      guard let text = row[key]?.string else { throw fail("\(key: key) is missing or no text") }
       return text
     }
     guard row.members != nil else { throw fail("a row is no JSON object") }
@@ -88,7 +88,7 @@ public struct RowEncoder: Sendable {
           + "instruction, input and output; messages; input_ids and labels")
     }
     guard row["label"] == nil, row["labels"] == nil else {
-      throw fail("a label is for a classifier, and the base is none; --num-labels puts a head on it")
+      throw fail("a label is for a classifier, and the base is none; \(.numLabels) puts a head on it")
     }
     let ids = try ended(encode(text("text")))
     return (ids, ids)
@@ -112,9 +112,10 @@ public struct RowEncoder: Sendable {
   }
 
   private func conversation(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
-    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     guard let template else {
-      throw fail("messages need a template: --template " + ChatTemplate.allCases.map(\.rawValue).joined(separator: ", "))
+      let known = ChatTemplate.allCases.map(\.rawValue).joined(separator: ", ")
+      throw fail("messages need a template: \(.template, known)")
     }
     guard let messages = row["messages"]?.array, !messages.isEmpty else { throw fail("messages are no list") }
     var ids: [Int] = [], labels: [Int] = []
@@ -136,7 +137,7 @@ public struct RowEncoder: Sendable {
   ///
   /// - Throws: `.badInput` naming the place
   public func classified(_ row: JSON, _ classes: Classes, place: String) throws -> (row: TrainingRow, cut: Int) {
-    func fail(_ reason: String) -> NibbleError { NibbleError.badInput("\(place): \(reason)") }
+    func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     guard let text = row["text"]?.string else { throw fail("a row for a classifier has a text and a label") }
     func number(_ value: JSON?) throws -> Int {
       guard let label = value.flatMap(classes.number) else { throw fail(classes.unknown(value)) }
@@ -156,7 +157,7 @@ public struct RowEncoder: Sendable {
     } else {
       targets = [Double(try number(row["label"]))]
     }
-    guard let tokenizer else { throw NibbleError.badInput("\(place): the base has no tokenizer for texts") }
+    guard let tokenizer else { throw NibbleError.badInput("\(path: place): the base has no tokenizer for texts") }
     let ids = try tokenizer.encode(text).ids
     guard !ids.isEmpty else { throw fail("the row is empty") }
     let cut = max(0, ids.count - maximumLength)
@@ -168,7 +169,7 @@ public struct RowEncoder: Sendable {
   }
 
   /// What a regression learns: `label`, or `labels` where there are several numbers.
-  private static func numbers(_ row: JSON, _ count: Int, _ fail: (String) -> NibbleError) throws -> [Double] {
+  private static func numbers(_ row: JSON, _ count: Int, _ fail: (MessageText) -> NibbleError) throws -> [Double] {
     let given = row["labels"] ?? row["label"].map { .array([$0]) }
     let values = given?.array?.map { $0.double.flatMap { Float($0).isFinite ? $0 : nil } } ?? []
     guard values.count == count, !values.contains(nil) else {

@@ -28,7 +28,7 @@ extension Trained {
     for rows in file.tokenRows {
       guard let index = modules.index(of: rows.path) else { continue }
       guard index >= linears.count else {
-        throw NibbleError.usage("\(file.path): rows of \(quoted(rows.path)), which is no embedding, are not trained")
+        throw NibbleError.usage("\(path: file.path): rows of \(subject: rows.path), which is no embedding, are not trained")
       }
       try add(rows, of: tables[index - linears.count], file, model)
     }
@@ -53,7 +53,7 @@ extension Trained {
     own.parts[DoRA.magnitude] = try module.magnitude.map { try tensor($0, file) }
     if let bias = module.bias {
       guard bias.shape == [outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
-      guard own.magnitude == nil else { throw NibbleError.usage("\(file.path): lora_bias beside use_dora is not trained") }
+      guard own.magnitude == nil else { throw NibbleError.usage("\(path: file.path): lora_bias beside use_dora is not trained") }
       let tensor = try tensor(bias, file)
       tensor.isSecondFactor = true
       own.parts[LoRA.secondBias] = tensor
@@ -65,11 +65,11 @@ extension Trained {
     _ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile, _ model: Model
   ) throws -> TrainedFactors {
     guard table.id == model.transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
-    guard module.magnitude == nil else { throw NibbleError.usage("\(file.path): DoRA of an embedding is not trained") }
+    guard module.magnitude == nil else { throw NibbleError.usage("\(path: file.path): DoRA of an embedding is not trained") }
     // PEFT turns the factors around and gives them to the head.
     let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
     guard !isShared || model.tiedHead == nil else {
-      throw NibbleError.usage("\(file.path): ensure_weight_tying with factors of an embedding is not trained")
+      throw NibbleError.usage("\(path: file.path): ensure_weight_tying with factors of an embedding is not trained")
     }
     return try factors(module, inputs: table.count, outputs: table.width, isEmbedding: true, file)
   }
@@ -119,7 +119,7 @@ extension Trained {
   }
 
   private static func otherBase(_ stored: StoredTensor, _ file: AdapterFile) -> NibbleError {
-    .usage("\(file.path): \(quoted(stored.name.text)) is not the base's weight; an adapter is not trained on another one")
+    .usage("\(path: file.path): \(subject: stored.name.text) is not the base's weight; an adapter is not trained on another one")
   }
 
   /// Where an adapter keeps embedding and head tied, what replaces both is one weight.
@@ -140,7 +140,7 @@ extension Trained {
       guard other.shape == one.shape, other.values.values.elementsEqual(one.values.values) else {
         throw NibbleError(
           .adapterMismatch,
-          "\(file.path): ensure_weight_tying is set, but \(quoted(one.name)) and \(quoted(other.name)) differ")
+          "\(path: file.path): ensure_weight_tying is set, but \(subject: one.name) and \(quoted(other.name)) differ")
       }
       one.otherNames.append(other.name)
       matrices[id] = one
@@ -161,7 +161,7 @@ extension Trained {
     // A head that shares the embedding's weight shares its rows.
     guard table.id == model.transformer.weights.tokens.id, let head = model.tiedHead, matrices[head.id] == nil else { return }
     guard factors[head.id] == nil else {
-      throw NibbleError.usage("\(file.path): rows of tokens in a head that is adapted itself are not trained")
+      throw NibbleError.usage("\(path: file.path): rows of tokens in a head that is adapted itself are not trained")
     }
     self.rows[head.id] = own
   }

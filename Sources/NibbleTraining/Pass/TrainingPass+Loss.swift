@@ -17,7 +17,7 @@ extension TrainingPass {
     loss: Double, tokens: Int
   ) {
     guard case .language(let head) = transformer.weights.head else {
-      throw NibbleError.usage("\(model.path) has no language head to train")
+      throw NibbleError.usage("\(path: model.path) has no language head to train")
     }
     var targets: [(row: Int, target: Int)] = []
     var start = 0
@@ -64,7 +64,7 @@ extension TrainingPass {
     loss: Double, scores: [Float]
   ) {
     guard case .classification(let head) = transformer.weights.head else {
-      throw NibbleError.usage("\(model.path) has no classification head to train")
+      throw NibbleError.usage("\(path: model.path) has no classification head to train")
     }
     let runs = adapted(runs)
     let count = head.output.outputs

@@ -37,7 +37,7 @@ public final class Finetuning {
     /// Numbers that were trained.
     public var trained = 0
     /// Things worth telling of what came out.
-    public var warnings: [String] = []
+    public var warnings: [Warning] = []
     /// Seconds of the steps, by what they went into.
     public var parts: [(name: String, seconds: Double)] = []
 
@@ -63,9 +63,12 @@ public final class Finetuning {
   ) throws {
     (self.model, self.options, self.valid, self.start) = (model, options, valid, start)
     isFull = options.adapter.method == .full
-    guard !isFull || start == nil else { throw NibbleError.usage("--method full trains no adapter; leave out --init-adapter") }
+    guard !isFull || start == nil else {
+      throw NibbleError.usage("\(.method, "full") trains no adapter; leave out \(.initAdapter)")
+    }
     guard !isFull || model.newHead == nil else {
-      throw NibbleError.usage("--method full writes a model with the head it has; a new head (--num-labels) goes with an adapter")
+      throw NibbleError.usage(
+        "\(.method, "full") writes a model with the head it has; a new head (\(.numLabels)) goes with an adapter")
     }
     baseIdentity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
     if let start {
@@ -75,7 +78,7 @@ public final class Finetuning {
       isFull
       ? try Trained(everythingOf: model) : try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
     guard (0..<1).contains(options.run.dropout) else {
-      throw NibbleError.usage("--lora-dropout \(options.run.dropout) is no share below 1")
+      throw NibbleError.usage("\(.loraDropout, options.run.dropout) is no share below 1")
     }
     run = try TrainingRun(model, trained, train, options.run)
     if !isFull, start == nil {
@@ -83,7 +86,7 @@ public final class Finetuning {
       let vectors = trained.vectors
       let trainsBias = model.linears.contains { $0.bias.map { vectors[$0.id] != nil } ?? false }
       if options.adapter.bias != .none, !trainsBias {
-        warnings.append("--bias \(options.adapter.bias.rawValue): these layers have no biases, none is trained")
+        warnings.append(.init(.unused, "\(.bias, options.adapter.bias.rawValue): these layers have no biases, none is trained"))
       }
     }
     let compute = model.transformer.engine.compute.rawValue
@@ -98,7 +101,7 @@ public final class Finetuning {
   }
 
   /// Things worth telling before it starts.
-  public private(set) var warnings: [String] = []
+  public private(set) var warnings: [Warning] = []
 
   /// Steps of the whole run.
   public var steps: Int { run.steps }
@@ -117,7 +120,7 @@ public final class Finetuning {
     guard needed > limit ?? Machine.memory else { return }
     throw NibbleError.usage(
       "the run takes about \(byteText(needed)) of memory, \(byteText(limit ?? Machine.memory)) are \(limit == nil ? "there" : "allowed"); "
-        + "a smaller --batch-size, --max-length or --lora-r, or --gradient-checkpointing takes less")
+        + "a smaller \(.batchSize), \(.maxLength) or \(.loraRank), or \(.gradientCheckpointing) takes less")
   }
 
   /// Trains to the end.
@@ -169,7 +172,7 @@ public final class Finetuning {
       (result.bestStep, result.validation) = (best.step, try run.validate(valid).figures)
     }
     for file in model.checkpoint.files { try file.checkUnchanged() }
-    if trained.isDead { result.warnings.append("every second factor is zero: the adapter changes nothing") }
+    if trained.isDead { result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing")) }
     try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations))
     try write(to: folder)
     return result
@@ -181,7 +184,7 @@ public final class Finetuning {
     guard isDue, !valid.isEmpty else { return false }
     let found = try run.validate(valid)
     guard found.count > 0 else {
-      throw NibbleError.badInput("\(valid[0].place): no token of the \(valid.count) rows to validate on is learned")
+      throw NibbleError.badInput("\(path: valid[0].place): no token of the \(valid.count) rows to validate on is learned")
     }
     try folder.append(.object([("step", JSON(run.done))] + found.figures.map { ("valid_" + $0.key, JSON($0.value)) }))
     result.validation = found.figures

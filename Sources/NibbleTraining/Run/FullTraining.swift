@@ -11,7 +11,7 @@ extension Trained {
   package init(everythingOf model: Model) throws {
     if let packed = model.checkpoint.packed.first {
       throw NibbleError.usage(
-        "--method full trains float weights; \(model.path) holds packed ones, \(quoted(packed.name.text)) the first")
+        "\(.method, "full") trains float weights; \(path: model.path) holds packed ones, \(subject: packed.name.text) the first")
     }
     let weights = model.transformer.weights
     func add(_ id: ParameterID, _ matrix: Matrix) {

@@ -69,7 +69,7 @@ extension Trained {
     if let stray = targets.names.first(where: { name in
       !model.linears.contains { ModuleChoice.is($0.name, name) } && !options.modulesToSave.contains(name)
     }) {
-      throw NibbleError.usage("--target-modules: \(quoted(stray)) is no linear layer of \(model.path)")
+      throw NibbleError.usage("\(.targetModules): \(subject: stray) is no linear layer of \(path: model.path)")
     }
     let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
     let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
@@ -104,8 +104,8 @@ extension Trained {
     }
     guard !factors.isEmpty || options.rank == 0 else {
       throw NibbleError.usage(
-        "--target-modules \(quoted(options.targets)) matches none of the \(layers.count) layers of \(model.path), such as \(quoted(layers.first?.name ?? ""))"
-      )
+        "\(.targetModules, quoted(options.targets)) matches none of the \(layers.count) layers of \(path: model.path), "
+          + "such as \(quoted(layers.first?.name ?? ""))")
     }
     try addWholeModules(options.modulesToSave, model, heads)
     guard options.bias != .none else { return }
@@ -121,7 +121,7 @@ extension Trained {
     }
     guard bytes <= Double(Machine.memory) else {
       throw NibbleError.usage(
-        "--lora-r \(options.rank): the factors and what trains them take \(decimal(bytes / 1e9, 1)) GB, this machine has \(byteText(Machine.memory))"
+        "\(.loraRank, options.rank): the factors and what trains them take \(decimal(bytes / 1e9, 1)) GB, this machine has \(byteText(Machine.memory))"
       )
     }
   }
@@ -129,8 +129,8 @@ extension Trained {
   /// Throws for patterns of ranks and alphas that decide nothing.
   func checkPatterns(_ options: AdapterOptions, on model: Model) throws {
     let names = model.linears.filter { factors[$0.id] != nil }.map(\.name)
-    for (flag, patterns) in [
-      ("--rank-pattern", options.rankPattern.map(\.pattern)), ("--alpha-pattern", options.alphaPattern.map(\.pattern)),
+    for (setting, patterns) in [
+      (Setting.rankPattern, options.rankPattern.map(\.pattern)), (Setting.alphaPattern, options.alphaPattern.map(\.pattern)),
     ] {
       var left = names
       for text in patterns {
@@ -138,7 +138,7 @@ extension Trained {
         let rest = try left.filter { try !pattern.isFound(in: $0) }
         guard rest.count < left.count else {
           throw NibbleError.usage(
-            "\(flag) \(quoted(text)) decides nothing: no layer with factors has it that no pattern before it has")
+            "\(setting, quoted(text)) decides nothing: no layer with factors has it that no pattern before it has")
         }
         left = rest
       }

@@ -65,7 +65,7 @@ package struct RunCheckpoint {
     guard file.size < 1 << 20, let manifest = try? JSON.parse(try file.bytes(at: 0, count: file.size)),
       let step = manifest["step"]?.int, let run = manifest["run"]?.string, let state = manifest["state"]?.string,
       let metrics = manifest["metrics_bytes"]?.int, step >= 0, metrics >= 0
-    else { throw NibbleError.badInput("\(place): not a checkpoint's manifest") }
+    else { throw NibbleError.badInput("\(path: place): not a checkpoint's manifest") }
     guard run == identity.description else {
       throw TrainingFolder.otherRun(path)
     }
@@ -73,14 +73,14 @@ package struct RunCheckpoint {
     let digest = XXH3()
     for part in optimizer.parts {
       guard let tensor = stored.tensor(part.name), tensor.count == part.values.count else {
-        throw NibbleError.badInput("\(path)/\(stateName): \(quoted(part.name)) is missing or has another size")
+        throw NibbleError.badInput("\(path: "\(path)/\(stateName)"): \(subject: part.name) is missing or has another size")
       }
       _ = part.values.values.update(from: try stored.floats(tensor))
       digest.update(UnsafeRawBufferPointer(part.values.values))
     }
     update(digest, step, metrics)
     guard digest.digest128.description == state else {
-      throw NibbleError.integrity("\(path): its numbers are not those that were saved")
+      throw NibbleError.integrity("\(path: path): its numbers are not those that were saved")
     }
     optimizer.steps = step
     return metrics

@@ -31,22 +31,24 @@ public final class TrainingFolder {
     (self.path, self.begin) = (path, begin)
     isNew = PathKind(path) == .nothing
     switch (PathKind(path), begin) {
-    case (.nothing, .resume): throw NibbleError.usage("--resume: there is no \(path) to go on with")
+    case (.nothing, .resume): throw NibbleError.usage("\(.resume): there is no \(path: path) to go on with")
     case (.nothing, .anew):
-      guard mkdir(path, 0o777) == 0 else { throw NibbleError.cannotWrite("\(path): cannot be created: \(errorText(errno))") }
+      guard mkdir(path, 0o777) == 0 else {
+        throw NibbleError.cannotWrite("\(path: path): cannot be created: \(errorText(errno))")
+      }
     case (.folder, _): break
-    default: throw NibbleError.usage("\(path) exists and is no folder")
+    default: throw NibbleError.usage("\(path: path) exists and is no folder")
     }
     lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard lock >= 0 else { throw NibbleError.cannotWrite("\(path): \(errorText(errno))") }
+    guard lock >= 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno))") }
     guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
       close(lock)
-      throw NibbleError.usage("\(path) is being written by another process")
+      throw NibbleError.usage("\(path: path) is being written by another process")
     }
     do {
       try Self.check(path, begin, isFull)
       metricsFile = open(path + "/metrics.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o666)
-      guard metricsFile >= 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
+      guard metricsFile >= 0 else { throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))") }
     } catch {
       close(lock)
       throw error
@@ -66,10 +68,10 @@ public final class TrainingFolder {
   private static func check(_ path: String, _ begin: Begin, _ isFull: Bool) throws {
     let names = try namesInFolder(path)
     for name in names where !isOurs(name, in: path, isFull) {
-      throw NibbleError.usage("\(path) holds \(quoted(name)), which this command would not write there")
+      throw NibbleError.usage("\(path: path) holds \(subject: name), which this command would not write there")
     }
     guard case .anew(let force) = begin, !force, !names.isEmpty else { return }
-    throw NibbleError.usage("\(path) exists; --force replaces it, --resume goes on with it")
+    throw NibbleError.usage("\(path: path) exists; \(.force) replaces it, \(.resume) goes on with it")
   }
 
   /// Links are never ours: what they lead to is not here.
@@ -101,19 +103,22 @@ public final class TrainingFolder {
       for name in try namesInFolder(path) where !Self.adapterFiles.contains(name) && name != "model" && name != "metrics.jsonl" {
         try Self.remove(path + "/" + name)
       }
-      guard ftruncate(metricsFile, 0) == 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
+      guard ftruncate(metricsFile, 0) == 0 else {
+        throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))")
+      }
       try TextFile.write(line + "\n" + options, to: place, force: true)
     case .resume:
-      guard PathKind(place) == .file else { throw NibbleError.usage("--resume: \(path) holds no run to go on with") }
+      guard PathKind(place) == .file else { throw NibbleError.usage("\(.resume): \(path: path) holds no run to go on with") }
       let file = try InputFile(place)
       let text = String(decoding: try file.bytes(at: 0, count: min(file.size, 1 << 10)), as: UTF8.self)
-      guard text.hasPrefix("# run ") else { throw NibbleError.badInput("\(place): its first line names no run") }
+      guard text.hasPrefix("# run ") else { throw NibbleError.badInput("\(path: place): its first line names no run") }
       guard text.hasPrefix(line + "\n") else { throw Self.otherRun(path) }
     }
   }
 
   static func otherRun(_ path: String) -> NibbleError {
-    .usage("\(path) is of a run with other options, another base or other data; run it with those, or begin anew with --force")
+    .usage(
+      "\(path: path) is of a run with other options, another base or other data; run it with those, or begin anew with \(.force)")
   }
 
   /// After a run that failed before its first checkpoint: what it made is removed, if nothing was there before.
@@ -169,7 +174,7 @@ public final class TrainingFolder {
   ///
   /// - Parameter best: a step whose checkpoint stays
   package func save(_ run: TrainingRun, identity: Digest128, keeping limit: Int, best: Int?) throws {
-    guard fsync(metricsFile) == 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
+    guard fsync(metricsFile) == 0 else { throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))") }
     try RunCheckpoint.save(run.optimizer, identity: identity, metrics: written, to: path + "/" + RunCheckpoint.name(run.done))
     for step in try checkpoints().dropLast(max(1, limit)) where step != best {
       try Self.remove(path + "/" + RunCheckpoint.name(step))
@@ -187,17 +192,19 @@ public final class TrainingFolder {
   package func restore(_ run: TrainingRun, identity: Digest128) throws -> Int {
     let all = try checkpoints()
     guard let last = all.last else {
-      guard ftruncate(metricsFile, 0) == 0 else { throw NibbleError.cannotWrite("\(path)/metrics.jsonl: \(errorText(errno))") }
+      guard ftruncate(metricsFile, 0) == 0 else {
+        throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))")
+      }
       return 0
     }
     do {
       written = try RunCheckpoint.restore(run.optimizer, identity: identity, from: path + "/" + RunCheckpoint.name(last))
     } catch let error as NibbleError where all.count > 1 && error.kind != .usage {
-      throw NibbleError(error.kind, "\(error.message); without that folder --resume goes on from step \(all[all.count - 2])")
+      throw NibbleError(error.kind, "\(error.text); without that folder \(.resume) goes on from step \(all[all.count - 2])")
     }
     var status = stat()
     guard fstat(metricsFile, &status) == 0, Int(status.st_size) >= written, ftruncate(metricsFile, off_t(written)) == 0 else {
-      throw NibbleError.integrity("\(path)/metrics.jsonl is shorter than it was at step \(last)")
+      throw NibbleError.integrity("\(path: path + "/metrics.jsonl") is shorter than it was at step \(last)")
     }
     return run.done
   }

@@ -83,12 +83,12 @@ package final class TrainingRun {
     guard !rows.isEmpty else { throw NibbleError.badInput("there are no rows to train on") }
     guard !isLanguage || rows.contains(where: { $0.learned > 0 }) else {
       throw NibbleError.badInput(
-        "no token of the \(rows.count) rows is learned: \(rows[0].place) is the first; --show-batch shows the mask")
+        "no token of the \(rows.count) rows is learned: \(path: rows[0].place) is the first; \(.showBatch) shows the mask")
     }
     guard !trained.tensors.isEmpty else { throw NibbleError.usage("nothing is trained") }
     let wanted = options.steps(rows: rows.count)
     guard wanted < Double(Int32.max) else {
-      throw NibbleError.usage("--epochs \(options.epochs) of \(rows.count) rows are too many steps")
+      throw NibbleError.usage("\(.epochs, options.epochs) of \(rows.count) rows are too many steps")
     }
     steps = Int(wanted)
     schedule = options.schedule(steps: steps)
@@ -152,7 +152,8 @@ package final class TrainingRun {
     let number = done + 1
     do { return try finiteStep() } catch let error as NibbleError where error.kind == .quality {
       // What is wrong from the beginning is wrong with the base, the adapter or the data.
-      throw NibbleError.quality("step \(number): \(error.message)\(number > 1 ? "; a lower --learning-rate may help" : "")")
+      let advice: MessageText = number > 1 ? "; a lower \(.learningRate) may help" : ""
+      throw NibbleError.quality("step \(number): \(error.text)\(advice)")
     }
   }
 
@@ -181,13 +182,13 @@ package final class TrainingRun {
     guard loss.isFinite, norm.isFinite else {
       let first = trained.tensors.first { !LayerKernels.allFinite($0.gradient.start, count: $0.gradient.count) }
       throw NibbleError.quality(
-        "the loss is \(loss), the gradient's norm \(norm)" + (first.map { ", that of \(quoted($0.name)) the first" } ?? ""))
+        "the loss is \(loss), the gradient's norm \(norm)" + (first.map { ", that of \(subject: $0.name) the first" } ?? ""))
     }
     let rate = options.optimizer.learningRate * schedule.factor(index)
     try pass.clock.measure(.optimizer) {
       optimizer.step(rate: rate)
       for tensor in trained.tensors where !LayerKernels.allFinite(tensor.values.start, count: tensor.values.count) {
-        throw NibbleError.quality("the update makes \(quoted(tensor.name)) NaN or infinite")
+        throw NibbleError.quality("the update makes \(subject: tensor.name) NaN or infinite")
       }
     }
     return StepReport(

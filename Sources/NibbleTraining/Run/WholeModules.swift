@@ -17,7 +17,7 @@ extension Trained {
       let tables = model.embeddings.filter { ModuleChoice.is($0.name, name) }
       let others = norms.filter { ModuleChoice.is($0.0, name) }
       guard !layers.isEmpty || !tables.isEmpty || !others.isEmpty else {
-        throw NibbleError.usage("--modules-to-save \(quoted(name)) is no linear layer, embedding or norm of \(model.path)")
+        throw NibbleError.usage("\(.modulesToSave, quoted(name)) is no linear layer, embedding or norm of \(path: model.path)")
       }
       for layer in layers where matrices[layer.id] == nil { add(layer, model) }
       for table in tables {

@@ -56,7 +56,7 @@ extension TensorTarget {
   func checkState(_ text: [UInt8], offset: [UInt8], _ place: String) throws {
     guard encoding.isPacked else { return }
     guard encoding.bitsAndBytes?.isDescribed(by: text, dtype, shape, offset: offset) == true else {
-      throw NibbleError.integrity("\(place): tensor \(quoted(name.text)): its state text does not describe it")
+      throw NibbleError.integrity("\(path: place): \(tensor: name.text): its state text does not describe it")
     }
   }
 }

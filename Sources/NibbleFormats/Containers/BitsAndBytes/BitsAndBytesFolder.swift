@@ -8,8 +8,8 @@ struct BitsAndBytesFolder: SafetensorsContainer {
 
   /// A checkpoint is of 8 bits or of 4, and has no place for other codecs.
   func check(_ job: StreamJob) throws {
-    func refuse(_ target: TensorTarget, _ why: String) -> NibbleError {
-      .usage("\(job.source.path): \(quoted(target.name.text)) is \(why)")
+    func refuse(_ target: TensorTarget, _ why: MessageText) -> NibbleError {
+      .usage("\(path: job.source.path): \(subject: target.name.text) is \(why)")
     }
     let packed = job.items.map(\.target).filter(\.encoding.isPacked)
     var widest: (target: TensorTarget, bits: Int)?
@@ -17,7 +17,7 @@ struct BitsAndBytesFolder: SafetensorsContainer {
       guard let codec = target.encoding.bitsAndBytes else {
         throw refuse(target, "\(target.encoding.name), which bitsandbytes has no place for")
       }
-      if let why = codec.layoutRefusal(target) { throw refuse(target, why + ", which bitsandbytes has no place for") }
+      if let why = codec.layoutRefusal(target) { throw refuse(target, "\(why), which bitsandbytes has no place for") }
       if type(of: codec).bits > widest?.bits ?? 0 { widest = (target, type(of: codec).bits) }
     }
     let all = packed.map(\.encoding)
@@ -27,7 +27,8 @@ struct BitsAndBytesFolder: SafetensorsContainer {
     }
     guard job.changing.whenLost != .promote || takes(WhenLost.promoted, beside: all) else {
       throw NibbleError.usage(
-        "--when-lost promote writes int8 tensors, which have no place among a bitsandbytes checkpoint's 4-bit ones; use 16bit")
+        "\(.whenLost, "promote") writes int8 tensors, which have no place among a bitsandbytes checkpoint's 4-bit ones; use 16bit"
+      )
     }
   }
 

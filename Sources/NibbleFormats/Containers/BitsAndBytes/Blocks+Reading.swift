@@ -31,7 +31,7 @@ func groupPackedTensors(_ tensors: [StoredTensor]) throws -> [StoredTensor] {
 private func refusingLoneTables(_ tensors: [StoredTensor]) throws -> [StoredTensor] {
   for tensor in tensors where tensor.name.text.hasSuffix(".quant_map") {
     throw NibbleError.badInput(
-      "\(tensor.sections[0].place): \(quoted(tensor.name.text)) belongs to no packed tensor: its quant_state is missing")
+      "\(path: tensor.sections[0].place): \(subject: tensor.name.text) belongs to no packed tensor: its quant_state is missing")
   }
   return tensors
 }
@@ -46,15 +46,15 @@ private struct PackedGroup {
     self.suffix = suffix
   }
 
-  private func fail(_ reason: String) -> NibbleError {
-    NibbleError.badInput("\(state?.sections[0].place ?? ""): packed tensor \(quoted(base)): \(reason)")
+  private func fail(_ reason: MessageText) -> NibbleError {
+    NibbleError.badInput("\(path: state?.sections[0].place ?? ""): packed tensor \(subject: base): \(reason)")
   }
 
   func tensor() throws -> StoredTensor {
     guard let state, state.dtype == .u8, state.count <= 1 << 20 else { throw fail("its quant_state is no text") }
     let text = try bytes(state)
     let parsed: QuantState
-    do { parsed = try QuantState(text: text) } catch { throw fail("quant_state: \(error.reason)") }
+    do { parsed = try QuantState(text: text) } catch { throw fail("\(key: "quant_state"): \(error.reason)") }
     guard parsed.code.name == suffix else { throw fail("quant_state of \(suffix) says \(parsed.code.name)") }
     guard let codes, let absmax, let map else { throw fail("its codes, absmax or quant_map are missing") }
     guard (parsed.nested != nil) == (nestedAbsmax != nil), (parsed.nested != nil) == (nestedMap != nil) else {
@@ -62,7 +62,7 @@ private struct PackedGroup {
     }
     guard codes.dtype.bitWidth % 8 == 0 else { throw fail("its codes are \(codes.dtype.rawValue), expected whole bytes") }
     guard map.dtype == .f32, map.count == 16, let codebook = Codebook(bytes: try bytes(map)) else {
-      throw fail("quant_map is not 16 finite F32")
+      throw fail("\(key: "quant_map") is not 16 finite F32")
     }
     var codec = BlockCodec(parsed.code, blockSize: parsed.blockSize, nested: nil, codebook: codebook)
     let count = elementCount(of: parsed.shape) ?? 0
@@ -72,7 +72,7 @@ private struct PackedGroup {
       try section(codes, as: .codes, codes.dtype, bytes: codec.codeBytes(count), "codes"))
     if let nested = parsed.nested, let nestedAbsmax, let nestedMap {
       guard nestedMap.dtype == .f32, nestedMap.count == 256, let map = Codebook(bytes: try bytes(nestedMap)) else {
-        throw fail("nested_quant_map is not 256 finite F32")
+        throw fail("\(key: "nested_quant_map") is not 256 finite F32")
       }
       codec.nested = .init(blockSize: nested.blockSize, codebook: map)
       tensor.sections.append(try section(absmax, as: .scaleCodes, .u8, bytes: codec.blocks(count), "absmax"))

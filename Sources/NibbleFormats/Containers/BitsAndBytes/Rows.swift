@@ -58,8 +58,8 @@ private func groupRows(_ tensors: [StoredTensor], _ dtype: DType) throws -> [Sto
   var rows: [StoredTensor] = []
   for scales in scales {
     let module = String(scales.name.text.dropLast(RowLayout.scales.count))
-    func fail(_ reason: String) -> NibbleError {
-      .badInput("\(scales.sections[0].place): LLM.int8 weight \(quoted(module + RowLayout.weight)): \(reason)")
+    func fail(_ reason: MessageText) -> NibbleError {
+      .badInput("\(path: scales.sections[0].place): LLM.int8 weight \(subject: module + RowLayout.weight): \(reason)")
     }
     byName[scales.name] = nil
     guard let codes = byName.removeValue(forKey: ByteName(module + RowLayout.weight)) else {

@@ -22,9 +22,11 @@ struct SideRecord {
 
   init(text: [UInt8], place: String) throws {
     let json: JSON
-    do { json = try JSON.parse(text) } catch { throw NibbleError.badInput("\(place): \(error.reason) at byte \(error.offset)") }
+    do { json = try JSON.parse(text) } catch {
+      throw NibbleError.badInput("\(path: place): \(error.reason) at byte \(error.offset)")
+    }
     guard json["nibble"]?.int == 1 else {
-      throw NibbleError.badInput("\(place): no record of this version of nibble ('nibble' is not 1)")
+      throw NibbleError.badInput("\(path: place): no record of this version of nibble ('nibble' is not 1)")
     }
     identity = json["identity"]?.string.flatMap(Digest128.init(hex:))
     provenance = json["provenance"].flatMap { $0 == .null ? nil : $0 }
@@ -64,7 +66,7 @@ extension Checkpoint {
     let section = StoredSection(.file, bytes: Array(text.utf8))
     smallFiles = smallFiles.map { $0.name == "config.json" ? SmallFile(name: $0.name, section: section) : $0 }
     do { config = try JSON.parse(text) } catch {
-      throw NibbleError.badInput("\(path)/\(SideRecord.fileName): config: \(error.reason)")
+      throw NibbleError.badInput("\(path: "\(path)/\(SideRecord.fileName)"): config: \(error.reason)")
     }
   }
 }

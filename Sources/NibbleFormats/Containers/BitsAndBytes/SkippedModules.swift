@@ -56,7 +56,7 @@ extension BitsAndBytesFolder {
   }
 
   /// Tells of packed weights that transformers does not load: a rule asked for them, or they were packed before.
-  func warnings(_ job: StreamJob) -> [String] {
+  func warnings(_ job: StreamJob) -> [Warning] {
     guard !job.output.isSingleFile, config(job) != nil else { return [] }
     let targets = job.items.map(\.target)
     var skipped = SkippedModules.always(job.source.modelType)
@@ -64,8 +64,10 @@ extension BitsAndBytesFolder {
     let lost = targets.filter { $0.encoding.isPacked && $0.module.map(skipped.covers) == true }
     guard let first = lost.first else { return [] }
     return [
-      "\(job.output.path): transformers does not load the folder: it does not replace the layers of \(lost.count) packed weights, the "
-        + "first of which is \(quoted(first.name.text)); keep them, or write a block file"
+      .init(
+        .compatibility,
+        "\(path: job.output.path): transformers does not load the folder: it does not replace the layers of \(lost.count) packed "
+          + "weights, the first of which is \(subject: first.name.text); keep them, or write a block file")
     ]
   }
 }

@@ -36,8 +36,8 @@ package struct GgufFile {
   package init(_ path: String) throws {
     self.path = path
     file = try InputFile(path)
-    var reader = ByteReader(try file.bytes(at: 0, count: min(file.size, Self.longestHeader)), place: path)
-    guard try reader.take(4) == Self.magic else { throw NibbleError.badInput("\(path): not a GGUF file") }
+    var reader = ByteReader(try file.bytes(at: 0, count: min(file.size, Self.longestHeader)), place: "\(path: path)")
+    guard try reader.take(4) == Self.magic else { throw NibbleError.badInput("\(path: path): not a GGUF file") }
     let version = try reader.u32()
     guard (2...3).contains(version) else {
       throw reader.fail(
@@ -52,7 +52,7 @@ package struct GgufFile {
       let key = try reader.ggufText()
       let type = try reader.u32()
       guard metadata.updateValue(try reader.ggufValue(type), forKey: key) == nil else {
-        throw reader.fail("the key \(quoted(key)) is there twice")
+        throw reader.fail("the key \(subject: key) is there twice")
       }
     }
     try readTensors(&reader, tensorCount)
@@ -63,29 +63,29 @@ package struct GgufFile {
     var names: Set<ByteName> = []
     for _ in 0..<count {
       let name = try reader.ggufText()
-      guard names.insert(ByteName(name)).inserted else { throw reader.fail("the tensor \(quoted(name)) is there twice") }
+      guard names.insert(ByteName(name)).inserted else { throw reader.fail("the \(tensor: name) is there twice") }
       let rank = try reader.u32()
-      guard (1...4).contains(rank) else { throw reader.fail("tensor \(quoted(name)) has \(rank) dimensions") }
+      guard (1...4).contains(rank) else { throw reader.fail("\(tensor: name) has \(rank) dimensions") }
       var shape: [Int] = []
       for _ in 0..<rank { shape.insert(try reader.count(), at: 0) }
       let number = try reader.u32()
       guard let type = GgufType(rawValue: number) else {
-        throw reader.fail("tensor \(quoted(name)) is of GGUF's type \(number); F32, F16, BF16 and Q8_0 are read")
+        throw reader.fail("\(tensor: name) is of GGUF's type \(number); F32, F16, BF16 and Q8_0 are read")
       }
-      guard let length = type.byteCount(shape) else { throw reader.fail("tensor \(quoted(name)) cannot have the shape \(shape)") }
+      guard let length = type.byteCount(shape) else { throw reader.fail("\(tensor: name) cannot have the shape \(shape)") }
       found.append((name, shape, type, try reader.count(), length))
     }
     var alignment = 32
     if let given = metadata["general.alignment"] {
       guard case .number(let value) = given, let whole = Int(exactly: value), (1...1 << 16).contains(whole),
         whole & (whole - 1) == 0
-      else { throw reader.fail("general.alignment is no power of two") }
+      else { throw reader.fail("\(key: "general.alignment") is no power of two") }
       alignment = whole
     }
     guard let data = aligned(reader.at, to: alignment) else { throw reader.fail("cut") }
     var end = 0
     for one in found.sorted(by: { $0.offset < $1.offset }) {
-      func fail(_ reason: String) -> NibbleError { .badInput("\(path): tensor \(quoted(one.name)) \(reason)") }
+      func fail(_ reason: MessageText) -> NibbleError { .badInput("\(path: path): \(tensor: one.name) \(reason)") }
       guard one.offset % alignment == 0 else { throw fail("begins at \(one.offset), which is no multiple of \(alignment)") }
       guard one.offset >= end else { throw fail("overlaps the one before it") }
       guard data <= file.size, one.offset <= file.size - data, one.length <= file.size - data - one.offset else {

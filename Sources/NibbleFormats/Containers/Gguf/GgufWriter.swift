@@ -45,7 +45,8 @@ package struct GgufWriter {
       try Interrupt.check()
       let values = try tensor.values()
       guard 4 * values.count == tensor.byteCount else {
-        throw NibbleError(.failed, "\(staged.destination): tensor \(quoted(tensor.name)) has \(values.count) numbers for \(tensor.shape)")
+        throw NibbleError(
+          .failed, "\(path: staged.destination): \(tensor: tensor.name) has \(values.count) numbers for \(tensor.shape)")
       }
       var bytes = [UInt8](unsafeUninitializedCapacity: Self.padded(tensor.byteCount)) { buffer, count in
         values.withUnsafeBytes { UnsafeMutableRawBufferPointer(buffer).copyMemory(from: $0) }

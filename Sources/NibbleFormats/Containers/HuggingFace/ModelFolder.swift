@@ -17,7 +17,7 @@ extension Checkpoint {
     } else if !names.contains("config.json") {
       let files = names.filter { $0.hasSuffix(".safetensors") }
       let hint = files.isEmpty ? "" : "; a single file may be given itself: \(folder)/\(files[0])"
-      throw NibbleError.badInput("\(path): no config.json, so this is no model folder\(hint)")
+      throw NibbleError.badInput("\(path: path): no config.json, so this is no model folder\(hint)")
     }
     if names.contains("config.json") {
       checkpoint.config = try readJSON(folder + "/config.json")
@@ -50,39 +50,39 @@ extension Checkpoint {
   }
 
   /// `model.safetensors` is what is read where an index lies beside it; it must hold all the index lists.
-  private static func checkIndex(_ folder: String, against header: SafetensorsHeader, _ warnings: inout [String]) throws {
+  private static func checkIndex(_ folder: String, against header: SafetensorsHeader, _ warnings: inout [Warning]) throws {
     let index = try ShardIndex(folder + "/" + indexName)
     let held = Set(header.entries.map(\.name))
     if let missing = index.weightMap.keys.filter({ !held.contains($0) }).min() {
       throw NibbleError.integrity(
-        "\(index.path): lists tensor \(quoted(missing.text)), which \(weightsName) beside it does not hold; remove one of the two"
+        "\(path: index.path): lists \(tensor: missing.text), which \(weightsName) beside it does not hold; remove one of the two"
       )
     }
-    warnings.append("\(index.path) was not used: \(weightsName) holds all it lists")
+    warnings.append(.init(.unused, "\(path: index.path) was not used: \(weightsName) holds all it lists"))
   }
 
   /// Warns of weights in the folder that no index lists; refuses those that look like a part of the model.
   private static func checkForStrayWeights(
-    _ folder: String, _ names: [String], read: Set<String>, _ warnings: inout [String]
+    _ folder: String, _ names: [String], read: Set<String>, _ warnings: inout [Warning]
   ) throws {
     let shard = try Pattern(#"^model-\d+-of-\d+\.safetensors$"#)
     for name in names where name.hasSuffix(".safetensors") && !read.contains(name) {
       if !read.contains(weightsName), try shard.isFound(in: name) {
         // An index lists tensors: it has no way to list a shard without any.
         guard try SafetensorsHeader(of: InputFile(folder + "/" + name)).entries.isEmpty else {
-          throw NibbleError.integrity("\(folder)/\(name): a shard that \(indexName) does not list")
+          throw NibbleError.integrity("\(path: "\(folder)/\(name)"): a shard that \(indexName) does not list")
         }
-        warnings.append("\(folder)/\(name): a shard without tensors")
+        warnings.append(.init(.metadata, "\(path: "\(folder)/\(name)"): a shard without tensors"))
         continue
       }
-      warnings.append("\(folder)/\(name) is not part of the model and was not read")
+      warnings.append(.init(.unused, "\(path: "\(folder)/\(name)") is not part of the model and was not read"))
     }
   }
 
   /// What nibble reads of a configuration must be of the type it has everywhere.
   func checkConfig() throws {
     func fail(_ key: String, _ type: String) -> NibbleError {
-      .badInput("\(path): config.json: \(quoted(key)) is not \(type)")
+      .badInput("\(path: path): config.json: \(subject: key) is not \(type)")
     }
     guard let config else { return }
     if let type = config["model_type"], type != .null, type.string == nil { throw fail("model_type", "a text") }
@@ -97,12 +97,12 @@ extension Checkpoint {
   private static func noWeights(_ path: String, _ names: [String]) -> NibbleError {
     for name in names {
       for ending in [".bin", ".pt", ".pth", ".ckpt", ".gguf"] where name.hasSuffix(ending) {
-        return .badInput("\(path)/\(name): \(ending) files are not read; convert the model to safetensors")
+        return .badInput("\(path: "\(path)/\(name)"): \(ending) files are not read; convert the model to safetensors")
       }
     }
     let other = names.first { $0.hasSuffix(".safetensors") }
     let hint = other.map { "; it holds \(quoted($0)), which may be given itself" } ?? ""
-    return .badInput("\(path): neither \(weightsName) nor \(indexName) in it\(hint)")
+    return .badInput("\(path: path): neither \(weightsName) nor \(indexName) in it\(hint)")
   }
 
   /// Bytes of the longest configuration or index that is read; an index of 200000 tensors is shorter.
@@ -110,7 +110,7 @@ extension Checkpoint {
 
   static func readSmall(_ path: String, limit: Int = jsonLimit) throws -> [UInt8] {
     let file = try InputFile(path)
-    guard file.size <= limit else { throw NibbleError.badInput("\(path): \(file.size) bytes, more than \(limit)") }
+    guard file.size <= limit else { throw NibbleError.badInput("\(path: path): \(file.size) bytes, more than \(limit)") }
     return try file.bytes(at: 0, count: file.size)
   }
 
@@ -118,16 +118,16 @@ extension Checkpoint {
     let bytes = try readSmall(path, limit: jsonLimit)
     do {
       let json = try JSON.parse(bytes)
-      guard json.members != nil else { throw NibbleError.badInput("\(path): not a JSON object") }
+      guard json.members != nil else { throw NibbleError.badInput("\(path: path): not a JSON object") }
       return json
     } catch let error as JSONError {
-      throw NibbleError.badInput("\(path): \(error.reason) at byte \(error.offset)")
+      throw NibbleError.badInput("\(path: path): \(error.reason) at byte \(error.offset)")
     }
   }
 
   /// Opens the shards an index names and checks both against each other.
   private static func openShards(
-    _ folder: String, _ warnings: inout [String]
+    _ folder: String, _ warnings: inout [Warning]
   ) throws -> [(name: String, header: SafetensorsHeader, file: InputFile)] {
     let index = try ShardIndex(folder + "/" + indexName)
     var shards: [(name: String, header: SafetensorsHeader, file: InputFile)] = []
@@ -136,19 +136,19 @@ extension Checkpoint {
     for name in index.shardNames {
       let path = folder + "/" + name
       guard PathKind(path) != .nothing else {
-        throw NibbleError.badInput("\(index.path): shard \(quoted(name)) is missing")
+        throw NibbleError.badInput("\(path: index.path): shard \(subject: name) is missing")
       }
       let file = try InputFile(path)
       let header = try SafetensorsHeader(of: file)
       for entry in header.entries {
         if let other = owner.updateValue(name, forKey: entry.name) {
           throw NibbleError.badInput(
-            "\(path): tensor \(quoted(entry.name.text)) is in shard \(quoted(other)) too")
+            "\(path: path): \(tensor: entry.name.text) is in shard \(quoted(other)) too")
         }
         guard index.weightMap[entry.name] == name else {
           let said = index.weightMap[entry.name].map { "places it in \(quoted($0))" } ?? "does not list it"
           throw NibbleError.integrity(
-            "\(path): holds tensor \(quoted(entry.name.text)), but \(indexName) \(said)")
+            "\(path: path): holds \(tensor: entry.name.text), but \(indexName) \(said)")
         }
         total += entry.range.count
       }
@@ -156,23 +156,25 @@ extension Checkpoint {
     }
     if let (name, shard) = index.weightMap.filter({ owner[$0.key] == nil }).min(by: { $0.key < $1.key }) {
       throw NibbleError.integrity(
-        "\(index.path): lists tensor \(quoted(name.text)) in \(quoted(shard)), which does not hold it")
+        "\(path: index.path): lists \(tensor: name.text) in \(quoted(shard)), which does not hold it")
     }
     if let claimed = index.totalSize, claimed != total {
-      warnings.append("\(index.path): total_size is \(claimed), the tensors take \(total) bytes")
+      warnings.append(
+        .init(.metadata, "\(path: index.path): \(key: "total_size") is \(claimed), the tensors take \(total) bytes"))
     }
     return shards
   }
 
   private static func mergedMetadata(
-    _ all: [(shard: String, metadata: [(key: String, value: String)])], _ warnings: inout [String]
+    _ all: [(shard: String, metadata: [(key: String, value: String)])], _ warnings: inout [Warning]
   ) -> [(key: String, value: String)] {
     var merged: [(key: String, value: String)] = []
     for (shard, metadata) in all {
       for (key, value) in metadata {
         if let known = merged.first(where: { ByteName($0.key) == ByteName(key) }) {
           if ByteName(known.value) != ByteName(value) {
-            warnings.append("metadata \(quoted(key)) of \(quoted(shard)) differs from an earlier shard's and was dropped")
+            warnings.append(
+              .init(.metadata, "metadata \(subject: key) of \(quoted(shard)) differs from an earlier shard's and was dropped"))
           }
         } else {
           merged.append((key, value))
@@ -251,26 +253,26 @@ struct ShardIndex {
     self.path = path
     let json = try Checkpoint.readJSON(path)
     guard let map = json["weight_map"]?.members else {
-      throw NibbleError.badInput("\(path): no weight_map in it")
+      throw NibbleError.badInput("\(path: path): no weight_map in it")
     }
     totalSize = json["metadata"]?["total_size"]?.int
     var shards = Set<ByteName>()
     for (name, value) in map {
       guard let shard = value.string else {
-        throw NibbleError.badInput("\(path): the shard of tensor \(quoted(name)) is not a text")
+        throw NibbleError.badInput("\(path: path): the shard of \(tensor: name) is not a text")
       }
       // A shard lies in this folder: anything that could lead elsewhere is refused unopened.
       guard !shard.isEmpty, !shard.utf8.contains(UInt8(ascii: "/")), !shard.utf8.contains(0), shard != "..", shard != "."
       else {
-        throw NibbleError.badInput("\(path): shard \(quoted(shard)) is not a plain file name")
+        throw NibbleError.badInput("\(path: path): shard \(subject: shard) is not a plain file name")
       }
       guard shard.hasSuffix(".safetensors") else {
-        throw NibbleError.badInput("\(path): shard \(quoted(shard)) is no .safetensors file")
+        throw NibbleError.badInput("\(path: path): shard \(subject: shard) is no .safetensors file")
       }
       weightMap[ByteName(name)] = shard
       shards.insert(ByteName(shard))
     }
-    guard !shards.isEmpty else { throw NibbleError.badInput("\(path): its weight_map is empty") }
+    guard !shards.isEmpty else { throw NibbleError.badInput("\(path: path): its weight_map is empty") }
     shardNames = shards.sorted().map(\.text)
   }
 }

@@ -16,7 +16,7 @@ struct BlockFile: Container {
     }
     guard !tears, job.changing.whenLost != .promote, job.changing.whenLost != .shape else {
       throw NibbleError.usage(
-        "--compress does not go with int8, nor with merging; write the file and convert it with --compress")
+        "\(.compress) does not go with int8, nor with merging; write the file and convert it with \(.compress)")
     }
   }
 

@@ -35,22 +35,22 @@ struct HeaderFrame {
   func read(of file: InputFile) throws -> [UInt64] {
     let bytes = try file.bytes(at: 0, count: min(length, file.size))
     guard bytes.starts(with: magic) else {
-      throw NibbleError.badInput("\(file.path): not a \(kind): its first bytes are not the magic of one")
+      throw NibbleError.badInput("\(path: file.path): not a \(kind): its first bytes are not the magic of one")
     }
     guard bytes.count == length else {
-      throw NibbleError.badInput("\(file.path): \(file.size) bytes are too few for a \(kind)'s header; it is cut")
+      throw NibbleError.badInput("\(path: file.path): \(file.size) bytes are too few for a \(kind)'s header; it is cut")
     }
-    let (fileLength, fields) = try read(bytes, place: file.path)
+    let (fileLength, fields) = try read(bytes, place: "\(path: file.path)")
     guard fileLength == file.size else {
       throw NibbleError.integrity(
-        "\(file.path): the header says \(fileLength) bytes, the file has \(file.size); it is cut or was appended to")
+        "\(path: file.path): the header says \(fileLength) bytes, the file has \(file.size); it is cut or was appended to")
     }
     return fields
   }
 
   /// The header at the start of `bytes`, of a file that need not be there.
-  func read(_ bytes: [UInt8], place: String) throws -> (fileLength: Int, fields: [UInt64]) {
-    func fail(_ reason: String) -> NibbleError { .badInput("\(place): \(reason)") }
+  func read(_ bytes: [UInt8], place: MessageText) throws -> (fileLength: Int, fields: [UInt64]) {
+    func fail(_ reason: MessageText) -> NibbleError { .badInput("\(place): \(reason)") }
     var words = ByteReader(bytes, place: "\(place): header")
     guard try words.take(magic.count) == magic else { throw fail("not a \(kind)") }
     let version = try words.u32()

@@ -9,11 +9,11 @@ struct NblHead: Sendable {
   /// Reads and checks header and table, and that the sections tile the file.
   init(of file: InputFile) throws {
     let header = try NblHeader(of: file)
-    try self.init(header, file.bytes(at: 0, count: NblHeader.length + header.tableLength), place: file.path)
+    try self.init(header, file.bytes(at: 0, count: NblHeader.length + header.tableLength), place: "\(path: file.path)")
   }
 
   /// Reads the start of a block file that need not be there.
-  init(_ bytes: [UInt8], place: String) throws {
+  init(_ bytes: [UInt8], place: MessageText) throws {
     let header = try NblHeader(bytes, place: place)
     guard bytes.count == NblHeader.length + header.tableLength else {
       throw NibbleError.badInput("\(place): \(bytes.count) bytes, of which the table is said to be \(header.tableLength)")
@@ -21,7 +21,7 @@ struct NblHead: Sendable {
     try self.init(header, bytes, place: place)
   }
 
-  private init(_ header: NblHeader, _ bytes: [UInt8], place: String) throws {
+  private init(_ header: NblHeader, _ bytes: [UInt8], place: MessageText) throws {
     let tableBytes = Array(bytes[NblHeader.length...])
     guard XXH3.digest64(of: tableBytes) == header.tableChecksum else {
       throw NibbleError.integrity("\(place): the table's checksum does not hold")
@@ -38,14 +38,14 @@ struct NblHead: Sendable {
   }
 
   /// Every byte belongs to the header, the table, one section, or the zeros before one.
-  private func checkTiling(_ place: String) throws {
+  private func checkTiling(_ place: MessageText) throws {
     var end = bytes.count
     for (name, section) in sections {
       guard let start = aligned(end, to: NblHeader.alignment), section.offset == start, start <= header.fileLength,
         section.storedLength <= header.fileLength - start
       else {
         throw NibbleError.badInput(
-          "\(place): table: a section of \(quoted(name)) at byte \(section.offset) with \(section.storedLength) bytes "
+          "\(place): table: a section of \(subject: name) at byte \(section.offset) with \(section.storedLength) bytes "
             + "does not follow what is before it")
       }
       end = start + section.storedLength

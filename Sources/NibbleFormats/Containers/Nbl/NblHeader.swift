@@ -21,16 +21,16 @@ struct NblHeader {
   }
 
   init(of file: InputFile) throws {
-    try self.init(fileLength: file.size, Self.frame.read(of: file), place: file.path)
+    try self.init(fileLength: file.size, Self.frame.read(of: file), place: "\(path: file.path)")
   }
 
   /// Reads the header at the start of `bytes`, of a file that need not be there.
-  init(_ bytes: [UInt8], place: String) throws {
+  init(_ bytes: [UInt8], place: MessageText) throws {
     let (fileLength, fields) = try Self.frame.read(bytes, place: place)
     try self.init(fileLength: fileLength, fields, place: place)
   }
 
-  private init(fileLength: Int, _ fields: [UInt64], place: String) throws {
+  private init(fileLength: Int, _ fields: [UInt64], place: MessageText) throws {
     guard fields[0] <= fileLength - Self.length else {
       throw NibbleError.badInput("\(place): the table of \(fields[0]) bytes does not fit into the file of \(fileLength)")
     }

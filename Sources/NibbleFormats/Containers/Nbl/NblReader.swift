@@ -29,15 +29,15 @@ extension Checkpoint {
       return tensor
     }
     for (key, value) in table.texts where key == "provenance" || key == "metadata" {
-      func fail(_ reason: String) -> NibbleError { .badInput("\(path): table: text \(quoted(key)): \(reason)") }
+      func fail(_ reason: MessageText) -> NibbleError { .badInput("\(path: path): table: text \(subject: key): \(reason)") }
       let json: JSON
-      do { json = try JSON.parse(value) } catch { throw fail(error.reason) }
+      do { json = try JSON.parse(value) } catch { throw fail("\(error.reason)") }
       guard let members = json.members else { throw fail("not a JSON object") }
       if key == "provenance" {
         checkpoint.provenance = json
       } else {
         checkpoint.metadata = try members.map { member in
-          guard let text = member.value.string else { throw fail("\(quoted(member.key)) is not a text") }
+          guard let text = member.value.string else { throw fail("\(subject: member.key) is not a text") }
           return (member.key, text)
         }
       }
@@ -45,7 +45,7 @@ extension Checkpoint {
     if let config = checkpoint.smallFiles.first(where: { $0.name == "config.json" }) {
       let reader = try SectionReader(config.section, "config.json")
       do { checkpoint.config = try JSON.parse(try reader.readWhole(limit: jsonLimit)) } catch let error as JSONError {
-        throw NibbleError.badInput("\(path): embedded config.json: \(error.reason) at byte \(error.offset)")
+        throw NibbleError.badInput("\(path: path): embedded config.json: \(error.reason) at byte \(error.offset)")
       }
       try checkpoint.checkConfig()
     }

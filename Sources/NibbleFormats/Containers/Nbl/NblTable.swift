@@ -86,7 +86,7 @@ struct NblTable {
 }
 
 extension NblTable {
-  init(_ bytes: [UInt8], place: String) throws {
+  init(_ bytes: [UInt8], place: MessageText) throws {
     var reader = ByteReader(bytes, place: place)
     identity = try reader.digest()
     let counts = (try reader.u32(), try reader.u32(), try reader.u32(), try reader.u32())
@@ -100,7 +100,7 @@ extension NblTable {
     for _ in 0..<counts.1 {
       let key = try reader.text()
       guard !texts.contains(where: { ByteName($0.key) == ByteName(key) }) else {
-        throw reader.fail("text \(quoted(key)) twice")
+        throw reader.fail("text \(subject: key) twice")
       }
       texts.append((key, try reader.text()))
     }
@@ -108,17 +108,17 @@ extension NblTable {
       let name = try reader.text()
       let section = try Self.section(&reader)
       guard section.kind == .file, SmallFileNames.isPlain(name) else {
-        throw reader.fail("an embedded file of the name \(quoted(name))")
+        throw reader.fail("an embedded file of the name \(subject: name)")
       }
       files.append((name, section))
     }
     for _ in 0..<counts.3 { tensors.append(try tensor(&reader)) }
     guard reader.isAtEnd else { throw reader.fail("bytes after the last tensor") }
     for (a, b) in zip(tensors, tensors.dropFirst()) where ByteName(a.name) >= ByteName(b.name) {
-      throw reader.fail("tensor \(quoted(b.name)) out of order")
+      throw reader.fail("\(tensor: b.name) out of order")
     }
     for (a, b) in zip(files, files.dropFirst()) where ByteName(a.name) >= ByteName(b.name) {
-      throw reader.fail("file \(quoted(b.name)) out of order")
+      throw reader.fail("file \(subject: b.name) out of order")
     }
   }
 
@@ -130,16 +130,16 @@ extension NblTable {
     let rank = try reader.u32()
     guard name != "__metadata__" else { throw reader.fail("a tensor of the name '__metadata__'") }
     guard let dtype = DType(tableCode: dtypeCode), flags <= 1, rank <= 1000 else {
-      throw reader.fail("tensor \(quoted(name)) of unknown dtype, flags or rank")
+      throw reader.fail("\(tensor: name) of unknown dtype, flags or rank")
     }
     var shape: [Int] = []
     for _ in 0..<rank { shape.append(try reader.count()) }
     guard let count = elementCount(of: shape), dtype.byteCount(of: count) != nil else {
-      throw reader.fail("tensor \(quoted(name)) whose shape makes no size")
+      throw reader.fail("\(tensor: name) whose shape makes no size")
     }
     let (encoding, storage) = try encoding(&reader, name)
     guard flags == 0 || rank == 2 && encoding.isPacked else {
-      throw reader.fail("tensor \(quoted(name)) is said to be transposed, but is no packed matrix")
+      throw reader.fail("\(tensor: name) is said to be transposed, but is no packed matrix")
     }
     var tensor = Tensor(
       name: name, dtype: dtype, isTransposed: flags & 1 != 0, shape: shape, encoding: encoding, storage: storage,
@@ -153,11 +153,11 @@ extension NblTable {
     let number = try reader.u16()
     let bytes = try reader.take(try reader.u16())
     guard let kind = Codecs.numbered(number) else {
-      throw reader.fail("tensor \(quoted(name)) is coded with codec \(number), which this nibble does not know")
+      throw reader.fail("\(tensor: name) is coded with codec \(number), which this nibble does not know")
     }
     var parameters = CodecParameters(reader.inner(bytes), codebooks: codebooks)
     guard let codec = try kind.read(&parameters), parameters.input.isAtEnd else {
-      throw reader.fail("tensor \(quoted(name)) with codec parameters that make no sense")
+      throw reader.fail("\(tensor: name) with codec parameters that make no sense")
     }
     return (WeightEncoding(codec), parameters.storage)
   }
@@ -181,17 +181,17 @@ extension NblTable {
   private static func check(_ tensor: Tensor, _ count: Int, _ reader: ByteReader) throws {
     if tensor.encoding.isPacked {
       guard tensor.dtype == .f32 || tensor.dtype == .f16 || tensor.dtype == .bf16 else {
-        throw reader.fail("packed tensor \(quoted(tensor.name)) of dtype \(tensor.dtype.rawValue)")
+        throw reader.fail("packed tensor \(subject: tensor.name) of dtype \(tensor.dtype.rawValue)")
       }
       if let reason = tensor.encoding.codec.refusal(tensor.dtype, tensor.shape) {
-        throw reader.fail("tensor \(quoted(tensor.name)) of shape \(tensor.shape) cannot be \(tensor.encoding.name): \(reason)")
+        throw reader.fail("\(tensor: tensor.name) of shape \(tensor.shape) cannot be \(tensor.encoding.name): \(reason)")
       }
     }
     let expected = tensor.encoding.codec.sections(tensor.dtype, tensor.shape)
     let bits = tensor.storage.bitWidth
     guard tensor.storage == .u8 || bits % 8 == 0 && expected[0].length % (bits / 8) == 0 else {
       throw reader.fail(
-        "tensor \(quoted(tensor.name)) whose codes are declared as \(tensor.storage.rawValue), which they do not fill")
+        "\(tensor: tensor.name) whose codes are declared as \(tensor.storage.rawValue), which they do not fill")
     }
     var sections = tensor.sections[...]
     if let last = sections.last, last.kind == .stateText, tensor.encoding.bitsAndBytes?.tellsType == true, last.plainLength <= 1 << 20 {
@@ -199,6 +199,6 @@ extension NblTable {
     }
     guard sections.count == expected.count,
       zip(sections, expected).allSatisfy({ $0.kind == $1.kind && $0.plainLength == $1.length })
-    else { throw reader.fail("tensor \(quoted(tensor.name)) whose sections do not fit its shape and codec") }
+    else { throw reader.fail("\(tensor: tensor.name) whose sections do not fit its shape and codec") }
   }
 }

@@ -23,7 +23,7 @@ struct NblView: Sendable {
     let stream = TensorStream(threads: threads) { _ in }
     func place(_ section: inout NblTable.Section, _ name: String) throws {
       guard let start = aligned(end, to: NblHeader.alignment) else {
-        throw NibbleError.badInput("\(checkpoint.path): too large for a block file")
+        throw NibbleError.badInput("\(path: checkpoint.path): too large for a block file")
       }
       section.offset = start
       section.storedLength = section.plainLength
@@ -45,7 +45,7 @@ struct NblView: Sendable {
     table.identity = identity.identity
     let bytes = table.bytes
     let header = NblHeader(fileLength: end, tableLength: bytes.count, tableChecksum: XXH3.digest64(of: bytes))
-    head = try NblHead(header.bytes + bytes, place: checkpoint.path)
+    head = try NblHead(header.bytes + bytes, place: "\(path: checkpoint.path)")
     self.sections = sections
   }
 }

@@ -108,7 +108,7 @@ final class NblWriter: CheckpointWriter {
     table.texts = table.texts.map { $0.key == "provenance" ? ("provenance", provenance?.text() ?? "null") : $0 }
     let bytes = table.bytes
     guard bytes.count == tableLength else {
-      throw NibbleError(.failed, "\(file.path): the table has \(bytes.count) bytes, room was left for \(tableLength)")
+      throw NibbleError(.failed, "\(path: file.path): the table has \(bytes.count) bytes, room was left for \(tableLength)")
     }
     let header = NblHeader(
       fileLength: cursor.position, tableLength: bytes.count, tableChecksum: XXH3.digest64(of: bytes))

@@ -9,11 +9,11 @@ struct PlainSafetensors: SafetensorsContainer {
   func check(_ job: StreamJob) throws {
     let packed = job.items.filter { $0.target.encoding.isPacked }
     guard let first = packed.first else { return }
-    let way =
+    let way: MessageText =
       packed.contains { $0.target.encoding.bitsAndBytes.map { type(of: $0).bits } != 4 }
-      ? "dequantize" : "use --format bnb, which keeps their codes, or dequantize"
+      ? "dequantize" : "use \(.format, "bnb"), which keeps their codes, or dequantize"
     throw NibbleError.usage(
-      "\(job.source.path): \(packed.count) packed tensors (\(quoted(first.target.name.text)), …) have no place in plain safetensors; "
+      "\(path: job.source.path): \(packed.count) packed tensors (\(subject: first.target.name.text), …) have no place in plain safetensors; "
         + way)
   }
 

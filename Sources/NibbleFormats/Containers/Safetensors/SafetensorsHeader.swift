@@ -28,8 +28,8 @@ public struct SafetensorsHeader: Sendable {
   package init(of file: InputFile) throws {
     let start = try file.bytes(at: 0, count: min(file.size, 64))
     // Only what cannot be a header is looked at as something else: a length may look like another's magic.
-    func refuse(_ reason: String) -> NibbleError {
-      .badInput("\(file.path): \(Self.foreignFormat(start) ?? reason)")
+    func refuse(_ reason: MessageText) -> NibbleError {
+      .badInput("\(path: file.path): \(Self.foreignFormat(start) ?? reason)")
     }
     guard start.count >= 8 else { throw refuse("\(start.count) bytes are too few for a safetensors header") }
     let declared = start[0..<8].reversed().reduce(UInt64(0)) { $0 << 8 | UInt64($1) }
@@ -50,13 +50,13 @@ public struct SafetensorsHeader: Sendable {
         try parse(UnsafeRawBufferPointer(buffer), dataStart: 8 + length)
       }
     } catch {
-      throw NibbleError.badInput("\(file.path): header: \(error.reason) at byte \(8 + error.offset)")
+      throw NibbleError.badInput("\(path: file.path): header: \(error.reason) at byte \(8 + error.offset)")
     }
     try checkTiling(file, dataStart: 8 + length)
   }
 
   /// What a file is that people mistake for safetensors.
-  static func foreignFormat(_ start: [UInt8]) -> String? {
+  static func foreignFormat(_ start: [UInt8]) -> MessageText? {
     if start.starts(with: Array("version https://git-lfs".utf8)) {
       return "this is a Git LFS pointer, not the file it stands for; fetch it with 'git lfs pull'"
     }
@@ -150,20 +150,20 @@ public struct SafetensorsHeader: Sendable {
     for entry in entries {
       guard entry.range.upperBound <= file.size else {
         throw NibbleError.badInput(
-          "\(file.path): tensor \(quoted(entry.name.text)) ends at byte \(entry.range.upperBound), "
+          "\(path: file.path): \(tensor: entry.name.text) ends at byte \(entry.range.upperBound), "
             + "the file at \(file.size); it is cut")
       }
       guard entry.range.lowerBound == at else {
         let what = entry.range.lowerBound < at ? "overlaps the tensor before it" : "leaves a hole before it"
         throw NibbleError.badInput(
-          "\(file.path): tensor \(quoted(entry.name.text)) starts at byte \(entry.range.lowerBound), "
+          "\(path: file.path): \(tensor: entry.name.text) starts at byte \(entry.range.lowerBound), "
             + "expected \(at): it \(what)")
       }
       at = entry.range.upperBound
     }
     guard at == file.size else {
       throw NibbleError.badInput(
-        "\(file.path): \(file.size - at) bytes follow the last tensor, which ends at byte \(at)")
+        "\(path: file.path): \(file.size - at) bytes follow the last tensor, which ends at byte \(at)")
     }
   }
 }

@@ -45,8 +45,8 @@ final class SafetensorsWriter: CheckpointWriter {
     headerLength = layout.headerLength(plan)
     guard headerLength <= SafetensorsHeader.maximumLength else {
       throw NibbleError.usage(
-        "\(staged.destination): a header of \(headerLength) bytes, more than the \(SafetensorsHeader.maximumLength) the format "
-          + "allows; a folder with a smaller --max-shard-size has several")
+        "\(path: staged.destination): a header of \(headerLength) bytes, more than the \(SafetensorsHeader.maximumLength) the format "
+          + "allows; a folder with a smaller \(.maxShardSize) has several")
     }
     let file = try staged.file(
       isFolder ? layout.name(of: index) : nil, expectedSize: 8 + headerLength + plan.length)
@@ -122,7 +122,7 @@ final class SafetensorsWriter: CheckpointWriter {
     }
     var text = SafetensorsLayout.headerText(placed, metadata)
     guard text.count <= headerLength else {
-      throw NibbleError(.failed, "\(file.path): the header has \(text.count) bytes, room was left for \(headerLength)")
+      throw NibbleError(.failed, "\(path: file.path): the header has \(text.count) bytes, room was left for \(headerLength)")
     }
     text += [UInt8](repeating: 0x20, count: headerLength - text.count)
     let length = (0..<8).map { UInt8(truncatingIfNeeded: headerLength >> (8 * $0)) }

@@ -10,7 +10,7 @@ package struct TensorFile {
   package init(_ path: String) throws {
     self.path = path
     checkpoint = try Checkpoint.open(path)
-    guard checkpoint.container == .safetensors else { throw NibbleError.badInput("\(path): not a .safetensors file") }
+    guard checkpoint.container == .safetensors else { throw NibbleError.badInput("\(path: path): not a .safetensors file") }
   }
 
   /// The tensor `name` if there is one.
@@ -34,14 +34,14 @@ package struct TensorFile {
     case .u8, .bool: return read(UInt8.self)
     case .i8: return read(Int8.self)
     default:
-      throw NibbleError.badInput("\(path): tensor \(quoted(name)) is of \(tensor.dtype.rawValue), whole numbers were expected")
+      throw NibbleError.badInput("\(path: path): \(tensor: name) is of \(tensor.dtype.rawValue), whole numbers were expected")
     }
   }
 
   /// The numbers of a tensor as float32.
   package func floats(_ tensor: StoredTensor) throws -> [Float] {
     guard tensor.dtype.isNumeric else {
-      throw NibbleError.badInput("\(path): tensor \(quoted(tensor.name.text)) of \(tensor.dtype.rawValue) holds no numbers")
+      throw NibbleError.badInput("\(path: path): \(tensor: tensor.name.text) of \(tensor.dtype.rawValue) holds no numbers")
     }
     let bytes = try bytes(tensor)
     return [Float](unsafeUninitializedCapacity: tensor.count) { buffer, count in
@@ -54,7 +54,7 @@ package struct TensorFile {
 
   private func bytes(_ tensor: StoredTensor) throws -> [UInt8] {
     guard !tensor.isPacked, tensor.count <= 1 << 28, let section = tensor.section(.data) else {
-      throw NibbleError.badInput("\(path): tensor \(quoted(tensor.name.text)) is packed or too large")
+      throw NibbleError.badInput("\(path: path): \(tensor: tensor.name.text) is packed or too large")
     }
     return try SectionReader(section, tensor.name.text).readWhole()
   }
@@ -100,7 +100,7 @@ extension TensorFile {
           return overflow ? Int.max : size
         }
         guard size < 1 << 60 - at else {
-          throw NibbleError.usage("\(path): \(quoted(tensor.name)) of shape \(tensor.shape) is too large")
+          throw NibbleError.usage("\(path: path): \(subject: tensor.name) of shape \(tensor.shape) is too large")
         }
         header.append((tensor.name, ["dtype": "F32", "shape": JSON(tensor.shape), "data_offsets": JSON([at, at + size])]))
         places[tensor.name] = (at, at + size)
@@ -119,7 +119,7 @@ extension TensorFile {
     /// Writes the next numbers of the tensor `name`.
     package func add(_ values: UnsafeBufferPointer<Float>, to name: String) throws {
       guard let place = places[name], values.count <= (place.end - place.next) / 4 else {
-        throw NibbleError(.failed, "\(file.path): \(values.count) numbers too many for \(quoted(name))")
+        throw NibbleError(.failed, "\(path: file.path): \(values.count) numbers too many for \(quoted(name))")
       }
       try file.write(UnsafeRawBufferPointer(values), at: place.next)
       places[name]?.next += 4 * values.count

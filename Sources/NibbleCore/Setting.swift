@@ -1,0 +1,20 @@
+/// An option of the library that a message names.
+///
+/// The library calls an option by this name; the command line writes the flag that sets it. A test holds that every case has
+/// such a flag.
+public enum Setting: String, Sendable, Hashable, CaseIterable {
+  // Outputs.
+  case format, force, resume, compress, maxMemory, maxShardSize, undo
+  // Packing.
+  case codec, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
+  // Adapters and merging.
+  case base, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, rank, energy, minEnergy, others
+  // Training.
+  case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, showBatch, epochs, batchSize, maxLength
+  case learningRate, gradientCheckpointing, loraRank, loraDropout, rankPattern, alphaPattern, bias
+  // Running.
+  case context, stride, maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
+
+  /// The option's name in the library's own words.
+  public var name: String { rawValue }
+}
