@@ -39,15 +39,16 @@ struct Reference {
 extension Model {
   /// The head's scores of every token, or of every sequence's classes.
   func scores(_ runs: [TokenRun]) throws -> [Float] {
-    let hidden = try transformer.hidden(runs)
+    let batch = Batch.tokens(runs)
+    let hidden = try network.hidden(batch, tape: nil)
     let tokens = runs.reduce(0) { $0 + $1.ids.count }
-    switch transformer.weights.head {
+    switch head {
     case .language(let head):
       return Array(
         UnsafeBufferPointer(
-          start: try transformer.logits(hidden, rows: Array(0..<tokens), of: runs), count: tokens * head.outputs))
+          start: try network.logits(hidden, rows: Array(0..<tokens), of: batch), count: tokens * head.outputs))
     case .classification(let head):
-      let scores = try transformer.classScores(hidden, head, of: runs)
+      let scores = try network.classScores(hidden, head, of: batch)
       return Array(UnsafeBufferPointer(start: scores, count: runs.count * head.output.outputs))
     case .none: return []
     }
@@ -109,13 +110,13 @@ struct ForwardTests {
     let model = try model(name)
     let ids = (0..<20).map { ($0 * 37 + 3) % 256 }
     let whole = try model.scores([TokenRun(ids)])
-    let cache = KeyValueCache(model.shape)
+    let cache = try model.tokens(for: "a test").cache()
     var pieces: [Float] = []
     for range in [0..<1, 1..<9, 9..<10, 10..<20] { pieces += try model.scores([TokenRun(Array(ids[range]), cache: cache)]) }
     #expect(greatestDifference(whole, pieces) <= 2e-5)
     cache.truncate(to: 7)
     let again = try model.scores([TokenRun(Array(ids[7...]), cache: cache)])
-    #expect(greatestDifference(Array(whole[(7 * model.vocabularySize)...]), again) <= 2e-5)
+    #expect(greatestDifference(Array(whole[(7 * (try model.vocabularySize))...]), again) <= 2e-5)
   }
 
   @Test("with padding masked are those without padding")

@@ -41,7 +41,7 @@ struct GradientTests {
     let (runs, labels) = try Self.batch(one.base)
     let loss =
       one.base == "roberta"
-      ? try pass.classes(runs, targets: labels.map { $0.map(Double.init) }).loss : try pass.language(runs, labels: labels).loss
+      ? try pass.classes(.tokens(runs), targets: labels.map { $0.map(Double.init) }).loss : try pass.language(runs, labels: labels).loss
     let golden = try TensorFile(fixture("backward/\(one.file).safetensors"))
     let expected = try golden.floats(#require(golden.tensor("loss")))[0]
     #expect(abs(loss - Double(expected)) <= 1e-5 * Double(expected))
