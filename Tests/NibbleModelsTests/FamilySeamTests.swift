@@ -115,6 +115,8 @@ struct FamilySeamTests {
     try listed {
       try write("groundhog")
       #expect(try quantize().warnings.contains { $0.contains("'groundhog'") && $0.contains("not run") })
+      try write("unheard-of")
+      #expect(try quantize().warnings.contains { $0.contains("'unheard-of'") && $0.contains("not run") })
       #expect(throws: NibbleError.self) { try model("m") }
     }
   }

@@ -55,7 +55,7 @@ extension StreamJob {
     if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked }) {
       job.warnings.append("--encoder \(job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any")
     }
-    if let type = source.modelType, let family = source.family, !family.runs(type) {
+    if let type = source.modelType, source.family?.runs(type) != true {
       job.warnings.append(
         "models of model_type \(quoted(type)) can be packed, converted and merged, not run: generate, evaluate and finetune refuse them")
     }
