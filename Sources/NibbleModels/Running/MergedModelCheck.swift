@@ -35,6 +35,7 @@ public final class MergedModelCheck: @unchecked Sendable {
     do {
       let team = Team(threads: threads)
       let before = try Model(base, precision: .f32, team: team)
+      guard before.tokenEmbedding != nil else { return ["--check-model: the model takes images; nothing was compared"] }
       let attached = try adapters.enumerated().map { index, one in
         ActiveAdapter(try before.attach(one.adapter, name: "\(index)"), weight: Float(one.weight))
       }
@@ -51,7 +52,7 @@ public final class MergedModelCheck: @unchecked Sendable {
       }
       result = found
       return []
-    } catch let error as NibbleError where [.badInput, .adapterMismatch, .usage].contains(error.kind) {
+    } catch let error as NibbleError where error.kind == .badInput || error.kind == .adapterMismatch {
       return ["--check-model: nothing was compared: \(error.message)"]
     }
   }
