@@ -31,6 +31,10 @@ AVX2 static void narrow_avx2(nibble_number number, const float *x, size_t count,
   for (; i < count; i++) nibble_store16(out, i, nibble_to_f16(nibble_load_f32(x, i)));
 }
 
+AVX2 static void scale_bytes_avx2(const int8_t *codes, size_t count, float scale, nibble_number number, void *out) {
+  nibble_scale_bytes_loop(codes, count, scale, number, out);
+}
+
 AVX2 static void difference_avx2(const float *a, const float *b, size_t count,
                                      nibble_difference_sums *sums) {
   nibble_difference_loop(a, b, count, sums);
@@ -51,6 +55,7 @@ const nibble_kernels nibble_avx2_kernels = {
     .decode = nibble_decode_avx2,
     .widen = widen_avx2,
     .narrow = narrow_avx2,
+    .scale_bytes = scale_bytes_avx2,
     .difference = difference_avx2,
     .scan = scan_avx2,
     .count_nonfinite = count_nonfinite_avx2,

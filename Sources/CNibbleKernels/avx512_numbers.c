@@ -31,6 +31,10 @@ AVX512 static void narrow_avx512(nibble_number number, const float *x, size_t co
   for (; i < count; i++) nibble_store16(out, i, nibble_to_f16(nibble_load_f32(x, i)));
 }
 
+AVX512 static void scale_bytes_avx512(const int8_t *codes, size_t count, float scale, nibble_number number, void *out) {
+  nibble_scale_bytes_loop(codes, count, scale, number, out);
+}
+
 AVX512 static void difference_avx512(const float *a, const float *b, size_t count,
                                      nibble_difference_sums *sums) {
   nibble_difference_loop(a, b, count, sums);
@@ -51,6 +55,7 @@ const nibble_kernels nibble_avx512_kernels = {
     .decode = nibble_decode_avx512,
     .widen = widen_avx512,
     .narrow = narrow_avx512,
+    .scale_bytes = scale_bytes_avx512,
     .difference = difference_avx512,
     .scan = scan_avx512,
     .count_nonfinite = count_nonfinite_avx512,

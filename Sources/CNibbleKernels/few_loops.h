@@ -37,32 +37,57 @@ TARGET_INLINE void rows(const int m, const int n, const few_product *few, size_t
 /// Floats from one packed row to the next: not a power of two, or all rows would compete for the same lines of the cache.
 NIBBLE_INLINE size_t few_stride(size_t k) { return (k + 15) / 16 * 16 + 16; }
 
-TARGET_INLINE void row_of_floats(const int m, const few_product *few, const float *w, vec *sums) {
+typedef int8_t few_bytes __attribute__((vector_size(WIDTH)));
+typedef float few_floats __attribute__((vector_size(4 * WIDTH)));
+
+/// nibble_scale_bytes_loop for WIDTH bytes.
+TARGET_INLINE vec scaled_bytes(const int8_t *codes, float scale) {
+  few_bytes bytes;
+  memcpy(&bytes, codes, WIDTH);
+  few_floats numbers = __builtin_convertvector(bytes, few_floats) * ((few_floats){} + scale) * ((few_floats){} + NIBBLE_BYTE_UNIT);
+  return (vec)numbers;
+}
+
+/// A row of float32, or (`bytes`) of signed bytes with one scale, whose sums have the same bits as those of their float32.
+TARGET_INLINE void row_of_numbers(const int m, const int bytes, const few_product *few, const void *row, float scale, vec *sums) {
   vec s[nibble_few][4];
   const int chains = m <= 2 ? 4 : m <= 4 ? 2 : 1;
   size_t k = few->w->columns, i = 0;
-  const float *x = few->x;
+  const float *x = few->x, *w = row;
+  const int8_t *codes = row;
 #pragma clang loop unroll(full)
   for (int r = 0; r < m; r++)
 #pragma clang loop unroll(full)
     for (int c = 0; c < 4; c++) s[r][c] = (vec){0};
   for (; i + 4 * WIDTH <= k; i += 4 * WIDTH) {
-    __builtin_prefetch(w + i + 1024);
+    if (bytes) {
+      __builtin_prefetch(codes + i + 4096);
+    } else {
+      __builtin_prefetch(w + i + 1024);
 #if WIDTH == 16
-    __builtin_prefetch(w + i + 1040);
-    __builtin_prefetch(w + i + 1056);
-    __builtin_prefetch(w + i + 1072);
+      __builtin_prefetch(w + i + 1040);
+      __builtin_prefetch(w + i + 1056);
+      __builtin_prefetch(w + i + 1072);
 #endif
+    }
 #pragma clang loop unroll(full)
     for (int c = 0; c < 4; c++) {
-      vec v = VEC_LOAD(w + i + c * WIDTH);
+      vec v = bytes ? scaled_bytes(codes + i + c * WIDTH, scale) : VEC_LOAD(w + i + c * WIDTH);
 #pragma clang loop unroll(full)
       for (int r = 0; r < m; r++)
         s[r][c % chains] = VEC_FMA(v, VEC_LOAD(x + (size_t)r * few->stride + i + (size_t)c * WIDTH), s[r][c % chains]);
     }
   }
   for (; i < k; i += WIDTH) {
-    vec v = k - i < WIDTH ? VEC_PART(w + i, k - i) : VEC_LOAD(w + i);
+    size_t n = k - i < WIDTH ? k - i : WIDTH;
+    vec v;
+    if (bytes) {
+      float part[WIDTH] = {0};
+      (KERNELS)->scale_bytes(codes + i, n, scale, nibble_f32, part);
+      v = VEC_LOAD(part);
+    } else {
+      v = n < WIDTH ? VEC_PART(w + i, n) : VEC_LOAD(w + i);
+    }
 #pragma clang loop unroll(full)
     for (int r = 0; r < m; r++) s[r][0] = VEC_FMA(v, VEC_LOAD(x + (size_t)r * few->stride + i), s[r][0]);
   }
@@ -75,12 +100,16 @@ TARGET_INLINE void row_of_floats(const int m, const few_product *few, const floa
 /// Row j of any matrix.
 TARGET_INLINE void row_of_any(const int m, const few_product *few, size_t j, vec *sums) {
   const nibble_matrix *w = few->w;
+  if (w->storage && w->storage->bytes) {
+    row_of_numbers(m, 1, few, (const int8_t *)w->data + j * w->columns, nibble_load_f32(w->scales, j), sums);
+    return;
+  }
   const float *row = (const float *)w->data + j * w->columns;
   if (w->storage || w->number != nibble_f32) {
     nibble_matrix_run(KERNELS, w, j * w->columns, w->columns, nibble_f32, few->row);
     row = few->row;
   }
-  row_of_floats(m, few, row, sums);
+  row_of_numbers(m, 0, few, row, 0, sums);
 }
 
 /// Codes of one or two rows on their way through blocks.

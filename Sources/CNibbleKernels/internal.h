@@ -28,6 +28,8 @@ typedef struct {
                  const float *absmax, nibble_number number, void *out);
   void (*widen)(nibble_number number, const void *x, size_t count, float *out);
   void (*narrow)(nibble_number number, const float *x, size_t count, void *out);
+  /// Bytes of a row of W and its scale as `number`, f32 or bf16.
+  void (*scale_bytes)(const int8_t *codes, size_t count, float scale, nibble_number number, void *out);
   void (*difference)(const float *a, const float *b, size_t count, nibble_difference_sums *sums);
   void (*scan)(const float *x, size_t count, nibble_scan_sums *sums);
   uint64_t (*count_nonfinite)(nibble_number number, const void *x, size_t count);
@@ -43,6 +45,9 @@ extern const nibble_kernels nibble_avx512_kernels;
 #elif defined(__aarch64__)
 extern const nibble_kernels nibble_neon_kernels;
 #endif
+
+/// 1 / 127: what a byte of a row and the row's scale are multiplied by.
+#define NIBBLE_BYTE_UNIT 7.874015718698502e-3f
 
 /// The kernels of `variant`, or the portable ones where this machine cannot run it.
 const nibble_kernels *nibble_kernels_of(nibble_variant variant);

@@ -94,6 +94,25 @@ const nibble_storage *nibble_block_storage(void) {
   return &storage;
 }
 
+static void run_of_rows(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n, nibble_number number,
+                        void *out) {
+  if (!n) return;
+  const nibble_kernels *kernels = nibble_kernels_of(variant);
+  const int8_t *codes = w->data;
+  for (size_t row = element / w->columns, column = element % w->columns; n; row++, column = 0) {
+    size_t part = w->columns - column;
+    part = part < n ? part : n;
+    kernels->scale_bytes(codes + element, part, nibble_load_f32(w->scales, row), number, out);
+    element += part, n -= part;
+    out = (char *)out + part * nibble_number_size(number);
+  }
+}
+
+const nibble_storage *nibble_row_storage(void) {
+  static const nibble_storage storage = {.bits = 8, .bytes = 1, .run = run_of_rows};
+  return &storage;
+}
+
 void nibble_matrix_rows(nibble_variant variant, const nibble_matrix *w, size_t first, size_t count, float *out) {
   nibble_matrix_run(nibble_kernels_of(variant), w, first * w->columns, count * w->columns, nibble_f32, out);
 }

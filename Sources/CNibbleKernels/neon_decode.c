@@ -92,6 +92,10 @@ static void narrow_neon(nibble_number number, const float *x, size_t count, void
   for (; i < count; i++) nibble_store16(out, i, nibble_to_f16(nibble_load_f32(x, i)));
 }
 
+static void scale_bytes_neon(const int8_t *codes, size_t count, float scale, nibble_number number, void *out) {
+  nibble_scale_bytes_loop(codes, count, scale, number, out);
+}
+
 static void difference_neon(const float *a, const float *b, size_t count, nibble_difference_sums *sums) {
   nibble_difference_loop(a, b, count, sums);
 }
@@ -109,6 +113,7 @@ const nibble_kernels nibble_neon_kernels = {
     .decode = decode_neon,
     .widen = widen_neon,
     .narrow = narrow_neon,
+    .scale_bytes = scale_bytes_neon,
     .difference = difference_neon,
     .scan = scan_neon,
     .count_nonfinite = count_nonfinite_neon,

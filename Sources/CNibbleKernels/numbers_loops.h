@@ -57,6 +57,14 @@ NIBBLE_INLINE void nibble_narrow_loop(nibble_number number, const float *x, size
     for (size_t i = 0; i < count; i++) nibble_store16(out, i, nibble_to_bf16(nibble_load_f32(x, i)));
 }
 
+/// codes · scale · (1 / 127), rounded after each, as bitsandbytes restores a row.
+NIBBLE_INLINE void nibble_scale_bytes_loop(const int8_t *codes, size_t count, float scale, nibble_number number, void *out) {
+  if (number == nibble_f32)
+    for (size_t i = 0; i < count; i++) nibble_store_f32(out, i, ((float)codes[i] * scale) * NIBBLE_BYTE_UNIT);
+  else
+    for (size_t i = 0; i < count; i++) nibble_store16(out, i, nibble_to_bf16(((float)codes[i] * scale) * NIBBLE_BYTE_UNIT));
+}
+
 /// Narrow counters within a chunk keep the vectors dense.
 #define NIBBLE_COUNT(counter, condition)                              \
   do {                                                                \

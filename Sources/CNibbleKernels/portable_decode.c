@@ -33,6 +33,10 @@ static void narrow_portable(nibble_number number, const float *x, size_t count, 
   nibble_narrow_loop(number, x, count, out);
 }
 
+static void scale_bytes_portable(const int8_t *codes, size_t count, float scale, nibble_number number, void *out) {
+  nibble_scale_bytes_loop(codes, count, scale, number, out);
+}
+
 static void difference_portable(const float *a, const float *b, size_t count, nibble_difference_sums *sums) {
   nibble_difference_loop(a, b, count, sums);
 }
@@ -52,6 +56,7 @@ const nibble_kernels nibble_portable_kernels = {
     .decode = nibble_decode_portable,
     .widen = widen_portable,
     .narrow = narrow_portable,
+    .scale_bytes = scale_bytes_portable,
     .difference = difference_portable,
     .scan = scan_portable,
     .count_nonfinite = count_nonfinite_portable,

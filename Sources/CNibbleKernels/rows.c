@@ -1,6 +1,6 @@
 // One signed byte an element and one scale a row, as bitsandbytes' LLM.int8 stores weights.
 
-#include "internal.h"
+#include "numbers_loops.h"
 
 #pragma STDC FP_CONTRACT OFF
 
@@ -34,5 +34,5 @@ void nibble_row_encode(const float *x, size_t count, float scale, int8_t *codes)
 }
 
 void nibble_row_decode(const int8_t *codes, size_t count, float scale, float *out) {
-  for (size_t i = 0; i < count; i++) out[i] = ((float)codes[i] * scale) * 7.874015718698502e-3f;
+  nibble_scale_bytes_loop(codes, count, scale, nibble_f32, out);
 }

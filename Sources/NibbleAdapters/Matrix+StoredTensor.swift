@@ -6,14 +6,16 @@ import NibbleQuant
 extension Matrix {
   /// The matrix a stored tensor holds, in place where products can be made with what lies there.
   ///
+  /// - Parameter flattens: takes more than two dimensions too: all behind the first are one
   /// - Throws: `.badInput` for types products are not made with
-  package init(_ tensor: StoredTensor, of mapped: MappedCheckpoint, isTransposed: Bool) throws {
+  package init(_ tensor: StoredTensor, of mapped: MappedCheckpoint, isTransposed: Bool, flattens: Bool = false) throws {
     let name = tensor.name.text
     func fail(_ reason: MessageText) -> NibbleError {
       NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: name) \(reason)")
     }
-    guard tensor.shape.count == 2 else { throw fail("is no matrix: its shape is \(tensor.shape)") }
-    let (rows, columns) = (tensor.shape[0], tensor.shape[1])
+    guard tensor.shape.count == 2 || flattens && tensor.shape.count > 2, let columns = elementCount(of: Array(tensor.shape.dropFirst()))
+    else { throw fail("is no matrix: its shape is \(tensor.shape)") }
+    let rows = tensor.shape[0]
     if !tensor.isPacked {
       guard let section = tensor.section(.data),
         let matrix = Matrix(
@@ -37,7 +39,7 @@ extension Matrix {
 
   /// Rows of a packed tensor, decoded into float32 in memory.
   init(unpacking rows: Range<Int>, of tensor: StoredTensor, _ mapped: MappedCheckpoint, isTransposed: Bool) throws {
-    guard let columns = tensor.shape.last else {
+    guard let columns = elementCount(of: Array(tensor.shape.dropFirst())) else {
       throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: tensor.name.text) is no matrix")
     }
     let store = FloatStore(count: rows.count * columns)

@@ -42,3 +42,11 @@ extension BlockCodec: InPlaceCodec {
       self, rows: rows, columns: columns, codes: codes, scales, isTransposed: isTransposed, owner: sections.owner)
   }
 }
+
+extension Int8Rows: InPlaceCodec {
+  package func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix? {
+    guard let codes = try sections.inPlace(.codes), let scales = try sections.inPlace(.scales) else { return nil }
+    return Matrix(
+      rows: rows, columns: columns, codes: codes, scales: scales, isTransposed: isTransposed, owner: sections.owner)
+  }
+}

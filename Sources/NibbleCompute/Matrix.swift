@@ -117,6 +117,19 @@ package struct Matrix: @unchecked Sendable {
 }
 
 extension Matrix {
+  /// Signed bytes with a float32 scale a row, [rows, columns] as stored.
+  ///
+  /// - Returns: nil if there are not as many codes and scales
+  package init?(
+    rows: Int, columns: Int, codes: UnsafeRawBufferPointer, scales: UnsafeRawBufferPointer, isTransposed: Bool = false,
+    owner: AnyObject
+  ) {
+    guard codes.count == rows * columns, scales.count == 4 * rows, let data = codes.baseAddress, let scales = scales.baseAddress
+    else { return nil }
+    self.init(
+      MatrixView(rows: rows, columns: columns, bytes: data, scales: scales).native, isTransposed: isTransposed, owners: [owner])
+  }
+
   /// The weight's transpose: the same memory, read the other way.
   package var turned: Matrix { Matrix(native, isTransposed: !isTransposed, owners: owners) }
 

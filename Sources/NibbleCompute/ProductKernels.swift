@@ -35,6 +35,16 @@ package struct MatrixView: @unchecked Sendable {  // nothing writes through the 
     native.data = elements
   }
 
+  /// Signed bytes with a float32 scale a row, which may be unaligned.
+  package init(rows: Int, columns: Int, bytes: UnsafeRawPointer, scales: UnsafeRawPointer) {
+    native = nibble_matrix()
+    native.rows = rows
+    native.columns = columns
+    native.storage = nibble_row_storage()
+    native.data = bytes
+    native.scales = scales.assumingMemoryBound(to: Float.self)
+  }
+
   /// 4-bit codes with a float32 scale a block. Scales may be unaligned; the codebook's 16 values are read in place.
   package init(
     rows: Int, columns: Int, codes: UnsafeRawPointer, blockSize: Int, codebook: UnsafePointer<Float>,

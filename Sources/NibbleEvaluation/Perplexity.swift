@@ -115,10 +115,11 @@ public struct Perplexity {
   ///   - other: what the model is compared with
   /// - Throws: `.usage` for windows that make no sense, and what models throw
   package func run(
-    _ documents: [[Int]], mark: Int?, model: Transformer, adapters: [ActiveAdapter] = [], comparedTo other: Transformer? = nil,
+    _ documents: [[Int]], mark: Int?, model: Model, adapters: [ActiveAdapter] = [], comparedTo other: Model? = nil,
     progress: (Int, Int) -> Void = { _, _ in }
   ) throws -> Report {
-    let limit = min(model.shape.contextLength, other?.shape.contextLength ?? .max)
+    let model = try model.tokens(for: "perplexity"), other = try other?.tokens(for: "perplexity")
+    let limit = min(model.contextLength, other?.contextLength ?? .max)
     let context = self.context ?? min(limit, 2048)
     guard context >= 2, context <= limit else {
       throw NibbleError.usage("\(.context, context) is not from 2 to the model's \(limit)")
@@ -126,9 +127,9 @@ public struct Perplexity {
     let most = context - 1
     let stride = self.stride ?? most
     guard (1...most).contains(stride) else { throw NibbleError.usage("\(.stride, stride) is not from 1 to \(most)") }
-    if let other, other.shape.vocabulary != model.shape.vocabulary {
+    if let other, other.vocabulary != model.vocabulary {
       throw NibbleError.badInput(
-        "models of \(model.shape.vocabulary) and \(other.shape.vocabulary) tokens cannot be compared token by token")
+        "models of \(model.vocabulary) and \(other.vocabulary) tokens cannot be compared token by token")
     }
     let windows = cut(documents.map(\.count), hasMark: mark != nil, context: context, stride: stride)
     var report = Report()
@@ -170,26 +171,26 @@ public struct Perplexity {
   }
 
   private func score(
-    _ batch: [Stretch], _ model: Transformer, _ adapters: [ActiveAdapter], _ other: Transformer?, _ report: inout Report,
-    _ byDocument: inout [Mean]
+    _ stretches: [Stretch], _ model: any TokenNetwork, _ adapters: [ActiveAdapter], _ other: (any TokenNetwork)?,
+    _ report: inout Report, _ byDocument: inout [Mean]
   ) throws {
-    let runs = batch.map { TokenRun($0.ids, adapters: adapters) }
-    let plain = batch.map { TokenRun($0.ids) }
-    let hidden = try model.hidden(runs)
-    let otherHidden = try other?.hidden(plain)
+    let plain = Batch.tokens(stretches.map { TokenRun($0.ids) })
+    let batch = plain.with(adapters)
+    let hidden = try model.hidden(batch, tape: nil)
+    let otherHidden = try other?.hidden(plain, tape: nil)
     // Rows whose next token is scored.
     var targets: [(row: Int, id: Int, document: Int)] = []
     var start = 0
-    for window in batch {
+    for window in stretches {
       for place in window.firstScored..<window.ids.count {
         targets.append((start + place - 1, window.ids[place], window.document))
       }
       start += window.ids.count
     }
-    let count = model.shape.vocabulary
+    let count = model.vocabulary
     for first in Swift.stride(from: 0, to: targets.count, by: Self.scoreRows) {
       let part = targets[first..<min(first + Self.scoreRows, targets.count)]
-      let scores = try model.logits(hidden, rows: part.map(\.row), of: runs)
+      let scores = try model.logits(hidden, rows: part.map(\.row), of: batch)
       let others = try otherHidden.flatMap { try other?.logits($0, rows: part.map(\.row), of: plain) }
       for (index, target) in part.enumerated() {
         let own = scores + index * count

@@ -5,14 +5,18 @@ import NibbleModels
 
 /// What a model says of rows of training data: losses, and classes.
 public struct RowScores: Sendable {
-  /// A row as tokens: labels of a language model, or targets of a classifier.
+  /// A row: tokens or an image, with labels of a language model, or targets of a classifier.
   public struct Row: Sendable {
-    public var ids: [Int]
+    public var input: ModelInput
     public var labels: [Int]
     public var targets: [Double]
 
+    public init(_ input: ModelInput, labels: [Int] = [], targets: [Double] = []) {
+      (self.input, self.labels, self.targets) = (input, labels, targets)
+    }
+
     public init(ids: [Int], labels: [Int] = [], targets: [Double] = []) {
-      (self.ids, self.labels, self.targets) = (ids, labels, targets)
+      self.init(.tokens(ids), labels: labels, targets: targets)
     }
   }
 
@@ -34,37 +38,36 @@ public struct RowScores: Sendable {
     if let classes = model.classCount, !model.isRegression { metrics = LabelMetrics(classes: classes) }
     for first in stride(from: 0, to: rows.count, by: Self.passRows) {
       try Interrupt.check()
-      let batch = Array(rows[first..<min(first + Self.passRows, rows.count)])
-      let runs = batch.map { TokenRun($0.ids, adapters: adapters) }
-      let hidden = try model.transformer.hidden(runs)
-      switch model.transformer.weights.head {
-      case .language: sum += try language(model, batch, runs, hidden)
-      case .classification(let head): sum += try classes(model, head, batch, runs, hidden)
+      let part = Array(rows[first..<min(first + Self.passRows, rows.count)])
+      let batch = try Batch(part.map(\.input), adapters: adapters)
+      let hidden = try model.network.hidden(batch, tape: nil)
+      switch model.head {
+      case .language(let head): sum += try language(model.network, head.outputs, part, batch, hidden)
+      case .classification(let head): sum += try classes(model.network, head, part, batch, hidden)
       case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to judge")
       }
-      progress(first + batch.count, rows.count)
+      progress(first + part.count, rows.count)
     }
     loss = sum / Double(max(count, 1))
   }
 
   private mutating func language(
-    _ model: Model, _ batch: [Row], _ runs: [TokenRun], _ hidden: UnsafePointer<Float>
+    _ network: any Network, _ vocabulary: Int, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
   ) throws -> Double {
     var wanted: [(row: Int, target: Int)] = []
     var start = 0
-    for row in batch {
+    for row in rows {
       for index in 0..<max(0, row.labels.count - 1) where row.labels[index + 1] != Loss.ignored {
         wanted.append((start + index, row.labels[index + 1]))
       }
-      start += row.ids.count
+      start += row.input.length
     }
     var sum = 0.0
     for first in stride(from: 0, to: wanted.count, by: Self.scoreRows) {
       let part = wanted[first..<min(first + Self.scoreRows, wanted.count)]
-      let scores = try model.transformer.logits(hidden, rows: part.map(\.row), of: runs)
+      let scores = try network.logits(hidden, rows: part.map(\.row), of: batch)
       for (index, one) in part.enumerated() {
-        sum += Loss.negativeLogLikelihood(
-          scores + index * model.vocabularySize, count: model.vocabularySize, target: one.target)
+        sum += Loss.negativeLogLikelihood(scores + index * vocabulary, count: vocabulary, target: one.target)
       }
     }
     count += wanted.count
@@ -72,12 +75,12 @@ public struct RowScores: Sendable {
   }
 
   private mutating func classes(
-    _ model: Model, _ head: ClassificationHead, _ batch: [Row], _ runs: [TokenRun], _ hidden: UnsafePointer<Float>
+    _ network: any Network, _ head: ClassificationHead, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
   ) throws -> Double {
     let classes = head.output.outputs
-    let found = try model.transformer.classScores(hidden, head, of: runs)
+    let found = try network.classScores(hidden, head, of: batch)
     var sum = 0.0
-    for (index, row) in batch.enumerated() {
+    for (index, row) in rows.enumerated() {
       let own = Array(UnsafeBufferPointer(start: found + index * classes, count: classes))
       scores.append(own)
       switch head.problem {
@@ -88,7 +91,7 @@ public struct RowScores: Sendable {
       }
       metrics?.add(scores: own[...], targets: row.targets, head.problem)
     }
-    count += batch.count
+    count += rows.count
     return sum
   }
 }

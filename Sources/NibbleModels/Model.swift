@@ -12,7 +12,9 @@ public final class Model: @unchecked Sendable {
   public let path: String
   package let checkpoint: Checkpoint
   package let config: ConfigReader
-  package let transformer: Transformer
+  package let network: any Network
+  /// The network, if it is one of texts.
+  private let tokenNetwork: (any TokenNetwork)?
   /// The head that was put on it, if one was.
   package let newHead: NewHead?
   /// Full names of parameters, by ID.
@@ -37,9 +39,11 @@ public final class Model: @unchecked Sendable {
       classifier: classifier, verifies: verifies)
   }
 
-  package init(_ checkpoint: Checkpoint, precision: Precision, team: Team, classifier: NewHead? = nil, verifies: Bool = true)
-    throws
-  {
+  /// - Parameter architectures: the families that run
+  package init(
+    _ checkpoint: Checkpoint, precision: Precision, team: Team, classifier: NewHead? = nil, verifies: Bool = true,
+    architectures: Architectures = .all
+  ) throws {
     path = checkpoint.path
     self.checkpoint = checkpoint
     guard let json = checkpoint.config else {
@@ -47,28 +51,46 @@ public final class Model: @unchecked Sendable {
     }
     config = ConfigReader(json, place: "\(path: checkpoint.path): config.json")
     let type = try config.string("model_type") ?? ""
-    guard let architecture = Architectures.named(type) else {
+    guard let architecture = architectures.named(type) else {
       throw config.fail(
-        "\(key: "model_type") \(quoted(type)) is not implemented; \(Architectures.modelTypes.joined(separator: ", ")) are")
+        "\(key: "model_type") \(quoted(type)) is not implemented; \(architectures.modelTypes.joined(separator: ", ")) are")
     }
-    let shape = try architecture.shape(config)
     let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "")
-    var weights = try architecture.weights(shape, config, source)
+    network = try architecture.network(config, source, Engine(precision, team: team))
+    tokenNetwork = network as? any TokenNetwork
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
     if let classifier {
-      weights.head = .classification(classifier.head(width: shape.width, id: names.count))
+      network.head = .classification(classifier.head(width: network.width, id: names.count))
       names += [NewHead.name + ".weight", NewHead.name + ".bias"]
     }
     newHead = classifier
     parameterNames = names
-    transformer = Transformer(shape, weights, Engine(precision, team: team))
+  }
+
+  /// The network as one of texts, for what only these have.
+  ///
+  /// - Parameter purpose: what asks for it, the subject of a sentence
+  /// - Throws: `.usage` naming the model's type and the purpose
+  package func tokens(for purpose: String) throws -> any TokenNetwork {
+    guard let tokenNetwork else {
+      throw NibbleError.usage("\(path): \(purpose) is for models of texts; one of model_type \(quoted(modelType)) takes images")
+    }
+    return tokenNetwork
   }
 
   /// The most tokens a sequence may have.
-  public var contextLength: Int { transformer.shape.contextLength }
+  ///
+  /// - Throws: `.usage` for models that take no texts
+  public var contextLength: Int { get throws { try tokens(for: "a context").contextLength } }
   /// Scores a token of text gets.
-  public var vocabularySize: Int { transformer.shape.vocabulary }
+  ///
+  /// - Throws: `.usage` for models that take no texts
+  public var vocabularySize: Int { get throws { try tokens(for: "a vocabulary").vocabulary } }
+
+  package var engine: Engine { network.engine }
+  package var head: Head { network.head }
+  private var modelType: String { config["model_type"]?.string ?? "" }
 
   /// A module's path as PEFT finds it: of a bare checkpoint under a head of our own, the bare model's.
   package func path(ofModule name: String) -> String {
@@ -81,7 +103,7 @@ public final class Model: @unchecked Sendable {
 
   /// Classes a classifier tells apart; nil for other models.
   public var classCount: Int? {
-    if case .classification(let head) = transformer.weights.head { head.output.outputs } else { nil }
+    if case .classification(let head) = head { head.output.outputs } else { nil }
   }
   /// What they are called: by the head's own record, or the configuration's `id2label`. Empty where neither says it of each.
   public var classNames: [String] {
@@ -92,35 +114,25 @@ public final class Model: @unchecked Sendable {
   }
   /// Whether a text may have several of them.
   public var hasManyLabels: Bool {
-    if case .classification(let head) = transformer.weights.head { head.problem == .manyLabels } else { false }
+    if case .classification(let head) = head { head.problem == .manyLabels } else { false }
   }
   /// Whether the head gives numbers rather than scores of classes.
   public var isRegression: Bool {
-    if case .classification(let head) = transformer.weights.head { head.problem == .regression } else { false }
+    if case .classification(let head) = head { head.problem == .regression } else { false }
   }
 
-  package var shape: TransformerShape { transformer.shape }
+  /// Every linear layer and convolution, in the order of the pass, then those no pass uses.
+  package var linears: [Linear] { network.parts.layers + head.layers + network.parts.idle }
+  package var norms: [Norm] { network.parts.norms }
+  package var embeddings: [Embedding] { network.parts.embeddings }
 
-  /// Every linear layer, in the order of the pass, then those no pass uses.
-  package var linears: [Linear] { usedLinears + transformer.weights.idle }
-
-  private var usedLinears: [Linear] {
-    let weights = transformer.weights
-    let layers = weights.layers.flatMap(\.linears)
-    switch weights.head {
-    case .language(let head): return layers + [head]
-    case .classification(let head): return layers + head.dense + [head.output]
-    case .none: return layers
-    }
+  /// A language head whose weight is that of the embedding of tokens, and the latter.
+  package var tied: (head: Linear, tokens: Embedding)? {
+    guard case .language(let head) = head, let tokens = tokenNetwork?.tokens, head.matrix.native.data == tokens.matrix.native.data
+    else { return nil }
+    return (head, tokens)
   }
 
-  package var norms: [Norm] {
-    let weights = transformer.weights
-    return weights.layers.flatMap { [$0.attentionNorm, $0.mlpNorm] }
-      + [weights.embeddingNorm, weights.finalNorm].compactMap { $0 }
-  }
-
-  package var embeddings: [Embedding] {
-    [transformer.weights.tokens, transformer.weights.positions, transformer.weights.tokenTypes].compactMap { $0 }
-  }
+  /// The embedding of tokens, of a model that has one.
+  package var tokenEmbedding: Embedding? { tokenNetwork?.tokens }
 }

@@ -63,7 +63,7 @@ struct EvaluateCommand: ParsableCommand {
       }
     }
     let report = try perplexity.run(
-      ids, mark: tokens.mark, model: open.model.transformer, adapters: try open.all(), comparedTo: other?.transformer,
+      ids, mark: tokens.mark, model: open.model, adapters: try open.all(), comparedTo: other,
       progress: common.progress("evaluate"))
     Progress.clear()
     let seconds = monotonicSeconds() - started
@@ -91,7 +91,7 @@ struct EvaluateCommand: ParsableCommand {
     let read = try rows.read(data)
     common.warn(rows.warnings + read.warnings)
     let found = try RowScores(
-      open.model, read.rows.map { .init(ids: $0.ids, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
+      open.model, read.rows.map { .init($0.input, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
       progress: common.progress("evaluate"))
     Progress.clear()
     guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is judged") }

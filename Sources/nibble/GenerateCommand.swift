@@ -170,7 +170,7 @@ struct GenerateCommand: ParsableCommand {
   // MARK: Conversation
 
   private func converse(_ open: OpenModel, _ writer: TextGenerator) throws {
-    var adapters = try open.model.shape.layers > 0 && use.isEmpty && open.set.names.count > 1 ? [] : open.use(use)
+    var adapters = try use.isEmpty && open.set.names.count > 1 ? [] : open.use(use)
     var input = StandardInput()
     while let line = try input.line() {
       if line.hasPrefix("/") {

@@ -12,14 +12,15 @@ struct ModelTokenizer {
   let mark: Int?
 
   init(_ model: Model, path: String?) throws {
+    let vocabulary = try model.tokens(for: "a tokenizer").vocabulary
     tokenizer =
       try path.map { try Tokenizer.open($0) }
       ?? Tokenizer(
         files: model.checkpoint.contents(ofSmallFiles: Tokenizer.fileNames), place: model.path)
-    guard tokenizer.vocabularySize <= model.vocabularySize else {
+    guard tokenizer.vocabularySize <= vocabulary else {
       throw NibbleError.badInput(
         "\(path ?? model.path): the tokenizer has ids up to \(tokenizer.vocabularySize - 1), the model a vocabulary of "
-          + "\(model.vocabularySize): they do not belong together")
+          + "\(vocabulary): they do not belong together")
     }
     end = try tokenizer.special.eos ?? model.endIDs.min()
     let empty = try tokenizer.encode("").ids

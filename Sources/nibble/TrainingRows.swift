@@ -26,6 +26,7 @@ struct TrainingRows {
   init(
     _ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?, breaksMarks: Bool
   ) throws {
+    let network = try model.tokens(for: "a row of text")
     // Rows of ids need none; one that is there has to be whole.
     let holders: Set = ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"]
     let isThere = tokenizerPath != nil || model.checkpoint.smallFiles.contains { holders.contains($0.name) }
@@ -35,8 +36,8 @@ struct TrainingRows {
       Classes($0, names: model.classNames, areMany: model.hasManyLabels, areNumbers: model.isRegression)
     }
     var encoder = RowEncoder(
-      own?.tokenizer, end: own?.end, vocabulary: model.vocabularySize,
-      maximumLength: min(maxLength ?? Int.max, model.contextLength))
+      own?.tokenizer, end: own?.end, vocabulary: network.vocabulary,
+      maximumLength: min(maxLength ?? Int.max, network.contextLength))
     encoder.trainsOnPrompt = trainsOnPrompt
     warnings = try template.map { try encoder.use($0, breaksMarks: breaksMarks) } ?? []
     self.encoder = encoder

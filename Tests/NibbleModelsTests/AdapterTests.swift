@@ -74,7 +74,7 @@ struct AdapterTests {
   func switching() throws {
     let model = try model("llama")
     let adapter = try Self.adapter("dec_lora_qv", model)
-    let cache = KeyValueCache(model.shape)
+    let cache = try model.tokens(for: "a test").cache()
     let plain = try model.scores([TokenRun([1, 2, 3], cache: cache)])
     #expect(plain == (try model.scores([TokenRun([1, 2, 3])])))
     let switched = try model.scores([TokenRun([4], cache: cache, adapters: [adapter])])

@@ -112,7 +112,7 @@ struct ConfigTests {
   func silence(type: String, expected: [Int?]) throws {
     func shape(_ more: String = "") throws -> TransformerShape {
       let config = ConfigReader(try JSON.parse(#"{"model_type": "\#(type)"\#(more)}"#), place: "config.json")
-      return try #require(Architectures.named(type)).shape(config)
+      return try #require(Architectures.all.named(type) as? any TransformerArchitecture.Type).shape(config)
     }
     let usual = try shape()
     let sizes = [usual.vocabulary, usual.width, usual.layers, usual.heads, usual.keyValueHeads, usual.contextLength]

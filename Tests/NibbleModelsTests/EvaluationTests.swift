@@ -43,7 +43,7 @@ struct EvaluationTests {
     for (context, stride) in [(8, 7), (16, 4), (512, 511)] {
       perplexity.context = context
       perplexity.stride = stride
-      let report = try perplexity.run([Array(ids.dropFirst())], mark: 1, model: model.transformer)
+      let report = try perplexity.run([Array(ids.dropFirst())], mark: 1, model: model)
       #expect(report.loss.count == ids.count - 1 && report.unscored == 0)
       losses.append(report.loss.value)
     }

@@ -40,7 +40,7 @@ struct MethodSeamTests {
   private func adapters(_ model: Model) -> (own: AttachedAdapter, scaled: AttachedAdapter, l: [ParameterID: FloatStore]) {
     var l: [ParameterID: FloatStore] = [:]
     var matrices: [ParameterID: Matrix] = [:]
-    for (number, layer) in model.transformer.weights.layers.flatMap(\.linears).enumerated() {
+    for (number, layer) in model.network.parts.layers.enumerated() {
       let random = CountedRandom(seed: 3, stream: UInt64(number))
       let own = (0..<layer.outputs).map { Float(1 + 0.3 * random.normal(UInt64($0))) }
       l[layer.id] = FloatStore(own)
@@ -58,17 +58,17 @@ struct MethodSeamTests {
     )
   }
 
-  private func runs(_ adapter: AttachedAdapter) -> [TokenRun] {
-    Self.batch.map { TokenRun($0, adapters: [ActiveAdapter(adapter)]) }
+  private func runs(_ adapter: AttachedAdapter) -> Batch {
+    .tokens(Self.batch.map { TokenRun($0, adapters: [ActiveAdapter(adapter)]) })
   }
 
   @Test("runs attached, as the weights that its vectors amount to", arguments: ["llama", "gpt2", "roberta"])
   func forward(_ base: String) throws {
     let model = try Model(fixture("models/" + base), threads: 2)
     let (own, scaled, _) = adapters(model)
-    let count = Self.batch.joined().count * model.shape.width
-    let found = Array(UnsafeBufferPointer(start: try model.transformer.hidden(runs(own)), count: count))
-    let expected = UnsafeBufferPointer(start: try model.transformer.hidden(runs(scaled)), count: count)
+    let count = Self.batch.joined().count * model.network.width
+    let found = Array(UnsafeBufferPointer(start: try model.network.hidden(runs(own), tape: nil), count: count))
+    let expected = UnsafeBufferPointer(start: try model.network.hidden(runs(scaled), tape: nil), count: count)
     for (x, y) in zip(found, expected) { #expect(abs(x - y) <= 1e-4 + 1e-4 * abs(y)) }
   }
 
@@ -78,12 +78,11 @@ struct MethodSeamTests {
     let model = try Model(fixture("models/" + base), threads: 2)
     let (own, _, l) = adapters(model)
     let runs = runs(own)
-    let count = Self.batch.joined().count * model.shape.width
     var gradients = Gradients()
     for (id, values) in l { gradients.methods[id] = [IA3.name: FloatStore([Float](repeating: 0, count: values.count))] }
     let trained = try l.map { id, values in
       (name: model.parameterNames[id], values: values, gradient: try #require(gradients.methods[id]?[IA3.name]))
     }
-    try checkSlopes(of: model.transformer, runs, states: count, Tape(checkpointing: checkpointing), gradients, trained)
+    try checkSlopes(of: model.network, runs, Tape(checkpointing: checkpointing), gradients, trained)
   }
 }

@@ -3,6 +3,7 @@ import NibbleCompute
 import NibbleCore
 import NibbleFormats
 import NibbleModels
+import NibbleQuant
 import NibbleTraining
 import TestSupport
 import Testing
@@ -41,7 +42,7 @@ struct GradientTests {
     let (runs, labels) = try Self.batch(one.base)
     let loss =
       one.base == "roberta"
-      ? try pass.classes(runs, targets: labels.map { $0.map(Double.init) }).loss : try pass.language(runs, labels: labels).loss
+      ? try pass.classes(.tokens(runs), targets: labels.map { $0.map(Double.init) }).loss : try pass.language(runs, labels: labels).loss
     let golden = try TensorFile(fixture("backward/\(one.file).safetensors"))
     let expected = try golden.floats(#require(golden.tensor("loss")))[0]
     #expect(abs(loss - Double(expected)) <= 1e-5 * Double(expected))
@@ -57,5 +58,33 @@ struct GradientTests {
       }
     }
     #expect(compared == trained.tensors.count && compared > 3)
+  }
+
+  @Test("on a base of int8 rows are those on its numbers in float32", arguments: [AdapterOptions.Method.lora, .dora])
+  func rowsOfBytes(_ method: AdapterOptions.Method) throws {
+    let folder = TemporaryFolder()
+    var options = QuantizeOptions()
+    options.codec = try CodecChoice(packing: "int8")
+    let source = try Checkpoint.open(fixture("models/llama"))
+    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, habit: .nbl)).run()
+    let job = try StreamJob.dequantize(
+      try Checkpoint.open(folder.file("m.nbl")), dtype: .f32,
+      to: OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors))
+    _ = try job.run()
+    let (runs, labels) = try Self.batch("llama")
+    let found = try ["m.nbl", "plain"].map { name -> (loss: Double, trained: Trained) in
+      let model = try Model(folder.file(name), threads: 2)
+      var options = AdapterOptions()
+      options.method = method
+      let trained = try Trained(options, on: model)
+      for tensor in trained.tensors where tensor.isSecondFactor { tensor.values.values.update(repeating: 0.01) }
+      return (try TrainingPass(model, trained).language(runs, labels: labels).loss, trained)
+    }
+    #expect(abs(found[0].loss - found[1].loss) <= 1e-6 * found[1].loss)
+    for (own, other) in zip(found[0].trained.tensors, found[1].trained.tensors) {
+      let size = other.gradient.values.reduce(Float(0)) { max($0, abs($1)) }
+      #expect(size > 0 && own.name == other.name)
+      for (x, y) in zip(own.gradient.values, other.gradient.values) { #expect(abs(x - y) <= 2e-5 * size, "\(own.name): \(x) \(y)") }
+    }
   }
 }

@@ -64,27 +64,14 @@ struct PartsTests {
     let runs = Self.batch.map { TokenRun($0) }
     func loss(learns: Bool = false) throws -> Double { try pass.language(runs, labels: Self.batch, learns: learns).loss }
     let first = try loss(learns: true)
-    for tensor in trained.tensors {
-      // Along the gradient itself the slope is its square.
-      let gradient = Array(tensor.gradient.values), kept = Array(tensor.values.values)
-      let square = gradient.reduce(0) { $0 + Double($1) * Double($1) }
-      #expect(square > 0, "\(tensor.name)")
-      let step = Float(0.02 / square.squareRoot())
-      for i in kept.indices { tensor.values.values[i] = kept[i] + step * gradient[i] }
-      let above = try loss()
-      for i in kept.indices { tensor.values.values[i] = kept[i] - step * gradient[i] }
-      let below = try loss()
-      for i in kept.indices { tensor.values.values[i] = kept[i] }
-      let slope = (above - below) / Double(2 * step)
-      #expect(abs(slope - square) <= 0.01 * square, "\(tensor.name): \(slope), \(square)")
-    }
+    try checkSlopes(of: trained) { try loss() }
     // A running model has the same loss.
     let active = ActiveAdapter(try model.attach(file, name: "a"), weight: 1)
-    let attached = Self.batch.map { TokenRun($0, adapters: [active]) }
-    let hidden = try model.transformer.hidden(attached)
+    let attached = Batch.tokens(Self.batch.map { TokenRun($0, adapters: [active]) })
+    let hidden = try model.network.hidden(attached, tape: nil)
     let rows = Array(0..<Self.batch[0].count + Self.batch[1].count)
-    let logits = try model.transformer.logits(hidden, rows: rows, of: attached)
-    let vocabulary = model.vocabularySize
+    let logits = try model.network.logits(hidden, rows: rows, of: attached)
+    let vocabulary = try model.vocabularySize
     var sum = 0.0, count = 0, row = 0
     for ids in Self.batch {
       for index in ids.indices {

@@ -167,17 +167,28 @@ func column(_ text: String) -> String { String(repeating: " ", count: max(0, 12 
 let values = randomFloats(outputs * inputs)
 let bf16 = memory(2 * outputs * inputs)
 Kernels.narrow(.bf16, values, count: outputs * inputs, bf16)
+/// The matrix as signed bytes with a scale a row.
+func byteMatrix(_ values: UnsafePointer<Float>) -> MatrixView {
+  let codes = memory(outputs * inputs).assumingMemoryBound(to: Int8.self)
+  let scales = memory(4 * outputs).assumingMemoryBound(to: Float.self)
+  for row in 0..<outputs {
+    scales[row] = RowCodec.absmax(values + row * inputs, inputs)
+    RowCodec.encode(values + row * inputs, inputs, scale: scales[row], codes + row * inputs)
+  }
+  return MatrixView(rows: outputs, columns: inputs, bytes: codes, scales: scales)
+}
+
 let matrices = [
   ("NF4", codedMatrix(values)), ("BF16", MatrixView(rows: outputs, columns: inputs, .bf16, bf16)),
-  ("F32", MatrixView(rows: outputs, columns: inputs, .f32, values)),
+  ("F32", MatrixView(rows: outputs, columns: inputs, .f32, values)), ("INT8", byteMatrix(values)),
 ]
 print("\nproducts with a matrix of \(inputs) inputs, \(outputs) outputs, one core, scales restored on the way; GFLOP/s")
 print("                            " + ["1 row", "GB/s read", "32 rows", "512 rows", "512 back"].map(column).joined())
 for variant in variants where variant != .portable {
-  for (compute, stored) in [(Compute.bf16, 0), (.bf16, 1), (.bf16, 2), (.f32, 0), (.f32, 1), (.f32, 2)] {
+  for (compute, stored) in [(Compute.bf16, 0), (.bf16, 3), (.bf16, 1), (.bf16, 2), (.f32, 0), (.f32, 3), (.f32, 1), (.f32, 2)] {
     let (name, w) = matrices[stored]
     let flops = 2e-9 * Double(outputs * inputs)
-    let bytes = 1e-9 * Double(outputs * inputs) * [0.5, 2, 4][stored]
+    let bytes = 1e-9 * Double(outputs * inputs) * [0.5, 2, 4, 1][stored]
     let one = product(w, compute, m: 1, transposed: false, variant)
     var line = "\(variant.rawValue) \(name) in \(compute.rawValue)"
     line +=

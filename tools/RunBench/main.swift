@@ -54,9 +54,9 @@ do {
     }
     line("switch between adapters", time / Double(rounds), "ms (\(used / rounds) in use)")
   }
-  let random = CountedRandom(seed: 1)
+  let random = CountedRandom(seed: 1), vocabulary = try model.vocabularySize
   func ids(_ count: Int, _ row: Int) -> [Int] {
-    (0..<count).map { Int(random.bits(UInt64(row * 100_000 + $0)) % UInt64(model.vocabularySize)) }
+    (0..<count).map { Int(random.bits(UInt64(row * 100_000 + $0)) % UInt64(vocabulary)) }
   }
   // One use after another, again and again: what else the machine does falls on all of them. The first round touches pages
   // that have yet to be mapped.

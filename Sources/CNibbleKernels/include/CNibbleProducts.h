@@ -1,4 +1,4 @@
-// Products with weight matrices as files hold them: 4-bit codes, bfloat16, float16 or float32.
+// Products with weight matrices as files hold them: 4-bit codes, rows of bytes, bfloat16, float16 or float32.
 //
 // A weight matrix W has shape [rows, columns] (a layer's outputs and inputs), stored row by row. Three products are
 // made with it, none of which ever holds the decoded matrix:
@@ -11,7 +11,7 @@
 // number of threads. An output does not depend on the range it is computed in, so results are the same for any
 // number of threads.
 //
-// Arithmetic. With `nibble_compute_f32` a weight is fl32(codebook[code] * scale) or the stored number widened, x is used
+// Arithmetic. With `nibble_compute_f32` a weight is fl32(codebook[code] * scale), or what a storage's `run` gives, or the stored number widened; x is used
 // as it is, and products are summed in float32. With `nibble_compute_bf16` weights and x are rounded once (nearest even)
 // to bfloat16 after the scale was applied in float32, products are exact and summed in float32 (subnormals may flush);
 // with few rows a variant may keep more than bfloat16 of either side. With one row a variant may apply scales in float32 to
@@ -39,16 +39,20 @@ typedef enum { nibble_compute_f32 = 0, nibble_compute_bf16 = 1 } nibble_compute;
 typedef struct nibble_matrix nibble_matrix;
 
 /// A way to store the numbers of a matrix: what products need of it. One that has `run` alone works, a row or panel decoded at a
-/// time; variants have decoders and few-row products of their own for `blocks`.
+/// time; variants have decoders and few-row products of their own for `blocks` and `bytes`.
 typedef struct {
   size_t bits;  ///< of a number in `data`, by which memory is asked for ahead
   int blocks;   ///< whether these are 4-bit codes in blocks
+  int bytes;    ///< whether these are signed bytes with a scale a row
   /// Numbers of W from `element` on, row after row, into `out` as `number` (f32 or bf16, rounded once).
   void (*run)(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n, nibble_number number, void *out);
 } nibble_storage;
 
 /// 4-bit codes in blocks: NF4, FP4 and any other table of 16 values.
 const nibble_storage *nibble_block_storage(void);
+
+/// Signed bytes with a scale a row: code · scale · (1 / 127), rounded after each.
+const nibble_storage *nibble_row_storage(void);
 
 /// A weight matrix in memory.
 struct nibble_matrix {
@@ -59,7 +63,7 @@ struct nibble_matrix {
   const void *data;        ///< elements, or codes: two a byte, first in the high nibble, flattened across rows
   size_t block;            ///< elements that share a scale, at least 2, even; blocks run on across the ends of rows
   const float *codebook;   ///< 16 values, aligned
-  const float *scales;     ///< one a block; NULL where scales are coded themselves:
+  const float *scales;     ///< one a block, or one a row of bytes; NULL where scales are coded themselves:
   const uint8_t *scale_codes;   ///< one a block: scale = fl(fl(scale_map[code] * nested_scales[b / nested_block]) + offset)
   const float *scale_map;       ///< 256 values, aligned
   const float *nested_scales;   ///< one for `nested_block` blocks

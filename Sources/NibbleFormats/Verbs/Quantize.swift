@@ -56,7 +56,7 @@ extension StreamJob {
       job.warnings.append(
         .init(.unused, "\(.encoder, job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any"))
     }
-    if let type = source.modelType, let family = source.family, !family.runs(type) {
+    if let type = source.modelType, source.family?.runs(type) != true {
       job.warnings.append(
         .init(
           .compatibility,

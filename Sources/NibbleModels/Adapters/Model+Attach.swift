@@ -42,7 +42,7 @@ extension Model {
   }
 
   private func method(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> any LinearMethod {
-    guard !module.isConvolution, module.inputs == layer.inputs, module.outputs == layer.outputs else {
+    guard !module.isConvolution, layer.window == nil, module.inputs == layer.inputs, module.outputs == layer.outputs else {
       throw file.mismatch(
         module.path,
         "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's layer takes \(layer.inputs) and gives \(layer.outputs)"
@@ -57,7 +57,7 @@ extension Model {
     if let magnitude = module.magnitude {
       parts[DoRA.magnitude] = FloatStore(try magnitudes(magnitude, layer.outputs, module, file))
     }
-    guard let method = AdapterMethods.method(MethodNumbers(pair, parts: parts, weight: layer.matrix, transformer.engine)) else {
+    guard let method = AdapterMethods.method(MethodNumbers(pair, parts: parts, weight: layer.matrix, engine)) else {
       throw file.mismatch(module.path, "is of no method that nibble has")
     }
     return method
@@ -103,7 +103,7 @@ extension Model {
       if shape.dimensions.count == 1 {
         vectors[id] = FloatStore(try file.mapped.floats(tensor))
       } else {
-        matrices[id] = try Matrix(tensor, of: file.mapped, isTransposed: shape.isConv1D)
+        matrices[id] = try Matrix(tensor, of: file.mapped, isTransposed: shape.isConv1D, flattens: true)
       }
     }
     for rows in file.tokenRows {
@@ -113,16 +113,17 @@ extension Model {
       guard matrices[table.id] == nil else { throw file.mismatch(rows.path, "is replaced whole and by rows") }
       matrices[table.id] = try withRows(rows, of: table, file)
     }
-    if case .language(let head) = transformer.weights.head, matrices[head.id] == nil {
-      matrices[head.id] = try follower(head, of: matrices[transformer.weights.tokens.id], file)
+    if case .language(let head) = head, let tokens = tokenEmbedding, matrices[head.id] == nil {
+      matrices[head.id] = try follower(head, of: tokens, matrices[tokens.id], file)
     }
     return (vectors, matrices)
   }
 
   /// What a head becomes with the embedding: it shares rows of tokens, and what replaces a shared weight whole where the
   /// adapter says so. PEFT trains rows for both where the configuration ties them, though the file may have a weight for each.
-  private func follower(_ head: Linear, of embedding: Matrix?, _ file: AdapterFile) throws -> Matrix? {
-    let tokens = transformer.weights.tokens
+  private func follower(
+    _ head: Linear, of tokens: Embedding, _ embedding: Matrix?, _ file: AdapterFile
+  ) throws -> Matrix? {
     let names = ModuleNames([tokens.name])
     let rows = file.tokenRows.first { names.index(of: $0.path) != nil }
     if head.matrix.native.data == tokens.matrix.native.data {
@@ -149,7 +150,7 @@ extension Model {
 
   /// Layers the adapter changes to no effect: nothing a pass gives depends on them.
   package func idleModules(of adapter: AttachedAdapter) -> [String] {
-    transformer.weights.idle.filter { adapter.methods[$0.id] != nil || adapter.matrices[$0.id] != nil }.map(\.name)
+    network.parts.idle.filter { adapter.methods[$0.id] != nil || adapter.matrices[$0.id] != nil }.map(\.name)
   }
 
   /// Shapes of parameters as their modules hold them.
@@ -157,14 +158,11 @@ extension Model {
     var shapes: [ParameterID: (dimensions: [Int], isConv1D: Bool)] = [:]
     func add(_ vector: Vector?) { if let vector { shapes[vector.id] = ([vector.values.values.count], false) } }
     for linear in linears {
-      shapes[linear.id] = (linear.isConv1D ? [linear.inputs, linear.outputs] : [linear.outputs, linear.inputs], linear.isConv1D)
+      shapes[linear.id] = (linear.shape, linear.isConv1D)
       add(linear.bias)
     }
     for table in embeddings { shapes[table.id] = ([table.count, table.width], false) }
-    let weights = transformer.weights
-    for norm in weights.layers.flatMap({ [$0.attentionNorm, $0.mlpNorm] })
-      + [weights.embeddingNorm, weights.finalNorm].compactMap({ $0 })
-    {
+    for norm in norms {
       add(norm.weight)
       add(norm.bias)
     }

@@ -59,17 +59,18 @@ package struct LayerWeights: Sendable {
   package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
 }
 
-/// What stands on a transformer's last hidden states.
+/// What stands on the states of a network.
 package enum Head: Sendable {
   /// Scores of every token of the vocabulary.
   case language(Linear)
-  /// Scores of classes, from one token of each sequence.
+  /// Scores of classes, from some rows of each input.
   case classification(ClassificationHead)
   /// Nothing: hidden states are the result.
   case none
 }
 
 package struct ClassificationHead: Sendable {
+  /// Tokens of a sequence, or positions of an image.
   package enum Token: String, Sendable, CaseIterable {
     case first, last
     /// All that are no padding, on average.
@@ -82,6 +83,21 @@ package struct ClassificationHead: Sendable {
   package var dense: [Linear]
   package var output: Linear
   package var problem: Problem
+
+  package init(token: Token, dense: [Linear], output: Linear, problem: Problem) {
+    (self.token, self.dense, self.output, self.problem) = (token, dense, output, problem)
+  }
+}
+
+extension Head {
+  /// Its layers, in the order of the pass.
+  package var layers: [Linear] {
+    switch self {
+    case .language(let head): [head]
+    case .classification(let head): head.dense + [head.output]
+    case .none: []
+    }
+  }
 }
 
 /// All weights of a model.
@@ -101,23 +117,41 @@ package struct TransformerWeights: Sendable {
 package protocol Architecture: Sendable {
   /// `model_type`s whose configurations it reads.
   static var modelTypes: [String] { get }
+  /// The network that a configuration describes, with its weights in place.
+  ///
+  /// - Throws: `.badInput` naming what the configuration asks for and is not implemented, and for tensors that are missing, left over
+  ///   or of the wrong shape
+  static func network(_ config: ConfigReader, _ source: WeightSource, _ engine: Engine) throws -> any Network
+}
+
+/// A family of transformers: numbers and weights of one.
+package protocol TransformerArchitecture: Architecture {
   /// - Throws: `.badInput` naming what the configuration asks for and is not implemented
   static func shape(_ config: ConfigReader) throws -> TransformerShape
   static func weights(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> TransformerWeights
 }
 
-package enum Architectures {
-  /// A further family is one more file and its name here.
-  static var all: [any Architecture.Type] { [Llama.self, GPT2.self, Bert.self] + added }
+extension TransformerArchitecture {
+  package static func network(_ config: ConfigReader, _ source: WeightSource, _ engine: Engine) throws -> any Network {
+    let shape = try shape(config)
+    return Transformer(shape, try weights(shape, config, source), engine)
+  }
+}
 
-  /// For tests of the seam: architectures that exist for the length of a call.
-  @TaskLocal package static var added: [any Architecture.Type] = []
+/// A list of families that run.
+package struct Architectures: Sendable {
+  /// Those of nibble. A further family is one more file and its name here.
+  package static let all = Architectures([Llama.self, GPT2.self, Bert.self])
 
-  package static func named(_ modelType: String) -> (any Architecture.Type)? {
-    all.first { $0.modelTypes.contains(modelType) }
+  private let types: [any Architecture.Type]
+
+  package init(_ types: [any Architecture.Type]) { self.types = types }
+
+  package func named(_ modelType: String) -> (any Architecture.Type)? {
+    types.first { $0.modelTypes.contains(modelType) }
   }
 
-  package static var modelTypes: [String] { all.flatMap { $0.modelTypes } }
+  package var modelTypes: [String] { types.flatMap { $0.modelTypes } }
 }
 
 /// Limits on what a configuration may say, far above any model there is.

@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// GPT-2: learned positions, layer norms before, one projection for queries, keys and values.
-enum GPT2: Architecture {
+enum GPT2: TransformerArchitecture {
   static let modelTypes = ["gpt2"]
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {

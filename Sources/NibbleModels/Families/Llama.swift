@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// Llama 1, 2, 3 and what is computed alike: Mistral, and Qwen2 with its biases.
-enum Llama: Architecture {
+enum Llama: TransformerArchitecture {
   static let modelTypes = ["llama", "mistral", "qwen2"]
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {

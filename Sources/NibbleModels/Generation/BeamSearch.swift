@@ -30,13 +30,13 @@ package struct BeamSearch {
   package func run(
     _ request: Generator.Request, _ generator: Generator, timing: inout Generator.Timing
   ) throws -> (result: Generator.Result, score: Double) {
-    try generator.check(request)
-    let transformer = generator.transformer
-    let count = transformer.shape.vocabulary
+    let network = try generator.network
+    try generator.check(request, network)
+    let count = network.vocabulary
     let started = monotonicSeconds()
-    var caches = (0..<width).map { _ in KeyValueCache(transformer.shape) }
-    var spare = (0..<width).map { _ in KeyValueCache(transformer.shape) }
-    let first = try Generator.readPrompt(request, caches[0], transformer)
+    var caches = (0..<width).map { _ in network.cache() }
+    var spare = (0..<width).map { _ in network.cache() }
+    let first = try Generator.readPrompt(request, caches[0], network)
     for cache in caches.dropFirst() { cache.assign(caches[0]) }
     timing.promptSeconds += monotonicSeconds() - started
     let decoding = monotonicSeconds()
@@ -61,8 +61,9 @@ package struct BeamSearch {
       let worst = finished.map(\.score).min() ?? Self.never
       let canImprove = finished.contains { best > ($0.isFinished ? worst : Self.never) }
       if isLast || !canImprove || ends.allSatisfy({ $0 }) { break }
-      let runs = running.indices.map { TokenRun([running[$0].ids.last ?? 0], cache: caches[$0], adapters: request.adapters) }
-      scores = try transformer.logits(try transformer.hidden(runs), rows: Array(runs.indices), of: runs)
+      let batch = Batch.tokens(
+        running.indices.map { TokenRun([running[$0].ids.last ?? 0], cache: caches[$0], adapters: request.adapters) })
+      scores = try network.logits(try network.hidden(batch, tape: nil), rows: Array(running.indices), of: batch)
     }
     timing.decodeSeconds += monotonicSeconds() - decoding
     var ids = finished[0].ids

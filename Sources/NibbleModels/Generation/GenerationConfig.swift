@@ -29,14 +29,14 @@ public struct GenerationConfig: Sendable {
   public init(_ model: Model) throws {
     let name = "generation_config.json"
     guard let bytes = try model.checkpoint.contents(ofSmallFiles: [name], limit: 1 << 20)[name] else {
-      try self.init(model.config, vocabulary: model.vocabularySize)
+      try self.init(model.config, vocabulary: try model.vocabularySize)
       return
     }
     let place: MessageText = "\(path: model.path): \(name)"
     let json: JSON
     do { json = try JSON.parse(bytes) } catch { throw NibbleError.badInput("\(place): \(error.reason) at byte \(error.offset)") }
     guard json.members != nil else { throw NibbleError.badInput("\(place): not a JSON object") }
-    try self.init(ConfigReader(json, place: place), vocabulary: model.vocabularySize)
+    try self.init(ConfigReader(json, place: place), vocabulary: try model.vocabularySize)
   }
 
   package init(_ config: ConfigReader, vocabulary: Int) throws {

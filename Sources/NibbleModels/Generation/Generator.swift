@@ -28,7 +28,7 @@ public struct Generator {
     public enum Reason: String { case endOfSequence = "end", length, stop }
   }
 
-  package let transformer: Transformer
+  private let model: Model
   /// How tokens are chosen.
   public var sampling: Sampling
   /// Tokens a sequence gets at most.
@@ -40,11 +40,16 @@ public struct Generator {
   ///   - maximumNew: tokens a sequence gets at most
   ///   - endIDs: tokens that end one; `Tokenizer.special` has the model's
   public init(_ model: Model, sampling: Sampling = Sampling(), maximumNew: Int, endIDs: Set<Int>) {
-    transformer = model.transformer
+    self.model = model
     self.sampling = sampling
     self.maximumNew = maximumNew
     self.endIDs = endIDs
   }
+
+  /// What computes.
+  ///
+  /// - Throws: `.usage` for models that take no texts
+  var network: any TokenNetwork { get throws { try model.tokens(for: "generation") } }
 
   /// Prompt tokens computed in one pass: bounds memory, and is enough for full speed.
   static let promptRows = 512
@@ -70,7 +75,8 @@ public struct Generator {
   public func run(
     _ requests: [Request], timing: inout Timing, onToken: (Int, Int) throws -> Bool = { _, _ in false }
   ) throws -> [Result] {
-    for request in requests { try check(request) }
+    let network = try network
+    for request in requests { try check(request, network) }
     var results: [Result] = []
     while results.count < requests.count {
       var tokens = 0
@@ -79,7 +85,7 @@ public struct Generator {
         return tokens <= Self.groupTokens
       }
       let count = max(group.count, 1)
-      results += try run(requests[results.count..<results.count + count], &timing, onToken)
+      results += try run(requests[results.count..<results.count + count], network, &timing, onToken)
     }
     return results
   }
@@ -94,12 +100,12 @@ public struct Generator {
   }
 
   private func run(
-    _ group: ArraySlice<Request>, _ timing: inout Timing, _ onToken: (Int, Int) throws -> Bool
+    _ group: ArraySlice<Request>, _ network: any TokenNetwork, _ timing: inout Timing, _ onToken: (Int, Int) throws -> Bool
   ) throws -> [Result] {
     let started = monotonicSeconds()
     var sequences = try group.indices.map { row in
-      let cache = KeyValueCache(transformer.shape)
-      let scores = try Self.readPrompt(group[row], cache, transformer)
+      let cache = network.cache()
+      let scores = UnsafeBufferPointer(start: try Self.readPrompt(group[row], cache, network), count: network.vocabulary)
       return Sequence(
         row: row, request: group[row], cache: cache, next: choose(scores, group[row].prompt, [], row: row, step: 0))
     }
@@ -109,13 +115,12 @@ public struct Generator {
     for step in 1...max(maximumNew, 1) where maximumNew > 0 {
       active = try active.filter { try take(&sequences[$0], onToken) }
       guard !active.isEmpty else { break }
-      let runs = active.map {
-        TokenRun([sequences[$0].next], cache: sequences[$0].cache, adapters: sequences[$0].request.adapters)
-      }
-      let hidden = try transformer.hidden(runs)
-      let scores = try transformer.logits(hidden, rows: Array(runs.indices), of: runs)
+      let batch = Batch.tokens(
+        active.map { TokenRun([sequences[$0].next], cache: sequences[$0].cache, adapters: sequences[$0].request.adapters) })
+      let hidden = try network.hidden(batch, tape: nil)
+      let (scores, count) = (try network.logits(hidden, rows: Array(active.indices), of: batch), network.vocabulary)
       for (index, one) in active.enumerated() {
-        let (own, sequence) = (scores + index * transformer.shape.vocabulary, sequences[one])
+        let (own, sequence) = (UnsafeBufferPointer(start: scores + index * count, count: count), sequences[one])
         sequences[one].next = choose(own, sequence.request.prompt, sequence.result.ids, row: sequence.row, step: step)
       }
     }
@@ -137,35 +142,34 @@ public struct Generator {
     return sequence.result.ids.count < maximumNew
   }
 
-  package func check(_ request: Request) throws {
+  func check(_ request: Request, _ network: any TokenNetwork) throws {
     guard !request.prompt.isEmpty else { throw NibbleError.usage("the prompt is empty: there is nothing to continue") }
     let length = request.prompt.count + maximumNew
-    guard length <= transformer.shape.contextLength else {
+    guard length <= network.contextLength else {
       throw NibbleError.usage(
         "a prompt of \(request.prompt.count) tokens and \(maximumNew) new ones are more than the model's context of "
-          + "\(transformer.shape.contextLength); \(.maxNewTokens) sets the number of new ones")
+          + "\(network.contextLength); \(.maxNewTokens) sets the number of new ones")
     }
   }
 
   /// Computes a prompt, and the scores of what comes after it.
   static func readPrompt(
-    _ request: Request, _ cache: KeyValueCache, _ transformer: Transformer
+    _ request: Request, _ cache: KeyValueCache, _ network: any TokenNetwork
   ) throws -> UnsafePointer<Float> {
     var start = 0
     while true {
       let part = Array(request.prompt[start..<min(start + promptRows, request.prompt.count)])
-      let runs = [TokenRun(part, cache: cache, adapters: request.adapters)]
-      let hidden = try transformer.hidden(runs)
+      let batch = Batch.tokens([TokenRun(part, cache: cache, adapters: request.adapters)])
+      let hidden = try network.hidden(batch, tape: nil)
       start += part.count
-      if start == request.prompt.count { return try transformer.logits(hidden, rows: [part.count - 1], of: runs) }
+      if start == request.prompt.count { return try network.logits(hidden, rows: [part.count - 1], of: batch) }
     }
   }
 
-  private func choose(_ scores: UnsafePointer<Float>, _ prompt: [Int], _ new: [Int], row: Int, step: Int) -> Int {
-    let count = transformer.shape.vocabulary
+  private func choose(_ scores: UnsafeBufferPointer<Float>, _ prompt: [Int], _ new: [Int], row: Int, step: Int) -> Int {
     let draw = CountedRandom(seed: sampling.seed, stream: UInt64(row)).uniform(UInt64(step))
-    guard sampling.adjusts else { return sampling.choose(scores, count: count, draw: draw) }
-    let adjusted = FloatStore(Array(UnsafeBufferPointer(start: scores, count: count)))
+    if !sampling.adjusts, let start = scores.baseAddress { return sampling.choose(start, count: scores.count, draw: draw) }
+    let adjusted = FloatStore(Array(scores)), count = scores.count
     sampling.adjust(adjusted.start, count: count, history: prompt + new, prompt: prompt.count, ends: endIDs)
     return sampling.choose(adjusted.start, count: count, draw: draw)
   }

@@ -58,17 +58,17 @@ struct Segment {
     adapters.compactMap { active in active.adapter.methods[id].map { ($0, active.weight) } }
   }
 
-  /// The segments of a batch: neighbouring runs with the same adapters together.
-  static func segments(_ runs: [TokenRun]) -> [Segment] {
+  /// The segments of a batch with so many rows of each input: neighbours with the same adapters together.
+  static func segments(_ counts: [Int], _ adapters: [[ActiveAdapter]]) -> [Segment] {
     var segments: [Segment] = []
     var row = 0
-    for run in runs {
-      let rows = row..<row + run.ids.count
+    for (count, own) in zip(counts, adapters) {
+      let rows = row..<row + count
       row = rows.upperBound
-      if let last = segments.last, last.isLike(run.adapters) {
+      if let last = segments.last, last.isLike(own) {
         segments[segments.count - 1].rows = last.rows.lowerBound..<rows.upperBound
       } else {
-        segments.append(Segment(rows: rows, adapters: run.adapters))
+        segments.append(Segment(rows: rows, adapters: own))
       }
     }
     return segments

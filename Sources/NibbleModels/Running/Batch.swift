@@ -1,7 +1,80 @@
 import NibbleCompute
 import NibbleCore
 
-/// The new tokens of one sequence of a batch. Sequences lie one after another, without padding, whatever their lengths.
+/// The inputs of one pass, all of one kind, and the adapters that are on for each.
+package enum Batch {
+  /// Sequences, one after another, without padding, whatever their lengths.
+  case tokens([TokenRun])
+  case images([ImageRun])
+
+  /// Inputs with the same adapters.
+  ///
+  /// - Throws: `.badInput` for inputs of both kinds
+  package init(_ inputs: [ModelInput], adapters: [ActiveAdapter] = []) throws {
+    let images = inputs.compactMap { input in
+      if case .image(let image) = input { ImageRun(image, adapters: adapters) } else { nil }
+    }
+    guard images.isEmpty || images.count == inputs.count else {
+      throw NibbleError.badInput("images and texts are in one batch")
+    }
+    self = images.isEmpty ? .tokens(inputs.map { TokenRun($0.ids, adapters: adapters) }) : .images(images)
+  }
+
+  package var count: Int {
+    switch self {
+    case .tokens(let runs): runs.count
+    case .images(let images): images.count
+    }
+  }
+
+  package var adapters: [[ActiveAdapter]] {
+    switch self {
+    case .tokens(let runs): runs.map(\.adapters)
+    case .images(let images): images.map(\.adapters)
+    }
+  }
+
+  /// The same inputs with other adapters.
+  package func with(_ adapters: [ActiveAdapter]) -> Batch {
+    switch self {
+    case .tokens(var runs):
+      for index in runs.indices { runs[index].adapters = adapters }
+      return .tokens(runs)
+    case .images(let images): return .images(images.map { ImageRun($0.image, adapters: adapters) })
+    }
+  }
+
+  /// Its sequences.
+  ///
+  /// - Throws: `.usage` for images
+  package var runs: [TokenRun] {
+    get throws {
+      guard case .tokens(let runs) = self else { throw NibbleError.usage("the model takes tokens, the batch has images") }
+      return runs
+    }
+  }
+
+  /// Its images.
+  ///
+  /// - Throws: `.usage` for tokens
+  package var images: [ImageRun] {
+    get throws {
+      guard case .images(let images) = self else { throw NibbleError.usage("the model takes images, the batch has tokens") }
+      return images
+    }
+  }
+}
+
+/// One image of a batch.
+package struct ImageRun {
+  package var image: Image
+  /// Adapters that are on, with their weights.
+  package var adapters: [ActiveAdapter]
+
+  package init(_ image: Image, adapters: [ActiveAdapter] = []) { (self.image, self.adapters) = (image, adapters) }
+}
+
+/// The new tokens of one sequence of a batch.
 package struct TokenRun {
   package var ids: [Int]
   /// What came before, and where these tokens' keys and values go; nil to compute them for this pass only.

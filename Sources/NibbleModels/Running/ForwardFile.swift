@@ -43,8 +43,10 @@ package struct ForwardFile {
     func writer(_ tensors: [(name: String, shape: [Int])]) throws -> TensorFile.Writer {
       try TensorFile.Writer(tensors + (hasLoss(model) ? [("loss", [1])] : []), to: path, force: force)
     }
+    _ = try model.tokens(for: "a pass over ids")
+    let width = model.network.width
     let (loss, file) =
-      switch model.transformer.weights.head {
+      switch model.head {
       case .language(let head):
         try language(model, head, adapters, writer([("logits", [ids.count, length, head.outputs])]))
       case .classification(let head):
@@ -53,7 +55,7 @@ package struct ForwardFile {
         try states(
           model, adapters,
           writer([
-            ("last_hidden_state", [ids.count, length, model.shape.width]), ("mean_pooled", [ids.count, model.shape.width]),
+            ("last_hidden_state", [ids.count, length, width]), ("mean_pooled", [ids.count, width]),
           ]))
       }
     if let loss {
@@ -64,7 +66,7 @@ package struct ForwardFile {
   }
 
   private func hasLoss(_ model: Model) -> Bool {
-    if case .none = model.transformer.weights.head { return false }
+    if case .none = model.head { return false }
     return labels != nil
   }
 
@@ -75,13 +77,13 @@ package struct ForwardFile {
 
   /// Runs the model over some sequences after others.
   private func passes(
-    _ model: Model, _ adapters: [ActiveAdapter], _ body: (Range<Int>, [TokenRun], UnsafePointer<Float>) throws -> Void
+    _ model: Model, _ adapters: [ActiveAdapter], _ body: (Range<Int>, Batch, UnsafePointer<Float>) throws -> Void
   ) throws {
     let together = max(1, Self.passTokens / max(length, 1))
     for first in stride(from: 0, to: ids.count, by: together) {
       let rows = first..<min(first + together, ids.count)
-      let runs = rows.map { TokenRun(ids[$0], mask: masks[$0], types: types?[$0], adapters: adapters) }
-      try body(rows, runs, try model.transformer.hidden(runs))
+      let batch = Batch.tokens(rows.map { TokenRun(ids[$0], mask: masks[$0], types: types?[$0], adapters: adapters) })
+      try body(rows, batch, try model.network.hidden(batch, tape: nil))
     }
   }
 
@@ -95,11 +97,11 @@ package struct ForwardFile {
     }
     var sum = 0.0
     var counted = 0
-    try passes(model, adapters) { sequences, runs, hidden in
+    try passes(model, adapters) { sequences, batch, hidden in
       let before = sequences.lowerBound * length
-      for start in stride(from: 0, to: runs.count * length, by: Self.scoreRows) {
-        let rows = start..<min(start + Self.scoreRows, runs.count * length)
-        let scores = try model.transformer.logits(hidden, rows: Array(rows), of: runs)
+      for start in stride(from: 0, to: batch.count * length, by: Self.scoreRows) {
+        let rows = start..<min(start + Self.scoreRows, batch.count * length)
+        let scores = try model.network.logits(hidden, rows: Array(rows), of: batch)
         try writer.add(UnsafeBufferPointer(start: scores, count: rows.count * count), to: "logits")
         guard let targets else { continue }
         // Each token is judged by the one behind it.
@@ -118,9 +120,9 @@ package struct ForwardFile {
     let count = head.output.outputs
     let loss = try labels.map { try classLoss($0, problem($0, head, model), count) }
     var all: [Float] = []
-    try passes(model, adapters) { _, runs, hidden in
+    try passes(model, adapters) { _, batch, hidden in
       let scores = UnsafeBufferPointer(
-        start: try model.transformer.classScores(hidden, head, of: runs), count: runs.count * count)
+        start: try model.network.classScores(hidden, head, of: batch), count: batch.count * count)
       try writer.add(scores, to: "logits")
       all += scores
     }
@@ -165,10 +167,10 @@ package struct ForwardFile {
   private func states(
     _ model: Model, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
   ) throws -> (Double?, TensorFile.Writer) {
-    let width = model.shape.width
+    let width = model.network.width
     let mean = FloatStore(count: width)
-    try passes(model, adapters) { sequences, runs, hidden in
-      try writer.add(UnsafeBufferPointer(start: hidden, count: runs.count * length * width), to: "last_hidden_state")
+    try passes(model, adapters) { sequences, batch, hidden in
+      try writer.add(UnsafeBufferPointer(start: hidden, count: batch.count * length * width), to: "last_hidden_state")
       for (index, sequence) in sequences.enumerated() {
         let visible = (0..<length).filter { masks[sequence]?.isVisible($0) ?? true }
         for column in 0..<width {

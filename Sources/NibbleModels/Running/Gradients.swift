@@ -24,15 +24,4 @@ package struct Gradients {
   func has(_ norm: Norm) -> Bool {
     vectors[norm.weight.id] != nil || norm.bias.map { vectors[$0.id] != nil } ?? false
   }
-
-  func has(_ layer: LayerWeights) -> Bool {
-    layer.linears.contains { has($0) } || has(layer.attentionNorm) || has(layer.mlpNorm)
-  }
-
-  /// Of tables of embeddings, and of the norm behind them.
-  func hasEmbeddings(_ weights: TransformerWeights) -> Bool {
-    let tables = [weights.tokens, weights.positions, weights.tokenTypes].compactMap { $0?.id }
-    return tables.contains { matrices[$0] != nil || rows[$0] != nil || self.tables[$0] != nil }
-      || weights.embeddingNorm.map { has($0) } ?? false
-  }
 }

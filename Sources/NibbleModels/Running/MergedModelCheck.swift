@@ -35,6 +35,7 @@ public final class MergedModelCheck: @unchecked Sendable {
     do {
       let team = Team(threads: threads)
       let before = try Model(base, precision: .f32, team: team)
+      guard before.tokenEmbedding != nil else { return ["--check-model: the model takes images; nothing was compared"] }
       let attached = try adapters.enumerated().map { index, one in
         ActiveAdapter(try before.attach(one.adapter, name: "\(index)"), weight: Float(one.weight))
       }
@@ -62,19 +63,19 @@ public final class MergedModelCheck: @unchecked Sendable {
 
   /// The scores of every position, or the classes', or the states: rows of numbers.
   private static func outputs(_ model: Model, _ adapters: [ActiveAdapter]) throws -> [[Float]] {
-    let length = min(length, model.contextLength)
-    let ids = (0..<length).map { (7919 * $0 + 11) % model.vocabularySize }
-    let run = TokenRun(ids, adapters: adapters)
-    let hidden = try model.transformer.hidden([run])
+    let network = try model.tokens(for: "a prompt")
+    let length = min(length, network.contextLength)
+    let batch = Batch.tokens([TokenRun((0..<length).map { (7919 * $0 + 11) % network.vocabulary }, adapters: adapters)])
+    let hidden = try network.hidden(batch, tape: nil)
     func rows(_ start: UnsafePointer<Float>, _ count: Int, _ width: Int) -> [[Float]] {
       (0..<count).map { Array(UnsafeBufferPointer(start: start + $0 * width, count: width)) }
     }
-    switch model.transformer.weights.head {
+    switch network.head {
     case .language(let head):
-      return rows(try model.transformer.logits(hidden, rows: Array(0..<length), of: [run]), length, head.outputs)
+      return rows(try network.logits(hidden, rows: Array(0..<length), of: batch), length, head.outputs)
     case .classification(let head):
-      return rows(try model.transformer.classScores(hidden, head, of: [run]), 1, head.output.outputs)
-    case .none: return rows(hidden, length, model.shape.width)
+      return rows(try network.classScores(hidden, head, of: batch), 1, head.output.outputs)
+    case .none: return rows(hidden, length, network.width)
     }
   }
 

@@ -1,25 +1,123 @@
 import NibbleCompute
+import NibbleCore
 
-/// What computes a model: inputs, be they tokens or images, become states, which a head or a loss looks at, and the gradient of these
-/// states finds what is trained. `Transformer` is one.
-package protocol Network: AnyObject {
-  /// One of a batch.
-  associatedtype Input
-  /// What a pass leaves for its way back.
-  associatedtype Tape
+/// What computes a model: a batch of inputs becomes states, rows of numbers that a head looks at, and the gradient of these states finds
+/// what is trained. A family's file builds one. `Transformer` is one; `Network+Heads.swift` puts heads on any. One pass at a time.
+package protocol Network: AnyObject, Sendable {
+  /// What products are made with.
+  var engine: Engine { get }
+  /// The same in float32, which adapters are computed in.
+  var exact: Engine { get }
+  /// Memory for passes. Heads use slots of their own (`HeadSlot`).
+  var scratch: Scratch { get }
+  /// What adapters and training find in it.
+  var parts: NetworkParts { get }
+  /// What stands on the states. A model gets another one, if at all, before its first pass.
+  var head: Head { get set }
+  /// Numbers in a row of states.
+  var width: Int { get }
 
-  /// The states of a batch, which hold until the next pass.
+  /// Rows of states that each input of a batch gives: one a token, one a position of an image.
+  func rows(_ batch: Batch) -> [Int]
+
+  /// The states of a batch, [rows, width], which hold until the next pass.
   ///
-  /// - Parameter tape: gets what the way back needs; nil where there is none, and nothing is kept
-  func hidden(_ inputs: [Input], tape: Tape?) throws -> UnsafePointer<Float>
+  /// - Parameter tape: gets what the way back needs; all inputs have the same adapters then
+  /// - Throws: `.usage` for inputs of a kind the network does not take, `.badInput` for inputs it cannot take, `.quality` where a
+  ///   number is not finite, `.interrupted`
+  func hidden(_ batch: Batch, tape: Tape?) throws -> UnsafePointer<Float>
 
-  /// Adds to the gradients of everything trained.
+  /// Adds to the gradients of everything trained below the head.
   ///
   /// - Parameters:
   ///   - gradient: of the states; spoiled
-  ///   - tape: of `hidden` with the same inputs
-  func backward(
-    _ inputs: [Input], _ gradient: UnsafeMutablePointer<Float>, tape: Tape, _ gradients: Gradients) throws
+  ///   - tape: of `hidden` with the same batch
+  func backward(_ batch: Batch, _ gradient: UnsafeMutablePointer<Float>, tape: Tape, _ gradients: Gradients) throws
+
+  /// The rows of each input that a classification head looks at, counted from the input's first, and how much of each.
+  func pooled(_ batch: Batch, _ token: ClassificationHead.Token) -> [[(row: Int, weight: Float)]]
+
+  /// What a pass and its way back need of memory, before there is one.
+  func room(_ size: PassSize) -> PassRoom
 }
 
-extension Transformer: Network {}
+/// A network of texts: sequences of tokens from a vocabulary, each as long as the context allows, continued from a cache.
+package protocol TokenNetwork: Network {
+  var vocabulary: Int { get }
+  /// The most tokens a sequence may have.
+  var contextLength: Int { get }
+  /// The table of tokens, whose weight a language head may share.
+  var tokens: Embedding { get }
+  /// An empty cache for one sequence.
+  func cache() -> KeyValueCache
+}
+
+/// What adapters and training find in a network, beside its head.
+package struct NetworkParts: Sendable {
+  /// Linear layers and convolutions, in the order of the pass.
+  package var layers: [Linear]
+  /// Those of them that `--target-modules attention` and `mlp` mean.
+  package var attention: [Linear] = []
+  package var mlp: [Linear] = []
+  /// Layers of the checkpoint that no result depends on, for adapters that were trained on them, too.
+  package var idle: [Linear] = []
+  package var embeddings: [Embedding] = []
+  package var norms: [Norm] = []
+
+  package init(
+    layers: [Linear], attention: [Linear] = [], mlp: [Linear] = [], idle: [Linear] = [], embeddings: [Embedding] = [], norms: [Norm] = []
+  ) {
+    (self.layers, self.attention, self.mlp, self.idle) = (layers, attention, mlp, idle)
+    (self.embeddings, self.norms) = (embeddings, norms)
+  }
+}
+
+/// A training pass as a memory plan sees it.
+package struct PassSize: Sendable {
+  package var inputs: Int
+  /// Tokens of the longest input, or positions of an image.
+  package var length: Int
+  package var threads: Int
+  /// Whether layers keep only their inputs.
+  package var checkpointing: Bool
+  /// Layers whose methods scale outputs, which are kept unscaled.
+  package var scaled: Set<ParameterID>
+
+  package init(inputs: Int, length: Int, threads: Int, checkpointing: Bool, scaled: Set<ParameterID> = []) {
+    (self.inputs, self.length, self.threads, self.checkpointing, self.scaled) = (inputs, length, threads, checkpointing, scaled)
+  }
+}
+
+/// Memory of a pass and its way back, in float32 numbers.
+package struct PassRoom: Sendable {
+  /// Rows of states.
+  package var rows: Int
+  /// What the tape keeps.
+  package var kept: Int
+  /// Work in hand.
+  package var inHand: Int
+
+  package init(rows: Int, kept: Int, inHand: Int) { (self.rows, self.kept, self.inHand) = (rows, kept, inHand) }
+}
+
+extension Network {
+  package func pooled(_ batch: Batch, _ token: ClassificationHead.Token) -> [[(row: Int, weight: Float)]] {
+    rows(batch).map { count in
+      switch token {
+      case .first: [(0, 1)]
+      case .last: [(max(count - 1, 0), 1)]
+      case .mean: (0..<count).map { ($0, 1 / Float(max(count, 1))) }
+      }
+    }
+  }
+
+  /// The operations of a pass over the batch.
+  func operations(_ batch: Batch, _ tape: Tape?) -> Layers { operations(rows(batch), batch.adapters, tape) }
+
+  /// The operations of a pass over so many rows of each input.
+  func operations(_ rows: [Int], _ adapters: [[ActiveAdapter]], _ tape: Tape?) -> Layers {
+    Layers(engine: engine, exact: exact, segments: Segment.segments(rows, adapters), scratch: scratch, tape: tape)
+  }
+
+  func floats(_ slot: Int, _ count: Int) -> UnsafeMutablePointer<Float> { scratch.floatStart(slot, count) }
+}

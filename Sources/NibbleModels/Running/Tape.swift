@@ -1,80 +1,29 @@
 import NibbleAdapters
 import NibbleCompute
 
-/// What a pass leaves for its way back: with all that its layers left, or (`checkpointing`) with their inputs alone, from which a
-/// layer is computed once more. The next pass with the same tape overwrites it.
+/// What a pass leaves for its way back: what is the same for every network, and a part of the network's own. The next pass with the same
+/// tape overwrites it.
 package final class Tape {
-  /// Whether only the inputs of layers are kept.
-  package var checkpointing: Bool
+  /// Whether layers keep their inputs only, from which they are computed once more on the way back.
+  package let checkpointing: Bool
   /// What the next pass drops; nil for nothing.
   package var dropout: Dropout?
   package let clock = StepClock()
-  /// Inputs of the layers, and the output of the last.
-  private(set) var inputs: [FloatStore] = []
-  private var layers: [LayerTape] = []
-  /// Sums of embeddings, where a norm follows them.
-  private(set) var embedded = FloatStore(count: 0)
   /// Of a language head.
   let head = LinearTape()
   /// Of the layers of a classification head.
   var dense: [DenseTape] = []
+  private var own: AnyObject?
 
   package init(checkpointing: Bool = true) { self.checkpointing = checkpointing }
 
-  func layer(_ index: Int) -> LayerTape { layers[checkpointing ? 0 : index] }
-
-  /// Makes room for so many rows.
-  func prepare(_ shape: TransformerShape, _ weights: TransformerWeights, rows: Int) {
-    let count = checkpointing ? 1 : weights.layers.count
-    if layers.count < count || !layers[0].holds(rows) {
-      layers = weights.layers.prefix(max(count, 1)).map { LayerTape(shape, $0, rows: rows) }
-    }
-    if inputs.isEmpty || inputs[0].count < rows * shape.width {
-      inputs = (0...weights.layers.count).map { _ in FloatStore(count: rows * shape.width) }
-    }
-    dense = []
+  /// The network's own part, made by the first pass and kept for those that follow.
+  package func part<Part: AnyObject>(_ make: () -> Part) -> Part {
+    if let part = own as? Part { return part }
+    let part = make()
+    own = part
+    return part
   }
-
-  func keepEmbedded(_ x: UnsafePointer<Float>, _ count: Int) {
-    if embedded.count < count { embedded = FloatStore(count: count) }
-    embedded.start.update(from: x, count: count)
-  }
-}
-
-/// What one layer's pass leaves. [rows, …] each.
-final class LayerTape {
-  /// The normed input, where norms stand first.
-  let attentionInput: FloatStore
-  /// Queries, keys and values side by side, turned to their positions.
-  let queryKeyValue: FloatStore
-  let attended: FloatStore
-  /// The sum behind attention, before a norm that follows it.
-  let middle: FloatStore
-  /// What the MLP took.
-  let mlpInput: FloatStore
-  /// Its projections before the activation, side by side.
-  let up: FloatStore
-  /// What its last projection took.
-  let activated: FloatStore
-  /// The sum behind the MLP, where a norm follows it.
-  let end: FloatStore
-  let linear = LinearTape()
-  private let rows: Int
-
-  init(_ shape: TransformerShape, _ layer: LayerWeights, rows: Int) {
-    self.rows = rows
-    let width = rows * shape.width
-    attentionInput = FloatStore(count: shape.normsFirst ? width : 0)
-    queryKeyValue = FloatStore(count: rows * (shape.queryWidth + 2 * shape.keyValueWidth))
-    attended = FloatStore(count: rows * shape.queryWidth)
-    middle = FloatStore(count: width)
-    mlpInput = FloatStore(count: width)
-    up = FloatStore(count: rows * layer.upWidth)
-    activated = FloatStore(count: rows * layer.down.inputs)
-    end = FloatStore(count: shape.normsFirst ? 0 : width)
-  }
-
-  func holds(_ rows: Int) -> Bool { rows <= self.rows }
 }
 
 /// What the methods of linear layers leave, by layer: what they made of the outputs, and the outputs before they were scaled.

@@ -5,14 +5,11 @@ import NibbleCore
 /// The way back of a pass that left a tape. A frozen weight gives only the gradient of its input, by the products of the way forth
 /// with the matrix turned; nothing below the lowest layer with anything trained in it is computed.
 extension Transformer {
-  /// Adds to the gradients of everything trained below the head.
-  ///
-  /// - Parameters:
-  ///   - gradient: of the hidden states; spoiled
-  ///   - tape: of `hidden` with the same runs
-  package func backward(_ runs: [TokenRun], _ gradient: Floats, tape: Tape, _ gradients: Gradients) throws {
+  package func backward(_ batch: Batch, _ gradient: Floats, tape: Tape, _ gradients: Gradients) throws {
+    let runs = try batch.runs
     let rows = runs.reduce(0) { $0 + $1.ids.count }
-    let layers = operations(runs, tape)
+    let layers = operations(batch, tape)
+    let (checkpointing, tape) = (tape.checkpointing, part(of: tape))
     let last = weights.layers.count - 1
     let reachesEmbeddings = gradients.hasEmbeddings(weights)
     let lowest = reachesEmbeddings ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
@@ -24,7 +21,7 @@ extension Transformer {
       let own = tape.layer(index)
       let x = tape.inputs[index].start
       // The last layer's own is still there.
-      if tape.checkpointing, index != last {
+      if checkpointing, index != last {
         layer(index, runs, layers, rows, from: x, to: floats(Slot.again, rows * shape.width), own)
       }
       let goesOn = index > lowest || reachesEmbeddings
@@ -114,7 +111,7 @@ extension Transformer {
 
   /// Adds to the gradients of the tables that are trained.
   private func embedBack(
-    _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ tape: Tape, _ gradient: Floats, _ gradients: Gradients
+    _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ tape: TransformerTape, _ gradient: Floats, _ gradients: Gradients
   ) throws {
     if let norm = weights.embeddingNorm {
       layers.normBack(norm, shape, gradient, tape.embedded.start, rows: rows, gradient, gradients)
@@ -132,50 +129,17 @@ extension Transformer {
       }
     }
   }
+}
 
-  // MARK: Heads
-
-  /// From the gradient of the latest `logits` to that of the hidden states, which it is added to.
-  ///
-  /// - Parameter scores: spoiled
-  package func logitsBack(
-    _ scores: Floats, rows: [Int], of runs: [TokenRun], to gradient: Floats, tape: Tape, _ gradients: Gradients
-  ) {
-    guard case .language(let head) = weights.head else { return }
-    let width = shape.width
-    // What `logits` gathered is still there.
-    let x = floats(Slot.dense, rows.count * width), dx = floats(Slot.rowGradient, rows.count * width)
-    operations(chosen(rows, runs), tape).linearBack([head], x, rows: rows.count, scores, dx: dx, tape.head, gradients)
-    for (index, row) in rows.enumerated() { LayerKernels.add(dx + index * width, count: width, to: gradient + row * width) }
+extension Gradients {
+  fileprivate func has(_ layer: LayerWeights) -> Bool {
+    layer.linears.contains { has($0) } || has(layer.attentionNorm) || has(layer.mlpNorm)
   }
 
-  /// From the gradient of the latest `classScores` to that of the hidden states, which it is added to.
-  ///
-  /// - Parameter scores: spoiled
-  package func classScoresBack(
-    _ scores: Floats, _ head: ClassificationHead, of runs: [TokenRun], to gradient: Floats, tape: Tape, _ gradients: Gradients
-  ) {
-    let layers = operations(runs.map { TokenRun([0], adapters: $0.adapters) }, tape)
-    let width = shape.width
-    var dy = scores
-    var dx = FloatStore(count: 0)
-    for (index, layer) in (head.dense + [head.output]).enumerated().reversed() {
-      let own = tape.dense[index]
-      let next = FloatStore(count: runs.count * layer.inputs)
-      layers.linearBack([layer], own.input.start, rows: runs.count, dy, dx: next.start, own.linear, gradients)
-      if index > 0 {
-        LayerKernels.activateBack(.tanh, next.start, tape.dense[index - 1].sums.start, count: next.count, next.start)
-      }
-      (dx, dy) = (next, next.start)
-    }
-    var start = 0
-    withExtendedLifetime(dx) {
-      for (index, run) in runs.enumerated() {
-        for (token, weight) in pooled(run, head) {
-          LayerKernels.add(dy + index * width, scaledBy: weight, count: width, to: gradient + (start + token) * width)
-        }
-        start += run.ids.count
-      }
-    }
+  /// Of tables of embeddings, and of the norm behind them.
+  fileprivate func hasEmbeddings(_ weights: TransformerWeights) -> Bool {
+    let tables = [weights.tokens, weights.positions, weights.tokenTypes].compactMap { $0?.id }
+    return tables.contains { matrices[$0] != nil || rows[$0] != nil || self.tables[$0] != nil }
+      || weights.embeddingNorm.map { has($0) } ?? false
   }
 }

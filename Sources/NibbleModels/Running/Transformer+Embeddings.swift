@@ -4,7 +4,7 @@ import NibbleCore
 
 extension Transformer {
   /// Embeddings of every token, through the norm behind them.
-  func embed(_ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: Tape?) throws {
+  func embed(_ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: TransformerTape?) throws {
     let width = shape.width
     let tables = try lookups(runs)
     for segment in layers.segments where !segment.rows.isEmpty {

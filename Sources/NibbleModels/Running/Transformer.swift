@@ -2,22 +2,22 @@ import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 
-/// A model that computes: its weights in place, and the buffers a pass needs.
+/// The network of Llama, GPT-2, BERT and their like: embeddings, layers of attention and an MLP, a last norm.
 ///
-/// There is one pass forth, with or without a tape. With one, every step's numbers get a place of their own there, and
-/// `Transformer+Back.swift` takes them back; without, steps share buffers that hold until the next pass. One pass at a time.
-package final class Transformer: @unchecked Sendable {
+/// There is one pass forward, with or without a tape. With one, every step's numbers get a place of their own there, and
+/// `Transformer+Back.swift` takes them back; without, steps share buffers that hold until the next pass.
+package final class Transformer: TokenNetwork, @unchecked Sendable {
   package let shape: TransformerShape
   package let weights: TransformerWeights
   package let engine: Engine
-  /// The same in float32.
-  private let exact: Engine
+  package let exact: Engine
+  package let scratch = Scratch()
+  package let parts: NetworkParts
+  package var head: Head
   let rotary: RotaryTable?
-  let scratch = Scratch()
 
   enum Slot {
-    static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, dense = 6, scores = 7, pooled = 8
-    static let inner = 9, wide = 10, half = 11, again = 12, rowGradient = 13
+    static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, inner = 9, wide = 10, half = 11, again = 12
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -27,31 +27,41 @@ package final class Transformer: @unchecked Sendable {
     self.weights = weights
     self.engine = engine
     exact = Engine(.f32, team: engine.team, variant: engine.variant)
+    parts = weights.parts
+    head = weights.head
     rotary = shape.rotary.map { RotaryTable($0) }
   }
 
   package typealias Floats = UnsafeMutablePointer<Float>
 
-  func floats(_ slot: Int, _ count: Int) -> Floats { scratch.floatStart(slot, count) }
+  package var width: Int { shape.width }
+  package var vocabulary: Int { shape.vocabulary }
+  package var contextLength: Int { shape.contextLength }
+  package var tokens: Embedding { weights.tokens }
+  package func cache() -> KeyValueCache { KeyValueCache(shape) }
 
-  /// The operations of a pass over `runs`.
-  func operations(_ runs: [TokenRun], _ tape: Tape?) -> Layers {
-    Layers(engine: engine, exact: exact, segments: Segment.segments(runs), scratch: scratch, tape: tape)
+  package func rows(_ batch: Batch) -> [Int] {
+    if case .tokens(let runs) = batch { runs.map(\.ids.count) } else { [] }
   }
+
+  /// What of a tape is its own.
+  func part(of tape: Tape) -> TransformerTape { tape.part { TransformerTape(checkpointing: tape.checkpointing) } }
 
   /// Hidden states of every token of every run, [tokens, width], behind the last norm.
   ///
-  /// - Parameter tape: gets what the way back needs; all runs have the same adapters then, and no caches
+  /// - Parameter tape: gets what the way back needs; runs have no caches then
   /// - Throws: `.badInput` for ids outside the vocabulary and sequences longer than the context, `.quality` naming the layer whose
   ///   output is not finite, `.interrupted`
-  package func hidden(_ runs: [TokenRun], tape: Tape? = nil) throws -> UnsafePointer<Float> {
+  package func hidden(_ batch: Batch, tape: Tape? = nil) throws -> UnsafePointer<Float> {
+    let runs = try batch.runs
     try check(runs)
     let rows = runs.reduce(0) { $0 + $1.ids.count }
     let width = shape.width
+    let layers = operations(batch, tape)
+    assert(tape == nil || layers.segments.count <= 1)
+    let tape = tape.map(part)
     tape?.prepare(shape, weights, rows: rows)
     var x = tape?.inputs[0].start ?? floats(Slot.x, rows * width)
-    let layers = operations(runs, tape)
-    assert(tape == nil || layers.segments.count <= 1)
     try embed(runs, layers, rows, x, tape)
     for run in runs { run.cache?.reserve(run.ids.count) }
     for index in weights.layers.indices {

@@ -11,7 +11,7 @@ package struct Vector: Sendable {
   package let values: FloatStore
 }
 
-/// A linear layer: y = x · Wᵀ + b.
+/// A linear layer: y = x · Wᵀ + b. A convolution is one, whose x is a window of its input: channels, then rows and columns of each.
 package struct Linear: Sendable {
   /// The module's path, without `.weight`.
   package let name: String
@@ -20,7 +20,14 @@ package struct Linear: Sendable {
   package let bias: Vector?
   /// Whether the module stores its weight [inputs, outputs].
   package let isConv1D: Bool
+  /// [channels, height, width] of a convolution's window; nil for other layers.
+  package var window: [Int]?
 
+  /// Of the weight, as its module stores it.
+  package var shape: [Int] {
+    if let window { return [outputs] + window }
+    return isConv1D ? [inputs, outputs] : [outputs, inputs]
+  }
   package var inputs: Int { matrix.inputs }
   package var outputs: Int { matrix.outputs }
 }

@@ -82,6 +82,20 @@ package final class WeightSource {
       name: name, id: id, matrix: weight, bias: hasBias ? try vector(name + ".bias", count: outputs) : nil, isConv1D: isConv1D)
   }
 
+  /// The convolution `name`, a matrix of windows.
+  ///
+  /// - Parameter window: [channels, height, width]
+  package func convolution(_ name: String, outputs: Int, window: [Int], bias: BiasRule) throws -> Linear {
+    let tensor = try take(name + ".weight")
+    guard tensor.logicalShape == [outputs] + window else { throw wrongShape(tensor, [outputs] + window) }
+    let weight = try Matrix(tensor, of: mapped, isTransposed: false, flattens: true)
+    let id = register(name + ".weight")
+    let hasBias = bias == .required || (bias == .optional && has(name + ".bias"))
+    return Linear(
+      name: name, id: id, matrix: weight, bias: hasBias ? try vector(name + ".bias", count: outputs) : nil, isConv1D: false,
+      window: window)
+  }
+
   /// The embedding `name` of `count` rows.
   ///
   /// - Parameter head: the output head that shares its weight; a file may hold the weight under either name

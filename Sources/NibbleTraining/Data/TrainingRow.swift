@@ -1,8 +1,8 @@
-import NibbleCore
+import NibbleModels
 
-/// One example, as tokens.
+/// One example: tokens or an image, and what is learned of it.
 public struct TrainingRow: Sendable, Equatable {
-  public var ids: [Int]
+  public var input: ModelInput
   /// Of language models, one a token, −100 where nothing is learned; the shift happens when the loss is taken.
   public var labels: [Int] = []
   /// Of classifiers: one class, or a number a class.
@@ -11,8 +11,16 @@ public struct TrainingRow: Sendable, Equatable {
   public var place: String
 
   public init(_ ids: [Int], labels: [Int] = [], targets: [Double] = [], place: String) {
-    (self.ids, self.labels, self.targets, self.place) = (ids, labels, targets, place)
+    (self.input, self.labels, self.targets, self.place) = (.tokens(ids), labels, targets, place)
   }
+
+  /// An image, for a classifier.
+  public init(_ image: Image, targets: [Double], place: String) {
+    (self.input, self.targets, self.place) = (.image(image), targets, place)
+  }
+
+  /// Its tokens; empty for an image.
+  public var ids: [Int] { input.ids }
 
   /// A label that counts for nothing.
   public static let ignored = -100

@@ -17,6 +17,7 @@ extension Trained {
       guard let index = modules.index(of: module.path) else { continue }
       if index < linears.count {
         let layer = linears[index]
+        guard layer.window == nil else { throw file.mismatch(module.path, "is a convolution, whose factors are not trained") }
         factors[layer.id] = try Self.factors(module, inputs: layer.inputs, outputs: layer.outputs, file)
       } else {
         let table = tables[index - linears.count]
@@ -64,11 +65,11 @@ extension Trained {
   private static func factors(
     _ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile, _ model: Model
   ) throws -> TrainedFactors {
-    guard table.id == model.transformer.weights.tokens.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
+    guard table.id == model.tokenEmbedding?.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
     guard module.magnitude == nil else { throw NibbleError.usage("\(path: file.path): DoRA of an embedding is not trained") }
     // PEFT turns the factors around and gives them to the head.
     let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
-    guard !isShared || model.tiedHead == nil else {
+    guard !isShared || model.tied == nil else {
       throw NibbleError.usage("\(path: file.path): ensure_weight_tying with factors of an embedding is not trained")
     }
     return try factors(module, inputs: table.count, outputs: table.width, isEmbedding: true, file)
@@ -96,9 +97,7 @@ extension Trained {
 
   /// Whether a weight belongs to a module trained whole, or is kept tied to one.
   private func isSaved(_ name: String, _ id: ParameterID, _ file: AdapterFile, _ model: Model) -> Bool {
-    if let head = model.tiedHead, file.config.tiesReplacedEmbedding, [head.id, model.transformer.weights.tokens.id].contains(id) {
-      return true
-    }
+    if let tied = model.tied, file.config.tiesReplacedEmbedding, [tied.head.id, tied.tokens.id].contains(id) { return true }
     return file.config.modulesToSave.contains { AdapterFile.isIn(name, $0) }
   }
 
@@ -126,10 +125,9 @@ extension Trained {
   ///
   /// - Throws: `.adapterMismatch` for two that differ
   private mutating func share(_ file: AdapterFile, _ model: Model) throws {
-    let tokens = model.transformer.weights.tokens
-    guard file.config.tiesReplacedEmbedding, let head = model.tiedHead, let one = matrices[tokens.id] ?? matrices[head.id] else {
-      return
-    }
+    guard file.config.tiesReplacedEmbedding, let (head, tokens) = model.tied,
+      let one = matrices[tokens.id] ?? matrices[head.id]
+    else { return }
     for id in [tokens.id, head.id] {
       guard let other = matrices[id] else {
         one.otherNames.append(AdapterFile.prefix + model.path(ofModule: id == head.id ? head.name : tokens.name) + ".weight")
@@ -159,20 +157,10 @@ extension Trained {
     let own = TrainedRows(try Self.tensor(rows.values, file), tokens: rows.tokens)
     self.rows[table.id] = own
     // A head that shares the embedding's weight shares its rows.
-    guard table.id == model.transformer.weights.tokens.id, let head = model.tiedHead, matrices[head.id] == nil else { return }
+    guard table.id == model.tokenEmbedding?.id, let head = model.tied?.head, matrices[head.id] == nil else { return }
     guard factors[head.id] == nil else {
       throw NibbleError.usage("\(path: file.path): rows of tokens in a head that is adapted itself are not trained")
     }
     self.rows[head.id] = own
-  }
-}
-
-extension Model {
-  /// A head whose weight is the embedding's.
-  fileprivate var tiedHead: Linear? {
-    guard case .language(let head) = transformer.weights.head,
-      head.matrix.native.data == transformer.weights.tokens.matrix.native.data
-    else { return nil }
-    return head
   }
 }

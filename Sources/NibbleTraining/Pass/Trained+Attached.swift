@@ -5,7 +5,7 @@ import NibbleModels
 extension Trained {
   /// What is trained as an adapter, whose numbers are these where they lie: a pass finds them as it finds any adapter's.
   package func attached(to model: Model) -> AttachedAdapter {
-    let engine = model.transformer.engine
+    let engine = model.engine
     let conv1D = Set(model.linears.filter(\.isConv1D).map(\.id))
     let whole = matrices.map { id, tensor in (id, conv1D.contains(id) ? tensor.matrix.turned : tensor.matrix) }
     return AttachedAdapter(

@@ -21,11 +21,11 @@ package final class TrainedTensor {
     gradient.values.update(repeating: 0)
   }
 
-  /// The numbers as a matrix, where they lie; for shapes of two dimensions.
+  /// The numbers as a matrix, where they lie; for shapes of two dimensions or more, all behind the first as one.
   package var matrix: Matrix {
     guard
       let matrix = Matrix(
-        .f32, rows: shape[0], columns: shape[1], UnsafeRawBufferPointer(values.values), owner: values)
+        .f32, rows: shape[0], columns: values.count / max(shape[0], 1), UnsafeRawBufferPointer(values.values), owner: values)
     else { return Matrix([], rows: 0, columns: 0) }
     return matrix
   }

@@ -16,7 +16,7 @@ extension TrainingPass {
   package func language(_ runs: [TokenRun], labels: [[Int]], scale: Float = 1, learns: Bool = true) throws -> (
     loss: Double, tokens: Int
   ) {
-    guard case .language(let head) = transformer.weights.head else {
+    guard case .language(let head) = network.head else {
       throw NibbleError.usage("\(path: model.path) has no language head to train")
     }
     var targets: [(row: Int, target: Int)] = []
@@ -28,27 +28,27 @@ extension TrainingPass {
       start += run.ids.count
     }
     guard !targets.isEmpty else { return (0, 0) }
-    let runs = adapted(runs)
-    let hidden = try transformer.hidden(runs, tape: tape)
-    let gradient = hiddenGradient(runs)
+    let batch = adapted(.tokens(runs))
+    let hidden = try network.hidden(batch, tape: tape)
+    let gradient = stateGradient(batch)
     let each = scale / Float(targets.count)
     var loss = 0.0
     for first in stride(from: 0, to: targets.count, by: Self.scoreRows) {
       let part = targets[first..<min(first + Self.scoreRows, targets.count)]
       let rows = part.map(\.row)
       // Scores become their gradient where they lie.
-      let scores = Floats(mutating: try transformer.logits(hidden, rows: rows, of: runs, tape: tape))
+      let scores = Floats(mutating: try network.logits(hidden, rows: rows, of: batch, tape: tape))
       loss += clock.measure(.loss) { judge(scores, head.outputs, part.map(\.target), each) }
-      if learns { transformer.logitsBack(scores, rows: rows, of: runs, to: gradient, tape: tape, gradients) }
+      if learns { network.logitsBack(scores, rows: rows, of: batch, to: gradient, tape: tape, gradients) }
     }
-    if learns { try transformer.backward(runs, gradient, tape: tape, gradients) }
+    if learns { try network.backward(batch, gradient, tape: tape, gradients) }
     return (loss / Double(targets.count), targets.count)
   }
 
   /// The sum of the losses of rows of scores; scores become the gradient.
   private func judge(_ scores: Floats, _ count: Int, _ wanted: [Int], _ scale: Float) -> Double {
     let losses = FloatStore(count: wanted.count * 2)
-    engine.team.run(wanted.count) { index, _ in
+    network.engine.team.run(wanted.count) { index, _ in
       let own = BackwardKernels.crossEntropy(scores + index * count, count: count, target: wanted[index], scale: scale)
       // Two floats hold what one would round.
       losses.start[2 * index] = Float(own)
@@ -59,23 +59,23 @@ extension TrainingPass {
 
   /// The mean loss of classes, and its gradients, times `scale`.
   ///
-  /// - Parameter targets: of each sequence one class, or a number a class
-  package func classes(_ runs: [TokenRun], targets: [[Double]], scale: Float = 1, learns: Bool = true) throws -> (
+  /// - Parameter targets: of each input one class, or a number a class
+  package func classes(_ inputs: Batch, targets: [[Double]], scale: Float = 1, learns: Bool = true) throws -> (
     loss: Double, scores: [Float]
   ) {
-    guard case .classification(let head) = transformer.weights.head else {
+    guard case .classification(let head) = network.head else {
       throw NibbleError.usage("\(path: model.path) has no classification head to train")
     }
-    let runs = adapted(runs)
+    let batch = adapted(inputs)
     let count = head.output.outputs
-    let hidden = try transformer.hidden(runs, tape: tape)
-    let scores = Floats(mutating: try transformer.classScores(hidden, head, of: runs, tape: tape))
-    let given = Array(UnsafeBufferPointer(start: scores, count: runs.count * count))
+    let hidden = try network.hidden(batch, tape: tape)
+    let scores = Floats(mutating: try network.classScores(hidden, head, of: batch, tape: tape))
+    let given = Array(UnsafeBufferPointer(start: scores, count: batch.count * count))
     let loss = judge(scores, count, head.problem, targets, scale)
     guard learns else { return (loss, given) }
-    let gradient = hiddenGradient(runs)
-    transformer.classScoresBack(scores, head, of: runs, to: gradient, tape: tape, gradients)
-    try transformer.backward(runs, gradient, tape: tape, gradients)
+    let gradient = stateGradient(batch)
+    network.classScoresBack(scores, head, of: batch, to: gradient, tape: tape, gradients)
+    try network.backward(batch, gradient, tape: tape, gradients)
     return (loss, given)
   }
 

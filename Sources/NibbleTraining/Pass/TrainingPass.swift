@@ -25,8 +25,7 @@ package final class TrainingPass {
     adapter = ActiveAdapter(trained.attached(to: model))
   }
 
-  var transformer: Transformer { model.transformer }
-  var engine: Engine { transformer.engine }
+  var network: any Network { model.network }
   package var clock: StepClock { tape.clock }
 
   /// What is dropped in the next pass; nil for nothing.
@@ -35,18 +34,12 @@ package final class TrainingPass {
     set { tape.dropout = newValue }
   }
 
-  /// The runs, with what is trained.
-  func adapted(_ runs: [TokenRun]) -> [TokenRun] {
-    runs.map { run in
-      var run = run
-      run.adapters = [adapter]
-      return run
-    }
-  }
+  /// The batch, with what is trained.
+  func adapted(_ batch: Batch) -> Batch { batch.with([adapter]) }
 
-  /// Room for the gradient of hidden states, of zeros.
-  func hiddenGradient(_ runs: [TokenRun]) -> Floats {
-    let count = runs.reduce(0) { $0 + $1.ids.count } * transformer.shape.width
+  /// Room for the gradient of the batch's states, of zeros.
+  func stateGradient(_ batch: Batch) -> Floats {
+    let count = network.rows(batch).reduce(0, +) * network.width
     let gradient = scratch.floatStart(Slot.gradient, count)
     gradient.update(repeating: 0, count: count)
     return gradient

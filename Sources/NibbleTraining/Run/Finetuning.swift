@@ -89,12 +89,16 @@ public final class Finetuning {
         warnings.append(.init(.unused, "\(.bias, options.adapter.bias.rawValue): these layers have no biases, none is trained"))
       }
     }
-    let compute = model.transformer.engine.compute.rawValue
+    let compute = model.engine.compute.rawValue
     let hash = XXH3()
     hash.update(Array("\(baseIdentity) \(compute) \(options.adapter.json.text()) \(options.run.text)".utf8))
     if let start { hash.update(Array("\(try start.identity()) \(start.config.json.text())".utf8)) }
     for row in train {
       (row.ids + [-1] + row.labels).withUnsafeBytes { hash.update($0) }
+      if case .image(let image) = row.input {
+        [image.channels, image.height, image.width].withUnsafeBytes { hash.update($0) }
+        image.values.withUnsafeBytes { hash.update($0) }
+      }
       row.targets.withUnsafeBytes { hash.update($0) }
     }
     identity = hash.digest128

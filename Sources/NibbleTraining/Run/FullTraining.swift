@@ -13,7 +13,7 @@ extension Trained {
       throw NibbleError.usage(
         "\(.method, "full") trains float weights; \(path: model.path) holds packed ones, \(subject: packed.name.text) the first")
     }
-    let weights = model.transformer.weights
+    let (parts, tied) = (model.network.parts, model.tied)
     func add(_ id: ParameterID, _ matrix: Matrix) {
       let (rows, columns) = (matrix.native.rows, matrix.native.columns)
       let values = FloatStore(count: rows * columns)
@@ -26,10 +26,9 @@ extension Trained {
       vectors[vector.id] = TrainedTensor(model.parameterNames[vector.id], [values.count], FloatStore(values))
     }
     for table in model.embeddings { add(table.id, table.matrix) }
-    for layer in model.linears where !weights.idle.contains(where: { $0.id == layer.id }) {
-      if layer.matrix.native.data == weights.tokens.matrix.native.data {
-        // A head that shares the embedding's weight.
-        matrices[layer.id] = matrices[weights.tokens.id]
+    for layer in model.linears where !parts.idle.contains(where: { $0.id == layer.id }) {
+      if let tied, tied.head.id == layer.id {
+        matrices[layer.id] = matrices[tied.tokens.id]
       } else {
         add(layer.id, layer.matrix)
       }

@@ -56,26 +56,22 @@ extension Trained {
   ///
   /// - Throws: `.usage` for targets that match nothing
   package init(_ options: AdapterOptions, on model: Model) throws {
-    let weights = model.transformer.weights
-    var heads: [Linear] = []
-    switch weights.head {
-    case .language(let head): heads = [head]
-    case .classification(let head): heads = head.dense + [head.output]
-    case .none: break
-    }
-    let headIDs = Set(heads.map(\.id))
-    let layers = model.linears.filter { layer in !headIDs.contains(layer.id) && !weights.idle.contains { $0.id == layer.id } }
+    let parts = model.network.parts
+    let layers = parts.layers.filter { $0.window == nil }
     let targets = try Targets(options.targets)
     if let stray = targets.names.first(where: { name in
       !model.linears.contains { ModuleChoice.is($0.name, name) } && !options.modulesToSave.contains(name)
     }) {
       throw NibbleError.usage("\(.targetModules): \(subject: stray) is no linear layer of \(path: model.path)")
     }
+    if !targets.isEverything, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) }) {
+      throw NibbleError.usage("--target-modules: \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
+    }
     let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
     let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
-    try checkMemory(options, try layers.filter { try targets.contains($0.name, weights) }, ranks)
+    try checkMemory(options, try layers.filter { try targets.contains($0.name, parts) }, ranks)
     var stream: UInt64 = 0
-    for layer in layers where try targets.contains(layer.name, weights) {
+    for layer in layers where try targets.contains(layer.name, parts) {
       stream += 1
       guard !options.modulesToSave.contains(where: { ModuleChoice.is(layer.name, $0) }) else { continue }
       let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
@@ -97,7 +93,7 @@ extension Trained {
       var own = TrainedFactors(
         a: TrainedTensor(prefix + ".lora_A.weight", [rank, layer.inputs], a), b: second, scale: Float(scale))
       if options.method == .dora {
-        let lengths = RowNorms.norms(layer.matrix, model.transformer.engine).map { Float($0) }
+        let lengths = RowNorms.norms(layer.matrix, model.engine).map { Float($0) }
         own.parts[DoRA.magnitude] = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
       }
       factors[layer.id] = own
@@ -107,7 +103,7 @@ extension Trained {
         "\(.targetModules, quoted(options.targets)) matches none of the \(layers.count) layers of \(path: model.path), "
           + "such as \(quoted(layers.first?.name ?? ""))")
     }
-    try addWholeModules(options.modulesToSave, model, heads)
+    try addWholeModules(options.modulesToSave, model)
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer, model) }
   }

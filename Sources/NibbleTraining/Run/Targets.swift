@@ -19,15 +19,17 @@ struct Targets {
     }
   }
 
+  /// Whether these are all linear layers.
+  var isEverything: Bool { if case .all = choice { true } else { false } }
+
   /// The names asked for; empty for other choices.
   var names: [String] { if case .named(.names(let names)) = choice { names } else { [] } }
 
-  func contains(_ path: String, _ weights: TransformerWeights) throws -> Bool {
+  func contains(_ path: String, _ parts: NetworkParts) throws -> Bool {
     switch choice {
     case .all: true
-    case .attention:
-      weights.layers.contains { layer in (layer.queryKeyValue + [layer.attentionOutput]).contains { $0.name == path } }
-    case .mlp: weights.layers.contains { layer in (layer.up + [layer.down]).contains { $0.name == path } }
+    case .attention: parts.attention.contains { $0.name == path }
+    case .mlp: parts.mlp.contains { $0.name == path }
     case .named(let choice): try choice.contains(path)
     }
   }

@@ -32,8 +32,10 @@ extension Trained {
       return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
+    // PEFT has no name for the task of models of images.
+    let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
     return [
-      "peft_type": "LORA", "task_type": isClassifier ? "SEQ_CLS" : "CAUSAL_LM", "base_model_name_or_path": JSON(model.path),
+      "peft_type": "LORA", "task_type": task, "base_model_name_or_path": JSON(model.path),
       "r": JSON(options.rank), "lora_alpha": alpha, "lora_dropout": JSON(options.dropout),
       "use_rslora": .bool(options.method == .rslora), "use_dora": .bool(options.method == .dora),
       "target_modules": JSON(adapted.map { model.path(ofModule: $0.name) }.sorted()),
@@ -48,7 +50,7 @@ extension Trained {
   /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a
   /// whole, and has nothing to wrap in `bert` that it does not adapt.
   private func headModules(_ model: Model) -> [String] {
-    guard case .classification(let head) = model.transformer.weights.head else { return [] }
+    guard case .classification(let head) = model.head else { return [] }
     let own = (head.dense + [head.output]).map { model.path(ofModule: $0.name) }
     let parameters = model.parameterNames.map { model.path(ofModule: String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)])) }
     let body = parameters.filter { !own.contains($0) }

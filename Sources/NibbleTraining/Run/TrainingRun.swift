@@ -79,7 +79,7 @@ package final class TrainingRun {
     self.options = options
     self.trained = trained
     self.rows = rows
-    if case .language = model.transformer.weights.head { isLanguage = true } else { isLanguage = false }
+    if case .language = model.head { isLanguage = true } else { isLanguage = false }
     guard !rows.isEmpty else { throw NibbleError.badInput("there are no rows to train on") }
     guard !isLanguage || rows.contains(where: { $0.learned > 0 }) else {
       throw NibbleError.badInput(
@@ -92,10 +92,10 @@ package final class TrainingRun {
     }
     steps = Int(wanted)
     schedule = options.schedule(steps: steps)
-    let grouping = options.groupsByLength ? RowOrder.Grouping(lengths: rows.map(\.ids.count), batch: options.batchSize) : nil
+    let grouping = options.groupsByLength ? RowOrder.Grouping(lengths: rows.map(\.input.length), batch: options.batchSize) : nil
     order = RowOrder(rows.count, seed: options.shuffles ? options.seed : nil, grouping: grouping)
     pass = TrainingPass(model, trained, checkpointing: options.checkpointing)
-    optimizer = Optimizer(options.optimizer, trained.tensors, team: model.transformer.engine.team)
+    optimizer = Optimizer(options.optimizer, trained.tensors, team: model.engine.team)
   }
 
   /// What the model says of rows it does not learn from.
@@ -116,18 +116,17 @@ package final class TrainingRun {
   package func validate(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
     let head: ClassificationHead? =
-      if case .classification(let head) = pass.model.transformer.weights.head { head } else { nil }
+      if case .classification(let head) = pass.model.head { head } else { nil }
     if let head, head.problem != .regression { found.metrics = LabelMetrics(classes: head.output.outputs) }
     for first in stride(from: 0, to: rows.count, by: max(1, options.batchSize)) {
       let batch = rows[first..<min(first + max(1, options.batchSize), rows.count)]
-      let runs = batch.map { TokenRun($0.ids) }
       guard let head else {
-        let own = try pass.language(runs, labels: batch.map(\.labels), learns: false)
+        let own = try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), learns: false)
         found.loss += own.loss * Double(own.tokens)
         found.count += own.tokens
         continue
       }
-      let own = try pass.classes(runs, targets: batch.map(\.targets), learns: false)
+      let own = try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), learns: false)
       found.loss += own.loss * Double(batch.count)
       found.count += batch.count
       let count = head.output.outputs
@@ -169,13 +168,12 @@ package final class TrainingRun {
       }
       defer { pass.dropout = nil }
       let batch = (first..<first + options.batchSize).map { rows[order.row($0)] }
-      let runs = batch.map { TokenRun($0.ids) }
       tokens += batch.reduce(0) { $0 + $1.ids.count }
       let scale = 1 / Float(options.accumulation)
       let own =
         isLanguage
-        ? try pass.language(runs, labels: batch.map(\.labels), scale: scale).loss
-        : try pass.classes(runs, targets: batch.map(\.targets), scale: scale).loss
+        ? try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), scale: scale).loss
+        : try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
       loss += own / Double(options.accumulation)
     }
     let norm = pass.clock.measure(.optimizer) { optimizer.clip() }

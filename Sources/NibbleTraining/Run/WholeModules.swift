@@ -9,8 +9,8 @@ extension Trained {
   /// An embedding that a head shares its weight with is trained alone, as PEFT trains it: the head stays what it was.
   ///
   /// - Throws: `.usage` for names of no module
-  mutating func addWholeModules(_ names: [String], _ model: Model, _ heads: [Linear]) throws {
-    if case .classification = model.transformer.weights.head { for layer in heads { add(layer, model) } }
+  mutating func addWholeModules(_ names: [String], _ model: Model) throws {
+    if case .classification = model.head { for layer in model.head.layers { add(layer, model) } }
     let norms = model.norms.map { (String(model.parameterNames[$0.weight.id].dropLast(".weight".count)), $0) }
     for name in names {
       let layers = model.linears.filter { ModuleChoice.is($0.name, name) }
@@ -38,9 +38,7 @@ extension Trained {
   }
 
   private mutating func add(_ layer: Linear, _ model: Model) {
-    // As the module itself has it.
-    let shape = layer.isConv1D ? [layer.inputs, layer.outputs] : [layer.outputs, layer.inputs]
-    add(layer.matrix, layer.id, shape, "\(model.path(ofModule: layer.name)).weight")
+    add(layer.matrix, layer.id, layer.shape, "\(model.path(ofModule: layer.name)).weight")
     addBias(of: layer, model)
   }
 

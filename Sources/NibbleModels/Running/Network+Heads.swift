@@ -1,0 +1,137 @@
+import NibbleCompute
+import NibbleCore
+
+/// Memory of heads, beside what passes use.
+private enum HeadSlot { static let input = 100, rows = 101, scores = 102, pooled = 103, inputGradient = 104 }
+
+/// Heads on the states of any network: forward, and the way back beside it.
+extension Network {
+  private typealias Floats = UnsafeMutablePointer<Float>
+
+  // MARK: The vocabulary
+
+  /// Scores of the vocabulary for some rows of `hidden`, [rows, vocabulary].
+  ///
+  /// - Parameter rows: in ascending order
+  /// - Throws: `.quality` if one is not finite, `.usage` for models without a language head
+  package func logits(
+    _ hidden: UnsafePointer<Float>, rows: [Int], of batch: Batch, tape: Tape? = nil
+  ) throws -> UnsafePointer<Float> {
+    guard case .language(let head) = head else {
+      throw NibbleError.usage("the model has no language head: it cannot score or generate text")
+    }
+    let x = floats(HeadSlot.input, rows.count * width)
+    for (index, row) in rows.enumerated() { (x + index * width).update(from: hidden + row * width, count: width) }
+    let scores = floats(HeadSlot.scores, rows.count * head.outputs)
+    operations(chosen(rows, of: batch), batch.adapters, tape).linear([head], x, rows: 0..<rows.count, scores, tape?.head)
+    guard LayerKernels.allFinite(scores, count: rows.count * head.outputs) else {
+      throw NibbleError.quality("the output head gives NaN or infinite scores")
+    }
+    return UnsafePointer(scores)
+  }
+
+  /// From the gradient of the latest `logits` to that of the states, which it is added to.
+  ///
+  /// - Parameter scores: spoiled
+  package func logitsBack(
+    _ scores: UnsafeMutablePointer<Float>, rows: [Int], of batch: Batch, to gradient: UnsafeMutablePointer<Float>, tape: Tape,
+    _ gradients: Gradients
+  ) {
+    guard case .language(let head) = head else { return }
+    // What `logits` gathered is still there.
+    let x = floats(HeadSlot.input, rows.count * width), dx = floats(HeadSlot.inputGradient, rows.count * width)
+    operations(chosen(rows, of: batch), batch.adapters, tape)
+      .linearBack([head], x, rows: rows.count, scores, dx: dx, tape.head, gradients)
+    for (index, row) in rows.enumerated() { LayerKernels.add(dx + index * width, count: width, to: gradient + row * width) }
+  }
+
+  /// How many rows of each input are among those chosen.
+  private func chosen(_ rows: [Int], of batch: Batch) -> [Int] {
+    var (end, next) = (0, 0)
+    return self.rows(batch).map { count in
+      end += count
+      let first = next
+      while next < rows.count, rows[next] < end { next += 1 }
+      return next - first
+    }
+  }
+
+  // MARK: Classes
+
+  /// Scores of the classes, [inputs, labels].
+  package func classScores(
+    _ hidden: UnsafePointer<Float>, _ head: ClassificationHead, of batch: Batch, tape: Tape? = nil
+  ) throws -> UnsafePointer<Float> {
+    // After pooling there is one row an input.
+    let count = batch.count
+    let layers = operations(batch.adapters.map { _ in 1 }, batch.adapters, tape)
+    var x = pool(hidden, head, batch)
+    tape?.dense = []
+    func next(_ layer: Linear, slot: Int) -> Floats {
+      let kept = tape.map { _ in DenseTape(input: FloatStore(Array(UnsafeBufferPointer(start: x, count: count * layer.inputs)))) }
+      let y = floats(slot, count * layer.outputs)
+      layers.linear([layer], x, rows: 0..<count, y, kept?.linear)
+      if var kept {
+        kept.sums = FloatStore(Array(UnsafeBufferPointer(start: y, count: count * layer.outputs)))
+        tape?.dense.append(kept)
+      }
+      return y
+    }
+    for layer in head.dense {
+      let sums = next(layer, slot: HeadSlot.rows)
+      let y = floats(HeadSlot.input, count * layer.outputs)
+      LayerKernels.activate(.tanh, sums, count: count * layer.outputs, y)
+      x = UnsafePointer(y)
+    }
+    let scores = next(head.output, slot: HeadSlot.scores)
+    guard LayerKernels.allFinite(scores, count: count * head.output.outputs) else {
+      throw NibbleError.quality("the classification head gives NaN or infinite scores")
+    }
+    return UnsafePointer(scores)
+  }
+
+  /// What a classification head looks at, one row an input.
+  private func pool(_ hidden: UnsafePointer<Float>, _ head: ClassificationHead, _ batch: Batch) -> UnsafePointer<Float> {
+    let pooled = floats(HeadSlot.pooled, batch.count * width)
+    pooled.update(repeating: 0, count: batch.count * width)
+    var start = 0
+    for (index, (count, looks)) in zip(rows(batch), self.pooled(batch, head.token)).enumerated() {
+      for (row, weight) in looks {
+        LayerKernels.add(hidden + (start + row) * width, scaledBy: weight, count: width, to: pooled + index * width)
+      }
+      start += count
+    }
+    return UnsafePointer(pooled)
+  }
+
+  /// From the gradient of the latest `classScores` to that of the states, which it is added to.
+  ///
+  /// - Parameter scores: spoiled
+  package func classScoresBack(
+    _ scores: UnsafeMutablePointer<Float>, _ head: ClassificationHead, of batch: Batch, to gradient: UnsafeMutablePointer<Float>,
+    tape: Tape, _ gradients: Gradients
+  ) {
+    let count = batch.count
+    let layers = operations(batch.adapters.map { _ in 1 }, batch.adapters, tape)
+    var dy = scores
+    var dx = FloatStore(count: 0)
+    for (index, layer) in (head.dense + [head.output]).enumerated().reversed() {
+      let own = tape.dense[index]
+      let next = FloatStore(count: count * layer.inputs)
+      layers.linearBack([layer], own.input.start, rows: count, dy, dx: next.start, own.linear, gradients)
+      if index > 0 {
+        LayerKernels.activateBack(.tanh, next.start, tape.dense[index - 1].sums.start, count: next.count, next.start)
+      }
+      (dx, dy) = (next, next.start)
+    }
+    var start = 0
+    withExtendedLifetime(dx) {
+      for (index, (rows, looks)) in zip(rows(batch), pooled(batch, head.token)).enumerated() {
+        for (row, weight) in looks {
+          LayerKernels.add(dy + index * width, scaledBy: weight, count: width, to: gradient + (start + row) * width)
+        }
+        start += rows
+      }
+    }
+  }
+}

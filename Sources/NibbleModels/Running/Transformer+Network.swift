@@ -1,0 +1,51 @@
+import NibbleCompute
+
+/// What is asked of a transformer beside its passes.
+extension Transformer {
+  /// Tokens that are no padding: the mean leaves others out, the last is the last of these.
+  package func pooled(_ batch: Batch, _ token: ClassificationHead.Token) -> [[(row: Int, weight: Float)]] {
+    guard case .tokens(let runs) = batch else { return [] }
+    return runs.map { run in
+      switch token {
+      case .first: return [(0, 1)]
+      case .last: return [(lastToken(run), 1)]
+      case .mean:
+        let seen = run.ids.indices.filter { run.mask?.isVisible($0) ?? true }
+        return seen.map { ($0, 1 / Float(max(seen.count, 1))) }
+      }
+    }
+  }
+
+  /// The last token that is no padding.
+  private func lastToken(_ run: TokenRun) -> Int {
+    if let padding = shape.padding, let last = run.ids.lastIndex(where: { $0 != padding }) { return last }
+    if let last = run.mask?.last { return last }
+    return max(run.ids.count - 1, 0)
+  }
+
+  package func room(_ size: PassSize) -> PassRoom {
+    let layers = weights.layers
+    let rows = size.inputs * size.length
+    let attention = shape.queryWidth + 2 * shape.keyValueWidth
+    let tape = layers.map { layer in
+      3 * shape.width + attention + shape.queryWidth + layer.upWidth + layer.down.inputs
+    }
+    let kept = size.checkpointing ? tape.max() ?? 0 : tape.reduce(0, +)
+    let scaled = layers.flatMap(\.linears).filter { size.scaled.contains($0.id) }.reduce(0) { $0 + $1.outputs }
+    let unscaled = size.checkpointing ? scaled / max(layers.count, 1) : scaled
+    let inner = layers.map(\.down.inputs).max() ?? 0, wide = max(attention, layers.map(\.upWidth).max() ?? 0)
+    return PassRoom(
+      rows: rows, kept: rows * ((layers.count + 1) * shape.width + kept + unscaled),
+      // Left sides of products, packed, and scores of attention come last.
+      inHand: rows * (4 * shape.width + inner + wide) + rows * max(inner, wide) + size.threads * 2 * 64 * size.length)
+  }
+}
+
+extension TransformerWeights {
+  var parts: NetworkParts {
+    NetworkParts(
+      layers: layers.flatMap(\.linears), attention: layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] },
+      mlp: layers.flatMap { $0.up + [$0.down] }, idle: idle, embeddings: [tokens, positions, tokenTypes].compactMap { $0 },
+      norms: layers.flatMap { [$0.attentionNorm, $0.mlpNorm] } + [embeddingNorm, finalNorm].compactMap { $0 })
+  }
+}

@@ -1,0 +1,20 @@
+import NibbleTraining
+import Testing
+
+/// Checks the gradients of all that is trained, which `loss` has just left, against slopes of the loss.
+func checkSlopes(of trained: Trained, _ loss: () throws -> Double) throws {
+  for tensor in trained.tensors {
+    // Along the gradient itself the slope is its square.
+    let gradient = Array(tensor.gradient.values), kept = Array(tensor.values.values)
+    let square = gradient.reduce(0) { $0 + Double($1) * Double($1) }
+    #expect(square > 0, "\(tensor.name)")
+    let step = Float(0.02 / square.squareRoot())
+    for i in kept.indices { tensor.values.values[i] = kept[i] + step * gradient[i] }
+    let above = try loss()
+    for i in kept.indices { tensor.values.values[i] = kept[i] - step * gradient[i] }
+    let below = try loss()
+    for i in kept.indices { tensor.values.values[i] = kept[i] }
+    let slope = (above - below) / Double(2 * step)
+    #expect(abs(slope - square) <= 0.01 * square, "\(tensor.name): \(slope), \(square)")
+  }
+}
