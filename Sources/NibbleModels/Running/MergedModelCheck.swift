@@ -35,7 +35,9 @@ public final class MergedModelCheck: @unchecked Sendable {
     do {
       let team = Team(threads: threads)
       let before = try Model(base, precision: .f32, team: team)
-      guard before.tokenEmbedding != nil else { return ["--check-model: the model takes images; nothing was compared"] }
+      guard before.tokenEmbedding != nil else {
+        return [.init(.unused, "\(.checkModel): the model takes images; nothing was compared")]
+      }
       let attached = try adapters.enumerated().map { index, one in
         ActiveAdapter(try before.attach(one.adapter, name: "\(index)"), weight: Float(one.weight))
       }
