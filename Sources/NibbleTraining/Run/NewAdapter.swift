@@ -65,7 +65,7 @@ extension Trained {
       throw NibbleError.usage("\(.targetModules): \(subject: stray) is no linear layer of \(path: model.path)")
     }
     if !targets.isEverything, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) }) {
-      throw NibbleError.usage("--target-modules: \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
+      throw NibbleError.usage("\(.targetModules): \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
     }
     let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
     let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
