@@ -1,0 +1,166 @@
+import CNibbleKernels
+import NibbleCompute
+import NibbleCore
+import NibbleQuant
+
+/// 4-bit codes of a weight [outputs, inputs], chosen column by column so that later columns make up for the errors of earlier ones: GPTQ
+/// (arXiv:2210.17323) towards a target that also makes up for what the packed model lacks so far (GPTAQ, arXiv:2504.02692; QEP,
+/// arXiv:2504.09629).
+///
+/// Rows do not depend on each other; each is computed by one thread, in runs of a fixed size.
+struct ErrorFeedback {
+  let codec: BlockCodec
+  let outputs: Int
+  let inputs: Int
+  /// Of every block of the flattened weight, as a reader restores them.
+  let scales: [Float]
+
+  private static let run = 256
+  private static let group = 64
+  private enum Slot { static let turned = 40, target = 41, drift = 42, half = 43, scales = 44, codes = 45, errors = 46 }
+
+  /// The codes of a weight, and how far its target moved: ‖T − W‖².
+  struct Result {
+    var codes: [UInt8]
+    var moved: Double
+  }
+
+  /// - Parameters:
+  ///   - weight: [outputs, inputs]
+  ///   - drift: E[e · x̂ᵀ] [outputs, inputs], with e what the packed model lacks of the output: T = W + strength · drift · (Ĥ + λI)⁻¹
+  func codes(
+    of weight: UnsafePointer<Float>, drift: UnsafePointer<Float>?, strength: Float, _ factor: FeedbackFactor, _ team: Team
+  ) -> Result {
+    let runs = ceilDivide(outputs, Self.run)
+    let moved = PerChunk<Double>(runs)
+    let numbers = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: outputs * inputs)
+    defer { numbers.deallocate() }
+    let shared = Unchecked((weight, drift, numbers))
+    let levels = Levels(codec)
+    team.run(runs) { index, scratch in
+      let (weight, drift, numbers) = shared.value
+      let rows = index * Self.run..<min((index + 1) * Self.run, outputs)
+      let room = (rows.count + 15) / 16 * 16
+      let turned = scratch.floatStart(Slot.turned, room * inputs)
+      let target = target(rows, weight, drift, strength, factor, scratch)
+      moved.set(index, target.moved)
+      Self.turn(target.values, rows: rows.count, columns: inputs, turned, room: room)
+      for first in stride(from: 0, to: inputs, by: Self.group) {
+        let count = min(Self.group, inputs - first)
+        code(first, count, rows, room, turned, factor, levels, numbers, scratch)
+      }
+    }
+    return Result(codes: packed(numbers), moved: moved.values.reduce(0, +))
+  }
+
+  /// T of some rows, columns in the order of the factor.
+  private func target(
+    _ rows: Range<Int>, _ weight: UnsafePointer<Float>, _ drift: UnsafePointer<Float>?, _ strength: Float, _ factor: FeedbackFactor,
+    _ scratch: Scratch
+  ) -> (values: UnsafeMutablePointer<Float>, moved: Double) {
+    let n = inputs, count = rows.count * n
+    func ordered(_ from: UnsafePointer<Float>, _ slot: Int) -> UnsafeMutablePointer<Float> {
+      let to = scratch.floatStart(slot, count)
+      for row in 0..<rows.count {
+        let line = from + (rows.lowerBound + row) * n
+        for column in 0..<n { to[row * n + column] = line[factor.order[column]] }
+      }
+      return to
+    }
+    let values = ordered(weight, Slot.target)
+    guard let drift, strength != 0 else { return (values, 0) }
+    let lacks = ordered(drift, Slot.drift)
+    let half = scratch.floatStart(Slot.half, count)
+    // (Ĥ + λI)⁻¹ = Uᵀ · U.
+    _ = BLAS.multiply(lacks, n, factor.factor.start, n, transposed: true, half, n, m: rows.count, n: n, k: n, alpha: strength)
+    _ = BLAS.multiply(half, n, factor.factor.start, n, transposed: false, lacks, n, m: rows.count, n: n, k: n)
+    var moved = 0.0
+    for place in 0..<count {
+      moved += Double(lacks[place]) * Double(lacks[place])
+      values[place] += lacks[place]
+    }
+    return (values, moved)
+  }
+
+  /// One group of columns, and what the columns behind it are to make up for.
+  private func code(
+    _ first: Int, _ count: Int, _ rows: Range<Int>, _ room: Int, _ turned: UnsafeMutablePointer<Float>, _ factor: FeedbackFactor,
+    _ levels: Levels, _ numbers: UnsafeMutableBufferPointer<UInt8>, _ scratch: Scratch
+  ) {
+    let n = inputs
+    let own = scratch.floatStart(Slot.scales, Self.group * room)
+    let errors = scratch.floatStart(Slot.errors, Self.group * room)
+    let codes = scratch.start(Slot.codes, Self.group * room).assumingMemoryBound(to: UInt8.self)
+    let shift = codec.blockSize.trailingZeroBitCount
+    for k in 0..<count {
+      let column = factor.order[first + k]
+      for row in 0..<rows.count { own[k * room + row] = scales[((rows.lowerBound + row) * n + column) >> shift] }
+      for row in rows.count..<room { own[k * room + row] = 0 }
+    }
+    let start = factor.factor.start + first * n + first
+    levels.feedBack(start, stride: n, columns: count, rows: room, turned + first * room, scales: own, codes: codes, errors: errors)
+    let left = n - first - count
+    if left > 0 {
+      _ = BLAS.multiply(
+        start + count, n, errors, room, transposed: false, turned + (first + count) * room, room, m: left, n: room, k: count,
+        alpha: -1, beta: 1, transposedLeft: true)
+    }
+    for k in 0..<count {
+      let column = factor.order[first + k]
+      for row in 0..<rows.count { numbers[(rows.lowerBound + row) * n + column] = codes[k * room + row] }
+    }
+  }
+
+  /// out[column · room + row] = x[row · columns + column]; rows behind the last are zeros.
+  private static func turn(
+    _ x: UnsafePointer<Float>, rows: Int, columns: Int, _ out: UnsafeMutablePointer<Float>, room: Int
+  ) {
+    for start in stride(from: 0, to: columns, by: 16) {
+      let end = min(start + 16, columns)
+      for row in 0..<rows { for column in start..<end { out[column * room + row] = x[row * columns + column] } }
+      for row in rows..<room { for column in start..<end { out[column * room + row] = 0 } }
+    }
+  }
+
+  /// Two codes a byte, the first in the high half.
+  private func packed(_ numbers: UnsafeMutableBufferPointer<UInt8>) -> [UInt8] {
+    let count = numbers.count
+    return [UInt8](unsafeUninitializedCapacity: codec.codeBytes(count)) { buffer, length in
+      for place in 0..<count / 2 { buffer[place] = numbers[2 * place] << 4 | numbers[2 * place + 1] }
+      if count % 2 == 1 { buffer[count / 2] = numbers[count - 1] << 4 | zero }
+      length = codec.codeBytes(count)
+    }
+  }
+
+  /// What stands behind the last code of an odd number of elements.
+  private var zero: UInt8 { UInt8(codec.codebook.values.firstIndex(of: 0) ?? 0) }
+}
+
+/// The values of a codec's codes in ascending order, for the kernel.
+struct Levels: Sendable {
+  private let values: [Float]
+  private let thresholds: [Float]
+  private let numbers: [UInt8]
+
+  init(_ codec: BlockCodec) {
+    let sorted = codec.codebook.values.enumerated().sorted { ($0.element, $0.offset) < ($1.element, $1.offset) }
+    values = sorted.map(\.element)
+    numbers = sorted.map { UInt8($0.offset) }
+    thresholds = (0..<15).map { Float((Double(sorted[$0].element) + Double(sorted[$0 + 1].element)) / 2) }
+  }
+
+  /// See `nibble_feed_back`.
+  func feedBack(
+    _ factor: UnsafePointer<Float>, stride: Int, columns: Int, rows: Int, _ t: UnsafeMutablePointer<Float>,
+    scales: UnsafePointer<Float>, codes: UnsafeMutablePointer<UInt8>, errors: UnsafeMutablePointer<Float>
+  ) {
+    values.withUnsafeBufferPointer { values in
+      thresholds.withUnsafeBufferPointer { thresholds in
+        numbers.withUnsafeBufferPointer { numbers in
+          var plan = nibble_feedback(codebook: values.baseAddress, thresholds: thresholds.baseAddress, numbers: numbers.baseAddress)
+          nibble_feed_back(&plan, factor, stride, columns, rows, t, scales, codes, errors)
+        }
+      }
+    }
+  }
+}
