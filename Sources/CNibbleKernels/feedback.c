@@ -6,9 +6,8 @@
 
 enum { lanes = 16 };
 
-/// Codes, rounding errors over the factor's diagonal, for one column of `lanes` rows.
-static inline void choose(const nibble_feedback *plan, const float *t, const float *scale, float inverse, uint8_t *codes,
-                          float *errors) {
+/// The nearest values to t over their scales, times these, and their codes, for one column of `lanes` rows.
+static inline void choose(const nibble_feedback *plan, const float *t, const float *scale, uint8_t *codes, float *values) {
   float x[lanes], value[lanes];
   int32_t number[lanes];
   for (int lane = 0; lane < lanes; lane++) {
@@ -26,7 +25,7 @@ static inline void choose(const nibble_feedback *plan, const float *t, const flo
   }
   for (int lane = 0; lane < lanes; lane++) {
     codes[lane] = plan->numbers[number[lane]];
-    errors[lane] = (t[lane] - scale[lane] * value[lane]) * inverse;
+    values[lane] = scale[lane] * value[lane];
   }
 }
 
@@ -36,12 +35,64 @@ void nibble_feed_back(const nibble_feedback *plan, const float *factor, size_t s
     const float *line = factor + j * stride;
     const float inverse = 1 / line[j];
     float *error = errors + j * rows;
-    for (size_t row = 0; row < rows; row += lanes)
-      choose(plan, t + j * rows + row, scales + j * rows + row, inverse, codes + j * rows + row, error + row);
+    for (size_t row = 0; row < rows; row += lanes) {
+      const float *own = t + j * rows + row;
+      float values[lanes];
+      choose(plan, own, scales + j * rows + row, codes + j * rows + row, values);
+      for (int lane = 0; lane < lanes; lane++) error[row + lane] = (own[lane] - values[lane]) * inverse;
+    }
     for (size_t later = j + 1; later < columns; later++) {
       const float weight = line[later];
       float *to = t + later * rows;
       for (size_t row = 0; row < rows; row++) to[row] -= weight * error[row];
+    }
+  }
+}
+
+void nibble_descend(const nibble_feedback *plan, const float *hessian, size_t stride, size_t columns, size_t rows, float *gradient,
+                    const float *scales, float *values, uint8_t *codes, float *steps) {
+  for (size_t j = 0; j < columns; j++) {
+    const float *line = hessian + j * stride;
+    const float inverse = 1 / line[j];
+    float *step = steps + j * rows;
+    for (size_t row = 0; row < rows; row += lanes) {
+      const size_t at = j * rows + row;
+      float wanted[lanes], nearest[lanes];
+      for (int lane = 0; lane < lanes; lane++) wanted[lane] = values[at + lane] + gradient[at + lane] * inverse;
+      choose(plan, wanted, scales + at, codes + at, nearest);
+      for (int lane = 0; lane < lanes; lane++) {
+        step[row + lane] = nearest[lane] - values[at + lane];
+        values[at + lane] = nearest[lane];
+      }
+    }
+    for (size_t other = 0; other < columns; other++) {
+      const float weight = line[other];
+      float *to = gradient + other * rows;
+      for (size_t row = 0; row < rows; row++) to[row] -= weight * step[row];
+    }
+  }
+}
+
+void nibble_scale_sums(const float *units, const float *hessian, size_t stride, size_t columns, size_t rows, const float *gradient,
+                       float *slopes, float *curvatures) {
+  for (size_t row = 0; row < rows; row += lanes) {
+    float slope[lanes] = {0}, curvature[lanes] = {0};
+    for (size_t i = 0; i < columns; i++) {
+      float inner[lanes] = {0};
+      const float *line = hessian + i * stride;
+      for (size_t k = 0; k < columns; k++) {
+        const float *unit = units + k * rows + row;
+        for (int lane = 0; lane < lanes; lane++) inner[lane] += line[k] * unit[lane];
+      }
+      const float *unit = units + i * rows + row, *own = gradient + i * rows + row;
+      for (int lane = 0; lane < lanes; lane++) {
+        slope[lane] += unit[lane] * own[lane];
+        curvature[lane] += unit[lane] * inner[lane];
+      }
+    }
+    for (int lane = 0; lane < lanes; lane++) {
+      slopes[row + lane] = slope[lane];
+      curvatures[row + lane] = curvature[lane];
     }
   }
 }

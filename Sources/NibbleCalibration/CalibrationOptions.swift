@@ -1,3 +1,4 @@
+import NibbleCompute
 import NibbleCore
 
 /// How codes are calibrated.
@@ -12,6 +13,8 @@ public struct CalibrationOptions: Sendable {
   public var cap = 100.0
   /// Fewer tokens than this a channel: how far targets move is chosen by what they do to tokens that were held out.
   public var ampleTokens = 20.0
+  /// Rounds of descent over scales and codes behind error feedback.
+  public var rounds = 3
 
   /// What was measured to be best.
   public init() {}
@@ -66,4 +69,10 @@ public struct CalibrationReport: Sendable {
   private func mean(_ value: (TensorCertificate) -> Double) -> Double {
     certificates.isEmpty ? 0 : certificates.reduce(0) { $0 + value($1) } / Double(certificates.count)
   }
+}
+
+/// Calibration as a whole.
+public enum Calibration {
+  /// To be called before any model is opened: chooses OpenBLAS' kernels.
+  public static func prepare() { BLAS.askForNewKernels() }
 }

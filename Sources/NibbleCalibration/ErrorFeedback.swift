@@ -12,16 +12,21 @@ struct ErrorFeedback {
   let codec: BlockCodec
   let outputs: Int
   let inputs: Int
-  /// Of every block of the flattened weight, as a reader restores them.
-  let scales: [Float]
+  /// The scale of every block of the flattened weight.
+  let scales: BlockScales
+  /// Rounds of descent over scales and codes that follow.
+  let rounds: Int
 
-  private static let run = 256
-  private static let group = 64
-  private enum Slot { static let turned = 40, target = 41, drift = 42, half = 43, scales = 44, codes = 45, errors = 46 }
+  static let run = 256
+  static let group = 64
+  enum Slot {
+    static let turned = 40, target = 41, drift = 42, half = 43, scales = 44, codes = 45, errors = 46
+    static let gradient = 47, values = 48, units = 49, sums = 50
+  }
 
-  /// The codes of a weight, and how far its target moved: ‖T − W‖².
+  /// A weight's sections, and how far its target moved: ‖T − W‖².
   struct Result {
-    var codes: [UInt8]
+    var sections: [[UInt8]]
     var moved: Double
   }
 
@@ -35,6 +40,8 @@ struct ErrorFeedback {
     let moved = PerChunk<Double>(runs)
     let numbers = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: outputs * inputs)
     defer { numbers.deallocate() }
+    // Every run of rows has blocks of its own, unless blocks cross rows; then scales stay.
+    let scales = scales.copy()
     let shared = Unchecked((weight, drift, numbers))
     let levels = Levels(codec)
     team.run(runs) { index, scratch in
@@ -49,8 +56,10 @@ struct ErrorFeedback {
         let count = min(Self.group, inputs - first)
         code(first, count, rows, room, turned, factor, levels, numbers, scratch)
       }
+      guard rounds > 0 else { return }
+      Descent(self, rows, room, factor, levels, scales, numbers, scratch).run(target.values)
     }
-    return Result(codes: packed(numbers), moved: moved.values.reduce(0, +))
+    return Result(sections: [packed(numbers)] + scales.sections, moved: moved.values.reduce(0, +))
   }
 
   /// T of some rows, columns in the order of the factor.
@@ -94,7 +103,7 @@ struct ErrorFeedback {
     let shift = codec.blockSize.trailingZeroBitCount
     for k in 0..<count {
       let column = factor.order[first + k]
-      for row in 0..<rows.count { own[k * room + row] = scales[((rows.lowerBound + row) * n + column) >> shift] }
+      for row in 0..<rows.count { own[k * room + row] = scales.values[((rows.lowerBound + row) * n + column) >> shift] }
       for row in rows.count..<room { own[k * room + row] = 0 }
     }
     let start = factor.factor.start + first * n + first
@@ -138,15 +147,29 @@ struct ErrorFeedback {
 
 /// The values of a codec's codes in ascending order, for the kernel.
 struct Levels: Sendable {
+  /// By code.
+  let byCode: [Float]
   private let values: [Float]
   private let thresholds: [Float]
   private let numbers: [UInt8]
 
   init(_ codec: BlockCodec) {
     let sorted = codec.codebook.values.enumerated().sorted { ($0.element, $0.offset) < ($1.element, $1.offset) }
+    byCode = codec.codebook.values
     values = sorted.map(\.element)
     numbers = sorted.map { UInt8($0.offset) }
     thresholds = (0..<15).map { Float((Double(sorted[$0].element) + Double(sorted[$0 + 1].element)) / 2) }
+  }
+
+  private func plan<Result>(_ body: (UnsafePointer<nibble_feedback>) -> Result) -> Result {
+    values.withUnsafeBufferPointer { values in
+      thresholds.withUnsafeBufferPointer { thresholds in
+        numbers.withUnsafeBufferPointer { numbers in
+          var plan = nibble_feedback(codebook: values.baseAddress, thresholds: thresholds.baseAddress, numbers: numbers.baseAddress)
+          return body(&plan)
+        }
+      }
+    }
   }
 
   /// See `nibble_feed_back`.
@@ -154,13 +177,15 @@ struct Levels: Sendable {
     _ factor: UnsafePointer<Float>, stride: Int, columns: Int, rows: Int, _ t: UnsafeMutablePointer<Float>,
     scales: UnsafePointer<Float>, codes: UnsafeMutablePointer<UInt8>, errors: UnsafeMutablePointer<Float>
   ) {
-    values.withUnsafeBufferPointer { values in
-      thresholds.withUnsafeBufferPointer { thresholds in
-        numbers.withUnsafeBufferPointer { numbers in
-          var plan = nibble_feedback(codebook: values.baseAddress, thresholds: thresholds.baseAddress, numbers: numbers.baseAddress)
-          nibble_feed_back(&plan, factor, stride, columns, rows, t, scales, codes, errors)
-        }
-      }
-    }
+    plan { nibble_feed_back($0, factor, stride, columns, rows, t, scales, codes, errors) }
+  }
+
+  /// See `nibble_descend`.
+  func descend(
+    _ hessian: UnsafePointer<Float>, stride: Int, columns: Int, rows: Int, gradient: UnsafeMutablePointer<Float>,
+    scales: UnsafePointer<Float>, values: UnsafeMutablePointer<Float>, codes: UnsafeMutablePointer<UInt8>,
+    steps: UnsafeMutablePointer<Float>
+  ) {
+    plan { nibble_descend($0, hessian, stride, columns, rows, gradient, scales, values, codes, steps) }
   }
 }

@@ -10,6 +10,8 @@ struct FeedbackFactor {
   let factor: FloatStore
   /// λ, as a share of the mean of Ĥ's diagonal.
   let damping: Double
+  /// Ĥ + λI [inputs, inputs] in the order of the inputs, for descent.
+  let damped: FloatStore
 
   /// Shares of the diagonal's mean that are tried where Ĥ + λI is not positive definite.
   private static let strongest = 1.0
@@ -37,6 +39,7 @@ struct FeedbackFactor {
       }
     }
     self.damping = share
+    damped = Self.damped(moments, scale, lambda: mean > 0 ? share * mean : 1, dead: mean > 0 ? mean : 0, team)
     // The factor of the reversed matrix, reversed: its inverse is upper triangular.
     let (from, to) = (Unchecked(matrix), Unchecked(factor.start))
     team.split(count, grain: 64) { part, _ in
@@ -66,5 +69,21 @@ struct FeedbackFactor {
         to.value[row * count + row] = (own > 0 ? own : dead) + lambda
       }
     }
+  }
+
+  private static func damped(_ moments: Moments, _ scale: Double, lambda: Double, dead: Double, _ team: Team) -> FloatStore {
+    let count = moments.inputs
+    let store = FloatStore(count: count * count)
+    let (to, from) = (Unchecked(store.start), Unchecked(moments.hessian.start))
+    team.split(count, grain: 64) { part, _ in
+      for row in part {
+        for column in 0..<count {
+          to.value[row * count + column] = Float(Double(from.value[min(row, column) * count + max(row, column)]) * scale)
+        }
+        let own = Double(to.value[row * count + row])
+        to.value[row * count + row] = Float((own > 0 ? own : dead) + lambda)
+      }
+    }
+    return store
   }
 }

@@ -39,12 +39,13 @@ struct TensorCoder {
     let before = try error(rounded)
     let sections = try codec.searchedScales(weight.start, task(.mseSigned))
     let feedback = ErrorFeedback(
-      codec: codec, outputs: outputs, inputs: inputs, scales: codec.restoredScales(sections, count: outputs * inputs))
+      codec: codec, outputs: outputs, inputs: inputs, scales: BlockScales(codec, sections, count: outputs * inputs),
+      rounds: options.rounds)
     let drift = drift(weight, outputs)
     var best: (codes: DecidedCodes, after: Double, moved: Double)?
     for strength in strengths {
       let result = feedback.codes(of: weight.start, drift: drift.start, strength: strength, factor, team)
-      let codes = DecidedCodes(codec, sections: [result.codes] + sections)
+      let codes = DecidedCodes(codec, sections: result.sections)
       let after = try error(codes)
       if best == nil || after < best?.after ?? .infinity { best = (codes, after, result.moved) }
     }

@@ -21,6 +21,10 @@ struct CalibratingOptions: ParsableArguments {
   @Option(help: "The seed of what the model writes itself.")
   var seed: UInt64 = 0
 
+  /// For measurements.
+  @Option(help: ArgumentHelp("Rounds of descent.", visibility: .hidden))
+  var calibrationRounds = CalibrationOptions().rounds
+
   func validate() throws {
     guard (1...1 << 28).contains(calibrationTokens) else {
       throw ValidationError("--calibration-tokens must be from 1 to \(1 << 28)")
@@ -40,13 +44,16 @@ struct Calibrating {
   private let text: CalibrationText
   private let common: CommonOptions
   private let isPlan: Bool
+  private var settings = CalibrationOptions()
   private let textSeconds: Double
   /// For the record of the output.
   let record: JSON
 
   init(_ options: CalibratingOptions, _ source: Checkpoint, _ common: CommonOptions, threads: Int, isPlan: Bool) throws {
     let started = monotonicSeconds()
+    Calibration.prepare()
     (self.common, self.isPlan) = (common, isPlan)
+    settings.rounds = options.calibrationRounds
     model = try Model(source, precision: .f32, team: Team(threads: threads))
     let tokens = try ModelTokenizer(model, path: nil)
     let length = min(CalibrationOptions.window, model.contextLength)
@@ -111,7 +118,7 @@ struct Calibrating {
   /// Decides the codes of a job, or says what that would take.
   func apply(to job: inout StreamJob) throws -> Summary.Extra {
     if isPlan { return Summary.Extra() }
-    let report = try job.calibrate(with: model, text.windows, progress: common.progress("calibrate"))
+    let report = try job.calibrate(with: model, text.windows, settings, progress: common.progress("calibrate"))
     Progress.clear()
     job.warnings += report.warnings
     return Summary.calibration(report, text, seconds: report.seconds + textSeconds, verbose: common.verbose)

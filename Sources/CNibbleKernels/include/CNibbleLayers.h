@@ -136,4 +136,14 @@ typedef struct {
 void nibble_feed_back(const nibble_feedback *plan, const float *factor, size_t stride, size_t columns, size_t rows, float *t,
                       const float *scales, uint8_t *codes, float *errors);
 
+/// One sweep of coordinate descent on tr((T - Q) H (T - Q)^T) over `columns` columns of Q, laid out as above: each takes the value nearest
+/// to q + g / H_jj over its scale, g = (T - Q) H. `values` holds Q, `gradient` g of these columns; both are brought up to date, `codes` and
+/// `steps` get the new codes and what was added to Q. `hessian` is the block of these columns.
+void nibble_descend(const nibble_feedback *plan, const float *hessian, size_t stride, size_t columns, size_t rows, float *gradient,
+                    const float *scales, float *values, uint8_t *codes, float *steps);
+
+/// For each row, c . g and c . H c of the columns of one block, laid out as above: c are the values of the codes before they are scaled.
+void nibble_scale_sums(const float *units, const float *hessian, size_t stride, size_t columns, size_t rows, const float *gradient,
+                       float *slopes, float *curvatures);
+
 #endif
