@@ -74,6 +74,12 @@ let package = Package(
       dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
+    .testTarget(
+      name: "NibbleCalibrationTests",
+      dependencies: [
+        "NibbleCalibration", "NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "NibbleEvaluation",
+        "TestSupport",
+      ]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),

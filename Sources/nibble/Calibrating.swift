@@ -2,10 +2,8 @@ import ArgumentParser
 import NibbleCalibration
 import NibbleCompute
 import NibbleCore
-import NibbleEvaluation
 import NibbleFormats
 import NibbleModels
-import NibbleTokenizers
 
 /// Flags of `--encoder calibrated`.
 struct CalibratingOptions: ParsableArguments {
@@ -44,6 +42,7 @@ struct Calibrating {
   private let text: CalibrationText
   private let common: CommonOptions
   private let isPlan: Bool
+  private var plan: CalibrationPlan?
   private var settings = CalibrationOptions()
   private let textSeconds: Double
   /// For the record of the output.
@@ -55,14 +54,13 @@ struct Calibrating {
     (self.common, self.isPlan) = (common, isPlan)
     settings.rounds = options.calibrationRounds
     model = try Model(source, precision: .f32, team: Team(threads: threads))
-    let tokens = try ModelTokenizer(model, path: nil)
     let length = min(CalibrationOptions.window, model.contextLength)
-    let marks = CalibrationText.Marks(of: try tokens.tokenizer.encode("").ids)
     var record: [(key: String, value: JSON)] = []
     if options.calibration.isEmpty {
       guard model.writesText else {
         throw NibbleError.usage("\(source.path) cannot write a text to calibrate with; --calibration FILE gives it one")
       }
+      let tokens = try ModelTokenizer(model, path: nil)
       if isPlan {
         text = CalibrationText(windows: Self.blank(options.calibrationTokens, length), source: "self-written")
       } else {
@@ -73,12 +71,11 @@ struct Calibrating {
       }
       record = [("seed", JSON(Int(clamping: options.seed)))]
     } else {
-      let sources = try options.calibration.flatMap(Self.files).map { path in
-        try CalibrationText.windows(try Self.documents(path, tokens, limit: 16 * options.calibrationTokens), marks, length: length)
-      }
-      text = CalibrationText(sources, tokens: options.calibrationTokens)
+      let reader = try CalibrationReader(model, length: length, tokens: options.calibrationTokens)
+      text = CalibrationText(
+        try options.calibration.flatMap(CalibrationReader.files).map { try reader.windows($0) }, tokens: options.calibrationTokens)
       guard text.tokens > 0 else { throw NibbleError.badInput("\(options.calibration[0]): no token to calibrate with") }
-      if text.tokens < options.calibrationTokens {
+      if text.tokens < options.calibrationTokens, !Arguments.given(["--calibration-tokens"]).isEmpty {
         common.warn(["the calibration text has \(text.tokens) tokens, fewer than the \(options.calibrationTokens) asked for"])
       }
     }
@@ -92,32 +89,18 @@ struct Calibrating {
     stride(from: 0, to: tokens, by: length).map { Array(repeating: 0, count: min(length, tokens - $0)) }
   }
 
-  /// The files a name stands for: itself, or the texts of a folder in the order of their names.
-  private static func files(_ path: String) throws -> [String] {
-    guard PathKind(path) == .folder else { return [path] }
-    let names = try namesInFolder(path).filter { name in
-      [".txt", ".jsonl", ".ndjson", ".md"].contains { name.lowercased().hasSuffix($0) }
-    }
-    guard !names.isEmpty else { throw NibbleError.badInput("\(path): no .txt or .jsonl file in it") }
-    return names.map { path + "/" + $0 }
-  }
-
-  /// Ids of each document without marks. Of more text than is needed, pieces evenly spread over it.
-  private static func documents(_ path: String, _ tokens: ModelTokenizer, limit: Int) throws -> [[Int]] {
-    let documents = try Documents(path).documents
-    let bytes = documents.reduce(0) { $0 + $1.text.utf8.count }
-    let step = max(1, bytes / max(limit, 1))
-    return try stride(from: 0, to: documents.count, by: step).map { index in
-      let document = documents[index]
-      do { return try tokens.ids(document.text) } catch let error as NibbleError {
-        throw NibbleError(error.kind, "\(document.place): \(error.message)")
-      }
-    }
-  }
-
   /// Decides the codes of a job, or says what that would take.
-  func apply(to job: inout StreamJob) throws -> Summary.Extra {
-    if isPlan { return Summary.Extra() }
+  mutating func apply(to job: inout StreamJob, maximumMemory: Int?) throws -> Summary.Extra {
+    let packed = job.items.filter { $0.target.encoding.isPacked }
+    plan = CalibrationPlan(
+      model, tokens: text.tokens, window: min(CalibrationOptions.window, model.contextLength),
+      packed: packed.reduce(0) { $0 + $1.target.encoding.storedBytes($1.target.dtype, $1.target.shape) },
+      writes: text.source != "text", settings)
+    if let limit = maximumMemory, let plan, plan.peakMemory > limit {
+      throw NibbleError.usage(
+        "--max-memory \(byteText(limit)): calibration takes about \(byteText(plan.peakMemory)) with \(text.tokens) tokens; fewer tokens take less")
+    }
+    if isPlan { return Summary.calibrationPlan(plan, text) }
     let report = try job.calibrate(with: model, text.windows, settings, progress: common.progress("calibrate"))
     Progress.clear()
     job.warnings += report.warnings
@@ -126,6 +109,28 @@ struct Calibrating {
 }
 
 extension Summary {
+  /// What calibration is going to take.
+  static func calibrationPlan(_ plan: CalibrationPlan?, _ text: CalibrationText) -> Extra {
+    guard let plan else { return Extra() }
+    return Extra(
+      rows: [
+        (
+          "calibration",
+          "\(text.tokens) tokens " + (text.source == "text" ? "of text" : "the model writes itself")
+            + ", about \(decimal(plan.seconds / 60, 1)) min and \(byteText(plan.peakMemory)) of memory"
+        )
+      ],
+      members: [
+        (
+          "calibration",
+          [
+            "source": JSON(text.source), "tokens": JSON(text.tokens), "seconds": JSON(plan.seconds),
+            "peak_memory": JSON(plan.peakMemory),
+          ]
+        )
+      ])
+  }
+
   /// What calibration did.
   static func calibration(_ report: CalibrationReport, _ text: CalibrationText, seconds: Double, verbose: Bool) -> Extra {
     let all = report.certificates

@@ -1,6 +1,7 @@
 import NibbleCore
 import NibbleModels
 import NibbleTokenizers
+import NibbleTraining
 
 /// Where texts begin that a model writes itself: at the start of a document, and where the user speaks in its chat template.
 enum ChatOpening {
@@ -17,12 +18,26 @@ enum ChatOpening {
     return beginnings
   }
 
+  /// The template conversations are written out with, by the marks in the model's own.
+  static func template(_ model: Model) throws -> ChatTemplate? {
+    guard let text = try source(model) else { return nil }
+    let known: [(String, ChatTemplate)] = [
+      ("<|im_start|>", .chatml), ("<|start_header_id|>", .llama3), ("[INST]", .mistral), ("<|user|>", .zephyr),
+    ]
+    return known.first { text.contains($0.0) }?.1
+  }
+
+  private static func source(_ model: Model) throws -> String? {
+    let name = "tokenizer_config.json"
+    guard let bytes = try model.checkpoint.contents(ofSmallFiles: [name], limit: 1 << 24)[name] else { return nil }
+    do { return try JSON.parse(bytes)["chat_template"]?.string } catch {
+      throw NibbleError.badInput("\(model.path): \(name): \(error.reason) at byte \(error.offset)")
+    }
+  }
+
   /// What the chat template puts before the first word of the user's, as far as its text shows it.
   private static func text(_ model: Model) throws -> String? {
-    let name = "tokenizer_config.json"
-    guard let bytes = try model.checkpoint.contents(ofSmallFiles: [name], limit: 1 << 24)[name],
-      let template = try? JSON.parse(bytes)["chat_template"]?.string
-    else { return nil }
+    guard let template = try source(model) else { return nil }
     let known: [(mark: String, user: String)] = [
       ("<|im_start|>", "<|im_start|>user\n"), ("<|start_header_id|>", "<|start_header_id|>user<|end_header_id|>\n\n"),
       ("<|user|>", "<|user|>\n"), ("[INST]", "[INST] "),

@@ -69,19 +69,19 @@ struct QuantizeCommand: ParsableCommand {
       try calibrating.refuse()
       return try run(StreamJob.quantize(source, options, to: spec), Summary.Extra())
     }
-    let calibration = try Calibrating(calibrating, source, common, threads: common.workers, isPlan: write.dryRun)
+    var calibration = try Calibrating(calibrating, source, common, threads: common.workers, isPlan: write.dryRun)
     options.calibration = calibration.record
     var job = try StreamJob.quantize(source, options, to: spec)
     // Whatever can stop the job does so before minutes of work.
     if write.output != nil { try job.check() }
-    let summary = try calibration.apply(to: &job)
+    let summary = try calibration.apply(to: &job, maximumMemory: write.maxMemory.flatMap(parseBytes))
     try run(job, summary)
   }
 
   private func run(_ job: StreamJob, _ extra: Summary.Extra) throws {
     var job = job
     job.maximumError = maxError
-    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite) { _ in extra }
+    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite, planned: extra) { _ in extra }
   }
 
   private func compression(_ format: OutputFormat) throws -> CompressionChoice {
