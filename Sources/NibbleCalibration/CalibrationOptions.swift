@@ -11,8 +11,10 @@ public struct CalibrationOptions: Sendable {
   /// A token whose energy is above this many times the median counts as if it had that energy. Massive activations, of a window's first
   /// token most often, would rule every sum otherwise.
   public var cap = 100.0
-  /// Fewer tokens than this a channel: how far targets move is chosen by what they do to tokens that were held out.
-  public var ampleTokens = 20.0
+  /// Where no tokens are held out, targets move only if there are this many tokens a channel.
+  public var ampleTokens = 10.0
+  /// Stronger dampings that targets are tried with, as multiples of the first.
+  public var targetDampings = [5.0, 25.0]
   /// Rounds of descent over scales and codes behind error feedback.
   public var rounds = 3
 

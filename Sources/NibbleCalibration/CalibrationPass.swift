@@ -14,6 +14,8 @@ final class CalibrationPass {
     var dtype: DType
     /// File and tensor, for messages.
     var place: String
+    /// Whether it lies in a mapped file, whose pages can be let go.
+    var isMapped: Bool
   }
 
   let transformer: Transformer
@@ -107,6 +109,7 @@ final class CalibrationPass {
     packed.start.update(from: float.start, count: float.count)
     for index in transformer.weights.layers.indices {
       for part in HalfLayer.Part.allCases { try calibrate(HalfLayer(transformer, layer: index, part), index) }
+      for linear in transformer.weights.layers[index].linears where targets[linear.id]?.isMapped == true { linear.matrix.releasePages() }
     }
   }
 

@@ -32,7 +32,7 @@ public struct CalibrationPlan: Sendable {
           let own = entries.map(\.outputs).max() ?? 0
           let largest = inputs == inner && outputs == width ? width : own
           memory = max(
-            memory, moments + 16 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
+            memory, moments + 12 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
         }
         memory = max(memory, 4 * rows * (entered + 3 * inner + 4 * width))
       }

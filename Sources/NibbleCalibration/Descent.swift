@@ -8,7 +8,6 @@ struct Descent {
   private let rows: Range<Int>
   private let room: Int
   private let hessian: UnsafePointer<Float>
-  private let order: [Int]
   private let levels: Levels
   private let scales: BlockScales
   private let numbers: UnsafeMutableBufferPointer<UInt8>
@@ -19,15 +18,15 @@ struct Descent {
   private static let sweeps = 2
 
   init(
-    _ feedback: ErrorFeedback, _ rows: Range<Int>, _ room: Int, _ factor: FeedbackFactor, _ levels: Levels, _ scales: BlockScales,
+    _ feedback: ErrorFeedback, _ rows: Range<Int>, _ room: Int, _ damped: FloatStore, _ levels: Levels, _ scales: BlockScales,
     _ numbers: UnsafeMutableBufferPointer<UInt8>, _ scratch: Scratch
   ) {
     (self.feedback, self.rows, self.room, self.levels) = (feedback, rows, room, levels)
-    (hessian, order) = (UnsafePointer(factor.damped.start), factor.order)
+    hessian = UnsafePointer(damped.start)
     (self.scales, self.numbers, self.scratch) = (scales, numbers, scratch)
   }
 
-  /// - Parameter target: T of these rows, columns in the order of the factor
+  /// - Parameter target: T of these rows
   func run(_ target: UnsafePointer<Float>) {
     let n = inputs
     let gradient = scratch.floatStart(Slot.gradient, n * room), values = scratch.floatStart(Slot.values, n * room)
@@ -36,12 +35,12 @@ struct Descent {
     UnsafeMutableBufferPointer(start: lack, count: n * room).initialize(repeating: 0)
     UnsafeMutableBufferPointer(start: values, count: n * room).initialize(repeating: 0)
     UnsafeMutableBufferPointer(start: codes, count: n * room).initialize(repeating: numberOfZero)
-    for (place, column) in order.enumerated() {
+    for column in 0..<n {
       for row in 0..<rows.count {
         let at = column * room + row
         codes[at] = numbers[(rows.lowerBound + row) * n + column]
         values[at] = scales.values[block(row, column)] * levels.byCode[Int(codes[at])]
-        lack[at] = target[row * n + place] - values[at]
+        lack[at] = target[row * n + column] - values[at]
       }
     }
     _ = BLAS.multiply(hessian, n, lack, room, transposed: false, gradient, room, m: n, n: room, k: n)

@@ -20,75 +20,36 @@ struct ErrorFeedback {
   static let run = 256
   static let group = 64
   enum Slot {
-    static let turned = 40, target = 41, drift = 42, half = 43, scales = 44, codes = 45, errors = 46
+    static let turned = 40, scales = 44, codes = 45, errors = 46
     static let gradient = 47, values = 48, units = 49, sums = 50
   }
 
-  /// A weight's sections, and how far its target moved: ‖T − W‖².
-  struct Result {
-    var sections: [[UInt8]]
-    var moved: Double
-  }
-
   /// - Parameters:
-  ///   - weight: [outputs, inputs]
-  ///   - drift: E[e · x̂ᵀ] [outputs, inputs], with e what the packed model lacks of the output: T = W + strength · drift · (Ĥ + λI)⁻¹
-  func codes(
-    of weight: UnsafePointer<Float>, drift: UnsafePointer<Float>?, strength: Float, _ factor: FeedbackFactor, _ team: Team
-  ) -> Result {
-    let runs = ceilDivide(outputs, Self.run)
-    let moved = PerChunk<Double>(runs)
+  ///   - target: what the codes are to come to, [outputs, inputs]
+  ///   - damped: Ĥ + λI [inputs, inputs]
+  /// - Returns: the sections of the codes
+  func codes(of target: FloatStore, _ factor: FeedbackFactor, damped: FloatStore, _ team: Team) -> [[UInt8]] {
     let numbers = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: outputs * inputs)
     defer { numbers.deallocate() }
     // Every run of rows has blocks of its own, unless blocks cross rows; then scales stay.
     let scales = scales.copy()
-    let shared = Unchecked((weight, drift, numbers))
+    let shared = Unchecked(numbers)
     let levels = Levels(codec)
-    team.run(runs) { index, scratch in
-      let (weight, drift, numbers) = shared.value
+    team.run(ceilDivide(outputs, Self.run)) { index, scratch in
+      let numbers = shared.value
       let rows = index * Self.run..<min((index + 1) * Self.run, outputs)
       let room = (rows.count + 15) / 16 * 16
+      let own = target.start + rows.lowerBound * inputs
       let turned = scratch.floatStart(Slot.turned, room * inputs)
-      let target = target(rows, weight, drift, strength, factor, scratch)
-      moved.set(index, target.moved)
-      Self.turn(target.values, rows: rows.count, columns: inputs, turned, room: room)
+      Self.turn(own, rows: rows.count, factor.order, turned, room: room)
       for first in stride(from: 0, to: inputs, by: Self.group) {
         let count = min(Self.group, inputs - first)
         code(first, count, rows, room, turned, factor, levels, numbers, scratch)
       }
       guard rounds > 0 else { return }
-      Descent(self, rows, room, factor, levels, scales, numbers, scratch).run(target.values)
+      Descent(self, rows, room, damped, levels, scales, numbers, scratch).run(own)
     }
-    return Result(sections: [packed(numbers)] + scales.sections, moved: moved.values.reduce(0, +))
-  }
-
-  /// T of some rows, columns in the order of the factor.
-  private func target(
-    _ rows: Range<Int>, _ weight: UnsafePointer<Float>, _ drift: UnsafePointer<Float>?, _ strength: Float, _ factor: FeedbackFactor,
-    _ scratch: Scratch
-  ) -> (values: UnsafeMutablePointer<Float>, moved: Double) {
-    let n = inputs, count = rows.count * n
-    func ordered(_ from: UnsafePointer<Float>, _ slot: Int) -> UnsafeMutablePointer<Float> {
-      let to = scratch.floatStart(slot, count)
-      for row in 0..<rows.count {
-        let line = from + (rows.lowerBound + row) * n
-        for column in 0..<n { to[row * n + column] = line[factor.order[column]] }
-      }
-      return to
-    }
-    let values = ordered(weight, Slot.target)
-    guard let drift, strength != 0 else { return (values, 0) }
-    let lacks = ordered(drift, Slot.drift)
-    let half = scratch.floatStart(Slot.half, count)
-    // (Ĥ + λI)⁻¹ = Uᵀ · U.
-    _ = BLAS.multiply(lacks, n, factor.factor.start, n, transposed: true, half, n, m: rows.count, n: n, k: n, alpha: strength)
-    _ = BLAS.multiply(half, n, factor.factor.start, n, transposed: false, lacks, n, m: rows.count, n: n, k: n)
-    var moved = 0.0
-    for place in 0..<count {
-      moved += Double(lacks[place]) * Double(lacks[place])
-      values[place] += lacks[place]
-    }
-    return (values, moved)
+    return [packed(numbers)] + scales.sections
   }
 
   /// One group of columns, and what the columns behind it are to make up for.
@@ -120,14 +81,13 @@ struct ErrorFeedback {
     }
   }
 
-  /// out[column · room + row] = x[row · columns + column]; rows behind the last are zeros.
+  /// out[place · room + row] = x[row · columns + order[place]]; rows behind the last are zeros.
   private static func turn(
-    _ x: UnsafePointer<Float>, rows: Int, columns: Int, _ out: UnsafeMutablePointer<Float>, room: Int
+    _ x: UnsafePointer<Float>, rows: Int, _ order: [Int], _ out: UnsafeMutablePointer<Float>, room: Int
   ) {
-    for start in stride(from: 0, to: columns, by: 16) {
-      let end = min(start + 16, columns)
-      for row in 0..<rows { for column in start..<end { out[column * room + row] = x[row * columns + column] } }
-      for row in rows..<room { for column in start..<end { out[column * room + row] = 0 } }
+    for (place, column) in order.enumerated() {
+      for row in 0..<rows { out[place * room + row] = x[row * order.count + column] }
+      for row in rows..<room { out[place * room + row] = 0 }
     }
   }
 

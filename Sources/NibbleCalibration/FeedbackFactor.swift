@@ -10,8 +10,8 @@ struct FeedbackFactor {
   let factor: FloatStore
   /// λ, as a share of the mean of Ĥ's diagonal.
   let damping: Double
-  /// Ĥ + λI [inputs, inputs] in the order of the inputs, for descent.
-  let damped: FloatStore
+  /// λ, and what a channel that is always zero has on its diagonal before λ.
+  private let lambda: Double, dead: Double
 
   /// Shares of the diagonal's mean that are tried where Ĥ + λI is not positive definite.
   private static let strongest = 1.0
@@ -29,9 +29,9 @@ struct FeedbackFactor {
     var share = damping
     let matrix = UnsafeMutablePointer<Double>.allocate(capacity: count * count)
     defer { matrix.deallocate() }
+    dead = mean > 0 ? mean : 0
     while true {
-      let lambda = mean > 0 ? share * mean : 1
-      Self.fill(matrix, moments, order, scale, lambda, dead: mean > 0 ? mean : 0, team)
+      Self.fill(matrix, moments, order, scale, mean > 0 ? share * mean : 1, dead: dead, team)
       if try LAPACK.invertCholesky(matrix, count) { break }
       share *= 10
       guard share <= Self.strongest else {
@@ -39,7 +39,7 @@ struct FeedbackFactor {
       }
     }
     self.damping = share
-    damped = Self.damped(moments, scale, lambda: mean > 0 ? share * mean : 1, dead: mean > 0 ? mean : 0, team)
+    lambda = mean > 0 ? share * mean : 1
     // The factor of the reversed matrix, reversed: its inverse is upper triangular.
     let (from, to) = (Unchecked(matrix), Unchecked(factor.start))
     team.split(count, grain: 64) { part, _ in
@@ -71,19 +71,22 @@ struct FeedbackFactor {
     }
   }
 
-  private static func damped(_ moments: Moments, _ scale: Double, lambda: Double, dead: Double, _ team: Team) -> FloatStore {
-    let count = moments.inputs
-    let store = FloatStore(count: count * count)
-    let (to, from) = (Unchecked(store.start), Unchecked(moments.hessian.start))
+  /// Ĥ + λI [inputs, inputs], whole and in the order of the inputs, for descent: it takes the place of the moments' sums.
+  func damped(spending moments: Moments, _ team: Team) -> FloatStore {
+    let count = moments.inputs, scale = 1 / max(moments.weight, 1e-30)
+    let matrix = Unchecked(moments.hessian.start)
+    // Rows first, then what lies below the diagonal from them.
     team.split(count, grain: 64) { part, _ in
       for row in part {
-        for column in 0..<count {
-          to.value[row * count + column] = Float(Double(from.value[min(row, column) * count + max(row, column)]) * scale)
-        }
-        let own = Double(to.value[row * count + row])
-        to.value[row * count + row] = Float((own > 0 ? own : dead) + lambda)
+        let line = matrix.value + row * count
+        for column in row..<count { line[column] = Float(Double(line[column]) * scale) }
+        let own = Double(line[row])
+        line[row] = Float((own > 0 ? own : dead) + lambda)
       }
     }
-    return store
+    team.split(count, grain: 64) { part, _ in
+      for row in part { for column in 0..<row { matrix.value[row * count + column] = matrix.value[column * count + row] } }
+    }
+    return moments.hessian
   }
 }

@@ -1,3 +1,4 @@
+import Glibc
 import NibbleCompute
 import NibbleCore
 import NibbleQuant
@@ -43,6 +44,19 @@ extension Matrix {
     rows(0..<inputs, into: stored.start)
     Kernels.transpose(.f32, stored.start, rows: inputs, columns: outputs, stride: outputs, store.start)
     return store
+  }
+}
+
+extension Matrix {
+  /// Lets go of the pages of a plain matrix in a mapped file; they come back when they are read again.
+  func releasePages() {
+    guard !isPacked, let data = native.data else { return }
+    let page = Int(sysconf(Int32(_SC_PAGESIZE)))
+    let bytes = native.rows * native.columns * (bytesPerOutput / max(inputs, 1))
+    // Whole pages only: what lies before and behind belongs to others.
+    let start = (Int(bitPattern: data) + page - 1) / page * page
+    let end = (Int(bitPattern: data) + bytes) / page * page
+    if start < end { madvise(UnsafeMutableRawPointer(bitPattern: start), end - start, MADV_DONTNEED) }
   }
 }
 

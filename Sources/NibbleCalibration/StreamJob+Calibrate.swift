@@ -37,7 +37,8 @@ extension StreamJob {
         // A packed weight is stored [outputs, inputs]; another one is left to the stream.
         guard target.shape == [linear.outputs, linear.inputs] else { continue }
         targets[linear.id] = CalibrationPass.Target(
-          name: known, codec: target.encoding.codec, dtype: target.dtype, place: "\(source.path): tensor \(quoted(known))")
+          name: known, codec: target.encoding.codec, dtype: target.dtype, place: "\(source.path): tensor \(quoted(known))",
+          isMapped: items[index].source.isMapped)
       }
     }
     let pass = CalibrationPass(model.transformer, windows, targets, options, rules: rules, progress: progress)
@@ -68,5 +69,13 @@ extension Model {
   /// Whether it can write the text it is calibrated with.
   public var writesText: Bool {
     if case .language = transformer.weights.head { transformer.shape.isCausal } else { false }
+  }
+}
+
+extension StoredTensor {
+  /// Whether its elements are used where they lie in a file.
+  fileprivate var isMapped: Bool {
+    guard !isPacked, let section = section(.data), section.compression == .none, case .file = section.source else { return false }
+    return true
   }
 }

@@ -9,7 +9,9 @@ struct TensorCoder {
   private let options: CalibrationOptions
   private let rules: EncodingRules
   private let pool: ScratchPool
-  private let factor: FeedbackFactor
+  /// That of error feedback, and others with stronger damping that targets are tried with.
+  private let factors: [FeedbackFactor]
+  private let damped: FloatStore
   private var team: Team { engine.team }
 
   init(
@@ -17,52 +19,78 @@ struct TensorCoder {
   ) throws {
     (self.stage, self.engine, self.options, self.rules, self.pool) = (stage, engine, options, rules, pool)
     let isScarce = Double(stage.tokens) < options.scarceTokens * Double(stage.moments.inputs)
-    factor = try FeedbackFactor(
-      stage.moments, damping: isScarce ? options.scarceDamping : options.damping, place: place, engine.team)
+    let damping = isScarce ? options.scarceDamping : options.damping
+    var factors = [try FeedbackFactor(stage.moments, damping: damping, place: place, engine.team)]
+    if stage.isHeldOut {
+      for times in options.targetDampings {
+        factors.append(try FeedbackFactor(stage.moments, damping: times * damping, place: place, engine.team))
+      }
+    }
+    self.factors = factors
+    damped = factors[0].damped(spending: stage.moments, engine.team)
   }
 
   /// The codes of one matrix; a certificate where they are calibrated.
-  func code(_ matrix: Matrix, _ target: CalibrationPass.Target) throws -> (codes: DecidedCodes, certificate: TensorCertificate?) {
+  func code(_ matrix: Matrix, _ goal: CalibrationPass.Target) throws -> (codes: DecidedCodes, certificate: TensorCertificate?) {
     let (outputs, inputs) = (matrix.outputs, matrix.inputs)
     let weight = matrix.values()
     func task(_ search: ScaleSearch) -> EncodingTask {
       EncodingTask(
-        target.dtype, [outputs, inputs], place: target.place, rules: rules, search: search, threads: team.threads, pool: pool,
+        goal.dtype, [outputs, inputs], place: goal.place, rules: rules, search: search, threads: team.threads, pool: pool,
         measures: false, memory: Scratch())
     }
-    let rounded = try target.codec.encoded(weight.start, task(.mse))
-    guard let codec = target.codec as? BlockCodec else { return (rounded, nil) }
+    let rounded = try goal.codec.encoded(weight.start, task(.mse))
+    guard let codec = goal.codec as? BlockCodec else { return (rounded, nil) }
     let wanted = Wanted(matrix, stage, engine)
     func error(_ codes: DecidedCodes) throws -> Double {
-      wanted.error(try Matrix(codes, target.dtype, rows: outputs, columns: inputs), stage, engine)
+      wanted.error(try Matrix(codes, goal.dtype, rows: outputs, columns: inputs), stage, engine)
     }
     let before = try error(rounded)
-    let sections = try codec.searchedScales(weight.start, task(.mseSigned))
+    let (move, strength) = move(matrix, weight, wanted)
+    let target = MovedTarget.target(weight, move, strength: strength)
+    let sections = try codec.searchedScales((Experiment.scalesOfTarget ? target.values : weight).start, task(.mseSigned))
     let feedback = ErrorFeedback(
       codec: codec, outputs: outputs, inputs: inputs, scales: BlockScales(codec, sections, count: outputs * inputs),
       rounds: options.rounds)
-    let drift = drift(weight, outputs)
-    var best: (codes: DecidedCodes, after: Double, moved: Double)?
-    for strength in strengths {
-      let result = feedback.codes(of: weight.start, drift: drift.start, strength: strength, factor, team)
-      let codes = DecidedCodes(codec, sections: result.sections)
-      let after = try error(codes)
-      if best == nil || after < best?.after ?? .infinity { best = (codes, after, result.moved) }
-    }
-    let signal = weight.values.reduce(0.0) { $0 + Double($1) * Double($1) }
-    let isTaken = (best?.after ?? .nan) < before
+    let codes = DecidedCodes(codec, sections: feedback.codes(of: target.values, factors[0], damped: damped, team))
+    let after = try error(codes)
+    let signal = weight.squares
+    let isTaken = after < before
     return (
-      isTaken ? best?.codes ?? rounded : rounded,
+      isTaken ? codes : rounded,
       TensorCertificate(
-        name: target.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut,
-        before: before, after: best?.after ?? .nan, moved: signal > 0 ? ((best?.moved ?? 0) / signal).squareRoot() : 0,
-        isTaken: isTaken)
+        name: goal.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut,
+        before: before, after: after, moved: signal > 0 ? (target.moved / signal).squareRoot() : 0, isTaken: isTaken)
     )
   }
 
-  /// How much of the target's move is tried.
-  private var strengths: [Float] {
-    Double(stage.tokens) >= options.ampleTokens * Double(stage.moments.inputs) ? [1] : [1, 0.5, 0]
+  /// How the target moves: by the damping, and as far, as serves tokens that were held out best. What earlier codes did is not all to be
+  /// made up for: what moments of a few tokens say of it is partly chance.
+  private func move(_ matrix: Matrix, _ weight: FloatStore, _ wanted: Wanted) -> (move: FloatStore, strength: Float) {
+    let outputs = matrix.outputs, inputs = matrix.inputs
+    let drift = drift(weight, outputs)
+    guard stage.isHeldOut else {
+      let isAmple = Double(stage.tokens) >= options.ampleTokens * Double(inputs)
+      return (MovedTarget.move(drift, outputs: outputs, factors[0], team), isAmple ? 1 : 0)
+    }
+    let lack = wanted.lack(matrix, stage, engine)
+    var best: (move: FloatStore, strength: Float, gain: Double)?
+    for factor in factors {
+      let move = MovedTarget.move(drift, outputs: outputs, factor, team)
+      guard
+        let step = Matrix(.f32, rows: outputs, columns: inputs, UnsafeRawBufferPointer(move.values), owner: move)
+      else { continue }
+      let made = Wanted.product(step, stage.packed, stage, engine)
+      var along = 0.0, square = 0.0
+      for place in 0..<made.count {
+        along += Double(made.start[place]) * Double(lack.start[place])
+        square += Double(made.start[place]) * Double(made.start[place])
+      }
+      let strength = square > 0 ? min(max(along / square, 0), 1) : 0
+      let gain = strength * (2 * along - strength * square)
+      if best == nil || gain > best?.gain ?? .infinity { best = (move, Float(strength), gain) }
+    }
+    return best.map { ($0.move, $0.strength) } ?? (drift, 0)
   }
 
   /// E[e · x̂ᵀ], with e what the output lacks: of the moments themselves, or W times what inputs lack.
@@ -93,31 +121,47 @@ struct TensorCoder {
     private let signal: Double
 
     init(_ matrix: Matrix, _ stage: Stage, _ engine: Engine) {
-      let width = matrix.outputs
-      outputs = FloatStore(count: stage.measured * width)
-      let store = outputs
-      stage.float.withUnsafeBufferPointer { x in
+      outputs = Self.product(matrix, stage.float, stage, engine)
+      signal = outputs.squares
+      for place in stage.residual.indices { outputs.start[place] += stage.residual[place] }
+    }
+
+    /// What a matrix makes of the tokens.
+    static func product(_ matrix: Matrix, _ x: [Float], _ stage: Stage, _ engine: Engine) -> FloatStore {
+      let store = FloatStore(count: stage.measured * matrix.outputs)
+      x.withUnsafeBufferPointer { x in
         guard let x = x.baseAddress else { return }
-        engine.multiply(x, rows: stage.measured, stride: matrix.inputs, [Engine.Product(matrix, store.start, stride: width)])
+        engine.multiply(
+          x, rows: stage.measured, stride: matrix.inputs, [Engine.Product(matrix, store.start, stride: matrix.outputs)])
       }
-      signal = store.values.reduce(0.0) { $0 + Double($1) * Double($1) }
-      for place in stage.residual.indices { store.start[place] += stage.residual[place] }
+      return store
+    }
+
+    /// What a matrix lacks.
+    func lack(_ matrix: Matrix, _ stage: Stage, _ engine: Engine) -> FloatStore {
+      let own = Self.product(matrix, stage.packed, stage, engine)
+      for place in 0..<own.count { own.start[place] = outputs.start[place] - own.start[place] }
+      return own
     }
 
     /// How far off a packed matrix is, relative to ‖W x‖².
     func error(_ packed: Matrix, _ stage: Stage, _ engine: Engine) -> Double {
-      let width = packed.outputs
-      let own = FloatStore(count: stage.measured * width)
-      stage.packed.withUnsafeBufferPointer { x in
-        guard let x = x.baseAddress else { return }
-        engine.multiply(x, rows: stage.measured, stride: packed.inputs, [Engine.Product(packed, own.start, stride: width)])
-      }
-      var sum = 0.0
-      for place in 0..<own.count {
-        let difference = Double(own.start[place]) - Double(outputs.start[place])
-        sum += difference * difference
-      }
+      let sum = lack(packed, stage, engine).squares
       return signal > 0 ? sum / signal : sum
     }
   }
+}
+
+extension FloatStore {
+  /// Σx²
+  fileprivate var squares: Double {
+    var sum = 0.0
+    for place in 0..<count { sum += Double(start[place]) * Double(start[place]) }
+    return sum
+  }
+}
+
+import Glibc
+enum Experiment {
+  static let scalesOfTarget = getenv("NIB_T") != nil
 }

@@ -70,23 +70,27 @@ struct CalibrationReader {
     let limit = Self.bytesPerToken * tokens
     let total = documents.reduce(0) { $0 + $1.text.utf8.count }
     guard total > limit else { return documents }
-    let part = 1 << 14
-    let step = part * total / limit
-    var pieces: [Documents.Document] = []
-    var next = 0, seen = 0
+    // Parts of documents, cut where lines end.
+    let length = 1 << 13
+    var parts: [Documents.Document] = []
     for document in documents {
       let bytes = Array(document.text.utf8)
-      while next < seen + bytes.count {
-        // From the beginning of a line on.
-        let from = next - seen
-        let start = from == 0 ? 0 : bytes[from...].firstIndex(of: 0x0A).map { $0 + 1 } ?? bytes.count
-        let end = min(start + part, bytes.count)
-        if start < end {
-          pieces.append(.init(text: String(decoding: bytes[start..<end], as: UTF8.self), place: document.place))
-        }
-        next += step
+      var start = 0
+      while start < bytes.count {
+        let least = min(start + length, bytes.count)
+        let end = least == bytes.count ? least : bytes[least...].firstIndex(of: 0x0A).map { $0 + 1 } ?? bytes.count
+        parts.append(.init(text: String(decoding: bytes[start..<end], as: UTF8.self), place: document.place))
+        start = end
       }
-      seen += bytes.count
+    }
+    var pieces: [Documents.Document] = []
+    var taken = 0, seen = 0
+    for part in parts {
+      seen += part.text.utf8.count
+      // Behind its share of the way so far.
+      guard Double(taken) * Double(total) < Double(seen) * Double(limit) else { continue }
+      taken += part.text.utf8.count
+      pieces.append(part)
     }
     return pieces
   }

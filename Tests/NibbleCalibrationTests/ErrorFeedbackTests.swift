@@ -47,6 +47,11 @@ struct ErrorFeedbackTests {
     var floats: [Float] { weight.flatMap { $0.map { Float($0) } } }
     var driftFloats: [Float] { drift.flatMap { $0.map { Float($0) } } }
 
+    func target(_ factor: FeedbackFactor, strength: Float = 1) -> (values: FloatStore, moved: Double) {
+      let move = MovedTarget.move(FloatStore(driftFloats), outputs: outputs, factor, ErrorFeedbackTests.team)
+      return MovedTarget.target(FloatStore(floats), move, strength: strength)
+    }
+
     func feedback(_ codec: BlockCodec, rounds: Int) throws -> (feedback: ErrorFeedback, scales: [Float]) {
       var values = floats
       let task = EncodingTask(
@@ -116,15 +121,15 @@ struct ErrorFeedbackTests {
       return levels.map { $0 * scale }.min { abs($0 - value) < abs($1 - value) } ?? 0
     }
     let factor = try FeedbackFactor(problem.moments, damping: 0.01, place: "test", Self.team)
-    let found = feedback.codes(of: problem.floats, drift: problem.driftFloats, strength: 1, factor, Self.team)
-    let values = try problem.values(codec, found.sections)
+    let own = problem.target(factor)
+    let values = try problem.values(codec, feedback.codes(of: own.values, factor, damped: factor.damped(spending: problem.moments, Self.team), Self.team))
     // One value near the middle of two may go the other way in float32, and its row goes on from there.
     let rows = zip(values, wanted).count { zip($0, $1).allSatisfy { abs($0 - $1) < 1e-5 } }
     #expect(rows >= 30)
-    let (own, best) = (oracle.error(target, values), oracle.error(target, wanted))
-    #expect(abs(own - best) < 0.03 * best)
+    let (error, best) = (oracle.error(target, values), oracle.error(target, wanted))
+    #expect(abs(error - best) < 0.03 * best)
     let moved = zip(target, problem.weight).reduce(0.0) { $0 + zip($1.0, $1.1).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) } }
-    #expect(abs(found.moved - moved) < 1e-3 * moved)
+    #expect(abs(own.moved - moved) < 1e-3 * moved)
     // What plain rounding of the weight leaves is much more.
     let plain = zip(problem.weight, 0...).map { line, row in
       zip(line, 0...).map { value, column in
@@ -132,7 +137,7 @@ struct ErrorFeedbackTests {
         return levels.map { $0 * scale }.min { abs($0 - value) < abs($1 - value) } ?? 0
       }
     }
-    #expect(own < 0.7 * oracle.error(target, plain))
+    #expect(error < 0.7 * oracle.error(target, plain))
   }
 
   @Test("Descent lowers the error, and says what files can hold", arguments: Packing.allCases, [70, 128])
@@ -142,10 +147,10 @@ struct ErrorFeedbackTests {
     let oracle = Oracle(problem.tokens, damping: 0.01)
     let target = oracle.target(problem.weight, drift: problem.drift)
     let factor = try FeedbackFactor(problem.moments, damping: 0.01, place: "test", Self.team)
+    let wanted = problem.target(factor).values, damped = factor.damped(spending: problem.moments, Self.team)
     func run(_ rounds: Int, threads: Int = 2) throws -> [[UInt8]] {
       try problem.feedback(codec, rounds: rounds).feedback.codes(
-        of: problem.floats, drift: problem.driftFloats, strength: 1, factor, Team(threads: threads)
-      ).sections
+        of: wanted, factor, damped: damped, Team(threads: threads))
     }
     let errors = try [0, 1, 3].map { oracle.error(target, try problem.values(codec, try run($0))) }
     #expect(errors[1] < 0.99 * errors[0])
@@ -166,13 +171,14 @@ struct ErrorFeedbackTests {
       ErrorFeedback(
         codec: BlockCodec(.nf4, nested: nil), outputs: 4, inputs: 64,
         scales: BlockScales(BlockCodec(.nf4, nested: nil), [[UInt8](repeating: 0, count: 16)], count: 256), rounds: 2
-      ).codes(of: zeros, drift: nil, strength: 0, factor, Self.team).sections)
+      ).codes(of: FloatStore(zeros), factor, damped: factor.damped(spending: problem.moments, Self.team), Self.team))
     { #expect(row.allSatisfy { $0 == 0 }) }
     let silent = Moments(inputs: 64, lacking: 4)
     silent.add([Float](repeating: 0, count: 640), lack: [Float](repeating: 0, count: 40), rows: 10, weight: 10, Self.team)
     let identity = try FeedbackFactor(silent, damping: 0.01, place: "test", Self.team)
-    let found = feedback.codes(of: problem.floats, drift: nil, strength: 0, identity, Self.team)
-    #expect(found.moved == 0)
+    #expect(
+      feedback.codes(of: FloatStore(problem.floats), identity, damped: identity.damped(spending: silent, Self.team), Self.team).count == 2)
+    #expect(problem.target(identity, strength: 0).moved == 0)
     problem = Problem(outputs: 4, inputs: 64, seed: 5)
     let broken = Moments(inputs: 64, lacking: 4)
     broken.add([Float](repeating: .nan, count: 640), lack: [Float](repeating: 0, count: 40), rows: 10, weight: 10, Self.team)
