@@ -13,8 +13,12 @@ public struct CalibrationOptions: Sendable {
   public var cap = 100.0
   /// Where no tokens are held out, targets move only if there are this many tokens a channel.
   public var ampleTokens = 10.0
-  /// Stronger dampings that targets are tried with, as multiples of the first.
-  public var targetDampings = [5.0, 25.0]
+  /// Stronger dampings that targets are tried with, as multiples of the first: where inputs lack something, and where outputs are added to a
+  /// residual stream, most of whose lack is none of the matrix's doing.
+  public var entryDampings = [5.0]
+  public var exitDampings = [25.0, 125.0]
+  /// Wider matrices are tried with the first of them only: a factor takes the cube of the width.
+  public var widestTried = 4096
   /// Rounds of descent over scales and codes behind error feedback.
   public var rounds = 3
 
@@ -43,6 +47,9 @@ public struct TensorCertificate: Sendable {
   public let after: Double
   /// ‖T − W‖ / ‖W‖: how far the target moved.
   public let moved: Double
+  /// The damping its move was computed with, and the share of the move that was made.
+  public let damping: Double
+  public let share: Double
   /// Whether the calibrated codes are the better ones, and were taken.
   public let isTaken: Bool
 }

@@ -47,6 +47,8 @@ final class CalibrationPass {
 
   /// Rows of a batch; the first tells what energies are usual.
   static let batchRows = 2048
+  /// Numbers of what exits take that are kept for all tokens, half a gigabyte of them; more are computed once more.
+  static let mostKept = 1 << 27
   /// A share of the windows is held out, but never more than fit a batch.
   private static let heldOutShare = 16
 
@@ -130,6 +132,8 @@ final class CalibrationPass {
     }
     let isCoding = targets[plain.exit.id] != nil
     let inner = plain.exit.inputs
+    let tokens = float.count / max(width, 1)
+    let kept = isCoding && tokens * inner <= Self.mostKept ? FloatStore(count: tokens * inner) : nil
     let stage = Stage(inputs: isCoding ? inner : 0, residual: isCoding ? width : 0, cap: options.cap)
     try forEachBatch { batch, rows in
       let (z, q) = (floats(Slot.inner, rows * inner), floats(Slot.packedInner, rows * inner))
@@ -137,6 +141,7 @@ final class CalibrationPass {
       let residual = floats(Slot.residual, rows * width)
       if isCoding {
         compute(half, batch, packed, rows, q)
+        if let kept { (kept.start + batch.rows.lowerBound * inner).update(from: q, count: rows * inner) }
         let (x, p) = (at(float, batch), at(packed, batch))
         for place in 0..<rows * width { residual[place] = x[place] - p[place] }
       }
@@ -155,8 +160,8 @@ final class CalibrationPass {
     }
     if isCoding { half.exit = try code([plain.exit], stage)[0] }
     try forEachBatch { batch, rows in
-      let q = floats(Slot.packedInner, rows * inner)
-      compute(half, batch, packed, rows, q)
+      let q = kept.map { $0.start + batch.rows.lowerBound * inner } ?? floats(Slot.packedInner, rows * inner)
+      if kept == nil { compute(half, batch, packed, rows, q) }
       half.finish(at(packed, batch), q, rows, scratch)
       try check(at(packed, batch), rows, index)
     }

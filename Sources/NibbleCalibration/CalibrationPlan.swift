@@ -17,32 +17,34 @@ public struct CalibrationPlan: Sendable {
   public init(_ model: Model, tokens: Int, window: Int, packed: Int, writes: Bool, _ options: CalibrationOptions = .init()) {
     let shape = model.transformer.shape
     let width = shape.width, rows = min(tokens, CalibrationPass.batchRows + window)
-    var operations = 0.0, memory = 0
+    var operations = 0.0, memory = 0, kept = 0
     for layer in model.transformer.weights.layers {
       for (entries, exit) in [(layer.queryKeyValue, layer.attentionOutput), (layer.up, layer.down)] {
         let n = Double(tokens), inner = exit.inputs
         let entered = entries.reduce(0) { $0 + $1.outputs }
-        // The float model once; the packed one up to the exit, and then through it.
-        operations += n * 2 * Double(3 * width * entered + 3 * inner * width)
+        // The float model once; the packed one up to the exit and through it, what the exit takes perhaps twice.
+        let isKept = tokens * inner <= CalibrationPass.mostKept
+        if isKept { kept = max(kept, 4 * tokens * inner) }
+        operations += n * 2 * Double((isKept ? 2 : 3) * width * entered + 3 * inner * width)
         for (inputs, lacking, outputs) in [(width, width, entered), (inner, width, width)] {
           let (c, r) = (Double(inputs), Double(outputs))
-          operations += n * (c * c + 2 * c * Double(lacking)) + c * c * c + r * c * c * Double(6 + 6 * options.rounds)
+          operations += n * (c * c + 2 * c * Double(lacking)) + 3 * c * c * c + r * c * c * Double(12 + 6 * options.rounds)
           // Moments, their factor in float64 and float32, the damped moments; weight, drift, two packings.
           let moments = Moments.bytes(inputs: inputs, lacking: lacking)
           let own = entries.map(\.outputs).max() ?? 0
           let largest = inputs == inner && outputs == width ? width : own
           memory = max(
-            memory, moments + 12 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
+            memory, moments + 20 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
         }
         memory = max(memory, 4 * rows * (entered + 3 * inner + 4 * width))
       }
-      // Attention: scores and sums, three times.
-      operations += 3 * Double(tokens) * Double(window) * 4 * Double(shape.queryWidth)
+      // Attention: scores and sums, in both models.
+      operations += 2 * Double(tokens) * Double(window) * 4 * Double(shape.queryWidth)
     }
     if writes { operations += Double(tokens) * 2 * Double(model.parameterCount) * 1.5 }
     self.operations = operations
     let biggest = model.transformer.weights.layers.first.map { $0.linears.reduce(0) { $0 + $1.outputs * $1.inputs } } ?? 0
-    peakMemory = (16 << 20) + model.checkpoint.storedBytes + 2 * 4 * tokens * width + memory + packed + biggest * 2
+    peakMemory = (16 << 20) + model.checkpoint.storedBytes + 2 * 4 * tokens * width + memory + kept + packed + biggest * 2
       + 4 * rows * (width + 8)
     seconds = operations / (Self.speed(model.team) * Double(model.team.threads))
   }

@@ -41,6 +41,7 @@ extension StreamJob {
           isMapped: items[index].source.isMapped)
       }
     }
+    guard !targets.isEmpty else { return CalibrationReport() }
     let pass = CalibrationPass(model.transformer, windows, targets, options, rules: rules, progress: progress)
     try pass.run()
     for (name, codes) in pass.decided { if let index = places[name] { items[index].decided = codes } }

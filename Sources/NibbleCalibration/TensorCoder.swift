@@ -22,7 +22,8 @@ struct TensorCoder {
     let damping = isScarce ? options.scarceDamping : options.damping
     var factors = [try FeedbackFactor(stage.moments, damping: damping, place: place, engine.team)]
     if stage.isHeldOut {
-      for times in options.targetDampings {
+      let all = stage.isAdded ? options.exitDampings : options.entryDampings
+      for times in stage.moments.inputs <= options.widestTried ? all[...] : all.prefix(1) {
         factors.append(try FeedbackFactor(stage.moments, damping: times * damping, place: place, engine.team))
       }
     }
@@ -46,9 +47,9 @@ struct TensorCoder {
       wanted.error(try Matrix(codes, goal.dtype, rows: outputs, columns: inputs), stage, engine)
     }
     let before = try error(rounded)
-    let (move, strength) = move(matrix, weight, wanted)
+    let (move, strength, damping) = move(matrix, weight, wanted)
     let target = MovedTarget.target(weight, move, strength: strength)
-    let sections = try codec.searchedScales((Experiment.scalesOfTarget ? target.values : weight).start, task(.mseSigned))
+    let sections = try codec.searchedScales(target.values.start, task(.mseSigned))
     let feedback = ErrorFeedback(
       codec: codec, outputs: outputs, inputs: inputs, scales: BlockScales(codec, sections, count: outputs * inputs),
       rounds: options.rounds)
@@ -60,21 +61,22 @@ struct TensorCoder {
       isTaken ? codes : rounded,
       TensorCertificate(
         name: goal.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut,
-        before: before, after: after, moved: signal > 0 ? (target.moved / signal).squareRoot() : 0, isTaken: isTaken)
+        before: before, after: after, moved: signal > 0 ? (target.moved / signal).squareRoot() : 0, damping: damping,
+        share: Double(strength), isTaken: isTaken)
     )
   }
 
   /// How the target moves: by the damping, and as far, as serves tokens that were held out best. What earlier codes did is not all to be
   /// made up for: what moments of a few tokens say of it is partly chance.
-  private func move(_ matrix: Matrix, _ weight: FloatStore, _ wanted: Wanted) -> (move: FloatStore, strength: Float) {
+  private func move(_ matrix: Matrix, _ weight: FloatStore, _ wanted: Wanted) -> (move: FloatStore, strength: Float, damping: Double) {
     let outputs = matrix.outputs, inputs = matrix.inputs
     let drift = drift(weight, outputs)
     guard stage.isHeldOut else {
       let isAmple = Double(stage.tokens) >= options.ampleTokens * Double(inputs)
-      return (MovedTarget.move(drift, outputs: outputs, factors[0], team), isAmple ? 1 : 0)
+      return (MovedTarget.move(drift, outputs: outputs, factors[0], team), isAmple ? 1 : 0, factors[0].damping)
     }
     let lack = wanted.lack(matrix, stage, engine)
-    var best: (move: FloatStore, strength: Float, gain: Double)?
+    var best: (move: FloatStore, strength: Float, damping: Double, gain: Double)?
     for factor in factors {
       let move = MovedTarget.move(drift, outputs: outputs, factor, team)
       guard
@@ -88,9 +90,9 @@ struct TensorCoder {
       }
       let strength = square > 0 ? min(max(along / square, 0), 1) : 0
       let gain = strength * (2 * along - strength * square)
-      if best == nil || gain > best?.gain ?? .infinity { best = (move, Float(strength), gain) }
+      if best == nil || gain > best?.gain ?? .infinity { best = (move, Float(strength), factor.damping, gain) }
     }
-    return best.map { ($0.move, $0.strength) } ?? (drift, 0)
+    return best.map { ($0.move, $0.strength, $0.damping) } ?? (drift, 0, factors[0].damping)
   }
 
   /// E[e · x̂ᵀ], with e what the output lacks: of the moments themselves, or W times what inputs lack.
@@ -159,9 +161,4 @@ extension FloatStore {
     for place in 0..<count { sum += Double(start[place]) * Double(start[place]) }
     return sum
   }
-}
-
-import Glibc
-enum Experiment {
-  static let scalesOfTarget = getenv("NIB_T") != nil
 }

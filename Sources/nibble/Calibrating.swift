@@ -158,7 +158,8 @@ extension Summary {
         rows.append(
           (
             "",
-            "\(oneLine(one.name)): error \(scientific(one.before)) → \(scientific(one.after)), target moved \(percent(one.moved)), "
+            "\(oneLine(one.name)): error \(scientific(one.before)) → \(scientific(one.after)), target moved \(percent(one.moved)) "
+              + "(damping \(scientific(one.damping)), share \(decimal(one.share, 2))), "
               + "\(one.tokens) tokens, \(one.capped) capped" + (one.isTaken ? "" : ", mse kept")
           ))
       }
@@ -178,7 +179,8 @@ extension Summary {
                 [
                   "name": JSON($0.name), "tokens": JSON($0.tokens), "capped_tokens": JSON($0.capped),
                   "measured_tokens": JSON($0.measured), "held_out": JSON.bool($0.isHeldOut), "error_before": JSON($0.before),
-                  "error_after": JSON($0.after), "target_moved": JSON($0.moved), "calibrated": JSON.bool($0.isTaken),
+                  "error_after": JSON($0.after), "target_moved": JSON($0.moved), "target_damping": JSON($0.damping), "target_share": JSON($0.share),
+                  "calibrated": JSON.bool($0.isTaken),
                 ]
               }),
           ]

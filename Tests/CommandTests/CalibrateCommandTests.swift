@@ -31,6 +31,7 @@ struct CalibrateCommandTests {
     let told = try #require(try JSON.parse(second.output)["calibration"])
     #expect(told["tokens"]?.int == 800 && told["source"]?.string == "text" && told["tensors"]?.array?.count == 35)
     let record = try Checkpoint.open(folder.file("a.nbl")).provenance?["options"]
+    #expect(try Checkpoint.open(folder.file("a.nbl")).encoder == .mseSigned)
     #expect(record?["encoder"]?.string == "calibrated" && record?["calibration"]?["tokens"]?.int == 800)
     #expect(record?.text().contains(Self.text) == false)
     #expect(try Program.run(["verify", folder.file("a.nbl")]).code == 0)

@@ -55,7 +55,8 @@ extension StreamJob {
     }
     job.warnings += warnings(decisions, options.rules)
     if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked }) {
-      job.warnings.append("--encoder \(job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any")
+      let name = options.calibration == nil ? job.encoder.rawValue : "calibrated"
+      job.warnings.append("--encoder \(name) chooses scales of 4-bit blocks, and nothing is packed into any")
     }
     if let type = source.modelType, let family = source.family, !family.runs(type) {
       job.warnings.append(
