@@ -67,7 +67,9 @@ final class CalibrationPass {
   }
 
   private static func batches(_ windows: [[Int]]) -> [Batch] {
-    let heldOut = windows.count < heldOutShare / 2 ? 0 : max(1, min(windows.count / heldOutShare, batchRows / CalibrationOptions.window))
+    let tokens = windows.reduce(0) { $0 + $1.count }
+    let most = batchRows * windows.count / max(tokens, 1)
+    let heldOut = windows.count < heldOutShare / 2 ? 0 : max(1, min(windows.count / heldOutShare, most))
     var kept: [[Int]] = [], held: [[Int]] = []
     for (index, window) in windows.enumerated() {
       // Evenly spread.

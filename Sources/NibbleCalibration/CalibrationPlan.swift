@@ -17,7 +17,7 @@ public struct CalibrationPlan: Sendable {
   public init(_ model: Model, tokens: Int, window: Int, packed: Int, writes: Bool, _ options: CalibrationOptions = .init()) {
     let shape = model.transformer.shape
     let width = shape.width, rows = min(tokens, CalibrationPass.batchRows + window)
-    var operations = 0.0, memory = 0, kept = 0
+    var operations = 0.0, memory = 0, kept = 0, held = 0
     for layer in model.transformer.weights.layers {
       for (entries, exit) in [(layer.queryKeyValue, layer.attentionOutput), (layer.up, layer.down)] {
         let n = Double(tokens), inner = exit.inputs
@@ -36,6 +36,8 @@ public struct CalibrationPlan: Sendable {
           memory = max(
             memory, moments + 20 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
         }
+        // Tokens that matrices are measured with: what goes in, what comes out, and what is wanted of it.
+        held = max(held, 4 * CalibrationPass.batchRows * (2 * inner + 8 * max(width, entries.map(\.outputs).max() ?? 0)))
         memory = max(memory, 4 * rows * (entered + 3 * inner + 4 * width))
       }
       // Attention: scores and sums, in both models.
@@ -44,7 +46,8 @@ public struct CalibrationPlan: Sendable {
     if writes { operations += Double(tokens) * 2 * Double(model.parameterCount) * 1.5 }
     self.operations = operations
     let biggest = model.transformer.weights.layers.first.map { $0.linears.reduce(0) { $0 + $1.outputs * $1.inputs } } ?? 0
-    peakMemory = (16 << 20) + model.checkpoint.storedBytes + 2 * 4 * tokens * width + memory + kept + packed + biggest * 2
+    // The program, OpenBLAS' buffers.
+    peakMemory = (80 << 20) + model.checkpoint.storedBytes + 2 * 4 * tokens * width + memory + kept + held + packed + biggest * 2
       + 4 * rows * (width + 8)
     seconds = operations / (Self.speed(model.team) * Double(model.team.threads))
   }
