@@ -12,6 +12,7 @@ let package = Package(
     .library(name: "NibbleTokenizers", targets: ["NibbleTokenizers", "NibbleCore"]),
     .library(name: "NibbleTraining", targets: ["NibbleTraining", "NibbleModels", "NibbleCore"]),
     .library(name: "NibbleEvaluation", targets: ["NibbleEvaluation", "NibbleModels", "NibbleCore"]),
+    .library(name: "NibbleCalibration", targets: ["NibbleCalibration", "NibbleModels", "NibbleCore"]),
   ],
   dependencies: [
     // The command line: parsing, help, completion scripts.
@@ -43,12 +44,15 @@ let package = Package(
         "NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleModels",
         "NibbleEvaluation",
       ]),
+    .target(
+      name: "NibbleCalibration",
+      dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleModels", "CNibbleKernels"]),
     .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
     .executableTarget(
       name: "nibble",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleTokenizers", "NibbleAdapters", "NibbleModels",
-        "NibbleEvaluation", "NibbleTraining",
+        "NibbleEvaluation", "NibbleTraining", "NibbleCalibration",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(
@@ -70,6 +74,12 @@ let package = Package(
       dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
+    .testTarget(
+      name: "NibbleCalibrationTests",
+      dependencies: [
+        "NibbleCalibration", "NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "NibbleEvaluation",
+        "TestSupport",
+      ]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),

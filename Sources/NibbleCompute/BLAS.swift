@@ -1,4 +1,5 @@
 import Glibc
+import NibbleQuant
 
 /// OpenBLAS, for products of float32 matrices.
 ///
@@ -31,6 +32,17 @@ package enum BLAS {
   }
 
   private static let library = Library()
+
+  /// Asks OpenBLAS for kernels of this processor's instruction set, where nobody has asked and it is not open yet: a release that is older
+  /// than the processor takes kernels from before AVX, which are four times slower.
+  package static func askForNewKernels() {
+    guard getenv("OPENBLAS_CORETYPE") == nil else { return }
+    if KernelVariant.avx512.runs {
+      setenv("OPENBLAS_CORETYPE", "SkylakeX", 0)
+    } else if KernelVariant.avx2.runs {
+      setenv("OPENBLAS_CORETYPE", "Haswell", 0)
+    }
+  }
 
   /// The kernels OpenBLAS chose; nil where it is not installed.
   package static var coreName: String? { library?.coreName }

@@ -6,6 +6,9 @@ public struct Documents: Sendable {
   public struct Document: Sendable {
     public let text: String
     public let place: String
+
+    /// A text of some place.
+    public init(text: String, place: String) { (self.text, self.place) = (text, place) }
   }
 
   public let documents: [Document]

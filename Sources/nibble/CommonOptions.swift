@@ -87,9 +87,11 @@ struct WriteOptions: ParsableArguments {
 
   /// Runs `job`, or tells what it would do.
   ///
-  /// - Parameter extra: what else the summary says, asked when the job is done
+  /// - Parameters:
+  ///   - planned: what else a plan says
+  ///   - extra: what else the summary says, asked when the job is done
   func run(
-    _ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false,
+    _ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false, planned: Summary.Extra = .init(),
     extra: (StreamReport) -> Summary.Extra = { _ in Summary.Extra() }
   ) throws {
     var job = job
@@ -100,7 +102,7 @@ struct WriteOptions: ParsableArguments {
     if dryRun {
       if output != nil { try job.check() }
       common.warn(job.warnings)
-      return try Summary.printPlan(job, json: common.json, verb: verb)
+      return try Summary.printPlan(job, json: common.json, verb: verb, extra: planned)
     }
     let report = try job.run(progress: common.progress(verb))
     Progress.clear()

@@ -22,6 +22,7 @@ struct QuantizeCommand: ParsableCommand {
   var codec = "nf4"
 
   @OptionGroup var packing: PackingOptions
+  @OptionGroup var calibrating: CalibratingOptions
 
   @Option(
     name: .customLong("tensor"),
@@ -64,9 +65,23 @@ struct QuantizeCommand: ParsableCommand {
     if !spec.format.holdsCodes { spec.format = .bnb }
     spec.compression = try compression(spec.format)
     let source = try Checkpoint.open(model)
+    guard packing.encoder == .calibrated else {
+      try calibrating.refuse()
+      return try run(StreamJob.quantize(source, options, to: spec), Summary.Extra())
+    }
+    var calibration = try Calibrating(calibrating, source, common, threads: common.workers, isPlan: write.dryRun)
+    options.calibration = calibration.record
     var job = try StreamJob.quantize(source, options, to: spec)
+    // Whatever can stop the job does so before minutes of work.
+    if write.output != nil { try job.check() }
+    let summary = try calibration.apply(to: &job, maximumMemory: write.maxMemory.flatMap(parseBytes))
+    try run(job, summary)
+  }
+
+  private func run(_ job: StreamJob, _ extra: Summary.Extra) throws {
+    var job = job
     job.maximumError = maxError
-    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite)
+    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite, planned: extra) { _ in extra }
   }
 
   private func compression(_ format: OutputFormat) throws -> CompressionChoice {
@@ -87,9 +102,9 @@ struct PackingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How scales are chosen: absmax, mse for the least squared error, mse-signed for that among scales of either sign (default: absmax; merging into a packed base, what that has)."
+      "How scales are chosen: absmax, mse for the least squared error, mse-signed for that among scales of either sign (default: absmax; merging into a packed base, what that has). calibrated (quantize) chooses the codes too, from a text that the model reads."
     ))
-  var encoder: StreamJob.Encoder?
+  var encoder: EncoderFlag?
 
   func apply(to options: inout QuantizeOptions) throws {
     guard BlockCodec.blockSizes.contains(blockSize) else {
@@ -98,8 +113,18 @@ struct PackingOptions: ParsableArguments {
     options.blockSize = blockSize
     options.doubleQuant = doubleQuant
     options.bnbRules = bnbRules
-    options.encoder = encoder
+    options.encoder = encoder?.search
   }
+}
+
+/// The encoders of the command line.
+enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
+  case absmax, mse
+  case mseSigned = "mse-signed"
+  case calibrated
+
+  /// How scales are chosen.
+  var search: StreamJob.Encoder { self == .calibrated ? .mseSigned : StreamJob.Encoder(rawValue: rawValue) ?? .absmax }
 }
 
 extension CompressionChoice {
@@ -158,4 +183,3 @@ struct RuleText: Sendable {
 }
 
 extension EncodingRules: ExpressibleByArgument {}
-extension StreamJob.Encoder: ExpressibleByArgument {}

@@ -255,7 +255,7 @@ enum Summary {
     ]
   }
 
-  static func printPlan(_ job: StreamJob, json: Bool, verb: String) throws {
+  static func printPlan(_ job: StreamJob, json: Bool, verb: String, extra: Extra = Extra()) throws {
     let plan = job.prediction()
     let packed = job.items.filter { $0.target.encoding.isPacked }
     let weights = job.items.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
@@ -266,7 +266,7 @@ enum Summary {
     let bits = weights == 0 ? 0 : Double(plan.outputBytes) * 8 / Double(weights)
     let packedBits = packedWeights == 0 ? 0 : Double(packedBytes) * 8 / Double(packedWeights)
     if json {
-      return try StandardOutput.print([
+      let document: JSON = [
         "verb": JSON(verb), "format": JSON(job.output.format.rawValue), "bytes_in": JSON(job.source.storedBytes),
         "bytes_out": JSON(plan.outputBytes), "bytes_out_exact": JSON.bool(plan.isExact), "weights": JSON(weights),
         "packed_tensors": JSON(packed.count), "packed_weights": JSON(packedWeights),
@@ -279,7 +279,8 @@ enum Summary {
               "to": JSON(coding($0.target.encoding, $0.target.dtype)), "shape": JSON($0.target.shape),
             ]
           }),
-      ])
+      ]
+      return try StandardOutput.print(extra.members.reduce(document) { $0.setting($1.key, to: $1.value) })
     }
     for item in job.items {
       let from = coding(item.source.encoding, item.source.dtype)
@@ -294,7 +295,7 @@ enum Summary {
       ),
       ("bits per weight", (packedWeights == 0 ? "" : "\(decimal(packedBits, 3)) packed, ") + "\(decimal(bits, 3)) whole output"),
       ("peak memory", "about \(byteText(plan.peakMemory)) with \(plan.threads) threads"),
-    ])
+    ] + extra.rows)
   }
 
   static func coding(_ encoding: WeightEncoding, _ dtype: DType) -> String {

@@ -202,3 +202,26 @@ def test_a_foreign_checkpoint_that_transformers_saves_again(nibble, work, saved)
     load(work / "packed", model_class).save_pretrained(work / "again", save_original_format=False)
     assert raw_bytes_of(work / "again") == raw_bytes_of(work / "packed")
     nibble("verify", work / "again")
+
+
+CALIBRATED = {"default": [], "fp4": ["--no-double-quant", "--codec", "fp4", "--block-size", "32"]}
+
+
+@pytest.mark.parametrize("options", CALIBRATED.values(), ids=CALIBRATED)
+@pytest.mark.parametrize("name", ["llama, bfloat16", "qwen2, tied, bfloat16", "gpt2", "bert"])
+def test_calibrated_codes_load_and_answer_as_their_dequantized_twin(nibble, work, saved, name, options):
+    model_class = saved(name)
+    rows = [{"input_ids": torch.randint(3, 128, (48,)).tolist()} for _ in range(40)]
+    (work / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    calibrated = ["--encoder", "calibrated", "--calibration", work / "rows.jsonl", "--format", "bnb"]
+    nibble("quantize", work / "source", "-o", work / "packed", *calibrated, *options)
+    nibble("dequantize", work / "packed", "-o", work / "plain")
+    assert_packed_answers_like_plain(work / "packed", work / "plain", model_class)
+    # Scales are what mse-signed makes them, or one of the 8-bit codes near by; codes are bitsandbytes' own sixteen.
+    nibble("quantize", work / "source", "-o", work / "signed", "--format", "bnb", "--encoder", "mse-signed", *options)
+    signed, packed = tensors_of(work / "signed"), tensors_of(work / "packed")
+    assert signed.keys() == packed.keys()
+    # A state is a text with a decimal number in it.
+    sizes = [(t.dtype, t.shape) for pack in (signed, packed) for key, t in pack.items() if "quant_state" not in key]
+    assert sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
+    assert any(not torch.equal(signed[key], packed[key]) for key in signed)

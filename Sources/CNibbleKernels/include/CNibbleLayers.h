@@ -122,4 +122,28 @@ size_t nibble_shape_scratch(size_t rank);
 void nibble_shape(nibble_variant variant, const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes,
                   float *values, float *debts, void *scratch);
 
+/// What error feedback chooses from.
+typedef struct {
+  const float *codebook;    ///< 16 values in ascending order
+  const float *thresholds;  ///< 15, halfway between them
+  const uint8_t *numbers;   ///< the codes of these values
+} nibble_feedback;
+
+/// Codes of `columns` columns of `rows` rows, t[column * rows + row], column after column: each takes the value nearest to t over its
+/// element's scale, and its error, over the diagonal of the upper triangular factor[column * stride + later], is taken from the later
+/// columns of t, which is spoiled. `codes` gets a byte an element, `errors` what columns behind these are still to be given, both laid
+/// out as t. rows is a multiple of 16. An element whose scale is 0 takes the code of zero.
+void nibble_feed_back(const nibble_feedback *plan, const float *factor, size_t stride, size_t columns, size_t rows, float *t,
+                      const float *scales, uint8_t *codes, float *errors);
+
+/// One sweep of coordinate descent on tr((T - Q) H (T - Q)^T) over `columns` columns of Q, laid out as above: each takes the value nearest
+/// to q + g / H_jj over its scale, g = (T - Q) H. `values` holds Q, `gradient` g of these columns; both are brought up to date, `codes` and
+/// `steps` get the new codes and what was added to Q. `hessian` is the block of these columns.
+void nibble_descend(const nibble_feedback *plan, const float *hessian, size_t stride, size_t columns, size_t rows, float *gradient,
+                    const float *scales, float *values, uint8_t *codes, float *steps);
+
+/// For each row, c . g and c . H c of the columns of one block, laid out as above: c are the values of the codes before they are scaled.
+void nibble_scale_sums(const float *units, const float *hessian, size_t stride, size_t columns, size_t rows, const float *gradient,
+                       float *slopes, float *curvatures);
+
 #endif

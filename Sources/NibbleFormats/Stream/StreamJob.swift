@@ -15,6 +15,8 @@ public struct StreamJob: Sendable {
     package var change: (@Sendable () throws -> any TensorChange)?
     /// Whether codes are chosen so that the change survives.
     package var isShaped = false
+    /// The codes, where they were decided before.
+    package var decided: DecidedCodes?
 
     package init(source: StoredTensor, target: TensorTarget) {
       self.source = source
@@ -185,7 +187,8 @@ public struct StreamJob: Sendable {
 
   private func send(_ item: Item, _ stream: TensorStream, into writers: [SectionWriter]) throws -> TensorOutcome {
     var outcome = try stream.send(
-      item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, as: item.target, into: writers)
+      item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, decided: item.decided, as: item.target,
+      into: writers)
     if item.replacement != nil { outcome.sourceDigest = try stream.hash(item.source) }
     return outcome
   }

@@ -7,14 +7,14 @@ extension TensorStream {
 
   /// Decodes, changes, encodes: elements of any kind into those of any other, with what is added on the way.
   func encode(
-    _ source: StoredTensor, changedBy change: (any TensorChange)?, isShaped: Bool, as target: TensorTarget,
-    into writers: [SectionWriter]
+    _ source: StoredTensor, changedBy change: (any TensorChange)?, isShaped: Bool, decided: DecidedCodes? = nil,
+    as target: TensorTarget, into writers: [SectionWriter]
   ) throws -> TensorOutcome {
     let memory = pool.take()
     defer { pool.give(memory) }
     // Codes that are compressed leave in whole frames.
     let isWide = writers[0].isCompressed || target.encoding.isPlain
-    let pass = try pass(source, changedBy: change, isShaped: isShaped, as: target, isWide: isWide, memory)
+    let pass = try pass(source, changedBy: change, isShaped: isShaped, decided: decided, as: target, isWide: isWide, memory)
     let base = try BaseRounding(pass, target, self)
     defer { base?.give(to: pool) }
     var outcome = TensorOutcome()
@@ -61,8 +61,8 @@ extension TensorStream {
   }
 
   private func pass(
-    _ source: StoredTensor, changedBy change: (any TensorChange)?, isShaped: Bool, as target: TensorTarget, isWide: Bool,
-    _ memory: Scratch
+    _ source: StoredTensor, changedBy change: (any TensorChange)?, isShaped: Bool, decided: DecidedCodes? = nil,
+    as target: TensorTarget, isWide: Bool, _ memory: Scratch
   ) throws -> EncodingPass {
     let feed = try ElementFeed(
       source, transposing: target.isTransposed != source.isTransposed, changedBy: change,
@@ -70,7 +70,7 @@ extension TensorStream {
     let task = EncodingTask(
       target.dtype, target.shape, place: source.place, rules: rules, search: search, threads: threads, pool: pool,
       measures: change == nil, memory: memory)
-    var encoder: any TensorEncoder = target.encoding.codec.encoder(task)
+    var encoder: any TensorEncoder = decided?.encoder(task) ?? target.encoding.codec.encoder(task)
     if isShaped, let space = change?.rowSpace {
       guard space.rank <= Shaper.mostRanks else {
         throw NibbleError.usage(

@@ -95,8 +95,8 @@ final class TensorStream {
 
   /// Sends `source` on its way into `writers`, one for each section of `target`.
   func send(
-    _ source: StoredTensor, changedBy change: (any TensorChange)? = nil, isShaped: Bool = false, as target: TensorTarget,
-    into writers: [SectionWriter]
+    _ source: StoredTensor, changedBy change: (any TensorChange)? = nil, isShaped: Bool = false, decided: DecidedCodes? = nil,
+    as target: TensorTarget, into writers: [SectionWriter]
   ) throws -> TensorOutcome {
     var outcome: TensorOutcome
     if change == nil, source.encoding == target.encoding, source.dtype == target.dtype {
@@ -104,7 +104,7 @@ final class TensorStream {
     } else if source.isPacked, source.isTransposed != target.isTransposed {
       outcome = try unpackTurned(source, target, into: writers[0], changedBy: change)
     } else {
-      outcome = try encode(source, changedBy: change, isShaped: isShaped, as: target, into: writers)
+      outcome = try encode(source, changedBy: change, isShaped: isShaped, decided: decided, as: target, into: writers)
     }
     if let state = target.stateText, let writer = writers.last, writer.kind == .stateText {
       try write(state, writer, source.name.text)

@@ -15,6 +15,8 @@ public struct QuantizeOptions: Sendable {
   public var bnbRules = EncodingRules.nearest
   /// How scales are chosen; nil for absmax and, where something is merged into a packed base, for what that has.
   public var encoder: StreamJob.Encoder?
+  /// What codes are calibrated with, for the record of the output; nil where they are not.
+  public var calibration: JSON?
 
   /// NF4, blocks of 64, double quantization, the architecture's own choice of tensors.
   public init() {}
@@ -53,8 +55,9 @@ extension StreamJob {
     }
     job.warnings += warnings(decisions, options.rules)
     if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked }) {
+      let encoder = options.calibration == nil ? job.encoder.rawValue : "calibrated"
       job.warnings.append(
-        .init(.unused, "\(.encoder, job.encoder.rawValue) chooses scales of 4-bit blocks, and nothing is packed into any"))
+        .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks, and nothing is packed into any"))
     }
     if let type = source.modelType, source.family?.runs(type) != true {
       job.warnings.append(
@@ -197,17 +200,21 @@ extension StreamJob {
 extension QuantizeOptions {
   /// What decides the bytes of the output, beside the source.
   package var provenance: JSON {
-    [
+    let own: JSON = [
       "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
       "encoder": JSON((encoder ?? .absmax).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
     ]
+    guard let calibration else { return own }
+    return own.setting("encoder", to: "calibrated").setting("calibration", to: calibration)
   }
 }
 
 extension Checkpoint {
   /// How the scales of its packed tensors were chosen, by its own account.
   package var encoder: StreamJob.Encoder {
-    provenance?["options"]?["encoder"]?.string.flatMap(StreamJob.Encoder.init) ?? .absmax
+    guard let name = provenance?["options"]?["encoder"]?.string else { return .absmax }
+    // Calibrated codes stand on scales of either sign.
+    return StreamJob.Encoder(rawValue: name) ?? (name == "calibrated" ? .mseSigned : .absmax)
   }
 }
 

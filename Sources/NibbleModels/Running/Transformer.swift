@@ -133,11 +133,9 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       return sum
     }
     if shape.normsFirst { layers.norm(layer.attentionNorm, shape, x, rows: 0..<rows, to.attentionInput) }
-    layers.linear(layer.queryKeyValue, shape.normsFirst ? to.attentionInput : x, rows: 0..<rows, to.queryKeyValue, tape?.linear)
-    rotate(runs, to.queryKeyValue)
-    let sequences = sequences(index, runs, to.queryKeyValue, to.attended)
-    // Masks live in their runs.
-    layers.timed(.attention) { withExtendedLifetime(runs) { shape.attention(index).run(sequences, engine.team) } }
+    attend(
+      index, runs, layers, rows, layer.queryKeyValue, shape.normsFirst ? to.attentionInput : x, to.queryKeyValue, to.attended,
+      tape?.linear)
     layers.linear([layer.attentionOutput], to.attended, rows: 0..<rows, to.middle, tape?.linear)
     let middle = sum(to.middle, x, rows)
     if !shape.normsFirst { layers.norm(layer.attentionNorm, shape, middle, rows: 0..<rows, to.mlpInput) }
@@ -151,6 +149,18 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       let end = sum(to.end + at, (shape.normsFirst ? middle : to.mlpInput) + at, part.count)
       if !shape.normsFirst { layers.norm(layer.mlpNorm, shape, end - at, rows: part, out) }
     }
+  }
+
+  /// Queries, keys and values of every run, and what attention makes of them.
+  func attend(
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ projections: [Linear], _ input: Floats,
+    _ queryKeyValue: Floats, _ attended: Floats, _ kept: LinearTape? = nil
+  ) {
+    layers.linear(projections, input, rows: 0..<rows, queryKeyValue, kept)
+    rotate(runs, queryKeyValue)
+    let sequences = sequences(index, runs, queryKeyValue, attended)
+    // Masks live in their runs.
+    layers.timed(.attention) { withExtendedLifetime(runs) { shape.attention(index).run(sequences, engine.team) } }
   }
 
   /// Turns queries and keys to their positions, or gradients back.
@@ -218,7 +228,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   }
 
   /// Rows of `inner` numbers from rows of one or two projections. `out` may be `up`.
-  private func activate(_ up: Floats, _ rows: Int, inner: Int, _ out: Floats) {
+  func activate(_ up: Floats, _ rows: Int, inner: Int, _ out: Floats) {
     guard shape.isGated else {
       engine.team.split(rows * inner, grain: 1 << 14) { part, _ in
         LayerKernels.activate(shape.activation, up + part.lowerBound, count: part.count, out + part.lowerBound)

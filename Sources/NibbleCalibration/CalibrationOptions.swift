@@ -1,0 +1,87 @@
+import NibbleCompute
+import NibbleCore
+
+/// How codes are calibrated.
+public struct CalibrationOptions: Sendable {
+  /// λ, what is added to the diagonal of the moments, as a share of its mean.
+  public var damping = 0.01
+  /// The same where there are fewer tokens than `scarceTokens` a channel.
+  public var scarceDamping = 0.1
+  public var scarceTokens = 5.0
+  /// A token whose energy is above this many times the median counts as if it had that energy. Massive activations, of a window's first
+  /// token most often, would rule every sum otherwise.
+  public var cap = 100.0
+  /// Where no tokens are held out, targets move only if there are this many tokens a channel.
+  public var ampleTokens = 10.0
+  /// Stronger dampings that targets are tried with, as multiples of the first: where inputs lack something, and where outputs are added to a
+  /// residual stream, most of whose lack is none of the matrix's doing.
+  public var entryDampings = [5.0]
+  public var exitDampings = [25.0, 125.0]
+  /// Wider matrices are tried with the first of them only: a factor takes the cube of the width.
+  public var widestTried = 4096
+  /// Rounds of descent over scales and codes behind error feedback.
+  public var rounds = 3
+
+  /// What was measured to be best.
+  public init() {}
+
+  /// The most tokens of a window.
+  public static let window = 256
+}
+
+/// What calibration did to one tensor, measured on tokens that were held out.
+public struct TensorCertificate: Sendable {
+  /// Its name in the checkpoint.
+  public let name: String
+  /// Tokens its moments were taken from.
+  public let tokens: Int
+  /// Of these, tokens whose energy was capped.
+  public let capped: Int
+  /// Tokens the error was measured on, and whether they were held out of the moments.
+  public let measured: Int
+  public let isHeldOut: Bool
+  /// ‖(Q x̂ + r̂) − (W x + r)‖² / ‖W x‖² with codes rounded to searched scales (`mse`): Q and x̂ of the packed model, W and x of the float
+  /// one, r the residual stream the output is added to.
+  public let before: Double
+  /// The same with the calibrated codes.
+  public let after: Double
+  /// ‖T − W‖ / ‖W‖: how far the target moved.
+  public let moved: Double
+  /// The damping its move was computed with, and the share of the move that was made.
+  public let damping: Double
+  public let share: Double
+  /// Whether the calibrated codes are the better ones, and were taken.
+  public let isTaken: Bool
+}
+
+/// What calibration did.
+public struct CalibrationReport: Sendable {
+  /// One a calibrated tensor, in the order of the pass.
+  public internal(set) var certificates: [TensorCertificate] = []
+  /// Packed tensors that no calibrated step of the forward pass reads.
+  public internal(set) var unreached: [String] = []
+  /// Tokens of the calibration text, those that were held out among them.
+  public internal(set) var tokens = 0
+  public internal(set) var heldOut = 0
+  public internal(set) var windows = 0
+  public internal(set) var seconds = 0.0
+  public internal(set) var warnings: [Warning] = []
+
+  /// Tensors whose calibrated codes were taken.
+  public var taken: Int { certificates.count { $0.isTaken } }
+  /// The most tokens that were capped for one tensor, and the tensor's name.
+  public var mostCapped: TensorCertificate? { certificates.filter { $0.capped > 0 }.max { $0.capped < $1.capped } }
+  /// Means over tensors.
+  public var meanBefore: Double { mean(\.before) }
+  public var meanAfter: Double { mean { $0.isTaken ? $0.after : $0.before } }
+
+  private func mean(_ value: (TensorCertificate) -> Double) -> Double {
+    certificates.isEmpty ? 0 : certificates.reduce(0) { $0 + value($1) } / Double(certificates.count)
+  }
+}
+
+/// Calibration as a whole.
+public enum Calibration {
+  /// To be called before any model is opened: chooses OpenBLAS' kernels.
+  public static func prepare() { BLAS.askForNewKernels() }
+}

@@ -1,0 +1,215 @@
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+import NibbleQuant
+
+/// Both models, the float one and the one that is being packed, through the calibration text, half a layer at a time: what the next
+/// matrices take is known when their codes are chosen, and what earlier codes did is made up for by later ones.
+final class CalibrationPass {
+  /// A matrix that is going to be packed.
+  struct Target {
+    /// The tensor in the checkpoint.
+    var name: String
+    var codec: any WeightCodec
+    var dtype: DType
+    /// File and tensor, for messages.
+    var place: MessageText
+    /// Whether it lies in a mapped file, whose pages can be let go.
+    var isMapped: Bool
+  }
+
+  let transformer: Transformer
+  let options: CalibrationOptions
+  let rules: EncodingRules
+  var team: Team { transformer.engine.team }
+  private(set) var report = CalibrationReport()
+  /// By tensor name.
+  private(set) var decided: [String: DecidedCodes] = [:]
+  let pool = ScratchPool()
+  private let targets: [ParameterID: Target]
+  private let batches: [Batch]
+  /// The residual streams of all windows, [tokens, width], in the float and in the packed model.
+  private let float: FloatStore
+  private let packed: FloatStore
+  private let scratch = Scratch()
+  private let progress: (Int, Int) -> Void
+  private var done = 0
+
+  private enum Slot { static let half = 0, input = 1, packedInput = 2, inner = 3, packedInner = 4, residual = 5, lack = 6 }
+
+  /// Windows that are computed together.
+  private struct Batch {
+    let rows: Range<Int>
+    let runs: [TokenRun]
+    let isHeldOut: Bool
+    let isAlsoMeasured: Bool
+  }
+
+  /// Rows of a batch; the first tells what energies are usual.
+  static let batchRows = 2048
+  /// Numbers of what exits take that are kept for all tokens, half a gigabyte of them; more are computed once more.
+  static let mostKept = 1 << 27
+  /// A share of the windows is held out, but never more than fit a batch.
+  private static let heldOutShare = 16
+
+  init(
+    _ transformer: Transformer, _ windows: [[Int]], _ targets: [ParameterID: Target], _ options: CalibrationOptions,
+    rules: EncodingRules, progress: @escaping (Int, Int) -> Void
+  ) {
+    (self.transformer, self.targets, self.options, self.rules, self.progress) = (transformer, targets, options, rules, progress)
+    batches = Self.batches(windows)
+    let tokens = windows.reduce(0) { $0 + $1.count }
+    float = FloatStore(count: tokens * transformer.shape.width)
+    packed = FloatStore(count: tokens * transformer.shape.width)
+    report.tokens = tokens
+    report.windows = windows.count
+    report.heldOut = batches.filter(\.isHeldOut).reduce(0) { $0 + $1.rows.count }
+  }
+
+  private static func batches(_ windows: [[Int]]) -> [Batch] {
+    let tokens = windows.reduce(0) { $0 + $1.count }
+    let most = batchRows * windows.count / max(tokens, 1)
+    let heldOut = windows.count < heldOutShare / 2 ? 0 : max(1, min(windows.count / heldOutShare, most))
+    var kept: [[Int]] = [], held: [[Int]] = []
+    for (index, window) in windows.enumerated() {
+      // Evenly spread.
+      let isHeld = heldOut > 0 && (index + 1) * heldOut / windows.count > index * heldOut / windows.count
+      if isHeld { held.append(window) } else { kept.append(window) }
+    }
+    var batches: [Batch] = []
+    var start = 0
+    func add(_ runs: [[Int]], isHeldOut: Bool) {
+      guard !runs.isEmpty else { return }
+      let count = runs.reduce(0) { $0 + $1.count }
+      batches.append(
+        Batch(
+          rows: start..<start + count, runs: runs.map { TokenRun($0) }, isHeldOut: isHeldOut,
+          isAlsoMeasured: held.isEmpty && batches.isEmpty))
+      start += count
+    }
+    var pending: [[Int]] = []
+    var count = 0
+    for window in kept {
+      if count + window.count > batchRows {
+        add(pending, isHeldOut: false)
+        (pending, count) = ([], 0)
+      }
+      pending.append(window)
+      count += window.count
+    }
+    add(pending, isHeldOut: false)
+    add(held, isHeldOut: true)
+    return batches
+  }
+
+  /// Everything, layer by layer.
+  ///
+  /// - Throws: `.quality` naming the layer whose numbers are not finite, `.interrupted`
+  func run() throws {
+    for batch in batches {
+      let start = float.start + batch.rows.lowerBound * transformer.shape.width
+      try transformer.embedded(batch.runs, into: start)
+    }
+    packed.start.update(from: float.start, count: float.count)
+    for index in transformer.weights.layers.indices {
+      for part in HalfLayer.Part.allCases { try calibrate(HalfLayer(transformer, layer: index, part), index) }
+      for linear in transformer.weights.layers[index].linears where targets[linear.id]?.isMapped == true { linear.matrix.releasePages() }
+    }
+  }
+
+  private func calibrate(_ plain: HalfLayer, _ index: Int) throws {
+    let width = transformer.shape.width
+    var half = plain
+    if plain.entries.contains(where: { targets[$0.id] != nil }) {
+      let stage = Stage(inputs: width, residual: nil, cap: options.cap)
+      try forEachBatch { batch, rows in
+        let (x, p) = (floats(Slot.input, rows * width), floats(Slot.packedInput, rows * width))
+        plain.input(at(float, batch), rows, into: x)
+        plain.input(at(packed, batch), rows, into: p)
+        stage.add(
+          .init(count: rows, packed: p, float: x, residual: nil, lack: nil, isHeldOut: batch.isHeldOut),
+          isAlsoMeasured: batch.isAlsoMeasured, team)
+      }
+      half.entries = try code(plain.entries, stage)
+    }
+    let isCoding = targets[plain.exit.id] != nil
+    let inner = plain.exit.inputs
+    let tokens = float.count / max(width, 1)
+    let kept = isCoding && tokens * inner <= Self.mostKept ? FloatStore(count: tokens * inner) : nil
+    let stage = Stage(inputs: isCoding ? inner : 0, residual: isCoding ? width : 0, cap: options.cap)
+    try forEachBatch { batch, rows in
+      let (z, q) = (floats(Slot.inner, rows * inner), floats(Slot.packedInner, rows * inner))
+      compute(plain, batch, float, rows, z)
+      let residual = floats(Slot.residual, rows * width)
+      if isCoding {
+        compute(half, batch, packed, rows, q)
+        if let kept { (kept.start + batch.rows.lowerBound * inner).update(from: q, count: rows * inner) }
+        let (x, p) = (at(float, batch), at(packed, batch))
+        for place in 0..<rows * width { residual[place] = x[place] - p[place] }
+      }
+      plain.finish(at(float, batch), z, rows, scratch)
+      try check(at(float, batch), rows, index)
+      guard isCoding else { return }
+      // What the sum would lack if the output's weight were still the float one: W (x − x̂) + r − r̂.
+      let lack = floats(Slot.lack, rows * width), difference = floats(Slot.half, rows * inner)
+      lack.update(from: residual, count: rows * width)
+      for place in 0..<rows * inner { difference[place] = z[place] - q[place] }
+      transformer.engine.multiply(
+        difference, rows: rows, stride: inner, [Engine.Product(plain.exit.matrix, lack, stride: width, adds: true)])
+      stage.add(
+        .init(count: rows, packed: q, float: z, residual: residual, lack: lack, isHeldOut: batch.isHeldOut),
+        isAlsoMeasured: batch.isAlsoMeasured, team)
+    }
+    if isCoding { half.exit = try code([plain.exit], stage)[0] }
+    try forEachBatch { batch, rows in
+      let q = kept.map { $0.start + batch.rows.lowerBound * inner } ?? floats(Slot.packedInner, rows * inner)
+      if kept == nil { compute(half, batch, packed, rows, q) }
+      half.finish(at(packed, batch), q, rows, scratch)
+      try check(at(packed, batch), rows, index)
+    }
+  }
+
+  /// What the exit of half a layer takes of a batch.
+  private func compute(_ half: HalfLayer, _ batch: Batch, _ stream: FloatStore, _ rows: Int, _ out: UnsafeMutablePointer<Float>) {
+    let input = floats(Slot.input, rows * transformer.shape.width)
+    half.input(at(stream, batch), rows, into: input)
+    half.inner(batch.runs, input, rows, into: out, scratch)
+  }
+
+  private func floats(_ slot: Int, _ count: Int) -> UnsafeMutablePointer<Float> { scratch.floatStart(slot, count) }
+
+  private func at(_ stream: FloatStore, _ batch: Batch) -> UnsafeMutablePointer<Float> {
+    stream.start + batch.rows.lowerBound * transformer.shape.width
+  }
+
+  private func forEachBatch(_ body: (Batch, Int) throws -> Void) throws {
+    for batch in batches {
+      try Interrupt.check()
+      try body(batch, batch.rows.count)
+      done += 1
+      progress(done, 6 * transformer.weights.layers.count * batches.count)
+    }
+  }
+
+  private func check(_ x: UnsafePointer<Float>, _ rows: Int, _ index: Int) throws {
+    guard LayerKernels.allFinite(x, count: rows * transformer.shape.width) else {
+      throw NibbleError.quality("calibration: layer \(index) gives NaN or infinite values")
+    }
+  }
+
+  /// The layers with packed weights in place of those that are targets.
+  private func code(_ linears: [Linear], _ stage: Stage) throws -> [Linear] {
+    let wanted = linears.compactMap { targets[$0.id] }
+    guard let first = wanted.first else { return linears }
+    let coder = try TensorCoder(stage, transformer.engine, options, rules: rules, pool: pool, place: first.place)
+    return try linears.map { linear in
+      guard let target = targets[linear.id] else { return linear }
+      let found = try coder.code(linear.matrix, target)
+      if let certificate = found.certificate {
+        report.certificates.append(certificate)
+        decided[target.name] = found.codes
+      }
+      return linear.with(try Matrix(found.codes, target.dtype, rows: linear.outputs, columns: linear.inputs))
+    }
+  }
+}

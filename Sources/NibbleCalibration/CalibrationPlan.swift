@@ -1,0 +1,75 @@
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// What calibration is going to take, known before it starts.
+public struct CalibrationPlan: Sendable {
+  /// Resident memory at its highest, the mapped weights of the model included.
+  public let peakMemory: Int
+  /// Floating-point operations: matrix products and factors; the rest is small beside them.
+  public let operations: Double
+  /// Seconds with the threads of the model's team, from how fast this machine multiplies now.
+  public let seconds: Double
+
+  /// - Parameters:
+  ///   - packed: bytes of all packed tensors, which wait in memory until they are written
+  ///   - writes: whether the model writes the text itself
+  public init(_ model: Model, tokens: Int, window: Int, packed: Int, writes: Bool, _ options: CalibrationOptions = .init()) throws {
+    let transformer = try model.transformer, shape = transformer.shape
+    let width = shape.width, rows = min(tokens, CalibrationPass.batchRows + window)
+    var operations = 0.0, memory = 0, kept = 0, held = 0
+    for layer in transformer.weights.layers {
+      for (entries, exit) in [(layer.queryKeyValue, layer.attentionOutput), (layer.up, layer.down)] {
+        let n = Double(tokens), inner = exit.inputs
+        let entered = entries.reduce(0) { $0 + $1.outputs }
+        // The float model once; the packed one up to the exit and through it, what the exit takes perhaps twice.
+        let isKept = tokens * inner <= CalibrationPass.mostKept
+        if isKept { kept = max(kept, 4 * tokens * inner) }
+        operations += n * 2 * Double((isKept ? 2 : 3) * width * entered + 3 * inner * width)
+        for (inputs, lacking, outputs) in [(width, width, entered), (inner, width, width)] {
+          let (c, r) = (Double(inputs), Double(outputs))
+          operations += n * (c * c + 2 * c * Double(lacking)) + 3 * c * c * c + r * c * c * Double(12 + 6 * options.rounds)
+          // Moments, their factor in float64 and float32, the damped moments; weight, drift, two packings.
+          let moments = Moments.bytes(inputs: inputs, lacking: lacking)
+          let own = entries.map(\.outputs).max() ?? 0
+          let largest = inputs == inner && outputs == width ? width : own
+          memory = max(
+            memory, moments + 20 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
+        }
+        // Tokens that matrices are measured with: what goes in, what comes out, and what is wanted of it.
+        held = max(held, 4 * CalibrationPass.batchRows * (2 * inner + 8 * max(width, entries.map(\.outputs).max() ?? 0)))
+        memory = max(memory, 4 * rows * (entered + 3 * inner + 4 * width))
+      }
+      // Attention: scores and sums, in both models.
+      operations += 2 * Double(tokens) * Double(window) * 4 * Double(shape.queryWidth)
+    }
+    if writes { operations += Double(tokens) * 2 * Double(model.parameterCount) * 1.5 }
+    self.operations = operations
+    let biggest = transformer.weights.layers.first.map { $0.linears.reduce(0) { $0 + $1.outputs * $1.inputs } } ?? 0
+    // The program, OpenBLAS' buffers.
+    peakMemory = (80 << 20) + model.checkpoint.storedBytes + 2 * 4 * tokens * width + memory + kept + held + packed + biggest * 2
+      + 4 * rows * (width + 8)
+    seconds = operations / (Self.speed(model.team) * Double(model.team.threads))
+  }
+
+  /// Operations a second of one thread, from a product of the usual kind.
+  private static func speed(_ team: Team) -> Double {
+    let size = 512
+    let (a, b, c) = (FloatStore(count: size * size), FloatStore(count: size * size), FloatStore(count: size * size))
+    for store in [a, b] { store.values.initialize(repeating: 0.5) }
+    var best = Double.infinity
+    for _ in 0..<5 {
+      let started = monotonicSeconds()
+      _ = BLAS.multiply(a.start, size, b.start, size, transposed: true, c.start, size, m: size, n: size, k: size)
+      best = min(best, monotonicSeconds() - started)
+    }
+    // Not all of a pass runs as fast as its best part.
+    return 2 * Double(size * size * size) / max(best, 1e-9) * 0.6
+  }
+}
+
+extension Model {
+  var team: Team { engine.team }
+  /// Numbers of the linear layers and the head.
+  var parameterCount: Int { linears.reduce(0) { $0 + $1.outputs * $1.inputs } }
+}

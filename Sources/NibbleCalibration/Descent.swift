@@ -1,0 +1,137 @@
+import CNibbleKernels
+import NibbleCompute
+import NibbleCore
+
+/// Rounds of coordinate descent on tr((T − Q) Ĥ (T − Q)ᵀ) over some rows of a weight: each block's scale, then twice each code.
+struct Descent {
+  private let feedback: ErrorFeedback
+  private let rows: Range<Int>
+  private let room: Int
+  private let hessian: UnsafePointer<Float>
+  private let levels: Levels
+  private let scales: BlockScales
+  private let numbers: UnsafeMutableBufferPointer<UInt8>
+  private let scratch: Scratch
+  private var inputs: Int { feedback.inputs }
+
+  private typealias Slot = ErrorFeedback.Slot
+  private static let sweeps = 2
+
+  init(
+    _ feedback: ErrorFeedback, _ rows: Range<Int>, _ room: Int, _ damped: FloatStore, _ levels: Levels, _ scales: BlockScales,
+    _ numbers: UnsafeMutableBufferPointer<UInt8>, _ scratch: Scratch
+  ) {
+    (self.feedback, self.rows, self.room, self.levels) = (feedback, rows, room, levels)
+    hessian = UnsafePointer(damped.start)
+    (self.scales, self.numbers, self.scratch) = (scales, numbers, scratch)
+  }
+
+  /// - Parameter target: T of these rows
+  func run(_ target: UnsafePointer<Float>) {
+    let n = inputs
+    let gradient = scratch.floatStart(Slot.gradient, n * room), values = scratch.floatStart(Slot.values, n * room)
+    let own = scratch.floatStart(Slot.turned, n * room), codes = scratch.start(Slot.codes, n * room).assumingMemoryBound(to: UInt8.self)
+    let lack = scratch.floatStart(Slot.units, n * room)
+    UnsafeMutableBufferPointer(start: lack, count: n * room).initialize(repeating: 0)
+    UnsafeMutableBufferPointer(start: values, count: n * room).initialize(repeating: 0)
+    UnsafeMutableBufferPointer(start: codes, count: n * room).initialize(repeating: numberOfZero)
+    for column in 0..<n {
+      for row in 0..<rows.count {
+        let at = column * room + row
+        codes[at] = numbers[(rows.lowerBound + row) * n + column]
+        values[at] = scales.values[block(row, column)] * levels.byCode[Int(codes[at])]
+        lack[at] = target[row * n + column] - values[at]
+      }
+    }
+    _ = BLAS.multiply(hessian, n, lack, room, transposed: false, gradient, room, m: n, n: room, k: n)
+    fillScales(own)
+    for _ in 0..<feedback.rounds {
+      if n % feedback.codec.blockSize == 0 {
+        for first in stride(from: 0, to: n, by: feedback.codec.blockSize) { rescale(first, gradient, values, codes) }
+        fillScales(own)
+      }
+      for _ in 0..<Self.sweeps {
+        for first in stride(from: 0, to: n, by: ErrorFeedback.group) {
+          let count = min(ErrorFeedback.group, n - first)
+          let steps = scratch.floatStart(Slot.errors, ErrorFeedback.group * room)
+          let at = first * room
+          levels.descend(
+            hessian + first * n + first, stride: n, columns: count, rows: room, gradient: gradient + at, scales: own + at,
+            values: values + at, codes: codes + at, steps: steps)
+          follow(first, count, steps, gradient, besides: true)
+        }
+      }
+    }
+    for column in 0..<n {
+      for row in 0..<rows.count { numbers[(rows.lowerBound + row) * n + column] = codes[column * room + row] }
+    }
+  }
+
+  private var numberOfZero: UInt8 { UInt8(levels.byCode.firstIndex(of: 0) ?? 0) }
+
+  private func block(_ row: Int, _ column: Int) -> Int {
+    ((rows.lowerBound + row) * inputs + column) >> feedback.codec.blockSize.trailingZeroBitCount
+  }
+
+  private func fillScales(_ own: UnsafeMutablePointer<Float>) {
+    for column in 0..<inputs {
+      for row in 0..<rows.count { own[column * room + row] = scales.values[block(row, column)] }
+      for row in rows.count..<room { own[column * room + row] = 0 }
+    }
+  }
+
+  /// g −= Ĥ · steps of some columns; where these are up to date themselves, of all others.
+  private func follow(
+    _ first: Int, _ count: Int, _ steps: UnsafePointer<Float>, _ gradient: UnsafeMutablePointer<Float>, besides: Bool
+  ) {
+    let n = inputs
+    func part(_ columns: Range<Int>) {
+      guard !columns.isEmpty else { return }
+      _ = BLAS.multiply(
+        hessian + columns.lowerBound * n + first, n, steps, room, transposed: false, gradient + columns.lowerBound * room, room,
+        m: columns.count, n: room, k: count, alpha: -1, beta: 1)
+    }
+    if besides {
+      part(0..<first)
+      part(first + count..<n)
+    } else {
+      part(0..<n)
+    }
+  }
+
+  /// The scales of one block of every row: the one that lowers the error most among those the file can hold.
+  private func rescale(
+    _ first: Int, _ gradient: UnsafeMutablePointer<Float>, _ values: UnsafeMutablePointer<Float>, _ codes: UnsafePointer<UInt8>
+  ) {
+    let count = feedback.codec.blockSize
+    let units = scratch.floatStart(Slot.units, count * room)
+    let sums = scratch.floatStart(Slot.sums, 3 * room)
+    for place in 0..<count * room { units[place] = levels.byCode[Int(codes[first * room + place])] }
+    nibble_scale_sums(
+      units, hessian + first * inputs + first, inputs, count, room, gradient + first * room, sums, sums + room)
+    let changes = sums + 2 * room
+    var isAnyChanged = false
+    for row in 0..<room {
+      changes[row] = 0
+      guard row < rows.count, sums[room + row] > 0 else { continue }
+      let block = block(row, first)
+      let old = scales.values[block]
+      let found = scales.nearest(old + sums[row] / sums[room + row], block: block)
+      let change = found.value - old
+      // What the error becomes less by; NaN is no gain.
+      guard found.value != 0, 2 * change * sums[row] - change * change * sums[room + row] > 0 else { continue }
+      scales.set(block, found)
+      changes[row] = change
+      isAnyChanged = true
+    }
+    guard isAnyChanged else { return }
+    for column in 0..<count {
+      for row in 0..<room {
+        let at = column * room + row
+        units[at] *= changes[row]
+        values[first * room + at] += units[at]
+      }
+    }
+    follow(first, count, units, gradient, besides: false)
+  }
+}

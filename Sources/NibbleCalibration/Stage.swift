@@ -1,0 +1,90 @@
+import NibbleCompute
+import NibbleCore
+import NibbleModels
+
+/// What a pass over the calibration text learns of the matrices of one step: moments, and tokens to measure them with.
+final class Stage {
+  let moments: Moments
+  /// Tokens that were held out: what matrices take in the packed and in the float model, and what the residual stream lacks, where the
+  /// outputs are added to it. Rows are multiplied by the roots of their weights.
+  private(set) var packed: [Float] = []
+  private(set) var float: [Float] = []
+  private(set) var residual: [Float] = []
+  private(set) var measured = 0
+  private(set) var isHeldOut = true
+  private(set) var tokens = 0
+  private(set) var capped = 0
+
+  /// Whether outputs are added to the residual stream, and moments are taken of what they lack.
+  let isAdded: Bool
+  private let cap: Double
+  /// Energies above which a token is capped, of inputs and of what outputs lack.
+  private var limits: (input: Double, lack: Double)?
+
+  /// - Parameter residual: numbers of the outputs where they are added to the residual stream, and their lack is what moments are
+  ///   taken of; nil where that is the inputs' own
+  init(inputs: Int, residual: Int?, cap: Double) {
+    moments = Moments(inputs: inputs, lacking: residual ?? inputs)
+    isAdded = residual != nil
+    self.cap = cap
+  }
+
+  /// A batch's tokens.
+  struct Rows {
+    let count: Int
+    /// x̂ and x [count, inputs]; spoiled.
+    let packed, float: UnsafeMutablePointer<Float>
+    /// What the residual stream lacks, and what it would lack with the float weight [count, outputs]; spoiled.
+    var residual, lack: UnsafeMutablePointer<Float>?
+    let isHeldOut: Bool
+  }
+
+  /// Adds a batch. The first tells what energies are usual, and the last is the one that may be held out.
+  func add(_ rows: Rows, isAlsoMeasured: Bool, _ team: Team) {
+    let inputs = moments.inputs, lacking = moments.lacking
+    let energies = Self.energies(rows.packed, rows.count, inputs)
+    let lacks = rows.lack.map { Self.energies($0, rows.count, lacking) }
+    if limits == nil { limits = (cap * Self.median(energies), cap * Self.median(lacks ?? [])) }
+    let weights = (0..<rows.count).map { row -> Double in
+      min(1, Self.share(limits?.input ?? 0, energies[row]), Self.share(limits?.lack ?? 0, lacks?[row] ?? 0))
+    }
+    for row in 0..<rows.count where weights[row] < 1 {
+      let root = Float(weights[row].squareRoot())
+      for (start, width) in [(rows.packed, inputs), (rows.float, inputs)] { Self.scale(start + row * width, width, root) }
+      for start in [rows.residual, rows.lack] { if let start { Self.scale(start + row * lacking, lacking, root) } }
+    }
+    if rows.isHeldOut || isAlsoMeasured {
+      packed += UnsafeBufferPointer(start: rows.packed, count: rows.count * inputs)
+      float += UnsafeBufferPointer(start: rows.float, count: rows.count * inputs)
+      if let start = rows.residual { residual += UnsafeBufferPointer(start: start, count: rows.count * lacking) }
+      measured += rows.count
+      isHeldOut = rows.isHeldOut
+    }
+    guard !rows.isHeldOut else { return }
+    tokens += rows.count
+    capped += weights.count { $0 < 1 }
+    if rows.lack == nil {
+      for place in 0..<rows.count * inputs { rows.float[place] -= rows.packed[place] }
+    }
+    moments.add(rows.packed, lack: rows.lack ?? rows.float, rows: rows.count, weight: weights.reduce(0, +), team)
+  }
+
+  private static func share(_ limit: Double, _ energy: Double) -> Double { limit > 0 && energy > limit ? limit / energy : 1 }
+
+  private static func scale(_ row: UnsafeMutablePointer<Float>, _ count: Int, _ factor: Float) {
+    for place in 0..<count { row[place] *= factor }
+  }
+
+  private static func energies(_ x: UnsafePointer<Float>, _ rows: Int, _ width: Int) -> [Double] {
+    (0..<rows).map { row in
+      var sum = 0.0
+      for place in 0..<width { sum += Double(x[row * width + place]) * Double(x[row * width + place]) }
+      return sum
+    }
+  }
+
+  private static func median(_ values: [Double]) -> Double {
+    guard !values.isEmpty else { return 0 }
+    return values.sorted()[values.count / 2]
+  }
+}

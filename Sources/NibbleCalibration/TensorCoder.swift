@@ -1,0 +1,164 @@
+import NibbleCompute
+import NibbleCore
+import NibbleQuant
+
+/// Codes of the matrices of one step, and what they are worth.
+struct TensorCoder {
+  private let stage: Stage
+  private let engine: Engine
+  private let options: CalibrationOptions
+  private let rules: EncodingRules
+  private let pool: ScratchPool
+  /// That of error feedback, and others with stronger damping that targets are tried with.
+  private let factors: [FeedbackFactor]
+  private let damped: FloatStore
+  private var team: Team { engine.team }
+
+  init(
+    _ stage: Stage, _ engine: Engine, _ options: CalibrationOptions, rules: EncodingRules, pool: ScratchPool, place: MessageText
+  ) throws {
+    (self.stage, self.engine, self.options, self.rules, self.pool) = (stage, engine, options, rules, pool)
+    let isScarce = Double(stage.tokens) < options.scarceTokens * Double(stage.moments.inputs)
+    let damping = isScarce ? options.scarceDamping : options.damping
+    var factors = [try FeedbackFactor(stage.moments, damping: damping, place: place, engine.team)]
+    if stage.isHeldOut {
+      let all = stage.isAdded ? options.exitDampings : options.entryDampings
+      for times in stage.moments.inputs <= options.widestTried ? all[...] : all.prefix(1) {
+        factors.append(try FeedbackFactor(stage.moments, damping: times * damping, place: place, engine.team))
+      }
+    }
+    self.factors = factors
+    damped = factors[0].damped(spending: stage.moments, engine.team)
+  }
+
+  /// The codes of one matrix; a certificate where they are calibrated.
+  func code(_ matrix: Matrix, _ goal: CalibrationPass.Target) throws -> (codes: DecidedCodes, certificate: TensorCertificate?) {
+    let (outputs, inputs) = (matrix.outputs, matrix.inputs)
+    let weight = matrix.values()
+    func task(_ search: ScaleSearch) -> EncodingTask {
+      EncodingTask(
+        goal.dtype, [outputs, inputs], place: goal.place, rules: rules, search: search, threads: team.threads, pool: pool,
+        measures: false, memory: Scratch())
+    }
+    let rounded = try goal.codec.encoded(weight.start, task(.mse))
+    guard let codec = goal.codec as? BlockCodec else { return (rounded, nil) }
+    let wanted = Wanted(matrix, stage, engine)
+    func error(_ codes: DecidedCodes) throws -> Double {
+      wanted.error(try Matrix(codes, goal.dtype, rows: outputs, columns: inputs), stage, engine)
+    }
+    let before = try error(rounded)
+    let (move, strength, damping) = move(matrix, weight, wanted)
+    let target = MovedTarget.target(weight, move, strength: strength)
+    let sections = try codec.searchedScales(target.values.start, task(.mseSigned))
+    let feedback = ErrorFeedback(
+      codec: codec, outputs: outputs, inputs: inputs, scales: BlockScales(codec, sections, count: outputs * inputs),
+      rounds: options.rounds)
+    let codes = DecidedCodes(codec, sections: feedback.codes(of: target.values, factors[0], damped: damped, team))
+    let after = try error(codes)
+    let signal = weight.squares
+    let isTaken = after < before
+    return (
+      isTaken ? codes : rounded,
+      TensorCertificate(
+        name: goal.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut,
+        before: before, after: after, moved: signal > 0 ? (target.moved / signal).squareRoot() : 0, damping: damping,
+        share: Double(strength), isTaken: isTaken)
+    )
+  }
+
+  /// How the target moves: by the damping, and as far, as serves tokens that were held out best. What earlier codes did is not all to be
+  /// made up for: what moments of a few tokens say of it is partly chance.
+  private func move(_ matrix: Matrix, _ weight: FloatStore, _ wanted: Wanted) -> (move: FloatStore, strength: Float, damping: Double) {
+    let outputs = matrix.outputs, inputs = matrix.inputs
+    let drift = drift(weight, outputs)
+    guard stage.isHeldOut else {
+      let isAmple = Double(stage.tokens) >= options.ampleTokens * Double(inputs)
+      return (MovedTarget.move(drift, outputs: outputs, factors[0], team), isAmple ? 1 : 0, factors[0].damping)
+    }
+    let lack = wanted.lack(matrix, stage, engine)
+    var best: (move: FloatStore, strength: Float, damping: Double, gain: Double)?
+    for factor in factors {
+      let move = MovedTarget.move(drift, outputs: outputs, factor, team)
+      guard
+        let step = Matrix(.f32, rows: outputs, columns: inputs, UnsafeRawBufferPointer(move.values), owner: move)
+      else { continue }
+      let made = Wanted.product(step, stage.packed, stage, engine)
+      var along = 0.0, square = 0.0
+      for place in 0..<made.count {
+        along += Double(made.start[place]) * Double(lack.start[place])
+        square += Double(made.start[place]) * Double(made.start[place])
+      }
+      let strength = square > 0 ? min(max(along / square, 0), 1) : 0
+      let gain = strength * (2 * along - strength * square)
+      if best == nil || gain > best?.gain ?? .infinity { best = (move, Float(strength), factor.damping, gain) }
+    }
+    return best.map { ($0.move, $0.strength, $0.damping) } ?? (drift, 0, factors[0].damping)
+  }
+
+  /// E[e · x̂ᵀ], with e what the output lacks: of the moments themselves, or W times what inputs lack.
+  private func drift(_ weight: FloatStore, _ outputs: Int) -> FloatStore {
+    let moments = stage.moments
+    let scale = Float(1 / max(moments.weight, 1e-30))
+    let (inputs, isOfOutputs) = (moments.inputs, stage.isAdded)
+    let drift = FloatStore(count: outputs * inputs)
+    team.run(ceilDivide(outputs, 256)) { index, _ in
+      let rows = index * 256..<min((index + 1) * 256, outputs)
+      let to = drift.start + rows.lowerBound * inputs
+      if isOfOutputs {
+        for place in 0..<rows.count * inputs { to[place] = moments.drift.start[rows.lowerBound * inputs + place] * scale }
+      } else {
+        _ = BLAS.multiply(
+          weight.start + rows.lowerBound * inputs, inputs, moments.drift.start, inputs, transposed: false, to, inputs,
+          m: rows.count, n: inputs, k: inputs, alpha: scale)
+      }
+    }
+    return drift
+  }
+
+  /// What a matrix is to give for the tokens it is measured on.
+  private struct Wanted {
+    /// W x + r − r̂ [tokens, outputs]
+    private let outputs: FloatStore
+    /// ‖W x‖²
+    private let signal: Double
+
+    init(_ matrix: Matrix, _ stage: Stage, _ engine: Engine) {
+      outputs = Self.product(matrix, stage.float, stage, engine)
+      signal = outputs.squares
+      for place in stage.residual.indices { outputs.start[place] += stage.residual[place] }
+    }
+
+    /// What a matrix makes of the tokens.
+    static func product(_ matrix: Matrix, _ x: [Float], _ stage: Stage, _ engine: Engine) -> FloatStore {
+      let store = FloatStore(count: stage.measured * matrix.outputs)
+      x.withUnsafeBufferPointer { x in
+        guard let x = x.baseAddress else { return }
+        engine.multiply(
+          x, rows: stage.measured, stride: matrix.inputs, [Engine.Product(matrix, store.start, stride: matrix.outputs)])
+      }
+      return store
+    }
+
+    /// What a matrix lacks.
+    func lack(_ matrix: Matrix, _ stage: Stage, _ engine: Engine) -> FloatStore {
+      let own = Self.product(matrix, stage.packed, stage, engine)
+      for place in 0..<own.count { own.start[place] = outputs.start[place] - own.start[place] }
+      return own
+    }
+
+    /// How far off a packed matrix is, relative to ‖W x‖².
+    func error(_ packed: Matrix, _ stage: Stage, _ engine: Engine) -> Double {
+      let sum = lack(packed, stage, engine).squares
+      return signal > 0 ? sum / signal : sum
+    }
+  }
+}
+
+extension FloatStore {
+  /// Σx²
+  fileprivate var squares: Double {
+    var sum = 0.0
+    for place in 0..<count { sum += Double(start[place]) * Double(start[place]) }
+    return sum
+  }
+}

@@ -1,0 +1,84 @@
+import NibbleCompute
+import NibbleCore
+
+/// Attention or the MLP of one layer, in steps: for work that has to look at what each projection takes, and to put others in their
+/// place, before the next step is computed.
+///
+/// With the residual stream x, either half is x += exit(inner(entries(input(x)))), and the layer's norm stands first or last.
+package struct HalfLayer {
+  package enum Part: CaseIterable, Sendable { case attention, mlp }
+
+  private let transformer: Transformer
+  private let index: Int
+  private let part: Part
+  private let norm: Norm
+  /// Projections that share the input: queries, keys and values, or gate and up.
+  package var entries: [Linear]
+  /// The projection whose output is added to the residual stream.
+  package var exit: Linear
+
+  package typealias Floats = UnsafeMutablePointer<Float>
+
+  package init(_ transformer: Transformer, layer index: Int, _ part: Part) {
+    (self.transformer, self.index, self.part) = (transformer, index, part)
+    let layer = transformer.weights.layers[index]
+    switch part {
+    case .attention: (norm, entries, exit) = (layer.attentionNorm, layer.queryKeyValue, layer.attentionOutput)
+    case .mlp: (norm, entries, exit) = (layer.mlpNorm, layer.up, layer.down)
+    }
+  }
+
+  /// What the entries take, [rows, width], of the residual stream x [rows, width].
+  package func input(_ x: UnsafePointer<Float>, _ rows: Int, into out: Floats) {
+    let shape = transformer.shape
+    if shape.normsFirst {
+      transformer.operations(.tokens([TokenRun(Array(repeating: 0, count: rows))]), nil).norm(norm, shape, x, rows: 0..<rows, out)
+    } else {
+      out.update(from: x, count: rows * shape.width)
+    }
+  }
+
+  /// What the exit takes, [rows, inputs of the exit], of what the entries take.
+  ///
+  /// - Parameters:
+  ///   - runs: without caches; their tokens are the rows
+  ///   - scratch: slot 0 is used
+  package func inner(_ runs: [TokenRun], _ input: Floats, _ rows: Int, into out: Floats, _ scratch: Scratch) {
+    let layers = transformer.operations(.tokens(runs), nil)
+    let width = entries.reduce(0) { $0 + $1.outputs }
+    let projected = scratch.floatStart(0, rows * width)
+    switch part {
+    case .attention: transformer.attend(index, runs, layers, rows, entries, input, projected, out)
+    case .mlp:
+      layers.linear(entries, input, rows: 0..<rows, projected)
+      transformer.activate(projected, rows, inner: exit.inputs, out)
+    }
+  }
+
+  /// Adds the exit's output to the residual stream, and takes the norm that stands last.
+  ///
+  /// - Parameter scratch: slot 0 is used
+  package func finish(_ x: Floats, _ inner: UnsafePointer<Float>, _ rows: Int, _ scratch: Scratch) {
+    let shape = transformer.shape
+    let layers = transformer.operations(.tokens([TokenRun(Array(repeating: 0, count: rows))]), nil)
+    let added = scratch.floatStart(0, rows * shape.width)
+    layers.linear([exit], inner, rows: 0..<rows, added)
+    layers.add(added, to: x, rows: rows, width: shape.width)
+    if !shape.normsFirst { layers.norm(norm, shape, x, rows: 0..<rows, x) }
+  }
+}
+
+extension Linear {
+  /// The same layer with another weight.
+  package func with(_ matrix: Matrix) -> Linear { Linear(name: name, id: id, matrix: matrix, bias: bias, isConv1D: isConv1D, window: window) }
+}
+
+extension Transformer {
+  /// Embeddings of every token of every run, [tokens, width], as the first layer takes them.
+  ///
+  /// - Throws: `.badInput` for ids outside the vocabulary and sequences longer than the context
+  package func embedded(_ runs: [TokenRun], into x: UnsafeMutablePointer<Float>) throws {
+    try check(runs)
+    try embed(runs, operations(.tokens(runs), nil), runs.reduce(0) { $0 + $1.ids.count }, x, nil)
+  }
+}

@@ -1,0 +1,192 @@
+import ArgumentParser
+import NibbleCalibration
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+
+/// Flags of `--encoder calibrated`.
+struct CalibratingOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "Text to calibrate with: a text file, JSON Lines with a 'text' a row, or a folder of such files; may be repeated. Without any, the model writes its own.",
+      valueName: "TEXT|JSONL|DIR"))
+  var calibration: [String] = []
+
+  @Option(help: "Tokens to calibrate with.")
+  var calibrationTokens = 65536
+
+  @Option(help: "The seed of what the model writes itself.")
+  var seed: UInt64 = 0
+
+  /// For measurements.
+  @Option(help: ArgumentHelp("Rounds of descent.", visibility: .hidden))
+  var calibrationRounds = CalibrationOptions().rounds
+
+  func validate() throws {
+    guard (1...1 << 28).contains(calibrationTokens) else {
+      throw ValidationError("--calibration-tokens must be from 1 to \(1 << 28)")
+    }
+  }
+
+  /// Says that flags given without the encoder count for nothing.
+  func refuse() throws {
+    let given = Arguments.given(["--calibration", "--calibration-tokens", "--seed"])
+    if let first = given.first { throw NibbleError.usage("\(first) is for --encoder calibrated") }
+  }
+}
+
+/// A calibration on its way: the model, the text, and what is said of them.
+struct Calibrating {
+  private let model: Model
+  private let text: CalibrationText
+  private let common: CommonOptions
+  private let isPlan: Bool
+  private var plan: CalibrationPlan?
+  private var settings = CalibrationOptions()
+  private let textSeconds: Double
+  /// For the record of the output.
+  let record: JSON
+
+  init(_ options: CalibratingOptions, _ source: Checkpoint, _ common: CommonOptions, threads: Int, isPlan: Bool) throws {
+    let started = monotonicSeconds()
+    Calibration.prepare()
+    (self.common, self.isPlan) = (common, isPlan)
+    settings.rounds = options.calibrationRounds
+    model = try Model(source, precision: .f32, team: Team(threads: threads))
+    let length = min(CalibrationOptions.window, try model.contextLength)
+    var record: [(key: String, value: JSON)] = []
+    if options.calibration.isEmpty {
+      guard model.writesText else {
+        throw NibbleError.usage("\(source.path) cannot write a text to calibrate with; --calibration FILE gives it one")
+      }
+      let tokens = try ModelTokenizer(model, path: nil)
+      if isPlan {
+        text = CalibrationText(windows: Self.blank(options.calibrationTokens, length), source: "self-written")
+      } else {
+        text = try CalibrationText(
+          writtenBy: model, from: try ChatOpening.beginnings(model, tokens), tokens: options.calibrationTokens, seed: options.seed,
+          ends: try model.endIDs, progress: common.progress("write text"))
+        Progress.clear()
+      }
+      record = [("seed", JSON(Int(clamping: options.seed)))]
+    } else {
+      let reader = try CalibrationReader(model, length: length, tokens: options.calibrationTokens)
+      text = CalibrationText(
+        try options.calibration.flatMap(CalibrationReader.files).map { try reader.windows($0) }, tokens: options.calibrationTokens)
+      guard text.tokens > 0 else { throw NibbleError.badInput("\(options.calibration[0]): no token to calibrate with") }
+      if text.tokens < options.calibrationTokens, !Arguments.given(["--calibration-tokens"]).isEmpty {
+        common.warn([
+          .init(.data, "the calibration text has \(text.tokens) tokens, fewer than the \(options.calibrationTokens) asked for")
+        ])
+      }
+    }
+    self.record = .object(
+      [("source", JSON(text.source)), ("tokens", JSON(text.tokens)), ("window", JSON(length))] + record
+        + [("digest", JSON(isPlan ? String(repeating: "0", count: 32) : text.digest))])
+    textSeconds = monotonicSeconds() - started
+  }
+
+  private static func blank(_ tokens: Int, _ length: Int) -> [[Int]] {
+    stride(from: 0, to: tokens, by: length).map { Array(repeating: 0, count: min(length, tokens - $0)) }
+  }
+
+  /// Decides the codes of a job, or says what that would take.
+  mutating func apply(to job: inout StreamJob, maximumMemory: Int?) throws -> Summary.Extra {
+    let packed = job.items.filter { $0.target.encoding.isPacked }
+    plan = try CalibrationPlan(
+      model, tokens: text.tokens, window: min(CalibrationOptions.window, try model.contextLength),
+      packed: packed.reduce(0) { $0 + $1.target.encoding.storedBytes($1.target.dtype, $1.target.shape) },
+      writes: text.source != "text", settings)
+    if let limit = maximumMemory, let plan, plan.peakMemory > limit {
+      throw NibbleError.usage(
+        "--max-memory \(byteText(limit)): calibration takes about \(byteText(plan.peakMemory)) with \(text.tokens) tokens; fewer tokens take less")
+    }
+    if isPlan { return Summary.calibrationPlan(plan, text) }
+    let report = try job.calibrate(with: model, text.windows, settings, progress: common.progress("calibrate"))
+    Progress.clear()
+    job.warnings += report.warnings
+    return Summary.calibration(report, text, seconds: report.seconds + textSeconds, verbose: common.verbose)
+  }
+}
+
+extension Summary {
+  /// What calibration is going to take.
+  static func calibrationPlan(_ plan: CalibrationPlan?, _ text: CalibrationText) -> Extra {
+    guard let plan else { return Extra() }
+    return Extra(
+      rows: [
+        (
+          "calibration",
+          "\(text.tokens) tokens " + (text.source == "text" ? "of text" : "the model writes itself")
+            + ", about \(decimal(plan.seconds / 60, 1)) min and \(byteText(plan.peakMemory)) of memory"
+        )
+      ],
+      members: [
+        (
+          "calibration",
+          [
+            "source": JSON(text.source), "tokens": JSON(text.tokens), "seconds": JSON(plan.seconds),
+            "peak_memory": JSON(plan.peakMemory),
+          ]
+        )
+      ])
+  }
+
+  /// What calibration did.
+  static func calibration(_ report: CalibrationReport, _ text: CalibrationText, seconds: Double, verbose: Bool) -> Extra {
+    let all = report.certificates
+    var rows: [(String, String)] = [
+      (
+        "calibrated",
+        "\(report.taken) of \(all.count + report.unreached.count) packed tensors, with \(report.tokens) tokens "
+          + (text.source == "text" ? "of text" : "the model wrote itself") + " in \(report.windows) windows, \(decimal(seconds, 1)) s"
+      ),
+      (
+        "output error",
+        "mean \(scientific(report.meanAfter)), \(scientific(report.meanBefore)) by mse, "
+          + (all.first?.isHeldOut == true ? "on \(report.heldOut) tokens held out" : "on the text itself: too short to hold any out")
+      ),
+    ]
+    let worse = all.filter { !$0.isTaken }
+    if !worse.isEmpty { rows.append(("kept mse", "\(worse.count) whose calibrated codes are no better: \(list(worse.map(\.name)))")) }
+    if !report.unreached.isEmpty { rows.append(("not calibrated", list(report.unreached))) }
+    if let most = report.mostCapped {
+      rows.append(
+        ("massive activations", "capped in \(all.count { $0.capped > 0 }) tensors, most in \(oneLine(most.name)): \(most.capped) tokens"))
+    }
+    if verbose {
+      for one in all {
+        rows.append(
+          (
+            "",
+            "\(oneLine(one.name)): error \(scientific(one.before)) → \(scientific(one.after)), target moved \(percent(one.moved)) "
+              + "(damping \(scientific(one.damping)), share \(decimal(one.share, 2))), "
+              + "\(one.tokens) tokens, \(one.capped) capped" + (one.isTaken ? "" : ", mse kept")
+          ))
+      }
+    }
+    return Extra(
+      rows: rows,
+      members: [
+        (
+          "calibration",
+          [
+            "source": JSON(text.source), "tokens": JSON(report.tokens), "windows": JSON(report.windows),
+            "held_out_tokens": JSON(report.heldOut), "digest": JSON(text.digest), "calibrated_tensors": JSON(report.taken),
+            "output_error": JSON(report.meanAfter), "output_error_mse": JSON(report.meanBefore), "seconds": JSON(seconds),
+            "not_calibrated": JSON(report.unreached),
+            "tensors": .array(
+              all.map {
+                [
+                  "name": JSON($0.name), "tokens": JSON($0.tokens), "capped_tokens": JSON($0.capped),
+                  "measured_tokens": JSON($0.measured), "held_out": JSON.bool($0.isHeldOut), "error_before": JSON($0.before),
+                  "error_after": JSON($0.after), "target_moved": JSON($0.moved), "target_damping": JSON($0.damping), "target_share": JSON($0.share),
+                  "calibrated": JSON.bool($0.isTaken),
+                ]
+              }),
+          ]
+        )
+      ])
+  }
+}

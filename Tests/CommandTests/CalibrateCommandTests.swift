@@ -1,0 +1,131 @@
+import Foundation
+import NibbleCore
+import NibbleFormats
+import TestSupport
+import Testing
+
+@Suite("quantize --encoder calibrated")
+struct CalibrateCommandTests {
+  let folder = TemporaryFolder()
+  static let text = fixture("stories.txt")
+
+  func run(_ arguments: [String]) throws -> Program.Result { try Program.run(["quantize"] + arguments) }
+
+  func calibrated(_ output: String, _ more: [String], model: String = stories) throws -> Program.Result {
+    try run([model, "-o", folder.file(output), "--encoder", "calibrated"] + more)
+  }
+
+  @Test("The summary says what was calibrated with what; the output is the same for any number of threads")
+  func summary() throws {
+    let first = try calibrated("a.nbl", ["--calibration", Self.text, "--calibration-tokens", "800", "--threads", "1", "-v"])
+    #expect(first.code == 0, "\(first.errors)")
+    for words in ["with 800 tokens of text", "of 35 packed tensors", "output error", "0 capped"] {
+      #expect(first.output.contains(words), "\(first.output)")
+    }
+    // 800 tokens are few for 172 inputs, and the number is said.
+    #expect(first.errors.contains("tokens to calibrate with are few for matrices of 172 inputs: 1720 would be enough"))
+    let second = try calibrated(
+      "b.nbl", ["--calibration", Self.text, "--calibration-tokens", "800", "--threads", "2", "--json", "-q"])
+    #expect(second.code == 0 && second.errors.isEmpty, "\(second.errors)")
+    #expect(try bytes(of: folder.file("a.nbl")) == bytes(of: folder.file("b.nbl")))
+    let told = try #require(try JSON.parse(second.output)["calibration"])
+    #expect(told["tokens"]?.int == 800 && told["source"]?.string == "text" && told["tensors"]?.array?.count == 35)
+    let record = try Checkpoint.open(folder.file("a.nbl")).provenance?["options"]
+    #expect(try Checkpoint.open(folder.file("a.nbl")).encoder == .mseSigned)
+    #expect(record?["encoder"]?.string == "calibrated" && record?["calibration"]?["tokens"]?.int == 800)
+    #expect(record?.text().contains(Self.text) == false)
+    #expect(try Program.run(["verify", folder.file("a.nbl")]).code == 0)
+    // Codes move between containers as any others do.
+    #expect(try Program.run(["convert", folder.file("a.nbl"), "-o", folder.file("bnb"), "--format", "bnb"]).code == 0)
+    #expect(try calibrated("direct", ["--calibration", Self.text, "--calibration-tokens", "800", "--format", "bnb", "-q"]).code == 0)
+    #expect(
+      try Program.run(["hash", folder.file("bnb"), "-q"]).output.prefix(32)
+        == Program.run(["hash", folder.file("direct"), "-q"]).output.prefix(32))
+  }
+
+  @Test("Without a text the model writes its own, by its seed")
+  func own() throws {
+    var outputs: [[UInt8]] = []
+    for (name, seed, threads) in [("a", "1", "1"), ("b", "1", "2"), ("c", "2", "2")] {
+      let result = try calibrated(
+        name + ".nbl", ["--calibration-tokens", "512", "--seed", seed, "--threads", threads, "-q"])
+      #expect(result.code == 0, "\(result.errors)")
+      #expect(result.output.contains("512 tokens the model wrote itself"))
+      outputs.append(try bytes(of: folder.file(name + ".nbl")))
+    }
+    #expect(outputs[0] == outputs[1] && outputs[1] != outputs[2])
+  }
+
+  @Test("Rows of text, of ids and of both; folders of such files")
+  func rows() throws {
+    let ids = (3..<120).map(String.init).joined(separator: ",")
+    try folder.write("texts/a.jsonl", #"{"text": "Once upon a time there was a dog."}"# + "\n" + #"{"input_ids": [\#(ids)]}"# + "\n")
+    try folder.write("texts/b.txt", "Lily had a red ball. She liked it very much.\n")
+    try folder.write("texts/c.bin", "not a text")
+    let result = try calibrated("a.nbl", ["--calibration", folder.file("texts"), "-q", "--json"])
+    #expect(result.code == 0, "\(result.errors)")
+    #expect(try JSON.parse(result.output)["calibration"]?["tokens"]?.int ?? 0 > 130)
+    // Rows of ids need no tokenizer.
+    let llama = try calibrated("b.nbl", ["--calibration", folder.file("ids.jsonl"), "-q"], model: fixture("models/llama"))
+    #expect(llama.code == 3)
+    try folder.write("ids.jsonl", #"{"input_ids": [\#((3..<60).map(String.init).joined(separator: ","))]}"#)
+    #expect(try calibrated("b.nbl", ["--calibration", folder.file("ids.jsonl"), "-q"], model: fixture("models/llama")).code == 0)
+  }
+
+  @Test("A plan says minutes and memory and writes nothing")
+  func plan() throws {
+    let result = try Program.run([
+      "plan", "quantize", stories, "--encoder", "calibrated", "--calibration", Self.text, "--calibration-tokens", "800",
+    ])
+    #expect(result.code == 0, "\(result.errors)")
+    #expect(result.output.contains("800 tokens of text, about ") && result.output.contains(" min and "))
+    let own = try Program.run(["plan", "quantize", stories, "--encoder", "calibrated", "--json"])
+    #expect(try JSON.parse(own.output)["calibration"]?["tokens"]?.int == 65536)
+    #expect(folder.contents.isEmpty)
+  }
+
+  @Test("What is refused, on one line, and nothing is left")
+  func refusals() throws {
+    try folder.write("broken.jsonl", #"{"text": "fine"}"# + "\n" + #"{"text": "#)
+    try folder.write("wrong.jsonl", #"{"words": "fine"}"#)
+    try folder.write("beyond.jsonl", #"{"input_ids": [5, 100000]}"#)
+    try folder.write("empty.txt", "")
+    let before = folder.contents
+    let cases: [(arguments: [String], code: Int32, words: [String])] = [
+      (["--calibration", folder.file("broken.jsonl")], 3, ["broken.jsonl:2"]),
+      (["--calibration", folder.file("wrong.jsonl")], 3, ["wrong.jsonl:1", "words"]),
+      (["--calibration", folder.file("beyond.jsonl")], 3, ["beyond.jsonl:1", "100000"]),
+      (["--calibration", folder.file("empty.txt")], 3, ["empty.txt"]),
+      (["--calibration", folder.file("missing.txt")], 3, ["missing.txt"]),
+      (["--calibration-tokens", "0"], 2, ["--calibration-tokens"]),
+      (["--calibration", Self.text, "--max-memory", "20MB"], 2, ["--max-memory", "fewer tokens"]),
+    ]
+    for (arguments, code, words) in cases {
+      let result = try calibrated("out.nbl", arguments)
+      #expect(result.code == code, "\(arguments): \(result.errors)")
+      #expect(result.errorLines.count == 1, "\(result.errors)")
+      for word in words { #expect(result.errors.contains(word), "\(result.errors)") }
+    }
+    let ignored = try run([stories, "-o", folder.file("out.nbl"), "--calibration", Self.text])
+    #expect(ignored.code == 2 && ignored.errors.contains("--encoder calibrated"))
+    let encoder = try calibrated("out.nbl", [], model: fixture("models/roberta"))
+    #expect(encoder.code == 2 && encoder.errors.contains("--calibration"), "\(encoder.errors)")
+    #expect(folder.contents == before)
+  }
+
+  @Test("A layer whose numbers overflow is named, with exit code 6")
+  func overflow() throws {
+    let text = try bytes(of: fixture("stories260K/config.json")), tokenizer = try bytes(of: fixture("stories260K/tokenizer.model"))
+    try folder.write("big/config.json", text)
+    try folder.write("big/tokenizer.model", tokenizer)
+    // Norms of 10³⁸ in layer 2.
+    var weights = try bytes(of: fixture("stories260K/model.safetensors"))
+    let file = try SmallSafetensors(fixture("stories260K/model.safetensors"))
+    let entry = try #require(file.entry("model.layers.2.post_attention_layernorm.weight"))
+    for place in entry.range where place % 4 == 3 { weights[place] = 0x7E }
+    try folder.write("big/model.safetensors", weights)
+    let result = try calibrated("out.nbl", ["--calibration", Self.text, "--calibration-tokens", "256", "-q"], model: folder.file("big"))
+    #expect(result.code == 6 && result.errorLines.count == 1 && result.errors.contains("layers.2.mlp"), "\(result.errors)")
+    #expect(PathKind(folder.file("out.nbl")) == .nothing)
+  }
+}
