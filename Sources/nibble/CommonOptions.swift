@@ -98,9 +98,9 @@ struct WriteOptions: ParsableArguments {
     job.allowsNonfinite = allowNonfinite
     job.resumes = resume
     if dryRun {
-      if output != nil { try job.check() }
-      common.warn(job.warnings)
-      return try Summary.printPlan(job, json: common.json, verb: verb)
+      if output != nil { try job.check(isPlan: true) }
+      common.warn(job.warnings + (output == nil ? [] : job.obstacles))
+      return try Summary.printPlan(job, json: common.json, verb: verb, verbose: common.verbose)
     }
     let report = try job.run(progress: common.progress(verb))
     Progress.clear()

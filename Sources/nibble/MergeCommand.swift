@@ -16,7 +16,7 @@ struct MergeCommand: ParsableCommand {
       """,
     aliases: ["fuse", "export-lora"])
 
-  @Option(help: "The checkpoint to merge into.") var base: String
+  @Option(name: [.long, .customShort("m")], help: "The checkpoint to merge into.") var base: String
   @OptionGroup var adapters: WeightedAdapters
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
@@ -27,7 +27,7 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Type of every float tensor of plain safetensors: bf16, fp16, fp32 (default: the type each tensor had).")
   var dtype: String?
 
-  @Option(help: "How weights of a plain base are packed, where the output is: nf4 (default), fp4, int8.")
+  @Option(help: "How weights of a plain base are packed, where the output is: \(Codecs.packing.map(\.name).joined(separator: ", ")) (default: nf4).")
   var codec: String?
 
   @OptionGroup var packing: PackingOptions
@@ -90,7 +90,7 @@ struct MergeCommand: ParsableCommand {
       var extra = job.check.map { Summary.comparison($0.result) } ?? Summary.Extra()
       if let found = running?.result { extra.add(found) }
       let values = match.trainedOn.map { "the values of its 4-bit form, \($0)" } ?? "its values as they are"
-      extra.rows.insert(("base", "\(base): \(values); identity \(report.sourceIdentity)"), at: 0)
+      extra.rows.insert(("base", "\(base): \(values)" + (common.verbose ? "; identity \(report.sourceIdentity)" : "")), at: 0)
       extra.members.append(("trained_on", JSON(match.trainedOn)))
       return extra
     }
@@ -200,7 +200,6 @@ struct UnmergeCommand: ParsableCommand {
     let job = try StreamJob.unmerge(source, try adapters.open(), to: try write.spec(nil, habit: .safetensors))
     try write.run(job, common, verb: "unmerge") { report in
       Summary.Extra(
-        rows: [("the original", "likely within \(Summary.percent(report.originalDistance)) of the weights that were changed")],
         members: [("original_distance", JSON(report.originalDistance))])
     }
   }

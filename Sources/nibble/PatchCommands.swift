@@ -19,7 +19,8 @@ struct PatchCommand: ParsableCommand {
     job.force = place.force
     job.threads = common.workers
     if place.dryRun {
-      try job.check()
+      try job.check(isPlan: true)
+      common.warn(job.obstacle.map { [$0] } ?? [])
       return try PatchSummary.print(
         [("would write", output), ("from", from), ("to", to)],
         ["verb": "patch", "output": JSON(output), "from": JSON(from), "to": JSON(to), "dry_run": true], common)
@@ -73,7 +74,8 @@ enum PatchSummary {
     job.threads = common.workers
     let (identity, bytes) = job.result
     if dryRun {
-      try job.check()
+      try job.check(isPlan: true)
+      common.warn(job.obstacle.map { [$0] } ?? [])
       return try print(
         [("would write", "\(job.output), \(byteText(bytes))"), ("identity", identity.description)],
         [
@@ -108,6 +110,11 @@ enum PatchSummary {
   }
 
   static func print(_ report: PatchReport, _ path: String, verb: String, _ common: CommonOptions) throws {
+    let result = result(report, path, verb: verb, common)
+    try print(result.rows, result.document, common)
+  }
+
+  static func result(_ report: PatchReport, _ path: String, verb: String, _ common: CommonOptions) -> Paths.Result {
     func side(_ side: PatchReport.Side) -> String { "\(side.identity), \(byteText(side.bytes))" }
     var rows: [(String, String)] = [
       (["patch": "output", "verify": "verified"][verb] ?? "patch", path), ("from", side(report.first)),
@@ -141,7 +148,7 @@ enum PatchSummary {
       "warnings": JSON(warnings(report)), "seconds": JSON(report.seconds), "peak_memory": JSON(ResourceUse.now.peakBytes),
     ]
     if verb == "verify" { text = text.setting("ok", to: true) }
-    try print(rows, text, common)
+    return Paths.Result(document: text, rows: rows)
   }
 
   static func print(_ rows: [(String, String)], _ document: JSON, _ common: CommonOptions) throws {
