@@ -72,7 +72,7 @@ let package = Package(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
-    .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),
+    .testTarget(name: "CommandTests", dependencies: ["nibble", "NibbleQuant", "TestSupport"], exclude: ["faults.c"]),
   ]
 )
 

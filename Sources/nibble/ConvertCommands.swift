@@ -72,18 +72,9 @@ struct PlanCommand: ParsableCommand {
 
   func run() throws {
     if words.isEmpty || words.contains("--help") || words.contains("-h") { throw CleanExit.helpRequest(self) }
-    let verbs: [String: any ParsableCommand.Type] = [
-      "quantize": QuantizeCommand.self, "dequantize": DequantizeCommand.self, "convert": ConvertCommand.self,
-      "merge": MergeCommand.self, "fuse": MergeCommand.self, "export-lora": MergeCommand.self, "unmerge": UnmergeCommand.self,
-      "finetune": FinetuneCommand.self,
-    ]
-    var rest = words
-    let verb = verbs[rest[0]].map { verb in
-      rest.removeFirst()
-      return verb
-    }
-    if !rest.contains("--dry-run") { rest.append("--dry-run") }
-    var command = try (verb ?? QuantizeCommand.self).parseAsRoot(rest)
+    let verbs: Set = ["quantize", "dequantize", "convert", "merge", "fuse", "export-lora", "unmerge", "finetune"]
+    let rest = words.contains("--dry-run") ? words : words + ["--dry-run"]
+    var command = try Nibble.parse(verbs.contains(words[0]) ? rest : ["quantize"] + rest)
     try command.run()
   }
 }

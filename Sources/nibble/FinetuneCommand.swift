@@ -18,7 +18,7 @@ struct FinetuneCommand: ParsableCommand {
       only the answer is learned.
       """)
 
-  @Option(help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
+  @Option(name: [.long, .customShort("m")], help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
   @Option(help: "Rows to train on: a folder with train.jsonl, or a file.") var data: String
   @Option(help: "Rows to validate on (default: the folder's valid.jsonl).") var valid: String?
   @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String?

@@ -19,7 +19,7 @@ struct GenerateCommand: ParsableCommand {
       """)
 
   @OptionGroup var model: ModelOptions
-  @Option(help: "The text to continue.") var prompt: String?
+  @Option(name: [.long, .customShort("p")], help: "The text to continue.") var prompt: String?
   @Option(help: ArgumentHelp("Rows of prompts.", valueName: "FILE.jsonl")) var prompts: String?
   @Flag(help: "Read prompts from standard input.") var interactive = false
   @Option(help: ArgumentHelp("Adapters in use: NAME[:WEIGHT],… or none.", valueName: "NAMES")) var use: [String] = []

@@ -7,7 +7,7 @@ import NibbleModels
 
 /// Flags of every verb that computes with a model.
 struct ModelOptions: ParsableArguments {
-  @Option(help: "The model: a folder, an .nbl file, a bitsandbytes folder.")
+  @Option(name: [.long, .customShort("m")], help: "The model: a folder, an .nbl file, a bitsandbytes folder.")
   var base: String
 
   @Option(
@@ -40,7 +40,9 @@ struct ModelOptions: ParsableArguments {
   var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }
 }
 
-extension Compute: ExpressibleByArgument {}
+extension Compute: ExpressibleByArgument {
+  public init?(argument: String) { self.init(rawValue: DType.shortName(argument)) }
+}
 
 /// `[NAME=]DIR[:WEIGHT]`.
 struct AdapterFlag {

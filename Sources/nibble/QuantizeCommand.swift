@@ -18,7 +18,7 @@ struct QuantizeCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "How weights are coded: nf4, fp4, keep, bf16, fp16, fp32.")
+  @Option(help: "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")).")
   var codec = "nf4"
 
   @OptionGroup var packing: PackingOptions
