@@ -111,6 +111,10 @@ enum Examples {
       ("Write a GGUF file for llama.cpp:", "nibble adapter convert adapter --base MODEL -o adapter.gguf"),
       ("Write a folder for mlx-lm:", "nibble adapter convert adapter --to mlx -o adapter-mlx"),
     ],
+    "doctor": [
+      ("Describe the machine and the build, for a bug report:", "nibble doctor"),
+      ("The same for a program:", "nibble doctor --json"),
+    ],
     "examples": [
       ("Show what to type for a verb:", "nibble examples merge"),
       ("Show all examples:", "nibble examples"),

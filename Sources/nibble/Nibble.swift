@@ -16,6 +16,7 @@ struct Nibble: ParsableCommand {
       does not fit the base; 6 a quality gate was missed; 7 cannot write or no space; 130 Ctrl-C; 143 terminated.
       """,
     version: "nibble " + nibbleVersion,
+    subcommands: [ManualPagesCommand.self],
     groupedSubcommands: [
       CommandGroup(
         name: "Convert",
@@ -28,7 +29,7 @@ struct Nibble: ParsableCommand {
       CommandGroup(
         name: "Adapters",
         subcommands: [MergeCommand.self, UnmergeCommand.self, PatchCommand.self, SwapCommand.self, AdapterCommand.self]),
-      CommandGroup(name: "Help", subcommands: [ExamplesCommand.self]),
+      CommandGroup(name: "Help", subcommands: [DoctorCommand.self, ExamplesCommand.self]),
     ])
 
   /// Runs the command line `arguments` and returns the exit code.
@@ -89,7 +90,7 @@ struct Nibble: ParsableCommand {
 
   private static func unknown(_ verb: String) -> NibbleError {
     let commands = configuration.subcommands.map { $0.configuration }
-    let names = commands.compactMap(\.commandName)
+    let names = commands.filter(\.shouldDisplay).compactMap(\.commandName)
     let meant = Suggestion.of(verb, among: names + commands.flatMap(\.aliases))
     return NibbleError.usage(
       "unknown verb \(quoted(verb)); " + (meant.map { "did you mean \($0)?" } ?? "the verbs are \(names.joined(separator: ", "))"))
@@ -118,7 +119,8 @@ struct Nibble: ParsableCommand {
       do {
         let text = fullMessage(for: error)
         let verb = subcommand(words.first == "help" ? Array(words.dropFirst()) : words)?.verb ?? ""
-        try StandardOutput.print(text.hasPrefix("OVERVIEW:") ? help(verb, text) : text)
+        let isScript = words.contains { $0.hasPrefix("--generate-completion-script") }
+        try StandardOutput.print(text.hasPrefix("OVERVIEW:") ? help(verb, text) : isScript ? Completions.withFiles(text) : text)
         try StandardOutput.flush()
       } catch let error as NibbleError { return report(error) } catch {}
       return 0

@@ -99,7 +99,7 @@ struct HelpTests {
   @Test("no verb is without examples")
   func complete() {
     func verbs(_ command: any ParsableCommand.Type, _ path: String) -> [String] {
-      command.configuration.subcommands.flatMap { sub -> [String] in
+      command.configuration.subcommands.filter { $0.configuration.shouldDisplay }.flatMap { sub -> [String] in
         let name = path + (sub.configuration.commandName ?? "")
         return sub.configuration.subcommands.isEmpty ? [name] : verbs(sub, name + " ")
       }
