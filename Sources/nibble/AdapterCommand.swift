@@ -40,7 +40,7 @@ struct AdapterInspectCommand: ParsableCommand {
 struct AdapterCombineCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "combine",
-    abstract: "Make one adapter of several: the weighted sum of their deltas, or what PEFT makes of them.",
+    abstract: "Combine adapters into one: the weighted sum of their changes, or one of PEFT's methods.",
     discussion: """
       cat keeps the sum exactly, with the sum of the ranks; svd is the best approximation of the sum with the largest rank or \
       --svd-rank. The others combine factors, as PEFT does, which is not the sum: linear adds them; ties keeps the greatest numbers \
@@ -61,11 +61,11 @@ struct AdapterCombineCommand: ParsableCommand {
   @Option(help: "cat, linear, svd, ties, magnitude_prune, dare_linear, dare_ties.") var method: MergeOptions.Method = .cat
   @OptionGroup var combination: CombinationOptions
   @Flag(help: "Combine adapters of different bases too.") var anyBase = false
-  @Flag(help: "Say what would come out and write nothing.") var dryRun = false
+  @Flag(help: "Print what would be written, and write nothing.") var dryRun = false
   @OptionGroup var common: CommonOptions
 
   func run() throws {
-    guard !(paths + flags).isEmpty else { throw NibbleError.usage("adapter combine: which adapters?") }
+    guard !(paths + flags).isEmpty else { throw NibbleError.usage("no adapters given; see 'nibble adapter combine --help'") }
     var options = MergeOptions(try WeightedAdapters.open(paths + flags))
     try combination.apply(method, to: &options)
     let combination = try AdapterCombination(options, anyBase: anyBase)
@@ -83,7 +83,7 @@ struct AdapterCombineCommand: ParsableCommand {
       ("output", output), ("modules", "\(report.modules), rank \(report.rank)"),
       (
         "sum of deltas",
-        isExact ? "kept" : "up to \(Summary.percent(report.worstError)) of it away, in \(oneLine(report.worstModule))"
+        isExact ? "kept" : "differs by up to \(Summary.percent(report.worstError)), in \(oneLine(report.worstModule))"
       ),
     ])
   }

@@ -8,11 +8,11 @@ struct DiffCommand: ParsableCommand {
     commandName: "diff",
     abstract: "Compare two checkpoints or two adapters: tensors added, removed, changed, and by how much.",
     discussion: """
-      Errors are relative to A: relative RMS is ‖B − A‖ / ‖A‖, SQNR its inverse in decibels. Of two adapters the changes that their \
-      modules make to a base are compared: factors that differ may make the same change.
+      Errors are relative to A: relative RMS is ‖B − A‖ / ‖A‖, SQNR its inverse in decibels. For adapters, the change that each module \
+      makes to the base is compared, because different factors may make the same change.
       """)
 
-  @Argument(help: "The checkpoint or adapter compared with.") var a: String
+  @Argument(help: "The checkpoint or adapter to compare with.") var a: String
   @Argument(help: "The other one.") var b: String
   @OptionGroup var common: CommonOptions
 

@@ -9,7 +9,7 @@ import NibbleTokenizers
 struct DoctorCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "doctor", abstract: "Describe this machine and this build: what a bug report needs.",
-    discussion: "Nothing of it names your files: folders are named by the variable or the default they come from.")
+    discussion: "The output contains no path of yours: the cache folder is named by the variable or default it comes from.")
 
   @Flag(help: "Print one JSON document on standard output.") var json = false
 

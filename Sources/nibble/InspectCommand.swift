@@ -6,12 +6,12 @@ import NibbleQuant
 
 struct InspectCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "inspect", abstract: "List what is in a checkpoint, block file, adapter or patch.")
+    commandName: "inspect", abstract: "List the contents of a checkpoint, block file, adapter or patch.")
 
   @Argument(help: "The checkpoint, an adapter (PEFT's folder or a GGUF file) or a patch.") var path: String
   @OptionGroup var common: CommonOptions
 
-  @Flag(help: "Read the values too: least, greatest, mean, deviation, zeros, NaN, infinities.")
+  @Flag(help: "Read the values too: minimum, maximum, mean, deviation, zeros, NaN, infinities.")
   var stats = false
 
   func run() throws {

@@ -5,7 +5,7 @@ import NibbleFormats
 struct PatchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "patch",
-    abstract: "Write what leads from one block file to another, and back: the bytes that differ.",
+    abstract: "Write the bytes in which two block files differ.",
     discussion: "Two merges on one base differ in few bytes; 'nibble swap' turns either into the other.")
 
   @Option(help: ArgumentHelp("A block file.", valueName: "A.nbl")) var from: String
@@ -35,7 +35,7 @@ struct PatchCommand: ParsableCommand {
 struct SwapCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "swap",
-    abstract: "Turn one of the two block files a patch was made of into the other.",
+    abstract: "Turn one of a patch's two block files into the other.",
     discussion: """
       Without --output the file itself is replaced by renaming. Processes that have the file open or mapped keep seeing the old \
       contents. Applying the patch twice restores the original, byte for byte.
@@ -55,9 +55,9 @@ struct SwapCommand: ParsableCommand {
 
 /// Where a patch or a swapped file goes.
 struct PatchOutput: ParsableArguments {
-  @Option(name: .shortAndLong, help: "Where to write.") var output: String?
+  @Option(name: .shortAndLong, help: "The file to write.") var output: String?
   @Flag(help: "Replace an existing output.") var force = false
-  @Flag(help: "Say what would be written and write nothing.") var dryRun = false
+  @Flag(help: "Print what would be written, and write nothing.") var dryRun = false
 
   func validate() throws { if output == "" { throw ValidationError("--output is empty") } }
 
@@ -67,7 +67,7 @@ struct PatchOutput: ParsableArguments {
   }
 }
 
-/// What patches and swaps say of themselves.
+/// The summaries of patches and swaps.
 enum PatchSummary {
   static func run(_ given: SwapJob, verb: String, dryRun: Bool, _ common: CommonOptions) throws {
     var job = given

@@ -20,7 +20,7 @@ struct TrainingRows {
   let encoder: RowEncoder
   /// Of a classifier.
   let classes: Classes?
-  /// Things about the tokenizer worth telling.
+  /// Warnings about the tokenizer.
   let warnings: [String]
 
   init(
@@ -89,7 +89,7 @@ extension TrainingRows.Data {
   var tokens: Int { rows.reduce(0) { $0 + $1.ids.count } }
   var learned: Int { rows.reduce(0) { $0 + $1.learned } }
 
-  /// What is worth telling.
+  /// Warnings about the rows.
   var warnings: [String] {
     var warnings: [String] = []
     if cut > 0 { warnings.append("\(path): \(cutRows) of \(rows.count) rows were too long; \(cut) tokens were cut off") }

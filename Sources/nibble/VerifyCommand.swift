@@ -6,13 +6,13 @@ import NibbleFormats
 struct VerifyCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "verify",
-    abstract: "Read every byte and check structure, checksums, index against shards, NaN and infinities.",
-    discussion: "With several paths all are checked; the exit code is that of the first that fails.")
+    abstract: "Check every byte: structure, checksums, index against shards, NaN and infinities.",
+    discussion: "All paths are checked; the exit code is that of the first failure.")
 
   @Argument(help: "Checkpoints, adapters or patches.") var paths: [String]
   @OptionGroup var common: CommonOptions
 
-  @Flag(help: "Do not stop at NaN or infinite values.")
+  @Flag(help: "Allow NaN and infinite values, which otherwise stop with exit code 6.")
   var allowNonfinite = false
 
   func run() throws { try Paths.each(paths, common) { try verify($0) } }
@@ -81,7 +81,7 @@ enum Paths {
   struct Result {
     let document: JSON
     let rows: [(String, String)]
-    /// Why the path does not pass, where there is something to print all the same.
+    /// Why the path does not pass.
     var failure: NibbleError?
   }
 
