@@ -82,7 +82,7 @@ let package = Package(
       ]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
-    .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),
+    .testTarget(name: "CommandTests", dependencies: ["nibble", "NibbleQuant", "TestSupport"], exclude: ["faults.c"]),
   ]
 )
 

@@ -47,6 +47,11 @@ package enum BLAS {
   /// The kernels OpenBLAS chose; nil where it is not installed.
   package static var coreName: String? { library?.coreName }
 
+  /// What OpenBLAS says of itself: version and build options; nil where it is not installed.
+  package static var configuration: String? {
+    function("openblas_get_config", as: (@convention(c) () -> UnsafePointer<CChar>?).self)?().map { String(cString: $0) }
+  }
+
   /// Another function of the library.
   static func function<Function>(_ name: String, as _: Function.Type) -> Function? {
     library.flatMap { dlsym($0.handle, name) }.map { unsafeBitCast($0, to: Function.self) }

@@ -28,11 +28,14 @@ package enum ComputeSetting {
       ("products in bf16", choice.variant == .avx512bf16 ? "dot products of pairs" : "float32 multiply-adds of rounded factors"),
     ]
     let core = BLAS.coreName
-    rows.append(("OpenBLAS", core.map { "kernels for \($0)" } ?? "not installed"))
-    if let core, oldCores.contains(core), choice.variant != .portable {
-      let wanted = KernelVariant.avx512.runs ? "SkylakeX" : "Haswell"
-      rows.append(("", "written before AVX; OPENBLAS_CORETYPE=\(wanted) asks for newer ones"))
-    }
+    rows.append(("OpenBLAS", core.map { "kernels for \($0)\(BLAS.configuration.map { " (\($0))" } ?? "")" } ?? "not installed"))
+    if let advice { rows.append(("", advice)) }
     return rows
+  }
+
+  /// What would make OpenBLAS faster here.
+  package static var advice: String? {
+    guard let core = BLAS.coreName, oldCores.contains(core), KernelChoice.current.variant != .portable else { return nil }
+    return "written before AVX; OPENBLAS_CORETYPE=\(KernelVariant.avx512.runs ? "SkylakeX" : "Haswell") asks for newer ones"
   }
 }

@@ -23,6 +23,11 @@ public enum DType: String, Sendable, CaseIterable {
   case f8e4m3fnuz = "F8_E4M3FNUZ"
   case f8e5m2fnuz = "F8_E5M2FNUZ"
 
+  /// The name the command line has for a float type that PyTorch calls otherwise: `bfloat16` is `bf16`.
+  package static func shortName(_ name: String) -> String {
+    ["float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "fp32"][name] ?? name
+  }
+
   /// Bits an element takes.
   public var bitWidth: Int {
     switch self {

@@ -62,6 +62,22 @@ package enum HubCache {
     return commits.count == 1 ? commits[0] : revision
   }
 
+  /// Where the cache is, without the path of anyone's home.
+  package struct Place {
+    /// The variable or the default that it comes from.
+    package let name: String
+    package let path: String
+    package var exists: Bool { PathKind(path) == .folder }
+    /// How many models it holds.
+    package var models: Int { ((try? namesInFolder(path)) ?? []).filter { $0.hasPrefix("models--") }.count }
+  }
+
+  package static var place: Place {
+    let variables = [("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "/hub"), ("XDG_CACHE_HOME", "/huggingface/hub")]
+    let found = variables.first { getenv($0.0).map { $0.pointee != 0 } ?? false }
+    return Place(name: found.map { "$\($0.0)\($0.1)" } ?? "~/.cache/huggingface/hub", path: root)
+  }
+
   private static var root: String {
     func variable(_ name: String) -> String? {
       guard let value = getenv(name), value.pointee != 0 else { return nil }

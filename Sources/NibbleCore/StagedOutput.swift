@@ -87,6 +87,14 @@ package final class StagedOutput {
 
   deinit { discard() }
 
+  /// Why `destination` may not be written, for a plan; nil where it may.
+  package static func obstacle(_ destination: String, _ shape: Shape, force: Bool) -> Warning? {
+    do { try checkReplaceable(destination, shape, force: force) } catch {
+      return Warning(.unused, (error as? NibbleError)?.text ?? "\(path: destination): \("\(error)")")
+    }
+    return nil
+  }
+
   /// Whether `destination` may be written, without touching anything.
   package static func checkReplaceable(_ destination: String, _ shape: Shape, force: Bool) throws {
     var status = stat()

@@ -2,8 +2,11 @@ import CUTF8Proc
 import NibbleCore
 
 /// The four normalization forms, by utf8proc.
-enum UnicodeForm: Sendable {
+package enum UnicodeForm: Sendable {
   case nfc, nfd, nfkc, nfkd
+
+  /// utf8proc's version.
+  package static var libraryVersion: String { String(cString: utf8proc_version()) }
 
   private var options: utf8proc_option_t {
     let form: UInt32 =

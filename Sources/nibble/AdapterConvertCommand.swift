@@ -6,11 +6,11 @@ import NibbleFormats
 struct AdapterConvertCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "convert",
-    abstract: "Write an adapter as another program has it: PEFT's folder, mlx-lm's folder, llama.cpp's GGUF file.",
+    abstract: "Convert an adapter between PEFT's folder, mlx-lm's folder and llama.cpp's GGUF file.",
     discussion: """
-      What was written is read again, and the change that each module makes is compared, before it becomes visible. What the other \
-      layout cannot say is refused by name. GGUF needs --base, whose configuration names tensors and orders rows; otherwise --base \
-      only checks that the adapter fits.
+      Before the output becomes visible it is read again, and the change of each module is compared. Features that the other layout \
+      cannot hold are refused by name. GGUF needs --base, whose configuration gives the names of tensors and the order of rows; for \
+      other layouts --base only checks that the adapter fits.
       """)
 
   @Argument(help: "The adapter: a folder, or a GGUF file.") var path: String
@@ -18,7 +18,7 @@ struct AdapterConvertCommand: ParsableCommand {
   @Option(help: "The checkpoint it is for.") var base: String?
   @Option(name: .shortAndLong, help: "The folder or GGUF file to write.") var output: String
   @Flag(help: "Replace an existing output.") var force = false
-  @Flag(help: "Say what would come out and write nothing.") var dryRun = false
+  @Flag(help: "Print what would be written, and write nothing.") var dryRun = false
   @OptionGroup var common: CommonOptions
 
   func run() throws {
@@ -47,7 +47,7 @@ struct AdapterConvertCommand: ParsableCommand {
       rows.append(
         (
           "check",
-          "read again, each module's change is the same up to \(Summary.scientific(report.difference)), worst \(oneLine(report.worstModule))"
+          "read again: the change of each module is the same to \(Summary.scientific(report.difference)), worst in \(oneLine(report.worstModule))"
         ))
     }
     try Summary.printRows(rows)

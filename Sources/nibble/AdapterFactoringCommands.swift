@@ -6,10 +6,10 @@ import NibbleFormats
 struct AdapterExtractCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "extract",
-    abstract: "Take what was trained into a model out of it again, as an adapter for the base.",
+    abstract: "Make an adapter of the difference between a tuned model and its base.",
     discussion: """
-      Of each linear layer that changed the adapter gets the best factors of the rank, and tells the share of the change they hold. \
-      Norms, biases, embeddings and heads that changed are saved whole beside them, unless --others says otherwise. Base and tuned \
+      Each linear layer that changed gets the best factors of the given rank; the summary says which share of the change they hold. \
+      Norms, biases, embeddings and output heads that changed are saved whole beside the factors; --others changes that. Base and tuned \
       model may be packed.
       """)
 
@@ -19,13 +19,13 @@ struct AdapterExtractCommand: ParsableCommand {
   @Option(help: "Keep this share of each change's energy with the least rank that does, at most --rank.") var energy: Double?
   @Option(help: ArgumentHelp("Layers that get factors.", valueName: "all-linear|NAMES|REGEX")) var targetModules = "all-linear"
   @Option(
-    help: "What becomes of parameters that differ and take no factors: save, leave (they stay behind), refuse (exit code 6).")
+    help: "Parameters that differ and take no factors: save them whole, leave them out, or refuse (exit code 6).")
   var others: AdapterExtraction.Others = .save
   @Option(help: "Stop with exit code 6 if a module keeps less of its change's energy.") var minEnergy = 0.0
-  @Option(help: "Of the random projections.") var seed: UInt64 = 0
+  @Option(help: "Seed of the random projections.") var seed: UInt64 = 0
   @Option(name: .shortAndLong, help: "The folder to write.") var output: String
   @Flag(help: "Replace an existing output.") var force = false
-  @Flag(help: "Say what would come out and write nothing.") var dryRun = false
+  @Flag(help: "Print what would be written, and write nothing.") var dryRun = false
   @OptionGroup var common: CommonOptions
 
   func run() throws {
@@ -55,7 +55,7 @@ struct AdapterResizeCommand: ParsableCommand {
   @Option(help: "Keep this share of each change's energy with the least rank that does, at most --rank.") var energy: Double?
   @Option(name: .shortAndLong, help: "The folder to write.") var output: String
   @Flag(help: "Replace an existing output.") var force = false
-  @Flag(help: "Say what would come out and write nothing.") var dryRun = false
+  @Flag(help: "Print what would be written, and write nothing.") var dryRun = false
   @OptionGroup var common: CommonOptions
 
   func run() throws {
@@ -78,7 +78,7 @@ extension FactoringReport {
         "\(oneLine(module.path)) [\(module.outputs), \(module.inputs)]: rank \(module.rank)\(old), change \(Summary.scientific(module.norm)), "
           + "energy kept \(decimal(module.energy, 6)), error \(Summary.scientific(module.error))")
     }
-    for (one, what) in whole.map({ ($0, "whole") }) + left.map({ ($0, "left behind") }) where common.verbose {
+    for (one, what) in whole.map({ ($0, "whole") }) + left.map({ ($0, "left out") }) where common.verbose {
       try StandardOutput.print(
         "\(oneLine(one.name)): \(what)" + (one.change == nil ? "" : ", differs \(Self.distance(one.change))"))
     }
@@ -97,7 +97,7 @@ extension FactoringReport {
       let numbers = whole.reduce(0) { $0 + $1.count }
       rows.append(("whole", "\(whole.count) parameters, \(numbers) numbers: \(Summary.list(whole.map(\.name)))"))
     }
-    if !left.isEmpty { rows.append(("left behind", "\(left.count) parameters: \(Summary.list(left.map(\.name)))")) }
+    if !left.isEmpty { rows.append(("left out", "\(left.count) parameters: \(Summary.list(left.map(\.name)))")) }
     rows.append(("peak memory", byteText(ResourceUse.now.peakBytes)))
     try Summary.printRows(rows)
   }

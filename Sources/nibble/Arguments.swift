@@ -3,7 +3,7 @@ import NibbleCore
 /// What is done to the words of the command line before they are parsed.
 enum Arguments {
   /// The words of this run, as they were parsed.
-  private nonisolated(unsafe) static var words: [String] = []
+  nonisolated(unsafe) static var words: [String] = []
 
   /// Which of these flags the command line or its `--config` gives.
   static func given(_ flags: [String]) -> [String] {

@@ -4,7 +4,7 @@ import NibbleCore
 
 /// Flags that say how several adapters are combined.
 struct CombinationOptions: ParsableArguments {
-  @Option(help: "The rank svd keeps (default: the largest of the adapters').")
+  @Option(help: "Rank that svd keeps (default: the adapters' largest).")
   var svdRank: Int?
 
   @Option(help: "The share of numbers that ties, magnitude_prune, dare_linear and dare_ties keep.")

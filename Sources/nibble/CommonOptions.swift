@@ -7,17 +7,17 @@ struct CommonOptions: ParsableArguments {
   @Flag(name: .long, help: "Print one JSON document on standard output.")
   var json = false
 
-  @Flag(name: .shortAndLong, help: "Print neither progress nor warnings.")
+  @Flag(name: .shortAndLong, help: "Print no progress and no warnings.")
   var quiet = false
 
-  @Flag(name: .shortAndLong, help: "Print what is done with each tensor.")
+  @Flag(name: .shortAndLong, help: "Print more: each tensor, peak memory, content identity.")
   var verbose = false
 
-  @Option(name: [.customShort("j", allowingJoined: true), .long], help: "Threads to work with (default: every core).")
+  @Option(name: [.customShort("j", allowingJoined: true), .long], help: "Number of threads (default: all cores).")
   var threads: Int?
 
   /// Taken out of the words before they are parsed; here for `--help`.
-  @Option(help: ArgumentHelp("Flags as lines 'flag: value' of a YAML file; flags that are given win.", valueName: "file.yaml"))
+  @Option(help: ArgumentHelp("Read options from a YAML file of 'option: value' lines; options on the command line override it.", valueName: "file.yaml"))
   var config: String?
 
   func validate() throws {
@@ -31,7 +31,7 @@ struct CommonOptions: ParsableArguments {
     return { bar.update($0, $1) }
   }
 
-  /// Says which of these flags are given and count for nothing.
+  /// Warns of those of these flags that are given and have no effect.
   func warnIgnored(_ flags: [String], _ reason: String) {
     let given = Arguments.given(flags)
     if !given.isEmpty { warn([Warning(.unused, "\(given.joined(separator: ", ")): ignored, \(reason)")]) }
@@ -46,7 +46,7 @@ struct CommonOptions: ParsableArguments {
 
 /// Flags of every verb that writes.
 struct WriteOptions: ParsableArguments {
-  @Option(name: .shortAndLong, help: "Where to write.")
+  @Option(name: .shortAndLong, help: "The file or folder to write.")
   var output: String?
 
   @Flag(help: "Replace an existing output.")
@@ -54,42 +54,42 @@ struct WriteOptions: ParsableArguments {
 
   @Flag(
     help:
-      "Keep a journal, so that after a kill the same command goes on where the last one stopped.")
+      "Keep a journal, so that the same command continues after an interruption.")
   var resume = false
 
-  @Flag(help: "Say what would be written and write nothing.")
+  @Flag(help: "Print what would be written, and write nothing.")
   var dryRun = false
 
-  @Option(help: ArgumentHelp("Stay below this much memory.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("Use at most this much memory, such as 300MB.", valueName: "bytes"))
   var maxMemory: String?
 
-  @Option(help: ArgumentHelp("Size at which safetensors are split into shards.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("Largest size of a safetensors shard.", valueName: "bytes"))
   var maxShardSize = "5GB"
 
   func validate() throws {
     if output == nil, !dryRun { throw ValidationError("Missing expected argument '--output <output>'") }
     if output == "" { throw ValidationError("--output is empty") }
     if let maxMemory, parseBytes(maxMemory) == nil {
-      throw ValidationError("--max-memory '\(maxMemory)' is no size such as 300MB")
+      throw ValidationError("--max-memory '\(maxMemory)' is not a size such as 300MB")
     }
     guard let size = parseBytes(maxShardSize), size > 0 else {
-      throw ValidationError("--max-shard-size '\(maxShardSize)' is no size such as 5GB")
+      throw ValidationError("--max-shard-size '\(maxShardSize)' is not a size such as 5GB")
     }
   }
 
   func spec(_ format: OutputFormat?, habit: OutputFormat) throws -> OutputSpec {
-    // A plan without an output is one for a name that nothing can stand at.
+    // A plan needs no output: the empty path is never taken.
     var spec = try OutputSpec(path: output ?? "", format: format, habit: habit)
     spec.force = force
     spec.maximumShard = parseBytes(maxShardSize) ?? spec.maximumShard
     return spec
   }
 
-  /// Runs `job`, or tells what it would do.
+  /// Runs `job`, or prints its plan.
   ///
   /// - Parameters:
-  ///   - planned: what else a plan says
-  ///   - extra: what else the summary says, asked when the job is done
+  ///   - planned: further lines of a plan
+  ///   - extra: further lines of the summary, made when the job is done
   func run(
     _ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false, planned: Summary.Extra = .init(),
     extra: (StreamReport) -> Summary.Extra = { _ in Summary.Extra() }
@@ -100,9 +100,9 @@ struct WriteOptions: ParsableArguments {
     job.allowsNonfinite = allowNonfinite
     job.resumes = resume
     if dryRun {
-      if output != nil { try job.check() }
-      common.warn(job.warnings)
-      return try Summary.printPlan(job, json: common.json, verb: verb, extra: planned)
+      if output != nil { try job.check(isPlan: true) }
+      common.warn(job.warnings + (output == nil ? [] : job.obstacles))
+      return try Summary.printPlan(job, json: common.json, verb: verb, verbose: common.verbose, extra: planned)
     }
     let report = try job.run(progress: common.progress(verb))
     Progress.clear()

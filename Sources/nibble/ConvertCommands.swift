@@ -5,13 +5,13 @@ import NibbleQuant
 
 struct DequantizeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "dequantize", abstract: "Turn packed tensors back into plain ones, as a Hugging Face folder.")
+    commandName: "dequantize", abstract: "Unpack tensors into a Hugging Face folder.")
 
   @Argument(help: "The checkpoint.") var input: String
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
+  @Flag(help: "Allow NaN and infinite values, which otherwise stop with exit code 6.")
   var allowNonfinite = false
 
   @Option(help: "Type of every float tensor: bf16, fp16, fp32 (default: the type each tensor had).")
@@ -37,7 +37,7 @@ extension DType {
 
 struct ConvertCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "convert", abstract: "Move a checkpoint into another container, every code and weight as it is.")
+    commandName: "convert", abstract: "Convert between containers without changing a code or a value.")
 
   @Argument(help: "The checkpoint.") var input: String
   @OptionGroup var write: WriteOptions
@@ -64,7 +64,7 @@ struct ConvertCommand: ParsableCommand {
 struct PlanCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "plan",
-    abstract: "Say what a verb would write and take: bytes, bits per weight, peak memory.",
+    abstract: "Print what a verb would write and need: bytes, bits per weight, peak memory.",
     usage: "nibble plan [quantize|dequantize|convert|merge|finetune] <arguments of that verb>")
 
   @Argument(parsing: .captureForPassthrough, help: "The verb (default: quantize) and its arguments.")
@@ -72,18 +72,9 @@ struct PlanCommand: ParsableCommand {
 
   func run() throws {
     if words.isEmpty || words.contains("--help") || words.contains("-h") { throw CleanExit.helpRequest(self) }
-    let verbs: [String: any ParsableCommand.Type] = [
-      "quantize": QuantizeCommand.self, "dequantize": DequantizeCommand.self, "convert": ConvertCommand.self,
-      "merge": MergeCommand.self, "fuse": MergeCommand.self, "export-lora": MergeCommand.self, "unmerge": UnmergeCommand.self,
-      "finetune": FinetuneCommand.self,
-    ]
-    var rest = words
-    let verb = verbs[rest[0]].map { verb in
-      rest.removeFirst()
-      return verb
-    }
-    if !rest.contains("--dry-run") { rest.append("--dry-run") }
-    var command = try (verb ?? QuantizeCommand.self).parseAsRoot(rest)
+    let verbs: Set = ["quantize", "dequantize", "convert", "merge", "fuse", "export-lora", "unmerge", "finetune"]
+    let rest = words.contains("--dry-run") ? words : words + ["--dry-run"]
+    var command = try Nibble.parse(verbs.contains(words[0]) ? rest : ["quantize"] + rest)
     try command.run()
   }
 }

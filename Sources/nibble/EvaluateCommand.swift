@@ -7,39 +7,40 @@ import NibbleTraining
 struct EvaluateCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "evaluate",
-    abstract: "Judge a model on data: perplexity, the loss of answers, classes told apart.",
+    abstract: "Measure a model on data: perplexity, loss of answers, accuracy of classes.",
     discussion: """
-      lm and classification take rows as finetune does and judge what is learned from them: the mean loss of the answers' tokens, or \
-      accuracy, F1, precision, recall and Matthews' correlation of the classes. perplexity:
-      Data: a text file (lines '<|endoftext|>' divide it into documents) or JSON Lines with a 'text' a row. Tokens are scored \
-      once, in windows of --context tokens that begin with the tokenizer's own first mark; --stride below the context lets \
-      windows overlap. A single text is scored whole; of several each one's first window, and what was left out is said: \
-      --windows whole scores all of it. The standard error takes tokens as independent.
+      lm and classification read rows as finetune does. lm reports the mean loss of the answers' tokens; classification reports \
+      accuracy, F1, precision, recall and Matthews' correlation.
+
+      perplexity reads a text file, which '<|endoftext|>' lines divide into documents, or JSON Lines with a "text" key. Each token is \
+      scored once, in windows of --context tokens that begin with the tokenizer's first special token; with --stride below the context, \
+      windows overlap. A single text is scored whole. Of several texts only the first window is scored, and the summary counts the \
+      rest; --windows whole scores everything. The standard error treats tokens as independent.
       """)
 
   enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification }
 
   @OptionGroup var model: ModelOptions
-  @Option(help: "What is judged.") var task: Task = .perplexity
-  @Option(help: ArgumentHelp("Texts.", valueName: "FILE")) var data: String
-  @Option(help: "Tokens a window has (default: the model's context, at most 2048).") var context: Int?
-  @Option(help: "New tokens a window adds (default: as many as fit).") var stride: Int?
-  @Option(help: "What of a document is scored: its first window, or the whole.") var windows: Perplexity.Windows?
-  @Option(help: ArgumentHelp("Another model with the same tokens: KL divergence and top-1 agreement.", valueName: "MODEL"))
+  @Option(help: "The task: perplexity, lm or classification.") var task: Task = .perplexity
+  @Option(help: ArgumentHelp("Texts or rows.", valueName: "FILE")) var data: String
+  @Option(help: "Tokens per window (default: the model's context, at most 2048).") var context: Int?
+  @Option(help: "New tokens per window (default: as many as fit).") var stride: Int?
+  @Option(help: "What is scored of each document: its first window, or the whole.") var windows: Perplexity.Windows?
+  @Option(help: ArgumentHelp("Compare with another model with the same tokenizer: KL divergence, top-1 agreement.", valueName: "MODEL"))
   var compareTo: String?
-  @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
-  @Option(help: "Tokens of a row at most (lm, classification).") var maxLength: Int?
-  @Flag(help: "Judge questions too (lm).") var trainOnPrompt = false
+  @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
+  @Option(help: "Largest number of tokens per row (lm, classification).") var maxLength: Int?
+  @Flag(help: "Score the prompts too (lm).") var trainOnPrompt = false
   @Option(help: "How messages are written out (lm): llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
   @Flag(help: "Take a template though the tokenizer breaks its marks into pieces (lm).") var breakMarks = false
-  @Option(help: ArgumentHelp("Write what is said of each row, one JSON object a line (classification).", valueName: "FILE"))
+  @Option(help: ArgumentHelp("Write the prediction for each row as JSON Lines (classification).", valueName: "FILE"))
   var predictions: String?
   @OptionGroup var common: CommonOptions
 
   func run() throws {
     let started = monotonicSeconds()
     if let predictions {
-      guard task == .classification else { throw NibbleError.usage("--predictions are of classes: --task classification") }
+      guard task == .classification else { throw NibbleError.usage("--predictions needs --task classification") }
       guard PathKind(predictions) == .nothing else { throw NibbleError.usage("\(predictions) exists") }
     }
     if task != .perplexity {

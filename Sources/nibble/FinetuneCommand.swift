@@ -18,7 +18,7 @@ struct FinetuneCommand: ParsableCommand {
       only the answer is learned.
       """)
 
-  @Option(help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
+  @Option(name: [.long, .customShort("m")], help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
   @Option(help: "Rows to train on: a folder with train.jsonl, or a file.") var data: String
   @Option(help: "Rows to validate on (default: the folder's valid.jsonl).") var valid: String?
   @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String?
@@ -64,7 +64,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Of sgd.") var momentum = 0.0
   @Option(help: "Decay of weights.") var weightDecay = 0.0
   @Option(help: "Longer gradients are shortened to this; 0 for never.") var maxGradNorm = 1.0
-  @Option(help: "Of chance: order of rows, first factors.") var seed = 0
+  @Option(help: "Seed for the order of rows and the initial factors.") var seed = 0
   @Flag(help: "Rows in the order of the file.") var noShuffle = false
   @Flag(help: "Micro-batches of rows of like length.") var groupByLength = false
   @Flag(help: "Learn questions too.") var trainOnPrompt = false

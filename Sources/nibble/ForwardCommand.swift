@@ -7,16 +7,16 @@ import NibbleQuant
 struct ForwardCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "forward",
-    abstract: "Run a model once over given ids and write its logits, to compare with another program.",
+    abstract: "Run a model once on given ids and write its logits, for comparison with other programs.",
     discussion: """
-      Tensors read: input_ids [batch, length]; if there, attention_mask, token_type_ids, labels (-100 is left out; of \
-      language models they align with input_ids and are shifted here). Tensors written: logits, and loss if labels were \
-      given; of models without a head last_hidden_state and mean_pooled.
+      Tensors read: input_ids [batch, length]; optionally attention_mask, token_type_ids and labels (-100 is ignored; for language \
+      models, labels align with input_ids and are shifted here). Tensors written: logits, and loss if there are labels; for models \
+      without an output head, last_hidden_state and mean_pooled.
       """)
 
   @OptionGroup var model: ModelOptions
-  @Option(help: ArgumentHelp("Ids to run over.", valueName: "IN.safetensors")) var ids: String
-  @Option(name: .shortAndLong, help: ArgumentHelp("Where to write.", valueName: "OUT.safetensors")) var output: String
+  @Option(help: ArgumentHelp("The input tensors.", valueName: "IN.safetensors")) var ids: String
+  @Option(name: .shortAndLong, help: ArgumentHelp("The file to write.", valueName: "OUT.safetensors")) var output: String
   @Flag(help: "Replace an existing output.") var force = false
   @OptionGroup var common: CommonOptions
 

@@ -15,11 +15,11 @@ struct GenerateCommand: ParsableCommand {
       adapters. --interactive reads prompts from standard input; /adapter NAME switches, /adapter none goes back to the base. \
       The model's generation_config.json says which tokens end a text, and its penalties, suppressed tokens, bad words and least \
       lengths apply, as in transformers; --repetition-penalty and --no-repeat-ngram-size come before it. Whether tokens are drawn \
-      or searched for by beams, flags alone say.
+      or searched for by beams is set by options only.
       """)
 
   @OptionGroup var model: ModelOptions
-  @Option(help: "The text to continue.") var prompt: String?
+  @Option(name: [.long, .customShort("p")], help: "The text to continue.") var prompt: String?
   @Option(help: ArgumentHelp("Rows of prompts.", valueName: "FILE.jsonl")) var prompts: String?
   @Flag(help: "Read prompts from standard input.") var interactive = false
   @Option(help: ArgumentHelp("Adapters in use: NAME[:WEIGHT],… or none.", valueName: "NAMES")) var use: [String] = []

@@ -8,15 +8,15 @@ import NibbleQuant
 struct MergeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "merge",
-    abstract: "Fold trained adapters into a base and say how much of them was kept.",
+    abstract: "Merge adapters into a base and report how much of their change survives.",
     discussion: """
-      The output is of the base's own kind and types unless --format or --dtype say otherwise. For each tensor the share of the \
-      adapter's change that survives rounding is measured; packed tensors that would keep less than half stop the merge with \
-      exit code 6.
+      The output has the base's format and types unless --format or --dtype changes them. For each tensor, the share of the \
+      adapter's change that survives rounding is measured; a packed tensor that would keep less than half stops the merge with \
+      exit code 6, unless --when-lost rescues it.
       """,
     aliases: ["fuse", "export-lora"])
 
-  @Option(help: "The checkpoint to merge into.") var base: String
+  @Option(name: [.long, .customShort("m")], help: "The checkpoint to merge into.") var base: String
   @OptionGroup var adapters: WeightedAdapters
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
@@ -27,12 +27,12 @@ struct MergeCommand: ParsableCommand {
   @Option(help: "Type of every float tensor of plain safetensors: bf16, fp16, fp32 (default: the type each tensor had).")
   var dtype: String?
 
-  @Option(help: "How weights of a plain base are packed, where the output is: nf4 (default), fp4, int8.")
+  @Option(help: "Codec for the weights of a plain base, if the output is packed: \(Codecs.packing.map(\.name).joined(separator: ", ")) (default: nf4).")
   var codec: String?
 
   @OptionGroup var packing: PackingOptions
 
-  @Option(help: "Stop with exit code 6 if a tensor keeps less of its change (default: 0.5 for packed tensors).")
+  @Option(help: "Stop with exit code 6 if a tensor keeps less than this share of its change (default: 0.5 for packed tensors).")
   var minSurvival: Double?
 
   @Option(
@@ -45,36 +45,36 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "What becomes of packed tensors that would keep less: fail, promote (to int8), 16bit, shape (experimental), which chooses codes so that the change survives, or keep, which writes a folder with the base and the adapter."
+      "How to rescue packed tensors that would keep less: fail, promote (to int8), 16bit, shape (experimental: chooses codes so that the change survives), or keep (writes a folder with the base and the adapters)."
     ))
   var whenLost: WhenLost = .fail
 
   @Option(
     help: ArgumentHelp(
-      "The adapter was trained on the 4-bit form of this base, so it is merged onto those values; original: onto the base's own all the same.",
+      "Merge onto the values of this base's 4-bit form, which the adapter was trained on; original: onto the base's own values.",
       valueName: "nf4[:block=N][:no-double-quant][:mse|:mse-signed]|original"))
   var trainedOn: String?
 
   @Option(
     help: ArgumentHelp(
-      "Write a patch there that leads from the output back to the base, byte for byte ('unmerge --undo').",
+      "Also write a patch that restores the base byte for byte ('unmerge --undo').",
       valueName: "FILE"))
   var undo: String?
 
-  @Flag(help: "Merge adapters that say they were trained on another base.")
+  @Flag(help: "Merge adapters although they record another base.")
   var anyBase = false
 
-  @Flag(inversion: .prefixedNo, help: "Compare the output with the base and its adapters on random inputs.")
+  @Flag(inversion: .prefixedNo, help: "Compare the output with base and adapters on random inputs.")
   var check = true
 
-  @Flag(help: "Run a short prompt through the base with its adapters and through the output, and compare what they say.")
+  @Flag(help: "Run a short prompt through the base with its adapters and through the output, and compare.")
   var checkModel = false
 
-  @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
+  @Flag(help: "Allow NaN and infinite values, which otherwise stop with exit code 6.")
   var allowNonfinite = false
 
   func run() throws {
-    if let minSurvival, !minSurvival.isFinite { throw NibbleError.usage("--min-survival \(minSurvival) is no share") }
+    if let minSurvival, !minSurvival.isFinite { throw NibbleError.usage("--min-survival \(minSurvival) is not a finite number") }
     let source = try Checkpoint.open(base)
     var write = write
     // A bundle is a folder, which may be named like one.
@@ -90,7 +90,7 @@ struct MergeCommand: ParsableCommand {
       var extra = job.check.map { Summary.comparison($0.result) } ?? Summary.Extra()
       if let found = running?.result { extra.add(found) }
       let values = match.trainedOn.map { "the values of its 4-bit form, \($0)" } ?? "its values as they are"
-      extra.rows.insert(("base", "\(base): \(values); identity \(report.sourceIdentity)"), at: 0)
+      extra.rows.insert(("base", "\(base): \(values)" + (common.verbose ? "; identity \(report.sourceIdentity)" : "")), at: 0)
       extra.members.append(("trained_on", JSON(match.trainedOn)))
       return extra
     }
@@ -125,7 +125,7 @@ struct MergeCommand: ParsableCommand {
 }
 
 extension WriteOptions {
-  /// Writes a bundle and tells what is in it.
+  /// Writes a bundle and prints its summary.
   fileprivate func run(
     _ bundle: KeptBundle, check: MergeCheck?, _ common: CommonOptions, _ allowNonfinite: Bool,
     _ prepare: (inout StreamJob) -> Void, _ extra: (StreamReport) -> Summary.Extra
@@ -175,7 +175,7 @@ struct WeightedAdapters: ParsableArguments {
 struct UnmergeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "unmerge",
-    abstract: "Take merged adapters out again: of a float model as far as rounding lets them, with a patch bit for bit.")
+    abstract: "Take merged adapters out of a model: up to rounding, or bit for bit with a patch.")
 
   @Option(help: "The merged checkpoint.") var merged: String
   @OptionGroup var adapters: WeightedAdapters
@@ -186,7 +186,7 @@ struct UnmergeCommand: ParsableCommand {
   func run() throws {
     if let undo {
       guard adapters.texts.isEmpty else {
-        throw NibbleError.usage("--undo gives back what was there before; it takes no --adapter")
+        throw NibbleError.usage("--undo restores what was there before; it takes no --adapter")
       }
       guard let output = write.output else { throw NibbleError.usage("Missing expected argument '--output <output>'") }
       let source = try Checkpoint.open(merged)
@@ -194,7 +194,7 @@ struct UnmergeCommand: ParsableCommand {
         let spec = try write.spec(nil, habit: source.packed.isEmpty ? .safetensors : .bnb)
         return try write.run(try StreamJob.undo(source, try PatchFile(undo), to: spec), common, verb: "unmerge")
       }
-      common.warnIgnored(["--resume", "--max-memory", "--max-shard-size"], "a block file is turned back as 'swap' does it")
+      common.warnIgnored(["--resume", "--max-memory", "--max-shard-size"], "a block file is restored in place of writing a new one")
       var job = try SwapJob(merged, try PatchFile(undo), output: output, fromFirst: true)
       job.force = write.force
       return try PatchSummary.run(job, verb: "unmerge", dryRun: write.dryRun, common)
@@ -203,7 +203,6 @@ struct UnmergeCommand: ParsableCommand {
     let job = try StreamJob.unmerge(source, try adapters.open(), to: try write.spec(nil, habit: .safetensors))
     try write.run(job, common, verb: "unmerge") { report in
       Summary.Extra(
-        rows: [("the original", "likely within \(Summary.percent(report.originalDistance)) of the weights that were changed")],
         members: [("original_distance", JSON(report.originalDistance))])
     }
   }

@@ -7,21 +7,21 @@ import NibbleModels
 
 /// Flags of every verb that computes with a model.
 struct ModelOptions: ParsableArguments {
-  @Option(help: "The model: a folder, an .nbl file, a bitsandbytes folder.")
+  @Option(name: [.long, .customShort("m")], help: "The model: a folder, an .nbl file, a bitsandbytes folder.")
   var base: String
 
   @Option(
-    help: ArgumentHelp("An adapter folder, by name and weight if wanted; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
+    help: ArgumentHelp("Attach an adapter, with a name and a weight if given; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
   var adapter: [String] = []
 
   @Option(
-    help: ArgumentHelp("Applied to the block file in memory: the base is the other one of the patch.", valueName: "TASK.patch"))
+    help: ArgumentHelp("Apply a patch to the block file in memory: the model is the other side of the patch.", valueName: "TASK.patch"))
   var patch: String?
 
-  @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.")
+  @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.")
   var computeDtype: Compute = .f32
 
-  @Flag(help: "Run a block file without checking its checksums first.")
+  @Flag(help: "Skip the checksums of a block file.")
   var noVerify = false
 
   func open(_ common: CommonOptions) throws -> Model {
@@ -40,7 +40,9 @@ struct ModelOptions: ParsableArguments {
   var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }
 }
 
-extension Compute: ExpressibleByArgument {}
+extension Compute: ExpressibleByArgument {
+  public init?(argument: String) { self.init(rawValue: DType.shortName(argument)) }
+}
 
 /// `[NAME=]DIR[:WEIGHT]`.
 struct AdapterFlag {
@@ -64,7 +66,7 @@ struct AdapterFlag {
       if PathKind(rest) == .nothing, let colon = rest.lastIndex(of: ":") {
         let number = String(rest[rest.index(after: colon)...])
         guard let value = Float(number), value.isFinite else {
-          throw NibbleError.usage("--adapter \(quoted(text)): \(quoted(number)) is no weight")
+          throw NibbleError.usage("--adapter \(quoted(text)): \(quoted(number)) is not a weight")
         }
         weight = value
         rest = String(rest[..<colon])
@@ -99,7 +101,7 @@ struct OpenModel {
   func use(_ texts: [String]) throws -> [ActiveAdapter] {
     if texts.isEmpty {
       guard flags.count <= 1 else {
-        throw NibbleError.usage("which of the adapters \(set.names.joined(separator: ", ")) is to be used? --use NAME says it")
+        throw NibbleError.usage("several adapters are attached (\(set.names.joined(separator: ", "))); choose with --use NAME")
       }
       return try all()
     }

@@ -5,7 +5,7 @@ import NibbleFormats
 struct PatchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "patch",
-    abstract: "Write what leads from one block file to another, and back: the bytes that differ.",
+    abstract: "Write the bytes in which two block files differ.",
     discussion: "Two merges on one base differ in few bytes; 'nibble swap' turns either into the other.")
 
   @Option(help: ArgumentHelp("A block file.", valueName: "A.nbl")) var from: String
@@ -19,7 +19,8 @@ struct PatchCommand: ParsableCommand {
     job.force = place.force
     job.threads = common.workers
     if place.dryRun {
-      try job.check()
+      try job.check(isPlan: true)
+      common.warn(job.obstacle.map { [$0] } ?? [])
       return try PatchSummary.print(
         [("would write", output), ("from", from), ("to", to)],
         ["verb": "patch", "output": JSON(output), "from": JSON(from), "to": JSON(to), "dry_run": true], common)
@@ -34,7 +35,7 @@ struct PatchCommand: ParsableCommand {
 struct SwapCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "swap",
-    abstract: "Turn one of the two block files a patch was made of into the other.",
+    abstract: "Turn one of a patch's two block files into the other.",
     discussion: """
       Without --output the file itself is replaced by renaming. Processes that have the file open or mapped keep seeing the old \
       contents. Applying the patch twice restores the original, byte for byte.
@@ -54,9 +55,9 @@ struct SwapCommand: ParsableCommand {
 
 /// Where a patch or a swapped file goes.
 struct PatchOutput: ParsableArguments {
-  @Option(name: .shortAndLong, help: "Where to write.") var output: String?
+  @Option(name: .shortAndLong, help: "The file to write.") var output: String?
   @Flag(help: "Replace an existing output.") var force = false
-  @Flag(help: "Say what would be written and write nothing.") var dryRun = false
+  @Flag(help: "Print what would be written, and write nothing.") var dryRun = false
 
   func validate() throws { if output == "" { throw ValidationError("--output is empty") } }
 
@@ -66,14 +67,15 @@ struct PatchOutput: ParsableArguments {
   }
 }
 
-/// What patches and swaps say of themselves.
+/// The summaries of patches and swaps.
 enum PatchSummary {
   static func run(_ given: SwapJob, verb: String, dryRun: Bool, _ common: CommonOptions) throws {
     var job = given
     job.threads = common.workers
     let (identity, bytes) = job.result
     if dryRun {
-      try job.check()
+      try job.check(isPlan: true)
+      common.warn(job.obstacle.map { [$0] } ?? [])
       return try print(
         [("would write", "\(job.output), \(byteText(bytes))"), ("identity", identity.description)],
         [
@@ -112,6 +114,11 @@ enum PatchSummary {
   }
 
   static func print(_ report: PatchReport, _ path: String, verb: String, _ common: CommonOptions) throws {
+    let result = result(report, path, verb: verb, common)
+    try print(result.rows, result.document, common)
+  }
+
+  static func result(_ report: PatchReport, _ path: String, verb: String, _ common: CommonOptions) -> Paths.Result {
     func side(_ side: PatchReport.Side) -> String { "\(side.identity), \(byteText(side.bytes))" }
     var rows: [(String, String)] = [
       (["patch": "output", "verify": "verified"][verb] ?? "patch", path), ("from", side(report.first)),
@@ -145,7 +152,7 @@ enum PatchSummary {
       "warnings": JSON(warnings(report)), "seconds": JSON(report.seconds), "peak_memory": JSON(ResourceUse.now.peakBytes),
     ]
     if verb == "verify" { text = text.setting("ok", to: true) }
-    try print(rows, text, common)
+    return Paths.Result(document: text, rows: rows)
   }
 
   static func print(_ rows: [(String, String)], _ document: JSON, _ common: CommonOptions) throws {

@@ -8,17 +8,16 @@ struct QuantizeCommand: ParsableCommand {
     commandName: "quantize",
     abstract: "Pack a checkpoint to 4 bits.",
     discussion: """
-      Without rules, the linear layers of known architectures are packed as transformers packs them with \
-      bitsandbytes; of unknown ones every 2-D weight that is no embedding and no output head by its name. --tensor and \
-      --keep are looked at in the order given, the first that is found in a tensor's name decides. \
-      '@FILE' reads one a line.
+      Without rules, the linear layers of known architectures are packed, as transformers packs them with bitsandbytes. For unknown \
+      architectures, every 2-D weight is packed unless its name marks it as an embedding or an output head. --tensor and --keep are \
+      tried in the order given; the first whose pattern is found in a tensor's name decides. '@FILE' reads one rule per line.
       """)
 
   @Argument(help: "The checkpoint.") var model: String
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "How weights are coded: nf4, fp4, keep, bf16, fp16, fp32.")
+  @Option(help: "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")).")
   var codec = "nf4"
 
   @OptionGroup var packing: PackingOptions
@@ -26,12 +25,12 @@ struct QuantizeCommand: ParsableCommand {
 
   @Option(
     name: .customLong("tensor"),
-    help: ArgumentHelp("Code tensors whose name matches.", valueName: "REGEX=CODEC[:block=N]"),
+    help: ArgumentHelp("Pack the tensors whose name matches with this codec.", valueName: "REGEX=CODEC[:block=N]"),
     transform: { RuleText(.rule, $0) })
   var tensorRules: [RuleText] = []
 
   @Option(
-    name: .customLong("keep"), help: ArgumentHelp("Keep tensors whose name matches.", valueName: "REGEX"),
+    name: .customLong("keep"), help: ArgumentHelp("Keep the tensors whose name matches in their type.", valueName: "REGEX"),
     transform: { RuleText(.keep, $0) })
   var keepRules: [RuleText] = []
 
@@ -40,10 +39,10 @@ struct QuantizeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Compress the block file: none, zstd or zstd:LEVEL. It must be unpacked to be used in place.", valueName: "method"))
+      "Compress the block file: none, zstd or zstd:LEVEL. A compressed file cannot be used in place.", valueName: "method"))
   var compress = "none"
 
-  @Flag(help: "Go on with NaN or infinite values instead of stopping with exit code 6.")
+  @Flag(help: "Allow NaN and infinite values, which otherwise stop with exit code 6.")
   var allowNonfinite = false
 
   @Option(help: "Stop with exit code 6 if a packed tensor's relative error is above this.")
@@ -54,7 +53,7 @@ struct QuantizeCommand: ParsableCommand {
     guard let choice = CodecChoice(codec) else {
       throw NibbleError.usage("--codec \(quoted(codec)) is not one of \(CodecChoice.names.map(\.name).joined(separator: ", "))")
     }
-    if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is no error") }
+    if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
     options.codec = choice
     try packing.apply(to: &options)
     options.rules = try RuleText.rules(tensorRules + keepRules)
@@ -94,15 +93,15 @@ struct PackingOptions: ParsableArguments {
   @Option(help: "Weights that share a scale: 32, 64, … 4096.")
   var blockSize = 64
 
-  @Flag(inversion: .prefixedNo, help: "Code the scales to 8 bits too.")
+  @Flag(inversion: .prefixedNo, help: "Quantize the scales to 8 bits too.")
   var doubleQuant = true
 
-  @Option(help: "Corner cases as bitsandbytes has them: nearest, cuda, cpu.")
+  @Option(help: "Rounding of corner cases: nearest, or as bitsandbytes on cuda or cpu.")
   var bnbRules: EncodingRules = .nearest
 
   @Option(
     help: ArgumentHelp(
-      "How scales are chosen: absmax, mse for the least squared error, mse-signed for that among scales of either sign (default: absmax; merging into a packed base, what that has). calibrated (quantize) chooses the codes too, from a text that the model reads."
+      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). calibrated (quantize) chooses the codes as well, from a text that the model reads."
     ))
   var encoder: EncoderFlag?
 
@@ -171,7 +170,7 @@ struct RuleText: Sendable {
   private func lines() throws -> [String] {
     guard text.hasPrefix("@") else { return [text] }
     let path = String(text.dropFirst())
-    guard !path.isEmpty else { throw NibbleError.usage("'@' without the name of a file of rules") }
+    guard !path.isEmpty else { throw NibbleError.usage("'@' without the name of a file") }
     let file = try InputFile(path)
     guard file.size <= 1 << 20 else { throw NibbleError.usage("\(path: path): a rule file of \(file.size) bytes") }
     guard var content = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {

@@ -16,7 +16,7 @@ enum Summary {
       rows.append(
         (
           "model check",
-          "outputs for \(found.tokens) tokens \(scientific(found.difference)) off, the same choice at \(percent(found.agreement)) of the positions"
+          "outputs for \(found.tokens) tokens differ by \(scientific(found.difference)); the likeliest token is the same at \(percent(found.agreement)) of the positions"
         ))
       members += [("model_difference", JSON(found.difference)), ("model_agreement", JSON(found.agreement))]
     }
@@ -28,7 +28,7 @@ enum Summary {
     let row =
       result.count == 0
       ? "nothing to compare\(skipped)"
-      : "\(result.count) matrices on random inputs, at most \(scientific(result.difference)) off in \(oneLine(result.name))\(skipped)"
+      : "\(result.count) matrices on random inputs: at most \(scientific(result.difference)) off, in \(oneLine(result.name))\(skipped)"
     return Extra(
       rows: [("check", row)],
       members: [
@@ -45,122 +45,13 @@ enum Summary {
       let document = extra.members.reduce(document(report, job, use, verb)) { $0.setting($1.key, to: $1.value) }
       return try StandardOutput.print(document)
     }
-    if verbose { try printTensors(report) }
-    var rows: [(String, String)] = [
-      ("output", job.output.path),
-      ("bytes", "\(byteText(report.bytesIn)) in, \(byteText(report.bytesOut)) out"),
-      ("tensors", "\(report.packed.count) packed, \(report.keptCount) plain (\(byteText(report.keptBytes)))"),
-    ]
-    if let bits = report.bitsPerWeight {
-      let packed = report.packedBitsPerWeight.map { "\(decimal($0, 3)) packed, " } ?? ""
-      rows.append(("bits per weight", "\(packed)\(decimal(bits, 3)) whole output"))
-    }
-    for (index, part) in (report.compressed?.parts ?? []).enumerated() {
-      rows.append(
-        (
-          index == 0 ? "compressed" : "",
-          "\(part.name) \(byteText(part.bytes.plain)) → \(byteText(part.bytes.stored)), "
-            + "\(decimal(100 * abs(part.bytes.saved), 1)) % \(part.bytes.saved < 0 ? "more" : "less")"
-        ))
-    }
-    if let mean = report.meanError, let worst = report.worst {
-      rows.append(
-        ("relative error", "mean \(decimal(mean, 4)), worst \(decimal(worst.relativeError ?? 0, 4)) in \(oneLine(worst.name))"))
-    }
-    rows += changes(report, verbose: verbose) + extra.rows
-    if let undo = report.undo, let path = job.changing.undo { rows.append(("undo", "\(path), \(byteText(undo.bytes))")) }
-    if job.source.family == nil || verbose { rows += decisions(job) }
-    if report.zeroBlocks > 0 { rows.append(("blocks of zeros", "\(report.zeroBlocks)")) }
-    if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }
-    for cast in report.cast.prefix(verbose ? Int.max : 3) {
-      rows.append(
-        (
-          "cast",
-          "\(oneLine(cast.name)) \(cast.from.rawValue) → \(cast.to.rawValue), relative error \(scientific(cast.relativeError))"
-        ))
-    }
-    if report.cast.count > 3, !verbose { rows.append(("", "and \(report.cast.count - 3) more tensors (-v lists them)")) }
-    if !report.notCarried.isEmpty {
-      rows.append(("not in the output", list(report.notCarried)))
-    }
-    if report.resumed.tensors > 0 {
-      rows.append(
-        ("resumed", "\(report.resumed.tensors) tensors (\(byteText(report.resumed.bytes))) were there from an earlier run"))
-    }
-    let rate = Double(report.bytesIn) / max(report.seconds, 1e-9) / 1e9
-    rows += [
-      (
-        "time",
-        "\(decimal(report.seconds, 2)) s, \(decimal(rate, 2)) GB/s, \(decimal(use.userSeconds + use.systemSeconds, 2)) s of CPU"
-      ),
-      ("peak memory", byteText(use.peakBytes)),
-      ("identity", report.identity.description),
-    ]
-    try printRows(rows)
-  }
-
-  /// What became of an adapter.
-  private static func changes(_ report: StreamReport, verbose: Bool) -> [(String, String)] {
-    var rows: [(String, String)] = []
-    let all = report.change
-    if let worst = report.worstChanged {
-      rows += [
-        ("changed", "\(report.changed.count) tensors, by \(percent(all.relativeDelta)) of their weight"),
-        (
-          "survival",
-          "\(decimal(all.survival, 4)) of the change, worst \(decimal(worst.sums.survival, 4)) in \(oneLine(worst.name))"
-        ),
-        (
-          "added noise",
-          "\(percent(all.relativeNoise)) of the weight"
-            + (all.innerNoise.map { "; where the adapters read, \(percent($0)) of the change" } ?? "")
-        ),
-      ]
-    }
-    let shaped = report.changed.filter(\.isShaped).count
-    if shaped > 0 { rows.append(("shaped", "\(shaped) tensors, so that the change survives (experimental)")) }
-    if !report.replaced.isEmpty { rows.append(("replaced", list(report.replaced))) }
-    for tensor in report.changed where verbose {
-      rows.append(
-        (
-          "",
-          "\(oneLine(tensor.name)): survival \(decimal(tensor.sums.survival, 4)), change \(percent(tensor.sums.relativeDelta)), noise "
-            + percent(tensor.sums.relativeNoise)
-            + (tensor.sums.innerNoise.map { ", \(percent($0)) of the change where the adapter reads" } ?? "")
-        ))
-    }
-    return rows
+    try printText(report, job, use, verb: verb, verbose: verbose, extra)
   }
 
   static func percent(_ share: Double) -> String { "\(decimal(100 * share, share < 0.001 ? 4 : 2)) %" }
 
-  /// What was packed and kept, and why; layers of one kind together.
-  private static func decisions(_ job: StreamJob) -> [(String, String)] {
-    var groups: [(label: String, reason: String, names: [String])] = []
-    for decision in job.decisions {
-      let label = decision.choice == .keep ? "kept" : decision.choice.name
-      let name = layersTogether(decision.tensor.name.text)
-      if let at = groups.firstIndex(where: { $0.label == label && $0.reason == decision.reason.rawValue }) {
-        groups[at].names.append(name)
-      } else {
-        groups.append((label, decision.reason.rawValue, [name]))
-      }
-    }
-    return groups.map { group in
-      var counts: [(name: String, count: Int)] = []
-      for name in group.names {
-        if let at = counts.firstIndex(where: { $0.name == name }) { counts[at].count += 1 } else { counts.append((name, 1)) }
-      }
-      let names = counts.map { $0.count > 1 ? "\($0.name) ×\($0.count)" : $0.name }
-      return (group.label, "\(group.names.count), \(group.reason): \(list(names, limit: 24))")
-    }
-  }
-
-  /// "layers.*.mlp.up_proj.weight": numbers between dots are one.
-  private static func layersTogether(_ name: String) -> String {
-    name.split(separator: ".", omittingEmptySubsequences: false)
-      .map { !$0.isEmpty && $0.utf8.allSatisfy { (0x30...0x39).contains($0) } ? "*" : $0 }.joined(separator: ".")
-  }
+  /// A share of something to a tenth of a percent: what survives of a change.
+  static func share(_ share: Double) -> String { "\(decimal(100 * share, 1)) %" }
 
   static func printRows(_ rows: [(String, String)]) throws {
     let width = rows.map(\.0.count).max() ?? 0
@@ -176,14 +67,6 @@ enum Summary {
 
   static func scientific(_ value: Double) -> String {
     value == 0 ? "0" : value >= 0.001 ? decimal(value, 4) : "\(Float(value))"
-  }
-
-  private static func printTensors(_ report: StreamReport) throws {
-    for tensor in report.packed {
-      let error = tensor.relativeError.map { ", relative error \(decimal($0, 4))" } ?? ""
-      let zeros = tensor.zeroBlocks > 0 ? ", \(tensor.zeroBlocks) blocks of zeros" : ""
-      try StandardOutput.print("\(oneLine(tensor.name)): \(tensor.encoding.summary), \(tensor.weights) weights\(error)\(zeros)")
-    }
   }
 
   private static func document(_ report: StreamReport, _ job: StreamJob, _ use: ResourceUse, _ verb: String) -> JSON {
@@ -255,7 +138,7 @@ enum Summary {
     ]
   }
 
-  static func printPlan(_ job: StreamJob, json: Bool, verb: String, extra: Extra = Extra()) throws {
+  static func printPlan(_ job: StreamJob, json: Bool, verb: String, verbose: Bool, extra: Extra = Extra()) throws {
     let plan = job.prediction()
     let packed = job.items.filter { $0.target.encoding.isPacked }
     let weights = job.items.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
@@ -282,12 +165,12 @@ enum Summary {
       ]
       return try StandardOutput.print(extra.members.reduce(document) { $0.setting($1.key, to: $1.value) })
     }
-    for item in job.items {
-      let from = coding(item.source.encoding, item.source.dtype)
-      let to = coding(item.target.encoding, item.target.dtype)
-      try StandardOutput.print(
-        "\(oneLine(item.source.name.text)) \(item.source.shape): " + (from == to ? "kept, \(from)" : "\(from) → \(to)"))
+    let entries = job.items.map { item in
+      let from = coding(item.source.encoding, item.source.dtype), to = coding(item.target.encoding, item.target.dtype)
+      return Listing.Entry(
+        name: item.source.name.text, text: "\(item.source.shape): " + (from == to ? "kept, \(from)" : "\(from) → \(to)"))
     }
+    try Listing.print(entries, whole: verbose)
     try printRows([
       (
         "bytes",

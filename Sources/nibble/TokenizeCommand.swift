@@ -6,7 +6,7 @@ import NibbleTokenizers
 struct TokenizeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "tokenize",
-    abstract: "Turn text into a model's tokens, or tokens into text.",
+    abstract: "Turn text into token ids, or token ids into text.",
     discussion: """
       PATH is a model folder, a block file with a tokenizer inside, or one file: tokenizer.json, tokenizer.model \
       (SentencePiece or tiktoken ranks), vocab.json beside merges.txt, vocab.txt.
@@ -22,19 +22,19 @@ struct TokenizeCommand: ParsableCommand {
   @Argument(help: "The text; with --decode, ids separated by spaces or commas.")
   var text: [String] = []
 
-  @Option(help: ArgumentHelp("A second text that belongs to the first.", valueName: "text"))
+  @Option(help: ArgumentHelp("A second text, encoded as a pair with the first.", valueName: "text"))
   var pair: String?
 
-  @Option(help: ArgumentHelp("JSON Lines to go through instead of TEXT.", valueName: "rows.jsonl"))
+  @Option(help: ArgumentHelp("Read JSON Lines instead of TEXT.", valueName: "rows.jsonl"))
   var file: String?
 
-  @Flag(help: "Ids to text.")
+  @Flag(help: "Turn ids into text.")
   var decode = false
 
-  @Flag(name: .customLong("no-special"), help: "Put no special tokens around the text, and leave them out of decoded text.")
+  @Flag(name: .customLong("no-special"), help: "Add no special tokens, and drop them from decoded text.")
   var noSpecial = false
 
-  @Flag(help: "Take spellings of special tokens in the text for text.")
+  @Flag(help: "Treat special tokens spelled out in the text as plain text.")
   var specialAsText = false
 
   @OptionGroup var common: CommonOptions

@@ -20,7 +20,7 @@ struct TrainingRows {
   let encoder: RowEncoder
   /// Of a classifier.
   let classes: Classes?
-  /// Things about the tokenizer worth telling.
+  /// Warnings about the tokenizer.
   let warnings: [Warning]
 
   init(
@@ -90,7 +90,7 @@ extension TrainingRows.Data {
   var tokens: Int { rows.reduce(0) { $0 + $1.ids.count } }
   var learned: Int { rows.reduce(0) { $0 + $1.learned } }
 
-  /// What is worth telling.
+  /// Warnings about the rows.
   var warnings: [Warning] {
     var warnings: [Warning] = []
     if cut > 0 {

@@ -21,12 +21,17 @@ public struct Program {
     return (own as NSString).deletingLastPathComponent + "/nibble"
   }()
 
+  /// Runs a command line through `/bin/sh`, where `nibble` is the program.
+  public static func shell(_ command: String, folder: String) throws -> Result {
+    try run(["-c", "nibble() { \"$NIBBLE_PROGRAM\" \"$@\"; }\n" + command], program: "/bin/sh", environment: ["NIBBLE_PROGRAM": path], folder: folder)
+  }
+
   public static func run(
-    _ arguments: [String], environment: [String: String] = [:], standardInput: Pipe? = nil,
+    _ arguments: [String], program: String = path, environment: [String: String] = [:], standardInput: Pipe? = nil,
     standardOutput: FileHandle? = nil, folder: String? = nil, whileRunning: (Process) -> Void = { _ in }
   ) throws -> Result {
     let process = Process()
-    process.executableURL = URL(fileURLWithPath: path)
+    process.executableURL = URL(fileURLWithPath: program)
     process.arguments = arguments
     process.environment = ProcessInfo.processInfo.environment.merging(environment) { $1 }
     if let folder { process.currentDirectoryURL = URL(fileURLWithPath: folder) }

@@ -1,3 +1,4 @@
+import Glibc
 import NibbleCore
 import NibbleFormats
 import NibbleQuant
@@ -18,8 +19,14 @@ public struct AdapterInspection: Sendable {
     public let scale: Double
     /// ‖scale · B · A‖; of DoRA without the scaling of rows.
     public let norm: Double
-    /// What rounding to 4 bits would make of it, where a base was given.
-    public var rounding: ChangeSums?
+    /// What packing the sum of weight and change to 4 bits makes of the change: what a merge into a plain base that writes packed
+    /// tensors does. nil without a plain base.
+    public var packedAnew: ChangeSums?
+    /// What rounding the change into codes that are there makes of it: what a merge into the packed base does. nil without a base,
+    /// and where the base keeps the weight in 16 bits.
+    public var intoCodes: ChangeSums?
+    /// Either, where a base was given.
+    public var rounding: ChangeSums? { packedAnew ?? intoCodes }
     /// Whether it changes nothing.
     public var isDead: Bool { norm == 0 && rounding?.isDead ?? true }
   }
@@ -57,14 +64,26 @@ public struct AdapterInspection: Sendable {
     replaced =
       file.replacements.map { ($0.name, $0.tensor.shape) }
       + file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.shape) }
-    var rounding: [String: ChangeSums] = [:]
+    var rounding: (anew: [String: ChangeSums], codes: [String: ChangeSums]) = ([:], [:])
     if let base {
       warnings += try file.targetWarnings(base) + BaseMatch(base, [file], anyBase: true, threads: threads).warnings
-      rounding = try Self.rounding(file, base, threads)
+      if base.packed.isEmpty {
+        rounding.anew = try Self.rounding(file, base, threads)
+        do {
+          let packed = try Self.packed(base, threads)
+          rounding.codes = try Self.rounding(file, packed, threads).filter { Self.isPacked($0.key, packed) }
+        } catch let error as NibbleError where [.quality, .cannotWrite, .usage].contains(error.kind) {
+          warnings.append(.init(.precision, "what codes that are there would keep is not measured: \(error.text)"))
+        }
+      } else {
+        let all = try Self.rounding(file, base, threads)
+        rounding.codes = all.filter { Self.isPacked($0.key, base) }
+        rounding.anew = all.filter { !Self.isPacked($0.key, base) }
+      }
       coverage = Self.coverage(file, base)
     }
-    let names = ModuleNames(rounding.keys.sorted(), of: base)
-    let keys = rounding.keys.sorted()
+    let keys = Set(rounding.anew.keys).union(rounding.codes.keys).sorted()
+    let names = ModuleNames(keys, of: base)
     for module in file.modules {
       for tensor in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(tensor) }
       let part = Merging.Part(file: file, module: module.withoutMagnitude, weight: 1)
@@ -73,11 +92,22 @@ public struct AdapterInspection: Sendable {
         Module(
           path: module.path, inputs: module.inputs, outputs: module.outputs, rank: module.rank,
           effectiveRank: values.effectiveRank, alpha: try file.config.alpha(of: module.path), scale: module.scale,
-          norm: values.norm, rounding: names.index(of: module.path).flatMap { rounding[keys[$0]] }))
+          norm: values.norm, packedAnew: names.index(of: module.path).flatMap { rounding.anew[keys[$0]] },
+          intoCodes: names.index(of: module.path).flatMap { rounding.codes[keys[$0]] }))
     }
   }
 
-  /// What plain rounding to 4 bits would keep, by module: of the base's own codes, or of NF4 made of the sum.
+  /// The base as `quantize` packs it, in a file that has no name any more.
+  private static func packed(_ base: Checkpoint, _ threads: Int) throws -> Checkpoint {
+    let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+    return try base.packedForm(QuantizeOptions(), beside: "\(folder)/nibble-inspect-\(getpid())", threads: threads)
+  }
+
+  private static func isPacked(_ path: String, _ base: Checkpoint) -> Bool {
+    base.packed.contains { $0.name == ByteName(path + ".weight") }
+  }
+
+  /// What a merge makes of the change of each module, by path: rounded into the base's own codes, or of a plain base packed anew.
   private static func rounding(_ file: AdapterFile, _ base: Checkpoint, _ threads: Int) throws -> [String: ChangeSums] {
     var options = MergeOptions([.init(file)])
     options.minimumSurvival = 0

@@ -87,7 +87,7 @@ struct AdapterContents {
 
 extension Merging.Factors {
   /// ‖change − other change‖ / ‖change‖.
-  fileprivate func distance(to other: Merging.Factors) -> Double {
+  func distance(to other: Merging.Factors) -> Double {
     if a == other.a, b == other.b, scale == other.scale { return 0 }
     var minus = other
     minus.scale = -other.scale

@@ -25,10 +25,15 @@ public struct PatchJob: Sendable {
   init(any from: Checkpoint, _ to: Checkpoint, output: String) { (self.from, self.to, self.output) = (from, to, output) }
 
   /// Everything that can be refused before anything is read or written.
-  public func check() throws {
+  ///
+  /// - Parameter isPlan: passes over a file that stands where the output goes; `obstacle` names it
+  public func check(isPlan: Bool = false) throws {
     try StreamJob.checkIsNone(of: from.files + to.files, output)
-    try StagedOutput.checkReplaceable(output, .file, force: force)
+    if !isPlan { try StagedOutput.checkReplaceable(output, .file, force: force) }
   }
+
+  /// What a run would be refused for at the place it writes to.
+  public var obstacle: Warning? { StagedOutput.obstacle(output, .file, force: force) }
 
   /// Compares the two and writes what differs.
   ///

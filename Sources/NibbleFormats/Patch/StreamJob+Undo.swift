@@ -14,7 +14,6 @@ extension StreamJob {
     guard undo != output.path, realPath(undo) != realPath(output.path), realPath(folder) != realPath(output.path) else {
       throw NibbleError.usage("\(path: undo) is the output, or in it; give \(.undo) another place")
     }
-    try StagedOutput.checkReplaceable(undo, .file, force: output.force)
   }
 
   /// Writes what leads from the finished output, by the name it has until it is published, back to the source.

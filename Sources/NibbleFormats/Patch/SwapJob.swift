@@ -50,10 +50,15 @@ public struct SwapJob: Sendable {
   }
 
   /// Everything that can be refused before anything is written.
-  public func check() throws {
+  ///
+  /// - Parameter isPlan: passes over a file that stands where the output goes; `obstacle` names it
+  public func check(isPlan: Bool = false) throws {
     try StreamJob.checkIsNone(of: [patch.file] + (isInPlace ? [] : source.files), output)
-    try StagedOutput.checkReplaceable(output, .file, force: force || isInPlace)
+    if !isPlan { try StagedOutput.checkReplaceable(output, .file, force: force || isInPlace) }
   }
+
+  /// What a run would be refused for at the place it writes to.
+  public var obstacle: Warning? { StagedOutput.obstacle(output, .file, force: force || isInPlace) }
 
   /// Identity and bytes of what will be there.
   public var result: (identity: Digest128, bytes: Int) {

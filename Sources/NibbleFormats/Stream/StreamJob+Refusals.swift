@@ -2,9 +2,11 @@ import NibbleCore
 
 extension StreamJob {
   /// Everything that can be refused before the output is touched.
-  public func check() throws {
+  ///
+  /// - Parameter isPlan: passes over files that stand where the output goes; `obstacles` names them
+  public func check(isPlan: Bool = false) throws {
     try checkIsNoInput(output.path)
-    try StagedOutput.checkReplaceable(output.path.withoutTrailingSlashes, shape, force: output.force)
+    if !isPlan { for (path, shape) in places { try StagedOutput.checkReplaceable(path, shape, force: output.force) } }
     if encoder.searches, rules != .nearest {
       throw NibbleError.usage("\(.encoder, encoder.rawValue) chooses its own scales; it goes with \(.bnbRules, "nearest") only")
     }
@@ -14,6 +16,13 @@ extension StreamJob {
       throw NibbleError.usage(
         "\(.maxMemory, byteText(limit)) is below the \(byteText(prediction(threads: 1).peakMemory)) this takes with one thread")
     }
+  }
+
+  /// What a run would be refused for at the places it writes to.
+  public var obstacles: [Warning] { places.compactMap { StagedOutput.obstacle($0.path, $0.shape, force: output.force) } }
+
+  private var places: [(path: String, shape: StagedOutput.Shape)] {
+    [(output.path.withoutTrailingSlashes, shape)] + (changing.undo.map { [($0, .file)] } ?? [])
   }
 
   /// Throws if writing `output` would replace something that is read.

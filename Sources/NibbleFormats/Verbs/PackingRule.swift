@@ -21,8 +21,9 @@ public enum CodecChoice: Hashable, Sendable {
       + [("keep", .keep), ("bf16", .cast(.bf16)), ("fp16", .cast(.f16)), ("fp32", .cast(.f32))]
   }
 
-  /// Reads a name of the command line.
+  /// Reads a name of the command line; `float16`, `bfloat16` and `float32` too.
   public init?(_ name: String) {
+    let name = DType.shortName(name)
     guard let known = Self.names.first(where: { $0.name == name }) else { return nil }
     self = known.choice
   }
