@@ -10,6 +10,7 @@ let package = Package(
     .library(name: "NibbleAdapters", targets: ["NibbleAdapters", "NibbleFormats", "NibbleCore"]),
     .library(name: "NibbleModels", targets: ["NibbleModels", "NibbleCompute", "NibbleCore"]),
     .library(name: "NibbleTokenizers", targets: ["NibbleTokenizers", "NibbleCore"]),
+    .library(name: "NibbleTemplates", targets: ["NibbleTemplates", "NibbleCore"]),
     .library(name: "NibbleTraining", targets: ["NibbleTraining", "NibbleModels", "NibbleCore"]),
     .library(name: "NibbleEvaluation", targets: ["NibbleEvaluation", "NibbleModels", "NibbleCore"]),
   ],
@@ -34,6 +35,7 @@ let package = Package(
     .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
     .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant"]),
     .target(name: "NibbleTokenizers", dependencies: ["NibbleCore", "CNibbleSentencePiece", "CUTF8Proc"]),
+    .target(name: "NibbleTemplates", dependencies: ["NibbleCore"]),
     .target(name: "NibbleAdapters", dependencies: ["NibbleCore", "NibbleCompute", "NibbleFormats"]),
     .target(
       name: "NibbleModels", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters"]),
@@ -41,14 +43,14 @@ let package = Package(
       name: "NibbleTraining",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleModels",
-        "NibbleEvaluation",
+        "NibbleEvaluation", "NibbleTemplates",
       ]),
     .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
     .executableTarget(
       name: "nibble",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleTokenizers", "NibbleAdapters", "NibbleModels",
-        "NibbleEvaluation", "NibbleTraining",
+        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(
@@ -71,6 +73,7 @@ let package = Package(
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
+    .testTarget(name: "NibbleTemplatesTests", dependencies: ["NibbleTemplates", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "TestSupport"], exclude: ["faults.c"]),
   ]
@@ -81,6 +84,6 @@ if Context.environment["NIBBLE_FUZZ"] != nil {
   package.targets.append(
     .executableTarget(
       name: "FuzzTargets",
-      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTraining"],
+      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleTraining"],
       path: "tools/FuzzTargets", exclude: ["seeds.py"]))
 }
