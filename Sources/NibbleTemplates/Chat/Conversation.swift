@@ -58,6 +58,21 @@ public struct Conversation: Sendable, Equatable {
   /// A message of `role`.
   public static func message(_ role: String, _ content: String) -> JSON { ["role": JSON(role), "content": JSON(content)] }
 
+  /// Leaves out the oldest turns, one after another, until the conversation fits. A turn is a user's message and what follows up to the
+  /// next one; messages before the first turn stay, and so does the last turn.
+  ///
+  /// - Returns: how many messages were left out
+  public mutating func dropOldestTurns(until fits: (Conversation) throws -> Bool) rethrows -> Int {
+    var dropped = 0
+    while try !fits(self) {
+      let turns = messages.indices.filter { messages[$0]["role"]?.string == "user" }
+      guard turns.count > 1 else { return dropped }
+      messages.removeSubrange(turns[0]..<turns[1])
+      dropped += turns[1] - turns[0]
+    }
+    return dropped
+  }
+
   /// The messages as transformers gives them to a template: what a model thought is there under each name templates read.
   var preparedMessages: [JSON] {
     messages.map { message in

@@ -31,7 +31,8 @@ struct FormatSpec {
       }
       return value
     }
-    if isAlign(peek(1)) {
+    let hasFill = isAlign(peek(1))
+    if hasFill {
       (fill, align) = (scalars[0], scalars[1])
       at = 2
     } else if isAlign(peek()) {
@@ -49,7 +50,7 @@ struct FormatSpec {
     }
     if peek() == "0" {
       isZeroFilled = align == nil
-      if align == nil { fill = "0" }
+      if !hasFill { fill = "0" }
       at += 1
     }
     width = try number() ?? 0

@@ -3,21 +3,28 @@ struct PercentFormat {
   private let format: [Unicode.Scalar]
   private let values: [Value]
   private let mapping: Dict?
-  private let isTuple: Bool
+  /// What Python takes for a mapping need not be used up: lists and ranges too.
+  private let isMapping: Bool
   private let renderer: Renderer
 
   init(_ format: Text, _ value: Value, _ renderer: Renderer) {
     self.format = format.scalars
     self.renderer = renderer
-    if case .tuple(let list) = value { (values, isTuple) = (list.items, true) } else { (values, isTuple) = ([value], false) }
+    if case .tuple(let list) = value { values = list.items } else { values = [value] }
     if case .dict(let dict) = value { mapping = dict } else { mapping = nil }
+    isMapping =
+      switch value {
+      case .dict, .list: true
+      case .object(let object): object is NumberRange
+      default: false
+      }
   }
 
   private static func fail(_ message: String) -> TemplateError { TemplateError(.type, message) }
   private static let incomplete = TemplateError(.value, "incomplete format")
 
   func text() throws -> Text {
-    var out: [Unicode.Scalar] = [], at = 0, used = 0, isMapped = false
+    var out: [Unicode.Scalar] = [], at = 0, used = 0
     func take() throws -> Value {
       guard used < values.count else { throw Self.fail("not enough arguments for format string") }
       defer { used += 1 }
@@ -60,7 +67,7 @@ struct PercentFormat {
         let key = Text(format[start..<at])
         at += 1
         guard let value = mapping[key] else { throw TemplateError(.lookup, key.repr.string) }
-        (named, isMapped) = (value, true)
+        named = value
       }
       flags: while true {
         switch try peek() {
@@ -92,7 +99,7 @@ struct PercentFormat {
       out += try formatted(named ?? take(), kind, spec).scalars
       guard out.count <= Limits.text else { throw TemplateError(.limit, "a text of more than \(Limits.text) characters") }
     }
-    if used < values.count, !isMapped, mapping == nil || isTuple { throw Self.fail("not all arguments converted during string formatting") }
+    if used < values.count, !isMapping { throw Self.fail("not all arguments converted during string formatting") }
     try renderer.budget.spendText(out.count)
     return Text(out)
   }

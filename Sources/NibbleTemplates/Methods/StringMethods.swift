@@ -2,7 +2,12 @@
 enum StringMethods {
   static let all: [Text: Method] = caseMethods.merging(questions) { a, _ in a }
     .merging(StringMethods.searches) { a, _ in a }.merging(StringMethods.cuts) { a, _ in a }
-    .merging(StringMethods.fields) { a, _ in a }
+    .merging(StringMethods.fields) { a, _ in a }.merging(refused) { a, _ in a }
+
+  private static let refused = table(
+    ["encode", "translate", "maketrans"].map { name in
+      (Text(name), { _, _, _ in throw TemplateError(.type, "'\(name)' of a string is not supported") })
+    })
 
   /// A method without arguments.
   static func plain(_ name: String, _ body: @escaping @Sendable (Text) -> Value) -> (Text, Method) {
