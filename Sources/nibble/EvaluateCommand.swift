@@ -30,7 +30,9 @@ struct EvaluateCommand: ParsableCommand {
   @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
   @Option(help: "Tokens of a row at most (lm, classification).") var maxLength: Int?
   @Flag(help: "Judge questions too (lm).") var trainOnPrompt = false
-  @Option(help: "How messages are written out (lm): llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Option(help: ArgumentHelp("How messages are written out (lm) (default: by the model's own template): llama-3, chatml, mistral, zephyr, or a file.", valueName: "NAME|FILE"))
+  var template: TemplateChoice?
+  @Option(help: "Which answers of a conversation count (lm): all, last.") var trainOnTurns: LearnedTurns = .all
   @Flag(help: "Take a template though the tokenizer breaks its marks into pieces (lm).") var breakMarks = false
   @Option(help: ArgumentHelp("Write what is said of each row, one JSON object a line (classification).", valueName: "FILE"))
   var predictions: String?
@@ -46,7 +48,7 @@ struct EvaluateCommand: ParsableCommand {
       common.warnIgnored(["--context", "--stride", "--windows", "--compare-to"], "--task is \(task.rawValue)")
       return try judgeRows(started)
     }
-    common.warnIgnored(["--max-length", "--train-on-prompt", "--template", "--break-marks"], "--task is perplexity")
+    common.warnIgnored(["--max-length", "--train-on-prompt", "--template", "--train-on-turns", "--break-marks"], "--task is perplexity")
     let documents = try Documents(data)
     let open = try OpenModel(model, common)
     let other = try compareTo.map {
@@ -84,7 +86,7 @@ struct EvaluateCommand: ParsableCommand {
     }
     let rows = try TrainingRows(
       open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
-      breaksMarks: breakMarks)
+      breaksMarks: breakMarks, learnedTurns: trainOnTurns)
     let read = try rows.read(data)
     common.warn(rows.warnings + read.warnings)
     let found = try RowScores(

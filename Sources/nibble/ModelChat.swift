@@ -11,11 +11,15 @@ struct ModelChat {
   /// - Parameter path: where the tokenizer is, if it is not the model's own
   /// - Returns: nil for a model without a template
   init?(_ model: Model, _ tokens: ModelTokenizer, path: String?) throws {
-    let place = path ?? model.path
-    let isFolder = PathKind(place) == .folder
-    let files = try path != nil || isFolder ? Chat.files(at: place) : model.checkpoint.contents(ofSmallFiles: ChatTemplates.fileNames)
-    guard let templates = try ChatTemplates(files: files, place: place) else { return nil }
+    guard let templates = try ChatTemplates(files: Self.files(of: model, path: path), place: path ?? model.path) else { return nil }
     (self.templates, tokenizer) = (templates, tokens.tokenizer)
+  }
+
+  /// The files that say how conversations with a model are written out.
+  static func files(of model: Model, path: String?) throws -> [String: [UInt8]] {
+    let place = path ?? model.path
+    if path != nil || PathKind(place) == .folder { return try Chat.files(at: place) }
+    return try model.checkpoint.contents(ofSmallFiles: ChatTemplates.fileNames)
   }
 
   /// Ids of the conversation with the answer begun.
