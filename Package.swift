@@ -69,7 +69,7 @@ let package = Package(
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleTrainingTests",
-      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleEvaluation", "TestSupport"]),
+      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleTemplates", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),

@@ -51,11 +51,13 @@ enum TextFilters {
     },
     "truncate": { value, arguments, renderer in
       let given = try arguments.bound("truncate", ["length", "killwords", "end", "leeway"])
-      let text = try value.onlyText("the value to truncate"), end = try given[2]?.onlyText("end") ?? "..."
+      let end = try given[2]?.onlyText("end") ?? "..."
       let length = try given[0]?.wholeNumber("length") ?? 255
       let leeway = try given[3].flatMap { $0.isNone ? nil : try $0.wholeNumber("leeway") } ?? 5
       guard length >= end.count, leeway >= 0 else { throw TemplateError(.value, "expected length >= \(end.count), got \(length)") }
-      if text.count <= length.addingReportingOverflow(leeway).partialValue || length > text.count { return value }
+      let count = try value.length()
+      if length >= count || count - length <= leeway { return value }
+      let text = try value.onlyText("the value to truncate")
       let kept = text[0..<length - end.count]
       if given[1]?.isTrue == true { return .text(kept + end) }
       return .text((kept.splitFromRight(" ", limit: 1).first ?? kept) + end)

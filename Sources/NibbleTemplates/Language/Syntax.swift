@@ -28,11 +28,18 @@ final class Expression {
   let line: Int
   /// Levels from here to the deepest leaf.
   let height: Int
+  /// Whether no variable and no call is in it.
+  let isConstant: Bool
 
   /// - Throws: a limit, for trees that are too deep to walk
   init(_ kind: Kind, line: Int) throws {
     (self.kind, self.line) = (kind, line)
-    height = try Self.height(above: Self.children(of: kind), line: line)
+    let children = Self.children(of: kind)
+    height = try Self.height(above: children, line: line)
+    switch kind {
+    case .name, .call: isConstant = false
+    default: isConstant = children.allSatisfy(\.isConstant)
+    }
   }
 
   static func height(above children: [Expression], line: Int) throws -> Int {

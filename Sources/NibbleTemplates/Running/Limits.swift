@@ -11,7 +11,7 @@ enum Limits {
   /// Expressions and statements in evaluation at a time: macros that call themselves.
   static let callDepth = 3000
   /// Expressions evaluated and elements visited.
-  static let steps = 20_000_000
+  static let steps = 10_000_000
   /// Characters of one text.
   static let text = 16 << 20
   /// Characters of all texts together, the intermediate ones too.

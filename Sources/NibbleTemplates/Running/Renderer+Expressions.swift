@@ -11,9 +11,7 @@ extension Renderer {
     case .list(let items): return try .list(of: items.map { try evaluate($0, frame) })
     case .tuple(let items): return try .tuple(of: items.map { try evaluate($0, frame) })
     case .dict(let pairs): return .dict(try Dict(pairs.map { (try evaluate($0.key, frame), try evaluate($0.value, frame)) }))
-    case .slice(let owner, let start, let stop, let step):
-      func bound(_ expression: Expression?) throws -> Value { try expression.map { try evaluate($0, frame) } ?? .none }
-      return try evaluate(owner, frame).sliced(Slice(bound(start), bound(stop), bound(step)), budget)
+    case .slice(let owner, let start, let stop, let step): return try slice(owner, start, stop, step, frame)
     case .call: return try evaluateCall(expression, frame, caller: nil)
     case .filter(let input, _, _):
       return try apply(expression, to: input.map { try evaluate($0, frame) } ?? .none, frame)
@@ -35,6 +33,15 @@ extension Renderer {
       if try evaluate(test, frame).isTrue { return try evaluate(then, frame) }
       return try otherwise.map { try evaluate($0, frame) }
         ?? .undefined(Undefined("the inline if-expression evaluated to false and no else section was defined."))
+    }
+  }
+
+  private func slice(_ owner: Expression, _ start: Expression?, _ stop: Expression?, _ step: Expression?, _ frame: Frame) throws -> Value {
+    func bound(_ expression: Expression?) throws -> Value { try expression.map { try evaluate($0, frame) } ?? .none }
+    let value = try evaluate(owner, frame)
+    do { return try value.sliced(Slice(bound(start), bound(stop), bound(step)), budget) } catch let error as TemplateError {
+      guard error.kind == .type, foldsSlices else { throw error }
+      return .undefined(Undefined(error.message))
     }
   }
 

@@ -37,9 +37,18 @@ extension Renderer {
         try budget.spend()
         let inner = Frame(parent: frame)
         try assign(item, to: loop.target, inner)
-        if try evaluate(test, inner).isTrue { return item }
+        // What a test lets through are the loop's variables, so elements that were unpacked come as tuples.
+        if try evaluate(test, inner).isTrue { return try packed(loop.target, inner) ?? item }
       }
       return nil
+    }
+  }
+
+  private func packed(_ target: Target, _ frame: Frame) throws -> Value? {
+    switch target {
+    case .name(let name): frame.value(name)
+    case .tuple(let targets): try .tuple(of: targets.map { try packed($0, frame) ?? .none })
+    case .attribute: nil
     }
   }
 }

@@ -17,7 +17,12 @@ extension Renderer {
   private func run(_ statement: Statement, _ frame: Frame) throws -> Flow {
     switch statement.kind {
     case .data(let text): try write(text)
-    case .print(let values): for value in values { try write(evaluate(value, frame).str(budget)) }
+    case .print(let values):
+      for value in values {
+        foldsSlices = value.isConstant
+        defer { foldsSlices = false }
+        try write(evaluate(value, frame).str(budget))
+      }
     case .conditional(let branches, let otherwise): return try runConditional(branches, otherwise, frame)
     case .loop(let loop): return try run(loop, over: evaluate(loop.source, frame), frame, depth: 0)
     case .set(let target, let value): try assign(evaluate(value, frame), to: target, frame)

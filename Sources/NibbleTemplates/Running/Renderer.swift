@@ -6,6 +6,9 @@ final class Renderer {
   private var waiting: [[Unicode.Scalar]] = []
   /// Parts of the output that `{% generation %}` marked, in characters.
   private(set) var generated: [Range<Int>] = []
+  /// Whether what is printed is constant. Jinja folds it before it renders, and there a slice is a subscript like any other: of what
+  /// has none it is undefined, and no error.
+  var foldsSlices = false
   /// Seconds since 1970, for `strftime_now`.
   let now: Int
   private var frames: [Frame] = []

@@ -58,7 +58,8 @@ struct WrittenConversation {
   }
 
   /// For each token whether it belongs to one of `answers`, as transformers decides it: from the first token with bytes of the
-  /// answer's first character to the first token with bytes of its last.
+  /// answer's first character to the first token with bytes of its last. An answer without text has the token around its place, if one
+  /// goes over it.
   func mask(_ spans: [Range<Int>], _ answers: [Range<Int>]) -> [Bool] {
     var mask = [Bool](repeating: false, count: spans.count)
     let bytes = Array(text.utf8)
@@ -71,11 +72,11 @@ struct WrittenConversation {
       }
       return low < spans.count ? low : nil
     }
-    for answer in answers where !answer.isEmpty {
+    for answer in answers where answer.upperBound > 0 {
       var last = answer.upperBound - 1
-      while last > answer.lowerBound, bytes[last] & 0xC0 == 0x80 { last -= 1 }
-      guard let first = token(at: answer.lowerBound), let end = token(at: last) else { continue }
-      for index in first...max(first, end) { mask[index] = true }
+      while last > 0, bytes[last] & 0xC0 == 0x80 { last -= 1 }
+      guard let first = token(at: answer.lowerBound), let end = token(at: last), first <= end else { continue }
+      for index in first...end { mask[index] = true }
     }
     return mask
   }
