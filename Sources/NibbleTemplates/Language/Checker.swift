@@ -36,7 +36,7 @@ enum Checker {
     case .with(let values, let body):
       for (_, value) in values { try check(value, isGuarded) }
       try check(body, isGuarded: false)
-    case .block(_, let body): try check(body, isGuarded: false)
+    case .block(let body, _): try check(body, isGuarded: false)
     }
   }
 

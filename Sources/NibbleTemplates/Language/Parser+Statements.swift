@@ -92,7 +92,7 @@ extension Parser {
 
   private mutating func blockTag() throws -> Statement.Kind {
     let name = try expect(.name, "a block's name").text
-    _ = skip(name: "scoped")
+    let isScoped = skip(name: "scoped")
     _ = skip(name: "required")
     guard blocks.insert(name).inserted else { throw fail("block '\(name.string)' defined twice") }
     let outer = loops
@@ -100,7 +100,7 @@ extension Parser {
     let body = try block(through: "endblock")
     loops = outer
     _ = skip(name: name)
-    return .block(name, body: body)
+    return .block(body: body, isScoped: isScoped)
   }
 
   // MARK: Macros

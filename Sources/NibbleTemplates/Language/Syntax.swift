@@ -122,7 +122,7 @@ struct Statement {
     case call(MacroBody, Expression)
     case filter(Expression, body: [Statement])
     case with([(target: Target, value: Expression)], body: [Statement])
-    case block(Text, body: [Statement])
+    case block(body: [Statement], isScoped: Bool)
     case generation(MacroBody)
     case breakLoop, continueLoop
     /// Tags that need other templates.

@@ -13,7 +13,7 @@ struct FieldFormat {
   }
 
   private func text(_ format: Text, _ counter: inout Int, _ isNumbered: inout Bool?, depth: Int) throws -> Text {
-    guard depth > 0 else { throw Self.fail("max string recursion exceeded") }
+    guard depth >= 0 else { throw Self.fail("max string recursion exceeded") }
     let scalars = format.scalars
     var out: [Unicode.Scalar] = [], at = 0
     while at < scalars.count {

@@ -16,7 +16,7 @@ final class Macro: Object {
   override func attribute(_ name: Text, _ renderer: Renderer) throws -> Value? {
     switch name.string {
     case "name": .text(body.name)
-    case "arguments": try .list(of: body.parameters.map { .text($0) })
+    case "arguments": try .tuple(of: body.parameters.map { .text($0) })
     case "caller": .bool(body.usesCaller)
     case "catch_kwargs": .bool(body.usesNamed)
     case "catch_varargs": .bool(body.usesPositional)

@@ -36,7 +36,8 @@ extension Renderer {
       let inner = Frame(parent: frame)
       for (target, value) in values { try assign(evaluate(value, frame), to: target, inner) }
       return try run(body, inner)
-    case .block(_, let body): return try run(body, Frame(parent: frame))
+    // A block sees the template's variables, and those around it only if it says so.
+    case .block(let body, let isScoped): return try run(body, Frame(parent: isScoped ? frame : root ?? frame))
     case .generation(let macro):
       let text = try Macro(macro, frame, self).call(Arguments(), self).str(budget)
       markGenerated(text)

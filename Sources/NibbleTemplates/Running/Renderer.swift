@@ -11,6 +11,8 @@ final class Renderer {
   var foldsSlices = false
   /// Seconds since 1970, for `strftime_now`.
   let now: Int
+  /// The template's own variables.
+  private(set) var root: Frame?
   private var frames: [Frame] = []
   private var namespaces: [Namespace] = []
 
@@ -23,7 +25,9 @@ final class Renderer {
       for namespace in namespaces { namespace.clear() }
     }
     let globals = Frame(parent: nil, Globals.all(self))
-    _ = try run(body, Frame(parent: Frame(parent: globals, context)))
+    let root = Frame(parent: Frame(parent: globals, context))
+    self.root = root
+    _ = try run(body, root)
     return Text(output)
   }
 
