@@ -18,7 +18,8 @@ struct WordWrap {
         chunks.removeFirst()
       }
       if let next = chunks.first, next.count > width {
-        let room = max(1, width - length)
+        // None may be left: then an empty piece ends the line, and what stands before it keeps its space.
+        let room = width - length
         if breaksWords {
           var end = room
           if breaksHyphens, next.count > room, let hyphen = next[0..<room].findLast("-"), hyphen > 0,

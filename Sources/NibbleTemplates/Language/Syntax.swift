@@ -28,7 +28,7 @@ final class Expression {
   let line: Int
   /// Levels from here to the deepest leaf.
   let height: Int
-  /// Whether no variable and no call is in it.
+  /// Whether nothing in it depends on a rendering: no variable, no call, none of the filters that work with a context.
   let isConstant: Bool
 
   /// - Throws: a limit, for trees that are too deep to walk
@@ -38,6 +38,7 @@ final class Expression {
     height = try Self.height(above: children, line: line)
     switch kind {
     case .name, .call: isConstant = false
+    case .filter(_, let name, _) where ["map", "select", "reject", "selectattr", "rejectattr"].contains(name): isConstant = false
     default: isConstant = children.allSatisfy(\.isConstant)
     }
   }
