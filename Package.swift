@@ -10,6 +10,7 @@ let package = Package(
     .library(name: "NibbleAdapters", targets: ["NibbleAdapters", "NibbleFormats", "NibbleCore"]),
     .library(name: "NibbleModels", targets: ["NibbleModels", "NibbleCompute", "NibbleCore"]),
     .library(name: "NibbleTokenizers", targets: ["NibbleTokenizers", "NibbleCore"]),
+    .library(name: "NibbleTemplates", targets: ["NibbleTemplates", "NibbleCore"]),
     .library(name: "NibbleTraining", targets: ["NibbleTraining", "NibbleModels", "NibbleCore"]),
     .library(name: "NibbleEvaluation", targets: ["NibbleEvaluation", "NibbleModels", "NibbleCore"]),
     .library(name: "NibbleCalibration", targets: ["NibbleCalibration", "NibbleModels", "NibbleCore"]),
@@ -35,6 +36,7 @@ let package = Package(
     .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
     .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant"]),
     .target(name: "NibbleTokenizers", dependencies: ["NibbleCore", "CNibbleSentencePiece", "CUTF8Proc"]),
+    .target(name: "NibbleTemplates", dependencies: ["NibbleCore"]),
     .target(name: "NibbleAdapters", dependencies: ["NibbleCore", "NibbleCompute", "NibbleFormats"]),
     .target(
       name: "NibbleModels", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters"]),
@@ -42,7 +44,7 @@ let package = Package(
       name: "NibbleTraining",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleModels",
-        "NibbleEvaluation",
+        "NibbleEvaluation", "NibbleTemplates",
       ]),
     .target(
       name: "NibbleCalibration",
@@ -52,7 +54,7 @@ let package = Package(
       name: "nibble",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleTokenizers", "NibbleAdapters", "NibbleModels",
-        "NibbleEvaluation", "NibbleTraining", "NibbleCalibration",
+        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates", "NibbleCalibration",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(
@@ -71,7 +73,7 @@ let package = Package(
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleTrainingTests",
-      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleEvaluation", "TestSupport"]),
+      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleTemplates", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(
@@ -81,6 +83,7 @@ let package = Package(
         "TestSupport",
       ]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
+    .testTarget(name: "NibbleTemplatesTests", dependencies: ["NibbleTemplates", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
     .testTarget(name: "CommandTests", dependencies: ["nibble", "NibbleQuant", "TestSupport"], exclude: ["faults.c"]),
   ]
@@ -91,7 +94,7 @@ if Context.environment["NIBBLE_FUZZ"] != nil {
   package.targets.append(
     .executableTarget(
       name: "FuzzTargets",
-      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTraining"],
+      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleTraining"],
       path: "tools/FuzzTargets", exclude: ["seeds.py"]))
 }
 

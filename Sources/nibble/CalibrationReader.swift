@@ -21,7 +21,7 @@ struct CalibrationReader {
   init(_ model: Model, length: Int, tokens: Int) throws {
     (self.model, self.length, self.tokens) = (model, length, tokens)
     rows = try TrainingRows(
-      model, tokenizerPath: nil, maxLength: try model.contextLength, trainsOnPrompt: true, template: try ChatOpening.template(model),
+      model, tokenizerPath: nil, maxLength: try model.contextLength, trainsOnPrompt: true, template: nil,
       breaksMarks: true)
   }
 

@@ -31,7 +31,12 @@ struct EvaluateCommand: ParsableCommand {
   @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
   @Option(help: "Largest number of tokens per row (lm, classification).") var maxLength: Int?
   @Flag(help: "Score the prompts too (lm).") var trainOnPrompt = false
-  @Option(help: "How messages are written out (lm): llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Option(
+    help: ArgumentHelp(
+      "How messages are rendered (lm): llama-3, chatml, mistral, zephyr, or a template file (default: the model's own template).",
+      valueName: "NAME|FILE"))
+  var template: TemplateChoice?
+  @Option(help: "Which answers of a conversation are scored (lm): all, last.") var trainOnTurns: LearnedTurns = .all
   @Flag(help: "Take a template though the tokenizer breaks its marks into pieces (lm).") var breakMarks = false
   @Option(help: ArgumentHelp("Write the prediction for each row as JSON Lines (classification).", valueName: "FILE"))
   var predictions: String?
@@ -47,7 +52,7 @@ struct EvaluateCommand: ParsableCommand {
       common.warnIgnored(["--context", "--stride", "--windows", "--compare-to"], "--task is \(task.rawValue)")
       return try judgeRows(started)
     }
-    common.warnIgnored(["--max-length", "--train-on-prompt", "--template", "--break-marks"], "--task is perplexity")
+    common.warnIgnored(["--max-length", "--train-on-prompt", "--template", "--train-on-turns", "--break-marks"], "--task is perplexity")
     let documents = try Documents(data)
     let open = try OpenModel(model, common)
     let other = try compareTo.map {
@@ -88,7 +93,7 @@ struct EvaluateCommand: ParsableCommand {
     }
     let rows = try TrainingRows(
       open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
-      breaksMarks: breakMarks)
+      breaksMarks: breakMarks, learnedTurns: trainOnTurns)
     let read = try rows.read(data)
     common.warn(rows.warnings + read.warnings)
     let found = try RowScores(

@@ -138,5 +138,4 @@ extension AdapterOptions.Start: ExpressibleByArgument {}
 extension AdapterConfig.Bias: ExpressibleByArgument {}
 extension OptimizerOptions.Kind: ExpressibleByArgument {}
 extension Schedule.Kind: ExpressibleByArgument {}
-extension ChatTemplate: ExpressibleByArgument {}
 extension NewHead.Pooling: ExpressibleByArgument {}

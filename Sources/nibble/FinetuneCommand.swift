@@ -68,7 +68,9 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Rows in the order of the file.") var noShuffle = false
   @Flag(help: "Micro-batches of rows of like length.") var groupByLength = false
   @Flag(help: "Learn questions too.") var trainOnPrompt = false
-  @Option(help: "How messages are written out: llama-3, chatml, mistral, zephyr.") var template: ChatTemplate?
+  @Option(help: ArgumentHelp("How messages are written out (default: by the model's own template): llama-3, chatml, mistral, zephyr, or a file.", valueName: "NAME|FILE"))
+  var template: TemplateChoice?
+  @Option(help: "Which answers of a conversation count: all, last.") var trainOnTurns: LearnedTurns = .all
   @Flag(help: "Take a template though the tokenizer breaks its marks into pieces.") var breakMarks = false
   @Option(help: "Share of the factors' input that is dropped.") var loraDropout = 0.0
   @Option(help: "Steps between validations (default: one at the end).") var evalSteps: Int?
@@ -94,7 +96,7 @@ struct FinetuneCommand: ParsableCommand {
     common.warn(model.checkpoint.warnings)
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
-      breaksMarks: breakMarks)
+      breaksMarks: breakMarks, learnedTurns: trainOnTurns)
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let held = try (valid ?? dataFile("valid.jsonl")).map { try rows.read($0) }
     guard held != nil || evalSteps == nil && earlyStopping == nil && !keepBest else {

@@ -3,6 +3,7 @@ import NibbleCompute
 import NibbleCore
 import NibbleModels
 import NibbleQuant
+import NibbleTemplates
 import NibbleTokenizers
 
 struct GenerateCommand: ParsableCommand {
@@ -13,6 +14,8 @@ struct GenerateCommand: ParsableCommand {
       Adapters share one base: --adapter sst=DIR --adapter e2e=DIR --use e2e. Several at once: --use sst:0.5,e2e:0.5. \
       --prompts FILE.jsonl continues many texts in one pass over the weights: rows {"prompt": …, "use": …}, each with its own \
       adapters. --interactive reads prompts from standard input; /adapter NAME switches, /adapter none goes back to the base. \
+      --chat treats the prompt as a user's message and renders it with the model's chat template; --messages FILE.json continues \
+      a whole conversation. With a template, --interactive holds a conversation, and /reset begins another. \
       The model's generation_config.json says which tokens end a text, and its penalties, suppressed tokens, bad words and least \
       lengths apply, as in transformers; --repetition-penalty and --no-repeat-ngram-size come before it. Whether tokens are drawn \
       or searched for by beams is set by options only.
@@ -22,6 +25,10 @@ struct GenerateCommand: ParsableCommand {
   @Option(name: [.long, .customShort("p")], help: "The text to continue.") var prompt: String?
   @Option(help: ArgumentHelp("Rows of prompts.", valueName: "FILE.jsonl")) var prompts: String?
   @Flag(help: "Read prompts from standard input.") var interactive = false
+  @Flag(help: "Treat prompts as user messages and render them with the model's chat template.") var chat = false
+  @Option(help: ArgumentHelp("The system message of a chat.", valueName: "TEXT")) var system: String?
+  @Option(help: ArgumentHelp("A conversation to continue: messages, or an object with messages and tools.", valueName: "FILE.json"))
+  var messages: String?
   @Option(help: ArgumentHelp("Adapters in use: NAME[:WEIGHT],… or none.", valueName: "NAMES")) var use: [String] = []
   @Option(help: "New tokens at most.") var maxNewTokens = 128
   @Option(parsing: .unconditional, help: "0 takes the best token always.") var temperature = 0.0
@@ -41,9 +48,11 @@ struct GenerateCommand: ParsableCommand {
   @OptionGroup var common: CommonOptions
 
   func validate() throws {
-    guard [prompt != nil, prompts != nil, interactive].filter({ $0 }).count == 1 else {
-      throw ValidationError("one of --prompt, --prompts and --interactive is needed")
+    guard [prompt != nil, prompts != nil, messages != nil, interactive].filter({ $0 }).count == 1 else {
+      throw ValidationError("one of --prompt, --prompts, --messages and --interactive is needed")
     }
+    if system != nil, messages != nil { throw ValidationError("--messages has its own system message; --system is for --chat") }
+    if system != nil, !chat, !interactive { throw ValidationError("--system is for a conversation: --chat or --interactive") }
     if maxNewTokens < 0 || maxNewTokens > 1 << 26 { throw ValidationError("--max-new-tokens \(maxNewTokens) makes no sense") }
     if !(1...1024).contains(numBeams) { throw ValidationError("--num-beams must be from 1 to 1024") }
     if numBeams > 1, temperature != 0 { throw ValidationError("--num-beams looks for the best text; it takes no --temperature") }
@@ -102,19 +111,44 @@ struct GenerateCommand: ParsableCommand {
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
     let config = try GenerationConfig(open.model)
     common.warn(warnings(config))
+    let talks = try chat || messages != nil || interactive ? ModelChat(open.model, tokens, path: tokenizer) : nil
+    if talks == nil, chat || messages != nil || system != nil { throw noTemplate(open.model) }
+    let ends = config.endIDs.union(talks?.answerEnd.map { [$0] } ?? [])
     let writer = TextGenerator(
       generator: Generator(
-        open.model, sampling: sampling(following: config), maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : config.endIDs),
+        open.model, sampling: sampling(following: config), maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : ends),
       tokens: tokens, stops: stop, beams: numBeams > 1 ? BeamSearch(width: numBeams, lengthPenalty: lengthPenalty) : nil)
-    if interactive { return try converse(open, writer) }
-    let isStreaming = prompt != nil && !common.json && numBeams == 1
-    var requests = [(text: prompt ?? "", adapters: try open.use(use))]
-    if let prompts { requests = try rows(prompts, open) }
+    if interactive { return try converse(open, writer, talks) }
+    let isStreaming = prompts == nil && !common.json && numBeams == 1
+    let requests: [(prompt: [Int], adapters: [ActiveAdapter])]
+    if let prompts {
+      requests = try rows(prompts, open, tokens, talks)
+    } else if let messages {
+      let given = try Conversation(SmallText.json(messages), place: messages)
+      requests = [(try talks?.prompt(given) ?? [], try open.use(use))]
+    } else {
+      requests = [(try ids(of: prompt ?? "", tokens, talks), try open.use(use))]
+    }
     let results = try writer.run(requests) { _, text in if isStreaming { try show(text) } }
     try report(results, isStreaming: isStreaming)
     let unknown = results.unknown(tokens.tokenizer)
     if unknown > 0 { common.warn([Warning(.data, "the tokenizer has no text for \(unknown) of the new tokens")]) }
   }
+
+  private func noTemplate(_ model: Model) -> NibbleError {
+    NibbleError.badInput(
+      "\(tokenizer ?? model.path): no chat template, which --chat, --system and --messages need: neither chat_template.jinja nor "
+        + "chat_template in tokenizer_config.json")
+  }
+
+  /// Ids of a prompt: of a text to continue, or of a user's message.
+  private func ids(of text: String, _ tokens: ModelTokenizer, _ talks: ModelChat?) throws -> [Int] {
+    guard let talks else { return try tokens.prompt(text) }
+    return try talks.prompt(Conversation(begun + [Conversation.message("user", text)]))
+  }
+
+  /// What a conversation begins with.
+  private var begun: [JSON] { system.map { [Conversation.message("system", $0)] } ?? [] }
 
   /// Text as it comes.
   private func show(_ text: String) throws {
@@ -122,14 +156,26 @@ struct GenerateCommand: ParsableCommand {
     try StandardOutput.flush()
   }
 
-  private func rows(_ path: String, _ open: OpenModel) throws -> [(text: String, adapters: [ActiveAdapter])] {
-    var rows: [(String, [ActiveAdapter])] = []
+  private func rows(
+    _ path: String, _ open: OpenModel, _ tokens: ModelTokenizer, _ talks: ModelChat?
+  ) throws -> [(prompt: [Int], adapters: [ActiveAdapter])] {
+    var rows: [([Int], [ActiveAdapter])] = []
+    var known = talks
     try JSONLines.forEach(path) { row, place in
-      guard let text = row["prompt"]?.string else { throw NibbleError.badInput("\(path: place): a row without a 'prompt'") }
       do {
+        let prompt: [Int]
+        if row["messages"] != nil {
+          if known == nil { known = try ModelChat(open.model, tokens, path: tokenizer) }
+          guard let talks = known else { throw noTemplate(open.model) }
+          // The row's own keys are none of the template's.
+          prompt = try talks.prompt(Conversation(row.removing("use"), place: "the conversation"))
+        } else {
+          guard let text = row["prompt"]?.string else { throw NibbleError.badInput("a row without a 'prompt' or 'messages'") }
+          prompt = try ids(of: text, tokens, chat ? talks : nil)
+        }
         let names = row["use"].flatMap { $0 == JSON.null ? nil : $0 }
         if let names, names.string == nil { throw NibbleError.badInput("its 'use' is \(quoted(names.text())), expected a text") }
-        rows.append((text, try open.use(names?.string.map { [$0] } ?? use)))
+        rows.append((prompt, try open.use(names?.string.map { [$0] } ?? use)))
       } catch let error as NibbleError { throw NibbleError(error.kind, "\(path: place): \(error.text)") }
     }
     guard !rows.isEmpty else { throw NibbleError.badInput("\(path: path): no prompts in it") }
@@ -145,7 +191,7 @@ struct GenerateCommand: ParsableCommand {
           "reason": JSON(one.reason.rawValue), "adapters": JSON(one.adapters), "score": one.score.map { JSON($0) } ?? .null,
         ]
       }
-      var members = prompt != nil ? texts[0].members ?? [] : [(key: "results", value: JSON.array(texts))]
+      var members = prompts == nil ? texts[0].members ?? [] : [(key: "results", value: JSON.array(texts))]
       members += [
         ("prompt_seconds", JSON(results.timing.promptSeconds)), ("decode_seconds", JSON(results.timing.decodeSeconds)),
         ("peak_memory", JSON(ResourceUse.now.peakBytes)), ("anonymous_memory", JSON(ResourceUse.anonymousBytes)),
@@ -169,7 +215,8 @@ struct GenerateCommand: ParsableCommand {
 
   // MARK: Conversation
 
-  private func converse(_ open: OpenModel, _ writer: TextGenerator) throws {
+  private func converse(_ open: OpenModel, _ writer: TextGenerator, _ talks: ModelChat?) throws {
+    var history = Conversation(begun)
     var adapters = try use.isEmpty && open.set.names.count > 1 ? [] : open.use(use)
     var input = StandardInput()
     while let line = try input.line() {
@@ -186,12 +233,19 @@ struct GenerateCommand: ParsableCommand {
           do { adapters = try open.set.selection(try open.parse(names)) } catch let error as NibbleError {
             write("nibble: error: \(error.line)\n", to: 2)
           }
-        default: write("commands: /adapter NAME[:WEIGHT],… or none; /adapter; /quit\n", to: 2)
+        case ("/reset", _) where talks != nil: history = Conversation(begun)
+        default:
+          write("commands: /adapter NAME[:WEIGHT],… or none; /adapter; \(talks == nil ? "" : "/reset; ")/quit\n", to: 2)
         }
         continue
       }
       do {
-        _ = try writer.run([(line, adapters)]) { _, text in try show(text) }
+        var next = history
+        let prompt = try talks.map { try nextTurn(line, &next, $0, open.model) } ?? writer.tokens.prompt(line)
+        let results = try writer.run([(prompt, adapters)]) { _, text in try show(text) }
+        // A turn that fails leaves nothing behind.
+        history = next
+        history.messages.append(Conversation.message("assistant", results.texts[0].text))
         try show("\n")
       } catch let error as NibbleError where [.usage, .badInput].contains(error.kind) {
         write("nibble: error: \(error.line)\n", to: 2)
@@ -200,7 +254,23 @@ struct GenerateCommand: ParsableCommand {
   }
 }
 
-/// From text to text.
+extension GenerateCommand {
+  /// Ids of the conversation with another message of the user's, its oldest turns left out where it is too long for the context.
+  private func nextTurn(_ line: String, _ next: inout Conversation, _ talks: ModelChat, _ model: Model) throws -> [Int] {
+    next.messages.append(Conversation.message("user", line))
+    let context = try model.contextLength
+    let room = context - min(maxNewTokens, context)
+    let dropped = try next.dropOldestTurns { try talks.prompt($0).count <= room }
+    if dropped > 0 {
+      common.warn([
+        Warning(.data, "the conversation exceeds the context of \(context) tokens; its oldest \(dropped) messages are left out")
+      ])
+    }
+    return try talks.prompt(next)
+  }
+}
+
+/// From prompts to text.
 struct TextGenerator {
   var generator: Generator
   let tokens: ModelTokenizer
@@ -231,9 +301,9 @@ struct TextGenerator {
   ///
   /// - Parameter onText: told each piece of text once it is certain, with its prompt's number
   func run(
-    _ prompts: [(text: String, adapters: [ActiveAdapter])], onText: (Int, String) throws -> Void
+    _ prompts: [(prompt: [Int], adapters: [ActiveAdapter])], onText: (Int, String) throws -> Void
   ) throws -> Results {
-    let requests = try prompts.map { Generator.Request(try tokens.prompt($0.text), adapters: $0.adapters) }
+    let requests = prompts.map { Generator.Request($0.prompt, adapters: $0.adapters) }
     var timing = Generator.Timing()
     if let beams { return try search(beams, requests, &timing) }
     var decoders = requests.map { _ in tokens.tokenizer.streamingDecoder(skipSpecialTokens: true) }

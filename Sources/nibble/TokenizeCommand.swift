@@ -14,10 +14,13 @@ struct TokenizeCommand: ParsableCommand {
       Rows of --file are {"text": …}, {"text": …, "pair": …} or, with --decode, {"ids": […]}. Each gives one line: \
       {"ids", "ids_with_special", "ids_special_as_text", "type_ids", "decoded"}, where "ids" are without special \
       tokens around them, "type_ids" go with "ids_with_special" and "decoded" is the text of "ids"; or {"text"}.
+
+      --messages writes a conversation out by the model's chat template: a JSON list of messages, or an object with "messages", \
+      "tools", "documents" and other variables of the template. --render needs no model.
       """)
 
   @Option(help: ArgumentHelp("Where the tokenizer is.", valueName: "path"))
-  var tokenizer: String
+  var tokenizer: String?
 
   @Argument(help: "The text; with --decode, ids separated by spaces or commas.")
   var text: [String] = []
@@ -27,6 +30,24 @@ struct TokenizeCommand: ParsableCommand {
 
   @Option(help: ArgumentHelp("Read JSON Lines instead of TEXT.", valueName: "rows.jsonl"))
   var file: String?
+
+  @Option(help: ArgumentHelp("A conversation to render with the model's chat template.", valueName: "conversation.json"))
+  var messages: String?
+
+  @Flag(help: "With --messages: begin the assistant's answer.")
+  var addGenerationPrompt = false
+
+  @Option(help: ArgumentHelp("A chat template to render by itself.", valueName: "template.jinja"))
+  var render: String?
+
+  @Option(help: ArgumentHelp("With --render: the template's variables, a JSON object.", valueName: "context.json"))
+  var context: String?
+
+  @Flag(help: "With --render: drop the newline after a block, as Jinja's trim_blocks.")
+  var trimBlocks = false
+
+  @Flag(help: "With --render: drop white space before a block on its line, as Jinja's lstrip_blocks.")
+  var lstripBlocks = false
 
   @Flag(help: "Turn ids into text.")
   var decode = false
@@ -40,7 +61,17 @@ struct TokenizeCommand: ParsableCommand {
   @OptionGroup var common: CommonOptions
 
   func validate() throws {
+    if render != nil || messages != nil {
+      if !text.isEmpty || file != nil || pair != nil || decode || (render != nil && messages != nil) {
+        throw ValidationError("one of TEXT, --file, --messages and --render")
+      }
+      if messages != nil, tokenizer == nil { throw ValidationError("--messages needs --tokenizer") }
+      if messages != nil, context != nil { throw ValidationError("--context goes with --render") }
+      return
+    }
+    guard let tokenizer else { throw ValidationError("--tokenizer is missing") }
     if tokenizer.isEmpty { throw ValidationError("--tokenizer is empty") }
+    if context != nil { throw ValidationError("--context goes with --render") }
     if file != nil, !text.isEmpty || pair != nil { throw ValidationError("TEXT or --file, not both") }
     if file == nil, text.isEmpty { throw ValidationError("TEXT is missing, or --file") }
     if !decode, text.count > 1 { throw ValidationError("TEXT is \(text.count) arguments; put it in quotes") }
@@ -48,7 +79,9 @@ struct TokenizeCommand: ParsableCommand {
   }
 
   func run() throws {
-    let tokenizer = try open()
+    if let render { return try self.render(render) }
+    if let messages { return try conversation(messages) }
+    let tokenizer = try open(tokenizer ?? "")
     if let file {
       try rows(of: file, tokenizer)
     } else if decode {
@@ -58,10 +91,10 @@ struct TokenizeCommand: ParsableCommand {
     }
   }
 
-  private func open() throws -> Tokenizer {
-    guard PathKind(tokenizer) == .file, tokenizer.lowercased().hasSuffix(".nbl") else { return try Tokenizer.open(tokenizer) }
-    let checkpoint = try Checkpoint.open(tokenizer)
-    return try Tokenizer(files: checkpoint.contents(ofSmallFiles: Tokenizer.fileNames), place: tokenizer)
+  func open(_ path: String) throws -> Tokenizer {
+    guard PathKind(path) == .file, path.lowercased().hasSuffix(".nbl") else { return try Tokenizer.open(path) }
+    let checkpoint = try Checkpoint.open(path)
+    return try Tokenizer(files: checkpoint.contents(ofSmallFiles: Tokenizer.fileNames), place: path)
   }
 
   private func printEncoded(_ tokenizer: Tokenizer) throws {

@@ -1,5 +1,7 @@
+import ArgumentParser
 import NibbleCore
 import NibbleModels
+import NibbleTemplates
 import NibbleTokenizers
 import NibbleTraining
 
@@ -24,7 +26,8 @@ struct TrainingRows {
   let warnings: [Warning]
 
   init(
-    _ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: ChatTemplate?, breaksMarks: Bool
+    _ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: TemplateChoice?, breaksMarks: Bool,
+    learnedTurns: LearnedTurns = .all
   ) throws {
     let network = try model.tokens(for: "a row of text")
     // Rows of ids need none; one that is there has to be whole.
@@ -39,9 +42,25 @@ struct TrainingRows {
       own?.tokenizer, end: own?.end, vocabulary: network.vocabulary,
       maximumLength: min(maxLength ?? Int.max, network.contextLength))
     encoder.trainsOnPrompt = trainsOnPrompt
-    warnings = try template.map { try encoder.use($0, breaksMarks: breaksMarks) } ?? []
+    encoder.learnedTurns = learnedTurns
+    switch try template?.resolved() {
+    case .builtIn(let template)?: warnings = try encoder.use(template, breaksMarks: breaksMarks)
+    case .file(let template)?:
+      let place = tokenizerPath ?? model.path
+      let special = try ChatTemplates.specialTokens(files: ModelChat.files(of: model, path: tokenizerPath), place: place)
+      encoder.templates = ChatTemplates(template, specialTokens: special)
+      warnings = []
+    case nil:
+      warnings = []
+      let found = Result { try ChatTemplates(files: ModelChat.files(of: model, path: tokenizerPath), place: tokenizerPath ?? model.path) }
+      encoder.templates = (try? found.get()) ?? nil
+      if case .failure(let error) = found { brokenTemplate = error }
+    }
     self.encoder = encoder
   }
+
+  /// What is wrong with the model's own template: an error once a conversation needs it.
+  private var brokenTemplate: (any Error)?
 
   /// Every row of a file.
   ///
@@ -49,6 +68,7 @@ struct TrainingRows {
   func read(_ path: String) throws -> Data {
     var data = Data(path: path)
     try JSONLines.forEach(path) { row, place in
+      if let brokenTemplate, row["messages"] != nil { throw brokenTemplate }
       let (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
       data.rows.append(own)
       data.cut += cut
@@ -116,3 +136,26 @@ extension TrainingRows.Data {
     ]
   }
 }
+
+/// `--template`: a name of those built in, or a file.
+struct TemplateChoice: ExpressibleByArgument {
+  let name: String
+  init?(argument: String) {
+    guard !argument.isEmpty else { return nil }
+    name = argument
+  }
+
+  enum Resolved { case builtIn(ChatTemplate), file(Template) }
+
+  /// - Throws: `.usage` for what is neither, `.badInput` for a file that is no template
+  func resolved() throws -> Resolved {
+    if let known = ChatTemplate(rawValue: name) { return .builtIn(known) }
+    guard PathKind(name) == .file else {
+      throw NibbleError.usage(
+        "--template \(quoted(name)) is neither a file nor one of \(ChatTemplate.allCases.map(\.rawValue).joined(separator: ", "))")
+    }
+    return .file(try Template(SmallText.read(name), name: name))
+  }
+}
+
+extension LearnedTurns: ExpressibleByArgument {}

@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleTemplates
 import NibbleTokenizers
 import NibbleTraining
 import TestSupport
@@ -85,6 +86,48 @@ struct DataTests {
     for part in [mark, pieces, "breakMarks"] { #expect(error?.message.contains(part) == true, "\(error?.message ?? "")") }
     let warnings = try encoder.use(template, breaksMarks: true)
     #expect(warnings.first?.message.contains(pieces) == true, "\(warnings)")
+  }
+
+  static let marked = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}!{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '\n' }}{% endfor %}"
+  static let unmarked = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}!{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+
+  @Test(
+    "a model's own template says what is learned, by its marks or by what it adds for an answer",
+    arguments: [(marked, LearnedTurns.all, "A 🦙!B!"), (unmarked, .all, "A 🦙!B!"), (marked, .last, "B!"), (unmarked, .last, "B!")])
+  func ownTemplate(_ source: String, _ turns: LearnedTurns, _ expected: String) throws {
+    let row = try row(
+      #"{"messages": [{"role":"user","content":"U"},{"role":"assistant","content":"A 🦙"},{"role":"user","content":"V"},{"role":"assistant","content":"B"}]}"#
+    ) {
+      $0.templates = ChatTemplates(try Template(source, name: "t"), specialTokens: [])
+      $0.learnedTurns = turns
+    }
+    #expect(try whole(row) == "<user>U\n<assistant>A 🦙!\n<user>V\n<assistant>B!\n")
+    #expect(try learned(row) == expected)
+  }
+
+  @Test(
+    "a template that rewrites what was said, or refuses it, is an error with the row's place",
+    arguments: [
+      ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "message 2"), ("{{ raise_exception('no') }}", "t:1: no"),
+    ])
+  func unmaskable(_ source: String, _ mention: String) throws {
+    let error = #expect(throws: NibbleError.self) {
+      try row(#"{"messages": [{"role":"user","content":"U"},{"role":"assistant","content":"A"}]}"#) {
+        $0.templates = ChatTemplates(try Template(source, name: "t"), specialTokens: [])
+      }
+    }
+    #expect(error?.message.hasPrefix("rows.jsonl:7: ") == true && error?.message.contains(mention) == true, "\(error?.message ?? "")")
+  }
+
+  @Test("of several answers, a built-in template learns all or the last", arguments: [(LearnedTurns.all, "A</s>B</s>"), (.last, "B</s>")])
+  func builtInTurns(_ turns: LearnedTurns, _ expected: String) throws {
+    let row = try row(
+      #"{"messages": [{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"V"},{"role":"assistant","content":"B"}]}"#
+    ) {
+      _ = try $0.use(.zephyr, breaksMarks: true)
+      $0.learnedTurns = turns
+    }
+    #expect(try learned(row) == expected)
   }
 
   @Test("tokens are taken as they are; labels beside them align")

@@ -6,7 +6,7 @@ import NibbleCore
 /// What can be fuzzed: a reader of something that others wrote, given any bytes.
 private let targets: [String: @Sendable (Input) throws -> Void] = [
   "header": fuzzHeader, "json": fuzzJSON, "index": fuzzIndex, "block-file": fuzzBlockFile, "bitsandbytes": fuzzBitsAndBytes,
-  "adapter-config": fuzzAdapterConfig, "tokenizer": fuzzTokenizer, "rows": fuzzRows, "yaml": fuzzYAML,
+  "adapter-config": fuzzAdapterConfig, "tokenizer": fuzzTokenizer, "rows": fuzzRows, "yaml": fuzzYAML, "template": fuzzTemplate,
 ]
 
 /// The one that `FUZZ_TARGET` names.

@@ -48,6 +48,12 @@ def tokenizers():
     yield b"\5" + json.dumps(config).encode() + b"\0" + json.dumps(model).encode()
 
 
+def templates():
+    for name in ("conformance", "drawn"):
+        with open(FIXTURES / "templates" / f"{name}.jsonl", encoding="utf-8") as file:
+            yield from (b"\0" + json.loads(line)["template"].encode() for line in file)
+
+
 def rows():
     found = [
         {"text": "One word, good citizens."}, {"prompt": "Hello", "completion": " world"},
@@ -70,6 +76,7 @@ SEEDS = {
     "adapter-config": lambda: [*whole("**/adapter_config.json"), *whole("adapters/*/*.safetensors", 1, 9_000)],
     "tokenizer": tokenizers,
     "rows": rows,
+    "template": templates,
     "yaml": lambda: [b"\0lora_r: 8\nkeep: [q_proj, 'k_proj']\nrank_pattern: {\"a\": 4}\n# why\nbase: >\n  folded\n  text\n"],
 }
 

@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleTemplates
 import NibbleTokenizers
 
 /// Makes rows of training data into tokens. What a row is, its keys say.
@@ -7,8 +8,12 @@ public struct RowEncoder: Sendable {
   public var trainsOnPrompt = false
   /// Longer rows are cut at the end; nil for as long as the model takes.
   public var maximumLength: Int
+  /// Which answers of a conversation are learned.
+  public var learnedTurns = LearnedTurns.all
   /// How conversations are written out.
   public private(set) var template: ChatTemplate?
+  /// The same, by a template of the model's or a file's; `template` comes before it.
+  public var templates: ChatTemplates?
   /// What ends an answer.
   private let end: Int?
   private let vocabulary: Int
@@ -113,10 +118,7 @@ public struct RowEncoder: Sendable {
 
   private func conversation(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
-    guard let template else {
-      let known = ChatTemplate.allCases.map(\.rawValue).joined(separator: ", ")
-      throw fail("messages need a template: \(.template, known)")
-    }
+    guard let template else { return try written(row, place, fail) }
     guard let messages = row["messages"]?.array, !messages.isEmpty else { throw fail("messages are no list") }
     var ids: [Int] = [], labels: [Int] = []
     let said = try messages.map { message in
@@ -125,12 +127,39 @@ public struct RowEncoder: Sendable {
       }
       return (role, content)
     }
-    for piece in try template.pieces(said).get(orFail: fail) {
+    let pieces = try template.pieces(said).get(orFail: fail)
+    let last = pieces.lastIndex { $0.isAnswer }
+    for (index, piece) in pieces.enumerated() {
       let own = try encode(piece.text, marks: ids.isEmpty && piece.begins)
       ids += own
-      labels += piece.isAnswer || trainsOnPrompt ? own : [Int](repeating: TrainingRow.ignored, count: own.count)
+      let isLearned = trainsOnPrompt || piece.isAnswer && (learnedTurns == .all || index == last)
+      labels += isLearned ? own : [Int](repeating: TrainingRow.ignored, count: own.count)
     }
     return (ids, labels)
+  }
+
+  /// A conversation by the model's own template.
+  private func written(_ row: JSON, _ place: String, _ fail: (MessageText) -> NibbleError) throws -> (ids: [Int], labels: [Int]) {
+    guard let templates else {
+      let known = ChatTemplate.allCases.map(\.rawValue).joined(separator: ", ")
+      throw fail("messages need a template, and the model has none: \(.template, known)")
+    }
+    guard let tokenizer else { throw NibbleError.badInput("the base has no tokenizer; give rows with input_ids") }
+    // Other keys of a row are none of the template's.
+    let known = (row.members ?? []).filter { ["messages", "tools", "documents"].contains($0.key) }
+    var conversation = try Conversation(.object(known), place: place)
+    conversation.variables = row["chat_template_kwargs"]?.members ?? []
+    do {
+      let written = try WrittenConversation(conversation, templates)
+      let ids = try tokenizer.encode(written.text, addSpecialTokens: false).ids
+      if trainsOnPrompt { return (ids, ids) }
+      guard !written.answers.isEmpty else { throw NibbleError.badInput("a conversation without an answer of the assistant's") }
+      guard let spans = tokenizer.byteSpans(of: ids, in: written.text) else {
+        throw NibbleError.badInput("the tokenizer changes the text, so the answers' tokens cannot be told apart; name another \(.template)")
+      }
+      let mask = written.mask(spans, learnedTurns == .all ? written.answers : Array(written.answers.suffix(1)))
+      return (ids, zip(ids, mask).map { $1 ? $0 : TrainingRow.ignored })
+    } catch let error as NibbleError where error.kind == .badInput { throw fail("\(error.text)") }
   }
 
   /// A row for a classifier, and how many of its tokens were cut off.
