@@ -113,7 +113,7 @@ def test_an_adapter_in_the_cache(nibble, home):
     file_download._cache_commit_hash_for_specific_revision(str(storage), "main", COMMITS[0])
     for words in (["inspect", "org/adapter"], ["adapter", "inspect", "org/adapter@main"]):
         code, said = ask(nibble, words, home)
-        assert code == 0 and "model.layers.0.self_attn.q_proj" in said, said
+        assert code == 0 and "model.layers.*.self_attn.q_proj" in said, said
 
 
 def test_a_blob_that_is_gone(nibble, home):
