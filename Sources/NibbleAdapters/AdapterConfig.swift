@@ -1,80 +1,4 @@
 import NibbleCore
-import Synchronization
-
-/// A pattern for the end of a module's path, as keys of `rank_pattern` are: `(.*\.)?(KEY)$`. Names need no search.
-enum ModulePattern: Sendable {
-  /// Bytes, nil for any one.
-  case name([UInt8?])
-  case pattern(Pattern)
-
-  init(_ key: String) throws {
-    var bytes: [UInt8?] = []
-    var isEscaped = false
-    for byte in key.utf8 {
-      let isWord = (0x30...0x39).contains(byte) || (0x41...0x5A).contains(byte) || (0x61...0x7A).contains(byte) || byte == 0x5F
-      switch byte {
-      case 0x2E:
-        bytes.append(isEscaped ? byte : nil)
-        isEscaped = false
-      case 0x5C where !isEscaped: isEscaped = true
-      case _ where isWord && !isEscaped: bytes.append(byte)
-      default:
-        self = .pattern(try Pattern(ofFile: #"^(.*\.)?(\#(key))$"#, lineAnchors: false))
-        return
-      }
-    }
-    guard !isEscaped else {
-      self = .pattern(try Pattern(ofFile: #"^(.*\.)?(\#(key))$"#, lineAnchors: false))
-      return
-    }
-    self = .name(bytes)
-  }
-
-  func matches(_ path: String) throws -> Bool {
-    switch self {
-    case .pattern(let pattern): return try pattern.isFound(in: path)
-    case .name(let bytes):
-      let own = Array(path.utf8)
-      guard own.count >= bytes.count else { return false }
-      let start = own.count - bytes.count
-      guard start == 0 || own[start - 1] == 0x2E else { return false }
-      return bytes.indices.allSatisfy { bytes[$0] == nil && own[start + $0] != 0x0A || bytes[$0] == own[start + $0] }
-    }
-  }
-}
-
-/// Values by pattern: the first pattern that is found decides. All questions together are answered in bounded time.
-final class PatternTable: Sendable {
-  /// The file and the key.
-  private let place: MessageText
-  private let rows: [(pattern: ModulePattern, value: Double)]
-  private let nanoseconds = Atomic<Int>(0)
-  private static let limit = 10_000_000_000
-
-  init(place: MessageText, _ rows: [(pattern: ModulePattern, value: Double)]) {
-    self.place = place
-    self.rows = rows
-  }
-
-  /// - Throws: `.badInput` when the patterns have taken longer than any sensible ones would
-  func value(of path: String) throws -> Double? {
-    guard !rows.isEmpty else { return nil }
-    // A busy machine is no reason to refuse a file.
-    let started = threadSeconds()
-    defer { nanoseconds.wrappingAdd(Int((threadSeconds() - started) * 1e9), ordering: .relaxed) }
-    for (index, row) in rows.enumerated() {
-      let found: Bool
-      do { found = try row.pattern.matches(path) } catch let error as NibbleError {
-        throw NibbleError.badInput("\(place): \(error.text)")
-      }
-      if found { return row.value }
-      guard index % 16 != 0 || nanoseconds.load(ordering: .relaxed) + Int((threadSeconds() - started) * 1e9) < Self.limit else {
-        throw NibbleError.badInput("\(place): its patterns take too long to match")
-      }
-    }
-    return nil
-  }
-}
 
 /// `adapter_config.json`, as PEFT writes it: what of it changes arithmetic.
 public struct AdapterConfig: Sendable {
@@ -89,11 +13,11 @@ public struct AdapterConfig: Sendable {
   public let alpha: Double
   /// Whether the scale is alpha / √rank instead of alpha / rank.
   public let isRankStabilized: Bool
-  /// Whether rows are scaled to trained magnitudes.
-  public let isDoRA: Bool
+  /// How modules are adapted.
+  package let method: any AdapterMethod.Type
+  /// Keys that are `true`, of those that are true or false.
+  package let flags: Set<String>
   public let bias: Bias
-  /// Whether the second factor has a bias.
-  public let hasFactorBias: Bool
   /// What the base is called where the adapter was trained.
   public let baseName: String?
   /// CAUSAL_LM, SEQ_CLS and so on.
@@ -124,7 +48,17 @@ public struct AdapterConfig: Sendable {
     }
     guard json.members != nil else { throw fail("not a JSON object") }
     let kind = value("peft_type")?.string ?? ""
-    guard kind == "LORA" else { throw fail("\(key: "peft_type") = \(quoted(kind)) is not implemented; LORA is") }
+    let flags = try Set((AdapterMethods.flags + ["use_rslora", "fan_in_fan_out"]).filter { try flag($0) })
+    guard let method = AdapterMethods.method(kind: kind, flags: flags) else {
+      let known = Set(AdapterMethods.all.map { $0.kind }).sorted().joined(separator: ", ")
+      throw fail("\(key: "peft_type") = \(quoted(kind)) is not implemented; \(known) is")
+    }
+    // Flags of other methods of its kind, and of parts that it does not have.
+    let own = method.parts.compactMap(\.flag) + (method.flag.map { [$0] } ?? [])
+    if let odd = AdapterMethods.flags.first(where: { flags.contains($0) && !own.contains($0) }) {
+      throw fail("\(key: odd) does not go with \(method.name)")
+    }
+    (self.method, self.flags) = (method, flags)
     // PEFT's default stands for a key that is missing; it computes nothing with null.
     for key in ["r", "lora_alpha"] where json[key] == .null { throw fail("\(key: key) is null, expected a number") }
     guard let rank = value("r").map({ $0.int }) ?? 8, (1...1 << 20).contains(rank) else {
@@ -135,10 +69,7 @@ public struct AdapterConfig: Sendable {
     }
     self.rank = rank
     self.alpha = alpha
-    isRankStabilized = try flag("use_rslora")
-    isDoRA = try flag("use_dora")
-    hasFactorBias = try flag("lora_bias")
-    _ = try flag("fan_in_fan_out")
+    isRankStabilized = flags.contains("use_rslora")
     guard let bias = Bias(rawValue: value("bias").map { $0.string ?? "" } ?? "none") else {
       throw fail("\(key: "bias") = \(quoted(json["bias"]?.text() ?? "")) is not implemented; none, all and lora_only are")
     }
@@ -197,7 +128,9 @@ public struct AdapterConfig: Sendable {
         "\(key: "init_lora_weights") = \(quoted(start)): such adapters fit only the base their training had changed; "
           + "save them converted to plain LoRA (PEFT: path_initial_model_for_weight_conversion)")
     }
-    unknownKeys = (json.members ?? []).map(\.key).filter { !Self.known.contains($0) && !Self.variants.contains($0) }
+    unknownKeys = (json.members ?? []).map(\.key).filter {
+      !Self.known.contains($0) && !Self.variants.contains($0) && !method.keys.contains($0)
+    }
   }
 
   /// Keys that make another method of it when set.
@@ -223,6 +156,9 @@ public struct AdapterConfig: Sendable {
     ensuresWeightTying
       && modulesToSave.contains { name in ["embed_tokens", "lm_head"].contains { ModuleChoice.is(name, $0) } }
   }
+
+  /// What messages call the method.
+  public var methodName: String { isRankStabilized && !method.scalesOutputs ? "rs" + method.name : method.name }
 
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.
   public func rank(of path: String) throws -> Int { try rankPattern.value(of: path).map { Int($0) } ?? rank }

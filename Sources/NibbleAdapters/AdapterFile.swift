@@ -28,32 +28,6 @@ public struct AdapterFile: Sendable {
     public let values: StoredTensor
   }
 
-  /// The two factors of one module, and what comes with them.
-  public struct AdaptedModule: Sendable {
-    /// The module's path in the base.
-    public let path: String
-    /// Whether the module is an embedding, whose first factor is looked up.
-    public let isEmbedding: Bool
-    /// [rank, inputs]; of embeddings [rank, count], of convolutions [rank, channels, height, width].
-    public let a: StoredTensor
-    /// [outputs, rank]; of convolutions [outputs, rank, 1, 1].
-    public let b: StoredTensor
-    /// The bias of the second factor.
-    public var bias: StoredTensor?
-    /// DoRA's magnitudes, one an output.
-    public var magnitude: StoredTensor?
-    public let rank: Int
-    /// What the product of the factors is multiplied with.
-    public let scale: Double
-
-    /// Whether the module is a convolution.
-    public var isConvolution: Bool { a.shape.count == 4 }
-    /// What the first factor takes: of a convolution, all it sees of its channels.
-    public var inputs: Int { a.count / max(rank, 1) }
-    /// What the second factor gives.
-    public var outputs: Int { b.shape[0] }
-  }
-
   /// Whether `path` names an adapter and no model; a folder may hold both.
   public static func isAdapter(_ path: String) -> Bool {
     let folder = PathKind(path) == .nothing ? (try? HubCache.snapshot(path)) ?? path : path
@@ -98,11 +72,9 @@ public struct AdapterFile: Sendable {
 
   private func mismatch(_ reason: MessageText) -> NibbleError { NibbleError(.adapterMismatch, "\(path: path): \(reason)") }
 
-  private struct Parts { var a, b, bias, magnitude: StoredTensor? }
-
   /// Finds out what each tensor is.
   private mutating func sort(_ tensors: [StoredTensor]) throws {
-    var parts: [ByteName: Parts] = [:]
+    var parts: [ByteName: [String: StoredTensor]] = [:]
     var embeddings: Set<ByteName> = []
     var seen: [ByteName: StoredTensor] = [:]
     let all = Set(tensors.map(\.name))
@@ -115,27 +87,25 @@ public struct AdapterFile: Sendable {
         tokenRows.append(try rows(String(own.dropLast(Self.tokenSuffix.count)), tensor))
         continue
       }
-      guard let (suffix, part) = Self.suffixes.first(where: { own.hasSuffix($0.text) }) else {
-        guard !own.contains(".lora_"), !own.contains(".trainable_tokens") else {
+      guard let (path, suffix, part) = AdapterMethods.part(own) else {
+        guard !Self.foreign.contains(where: own.contains) else {
           throw mismatch("\(tensor: name): no part of an adapter nibble knows")
         }
         try replace(own, by: tensor, all, &seen)
         continue
       }
-      let path = ByteName(String(own.dropLast(suffix.utf8.count)))
-      if suffix.contains("embedding") { embeddings.insert(path) }
-      guard parts[path]?[keyPath: part] == nil else {
-        throw mismatch("\(module: path.text) has a part twice: \(quoted(name)) is another spelling of it")
+      if suffix.contains(MethodPart.embedding) { embeddings.insert(ByteName(path)) }
+      guard parts[ByteName(path), default: [:]].updateValue(tensor, forKey: part) == nil else {
+        throw mismatch("\(module: path) has a part twice: \(quoted(name)) is another spelling of it")
       }
-      parts[path, default: Parts()][keyPath: part] = tensor
     }
     modules = try parts.keys.sorted().map { path in
-      try module(path.text, parts[path] ?? Parts(), isEmbedding: embeddings.contains(path))
+      try module(path.text, parts[path] ?? [:], isEmbedding: embeddings.contains(path))
     }
     guard !modules.isEmpty || !replacements.isEmpty || !tokenRows.isEmpty else { throw mismatch("it holds no tensors") }
     if let module = modules.first, config.json["target_modules"] == .array([]) {
       throw NibbleError.badInput(
-        "\(path: path + "/adapter_config.json"): target_modules is empty, the file has factors for \(quoted(module.path))")
+        "\(path: path + "/adapter_config.json"): target_modules is empty, the file has tensors for \(quoted(module.path))")
     }
     guard tokenRows.count == config.tokenRows.count else {
       throw mismatch(
@@ -188,37 +158,8 @@ public struct AdapterFile: Sendable {
 
   /// What PEFT puts before the names of a base's tensors.
   package static let prefix = "base_model.model."
-  private nonisolated(unsafe) static let suffixes: [(text: String, part: WritableKeyPath<Parts, StoredTensor?>)] = [
-    (".lora_A.weight", \.a), (".lora_B.weight", \.b), (".lora_B.bias", \.bias), (".lora_embedding_A", \.a),
-    (".lora_embedding_B", \.b), (".lora_magnitude_vector", \.magnitude), (".lora_magnitude_vector.weight", \.magnitude),
-  ]
-
-  private func module(_ path: String, _ parts: Parts, isEmbedding: Bool) throws -> AdaptedModule {
-    func fail(_ reason: MessageText) -> NibbleError { mismatch("\(module: path): \(reason)") }
-    guard let a = parts.a, let b = parts.b else {
-      throw fail(
-        parts.a == nil
-          ? (parts.b == nil ? "both of its factors are missing" : "it has lora_B without lora_A") : "it has lora_A without lora_B"
-      )
-    }
-    let isConvolution = !isEmbedding && a.shape.count == 4 && b.shape.count == 4 && b.shape[2...] == [1, 1]
-    guard isConvolution || (a.shape.count == 2 && b.shape.count == 2) else {
-      throw fail("factors of shapes \(a.shape) and \(b.shape) are those of no linear layer, embedding or convolution")
-    }
-    let rank = a.shape[0]
-    guard rank > 0, b.shape[1] == rank else { throw fail("factors of shapes \(a.shape) and \(b.shape) do not fit together") }
-    let expected = try config.rank(of: path)
-    guard rank == expected else { throw fail("its factors have rank \(rank), adapter_config.json says r=\(expected)") }
-    guard config.isDoRA == (parts.magnitude != nil) else {
-      throw fail(config.isDoRA ? "use_dora is set and its magnitudes are missing" : "it has magnitudes and use_dora is not set")
-    }
-    guard config.hasFactorBias == (parts.bias != nil) || isEmbedding else {
-      throw fail(config.hasFactorBias ? "lora_bias is set and its bias is missing" : "it has a bias and lora_bias is not set")
-    }
-    return AdaptedModule(
-      path: path, isEmbedding: isEmbedding, a: a, b: b, bias: parts.bias, magnitude: parts.magnitude, rank: rank,
-      scale: try config.scale(of: path, rank: rank))
-  }
+  /// In the names of tensors that belong to some method's module, or to rows of tokens, and to no parameter of a base.
+  private static let foreign = [".lora_", ".trainable_tokens"]
 }
 
 /// A JSON file, read whole.

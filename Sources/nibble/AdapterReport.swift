@@ -14,7 +14,7 @@ enum AdapterReport {
   }
 
   private static func method(_ config: AdapterConfig) -> String {
-    config.isDoRA ? "DoRA" : config.isRankStabilized ? "rsLoRA" : "LoRA"
+    config.methodName
   }
 
   private static func printText(_ file: AdapterFile, _ found: AdapterInspection, whole: Bool) throws {
@@ -25,7 +25,8 @@ enum AdapterReport {
     try StandardOutput.print(
       "\(method(config)) adapter\(config.taskType.map { ", \(oneLine($0))" } ?? ""): "
         + (parts + ["\(found.parameters) numbers", byteText(found.bytes)]).joined(separator: ", "))
-    for group in whole ? Listing.natural(found.modules, \.path).map({ [$0] }) : Listing.groups(found.modules, \.path, alike: kind) {
+    for group in whole ? Listing.natural(found.modules, \.path).map({ [$0] }) : Listing.groups(found.modules, \.path, alike: kind)
+    {
       try StandardOutput.print(line(group))
     }
     for one in found.replaced { try StandardOutput.print("\(oneLine(one.name)) \(one.shape): trained whole") }
@@ -38,11 +39,14 @@ enum AdapterReport {
       rows.append(
         (
           "packed anew",
-          total(found, \.packedAnew).map { "keeps \(Summary.share($0.survival)) of the change: added to the original, which is then packed" }
+          total(found, \.packedAnew).map {
+            "keeps \(Summary.share($0.survival)) of the change: added to the original, which is then packed"
+          }
             ?? "needs the original: give it as --base"
         ))
       if let codes = total(found, \.intoCodes) {
-        rows.append(("into the codes", "keeps \(Summary.share(codes.survival)) of the change: rounded into the codes of the packed base"))
+        rows.append(
+          ("into the codes", "keeps \(Summary.share(codes.survival)) of the change: rounded into the codes of the packed base"))
       }
     }
     if let binding = file.binding {

@@ -7,15 +7,21 @@ import Testing
 
 /// The change that a module's factors make, in float64.
 func delta(_ module: AdapterFile.AdaptedModule) throws -> [Double] {
-  let a = try values(module.a), b = try values(module.b)
-  var delta = [Double](repeating: 0, count: module.outputs * module.inputs)
-  for o in 0..<module.outputs {
+  let (a, b) = try factors(module)
+  let inputs = a.count / module.rank, outputs = b.count / module.rank
+  var delta = [Double](repeating: 0, count: outputs * inputs)
+  for o in 0..<outputs {
     for k in 0..<module.rank {
       let factor = module.scale * Double(b[o * module.rank + k])
-      for i in 0..<module.inputs { delta[o * module.inputs + i] += factor * Double(a[k * module.inputs + i]) }
+      for i in 0..<inputs { delta[o * inputs + i] += factor * Double(a[k * inputs + i]) }
     }
   }
   return delta
+}
+
+/// A and B of a module.
+func factors(_ module: AdapterFile.AdaptedModule) throws -> (a: [Float], b: [Float]) {
+  (try values(#require(module.parts[LoRA.first])), try values(#require(module.parts[LoRA.second])))
 }
 
 @Suite("Adapters taken out of models, and of another rank")
@@ -41,7 +47,7 @@ struct FactoringTests {
     for ((old, new), told) in zip(zip(file.modules, small.modules), report.modules) {
       #expect(old.path == new.path && new.rank == 2 && new.scale == 1 && new.isEmbedding == old.isEmbedding)
       let before = try delta(old)
-      let (outputs, inputs) = (old.outputs, old.inputs)
+      let (outputs, inputs) = (told.outputs, told.inputs)
       var columns = [Double](repeating: 0, count: before.count)
       for o in 0..<outputs { for i in 0..<inputs { columns[i * outputs + o] = before[o * inputs + i] } }
       let values = try LAPACK.svd(columns, rows: outputs, columns: inputs).s
@@ -86,9 +92,9 @@ struct FactoringTests {
     let same = try AdapterFile.open(folder.file("k"))
     #expect(report.warnings.contains { $0.message.contains("DoRA") } == (name == "dec_dora"))
     for (old, new) in zip(file.modules, same.modules) {
-      if let m = old.magnitude { #expect(try values(m) == values(#require(new.magnitude))) }
-      guard let bias = old.bias else { continue }
-      for (x, y) in zip(try values(bias), try values(#require(new.bias))) {
+      if let m = old.parts[DoRA.magnitude] { #expect(try values(m) == values(#require(new.parts[DoRA.magnitude]))) }
+      guard let bias = old.parts[LoRA.secondBias] else { continue }
+      for (x, y) in zip(try values(bias), try values(#require(new.parts[LoRA.secondBias]))) {
         #expect(abs(Double(x) * old.scale - Double(y)) < 1e-7)
       }
     }

@@ -85,7 +85,7 @@ struct MergeGateTests {
     let base = try base(Self.llama, #"{"model_type": "llama"}"#)
     let plain = try adapter("model.layers.0.mlp.up_proj", alpha: "1")
     let x = Self.checkInput(64)
-    var a = try values(#require(plain.modules.first?.a))
+    var a = try factors(#require(plain.modules.first)).a
     // Without the part along the input, almost.
     let along = zip(a, x).reduce(0) { $0 + $1.0 * $1.1 } / x.reduce(0) { $0 + $1 * $1 }
     for index in a.indices { a[index] -= 0.999 * along * x[index] }
@@ -165,7 +165,7 @@ struct MergeGateTests {
       let merged = try Checkpoint.open(folder.file("out") + "/model.safetensors")
       let weight = ByteName(Self.block + "attn.c_proj.weight")
       let (before, after) = (try values(#require(base.tensor(weight))), try values(#require(merged.tensor(weight))))
-      let (a, b) = (try values(adapter.modules[0].a), try values(adapter.modules[0].b))
+      let (a, b) = try factors(adapter.modules[0])
       for row in 0..<64 {
         for column in 0..<64 {
           let change = 2 * (isInputsFirst ? a[row] * b[column] : b[row] * a[column])
@@ -248,7 +248,8 @@ struct MergeGateTests {
       }
       $0.add(random: "base_model.model.classifier.dense.weight", [64, 64], seed: 9)
     }
-    #expect(Set(adapter.replacements.map(\.name)) == ["classifier.dense.bias", "classifier.out_proj.bias", "classifier.dense.weight"])
+    #expect(
+      Set(adapter.replacements.map(\.name)) == ["classifier.dense.bias", "classifier.out_proj.bias", "classifier.dense.weight"])
     let report = try job(base, adapter).run()
     #expect(report.replaced.count == 3)
     #expect(!report.warnings.contains { $0.message.contains("brings a head") })

@@ -141,13 +141,14 @@ struct RunTests {
     }
     let lora = try pass(.lora), dora = try pass(.dora)
     #expect(try abs(loss(lora, learns: true) - loss(dora, learns: true)) < 1e-6)
-    for (id, factors) in lora.trained.factors {
-      let other = try #require(dora.trained.factors[id])
-      for (a, b) in [(factors.a, other.a), (factors.b, other.b)] {
+    for (id, factors) in lora.trained.modules {
+      let other = try #require(dora.trained.modules[id])
+      for name in [LoRA.first, LoRA.second] {
+        let (a, b) = (try #require(factors.parts[name]), try #require(other.parts[name]))
         let scale = a.gradient.values.map { abs($0) }.max() ?? 0
         #expect(zip(a.gradient.values, b.gradient.values).allSatisfy { abs($0 - $1) <= 1e-4 * scale + 1e-7 })
       }
-      let magnitude = try #require(other.magnitude)
+      let magnitude = try #require(other.parts[DoRA.magnitude])
       let slope = Double(magnitude.gradient.values[3]), step: Float = 0.02 * magnitude.values.values[3]
       let kept = magnitude.values.values[3]
       magnitude.values.values[3] = kept + step
@@ -251,8 +252,8 @@ struct RunTests {
       options.targets = targets
       options.rankPattern = [("layers.0", 2)]
       let trained = try Trained(options, on: model)
-      #expect(trained.factors.values.allSatisfy { $0.rank == ($0.a.name.contains("layers.0") ? 2 : 8) })
-      return trained.factors.count
+      #expect(trained.modules.values.allSatisfy { $0.rank == ($0.tensors[0].name.contains("layers.0") ? 2 : 8) })
+      return trained.modules.count
     }
     #expect(try count("all-linear") == 14)
     #expect(try count("attention") == 8)

@@ -30,9 +30,9 @@ public struct AdapterCombination: Sendable {
     self.options = options
     guard let adapter = options.adapters.first?.adapter else { throw NibbleError.usage("there is no adapter to combine") }
     for one in options.adapters {
-      if one.adapter.modules.contains(where: { $0.magnitude != nil || $0.bias != nil }) {
+      if let odd = one.adapter.modules.first(where: { !$0.isPlain }) {
         throw NibbleError.usage(
-          "\(path: one.adapter.path) uses DoRA or lora_bias, which no other adapter's factors can say; merge it instead")
+          "\(path: one.adapter.path) uses \(odd.beyondFactors), which no other adapter's factors can say; merge it instead")
       }
       if let rows = one.adapter.tokenRows.first {
         throw NibbleError.usage(
@@ -89,9 +89,8 @@ public struct AdapterCombination: Sendable {
     var paths: [String: (parts: [Merging.Part], isEmbedding: Bool)] = [:]
     for one in options.adapters {
       for module in one.adapter.modules {
-        for tensor in [module.a, module.b] { try one.adapter.checkFinite(tensor) }
         paths[module.path, default: ([], module.isEmbedding)].parts.append(
-          .init(file: one.adapter, module: module, weight: one.weight))
+          try .init(module, of: one.adapter, weight: one.weight))
       }
     }
     var made: [FactoredModule] = []
@@ -100,19 +99,18 @@ public struct AdapterCombination: Sendable {
       var merging = Merging(parts: found.parts)
       let first = found.parts[0].module
       if let other = found.parts.first(where: {
-        $0.module.a.shape[1...] != first.a.shape[1...] || $0.module.outputs != first.outputs
+        $0.module.shape.input != first.shape.input || $0.module.shape.outputs != first.shape.outputs
       }) {
         throw NibbleError(
           .adapterMismatch,
-          "\(path: other.file.path): \(module: path) has factors of shapes \(other.module.a.shape) and \(other.module.b.shape), \(found.parts[0].file.path) \(first.a.shape) and \(first.b.shape)"
+          "\(path: other.file.path): \(module: path) has factors of shapes \(other.module.shapes), \(found.parts[0].file.path) \(first.shapes)"
         )
       }
       merging.combination = try merging.combination(options, of: path)
       let error = try merging.combinationError()
       if !(error <= report.worstError) { (report.worstError, report.worstModule) = (error, path) }
       let module = FactoredModule(
-        path: path, isEmbedding: first.isEmbedding, inputShape: Array(first.a.shape[1...]), outputs: first.outputs,
-        factors: try merging.factors().sideBySide)
+        path: path, method: LoRA.self, first.shape, factors: try merging.factors().sideBySide)
       try module.checkFinite()
       made.append(module)
     }
@@ -131,24 +129,5 @@ public struct AdapterCombination: Sendable {
       ("layers_pattern", .null),
     ]
     return changes.reduce(first) { $0.setting($1.0, to: $1.1) }
-  }
-}
-
-extension [Merging.Factors] {
-  /// All of them as one pair of factors with the scale 1.
-  var sideBySide: Merging.Factors {
-    let rank = reduce(0) { $0 + $1.rank }
-    let outputs = first.map { $0.b.count / Swift.max($0.rank, 1) } ?? 0
-    var a: [Float] = []
-    var b = [Float](repeating: 0, count: outputs * rank)
-    var at = 0
-    for part in self {
-      a += part.a.map { Float(part.scale * Double($0)) }
-      for output in 0..<outputs {
-        for k in 0..<part.rank { b[output * rank + at + k] = part.b[output * part.rank + k] }
-      }
-      at += part.rank
-    }
-    return Merging.Factors(a: a, b: b, rank: rank, scale: 1)
   }
 }

@@ -7,7 +7,7 @@ public struct AdapterDifference: Sendable {
   public struct Module: Sendable {
     /// Its path in the base.
     public let path: String
-    /// ‖scale · B · A‖ of the first adapter; of DoRA without the scaling of rows.
+    /// ‖scale · B · A‖ of the first adapter; without the scaling of outputs, if the method has one.
     public let normA: Double
     /// The same of the second.
     public let normB: Double
@@ -24,17 +24,18 @@ public struct AdapterDifference: Sendable {
   public init(_ a: AdapterFile, _ b: AdapterFile) throws {
     let others = Dictionary(b.modules.map { (ByteName($0.path), $0) }) { first, _ in first }
     for module in a.modules {
-      guard let twin = others[ByteName(module.path)], twin.inputs == module.inputs, twin.outputs == module.outputs,
-        twin.isEmbedding == module.isEmbedding, twin.isConvolution == module.isConvolution
+      guard let twin = others[ByteName(module.path)], module.rank > 0, twin.rank > 0, twin.shape.input == module.shape.input,
+        twin.shape.outputs == module.shape.outputs, twin.shape.kind == module.shape.kind
       else { continue }
       try Interrupt.check()
-      factorNames += [module.a.name.text, module.b.name.text]
-      let (first, second) = (try FactoredModule(module, of: a).factors, try FactoredModule(twin, of: b).factors)
+      factorNames += module.method.parts.filter(\.isFactor).compactMap { module.parts[$0.name]?.name.text }
+      let (first, second) = (try a.factors(of: module), try b.factors(of: twin))
       let distance = first.distance(to: second)
       guard distance != 0 else { continue }
       modules.append(
         Module(
-          path: module.path, normA: Merging.squaredNorm([first]).squareRoot(), normB: Merging.squaredNorm([second]).squareRoot(),
+          path: module.path, normA: LowRankFactors.squaredNorm([first]).squareRoot(),
+          normB: LowRankFactors.squaredNorm([second]).squareRoot(),
           distance: distance))
     }
   }

@@ -111,7 +111,8 @@ public struct AdapterExtraction: Sendable {
     let found = change.rowsAreOutputs ? search.found : search.found.transposed
     let rank = options.energy.map { found.rank(keeping: $0, limit: most, total: change.squaredNorm) } ?? most
     let module = FactoredModule(
-      path: one.path, isEmbedding: one.isEmbedding, inputShape: [found.inputs], outputs: found.outputs,
+      path: one.path, method: LoRA.self,
+      ModuleShape(one.isEmbedding ? .embedding : .linear, input: [found.inputs], outputs: found.outputs),
       factors: found.factors(rank: rank))
     if let gain = search.lastGain { report.lastGain = max(report.lastGain ?? 0, gain) }
     let missing = change.squaredDistance(to: module.factors, team)

@@ -1,4 +1,5 @@
 import Glibc
+import NibbleCompute
 import NibbleCore
 import NibbleFormats
 import NibbleQuant
@@ -17,7 +18,7 @@ public struct AdapterInspection: Sendable {
     public let alpha: Double
     /// What the product of the factors is multiplied with.
     public let scale: Double
-    /// ‖scale · B · A‖; of DoRA without the scaling of rows.
+    /// ‖scale · B · A‖; without the scaling of outputs, if the method has one.
     public let norm: Double
     /// What packing the sum of weight and change to 4 bits makes of the change: what a merge into a plain base that writes packed
     /// tensors does. nil without a plain base.
@@ -40,7 +41,7 @@ public struct AdapterInspection: Sendable {
   }
 
   public var modules: [Module] = []
-  /// Parameters trained whole, with their shapes.
+  /// Parameters trained whole, and what methods without factors have, with their shapes.
   public var replaced: [(name: String, shape: [Int])] = []
   /// Of the base's matrices, in the order of their first appearance; empty without a base.
   public var coverage: [Coverage] = []
@@ -85,12 +86,16 @@ public struct AdapterInspection: Sendable {
     let keys = Set(rounding.anew.keys).union(rounding.codes.keys).sorted()
     let names = ModuleNames(keys, of: base)
     for module in file.modules {
-      for tensor in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(tensor) }
-      let part = Merging.Part(file: file, module: module.withoutMagnitude, weight: 1)
-      let values = try SingularFactors(Merging(parts: [part]).factors())
+      guard module.rank > 0 else {
+        _ = try file.numbers(of: module, Engine(.f32, team: Team(threads: 1)))
+        replaced += module.tensors.map { ("\(module.path), \(module.method.name)", $0.shape) }
+        continue
+      }
+      let factors = try file.factors(of: module)
+      let values = try SingularFactors([factors])
       modules.append(
         Module(
-          path: module.path, inputs: module.inputs, outputs: module.outputs, rank: module.rank,
+          path: module.path, inputs: factors.inputs, outputs: factors.outputs, rank: module.rank,
           effectiveRank: values.effectiveRank, alpha: try file.config.alpha(of: module.path), scale: module.scale,
           norm: values.norm, packedAnew: names.index(of: module.path).flatMap { rounding.anew[keys[$0]] },
           intoCodes: names.index(of: module.path).flatMap { rounding.codes[keys[$0]] }))

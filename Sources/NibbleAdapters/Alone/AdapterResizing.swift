@@ -13,7 +13,10 @@ public struct AdapterResizing: Sendable {
   /// - Throws: `.usage` for ranks and shares that are none
   public init(_ file: AdapterFile, rank: Int? = nil, energy: Double? = nil) throws {
     guard rank != nil || energy != nil else { throw NibbleError.usage("which rank? Give \(.rank) or \(.energy)") }
-    let most = file.modules.map { min($0.inputs, $0.outputs) }.max() ?? 0
+    if let odd = file.modules.first(where: { $0.rank == 0 }) {
+      throw NibbleError.usage("\(path: file.path) is a \(odd.method.name) adapter, which has no factors to resize")
+    }
+    let most = file.modules.map { min($0.shape.inputs ?? 0, $0.shape.outputs ?? 0) }.max() ?? 0
     if let rank, rank < 1 || rank > max(most, file.modules.map(\.rank).max() ?? 0) {
       throw NibbleError.usage("\(.rank, rank): no module of \(path: file.path) has use for it; the largest takes \(most)")
     }
@@ -42,8 +45,8 @@ public struct AdapterResizing: Sendable {
       var module = try FactoredModule(own, of: file)
       let found = try SingularFactors([module.factors])
       let new = energy.map { found.rank(keeping: $0, limit: rank ?? own.rank) } ?? rank ?? own.rank
-      // The scale goes into the factors, and so into their bias.
-      module.bias = module.bias.map { $0.map { Float(own.scale * Double($0)) } }
+      // The scale goes into the factors, and so into what it is for beside them.
+      module.scaleExtras(own.scale)
       module.factors = found.factors(rank: new)
       try module.checkFinite()
       guard found.norm == 0 || module.factors.b.contains(where: { $0 != 0 }) else {
@@ -52,18 +55,20 @@ public struct AdapterResizing: Sendable {
       }
       report.modules.append(
         .init(
-          path: own.path, outputs: own.outputs, inputs: own.inputs, oldRank: own.rank, rank: new, norm: found.norm,
+          path: own.path, outputs: module.outputs, inputs: module.inputs, oldRank: own.rank, rank: new, norm: found.norm,
           error: found.norm == 0 ? 0 : found.distance(to: module.factors) / found.norm))
       modules.append(module)
     }
-    if file.config.isDoRA {
+    let method = file.config.method
+    if method.scalesOutputs {
+      let kept = method.extras.map(\.name).joined(separator: ", ")
       report.warnings.append(
         .init(
           .precision,
-          "\(path: file.path) is a DoRA adapter: its magnitudes stay, and the errors told are those of the factors before rows are scaled"
+          "\(path: file.path) is a \(method.name) adapter: \(kept) stays as it is, and errors are those of the factors before outputs are scaled"
         ))
     }
-    let factored = Set(file.modules.flatMap { [$0.a, $0.b, $0.bias, $0.magnitude].compactMap { $0?.name } })
+    let factored = Set(file.modules.flatMap { $0.tensors.map(\.name) })
     let others = file.mapped.checkpoint.tensors.filter { !factored.contains($0.name) }
     report.whole = file.replacements.map { ($0.name, $0.tensor.count, nil) }
     report.whole += file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.count, nil) }

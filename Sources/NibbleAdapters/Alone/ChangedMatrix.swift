@@ -51,7 +51,7 @@ struct ChangedMatrix {
   }
 
   /// ‖values − scale-free factors‖², measured on the factors as they are written.
-  func squaredDistance(to factors: Merging.Factors, _ team: Team) -> Double {
+  func squaredDistance(to factors: LowRankFactors, _ team: Team) -> Double {
     let run = max(1, (1 << 20) / max(columns, 1))
     let parts = ceilDivide(rows, run)
     let found = PerChunk<Double>(parts)

@@ -1,22 +1,32 @@
 import NibbleCore
 
-/// The factors of one module, whatever they came from, on their way into a file.
+/// The numbers of one module with factors, whatever they came from, on their way into a file.
 struct FactoredModule {
   /// In the base.
   var path: String
-  /// Whether the first factor is looked up.
-  var isEmbedding = false
-  /// What the first factor reads: [inputs], of convolutions [channels, height, width].
-  var inputShape: [Int]
-  var outputs: Int
-  /// Without DoRA's part.
-  var factors: Merging.Factors
-  /// The bias of the second factor, which the scale applies to.
-  var bias: [Float]?
-  /// DoRA's magnitudes, one an output.
-  var magnitude: [Float]?
+  let method: any AdapterMethod.Type
+  /// The module itself; its rank is the factors'.
+  private let module: ModuleShape
+  var factors: LowRankFactors
+  /// What the method has beside factors, by part.
+  var extras: [String: [Float]]
 
-  var inputs: Int { elementCount(of: inputShape) ?? 0 }
+  init(
+    path: String, method: any AdapterMethod.Type, _ module: ModuleShape, factors: LowRankFactors, extras: [String: [Float]] = [:]
+  ) {
+    (self.path, self.method, self.module, self.factors, self.extras) = (path, method, module, factors, extras)
+  }
+
+  var isEmbedding: Bool { module.kind == .embedding }
+  var inputs: Int { factors.inputs }
+  var outputs: Int { factors.outputs }
+  var isPlain: Bool { extras.isEmpty && !method.scalesOutputs }
+
+  var shape: ModuleShape {
+    var shape = module
+    shape.rank = factors.rank
+    return shape
+  }
 
   /// The same change with factors of a higher rank, filled up with zeros, as PEFT does.
   func padded(to rank: Int) -> FactoredModule {
@@ -38,48 +48,42 @@ struct FactoredModule {
     var module = self
     let ratio = factors.scale / scale
     module.factors.b = factors.b.map { Float(ratio * Double($0)) }
-    module.bias = bias.map { $0.map { Float(ratio * Double($0)) } }
     module.factors.scale = scale
+    module.scaleExtras(ratio)
     return module
+  }
+
+  /// Multiplies the parts that the scale of the factors is for, too.
+  mutating func scaleExtras(_ ratio: Double) {
+    for part in method.extras where part.isScaled { extras[part.name] = extras[part.name]?.map { Float(ratio * Double($0)) } }
   }
 
   /// Throws for numbers that are beyond float32.
   func checkFinite() throws {
-    guard (factors.a + factors.b + (bias ?? [])).allSatisfy(\.isFinite) else {
+    guard (factors.a + factors.b + extras.values.joined()).allSatisfy(\.isFinite) else {
       throw NibbleError.quality("\(module: path): its new factors would have values beyond float32")
     }
   }
 
   /// As PEFT stores them.
   var tensors: [AdapterFolder.Tensor] {
-    let name = AdapterFile.prefix + path
-    let (first, second) = isEmbedding ? ("lora_embedding_A", "lora_embedding_B") : ("lora_A.weight", "lora_B.weight")
-    let rank = factors.rank
-    var tensors: [AdapterFolder.Tensor] = [
-      .init("\(name).\(first)", [rank] + inputShape, factors.a),
-      .init("\(name).\(second)", [outputs, rank] + inputShape.dropFirst().map { _ in 1 }, factors.b),
-    ]
-    if let bias { tensors.append(.init(name + ".lora_B.bias", [outputs], bias)) }
-    if let magnitude {
-      let isConvolution = inputShape.count > 1
-      tensors.append(.init(name + ".lora_magnitude_vector", isConvolution ? [1, outputs, 1, 1] : [outputs], magnitude))
+    let (shape, names) = (shape, method.parts)
+    let numbers = extras.merging([LoRA.first: factors.a, LoRA.second: factors.b]) { own, _ in own }
+    return names.compactMap { part in
+      numbers[part.name].map { .init(AdapterFile.prefix + path + part.suffix(shape), part.shape(shape), $0) }
     }
-    return tensors
   }
 }
 
 extension FactoredModule {
   /// A module of an adapter in PEFT's layout.
   ///
-  /// - Throws: `.quality` for numbers that are not finite
+  /// - Throws: `.quality` for numbers that are not finite, `.usage` for methods without factors
   init(_ module: AdapterFile.AdaptedModule, of file: AdapterFile) throws {
-    for tensor in [module.a, module.b, module.bias, module.magnitude].compactMap({ $0 }) { try file.checkFinite(tensor) }
-    self.init(
-      path: module.path, isEmbedding: module.isEmbedding, inputShape: Array(module.a.shape[1...]), outputs: module.outputs,
-      factors: Merging.Factors(
-        a: try file.mapped.floats(module.a), b: try file.mapped.floats(module.b), rank: module.rank, scale: module.scale),
-      bias: try module.bias.map { try file.mapped.floats($0) }, magnitude: try module.magnitude.map { try file.mapped.floats($0) }
-    )
+    let factors = try file.factors(of: module)
+    var extras: [String: [Float]] = [:]
+    for name in module.extras { extras[name] = try module.parts[name].map { try file.mapped.floats($0) } }
+    self.init(path: module.path, method: module.method, module.shape, factors: factors, extras: extras)
   }
 }
 
@@ -103,7 +107,7 @@ extension AdapterFolder {
   }
 
   /// What divided by the rank gives the scale, a whole number where one does.
-  private static func alpha(_ factors: Merging.Factors) -> JSON {
+  private static func alpha(_ factors: LowRankFactors) -> JSON {
     let alpha = factors.scale * Double(factors.rank)
     let whole = alpha.rounded()
     return abs(whole) < 1e9 && whole / Double(factors.rank) == factors.scale ? JSON(Int(whole)) : JSON(alpha)

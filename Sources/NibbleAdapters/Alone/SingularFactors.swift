@@ -15,7 +15,7 @@ struct SingularFactors {
   private let right: [Double]
 
   /// - Throws: `.failed` where there is no LAPACK
-  init(_ parts: [Merging.Factors]) throws {
+  init(_ parts: [LowRankFactors]) throws {
     let rank = parts.reduce(0) { $0 + $1.rank }
     (outputs, inputs) = Self.shape(parts)
     // Column by column: B is [outputs, rank], Aᵀ is [inputs, rank], which is A row by row.
@@ -52,7 +52,7 @@ struct SingularFactors {
     SingularFactors(values: values, left: right, outputs: inputs, right: left, inputs: outputs)
   }
 
-  private static func shape(_ parts: [Merging.Factors]) -> (outputs: Int, inputs: Int) {
+  private static func shape(_ parts: [LowRankFactors]) -> (outputs: Int, inputs: Int) {
     guard let first = parts.first, first.rank > 0 else { return (0, 0) }
     return (first.b.count / first.rank, first.a.count / first.rank)
   }
@@ -71,17 +71,17 @@ struct SingularFactors {
   }
 
   /// The best approximation of rank `rank`, as PEFT stores it: B = u diag(s), A = vᵀ. Ranks beyond those there are stay zero.
-  func factors(rank: Int) -> Merging.Factors {
+  func factors(rank: Int) -> LowRankFactors {
     var a = [Float](repeating: 0, count: rank * inputs), b = [Float](repeating: 0, count: outputs * rank)
     for k in 0..<min(rank, values.count) {
       for i in 0..<inputs { a[k * inputs + i] = Float(right[k * inputs + i]) }
       for o in 0..<outputs { b[o * rank + k] = Float(values[k] * left[k * outputs + o]) }
     }
-    return Merging.Factors(a: a, b: b, rank: rank, scale: 1)
+    return LowRankFactors(a: a, b: b, rank: rank, scale: 1)
   }
 
   /// ‖Δ − B A‖ for what `factors(rank:)` makes: the values that are not in it, and what float32 took from B.
-  func distance(to factors: Merging.Factors) -> Double {
+  func distance(to factors: LowRankFactors) -> Double {
     var missing = Array(values.dropFirst(factors.rank))
     for k in 0..<min(factors.rank, values.count) {
       missing += (0..<outputs).map { values[k] * left[k * outputs + $0] - Double(factors.b[$0 * factors.rank + k]) }

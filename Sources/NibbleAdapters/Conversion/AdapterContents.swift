@@ -12,7 +12,8 @@ struct AdapterContents {
   var binding: AdapterBinding?
   var warnings: [Warning] = []
 
-  var isDoRA: Bool { modules.contains { $0.magnitude != nil } }
+  /// How modules are adapted.
+  var method: any AdapterMethod.Type { modules.first?.method ?? LoRA.self }
   var largestRank: Int { modules.map(\.factors.rank).max() ?? 1 }
   /// A scale that most likely is everybody's.
   var commonScale: Double { modules.map(\.factors.scale).first { $0 != 0 } ?? 1 }
@@ -23,8 +24,8 @@ struct AdapterContents {
     func fail(_ what: MessageText) -> NibbleError {
       NibbleError.usage("\(path: file.path) \(what), which only PEFT's layout can say; merge it instead")
     }
-    if let one = file.modules.first(where: { $0.bias != nil }) {
-      throw fail("has a bias for the factors of \(subject: one.path)")
+    if let one = file.modules.first(where: { $0.rank == 0 || $0.method.extras.contains { $0.isScaled } && !$0.extras.isEmpty }) {
+      throw fail("uses \(one.beyondFactors) for \(subject: one.path)")
     }
     if let one = file.modules.first(where: \.isConvolution) { throw fail("adapts the convolution \(subject: one.path)") }
     if let rows = file.tokenRows.first { throw fail("replaces \(rows.tokens.count) rows of \(subject: rows.path)") }
@@ -56,14 +57,17 @@ struct AdapterContents {
   /// As PEFT has it.
   var folder: AdapterFolder {
     let conv1D = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
-    let config: JSON = [
-      "peft_type": "LORA", "task_type": JSON(taskType), "base_model_name_or_path": JSON(baseName), "r": 1, "lora_alpha": 1,
-      "lora_dropout": JSON(dropout), "use_rslora": .bool(false), "use_dora": .bool(isDoRA),
-      "target_modules": JSON(modules.map(\.path).sorted()), "modules_to_save": .null, "rank_pattern": .object([]),
-      "alpha_pattern": .object([]), "bias": "none",
-      "fan_in_fan_out": .bool(modules.contains { module in conv1D.contains { module.path.hasSuffix("." + $0) } }),
-      "init_lora_weights": .bool(true), "inference_mode": .bool(true),
+    let head: [(String, JSON)] = [
+      ("peft_type", JSON(method.kind)), ("task_type", JSON(taskType)), ("base_model_name_or_path", JSON(baseName)), ("r", 1),
+      ("lora_alpha", 1), ("lora_dropout", JSON(dropout)), ("use_rslora", .bool(false)),
     ]
+    let tail: [(String, JSON)] = [
+      ("target_modules", JSON(modules.map(\.path).sorted())), ("modules_to_save", .null), ("rank_pattern", .object([])),
+      ("alpha_pattern", .object([])), ("bias", "none"),
+      ("fan_in_fan_out", .bool(modules.contains { module in conv1D.contains { module.path.hasSuffix("." + $0) } })),
+      ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),
+    ]
+    let config = JSON.object(head + method.flagMembers + tail)
     return AdapterFolder(modules, config: config, binding: binding)
   }
 
@@ -75,25 +79,13 @@ struct AdapterContents {
     var found = (worst: 0.0, module: modules.first?.path ?? "")
     for module in modules {
       try Interrupt.check()
-      guard let twin = theirs[ByteName(module.path)], twin.inputShape == module.inputShape, twin.outputs == module.outputs,
-        twin.isEmbedding == module.isEmbedding, twin.magnitude == module.magnitude, other.modules.count == modules.count
+      guard let twin = theirs[ByteName(module.path)], twin.inputs == module.inputs, twin.outputs == module.outputs,
+        twin.isEmbedding == module.isEmbedding, twin.extras == module.extras, other.modules.count == modules.count
       else { throw NibbleError(.failed, "\(module: module.path) does not come back from the file that was written") }
       let distance = module.factors.distance(to: twin.factors)
       if !(distance <= found.worst) { found = (distance, module.path) }
     }
     return found
-  }
-}
-
-extension Merging.Factors {
-  /// ‖change − other change‖ / ‖change‖.
-  func distance(to other: Merging.Factors) -> Double {
-    if a == other.a, b == other.b, scale == other.scale { return 0 }
-    var minus = other
-    minus.scale = -other.scale
-    let own = Merging.squaredNorm([self])
-    let missing = notBelowZero(Merging.squaredNorm([self, minus]))
-    return own != 0 ? (missing / own).squareRoot() : missing.squareRoot()
   }
 }
 

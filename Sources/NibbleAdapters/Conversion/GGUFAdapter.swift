@@ -61,13 +61,13 @@ public struct GGUFAdapter: Sendable {
       guard first.allSatisfy(\.isFinite), second.allSatisfy(\.isFinite) else {
         throw NibbleError.quality("\(path): the factors of \(quoted(name)) hold NaN or infinite values")
       }
-      let factors = Merging.Factors(
+      let factors = LowRankFactors(
         a: isEmbedding ? transposed(first, rows: inputs, columns: rank) : first, b: second, rank: rank,
         scale: alpha == 0 ? 1 : alpha / Double(rank))
       modules.append(
         Module(
           name: name, inputs: inputs, outputs: outputs, rank: rank, scale: factors.scale,
-          norm: Merging.squaredNorm([factors]).squareRoot()))
+          norm: LowRankFactors.squaredNorm([factors]).squareRoot()))
       parameters += first.count + second.count
     }
     guard !modules.isEmpty else { throw fail("it holds no factors") }

@@ -38,7 +38,9 @@ struct GGUFLayout {
     if let found = names.whole.first(where: { $0.peft == path }) { return found.gguf }
     guard path.hasPrefix(names.layers), let dot = path.dropFirst(names.layers.count).firstIndex(of: ".") else { return nil }
     let number = path[path.index(path.startIndex, offsetBy: names.layers.count)..<dot]
-    guard Int(number) != nil, let found = names.inLayer.first(where: { $0.peft == path[path.index(after: dot)...] }) else { return nil }
+    guard Int(number) != nil, let found = names.inLayer.first(where: { $0.peft == path[path.index(after: dot)...] }) else {
+      return nil
+    }
     return "blk.\(number).\(found.gguf)"
   }
 
@@ -74,9 +76,9 @@ struct GGUFLayout {
 
   /// - Throws: `.usage` naming what the format cannot say
   func writer(_ contents: AdapterContents) throws -> GgufWriter {
-    if let module = contents.modules.first(where: { $0.magnitude != nil }) {
+    if let module = contents.modules.first(where: { !$0.isPlain }) {
       throw NibbleError.usage(
-        "\(subject: module.path) is scaled to DoRA's magnitudes, which llama.cpp does not know; merge it instead")
+        "\(subject: module.path) is adapted by \(module.method.name), which llama.cpp does not have; merge it instead")
     }
     let wanted = contents.commonScale * Double(contents.largestRank)
     let alpha = Float(wanted)
@@ -179,8 +181,8 @@ struct GGUFLayout {
       }
       contents.modules.append(
         FactoredModule(
-          path: module, isEmbedding: isEmbedding, inputShape: [inputs], outputs: outputs,
-          factors: Merging.Factors(
+          path: module, method: LoRA.self, ModuleShape(isEmbedding ? .embedding : .linear, input: [inputs], outputs: outputs),
+          factors: LowRankFactors(
             a: isEmbedding ? transposed(first, rows: inputs, columns: rank) : first, b: rows, rank: rank,
             // Without an alpha llama.cpp scales with nothing.
             scale: alpha == 0 ? 1 : alpha / Double(rank))))

@@ -43,15 +43,24 @@ enum MLXLayout {
     ["embed_tokens", "wte", "wpe"].contains { path == $0 || path.hasSuffix("." + $0) }
   }
 
+  /// Methods that mlx-lm has: what it calls them and their parts beside factors.
+  private static let methods: [(name: String, method: any AdapterMethod.Type, parts: [(theirs: String, own: String)])] = [
+    ("lora", LoRA.self, []), ("dora", DoRA.self, [("m", DoRA.magnitude)]),
+  ]
+
   // MARK: - Writing
 
   /// Ranks below the largest are filled up with zeros, scales that differ go into the second factor.
   ///
   /// - Throws: `.usage` for what the layout cannot say
   static func folder(_ contents: AdapterContents) throws -> AdapterFolder {
-    if let odd = contents.modules.first(where: { $0.isEmbedding && $0.magnitude != nil }) {
+    guard let known = methods.first(where: { $0.method == contents.method }) else {
+      throw NibbleError.usage("mlx-lm has no \(contents.method.name); merge the adapter instead")
+    }
+    if let odd = contents.modules.first(where: { $0.isEmbedding && !$0.isPlain }) {
       throw NibbleError.usage(
-        "\(subject: odd.path): DoRA on an embedding scales other numbers in mlx-lm than in PEFT; it is not converted")
+        "\(subject: odd.path): \(known.method.name) on an embedding scales other numbers in mlx-lm than in PEFT; it is not converted"
+      )
     }
     if contents.taskType.map({ $0 != "CAUSAL_LM" }) ?? false {
       throw NibbleError.usage("mlx-lm runs language models; this adapter's task_type is \(contents.taskType ?? "")")
@@ -69,13 +78,15 @@ enum MLXLayout {
         .init(name + ".lora_a", [own.inputs, rank], transposed(own.factors.a, rows: rank, columns: own.inputs)))
       tensors.append(
         .init(name + ".lora_b", [rank, own.outputs], transposed(own.factors.b, rows: own.outputs, columns: rank)))
-      if let magnitude = module.magnitude { tensors.append(.init(name + ".m", [module.outputs], magnitude)) }
+      for part in known.parts {
+        if let values = module.extras[part.own] { tensors.append(.init(name + "." + part.theirs, [values.count], values)) }
+      }
     }
     // Full names find just these modules, whichever layers they are in.
     let keys = contents.modules.map { name($0.path) }
     let layers = Set(keys.compactMap { $0.split(separator: ".").first { Int($0) != nil } })
     let config: JSON = [
-      "fine_tune_type": JSON(contents.isDoRA ? "dora" : "lora"), "model": JSON(contents.baseName),
+      "fine_tune_type": JSON(known.name), "model": JSON(contents.baseName),
       "num_layers": JSON(layers.count),
       "lora_parameters": [
         "rank": JSON(rank), "scale": JSON(scale), "dropout": JSON(contents.dropout), "keys": JSON(keys.sorted()),
@@ -94,7 +105,7 @@ enum MLXLayout {
     func fail(_ reason: MessageText, at place: String = place) -> NibbleError { .badInput("\(path: place): \(reason)") }
     let config = try readJSONFile(place)
     let kind = config["fine_tune_type"]?.string ?? "lora"
-    guard kind == "lora" || kind == "dora" else {
+    guard let known = methods.first(where: { $0.name == kind }) else {
       throw fail("\(key: "fine_tune_type") = \(quoted(kind)) is no adapter of factors")
     }
     guard let settings = config["lora_parameters"], let rank = settings["rank"]?.int, (1...1 << 20).contains(rank),
@@ -111,7 +122,8 @@ enum MLXLayout {
     var parts: [ByteName: [String: StoredTensor]] = [:]
     for tensor in mapped.checkpoint.tensors {
       let name = tensor.name.text
-      guard let dot = name.lastIndex(of: "."), ["lora_a", "lora_b", "m"].contains(name[name.index(after: dot)...]) else {
+      guard let dot = name.lastIndex(of: "."), ["lora_a", "lora_b", "m"].contains(name[name.index(after: dot)...])
+      else {
         throw fail("\(tensor: name) is no part of mlx-lm's adapters", at: weights)
       }
       parts[ByteName(String(name[..<dot])), default: [:]][String(name[name.index(after: dot)...])] = tensor
@@ -122,11 +134,13 @@ enum MLXLayout {
       guard a.shape.count == 2, b.shape.count == 2, a.shape[1] == rank, b.shape[0] == rank else {
         throw broken("has factors of shapes \(a.shape) and \(b.shape), where the rank is \(rank)")
       }
-      guard (kind == "dora") == (found["m"] != nil), found["m"]?.shape ?? [b.shape[1]] == [b.shape[1]] else {
-        throw broken("has magnitudes of shape \(found["m"]?.shape ?? []), fine_tune_type is \(kind)")
-      }
+      guard Set(known.parts.map(\.theirs)) == Set(found.keys).subtracting(["lora_a", "lora_b"]),
+        known.parts.allSatisfy({ found[$0.theirs]?.shape == [b.shape[1]] })
+      else { throw broken("has m of shape \(found["m"]?.shape ?? []), fine_tune_type is \(kind)") }
       let path = Self.path(name.text)
-      if isEmbedding(path), kind == "dora" { throw broken("is an embedding with DoRA, which PEFT computes otherwise") }
+      if isEmbedding(path), !known.parts.isEmpty {
+        throw broken("is an embedding with \(known.method.name), which PEFT computes otherwise")
+      }
       func values(_ tensor: StoredTensor) throws -> [Float] {
         let values = try mapped.floats(tensor)
         guard values.allSatisfy(\.isFinite) else {
@@ -136,11 +150,12 @@ enum MLXLayout {
       }
       contents.modules.append(
         FactoredModule(
-          path: path, isEmbedding: isEmbedding(path), inputShape: [a.shape[0]], outputs: b.shape[1],
-          factors: Merging.Factors(
+          path: path, method: known.method,
+          ModuleShape(isEmbedding(path) ? .embedding : .linear, input: [a.shape[0]], outputs: b.shape[1]),
+          factors: LowRankFactors(
             a: transposed(try values(a), rows: a.shape[0], columns: rank),
             b: transposed(try values(b), rows: rank, columns: b.shape[1]), rank: rank, scale: scale),
-          magnitude: try found["m"].map(values)))
+          extras: try known.parts.reduce(into: [:]) { $0[$1.own] = try found[$1.theirs].map(values) }))
     }
     guard !contents.modules.isEmpty else { throw fail("it holds no tensors", at: weights) }
     contents.taskType = "CAUSAL_LM"

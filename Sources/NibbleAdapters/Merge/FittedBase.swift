@@ -21,14 +21,14 @@ extension Checkpoint {
   func checkAttachable(_ adapter: AdapterFile) throws {
     func fail(_ what: MessageText) -> NibbleError {
       NibbleError.usage(
-        "\(.whenLost, "keep"): \(path: adapter.path) \(what), which is only merged, not attached; use another way")
+        "\(.whenLost, "keep"): \(path: adapter.path) \(what): such adapters can be merged, and not attached to a running model")
     }
     let tokens = ModuleNames(
       vocabularyTensors.filter { $0.text != "lm_head.weight" }.map { String($0.text.dropLast(".weight".count)) }, of: self)
     for module in adapter.modules {
       if module.isConvolution { throw fail("adapts convolutions") }
-      if module.isEmbedding, module.magnitude != nil || tokens.index(of: module.path) == nil {
-        throw fail("adapts \(subject: module.path)")
+      if module.isEmbedding, !module.method.looksUp || tokens.index(of: module.path) == nil {
+        throw fail("adapts \(subject: module.path) by \(module.method.name)")
       }
     }
     if adapter.tokenRows.contains(where: { tokens.index(of: $0.path) == nil }) {

@@ -3,24 +3,77 @@ import NibbleCore
 import NibbleFormats
 import NibbleQuant
 
-/// Δ = gain ∘ W + left · right, in the order a matrix's elements are stored: LoRA and all that folds into two factors, several of them
-/// side by side. The gain is DoRA's.
+/// Δ = gain ∘ W + left · right, in the order a matrix's elements are stored: what methods make of a weight, the pairs of several side
+/// by side.
 struct LowRankChange: TensorChange {
+  /// What one adapter has part in it.
+  struct Part {
+    var factors: LowRankFactors?
+    /// s, [outputs]: outputs of W + D are scaled by it.
+    var scales: [Double]?
+    /// How much of the whole is taken.
+    var weight = 1.0
+  }
+
   /// [rows, rank], scaled.
-  let left: FloatStore
+  private let left: FloatStore
   /// [rank, columns]
-  let right: FloatStore
-  let columns: Int
-  let rank: Int
-  /// One number a row, or a column if `isGainByColumn`.
-  var gain: FloatStore?
-  var isGainByColumn = false
+  private let right: FloatStore
+  private let columns: Int
+  private let rank: Int
+  /// s − 1, one number an output; nil where nothing scales.
+  private let gain: FloatStore?
   /// Whether rows are the layer's outputs, and so read its inputs.
-  var rowsAreOutputs = true
+  private let rowsAreOutputs: Bool
+
+  /// - Parameter rowsAreOutputs: whether elements are stored [outputs, inputs]
+  init(_ parts: [Part], inputs: Int, outputs: Int, rowsAreOutputs: Bool) {
+    rank = parts.reduce(0) { $0 + ($1.factors?.rank ?? 0) }
+    columns = rowsAreOutputs ? inputs : outputs
+    self.rowsAreOutputs = rowsAreOutputs
+    (left, right) = (FloatStore(count: (rowsAreOutputs ? outputs : inputs) * rank), FloatStore(count: rank * columns))
+    let gains = parts.filter { $0.scales != nil }
+    gain = gains.isEmpty ? nil : FloatStore([Float](repeating: 0, count: outputs))
+    for part in gains {
+      for (output, scale) in (part.scales ?? []).enumerated() { gain?.start[output] += Float(part.weight * (scale - 1)) }
+    }
+    var at = 0
+    for part in parts {
+      guard let factors = part.factors else { continue }
+      fill(factors, scales: part.scales, at)
+      at += factors.rank
+    }
+  }
+
+  /// Of one pair.
+  init(_ factors: LowRankFactors, rowsAreOutputs: Bool) {
+    self.init([Part(factors: factors)], inputs: factors.inputs, outputs: factors.outputs, rowsAreOutputs: rowsAreOutputs)
+  }
+
+  /// Scales of outputs are folded into B, which is [outputs, r]; A is [r, inputs].
+  private func fill(_ part: LowRankFactors, scales: [Double]?, _ at: Int) {
+    let (r, inputs, outputs) = (part.rank, part.inputs, part.outputs)
+    func b(_ output: Int, _ k: Int) -> Float {
+      Float(part.scale * (scales?[output] ?? 1) * Double(part.b[output * r + k]))
+    }
+    for k in 0..<r {
+      if rowsAreOutputs {
+        for output in 0..<outputs { left.start[output * rank + at + k] = b(output, k) }
+        for input in 0..<inputs { right.start[(at + k) * columns + input] = part.a[k * inputs + input] }
+      } else {
+        for input in 0..<inputs { left.start[input * rank + at + k] = part.a[k * inputs + input] }
+        for output in 0..<outputs { right.start[(at + k) * columns + output] = b(output, k) }
+      }
+    }
+  }
 
   func delta(
     _ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>, _: Scratch
   ) {
+    self.delta(values, start, count, into: delta)
+  }
+
+  func delta(_ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>) {
     // Whole rows together; a row that is begun or left in the middle alone.
     var done = 0
     while done < count {
@@ -33,7 +86,7 @@ struct LowRankChange: TensorChange {
     }
   }
 
-  var rowSpace: RowSpace? { RowSpace(right.start, rank: rank, columns: columns, isOfInputs: rowsAreOutputs) }
+  var rowSpace: RowSpace? { rank == 0 ? nil : RowSpace(right.start, rank: rank, columns: columns, isOfInputs: rowsAreOutputs) }
 
   private func product(_ row: Int, _ rows: Int, _ column: Int, _ width: Int, into out: UnsafeMutablePointer<Float>) {
     ChangeKernels.lowRank(
@@ -47,7 +100,7 @@ struct LowRankChange: TensorChange {
     guard let gain = gain?.start else { return }
     for i in 0..<rows {
       let (from, to) = (values + i * width, out + i * width)
-      if isGainByColumn {
+      if !rowsAreOutputs {
         for j in 0..<width { to[j] += gain[column + j] * from[j] }
       } else {
         let factor = gain[row + i]
@@ -57,11 +110,29 @@ struct LowRankChange: TensorChange {
   }
 }
 
-/// Δ is a given vector: a bias of the second factor.
+/// Δ = gain ∘ b + a given vector: what methods make of a bias.
 struct VectorChange: TensorChange {
-  let values: FloatStore
+  private let values: FloatStore
+  /// s − 1; nil where nothing scales.
+  private var gain: FloatStore?
 
-  func delta(_: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>, _: Scratch) {
+  /// No change.
+  init(count: Int) { values = FloatStore([Float](repeating: 0, count: count)) }
+
+  /// Adds what one adapter makes of it, as far as its weight goes.
+  mutating func add(_ bias: FloatStore?, scale: FloatStore?, weight: Double) {
+    if let bias { for (index, value) in bias.values.enumerated() { values.start[index] += Float(weight * Double(value)) } }
+    guard let scale else { return }
+    let sum = gain ?? FloatStore([Float](repeating: 0, count: values.count))
+    for (index, value) in scale.values.enumerated() { sum.start[index] += Float(weight * Double(value - 1)) }
+    gain = sum
+  }
+
+  func delta(
+    _ bias: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>, _: Scratch
+  ) {
     delta.update(from: values.start + start, count: count)
+    guard let gain else { return }
+    for index in 0..<count { delta[index] += gain.start[start + index] * bias[index] }
   }
 }

@@ -47,25 +47,29 @@ public final class MergeCheck: Sendable {
     for (index, merging) in plan.matrices.sorted(by: { $0.key < $1.key }) {
       try Interrupt.check()
       let tensor = base.tensors[index]
-      guard let part = merging.parts.first?.module, !part.isEmbedding, !part.isConvolution, tensor.dtype != .f64,
+      guard let part = merging.parts.first?.module, part.shape.kind == .linear, tensor.logicalShape.count == 2,
+        tensor.dtype != .f64,
         let output = after.checkpoint.tensor(tensor.name), output.dtype != .f64,
         (tensor.sections + output.sections).allSatisfy({ $0.compression == .none })
       else {
         result.skipped += 1
         continue
       }
+      let (outputs, inputs) = (
+        tensor.logicalShape[merging.isInputsFirst ? 1 : 0], tensor.logicalShape[merging.isInputsFirst ? 0 : 1]
+      )
       // Of plain matrices, stored output by output, a run of outputs: what is wrong with one is wrong with all.
       let isWhole =
-        merging.isInputsFirst || tensor.encoding.kind.hasBlocks || output.encoding.kind.hasBlocks || part.outputs <= Self.outputs
-        || merging.parts.contains { $0.module.magnitude != nil }
-      let first = isWhole ? 0 : (index * 7919) % (part.outputs - Self.outputs + 1)
-      let range = first..<(isWhole ? part.outputs : first + Self.outputs)
+        merging.isInputsFirst || tensor.encoding.kind.hasBlocks || output.encoding.kind.hasBlocks || outputs <= Self.outputs
+        || merging.scalesOutputs
+      let first = isWhole ? 0 : (index * 7919) % (outputs - Self.outputs + 1)
+      let range = first..<(isWhole ? outputs : first + Self.outputs)
       func matrix(_ tensor: StoredTensor, _ mapped: MappedCheckpoint) throws -> Matrix {
         if !isWhole, !tensor.isPacked, let data = tensor.section(.data) {
-          let width = part.inputs * tensor.dtype.bitWidth / 8
+          let width = inputs * tensor.dtype.bitWidth / 8
           let bytes = try mapped.bytes(data, tensor.name.text)
           let run = UnsafeRawBufferPointer(rebasing: bytes[range.lowerBound * width..<range.upperBound * width])
-          if let matrix = Matrix(tensor.dtype, rows: range.count, columns: part.inputs, run, owner: mapped) { return matrix }
+          if let matrix = Matrix(tensor.dtype, rows: range.count, columns: inputs, run, owner: mapped) { return matrix }
         }
         if !isWhole, tensor.isPacked {
           return try Matrix(unpacking: range, of: tensor, mapped, isTransposed: false)
@@ -88,7 +92,7 @@ public final class MergeCheck: Sendable {
       let factors = try merging.factors()
       let probe = MergeProbe(factors, range, inputs: weight.inputs)
       let x = probe.x
-      let wanted = try outputs(weight, range, factors, x, engine)
+      let wanted = try wanted(weight, range, merging, factors, x, engine)
       let values = FloatStore(count: weight.outputs)
       let written = try matrix(output, after)
       engine.multiply(x.start, rows: 1, stride: weight.inputs, [.init(written, values.start, stride: weight.outputs)])
@@ -135,31 +139,40 @@ public final class MergeCheck: Sendable {
     return sum * square(x) / Double(max(weight.inputs, 1))
   }
 
-  /// What the base says with the adapters beside it: Σ weight · (outputScale · (x·Wᵀ + scale · x·Aᵀ·Bᵀ) − x·Wᵀ) + x·Wᵀ.
-  private func outputs(
-    _ weight: Matrix, _ range: Range<Int>, _ factors: [Merging.Factors], _ x: FloatStore, _ engine: Engine
+  /// What a running model computes of the base with the adapters beside it: Σ weight · (s ∘ (x·Wᵀ + scale · x·Aᵀ·Bᵀ) − x·Wᵀ) + x·Wᵀ.
+  private func wanted(
+    _ weight: Matrix, _ range: Range<Int>, _ merging: Merging, _ factors: [LowRankFactors], _ x: FloatStore, _ engine: Engine
   ) throws -> [Double] {
-    let plain = FloatStore(count: weight.outputs)
-    engine.multiply(x.start, rows: 1, stride: weight.inputs, [.init(weight, plain.start, stride: weight.outputs)])
-    var sum = plain.values.map(Double.init)
-    for part in factors {
-      let a = Matrix(part.a, rows: part.rank, columns: weight.inputs),
-        b = Matrix(
-          Array(part.b[range.lowerBound * part.rank..<range.upperBound * part.rank]), rows: range.count, columns: part.rank)
-      let inner = FloatStore(count: part.rank), delta = FloatStore(count: weight.outputs)
-      engine.multiply(x.start, rows: 1, stride: weight.inputs, [.init(a, inner.start, stride: part.rank)])
-      engine.multiply(inner.start, rows: 1, stride: part.rank, [.init(b, delta.start, stride: weight.outputs)])
-      guard let dora = part.dora, let magnitude = dora.module.magnitude else {
-        for i in sum.indices { sum[i] += part.scale * Double(delta.start[i]) }
-        continue
+    let plain = product(x, weight, engine)
+    var sum = plain
+    guard case .sum = merging.combination, merging.scalesOutputs else {
+      for part in factors {
+        for (i, value) in product(x, part.pair(range), engine).enumerated() { sum[i] += part.scale * value }
       }
-      let pair = LowRankPair(a: a, b: b, scale: Float(dora.module.scale))
-      let ratios = zip(try dora.file.mapped.floats(magnitude), RowNorms.norms(weight, adding: pair, engine)).map { Double($0) / $1 }
+      return sum
+    }
+    for part in merging.parts {
+      let delta = part.method.pair.map { pair in product(x, pair, engine).map { pair.scale * $0 } }
+      let scales = try part.method.scales(MatrixLengths(weight, engine))
       for i in sum.indices {
-        let adapted = Double(plain.start[i]) + dora.module.scale * Double(delta.start[i])
-        sum[i] += dora.weight * (ratios[i % weight.outputs] * adapted - Double(plain.start[i]))
+        let adapted = plain[i] + (delta?[i] ?? 0)
+        sum[i] += part.weight * ((scales?[i % weight.outputs] ?? 1) * adapted - plain[i])
       }
     }
     return sum
+  }
+
+  private func product(_ x: FloatStore, _ weight: Matrix, _ engine: Engine) -> [Double] {
+    let y = FloatStore(count: weight.outputs)
+    engine.multiply(x.start, rows: 1, stride: weight.inputs, [.init(weight, y.start, stride: weight.outputs)])
+    return y.values.map(Double.init)
+  }
+
+  /// Without the scale.
+  private func product(_ x: FloatStore, _ pair: LowRankPair, _ engine: Engine) -> [Double] {
+    let inner = FloatStore(count: pair.rank), y = FloatStore(count: pair.b.outputs)
+    engine.multiply(x.start, rows: 1, stride: pair.a.inputs, [.init(pair.a, inner.start, stride: pair.rank)])
+    engine.multiply(inner.start, rows: 1, stride: pair.rank, [.init(pair.b, y.start, stride: pair.b.outputs)])
+    return y.values.map(Double.init)
   }
 }

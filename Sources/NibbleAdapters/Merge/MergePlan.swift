@@ -10,7 +10,7 @@ struct MergePlan: @unchecked Sendable {
   private let parameters: ModuleNames
   /// By the index of the base's tensor.
   var matrices: [Int: Merging] = [:]
-  var vectors: [Int: FloatStore] = [:]
+  var vectors: [Int: VectorChange] = [:]
   var tokenRows: [Int: TokenRowsChange] = [:]
   var replacements: [Int: (tensor: StoredTensor, file: AdapterFile)] = [:]
 
@@ -54,51 +54,51 @@ struct MergePlan: @unchecked Sendable {
       guard let found = modules.index(of: module.path) else { continue }
       let index = moduleTensors[found]
       try add(module, to: index, one)
-      if let bias = module.bias { try add(bias, of: module, one) }
     }
   }
 
   private mutating func add(_ module: AdapterFile.AdaptedModule, to index: Int, _ one: MergeOptions.Weighted) throws {
     let file = one.adapter
     let tensor = base.tensors[index]
-    let (inputs, outputs) = (module.inputs, module.outputs)
     let isInputsFirst = try module.isEmbedding || !module.isConvolution && base.storesInputsFirst(tensor, module, of: file)
     let shape = tensor.logicalShape
-    if module.isConvolution, shape.count == 4, shape[0] == outputs, shape[2...] == module.a.shape[2...],
-      shape[1] < module.a.shape[1]
+    if let own = module.shape.input, module.isConvolution, shape.count == 4, shape[0] == module.shape.outputs,
+      shape[2...] == own[1...],
+      shape[1] < own[0]
     {
       throw file.mismatch(
-        module.path,
-        "is a grouped convolution: its factors see all \(module.a.shape[1]) channels and their sum with \(shape) is none")
+        module.path, "is a grouped convolution: its factors see all \(own[0]) channels and their sum with \(shape) is none")
     }
-    guard
-      shape == (module.isConvolution ? [outputs] + module.a.shape[1...] : isInputsFirst ? [inputs, outputs] : [outputs, inputs])
-    else {
+    let weight = isInputsFirst ? Array(shape.reversed()) : shape
+    guard module.shape.weight(like: weight) == weight else {
       throw file.mismatch(
-        module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's weight has the shape \(shape)")
+        module.path, "has tensors of shapes \(module.shapes), the base's weight has the shape \(shape)")
     }
     guard tensor.dtype.isFloat else {
       throw file.mismatch(module.path, "is of \(tensor.dtype.rawValue), which is not merged into")
     }
-    for part in [module.a, module.b, module.magnitude, module.bias].compactMap({ $0 }) { try file.checkFinite(part) }
-    if let magnitude = module.magnitude, magnitude.count != outputs {
-      throw file.mismatch(module.path, "has magnitudes of shape \(magnitude.shape)")
-    }
+    let part = try Merging.Part(module, of: file, weight: one.weight)
     matrices[index, default: Merging()].isInputsFirst = isInputsFirst
-    matrices[index]?.parts.append(.init(file: file, module: module, weight: one.weight))
+    matrices[index]?.parts.append(part)
+    try addBias(part)
   }
 
-  private mutating func add(_ bias: StoredTensor, of module: AdapterFile.AdaptedModule, _ one: MergeOptions.Weighted) throws {
-    let file = one.adapter
-    guard let index = parameters.index(of: module.path + ".bias") else {
-      throw file.mismatch(module.path, "has a bias for its second factor, and the base has none to merge it into")
+  /// What the method makes of the layer's bias.
+  private mutating func addBias(_ part: Merging.Part) throws {
+    let file = part.file
+    let (bias, scale) = (part.method.bias, part.module.method.scalesBias ? part.method.scale : nil)
+    guard let index = parameters.index(of: part.module.path + ".bias") else {
+      guard bias == nil else { throw file.mismatch(part.module.path, "has a bias, and the base has none to merge it into") }
+      return
     }
-    guard base.tensors[index].shape == bias.shape else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
-    let sum = vectors[index] ?? FloatStore([Float](repeating: 0, count: bias.count))
-    for (at, value) in try file.mapped.floats(bias).enumerated() {
-      sum.start[at] += Float(one.weight * module.scale * Double(value))
+    guard bias != nil || scale != nil else { return }
+    let count = base.tensors[index].count
+    guard base.tensors[index].shape == [count], (bias ?? scale)?.count == count else {
+      throw file.mismatch(part.module.path, "has a bias of \((bias ?? scale)?.count ?? 0) numbers")
     }
-    vectors[index] = sum
+    var change = vectors[index] ?? VectorChange(count: count)
+    change.add(bias, scale: scale, weight: part.weight)
+    vectors[index] = change
   }
 
   private mutating func add(_ rows: AdapterFile.TokenRows, _ one: MergeOptions.Weighted) throws {

@@ -17,7 +17,7 @@ struct MergeProbe {
   /// - Parameters:
   ///   - factors: of the change
   ///   - range: the outputs that are compared
-  init(_ factors: [Merging.Factors], _ range: Range<Int>, inputs: Int) {
+  init(_ factors: [LowRankFactors], _ range: Range<Int>, inputs: Int) {
     var random = RandomInputs()
     let x = random.next(inputs)
     let others = (0..<Self.samples).map { _ in Self.change(random.next(inputs), factors, range) }
@@ -38,7 +38,7 @@ struct MergeProbe {
 
   /// An input that all factors read, each as much as it writes.
   private static func along(
-    _ factors: [Merging.Factors], _ signs: FloatStore, _ range: Range<Int>, _ inputs: Int
+    _ factors: [LowRankFactors], _ signs: FloatStore, _ range: Range<Int>, _ inputs: Int
   ) -> FloatStore {
     let x = FloatStore([Float](repeating: 0, count: inputs))
     var at = 0
@@ -53,8 +53,8 @@ struct MergeProbe {
     return x
   }
 
-  /// Δx, for some outputs, without DoRA's gain.
-  private static func change(_ x: FloatStore, _ factors: [Merging.Factors], _ range: Range<Int>) -> [Double] {
+  /// Δx, for some outputs, without any scaling of outputs.
+  private static func change(_ x: FloatStore, _ factors: [LowRankFactors], _ range: Range<Int>) -> [Double] {
     var sum = [Double](repeating: 0, count: range.count)
     for part in factors {
       let inner = part.a.withUnsafeBufferPointer { a in

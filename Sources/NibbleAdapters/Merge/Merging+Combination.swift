@@ -13,8 +13,8 @@ extension Merging {
     guard !method.isSum else { return .sum }
     let ranks = parts.map(\.module.rank)
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.usage("\(.method, method.rawValue): \(reason)") }
-    if let other = parts.first(where: { $0.module.magnitude != nil || $0.module.bias != nil }) {
-      throw fail("\(path: other.file.path) uses DoRA or lora_bias, which PEFT's combination is not made for")
+    if let other = parts.first(where: { !$0.module.isPlain }) {
+      throw fail("\(path: other.file.path) uses \(other.module.beyondFactors), which PEFT's combination is not made for")
     }
     guard ranks.reduce(0, +) <= Self.mostRanks else {
       throw fail("\(subject: name) has ranks \(ranks), together more than the limit of \(Self.mostRanks)")

@@ -32,7 +32,7 @@ extension StreamJob {
       job.items[index].target.becomesNew()
       job.items[index].change = { rows }
     }
-    for (index, vector) in merges.vectors { job.items[index].change = { VectorChange(values: vector) } }
+    for (index, vector) in merges.vectors { job.items[index].change = { vector } }
     for (index, merging) in merges.matrices {
       job.items[index].target.becomesNew()
       let item = job.items[index]
@@ -90,7 +90,7 @@ extension StreamJob {
   /// A job that takes adapters out of a merged model again. What rounding took stays gone: `StreamReport.originalDistance` tells how
   /// much that can be.
   ///
-  /// - Throws: `.usage` for packed models, DoRA and parameters trained whole, which cannot be taken out
+  /// - Throws: `.usage` for packed models, methods that scale outputs, and parameters trained whole, which cannot be taken out
   public static func unmerge(_ merged: Checkpoint, _ adapters: [MergeOptions.Weighted], to output: OutputSpec) throws -> StreamJob
   {
     if let packed = merged.packed.first {
@@ -98,8 +98,9 @@ extension StreamJob {
         "\(path: merged.path): \(tensor: packed.name.text) is packed: what its codes were before is not to be had from them")
     }
     for one in adapters {
-      if one.adapter.config.isDoRA {
-        throw NibbleError.usage("\(path: one.adapter.path) is a DoRA adapter, which cannot be taken out")
+      if one.adapter.config.method.scalesOutputs {
+        throw NibbleError.usage(
+          "\(path: one.adapter.path) is a \(one.adapter.config.method.name) adapter, which cannot be taken out")
       }
       if let rows = one.adapter.tokenRows.first {
         throw NibbleError.usage(

@@ -34,10 +34,15 @@ extension Checkpoint {
   func storesInputsFirst(_ tensor: StoredTensor, _ module: AdapterFile.AdaptedModule, of file: AdapterFile) throws -> Bool {
     let name = tensor.name.text
     if let family { return family.isConv1D(name) }
-    guard module.inputs == module.outputs else { return tensor.logicalShape == [module.inputs, module.outputs] }
+    let shape = tensor.logicalShape
+    guard shape.count == 2, shape[0] == shape[1] else {
+      // What the adapter does not show of the shape, it may have any way.
+      return module.shape.fits(inputs: shape.first ?? 0, outputs: shape.last ?? 0)
+        && !module.shape.fits(inputs: shape.last ?? 0, outputs: shape.first ?? 0)
+    }
     let says = file.config.json["fan_in_fan_out"]?.bool ?? false
     guard WeightOrientation.mayBeConv1D(name) else { return says }
-    if let shown = WeightOrientation.ofSquare(name, width: module.inputs, in: self) { return shown }
+    if let shown = WeightOrientation.ofSquare(name, width: shape[0], in: self) { return shown }
     // PEFT sets it for a Conv1D only, so it may be false for one, but not true for none.
     guard says else {
       throw file.mismatch(

@@ -1,27 +1,58 @@
-import NibbleCompute
+import NibbleCore
 
 /// Every method. Another is one more file and its name here.
 package enum AdapterMethods {
-  /// The first that claims a module's numbers has them.
-  static let all: [any LinearMethod.Type] = [DoRA.self, LoRA.self]
+  private static let known: [any AdapterMethod.Type] = [LoRA.self, DoRA.self]
+  /// Methods a program brings itself.
+  @TaskLocal package static var added: [any AdapterMethod.Type] = []
 
-  /// The method that a module's numbers are of; nil for numbers of none.
-  package static func method(_ numbers: MethodNumbers) -> (any LinearMethod)? {
-    for method in all { if let found = method.init(numbers) { return found } }
+  static var all: [any AdapterMethod.Type] { known + added }
+
+  /// The method of adapters of this kind with these keys set to `true`; nil if there is none.
+  static func method(kind: String, flags: Set<String>) -> (any AdapterMethod.Type)? {
+    let own = all.filter { $0.kind == kind }
+    return own.first { $0.flag.map(flags.contains) ?? false } ?? own.first { $0.flag == nil }
+  }
+
+  /// Keys that are true or false.
+  static var flags: [String] { all.flatMap { one in (one.flag.map { [$0] } ?? []) + one.parts.compactMap(\.flag) } }
+
+  /// The part that a tensor's name ends with, and what precedes it; nil for names that end with none.
+  static func part(_ name: String) -> (path: String, suffix: String, part: String)? {
+    for method in all {
+      for part in method.parts {
+        guard let suffix = part.suffixes.first(where: { name.hasSuffix($0) }) else { continue }
+        return (String(name.dropLast(suffix.utf8.count)), suffix, part.name)
+      }
+    }
     return nil
   }
 }
 
-/// What an adapter has for one linear layer.
-package struct MethodNumbers {
-  package var pair: LowRankPair?
-  /// By the names that adapter files have for them.
-  package var parts: [String: FloatStore]
-  /// The layer's weight, where none of the numbers changes any more; what follows from them is found once then.
-  package var weight: Matrix?
-  package var engine: Engine
-
-  package init(_ pair: LowRankPair?, parts: [String: FloatStore] = [:], weight: Matrix? = nil, _ engine: Engine) {
-    (self.pair, self.parts, self.weight, self.engine) = (pair, parts, weight, engine)
+extension AdapterMethod {
+  /// What in `adapter_config.json` tells the method from others of its kind.
+  package static var flagMembers: [(String, JSON)] {
+    AdapterMethods.all.filter { $0.kind == kind }.compactMap { one in one.flag.map { ($0, .bool(one == self)) } }
   }
+}
+
+/// What training can be asked for.
+package struct TrainableMethod: Sendable {
+  /// On the command line.
+  package let name: String
+  package let method: any AdapterMethod.Type
+  /// Whether the scale is alpha / √rank instead of alpha / rank.
+  package let isRankStabilized: Bool
+
+  package static let all = [
+    TrainableMethod(name: "lora", method: LoRA.self, isRankStabilized: false),
+    TrainableMethod(name: "rslora", method: LoRA.self, isRankStabilized: true),
+    TrainableMethod(name: "dora", method: DoRA.self, isRankStabilized: false),
+  ]
+
+  package static func named(_ name: String) -> TrainableMethod? {
+    (all + AdapterMethods.added.map { TrainableMethod(name: $0.kind.lowercased(), method: $0, isRankStabilized: false) })
+      .first { $0.name == name }
+  }
+
 }

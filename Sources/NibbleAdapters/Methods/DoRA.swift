@@ -2,10 +2,32 @@ import NibbleCompute
 import NibbleCore
 
 /// DoRA, arXiv:2402.09353: the rows of W + scale · B · A scaled to trained lengths, s = m / n.
-package struct DoRA: LinearMethod {
+package struct DoRA: AdapterMethod {
   package static let magnitude = "lora_magnitude_vector"
 
-  private let lora: LoRA
+  package static let name = "DoRA"
+  package static let kind = LoRA.kind
+  package static let flag: String? = "use_dora"
+  package static let scalesOutputs = true
+  package static let parts =
+    LoRA.factorParts + [
+      MethodPart(magnitude, suffixes: [".lora_magnitude_vector", ".lora_magnitude_vector.weight"]) { module in
+        let outputs = module.outputs ?? 0
+        return module.kind == .convolution ? [1, outputs, 1, 1] : [outputs]
+      }
+    ]
+
+  package static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape? {
+    LoRA.shape(of: parts, isEmbedding: isEmbedding)
+  }
+
+  /// m is the rows' own lengths.
+  package static func start(_ layer: NewModule) -> [String: [Float]] {
+    var numbers = LoRA.start(layer)
+    numbers[magnitude] = layer.lengths.map { Float($0) }
+    return numbers
+  }
+
   private let factors: LowRankPair
   /// m, [outputs]
   private let magnitudes: FloatStore
@@ -14,55 +36,56 @@ package struct DoRA: LinearMethod {
   private let base = BaseLengths()
 
   package init?(_ numbers: MethodNumbers) {
-    guard let pair = numbers.pair, let magnitudes = numbers.parts[Self.magnitude], let lora = LoRA(numbers) else { return nil }
-    (self.lora, factors, self.magnitudes) = (lora, pair, magnitudes)
+    guard let pair = LoRA(numbers)?.pair, let magnitudes = numbers.values[Self.magnitude] else { return nil }
+    (factors, self.magnitudes) = (pair, magnitudes)
     fixed = numbers.weight.map { weight in
-      FloatStore(zip(magnitudes.values, RowNorms.norms(weight, adding: pair, numbers.engine)).map { Float(Double($0) / $1) })
+      let squares = MatrixLengths(weight, numbers.engine).squares(adding: pair)
+      return FloatStore(zip(magnitudes.values, squares).map { Float(Double($0) / $1.squareRoot()) })
     }
   }
 
   package var pair: LowRankPair? { factors }
-  package var scalesOutputs: Bool { true }
+
+  package func scales(_ lengths: any RowLengths) throws -> [Double]? {
+    zip(magnitudes.values, try lengths.norms(adding: factors)).map { Double($0) / $1 }
+  }
 
   package func outputs(of weight: Matrix, _ engine: Engine) -> OutputChange {
-    var change = lora.outputs(of: weight, engine)
-    if let fixed {
-      change.scale = fixed
-    } else {
-      change.kept = norms(weight, engine)
-      change.scale = FloatStore(zip(magnitudes.values, change.kept).map { $0 / $1 })
-    }
-    return change
+    if let fixed { return OutputChange(scale: fixed) }
+    let norms = norms(weight, engine)
+    return OutputChange(scale: FloatStore(zip(magnitudes.values, norms).map { $0 / $1 }), kept: norms)
   }
 
   /// n taken as given: dm = Σ dy∘z / n, dz = (m / n)∘dy.
   package func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {
-    lora.backward(outputs, gradients)
     if let own = gradients[Self.magnitude], outputs.change.kept.count == outputs.count {
       for o in 0..<outputs.count { own.start[o] += Float(outputs.productSum(o) / Double(outputs.change.kept[o])) }
     }
     outputs.scale()
   }
 
-  /// Lengths of the rows of W + D, D = scale · B · A, without making D:
+  /// Lengths of the rows of W + D, D = scale · B · A, without making D, which would cost a step too much:
   /// ‖w + d‖² = ‖w‖² + 2 · scale · b · (A w) + scale² · b · (A Aᵀ) · bᵀ.
   private func norms(_ weight: Matrix, _ engine: Engine) -> [Float] {
     let (rank, outputs, inputs) = (factors.rank, weight.outputs, weight.inputs)
     let projected = FloatStore(count: rank * outputs), gram = FloatStore(count: rank * rank)
-    let a = RowNorms.values(factors.a), second = RowNorms.values(factors.b)
-    engine.multiply(a.start, rows: rank, stride: inputs, [.init(weight, projected.start, stride: outputs)])
-    engine.multiply(a.start, rows: rank, stride: inputs, [.init(factors.a, gram.start, stride: rank)])
+    let (a, b) = factors.values
+    a.withUnsafeBufferPointer { a in
+      guard let a = a.baseAddress else { return }
+      engine.multiply(a, rows: rank, stride: inputs, [.init(weight, projected.start, stride: outputs)])
+      engine.multiply(a, rows: rank, stride: inputs, [.init(factors.a, gram.start, stride: rank)])
+    }
     let own = base.squares(weight, engine)
-    let scale = Double(factors.scale)
-    let b = second.start
-    return (0..<outputs).map { o in
-      var cross = 0.0, square = 0.0
-      for k in 0..<rank {
-        let left = Double(b[o * rank + k])
-        cross += left * Double(projected.start[k * outputs + o])
-        for l in 0..<rank { square += left * Double(gram.start[k * rank + l]) * Double(b[o * rank + l]) }
+    return b.withUnsafeBufferPointer { b in
+      (0..<outputs).map { o in
+        var cross = 0.0, square = 0.0
+        for k in 0..<rank {
+          let left = Double(b[o * rank + k])
+          cross += left * Double(projected.start[k * outputs + o])
+          for l in 0..<rank { square += left * Double(gram.start[k * rank + l]) * Double(b[o * rank + l]) }
+        }
+        return Float(max(0, own[o] + 2 * factors.scale * cross + factors.scale * factors.scale * square).squareRoot())
       }
-      return Float(max(0, own[o] + 2 * scale * cross + scale * scale * square).squareRoot())
     }
   }
 
@@ -72,7 +95,7 @@ package struct DoRA: LinearMethod {
 
     func squares(_ weight: Matrix, _ engine: Engine) -> [Double] {
       if let known { return known }
-      let squares = RowNorms.squares(weight, engine)
+      let squares = MatrixLengths(weight, engine).squares(adding: nil)
       known = squares
       return squares
     }

@@ -9,7 +9,8 @@ package struct EmbeddingTerm: Sendable {
   private let b: Matrix
   private let scale: Float
 
-  package init(a: FloatStore, b: Matrix, scale: Float) { (self.a, self.b, self.scale) = (a, b, scale) }
+  /// - Parameter a: the pair's A, as numbers
+  package init(a: FloatStore, _ pair: LowRankPair) { (self.a, b, scale) = (a, pair.b, Float(pair.scale)) }
 
   private var rank: Int { b.inputs }
   private var count: Int { a.count / max(rank, 1) }

@@ -2,33 +2,56 @@ import NibbleCompute
 
 /// LoRA, arXiv:2106.09685: z = x · Wᵀ + scale · x · Aᵀ · Bᵀ, and what folds exactly into it (rsLoRA by its scale, IEC, QA-LoRA,
 /// Q-BaRA). With `lora_bias` t = scale · bias.
-package struct LoRA: LinearMethod {
-  /// Names of its numbers in adapter files.
+package struct LoRA: AdapterMethod {
   package static let first = "lora_A", second = "lora_B", secondBias = "lora_B.bias"
 
-  private let factors: LowRankPair
-  /// [outputs]
-  private let bias: FloatStore?
+  package static let name = "LoRA"
+  package static let kind = "LORA"
+  package static let looksUp = true
 
-  package init(_ factors: LowRankPair, bias: FloatStore? = nil) { (self.factors, self.bias) = (factors, bias) }
+  static let factorParts = [
+    MethodPart(first, suffixes: [".lora_A.weight", ".lora_embedding_A"], isFactor: true) { [$0.rank] + ($0.input ?? []) },
+    MethodPart(second, suffixes: [".lora_B.weight", ".lora_embedding_B"], isFactor: true, isSecond: true) {
+      [$0.outputs ?? 0, $0.rank] + ($0.input ?? []).dropFirst().map { _ in 1 }
+    },
+  ]
+  package static let parts =
+    factorParts + [
+      MethodPart(secondBias, suffixes: [".lora_B.bias"], flag: "lora_bias", isScaled: true, isSecond: true) { [$0.outputs ?? 0] }
+    ]
+
+  /// From A, [rank, inputs], and B, [outputs, rank]; of convolutions [rank, channels, height, width] and [outputs, rank, 1, 1].
+  package static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape? {
+    guard let a = parts[first], let b = parts[second], a.count == b.count, a.count == 2 || a.count == 4 && !isEmbedding else {
+      return nil
+    }
+    guard a[0] > 0, b[1] == a[0], b[2...].allSatisfy({ $0 == 1 }) else { return nil }
+    let kind: ModuleShape.Kind = isEmbedding ? .embedding : a.count == 4 ? .convolution : .linear
+    return ModuleShape(kind, input: Array(a[1...]), outputs: b[0], rank: a[0])
+  }
+
+  package static func start(_ layer: NewModule) -> [String: [Float]] {
+    [first: layer.factors.first(layer), second: [Float](repeating: 0, count: layer.outputs * layer.rank)]
+  }
+
+  private let factors: LowRankPair
+  /// Of an embedding, A as numbers.
+  private let table: FloatStore?
+  private let secondBias: FloatStore?
 
   package init?(_ numbers: MethodNumbers) {
-    guard let pair = numbers.pair else { return nil }
-    self.init(pair, bias: numbers.parts[Self.secondBias])
+    guard let a = numbers.matrices[Self.first], let b = numbers.matrices[Self.second] else { return nil }
+    factors = LowRankPair(a: a, b: b, scale: numbers.scale)
+    (table, secondBias) = (numbers.values[Self.first], numbers.values[Self.secondBias])
   }
 
   package var pair: LowRankPair? { factors }
-  package var scalesOutputs: Bool { false }
-
-  package func outputs(of weight: Matrix, _ engine: Engine) -> OutputChange {
-    OutputChange(bias: bias.map { bias in FloatStore(bias.values.map { $0 * factors.scale }) })
-  }
+  package var lookup: EmbeddingTerm? { table.map { EmbeddingTerm(a: $0, factors) } }
+  package var bias: FloatStore? { secondBias.map { bias in FloatStore(bias.values.map { Float(factors.scale * Double($0)) }) } }
 
   package func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {
-    guard let own = gradients[Self.secondBias] else { return }
-    let sums = FloatStore(count: outputs.count)
-    sums.values.update(repeating: 0)
-    outputs.engine.addColumnSums(outputs.dy, stride: outputs.stride, rows: outputs.rows, count: outputs.count, to: sums.start)
-    LayerKernels.add(sums.start, scaledBy: factors.scale, count: outputs.count, to: own.start)
+    if let own = gradients[Self.secondBias] { outputs.addSums(scaledBy: Float(factors.scale), to: own) }
   }
+
+  package var isDead: Bool { factors.scale == 0 || factors.isZero && secondBias?.values.allSatisfy { $0 == 0 } ?? true }
 }

@@ -7,20 +7,33 @@ package struct LowRankPair: Sendable {
   package var a: Matrix
   /// [outputs, rank]
   package var b: Matrix
-  package var scale: Float
+  package var scale: Double
 
-  package init(a: Matrix, b: Matrix, scale: Float) { (self.a, self.b, self.scale) = (a, b, scale) }
+  package init(a: Matrix, b: Matrix, scale: Double) { (self.a, self.b, self.scale) = (a, b, scale) }
 
   package var rank: Int { a.outputs }
 
+  /// A and B as numbers, row by row.
+  package var values: (a: [Float], b: [Float]) { (Self.values(a), Self.values(b)) }
+
+  /// Whether the product is zero for every input because B is.
+  var isZero: Bool { scale == 0 || Self.values(b).allSatisfy { $0 == 0 } }
+
+  private static func values(_ matrix: Matrix) -> [Float] {
+    [Float](unsafeUninitializedCapacity: matrix.inputs * matrix.outputs) { buffer, count in
+      if let start = buffer.baseAddress { matrix.rows(0..<matrix.native.rows, into: start) }
+      count = buffer.count
+    }
+  }
+
   /// What an engine adds to some rows of a product, weighed.
   package func term(weight: Float = 1, rows: Range<Int>) -> Engine.LowRankTerm {
-    Engine.LowRankTerm(a: a, b: b, scale: scale * weight, rows: rows)
+    Engine.LowRankTerm(a: a, b: b, scale: Float(scale) * weight, rows: rows)
   }
 
   /// The same of the gradient of z, for that of x: scale · dz · B · A.
   package func termBack(rows: Range<Int>) -> Engine.LowRankTerm {
-    Engine.LowRankTerm(a: b.turned, b: a.turned, scale: scale, rows: rows)
+    Engine.LowRankTerm(a: b.turned, b: a.turned, scale: Float(scale), rows: rows)
   }
 }
 
@@ -49,7 +62,8 @@ package struct PairPass {
   private func low(_ x: UnsafePointer<Float>) -> Floats {
     let u = scratch.floatStart(AdapterSlot.low, rows * pair.rank)
     engine.multiply(x, rows: rows, stride: pair.a.inputs, [.init(pair.a, u, stride: pair.rank)])
-    for i in 0..<rows * pair.rank { u[i] *= pair.scale }
+    let scale = Float(pair.scale)
+    for i in 0..<rows * pair.rank { u[i] *= scale }
     return u
   }
 
@@ -70,7 +84,7 @@ package struct PairPass {
     }
     if let a = gradients[LoRA.first] {
       engine.addWeightGradient(
-        du, stride: rank, outputs: rank, x, stride: inputs, inputs: inputs, rows: rows, scale: pair.scale, to: a.start)
+        du, stride: rank, outputs: rank, x, stride: inputs, inputs: inputs, rows: rows, scale: Float(pair.scale), to: a.start)
     }
   }
 

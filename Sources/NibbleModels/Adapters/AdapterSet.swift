@@ -65,12 +65,13 @@ public final class AdapterSet {
           )
         }
       }
-      if chosen.count > 1, active.adapter.methods.values.contains(where: { $0.scalesOutputs }) {
-        throw NibbleError.usage("\(subject: active.adapter.name) is a DoRA adapter, which cannot be combined with others")
+      if chosen.count > 1, let method = active.adapter.scalingMethod {
+        throw NibbleError.usage(
+          "\(subject: active.adapter.name) is a \(method.name) adapter, which scales outputs and cannot be combined with others")
       }
       if active.weight != 1, active.adapter.isScaledWhole {
         throw NibbleError.usage(
-          "\(subject: active.adapter.name) replaces parameters or scales rows, and can only be used with weight 1")
+          "\(subject: active.adapter.name) replaces parameters or scales outputs, and can only be used with weight 1")
       }
     }
     return chosen
@@ -80,6 +81,9 @@ public final class AdapterSet {
 extension AttachedAdapter {
   /// Whether a weight other than 1 would mean nothing for part of it.
   var isScaledWhole: Bool {
-    !vectors.isEmpty || !matrices.isEmpty || methods.values.contains { $0.scalesOutputs }
+    !vectors.isEmpty || !matrices.isEmpty || scalingMethod != nil
   }
+
+  /// The first method that scales outputs.
+  var scalingMethod: (any AdapterMethod.Type)? { methods.values.lazy.map { type(of: $0) }.first { $0.scalesOutputs } }
 }

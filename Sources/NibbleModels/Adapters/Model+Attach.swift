@@ -16,72 +16,26 @@ extension Model {
     try file.checkEverythingMatches(modules, parameters, of: path)
     try file.checkSavedModules(parameterNames, of: path)
     let file = try file.withoutUnchanged(checkpoint)
-    var methods: [ParameterID: any LinearMethod] = [:]
+    var methods: [ParameterID: any AdapterMethod] = [:]
     var lookups: [ParameterID: EmbeddingTerm] = [:]
-    for module in file.modules {
-      guard let index = modules.index(of: module.path) else { continue }
-      if index < linears.count {
-        guard !module.isEmbedding else { throw file.mismatch(module.path, "is a linear layer, its factors are an embedding's") }
-        methods[linears[index].id] = try method(module, linears[index], file)
-      } else {
-        guard module.isEmbedding else { throw file.mismatch(module.path, "is an embedding, its factors are a linear layer's") }
-        let table = embeddings[index - linears.count]
-        lookups[table.id] = try term(module, table, file)
+    for fitted in try fitted(file, modules) {
+      switch fitted.place {
+      case .layer(let index):
+        let layer = linears[index]
+        methods[layer.id] = try file.method(of: fitted.module, weight: layer.matrix, engine)
+      case .table(let index):
+        lookups[embeddings[index].id] = try file.method(of: fitted.module, engine).lookup
       }
     }
     let (vectors, matrices) = try replacements(file, parameters)
     return AttachedAdapter(name: name, methods: methods, embeddings: lookups, vectors: vectors, matrices: matrices)
   }
 
-  /// The matrix of one factor, in place.
-  ///
-  /// - Throws: `.quality` for NaN and infinite values
-  private func factor(_ tensor: StoredTensor, _ file: AdapterFile) throws -> Matrix {
-    try file.checkFinite(tensor)
-    return try Matrix(tensor, of: file.mapped, isTransposed: false)
-  }
-
-  private func method(_ module: AdapterFile.AdaptedModule, _ layer: Linear, _ file: AdapterFile) throws -> any LinearMethod {
-    guard !module.isConvolution, layer.window == nil, module.inputs == layer.inputs, module.outputs == layer.outputs else {
-      throw file.mismatch(
-        module.path,
-        "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's layer takes \(layer.inputs) and gives \(layer.outputs)"
-      )
-    }
-    let pair = LowRankPair(a: try factor(module.a, file), b: try factor(module.b, file), scale: Float(module.scale))
-    var parts: [String: FloatStore] = [:]
-    if let bias = module.bias {
-      guard bias.shape == [layer.outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
-      parts[LoRA.secondBias] = FloatStore(try file.mapped.floats(bias))
-    }
-    if let magnitude = module.magnitude {
-      parts[DoRA.magnitude] = FloatStore(try magnitudes(magnitude, layer.outputs, module, file))
-    }
-    guard let method = AdapterMethods.method(MethodNumbers(pair, parts: parts, weight: layer.matrix, engine)) else {
-      throw file.mismatch(module.path, "is of no method that nibble has")
-    }
-    return method
-  }
-
-  private func term(_ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile) throws -> EmbeddingTerm {
-    guard module.inputs == table.count, module.outputs == table.width else {
-      throw file.mismatch(
-        module.path,
-        "has factors of shapes \(module.a.shape) and \(module.b.shape), the base's embedding has \(table.count) rows of \(table.width)"
-      )
-    }
-    guard module.magnitude == nil else {
-      throw file.mismatch(module.path, "is an embedding with DoRA, which is not implemented")
-    }
-    return EmbeddingTerm(
-      a: FloatStore(try file.mapped.floats(module.a)), b: try factor(module.b, file), scale: Float(module.scale))
-  }
-
-  private func magnitudes(
-    _ tensor: StoredTensor, _ count: Int, _ module: AdapterFile.AdaptedModule, _ file: AdapterFile
-  ) throws -> [Float] {
-    guard tensor.count == count else { throw file.mismatch(module.path, "has magnitudes of shape \(tensor.shape)") }
-    return try file.mapped.floats(tensor)
+  /// The places of an adapter's modules, by the names of layers and then of embeddings.
+  package func fitted(_ file: AdapterFile, _ names: ModuleNames) throws -> [FittedModule] {
+    try file.fitted(
+      names, layers: linears.map { FittingSize(inputs: $0.inputs, outputs: $0.outputs, isConvolution: $0.window != nil) },
+      tables: embeddings.map { FittingSize(inputs: $0.count, outputs: $0.width) })
   }
 
   // MARK: Parameters trained whole
@@ -136,7 +90,8 @@ extension Model {
   /// A copy of an embedding in which some rows are others.
   private func withRows(_ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile) throws -> Matrix {
     guard rows.values.shape[1] == table.width, rows.tokens.allSatisfy({ $0 < table.count }) else {
-      throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for a table of \(table.count) rows of \(table.width)")
+      throw file.mismatch(
+        rows.path, "has rows of shape \(rows.values.shape) for a table of \(table.count) rows of \(table.width)")
     }
     try file.checkFinite(rows.values)
     let store = FloatStore(count: table.count * table.width)

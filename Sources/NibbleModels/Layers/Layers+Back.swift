@@ -65,7 +65,7 @@ extension Layers {
           timed(.trained) {
             let part = PairPass(pair, rows: rows, exact, scratch).inputGradient()
             dropout.applied(part, count: rows * inputs, layer: layer.id, part)
-            LayerKernels.add(part, scaledBy: pair.scale, count: rows * inputs, to: dx)
+            LayerKernels.add(part, scaledBy: Float(pair.scale), count: rows * inputs, to: dx)
           }
         }
       }
@@ -78,13 +78,18 @@ extension Layers {
     _ layer: Linear, _ dy: Floats, _ stride: Int, _ x: UnsafePointer<Float>, _ rows: Int, _ kept: LinearTape,
     _ gradients: Gradients
   ) {
-    if let bias = layer.bias, let own = gradients.vectors[bias.id] {
+    let method = segment.methods(layer.id).first?.method
+    let biasIsScaled = method.map { type(of: $0).scalesBias } ?? false
+    func addBiasGradient() {
+      guard let bias = layer.bias, let own = gradients.vectors[bias.id] else { return }
       engine.addColumnSums(dy, stride: stride, rows: rows, count: layer.outputs, to: own.start)
     }
-    if let method = segment.methods(layer.id).first?.method {
+    if !biasIsScaled { addBiasGradient() }
+    if let method {
       let (change, z) = kept.outputs(layer)
       let own = gradients.methods[layer.id] ?? [:]
       method.backward(OutputGradient(dy, stride: stride, rows: rows, count: layer.outputs, z: z, change, engine), own)
+      if biasIsScaled { addBiasGradient() }
       if let pair = method.pair {
         let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
         PairPass(pair, rows: rows, exact, scratch).backward(dy, stride: stride, taken, own)

@@ -117,21 +117,30 @@ struct Layers {
     }
     let weight = segment.matrix(layer.id, layer.matrix)
     let changes = methods.map { ($0.method.outputs(of: weight, exact), $0.weight) }
+    let bias = layer.bias.map { segment.vector($0) }
+    let biasIsScaled = changes.contains { $0.0.scalesBias }
+    if biasIsScaled, let bias { add([(bias, 1)], to: out, rows, stride, layer.outputs) }
     if let kept, let change = changes.first?.0 { kept.keep(change, layer, out, rows, stride) }
     let scales = changes.compactMap { $0.0.scale.map { UnsafePointer($0.start) } }
     var biases: [(UnsafePointer<Float>, Float)] = []
-    if let bias = layer.bias { biases.append((segment.vector(bias), 1)) }
+    if let bias, !biasIsScaled { biases.append((bias, 1)) }
     for (change, weight) in changes {
       if let bias = change.bias { biases.append((UnsafePointer(bias.start), weight)) }
     }
+    withExtendedLifetime(changes) { add(biases, scaling: scales, to: out, rows, stride, layer.outputs) }
+  }
+
+  /// Scales rows, then adds to them.
+  private func add(
+    _ biases: [(UnsafePointer<Float>, Float)], scaling scales: [UnsafePointer<Float>] = [], to out: Floats, _ rows: Int,
+    _ stride: Int, _ count: Int
+  ) {
     guard !scales.isEmpty || !biases.isEmpty else { return }
-    withExtendedLifetime(changes) {
-      engine.team.split(rows, grain: grain(layer.outputs)) { part, _ in
-        for row in part {
-          let y = out + row * stride
-          for scale in scales { LayerKernels.multiply(y, by: scale, count: layer.outputs) }
-          for (bias, weight) in biases { LayerKernels.add(bias, scaledBy: weight, count: layer.outputs, to: y) }
-        }
+    engine.team.split(rows, grain: grain(count)) { part, _ in
+      for row in part {
+        let y = out + row * stride
+        for scale in scales { LayerKernels.multiply(y, by: scale, count: count) }
+        for (bias, weight) in biases { LayerKernels.add(bias, scaledBy: weight, count: count, to: y) }
       }
     }
   }

@@ -6,7 +6,7 @@ import NibbleCore
 package final class AttachedAdapter: Sendable {
   package let name: String
   /// By the parameter of the layer's weight.
-  package let methods: [ParameterID: any LinearMethod]
+  package let methods: [ParameterID: any AdapterMethod]
   /// By the parameter of the embedding.
   package let embeddings: [ParameterID: EmbeddingTerm]
   /// Biases, norms and whole matrices that were trained themselves.
@@ -16,7 +16,7 @@ package final class AttachedAdapter: Sendable {
   package let rows: [ParameterID: TokenRows]
 
   package init(
-    name: String, methods: [ParameterID: any LinearMethod], embeddings: [ParameterID: EmbeddingTerm],
+    name: String, methods: [ParameterID: any AdapterMethod], embeddings: [ParameterID: EmbeddingTerm],
     vectors: [ParameterID: FloatStore], matrices: [ParameterID: Matrix],
     rows: [ParameterID: TokenRows] = [:]
   ) {
@@ -54,7 +54,7 @@ struct Segment {
   func replaces(_ id: ParameterID) -> Bool { adapters.contains { $0.adapter.matrices[id] != nil } }
 
   /// What active adapters make of the layer whose weight is parameter `id`.
-  func methods(_ id: ParameterID) -> [(method: any LinearMethod, weight: Float)] {
+  func methods(_ id: ParameterID) -> [(method: any AdapterMethod, weight: Float)] {
     adapters.compactMap { active in active.adapter.methods[id].map { ($0, active.weight) } }
   }
 

@@ -13,15 +13,13 @@ extension Trained {
     let modules = ModuleNames(linears.map(\.name) + tables.map(\.name), of: model.checkpoint)
     let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
-    for module in file.modules {
-      guard let index = modules.index(of: module.path) else { continue }
-      if index < linears.count {
-        let layer = linears[index]
-        guard layer.window == nil else { throw file.mismatch(module.path, "is a convolution, whose factors are not trained") }
-        factors[layer.id] = try Self.factors(module, inputs: layer.inputs, outputs: layer.outputs, file)
-      } else {
-        let table = tables[index - linears.count]
-        tableFactors[table.id] = try Self.factors(module, table, file, model)
+    for fitted in try model.fitted(file, modules) {
+      let own = try Self.module(fitted.module, file)
+      switch fitted.place {
+      case .layer(let index): self.modules[linears[index].id] = own
+      case .table(let index):
+        try checkTable(tables[index], fitted.module, file, model)
+        self.tables[tables[index].id] = own
       }
     }
     try addReplacements(file, parameters, model)
@@ -42,37 +40,20 @@ extension Trained {
     TrainedTensor(stored.name.text, stored.shape, FloatStore(try file.mapped.floats(stored)))
   }
 
-  private static func factors(
-    _ module: AdapterFile.AdaptedModule, inputs: Int, outputs: Int, isEmbedding: Bool = false, _ file: AdapterFile
-  ) throws -> TrainedFactors {
-    guard module.inputs == inputs, module.outputs == outputs, !module.isConvolution, module.isEmbedding == isEmbedding else {
-      throw file.mismatch(module.path, "has factors of shapes \(module.a.shape) and \(module.b.shape)")
-    }
-    let b = try tensor(module.b, file)
-    b.isSecondFactor = !isEmbedding
-    var own = TrainedFactors(a: try tensor(module.a, file), b: b, scale: Float(module.scale))
-    own.parts[DoRA.magnitude] = try module.magnitude.map { try tensor($0, file) }
-    if let bias = module.bias {
-      guard bias.shape == [outputs] else { throw file.mismatch(module.path, "has a bias of shape \(bias.shape)") }
-      guard own.magnitude == nil else { throw NibbleError.usage("\(path: file.path): lora_bias beside use_dora is not trained") }
-      let tensor = try tensor(bias, file)
-      tensor.isSecondFactor = true
-      own.parts[LoRA.secondBias] = tensor
-    }
-    return own
+  private static func module(_ module: AdapterFile.AdaptedModule, _ file: AdapterFile) throws -> TrainedModule {
+    let values = try module.parts.mapValues { try file.mapped.floats($0) }
+    return TrainedModule(module.method, module.shape, scale: module.scale, values) { module.parts[$0.name]?.name.text ?? $0.name }
   }
 
-  private static func factors(
-    _ module: AdapterFile.AdaptedModule, _ table: Embedding, _ file: AdapterFile, _ model: Model
-  ) throws -> TrainedFactors {
+  private func checkTable(
+    _ table: Embedding, _ module: AdapterFile.AdaptedModule, _ file: AdapterFile, _ model: Model
+  ) throws {
     guard table.id == model.tokenEmbedding?.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
-    guard module.magnitude == nil else { throw NibbleError.usage("\(path: file.path): DoRA of an embedding is not trained") }
     // PEFT turns the factors around and gives them to the head.
     let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
     guard !isShared || model.tied == nil else {
       throw NibbleError.usage("\(path: file.path): ensure_weight_tying with factors of an embedding is not trained")
     }
-    return try factors(module, inputs: table.count, outputs: table.width, isEmbedding: true, file)
   }
 
   // MARK: Trained whole
@@ -81,7 +62,7 @@ extension Trained {
     for (name, stored) in file.replacements {
       guard let id = parameters.index(of: name) else { continue }
       let isWrapped = stored.name.text.contains(".base_layer.")
-      let isAdapted = isWrapped && (factors[id] != nil || tableFactors[id] != nil)
+      let isAdapted = isWrapped && (modules[id] != nil || tables[id] != nil)
       // PEFT stores weights of embeddings and heads that were not trained: those under factors, and what no module trained whole is.
       if stored.shape.count == 2, isAdapted || !isSaved(name, id, file, model) {
         try checkIsBase(stored, id, file, model)
@@ -158,7 +139,7 @@ extension Trained {
     self.rows[table.id] = own
     // A head that shares the embedding's weight shares its rows.
     guard table.id == model.tokenEmbedding?.id, let head = model.tied?.head, matrices[head.id] == nil else { return }
-    guard factors[head.id] == nil else {
+    guard modules[head.id] == nil else {
       throw NibbleError.usage("\(path: file.path): rows of tokens in a head that is adapted itself are not trained")
     }
     self.rows[head.id] = own

@@ -9,8 +9,8 @@ extension Trained {
     let conv1D = Set(model.linears.filter(\.isConv1D).map(\.id))
     let whole = matrices.map { id, tensor in (id, conv1D.contains(id) ? tensor.matrix.turned : tensor.matrix) }
     return AttachedAdapter(
-      name: "trained", methods: factors.compactMapValues { $0.method(engine) },
-      embeddings: tableFactors.mapValues(\.embeddingTerm), vectors: vectors.mapValues(\.values),
+      name: "trained", methods: modules.compactMapValues { $0.method(engine) },
+      embeddings: tables.compactMapValues { $0.method(engine)?.lookup }, vectors: vectors.mapValues(\.values),
       matrices: Dictionary(uniqueKeysWithValues: whole),
       rows: rows.mapValues { TokenRows($0.values.values, $0.values.matrix, tokens: $0.tokens) })
   }
@@ -18,8 +18,8 @@ extension Trained {
   /// Where its gradients go.
   package var gradients: Gradients {
     var gradients = Gradients()
-    gradients.methods = factors.mapValues(\.gradients)
-    gradients.tables = tableFactors.mapValues(\.gradients)
+    gradients.methods = modules.mapValues(\.gradients)
+    gradients.tables = tables.mapValues(\.gradients)
     gradients.rows = rows.mapValues(\.values.gradient)
     gradients.vectors = vectors.mapValues(\.gradient)
     gradients.matrices = matrices.mapValues(\.gradient)

@@ -31,41 +31,40 @@ package final class TrainedTensor {
   }
 }
 
-/// The two factors of one layer or table, trained, and what comes with them.
-package struct TrainedFactors {
-  /// [rank, inputs]; of a table [rank, count]
-  package let a: TrainedTensor
-  /// [outputs, rank]
-  package let b: TrainedTensor
-  package let scale: Float
-  /// What else the method has, by the names that adapter files have for it.
-  package var parts: [String: TrainedTensor] = [:]
+/// What is trained of one layer or table beside its weight: an adapter's module.
+package struct TrainedModule {
+  package let method: any AdapterMethod.Type
+  /// By the names the method has for its parts.
+  package let parts: [String: TrainedTensor]
+  /// What the product of the factors is multiplied with.
+  package let scale: Double
 
-  package init(a: TrainedTensor, b: TrainedTensor, scale: Float) { (self.a, self.b, self.scale) = (a, b, scale) }
+  /// - Parameter name: of a part's tensor in adapter files
+  init(
+    _ method: any AdapterMethod.Type, _ module: ModuleShape, scale: Double, _ values: [String: [Float]],
+    name: (MethodPart) -> String
+  ) {
+    (self.method, self.scale) = (method, scale)
+    parts = method.parts.reduce(into: [:]) { parts, part in
+      guard let own = values[part.name] else { return }
+      let tensor = TrainedTensor(name(part), part.shape(module), FloatStore(own))
+      tensor.isSecondFactor = part.isSecond && module.kind != .embedding
+      parts[part.name] = tensor
+    }
+  }
 
-  package var rank: Int { a.shape[0] }
-  package var tensors: [TrainedTensor] { [a, b] + parts.values }
-  /// DoRA's, [outputs].
-  package var magnitude: TrainedTensor? { parts[DoRA.magnitude] }
-
-  private var pair: LowRankPair { LowRankPair(a: a.matrix, b: b.matrix, scale: scale) }
+  /// Of its factors; 0 without.
+  package var rank: Int { parts[LoRA.first]?.shape[0] ?? 0 }
+  /// In the order of the method's parts.
+  package var tensors: [TrainedTensor] { method.parts.compactMap { parts[$0.name] } }
 
   /// The method they are numbers of, where they lie.
-  func method(_ engine: Engine) -> (any LinearMethod)? {
-    AdapterMethods.method(MethodNumbers(pair, parts: parts.mapValues(\.values), engine))
+  func method(_ engine: Engine) -> (any AdapterMethod)? {
+    let matrices = parts.filter { $0.value.shape.count > 1 }.mapValues(\.matrix)
+    return method.init(MethodNumbers(matrices: matrices, values: parts.mapValues(\.values), scale: scale, engine))
   }
 
-  var embeddingTerm: EmbeddingTerm { EmbeddingTerm(a: a.values, b: b.matrix, scale: scale) }
-
-  var gradients: PartGradients {
-    parts.mapValues(\.gradient).merging([LoRA.first: a.gradient, LoRA.second: b.gradient]) { first, _ in first }
-  }
-
-  /// Whether what there is adds nothing to a layer.
-  package var isDead: Bool {
-    let isZero: (TrainedTensor) -> Bool = { $0.values.values.allSatisfy { $0 == 0 } }
-    return magnitude == nil && (scale == 0 || isZero(b) && parts.values.allSatisfy(isZero))
-  }
+  var gradients: PartGradients { parts.mapValues(\.gradient) }
 }
 
 /// Rows of some tokens that take the place of a table's own.
@@ -80,9 +79,9 @@ package struct TrainedRows {
 
 /// All that is trained on one model, by the parameter it belongs to.
 package struct Trained {
-  package var factors: [ParameterID: TrainedFactors] = [:]
-  /// Factors of the embedding of tokens.
-  package var tableFactors: [ParameterID: TrainedFactors] = [:]
+  package var modules: [ParameterID: TrainedModule] = [:]
+  /// What adapts the embedding of tokens.
+  package var tables: [ParameterID: TrainedModule] = [:]
   /// Rows of tables, and of a head that shares its weight with one.
   package var rows: [ParameterID: TrainedRows] = [:]
   /// Biases and norms.
@@ -94,21 +93,22 @@ package struct Trained {
 
   /// In the order of their names: sums over all of them are always the same.
   package var tensors: [TrainedTensor] {
-    let adapted = Array(factors.values) + Array(tableFactors.values)
+    let adapted = Array(modules.values) + Array(tables.values)
     let all = adapted.flatMap(\.tensors) + rows.values.map(\.values) + vectors.values + matrices.values
     // A shared weight is one.
     var seen: Set<ObjectIdentifier> = []
     return all.filter { seen.insert(ObjectIdentifier($0)).inserted }.sorted { ByteName($0.name) < ByteName($1.name) }
   }
 
-  /// Whether all there is are factors whose product is zero.
-  package var isDead: Bool {
-    vectors.isEmpty && matrices.isEmpty && rows.isEmpty && !(factors.isEmpty && tableFactors.isEmpty)
-      && factors.values.allSatisfy(\.isDead) && tableFactors.values.allSatisfy(\.isDead)
+  /// Whether all there is are modules that change nothing.
+  package func isDead(_ engine: Engine) -> Bool {
+    let adapted = Array(modules.values) + Array(tables.values)
+    return vectors.isEmpty && matrices.isEmpty && rows.isEmpty && !adapted.isEmpty
+      && adapted.allSatisfy { $0.method(engine)?.isDead ?? false }
   }
 
   /// Whether any row of a table is trained, whole or by factors.
   package func isTrained(_ table: Embedding) -> Bool {
-    matrices[table.id] != nil || rows[table.id] != nil || tableFactors[table.id] != nil
+    matrices[table.id] != nil || rows[table.id] != nil || tables[table.id] != nil
   }
 }

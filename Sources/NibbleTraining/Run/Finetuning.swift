@@ -176,7 +176,9 @@ public final class Finetuning {
       (result.bestStep, result.validation) = (best.step, try run.validate(valid).figures)
     }
     for file in model.checkpoint.files { try file.checkUnchanged() }
-    if trained.isDead { result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing")) }
+    if trained.isDead(model.engine) {
+      result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing"))
+    }
     try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations))
     try write(to: folder)
     return result

@@ -26,7 +26,7 @@ public struct MemoryPlan: Sendable {
     self.trained = 4 * numbers
     gradients = 4 * numbers
     moments = options.optimizer.kind == .sgd ? (options.optimizer.momentum == 0 ? 0 : 4 * numbers) : 8 * numbers
-    let scaled = trained.factors.filter { $0.value.method(model.engine)?.scalesOutputs ?? false }.keys
+    let scaled = trained.modules.filter { $0.value.method.scalesOutputs }.keys
     let room = network.room(
       PassSize(
         inputs: options.batchSize, length: length, threads: threads, checkpointing: options.checkpointing, scaled: Set(scaled)))
@@ -41,7 +41,7 @@ public struct MemoryPlan: Sendable {
     case .none: break
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
-    hands += room.rows * 4 * (trained.factors.values.map(\.rank).max() ?? 0) + numbers
+    hands += room.rows * 4 * (trained.modules.values.map(\.rank).max() ?? 0) + numbers
     rest = 4 * hands + (34 << 20)
   }
 }

@@ -5,19 +5,28 @@ import NibbleModels
 
 /// What is trained on a base, before anything is known of it.
 public struct AdapterOptions: Sendable, Equatable {
-  /// How factors make a change of a weight.
-  public enum Method: String, Sendable, CaseIterable {
-    case lora, rslora, dora
-    /// No factors: every weight of a float base.
-    case full
+  /// How modules are adapted.
+  public struct Method: RawRepresentable, Sendable, Hashable, CaseIterable {
+    public let rawValue: String
+
+    /// - Returns: nil for names of no method that trains
+    public init?(rawValue: String) {
+      guard rawValue == "full" || TrainableMethod.named(rawValue) != nil else { return nil }
+      self.rawValue = rawValue
+    }
+
+    private init(_ name: String) { rawValue = name }
+
+    public static let lora = Method("lora"), rslora = Method("rslora"), dora = Method("dora")
+    /// No adapter: every weight of a float base.
+    public static let full = Method("full")
+    public static var allCases: [Method] { TrainableMethod.all.map { Method($0.name) } + [full] }
+
+    /// nil for `full`.
+    package var adapter: TrainableMethod? { TrainableMethod.named(rawValue) }
   }
   /// How factors begin.
-  public enum Start: String, Sendable, CaseIterable {
-    /// A uniform within ± 1/√inputs, B zero: PEFT's default.
-    case kaiming
-    /// A normal with a deviation of 1/rank, B zero.
-    case gaussian
-  }
+  public typealias Start = FactorStart
 
   public var method = Method.lora
   public var rank = 8
@@ -64,48 +73,39 @@ extension Trained {
     }) {
       throw NibbleError.usage("\(.targetModules): \(subject: stray) is no linear layer of \(path: model.path)")
     }
-    if !targets.isEverything, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) }) {
-      throw NibbleError.usage("\(.targetModules): \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
+    if !targets.isEverything,
+      let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) })
+    {
+      throw NibbleError.usage(
+        "\(.targetModules): \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
     }
     let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
     let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
     try checkMemory(options, try layers.filter { try targets.contains($0.name, parts) }, ranks)
     var stream: UInt64 = 0
+    guard let kind = options.method.adapter else { return }
     for layer in layers where try targets.contains(layer.name, parts) {
       stream += 1
       guard !options.modulesToSave.contains(where: { ModuleChoice.is(layer.name, $0) }) else { continue }
       let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
       let alpha = try alphas.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.alpha
       let random = CountedRandom(seed: options.seed, stream: stream)
-      let a = FloatStore(count: rank * layer.inputs), b = FloatStore(count: layer.outputs * rank)
-      b.values.update(repeating: 0)
-      let bound = 1 / Double(layer.inputs).squareRoot()
-      for index in 0..<a.count {
-        switch options.start {
-        case .kaiming: a.start[index] = Float((2 * random.uniform(UInt64(index)) - 1) * bound)
-        case .gaussian: a.start[index] = Float(random.normal(UInt64(index)) / Double(rank))
-        }
-      }
-      let prefix = "base_model.model." + model.path(ofModule: layer.name)
-      let second = TrainedTensor(prefix + ".lora_B.weight", [layer.outputs, rank], b)
-      second.isSecondFactor = true
-      let scale = options.method == .rslora ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
-      var own = TrainedFactors(
-        a: TrainedTensor(prefix + ".lora_A.weight", [rank, layer.inputs], a), b: second, scale: Float(scale))
-      if options.method == .dora {
-        let lengths = RowNorms.norms(layer.matrix, model.engine).map { Float($0) }
-        own.parts[DoRA.magnitude] = TrainedTensor(prefix + ".lora_magnitude_vector", [layer.outputs], FloatStore(lengths))
-      }
-      factors[layer.id] = own
+      let new = NewModule(layer.matrix, rank: rank, options.start, random, model.engine)
+      let path = AdapterFile.prefix + model.path(ofModule: layer.name)
+      let shape = ModuleShape(input: [layer.inputs], outputs: layer.outputs, rank: rank)
+      modules[layer.id] = TrainedModule(
+        kind.method, shape, scale: kind.isRankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank),
+        kind.method.start(new)
+      ) { path + $0.suffix(shape) }
     }
-    guard !factors.isEmpty || options.rank == 0 else {
+    guard !modules.isEmpty || options.rank == 0 else {
       throw NibbleError.usage(
         "\(.targetModules, quoted(options.targets)) matches none of the \(layers.count) layers of \(path: model.path), "
           + "such as \(quoted(layers.first?.name ?? ""))")
     }
     try addWholeModules(options.modulesToSave, model)
     guard options.bias != .none else { return }
-    for layer in model.linears where options.bias == .all || factors[layer.id] != nil { addBias(of: layer, model) }
+    for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
   }
   /// Throws for ranks whose factors no memory holds, before any is made.
   private func checkMemory(_ options: AdapterOptions, _ layers: [Linear], _ ranks: [(Pattern, Int)]) throws {
@@ -124,7 +124,7 @@ extension Trained {
 
   /// Throws for patterns of ranks and alphas that decide nothing.
   func checkPatterns(_ options: AdapterOptions, on model: Model) throws {
-    let names = model.linears.filter { factors[$0.id] != nil }.map(\.name)
+    let names = model.linears.filter { modules[$0.id] != nil }.map(\.name)
     for (setting, patterns) in [
       (Setting.rankPattern, options.rankPattern.map(\.pattern)), (Setting.alphaPattern, options.alphaPattern.map(\.pattern)),
     ] {

@@ -19,32 +19,48 @@ extension Trained {
   }
 
   private func config(_ options: AdapterOptions, _ model: Model) -> JSON {
-    let adapted = model.linears.filter { factors[$0.id] != nil }
+    let kind = options.method.adapter
+    let adapted = model.linears.filter { modules[$0.id] != nil }
     let heads = headModules(model)
     let isClassifier = !heads.isEmpty
     let whole = heads + wholePaths(model).filter { path in !heads.contains { path == $0 || path.hasPrefix($0 + ".") } }
     func pattern(_ path: String) -> String { path.replacing(".", with: "\\.") }
-    let ranks = adapted.compactMap { layer in factors[layer.id].map { (layer, $0.rank) } }.filter { $0.1 != options.rank }
+    let ranks = adapted.compactMap { layer in modules[layer.id].map { (layer, $0.rank) } }.filter { $0.1 != options.rank }
     let alphas = adapted.compactMap { layer -> (String, JSON)? in
-      guard let own = factors[layer.id] else { return nil }
+      guard let own = modules[layer.id] else { return nil }
       let root = Double(own.rank)
-      let alpha = (Double(own.scale) * (options.method == .rslora ? root.squareRoot() : root) * 1e6).rounded() / 1e6
+      let alpha = (own.scale * (kind?.isRankStabilized == true ? root.squareRoot() : root) * 1e6).rounded() / 1e6
       return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
-    return [
-      "peft_type": "LORA", "task_type": task, "base_model_name_or_path": JSON(model.path),
-      "r": JSON(options.rank), "lora_alpha": alpha, "lora_dropout": JSON(options.dropout),
-      "use_rslora": .bool(options.method == .rslora), "use_dora": .bool(options.method == .dora),
-      "target_modules": JSON(adapted.map { model.path(ofModule: $0.name) }.sorted()),
-      "modules_to_save": whole.isEmpty ? .null : JSON(whole),
-      "rank_pattern": .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) }),
-      "alpha_pattern": .object(alphas),
-      "bias": JSON(options.bias.rawValue), "fan_in_fan_out": .bool(adapted.contains(where: \.isConv1D)),
-      "init_lora_weights": .bool(true), "inference_mode": .bool(true),
+    let isFactored = kind?.method.hasFactors ?? true
+    let factors: [(String, JSON)] =
+      !isFactored
+      ? []
+      : [
+        ("r", JSON(options.rank)), ("lora_alpha", alpha), ("lora_dropout", JSON(options.dropout)),
+        ("use_rslora", .bool(kind?.isRankStabilized == true)),
+      ]
+    let flags = kind?.method.flagMembers ?? LoRA.flagMembers
+    let targets: [(String, JSON)] = [
+      ("target_modules", JSON(adapted.map { model.path(ofModule: $0.name) }.sorted())),
+      ("modules_to_save", whole.isEmpty ? .null : JSON(whole)),
     ]
+    let patterns: [(String, JSON)] =
+      !isFactored
+      ? []
+      : [
+        ("rank_pattern", .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) })),
+        ("alpha_pattern", .object(alphas)),
+      ]
+    return .object(
+      [("peft_type", JSON(kind?.method.kind ?? LoRA.kind)), ("task_type", task), ("base_model_name_or_path", JSON(model.path))]
+        + factors + flags + targets + patterns + [
+          ("bias", JSON(options.bias.rawValue)), ("fan_in_fan_out", .bool(adapted.contains(where: \.isConv1D))),
+          ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),
+        ])
   }
 
   /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a

@@ -34,7 +34,7 @@ extension Trained {
   /// The bias of a layer, where it has one.
   mutating func addBias(of layer: Linear, _ model: Model) {
     guard let bias = layer.bias else { return }
-    add(bias, "\(model.path(ofModule: layer.name)).\(factors[layer.id] == nil ? "bias" : "base_layer.bias")")
+    add(bias, "\(model.path(ofModule: layer.name)).\(modules[layer.id] == nil ? "bias" : "base_layer.bias")")
   }
 
   private mutating func add(_ layer: Linear, _ model: Model) {

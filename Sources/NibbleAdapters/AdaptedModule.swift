@@ -1,0 +1,127 @@
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+
+extension AdapterFile {
+  /// What an adapter holds for one module of its base.
+  public struct AdaptedModule: Sendable {
+    /// The module's path in the base.
+    public let path: String
+    package let method: any AdapterMethod.Type
+    /// What the tensors show of the module.
+    package let shape: ModuleShape
+    /// Its tensors by the names their method has for them: `lora_A`, `lora_B`, `lora_magnitude_vector`.
+    public let parts: [String: StoredTensor]
+    /// What the product of the factors is multiplied with.
+    public let scale: Double
+
+    /// What messages call its method.
+    public var methodName: String { method.name }
+    /// The rank of its factors; 0 for methods without.
+    public var rank: Int { shape.rank }
+    /// Whether the module is an embedding, whose first factor is looked up.
+    public var isEmbedding: Bool { shape.kind == .embedding }
+    /// Whether the module is a convolution.
+    public var isConvolution: Bool { shape.kind == .convolution }
+    /// Its tensors in the order of the method's parts.
+    package var tensors: [StoredTensor] { method.parts.compactMap { parts[$0.name] } }
+    /// The names of what it has beside factors.
+    package var extras: [String] { method.extras.map(\.name).filter { parts[$0] != nil } }
+    /// Whether it is two factors and nothing else.
+    package var isPlain: Bool { shape.rank > 0 && extras.isEmpty }
+
+    /// For messages about a module that is not plain: what it is beside factors.
+    package var beyondFactors: String {
+      extras.isEmpty || method.scalesOutputs ? method.name : method.extras.first { parts[$0.name] != nil }?.flag ?? method.name
+    }
+
+    /// For messages: the shapes of its tensors.
+    package var shapes: String { tensors.map { "\($0.shape)" }.joined(separator: " and ") }
+  }
+
+  /// The numbers of a module, factors where they lie.
+  ///
+  /// - Parameter weight: the layer's, where it stays as it is
+  /// - Throws: `.quality` for NaN and infinite values
+  package func numbers(of module: AdaptedModule, weight: Matrix? = nil, _ engine: Engine) throws -> MethodNumbers {
+    var numbers = MethodNumbers(scale: module.scale, weight: weight, engine)
+    for part in module.method.parts {
+      guard let tensor = module.parts[part.name] else { continue }
+      try checkFinite(tensor)
+      if part.isFactor { numbers.matrices[part.name] = try matrix(tensor) }
+      if !part.isFactor || module.isEmbedding { numbers.values[part.name] = FloatStore(try mapped.floats(tensor)) }
+    }
+    return numbers
+  }
+
+  /// What the method makes of a module's layer.
+  ///
+  /// - Throws: `.quality` for NaN and infinite values, `.adapterMismatch` for missing numbers
+  package func method(of module: AdaptedModule, weight: Matrix? = nil, _ engine: Engine) throws -> any AdapterMethod {
+    guard let method = module.method.init(try numbers(of: module, weight: weight, engine)) else {
+      throw mismatch(module.path, "lacks numbers of \(module.method.name)")
+    }
+    return method
+  }
+
+  /// A module's factors in hand.
+  ///
+  /// - Throws: `.usage` for methods without
+  func factors(of module: AdaptedModule) throws -> LowRankFactors {
+    let engine = Engine(.f32, team: Team(threads: 1))
+    guard let pair = try method(of: module, engine).pair else {
+      throw NibbleError.usage("\(path: path): \(module: module.path) is adapted by \(module.method.name), which has no factors")
+    }
+    return LowRankFactors(pair)
+  }
+
+  private func matrix(_ tensor: StoredTensor) throws -> Matrix {
+    if [.f32, .f16, .bf16].contains(tensor.dtype) { return try Matrix(tensor, of: mapped, isTransposed: false, flattens: true) }
+    let values = try mapped.floats(tensor)
+    return Matrix(values, rows: tensor.shape[0], columns: values.count / max(tensor.shape[0], 1))
+  }
+}
+
+extension AdapterFile {
+  /// A module of the parts found for it.
+  ///
+  /// - Throws: `.adapterMismatch` for parts that are missing, not asked for, or do not fit together
+  func module(_ path: String, _ parts: [String: StoredTensor], isEmbedding: Bool) throws -> AdaptedModule {
+    func fail(_ reason: MessageText) -> NibbleError {
+      NibbleError(.adapterMismatch, "\(path: self.path): \(module: path): \(reason)")
+    }
+    let method = config.method
+    if let other = parts.keys.sorted().first(where: { method.part($0) == nil }) {
+      throw fail("it has \(other), and adapter_config.json describes \(method.name), which has none")
+    }
+    for part in method.parts {
+      let isThere = parts[part.name] != nil
+      guard let flag = part.flag else {
+        guard !isThere else { continue }
+        let others = method.parts.map(\.name).filter { parts[$0] != nil }
+        throw fail("\(part.name) is missing" + (others.isEmpty ? "" : "; it has \(others.joined(separator: ", "))"))
+      }
+      guard isThere != config.flags.contains(flag), !(isEmbedding && !isThere) else { continue }
+      throw fail(isThere ? "it has \(part.name), and \(flag) is not set" : "\(flag) is set, and \(part.name) is missing")
+    }
+    let shapes = parts.mapValues(\.shape)
+    let text = method.parts.compactMap { shapes[$0.name].map { "\($0)" } }.joined(separator: " and ")
+    guard let shape = method.shape(of: shapes, isEmbedding: isEmbedding) else {
+      throw fail("tensors of shapes \(text) do not fit together as \(method.name) of a linear layer, embedding or convolution")
+    }
+    for part in method.parts {
+      guard let found = shapes[part.name] else { continue }
+      let expected = part.shape(shape)
+      guard found == expected || found.filter({ $0 != 1 }) == expected.filter({ $0 != 1 }) && !part.isFactor else {
+        throw fail("\(part.name) has shape \(found), expected \(expected)")
+      }
+    }
+    guard shape.rank > 0 else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
+    let expected = try config.rank(of: path)
+    guard shape.rank == expected else {
+      throw fail("its factors have rank \(shape.rank), adapter_config.json says r=\(expected)")
+    }
+    return AdaptedModule(
+      path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: shape.rank))
+  }
+}

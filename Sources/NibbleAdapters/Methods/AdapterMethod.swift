@@ -1,0 +1,143 @@
+import NibbleCompute
+
+/// A way to adapt modules: which adapter files are of this method, what its numbers make of a linear layer, forward and backward, and
+/// how a new adapter begins. With z = x · Wᵀ + pair(x) and the layer's own bias b:
+///
+///     y = s ∘ z + b + t,   or   y = s ∘ (z + b) + t   if `scalesBias`
+///
+/// A pass computes z, with the pair's part in the layer's own product, and y. A method says what its pair, s and t are, and takes the
+/// gradient of y to that of z. Merging needs nothing else: the weight becomes s ∘ (W + D), D the pair's product, the bias b + t or
+/// s ∘ b + t. Numbers lie in memory that training may change between passes.
+package protocol AdapterMethod: Sendable {
+  /// What messages call it.
+  static var name: String { get }
+  /// `peft_type` in `adapter_config.json`.
+  static var kind: String { get }
+  /// The key whose `true` tells this method from others of its `kind`; nil for the one without.
+  static var flag: String? { get }
+  /// Other keys of `adapter_config.json` that only this method reads.
+  static var keys: Set<String> { get }
+  /// What adapter files hold for each module.
+  static var parts: [MethodPart] { get }
+  /// Whether s may be other than 1. Such an adapter has no fraction, and goes with no other.
+  static var scalesOutputs: Bool { get }
+  /// Whether `scale` is for the layer's own bias too.
+  static var scalesBias: Bool { get }
+
+  /// Whether models run with embeddings adapted by it.
+  static var looksUp: Bool { get }
+
+  /// What a module is like whose parts have these shapes.
+  ///
+  /// - Returns: nil if there is no such module
+  static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape?
+  /// The numbers a new adapter begins with, by part: of a layer that takes and gives so many numbers, and changes nothing.
+  static func start(_ layer: NewModule) -> [String: [Float]]
+
+  /// nil if numbers are missing.
+  init?(_ numbers: MethodNumbers)
+  /// Added to the layer's product; nil for nothing.
+  var pair: LowRankPair? { get }
+  /// Added to rows of an embedding; nil unless the method `looksUp`.
+  var lookup: EmbeddingTerm? { get }
+  /// t, [outputs]; nil for 0.
+  var bias: FloatStore? { get }
+  /// s, [outputs], where it is a number of the method's own; nil for 1, and where the weight has a say in it.
+  var scale: FloatStore? { get }
+  /// s, [outputs], for a weight whose rows have these lengths; nil for 1.
+  func scales(_ lengths: any RowLengths) throws -> [Double]?
+  /// s and t, as the method's numbers are now.
+  ///
+  /// - Parameters:
+  ///   - weight: W, in place
+  ///   - engine: of float32
+  func outputs(of weight: Matrix, _ engine: Engine) -> OutputChange
+  /// Turns dy into the gradient of z, and adds to the gradients of what s and t are made of. The pair has its own way back.
+  func backward(_ outputs: OutputGradient, _ gradients: PartGradients)
+  /// Whether numbers as they are change nothing, and have no gradient by which they ever would.
+  var isDead: Bool { get }
+}
+
+extension AdapterMethod {
+  package static var keys: Set<String> { [] }
+  package static var flag: String? { nil }
+  package static var scalesOutputs: Bool { false }
+  package static var scalesBias: Bool { false }
+  package static var looksUp: Bool { false }
+  package var lookup: EmbeddingTerm? { nil }
+  package var bias: FloatStore? { nil }
+  package var scale: FloatStore? { nil }
+  package var isDead: Bool { false }
+  package func scales(_ lengths: any RowLengths) throws -> [Double]? { scale?.values.map(Double.init) }
+  package func outputs(of weight: Matrix, _ engine: Engine) -> OutputChange {
+    OutputChange(scale: scale, bias: bias, scalesBias: Self.scalesBias)
+  }
+
+  /// Whether modules have two thin factors, and so a rank and a scale.
+  package static var hasFactors: Bool { parts.contains(where: \.isFactor) }
+  /// The part of this name.
+  static func part(_ name: String) -> MethodPart? { parts.first { $0.name == name } }
+  /// Parts that are no factors.
+  static var extras: [MethodPart] { parts.filter { !$0.isFactor } }
+}
+
+/// What follows a layer's product, a number an output.
+package struct OutputChange {
+  /// nil for 1.
+  package var scale: FloatStore?
+  /// nil for 0.
+  package var bias: FloatStore?
+  /// Whether the scale is for the layer's own bias too.
+  package var scalesBias: Bool
+  /// What else the way back needs.
+  package var kept: [Float]
+
+  package init(scale: FloatStore? = nil, bias: FloatStore? = nil, scalesBias: Bool = false, kept: [Float] = []) {
+    (self.scale, self.bias, self.scalesBias, self.kept) = (scale, bias, scalesBias, kept)
+  }
+}
+
+/// Where the gradients of a method's numbers go, by part. What has none is frozen.
+package typealias PartGradients = [String: FloatStore]
+
+/// The gradient of one layer's outputs.
+package struct OutputGradient {
+  /// [rows, count], rows `stride` floats apart.
+  package let dy: UnsafeMutablePointer<Float>
+  package let stride: Int
+  package let rows: Int
+  package let count: Int
+  /// What s scaled, [rows, count]: z, or z + b if the method scales the bias; nil if nothing scaled it.
+  package let z: UnsafePointer<Float>?
+  /// What the method said on the way forward.
+  package let change: OutputChange
+  package let engine: Engine
+
+  package init(
+    _ dy: UnsafeMutablePointer<Float>, stride: Int, rows: Int, count: Int, z: UnsafePointer<Float>?, _ change: OutputChange,
+    _ engine: Engine
+  ) {
+    (self.dy, self.stride, self.rows, self.count, self.z, self.change) = (dy, stride, rows, count, z, change)
+    self.engine = engine
+  }
+
+  /// Σ over rows of dy∘z for one output.
+  package func productSum(_ output: Int) -> Double {
+    guard let z else { return 0 }
+    return (0..<rows).reduce(0.0) { $0 + Double(dy[$1 * stride + output] * z[$1 * count + output]) }
+  }
+
+  /// Adds scale · Σ over rows of dy to `sums`, [count].
+  package func addSums(scaledBy scale: Float, to sums: FloatStore) {
+    let own = FloatStore(count: count)
+    own.values.update(repeating: 0)
+    engine.addColumnSums(dy, stride: stride, rows: rows, count: count, to: own.start)
+    LayerKernels.add(own.start, scaledBy: scale, count: count, to: sums.start)
+  }
+
+  /// dy = s∘dy.
+  package func scale() {
+    guard let scale = change.scale else { return }
+    for row in 0..<rows { LayerKernels.multiply(dy + row * stride, by: scale.start, count: count) }
+  }
+}

@@ -1,0 +1,127 @@
+import NibbleCompute
+import NibbleCore
+
+/// A tensor that a method has for each module it adapts.
+package struct MethodPart: Sendable {
+  /// What the method asks for it by.
+  package let name: String
+  /// What follows a module's path in adapter files; the first is written.
+  package let suffixes: [String]
+  /// The key of `adapter_config.json` that says whether modules have it; nil if they always do.
+  let flag: String?
+  /// Whether it is one of two thin factors.
+  let isFactor: Bool
+  /// Whether the module's scale is for this part too.
+  let isScaled: Bool
+  /// Whether LoRA+ trains it at its other rate.
+  package let isSecond: Bool
+  /// Its shape in a module; where that leaves ones out, files may have them.
+  package let shape: @Sendable (ModuleShape) -> [Int]
+
+  package init(
+    _ name: String, suffixes: [String], flag: String? = nil, isFactor: Bool = false, isScaled: Bool = false,
+    isSecond: Bool = false,
+    shape: @escaping @Sendable (ModuleShape) -> [Int]
+  ) {
+    (self.name, self.suffixes, self.flag, self.isFactor, self.isScaled, self.isSecond) = (
+      name, suffixes, flag, isFactor, isScaled, isSecond
+    )
+    self.shape = shape
+  }
+
+  /// What follows the path of such a module in the file that is written.
+  package func suffix(_ shape: ModuleShape) -> String {
+    suffixes.first { $0.contains(MethodPart.embedding) == (shape.kind == .embedding) } ?? suffixes[0]
+  }
+
+  /// In the suffixes of embeddings.
+  static let embedding = "embedding"
+}
+
+/// What an adapted module is like, as far as an adapter's tensors show it.
+package struct ModuleShape: Sendable, Equatable {
+  package enum Kind: Sendable { case linear, embedding, convolution }
+
+  package var kind = Kind.linear
+  /// [inputs], of convolutions [channels, height, width]; nil if no tensor shows it.
+  package var input: [Int]?
+  /// nil if no tensor shows it.
+  package var outputs: Int?
+  /// Of its factors; 0 without.
+  package var rank = 0
+
+  package init(_ kind: Kind = .linear, input: [Int]? = nil, outputs: Int? = nil, rank: Int = 0) {
+    (self.kind, self.input, self.outputs, self.rank) = (kind, input, outputs, rank)
+  }
+
+  /// Numbers a module takes; of a convolution, all it sees of its channels.
+  package var inputs: Int? { input.flatMap { elementCount(of: $0) } }
+
+  /// Whether a module that takes and gives so many numbers can be this one.
+  package func fits(inputs: Int, outputs: Int) -> Bool {
+    (self.inputs ?? inputs) == inputs && (self.outputs ?? outputs) == outputs
+  }
+
+  /// [outputs, inputs…], with the other's where this one has none.
+  func weight(like other: [Int]) -> [Int]? {
+    guard other.count >= 2, input == nil || input?.count == other.count - 1 else { return nil }
+    return [outputs ?? other[0]] + (input ?? Array(other[1...]))
+  }
+}
+
+/// What an adapter has for one linear layer or embedding.
+package struct MethodNumbers {
+  /// Of two dimensions, by part.
+  package var matrices: [String: Matrix]
+  /// Of one dimension, by part; of an embedding all.
+  package var values: [String: FloatStore]
+  /// What the product of factors is multiplied with.
+  package var scale: Double
+  /// The layer's weight, where none of the numbers changes any more; what follows from them is found once then.
+  package var weight: Matrix?
+  package var engine: Engine
+
+  package init(
+    matrices: [String: Matrix] = [:], values: [String: FloatStore] = [:], scale: Double = 1, weight: Matrix? = nil,
+    _ engine: Engine
+  ) {
+    (self.matrices, self.values, self.scale, self.weight, self.engine) = (matrices, values, scale, weight, engine)
+  }
+}
+
+/// A linear layer that is about to be adapted.
+package struct NewModule {
+  package let inputs: Int
+  package let outputs: Int
+  package let rank: Int
+  package let factors: FactorStart
+  package let random: CountedRandom
+  /// Of its weight's rows, [outputs].
+  package var lengths: [Double] { MatrixLengths(weight, engine).squares(adding: nil).map { $0.squareRoot() } }
+  private let weight: Matrix
+  private let engine: Engine
+
+  package init(_ weight: Matrix, rank: Int, _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine) {
+    (inputs, outputs, self.rank, self.factors, self.random) = (weight.inputs, weight.outputs, rank, factors, random)
+    (self.weight, self.engine) = (weight, engine)
+  }
+}
+
+/// How factors begin.
+public enum FactorStart: String, Sendable, CaseIterable {
+  /// A uniform within ± 1/√inputs, B zero: PEFT's default.
+  case kaiming
+  /// A normal with a deviation of 1/rank, B zero.
+  case gaussian
+
+  /// A, [rank, inputs]
+  func first(_ layer: NewModule) -> [Float] {
+    let bound = 1 / Double(layer.inputs).squareRoot()
+    return (0..<layer.rank * layer.inputs).map { index in
+      switch self {
+      case .kaiming: Float((2 * layer.random.uniform(UInt64(index)) - 1) * bound)
+      case .gaussian: Float(layer.random.normal(UInt64(index)) / Double(layer.rank))
+      }
+    }
+  }
+}
