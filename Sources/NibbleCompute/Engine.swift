@@ -69,7 +69,7 @@ package final class Engine: @unchecked Sendable {
     if products.contains(where: { !usesBLAS($0.matrix, m) }), let inputs = products.first?.matrix.inputs {
       packed = pack(compute, x, m, inputs, stride, slot: Slot.packed)
     }
-    let terms = lowRankInputs(x, stride: stride, products)
+    let terms = lowRankInputs(x, rows: m, stride: stride, products)
     var runs: [(product: Int, range: Range<Int>)] = []
     for (index, product) in products.enumerated() {
       let length = runLength(product.matrix, m)
@@ -129,74 +129,126 @@ package final class Engine: @unchecked Sendable {
   /// Products of numbers that are worth a thread's while.
   private static let lowRankWork = 1 << 14
 
-  /// scale · x · Aᵀ of one term, packed, and the product it belongs to.
-  private struct PackedTerm {
+  /// Something that is added to a product by way of a few numbers for each row of x.
+  private struct Term {
+    /// How these numbers are made of a row of x.
+    enum First { case factor(Matrix), sums(GroupOffsets) }
+    /// What is made of them.
+    enum Second { case factor(Matrix), spread(GroupOffsets) }
+
     var product: Int
-    var term: LowRankTerm
-    var packed: UnsafeRawPointer
+    var rows: Range<Int>
+    var first: First
+    var second: Second
+    var scale: Float = 1
+
+    /// Numbers for each row.
+    var rank: Int {
+      switch first {
+      case .factor(let matrix): matrix.outputs
+      case .sums(let offsets): offsets.groups
+      }
+    }
   }
 
-  /// First halves of all terms; adapters are computed in float32.
-  private func lowRankInputs(_ x: UnsafePointer<Float>, stride: Int, _ products: [Product]) -> [PackedTerm] {
-    let all = products.enumerated().flatMap { index, product in product.terms.map { (product: index, term: $0) } }
-    guard !all.isEmpty else { return [] }
+  /// Its numbers, plain and packed.
+  private struct PackedTerm {
+    var term: Term
+    var values: UnsafeMutablePointer<Float>
+    var packed: UnsafeRawPointer
+    var product: Int { term.product }
+  }
+
+  /// Adapters' pairs, and the offsets of groups.
+  private func terms(_ products: [Product], _ m: Int) -> [Term] {
+    products.enumerated().flatMap { index, product in
+      let pairs = product.terms.map {
+        Term(product: index, rows: $0.rows, first: .factor($0.a), second: .factor($0.b), scale: $0.scale)
+      }
+      guard let offsets = product.matrix.offsets else { return pairs }
+      let own =
+        product.matrix.isTransposed
+        ? Term(product: index, rows: 0..<m, first: .factor(offsets.matrix.turned), second: .spread(offsets))
+        : Term(product: index, rows: 0..<m, first: .sums(offsets), second: .factor(offsets.matrix))
+      return [own] + pairs
+    }
+  }
+
+  /// First halves of all terms; they are computed in float32.
+  private func lowRankInputs(_ x: UnsafePointer<Float>, rows m: Int, stride: Int, _ products: [Product]) -> [PackedTerm] {
+    let all = terms(products, m)
+    guard !all.isEmpty, let inputs = products.first?.matrix.inputs else { return [] }
     // x packed once for each distinct range of rows, all of them side by side.
     var starts: [Range<Int>: Int] = [:]
     var length = 0
-    for (_, term) in all where starts[term.rows] == nil {
+    for term in all where starts[term.rows] == nil {
+      guard case .factor = term.first else { continue }
       starts[term.rows] = length
-      length += ProductKernels.packedBytes(.f32, m: term.rows.count, k: term.a.inputs, variant: variant)
+      length += ProductKernels.packedBytes(.f32, m: term.rows.count, k: inputs, variant: variant)
     }
     let packedRows = scratch.start(Slot.packedRows, length)
-    var done = Set<Range<Int>>()
-    for (_, term) in all where done.insert(term.rows).inserted {
+    for (rows, start) in starts {
       ProductKernels.pack(
-        .f32, x + term.rows.lowerBound * stride, m: term.rows.count, k: term.a.inputs, stride: stride,
-        into: packedRows + (starts[term.rows] ?? 0), variant: variant)
+        .f32, x + rows.lowerBound * stride, m: rows.count, k: inputs, stride: stride, into: packedRows + start, variant: variant)
     }
-    let sizes = all.map { $0.term.rows.count * $0.term.a.outputs }
-    let packedSizes = all.map { ProductKernels.packedBytes(.f32, m: $0.term.rows.count, k: $0.term.a.outputs, variant: variant) }
+    let sizes = all.map { $0.rows.count * $0.rank }
+    let packedSizes = all.map { ProductKernels.packedBytes(.f32, m: $0.rows.count, k: $0.rank, variant: variant) }
     let values = scratch.floatStart(Slot.lowRank, sizes.reduce(0, +))
     let packed = scratch.start(Slot.packedLowRank, packedSizes.reduce(0, +))
     var results: [PackedTerm] = []
-    var places: [UnsafeMutablePointer<Float>] = []
     var at = 0
     var packedAt = 0
-    for (index, one) in all.enumerated() {
-      results.append(PackedTerm(product: one.product, term: one.term, packed: UnsafeRawPointer(packed + packedAt)))
-      places.append(values + at)
+    for (index, term) in all.enumerated() {
+      results.append(PackedTerm(term: term, values: values + at, packed: UnsafeRawPointer(packed + packedAt)))
       at += sizes[index]
       packedAt += packedSizes[index]
     }
-    // Ranks are handed out in parts: of one term, too, there is enough for every thread.
-    var parts: [(term: Int, ranks: Range<Int>)] = []
-    for (index, one) in all.enumerated() {
-      let rank = one.term.a.outputs
-      let length = max(
-        ceilDivide(Self.lowRankWork, one.term.a.inputs * one.term.rows.count),
-        one.term.rows.count == 1 ? 1 : ProductKernels.step(.f32, m: one.term.rows.count, variant: variant))
-      for start in Swift.stride(from: 0, to: rank, by: length) { parts.append((index, start..<min(start + length, rank))) }
+    // Ranks are handed out in parts, sums in rows: of one term, too, there is enough for every thread.
+    var parts: [(term: Int, part: Range<Int>)] = []
+    for (index, term) in all.enumerated() {
+      var (count, length) = (term.rank, 0)
+      if case .factor = term.first {
+        length = max(
+          ceilDivide(Self.lowRankWork, inputs * term.rows.count),
+          term.rows.count == 1 ? 1 : ProductKernels.step(.f32, m: term.rows.count, variant: variant))
+      } else {
+        (count, length) = (term.rows.count, max(1, Self.lowRankWork / max(inputs, 1)))
+      }
+      for start in Swift.stride(from: 0, to: count, by: length) { parts.append((index, start..<min(start + length, count))) }
     }
-    team.run(parts.count) { [variant] part, scratch in
-      let (index, ranks) = parts[part]
-      let term = all[index].term
-      term.a.multiply(
-        .f32, UnsafeRawPointer(packedRows + (starts[term.rows] ?? 0)), m: term.rows.count, outputs: ranks, add: false,
-        into: places[index], stride: term.a.outputs, scratch, slot: Slot.kernel, variant: variant)
+    team.run(parts.count) { [variant] number, scratch in
+      let (index, part) = parts[number]
+      let (term, out) = (all[index], results[index].values)
+      switch term.first {
+      case .factor(let matrix):
+        matrix.multiply(
+          .f32, UnsafeRawPointer(packedRows + (starts[term.rows] ?? 0)), m: term.rows.count, outputs: part, add: false,
+          into: out, stride: term.rank, scratch, slot: Slot.kernel, variant: variant)
+      case .sums(let offsets):
+        for row in part { offsets.sums(x + (term.rows.lowerBound + row) * stride, out + row * term.rank) }
+      }
     }
-    for (index, (_, term)) in all.enumerated() {
-      for i in 0..<sizes[index] { places[index][i] *= term.scale }
+    for (index, one) in results.enumerated() {
+      guard case .factor = one.term.second else { continue }
+      if one.term.scale != 1 { for i in 0..<sizes[index] { one.values[i] *= one.term.scale } }
       ProductKernels.pack(
-        .f32, places[index], m: term.rows.count, k: term.a.outputs, stride: term.a.outputs,
-        into: UnsafeMutableRawPointer(mutating: results[index].packed), variant: variant)
+        .f32, one.values, m: one.term.rows.count, k: one.term.rank, stride: one.term.rank,
+        into: UnsafeMutableRawPointer(mutating: one.packed), variant: variant)
     }
     return results
   }
 
   private func add(_ one: PackedTerm, _ product: Product, _ range: Range<Int>, _ scratch: Scratch) {
-    one.term.b.multiply(
-      .f32, one.packed, m: one.term.rows.count, outputs: range, add: true,
-      into: product.output + one.term.rows.lowerBound * product.stride, stride: product.stride, scratch, slot: Slot.kernel,
-      variant: variant)
+    let out = product.output + one.term.rows.lowerBound * product.stride
+    switch one.term.second {
+    case .factor(let matrix):
+      matrix.multiply(
+        .f32, one.packed, m: one.term.rows.count, outputs: range, add: true, into: out, stride: product.stride, scratch,
+        slot: Slot.kernel, variant: variant)
+    case .spread(let offsets):
+      for row in 0..<one.term.rows.count {
+        offsets.spread(one.values + row * one.term.rank, range, to: out + row * product.stride + range.lowerBound)
+      }
+    }
   }
 }

@@ -50,3 +50,18 @@ extension Int8Rows: InPlaceCodec {
       rows: rows, columns: columns, codes: codes, scales: scales, isTransposed: isTransposed, owner: sections.owner)
   }
 }
+
+extension Int4Groups: InPlaceCodec {
+  package func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix? {
+    guard let codes = try sections.inPlace(.codes), let scales = try sections.inPlace(.groupScales) else { return nil }
+    let memory = Scratch(), count = groups([rows, columns])
+    return try withExtendedLifetime(memory) {
+      let own = values(of: [Array(scales)] + (try sections.inPlace(.zeros).map { [Array($0)] } ?? []), memory)
+      func store(_ floats: UnsafeMutablePointer<Float>) -> FloatStore { FloatStore(Array(UnsafeBufferPointer(start: floats, count: count))) }
+      let matrix = Matrix(
+        rows: rows, columns: columns, codes: codes, groupLength: length(columns: columns), scales: store(own.scales),
+        zeros: own.zeros.map(store), owner: sections.owner)
+      return isTransposed ? matrix?.turned : matrix
+    }
+  }
+}

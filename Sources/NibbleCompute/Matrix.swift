@@ -9,6 +9,8 @@ package struct Matrix: @unchecked Sendable {
   package let view: MatrixView
   /// Whether the layer's weight, [outputs, inputs], is the transpose of what is stored (Conv1D in plain files).
   package let isTransposed: Bool
+  /// What is added to the numbers of groups of a stored row; nil for nothing. `native` is without it.
+  let offsets: GroupOffsets?
   private let owners: [AnyObject]
 
   package var native: nibble_matrix { view.native }
@@ -22,9 +24,10 @@ package struct Matrix: @unchecked Sendable {
     return native.block == 0 ? codes : codes + inputs / native.block * (native.scales == nil ? 1 : 4)
   }
 
-  init(_ native: nibble_matrix, isTransposed: Bool, owners: [AnyObject]) {
+  init(_ native: nibble_matrix, isTransposed: Bool, offsets: GroupOffsets? = nil, owners: [AnyObject]) {
     view = MatrixView(native)
     self.isTransposed = isTransposed
+    self.offsets = offsets
     self.owners = owners
   }
 
@@ -131,7 +134,7 @@ extension Matrix {
   }
 
   /// The weight's transpose: the same memory, read the other way.
-  package var turned: Matrix { Matrix(native, isTransposed: !isTransposed, owners: owners) }
+  package var turned: Matrix { Matrix(native, isTransposed: !isTransposed, offsets: offsets, owners: owners) }
 
   /// y = x · Wᵀ for some outputs, whichever way the weight is stored.
   func multiply(
@@ -144,7 +147,10 @@ extension Matrix {
   }
 
   /// Rows as stored, as float32.
-  package func rows(_ rows: Range<Int>, into out: UnsafeMutablePointer<Float>) { ProductKernels.rows(view, rows, into: out) }
+  package func rows(_ rows: Range<Int>, into out: UnsafeMutablePointer<Float>) {
+    ProductKernels.rows(view, rows, into: out)
+    offsets?.add(to: out, rows, columns: native.columns)
+  }
 
   /// Whether both hold the same numbers, as stored, whatever holds them.
   package func equals(_ other: Matrix) -> Bool {

@@ -96,6 +96,15 @@ struct PackingOptions: ParsableArguments {
   @Flag(inversion: .prefixedNo, help: "Quantize the scales to 8 bits too.")
   var doubleQuant = true
 
+  @Option(help: "int4: weights along the inputs that share a scale: 32, 64, 128, 256, or row.")
+  var groupSize = "64"
+
+  @Flag(help: "int4: no zeros; codes stand for -8 to 7 times the scale.")
+  var symmetric = false
+
+  @Option(help: "int4: how zeros are stored: float16, float32, or int (0 to 15).")
+  var zeros: Int4Groups.Zero = .half
+
   @Option(help: "Rounding of corner cases: nearest, or as bitsandbytes on cuda or cpu.")
   var bnbRules: EncodingRules = .nearest
 
@@ -111,9 +120,24 @@ struct PackingOptions: ParsableArguments {
     }
     options.blockSize = blockSize
     options.doubleQuant = doubleQuant
+    guard let group = Int4Groups.size(groupSize) else {
+      throw NibbleError.usage("--group-size \(groupSize) is not one of \(Int4Groups.sizes) or row")
+    }
+    options.groupSize = group
+    options.zeros = symmetric ? .none : zeros
     options.bnbRules = bnbRules
     options.encoder = encoder?.search
   }
+}
+
+extension Int4Groups.Zero: ExpressibleByArgument {
+  public init?(argument: String) {
+    let name = argument == "float" ? Self.half.rawValue : argument
+    guard let zero = Self(rawValue: name), zero != .none else { return nil }
+    self = zero
+  }
+
+  public static var allValueStrings: [String] { allCases.filter { $0 != .none }.map(\.rawValue) }
 }
 
 /// The encoders of the command line.

@@ -51,10 +51,12 @@ public struct PackingRule: Sendable {
   public let choice: CodecChoice
   /// Elements of a block, where the rule says.
   public let blockSize: Int?
+  /// Elements of a group, where the rule says; 0 for a row.
+  public let groupSize: Int?
   /// As it was written.
   public let text: String
 
-  /// Reads `REGEX=CODEC[:block=N]`, split at the last `=` that a codec follows.
+  /// Reads `REGEX=CODEC[:block=N|:group=N]`, split at the last `=` that a codec follows.
   ///
   /// - Throws: `.usage`
   public init(_ text: String) throws {
@@ -63,23 +65,29 @@ public struct PackingRule: Sendable {
       let parts = text[text.index(after: equals)...].split(separator: ":", omittingEmptySubsequences: false)
       guard let name = parts.first, let choice = CodecChoice(String(name)) else { continue }
       var blockSize: Int?
+      var groupSize: Int?
       for part in parts.dropFirst() {
-        guard part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) else {
-          throw NibbleError.usage("rule \(subject: text): ':\(part)' is not ':block=N' with N one of \(BlockCodec.blockSizes)")
+        if part.hasPrefix("group="), let size = Int4Groups.size(String(part.dropFirst(6))) {
+          groupSize = size
+        } else if part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) {
+          blockSize = size
+        } else {
+          throw NibbleError.usage(
+            "rule \(subject: text): ':\(part)' is not ':block=N' with N one of \(BlockCodec.blockSizes), or ':group=N' with N one of "
+              + "\(Int4Groups.sizes) or row")
         }
-        blockSize = size
       }
-      if case .codec(let kind) = choice, kind.hasBlocks {
-      } else if blockSize != nil {
-        throw NibbleError.usage("rule \(subject: text): \(choice.name) has no block size")
-      }
+      var (hasBlocks, hasGroups) = (false, false)
+      if case .codec(let kind) = choice { (hasBlocks, hasGroups) = (kind.hasBlocks, kind.hasGroups) }
+      if blockSize != nil, !hasBlocks { throw NibbleError.usage("rule \(subject: text): \(choice.name) has no block size") }
+      if groupSize != nil, !hasGroups { throw NibbleError.usage("rule \(subject: text): \(choice.name) has no group size") }
       self.choice = choice
-      self.blockSize = blockSize
+      (self.blockSize, self.groupSize) = (blockSize, groupSize)
       pattern = try Pattern(String(text[..<equals]))
       return
     }
     throw NibbleError.usage(
-      "rule \(subject: text) is not REGEX=CODEC[:block=N] with CODEC one of "
+      "rule \(subject: text) is not REGEX=CODEC[:block=N|:group=N] with CODEC one of "
         + "\(CodecChoice.names.map(\.name).joined(separator: ", "))")
   }
 
@@ -87,7 +95,7 @@ public struct PackingRule: Sendable {
   public init(keeping pattern: String) throws {
     self.pattern = try Pattern(pattern)
     choice = .keep
-    blockSize = nil
+    (blockSize, groupSize) = (nil, nil)
     text = pattern + "=keep"
   }
 }

@@ -9,6 +9,10 @@ public struct QuantizeOptions: Sendable {
   public var blockSize = 64
   /// Whether scales are coded too.
   public var doubleQuant = true
+  /// Elements of a group of whole numbers; 0 for a row.
+  public var groupSize = 64
+  /// How zeros of groups are stored.
+  public var zeros = Int4Groups.Zero.half
   /// The first that is found in a tensor's name decides; without any, the architecture does.
   public var rules: [PackingRule] = []
   /// Corner cases as one of bitsandbytes' kernels has them.
@@ -32,6 +36,8 @@ public struct PackingDecision: Sendable {
   public let blockSize: Int
   /// What decided.
   public let reason: PackingReason
+  /// Elements of a group, where a rule says.
+  var groupSize: Int?
 }
 
 extension StreamJob {
@@ -54,10 +60,10 @@ extension StreamJob {
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
     job.warnings += warnings(decisions, options.rules)
-    if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked }) {
+    if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
       let encoder = options.calibration == nil ? job.encoder.rawValue : "calibrated"
       job.warnings.append(
-        .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks, and nothing is packed into any"))
+        .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks or groups, and nothing is packed into any"))
     }
     if let type = source.modelType, source.family?.runs(type) != true {
       job.warnings.append(
@@ -94,13 +100,14 @@ extension StreamJob {
     var decisions: [PackingDecision] = []
     for tensor in source.tensors {
       var choice: (CodecChoice, Int, PackingReason)?
+      var groupSize: Int?
       for (index, rule) in options.rules.enumerated() where choice == nil || !matched[index] {
         guard try rule.pattern.isFound(in: tensor.name.text) else { continue }
         matched[index] = true
-        if choice == nil { choice = (rule.choice, rule.blockSize ?? options.blockSize, .rule) }
+        if choice == nil { (choice, groupSize) = ((rule.choice, rule.blockSize ?? options.blockSize, .rule), rule.groupSize) }
       }
       let (codec, blockSize, reason) = choice ?? byDefault(tensor, source, names, options)
-      decisions.append(PackingDecision(tensor: tensor, choice: codec, blockSize: blockSize, reason: reason))
+      decisions.append(PackingDecision(tensor: tensor, choice: codec, blockSize: blockSize, reason: reason, groupSize: groupSize))
     }
     if let unused = matched.firstIndex(of: false) {
       throw NibbleError.usage(
@@ -146,7 +153,9 @@ extension StreamJob {
       guard !tensor.isPacked else { throw refuse("it is packed already; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       guard tensor.count > 0 else { throw refuse("it has no elements") }
-      let codec = kind.make(CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant))
+      var settings = CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant)
+      (settings.groupSize, settings.zeros) = (decision.groupSize ?? options.groupSize, options.zeros)
+      let codec = kind.make(settings)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) { throw refuse("\(reason)") }
       target.encoding = WeightEncoding(codec)
       // Blocks say float32, float16 or bfloat16; float64 is rounded to float32 before it is packed.
@@ -204,8 +213,10 @@ extension QuantizeOptions {
       "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
       "encoder": JSON((encoder ?? .absmax).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
     ]
-    guard let calibration else { return own }
-    return own.setting("encoder", to: "calibrated").setting("calibration", to: calibration)
+    let grouped = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasGroups } else { false } }
+    let full = grouped ? own.setting("group_size", to: JSON(groupSize)).setting("zeros", to: JSON(zeros.rawValue)) : own
+    guard let calibration else { return full }
+    return full.setting("encoder", to: "calibrated").setting("calibration", to: calibration)
   }
 }
 

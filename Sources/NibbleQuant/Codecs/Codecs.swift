@@ -5,7 +5,7 @@ public enum Codecs {
   /// Every codec this program knows.
   public static var all: [CodecKind] { known + added }
 
-  private static let known: [CodecKind] = [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8]
+  private static let known: [CodecKind] = [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8, .int4]
 
   /// For tests of the seam: codecs that exist for the length of a call.
   @TaskLocal package static var added: [CodecKind] = []
@@ -27,17 +27,22 @@ public struct CodecKind: Hashable, Sendable {
   public let isPlain: Bool
   /// Whether elements share scales in blocks whose size can be chosen.
   public let hasBlocks: Bool
+  /// Whether elements share scales in groups along the inputs, whose size can be chosen.
+  public let hasGroups: Bool
+  /// Whether scales can be searched for.
+  public var searchesScales: Bool { hasBlocks || hasGroups }
   /// The codec with these settings.
   package let make: @Sendable (CodecSettings) -> any WeightCodec
   /// The codec that a table's parameters describe; nil where they make no sense.
   package let read: @Sendable (inout CodecParameters) throws -> (any WeightCodec)?
 
   package init(
-    number: UInt16, name: String, isPlain: Bool = false, hasBlocks: Bool = false,
+    number: UInt16, name: String, isPlain: Bool = false, hasBlocks: Bool = false, hasGroups: Bool = false,
     make: @escaping @Sendable (CodecSettings) -> any WeightCodec,
     read: @escaping @Sendable (inout CodecParameters) throws -> (any WeightCodec)?
   ) {
-    (self.number, self.name, self.isPlain, self.hasBlocks, self.make, self.read) = (number, name, isPlain, hasBlocks, make, read)
+    (self.number, self.name, self.isPlain, self.hasBlocks, self.hasGroups) = (number, name, isPlain, hasBlocks, hasGroups)
+    (self.make, self.read) = (make, read)
   }
 
   public static func == (a: CodecKind, b: CodecKind) -> Bool { a.number == b.number }
@@ -50,8 +55,12 @@ public struct CodecSettings: Sendable {
   public var blockSize = 64
   /// Whether scales are coded too.
   public var doubleQuant = true
+  /// Elements of a group of whole numbers; 0 for a row.
+  public var groupSize = 64
+  /// How zeros of groups are stored.
+  public var zeros = Int4Groups.Zero.half
 
-  /// Blocks of 64, double quantization.
+  /// Blocks of 64, double quantization; groups of 64 with zeros in float16.
   public init(blockSize: Int = 64, doubleQuant: Bool = true) { (self.blockSize, self.doubleQuant) = (blockSize, doubleQuant) }
 }
 

@@ -85,13 +85,18 @@ public enum SectionKind: UInt16, Sendable {
   case stateText = 7
   /// A small file of the model folder.
   case file = 8
+  /// Scales of groups, one a group, F16, BF16 or F32.
+  case groupScales = 9
+  /// Zeros of groups, one a group, whole numbers in bytes, F16 or F32.
+  case zeros = 10
 
   /// Bits of the numbers in it, for byte planes; nil where that depends on the tensor.
   package var bitWidth: Int? {
     switch self {
     case .data: nil
     case .scales, .nestedScales: 32
-    case .codes, .scaleCodes, .nestedOffset, .stateText, .file: 8
+    case .codes, .scaleCodes, .nestedOffset, .stateText, .file, .zeros: 8
+    case .groupScales: 16
     }
   }
 }

@@ -1,0 +1,198 @@
+import NibbleCore
+
+/// Elements into 4-bit whole numbers. A group is encoded whole, so what a reader sees of it is known at once.
+final class Int4Encoder: TensorEncoder, @unchecked Sendable {
+  private let codec: Int4Groups
+  private let length: Int
+  private let groups: Int
+  private let search: ScaleSearch
+  private let values: GroupValues
+
+  private enum Slot { static let scales = 0, zeros = 1, stored = 2, storedZeros = 3 }
+  private let memory: Scratch
+
+  init(_ codec: Int4Groups, _ task: EncodingTask) {
+    (self.codec, search, memory) = (codec, task.search, task.memory)
+    length = codec.length(columns: task.shape.last ?? 0)
+    groups = codec.groups(task.shape)
+    values = GroupValues(
+      scales: memory.floatStart(Slot.scales, max(groups, 1)),
+      zeros: codec.zero == .none ? nil : memory.floatStart(Slot.zeros, max(groups, 1)))
+  }
+
+  var grain: Int { length }
+
+  func encode(
+    _ elements: Elements, restored: UnsafeMutablePointer<Float>?, _ scratch: Scratch
+  ) -> (codes: UnsafeRawBufferPointer, sums: EncodedSums) {
+    let count = elements.count
+    let codes = scratch.start(CodecSlot.codes, count / 2).assumingMemoryBound(to: UInt8.self)
+    let wanted = scratch.floatStart(CodecSlot.wide, count)
+    Kernels.widen(elements.dtype, elements.x, count: count, wanted)
+    let found = restored ?? scratch.floatStart(CodecSlot.right, count)
+    let first = elements.start / length
+    var sums = EncodedSums()
+    for group in 0..<count / length {
+      let grid = code(wanted + group * length, found + group * length, scratch.floatStart(CodecSlot.left, length))
+      values.scales[first + group] = grid.scale
+      values.zeros?[first + group] = grid.zero
+      if grid.scale == 0 { sums.counts.zeroBlocks += 1 }
+      if !grid.scale.isFinite { sums.counts.nonfinite += length }
+      for index in 0..<length / 2 {
+        let at = group * length + 2 * index
+        codes[at / 2] = UInt8(found[at]) << 4 | UInt8(found[at + 1])
+      }
+      for index in group * length..<(group + 1) * length { found[index] = grid.scale * (found[index] - grid.zero) }
+    }
+    var difference = Difference()
+    difference.add(wanted, found, count: count)
+    (sums.error, sums.signal) = (difference.squaredDifference, difference.squaredA)
+    return (UnsafeRawBufferPointer(start: codes, count: count / 2), sums)
+  }
+
+  func finish(_ sums: inout EncodedSums) throws -> [UnsafeRawBufferPointer] {
+    let stored = memory.bytes(Slot.stored, groups * codec.scale.bitWidth / 8)
+    if let start = stored.baseAddress { Kernels.narrow(codec.scale, values.scales, count: groups, start) }
+    guard let dtype = codec.zero.dtype, let zeros = values.zeros else { return [UnsafeRawBufferPointer(stored)] }
+    let bytes = memory.bytes(Slot.storedZeros, groups * dtype.bitWidth / 8)
+    if let start = bytes.baseAddress {
+      if dtype == .u8 { for group in 0..<groups { bytes[group] = UInt8(zeros[group]) } } else { Kernels.narrow(dtype, zeros, count: groups, start) }
+    }
+    return [UnsafeRawBufferPointer(stored), UnsafeRawBufferPointer(bytes)]
+  }
+
+  func restore(_ values: UnsafeMutablePointer<Float>, _ start: Int, _ count: Int, _ scratch: Scratch) {
+    let codes = scratch.floatStart(CodecSlot.right, length)
+    for group in 0..<count / length {
+      let at = values + group * length
+      let grid = code(at, codes, scratch.floatStart(CodecSlot.left, length))
+      for index in 0..<length { at[index] = grid.scale * (codes[index] - grid.zero) }
+    }
+  }
+
+  // MARK: One group
+
+  /// A scale and a zero as they are stored.
+  struct Grid {
+    var scale: Float
+    var zero: Float
+  }
+
+  /// The grid of a group and its codes, as whole numbers.
+  ///
+  /// - Parameters:
+  ///   - codes: room for `length` numbers
+  ///   - trial: the same
+  private func code(_ x: UnsafePointer<Float>, _ codes: UnsafeMutablePointer<Float>, _ trial: UnsafeMutablePointer<Float>) -> Grid {
+    var low: Float = 0, high: Float = 0, isFinite = true
+    for index in 0..<length {
+      let value = x[index]
+      if !value.isFinite { isFinite = false }
+      low = min(low, value)
+      high = max(high, value)
+    }
+    guard isFinite else { return lost(codes) }
+    var best = grid(low, high)
+    guard best.scale.isFinite else { return lost(codes) }
+    var error = round(x, best, codes)
+    guard search.searches, best.scale > 0 else { return best }
+    // Shorter ranges cut off what is far out, and round the rest finer.
+    for step in 1...Self.steps {
+      let share = 1 - Float(step) * Self.step
+      try_(grid(low * share, high * share), x, &best, &error, codes, trial)
+    }
+    for _ in 0..<2 { if let fit = fitted(x, best, codes) { try_(fit, x, &best, &error, codes, trial) } }
+    return best
+  }
+
+  private static let steps = 24
+  private static let step: Float = 0.025
+
+  private func try_(
+    _ grid: Grid, _ x: UnsafePointer<Float>, _ best: inout Grid, _ error: inout Double, _ codes: UnsafeMutablePointer<Float>,
+    _ trial: UnsafeMutablePointer<Float>
+  ) {
+    guard grid.scale > 0, grid.scale.isFinite else { return }
+    let found = round(x, grid, trial)
+    guard found < error else { return }
+    (best, error) = (grid, found)
+    codes.update(from: trial, count: length)
+  }
+
+  /// A group with values that are not finite: it has none that is.
+  private func lost(_ codes: UnsafeMutablePointer<Float>) -> Grid {
+    codes.update(repeating: Int4Groups.middle, count: length)
+    return Grid(scale: .nan, zero: Int4Groups.middle)
+  }
+
+  /// The grid of a range: σ = (high − low) / 15 and z = −low / σ, or σ = max(−low, high) / 7.5 where z is 8.
+  private func grid(_ low: Float, _ high: Float) -> Grid {
+    let scale = stored(codec.zero == .none ? max(-low, high) / 7.5 : (high - low) / 15)
+    guard codec.zero != .none, scale > 0 else { return Grid(scale: scale, zero: Int4Groups.middle) }
+    // The reference rounds: zeros of numbers are free to move only where they are searched for.
+    let zero = (-low / scale)
+    return Grid(scale: scale, zero: storedZero(search.searches && codec.zero != .int ? zero : zero.rounded(.toNearestOrEven)))
+  }
+
+  private func stored(_ scale: Float) -> Float { through(codec.scale, scale) }
+
+  private func storedZero(_ zero: Float) -> Float {
+    let inside = max(0, min(15, zero))
+    return codec.zero == .half ? through(.f16, inside) : inside
+  }
+
+  private func through(_ dtype: DType, _ value: Float) -> Float {
+    guard dtype != .f32 else { return value }
+    var value = value
+    var half: UInt16 = 0
+    Kernels.narrow(dtype, &value, count: 1, &half)
+    Kernels.widen(dtype, &half, count: 1, &value)
+    return value
+  }
+
+  /// The scale and zero with the least squared error for these codes.
+  private func fitted(_ x: UnsafePointer<Float>, _ grid: Grid, _ codes: UnsafePointer<Float>) -> Grid? {
+    var q = 0.0, qq = 0.0, xs = 0.0, xq = 0.0
+    for index in 0..<length {
+      let (code, value) = (Double(codes[index]), Double(x[index]))
+      q += code
+      qq += code * code
+      xs += value
+      xq += value * code
+    }
+    let n = Double(length)
+    if codec.zero == .none || codec.zero == .int {
+      let z = Double(grid.zero), square = qq - 2 * z * q + n * z * z
+      guard square > 0 else { return nil }
+      return Grid(scale: stored(Float((xq - z * xs) / square)), zero: grid.zero)
+    }
+    let spread = n * qq - q * q
+    guard spread > 0 else { return nil }
+    let slope = (n * xq - q * xs) / spread
+    guard slope > 0 else { return nil }
+    let scale = stored(Float(slope))
+    return Grid(scale: scale, zero: storedZero(Float(q / n - xs / (n * Double(scale)))))
+  }
+
+  /// Adding this rounds to whole numbers, ties to even.
+  private static let rounder: Float = 0x1.8p23
+
+  /// Codes of a grid, and Σ(x − x′)².
+  private func round(_ x: UnsafePointer<Float>, _ grid: Grid, _ codes: UnsafeMutablePointer<Float>) -> Double {
+    guard grid.scale > 0 else {
+      codes.update(repeating: grid.zero.rounded(.toNearestOrEven), count: length)
+      return (0..<length).reduce(0) { $0 + Double(x[$1]) * Double(x[$1]) }
+    }
+    let whole = grid.zero == grid.zero.rounded(.toNearestOrEven)
+    var error: Float = 0
+    for index in 0..<length {
+      // Whole zeros are added after rounding, as the reference has it.
+      let scaled = x[index] / grid.scale
+      let code = whole ? (scaled + Self.rounder) - Self.rounder + grid.zero : (scaled + grid.zero + Self.rounder) - Self.rounder
+      codes[index] = max(0, min(15, code))
+      let e = x[index] - grid.scale * (codes[index] - grid.zero)
+      error += e * e
+    }
+    return Double(error)
+  }
+}
