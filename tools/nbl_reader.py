@@ -18,9 +18,9 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 
 FRAME = 262144  # plain bytes in a zstd frame
 FRAME_STORED = 263168  # stored bytes of one at most
-CODECS = ["plain", "nf4", "fp4", "int8"]
+CODECS = ["plain", "nf4", "fp4", "int8", "int4"]
 BYTE_STEP = np.uint32(0x3C010204).view(np.float32)  # 1/127
-DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE = range(1, 9)
+DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE, GROUP_SCALES, ZEROS = range(1, 11)
 PLANES = [1, 1, 2, 4]  # by compression
 
 # Section 6: name, bits, NumPy type. BF16 and 8-bit floats come as unsigned integers, 4- and 6-bit ones as their packed bytes.
@@ -138,7 +138,7 @@ class Tensor:
         self.block = self.nested = 0
         require(codec or not self.transposed, f"{what}: transposed, but not packed")
         if self.codec:
-            layouts = {"plain": self._plain, "int8": self._rows}
+            layouts = {"plain": self._plain, "int8": self._rows, "int4": self._groups}
             expected = layouts[self.codec](parameters) if self.codec in layouts else self._packed(file.codebooks, parameters)
             found = [(s.kind, s.plain) for s in self.sections]
             if self.codec in ("nf4", "fp4") and len(found) > len(expected) and found[-1][0] == STATE_TEXT:
@@ -155,6 +155,27 @@ class Tensor:
         require(self.dtype in ("F32", "F16", "BF16"), f"{self.what}: packed from {self.dtype}")
         require(len(self.shape) == 2 and self.count > 0, f"{self.what}: no matrix with elements")
         return [(CODES, self.count), (SCALES, 4 * self.shape[0])]
+
+    def _groups(self, parameters):
+        what = self.what
+        require(len(parameters) == 8, f"{what}: {len(parameters)} bytes of parameters, must be 8")
+        require(self.dtype in ("F32", "F16", "BF16"), f"{what}: packed from {self.dtype}")
+        require(len(self.shape) == 2 and self.count > 0 and self.shape[1] % 2 == 0, f"{what}: no matrix with rows of even length")
+        size, scales, zeros, zero = struct.unpack("<IBBH", parameters)
+        self.group = size or self.shape[1]
+        require(size in (0, 32, 64, 128, 256) and self.shape[1] % self.group == 0, f"{what}: group size {size}")
+        require(scales < len(DTYPES) and DTYPES[scales][0] in ("F16", "BF16", "F32"), f"{what}: scales of dtype {scales}")
+        require(zeros == 255 or zeros < len(DTYPES) and DTYPES[zeros][0] in ("U8", "F16", "F32"), f"{what}: zeros of dtype {zeros}")
+        require(zero == 0, f"{what}: reserved bytes of the parameters are not zero")
+        self.head += parameters[:6]
+        self.numbers = [DTYPES[scales]] + ([DTYPES[zeros]] if zeros != 255 else [])
+        groups = self.count // self.group
+        return [(CODES, self.count // 2)] + [(kind, groups * bits // 8)
+                                             for kind, (_, bits, _) in zip((GROUP_SCALES, ZEROS), self.numbers)]
+
+    def _group_values(self, data, dtype):
+        values = np.frombuffer(data, dtype[2])
+        return np.repeat(to_float32(values) if dtype[0] == "BF16" else values.astype(np.float32), self.group)
 
     def _packed(self, codebooks, parameters):
         """Takes the parameters of nf4 and fp4 (section 7); gives kind and plain length of each section."""
@@ -194,6 +215,10 @@ class Tensor:
                 else:
                     pairs = np.frombuffer(plain[0], np.uint8)
                     codes = np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)[:self.count]
+                if self.codec == "int4":
+                    scale, zero, *_ = [self._group_values(*one) for one in zip(plain[1:], self.numbers)] + [np.float32(8)]
+                    values = (scale * (codes.astype(np.float32) - zero)).reshape(self.shape)
+                elif self.codec != "int8":
                     absmax = np.repeat(self._absmax(plain), self.block)[:self.count]
                     values = (self.codebooks[0][codes] * absmax).reshape(self.shape)
                 return to_bfloat16(values) if self.dtype == "BF16" else values.astype(self.numpy)

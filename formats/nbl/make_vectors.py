@@ -66,6 +66,9 @@ VECTORS = {
     # Scales of either sign, coded and not.
     "signed": (["--encoder", "mse-signed", "--tensor", "w=nf4"], {"w": normal(9, 70, dtype="BF16")}, {}, {}),
     "signed-single": (["--encoder", "mse-signed", "--no-double-quant", "--tensor", "w=nf4"], {"w": normal(3, 70)}, {}, {}),
+    "int4": (["--codec", "int4", "--group-size", "32"], {"a.weight": normal(3, 64, dtype="BF16"), "b.weight": normal(1, 32)}, {}, {}),
+    "int4-symmetric": (["--codec", "int4", "--symmetric", "--group-size", "row"], {"w.weight": normal(4, 40, dtype="F16")}, {}, {}),
+    "int4-whole": (["--codec", "int4", "--zeros", "int", "--encoder", "mse", "--compress", "zstd"], {"w.weight": normal(2, 192)}, {}, {}),
 }
 
 

@@ -101,6 +101,8 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
       let share = 1 - Float(step) * Self.step
       try_(grid(low * share, high * share), x, &best, &error, codes, trial)
     }
+    // The range that cuts nothing off: what lies on a grid already stays there.
+    if codec.zero == .none { try_(Grid(scale: stored(max(-low / 8, high / 7)), zero: best.zero), x, &best, &error, codes, trial) }
     for _ in 0..<2 { if let fit = fitted(x, best, codes) { try_(fit, x, &best, &error, codes, trial) } }
     return best
   }
