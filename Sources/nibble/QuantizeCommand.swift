@@ -25,7 +25,7 @@ struct QuantizeCommand: ParsableCommand {
 
   @Option(
     name: .customLong("tensor"),
-    help: ArgumentHelp("Pack the tensors whose name matches with this codec.", valueName: "REGEX=CODEC[:block=N]"),
+    help: ArgumentHelp("Pack the tensors whose name matches with this codec.", valueName: "REGEX=CODEC[:block=N|:group=N]"),
     transform: { RuleText(.rule, $0) })
   var tensorRules: [RuleText] = []
 

@@ -301,6 +301,38 @@ struct CommandTests {
     #expect(try codecs(["--tensor=embed=nf4:block=128"])["model.embed_tokens.weight"] == "nf4, block 128, double quantized (F32)")
   }
 
+  @Test("int4 takes groups and zeros, runs, merges, and is refused where it has no place")
+  func groups() throws {
+    let base = fixture("models/llama"), packed = folder.file("g.nbl")
+    for (flags, summary) in [
+      ([], "int4, 64 a group, zeros of float16"), (["--symmetric", "--group-size", "32"], "int4, 32 a group, symmetric"),
+      (["--zeros", "int", "--group-size", "row"], "int4, a row a group, zeros of int"),
+      (["--zeros", "float", "--encoder", "mse"], "int4, 64 a group, zeros of float16"),
+      (["--codec", "nf4", "--tensor", "q_proj=int4:group=32"], "int4, 32 a group, zeros of float16"),
+    ] {
+      let codec = flags.contains("--codec") ? [] : ["--codec", "int4"]
+      #expect(try Program.run(["quantize", base, "-o", packed, "--force"] + codec + flags).code == 0, "\(flags)")
+      let tensors = try JSON.parse(Program.run(["inspect", packed, "--json"]).output)["tensors"]?.array ?? []
+      let found = try #require(tensors.first { $0["name"]?.string?.hasSuffix("0.self_attn.q_proj.weight") == true })
+      let listing = try Program.run(["inspect", packed, "-v"]).output
+      #expect(found["codec"]?.string == "int4" && listing.contains(summary), "\(flags)")
+      #expect(try Program.run(["verify", packed]).code == 0)
+    }
+    #expect(try Program.run(["merge", packed, fixture("adapters/dec_lora_qv"), "-o", folder.file("m.nbl"), "--min-survival", "0"]).code == 0)
+    #expect(try Program.run(["verify", folder.file("m.nbl")]).code == 0)
+    for (flags, word) in [
+      (["--codec", "int4", "--group-size", "48"], "--group-size 48 is not one of"), (["--codec", "int4", "--zeros", "none"], "--zeros"),
+      (["--tensor", "q_proj=int4:block=64"], "int4 has no block size"), (["--tensor", "q_proj=nf4:group=64"], "nf4 has no group size"),
+      (["--codec", "int4", "--group-size", "256"], "would divide them"),
+      (["--codec", "int4", "--format", "bnb"], "int4, which bitsandbytes has no place for"),
+    ] {
+      let output = flags.contains("bnb") ? folder.file("bnb") : packed
+      let result = try Program.run(["quantize", base, "-o", output, "--force"] + flags)
+      expectOneLine(result, 2)
+      #expect(result.errors.contains(word), "\(result.errors)")
+    }
+  }
+
   @Test("flags in snake_case, and from a file that flags win over")
   func configuration() throws {
     let yaml = try folder.write("run.yaml", "codec: fp4\nblock_size: 128\ndouble_quant: false\nkeep: [q_proj, k_proj]\n")

@@ -60,11 +60,13 @@ struct GradientTests {
     #expect(compared == trained.tensors.count && compared > 3)
   }
 
-  @Test("on a base of int8 rows are those on its numbers in float32", arguments: [AdapterOptions.Method.lora, .dora])
-  func rowsOfBytes(_ method: AdapterOptions.Method) throws {
+  @Test(
+    "on a base of int8 rows or int4 groups are those on its numbers in float32", arguments: [AdapterOptions.Method.lora, .dora],
+    ["int8", "int4"])
+  func packedBase(_ method: AdapterOptions.Method, _ codec: String) throws {
     let folder = TemporaryFolder()
     var options = QuantizeOptions()
-    options.codec = try CodecChoice(packing: "int8")
+    options.codec = try CodecChoice(packing: codec)
     let source = try Checkpoint.open(fixture("models/llama"))
     _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, habit: .nbl)).run()
     let job = try StreamJob.dequantize(
@@ -80,7 +82,7 @@ struct GradientTests {
       for tensor in trained.tensors where tensor.isSecondFactor { tensor.values.values.update(repeating: 0.01) }
       return (try TrainingPass(model, trained).language(runs, labels: labels).loss, trained)
     }
-    #expect(abs(found[0].loss - found[1].loss) <= 1e-6 * found[1].loss)
+    #expect(abs(found[0].loss - found[1].loss) <= 2e-6 * found[1].loss)
     for (own, other) in zip(found[0].trained.tensors, found[1].trained.tensors) {
       let size = other.gradient.values.reduce(Float(0)) { max($0, abs($1)) }
       #expect(size > 0 && own.name == other.name)
