@@ -17,8 +17,8 @@ struct QuantizeCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")).")
-  var codec = "nf4"
+  @Option(help: "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")) (default: nf4; int4 for compressed-tensors).")
+  var codec: String?
 
   @OptionGroup var packing: PackingOptions
   @OptionGroup var calibrating: CalibratingOptions
@@ -34,7 +34,7 @@ struct QuantizeCommand: ParsableCommand {
     transform: { RuleText(.keep, $0) })
   var keepRules: [RuleText] = []
 
-  @Option(help: "nbl, bnb (default: by the ending of OUT, else nbl).")
+  @Option(help: "nbl, bnb, compressed-tensors (default: by the ending of OUT, else nbl).")
   var format: OutputFormat?
 
   @Option(
@@ -50,12 +50,14 @@ struct QuantizeCommand: ParsableCommand {
 
   func run() throws {
     var options = QuantizeOptions()
+    let codec = codec ?? (format == .compressedTensors ? "int4" : "nf4")
     guard let choice = CodecChoice(codec) else {
       throw NibbleError.usage("--codec \(quoted(codec)) is not one of \(CodecChoice.names.map(\.name).joined(separator: ", "))")
     }
     if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
     options.codec = choice
     try packing.apply(to: &options)
+    if format == .compressedTensors { packing.applyScheme(to: &options) }
     options.rules = try RuleText.rules(tensorRules + keepRules)
     var spec = try write.spec(format, habit: .nbl)
     guard spec.format.holdsCodes || format == nil else {
@@ -96,8 +98,8 @@ struct PackingOptions: ParsableArguments {
   @Flag(inversion: .prefixedNo, help: "Quantize the scales to 8 bits too.")
   var doubleQuant = true
 
-  @Option(help: "int4: weights along the inputs that share a scale: 32, 64, 128, 256, or row.")
-  var groupSize = "64"
+  @Option(help: "int4: weights along the inputs that share a scale: 32, 64, 128, 256, or row (default: 64; 128 for compressed-tensors).")
+  var groupSize: String?
 
   @Flag(help: "int4: no zeros; codes stand for -8 to 7 times the scale.")
   var symmetric = false
@@ -120,13 +122,22 @@ struct PackingOptions: ParsableArguments {
     }
     options.blockSize = blockSize
     options.doubleQuant = doubleQuant
-    guard let group = Int4Groups.size(groupSize) else {
-      throw NibbleError.usage("--group-size \(groupSize) is not one of \(Int4Groups.sizes) or row")
+    if let groupSize {
+      guard let group = Int4Groups.size(groupSize) else {
+        throw NibbleError.usage("--group-size \(groupSize) is not one of \(Int4Groups.sizes) or row")
+      }
+      options.groupSize = group
     }
-    options.groupSize = group
     options.zeros = symmetric ? .none : zeros
     options.bnbRules = bnbRules
     options.encoder = encoder?.search
+  }
+
+  /// What stock vLLM and transformers load: symmetric groups of 128, searched unless something else is asked for.
+  func applyScheme(to options: inout QuantizeOptions) {
+    options.zeros = .none
+    if groupSize == nil { options.groupSize = 128 }
+    if encoder == nil { options.encoder = .mse }
   }
 }
 

@@ -1,11 +1,14 @@
 import NibbleCore
 import NibbleQuant
+import Synchronization
 
 /// A checkpoint whose tensors are used where they lie, in mapped files; those that a patch changes lie in pages of their own.
 package final class MappedCheckpoint: @unchecked Sendable {
   package let checkpoint: Checkpoint
   private let maps: [ObjectIdentifier: MappedFile]
   private let overlay: PatchOverlay?
+  /// By where the originals lie.
+  private let copies = Mutex<[UInt: SwappedBytes]>([:])
 
   /// Maps the files of `checkpoint`; touches no tensor.
   ///
@@ -35,7 +38,35 @@ package final class MappedCheckpoint: @unchecked Sendable {
     guard case .file(let file, let offset) = section.source, let map = maps[ObjectIdentifier(file)],
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
     else { throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) lies outside its file") }
-    return UnsafeRawBufferPointer(rebasing: map.bytes[offset..<offset + section.storedLength])
+    let bytes = UnsafeRawBufferPointer(rebasing: map.bytes[offset..<offset + section.storedLength])
+    return section.swapsNibbles ? swapped(bytes) : bytes
+  }
+
+  /// A copy with the halves of each byte exchanged, made once.
+  private func swapped(_ bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+    guard let start = bytes.baseAddress else { return bytes }
+    let place = UInt(bitPattern: start)
+    if let known = copies.withLock({ $0[place] }) { return UnsafeRawBufferPointer(known.bytes) }
+    let copy = SwappedBytes(bytes)
+    // Who comes first has it.
+    let kept = copies.withLock { copies in
+      if let other = copies[place] { return other }
+      copies[place] = copy
+      return copy
+    }
+    return UnsafeRawBufferPointer(kept.bytes)
+  }
+
+  private final class SwappedBytes: @unchecked Sendable {
+    let bytes: UnsafeMutableRawBufferPointer
+
+    init(_ original: UnsafeRawBufferPointer) {
+      bytes = .allocate(byteCount: original.count, alignment: 64)
+      bytes.copyMemory(from: original)
+      bytes.swapNibbles()
+    }
+
+    deinit { bytes.deallocate() }
   }
 
   /// Lets go of the memory that reading a tensor took.

@@ -34,6 +34,8 @@ package struct StoredSection: Sendable {
   package var storedLength: Int
   package var plainLength: Int
   package var compression = Compression.none
+  /// Whether the file has the halves of each byte in the other order. Such a section is not compressed.
+  package var swapsNibbles = false
   /// XXH3-64 of the stored bytes, where the container keeps it.
   package var checksum: UInt64?
 

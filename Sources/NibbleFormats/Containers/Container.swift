@@ -58,11 +58,13 @@ public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable, 
   public static let nbl = OutputFormat(container: BlockFile())
   /// safetensors with packed tensors in bitsandbytes' layout.
   public static let bnb = OutputFormat(container: BitsAndBytesFolder())
+  /// safetensors with packed tensors in compressed-tensors' layout.
+  public static let compressedTensors = OutputFormat(container: CompressedTensorsFolder())
   /// safetensors of plain tensors.
   public static let safetensors = OutputFormat(container: PlainSafetensors())
 
   /// Every container this program writes.
-  public static let allCases: [OutputFormat] = [.nbl, .bnb, .safetensors]
+  public static let allCases: [OutputFormat] = [.nbl, .bnb, .compressedTensors, .safetensors]
 
   private init(container: any Container) { self.container = container }
 
@@ -89,7 +91,7 @@ extension Checkpoint {
   public var ownFormat: OutputFormat {
     switch container {
     case .nbl: .nbl
-    case .folder, .safetensors: packed.isEmpty ? .safetensors : .bnb
+    case .folder, .safetensors: packed.isEmpty ? .safetensors : packed.allSatisfy { $0.encoding.bitsAndBytes != nil } ? .bnb : .compressedTensors
     }
   }
 }

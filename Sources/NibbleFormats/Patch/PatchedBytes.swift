@@ -24,8 +24,9 @@ package final class PatchedBytes: Sendable {
 }
 
 extension StoredSection {
-  /// Fills `buffer` with stored bytes from `offset`.
+  /// Fills `buffer` with stored bytes from `offset`, in the order in which they are used.
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
+    defer { if swapsNibbles { buffer.swapNibbles() } }
     switch source {
     case .memory(let bytes):
       bytes.withUnsafeBytes { buffer.copyMemory(from: .init(rebasing: $0[offset..<offset + buffer.count])) }

@@ -8,6 +8,7 @@ final class SectionWriter: @unchecked Sendable {
   let plainLength: Int
   let cursor: SectionCursor?
   private let compression: Compression
+  private let swapsNibbles: Bool
   private let level: Int
   /// Hashes what is stored; nil where nobody asks.
   private let hash: XXH3?
@@ -25,16 +26,18 @@ final class SectionWriter: @unchecked Sendable {
   /// - Parameters:
   ///   - cursor: where the section goes; nil keeps the bytes in `captured`
   ///   - checksummed: whether the container keeps a checksum
+  ///   - swapsNibbles: whether the container has the halves of each byte in the other order
   init(
     _ kind: SectionKind, plainLength: Int, to cursor: SectionCursor?, checksummed: Bool,
-    compression: Compression = .none, level: Int = 3, isFirst: Bool = false
+    compression: Compression = .none, level: Int = 3, isFirst: Bool = false, swapsNibbles: Bool = false
   ) {
+    self.swapsNibbles = swapsNibbles
     self.kind = kind
     self.plainLength = plainLength
     self.cursor = cursor
     self.compression = compression
     self.level = level
-    sharesDigest = checksummed && isFirst && compression == .none
+    sharesDigest = checksummed && isFirst && compression == .none && !swapsNibbles
     hash = checksummed && !sharesDigest ? XXH3() : nil
   }
 
@@ -49,7 +52,13 @@ final class SectionWriter: @unchecked Sendable {
   ///
   /// - Parameter slot: the first of two scratch slots to use
   private func pack(_ plain: UnsafeRawBufferPointer, _ scratch: Scratch, slot: Int) throws -> Piece {
-    guard compression != .none else { return Piece(stored: plain, frames: []) }
+    guard compression != .none else {
+      guard swapsNibbles else { return Piece(stored: plain, frames: []) }
+      let out = scratch.bytes(slot, plain.count)
+      out.copyMemory(from: plain)
+      out.swapNibbles()
+      return Piece(stored: UnsafeRawBufferPointer(out), frames: [])
+    }
     let bound = Zstd.bound(frameLength)
     let out = scratch.bytes(slot, ceilDivide(plain.count, frameLength) * bound)
     var length = 0

@@ -155,6 +155,8 @@ extension StreamJob {
       guard tensor.count > 0 else { throw refuse("it has no elements") }
       var settings = CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant)
       (settings.groupSize, settings.zeros) = (decision.groupSize ?? options.groupSize, options.zeros)
+      // compressed-tensors reads scales in the model's own type.
+      settings.scale = tensor.dtype == .bf16 ? .bf16 : .f16
       let codec = kind.make(settings)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) { throw refuse("\(reason)") }
       target.encoding = WeightEncoding(codec)

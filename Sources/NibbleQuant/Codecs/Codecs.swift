@@ -57,6 +57,8 @@ public struct CodecSettings: Sendable {
   public var doubleQuant = true
   /// Elements of a group of whole numbers; 0 for a row.
   public var groupSize = 64
+  /// The type of scales of groups.
+  public var scale = DType.f16
   /// How zeros of groups are stored.
   public var zeros = Int4Groups.Zero.half
 

@@ -4,7 +4,7 @@ extension CodecKind {
   /// Whole numbers of 4 bits in groups along the inputs.
   public static let int4 = CodecKind(
     number: 4, name: "int4", hasGroups: true,
-    make: { Int4Groups(size: $0.groupSize, scale: .f16, zero: $0.zeros) }, read: { try Int4Groups.read(&$0) })
+    make: { Int4Groups(size: $0.groupSize, scale: $0.scale, zero: $0.zeros) }, read: { try Int4Groups.read(&$0) })
 }
 
 /// 4-bit whole numbers in groups along the rows of a matrix: element = σ · (q − z), q from 0 to 15, with a scale σ and a zero z a

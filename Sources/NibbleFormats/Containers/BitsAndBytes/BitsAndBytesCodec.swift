@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleQuant
 
 /// A codec that bitsandbytes' layout has a place for: how it spreads a tensor over several of a safetensors file, and back.
-protocol BitsAndBytesCodec: WeightCodec {
+protocol BitsAndBytesCodec: SafetensorsCodec {
   /// Bits of a weight. A checkpoint is of one number of bits.
   static var bits: Int { get }
   /// Finds the tensors of this codec among the plain ones of a checkpoint and makes each one.
@@ -15,23 +15,18 @@ protocol BitsAndBytesCodec: WeightCodec {
 
   /// Why a tensor has no place in the layout; nil if it has one.
   func layoutRefusal(_ target: TensorTarget) -> String?
-  /// The tensors that hold `target`, in the order in which they are written.
-  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry]
   /// The text that describes a tensor, where the layout has one, given the bytes of its nested offset.
   func stateText(_ target: TensorTarget, offset: [UInt8]) -> [UInt8]
   /// Whether `text` describes a tensor; false for layouts without one.
   func isDescribed(by text: [UInt8], _ dtype: DType, _ shape: [Int], offset: [UInt8]) -> Bool
   /// What `quantization_config` says of 4 bits, and what the model computes in.
   func configuration(_ dtype: DType) -> (quantType: String, doubleQuant: Bool, computeDType: String)
-  /// Whether a text beside the codes tells what type the weights had, among other things.
-  var tellsType: Bool { get }
 }
 
 extension BitsAndBytesCodec {
   func layoutRefusal(_ target: TensorTarget) -> String? { nil }
   func stateText(_ target: TensorTarget, offset: [UInt8]) -> [UInt8] { [] }
   func isDescribed(by text: [UInt8], _ dtype: DType, _ shape: [Int], offset: [UInt8]) -> Bool { false }
-  var tellsType: Bool { false }
 }
 
 /// The codecs that bitsandbytes knows.
@@ -45,6 +40,8 @@ enum BitsAndBytesLayout {
 }
 
 extension WeightEncoding {
+  /// The codec as some layout of safetensors stores it; nil if none does.
+  var spread: (any SafetensorsCodec)? { codec as? any SafetensorsCodec }
   /// The codec as bitsandbytes stores it; nil if it cannot.
   var bitsAndBytes: (any BitsAndBytesCodec)? { codec as? any BitsAndBytesCodec }
 }

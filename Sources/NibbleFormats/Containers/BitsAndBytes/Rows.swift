@@ -34,7 +34,7 @@ extension Int8Rows: BitsAndBytesCodec {
         name: ByteName(module + RowLayout.scales), dtype: .f32, shape: [scales.length / 4], length: scales.length,
         part: .section(.scales)),
       .init(
-        name: ByteName(module + RowLayout.format), dtype: .u8, shape: [], length: 1, part: .constant(RowLayout.rowByRow)),
+        name: ByteName(module + RowLayout.format), dtype: .u8, shape: [], length: 1, part: .constant([RowLayout.rowByRow])),
     ]
   }
 

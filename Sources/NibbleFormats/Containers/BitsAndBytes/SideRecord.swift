@@ -60,7 +60,7 @@ extension Checkpoint {
     for index in tensors.indices where tensors[index].isPacked {
       let name = tensors[index].name
       if names.contains(name) { tensors[index].isTransposed = true }
-      if tensors[index].encoding.bitsAndBytes?.tellsType == false, let type = types[name] { tensors[index].dtype = type }
+      if tensors[index].encoding.spread?.tellsType == false, let type = types[name] { tensors[index].dtype = type }
     }
     guard replacingConfig, let text = record.config else { return }
     let section = StoredSection(.file, bytes: Array(text.utf8))

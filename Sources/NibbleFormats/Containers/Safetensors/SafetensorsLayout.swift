@@ -11,15 +11,20 @@ struct SafetensorsLayout {
     /// Bytes; for a quantization state the most it can be.
     let length: Int
     let part: Part
+
+    /// Whether it holds that section.
+    func holds(_ kind: SectionKind) -> Bool { part == .section(kind) || part == .swapped(kind) }
   }
 
   /// What of a target an entry holds.
   enum Part: Equatable {
     case section(SectionKind)
+    /// The same with the halves of each byte in the other order.
+    case swapped(SectionKind)
     /// A table of values.
     case table(Codebook)
-    /// A byte that is known beforehand.
-    case constant(UInt8)
+    /// Bytes that are known beforehand.
+    case constant([UInt8])
     /// The text of a quantization state.
     case state
   }
@@ -56,9 +61,9 @@ struct SafetensorsLayout {
     return shards.count == 1 ? "model.safetensors" : "model-\(padded(shard + 1))-of-\(padded(shards.count)).safetensors"
   }
 
-  /// The tensors that hold `target` in bitsandbytes' layout, or the one that is it.
+  /// The tensors that hold `target` in its codec's layout, or the one that is it.
   static func entries(of target: TensorTarget) -> [Entry] {
-    if let codec = target.encoding.bitsAndBytes { return codec.entries(of: target) }
+    if let codec = target.encoding.spread { return codec.entries(of: target) }
     return [
       Entry(
         name: target.name, dtype: target.dtype, shape: target.shape, length: target.sections[0].length, part: .section(.data))

@@ -68,11 +68,12 @@ final class SafetensorsWriter: CheckpointWriter {
     next += 1
     let entries = SafetensorsLayout.entries(of: target)
     return target.sections.enumerated().map { index, section in
-      let entry = entries.first { $0.part == .section(section.kind) }
+      let entry = entries.first { $0.holds(section.kind) }
       // The offset and a foreign state's text become part of the state.
       let cursor = entry.map { cursors[SafetensorsLayout.region($0)] }
       return SectionWriter(
-        section.kind, plainLength: section.length, to: cursor, checksummed: isJournalled, isFirst: index == 0)
+        section.kind, plainLength: section.length, to: cursor, checksummed: isJournalled, isFirst: index == 0,
+        swapsNibbles: entry?.part == .swapped(section.kind))
     }
   }
 
@@ -88,10 +89,10 @@ final class SafetensorsWriter: CheckpointWriter {
       let start: Int
       var length = entry.length
       switch entry.part {
-      case .section(let kind):
+      case .section(let kind), .swapped(let kind):
         start = writers.first { $0.kind == kind }?.start ?? dataStart
       case .table(let codebook): start = try write(codebook.bytes, entry)
-      case .constant(let byte): start = try write([byte], entry)
+      case .constant(let bytes): start = try write(bytes, entry)
       case .state:
         let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
         let text =

@@ -1,0 +1,87 @@
+import NibbleCore
+import NibbleQuant
+
+/// The tensors of `pack-quantized` that belong to one weight: `weight_packed`, 8 codes a word of 32 bits, the first in the lowest;
+/// `weight_scale`; `weight_shape`.
+enum CompressedLayout {
+  /// `quant_method` in config.json.
+  static let method = "compressed-tensors"
+  static let packed = ".weight_packed", scale = ".weight_scale", shape = ".weight_shape"
+  /// Tensors of schemes that are not read.
+  private static let foreign = [".weight_zero_point", ".weight_g_idx", ".weight_global_scale"]
+
+  /// The module that has the weight `name`.
+  static func module(of name: String) -> String? { name.hasSuffix(".weight") ? String(name.dropLast(".weight".count)) : nil }
+
+  /// The tensors of a checkpoint with those of each packed weight made one.
+  ///
+  /// - Throws: `.badInput` naming the tensor whose parts do not fit together, or that is of a scheme that is not read
+  static func gather(_ tensors: [StoredTensor]) throws -> [StoredTensor] {
+    let packed = tensors.filter { $0.name.text.hasSuffix(Self.packed) }
+    if packed.isEmpty { return tensors }
+    var byName: [ByteName: StoredTensor] = [:]
+    for tensor in tensors { byName[tensor.name] = tensor }
+    var found: [StoredTensor] = []
+    for codes in packed {
+      let module = String(codes.name.text.dropLast(Self.packed.count))
+      func fail(_ reason: MessageText) -> NibbleError {
+        .badInput("\(path: codes.sections[0].place): compressed weight \(subject: module + ".weight"): \(reason)")
+      }
+      if let odd = foreign.first(where: { byName[ByteName(module + $0)] != nil }) {
+        throw fail("it has \(odd.dropFirst()); symmetric weights without it are read")
+      }
+      byName[codes.name] = nil
+      guard let scales = byName.removeValue(forKey: ByteName(module + Self.scale)),
+        let shape = byName.removeValue(forKey: ByteName(module + Self.shape))
+      else { throw fail("its weight_scale or weight_shape is missing") }
+      guard [.i64, .i32].contains(shape.dtype), shape.count == 2, case .file(let file, let offset) = shape.sections[0].source else {
+        throw fail("weight_shape is \(shape.dtype.rawValue) of shape \(shape.shape), expected two whole numbers")
+      }
+      let dimensions = integers(try file.bytes(at: offset, count: shape.sections[0].plainLength), width: shape.dtype.bitWidth / 8)
+      guard let count = elementCount(of: dimensions), count > 0, codes.dtype == .i32, dimensions[1] % 8 == 0,
+        codes.shape == [dimensions[0], dimensions[1] / 8]
+      else { throw fail("weight_packed is \(codes.dtype.rawValue) of shape \(codes.shape) for a weight of shape \(dimensions)") }
+      guard [.f16, .bf16, .f32].contains(scales.dtype), scales.shape.count == 2, scales.shape[0] == dimensions[0], scales.shape[1] > 0,
+        dimensions[1] % scales.shape[1] == 0
+      else { throw fail("weight_scale is \(scales.dtype.rawValue) of shape \(scales.shape) for a weight of shape \(dimensions)") }
+      let size = scales.shape[1] == 1 ? 0 : dimensions[1] / scales.shape[1]
+      guard size == 0 || Int4Groups.sizes.contains(size) else { throw fail("groups of \(size), none of \(Int4Groups.sizes)") }
+      var tensor = StoredTensor(ByteName(module + ".weight"), scales.dtype, dimensions, sections: [codes.sections[0], scales.sections[0]])
+      tensor.encoding = WeightEncoding(Int4Groups(size: size, scale: scales.dtype, zero: .none))
+      (tensor.sections[0].kind, tensor.sections[1].kind) = (.codes, .groupScales)
+      tensor.sections[0].swapsNibbles = true
+      found.append(tensor)
+    }
+    return Array(byName.values) + found
+  }
+
+  private static func integers(_ bytes: [UInt8], width: Int) -> [Int] {
+    stride(from: 0, to: bytes.count, by: width).map { start in
+      let value = (0..<width).reduce(UInt64(0)) { $0 | UInt64(bytes[start + $1]) << UInt64(8 * $1) }
+      return width == 8 ? Int(truncatingIfNeeded: Int64(bitPattern: value)) : Int(Int32(truncatingIfNeeded: value))
+    }
+  }
+
+  static func bytes(of numbers: [Int]) -> [UInt8] {
+    numbers.flatMap { number in (0..<8).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) } }
+  }
+}
+
+extension Int4Groups: SafetensorsCodec {
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] {
+    let module = CompressedLayout.module(of: target.name.text) ?? target.name.text
+    let (codes, scales) = (target.sections[0], target.sections[1])
+    let (rows, columns) = (target.shape[0], target.shape[1])
+    return [
+      .init(
+        name: ByteName(module + CompressedLayout.packed), dtype: .i32, shape: [rows, columns / 8], length: codes.length,
+        part: .swapped(.codes)),
+      .init(
+        name: ByteName(module + CompressedLayout.scale), dtype: scale, shape: [rows, columns / length(columns: columns)],
+        length: scales.length, part: .section(.groupScales)),
+      .init(
+        name: ByteName(module + CompressedLayout.shape), dtype: .i64, shape: [2], length: 16,
+        part: .constant(CompressedLayout.bytes(of: [rows, columns]))),
+    ]
+  }
+}
