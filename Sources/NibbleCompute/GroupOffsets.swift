@@ -65,13 +65,16 @@ extension Matrix {
   ///   - zeros: what codes are relative to; nil for the middle, 8
   /// - Returns: nil if there are not as many codes and groups, or rows are of odd length
   init?(
-    rows: Int, columns: Int, codes: UnsafeRawBufferPointer, groupLength length: Int, scales: FloatStore, zeros: FloatStore?, owner: AnyObject
+    rows: Int, columns: Int, codes: UnsafeRawBufferPointer, groupLength length: Int, scales: FloatStore, zeros: FloatStore?,
+    owner: AnyObject
   ) {
     guard length >= 2, length % 2 == 0, columns % length == 0, codes.count == rows * columns / 2, let data = codes.baseAddress,
       scales.count == rows * columns / length, zeros.map({ $0.count == scales.count }) ?? true
     else { return nil }
     let codebook = FloatStore((0..<16).map { Float($0) - (zeros == nil ? 8 : 0) })
-    let native = MatrixView(rows: rows, columns: columns, codes: data, blockSize: length, codebook: codebook.start, scales: scales.start).native
+    let native = MatrixView(
+      rows: rows, columns: columns, codes: data, blockSize: length, codebook: codebook.start, scales: scales.start
+    ).native
     let offsets = zeros.map { zeros in
       GroupOffsets(FloatStore(zip(scales.values, zeros.values).map { -$0 * $1 }), rows: rows, length: length)
     }

@@ -57,7 +57,9 @@ extension Int4Groups: InPlaceCodec {
     let memory = Scratch(), count = groups([rows, columns])
     return try withExtendedLifetime(memory) {
       let own = values(of: [Array(scales)] + (try sections.inPlace(.zeros).map { [Array($0)] } ?? []), memory)
-      func store(_ floats: UnsafeMutablePointer<Float>) -> FloatStore { FloatStore(Array(UnsafeBufferPointer(start: floats, count: count))) }
+      func store(_ floats: UnsafeMutablePointer<Float>) -> FloatStore {
+        FloatStore(Array(UnsafeBufferPointer(start: floats, count: count)))
+      }
       let matrix = Matrix(
         rows: rows, columns: columns, codes: codes, groupLength: length(columns: columns), scales: store(own.scales),
         zeros: own.zeros.map(store), owner: sections.owner)

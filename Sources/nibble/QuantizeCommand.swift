@@ -17,7 +17,10 @@ struct QuantizeCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")) (default: nf4; int4 for compressed-tensors).")
+  @Option(
+    help:
+      "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")) (default: nf4; int4 for compressed-tensors)."
+  )
   var codec: String?
 
   @OptionGroup var packing: PackingOptions
@@ -98,7 +101,9 @@ struct PackingOptions: ParsableArguments {
   @Flag(inversion: .prefixedNo, help: "Quantize the scales to 8 bits too.")
   var doubleQuant = true
 
-  @Option(help: "int4: weights along the inputs that share a scale: 32, 64, 128, 256, or row (default: 64; 128 for compressed-tensors).")
+  @Option(
+    help: "int4: weights along the inputs that share a scale: 32, 64, 128, 256, or row (default: 64; 128 for compressed-tensors)."
+  )
   var groupSize: String?
 
   @Flag(help: "int4: no zeros; codes stand for -8 to 7 times the scale.")

@@ -318,11 +318,15 @@ struct CommandTests {
       #expect(found["codec"]?.string == "int4" && listing.contains(summary), "\(flags)")
       #expect(try Program.run(["verify", packed]).code == 0)
     }
-    #expect(try Program.run(["merge", packed, fixture("adapters/dec_lora_qv"), "-o", folder.file("m.nbl"), "--min-survival", "0"]).code == 0)
+    #expect(
+      try Program.run(["merge", packed, fixture("adapters/dec_lora_qv"), "-o", folder.file("m.nbl"), "--min-survival", "0"]).code
+        == 0)
     #expect(try Program.run(["verify", folder.file("m.nbl")]).code == 0)
     for (flags, word) in [
-      (["--codec", "int4", "--group-size", "48"], "--group-size 48 is not one of"), (["--codec", "int4", "--zeros", "none"], "--zeros"),
-      (["--tensor", "q_proj=int4:block=64"], "int4 has no block size"), (["--tensor", "q_proj=nf4:group=64"], "nf4 has no group size"),
+      (["--codec", "int4", "--group-size", "48"], "--group-size 48 is not one of"),
+      (["--codec", "int4", "--zeros", "none"], "--zeros"),
+      (["--tensor", "q_proj=int4:block=64"], "int4 has no block size"),
+      (["--tensor", "q_proj=nf4:group=64"], "nf4 has no group size"),
       (["--codec", "int4", "--group-size", "256"], "would divide them"),
       (["--codec", "int4", "--format", "bnb"], "int4, which bitsandbytes has no place for"),
     ] {

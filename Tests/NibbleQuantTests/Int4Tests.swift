@@ -8,10 +8,13 @@ import Testing
 struct Int4Tests {
   private func task(_ shape: [Int], _ search: ScaleSearch = .absmax, threads: Int = 1) -> EncodingTask {
     EncodingTask(
-      .f32, shape, place: "test", rules: .nearest, search: search, threads: threads, pool: ScratchPool(), measures: true, memory: Scratch())
+      .f32, shape, place: "test", rules: .nearest, search: search, threads: threads, pool: ScratchPool(), measures: true,
+      memory: Scratch())
   }
 
-  private func encoded(_ codec: Int4Groups, _ values: [Float], _ shape: [Int], _ search: ScaleSearch = .absmax) throws -> DecidedCodes {
+  private func encoded(_ codec: Int4Groups, _ values: [Float], _ shape: [Int], _ search: ScaleSearch = .absmax) throws
+    -> DecidedCodes
+  {
     let store = UnsafeMutablePointer<Float>.allocate(capacity: values.count)
     defer { store.deallocate() }
     store.update(from: values, count: values.count)
@@ -48,7 +51,9 @@ struct Int4Tests {
     let expected = try file.floats(#require(file.tensor("rtn_codes"))).map { UInt8($0) }
     #expect(codes.sections[0].flatMap { [$0 >> 4, $0 & 15] } == expected)
     func section(_ index: Int) -> [Float] {
-      codes.sections[index].withUnsafeBytes { raw in (0..<raw.count / 4).map { raw.loadUnaligned(fromByteOffset: 4 * $0, as: Float.self) } }
+      codes.sections[index].withUnsafeBytes { raw in
+        (0..<raw.count / 4).map { raw.loadUnaligned(fromByteOffset: 4 * $0, as: Float.self) }
+      }
     }
     let (scales, zeros) = (try floats("rtn_scale"), try floats("rtn_zero"))
     #expect(section(1) == scales && section(2) == zeros)
@@ -93,12 +98,14 @@ struct Int4Tests {
     var values = [Float](repeating: 0.5, count: 96)
     values[40] = bad
     let found = decoded(try encoded(codec, values, [1, 96]), [1, 96])
-    #expect(found[32..<64].allSatisfy { !$0.isFinite } && found[..<32].allSatisfy(\.isFinite) && found[64...].allSatisfy(\.isFinite))
+    #expect(
+      found[32..<64].allSatisfy { !$0.isFinite } && found[..<32].allSatisfy(\.isFinite) && found[64...].allSatisfy(\.isFinite))
   }
 
   @Test("refuse what groups do not divide, and say what would")
   func refused() {
-    #expect(Int4Groups(size: 128).refusal(.f32, [4, 576])?.contains("no multiple of the group size 128; 64 would divide them") == true)
+    #expect(
+      Int4Groups(size: 128).refusal(.f32, [4, 576])?.contains("no multiple of the group size 128; 64 would divide them") == true)
     #expect(Int4Groups(size: 32).refusal(.f32, [4, 30])?.contains("no multiple") == true)
     #expect(Int4Groups(size: 0).refusal(.f32, [4, 33])?.contains("odd length") == true)
     #expect(Int4Groups(size: 0).refusal(.f32, [4, 34]) == nil)

@@ -42,7 +42,8 @@ struct GradientTests {
     let (runs, labels) = try Self.batch(one.base)
     let loss =
       one.base == "roberta"
-      ? try pass.classes(.tokens(runs), targets: labels.map { $0.map(Double.init) }).loss : try pass.language(runs, labels: labels).loss
+      ? try pass.classes(.tokens(runs), targets: labels.map { $0.map(Double.init) }).loss
+      : try pass.language(runs, labels: labels).loss
     let golden = try TensorFile(fixture("backward/\(one.file).safetensors"))
     let expected = try golden.floats(#require(golden.tensor("loss")))[0]
     #expect(abs(loss - Double(expected)) <= 1e-5 * Double(expected))
@@ -86,7 +87,9 @@ struct GradientTests {
     for (own, other) in zip(found[0].trained.tensors, found[1].trained.tensors) {
       let size = other.gradient.values.reduce(Float(0)) { max($0, abs($1)) }
       #expect(size > 0 && own.name == other.name)
-      for (x, y) in zip(own.gradient.values, other.gradient.values) { #expect(abs(x - y) <= 2e-5 * size, "\(own.name): \(x) \(y)") }
+      for (x, y) in zip(own.gradient.values, other.gradient.values) {
+        #expect(abs(x - y) <= 2e-5 * size, "\(own.name): \(x) \(y)")
+      }
     }
   }
 }

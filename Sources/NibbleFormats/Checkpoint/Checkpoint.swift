@@ -119,7 +119,8 @@ extension Checkpoint {
     var checkpoint = Checkpoint(path: file.path, container: .safetensors)
     checkpoint.files = [file]
     checkpoint.metadata = header.metadata.filter { $0.key != SideRecord.metadataKey }
-    checkpoint.tensors = try CompressedLayout.gather(BitsAndBytesLayout.gather(header.entries.map { StoredTensor($0, in: file) }, .f16))
+    checkpoint.tensors = try CompressedLayout.gather(
+      BitsAndBytesLayout.gather(header.entries.map { StoredTensor($0, in: file) }, .f16), nil)
     if let text = header.metadata.first(where: { $0.key == SideRecord.metadataKey })?.value {
       try checkpoint.apply(SideRecord(text: Array(text.utf8), place: file.path), replacingConfig: false)
     }

@@ -93,7 +93,8 @@ package final class MappedCheckpoint: @unchecked Sendable {
     guard place.upperBound <= bytes.count, range.lowerBound % decoder.decoder.grain == 0 else {
       throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) has too few codes")
     }
-    decoder.decode(UnsafeRawBufferPointer(rebasing: bytes[place]), range.lowerBound, range.count, .f32, UnsafeMutableRawPointer(out))
+    decoder.decode(
+      UnsafeRawBufferPointer(rebasing: bytes[place]), range.lowerBound, range.count, .f32, UnsafeMutableRawPointer(out))
   }
 
   /// The value a double-quantized tensor's scales are relative to.

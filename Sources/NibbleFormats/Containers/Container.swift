@@ -91,7 +91,8 @@ extension Checkpoint {
   public var ownFormat: OutputFormat {
     switch container {
     case .nbl: .nbl
-    case .folder, .safetensors: packed.isEmpty ? .safetensors : packed.allSatisfy { $0.encoding.bitsAndBytes != nil } ? .bnb : .compressedTensors
+    case .folder, .safetensors:
+      packed.isEmpty ? .safetensors : packed.allSatisfy { $0.encoding.bitsAndBytes != nil } ? .bnb : .compressedTensors
     }
   }
 }

@@ -205,7 +205,9 @@ extension ConfigReader {
 
   /// Refuses quantization methods other than those whose codes the checkpoint has read.
   func checkQuantization() throws {
-    guard let method = try object("quantization_config")?.string("quant_method"), !["bitsandbytes", "compressed-tensors"].contains(method) else { return }
+    guard let method = try object("quantization_config")?.string("quant_method"),
+      !["bitsandbytes", "compressed-tensors"].contains(method)
+    else { return }
     throw fail("\(key: "quantization_config"): quant_method = \(quoted(method)) is not implemented")
   }
 }

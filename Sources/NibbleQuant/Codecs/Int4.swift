@@ -49,7 +49,9 @@ public struct Int4Groups: WeightCodec {
   /// The zero of symmetric groups.
   static let middle: Float = 8
 
-  public init(size: Int = 64, scale: DType = .f16, zero: Zero = .half) { (self.size, self.scale, self.zero) = (size, scale, zero) }
+  public init(size: Int = 64, scale: DType = .f16, zero: Zero = .half) {
+    (self.size, self.scale, self.zero) = (size, scale, zero)
+  }
 
   package var kind: CodecKind { .int4 }
   public var summary: String {
@@ -69,7 +71,8 @@ public struct Int4Groups: WeightCodec {
     let columns = shape[1], fitting = Self.sizes.last { columns % $0 == 0 }
     guard columns % 2 == 0 else { return "its rows of \(columns) are of odd length" }
     guard columns % length(columns: columns) == 0 else {
-      return "its rows of \(columns) are no multiple of the group size \(size)" + (fitting.map { "; \($0) would divide them" } ?? "")
+      return "its rows of \(columns) are no multiple of the group size \(size)"
+        + (fitting.map { "; \($0) would divide them" } ?? "")
     }
     return nil
   }
@@ -132,7 +135,11 @@ public struct Int4Groups: WeightCodec {
       let out = memory.floatStart(slot, max(count, 1))
       bytes.withUnsafeBytes { raw in
         guard let from = raw.baseAddress else { return }
-        if dtype == .u8 { for index in 0..<count { out[index] = Float(raw[index]) } } else { Kernels.widen(dtype, from, count: count, out) }
+        if dtype == .u8 {
+          for index in 0..<count { out[index] = Float(raw[index]) }
+        } else {
+          Kernels.widen(dtype, from, count: count, out)
+        }
       }
       return out
     }

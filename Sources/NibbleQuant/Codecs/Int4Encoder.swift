@@ -56,7 +56,11 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     guard let dtype = codec.zero.dtype, let zeros = values.zeros else { return [UnsafeRawBufferPointer(stored)] }
     let bytes = memory.bytes(Slot.storedZeros, groups * dtype.bitWidth / 8)
     if let start = bytes.baseAddress {
-      if dtype == .u8 { for group in 0..<groups { bytes[group] = UInt8(zeros[group]) } } else { Kernels.narrow(dtype, zeros, count: groups, start) }
+      if dtype == .u8 {
+        for group in 0..<groups { bytes[group] = UInt8(zeros[group]) }
+      } else {
+        Kernels.narrow(dtype, zeros, count: groups, start)
+      }
     }
     return [UnsafeRawBufferPointer(stored), UnsafeRawBufferPointer(bytes)]
   }
@@ -83,7 +87,8 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
   /// - Parameters:
   ///   - codes: room for `length` numbers
   ///   - trial: the same
-  private func code(_ x: UnsafePointer<Float>, _ codes: UnsafeMutablePointer<Float>, _ trial: UnsafeMutablePointer<Float>) -> Grid {
+  private func code(_ x: UnsafePointer<Float>, _ codes: UnsafeMutablePointer<Float>, _ trial: UnsafeMutablePointer<Float>) -> Grid
+  {
     var low: Float = 0, high: Float = 0, isFinite = true
     for index in 0..<length {
       let value = x[index]

@@ -15,12 +15,14 @@ enum CompressedLayout {
 
   /// The tensors of a checkpoint with those of each packed weight made one.
   ///
+  /// - Parameter config: config.json, which tells a group as long as a row from a row
   /// - Throws: `.badInput` naming the tensor whose parts do not fit together, or that is of a scheme that is not read
-  static func gather(_ tensors: [StoredTensor]) throws -> [StoredTensor] {
+  static func gather(_ tensors: [StoredTensor], _ config: JSON?) throws -> [StoredTensor] {
     let packed = tensors.filter { $0.name.text.hasSuffix(Self.packed) }
     if packed.isEmpty { return tensors }
     var byName: [ByteName: StoredTensor] = [:]
     for tensor in tensors { byName[tensor.name] = tensor }
+    let common = groupSize(config) ?? groupSize(packed, byName)
     var found: [StoredTensor] = []
     for codes in packed {
       let module = String(codes.name.text.dropLast(Self.packed.count))
@@ -34,25 +36,43 @@ enum CompressedLayout {
       guard let scales = byName.removeValue(forKey: ByteName(module + Self.scale)),
         let shape = byName.removeValue(forKey: ByteName(module + Self.shape))
       else { throw fail("its weight_scale or weight_shape is missing") }
-      guard [.i64, .i32].contains(shape.dtype), shape.count == 2, case .file(let file, let offset) = shape.sections[0].source else {
+      guard [.i64, .i32].contains(shape.dtype), shape.count == 2, case .file(let file, let offset) = shape.sections[0].source
+      else {
         throw fail("weight_shape is \(shape.dtype.rawValue) of shape \(shape.shape), expected two whole numbers")
       }
       let dimensions = integers(try file.bytes(at: offset, count: shape.sections[0].plainLength), width: shape.dtype.bitWidth / 8)
       guard let count = elementCount(of: dimensions), count > 0, codes.dtype == .i32, dimensions[1] % 8 == 0,
         codes.shape == [dimensions[0], dimensions[1] / 8]
       else { throw fail("weight_packed is \(codes.dtype.rawValue) of shape \(codes.shape) for a weight of shape \(dimensions)") }
-      guard [.f16, .bf16, .f32].contains(scales.dtype), scales.shape.count == 2, scales.shape[0] == dimensions[0], scales.shape[1] > 0,
+      guard [.f16, .bf16, .f32].contains(scales.dtype), scales.shape.count == 2, scales.shape[0] == dimensions[0],
+        scales.shape[1] > 0,
         dimensions[1] % scales.shape[1] == 0
       else { throw fail("weight_scale is \(scales.dtype.rawValue) of shape \(scales.shape) for a weight of shape \(dimensions)") }
-      let size = scales.shape[1] == 1 ? 0 : dimensions[1] / scales.shape[1]
+      let size = scales.shape[1] == 1 && dimensions[1] != common ? 0 : dimensions[1] / scales.shape[1]
       guard size == 0 || Int4Groups.sizes.contains(size) else { throw fail("groups of \(size), none of \(Int4Groups.sizes)") }
-      var tensor = StoredTensor(ByteName(module + ".weight"), scales.dtype, dimensions, sections: [codes.sections[0], scales.sections[0]])
+      var tensor = StoredTensor(
+        ByteName(module + ".weight"), scales.dtype, dimensions, sections: [codes.sections[0], scales.sections[0]])
       tensor.encoding = WeightEncoding(Int4Groups(size: size, scale: scales.dtype, zero: .none))
       (tensor.sections[0].kind, tensor.sections[1].kind) = (.codes, .groupScales)
       tensor.sections[0].swapsNibbles = true
       found.append(tensor)
     }
     return Array(byName.values) + found
+  }
+
+  private static func groupSize(_ config: JSON?) -> Int? {
+    let groups = config?["quantization_config"]?["config_groups"]?.members ?? []
+    return groups.lazy.compactMap { $0.value["weights"]?["group_size"]?.int }.first { $0 > 0 }
+  }
+
+  /// What weights with several groups a row show.
+  private static func groupSize(_ packed: [StoredTensor], _ byName: [ByteName: StoredTensor]) -> Int? {
+    packed.lazy.compactMap { codes -> Int? in
+      let module = String(codes.name.text.dropLast(Self.packed.count))
+      guard codes.shape.count == 2, let scales = byName[ByteName(module + scale)], scales.shape.count == 2, scales.shape[1] > 1
+      else { return nil }
+      return elementCount(of: [codes.shape[1], 8]).map { $0 / scales.shape[1] }
+    }.first
   }
 
   private static func integers(_ bytes: [UInt8], width: Int) -> [Int] {

@@ -16,22 +16,30 @@ struct CompressedTensorsFolder: SafetensorsContainer {
       guard let codec = target.encoding.codec as? Int4Groups else {
         throw refuse(target, "\(target.encoding.name), which has no place among compressed tensors; int4 has")
       }
-      guard codec.zero == .none else { throw refuse(target, "int4 with zeros; compressed tensors are written symmetric (\(.symmetric))") }
+      guard codec.zero == .none else {
+        throw refuse(target, "int4 with zeros; compressed tensors are written symmetric (\(.symmetric))")
+      }
       guard CompressedLayout.module(of: target.name.text) != nil else { throw refuse(target, "int4 and not called '….weight'") }
       guard target.shape[1] % 8 == 0 else { throw refuse(target, "int4 with rows of \(target.shape[1]), no multiple of 8") }
       guard !target.isTransposed else {
-        throw refuse(target, "the weight of a Conv1D layer, which compressed-tensors does not replace; keep it, or write a block file")
+        throw refuse(
+          target, "the weight of a Conv1D layer, which compressed-tensors does not replace; keep it, or write a block file")
       }
     }
-    guard let first = packed.first, let other = packed.first(where: { !takes($0.encoding, beside: [first.encoding]) }) else { return }
+    guard let first = packed.first, let other = packed.first(where: { !takes($0.encoding, beside: [first.encoding]) }) else {
+      return
+    }
     throw refuse(
-      other, "\(other.encoding.summary), \(quoted(first.name.text)) \(first.encoding.summary): compressed tensors are of one scheme")
+      other,
+      "\(other.encoding.summary), \(quoted(first.name.text)) \(first.encoding.summary): compressed tensors are of one scheme")
   }
 
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool {
     guard encoding.isPacked else { return true }
     guard let codec = encoding.codec as? Int4Groups, codec.zero == .none else { return false }
-    return others.filter(\.isPacked).allSatisfy { ($0.codec as? Int4Groups)?.size == codec.size && ($0.codec as? Int4Groups)?.zero == codec.zero }
+    return others.filter(\.isPacked).allSatisfy {
+      ($0.codec as? Int4Groups)?.size == codec.size && ($0.codec as? Int4Groups)?.zero == codec.zero
+    }
   }
 
   func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? {
@@ -77,7 +85,8 @@ struct CompressedTensorsFolder: SafetensorsContainer {
     ignored += (family?.tiedHeads ?? NameGuess.tiedHeads).filter { !names.contains(ByteName($0 + ".weight")) }
     let weights: JSON = [
       "actorder": .null, "block_structure": .null, "dynamic": false, "group_size": codec.size == 0 ? .null : JSON(codec.size),
-      "num_bits": 4, "observer": "minmax", "observer_kwargs": .object([]), "strategy": JSON(codec.size == 0 ? "channel" : "group"),
+      "num_bits": 4, "observer": "minmax", "observer_kwargs": .object([]),
+      "strategy": JSON(codec.size == 0 ? "channel" : "group"),
       "symmetric": true, "type": "int",
     ]
     let group: JSON = ["input_activations": .null, "output_activations": .null, "targets": ["Linear"], "weights": weights]

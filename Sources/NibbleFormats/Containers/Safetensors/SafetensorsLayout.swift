@@ -124,7 +124,9 @@ struct SafetensorsLayout {
   /// Bytes of all files, and whether that is exact or the most it can be.
   var size: (bytes: Int, isExact: Bool) {
     let bytes = shards.reduce(0) { $0 + 8 + headerLength($1) + $1.length }
-    let isExact = shards.allSatisfy { $0.targets.allSatisfy { $0.encoding.bitsAndBytes?.tellsType != true || $0.stateText != nil } }
+    let isExact = shards.allSatisfy {
+      $0.targets.allSatisfy { $0.encoding.bitsAndBytes?.tellsType != true || $0.stateText != nil }
+    }
     return (bytes, isExact)
   }
 

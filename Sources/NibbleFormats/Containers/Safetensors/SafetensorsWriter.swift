@@ -96,7 +96,8 @@ final class SafetensorsWriter: CheckpointWriter {
       case .state:
         let offset = writers.first { $0.kind == .nestedOffset }?.captured ?? []
         let text =
-          writers.first { $0.kind == .stateText }?.captured ?? target.encoding.bitsAndBytes?.stateText(target, offset: offset) ?? []
+          writers.first { $0.kind == .stateText }?.captured ?? target.encoding.bitsAndBytes?.stateText(target, offset: offset)
+          ?? []
         try target.checkState(text, offset: offset, file?.path ?? "")
         start = try write(text, entry)
         (length, shape) = (text.count, [text.count])
