@@ -13,7 +13,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, showBatch, epochs, batchSize, maxLength
   case learningRate, gradientCheckpointing, loraRank, loraDropout, rankPattern, alphaPattern, bias
   // Running.
-  case context, stride, maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
+  case context, stride, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
 
   /// The option's name in the library's own words.
   public var name: String { rawValue }
