@@ -283,9 +283,12 @@ class NblFile:
             require(content.digest() == tensor.digest, f"{tensor.what}: digest does not hold")
             identity.update(tensor.head + tensor.digest)
         require(identity.hexdigest() == self.identity, "identity does not hold")
-        metadata, provenance = (self._json(self.texts.get(key, "{}"), key) for key in ("metadata", "provenance"))
+        metadata, provenance, origin = (
+            self._json(self.texts.get(key, "{}"), key) for key in ("metadata", "provenance", "origin"))
         require(all(isinstance(value, str) for value in metadata.values()), "metadata: not only texts")
         require(re.fullmatch("[0-9a-fA-F]{32}", str(provenance.get("source", "0" * 32))), "provenance: source is no identity")
+        if "origin" in self.texts:
+            require(isinstance(origin.get("name"), str) and isinstance(origin.get("revision", ""), str), "origin: no name of a model")
 
     @staticmethod
     def _json(text, what):

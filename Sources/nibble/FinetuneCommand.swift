@@ -46,6 +46,9 @@ struct FinetuneCommand: ParsableCommand {
   @Option(parsing: .singleValue, help: ArgumentHelp("The same for alpha.", valueName: "REGEX=X"))
   var alphaPattern: [String] = []
   @Option(help: "Train this adapter on; rank, alpha, method and targets are its own.") var initAdapter: String?
+  @Option(
+    help: ArgumentHelp("The name under which PEFT finds the base (default: as the base says).", valueName: "ORG/NAME[@REVISION]"))
+  var baseName: String?
   @Flag(help: "Take it though it was trained on another base.") var anyBase = false
   @Option(help: "Steps, whatever the epochs say.") var maxSteps: Int?
   @Option(help: "How often the rows are gone through.") var epochs = 1.0
@@ -93,7 +96,7 @@ struct FinetuneCommand: ParsableCommand {
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
     let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head, verifies: !noVerify)
-    common.warn(model.checkpoint.warnings)
+    common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)

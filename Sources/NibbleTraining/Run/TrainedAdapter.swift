@@ -32,13 +32,17 @@ extension Trained {
       return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
+    let base = options.baseName.map { (name: $0.name, revision: $0.revision) } ?? model.checkpoint.nameForAdapters
+    let paths = adapted.map { model.path(ofModule: $0.name) }
+    let modules = model.linears.map(\.name) + model.parameterNames.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) }
+    let targets = model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: modules.map { model.path(ofModule: $0) })
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
     return [
-      "peft_type": "LORA", "task_type": task, "base_model_name_or_path": JSON(model.path),
+      "peft_type": "LORA", "task_type": task, "base_model_name_or_path": JSON(base.name), "revision": JSON(base.revision),
       "r": JSON(options.rank), "lora_alpha": alpha, "lora_dropout": JSON(options.dropout),
       "use_rslora": .bool(options.method == .rslora), "use_dora": .bool(options.method == .dora),
-      "target_modules": JSON(adapted.map { model.path(ofModule: $0.name) }.sorted()),
+      "target_modules": JSON(targets),
       "modules_to_save": whole.isEmpty ? .null : JSON(whole),
       "rank_pattern": .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) }),
       "alpha_pattern": .object(alphas),

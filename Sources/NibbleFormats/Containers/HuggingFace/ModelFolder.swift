@@ -23,6 +23,9 @@ extension Checkpoint {
       checkpoint.config = try readJSON(folder + "/config.json")
       try checkpoint.checkConfig()
     }
+    let snapshot = ModelOrigin(snapshot: folder)
+    checkpoint.isSnapshot = snapshot != nil
+    checkpoint.origin = snapshot ?? ModelOrigin(config: checkpoint.config)
     let shards: [(name: String, header: SafetensorsHeader, file: InputFile)]
     if names.contains(weightsName) {
       let file = try InputFile(folder + "/" + weightsName)

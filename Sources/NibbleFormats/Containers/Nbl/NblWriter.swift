@@ -13,9 +13,9 @@ final class NblWriter: CheckpointWriter {
   ///   - provenance: of the length it will have in the end
   init(
     _ staged: StagedOutput, _ targets: [TensorTarget], _ files: [Checkpoint.SmallFile],
-    metadata: [(key: String, value: String)], provenance: JSON?, compression: CompressionChoice, expectedSize: Int
+    metadata: [(key: String, value: String)], provenance: JSON?, origin: ModelOrigin?, compression: CompressionChoice, expectedSize: Int
   ) throws {
-    table = Self.emptyTable(targets, files, metadata: metadata, provenance: provenance)
+    table = Self.emptyTable(targets, files, metadata: metadata, provenance: provenance, origin: origin)
     tableLength = table.bytes.count
     self.compression = compression
     file = try staged.file(expectedSize: expectedSize)
@@ -27,7 +27,7 @@ final class NblWriter: CheckpointWriter {
   /// The table as it will be, but for places, checksums and digests.
   static func emptyTable(
     _ targets: [TensorTarget], _ files: [Checkpoint.SmallFile], metadata: [(key: String, value: String)],
-    provenance: JSON?
+    provenance: JSON?, origin: ModelOrigin?
   ) -> NblTable {
     var table = NblTable()
     for target in targets {
@@ -39,6 +39,7 @@ final class NblWriter: CheckpointWriter {
       table.texts.append(("metadata", JSON.object(metadata.map { ($0.key, .string($0.value)) }).text()))
     }
     if let provenance { table.texts.append(("provenance", provenance.text())) }
+    if let origin { table.texts.append(("origin", origin.json.text())) }
     table.files = files.map { ($0.name, NblTable.Section(kind: .file, plainLength: $0.section.plainLength)) }
     table.tensors = targets.map { target in
       NblTable.Tensor(
