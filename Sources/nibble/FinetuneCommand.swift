@@ -38,7 +38,8 @@ struct FinetuneCommand: ParsableCommand {
     help: ArgumentHelp(
       "What the classes of a new head are called, divided by commas, or one a line in a file.", valueName: "NAMES|@FILE"))
   var labels: String?
-  @Option(help: "What a new head looks at: mean, first, last.") var pooling: NewHead.Pooling = .mean
+  @Option(help: "What a new head looks at: model, as transformers' class for the model does; mean, first or last, which only nibble runs.")
+  var pooling: NewHead.Pooling = .model
   @Flag(help: "With a new head: a text may have several classes.") var manyLabels = false
   @Option(
     parsing: .singleValue, help: ArgumentHelp("Rank of modules a pattern is found in; may be repeated.", valueName: "REGEX=N"))
