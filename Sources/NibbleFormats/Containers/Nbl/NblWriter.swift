@@ -66,7 +66,7 @@ final class NblWriter: CheckpointWriter {
       .file, plainLength: small.section.plainLength, to: cursor, checksummed: true,
       compression: compression.method(bitWidth: 8), level: compression.level, isFirst: true)
     try stream.write(small.section, writer, small.name)
-    table.files.append((small.name, entry(writer, bitWidth: 8)))
+    table.files.append((small.name, entry(writer)))
     return true
   }
 
@@ -83,9 +83,9 @@ final class NblWriter: CheckpointWriter {
     kind.bitWidth ?? target.dtype.bitWidth
   }
 
-  private func entry(_ writer: SectionWriter, bitWidth: Int) -> NblTable.Section {
+  private func entry(_ writer: SectionWriter) -> NblTable.Section {
     NblTable.Section(
-      kind: writer.kind, compression: compression.method(bitWidth: bitWidth), offset: writer.start ?? 0,
+      kind: writer.kind, compression: writer.storedCompression, offset: writer.start ?? 0,
       storedLength: writer.storedLength, plainLength: writer.plainLength, checksum: writer.checksum)
   }
 
@@ -94,7 +94,7 @@ final class NblWriter: CheckpointWriter {
       NblTable.Tensor(
         name: target.name.text, dtype: target.dtype, isTransposed: target.isTransposed, shape: target.shape,
         encoding: target.encoding, storage: target.foreign.storage, digest: outcome.digest,
-        sections: writers.map { entry($0, bitWidth: Self.bitWidth($0.kind, target)) }))
+        sections: writers.map(entry)))
   }
 
   func sync() throws { try file.sync() }
