@@ -200,7 +200,7 @@ struct RunCommandTests {
     #expect(result.code == 0, "\(result.errors)")
     #expect(result.output.hasPrefix(" named Lily. She"))
     #expect(result.output.split(separator: "\n").count == 3)
-    #expect(result.errorLines.count == 3 && result.errors.contains("'x'"), "\(result.errors)")
+    #expect(result.errorLines.count == 4 && result.errors.contains("'x'") && result.errors.contains("/exit "), "\(result.errors)")
   }
 
   @Test("Ctrl-C ends a conversation that waits for its next line")
