@@ -59,6 +59,13 @@ static inline EditLine *nibble_edit_begin(struct nibble_edit_owner *owner, Histo
   return edit;
 }
 
+/// The next line; NULL at the end of the input, and with a count of -1 and EINTR after a signal.
+static inline const char *nibble_edit_line(EditLine *edit, int *count) {
+  // Keys count from the moment the prompt is seen.
+  el_set(edit, EL_PREP_TERM, 1);
+  return el_gets(edit, count);
+}
+
 /// A history of at most so many lines, none twice in a row.
 static inline int nibble_history_limit(History *own, int lines) {
   HistEvent event;

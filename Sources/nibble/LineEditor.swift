@@ -46,7 +46,7 @@ final class LineEditor {
     while true {
       try StandardOutput.flush()
       var count: Int32 = 0
-      let text = el_gets(edit, &count).map { String(decoding: UnsafeRawBufferPointer(start: $0, count: Int(max(count, 0))), as: UTF8.self) }
+      let text = nibble_edit_line(edit, &count).map { String(decoding: UnsafeRawBufferPointer(start: $0, count: Int(max(count, 0))), as: UTF8.self) }
       guard let text else {
         Interrupt.forgetCtrlC()
         try Interrupt.check()
