@@ -22,13 +22,13 @@ public final class Model: @unchecked Sendable {
   /// Full names of parameters, by ID.
   package let parameterNames: [String]
 
-  /// Opens the checkpoint at `path` to run it. No weight is copied, but vectors.
+  /// Opens the checkpoint at `path` to run it. Only vectors are copied.
   ///
   /// - Parameters:
   ///   - precision: float32, or bfloat16 factors with float32 sums: faster, within 1 % of the loss
   ///   - threads: cores to compute with
   ///   - classifier: a head in place of the model's own
-  ///   - patch: what is applied to the block file, in memory alone
+  ///   - patch: applied to the block file, in memory only
   ///   - verifies: whether sections that have checksums, a block file's, are checked against them, which reads them once
   /// - Throws: `.badInput` for architectures and configurations nibble has no code for, by name; `.integrity`
   public convenience init(
@@ -49,7 +49,7 @@ public final class Model: @unchecked Sendable {
     path = checkpoint.path
     self.checkpoint = checkpoint
     guard let json = checkpoint.config else {
-      throw NibbleError.badInput("\(path: checkpoint.path): no config.json: what model the weights belong to is not known")
+      throw NibbleError.badInput("\(path: checkpoint.path): no config.json, so the architecture is not known")
     }
     let usesModelHead = classifier?.pooling == .model
     config = ConfigReader(
@@ -61,7 +61,7 @@ public final class Model: @unchecked Sendable {
     }
     let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "")
     if let classifier, usesModelHead, try !architecture.beginHead(config, labels: classifier.labels, source) {
-      throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head; choose what a new one looks at")
+      throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head of their own; choose another pooling for a new one")
     }
     storedHead = try classifier == nil ? NewHead(storedIn: config, path: checkpoint.path) : nil
     let output = try storedHead.map { try source.linear(NewHead.name, outputs: $0.labels) }
@@ -89,7 +89,7 @@ public final class Model: @unchecked Sendable {
   /// - Throws: `.usage` naming the model's type and the purpose
   package func tokens(for purpose: String) throws -> any TokenNetwork {
     guard let tokenNetwork else {
-      throw NibbleError.usage("\(path): \(purpose) is for models of texts; one of model_type \(quoted(modelType)) takes images")
+      throw NibbleError.usage("\(path): \(purpose) needs a text model; one of model_type \(quoted(modelType)) takes images")
     }
     return tokenNetwork
   }

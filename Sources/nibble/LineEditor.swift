@@ -70,8 +70,8 @@ final class LineEditor {
     if let historyPath { nibble_history_save(history, historyPath) }
   }
 
-  /// `nibble/history` in the folder for state that the XDG base directory specification names. The folders are made, readable by their
-  /// owner alone.
+  /// `nibble/history` in the folder for state that the XDG base directory specification names. Missing folders are created, readable only by
+  /// their owner.
   private static func historyFile() -> String? {
     func variable(_ name: String) -> String? { getenv(name).map { String(cString: $0) }.flatMap { $0.hasPrefix("/") ? $0 : nil } }
     guard let state = variable("XDG_STATE_HOME") ?? variable("HOME").map({ $0 + "/.local/state" }) else { return nil }

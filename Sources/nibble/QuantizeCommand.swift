@@ -64,7 +64,7 @@ struct QuantizeCommand: ParsableCommand {
     if let baseName { _ = try ModelOrigin(baseName) }
     try packing.apply(to: &options)
     options.rules = try RuleText.rules(tensorRules + keepRules)
-    var spec = try write.spec(format, habit: .nbl)
+    var spec = try write.spec(format, orElse: .nbl)
     guard spec.format.holdsCodes || format == nil else {
       throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
     }

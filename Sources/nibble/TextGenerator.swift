@@ -14,7 +14,7 @@ struct TextGenerator {
     var promptTokens = 0
     var reason = Generator.Result.Reason.length
     var adapters: [String] = []
-    /// Of a beam search: what its sequences competed with.
+    /// The score of a beam search.
     var score: Double?
   }
 
@@ -22,7 +22,7 @@ struct TextGenerator {
     var texts: [Text]
     var timing: Generator.Timing
 
-    /// New tokens the tokenizer has no text for: rows a model's vocabulary was padded with.
+    /// New tokens that the tokenizer has no text for, from rows that only pad the model's vocabulary.
     func unknown(_ tokenizer: Tokenizer) -> Int {
       texts.reduce(0) { $0 + $1.ids.count { tokenizer.token($0) == nil } }
     }
@@ -30,7 +30,7 @@ struct TextGenerator {
 
   /// Continues `prompts`.
   ///
-  /// - Parameter onText: told each piece of text once it is certain, with its prompt's number
+  /// - Parameter onText: called with a prompt's number and each piece of its text, once that is certain
   func run(
     _ prompts: [(prompt: [Int], adapters: [ActiveAdapter])], onText: (Int, String) throws -> Void
   ) throws -> Results {
@@ -38,7 +38,7 @@ struct TextGenerator {
     var timing = Generator.Timing()
     if let beams { return try search(beams, requests, &timing) }
     var decoders = requests.map { _ in tokens.tokenizer.streamingDecoder(skipSpecialTokens: true) }
-    // What the prompt says is not said again, but decides how the first new token reads: with a space before it, or without.
+    // The prompt is not printed again, but decides whether the first new token reads with a space before it.
     for (row, request) in requests.enumerated() { for id in request.prompt { _ = try decoders[row].feed(id) } }
     var watchers = requests.map { _ in StopStrings(stops) }
     var texts = requests.map { Text(promptTokens: $0.prompt.count, adapters: $0.adapters.map(\.adapter.name)) }

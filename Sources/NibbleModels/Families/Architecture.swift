@@ -189,7 +189,7 @@ extension ConfigReader {
   /// The one class of `architectures`, which decides the head.
   func architectureClass() throws -> String {
     guard let classes = self["architectures"]?.array, let name = classes.first?.string else {
-      throw fail("architectures is missing: which head stands on the model is not known")
+      throw fail("architectures is missing, so the kind of output head is not known")
     }
     return name
   }

@@ -7,17 +7,17 @@ public struct Generator {
   public struct Request {
     /// Token IDs, one at least.
     public var prompt: [Int]
-    /// From `AdapterSet.selection`; none is the base alone.
+    /// From `AdapterSet.selection`; none for the bare base.
     public var adapters: [ActiveAdapter]
 
-    /// A prompt for the base, or for adapters on it.
+    /// A prompt for the base, with or without adapters.
     public init(_ prompt: [Int], adapters: [ActiveAdapter] = []) {
       self.prompt = prompt
       self.adapters = adapters
     }
   }
 
-  /// What became of a request.
+  /// The result of a request.
   public struct Result {
     /// New tokens, without the one that ended the sequence.
     public var ids: [Int]
@@ -74,7 +74,7 @@ public struct Generator {
 
   /// Continues every request, many of them together.
   ///
-  /// - Parameter onToken: told the index of a request and each of its new tokens; `true` ends that sequence there
+  /// - Parameter onToken: called with the index of a request and each of its new tokens; `true` ends that sequence there
   /// - Throws: `.usage` for prompts that are empty or fill the context, `.badInput` for IDs the model has not, `.quality` for values that are not finite
   public func run(
     _ requests: [Request], timing: inout Timing, onToken: (Int, Int) throws -> Bool = { _, _ in false }
@@ -94,7 +94,7 @@ public struct Generator {
     return results
   }
 
-  /// A request on its way.
+  /// A request while it runs.
   private struct Sequence {
     let row: Int
     let request: Request

@@ -48,7 +48,7 @@ public final class MergedModelCheck: @unchecked Sendable {
         return [
           .init(
             .unused,
-            "\(.checkModel): adapters that replace parameters or scale rows run alone and whole only; nothing was compared")
+            "\(.checkModel): adapters that replace parameters or scale rows only run one at a time and with weight 1; nothing was compared")
         ]
       }
       let after = try Model(Checkpoint.open(path), precision: .f32, team: team)
