@@ -25,6 +25,7 @@ let package = Package(
     .systemLibrary(name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
     .systemLibrary(name: "CPCRE2", pkgConfig: "libpcre2-8", providers: [.apt(["libpcre2-dev"])]),
     .systemLibrary(name: "CYAML", pkgConfig: "yaml-0.1", providers: [.apt(["libyaml-dev"])]),
+    .systemLibrary(name: "CEdit", pkgConfig: "libedit", providers: [.apt(["libedit-dev"])]),
     // pkg-config names a define beside the library, which the package manager does not let through.
     .systemLibrary(name: "CUTF8Proc", providers: [.apt(["libutf8proc-dev"])]),
     .target(name: "CNibbleKernels"),
@@ -54,7 +55,7 @@ let package = Package(
       name: "nibble",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleTokenizers", "NibbleAdapters", "NibbleModels",
-        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates", "NibbleCalibration",
+        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates", "NibbleCalibration", "CEdit",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(

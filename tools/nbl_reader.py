@@ -52,6 +52,20 @@ def to_bfloat16(values):
     return np.where(np.isnan(values), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
+def is_file_name(name):
+    """Whether a small file may have this name (section 4)."""
+    folder, slash, file = name.partition("/")
+    if not slash:
+        file = folder
+    plain = (0 < len(file.encode()) and len(name.encode()) <= 255 and not file.startswith(".")
+             and not any(c in "/\\\x7f" or c < " " for c in file) and file not in ("nibble.json", "model.safetensors.index.json"))
+    if not slash:
+        return plain and not file.endswith(".safetensors")
+    if folder == "additional_chat_templates":
+        return plain and file.endswith(".jinja")
+    return plain and re.fullmatch("[0-9]+_[A-Za-z0-9_]+", folder) is not None and len(folder) <= 100 and not file.endswith(".bin")
+
+
 class Cursor:
     """Takes the table apart from front to back."""
 
@@ -261,9 +275,7 @@ class NblFile:
         require(table.place == table_length, "something follows the last tensor in the table")
 
         for name, section in names:
-            require(0 < len(name.encode()) <= 255 and not name.startswith(".") and not name.endswith(".safetensors")
-                    and not any(c in "/\\\x7f" or c < " " for c in name)
-                    and name not in ("nibble.json", "model.safetensors.index.json"), f"small file {name!r}: not a name to write")
+            require(is_file_name(name), f"small file {name!r}: not a name to write")
             require(section.kind == FILE, f"small file {name!r}: section of kind {section.kind}")
         for ordered in ([name for name, _ in names], [tensor.name for tensor in self.tensors]):
             for one, next_one in zip(ordered, ordered[1:]):
@@ -308,9 +320,12 @@ class NblFile:
             require(content.digest() == tensor.digest, f"{tensor.what}: digest does not hold")
             identity.update(tensor.head + tensor.digest)
         require(identity.hexdigest() == self.identity, "identity does not hold")
-        metadata, provenance = (self._json(self.texts.get(key, "{}"), key) for key in ("metadata", "provenance"))
+        metadata, provenance, origin = (
+            self._json(self.texts.get(key, "{}"), key) for key in ("metadata", "provenance", "origin"))
         require(all(isinstance(value, str) for value in metadata.values()), "metadata: not only texts")
         require(re.fullmatch("[0-9a-fA-F]{32}", str(provenance.get("source", "0" * 32))), "provenance: source is no identity")
+        if "origin" in self.texts:
+            require(isinstance(origin.get("name"), str) and isinstance(origin.get("revision", ""), str), "origin: no name of a model")
 
     @staticmethod
     def _json(text, what):
@@ -363,6 +378,7 @@ def main():
         if options.extract:
             os.makedirs(options.extract, exist_ok=True)
             for name, content in file.files.items():
+                os.makedirs(os.path.dirname(os.path.join(options.extract, name)), exist_ok=True)
                 with open(os.path.join(options.extract, name), "wb") as out:
                     out.write(content)
         if options.safetensors:

@@ -134,6 +134,12 @@ package func realPath(_ path: String) -> String {
   return String(cString: found)
 }
 
+/// Whether `path` is a folder itself, not a link to one.
+package func isOwnFolder(_ path: String) -> Bool {
+  var status = stat()
+  return lstat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
+}
+
 /// The names in a folder, sorted by their bytes, without `.` and `..`.
 package func namesInFolder(_ path: String) throws -> [String] {
   guard let folder = opendir(path) else { throw NibbleError.badInput("\(path: path): \(errorText(errno))") }

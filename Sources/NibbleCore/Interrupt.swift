@@ -30,7 +30,10 @@ public enum Interrupt {
   }
 
   /// Whether a signal has come, for places that cannot throw.
-  static var hasCome: Bool { signal.load(ordering: .relaxed) != 0 }
+  package static var hasCome: Bool { signal.load(ordering: .relaxed) != 0 }
+
+  /// Takes back a Ctrl-C that has come: it stopped what it was meant for, and the program goes on. Other signals stay.
+  public static func forgetCtrlC() { _ = signal.compareExchange(expected: SIGINT, desired: 0, ordering: .relaxed) }
 
   /// Throws once a signal has come.
   public static func check() throws {

@@ -8,12 +8,12 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Packing.
   case codec, symmetric, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
   // Adapters and merging.
-  case base, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, rank, energy, minEnergy, others
+  case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, rank, energy, minEnergy, others
   // Training.
   case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, showBatch, epochs, batchSize, maxLength
   case learningRate, gradientCheckpointing, loraRank, loraDropout, rankPattern, alphaPattern, bias
   // Running.
-  case context, stride, maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
+  case context, stride, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
 
   /// The option's name in the library's own words.
   public var name: String { rawValue }

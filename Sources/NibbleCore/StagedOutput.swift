@@ -9,7 +9,7 @@ import Glibc
 package final class StagedOutput {
   package enum Shape: Sendable {
     case file
-    /// A folder; `owns` tells the names that `force` may replace.
+    /// A folder; `owns` tells the files that `force` may replace, those in folders as `folder/file`.
     case folder(owns: @Sendable (String) -> Bool)
   }
 
@@ -112,11 +112,19 @@ package final class StagedOutput {
       guard kind == .folder, status.st_mode & S_IFMT == S_IFDIR else {
         throw NibbleError.usage("\(path: destination) is not a folder, and is not replaced by one")
       }
-      if let stranger = try namesInFolder(destination).first(where: { !owns($0) || PathKind(destination + "/" + $0) == .folder })
-      {
+      if let stranger = try namesInFolder(destination).first(where: { try !isOurs($0, in: destination, owns) }) {
         throw NibbleError.usage("\(path: destination) holds \(subject: stranger), which this command would not write")
       }
     }
+  }
+
+  /// Whether `name` in a folder is a file of ours, or a folder with nothing but such files.
+  private static func isOurs(_ name: String, in folder: String, _ owns: (String) -> Bool) throws -> Bool {
+    let path = folder + "/" + name
+    guard PathKind(path) == .folder else { return owns(name) }
+    // Whether a folder of that name could be ours, were it empty.
+    guard isOwnFolder(path), owns(name + "/a.jinja") else { return false }
+    return try namesInFolder(path).allSatisfy { owns(name + "/" + $0) && PathKind(path + "/" + $0) != .folder }
   }
 
   /// Bytes free for us where the destination will stand.
@@ -195,7 +203,15 @@ package final class StagedOutput {
   }
 
   private func remove(_ name: String, of folder: String) throws {
-    guard unlink(folder + "/" + name) != 0, errno != ENOENT else { return }
+    let path = folder + "/" + name
+    guard unlink(path) != 0, errno != ENOENT else { return }
+    // Errors speak of this one.
+    let code = errno
+    if case .folder(let owns) = shape, isOwnFolder(path), try Self.isOurs(name, in: folder, owns) {
+      for file in try namesInFolder(path) { unlink(path + "/" + file) }
+      if rmdir(path) == 0 { return }
+    }
+    errno = code
     throw NibbleError.cannotWrite(
       "\(path: destination): \(folder) holds \(subject: name), which cannot be removed: \(errorText(errno))")
   }
@@ -208,6 +224,7 @@ package final class StagedOutput {
     if let name {
       path = destination + "/" + name
       place = staging + "/" + name
+      if let slash = name.lastIndex(of: "/") { try makeFolder(String(name[..<slash])) }
       descriptor = open(place, O_RDWR | O_CREAT | (keepsPartial ? 0 : O_EXCL) | O_CLOEXEC | O_NOFOLLOW, 0o666)
       names.insert(name)
     } else {
@@ -216,6 +233,15 @@ package final class StagedOutput {
     }
     guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno))") }
     return OutputFile(descriptor: descriptor, path: path, place: place, expectedSize: expectedSize)
+  }
+
+  /// Makes a folder in the folder.
+  private func makeFolder(_ name: String) throws {
+    let path = staging + "/" + name
+    names.insert(name)
+    guard mkdir(path, 0o777) == 0 || errno == EEXIST && isOwnFolder(path) else {
+      throw NibbleError.cannotWrite("\(path: destination + "/" + name): cannot be created: \(errorText(errno))")
+    }
   }
 
   /// Gives the output, a file, the owner, group, permissions and extended attributes that `file` has, which it is going to replace.
@@ -244,6 +270,11 @@ package final class StagedOutput {
     try Interrupt.check()
     if case .folder = shape {
       if keepsPartial { for name in partialNames where !names.contains(name) { try remove(name, of: staging) } }
+      for name in names where isOwnFolder(staging + "/" + name) {
+        let folder = open(staging + "/" + name, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        defer { close(folder) }
+        guard folder >= 0, fsync(folder) == 0 else { throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno)) while syncing") }
+      }
       guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(path: destination): \(errorText(errno)) while syncing") }
     }
     try Self.checkReplaceable(destination, shape, force: force)

@@ -17,16 +17,18 @@ public final class Model: @unchecked Sendable {
   private let tokenNetwork: (any TokenNetwork)?
   /// The head that was put on it, if one was.
   package let newHead: NewHead?
+  /// The head that the checkpoint holds, if no class of transformers has it.
+  private let storedHead: NewHead?
   /// Full names of parameters, by ID.
   package let parameterNames: [String]
 
-  /// Opens the checkpoint at `path` to run it. No weight is copied, but vectors.
+  /// Opens the checkpoint at `path` to run it. Only vectors are copied.
   ///
   /// - Parameters:
   ///   - precision: float32, or bfloat16 factors with float32 sums: faster, within 1 % of the loss
   ///   - threads: cores to compute with
   ///   - classifier: a head in place of the model's own
-  ///   - patch: what is applied to the block file, in memory alone
+  ///   - patch: applied to the block file, in memory only
   ///   - verifies: whether sections that have checksums, a block file's, are checked against them, which reads them once
   /// - Throws: `.badInput` for architectures and configurations nibble has no code for, by name; `.integrity`
   public convenience init(
@@ -47,20 +49,33 @@ public final class Model: @unchecked Sendable {
     path = checkpoint.path
     self.checkpoint = checkpoint
     guard let json = checkpoint.config else {
-      throw NibbleError.badInput("\(path: checkpoint.path): no config.json: what model the weights belong to is not known")
+      throw NibbleError.badInput("\(path: checkpoint.path): no config.json, so the architecture is not known")
     }
-    config = ConfigReader(json, place: "\(path: checkpoint.path): config.json")
+    let usesModelHead = classifier?.pooling == .model
+    config = ConfigReader(
+      usesModelHead ? classifier?.configuration(json) ?? json : json, place: "\(path: checkpoint.path): config.json")
     let type = try config.string("model_type") ?? ""
     guard let architecture = architectures.named(type) else {
       throw config.fail(
         "\(key: "model_type") \(quoted(type)) is not implemented; \(architectures.modelTypes.joined(separator: ", ")) are")
     }
     let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "")
+    if let classifier, usesModelHead, try !architecture.beginHead(config, labels: classifier.labels, source) {
+      throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head of their own; choose another pooling for a new one")
+    }
+    storedHead = try classifier == nil ? NewHead(storedIn: config, path: checkpoint.path) : nil
+    let output = try storedHead.map { try source.linear(NewHead.name, outputs: $0.labels) }
     network = try architecture.network(config, source, Engine(precision, team: team))
     tokenNetwork = network as? any TokenNetwork
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
-    if let classifier {
+    if let storedHead, let output {
+      guard output.inputs == network.width else {
+        throw NibbleError.badInput("\(path: path): \(tensor: NewHead.name + ".weight") takes \(output.inputs) numbers, the model gives \(network.width)")
+      }
+      network.head = .classification(storedHead.head(output))
+    }
+    if let classifier, !usesModelHead {
       network.head = .classification(classifier.head(width: network.width, id: names.count))
       names += [NewHead.name + ".weight", NewHead.name + ".bias"]
     }
@@ -74,7 +89,7 @@ public final class Model: @unchecked Sendable {
   /// - Throws: `.usage` naming the model's type and the purpose
   package func tokens(for purpose: String) throws -> any TokenNetwork {
     guard let tokenNetwork else {
-      throw NibbleError.usage("\(path): \(purpose) is for models of texts; one of model_type \(quoted(modelType)) takes images")
+      throw NibbleError.usage("\(path): \(purpose) needs a text model; one of model_type \(quoted(modelType)) takes images")
     }
     return tokenNetwork
   }
@@ -94,7 +109,7 @@ public final class Model: @unchecked Sendable {
 
   /// A module's path as PEFT finds it: of a bare checkpoint under a head of our own, the bare model's.
   package func path(ofModule name: String) -> String {
-    guard newHead != nil, name != NewHead.name, checkpoint.tensor(ByteName(name + ".weight")) == nil,
+    guard let newHead, newHead.pooling != .model, name != NewHead.name, checkpoint.tensor(ByteName(name + ".weight")) == nil,
       let dot = name.firstIndex(of: ".")
     else { return name }
     let bare = String(name[name.index(after: dot)...])
@@ -108,7 +123,7 @@ public final class Model: @unchecked Sendable {
   /// What they are called: by the head's own record, or the configuration's `id2label`. Empty where neither says it of each.
   public var classNames: [String] {
     guard let classCount else { return [] }
-    if let newHead { return newHead.names }
+    if let head = newHead ?? storedHead { return head.names }
     let names = checkpoint.config?["id2label"].map { table in (0..<classCount).map { table[String($0)]?.string } } ?? []
     return names.contains(nil) ? [] : names.compactMap { $0 }
   }

@@ -77,9 +77,9 @@ struct WriteOptions: ParsableArguments {
     }
   }
 
-  func spec(_ format: OutputFormat?, habit: OutputFormat) throws -> OutputSpec {
+  func spec(_ format: OutputFormat?, orElse other: OutputFormat) throws -> OutputSpec {
     // A plan needs no output: the empty path is never taken.
-    var spec = try OutputSpec(path: output ?? "", format: format, habit: habit)
+    var spec = try OutputSpec(path: output ?? "", format: format, habit: other)
     spec.force = force
     spec.maximumShard = parseBytes(maxShardSize) ?? spec.maximumShard
     return spec

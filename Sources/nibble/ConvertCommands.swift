@@ -19,7 +19,7 @@ struct DequantizeCommand: ParsableCommand {
 
   func run() throws {
     let type = try dtype.map { try DType(flag: $0) }
-    let spec = try write.spec(nil, habit: .safetensors)
+    let spec = try write.spec(nil, orElse: .safetensors)
     let job = try StreamJob.dequantize(try Checkpoint.open(input), dtype: type, to: spec)
     try write.run(job, common, verb: "dequantize", allowNonfinite: allowNonfinite)
   }
@@ -52,7 +52,7 @@ struct ConvertCommand: ParsableCommand {
   func run() throws {
     let source = try Checkpoint.open(input)
     let plain = source.packed.isEmpty ? OutputFormat.safetensors : .bnb
-    var spec = try write.spec(format, habit: plain)
+    var spec = try write.spec(format, orElse: plain)
     if format == nil, !write.dryRun, !spec.path.lowercased().hasSuffix(".nbl"), !spec.isSingleFile {
       throw NibbleError.usage("--format is needed: \(spec.path) has neither the ending .nbl nor .safetensors")
     }

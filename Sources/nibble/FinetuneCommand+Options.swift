@@ -1,6 +1,7 @@
 import ArgumentParser
 import NibbleAdapters
 import NibbleCore
+import NibbleFormats
 import NibbleModels
 import NibbleTraining
 
@@ -74,6 +75,7 @@ extension FinetuneCommand {
   var options: FinetuneOptions {
     get throws {
       var options = self.plainOptions
+      options.adapter.baseName = try baseName.map { try ModelOrigin($0) }
       options.adapter.rankPattern = try rankPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--rank-pattern")
         guard let rank = Int(number), (1...1 << 20).contains(rank) else {

@@ -38,7 +38,8 @@ struct FinetuneCommand: ParsableCommand {
     help: ArgumentHelp(
       "What the classes of a new head are called, divided by commas, or one a line in a file.", valueName: "NAMES|@FILE"))
   var labels: String?
-  @Option(help: "What a new head looks at: mean, first, last.") var pooling: NewHead.Pooling = .mean
+  @Option(help: "What a new head looks at: model, as transformers' class for the model does; mean, first or last, which only nibble runs.")
+  var pooling: NewHead.Pooling = .model
   @Flag(help: "With a new head: a text may have several classes.") var manyLabels = false
   @Option(
     parsing: .singleValue, help: ArgumentHelp("Rank of modules a pattern is found in; may be repeated.", valueName: "REGEX=N"))
@@ -46,6 +47,9 @@ struct FinetuneCommand: ParsableCommand {
   @Option(parsing: .singleValue, help: ArgumentHelp("The same for alpha.", valueName: "REGEX=X"))
   var alphaPattern: [String] = []
   @Option(help: "Train this adapter on; rank, alpha, method and targets are its own.") var initAdapter: String?
+  @Option(
+    help: ArgumentHelp("The name under which PEFT finds the base (default: as the base says).", valueName: "ORG/NAME[@REVISION]"))
+  var baseName: String?
   @Flag(help: "Take it though it was trained on another base.") var anyBase = false
   @Option(help: "Steps, whatever the epochs say.") var maxSteps: Int?
   @Option(help: "How often the rows are gone through.") var epochs = 1.0
@@ -93,7 +97,7 @@ struct FinetuneCommand: ParsableCommand {
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
     let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head, verifies: !noVerify)
-    common.warn(model.checkpoint.warnings)
+    common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)

@@ -9,55 +9,61 @@ import NibbleTokenizers
 struct GenerateCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "generate",
-    abstract: "Continue a text, with any of the adapters attached.",
+    abstract: "Generate text with a model and any number of adapters.",
     discussion: """
-      Adapters share one base: --adapter sst=DIR --adapter e2e=DIR --use e2e. Several at once: --use sst:0.5,e2e:0.5. \
-      --prompts FILE.jsonl continues many texts in one pass over the weights: rows {"prompt": …, "use": …}, each with its own \
-      adapters. --interactive reads prompts from standard input; /adapter NAME switches, /adapter none goes back to the base. \
-      --chat treats the prompt as a user's message and renders it with the model's chat template; --messages FILE.json continues \
-      a whole conversation. With a template, --interactive holds a conversation, and /reset begins another. \
-      The model's generation_config.json says which tokens end a text, and its penalties, suppressed tokens, bad words and least \
-      lengths apply, as in transformers; --repetition-penalty and --no-repeat-ngram-size come before it. Whether tokens are drawn \
-      or searched for by beams is set by options only.
+      Without --prompt, --prompts, --messages or --interactive, the prompt is read from standard input; --prompt - says so.
+
+      --prompts FILE.jsonl generates for many prompts at once. Each row is {"prompt": …} or {"messages": […]}, and may name its \
+      adapters: "use": "NAME". --chat formats prompts with the model's chat template, --messages FILE.json continues a whole \
+      conversation, and --interactive holds one in the terminal.
+
+      With several adapters, --use selects one (--use e2e) or a weighted sum (--use sst:0.5,e2e:0.5).
+
+      The model's generation_config.json sets end tokens, penalties, suppressed tokens and minimum lengths, as in transformers; \
+      --repetition-penalty and --no-repeat-ngram-size override it. Sampling and beam search are set by options only.
       """)
 
   @OptionGroup var model: ModelOptions
-  @Option(name: [.long, .customShort("p")], help: "The text to continue.") var prompt: String?
-  @Option(help: ArgumentHelp("Rows of prompts.", valueName: "FILE.jsonl")) var prompts: String?
-  @Flag(help: "Read prompts from standard input.") var interactive = false
-  @Flag(help: "Treat prompts as user messages and render them with the model's chat template.") var chat = false
-  @Option(help: ArgumentHelp("The system message of a chat.", valueName: "TEXT")) var system: String?
-  @Option(help: ArgumentHelp("A conversation to continue: messages, or an object with messages and tools.", valueName: "FILE.json"))
+  @Option(name: [.long, .customShort("p")], help: ArgumentHelp("The prompt; '-' reads it from standard input.", valueName: "TEXT"))
+  var prompt: String?
+  @Option(help: ArgumentHelp("Generate for each row of a JSON Lines file.", valueName: "FILE.jsonl")) var prompts: String?
+  @Flag(help: "Hold a conversation: read prompts line by line. /help lists the commands.") var interactive = false
+  @Flag(help: "Treat prompts as user messages and format them with the model's chat template.") var chat = false
+  @Option(help: ArgumentHelp("System message for --chat and --interactive.", valueName: "TEXT")) var system: String?
+  @Option(help: ArgumentHelp("A conversation to continue: a list of messages, or an object with messages and tools.", valueName: "FILE.json"))
   var messages: String?
-  @Option(help: ArgumentHelp("Adapters in use: NAME[:WEIGHT],… or none.", valueName: "NAMES")) var use: [String] = []
-  @Option(help: "New tokens at most.") var maxNewTokens = 128
-  @Option(parsing: .unconditional, help: "0 takes the best token always.") var temperature = 0.0
-  @Option(help: "Choose among this many best tokens; 0 for all.") var topK = 0
-  @Option(help: "Choose among the best tokens with this much probability together.") var topP = 1.0
-  @Option(help: "Choose among tokens at least this likely relative to the best.") var minP = 0.0
-  @Option(help: "Make tokens that are there already less likely; 1 for no penalty (default: as the model says).")
+  @Option(help: ArgumentHelp("The adapters to use: NAME[:WEIGHT],… or none.", valueName: "NAMES")) var use: [String] = []
+  @Option(help: "Maximum number of new tokens. Generation also stops where the context is full.") var maxNewTokens = 128
+  @Option(help: ArgumentHelp("Keep only the last N tokens of a longer prompt (default: refuse prompts that fill the context).", valueName: "N"))
+  var maxPromptTokens: Int?
+  @Option(parsing: .unconditional, help: "Sampling temperature; 0 always takes the most likely token.") var temperature = 0.0
+  @Option(help: "Sample from the K most likely tokens; 0 for all.") var topK = 0
+  @Option(help: "Sample from the most likely tokens whose probabilities add up to P.") var topP = 1.0
+  @Option(help: "Sample from tokens at least P times as likely as the most likely one.") var minP = 0.0
+  @Option(help: "Penalty on tokens already in the text; 1 for none (default: from generation_config.json).")
   var repetitionPenalty: Double?
-  @Option(help: "No run of this many tokens comes twice; 0 for any (default: as the model says).")
+  @Option(help: "Never repeat a run of N tokens; 0 allows it (default: from generation_config.json).")
   var noRepeatNgramSize: Int?
-  @Option(help: "Beams of a beam search; 1 for none.") var numBeams = 1
-  @Option(parsing: .unconditional, help: "Power of the length that beams' scores are divided by.") var lengthPenalty = 1.0
-  @Option(help: "A text that ends the output; may be repeated.") var stop: [String] = []
-  @Flag(help: "Go on behind the token that ends a text.") var ignoreEos = false
-  @Option(help: "Seed for sampling.") var seed: UInt64 = 0
-  @Option(help: "The tokenizer, if it is not the model's own.") var tokenizer: String?
+  @Option(help: "Number of beams of a beam search; 1 for none.") var numBeams = 1
+  @Option(parsing: .unconditional, help: "Beam search divides scores by length to this power.") var lengthPenalty = 1.0
+  @Option(help: "Stop before this text; may be repeated.") var stop: [String] = []
+  @Flag(help: "Continue past end tokens.") var ignoreEos = false
+  @Option(help: "Random seed for sampling.") var seed: UInt64 = 0
+  @Option(help: "Use the tokenizer at this path instead of the model's own.") var tokenizer: String?
   @OptionGroup var common: CommonOptions
 
   func validate() throws {
-    guard [prompt != nil, prompts != nil, messages != nil, interactive].filter({ $0 }).count == 1 else {
-      throw ValidationError("one of --prompt, --prompts, --messages and --interactive is needed")
-    }
+    let sources = [("--prompt", prompt != nil), ("--prompts", prompts != nil), ("--messages", messages != nil), ("--interactive", interactive)]
+    let given = sources.filter(\.1).map(\.0)
+    if given.count > 1 { throw ValidationError("\(given.joined(separator: " and ")) cannot be used together") }
     if system != nil, messages != nil { throw ValidationError("--messages has its own system message; --system is for --chat") }
-    if system != nil, !chat, !interactive { throw ValidationError("--system is for a conversation: --chat or --interactive") }
-    if maxNewTokens < 0 || maxNewTokens > 1 << 26 { throw ValidationError("--max-new-tokens \(maxNewTokens) makes no sense") }
+    if system != nil, !chat, !interactive { throw ValidationError("--system needs --chat or --interactive") }
+    if !(0...1 << 26).contains(maxNewTokens) { throw ValidationError("--max-new-tokens \(maxNewTokens) is not from 0 to \(1 << 26)") }
+    if let maxPromptTokens, maxPromptTokens < 1 { throw ValidationError("--max-prompt-tokens must be 1 or more") }
     if !(1...1024).contains(numBeams) { throw ValidationError("--num-beams must be from 1 to 1024") }
-    if numBeams > 1, temperature != 0 { throw ValidationError("--num-beams looks for the best text; it takes no --temperature") }
+    if numBeams > 1, temperature != 0 { throw ValidationError("--num-beams and --temperature cannot be used together") }
     if !lengthPenalty.isFinite { throw ValidationError("--length-penalty must be finite") }
-    if interactive, common.json { throw ValidationError("--interactive prints text, no JSON") }
+    if interactive, common.json { throw ValidationError("--interactive and --json cannot be used together") }
   }
 
   private var sampling: Sampling {
@@ -72,7 +78,7 @@ struct GenerateCommand: ParsableCommand {
     return sampling
   }
 
-  /// What the flags say, and where they do not, the model.
+  /// The options, and the model's configuration where they are not given.
   private func sampling(following config: GenerationConfig) -> Sampling {
     var sampling = self.sampling
     if repetitionPenalty == nil { sampling.repetitionPenalty = config.repetitionPenalty }
@@ -81,7 +87,7 @@ struct GenerateCommand: ParsableCommand {
     return sampling
   }
 
-  /// What the model's configuration asks for and does not get.
+  /// Names what the model's configuration asks for and does not get.
   private func warnings(_ config: GenerationConfig) -> [Warning] {
     func isLeftOut(_ key: String) -> Bool {
       let flag = "--" + key.replacing("_", with: "-")
@@ -95,12 +101,12 @@ struct GenerateCommand: ParsableCommand {
       warnings.append(
         Warning(
           .unused,
-          "\(config.place) asks for \(flags.joined(separator: " ")); only flags choose how tokens are searched or drawn"))
+          "\(config.place) asks for \(flags.joined(separator: " ")); sampling and beam search are set by options only"))
     }
     if !config.notImplemented.isEmpty {
       let keys = config.notImplemented.map { "\($0.key) = \(quoted($0.value))" }.joined(separator: ", ")
       warnings.append(
-        Warning(.compatibility, "\(config.place): \(keys): not implemented, the text may be another than transformers'"))
+        Warning(.compatibility, "\(config.place): \(keys): not implemented, so the text may differ from transformers'"))
     }
     return warnings
   }
@@ -120,233 +126,16 @@ struct GenerateCommand: ParsableCommand {
       tokens: tokens, stops: stop, beams: numBeams > 1 ? BeamSearch(width: numBeams, lengthPenalty: lengthPenalty) : nil)
     if interactive { return try converse(open, writer, talks) }
     let isStreaming = prompts == nil && !common.json && numBeams == 1
-    let requests: [(prompt: [Int], adapters: [ActiveAdapter])]
-    if let prompts {
-      requests = try rows(prompts, open, tokens, talks)
-    } else if let messages {
-      let given = try Conversation(SmallText.json(messages), place: messages)
-      requests = [(try talks?.prompt(given) ?? [], try open.use(use))]
-    } else {
-      requests = [(try ids(of: prompt ?? "", tokens, talks), try open.use(use))]
-    }
-    let results = try writer.run(requests) { _, text in if isStreaming { try show(text) } }
-    try report(results, isStreaming: isStreaming)
+    let requests = try prompts(open, tokens, talks)
+    let results = try writer.run(requests.map { ($0.ids, $0.adapters) }) { _, text in if isStreaming { try show(text) } }
+    try report(results, requests, isStreaming: isStreaming)
     let unknown = results.unknown(tokens.tokenizer)
     if unknown > 0 { common.warn([Warning(.data, "the tokenizer has no text for \(unknown) of the new tokens")]) }
   }
 
-  private func noTemplate(_ model: Model) -> NibbleError {
-    NibbleError.badInput(
-      "\(tokenizer ?? model.path): no chat template, which --chat, --system and --messages need: neither chat_template.jinja nor "
-        + "chat_template in tokenizer_config.json")
-  }
-
-  /// Ids of a prompt: of a text to continue, or of a user's message.
-  private func ids(of text: String, _ tokens: ModelTokenizer, _ talks: ModelChat?) throws -> [Int] {
-    guard let talks else { return try tokens.prompt(text) }
-    return try talks.prompt(Conversation(begun + [Conversation.message("user", text)]))
-  }
-
-  /// What a conversation begins with.
-  private var begun: [JSON] { system.map { [Conversation.message("system", $0)] } ?? [] }
-
-  /// Text as it comes.
-  private func show(_ text: String) throws {
+  /// Prints text as it comes.
+  func show(_ text: String) throws {
     try StandardOutput.write(text)
     try StandardOutput.flush()
-  }
-
-  private func rows(
-    _ path: String, _ open: OpenModel, _ tokens: ModelTokenizer, _ talks: ModelChat?
-  ) throws -> [(prompt: [Int], adapters: [ActiveAdapter])] {
-    var rows: [([Int], [ActiveAdapter])] = []
-    var known = talks
-    try JSONLines.forEach(path) { row, place in
-      do {
-        let prompt: [Int]
-        if row["messages"] != nil {
-          if known == nil { known = try ModelChat(open.model, tokens, path: tokenizer) }
-          guard let talks = known else { throw noTemplate(open.model) }
-          // The row's own keys are none of the template's.
-          prompt = try talks.prompt(Conversation(row.removing("use"), place: "the conversation"))
-        } else {
-          guard let text = row["prompt"]?.string else { throw NibbleError.badInput("a row without a 'prompt' or 'messages'") }
-          prompt = try ids(of: text, tokens, chat ? talks : nil)
-        }
-        let names = row["use"].flatMap { $0 == JSON.null ? nil : $0 }
-        if let names, names.string == nil { throw NibbleError.badInput("its 'use' is \(quoted(names.text())), expected a text") }
-        rows.append((prompt, try open.use(names?.string.map { [$0] } ?? use)))
-      } catch let error as NibbleError { throw NibbleError(error.kind, "\(path: place): \(error.text)") }
-    }
-    guard !rows.isEmpty else { throw NibbleError.badInput("\(path: path): no prompts in it") }
-    return rows
-  }
-
-  private func report(_ results: TextGenerator.Results, isStreaming: Bool) throws {
-    if common.json {
-      let texts = results.texts.map { one -> JSON in
-        [
-          "text": JSON(one.text), "ids": JSON(one.ids), "prompt_tokens": JSON(one.promptTokens),
-          "new_tokens": JSON(one.ids.count),
-          "reason": JSON(one.reason.rawValue), "adapters": JSON(one.adapters), "score": one.score.map { JSON($0) } ?? .null,
-        ]
-      }
-      var members = prompts == nil ? texts[0].members ?? [] : [(key: "results", value: JSON.array(texts))]
-      members += [
-        ("prompt_seconds", JSON(results.timing.promptSeconds)), ("decode_seconds", JSON(results.timing.decodeSeconds)),
-        ("peak_memory", JSON(ResourceUse.now.peakBytes)), ("anonymous_memory", JSON(ResourceUse.anonymousBytes)),
-      ]
-      return try StandardOutput.print(JSON.object(members))
-    }
-    for one in results.texts {
-      if !isStreaming { try StandardOutput.write(one.text) }
-      try StandardOutput.write("\n")
-    }
-    try StandardOutput.flush()
-    guard common.verbose else { return }
-    let new = results.texts.reduce(0) { $0 + $1.ids.count }
-    let prompt = results.texts.reduce(0) { $0 + $1.promptTokens }
-    func rate(_ count: Int, _ seconds: Double) -> String { decimal(Double(count) / max(seconds, 1e-9), 1) }
-    write(
-      "prompt \(prompt) tokens, \(rate(prompt, results.timing.promptSeconds))/s; new \(new) tokens, "
-        + "\(rate(new, results.timing.decodeSeconds))/s; peak memory \(byteText(ResourceUse.now.peakBytes))\n"
-        + "kernels \(KernelChoice.current.summary)\n", to: 2)
-  }
-
-  // MARK: Conversation
-
-  private func converse(_ open: OpenModel, _ writer: TextGenerator, _ talks: ModelChat?) throws {
-    var history = Conversation(begun)
-    var adapters = try use.isEmpty && open.set.names.count > 1 ? [] : open.use(use)
-    var input = StandardInput()
-    while let line = try input.line() {
-      if line.hasPrefix("/") {
-        let words = line.split(separator: " ", maxSplits: 1).map(String.init)
-        switch (words[0], words.dropFirst().first) {
-        case ("/quit", _), ("/exit", _): return
-        case ("/adapter", nil):
-          let active = adapters.map(\.adapter.name)
-          write(
-            "adapters: \(open.set.names.joined(separator: ", ")); in use: \(active.isEmpty ? "none" : active.joined(separator: ", "))\n",
-            to: 2)
-        case ("/adapter", let names?):
-          do { adapters = try open.set.selection(try open.parse(names)) } catch let error as NibbleError {
-            write("nibble: error: \(error.line)\n", to: 2)
-          }
-        case ("/reset", _) where talks != nil: history = Conversation(begun)
-        default:
-          write("commands: /adapter NAME[:WEIGHT],… or none; /adapter; \(talks == nil ? "" : "/reset; ")/quit\n", to: 2)
-        }
-        continue
-      }
-      do {
-        var next = history
-        let prompt = try talks.map { try nextTurn(line, &next, $0, open.model) } ?? writer.tokens.prompt(line)
-        let results = try writer.run([(prompt, adapters)]) { _, text in try show(text) }
-        // A turn that fails leaves nothing behind.
-        history = next
-        history.messages.append(Conversation.message("assistant", results.texts[0].text))
-        try show("\n")
-      } catch let error as NibbleError where [.usage, .badInput].contains(error.kind) {
-        write("nibble: error: \(error.line)\n", to: 2)
-      }
-    }
-  }
-}
-
-extension GenerateCommand {
-  /// Ids of the conversation with another message of the user's, its oldest turns left out where it is too long for the context.
-  private func nextTurn(_ line: String, _ next: inout Conversation, _ talks: ModelChat, _ model: Model) throws -> [Int] {
-    next.messages.append(Conversation.message("user", line))
-    let context = try model.contextLength
-    let room = context - min(maxNewTokens, context)
-    let dropped = try next.dropOldestTurns { try talks.prompt($0).count <= room }
-    if dropped > 0 {
-      common.warn([
-        Warning(.data, "the conversation exceeds the context of \(context) tokens; its oldest \(dropped) messages are left out")
-      ])
-    }
-    return try talks.prompt(next)
-  }
-}
-
-/// From prompts to text.
-struct TextGenerator {
-  var generator: Generator
-  let tokens: ModelTokenizer
-  let stops: [String]
-  let beams: BeamSearch?
-
-  struct Text {
-    var text = ""
-    var ids: [Int] = []
-    var promptTokens = 0
-    var reason = Generator.Result.Reason.length
-    var adapters: [String] = []
-    /// Of a beam search: what its sequences competed with.
-    var score: Double?
-  }
-
-  struct Results {
-    var texts: [Text]
-    var timing: Generator.Timing
-
-    /// New tokens the tokenizer has no text for: rows a model's vocabulary was padded with.
-    func unknown(_ tokenizer: Tokenizer) -> Int {
-      texts.reduce(0) { $0 + $1.ids.count { tokenizer.token($0) == nil } }
-    }
-  }
-
-  /// Continues `prompts`.
-  ///
-  /// - Parameter onText: told each piece of text once it is certain, with its prompt's number
-  func run(
-    _ prompts: [(prompt: [Int], adapters: [ActiveAdapter])], onText: (Int, String) throws -> Void
-  ) throws -> Results {
-    let requests = prompts.map { Generator.Request($0.prompt, adapters: $0.adapters) }
-    var timing = Generator.Timing()
-    if let beams { return try search(beams, requests, &timing) }
-    var decoders = requests.map { _ in tokens.tokenizer.streamingDecoder(skipSpecialTokens: true) }
-    // What the prompt says is not said again, but decides how the first new token reads: with a space before it, or without.
-    for (row, request) in requests.enumerated() { for id in request.prompt { _ = try decoders[row].feed(id) } }
-    var watchers = requests.map { _ in StopStrings(stops) }
-    var texts = requests.map { Text(promptTokens: $0.prompt.count, adapters: $0.adapters.map(\.adapter.name)) }
-    func take(_ row: Int, _ piece: String) throws {
-      guard !piece.isEmpty else { return }
-      texts[row].text += piece
-      try onText(row, piece)
-    }
-    let results = try generator.run(requests, timing: &timing) { row, id in
-      if tokens.tokenizer.token(id) != nil { try take(row, watchers[row].feed(try decoders[row].feed(id))) }
-      return watchers[row].isFound
-    }
-    for row in results.indices {
-      try take(row, watchers[row].feed(try decoders[row].finish()))
-      try take(row, watchers[row].finish())
-      texts[row].ids = results[row].ids
-      texts[row].reason = watchers[row].isFound ? .stop : results[row].reason
-    }
-    return Results(texts: texts, timing: timing)
-  }
-
-  private func search(
-    _ beams: BeamSearch, _ requests: [Generator.Request], _ timing: inout Generator.Timing
-  ) throws -> Results {
-    let texts = try requests.map { request in
-      let (result, score) = try beams.run(request, generator, timing: &timing)
-      var watcher = StopStrings(stops)
-      var text = Text(
-        ids: result.ids, promptTokens: request.prompt.count, reason: result.reason,
-        adapters: request.adapters.map(\.adapter.name), score: score)
-      var decoder = tokens.tokenizer.streamingDecoder(skipSpecialTokens: true)
-      for id in request.prompt { _ = try decoder.feed(id) }
-      text.text =
-        try watcher.feed(
-          result.ids.filter { tokens.tokenizer.token($0) != nil }.map { try decoder.feed($0) }.joined() + decoder.finish())
-        + watcher.finish()
-      if watcher.isFound { text.reason = .stop }
-      return text
-    }
-    return Results(texts: texts, timing: timing)
   }
 }

@@ -58,7 +58,8 @@ struct InspectCommand: ParsableCommand {
       "path": JSON(path), "container": JSON(checkpoint.container.rawValue), "model_type": JSON(checkpoint.modelType),
       "bytes": JSON(checkpoint.storedBytes), "tensor_count": JSON(checkpoint.tensors.count),
       "packed_count": JSON(checkpoint.packed.count), "identity": JSON(checkpoint.claimedIdentity?.description),
-      "provenance": checkpoint.provenance ?? .null,
+      "provenance": checkpoint.provenance ?? .null, "base_name": JSON(checkpoint.origin?.name),
+      "base_revision": JSON(checkpoint.origin?.revision),
       "metadata": .object(checkpoint.metadata.map { ($0.key, JSON($0.value)) }),
       "files": .array(checkpoint.smallFiles.map { ["name": JSON($0.name), "bytes": JSON($0.section.plainLength)] }),
       "warnings": JSON(checkpoint.warnings), "tensors": .array(tensors),
@@ -80,6 +81,7 @@ struct InspectCommand: ParsableCommand {
     try Listing.print(tensors, whole: stats || common.verbose)
     var rows: [(String, String)] = []
     if !checkpoint.smallFiles.isEmpty { rows.append(("files", Summary.list(checkpoint.smallFiles.map(\.name)))) }
+    if let origin = checkpoint.origin { rows.append(("model", oneLine(origin.name + (origin.revision.map { "@" + $0 } ?? "")))) }
     if let identity = checkpoint.claimedIdentity { rows.append(("identity", identity.description)) }
     if let provenance = checkpoint.provenance { rows.append(("made by", oneLine(provenance.text(.python)))) }
     try Summary.printRows(rows)

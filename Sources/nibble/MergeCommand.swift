@@ -79,7 +79,7 @@ struct MergeCommand: ParsableCommand {
     var write = write
     // A bundle is a folder, which may be named like one.
     if whenLost == .keep { write.output = write.output?.withoutTrailingSlashes }
-    var job = MergeJob(source, try options(source), to: try write.spec(format, habit: source.ownFormat))
+    var job = MergeJob(source, try options(source), to: try write.spec(format, orElse: source.ownFormat))
     (job.trainedOn, job.anyBase, job.whenLost, job.undo) = (trainedOn, anyBase, whenLost, undo)
     (job.threads, job.plans, job.resumes) = (common.workers, write.dryRun, write.resume)
     job.check = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil
@@ -191,7 +191,7 @@ struct UnmergeCommand: ParsableCommand {
       guard let output = write.output else { throw NibbleError.usage("Missing expected argument '--output <output>'") }
       let source = try Checkpoint.open(merged)
       guard source.container == .nbl else {
-        let spec = try write.spec(nil, habit: source.packed.isEmpty ? .safetensors : .bnb)
+        let spec = try write.spec(nil, orElse: source.packed.isEmpty ? .safetensors : .bnb)
         return try write.run(try StreamJob.undo(source, try PatchFile(undo), to: spec), common, verb: "unmerge")
       }
       common.warnIgnored(["--resume", "--max-memory", "--max-shard-size"], "a block file is restored in place of writing a new one")
@@ -200,7 +200,7 @@ struct UnmergeCommand: ParsableCommand {
       return try PatchSummary.run(job, verb: "unmerge", dryRun: write.dryRun, common)
     }
     let source = try Checkpoint.open(merged)
-    let job = try StreamJob.unmerge(source, try adapters.open(), to: try write.spec(nil, habit: .safetensors))
+    let job = try StreamJob.unmerge(source, try adapters.open(), to: try write.spec(nil, orElse: .safetensors))
     try write.run(job, common, verb: "unmerge") { report in
       Summary.Extra(
         members: [("original_distance", JSON(report.originalDistance))])

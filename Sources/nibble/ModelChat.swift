@@ -19,7 +19,7 @@ struct ModelChat {
   static func files(of model: Model, path: String?) throws -> [String: [UInt8]] {
     let place = path ?? model.path
     if path != nil || PathKind(place) == .folder { return try Chat.files(at: place) }
-    return try model.checkpoint.contents(ofSmallFiles: ChatTemplates.fileNames)
+    return try model.checkpoint.contents(ofSmallFiles: ChatTemplates.fileNames + [ChatTemplates.folderName + "/"])
   }
 
   /// Ids of the conversation with the answer begun.

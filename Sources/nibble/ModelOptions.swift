@@ -7,15 +7,15 @@ import NibbleModels
 
 /// Flags of every verb that computes with a model.
 struct ModelOptions: ParsableArguments {
-  @Option(name: [.long, .customShort("m")], help: "The model: a folder, an .nbl file, a bitsandbytes folder.")
+  @Option(name: [.long, .customShort("m")], help: "The model: a Hugging Face folder, an .nbl file, a bitsandbytes folder, or ORG/NAME in the local cache.")
   var base: String
 
   @Option(
-    help: ArgumentHelp("Attach an adapter, with a name and a weight if given; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
+    help: ArgumentHelp("Attach an adapter, optionally under a name and with a weight; may be repeated.", valueName: "[NAME=]DIR[:WEIGHT]"))
   var adapter: [String] = []
 
   @Option(
-    help: ArgumentHelp("Apply a patch to the block file in memory: the model is the other side of the patch.", valueName: "TASK.patch"))
+    help: ArgumentHelp("Run the model that this patch makes of the block file; the file does not change.", valueName: "TASK.patch"))
   var patch: String?
 
   @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.")
@@ -80,7 +80,7 @@ struct AdapterFlag {
 struct OpenModel {
   let model: Model
   let set: AdapterSet
-  /// What opening it took, a patch applied and adapters attached.
+  /// Seconds it took to open the model and attach the adapters.
   let seconds: Double
   private let flags: [AdapterFlag]
 
@@ -94,10 +94,10 @@ struct OpenModel {
     seconds = monotonicSeconds() - started
   }
 
-  /// All of them at once, as `--adapter` says.
+  /// All adapters at once, with the weights of `--adapter`.
   func all() throws -> [ActiveAdapter] { try set.selection(flags.map { ($0.name, $0.weight) }) }
 
-  /// What `--use` says: names with weights, or none; without it the only adapter there is.
+  /// The adapters that `--use` names; without it, the only one attached.
   func use(_ texts: [String]) throws -> [ActiveAdapter] {
     if texts.isEmpty {
       guard flags.count <= 1 else {

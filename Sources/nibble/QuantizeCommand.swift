@@ -45,6 +45,12 @@ struct QuantizeCommand: ParsableCommand {
       "Compress the block file: none, zstd or zstd:LEVEL. A compressed file cannot be used in place.", valueName: "method"))
   var compress = "none"
 
+  @Option(
+    help: ArgumentHelp(
+      "The published model this is, which adapters trained on the output will name as their base (default: as the Hugging Face cache or config.json says).",
+      valueName: "ORG/NAME[@REVISION]"))
+  var baseName: String?
+
   @Flag(help: "Allow NaN and infinite values, which otherwise stop with exit code 6.")
   var allowNonfinite = false
 
@@ -59,10 +65,11 @@ struct QuantizeCommand: ParsableCommand {
     }
     if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
     options.codec = choice
+    if let baseName { _ = try ModelOrigin(baseName) }
     try packing.apply(to: &options)
     if format == .compressedTensors { packing.applyScheme(to: &options) }
     options.rules = try RuleText.rules(tensorRules + keepRules)
-    var spec = try write.spec(format, habit: .nbl)
+    var spec = try write.spec(format, orElse: .nbl)
     guard spec.format.holdsCodes || format == nil else {
       throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
     }
@@ -85,6 +92,7 @@ struct QuantizeCommand: ParsableCommand {
   private func run(_ job: StreamJob, _ extra: Summary.Extra) throws {
     var job = job
     job.maximumError = maxError
+    if let baseName { job.origin = try ModelOrigin(baseName) }
     try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite, planned: extra) { _ in extra }
   }
 

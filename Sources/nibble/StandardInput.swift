@@ -28,6 +28,25 @@ struct StandardInput {
     }
   }
 
+  /// A whole prompt, without the line break at its end.
+  ///
+  /// - Parameter isAskedFor: whether the user said that standard input has the prompt; a terminal is only read then
+  /// - Throws: `.usage` where there is none, `.interrupted`, `.badInput`
+  static func prompt(isAskedFor: Bool) throws -> String {
+    func none(_ found: MessageText) -> NibbleError {
+      .usage("\(found); give one with --prompt, --prompts or --messages, or use --interactive")
+    }
+    if !isAskedFor, isatty(STDIN_FILENO) == 1 { throw none("no prompt") }
+    var input = StandardInput()
+    while !input.isAtEnd {
+      guard input.pending.count <= longest else { throw NibbleError.badInput("standard input: a prompt of more than \(longest) bytes") }
+      try input.fill()
+    }
+    if input.pending.last == UInt8(ascii: "\n") { input.pending.removeLast() }
+    guard !input.pending.isEmpty else { throw none("no prompt: standard input is empty") }
+    return try input.text(input.pending[...])
+  }
+
   private mutating func fill() throws {
     try Interrupt.check()
     var buffer = [UInt8](repeating: 0, count: 1 << 16)
@@ -43,7 +62,7 @@ struct StandardInput {
   private func text(_ bytes: ArraySlice<UInt8>) throws -> String {
     let line = bytes.last == UInt8(ascii: "\r") ? bytes.dropLast() : bytes
     guard let text = String(validating: line, as: UTF8.self) else {
-      throw NibbleError.badInput("standard input: a line that is not UTF-8")
+      throw NibbleError.badInput("standard input: not UTF-8")
     }
     return text
   }

@@ -27,7 +27,7 @@ struct FinetuneCommandTests {
     #expect(result.code == 0, "\(result.errors)")
     #expect(try JSON.parse(result.output)["steps"]?.int == 5)
     let names = try FileManager.default.contentsOfDirectory(atPath: folder.file("out")).sorted()
-    #expect(names == ["adapter_config.json", "adapter_model.safetensors", "loss.svg", "metrics.jsonl", "run.yaml"])
+    #expect(names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "loss.svg", "metrics.jsonl", "run.yaml"])
     let again = try Program.run([
       "finetune", "--config", folder.file("out/run.yaml"), "-o", folder.file("again"), "-q",
     ])
@@ -257,7 +257,7 @@ struct FinetuneCommandTests {
     let config = try folder.write("run.yaml", "target_modules: [q_proj, v_proj]\nforce: false\ngradient_checkpointing: false\n")
     #expect(try Program.run(try arguments("out", ["--max-steps", "1", "--config", config])).code == 0)
     let file = try String(contentsOfFile: folder.file("out/adapter_config.json"), encoding: .utf8)
-    #expect(try JSON.parse(Array(file.utf8))["target_modules"]?.array?.count == 4)
+    #expect(try JSON.parse(Array(file.utf8))["target_modules"] == ["q_proj", "v_proj"])
     for bad in ["lora_r: [3, 5]", "- lora_r: 3"] {
       let result = try Program.run(try arguments("bad", ["--max-steps", "1", "--config", folder.write("bad.yaml", bad)]))
       #expect(result.code == 2, "\(bad) \(result.errors)")

@@ -64,6 +64,64 @@ struct RunCommandTests {
     }
   }
 
+  @Test("rows that name their adapters need no --use, and answers are told apart")
+  func rowsWithAdapters() throws {
+    let adapter = folder.file("adapter"), data = try folder.write("data.jsonl", #"{"text": "Once upon a time"}"#)
+    #expect(try Program.run(["finetune", "--base", stories, "--data", data, "-o", adapter, "--max-steps", "1"]).code == 0)
+    let rows = #"{"prompt": "One day", "use": "a"}"# + "\n" + #"{"prompt": "Tom had", "use": "b"}"# + "\n"
+    let named = try folder.write("named.jsonl", rows)
+    let base = ["generate", "--base", stories, "--adapter", "a=" + adapter, "--adapter", "b=" + adapter, "--max-new-tokens", "4"]
+    let result = try Program.run(base + ["--prompts", named])
+    #expect(result.code == 0, "\(result.errors)")
+    let lines = result.output.split(separator: "\n", omittingEmptySubsequences: false)
+    #expect(lines.first == "==> 1 [a]: One day <==" && lines.contains("==> 2 [b]: Tom had <=="), "\(result.output)")
+    let unnamed = try folder.write("unnamed.jsonl", rows + #"{"prompt": "One"}"#)
+    expectOneLine(try Program.run(base + ["--prompts", unnamed]), 2, mentioning: ["unnamed.jsonl:3", "--use"])
+  }
+
+  @Test("generation stops where the context is full, and says so", arguments: [[], ["--num-beams", "2"]])
+  func fullContext(_ more: [String]) throws {
+    let prompt = String(repeating: "Once upon a time ", count: 99)
+    let words = ["generate", "--base", stories, "--prompt", prompt, "--max-new-tokens", "9999", "--ignore-eos", "-j", "1"] + more
+    let result = try Program.run(words + ["--json"])
+    let json = try JSON.parse(result.output)
+    #expect(json["prompt_tokens"]?.int.map { $0 + (json["new_tokens"]?.int ?? 0) } == 512)
+    #expect(json["reason"]?.string == "context")
+    let shown = try Program.run(words)
+    #expect(shown.code == 0 && shown.errors.contains("stopped because the context of 512 tokens is full"), "\(shown.errors)")
+  }
+
+  @Test("a prompt that fills the context is refused, or cut where that is asked for")
+  func longPrompt() throws {
+    let words = ["generate", "--base", stories, "--prompt", String(repeating: "Once upon a time ", count: 200), "--max-new-tokens", "2"]
+    expectOneLine(try Program.run(words), 2, mentioning: ["512", "--max-prompt-tokens 510"])
+    let cut = try Program.run(words + ["--max-prompt-tokens", "20", "--json"])
+    #expect(cut.errors.contains("only its last 20 are used"))
+    #expect(try JSON.parse(cut.output)["prompt_tokens"]?.int == 20)
+  }
+
+  @Test("a prompt comes from standard input", arguments: [[], ["--prompt", "-"]])
+  func standardInput(_ more: [String]) throws {
+    func run(_ text: String) throws -> Program.Result {
+      let input = Pipe()
+      try input.fileHandleForWriting.write(contentsOf: Data(text.utf8))
+      try input.fileHandleForWriting.close()
+      return try Program.run(["generate", "--base", stories, "--max-new-tokens", "8"] + more, standardInput: input)
+    }
+    let said = try Program.run(["generate", "--base", stories, "--prompt", "One day", "--max-new-tokens", "8"])
+    let piped = try run("One day\n")
+    #expect(said.code == 0 && piped.output == said.output)
+    expectOneLine(try run(""), 2, mentioning: ["--prompt", "--interactive"])
+  }
+
+  @Test("the speed of prompt and generation goes to standard error, unless --quiet")
+  func speed() throws {
+    let words = ["generate", "--base", stories, "--prompt", Self.begin, "--max-new-tokens", "8"]
+    let errors = try Program.run(words).errors
+    #expect(errors.contains("prompt: 13 tokens, ") && errors.contains("; generation: 7 tokens, "), "\(errors)")
+    #expect(try Program.run(words + ["-q"]).errors.isEmpty)
+  }
+
   @Test("generate by beams says what they scored")
   func beams() throws {
     let result = try json(["generate", "--base", stories, "--prompt", "One day", "--num-beams", "3", "--max-new-tokens", "12"])
@@ -142,7 +200,7 @@ struct RunCommandTests {
     #expect(result.code == 0, "\(result.errors)")
     #expect(result.output.hasPrefix(" named Lily. She"))
     #expect(result.output.split(separator: "\n").count == 3)
-    #expect(result.errorLines.count == 3 && result.errors.contains("'x'"), "\(result.errors)")
+    #expect(result.errorLines.count == 4 && result.errors.contains("'x'") && result.errors.contains("/exit "), "\(result.errors)")
   }
 
   @Test("Ctrl-C ends a conversation that waits for its next line")
@@ -170,7 +228,8 @@ struct RunCommandTests {
     (["generate", "--base", fixture("adapters/dec_dora"), "--prompt", "a"], 3),
     (["generate", "--base", stories, "--prompt", "a", "--temperature", "-1"], 2),
     (["generate", "--base", stories, "--prompt", "a", "--top-p", "0"], 2),
-    (["generate", "--base", stories, "--prompt", "a", "--max-new-tokens", "600"], 2),
+    (["generate", "--base", stories, "--prompt", "a", "--max-prompt-tokens", "0"], 2),
+    (["generate", "--base", stories, "--prompt", "a", "--max-new-tokens", "-1"], 2),
     (["generate", "--base", stories, "--prompt", "a", "--num-beams", "2", "--temperature", "1"], 2),
     (["generate", "--base", stories, "--prompt", "a", "--use", "x"], 2),
     (["generate", "--base", stories, "--prompt", "a", "--adapter", "/nowhere"], 3),

@@ -62,8 +62,8 @@ struct WordsTests {
     let file = folder.file("s.nbl")
     #expect(try Program.run(["quantize", "--model", stories, "-o", file, "--tensor", "o_proj=bfloat16"]).code == 0)
     #expect(try JSON.parse(Program.run(["inspect", file, "--json"]).output)["tensors"]?.array?.contains { $0["dtype"]?.string == "BF16" } == true)
-    let long = ["--base", file, "--prompt", "Once upon", "--max-new-tokens", "4", "--temperature", "0", "--compute-dtype", "bf16"]
-    let short = [file, "-p", "Once upon", "--max-tokens=4", "--temp", "0", "--compute-dtype", "bfloat16"]
+    let long = ["--base", file, "--prompt", "Once upon", "--max-new-tokens", "4", "--temperature", "0", "--compute-dtype", "bf16", "-q"]
+    let short = [file, "-p", "Once upon", "--max-tokens=4", "--temp", "0", "--compute-dtype", "bfloat16", "-q"]
     let (first, second) = (try Program.run(["generate"] + long), try Program.run(["generate"] + short))
     #expect(first.code == 0 && second.code == 0 && first.output == second.output && second.errors == first.errors)
     try folder.write("run.yaml", "lr: 1e-3\nnum_train_epochs: 3\nbase: \(file)\nmax_steps: 1")

@@ -85,6 +85,7 @@ def test_vector(name):
     file.verify()
     assert file.identity == expected["identity"]
     assert json.loads(file.texts.get("metadata", "{}")) == expected["metadata"]
+    assert json.loads(file.texts.get("origin", "null")) == expected.get("origin")
     assert {key: xxhash.xxh3_128_hexdigest(content) for key, content in file.files.items()} == expected["files"]
     assert [tensor.name for tensor in file.tensors] == [tensor["name"] for tensor in expected["tensors"]]
     for tensor, want in zip(file.tensors, expected["tensors"]):

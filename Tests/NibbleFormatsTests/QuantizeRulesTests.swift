@@ -26,6 +26,15 @@ struct QuantizeRulesTests {
     return Dictionary(uniqueKeysWithValues: decisions.map { ($0.tensor.name.text, $0) })
   }
 
+  @Test("a rule for a tied head is refused with the tensor that holds its weight")
+  func tiedHead() throws {
+    let names = [("model.embed_tokens.weight", [8, 8]), ("model.layers.0.mlp.down_proj.weight", [8, 8])]
+    let config = #"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "tie_word_embeddings": true}"#
+    let error = #expect(throws: NibbleError.self) { try decide(names, config: config, [PackingRule("lm_head=bf16")]) }
+    #expect(error?.kind == .usage && error?.message.contains("ties 'lm_head.weight' to 'model.embed_tokens.weight'") == true)
+    #expect(try decide(names, config: config, [PackingRule("embed=bf16")])["model.embed_tokens.weight"]?.choice == .cast(.bf16))
+  }
+
   @Test("known architectures: linear layers, not embeddings, heads, norms, biases")
   func llama() throws {
     let found = try decide(

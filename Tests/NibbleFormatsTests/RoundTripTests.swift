@@ -325,3 +325,27 @@ struct RoundTripTests {
     _ = try Checkpoint.open(bench.folder.file("a.nbl")).verify()
   }
 }
+
+@Suite("Sections that zstd makes no smaller")
+struct IncompressibleTests {
+  let bench = Bench()
+
+  @Test("are stored plain, beside compressed ones")
+  func plain() throws {
+    var random = SystemRandomNumberGenerator()
+    let noise = (0..<300_000).map { _ in UInt8.random(in: 0...255, using: &random) }
+    var builder = SafetensorsBuilder()
+    builder.add("noise", "U8", [noise.count], noise)
+    builder.add("one", "U8", [1], [7])
+    builder.add("zeros", "U8", [300_000], [UInt8](repeating: 0, count: 300_000))
+    let source = try bench.folder.write("m.safetensors", builder.bytes)
+    try bench.quantize(source, "z.nbl", compression: .zstd(3))
+    let packed = try Checkpoint.open(bench.folder.file("z.nbl"))
+    for tensor in packed.tensors {
+      let section = tensor.sections[0]
+      #expect((section.compression == .none) == (tensor.name.text != "zeros"), "\(tensor.name.text)")
+      #expect(section.storedLength <= section.plainLength)
+    }
+    #expect(try packed.verify(threads: 2).identity == Checkpoint.open(source).hash(threads: 2))
+  }
+}

@@ -82,7 +82,7 @@ struct GenerationTests {
 
   @Test("refuses prompts that leave no room, and empty ones")
   func limits() throws {
-    #expect(throws: NibbleError.self) { try Self.generate([Array(repeating: 1, count: 500)], new: 20) }
+    #expect(throws: NibbleError.self) { try Self.generate([Array(repeating: 1, count: 512)], new: 1) }
     #expect(throws: NibbleError.self) { try Self.generate([[]]) }
   }
 }

@@ -66,6 +66,8 @@ VECTORS = {
     # Scales of either sign, coded and not.
     "signed": (["--encoder", "mse-signed", "--tensor", "w=nf4"], {"w": normal(9, 70, dtype="BF16")}, {}, {}),
     "signed-single": (["--encoder", "mse-signed", "--no-double-quant", "--tensor", "w=nf4"], {"w": normal(3, 70)}, {}, {}),
+    # A published model's name and revision.
+    "origin": (["--base-name", "org/tiny@" + "0123456789" * 4, "--codec", "keep"], {"a": normal(3)}, {}, {}),
     "int4": (["--codec", "int4", "--group-size", "32"], {"a.weight": normal(3, 64, dtype="BF16"), "b.weight": normal(1, 32)}, {}, {}),
     "int4-symmetric": (["--codec", "int4", "--symmetric", "--group-size", "row"], {"w.weight": normal(4, 40, dtype="F16")}, {}, {}),
     "int4-whole": (["--codec", "int4", "--zeros", "int", "--encoder", "mse", "--compress", "zstd"], {"w.weight": normal(2, 192)}, {}, {}),
@@ -134,6 +136,7 @@ def make(nibble, folder, name):
         decoded = read_safetensors(plain)
     seen = json.loads(run(nibble, "inspect", path, "--json"))
     expected = {"identity": run(nibble, "hash", path).decode().split()[0], "metadata": metadata,
+                **({"origin": {"name": seen["base_name"], "revision": seen["base_revision"]}} if seen["base_name"] else {}),
                 "files": {file: xxhash.xxh3_128_hexdigest(content) for file, content in sorted(files.items())},
                 "tensors": [expected_tensor(tensor, decoded[tensor["name"]]) for tensor in seen["tensors"]]}
     save(folder, name, expected)

@@ -80,8 +80,16 @@ package struct AdapterFolder {
       sorted.map { ($0.name, $0.shape) }, metadata: metadata, to: path + "/" + weightsName, force: true)
     for tensor in sorted { try tensor.write(to: file) }
     try file.finish()
+    try TextFile.write(card, to: path + "/" + Self.cardName, force: true)
     try TextFile.write(
       String(decoding: config.fileBytes, as: UTF8.self), to: path + "/adapter_config.json", force: true)
+  }
+
+  private static let cardName = "README.md"
+
+  private var card: String {
+    let parameters = tensors.reduce(0) { $0 + (elementCount(of: $1.shape) ?? 0) }
+    return AdapterCard(config: config, binding: binding, parameters: parameters, isMLX: format == "mlx").text
   }
 
   private var metadata: [(String, String)] {
@@ -95,9 +103,10 @@ package struct AdapterFolder {
       sorted.map { ($0.name, $0.shape) }, metadata: metadata, in: staged, weightsName)
     for tensor in sorted { try tensor.write(to: file) }
     try file.finish()
-    let bytes = config.fileBytes
-    let text = try staged.file("adapter_config.json", expectedSize: bytes.count)
-    try text.write(bytes, at: 0)
-    try text.finish(length: bytes.count)
+    for (name, bytes) in [(Self.cardName, Array(card.utf8)), ("adapter_config.json", config.fileBytes)] {
+      let text = try staged.file(name, expectedSize: bytes.count)
+      try text.write(bytes, at: 0)
+      try text.finish(length: bytes.count)
+    }
   }
 }

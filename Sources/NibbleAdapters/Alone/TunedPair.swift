@@ -206,18 +206,21 @@ extension TunedPair {
   }
 
   func config(_ factored: [FactoredModule], _ saved: SavedParameters) -> JSON {
-    let name = (tuned.config ?? base.config)?["architectures"]?.array?.first?.string ?? ""
+    let kind = (tuned.config ?? base.config)?["architectures"]?.array?.first?.string ?? ""
     let tasks = [
       ("CausalLM", "CAUSAL_LM"), ("LMHead", "CAUSAL_LM"), ("SequenceClassification", "SEQ_CLS"),
       ("TokenClassification", "TOKEN_CLS"),
       ("QuestionAnswering", "QUESTION_ANS"),
     ]
     let tiesEmbedding = base.tiedEmbedding != nil && tiedPath.map { saved.modules.contains($0.embedding) } ?? false
+    let name = base.nameForAdapters
+    let modules = right.tensors.map { peftName($0.name) }.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) }
     let isConv1D = factored.contains { left.family?.isConv1D($0.path + ".weight") ?? false }
     return [
-      "peft_type": "LORA", "task_type": JSON(tasks.first { name.contains($0.0) }?.1), "base_model_name_or_path": JSON(base.path),
+      "peft_type": "LORA", "task_type": JSON(tasks.first { kind.contains($0.0) }?.1), "base_model_name_or_path": JSON(name.name),
+      "revision": JSON(name.revision),
       "r": 1, "lora_alpha": 1, "lora_dropout": JSON(0.0), "use_rslora": .bool(false), "use_dora": .bool(false),
-      "target_modules": JSON(factored.map(\.path).sorted()),
+      "target_modules": JSON(ShortTargets.names(factored.map(\.path), among: modules)),
       "modules_to_save": saved.modules.isEmpty ? .null : JSON(saved.modules), "rank_pattern": .object([]),
       "alpha_pattern": .object([]), "bias": JSON(saved.hasBiases ? "all" : "none"), "fan_in_fan_out": .bool(isConv1D),
       "ensure_weight_tying": .bool(tiesEmbedding), "init_lora_weights": .bool(true), "inference_mode": .bool(true),

@@ -46,33 +46,51 @@ extension Checkpoint {
   private func withHeads(of adapter: AdapterFile) throws -> Checkpoint {
     let parameters = ModuleNames(tensors.map(\.name.text), of: self)
     let saved = Set(adapter.config.modulesToSave + ["classifier", "score", "qa_outputs"])
+    let record = adapter.binding?.head
     let new = adapter.replacements.filter { name, tensor in
-      parameters.index(of: name) == nil && name.split(separator: ".").contains { saved.contains(String($0)) }
-        && isHead(name)
+      parameters.index(of: name) == nil
+        && (name.split(separator: ".").contains { saved.contains(String($0)) } && isHead(name) || record != nil && name.contains("pooler.dense."))
     }
-    guard !new.isEmpty else { return self }
-    let names = new.map { ByteName($0.name) }
-    var base = adding(
-      new.map { name, tensor in
-        var tensor = tensor
-        tensor.name = ByteName(name)
-        return tensor
-      })
-    base.warnings.append(
-      .init(
-        .identity,
-        "\(path: adapter.path) brings a head the base does not have: \(names.map { quoted($0.text) }.joined(separator: ", "))"))
-    let outputs = new.filter { $0.tensor.shape.count == 2 }.map(\.tensor.shape[0]).min()
-    if adapter.binding?.head != nil {
+    guard !new.isEmpty || record != nil else { return self }
+    let added = new.map { name, tensor in
+      var tensor = tensor
+      tensor.name = ByteName(nameHere(name))
+      return tensor
+    }
+    var base = adding(added)
+    if !added.isEmpty {
       base.warnings.append(
         .init(
-          .compatibility,
-          "\(path: adapter.path): its head was trained by nibble on what no architecture of transformers gives it; "
-            + "the configuration stays as it is"))
-      return base
+          .identity,
+          "\(path: adapter.path) brings a head the base does not have: \(added.map { quoted($0.name.text) }.joined(separator: ", "))"))
     }
-    if let written = base.config?.forTask(adapter.config.taskType, labels: outputs) { base = base.with(config: written) }
-    return base
+    let outputs = new.filter { $0.tensor.shape.count == 2 }.map(\.tensor.shape[0]).min()
+    guard let config = base.config else { return base }
+    guard let record else {
+      return config.forTask(adapter.config.taskType, labels: outputs).map { base.with(config: $0) } ?? base
+    }
+    if record["pooling"] == "model" {
+      guard let labels = record["labels"]?.int, (1...1 << 20).contains(labels) else {
+        throw NibbleError.badInput("\(path: adapter.path): its record of a head is not what nibble writes there")
+      }
+      let names = record["names"]?.array?.compactMap(\.string) ?? []
+      let problem = record["many_labels"]?.bool == true ? "multi_label" : "single_label"
+      let written = config.forTask(
+        "SEQ_CLS", labels: labels, names: names, problem: labels == 1 && problem == "single_label" ? "regression" : problem + "_classification")
+      return written.map { base.with(config: $0) } ?? base
+    }
+    base.warnings.append(
+      .init(
+        .compatibility,
+        "\(path: adapter.path): its head looks at what no class of transformers does: nibble runs the merged model, transformers leaves the head out"))
+    return base.with(config: config.setting("nibble_head", to: record))
+  }
+
+  /// A head's parameter as this base would call it: without the model's own prefix where the base's names have none.
+  private func nameHere(_ name: String) -> String {
+    guard let prefix = family?.prefix(modelType ?? ""), name.hasPrefix(prefix), !tensors.contains(where: { $0.name.text.hasPrefix(prefix) })
+    else { return name }
+    return String(name.dropFirst(prefix.count))
   }
 
   /// Of a classifier, at the root of the model.
@@ -132,7 +150,13 @@ extension AdapterFile {
 
 extension JSON {
   /// A configuration for a model with a head for another task.
-  fileprivate func forTask(_ task: String?, labels: Int?) -> JSON? {
+  ///
+  /// - Parameters:
+  ///   - task: `SEQ_CLS`, `TOKEN_CLS` or `QUESTION_ANS`
+  ///   - labels: how many classes there are, where that is known
+  ///   - classes: what they are called; empty for numbers
+  ///   - problem: `problem_type`
+  package func forTask(_ task: String?, labels: Int?, names classes: [String] = [], problem: String? = nil) -> JSON? {
     let ending = [
       "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification", "QUESTION_ANS": "ForQuestionAnswering",
     ]
@@ -143,7 +167,8 @@ extension JSON {
       written = written.setting("architectures", to: JSON([String(stem ?? name[...]) + ending]))
     }
     guard let labels, task != "QUESTION_ANS" else { return written }
-    let names = (0..<labels).map { ("\($0)", "LABEL_\($0)") }
+    if let problem { written = written.setting("problem_type", to: JSON(problem)) }
+    let names = (0..<labels).map { ("\($0)", classes.count == labels ? classes[$0] : "LABEL_\($0)") }
     return written.setting("id2label", to: .object(names.map { ($0.0, JSON($0.1)) }))
       .setting("label2id", to: .object(names.enumerated().map { ($1.1, JSON($0)) }))
   }

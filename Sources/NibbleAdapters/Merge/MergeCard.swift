@@ -10,7 +10,7 @@ struct MergeCard: Sendable {
 
   func text(_ report: StreamReport) -> String {
     var lines = ["---"]
-    if let baseName { lines.append("base_model: \(JSON(baseName).text())") }
+    if let baseName, ModelOrigin.isPublished(baseName), PathKind(baseName) == .nothing { lines.append("base_model: \(JSON(baseName).text())") }
     lines += ["tags:", "- merge", "- nibble", "---", "", "# A merged model", ""]
     lines.append("Made by nibble \(nibbleVersion) from a base with the content identity `\(report.sourceIdentity)` and:")
     lines.append("")

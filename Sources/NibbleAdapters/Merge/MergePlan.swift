@@ -144,7 +144,8 @@ struct MergePlan: @unchecked Sendable {
     let own = base.tensors[index]
     let resizes =
       base.vocabularyTensors.contains(own.name) && tensor.shape.count == 2 && tensor.shape[1...] == own.logicalShape[1...]
-    guard tensor.shape == own.logicalShape || resizes else {
+    let isOtherHead = file.binding?.head != nil && base.isHead(own.name.text) && tensor.shape.dropFirst() == own.logicalShape.dropFirst()
+    guard tensor.shape == own.logicalShape || resizes || isOtherHead else {
       throw NibbleError(
         .adapterMismatch,
         "\(path: file.path): \(tensor: tensor.name.text) has shape \(tensor.shape), the base's \(own.logicalShape)")

@@ -15,6 +15,7 @@ extension StreamJob {
     let base: Checkpoint
     (base, options.adapters) = try given.fitted(to: options.adapters)
     var job = try unmerged(base, options, to: output)
+    job.origin = nil
     var merges = MergePlan(base)
     for one in options.adapters {
       try base.checkHead(one.adapter)

@@ -33,6 +33,10 @@ public struct Checkpoint: Sendable {
   public internal(set) var metadata: [(key: String, value: String)] = []
   /// How the content came to be, where the container says.
   public internal(set) var provenance: JSON?
+  /// The published model it holds, where that is known.
+  public internal(set) var origin: ModelOrigin?
+  /// Whether it was opened in Hugging Face's cache.
+  var isSnapshot = false
   /// The identity the container claims.
   public internal(set) var claimedIdentity: Digest128?
   /// Things worth telling that are no errors.

@@ -30,6 +30,7 @@ extension StreamJob {
     add("\(output.format) \(output.isSingleFile) \(output.maximumShard) \(output.compression)")
     add("\(rules) \(encoder) \(dtypeName ?? "") \(changing.ingredients.text())")
     add(provenance(Digest128(high: 0, low: 0))?.text() ?? "")
+    add(origin?.json.text() ?? "")
     add(source.config?.text() ?? "")
     for (key, value) in source.metadata { add(JSON.array([JSON(key), JSON(value)]).text()) }
     for file in source.smallFiles {

@@ -8,15 +8,18 @@ extension SectionWriter {
     var checksum: UInt64
     /// Of a section that is kept in memory.
     var captured: [UInt8]
+    var staysPlain = false
 
     var json: JSON {
       [
         "start": start.map { JSON($0) } ?? .null, "stored": JSON(storedLength), "checksum": JSON(hexText(checksum)),
         "captured": JSON(captured.map(Int.init)),
+        "plain": .bool(staysPlain),
       ]
     }
 
-    init(start: Int?, storedLength: Int, checksum: UInt64, captured: [UInt8]) {
+    init(start: Int?, storedLength: Int, checksum: UInt64, captured: [UInt8], staysPlain: Bool) {
+      self.staysPlain = staysPlain
       self.start = start
       self.storedLength = storedLength
       self.checksum = checksum
@@ -29,15 +32,15 @@ extension SectionWriter {
       else { return nil }
       self.init(
         start: json["start"]?.int, storedLength: storedLength, checksum: checksum,
-        captured: captured.compactMap { $0.int.flatMap(UInt8.init(exactly:)) })
+        captured: captured.compactMap { $0.int.flatMap(UInt8.init(exactly:)) }, staysPlain: json["plain"]?.bool ?? false)
     }
   }
 
-  var record: Record { Record(start: start, storedLength: storedLength, checksum: checksum, captured: captured) }
+  var record: Record { Record(start: start, storedLength: storedLength, checksum: checksum, captured: captured, staysPlain: staysPlain == true) }
 
   /// Whether the bytes that `record` tells of are there.
   func holds(_ record: Record) throws -> Bool {
-    guard isCompressed || record.storedLength == plainLength else { return false }
+    guard isCompressed && !record.staysPlain || record.storedLength == plainLength else { return false }
     guard let file = cursor?.file else { return record.captured.count == plainLength }
     let earlier = try file.earlier()
     guard let start = record.start, start >= 0, record.storedLength <= earlier.size, start <= earlier.size - record.storedLength
@@ -56,6 +59,7 @@ extension SectionWriter {
   /// Becomes the writer that wrote what `record` tells of.
   func takeOver(_ record: Record) throws {
     (storedLength, checksum, captured) = (record.storedLength, record.checksum, record.captured)
+    if isCompressed { staysPlain = record.staysPlain }
     guard let cursor else { return }
     start = try cursor.align()
     guard start == record.start else {

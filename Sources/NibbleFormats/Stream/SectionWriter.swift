@@ -21,6 +21,8 @@ final class SectionWriter: @unchecked Sendable {
   var checksum: UInt64 = 0
   /// The bytes of a section that is kept in memory.
   var captured: [UInt8] = []
+  /// Whether the section is stored plain though it was to be compressed: its first piece became no smaller. nil before the first piece.
+  var staysPlain: Bool?
   private var frames = ByteWriter()
 
   /// - Parameters:
@@ -42,10 +44,13 @@ final class SectionWriter: @unchecked Sendable {
   }
 
   var isCompressed: Bool { compression != .none }
+  /// How the section is stored; known when it is written.
+  var storedCompression: Compression { staysPlain == true ? .none : compression }
 
   private struct Piece {
-    let stored: UnsafeRawBufferPointer
-    let frames: [Int]
+    let plain: UnsafeRawBufferPointer
+    var stored: UnsafeRawBufferPointer
+    var frames: [Int]
   }
 
   /// Brings plain bytes into their stored form. A compressed section takes whole frames, but for its last piece.
@@ -53,11 +58,11 @@ final class SectionWriter: @unchecked Sendable {
   /// - Parameter slot: the first of two scratch slots to use
   private func pack(_ plain: UnsafeRawBufferPointer, _ scratch: Scratch, slot: Int) throws -> Piece {
     guard compression != .none else {
-      guard swapsNibbles else { return Piece(stored: plain, frames: []) }
+      guard swapsNibbles else { return Piece(plain: plain, stored: plain, frames: []) }
       let out = scratch.bytes(slot, plain.count)
       out.copyMemory(from: plain)
       out.swapNibbles()
-      return Piece(stored: UnsafeRawBufferPointer(out), frames: [])
+      return Piece(plain: plain, stored: UnsafeRawBufferPointer(out), frames: [])
     }
     let bound = Zstd.bound(frameLength)
     let out = scratch.bytes(slot, ceilDivide(plain.count, frameLength) * bound)
@@ -79,11 +84,13 @@ final class SectionWriter: @unchecked Sendable {
       frames.append(frame)
       length += frame
     }
-    return Piece(stored: UnsafeRawBufferPointer(rebasing: out[..<length]), frames: frames)
+    return Piece(plain: plain, stored: UnsafeRawBufferPointer(rebasing: out[..<length]), frames: frames)
   }
 
-  /// Takes the next piece in order; returns where in the file it belongs.
-  private func admit(_ piece: Piece) throws -> Int {
+  /// Takes the next piece in order; returns where in the file it belongs. The first piece decides whether all stay plain.
+  private func admit(_ piece: inout Piece) throws -> Int {
+    if compression != .none, staysPlain == nil { staysPlain = piece.stored.count + 4 * piece.frames.count >= piece.plain.count }
+    if staysPlain == true { (piece.stored, piece.frames) = (piece.plain, []) }
     hash?.update(piece.stored)
     for frame in piece.frames { frames.u32(frame) }
     return try reserve(piece.stored)
@@ -110,18 +117,18 @@ final class SectionWriter: @unchecked Sendable {
     _ plain: UnsafeRawBufferPointer, _ index: Int, _ turnstile: Turnstile, _ digest: XXH3, _ scratch: Scratch, slot: Int,
     inOrder: () -> Void
   ) throws {
-    let piece = try pack(plain, scratch, slot: slot)
+    var piece = try pack(plain, scratch, slot: slot)
     let offset = try turnstile.pass(index) {
       inOrder()
       digest.update(plain)
-      return try admit(piece)
+      return try admit(&piece)
     }
     try put(piece, at: offset)
   }
 
   /// Ends the section.
   func finish(_ digest: XXH3) throws {
-    if compression != .none {
+    if storedCompression != .none {
       let table = frames.bytes
       hash?.update(table)
       try table.withUnsafeBytes { try cursor?.file.write($0, at: reserve($0)) }
@@ -141,9 +148,10 @@ final class SectionWriter: @unchecked Sendable {
 
   /// Writes the next piece where nothing else is in the way.
   func send(alone plain: UnsafeRawBufferPointer, _ digest: XXH3, _ scratch: Scratch, slot: Int) throws {
-    let piece = try pack(plain, scratch, slot: slot)
+    var piece = try pack(plain, scratch, slot: slot)
     digest.update(plain)
-    try put(piece, at: try admit(piece))
+    let offset = try admit(&piece)
+    try put(piece, at: offset)
   }
 }
 

@@ -54,6 +54,8 @@ public struct StreamJob: Sendable {
   public var resumes = false
   /// The provenance to write, given the identity of the source.
   public var provenance: @Sendable (Digest128) -> JSON? = { _ in nil }
+  /// The published model that the output holds too.
+  public var origin: ModelOrigin?
   /// Whether tensors with values that are not finite stop the job.
   public var refusesNonfinite = true
   /// What was decided for each tensor and why, where something was.
@@ -72,6 +74,7 @@ public struct StreamJob: Sendable {
     self.items = items
     self.output = output
     warnings = source.warnings
+    origin = source.origin
   }
 
   /// Sends everything through.

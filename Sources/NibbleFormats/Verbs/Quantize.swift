@@ -110,6 +110,11 @@ extension StreamJob {
       decisions.append(PackingDecision(tensor: tensor, choice: codec, blockSize: blockSize, reason: reason, groupSize: groupSize))
     }
     if let unused = matched.firstIndex(of: false) {
+      if let tied = try source.tiedParameters.first(where: { try options.rules[unused].pattern.isFound(in: $0.name.text) }) {
+        throw NibbleError.usage(
+          "\(path: source.path): rule \(subject: options.rules[unused].text) matches none of the tensors: "
+            + "the model ties \(quoted(tied.name.text)) to \(quoted(tied.source.name.text)), which is stored once; name the latter")
+      }
       throw NibbleError.usage(
         "\(path: source.path): rule \(subject: options.rules[unused].text) matches none of the \(source.tensors.count) tensors")
     }

@@ -13,18 +13,27 @@ extension NewHead {
   /// - Throws: `.badInput` for a record that is none
   public init?(of adapter: AdapterFile) throws {
     guard let json = adapter.binding?.head else { return nil }
+    try self.init(json, place: adapter.path)
+  }
+
+  /// The head whose weights a merged model holds, if no class of transformers has it.
+  ///
+  /// - Throws: `.badInput` for a record that is none
+  init?(storedIn config: ConfigReader, path: String) throws {
+    guard let json = config["nibble_head"] else { return nil }
+    try self.init(json, place: path)
+  }
+
+  private init(_ json: JSON, place: String) throws {
+    let bad = NibbleError.badInput("\(path: place): its record of a head is not what nibble writes there")
     guard let labels = json["labels"]?.int, (1...1 << 20).contains(labels),
       let pooling = json["pooling"]?.string.flatMap(Pooling.init(rawValue:)), let many = json["many_labels"]?.bool
-    else { throw Self.badRecord(adapter) }
+    else { throw bad }
     var names: [String] = []
     if let list = json["names"] {
       names = list.array?.compactMap(\.string) ?? []
-      guard names.count == labels else { throw Self.badRecord(adapter) }
+      guard names.count == labels else { throw bad }
     }
     self.init(labels: labels, pooling: pooling, hasManyLabels: many, names: names)
-  }
-
-  private static func badRecord(_ adapter: AdapterFile) -> NibbleError {
-    .badInput("\(path: adapter.path): its record of a head is not what nibble writes there")
   }
 }

@@ -122,6 +122,14 @@ package protocol Architecture: Sendable {
   /// - Throws: `.badInput` naming what the configuration asks for and is not implemented, and for tensors that are missing, left over
   ///   or of the wrong shape
   static func network(_ config: ConfigReader, _ source: WeightSource, _ engine: Engine) throws -> any Network
+  /// Lets the layers of the family's classification head begin anew where `source` does not hold them. The last one always does.
+  ///
+  /// - Returns: false for a family without such a head
+  static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool
+}
+
+extension Architecture {
+  package static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool { false }
 }
 
 /// A family of transformers: numbers and weights of one.
@@ -181,7 +189,7 @@ extension ConfigReader {
   /// The one class of `architectures`, which decides the head.
   func architectureClass() throws -> String {
     guard let classes = self["architectures"]?.array, let name = classes.first?.string else {
-      throw fail("architectures is missing: which head stands on the model is not known")
+      throw fail("architectures is missing, so the kind of output head is not known")
     }
     return name
   }

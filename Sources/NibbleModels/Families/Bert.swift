@@ -68,11 +68,20 @@ enum Bert: TransformerArchitecture {
     if case .none = head, source.has(model + "pooler.dense.weight") {
       idle.append(try source.linear(model + "pooler.dense", outputs: width, inputs: width, bias: .required))
     }
-    // Position numbers some files hold.
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."#))
+    // Position numbers some files hold; a head for masked tokens beside a classifier's.
+    let masked = if case .classification = head { #"|^cls\.|^lm_head\."# } else { "" }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."# + masked))
     return TransformerWeights(
       tokens: tokens, positions: positions, tokenTypes: types, embeddingNorm: embeddingNorm, layers: layers, head: head,
       idle: idle)
+  }
+
+  static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
+    let width = try shape(config).width
+    let (dense, output) = isRoberta(config) ? ("classifier.dense", "classifier.out_proj") : ("bert.pooler.dense", "classifier")
+    if !source.has(dense + ".weight") { source.begin(dense, outputs: width, inputs: width, hasBias: true) }
+    source.begin(output, outputs: labels, inputs: width, hasBias: true)
+    return true
   }
 
   private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {

@@ -59,13 +59,19 @@ enum GPT2: TransformerArchitecture {
     }
     let norm = try source.norm("transformer.ln_f", width: width, hasBias: true)
     let head = try head(shape, config, source, tokens)
-    // Causal masks that old files hold as tensors.
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$"#))
+    // Causal masks that old files hold as tensors; a language head may lie beside a classifier's.
+    let language = if case .classification = head { #"|^lm_head\."# } else { "" }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$"# + language))
     return TransformerWeights(tokens: tokens, positions: positions, layers: layers, finalNorm: norm, head: head)
   }
 
   private static func isTied(_ config: ConfigReader) throws -> Bool {
     try config.architectureClass() == "GPT2LMHeadModel" && config.bool("tie_word_embeddings", default: true)
+  }
+
+  static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
+    source.begin("score", outputs: labels, inputs: try shape(config).width, hasBias: false)
+    return true
   }
 
   private static func head(

@@ -114,13 +114,19 @@ enum Llama: TransformerArchitecture {
     }
     let norm = try source.norm("model.norm", width: width, hasBias: false)
     let head = try head(shape, config, source, tokens)
-    // Some old files hold the frequencies, too.
-    try source.checkNothingLeft(ignoring: Pattern(#"rotary_emb\.inv_freq$"#))
+    // Some old files hold the frequencies, too; a language head may lie beside a classifier's.
+    let language = if case .classification = head { #"|^lm_head\."# } else { "" }
+    try source.checkNothingLeft(ignoring: Pattern(#"rotary_emb\.inv_freq$"# + language))
     return TransformerWeights(tokens: tokens, layers: layers, finalNorm: norm, head: head)
   }
 
   private static func isTied(_ config: ConfigReader) throws -> Bool {
     try config.architectureClass().hasSuffix("ForCausalLM") && config.bool("tie_word_embeddings", default: false)
+  }
+
+  static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
+    source.begin("score", outputs: labels, inputs: try shape(config).width, hasBias: false)
+    return true
   }
 
   private static func head(

@@ -31,7 +31,7 @@ package struct BeamSearch {
     _ request: Generator.Request, _ generator: Generator, timing: inout Generator.Timing
   ) throws -> (result: Generator.Result, score: Double) {
     let network = try generator.network
-    try generator.check(request, network)
+    let room = try generator.room(for: request, network)
     let count = network.vocabulary
     let started = monotonicSeconds()
     var caches = (0..<width).map { _ in network.cache() }
@@ -39,14 +39,15 @@ package struct BeamSearch {
     let first = try Generator.readPrompt(request, caches[0], network)
     for cache in caches.dropFirst() { cache.assign(caches[0]) }
     timing.promptSeconds += monotonicSeconds() - started
+    timing.promptTokens += request.prompt.count
     let decoding = monotonicSeconds()
     // Only the first beam counts at first: all are alike.
     var running = (0..<width).map { Beam(score: $0 == 0 ? 0 : Self.never) }
     var finished = (0..<width).map { _ in Beam(score: Self.never) }
     var scores = first
-    for step in 1...max(generator.maximumNew, 1) {
+    for step in 1...max(room, 1) {
       let candidates = candidates(running, scores, count, isFirst: step == 1, generator, request.prompt)
-      let isLast = step == generator.maximumNew
+      let isLast = step == room
       let ends = candidates.map { isLast || generator.endIDs.contains($0.ids.last ?? -1) }
       finished = merged(finished, candidates, ends, length: step)
       // Beams that have not ended go on, best first.
@@ -64,10 +65,11 @@ package struct BeamSearch {
       let batch = Batch.tokens(
         running.indices.map { TokenRun([running[$0].ids.last ?? 0], cache: caches[$0], adapters: request.adapters) })
       scores = try network.logits(try network.hidden(batch, tape: nil), rows: Array(running.indices), of: batch)
+      timing.decodedTokens += running.count
     }
     timing.decodeSeconds += monotonicSeconds() - decoding
     var ids = finished[0].ids
-    var reason = Generator.Result.Reason.length
+    var reason = room < generator.maximumNew ? Generator.Result.Reason.context : .length
     if let last = ids.last, generator.endIDs.contains(last) {
       ids.removeLast()
       reason = .endOfSequence

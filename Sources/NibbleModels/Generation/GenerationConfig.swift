@@ -79,7 +79,7 @@ public struct GenerationConfig: Sendable {
 }
 
 extension ConfigReader {
-  /// Ids: a list, or one alone.
+  /// Ids: a list, or a single one.
   fileprivate func ids(_ key: String) throws -> [Int] {
     guard let value = self[key] else { return [] }
     let ids = value.array?.compactMap(\.int) ?? value.int.map { [$0] } ?? []

@@ -7,37 +7,37 @@ public struct Generator {
   public struct Request {
     /// Token IDs, one at least.
     public var prompt: [Int]
-    /// From `AdapterSet.selection`; none is the base alone.
+    /// From `AdapterSet.selection`; none for the bare base.
     public var adapters: [ActiveAdapter]
 
-    /// A prompt for the base, or for adapters on it.
+    /// A prompt for the base, with or without adapters.
     public init(_ prompt: [Int], adapters: [ActiveAdapter] = []) {
       self.prompt = prompt
       self.adapters = adapters
     }
   }
 
-  /// What became of a request.
+  /// The result of a request.
   public struct Result {
     /// New tokens, without the one that ended the sequence.
     public var ids: [Int]
     /// Why it ended.
     public var reason: Reason
 
-    /// Why a sequence ended: by a token, by its length, or because `onToken` said so.
-    public enum Reason: String { case endOfSequence = "end", length, stop }
+    /// Why a sequence ended: an end token, `maximumNew`, a full context, or `onToken`.
+    public enum Reason: String { case endOfSequence = "end", length, context, stop }
   }
 
   private let model: Model
   /// How tokens are chosen.
   public var sampling: Sampling
-  /// Tokens a sequence gets at most.
+  /// The most new tokens a sequence gets. A sequence also ends where it fills the model's context.
   public var maximumNew: Int
   /// Tokens that end a sequence.
   public var endIDs: Set<Int>
 
   /// - Parameters:
-  ///   - maximumNew: tokens a sequence gets at most
+  ///   - maximumNew: the most new tokens a sequence gets, 0 or more
   ///   - endIDs: tokens that end one; `Tokenizer.special` has the model's
   public init(_ model: Model, sampling: Sampling = Sampling(), maximumNew: Int, endIDs: Set<Int>) {
     self.model = model
@@ -63,6 +63,10 @@ public struct Generator {
     public var promptSeconds = 0.0
     /// In all other passes.
     public var decodeSeconds = 0.0
+    /// Tokens that went through the prompts' passes.
+    public var promptTokens = 0
+    /// Tokens that went through all other passes.
+    public var decodedTokens = 0
 
     /// Nothing yet.
     public init() {}
@@ -70,18 +74,18 @@ public struct Generator {
 
   /// Continues every request, many of them together.
   ///
-  /// - Parameter onToken: told the index of a request and each of its new tokens; `true` ends that sequence there
-  /// - Throws: `.usage` for prompts that are empty or too long, `.badInput` for IDs the model has not, `.quality` for values that are not finite
+  /// - Parameter onToken: called with the index of a request and each of its new tokens; `true` ends that sequence there
+  /// - Throws: `.usage` for prompts that are empty or fill the context, `.badInput` for IDs the model has not, `.quality` for values that are not finite
   public func run(
     _ requests: [Request], timing: inout Timing, onToken: (Int, Int) throws -> Bool = { _, _ in false }
   ) throws -> [Result] {
     let network = try network
-    for request in requests { try check(request, network) }
+    let rooms = try requests.map { try room(for: $0, network) }
     var results: [Result] = []
     while results.count < requests.count {
       var tokens = 0
-      let group = requests[results.count...].prefix(Self.groupRows).prefix {
-        tokens += $0.prompt.count + maximumNew
+      let group = requests.indices[results.count...].prefix(Self.groupRows).prefix {
+        tokens += requests[$0].prompt.count + rooms[$0]
         return tokens <= Self.groupTokens
       }
       let count = max(group.count, 1)
@@ -90,11 +94,13 @@ public struct Generator {
     return results
   }
 
-  /// A request on its way.
+  /// A request while it runs.
   private struct Sequence {
     let row: Int
     let request: Request
     let cache: KeyValueCache
+    /// New tokens it may get.
+    let room: Int
     var next: Int
     var result = Result(ids: [], reason: .length)
   }
@@ -107,14 +113,18 @@ public struct Generator {
       let cache = network.cache()
       let scores = UnsafeBufferPointer(start: try Self.readPrompt(group[row], cache, network), count: network.vocabulary)
       return Sequence(
-        row: row, request: group[row], cache: cache, next: choose(scores, group[row].prompt, [], row: row, step: 0))
+        row: row, request: group[row], cache: cache, room: try room(for: group[row], network),
+        next: choose(scores, group[row].prompt, [], row: row, step: 0))
     }
     let decoding = monotonicSeconds()
     timing.promptSeconds += decoding - started
-    var active = Array(sequences.indices)
-    for step in 1...max(maximumNew, 1) where maximumNew > 0 {
+    timing.promptTokens += sequences.reduce(0) { $0 + $1.request.prompt.count }
+    var active = sequences.indices.filter { sequences[$0].room > 0 }
+    var step = 0
+    while true {
       active = try active.filter { try take(&sequences[$0], onToken) }
       guard !active.isEmpty else { break }
+      step += 1
       let batch = Batch.tokens(
         active.map { TokenRun([sequences[$0].next], cache: sequences[$0].cache, adapters: sequences[$0].request.adapters) })
       let hidden = try network.hidden(batch, tape: nil)
@@ -123,6 +133,7 @@ public struct Generator {
         let (own, sequence) = (UnsafeBufferPointer(start: scores + index * count, count: count), sequences[one])
         sequences[one].next = choose(own, sequence.request.prompt, sequence.result.ids, row: sequence.row, step: step)
       }
+      timing.decodedTokens += active.count
     }
     timing.decodeSeconds += monotonicSeconds() - decoding
     return sequences.map(\.result)
@@ -139,17 +150,23 @@ public struct Generator {
       sequence.result.reason = .stop
       return false
     }
-    return sequence.result.ids.count < maximumNew
+    guard sequence.result.ids.count >= sequence.room else { return true }
+    if sequence.room < maximumNew { sequence.result.reason = .context }
+    return false
   }
 
-  func check(_ request: Request, _ network: any TokenNetwork) throws {
+  /// How many new tokens `request` may get.
+  ///
+  /// - Throws: `.usage` for a prompt that is empty or leaves no room in the context
+  func room(for request: Request, _ network: any TokenNetwork) throws -> Int {
     guard !request.prompt.isEmpty else { throw NibbleError.usage("the prompt is empty: there is nothing to continue") }
-    let length = request.prompt.count + maximumNew
-    guard length <= network.contextLength else {
+    let left = network.contextLength - request.prompt.count
+    guard left >= min(maximumNew, 1) else {
       throw NibbleError.usage(
-        "a prompt of \(request.prompt.count) tokens and \(maximumNew) new ones are more than the model's context of "
-          + "\(network.contextLength); \(.maxNewTokens) sets the number of new ones")
+        "the prompt has \(request.prompt.count) tokens and the model's context \(network.contextLength), which leaves no room for an answer; "
+          + "\(.maxPromptTokens, max(network.contextLength - max(maximumNew, 1), network.contextLength / 2)) keeps only the prompt's end")
     }
+    return min(maximumNew, left)
   }
 
   /// Computes a prompt, and the scores of what comes after it.

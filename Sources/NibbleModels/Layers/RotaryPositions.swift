@@ -17,7 +17,7 @@ package struct RotaryPositions: Sendable {
   ///   - size: numbers in a head
   ///   - context: `max_position_embeddings`
   package init(_ config: ConfigReader, size: Int, context: Int) throws {
-    // transformers 5 puts everything into rope_parameters; before, rope_theta stood alone and rope_scaling beside it. Where both
+    // transformers 5 puts everything into rope_parameters; before, rope_theta and rope_scaling were keys of their own. Where both
     // are, it takes rope_scaling, and rope_theta from there or from beside it.
     let old = try config.object("rope_scaling").flatMap { $0.json.members?.isEmpty == false ? $0 : nil }
     let scaling = try old ?? config.object("rope_parameters")

@@ -34,7 +34,8 @@ public final class MergedModelCheck: @unchecked Sendable {
   package func run(_ base: Checkpoint, written path: String) throws -> [Warning] {
     do {
       let team = Team(threads: threads)
-      let before = try Model(base, precision: .f32, team: team)
+      let heads = try adapters.compactMap { try NewHead(of: $0.adapter) }
+      let before = try Model(base, precision: .f32, team: team, classifier: heads.first)
       guard before.tokenEmbedding != nil else {
         return [.init(.unused, "\(.checkModel): the model takes images; nothing was compared")]
       }
@@ -47,7 +48,7 @@ public final class MergedModelCheck: @unchecked Sendable {
         return [
           .init(
             .unused,
-            "\(.checkModel): adapters that replace parameters or scale rows run alone and whole only; nothing was compared")
+            "\(.checkModel): adapters that replace parameters or scale rows only run one at a time and with weight 1; nothing was compared")
         ]
       }
       let after = try Model(Checkpoint.open(path), precision: .f32, team: team)

@@ -1,6 +1,6 @@
 import NibbleCompute
 
-/// What a transformer's pass leaves for its way back: with all that its layers left, or (`checkpointing`) with their inputs alone.
+/// What a transformer's forward pass keeps for the backward pass: everything its layers computed, or (`checkpointing`) only their inputs.
 final class TransformerTape {
   private let checkpointing: Bool
   /// Inputs of the layers, and the output of the last.

@@ -1,10 +1,16 @@
+import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 
-/// A classification head for a base that has none: one layer on one token's hidden state, or on the mean of all.
+/// A classification head for a base that has none, or another.
 public struct NewHead: Sendable, Equatable {
   /// What of a sequence the head looks at.
-  public enum Pooling: String, Sendable, CaseIterable { case first, last, mean }
+  public enum Pooling: String, Sendable, CaseIterable {
+    /// What transformers' class for the family looks at, through the same layers.
+    case model
+    /// One layer on a token's state, or on the mean of all: heads that only nibble has.
+    case first, last, mean
+  }
 
   /// Classes; 1 for a number that is to be estimated.
   public var labels: Int
@@ -14,7 +20,7 @@ public struct NewHead: Sendable, Equatable {
   /// What the classes are called; empty where they are numbers.
   public var names: [String]
 
-  public init(labels: Int, pooling: Pooling = .mean, hasManyLabels: Bool = false, names: [String] = []) {
+  public init(labels: Int, pooling: Pooling = .model, hasManyLabels: Bool = false, names: [String] = []) {
     (self.labels, self.pooling, self.hasManyLabels, self.names) = (labels, pooling, hasManyLabels, names)
   }
 
@@ -25,13 +31,31 @@ public struct NewHead: Sendable, Equatable {
   ///
   /// - Parameter id: of its weight; that of its bias is the next
   func head(width: Int, id: ParameterID) -> ClassificationHead {
-    let random = CountedRandom(seed: 0, stream: UInt64(labels))
-    let weight = (0..<labels * width).map { Float(0.02 * random.normal(UInt64($0))) }
     let bias = Vector(id: id + 1, values: FloatStore([Float](repeating: 0, count: labels)))
-    let output = Linear(
-      name: Self.name, id: id, matrix: Matrix(weight, rows: labels, columns: width), bias: bias, isConv1D: false)
+    let weight = Matrix(Self.values(labels * width, stream: labels), rows: labels, columns: width)
+    return head(Linear(name: Self.name, id: id, matrix: weight, bias: bias, isConv1D: false))
+  }
+
+  /// Small random numbers, the same every time.
+  static func values(_ count: Int, stream: Int) -> [Float] {
+    let random = CountedRandom(seed: 0, stream: UInt64(stream))
+    return (0..<count).map { Float(0.02 * random.normal(UInt64($0))) }
+  }
+
+  /// The head whose one layer is `output`.
+  func head(_ output: Linear) -> ClassificationHead {
     let token = ClassificationHead.Token(rawValue: pooling.rawValue) ?? .mean
     return ClassificationHead(
       token: token, dense: [], output: output, problem: hasManyLabels ? .manyLabels : labels == 1 ? .regression : .oneLabel)
+  }
+
+  /// The configuration `config` with transformers' class for this head.
+  func configuration(_ config: JSON) -> JSON {
+    config.forTask("SEQ_CLS", labels: labels, names: names, problem: problem) ?? config
+  }
+
+  /// `problem_type`.
+  private var problem: String {
+    hasManyLabels ? "multi_label_classification" : labels == 1 ? "regression" : "single_label_classification"
   }
 }

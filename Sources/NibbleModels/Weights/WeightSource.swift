@@ -11,6 +11,8 @@ package final class WeightSource {
   /// Full names of parameters as the model knows them, by ID.
   package private(set) var names: [String] = []
   private var used: Set<ByteName> = []
+  /// Parameters that begin anew, whatever the checkpoint holds under their names.
+  private var new: [String: (shape: [Int], values: [Float])] = [:]
 
   package init(_ mapped: MappedCheckpoint, prefix: String) {
     self.mapped = mapped
@@ -32,7 +34,20 @@ package final class WeightSource {
   }
 
   /// Whether the checkpoint has a tensor of this name.
-  package func has(_ name: String) -> Bool { tensor(name) != nil }
+  package func has(_ name: String) -> Bool { new[name] != nil || tensor(name) != nil }
+
+  /// Gives a layer new numbers: a random weight, and a bias of zeros.
+  package func begin(_ name: String, outputs: Int, inputs: Int, hasBias: Bool) {
+    new[name + ".weight"] = ([outputs, inputs], NewHead.values(outputs * inputs, stream: outputs))
+    if hasBias { new[name + ".bias"] = ([outputs], [Float](repeating: 0, count: outputs)) }
+  }
+
+  /// The new numbers of parameter `name`; what the checkpoint has in their place counts as used.
+  private func begun(_ name: String) -> (shape: [Int], values: [Float])? {
+    guard let numbers = new[name] else { return nil }
+    if let old = tensor(name) { used.insert(old.name) }
+    return numbers
+  }
 
   private func take(_ name: String) throws -> StoredTensor {
     guard let tensor = tensor(name) else {
@@ -55,6 +70,7 @@ package final class WeightSource {
 
   /// The vector `name` of `count` numbers.
   package func vector(_ name: String, count: Int) throws -> Vector {
+    if let begun = begun(name), begun.shape == [count] { return Vector(id: register(name), values: FloatStore(begun.values)) }
     let tensor = try take(name)
     guard tensor.logicalShape == [count] else { throw wrongShape(tensor, [count]) }
     return Vector(id: register(name), values: FloatStore(try mapped.floats(tensor)))
@@ -62,6 +78,7 @@ package final class WeightSource {
 
   /// The matrix `name`, [outputs, inputs], whatever codes or numbers hold it.
   private func matrix(_ name: String, outputs: Int, inputs: Int, isConv1D: Bool) throws -> Matrix {
+    if let begun = begun(name), begun.shape == [outputs, inputs] { return Matrix(begun.values, rows: outputs, columns: inputs) }
     let tensor = try take(name)
     let logical = isConv1D ? [inputs, outputs] : [outputs, inputs]
     guard tensor.logicalShape == logical else { throw wrongShape(tensor, logical) }
@@ -124,6 +141,13 @@ package final class WeightSource {
     Norm(
       weight: try vector(name + ".weight", count: width),
       bias: hasBias ? try vector(name + ".bias", count: width) : nil)
+  }
+
+  /// The layer `name` with a bias, of the shape it has in the checkpoint.
+  package func linear(_ name: String, outputs: Int) throws -> Linear {
+    let shape = try take(name + ".weight").logicalShape
+    guard shape.count == 2 else { throw wrongShape(try take(name + ".weight"), [outputs, 0]) }
+    return try linear(name, outputs: outputs, inputs: shape[1], bias: .required)
   }
 
   /// Checks what was handed out against the checksums its container keeps.

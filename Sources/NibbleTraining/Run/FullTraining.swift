@@ -44,6 +44,7 @@ extension Trained {
   package func model(of base: Checkpoint, to output: OutputSpec) throws -> StreamJob {
     var job = try StreamJob.dequantize(base, dtype: nil, to: output)
     job.warnings = base.warnings
+    job.origin = nil
     let names = ModuleNames(job.items.map(\.source.name.text))
     for tensor in tensors {
       guard let index = names.index(of: tensor.name) else { continue }

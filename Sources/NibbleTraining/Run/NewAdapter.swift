@@ -1,6 +1,7 @@
 import NibbleAdapters
 import NibbleCompute
 import NibbleCore
+import NibbleFormats
 import NibbleModels
 
 /// What is trained on a base, before anything is known of it.
@@ -43,6 +44,8 @@ public struct AdapterOptions: Sendable, Equatable {
   public var start = Start.kaiming
   public var dropout = 0.0
   public var seed: UInt64 = 0
+  /// What the adapter calls its base; nil for what that says itself.
+  public var baseName: ModelOrigin?
 
   public init() {}
 

@@ -33,6 +33,10 @@ extension Trained {
       return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
+    let base = options.baseName.map { (name: $0.name, revision: $0.revision) } ?? model.checkpoint.nameForAdapters
+    let paths = adapted.map { model.path(ofModule: $0.name) }
+    let known = model.linears.map(\.name) + model.parameterNames.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) }
+    let names = model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
     let isFactored = kind?.method.hasFactors ?? true
@@ -45,7 +49,7 @@ extension Trained {
       ]
     let flags = kind?.method.flagMembers ?? LoRA.flagMembers
     let targets: [(String, JSON)] = [
-      ("target_modules", JSON(adapted.map { model.path(ofModule: $0.name) }.sorted())),
+      ("target_modules", JSON(names)),
       ("modules_to_save", whole.isEmpty ? .null : JSON(whole)),
     ]
     let patterns: [(String, JSON)] =
@@ -56,7 +60,10 @@ extension Trained {
         ("alpha_pattern", .object(alphas)),
       ]
     return .object(
-      [("peft_type", JSON(kind?.method.kind ?? LoRA.kind)), ("task_type", task), ("base_model_name_or_path", JSON(model.path))]
+      [
+        ("peft_type", JSON(kind?.method.kind ?? LoRA.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
+        ("revision", JSON(base.revision)),
+      ]
         + factors + flags + targets + patterns + [
           ("bias", JSON(options.bias.rawValue)), ("fan_in_fan_out", .bool(adapted.contains(where: \.isConv1D))),
           ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),

@@ -41,6 +41,7 @@ struct BitsAndBytesFolder: SafetensorsContainer {
     var record = SideRecord()
     record.identity = Digest128(high: 0, low: 0)
     record.provenance = provenance
+    record.origin = job.origin
     record.metadata = job.source.metadata
     record.rowTypes = job.items.map(\.target).filter { $0.encoding.bitsAndBytes?.tellsType == false }.map { ($0.name.text, $0.dtype) }
     record.transposed = job.items.map(\.target).filter(\.isTransposed).map(\.name.text)

@@ -9,6 +9,7 @@ struct SideRecord {
 
   var identity: Digest128?
   var provenance: JSON?
+  var origin: ModelOrigin?
   /// Names of packed tensors stored as the transpose of the model's own.
   var transposed: [String] = []
   /// Types that weights in rows of signed bytes had.
@@ -30,6 +31,7 @@ struct SideRecord {
     }
     identity = json["identity"]?.string.flatMap(Digest128.init(hex:))
     provenance = json["provenance"].flatMap { $0 == .null ? nil : $0 }
+    origin = json["origin"].flatMap(ModelOrigin.init(json:))
     transposed = (json["transposed"]?.array ?? []).compactMap(\.string)
     rowTypes = (json["row_types"]?.members ?? []).compactMap { name, value in
       value.string.flatMap(DType.init).flatMap { $0.isFloat ? (name, $0) : nil }
@@ -39,11 +41,12 @@ struct SideRecord {
   }
 
   var json: JSON {
-    let json: JSON = [
+    var json: JSON = [
       "nibble": 1, "identity": JSON(identity?.description), "provenance": provenance ?? .null,
       "transposed": JSON(transposed), "config": JSON(config),
       "metadata": metadata.map { .object($0.map { ($0.key, .string($0.value)) }) } ?? .null,
     ]
+    if let origin { json = json.setting("origin", to: origin.json) }
     if rowTypes.isEmpty { return json }
     return json.setting("row_types", to: .object(rowTypes.map { ($0.name, JSON($0.dtype.rawValue)) }))
   }
@@ -54,6 +57,7 @@ extension Checkpoint {
   mutating func apply(_ record: SideRecord, replacingConfig: Bool) throws {
     provenance = record.provenance
     claimedIdentity = record.identity
+    if !isSnapshot { origin = record.origin }
     if let known = record.metadata { metadata = known }
     let names = Set(record.transposed.map { ByteName($0) })
     let types = Dictionary(record.rowTypes.map { (ByteName($0.name), $0.dtype) }) { $1 }

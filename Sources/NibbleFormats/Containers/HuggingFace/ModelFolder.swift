@@ -23,6 +23,9 @@ extension Checkpoint {
       checkpoint.config = try readJSON(folder + "/config.json")
       try checkpoint.checkConfig()
     }
+    let snapshot = ModelOrigin(snapshot: folder)
+    checkpoint.isSnapshot = snapshot != nil
+    checkpoint.origin = snapshot ?? ModelOrigin(config: checkpoint.config)
     let shards: [(name: String, header: SafetensorsHeader, file: InputFile)]
     if names.contains(weightsName) {
       let file = try InputFile(folder + "/" + weightsName)
@@ -187,14 +190,49 @@ extension Checkpoint {
 
   /// Finds what travels with the model, and what does not.
   private mutating func addSmallFiles(of folder: String, _ names: [String], weights: Set<String>) throws {
+    let modules = try Self.moduleFolders(of: folder)
     for name in names where !weights.contains(name) {
       if SmallFileNames.isCarried(name) {
         let file = try InputFile(folder + "/" + name)
         smallFiles.append(SmallFile(name: name, section: StoredSection(.file, in: file, at: 0, count: file.size)))
-      } else if name != Self.indexName, name != SideRecord.fileName, !name.hasPrefix(".") {
+      } else if name != Self.indexName, name != SideRecord.fileName, !name.hasPrefix("."),
+        try !addFolder(name, of: folder, isNamed: modules.contains(name))
+      {
         leftOutFiles.append(PathKind(folder + "/" + name) == .folder ? name + "/" : name)
       }
     }
+    smallFiles.sort { ByteName($0.name) < ByteName($1.name) }
+  }
+
+  /// Folders that `modules.json` of sentence-transformers names.
+  private static func moduleFolders(of folder: String) throws -> Set<String> {
+    guard PathKind(folder + "/modules.json") == .file, let list = try? JSON.parse(readSmall(folder + "/modules.json")).array else { return [] }
+    return Set(list.compactMap { $0["path"]?.string })
+  }
+
+  /// Takes the files of a folder that travels with the weights.
+  ///
+  /// - Returns: false for a folder that does not, and for a link to one
+  private mutating func addFolder(_ name: String, of folder: String, isNamed: Bool) throws -> Bool {
+    let path = folder + "/" + name
+    guard isNamed && SmallFileNames.isModule(name) || name == SmallFileNames.templates, isOwnFolder(path) else { return false }
+    for inner in try namesInFolder(path) where !inner.hasPrefix(".") {
+      let (file, place) = (name + "/" + inner, path + "/" + inner)
+      guard SmallFileNames.isPlain(file), PathKind(place) == .file, Self.isInside(place, folder) else {
+        leftOutFiles.append(file)
+        continue
+      }
+      let input = try InputFile(place)
+      smallFiles.append(SmallFile(name: file, section: StoredSection(.file, in: input, at: 0, count: input.size)))
+    }
+    return true
+  }
+
+  /// Whether a file lies in the model's folder or, of a snapshot in Hugging Face's cache, among the files of the same model.
+  private static func isInside(_ file: String, _ folder: String) -> Bool {
+    let (file, home) = (realPath(file), realPath(folder))
+    let isSnapshot = ModelOrigin(snapshot: home) != nil
+    return file.hasPrefix(home + "/") || isSnapshot && file.hasPrefix(realPath(home + "/../..") + "/blobs/")
   }
 
   /// The type that the configuration says the model computes in.
@@ -209,37 +247,6 @@ extension Checkpoint {
     for index in tensors.indices where tensors[index].isPacked {
       tensors[index].isTransposed = family.isConv1D(tensors[index].name.text)
     }
-  }
-}
-
-/// The small files of a model folder that belong to the model.
-enum SmallFileNames {
-  private static let names: Set<String> = [
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model",
-    "sentencepiece.bpe.model", "chat_template.json", "preprocessor_config.json", "processor_config.json",
-    "config_sentence_transformers.json", "sentence_bert_config.json", "modules.json", "special_tokens.json",
-  ]
-
-  /// Whether a file of a model folder travels with the weights.
-  static func isCarried(_ name: String) -> Bool {
-    if name.hasPrefix(".") || name.utf8.contains(UInt8(ascii: "/")) { return false }
-    // Terms under which a model may be used travel with it.
-    return names.contains(name) || name.hasSuffix(".jinja")
-      || ["LICENSE", "LICENCE", "NOTICE"].contains { name.uppercased().hasPrefix($0) }
-  }
-
-  /// Whether `name`, which comes from a file, can stand in a model folder beside the weights.
-  static func isPlain(_ name: String) -> Bool {
-    !name.isEmpty && name.utf8.count <= 255 && !name.hasPrefix(".") && !name.hasSuffix(".safetensors")
-      && name != SideRecord.fileName && name != "model.safetensors.index.json"
-      && name.utf8.allSatisfy { $0 > 0x1F && $0 != UInt8(ascii: "/") && $0 != UInt8(ascii: "\\") && $0 != 0x7F }
-  }
-
-  /// Whether a verb that writes model folders may have written `name`.
-  @Sendable static func isOurs(_ name: String) -> Bool {
-    if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }
-    return name.hasPrefix("model") && name.hasSuffix(".safetensors")
   }
 }
 

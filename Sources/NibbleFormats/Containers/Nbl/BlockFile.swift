@@ -24,7 +24,7 @@ struct BlockFile: Container {
 
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {
     let table = NblWriter.emptyTable(
-      job.items.map(\.target), job.source.smallFiles, metadata: job.source.metadata, provenance: provenance)
+      job.items.map(\.target), job.source.smallFiles, metadata: job.source.metadata, provenance: provenance, origin: job.origin)
     return OutputSize(bytes: NblWriter.size(of: table), isExact: !job.output.compression.isOn)
   }
 
@@ -33,6 +33,6 @@ struct BlockFile: Container {
   func writer(_ job: StreamJob, _ staged: StagedOutput, _ provenance: JSON?, size: Int) throws -> any CheckpointWriter {
     try NblWriter(
       staged, job.items.map(\.target), job.source.smallFiles, metadata: job.source.metadata, provenance: provenance,
-      compression: job.output.compression, expectedSize: size)
+      origin: job.origin, compression: job.output.compression, expectedSize: size)
   }
 }

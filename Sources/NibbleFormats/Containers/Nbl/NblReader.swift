@@ -28,13 +28,16 @@ extension Checkpoint {
       tensor.foreign.storage = entry.storage
       return tensor
     }
-    for (key, value) in table.texts where key == "provenance" || key == "metadata" {
+    for (key, value) in table.texts where ["provenance", "metadata", "origin"].contains(key) {
       func fail(_ reason: MessageText) -> NibbleError { .badInput("\(path: path): table: text \(subject: key): \(reason)") }
       let json: JSON
       do { json = try JSON.parse(value) } catch { throw fail("\(error.reason)") }
       guard let members = json.members else { throw fail("not a JSON object") }
       if key == "provenance" {
         checkpoint.provenance = json
+      } else if key == "origin" {
+        guard let origin = ModelOrigin(json: json) else { throw fail("no name of a model") }
+        checkpoint.origin = origin
       } else {
         checkpoint.metadata = try members.map { member in
           guard let text = member.value.string else { throw fail("\(subject: member.key) is not a text") }

@@ -13,9 +13,9 @@ final class NblWriter: CheckpointWriter {
   ///   - provenance: of the length it will have in the end
   init(
     _ staged: StagedOutput, _ targets: [TensorTarget], _ files: [Checkpoint.SmallFile],
-    metadata: [(key: String, value: String)], provenance: JSON?, compression: CompressionChoice, expectedSize: Int
+    metadata: [(key: String, value: String)], provenance: JSON?, origin: ModelOrigin?, compression: CompressionChoice, expectedSize: Int
   ) throws {
-    table = Self.emptyTable(targets, files, metadata: metadata, provenance: provenance)
+    table = Self.emptyTable(targets, files, metadata: metadata, provenance: provenance, origin: origin)
     tableLength = table.bytes.count
     self.compression = compression
     file = try staged.file(expectedSize: expectedSize)
@@ -27,7 +27,7 @@ final class NblWriter: CheckpointWriter {
   /// The table as it will be, but for places, checksums and digests.
   static func emptyTable(
     _ targets: [TensorTarget], _ files: [Checkpoint.SmallFile], metadata: [(key: String, value: String)],
-    provenance: JSON?
+    provenance: JSON?, origin: ModelOrigin?
   ) -> NblTable {
     var table = NblTable()
     for target in targets {
@@ -39,6 +39,7 @@ final class NblWriter: CheckpointWriter {
       table.texts.append(("metadata", JSON.object(metadata.map { ($0.key, .string($0.value)) }).text()))
     }
     if let provenance { table.texts.append(("provenance", provenance.text())) }
+    if let origin { table.texts.append(("origin", origin.json.text())) }
     table.files = files.map { ($0.name, NblTable.Section(kind: .file, plainLength: $0.section.plainLength)) }
     table.tensors = targets.map { target in
       NblTable.Tensor(
@@ -65,7 +66,7 @@ final class NblWriter: CheckpointWriter {
       .file, plainLength: small.section.plainLength, to: cursor, checksummed: true,
       compression: compression.method(bitWidth: 8), level: compression.level, isFirst: true)
     try stream.write(small.section, writer, small.name)
-    table.files.append((small.name, entry(writer, bitWidth: 8)))
+    table.files.append((small.name, entry(writer)))
     return true
   }
 
@@ -82,9 +83,9 @@ final class NblWriter: CheckpointWriter {
     kind.bitWidth ?? target.dtype.bitWidth
   }
 
-  private func entry(_ writer: SectionWriter, bitWidth: Int) -> NblTable.Section {
+  private func entry(_ writer: SectionWriter) -> NblTable.Section {
     NblTable.Section(
-      kind: writer.kind, compression: compression.method(bitWidth: bitWidth), offset: writer.start ?? 0,
+      kind: writer.kind, compression: writer.storedCompression, offset: writer.start ?? 0,
       storedLength: writer.storedLength, plainLength: writer.plainLength, checksum: writer.checksum)
   }
 
@@ -93,7 +94,7 @@ final class NblWriter: CheckpointWriter {
       NblTable.Tensor(
         name: target.name.text, dtype: target.dtype, isTransposed: target.isTransposed, shape: target.shape,
         encoding: target.encoding, storage: target.foreign.storage, digest: outcome.digest,
-        sections: writers.map { entry($0, bitWidth: Self.bitWidth($0.kind, target)) }))
+        sections: writers.map(entry)))
   }
 
   func sync() throws { try file.sync() }
