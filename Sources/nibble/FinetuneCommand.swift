@@ -21,7 +21,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(name: [.long, .customShort("m")], help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
   @Option(help: "Rows to train on: a folder with train.jsonl, or a file.") var data: String
   @Option(help: "Rows to validate on (default: the folder's valid.jsonl).") var valid: String?
-  @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String?
+  @Option(name: .shortAndLong, help: "The folder to write: an adapter, or a model with --method full.") var output: String?
   @Flag(help: "Replace an existing output.") var force = false
   @Flag(help: "Say what it takes and train nothing.") var dryRun = false
   @Option(help: ArgumentHelp("Refuse a run that takes more memory (default: all there is).", valueName: "bytes")) var maxMemory:
@@ -120,9 +120,7 @@ struct FinetuneCommand: ParsableCommand {
     try tuning.checkMemory(length: train.longest, limit: maxMemory.flatMap(parseBytes), threads: common.workers)
     guard let output else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
     // `--force` replaces what lies there: what is read must not.
-    for folder in [output, output + "/model"] {
-      try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), folder)
-    }
+    try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), output)
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
     var tokens = 0, first: Int?

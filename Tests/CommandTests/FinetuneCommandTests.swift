@@ -289,6 +289,62 @@ struct FinetuneCommandTests {
     #expect(try adapter("out") == before)
   }
 
+  func fullRun(_ output: String, _ more: [String] = []) throws -> [String] {
+    let data = try folder.write("texts.jsonl", "{\"text\": \"Once upon a time there was a cat.\"}\n{\"text\": \"The sun is warm.\"}\n")
+    return [
+      "finetune", "--base", fixture("stories260K"), "--data", data, "--method", "full", "-o", folder.file(output), "-q", "--batch-size", "2",
+      "--max-steps", "4",
+    ] + more
+  }
+
+  @Test("the folder of a full run is the model")
+  func fullModel() throws {
+    let run = try fullRun("out", ["--save-steps", "2"])
+    let result = try Program.run(run)
+    #expect(result.code == 0, "\(result.errors)")
+    let names = try FileManager.default.contentsOfDirectory(atPath: folder.file("out")).sorted()
+    #expect(names == [
+      "LICENSE", "checkpoint-2", "checkpoint-4", "config.json", "loss.svg", "metrics.jsonl", "model.safetensors", "run.yaml", "tokenizer.model",
+    ])
+    for verb in [["generate", "--prompt", "Once", "--max-new-tokens", "4", "--base"], ["inspect"], ["verify"]] {
+      let used = try Program.run(verb + [folder.file("out"), "-q"])
+      #expect(used.code == 0, "\(verb) \(used.errors)")
+    }
+    let weights = try bytes(of: folder.file("out/model.safetensors"))
+    #expect(try weights != bytes(of: fixture("stories260K/model.safetensors")))
+    #expect(try Program.run(run).code == 2)
+    for more in ["--force", "--resume"] {
+      try FileManager.default.removeItem(atPath: folder.file("out/model.safetensors"))
+      #expect(try Program.run(run + [more]).code == 0)
+      #expect(try bytes(of: folder.file("out/model.safetensors")) == weights)
+    }
+  }
+
+  @Test("a full run that is killed leaves the old model, none, or the new one, and resumes to the same bytes")
+  func fullModelKilled() throws {
+    #expect(try Program.run(try fullRun("new")).code == 0)
+    let new = try bytes(of: folder.file("new/model.safetensors"))
+    #expect(try Program.run(try fullRun("old", ["--learning-rate", "1e-3"])).code == 0)
+    let old = try bytes(of: folder.file("old/model.safetensors"))
+    var seen: Set<String> = []
+    for call in 0..<40 {
+      try? FileManager.default.removeItem(atPath: folder.file("out"))
+      try FileManager.default.copyItem(atPath: folder.file("old"), toPath: folder.file("out"))
+      let result = try Faults.run("fsync-kill:\(call)", try fullRun("out", ["--force"]))
+      let isModel = PathKind(folder.file("out/config.json")) == .file
+      let weights = try? bytes(of: folder.file("out/model.safetensors"))
+      seen.insert(!isModel ? "none" : weights == new ? "new" : "old")
+      #expect(!isModel || weights == new || weights == old, "call \(call)")
+      guard result.signal == SIGKILL else { break }
+      // Killed before it had written its options, it was no run yet.
+      let again = try Program.run(try fullRun("out", ["--resume"]))
+      #expect(try again.code == 0 || Program.run(fullRun("out", ["--force"])).code == 0, "call \(call): \(again.errors)")
+      #expect(try bytes(of: folder.file("out/model.safetensors")) == new, "call \(call)")
+      #expect(PathKind(folder.file("out/config.json")) == .file && PathKind(folder.file("out/model.nibble-partial")) == .nothing)
+    }
+    #expect(seen == ["old", "none", "new"])
+  }
+
   @Test("a plan and a look at the batch train nothing")
   func plans() throws {
     let plan = try Program.run(["plan"] + arguments("out", ["--max-steps", "1"]))

@@ -122,7 +122,7 @@ def test_full_training_is_pytorch_s(nibble, work, name, tied):
     made = rows(model, work / "rows.jsonl")
     nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", "full", "-o", work / "out", *RUN)
     assert_same_steps(work / "out", by_torch(model, made))
-    final = as_float32(model_class, work / "out" / "model")
+    final = as_float32(model_class, work / "out")
     ids = random_ids(final, 2, 12)
     assert_same(expected(final, input_ids=ids), expected(model, input_ids=ids), tolerance=1e-3)
 

@@ -3,9 +3,9 @@ import NibbleAdapters
 import NibbleCore
 import NibbleFormats
 
-/// The folder a run writes into: metrics as they come, checkpoints, and the adapter when it is done.
+/// The folder a run writes into: metrics as they come, checkpoints, and the adapter or the model when it is done.
 ///
-/// What a run before left as its result stays until this one's takes its place.
+/// The result of an earlier run stays until the new one replaces it.
 public final class TrainingFolder {
   /// What may be there already.
   public enum Begin: Sendable {
@@ -15,7 +15,7 @@ public final class TrainingFolder {
     case resume
   }
 
-  private let path: String
+  let path: String
   private let begin: Begin
   private let isNew: Bool
   private let lock: Int32
@@ -79,9 +79,10 @@ public final class TrainingFolder {
     var status = stat()
     guard lstat(path + "/" + name, &status) == 0 else { return false }
     switch status.st_mode & S_IFMT {
-    case S_IFREG: return files.contains(name) || !isFull && adapterFiles.contains(name) || name.hasSuffix(".nibble-partial")
+    case S_IFREG:
+      let isResult = isFull ? ModelFileNames.isOurs(name) : adapterFiles.contains(name)
+      return files.contains(name) || isResult || name.hasSuffix(".nibble-partial")
     case S_IFDIR:
-      if name == "model" { return isFull }
       if name.hasSuffix(".nibble-partial") { return true }
       let inside = try? namesInFolder(path + "/" + name)
       return RunCheckpoint.step(name) != nil && inside?.allSatisfy(RunCheckpoint.names.contains) ?? false
@@ -100,7 +101,8 @@ public final class TrainingFolder {
     let place = path + "/" + Self.record
     switch begin {
     case .anew:
-      for name in try namesInFolder(path) where !Self.adapterFiles.contains(name) && name != "model" && name != "metrics.jsonl" {
+      let isResult: (String) -> Bool = { Self.adapterFiles.contains($0) || ModelFileNames.isOurs($0) }
+      for name in try namesInFolder(path) where !isResult(name) && name != "metrics.jsonl" {
         try Self.remove(path + "/" + name)
       }
       guard ftruncate(metricsFile, 0) == 0 else {
@@ -128,8 +130,13 @@ public final class TrainingFolder {
     rmdir(path)
   }
 
+  /// Waits until the names in the folder are on the disk.
+  func syncFolder() throws {
+    guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while syncing") }
+  }
+
   /// A file or link, or a folder of ours with its files.
-  private static func remove(_ path: String) throws {
+  static func remove(_ path: String) throws {
     var status = stat()
     guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
       unlink(path)
@@ -148,13 +155,6 @@ public final class TrainingFolder {
 
   /// The adapter's two files, each whole or not at all.
   package func write(_ adapter: AdapterFolder) throws { try adapter.write(filesInto: path) }
-
-  /// The whole model, in a folder of its own.
-  package func write(_ trained: Trained, of base: Checkpoint) throws {
-    var spec = try OutputSpec(path: path + "/model", format: .safetensors, habit: .safetensors)
-    spec.force = true
-    _ = try trained.model(of: base, to: spec).run()
-  }
 
   /// A text file, whole or not at all.
   public func write(_ name: String, _ text: String) throws { try TextFile.write(text, to: path + "/" + name, force: true) }

@@ -187,7 +187,7 @@ extension Checkpoint {
   /// Finds what travels with the model, and what does not.
   private mutating func addSmallFiles(of folder: String, _ names: [String], weights: Set<String>) throws {
     for name in names where !weights.contains(name) {
-      if SmallFileNames.isCarried(name) {
+      if ModelFileNames.isCarried(name) {
         let file = try InputFile(folder + "/" + name)
         smallFiles.append(SmallFile(name: name, section: StoredSection(.file, in: file, at: 0, count: file.size)))
       } else if name != Self.indexName, name != SideRecord.fileName, !name.hasPrefix(".") {
@@ -211,8 +211,8 @@ extension Checkpoint {
   }
 }
 
-/// The small files of a model folder that belong to the model.
-enum SmallFileNames {
+/// The files of a model folder that belong to the model.
+package enum ModelFileNames {
   private static let names: Set<String> = [
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model",
@@ -236,7 +236,7 @@ enum SmallFileNames {
   }
 
   /// Whether a verb that writes model folders may have written `name`.
-  @Sendable static func isOurs(_ name: String) -> Bool {
+  @Sendable package static func isOurs(_ name: String) -> Bool {
     if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }
     return name.hasPrefix("model") && name.hasSuffix(".safetensors")
   }
