@@ -14,7 +14,7 @@ extension FinetuneCommand {
       (rank, "--lora-r"), (batchSize, "--batch-size"), (gradientAccumulationSteps, "--gradient-accumulation-steps"),
       (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"), (evalSteps ?? 1, "--eval-steps"),
       (numLabels ?? 1, "--num-labels"), (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"),
-      (earlyStopping ?? 1, "--early-stopping"),
+      (earlyStopping ?? 1, "--early-stopping"), (logEvery ?? 1, "--log-every"),
     ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not from 1 to \(1 << 30)") }
     try positive(learningRate, "--learning-rate")
     try positive(epochs, "--epochs")

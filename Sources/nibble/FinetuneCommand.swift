@@ -73,6 +73,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Which answers of a conversation count: all, last.") var trainOnTurns: LearnedTurns = .all
   @Flag(help: "Take a template though the tokenizer breaks its marks into pieces.") var breakMarks = false
   @Option(help: "Share of the factors' input that is dropped.") var loraDropout = 0.0
+  @Option(help: "Where standard error is no terminal: steps between two lines of progress (default: about 20 lines a run).") var logEvery: Int?
   @Option(help: "Steps between validations (default: one at the end).") var evalSteps: Int?
   @Option(help: "Steps between checkpoints.") var saveSteps = 100
   @Option(help: "Checkpoints that are kept, beside the best.") var saveTotalLimit = 2
@@ -123,12 +124,10 @@ struct FinetuneCommand: ParsableCommand {
     try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), output)
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
-    var tokens = 0, first: Int?
-    let result = try tuning.train(in: folder, record: yaml, resume: resume) { report, smoothed in
-      tokens += report.tokens
-      first = first ?? report.step
-      progress(report, tuning.steps, smoothed, Double(tokens) / (monotonicSeconds() - started), started, from: first ?? 1)
-    }
+    let log = TrainingLog(steps: tuning.steps, every: logEvery, isQuiet: common.quiet)
+    let result = try tuning.train(
+      in: folder, record: yaml, resume: resume, validated: { log.show(validation: $1, step: $0) }
+    ) { log.show($0, smoothed: $1) }
     Progress.clear()
     common.warn(result.warnings)
     try summarize(result, train, output, monotonicSeconds() - started)

@@ -29,14 +29,16 @@ public final class Finetuning {
   public struct Result: Sendable {
     public var steps = 0
     public var smoothedLoss = 0.0
-    /// Of the adapter that was written.
+    /// Of what was written.
     public var validation: [(key: String, value: Double)] = []
+    /// Of the model before the first step; empty without rows to validate on.
+    public var validationBefore: [(key: String, value: Double)] = []
     /// The step whose adapter was written, where that is not the last.
     public var bestStep: Int?
     public var tokens = 0
     /// Numbers that were trained.
     public var trained = 0
-    /// Things worth telling of what came out.
+    /// Things to know about what came out.
     public var warnings: [Warning] = []
     /// Seconds of the steps, by what they went into.
     public var parts: [(name: String, seconds: Double)] = []
@@ -104,7 +106,7 @@ public final class Finetuning {
     identity = hash.digest128
   }
 
-  /// Things worth telling before it starts.
+  /// Things to know before it starts.
   public private(set) var warnings: [Warning] = []
 
   /// Steps of the whole run.
@@ -132,12 +134,14 @@ public final class Finetuning {
   /// - Parameters:
   ///   - record: the options, as `run.yaml` has them
   ///   - resume: goes on from the folder's last checkpoint
-  ///   - step: told of each step, with the smoothed loss; what it throws stops the run, which can be gone on with
+  ///   - validated: is given the loss of each validation, and the step it follows; 0 before the first
+  ///   - step: is given each step's report, and the exponential mean of the losses; an error it throws stops the run, which can be resumed
   public func train(
-    in folder: TrainingFolder, record: String = "", resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
+    in folder: TrainingFolder, record: String = "", resume: Bool, validated: (_ step: Int, _ loss: Double) -> Void = { _, _ in },
+    _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
     try folder.start(record, identity: identity)
-    do { return try train(folder, resume: resume, step) } catch let error as NibbleError
+    do { return try train(folder, resume: resume, validated, step) } catch let error as NibbleError
       where error.kind != .interrupted && error.kind != .terminated
     {
       try folder.discard()
@@ -146,12 +150,13 @@ public final class Finetuning {
   }
 
   private func train(
-    _ folder: TrainingFolder, resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
+    _ folder: TrainingFolder, resume: Bool, _ validated: (Int, Double) -> Void, _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
     var result = Result()
     result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
     if resume { _ = try folder.restore(run, identity: identity) }
     var history = RunHistory(resume ? try folder.metrics() : [])
+    if run.done == 0, history.before == nil { _ = try validate(folder, &history, validated) }
     var isOver = false
     var seconds = 0.0
     while run.done < run.steps, !isOver {
@@ -165,34 +170,39 @@ public final class Finetuning {
       history.add(report.loss)
       try folder.append(report.json)
       try step(report, history.smoothed)
-      let isBest = try validateIfDue(folder, &history, &result)
+      let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
+      let isBest = isDue ? try validate(folder, &history, validated) : false
       isOver = options.patience.map { history.stale >= $0 } ?? false
       try saveIfDue(folder, history, isBest: isBest)
     }
     result.steps = run.done
     result.smoothedLoss = history.smoothed
+    result.validationBefore = history.before ?? []
+    if let last = history.validations.last, last.step > 0 { result.validation = last.figures }
     if needsBest, let best = history.best, best.step != run.done {
       try folder.restore(run, identity: identity, step: best.step)
-      (result.bestStep, result.validation) = (best.step, try run.validate(valid).figures)
+      result.bestStep = best.step
+      result.validation = history.validations.last { $0.step == best.step }?.figures ?? []
     }
     for file in model.checkpoint.files { try file.checkUnchanged() }
     if trained.isDead { result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing")) }
-    try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations))
+    try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations.map { ($0.step, $0.figures[0].value) }))
     try write(to: folder)
     return result
   }
 
+  /// Validates what is trained as it is now, where there are rows for it.
+  ///
   /// - Returns: whether this was the best validation so far
-  private func validateIfDue(_ folder: TrainingFolder, _ history: inout RunHistory, _ result: inout Result) throws -> Bool {
-    let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
-    guard isDue, !valid.isEmpty else { return false }
+  private func validate(_ folder: TrainingFolder, _ history: inout RunHistory, _ validated: (Int, Double) -> Void) throws -> Bool {
+    guard !valid.isEmpty else { return false }
     let found = try run.validate(valid)
     guard found.count > 0 else {
       throw NibbleError.badInput("\(path: valid[0].place): no token of the \(valid.count) rows to validate on is learned")
     }
     try folder.append(.object([("step", JSON(run.done))] + found.figures.map { ("valid_" + $0.key, JSON($0.value)) }))
-    result.validation = found.figures
-    return history.add(validation: found.loss, run.done)
+    validated(run.done, found.loss)
+    return history.add(validation: found.figures, run.done)
   }
 
   /// Every so many steps, and where a run that may go back to its best step needs it.
