@@ -23,6 +23,21 @@ extension FinetuneCommand {
         + parts.map { ($0.0, byteText($0.1)) })
   }
 
+  /// Runs `train`, and adds to the error of a run that a signal ended the command that resumes it.
+  func interruptible(_ train: () throws -> Finetuning.Result) throws -> Finetuning.Result {
+    // On a terminal the line in hand is overwritten.
+    let notice: StaticString =
+      common.quiet ? "" : Progress.isTerminal
+      ? "\r\u{1B}[Knibble: finishing this step to save a checkpoint; a second Ctrl-C stops at once\n"
+      : "nibble: finishing this step to save a checkpoint; a second signal stops at once\n"
+    do { return try Interrupt.finishing(saying: notice, train) } catch let error as NibbleError
+      where error.kind == .interrupted || error.kind == .terminated
+    {
+      let words = CommandLine.arguments.dropFirst().filter { $0 != "--force" && $0 != "--resume" } + ["--resume"]
+      throw NibbleError(error.kind, error.text + ": nibble \(words.map(shellWord).joined(separator: " "))")
+    }
+  }
+
   func summarize(_ result: Finetuning.Result, _ data: TrainingRows.Data, _ output: String, _ seconds: Double) throws {
     let use = ResourceUse.now
     if common.json {

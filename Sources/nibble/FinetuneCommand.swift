@@ -124,10 +124,11 @@ struct FinetuneCommand: ParsableCommand {
     try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), output)
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
+    if resume { common.warn(try tuning.checkResumes(folder)) }
     let log = TrainingLog(steps: tuning.steps, every: logEvery, isQuiet: common.quiet)
-    let result = try tuning.train(
-      in: folder, record: yaml, resume: resume, validated: { log.show(validation: $1, step: $0) }
-    ) { log.show($0, smoothed: $1) }
+    let result = try interruptible {
+      try tuning.train(in: folder, record: yaml, resume: resume, validated: { log.show(validation: $1, step: $0) }) { log.show($0, smoothed: $1) }
+    }
     Progress.clear()
     common.warn(result.warnings)
     try summarize(result, train, output, monotonicSeconds() - started)

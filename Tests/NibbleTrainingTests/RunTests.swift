@@ -236,7 +236,7 @@ struct RunTests {
       try Finetuning(model, Self.options(steps: 1) { $0.adapter.modulesToSave = ["nothing"] }, train: Self.rows())
     }
     try train("run", Self.options(steps: 5))
-    #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 6), resume: true) }
+    #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 4), resume: true) }
     #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 5)) }
     #expect(throws: NibbleError.self) { try train("new", Self.options(steps: 5), resume: true) }
   }

@@ -53,7 +53,7 @@ public final class Finetuning {
   private let trained: Trained
   private let isFull: Bool
   private let run: TrainingRun
-  private let identity: Digest128
+  private let record: RunRecord
   private let baseIdentity: Digest128
 
   /// - Parameters:
@@ -91,10 +91,7 @@ public final class Finetuning {
         warnings.append(.init(.unused, "\(.bias, options.adapter.bias.rawValue): these layers have no biases, none is trained"))
       }
     }
-    let compute = model.engine.compute.rawValue
     let hash = XXH3()
-    hash.update(Array("\(baseIdentity) \(compute) \(options.adapter.json.text()) \(options.run.text)".utf8))
-    if let start { hash.update(Array("\(try start.identity()) \(start.config.json.text())".utf8)) }
     for row in train {
       (row.ids + [-1] + row.labels).withUnsafeBytes { hash.update($0) }
       if case .image(let image) = row.input {
@@ -103,7 +100,9 @@ public final class Finetuning {
       }
       row.targets.withUnsafeBytes { hash.update($0) }
     }
-    identity = hash.digest128
+    record = RunRecord(
+      base: baseIdentity, data: hash.digest128, start: try start.map { "\(try $0.identity()) \($0.config.json.text())" },
+      compute: model.engine.compute.rawValue, options, steps: run.steps)
   }
 
   /// Things to know before it starts.
@@ -129,7 +128,13 @@ public final class Finetuning {
         + "a smaller \(.batchSize), \(.maxLength) or \(.loraRank), or \(.gradientCheckpointing) takes less")
   }
 
-  /// Trains to the end.
+  /// Compares with the run in `folder`, which is to be resumed.
+  ///
+  /// - Returns: what to know about a run that becomes longer
+  /// - Throws: `.usage` naming the option that is another
+  public func checkResumes(_ folder: TrainingFolder) throws -> [Warning] { try folder.checkContinues(record).warnings }
+
+  /// Trains to the end. A first signal ends the run after the step in hand, with a checkpoint to resume from; a second one ends the process.
   ///
   /// - Parameters:
   ///   - record: the options, as `run.yaml` has them
@@ -137,11 +142,11 @@ public final class Finetuning {
   ///   - validated: is given the loss of each validation, and the step it follows; 0 before the first
   ///   - step: is given each step's report, and the exponential mean of the losses; an error it throws stops the run, which can be resumed
   public func train(
-    in folder: TrainingFolder, record: String = "", resume: Bool, validated: (_ step: Int, _ loss: Double) -> Void = { _, _ in },
+    in folder: TrainingFolder, record text: String = "", resume: Bool, validated: (_ step: Int, _ loss: Double) -> Void = { _, _ in },
     _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
-    try folder.start(record, identity: identity)
-    do { return try train(folder, resume: resume, validated, step) } catch let error as NibbleError
+    try folder.start(text, self.record)
+    do { return try Interrupt.finishing { try train(folder, resume: resume, validated, step) } } catch let error as NibbleError
       where error.kind != .interrupted && error.kind != .terminated
     {
       try folder.discard()
@@ -154,13 +159,13 @@ public final class Finetuning {
   ) throws -> Result {
     var result = Result()
     result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
-    if resume { _ = try folder.restore(run, identity: identity) }
+    if resume { _ = try folder.restore(run, identity: record.identity) }
     var history = RunHistory(resume ? try folder.metrics() : [])
     if run.done == 0, history.before == nil { _ = try validate(folder, &history, validated) }
-    var isOver = false
+    var isOver = options.patience.map { history.stale >= $0 } ?? false
     var seconds = 0.0
     while run.done < run.steps, !isOver {
-      try Interrupt.check()
+      if let signal = Interrupt.error { throw try stop(signal, folder, history) }
       let report = try run.step()
       result.tokens += report.tokens
       seconds += report.seconds
@@ -173,14 +178,14 @@ public final class Finetuning {
       let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
       let isBest = isDue ? try validate(folder, &history, validated) : false
       isOver = options.patience.map { history.stale >= $0 } ?? false
-      try saveIfDue(folder, history, isBest: isBest)
+      if run.done % options.saveSteps == 0 || isBest || isOver || run.done == run.steps { try save(folder, history) }
     }
     result.steps = run.done
     result.smoothedLoss = history.smoothed
     result.validationBefore = history.before ?? []
     if let last = history.validations.last, last.step > 0 { result.validation = last.figures }
     if needsBest, let best = history.best, best.step != run.done {
-      try folder.restore(run, identity: identity, step: best.step)
+      try folder.restore(run, identity: record.identity, step: best.step)
       result.bestStep = best.step
       result.validation = history.validations.last { $0.step == best.step }?.figures ?? []
     }
@@ -205,12 +210,18 @@ public final class Finetuning {
     return history.add(validation: found.figures, run.done)
   }
 
-  /// Every so many steps, and where a run that may go back to its best step needs it.
-  private func saveIfDue(_ folder: TrainingFolder, _ history: RunHistory, isBest: Bool) throws {
-    let isLast = run.done == run.steps
-    guard run.done % options.saveSteps == 0 || isBest && !isLast || isLast && needsBest else { return }
+  /// Saves where the run is, and says so.
+  private func stop(_ signal: NibbleError, _ folder: TrainingFolder, _ history: RunHistory) throws -> NibbleError {
+    guard run.done > 0 else { return NibbleError(signal.kind, signal.text + " before the first step; \(.resume) begins it") }
+    try save(folder, history)
+    return NibbleError(
+      signal.kind, signal.text + " after step \(run.done) of \(run.steps), where a checkpoint is saved; \(.resume) goes on from there")
+  }
+
+  private func save(_ folder: TrainingFolder, _ history: RunHistory) throws {
+    guard folder.savedStep != run.done else { return }
     for file in model.checkpoint.files { try file.checkUnchanged() }
-    try folder.save(run, identity: identity, keeping: options.savedLimit, best: history.best?.step)
+    try folder.save(run, identity: record.identity, keeping: options.savedLimit, best: history.best?.step)
   }
 
   private var needsBest: Bool { options.patience != nil || options.writesBest }
@@ -220,18 +231,5 @@ public final class Finetuning {
     var binding = AdapterBinding(to: model.checkpoint, identity: baseIdentity)
     binding.head = model.newHead?.json
     try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))
-  }
-}
-
-extension RunOptions {
-  /// Everything in it, for the identity of a run. How the work is split is no part of it.
-  var text: String {
-    let o = optimizer
-    return [
-      o.kind.rawValue, "\(o.learningRate)", "\(o.secondFactorRatio)", "\(o.beta1)", "\(o.beta2)", "\(o.epsilon)",
-      "\(o.weightDecay)",
-      "\(o.momentum)", "\(o.maximumNorm)", schedule.rawValue, "\(warmupSteps ?? -1)", "\(warmupRatio)", "\(maximumSteps ?? -1)",
-      "\(epochs)", "\(batchSize)", "\(accumulation)", "\(shuffles)", "\(groupsByLength)", "\(seed)", "\(dropout)",
-    ].joined(separator: " ")
   }
 }

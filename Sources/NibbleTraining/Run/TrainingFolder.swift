@@ -22,6 +22,8 @@ public final class TrainingFolder {
   private let metricsFile: Int32
   /// Bytes of `metrics.jsonl`.
   private var written = 0
+  /// The step of the last checkpoint that was saved or restored.
+  private(set) var savedStep = 0
 
   /// - Parameter isFull: for a run that leaves a model, not an adapter
   /// - Throws: `.usage` for an existing output without `force`, what is not ours, and a folder another run is writing into;
@@ -90,14 +92,13 @@ public final class TrainingFolder {
     }
   }
 
-  /// Begins, or goes on with what `restore` puts back: what an earlier run left of its way is removed, and the new one's options are written.
+  /// Begins, or resumes: of an earlier run's files only those stay that the new one replaces when it is done, and the options are written.
   ///
   /// - Parameters:
   ///   - options: as `run.yaml` has them
-  ///   - identity: of everything that decides what the run computes
-  /// - Throws: `.usage` where there is no run to go on with, or another one
-  func start(_ options: String, identity: Digest128) throws {
-    let line = "# run \(identity)"
+  ///   - record: what decides what the run computes
+  /// - Throws: `.usage` where there is no run to resume, or another one
+  func start(_ options: String, _ record: RunRecord) throws {
     let place = path + "/" + Self.record
     switch begin {
     case .anew:
@@ -108,19 +109,24 @@ public final class TrainingFolder {
       guard ftruncate(metricsFile, 0) == 0 else {
         throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))")
       }
-      try TextFile.write(line + "\n" + options, to: place, force: true)
-    case .resume:
-      guard PathKind(place) == .file else { throw NibbleError.usage("\(.resume): \(path: path) holds no run to go on with") }
-      let file = try InputFile(place)
-      let text = String(decoding: try file.bytes(at: 0, count: min(file.size, 1 << 10)), as: UTF8.self)
-      guard text.hasPrefix("# run ") else { throw NibbleError.badInput("\(path: place): its first line names no run") }
-      guard text.hasPrefix(line + "\n") else { throw Self.otherRun(path) }
+    case .resume: guard try checkContinues(record).isLonger else { return }
     }
+    try TextFile.write(record.line + "\n" + options, to: place, force: true)
+  }
+
+  /// Compares `record` with that of the run in the folder.
+  ///
+  /// - Returns: whether it is of a longer run, and what to know about that
+  func checkContinues(_ record: RunRecord) throws -> (isLonger: Bool, warnings: [Warning]) {
+    let place = path + "/" + Self.record
+    guard PathKind(place) == .file else { throw NibbleError.usage("\(path: path): holds no run to resume: there is no run.yaml") }
+    let file = try InputFile(place)
+    let text = String(decoding: try file.bytes(at: 0, count: min(file.size, 1 << 20)), as: UTF8.self)
+    return try record.checkContinues(text, folder: path, file: place)
   }
 
   static func otherRun(_ path: String) -> NibbleError {
-    .usage(
-      "\(path: path) is of a run with other options, another base or other data; run it with those, or begin anew with \(.force)")
+    .usage("\(path: path) is of another run than the folder's run.yaml; begin anew with \(.force)")
   }
 
   /// After a run that failed before its first checkpoint: what it made is removed, if nothing was there before.
@@ -176,6 +182,7 @@ public final class TrainingFolder {
   package func save(_ run: TrainingRun, identity: Digest128, keeping limit: Int, best: Int?) throws {
     guard fsync(metricsFile) == 0 else { throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))") }
     try RunCheckpoint.save(run.optimizer, identity: identity, metrics: written, to: path + "/" + RunCheckpoint.name(run.done))
+    savedStep = run.done
     for step in try checkpoints().dropLast(max(1, limit)) where step != best {
       try Self.remove(path + "/" + RunCheckpoint.name(step))
     }
@@ -206,6 +213,7 @@ public final class TrainingFolder {
     guard fstat(metricsFile, &status) == 0, Int(status.st_size) >= written, ftruncate(metricsFile, off_t(written)) == 0 else {
       throw NibbleError.integrity("\(path: path + "/metrics.jsonl") is shorter than it was at step \(last)")
     }
+    savedStep = run.done
     return run.done
   }
 }
