@@ -191,7 +191,6 @@ public final class Finetuning {
     }
     for file in model.checkpoint.files { try file.checkUnchanged() }
     if trained.isDead { result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing")) }
-    try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations.map { ($0.step, $0.figures[0].value) }))
     try write(to: folder)
     return result
   }
@@ -222,6 +221,7 @@ public final class Finetuning {
     guard folder.savedStep != run.done else { return }
     for file in model.checkpoint.files { try file.checkUnchanged() }
     try folder.save(run, identity: record.identity, keeping: options.savedLimit, best: history.best?.step)
+    try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations.map { ($0.step, $0.figures[0].value) }))
   }
 
   private var needsBest: Bool { options.patience != nil || options.writesBest }
