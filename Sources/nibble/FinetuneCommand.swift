@@ -13,9 +13,10 @@ struct FinetuneCommand: ParsableCommand {
     commandName: "finetune",
     abstract: "Train a LoRA adapter on a packed or a float base, and write it as PEFT does.",
     discussion: """
-      DATA is a folder with train.jsonl (and valid.jsonl), or a file of rows: {"text"}; {"prompt", "completion"}; {"instruction", \
-      "input", "output"}; {"messages"}; {"text", "label"}; {"text", "labels"}; {"input_ids", "labels"}. Of questions and answers \
-      only the answer is learned.
+      DATA is a folder with train.jsonl (and valid.jsonl), a file of rows (JSON Lines or one JSON array), or a .txt file. The keys of a \
+      row say what it is: {"text"}; {"prompt", "completion"}, as texts or as lists of messages; {"instruction", "input", "output"}; \
+      {"messages"}; {"conversations"} (ShareGPT); {"text", "label"}; {"text", "labels"}; {"input_ids", "labels"}. Only answers are \
+      learned, unless --train-on-prompt is given.
       """)
 
   @Option(name: [.long, .customShort("m")], help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String

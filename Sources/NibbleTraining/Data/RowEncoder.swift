@@ -80,7 +80,7 @@ public struct RowEncoder: Sendable {
       }
       return (own, labels.compactMap { $0 })
     }
-    if row["messages"] != nil { return try conversation(row, place) }
+    if RowMessages.are(in: row) { return try conversation(row, place) }
     if row["completion"] != nil { return try answer(to: text("prompt"), text("completion")) }
     if row["output"] != nil {
       if let input = row["input"], input != .null, input.string == nil { throw fail("input is no text") }
@@ -90,7 +90,7 @@ public struct RowEncoder: Sendable {
     guard row["text"] != nil else {
       throw fail(
         "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) are those of no kind of row: text; prompt and completion; "
-          + "instruction, input and output; messages; input_ids and labels")
+          + "instruction, input and output; messages; conversations; input_ids and labels")
     }
     guard row["label"] == nil, row["labels"] == nil else {
       throw fail("a label is for a classifier, and the base is none; \(.numLabels) puts a head on it")
@@ -118,36 +118,49 @@ public struct RowEncoder: Sendable {
 
   private func conversation(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
-    guard let template else { return try written(row, place, fail) }
-    guard let messages = row["messages"]?.array, !messages.isEmpty else { throw fail("messages are no list") }
+    let messages = try RowMessages(row, fail)
+    guard let template else { return try written(messages, row, place, fail) }
     var ids: [Int] = [], labels: [Int] = []
-    let said = try messages.map { message in
+    let said = try messages.messages.map { message in
       guard let role = message["role"]?.string, let content = message["content"]?.string else {
         throw fail("a message without a role or a content")
       }
       return (role, content)
     }
     let pieces = try template.pieces(said).get(orFail: fail)
-    let last = pieces.lastIndex { $0.isAnswer }
+    let answers = try learned(pieces.indices.filter { pieces[$0].isAnswer }, messages, fail)
     for (index, piece) in pieces.enumerated() {
       let own = try encode(piece.text, marks: ids.isEmpty && piece.begins)
       ids += own
-      let isLearned = trainsOnPrompt || piece.isAnswer && (learnedTurns == .all || index == last)
+      let isLearned = trainsOnPrompt || answers.contains(index)
       labels += isLearned ? own : [Int](repeating: TrainingRow.ignored, count: own.count)
     }
     return (ids, labels)
   }
 
+  /// Those of a conversation's answers that are learned.
+  private func learned<Answer>(_ answers: [Answer], _ messages: RowMessages, _ fail: (MessageText) -> NibbleError) throws -> [Answer] {
+    let own = messages.messages.count { $0["role"]?.string == "assistant" }
+    guard messages.read == 0 || answers.count == own else {
+      throw fail("the template marks \(answers.count) answers in a conversation of \(own), so those of the prompt cannot be told apart")
+    }
+    let rest = answers.dropFirst(messages.read)
+    guard messages.read == 0 || !rest.isEmpty else { throw fail("a completion without an answer of the assistant's") }
+    return learnedTurns == .all ? Array(rest) : Array(rest.suffix(1))
+  }
+
   /// A conversation by the model's own template.
-  private func written(_ row: JSON, _ place: String, _ fail: (MessageText) -> NibbleError) throws -> (ids: [Int], labels: [Int]) {
+  private func written(
+    _ messages: RowMessages, _ row: JSON, _ place: String, _ fail: (MessageText) -> NibbleError
+  ) throws -> (ids: [Int], labels: [Int]) {
     guard let templates else {
       let known = ChatTemplate.allCases.map(\.rawValue).joined(separator: ", ")
       throw fail("messages need a template, and the model has none: \(.template, known)")
     }
     guard let tokenizer else { throw NibbleError.badInput("the base has no tokenizer; give rows with input_ids") }
     // Other keys of a row are none of the template's.
-    let known = (row.members ?? []).filter { ["messages", "tools", "documents"].contains($0.key) }
-    var conversation = try Conversation(.object(known), place: place)
+    let known = (row.members ?? []).filter { ["tools", "documents"].contains($0.key) }
+    var conversation = try Conversation(.object(known + [("messages", .array(messages.messages))]), place: place)
     conversation.variables = row["chat_template_kwargs"]?.members ?? []
     do {
       let written = try WrittenConversation(conversation, templates)
@@ -157,7 +170,7 @@ public struct RowEncoder: Sendable {
       guard let spans = tokenizer.byteSpans(of: ids, in: written.text) else {
         throw NibbleError.badInput("the tokenizer changes the text, so the answers' tokens cannot be told apart; name another \(.template)")
       }
-      let mask = written.mask(spans, learnedTurns == .all ? written.answers : Array(written.answers.suffix(1)))
+      let mask = try written.mask(spans, learned(written.answers, messages, fail))
       return (ids, zip(ids, mask).map { $1 ? $0 : TrainingRow.ignored })
     } catch let error as NibbleError where error.kind == .badInput { throw fail("\(error.text)") }
   }
@@ -206,6 +219,26 @@ public struct RowEncoder: Sendable {
       throw fail("\(wanted) in the range of float32, and the model is a regression")
     }
     return values.compactMap { $0 }
+  }
+
+  /// Whether a row needs a template.
+  public static func isConversation(_ row: JSON) -> Bool { RowMessages.are(in: row) }
+
+  /// Rows of a plain text, all of which is learned: as many as it takes, for nothing is cut off.
+  ///
+  /// - Throws: `.badInput` naming the place
+  public func rows(of text: String, place: String) throws -> [TrainingRow] {
+    let ids: [Int]
+    do { ids = try ended(encode(text)) } catch let error as NibbleError where error.kind == .badInput && error.path == nil {
+      throw NibbleError.badInput("\(path: place): \(error.text)")
+    }
+    if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
+      throw NibbleError.badInput("\(path: place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
+    }
+    return stride(from: 0, to: ids.count, by: max(1, maximumLength)).map { first in
+      let own = Array(ids[first..<min(first + maximumLength, ids.count)])
+      return TrainingRow(own, labels: own, place: place)
+    }
   }
 
   private func encode(_ text: String, marks: Bool = true) throws -> [Int] {
