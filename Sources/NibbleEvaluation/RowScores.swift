@@ -29,6 +29,15 @@ public struct RowScores: Sendable {
   /// Scores of the classes, a row each.
   public private(set) var scores: [[Float]] = []
 
+  /// What the scores of a classifier's row say, by class: the softmax, or where a text may have several classes the logistic function of each.
+  public static func probabilities(_ scores: [Float], areMany: Bool) -> [Double] {
+    if areMany { return scores.map { 1 / (1 + exp(-Double($0))) } }
+    let greatest = Double(scores.max() ?? 0)
+    let powers = scores.map { exp(Double($0) - greatest) }
+    let sum = powers.reduce(0, +)
+    return powers.map { $0 / sum }
+  }
+
   /// Rows of a pass, and rows of scores of the vocabulary that are held at once.
   private static let (passRows, scoreRows) = (16, 256)
 

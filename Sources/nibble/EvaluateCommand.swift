@@ -38,7 +38,7 @@ struct EvaluateCommand: ParsableCommand {
   var template: TemplateChoice?
   @Option(help: "Which answers of a conversation are scored (lm): all, last.") var trainOnTurns: LearnedTurns = .all
   @Flag(help: "Take a template though the tokenizer breaks its marks into pieces (lm).") var breakMarks = false
-  @Option(help: ArgumentHelp("Write the prediction for each row as JSON Lines (classification).", valueName: "FILE"))
+  @Option(help: ArgumentHelp("Write for each row its text, label, prediction and probabilities, as JSON Lines (classification).", valueName: "FILE"))
   var predictions: String?
   @OptionGroup var common: CommonOptions
 
@@ -94,14 +94,14 @@ struct EvaluateCommand: ParsableCommand {
     let rows = try TrainingRows(
       open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)
-    let read = try rows.read(data)
+    let read = try rows.read(data, keepsTexts: predictions != nil)
     common.warn(rows.warnings + read.warnings)
     let found = try RowScores(
       open.model, read.rows.map { .init($0.input, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
       progress: common.progress("evaluate"))
     Progress.clear()
     guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is judged") }
-    if let predictions { try write(found, read.rows, rows.classes, to: predictions) }
+    if let predictions { try Predictions(found, read, rows.classes).write(to: predictions) }
     let seconds = monotonicSeconds() - started
     var numbers: [(String, String, Double)] = [("loss", "loss", found.loss)]
     if let metrics = found.metrics { numbers += metrics.figures }
@@ -117,26 +117,6 @@ struct EvaluateCommand: ParsableCommand {
         (isClassifier ? "rows" : "tokens", "\(found.count)"), ("time", "\(decimal(seconds, 2)) s"),
         ("peak memory", byteText(ResourceUse.now.peakBytes)),
       ])
-  }
-
-  private func write(_ found: RowScores, _ rows: [TrainingRow], _ classes: Classes?, to path: String) throws {
-    func called(_ number: Int) -> JSON { classes?.names.isEmpty == false ? JSON(classes?.names[number]) : JSON(number) }
-    let lines = zip(found.scores, rows).map { scores, row -> String in
-      let said: (String, JSON) =
-        if classes?.areNumbers == true {
-          ("predictions", .array(scores.map { JSON(Double($0)) }))
-        } else if classes?.areMany == true {
-          ("predictions", .array(scores.indices.filter { scores[$0] > 0 }.map(called)))
-        } else {
-          ("prediction", called(scores.indices.max { scores[$0] < scores[$1] } ?? 0))
-        }
-      let object = JSON.object([
-        ("place", JSON(row.place)), said, ("targets", .array(row.targets.map { JSON($0) })),
-        ("scores", .array(scores.map { JSON(Double($0)) })),
-      ])
-      return object.text() + "\n"
-    }
-    try TextFile.write(lines.joined(), to: path)
   }
 
   private func printJSON(_ report: Perplexity.Report, _ seconds: Double) throws {

@@ -11,6 +11,8 @@ struct TrainingRows {
   struct Data {
     let path: String
     var rows: [TrainingRow] = []
+    /// The text of each row, where that is kept.
+    var texts: [String] = []
     /// Rows that were too long, and their tokens that were cut off.
     var cutRows = 0
     var cut = 0
@@ -66,8 +68,9 @@ struct TrainingRows {
 
   /// Every row of a file.
   ///
+  /// - Parameter keepsTexts: whether to keep the rows' texts, beside their tokens
   /// - Throws: `.badInput` naming file and line
-  func read(_ path: String) throws -> Data {
+  func read(_ path: String, keepsTexts: Bool = false) throws -> Data {
     var data = Data(path: path)
     try RowFile.forEach(path) { item, place in
       guard case .row(let row) = item else {
@@ -77,6 +80,7 @@ struct TrainingRows {
       if let brokenTemplate, RowEncoder.isConversation(row) { throw brokenTemplate }
       let (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
       data.rows.append(own)
+      if keepsTexts { data.texts.append(row["text"]?.string ?? "") }
       data.cut += cut
       data.cutRows += cut > 0 ? 1 : 0
       if classes == nil, own.learned == 0 { data.silent += 1 }

@@ -203,6 +203,31 @@ struct FinetuneCommandTests {
     let lines = try String(decoding: bytes(of: folder.file("said.jsonl")), as: UTF8.self).split(separator: "\n")
     let predictions = try lines.map { try JSON.parse(Array($0.utf8))["predictions"]?.array?.map(\.string) }
     #expect(predictions.first == [["cat"]][0] && predictions.last == [[]][0])
+    let first = try JSON.parse(Array(try #require(lines.first).utf8))
+    #expect(first["text"]?.string == "the cat sat" && first["labels"] == ["cat"])
+    let scores = try #require(first["scores"]?.array).compactMap(\.double)
+    for (name, score) in zip(["cat", "dog"], scores) {
+      #expect(abs(try #require(first["probabilities"]?[name]?.double) - 1 / (1 + exp(-score))) < 1e-6)
+    }
+  }
+
+  @Test("predictions of one class each have text, names and probabilities that sum to 1")
+  func predictions() throws {
+    let rows = #"{"text": "the cat sat", "label": "cat"}"# + "\n" + #"{"text": "my dog barks", "label": 1}"# + "\n"
+    let data = try folder.write("rows.jsonl", rows)
+    let base = ["--base", fixture("stories260K"), "--data", data, "-q"]
+    #expect(try Program.run(["finetune", "-o", folder.file("out"), "--labels", "cat,dog", "--max-steps", "1"] + base).code == 0)
+    let result = try Program.run(
+      ["evaluate", "--adapter", folder.file("out"), "--task", "classification", "--predictions", folder.file("said.jsonl")] + base)
+    #expect(result.code == 0, "\(result.errors)")
+    let lines = try String(decoding: bytes(of: folder.file("said.jsonl")), as: UTF8.self).split(separator: "\n").map { try JSON.parse(String($0)) }
+    #expect(lines.map { $0["text"]?.string } == ["the cat sat", "my dog barks"] && lines.map { $0["label"]?.string } == ["cat", "dog"])
+    for line in lines {
+      let shares = try #require(line["probabilities"]?.members)
+      let best = shares.max { $0.value.double ?? 0 < $1.value.double ?? 0 }
+      #expect(shares.map(\.key) == ["cat", "dog"] && abs(shares.compactMap(\.value.double).reduce(0, +) - 1) < 1e-12)
+      #expect(line["prediction"]?.string == best?.key)
+    }
   }
 
   @Test("an adapter that is replaced stays until its successor is done")
