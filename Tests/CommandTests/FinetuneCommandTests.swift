@@ -70,7 +70,7 @@ struct FinetuneCommandTests {
     let run = try arguments("out", ["--max-steps", "300", "--save-steps", "1000", "--lora-dropout", "0.1"])
     let result = try Program.run(run) { signal([number], $0) }
     #expect(result.code == code && result.errorLines.count == 1, "\(result.errors)")
-    let found = try #require(result.errors.firstMatch(of: #/after step ([0-9]+) of 300, where a checkpoint is saved; --resume goes on from there: (nibble .*)\n/#))
+    let found = try #require(result.errors.firstMatch(of: #/after step ([0-9]+) of 300, with a checkpoint saved; --resume continues from it: (nibble .*)\n/#))
     #expect(PathKind(folder.file("out/checkpoint-\(found.1)")) == .folder)
     #expect(PathKind(folder.file("out/adapter_model.safetensors")) == .nothing)
     let resumed = try Program.shell(String(found.2), folder: folder.path)

@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleTemplates
 import NibbleTokenizers
 
-/// Makes rows of training data into tokens. What a row is, its keys say.
+/// Turns rows of training data into tokens. The keys of a row tell what kind it is.
 public struct RowEncoder: Sendable {
   /// What is learned from rows with a question and an answer.
   public var trainsOnPrompt = false

@@ -5,7 +5,7 @@ import NibbleEvaluation
 public enum RowFile {
   /// One thing a file holds.
   public enum Item {
-    /// A row, whose kind its keys say.
+    /// A row; its keys tell what kind it is.
     case row(JSON)
     /// A text without a row around it, of any length.
     case text(String)

@@ -3,7 +3,7 @@ import NibbleCore
 import NibbleFormats
 import NibbleModels
 
-/// All that decides what a training run computes, beside base and data.
+/// The options that decide what a training run computes.
 public struct FinetuneOptions: Sendable {
   public var adapter = AdapterOptions()
   public var run = RunOptions()
@@ -15,9 +15,9 @@ public struct FinetuneOptions: Sendable {
   public var savedLimit = 2
   /// Validations without progress after which the run ends; nil for never.
   public var patience: Int?
-  /// Whether what had the least loss in a validation is written, not what came last; with `patience` it always is.
+  /// Whether the result with the lowest validation loss is written instead of the last; with `patience` it always is.
   public var writesBest = false
-  /// Takes an adapter to begin with that was trained on another base.
+  /// Accepts an initial adapter that was trained on another base.
   public var anyBase = false
 
   public init() {}
@@ -25,7 +25,7 @@ public struct FinetuneOptions: Sendable {
 
 /// A training run from its first step to the adapter it leaves.
 public final class Finetuning {
-  /// What a run came to.
+  /// The outcome of a run.
   public struct Result: Sendable {
     public var steps = 0
     public var smoothedLoss = 0.0
@@ -40,7 +40,7 @@ public final class Finetuning {
     public var trained = 0
     /// Things to know about what came out.
     public var warnings: [Warning] = []
-    /// Seconds of the steps, by what they went into.
+    /// Seconds spent in the parts of the steps.
     public var parts: [(name: String, seconds: Double)] = []
 
     public var validationLoss: Double? { validation.first?.value }
@@ -58,7 +58,7 @@ public final class Finetuning {
 
   /// - Parameters:
   ///   - start: an adapter to train on, which brings rank, alpha, method and targets
-  ///   - threads: to hash a base with that does not say its identity
+  ///   - threads: for hashing a base whose file does not record its identity
   public init(
     _ model: Model, _ options: FinetuneOptions, train: [TrainingRow], valid: [TrainingRow] = [], start: AdapterFile? = nil,
     threads: Int = availableCores
@@ -138,7 +138,7 @@ public final class Finetuning {
   ///
   /// - Parameters:
   ///   - record: the options, as `run.yaml` has them
-  ///   - resume: goes on from the folder's last checkpoint
+  ///   - resume: continues from the folder's last checkpoint
   ///   - validated: is given the loss of each validation, and the step it follows; 0 before the first
   ///   - step: is given each step's report, and the exponential mean of the losses; an error it throws stops the run, which can be resumed
   public func train(
@@ -209,12 +209,12 @@ public final class Finetuning {
     return history.add(validation: found.figures, run.done)
   }
 
-  /// Saves where the run is, and says so.
+  /// Saves a checkpoint, and returns the error that ends the run.
   private func stop(_ signal: NibbleError, _ folder: TrainingFolder, _ history: RunHistory) throws -> NibbleError {
     guard run.done > 0 else { return NibbleError(signal.kind, signal.text + " before the first step; \(.resume) begins it") }
     try save(folder, history)
     return NibbleError(
-      signal.kind, signal.text + " after step \(run.done) of \(run.steps), where a checkpoint is saved; \(.resume) goes on from there")
+      signal.kind, signal.text + " after step \(run.done) of \(run.steps), with a checkpoint saved; \(.resume) continues from it")
   }
 
   private func save(_ folder: TrainingFolder, _ history: RunHistory) throws {

@@ -1,7 +1,7 @@
 import Glibc
 import NibbleCore
 
-/// What a run has come through: the losses of its steps, its validations, and the best of them.
+/// The losses of a run's steps, its validations, and the best of them.
 struct RunHistory {
   typealias Figures = [(key: String, value: Double)]
 
@@ -13,12 +13,12 @@ struct RunHistory {
 
   /// The exponential mean of the losses.
   var smoothed: Double { mean.value }
-  /// What the model said before the first step.
+  /// Figures before the first step.
   var before: Figures? { validations.first.flatMap { $0.step == 0 ? $0.figures : nil } }
   /// Validations since the best one.
   var stale: Int { validations.reversed().prefix { $0.step != best?.step && $0.step > 0 }.count }
 
-  /// What `metrics.jsonl` says of the steps taken.
+  /// The history in the rows of `metrics.jsonl`.
   init(_ rows: [JSON] = []) {
     for row in rows {
       if let loss = row["loss"]?.double { add(loss) }

@@ -91,7 +91,7 @@ struct RunRecord {
 }
 
 extension RunRecord {
-  /// - Parameter start: all of the adapter that is trained on, which brings what else `options` say of a new one
+  /// - Parameter start: the contents of the initial adapter, which then replace the adapter options
   init(base: Digest128, data: Digest128, start: String?, compute: String, _ options: FinetuneOptions, steps: Int) {
     let run = options.run
     var parts: [(name: String, value: JSON)] = [

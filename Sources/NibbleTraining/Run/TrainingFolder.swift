@@ -33,7 +33,7 @@ public final class TrainingFolder {
     (self.path, self.begin) = (path, begin)
     isNew = PathKind(path) == .nothing
     switch (PathKind(path), begin) {
-    case (.nothing, .resume): throw NibbleError.usage("\(.resume): there is no \(path: path) to go on with")
+    case (.nothing, .resume): throw NibbleError.usage("\(.resume): there is no \(path: path) to resume")
     case (.nothing, .anew):
       guard mkdir(path, 0o777) == 0 else {
         throw NibbleError.cannotWrite("\(path: path): cannot be created: \(errorText(errno))")
@@ -73,7 +73,7 @@ public final class TrainingFolder {
       throw NibbleError.usage("\(path: path) holds \(subject: name), which this command would not write there")
     }
     guard case .anew(let force) = begin, !force, !names.isEmpty else { return }
-    throw NibbleError.usage("\(path: path) exists; \(.force) replaces it, \(.resume) goes on with it")
+    throw NibbleError.usage("\(path: path) exists; \(.force) replaces it, \(.resume) continues it")
   }
 
   /// Links are never ours: what they lead to is not here.
@@ -207,7 +207,7 @@ public final class TrainingFolder {
     do {
       written = try RunCheckpoint.restore(run.optimizer, identity: identity, from: path + "/" + RunCheckpoint.name(last))
     } catch let error as NibbleError where all.count > 1 && error.kind != .usage {
-      throw NibbleError(error.kind, "\(error.text); without that folder \(.resume) goes on from step \(all[all.count - 2])")
+      throw NibbleError(error.kind, "\(error.text); without that folder \(.resume) continues from step \(all[all.count - 2])")
     }
     var status = stat()
     guard fstat(metricsFile, &status) == 0, Int(status.st_size) >= written, ftruncate(metricsFile, off_t(written)) == 0 else {

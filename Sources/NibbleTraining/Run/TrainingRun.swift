@@ -98,7 +98,7 @@ package final class TrainingRun {
     optimizer = Optimizer(options.optimizer, trained.tensors, team: model.engine.team)
   }
 
-  /// What the model says of rows it does not learn from.
+  /// Figures of rows that are not trained on.
   package struct Validation: Sendable {
     /// The mean over learned tokens, or rows.
     package var loss = 0.0

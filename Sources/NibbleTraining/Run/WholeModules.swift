@@ -6,7 +6,7 @@ import NibbleModels
 extension Trained {
   /// Modules trained whole: those asked for, by the last parts of their paths, and the head of a classifier.
   ///
-  /// An embedding that a head shares its weight with is trained alone, as PEFT trains it: the head stays what it was.
+  /// An embedding that a head shares its weight with is trained without the head, as in PEFT: the head keeps its weight.
   ///
   /// - Throws: `.usage` for names of no module
   mutating func addWholeModules(_ names: [String], _ model: Model) throws {
