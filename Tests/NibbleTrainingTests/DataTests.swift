@@ -2,7 +2,7 @@ import Foundation
 import NibbleCore
 import NibbleTemplates
 import NibbleTokenizers
-import NibbleTraining
+@testable import NibbleTraining
 import TestSupport
 import Testing
 
@@ -168,6 +168,20 @@ struct DataTests {
     let rows = try encoder { $0.maximumLength = 16 }.rows(of: text, place: "t.txt")
     #expect(rows.dropLast().allSatisfy { $0.ids.count == 16 && $0.labels == $0.ids } && rows.count == 8)
     #expect(try rows.map(whole).joined() == text + "<|endoftext|>")
+  }
+
+  @Test("a long text is tokenized in parts, to the tokens of the whole", arguments: ["one two three, four\n", "abc def ", "é\n\nà b\n\n", "x"])
+  func segments(_ unit: String) throws {
+    let text = String(String(repeating: unit, count: 60_000 / unit.utf8.count + 1).prefix(50_000))
+    let tokenizer = try #require(Self.tokenizer)
+    let parts = Array(TextSegments(text, size: 1 << 13))
+    #expect(parts.count > 1 && parts.joined() == text && parts.allSatisfy { $0.utf8.count <= 1 << 14 })
+    let expected = try tokenizer.encode(text).ids
+    let found = try encoder { ($0.maximumLength, $0.segmentSize) = (50, 1 << 13) }.language(["text": JSON(text)], place: "x")
+    #expect(found.row.ids == Array(expected.prefix(50)))
+    // Words without an end are cut somewhere.
+    #expect(abs(found.cut + 50 - 1 - expected.count) <= (unit == "x" ? 16 : 0))
+    if unit != "x" { #expect(try encoder { ($0.maximumLength, $0.segmentSize) = (100, 1 << 13) }.rows(of: text, place: "x").flatMap(\.ids) == expected + [50256]) }
   }
 
   /// Rows of a file, with their places, or the error.

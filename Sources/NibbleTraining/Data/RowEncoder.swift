@@ -14,6 +14,8 @@ public struct RowEncoder: Sendable {
   public private(set) var template: ChatTemplate?
   /// The same, by a template of the model's or a file's; `template` comes before it.
   public var templates: ChatTemplates?
+  /// Bytes of a long text that are tokenized at once, at least.
+  var segmentSize = 1 << 20
   /// What ends an answer.
   private let end: Int?
   private let vocabulary: Int
@@ -52,7 +54,7 @@ public struct RowEncoder: Sendable {
   ///
   /// - Throws: `.badInput` naming the place
   public func language(_ row: JSON, place: String) throws -> (row: TrainingRow, cut: Int) {
-    let (ids, labels) = try parts(row, place)
+    let (ids, labels, dropped) = try parts(row, place)
     if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
       throw NibbleError.badInput("\(path: place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
     }
@@ -60,11 +62,12 @@ public struct RowEncoder: Sendable {
       throw NibbleError.badInput("\(path: place): label \(bad) is neither −100 nor in the model's vocabulary of \(vocabulary)")
     }
     guard !ids.isEmpty else { throw NibbleError.badInput("\(path: place): the row is empty") }
-    let cut = max(0, ids.count - maximumLength)
+    let cut = max(0, ids.count - maximumLength) + dropped
     return (TrainingRow(Array(ids.prefix(maximumLength)), labels: Array(labels.prefix(maximumLength)), place: place), cut)
   }
 
-  private func parts(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
+  /// Tokens and labels of a row, and how many tokens behind them are dropped already.
+  private func parts(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int], dropped: Int) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     func text(_ key: String) throws -> String {
       guard let text = row[key]?.string else { throw fail("\(key: key) is missing or no text") }
@@ -74,13 +77,16 @@ public struct RowEncoder: Sendable {
     if let list = row["input_ids"] {
       guard let ids = list.array?.map(\.int), !ids.contains(nil) else { throw fail("input_ids are no list of whole numbers") }
       let own = ids.compactMap { $0 }
-      guard let given = row["labels"], given != .null else { return (own, own) }
+      guard let given = row["labels"], given != .null else { return (own, own, 0) }
       guard let labels = given.array?.map(\.int), !labels.contains(nil), labels.count == own.count else {
         throw fail("labels are no list of \(own.count) whole numbers")
       }
-      return (own, labels.compactMap { $0 })
+      return (own, labels.compactMap { $0 }, 0)
     }
-    if RowMessages.are(in: row) { return try conversation(row, place) }
+    if RowMessages.are(in: row) {
+      let (ids, labels) = try conversation(row, place)
+      return (ids, labels, 0)
+    }
     if row["completion"] != nil { return try answer(to: text("prompt"), text("completion")) }
     if row["output"] != nil {
       if let input = row["input"], input != .null, input.string == nil { throw fail("input is no text") }
@@ -95,8 +101,9 @@ public struct RowEncoder: Sendable {
     guard row["label"] == nil, row["labels"] == nil else {
       throw fail("a label is for a classifier, and the base is none; \(.numLabels) puts a head on it")
     }
-    let ids = try ended(encode(text("text")))
-    return (ids, ids)
+    let (ids, dropped) = try cutTokens(text("text"))
+    let ended = self.ended(ids)
+    return (ended, ended, dropped)
   }
 
   /// The format of Stanford's Alpaca.
@@ -110,10 +117,10 @@ public struct RowEncoder: Sendable {
     return "\(task)\n\n### Instruction:\n\(instruction)\n\n\(more)### Response:\n"
   }
 
-  private func answer(to prompt: String, _ answer: String) throws -> (ids: [Int], labels: [Int]) {
-    let question = try encode(prompt), rest = try ended(encode(answer, marks: false))
-    let ignored = [Int](repeating: TrainingRow.ignored, count: question.count)
-    return (question + rest, (trainsOnPrompt ? question : ignored) + rest)
+  private func answer(to prompt: String, _ answer: String) throws -> (ids: [Int], labels: [Int], dropped: Int) {
+    let (question, cutQuestion) = try cutTokens(prompt), (open, cutAnswer) = try cutTokens(answer, marks: false)
+    let ignored = [Int](repeating: TrainingRow.ignored, count: question.count), rest = ended(open)
+    return (question + rest, (trainsOnPrompt ? question : ignored) + rest, cutQuestion + cutAnswer)
   }
 
   private func conversation(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
@@ -200,9 +207,10 @@ public struct RowEncoder: Sendable {
       targets = [Double(try number(row["label"]))]
     }
     guard let tokenizer else { throw NibbleError.badInput("\(path: place): the base has no tokenizer for texts") }
-    let ids = try tokenizer.encode(text).ids
+    var segments = segments(of: text)
+    let ids = try tokenizer.encode(String(segments.next() ?? "")).ids
     guard !ids.isEmpty else { throw fail("the row is empty") }
-    let cut = max(0, ids.count - maximumLength)
+    let cut = try max(0, ids.count - maximumLength) + segments.reduce(0) { try $0 + tokenizer.encode(String($1), addSpecialTokens: false).ids.count }
     // What ends a text stays.
     let kept =
       cut > 0 && maximumLength > 1
@@ -228,8 +236,11 @@ public struct RowEncoder: Sendable {
   ///
   /// - Throws: `.badInput` naming the place
   public func rows(of text: String, place: String) throws -> [TrainingRow] {
-    let ids: [Int]
-    do { ids = try ended(encode(text)) } catch let error as NibbleError where error.kind == .badInput && error.path == nil {
+    var ids: [Int] = []
+    do {
+      for segment in segments(of: text) { ids += try encode(String(segment), marks: ids.isEmpty) }
+      ids = ended(ids)
+    } catch let error as NibbleError where error.kind == .badInput && error.path == nil {
       throw NibbleError.badInput("\(path: place): \(error.text)")
     }
     if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
@@ -239,6 +250,18 @@ public struct RowEncoder: Sendable {
       let own = Array(ids[first..<min(first + maximumLength, ids.count)])
       return TrainingRow(own, labels: own, place: place)
     }
+  }
+
+  private func segments(of text: String) -> TextSegments { TextSegments(text, size: max(segmentSize, 64 * min(maximumLength, 1 << 20))) }
+
+  /// The tokens of a text of which so many are kept as a row has at most, and how many more there are.
+  private func cutTokens(_ text: String, marks: Bool = true) throws -> (ids: [Int], dropped: Int) {
+    var (ids, dropped) = ([Int](), 0)
+    for segment in segments(of: text) {
+      let own = try encode(String(segment), marks: marks && ids.isEmpty)
+      if ids.count < maximumLength { ids += own } else { dropped += own.count }
+    }
+    return (ids, dropped)
   }
 
   private func encode(_ text: String, marks: Bool = true) throws -> [Int] {
