@@ -10,7 +10,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Adapters and merging.
   case base, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, rank, energy, minEnergy, others
   // Training.
-  case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, showBatch, epochs, batchSize, maxLength
+  case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, addTokens, showBatch, epochs, batchSize, maxLength
   case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, initLora, loraplusRatio
   case maxSteps, gradientAccumulationSteps, lrScheduler, warmupSteps, warmupRatio, optimizer, adamBeta1, adamBeta2, adamEpsilon
   case momentum, weightDecay, maxGradNorm, seed, noShuffle, groupByLength, computeDtype

@@ -92,6 +92,16 @@ extension FinetuneCommand {
     }
   }
 
+  /// The options, with the modules that have rows for new tokens.
+  func options(with added: ChatTokens, on model: Model) throws -> FinetuneOptions {
+    var options = try options
+    guard !added.tokens.isEmpty else { return options }
+    options.adapter.modulesToSave += added.modules(of: model).filter { !options.adapter.modulesToSave.contains($0) }
+    options.adapter.keepsTied = true
+    options.tokenizerFiles = added.files
+    return options
+  }
+
   /// Divided at the last `=`.
   private static func pattern(_ text: String, _ flag: String) throws -> (String, String) {
     guard let equals = text.lastIndex(of: "=") else { throw NibbleError.usage("\(flag) \(quoted(text)) is not REGEX=NUMBER") }

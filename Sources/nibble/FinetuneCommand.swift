@@ -72,6 +72,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Chat template for messages: llama-3, chatml, mistral, zephyr, or a template file (default: the model's own).", valueName: "NAME|FILE"))
   var template: TemplateChoice?
   @Option(help: "Answers of a conversation to learn: all or last.") var trainOnTurns: LearnedTurns = .all
+  @Flag(help: "Add special tokens of the --template that the tokenizer lacks, and train embedding and head in full.") var addTokens = false
   @Flag(help: "Accept a template whose special tokens the tokenizer splits into pieces.") var breakMarks = false
   @Option(help: "Dropout of the input of the LoRA factors.") var loraDropout = 0.0
   @Option(help: "Steps per progress line, if standard error is not a terminal (default: about 20 lines per run).") var logEvery: Int?
@@ -94,7 +95,10 @@ struct FinetuneCommand: ParsableCommand {
     let brought = try file.flatMap { try NewHead(of: $0) }
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
-    let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head, verifies: !noVerify)
+    let added = try addedTokens(to: Checkpoint.open(base))
+    let model = try Model(
+      file.map { try added.base.grown(for: $0) } ?? added.base, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
+      verifies: !noVerify)
     common.warn(model.checkpoint.warnings)
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
@@ -108,7 +112,7 @@ struct FinetuneCommand: ParsableCommand {
     common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
     if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
     let tuning = try Finetuning(
-      model, try options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
+      model, try options(with: added, on: model), train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
     common.warn(tuning.warnings)
     if batchSize * gradientAccumulationSteps > train.rows.count {
       common.warn([
@@ -142,7 +146,21 @@ struct FinetuneCommand: ParsableCommand {
     throw NibbleError.badInput("\(path: "\(data)/\(name)"): no such file; a folder of data has a train.jsonl")
   }
 
-  /// Flags that count for nothing beside others.
+  /// The base, with the tokens that `--add-tokens` asks for.
+  private func addedTokens(to checkpoint: Checkpoint) throws -> ChatTokens {
+    guard addTokens else { return ChatTokens(none: checkpoint) }
+    guard case .builtIn(let template)? = try template?.resolved() else {
+      throw NibbleError.usage("--add-tokens adds the tokens of a --template by its name: llama-3, chatml, mistral, zephyr")
+    }
+    guard method != .full, initAdapter == nil else {
+      throw NibbleError.usage("--add-tokens goes with a new adapter, not with \(method == .full ? "--method full" : "--init-adapter")")
+    }
+    let added = try ChatTokens(adding: template, to: checkpoint, threads: common.workers)
+    if added.tokens.isEmpty { common.warn([Warning(.unused, "\(.addTokens): the tokenizer has all tokens of \(template.rawValue)")]) }
+    return added
+  }
+
+  /// Flags without effect beside others.
   private func warnIgnored(hasHead: Bool, isBrought: Bool) {
     let heads = ["--num-labels", "--labels", "--pooling", "--many-labels"]
     let factors = [

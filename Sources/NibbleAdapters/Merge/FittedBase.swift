@@ -119,7 +119,7 @@ extension Checkpoint {
 
 extension AdapterFile {
   /// The tokenizer saved with the adapter.
-  fileprivate func tokenizerFiles() throws -> [Checkpoint.SmallFile] {
+  func tokenizerFiles() throws -> [Checkpoint.SmallFile] {
     try [
       "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
       "tokenizer_config.json", "vocab.json", "vocab.txt",

@@ -6,6 +6,8 @@ package final class MappedCheckpoint: @unchecked Sendable {
   package let checkpoint: Checkpoint
   private let maps: [ObjectIdentifier: MappedFile]
   private let overlay: PatchOverlay?
+  /// Copies of the sections of tensors that are in memory, at places that stay.
+  private var copies: [ByteName: UnsafeMutableRawBufferPointer] = [:]
 
   /// Maps the files of `checkpoint`; touches no tensor.
   ///
@@ -18,7 +20,15 @@ package final class MappedCheckpoint: @unchecked Sendable {
       maps[ObjectIdentifier(file)] = try overlay?.map(of: file) ?? file.map(readsAhead: readsAhead)
     }
     self.maps = maps
+    for tensor in checkpoint.tensors {
+      guard let section = tensor.section(.data), case .memory(let bytes) = section.source else { continue }
+      let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 64)
+      copy.copyBytes(from: bytes)
+      copies[tensor.name] = copy
+    }
   }
+
+  deinit { for copy in copies.values { copy.deallocate() } }
 
   /// The bytes of a section. They live as long as this object.
   ///
@@ -32,6 +42,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
     if case .patched(let patched) = section.source, let bytes = overlay?.bytes(patched, count: section.storedLength) {
       return bytes
     }
+    if case .memory = section.source, section.kind == .data, let copy = copies[ByteName(name)] { return UnsafeRawBufferPointer(copy) }
     guard case .file(let file, let offset) = section.source, let map = maps[ObjectIdentifier(file)],
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
     else { throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) lies outside its file") }

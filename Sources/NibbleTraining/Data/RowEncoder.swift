@@ -44,8 +44,10 @@ public struct RowEncoder: Sendable {
       let reason =
         tokenizer.id(of: mark).map { "reads \(quoted(mark)) as text, though it is token \($0): it" }
         ?? "has no token \(quoted(mark)): it"
+      let isMissing = tokenizer.id(of: mark) == nil
+      let advice: MessageText = isMissing ? "; \(.addTokens) adds it, \(.breakMarks) trains on the pieces" : "; \(.breakMarks) trains on the pieces"
       let found: MessageText = "\(.template, template.rawValue): the tokenizer \(reason) becomes \(pieces)"
-      guard breaksMarks else { throw NibbleError.usage(found + "; \(.breakMarks) trains on the pieces") }
+      guard breaksMarks else { throw NibbleError.usage(found + advice) }
       return Warning(.data, found)
     }
   }

@@ -17,6 +17,8 @@ public struct FinetuneOptions: Sendable {
   public var patience: Int?
   /// Whether the result with the lowest validation loss is written instead of the last; with `patience` it always is.
   public var writesBest = false
+  /// Files of a tokenizer with more tokens than the base's, by name: written beside the adapter.
+  public var tokenizerFiles: [String: [UInt8]] = [:]
   /// Accepts an initial adapter that was trained on another base.
   public var anyBase = false
 
@@ -228,6 +230,7 @@ public final class Finetuning {
 
   private func write(to folder: TrainingFolder) throws {
     if isFull { return try folder.write(trained, of: model.checkpoint) }
+    for (name, bytes) in options.tokenizerFiles { try folder.write(name, String(decoding: bytes, as: UTF8.self)) }
     var binding = AdapterBinding(to: model.checkpoint, identity: baseIdentity)
     binding.head = model.newHead?.json
     try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))

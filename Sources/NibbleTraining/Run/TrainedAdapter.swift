@@ -34,7 +34,7 @@ extension Trained {
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
-    return [
+    let config: JSON = [
       "peft_type": "LORA", "task_type": task, "base_model_name_or_path": JSON(model.path),
       "r": JSON(options.rank), "lora_alpha": alpha, "lora_dropout": JSON(options.dropout),
       "use_rslora": .bool(options.method == .rslora), "use_dora": .bool(options.method == .dora),
@@ -45,6 +45,7 @@ extension Trained {
       "bias": JSON(options.bias.rawValue), "fan_in_fan_out": .bool(adapted.contains(where: \.isConv1D)),
       "init_lora_weights": .bool(true), "inference_mode": .bool(true),
     ]
+    return options.keepsTied && model.tied != nil ? config.setting("ensure_weight_tying", to: true) : config
   }
 
   /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a

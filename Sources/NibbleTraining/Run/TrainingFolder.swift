@@ -64,7 +64,10 @@ public final class TrainingFolder {
 
   private static let record = "run.yaml"
   private static let files: Set = ["metrics.jsonl", record, "README.md", "loss.svg"]
-  private static let adapterFiles: Set = ["adapter_config.json", "adapter_model.safetensors"]
+  private static let adapterFiles: Set = [
+    "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja",
+  ]
 
   /// Throws unless all that is there is a run's, and may be.
   private static func check(_ path: String, _ begin: Begin, _ isFull: Bool) throws {

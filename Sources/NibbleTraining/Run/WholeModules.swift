@@ -31,6 +31,13 @@ extension Trained {
     }
   }
 
+  /// Makes one trained weight of those of an embedding and a head that share theirs, stored under both names.
+  mutating func shareTied(_ model: Model) {
+    guard let (head, tokens) = model.tied, let one = matrices[tokens.id], matrices[head.id] !== one else { return }
+    one.otherNames.append("base_model.model.\(model.path(ofModule: head.name)).weight")
+    matrices[head.id] = one
+  }
+
   /// The bias of a layer, where it has one.
   mutating func addBias(of layer: Linear, _ model: Model) {
     guard let bias = layer.bias else { return }
