@@ -30,12 +30,18 @@ extension Checkpoint {
     return base.with(config: config.setting("vocab_size", to: JSON(count)))
   }
 
-  /// This base as it has to be to run `adapter`: with its vocabulary and its tokenizer, where the adapter was trained on a larger one.
+  /// This base as it has to be to run `adapter`: with the adapter's tokenizer where it replaces the embedding, and with as many rows.
   package func grown(for adapter: AdapterFile) throws -> Checkpoint {
     let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
     let counts = adapter.replacements.filter { names.index(of: $0.name) != nil }.compactMap(\.tensor.shape.first)
-    guard let count = counts.max(), let rows = vocabularyRows, count > rows else { return self }
-    return try growingVocabulary(to: count).withFiles(adapter.tokenizerFiles())
+    guard let count = counts.max(), let rows = vocabularyRows else { return self }
+    return try (count > rows ? growingVocabulary(to: count) : self).withTokenizer(of: adapter)
+  }
+
+  /// The same with the tokenizer that is saved with an adapter, if one is.
+  func withTokenizer(of adapter: AdapterFile) throws -> Checkpoint {
+    let files = try adapter.tokenizerFiles()
+    return files.contains { $0.name == "tokenizer.json" } ? withFiles(files) : self
   }
 
   /// The same with other small files under these names.

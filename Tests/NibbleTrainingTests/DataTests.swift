@@ -162,6 +162,15 @@ struct DataTests {
     #expect(try whole(row).contains("A"))
   }
 
+  @Test("the templates that are written beside adapters are the built-in ones", arguments: [ChatTemplate.chatml, .llama3])
+  func sources(_ template: ChatTemplate) throws {
+    let source = try #require(template.source), text = #"{"messages": \#(Self.dialogue)}"#
+    let own = try row(text) { _ = try $0.use(template, breaksMarks: true) }
+    let written = try row(text) { $0.templates = ChatTemplates(try Template(source, name: "t"), specialTokens: []) }
+    // Marks that are pieces are cut otherwise; where they are tokens, the texts' tokens are the same.
+    #expect(try whole(own) == whole(written))
+  }
+
   @Test("a plain text becomes rows of the greatest length, and nothing is cut off")
   func plainText() throws {
     let text = String(repeating: "one two three ", count: 40)

@@ -48,8 +48,15 @@ public struct ChatTokens {
 extension ChatTemplate {
   /// The template in Jinja, where `generate --chat` and transformers can use it as it is.
   var source: String? {
-    guard self == .chatml else { return nil }
-    return "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
-      + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    switch self {
+    case .chatml:
+      #"{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"#
+        + #"{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"#
+    case .llama3:
+      #"{{ '<|begin_of_text|>' }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"#
+        + #"{{ message['content'] | trim }}{{ '<|eot_id|>' }}{% endfor %}"#
+        + #"{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"#
+    case .mistral, .zephyr: nil
+    }
   }
 }

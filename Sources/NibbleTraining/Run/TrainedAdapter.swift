@@ -65,7 +65,9 @@ extension Trained {
 
   /// Whole paths: PEFT takes `norm` for the end of any module's name.
   private func wholePaths(_ model: Model) -> [String] {
-    let ids = matrices.keys + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
+    // Under this name PEFT gives the head what takes the embedding's place; it does not look for others.
+    let follower = model.tied.flatMap { ModuleChoice.is($0.tokens.name, "embed_tokens") && matrices[$0.head.id] === matrices[$0.tokens.id] ? $0.head.id : nil }
+    let ids = matrices.keys.filter { $0 != follower } + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
     return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
 }
