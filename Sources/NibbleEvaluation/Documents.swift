@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// Texts a model is judged on.
+/// Texts to evaluate a model on.
 public struct Documents: Sendable {
   /// A text, and where it stands.
   public struct Document: Sendable {

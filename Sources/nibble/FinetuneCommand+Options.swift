@@ -26,15 +26,15 @@ extension FinetuneCommand {
       throw NibbleError.usage("\(flag) \(value) is not from 0 to below 1")
     }
     guard !(groupByLength && noShuffle) else {
-      throw NibbleError.usage("--group-by-length goes with a drawn order, not with --no-shuffle")
+      throw NibbleError.usage("--group-by-length needs a shuffled order, so it excludes --no-shuffle")
     }
     for (value, flag, isGood) in [
       (alpha, "--lora-alpha", alpha.isFinite), (weightDecay, "--weight-decay", weightDecay >= 0 && weightDecay.isFinite),
       (maxGradNorm, "--max-grad-norm", maxGradNorm >= 0), (warmupRatio, "--warmup-ratio", (0...1).contains(warmupRatio)),
       (Double(warmupSteps ?? 0), "--warmup-steps", warmupSteps ?? 0 >= 0),
-    ] where !isGood { throw NibbleError.usage("\(flag) \(value) makes no sense") }
+    ] where !isGood { throw NibbleError.usage("\(flag) \(value) is out of range") }
     if let maxMemory, parseBytes(maxMemory) == nil {
-      throw NibbleError.usage("--max-memory \(quoted(maxMemory)) is no size such as 300MB")
+      throw NibbleError.usage("--max-memory \(quoted(maxMemory)) is not a size such as 300MB")
     }
     if let modulesToSave, modulesToSave.allSatisfy({ $0 == "," }) {
       throw NibbleError.usage("--modules-to-save \(quoted(modulesToSave)) names nothing")
@@ -58,12 +58,12 @@ extension FinetuneCommand {
       let path = String(text.dropFirst())
       let file = try InputFile(path)
       guard file.size <= 1 << 20, let lines = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
-        throw NibbleError.badInput("\(path: path): no list of names, one a line")
+        throw NibbleError.badInput("\(path: path): not a list of names, one per line")
       }
       names = lines.split(whereSeparator: \.isNewline).map(String.init)
     }
     guard !names.isEmpty, Set(names).count == names.count else {
-      throw NibbleError.usage("--labels \(quoted(text)): no names, or one twice")
+      throw NibbleError.usage("--labels \(quoted(text)): it names no class, or one twice")
     }
     for (place, name) in names.enumerated() where Int(name) ?? place != place {
       throw NibbleError.usage("--labels \(quoted(text)): \(quoted(name)) is the number of another class")
@@ -77,14 +77,14 @@ extension FinetuneCommand {
       options.adapter.rankPattern = try rankPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--rank-pattern")
         guard let rank = Int(number), (1...1 << 20).contains(rank) else {
-          throw NibbleError.usage("--rank-pattern \(subject: text): no rank")
+          throw NibbleError.usage("--rank-pattern \(subject: text): the part after '=' is not a rank")
         }
         return (pattern, rank)
       }
       options.adapter.alphaPattern = try alphaPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--alpha-pattern")
         guard let alpha = Double(number), alpha.isFinite else {
-          throw NibbleError.usage("--alpha-pattern \(subject: text): no number")
+          throw NibbleError.usage("--alpha-pattern \(subject: text): the part after '=' is not a number")
         }
         return (pattern, alpha)
       }

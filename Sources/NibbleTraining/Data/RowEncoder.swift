@@ -72,16 +72,16 @@ public struct RowEncoder: Sendable {
   private func parts(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int], dropped: Int) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     func text(_ key: String) throws -> String {
-      guard let text = row[key]?.string else { throw fail("\(key: key) is missing or no text") }
+      guard let text = row[key]?.string else { throw fail("\(key: key) is missing or not a text") }
       return text
     }
     guard row.members != nil else { throw fail("a row is no JSON object") }
     if let list = row["input_ids"] {
-      guard let ids = list.array?.map(\.int), !ids.contains(nil) else { throw fail("input_ids are no list of whole numbers") }
+      guard let ids = list.array?.map(\.int), !ids.contains(nil) else { throw fail("input_ids is not a list of whole numbers") }
       let own = ids.compactMap { $0 }
       guard let given = row["labels"], given != .null else { return (own, own, 0) }
       guard let labels = given.array?.map(\.int), !labels.contains(nil), labels.count == own.count else {
-        throw fail("labels are no list of \(own.count) whole numbers")
+        throw fail("labels is not a list of \(own.count) whole numbers")
       }
       return (own, labels.compactMap { $0 }, 0)
     }
@@ -91,17 +91,17 @@ public struct RowEncoder: Sendable {
     }
     if row["completion"] != nil { return try answer(to: text("prompt"), text("completion")) }
     if row["output"] != nil {
-      if let input = row["input"], input != .null, input.string == nil { throw fail("input is no text") }
+      if let input = row["input"], input != .null, input.string == nil { throw fail("input is not a text") }
       let input = row["input"]?.string ?? ""
       return try answer(to: Self.alpaca(text("instruction"), input), text("output"))
     }
     guard row["text"] != nil else {
       throw fail(
-        "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) are those of no kind of row: text; prompt and completion; "
+        "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) fit no kind of row: text; prompt and completion; "
           + "instruction, input and output; messages; conversations; input_ids and labels")
     }
     guard row["label"] == nil, row["labels"] == nil else {
-      throw fail("a label is for a classifier, and the base is none; \(.numLabels) puts a head on it")
+      throw fail("a label is for a classifier, but the base has no classification head; \(.numLabels) adds one")
     }
     let (ids, dropped) = try cutTokens(text("text"))
     let ended = self.ended(ids)
@@ -132,7 +132,7 @@ public struct RowEncoder: Sendable {
     var ids: [Int] = [], labels: [Int] = []
     let said = try messages.messages.map { message in
       guard let role = message["role"]?.string, let content = message["content"]?.string else {
-        throw fail("a message without a role or a content")
+        throw fail("a message lacks a role or a content")
       }
       return (role, content)
     }
@@ -154,7 +154,7 @@ public struct RowEncoder: Sendable {
       throw fail("the template marks \(answers.count) answers in a conversation of \(own), so those of the prompt cannot be told apart")
     }
     let rest = answers.dropFirst(messages.read)
-    guard messages.read == 0 || !rest.isEmpty else { throw fail("a completion without an answer of the assistant's") }
+    guard messages.read == 0 || !rest.isEmpty else { throw fail("the completion has no message of the assistant") }
     return learnedTurns == .all ? Array(rest) : Array(rest.suffix(1))
   }
 
@@ -167,7 +167,7 @@ public struct RowEncoder: Sendable {
       throw fail("messages need a template, and the model has none: \(.template, known)")
     }
     guard let tokenizer else { throw NibbleError.badInput("the base has no tokenizer; give rows with input_ids") }
-    // Other keys of a row are none of the template's.
+    // A template sees no other keys of a row.
     let known = (row.members ?? []).filter { ["tools", "documents"].contains($0.key) }
     var conversation = try Conversation(.object(known + [("messages", .array(messages.messages))]), place: place)
     conversation.variables = row["chat_template_kwargs"]?.members ?? []
@@ -175,7 +175,7 @@ public struct RowEncoder: Sendable {
       let written = try WrittenConversation(conversation, templates)
       let ids = try tokenizer.encode(written.text, addSpecialTokens: false).ids
       if trainsOnPrompt { return (ids, ids) }
-      guard !written.answers.isEmpty else { throw NibbleError.badInput("a conversation without an answer of the assistant's") }
+      guard !written.answers.isEmpty else { throw NibbleError.badInput("the conversation has no message of the assistant") }
       guard let spans = tokenizer.byteSpans(of: ids, in: written.text) else {
         throw NibbleError.badInput("the tokenizer changes the text, so the answers' tokens cannot be told apart; name another \(.template)")
       }
@@ -198,7 +198,7 @@ public struct RowEncoder: Sendable {
     if classes.areNumbers {
       targets = try Self.numbers(row, classes.count, fail)
     } else if classes.areMany {
-      guard let labels = row["labels"]?.array else { throw fail("labels is missing or no list") }
+      guard let labels = row["labels"]?.array else { throw fail("labels is missing or not a list") }
       targets = Array(repeating: 0, count: classes.count)
       for label in labels {
         let own = try number(label)
@@ -234,7 +234,7 @@ public struct RowEncoder: Sendable {
   /// Whether a row needs a template.
   public static func isConversation(_ row: JSON) -> Bool { RowMessages.are(in: row) }
 
-  /// Rows of a plain text, all of which is learned: as many as it takes, for nothing is cut off.
+  /// Rows of a plain text. All of it is learned: a long text becomes several rows, and nothing is cut off.
   ///
   /// - Throws: `.badInput` naming the place
   public func rows(of text: String, place: String) throws -> [TrainingRow] {
@@ -256,7 +256,7 @@ public struct RowEncoder: Sendable {
 
   private func segments(of text: String) -> TextSegments { TextSegments(text, size: max(segmentSize, 64 * min(maximumLength, 1 << 20))) }
 
-  /// The tokens of a text of which so many are kept as a row has at most, and how many more there are.
+  /// The first tokens of a text, at least as many as a row can have, and the number of tokens after them.
   private func cutTokens(_ text: String, marks: Bool = true) throws -> (ids: [Int], dropped: Int) {
     var (ids, dropped) = ([Int](), 0)
     for segment in segments(of: text) {
@@ -269,7 +269,7 @@ public struct RowEncoder: Sendable {
   private func encode(_ text: String, marks: Bool = true) throws -> [Int] {
     guard let tokenizer else { throw NibbleError.badInput("the base has no tokenizer; give rows with input_ids") }
     var ids = try tokenizer.encode(text, addSpecialTokens: marks).ids
-    // A question does not end where the tokenizer would end it.
+    // A prompt continues with the answer: the end token that the tokenizer adds is removed.
     if marks, let end, ids.count > 1, ids.last == end, !text.isEmpty { ids.removeLast() }
     return ids
   }

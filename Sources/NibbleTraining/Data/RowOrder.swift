@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// Which rows come when: every epoch each row once, in an order drawn for it, or always in the order of the file.
+/// The order of rows: each row once an epoch, shuffled anew each time, or in file order.
 package struct RowOrder {
   private let count: Int
   private let seed: UInt64?

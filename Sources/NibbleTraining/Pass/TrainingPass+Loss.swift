@@ -7,7 +7,7 @@ extension TrainingPass {
   /// Rows whose scores of the vocabulary are held at once.
   private static let scoreRows = 256
 
-  /// The mean loss of sequences whose tokens are judged by the one behind them, and its gradients, times `scale`.
+  /// The mean next-token loss of sequences, and its gradients, times `scale`.
   ///
   /// - Parameters:
   ///   - labels: one per token, −100 for ignored tokens

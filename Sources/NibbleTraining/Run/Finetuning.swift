@@ -7,13 +7,13 @@ import NibbleModels
 public struct FinetuneOptions: Sendable {
   public var adapter = AdapterOptions()
   public var run = RunOptions()
-  /// Steps between validations; nil for one at the end.
+  /// Steps between validations; nil for one before the first step and one after the last.
   public var validationSteps: Int?
   /// Steps between checkpoints.
   public var saveSteps = 100
-  /// Checkpoints that are kept, beside the best.
+  /// Number of checkpoints to keep, in addition to the best.
   public var savedLimit = 2
-  /// Validations without progress after which the run ends; nil for never.
+  /// Validations without improvement after which the run stops; nil for no limit.
   public var patience: Int?
   /// Whether the result with the lowest validation loss is written instead of the last; with `patience` it always is.
   public var writesBest = false
@@ -82,7 +82,7 @@ public final class Finetuning {
       isFull
       ? try Trained(everythingOf: model) : try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
     guard (0..<1).contains(options.run.dropout) else {
-      throw NibbleError.usage("\(.loraDropout, options.run.dropout) is no share below 1")
+      throw NibbleError.usage("\(.loraDropout, options.run.dropout) is not from 0 to below 1")
     }
     run = try TrainingRun(model, trained, train, options.run)
     if !isFull, start == nil {
@@ -113,7 +113,7 @@ public final class Finetuning {
   /// Steps of the whole run.
   public var steps: Int { run.steps }
 
-  /// What the run takes of memory, with rows of `length` tokens.
+  /// The memory the run needs with rows of `length` tokens.
   public func memory(length: Int, threads: Int = availableCores) -> MemoryPlan {
     MemoryPlan(model, trained, options.run, length: length, threads: threads)
   }
@@ -126,8 +126,8 @@ public final class Finetuning {
     let needed = memory(length: length, threads: threads).total
     guard needed > limit ?? Machine.memory else { return }
     throw NibbleError.usage(
-      "the run takes about \(byteText(needed)) of memory, \(byteText(limit ?? Machine.memory)) are \(limit == nil ? "there" : "allowed"); "
-        + "a smaller \(.batchSize), \(.maxLength) or \(.loraRank), or \(.gradientCheckpointing) takes less")
+      "the run needs about \(byteText(needed)) of memory, \(byteText(limit ?? Machine.memory)) are \(limit == nil ? "available" : "allowed"); "
+        + "a smaller \(.batchSize), \(.maxLength) or \(.loraRank), or \(.gradientCheckpointing) needs less")
   }
 
   /// Compares with the run in `folder`, which is to be resumed.
@@ -204,7 +204,7 @@ public final class Finetuning {
     guard !valid.isEmpty else { return false }
     let found = try run.validate(valid)
     guard found.count > 0 else {
-      throw NibbleError.badInput("\(path: valid[0].place): no token of the \(valid.count) rows to validate on is learned")
+      throw NibbleError.badInput("\(path: valid[0].place): no token of the \(valid.count) validation rows is learned")
     }
     try folder.append(.object([("step", JSON(run.done))] + found.figures.map { ("valid_" + $0.key, JSON($0.value)) }))
     validated(run.done, found.loss)

@@ -59,11 +59,11 @@ public struct LossCurve {
   }
 
   private var text: String {
-    ([Self.head] + axes + heading + ["<g clip-path=\"url(#plot)\">"] + series + ["</g>"] + marks + ["</svg>"]).joined(separator: "\n") + "\n"
+    ([Self.opening] + axes + heading + ["<g clip-path=\"url(#plot)\">"] + series + ["</g>"] + marks + ["</svg>"]).joined(separator: "\n") + "\n"
   }
 
   // Okabe and Ito's blue and vermilion, which people with any kind of colour vision tell apart; lighter on dark ground.
-  private static let head = """
+  private static let opening = """
     <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 \(Int(width)) \(Int(height))" width="\(Int(width))" height="\(Int(height))" \
     font-family="system-ui, 'Helvetica Neue', Arial, sans-serif" font-size="12" role="img">
     <style>

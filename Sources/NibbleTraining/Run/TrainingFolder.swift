@@ -7,7 +7,7 @@ import NibbleFormats
 ///
 /// The result of an earlier run stays until the new one replaces it.
 public final class TrainingFolder {
-  /// What may be there already.
+  /// What the folder may hold already.
   public enum Begin: Sendable {
     /// Nothing, or with `force` another run's files, which are replaced.
     case anew(force: Bool)
@@ -69,7 +69,7 @@ public final class TrainingFolder {
     "chat_template.jinja",
   ]
 
-  /// Throws unless all that is there is a run's, and may be.
+  /// Throws for files that no run writes, and for an existing run that is neither replaced nor resumed.
   private static func check(_ path: String, _ begin: Begin, _ isFull: Bool) throws {
     let names = try namesInFolder(path)
     for name in names where !isOurs(name, in: path, isFull) {
@@ -79,7 +79,7 @@ public final class TrainingFolder {
     throw NibbleError.usage("\(path: path) exists; \(.force) replaces it, \(.resume) continues it")
   }
 
-  /// Links are never ours: what they lead to is not here.
+  /// Links are never ours: their targets lie elsewhere.
   private static func isOurs(_ name: String, in path: String, _ isFull: Bool) -> Bool {
     var status = stat()
     guard lstat(path + "/" + name, &status) == 0 else { return false }
@@ -191,12 +191,12 @@ public final class TrainingFolder {
     }
   }
 
-  /// Puts the run where it was after `step`; the metrics stay.
+  /// Restores the state after `step`; the metrics stay.
   package func restore(_ run: TrainingRun, identity: Digest128, step: Int) throws {
     _ = try RunCheckpoint.restore(run.optimizer, identity: identity, from: path + "/" + RunCheckpoint.name(step))
   }
 
-  /// Puts the run where its last whole checkpoint was, and the metrics with it.
+  /// Restores the last complete checkpoint, and cuts the metrics to it.
   ///
   /// - Returns: the step, 0 where there is no checkpoint
   package func restore(_ run: TrainingRun, identity: Digest128) throws -> Int {
