@@ -29,6 +29,10 @@ public enum JSON: Sendable, Equatable {
   public static func parse(_ text: String) throws(JSONError) -> JSON { try parse(Array(text.utf8)) }
 
   package static func parse(_ bytes: [UInt8], allowsNonFinite: Bool) throws(JSONError) -> JSON {
+    try parse(bytes[...], allowsNonFinite: allowsNonFinite)
+  }
+
+  package static func parse(_ bytes: ArraySlice<UInt8>, allowsNonFinite: Bool) throws(JSONError) -> JSON {
     try bytes.withUnsafeBufferPointer { buffer throws(JSONError) in
       var reader = JSONReader(UnsafeRawBufferPointer(buffer), allowsNonFinite: allowsNonFinite)
       let value = try JSON(reading: &reader)

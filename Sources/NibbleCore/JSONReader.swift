@@ -182,6 +182,10 @@ package struct JSONReader {
   private mutating func escapedString(_ start: Int) throws(JSONError) -> String {
     var units = [UInt8]()
     while at < bytes.count {
+      let run = at
+      while at < bytes.count, bytes[at] != UInt8(ascii: "\""), bytes[at] != UInt8(ascii: "\\"), bytes[at] >= 0x20 { at += 1 }
+      units.append(contentsOf: bytes[run..<at])
+      guard at < bytes.count else { break }
       let byte = bytes[at]
       at += 1
       switch byte {
@@ -190,25 +194,24 @@ package struct JSONReader {
           throw error("a string that is not UTF-8", at: start)
         }
         return text
-      case UInt8(ascii: "\\"): units.append(contentsOf: try escape())
-      case 0..<0x20: throw error("a control character in a string", at: at - 1)
-      default: units.append(byte)
+      case UInt8(ascii: "\\"): try escape(to: &units)
+      default: throw error("a control character in a string", at: at - 1)
       }
     }
     throw error("a string without its end", at: start)
   }
 
-  private mutating func escape() throws(JSONError) -> [UInt8] {
+  private mutating func escape(to units: inout [UInt8]) throws(JSONError) {
     guard at < bytes.count else { throw error("a string without its end") }
     let byte = bytes[at]
     at += 1
     switch byte {
-    case UInt8(ascii: "\""), UInt8(ascii: "\\"), UInt8(ascii: "/"): return [byte]
-    case UInt8(ascii: "b"): return [0x08]
-    case UInt8(ascii: "f"): return [0x0C]
-    case UInt8(ascii: "n"): return [0x0A]
-    case UInt8(ascii: "r"): return [0x0D]
-    case UInt8(ascii: "t"): return [0x09]
+    case UInt8(ascii: "\""), UInt8(ascii: "\\"), UInt8(ascii: "/"): units.append(byte)
+    case UInt8(ascii: "b"): units.append(0x08)
+    case UInt8(ascii: "f"): units.append(0x0C)
+    case UInt8(ascii: "n"): units.append(0x0A)
+    case UInt8(ascii: "r"): units.append(0x0D)
+    case UInt8(ascii: "t"): units.append(0x09)
     case UInt8(ascii: "u"):
       var value = try hexUnit()
       if (0xD800..<0xDC00).contains(value) {
@@ -221,7 +224,7 @@ package struct JSONReader {
         value = 0x10000 + (value - 0xD800) << 10 + (low - 0xDC00)
       }
       guard let scalar = Unicode.Scalar(value) else { throw error("half a surrogate pair") }
-      return Array(String(Character(scalar)).utf8)
+      units.append(contentsOf: UTF8.encode(scalar) ?? .encodedReplacementCharacter)
     default: throw error("an unknown escape in a string", at: at - 1)
     }
   }
@@ -229,12 +232,19 @@ package struct JSONReader {
   private mutating func hexUnit() throws(JSONError) -> UInt32 {
     var value: UInt32 = 0
     for _ in 0..<4 {
-      guard at < bytes.count, let digit = Character(Unicode.Scalar(bytes[at])).hexDigitValue, bytes[at] < 0x80 else {
-        throw error("a \\u escape without four hexadecimal digits")
-      }
-      value = value << 4 | UInt32(digit)
+      guard at < bytes.count, let digit = Self.hexDigit(bytes[at]) else { throw error("a \\u escape without four hexadecimal digits") }
+      value = value << 4 | digit
       at += 1
     }
     return value
+  }
+
+  private static func hexDigit(_ byte: UInt8) -> UInt32? {
+    switch byte {
+    case UInt8(ascii: "0")...UInt8(ascii: "9"): UInt32(byte - UInt8(ascii: "0"))
+    case UInt8(ascii: "a")...UInt8(ascii: "f"): UInt32(byte - UInt8(ascii: "a")) + 10
+    case UInt8(ascii: "A")...UInt8(ascii: "F"): UInt32(byte - UInt8(ascii: "A")) + 10
+    default: nil
+    }
   }
 }

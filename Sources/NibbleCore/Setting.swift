@@ -10,8 +10,10 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Adapters and merging.
   case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, rank, energy, minEnergy, others
   // Training.
-  case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, showBatch, epochs, batchSize, maxLength
-  case learningRate, gradientCheckpointing, loraRank, loraDropout, rankPattern, alphaPattern, bias
+  case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, addTokens, showBatch, epochs, batchSize, maxLength
+  case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, initLora, loraplusRatio
+  case maxSteps, gradientAccumulationSteps, lrScheduler, warmupSteps, warmupRatio, optimizer, adamBeta1, adamBeta2, adamEpsilon
+  case momentum, weightDecay, maxGradNorm, seed, noShuffle, groupByLength, computeDtype
   // Running.
   case context, stride, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
 

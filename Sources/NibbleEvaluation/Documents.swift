@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// Texts a model is judged on.
+/// Texts to evaluate a model on.
 public struct Documents: Sendable {
   /// A text, and where it stands.
   public struct Document: Sendable {
@@ -13,20 +13,20 @@ public struct Documents: Sendable {
 
   public let documents: [Document]
 
-  /// Reads a JSON Lines file of rows with a `text`, or any other file as text.
+  /// Reads JSON Lines, or a JSON array, of rows with a `text`; any other file as text.
   ///
   /// A text file is one document, unless lines that say `<|endoftext|>` divide it.
   ///
   /// - Throws: `.badInput` naming file and line
   public init(_ path: String) throws {
     let lower = path.lowercased()
-    documents = lower.hasSuffix(".jsonl") || lower.hasSuffix(".ndjson") ? try Self.rows(path) : try Self.texts(path)
+    documents = [".jsonl", ".ndjson", ".json"].contains { lower.hasSuffix($0) } ? try Self.rows(path) : try Self.texts(path)
     guard !documents.isEmpty else { throw NibbleError.badInput("\(path: path): no text in it") }
   }
 
   private static func rows(_ path: String) throws -> [Document] {
     var documents: [Document] = []
-    try JSONLines.forEach(path) { row, place in
+    try JSONLines.forEachRow(path) { row, place in
       guard let text = row["text"]?.string else { throw NibbleError.badInput("\(path: place): a row without a 'text'") }
       documents.append(Document(text: text, place: place))
     }

@@ -1,16 +1,16 @@
 import Glibc
 import NibbleModels
 
-/// How well classes are told apart: what was said against what is so.
+/// Predicted classes against true ones.
 public struct LabelMetrics: Sendable, Equatable {
-  /// Of each class: said and so, said and not so, not said and so.
+  /// Per class: true positives, false positives, false negatives.
   public private(set) var right: [Int]
   public private(set) var wrong: [Int]
   public private(set) var missed: [Int]
-  /// Texts seen, and those of which everything said was so and nothing was missed.
+  /// Texts seen, and those whose predicted classes are exactly the true ones.
   public private(set) var count = 0
   public private(set) var exact = 0
-  /// said[i] of class i, so[i], for texts with one class each.
+  /// confusion[predicted][true], for texts with one class each.
   private var confusion: [[Int]]
 
   /// Nothing seen yet.
@@ -21,29 +21,29 @@ public struct LabelMetrics: Sendable, Equatable {
   }
 
   /// A text with one class.
-  public mutating func add(said: Int, so: Int) {
-    add(said: Set([said]), so: Set([so]))
-    confusion[said][so] += 1
+  public mutating func add(predicted: Int, actual: Int) {
+    add(predicted: Set([predicted]), actual: Set([actual]))
+    confusion[predicted][actual] += 1
   }
 
   /// A text with any number of classes.
-  public mutating func add(said: Set<Int>, so: Set<Int>) {
+  public mutating func add(predicted: Set<Int>, actual: Set<Int>) {
     count += 1
-    if said == so { exact += 1 }
-    for one in said { if so.contains(one) { right[one] += 1 } else { wrong[one] += 1 } }
-    for one in so where !said.contains(one) { missed[one] += 1 }
+    if predicted == actual { exact += 1 }
+    for one in predicted { if actual.contains(one) { right[one] += 1 } else { wrong[one] += 1 } }
+    for one in actual where !predicted.contains(one) { missed[one] += 1 }
   }
 
   /// A text as a model scores its classes.
   ///
   /// - Parameter targets: its one class, or a number a class
   package mutating func add(scores: ArraySlice<Float>, targets: [Double], _ problem: ClassificationHead.Problem) {
-    let said = scores.enumerated()
+    let predicted = scores.enumerated()
     switch problem {
-    case .oneLabel: add(said: said.max { $0.element < $1.element }?.offset ?? 0, so: Int(targets[0]))
+    case .oneLabel: add(predicted: predicted.max { $0.element < $1.element }?.offset ?? 0, actual: Int(targets[0]))
     case .manyLabels:
       add(
-        said: Set(said.filter { $0.element > 0 }.map(\.offset)), so: Set(targets.indices.filter { targets[$0] > 0.5 }))
+        predicted: Set(predicted.filter { $0.element > 0 }.map(\.offset)), actual: Set(targets.indices.filter { targets[$0] > 0.5 }))
     case .regression: break
     }
   }
@@ -64,9 +64,9 @@ public struct LabelMetrics: Sendable, Equatable {
 
   private static func share(_ a: Int, of b: Int) -> Double { b == 0 ? 0 : Double(a) / Double(b) }
 
-  /// Of what was said, the share that is so; over all classes together.
+  /// The share of predictions that are right, over all classes together.
   public var microPrecision: Double { Self.share(right.reduce(0, +), of: right.reduce(0, +) + wrong.reduce(0, +)) }
-  /// Of what is so, the share that was said; over all classes together.
+  /// The share of true classes that were predicted, over all classes together.
   public var microRecall: Double { Self.share(right.reduce(0, +), of: right.reduce(0, +) + missed.reduce(0, +)) }
   public var microF1: Double {
     let r = right.reduce(0, +)
@@ -77,7 +77,7 @@ public struct LabelMetrics: Sendable, Equatable {
     right.isEmpty ? 0 : right.indices.reduce(0) { $0 + value($1) } / Double(right.count)
   }
 
-  /// The means over the classes; a class of which nothing was said or is so counts 0, as scikit-learn has it.
+  /// The means over the classes; a class that was neither predicted nor true counts 0, as scikit-learn has it.
   public var macroPrecision: Double { mean { Self.share(right[$0], of: right[$0] + wrong[$0]) } }
   public var macroRecall: Double { mean { Self.share(right[$0], of: right[$0] + missed[$0]) } }
   public var macroF1: Double { mean { Self.share(2 * right[$0], of: 2 * right[$0] + wrong[$0] + missed[$0]) } }
@@ -87,11 +87,11 @@ public struct LabelMetrics: Sendable, Equatable {
     let total = confusion.reduce(0) { $0 + $1.reduce(0, +) }
     guard total == count, count > 0 else { return nil }
     let classes = confusion.indices
-    let said = classes.map { Double(confusion[$0].reduce(0, +)) }
-    let so = classes.map { own in Double(classes.reduce(0) { $0 + confusion[$1][own] }) }
+    let predicted = classes.map { Double(confusion[$0].reduce(0, +)) }
+    let actual = classes.map { own in Double(classes.reduce(0) { $0 + confusion[$1][own] }) }
     let n = Double(total), correct = Double(exact)
     func dot(_ x: [Double], _ y: [Double]) -> Double { zip(x, y).reduce(0) { $0 + $1.0 * $1.1 } }
-    let root = ((n * n - dot(said, said)) * (n * n - dot(so, so))).squareRoot()
-    return root == 0 ? 0 : (correct * n - dot(said, so)) / root
+    let root = ((n * n - dot(predicted, predicted)) * (n * n - dot(actual, actual))).squareRoot()
+    return root == 0 ? 0 : (correct * n - dot(predicted, actual)) / root
   }
 }

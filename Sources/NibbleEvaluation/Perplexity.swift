@@ -21,7 +21,7 @@ public struct Perplexity {
 
   public init() {}
 
-  /// A mean over tokens, and how far off it may be.
+  /// A mean over tokens with its standard error.
   public struct Mean: Sendable {
     public private(set) var count = 0
     private var sum = 0.0
@@ -73,7 +73,7 @@ public struct Perplexity {
     public var perplexity: Double { exp(loss.value) }
   }
 
-  /// A stretch of a document: what is computed, and which of its tokens are scored.
+  /// Part of a document: the tokens to compute, and which of them are scored.
   package struct Window: Equatable {
     package var document: Int
     /// Tokens of the document, without the mark before them.
@@ -113,7 +113,7 @@ public struct Perplexity {
   /// - Parameters:
   ///   - mark: the id every window begins with; nil for none
   ///   - other: what the model is compared with
-  /// - Throws: `.usage` for windows that make no sense, and what models throw
+  /// - Throws: `.usage` for invalid windows, and what models throw
   package func run(
     _ documents: [[Int]], mark: Int?, model: Model, adapters: [ActiveAdapter] = [], comparedTo other: Model? = nil,
     progress: (Int, Int) -> Void = { _, _ in }

@@ -3,7 +3,7 @@ import NibbleCompute
 import NibbleCore
 import NibbleModels
 
-/// What a model says of rows of training data: losses, and classes.
+/// Losses and class scores of rows of training data.
 public struct RowScores: Sendable {
   /// A row: tokens or an image, with labels of a language model, or targets of a classifier.
   public struct Row: Sendable {
@@ -29,6 +29,15 @@ public struct RowScores: Sendable {
   /// Scores of the classes, a row each.
   public private(set) var scores: [[Float]] = []
 
+  /// The probability of each class: the softmax of the scores, or the logistic function of each where a text can have several classes.
+  public static func probabilities(_ scores: [Float], areMany: Bool) -> [Double] {
+    if areMany { return scores.map { 1 / (1 + exp(-Double($0))) } }
+    let greatest = Double(scores.max() ?? 0)
+    let powers = scores.map { exp(Double($0) - greatest) }
+    let sum = powers.reduce(0, +)
+    return powers.map { $0 / sum }
+  }
+
   /// Rows of a pass, and rows of scores of the vocabulary that are held at once.
   private static let (passRows, scoreRows) = (16, 256)
 
@@ -44,7 +53,7 @@ public struct RowScores: Sendable {
       switch model.head {
       case .language(let head): sum += try language(model.network, head.outputs, part, batch, hidden)
       case .classification(let head): sum += try classes(model.network, head, part, batch, hidden)
-      case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to judge")
+      case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to score")
       }
       progress(first + part.count, rows.count)
     }

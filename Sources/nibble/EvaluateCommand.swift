@@ -12,7 +12,7 @@ struct EvaluateCommand: ParsableCommand {
       lm and classification read rows as finetune does. lm reports the mean loss of the answers' tokens; classification reports \
       accuracy, F1, precision, recall and Matthews' correlation.
 
-      perplexity reads a text file, which '<|endoftext|>' lines divide into documents, or JSON Lines with a "text" key. Each token is \
+      perplexity reads a text file, which '<|endoftext|>' lines divide into documents, or rows with a "text" key (.jsonl, .json). Each token is \
       scored once, in windows of --context tokens that begin with the tokenizer's first special token; with --stride below the context, \
       windows overlap. A single text is scored whole. Of several texts only the first window is scored, and the summary counts the \
       rest; --windows whole scores everything. The standard error treats tokens as independent.
@@ -22,10 +22,10 @@ struct EvaluateCommand: ParsableCommand {
 
   @OptionGroup var model: ModelOptions
   @Option(help: "The task: perplexity, lm or classification.") var task: Task = .perplexity
-  @Option(help: ArgumentHelp("Texts or rows.", valueName: "FILE")) var data: String
+  @Option(help: ArgumentHelp("The data: a text file, JSON Lines or a JSON array.", valueName: "FILE")) var data: String
   @Option(help: "Tokens per window (default: the model's context, at most 2048).") var context: Int?
   @Option(help: "New tokens per window (default: as many as fit).") var stride: Int?
-  @Option(help: "What is scored of each document: its first window, or the whole.") var windows: Perplexity.Windows?
+  @Option(help: "What to score of each document: first (window) or whole.") var windows: Perplexity.Windows?
   @Option(help: ArgumentHelp("Compare with another model with the same tokenizer: KL divergence, top-1 agreement.", valueName: "MODEL"))
   var compareTo: String?
   @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
@@ -37,8 +37,8 @@ struct EvaluateCommand: ParsableCommand {
       valueName: "NAME|FILE"))
   var template: TemplateChoice?
   @Option(help: "Which answers of a conversation are scored (lm): all, last.") var trainOnTurns: LearnedTurns = .all
-  @Flag(help: "Take a template though the tokenizer breaks its marks into pieces (lm).") var breakMarks = false
-  @Option(help: ArgumentHelp("Write the prediction for each row as JSON Lines (classification).", valueName: "FILE"))
+  @Flag(help: "Accept a template whose special tokens the tokenizer splits into pieces (lm).") var breakMarks = false
+  @Option(help: ArgumentHelp("Write for each row its text, label, prediction and probabilities, as JSON Lines (classification).", valueName: "FILE"))
   var predictions: String?
   @OptionGroup var common: CommonOptions
 
@@ -94,14 +94,14 @@ struct EvaluateCommand: ParsableCommand {
     let rows = try TrainingRows(
       open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)
-    let read = try rows.read(data)
+    let read = try rows.read(data, keepsTexts: predictions != nil)
     common.warn(rows.warnings + read.warnings)
     let found = try RowScores(
       open.model, read.rows.map { .init($0.input, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
       progress: common.progress("evaluate"))
     Progress.clear()
-    guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is judged") }
-    if let predictions { try write(found, read.rows, rows.classes, to: predictions) }
+    guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is scored") }
+    if let predictions { try Predictions(found, read, rows.classes).write(to: predictions) }
     let seconds = monotonicSeconds() - started
     var numbers: [(String, String, Double)] = [("loss", "loss", found.loss)]
     if let metrics = found.metrics { numbers += metrics.figures }
@@ -117,26 +117,6 @@ struct EvaluateCommand: ParsableCommand {
         (isClassifier ? "rows" : "tokens", "\(found.count)"), ("time", "\(decimal(seconds, 2)) s"),
         ("peak memory", byteText(ResourceUse.now.peakBytes)),
       ])
-  }
-
-  private func write(_ found: RowScores, _ rows: [TrainingRow], _ classes: Classes?, to path: String) throws {
-    func called(_ number: Int) -> JSON { classes?.names.isEmpty == false ? JSON(classes?.names[number]) : JSON(number) }
-    let lines = zip(found.scores, rows).map { scores, row -> String in
-      let said: (String, JSON) =
-        if classes?.areNumbers == true {
-          ("predictions", .array(scores.map { JSON(Double($0)) }))
-        } else if classes?.areMany == true {
-          ("predictions", .array(scores.indices.filter { scores[$0] > 0 }.map(called)))
-        } else {
-          ("prediction", called(scores.indices.max { scores[$0] < scores[$1] } ?? 0))
-        }
-      let object = JSON.object([
-        ("place", JSON(row.place)), said, ("targets", .array(row.targets.map { JSON($0) })),
-        ("scores", .array(scores.map { JSON(Double($0)) })),
-      ])
-      return object.text() + "\n"
-    }
-    try TextFile.write(lines.joined(), to: path)
   }
 
   private func printJSON(_ report: Perplexity.Report, _ seconds: Double) throws {

@@ -15,7 +15,7 @@ extension FinetuneCommand {
       (rank, "--lora-r"), (batchSize, "--batch-size"), (gradientAccumulationSteps, "--gradient-accumulation-steps"),
       (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"), (evalSteps ?? 1, "--eval-steps"),
       (numLabels ?? 1, "--num-labels"), (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"),
-      (earlyStopping ?? 1, "--early-stopping"),
+      (earlyStopping ?? 1, "--early-stopping"), (logEvery ?? 1, "--log-every"),
     ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not from 1 to \(1 << 30)") }
     try positive(learningRate, "--learning-rate")
     try positive(epochs, "--epochs")
@@ -27,15 +27,15 @@ extension FinetuneCommand {
       throw NibbleError.usage("\(flag) \(value) is not from 0 to below 1")
     }
     guard !(groupByLength && noShuffle) else {
-      throw NibbleError.usage("--group-by-length goes with a drawn order, not with --no-shuffle")
+      throw NibbleError.usage("--group-by-length needs a shuffled order, so it excludes --no-shuffle")
     }
     for (value, flag, isGood) in [
       (alpha, "--lora-alpha", alpha.isFinite), (weightDecay, "--weight-decay", weightDecay >= 0 && weightDecay.isFinite),
       (maxGradNorm, "--max-grad-norm", maxGradNorm >= 0), (warmupRatio, "--warmup-ratio", (0...1).contains(warmupRatio)),
       (Double(warmupSteps ?? 0), "--warmup-steps", warmupSteps ?? 0 >= 0),
-    ] where !isGood { throw NibbleError.usage("\(flag) \(value) makes no sense") }
+    ] where !isGood { throw NibbleError.usage("\(flag) \(value) is out of range") }
     if let maxMemory, parseBytes(maxMemory) == nil {
-      throw NibbleError.usage("--max-memory \(quoted(maxMemory)) is no size such as 300MB")
+      throw NibbleError.usage("--max-memory \(quoted(maxMemory)) is not a size such as 300MB")
     }
     if let modulesToSave, modulesToSave.allSatisfy({ $0 == "," }) {
       throw NibbleError.usage("--modules-to-save \(quoted(modulesToSave)) names nothing")
@@ -59,12 +59,12 @@ extension FinetuneCommand {
       let path = String(text.dropFirst())
       let file = try InputFile(path)
       guard file.size <= 1 << 20, let lines = String(validating: try file.bytes(at: 0, count: file.size), as: UTF8.self) else {
-        throw NibbleError.badInput("\(path: path): no list of names, one a line")
+        throw NibbleError.badInput("\(path: path): not a list of names, one per line")
       }
       names = lines.split(whereSeparator: \.isNewline).map(String.init)
     }
     guard !names.isEmpty, Set(names).count == names.count else {
-      throw NibbleError.usage("--labels \(quoted(text)): no names, or one twice")
+      throw NibbleError.usage("--labels \(quoted(text)): it names no class, or one twice")
     }
     for (place, name) in names.enumerated() where Int(name) ?? place != place {
       throw NibbleError.usage("--labels \(quoted(text)): \(quoted(name)) is the number of another class")
@@ -79,19 +79,29 @@ extension FinetuneCommand {
       options.adapter.rankPattern = try rankPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--rank-pattern")
         guard let rank = Int(number), (1...1 << 20).contains(rank) else {
-          throw NibbleError.usage("--rank-pattern \(subject: text): no rank")
+          throw NibbleError.usage("--rank-pattern \(subject: text): the part after '=' is not a rank")
         }
         return (pattern, rank)
       }
       options.adapter.alphaPattern = try alphaPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--alpha-pattern")
         guard let alpha = Double(number), alpha.isFinite else {
-          throw NibbleError.usage("--alpha-pattern \(subject: text): no number")
+          throw NibbleError.usage("--alpha-pattern \(subject: text): the part after '=' is not a number")
         }
         return (pattern, alpha)
       }
       return options
     }
+  }
+
+  /// The options, with the modules that have rows for new tokens.
+  func options(with added: ChatTokens, on model: Model) throws -> FinetuneOptions {
+    var options = try options
+    guard !added.tokens.isEmpty else { return options }
+    options.adapter.modulesToSave += added.modules(of: model).filter { !options.adapter.modulesToSave.contains($0) }
+    options.adapter.keepsTied = true
+    options.tokenizerFiles = added.files
+    return options
   }
 
   /// Divided at the last `=`.

@@ -3,7 +3,7 @@ import NibbleCore
 import NibbleQuant
 import NibbleTraining
 
-/// What is said before, while and after.
+/// What is printed before and after a run.
 extension FinetuneCommand {
   func printPlan(_ tuning: Finetuning, _ data: TrainingRows.Data) throws {
     let length = data.longest
@@ -23,16 +23,19 @@ extension FinetuneCommand {
         + parts.map { ($0.0, byteText($0.1)) })
   }
 
-  func progress(
-    _ report: StepReport, _ steps: Int, _ smoothed: Double, _ rate: Double, _ started: Double, from first: Int
-  ) {
-    let elapsed = monotonicSeconds() - started
-    let left = elapsed / Double(report.step - first + 1) * Double(steps - report.step)
-    guard !common.quiet else { return }
-    Progress.show(
-      "step \(report.step)/\(steps)  loss \(decimal(report.loss, 4))  smoothed \(decimal(smoothed, 4))  lr \(Float(report.learningRate))  "
-        + "norm \(decimal(report.gradientNorm, 3))  \(decimal(rate, 0)) tok/s  \(decimal(left, 0)) s left  \(byteText(ResourceUse.now.peakBytes))"
-    )
+  /// Runs `train`, and adds to the error of a run that a signal ended the command that resumes it.
+  func interruptible(_ train: () throws -> Finetuning.Result) throws -> Finetuning.Result {
+    // On a terminal the line in hand is overwritten.
+    let notice: StaticString =
+      common.quiet ? "" : Progress.isTerminal
+      ? "\r\u{1B}[Knibble: finishing this step to save a checkpoint; a second Ctrl-C stops at once\n"
+      : "nibble: finishing this step to save a checkpoint; a second signal stops at once\n"
+    do { return try Interrupt.finishing(saying: notice, train) } catch let error as NibbleError
+      where error.kind == .interrupted || error.kind == .terminated
+    {
+      let words = CommandLine.arguments.dropFirst().filter { $0 != "--force" && $0 != "--resume" } + ["--resume"]
+      throw NibbleError(error.kind, error.text + ": nibble \(words.map(shellWord).joined(separator: " "))")
+    }
   }
 
   func summarize(_ result: Finetuning.Result, _ data: TrainingRows.Data, _ output: String, _ seconds: Double) throws {
@@ -48,21 +51,21 @@ extension FinetuneCommand {
         ("cpu_seconds", JSON(use.userSeconds + use.systemSeconds)), ("peak_memory", JSON(use.peakBytes)),
         ("threads", JSON(common.workers)),
       ]
-      return try StandardOutput.print(
-        JSON.object(head + result.validation.map { ("valid_" + $0.key, JSON($0.value)) } + data.counts + tail))
+      let validations =
+        result.validationBefore.map { ("valid_\($0.key)_before", JSON($0.value)) } + result.validation.map { ("valid_" + $0.key, JSON($0.value)) }
+      return try StandardOutput.print(JSON.object(head + validations + data.counts + tail))
     }
     var rows = [
       ("output", output), ("trained", "\(result.trained) numbers"), ("rows", data.summary),
       ("steps", "\(result.steps), smoothed loss \(decimal(result.smoothedLoss, 4))"),
     ]
     if !result.validation.isEmpty {
-      let figures = result.validation.filter { ["loss", "accuracy", "f1_macro", "matthews"].contains($0.key) }
-      rows.append(
-        (
-          "validation",
-          figures.map { "\($0.key.replacing("_", with: " ")) \(decimal($0.value, 4))" }.joined(separator: ", ")
-            + (result.bestStep.map { ", of step \($0)" } ?? "")
-        ))
+      func text(_ figures: [(key: String, value: Double)]) -> String {
+        figures.filter { ["loss", "accuracy", "f1_macro", "matthews"].contains($0.key) }
+          .map { "\($0.key.replacing("_", with: " ")) \(decimal($0.value, 4))" }.joined(separator: ", ")
+      }
+      if !result.validationBefore.isEmpty { rows.append(("validation before", text(result.validationBefore))) }
+      rows.append(("validation after", text(result.validation) + (result.bestStep.map { ", of step \($0)" } ?? "")))
     }
     if common.verbose {
       let all = max(result.parts.reduce(0) { $0 + $1.seconds }, 1e-9)

@@ -24,7 +24,7 @@ extension FinetuneCommand {
       ("adam_beta2", JSON(beta2)), ("adam_epsilon", JSON(epsilon)), ("momentum", JSON(momentum)),
       ("weight_decay", JSON(weightDecay)), ("max_grad_norm", JSON(maxGradNorm)), ("seed", JSON(seed)),
       ("no_shuffle", .bool(noShuffle)), ("group_by_length", .bool(groupByLength)), ("train_on_prompt", .bool(trainOnPrompt)),
-      ("template", (template?.name).map(text)), ("train_on_turns", trainOnTurns == .all ? nil : text(trainOnTurns.rawValue)), ("break_marks", .bool(breakMarks)),
+      ("template", (template?.name).map(text)), ("train_on_turns", trainOnTurns == .all ? nil : text(trainOnTurns.rawValue)), ("break_marks", .bool(breakMarks)), ("add_tokens", .bool(addTokens)),
       ("eval_steps", evalSteps.map { JSON($0) }), ("save_steps", JSON(saveSteps)),
       ("save_total_limit", JSON(saveTotalLimit)), ("keep_best", .bool(keepBest)),
       ("early_stopping", earlyStopping.map { JSON($0) }),

@@ -13,81 +13,84 @@ struct FinetuneCommand: ParsableCommand {
     commandName: "finetune",
     abstract: "Train a LoRA adapter on a packed or a float base, and write it as PEFT does.",
     discussion: """
-      DATA is a folder with train.jsonl (and valid.jsonl), or a file of rows: {"text"}; {"prompt", "completion"}; {"instruction", \
-      "input", "output"}; {"messages"}; {"text", "label"}; {"text", "labels"}; {"input_ids", "labels"}. Of questions and answers \
-      only the answer is learned.
+      DATA is a folder with train.jsonl (and valid.jsonl), a file of rows (JSON Lines or one JSON array), or a .txt file. The keys of a \
+      row say what it is: {"text"}; {"prompt", "completion"}, as texts or as lists of messages; {"instruction", "input", "output"}; \
+      {"messages"}; {"conversations"} (ShareGPT); {"text", "label"}; {"text", "labels"}; {"input_ids", "labels"}. Only answers are \
+      learned, unless --train-on-prompt is given.
       """)
 
-  @Option(name: [.long, .customShort("m")], help: "The model to train on: a folder, an .nbl file, a bitsandbytes folder.") var base: String
-  @Option(help: "Rows to train on: a folder with train.jsonl, or a file.") var data: String
-  @Option(help: "Rows to validate on (default: the folder's valid.jsonl).") var valid: String?
-  @Option(name: .shortAndLong, help: "The adapter folder to write.") var output: String?
+  @Option(name: [.long, .customShort("m")], help: "The model to train on: a Hugging Face folder, an .nbl file or a bitsandbytes folder.") var base: String
+  @Option(help: "Training data: a folder with train.jsonl, or a file.") var data: String
+  @Option(help: "Validation data (default: valid.jsonl in the folder of --data).") var valid: String?
+  @Option(name: .shortAndLong, help: "The folder to write: an adapter, or a model with --method full.") var output: String?
   @Flag(help: "Replace an existing output.") var force = false
-  @Flag(help: "Say what it takes and train nothing.") var dryRun = false
-  @Option(help: ArgumentHelp("Refuse a run that takes more memory (default: all there is).", valueName: "bytes")) var maxMemory:
+  @Flag(help: "Print steps and memory, and train nothing.") var dryRun = false
+  @Option(help: ArgumentHelp("Refuse a run that needs more memory (default: the machine's).", valueName: "bytes")) var maxMemory:
     String?
-  @Option(help: "lora, rslora, dora; full for every weight of a float base.") var method: AdapterOptions.Method = .lora
-  @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the factors.") var rank = 8
-  @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "Changes are scaled by alpha / rank.") var alpha = 16.0
-  @Option(help: "all-linear, attention, mlp, names divided by commas, or a pattern.") var targetModules = "all-linear"
-  @Option(help: "Modules trained whole, divided by commas.") var modulesToSave: String?
-  @Option(help: "Biases trained too: none, all, lora_only.") var bias: AdapterConfig.Bias = .none
-  @Option(help: "How factors begin: kaiming (PEFT's default) or gaussian.") var initLora: AdapterOptions.Start = .kaiming
-  @Option(help: "Classes of a new head, for a base that has none or another.") var numLabels: Int?
+  @Option(help: "lora, rslora or dora; full trains every weight of a float base.") var method: AdapterOptions.Method = .lora
+  @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the LoRA factors.") var rank = 8
+  @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "LoRA alpha: the adapter's output is scaled by alpha / rank.") var alpha = 16.0
+  @Option(help: "Layers to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression.") var targetModules = "all-linear"
+  @Option(help: "Comma-separated modules to train in full, beside the adapter.") var modulesToSave: String?
+  @Option(help: "Biases to train: none, all, or lora_only (those of adapted layers).") var bias: AdapterConfig.Bias = .none
+  @Option(help: "Initial values of the first factor: kaiming (PEFT's default) or gaussian.") var initLora: AdapterOptions.Start = .kaiming
+  @Option(help: "Add a new classification head with this many classes; 1 is regression.") var numLabels: Int?
   @Option(
     help: ArgumentHelp(
-      "What the classes of a new head are called, divided by commas, or one a line in a file.", valueName: "NAMES|@FILE"))
+      "Class names of the new head: comma-separated, or one per line in a file.", valueName: "NAMES|@FILE"))
   var labels: String?
-  @Option(help: "What a new head looks at: model, as transformers' class for the model does; mean, first or last, which only nibble runs.")
+  @Option(help: "Token states the new head reads: model, as transformers' class for the model does; mean, first or last, which only nibble runs.")
   var pooling: NewHead.Pooling = .model
-  @Flag(help: "With a new head: a text may have several classes.") var manyLabels = false
+  @Flag(help: "With a new head: a text can have several classes.") var manyLabels = false
   @Option(
-    parsing: .singleValue, help: ArgumentHelp("Rank of modules a pattern is found in; may be repeated.", valueName: "REGEX=N"))
+    parsing: .singleValue, help: ArgumentHelp("Rank of the modules that match a pattern; can be repeated.", valueName: "REGEX=N"))
   var rankPattern: [String] = []
-  @Option(parsing: .singleValue, help: ArgumentHelp("The same for alpha.", valueName: "REGEX=X"))
+  @Option(parsing: .singleValue, help: ArgumentHelp("Alpha of the modules that match a pattern; can be repeated.", valueName: "REGEX=X"))
   var alphaPattern: [String] = []
-  @Option(help: "Train this adapter on; rank, alpha, method and targets are its own.") var initAdapter: String?
+  @Option(help: "Continue training this adapter; rank, alpha, method and targets come from it.") var initAdapter: String?
   @Option(
-    help: ArgumentHelp("The name under which PEFT finds the base (default: as the base says).", valueName: "ORG/NAME[@REVISION]"))
+    help: ArgumentHelp("Name under which PEFT finds the base (default: the name recorded in the base).", valueName: "ORG/NAME[@REVISION]"))
   var baseName: String?
-  @Flag(help: "Take it though it was trained on another base.") var anyBase = false
-  @Option(help: "Steps, whatever the epochs say.") var maxSteps: Int?
-  @Option(help: "How often the rows are gone through.") var epochs = 1.0
-  @Option(help: "Rows of a micro-batch.") var batchSize = 8
-  @Option(help: "Micro-batches of a step.") var gradientAccumulationSteps = 1
-  @Option(help: "Tokens of a row at most; the rest is cut off and counted.") var maxLength: Int?
-  @Option(help: "The highest learning rate.") var learningRate = 2e-4
-  @Option(help: "LoRA+: second factors are trained with this many times the rate.") var loraplusRatio = 1.0
-  @Option(help: "constant, linear, cosine.") var lrScheduler: Schedule.Kind = .linear
-  @Option(help: "Steps over which the rate rises.") var warmupSteps: Int?
-  @Option(help: "The same as a share of all steps.") var warmupRatio = 0.0
-  @Option(help: "adamw, adam, sgd.") var optimizer: OptimizerOptions.Kind = .adamw
-  @Option(name: .customLong("adam-beta1"), help: "What Adam keeps of a gradient's mean each step.") var beta1 = 0.9
-  @Option(name: .customLong("adam-beta2"), help: "And of its square's.") var beta2 = 0.999
-  @Option(name: .customLong("adam-epsilon"), help: "What Adam adds to a root before it divides by it.") var epsilon = 1e-8
-  @Option(help: "Of sgd.") var momentum = 0.0
-  @Option(help: "Decay of weights.") var weightDecay = 0.0
-  @Option(help: "Longer gradients are shortened to this; 0 for never.") var maxGradNorm = 1.0
-  @Option(help: "Seed for the order of rows and the initial factors.") var seed = 0
-  @Flag(help: "Rows in the order of the file.") var noShuffle = false
-  @Flag(help: "Micro-batches of rows of like length.") var groupByLength = false
-  @Flag(help: "Learn questions too.") var trainOnPrompt = false
-  @Option(help: ArgumentHelp("How messages are written out (default: by the model's own template): llama-3, chatml, mistral, zephyr, or a file.", valueName: "NAME|FILE"))
+  @Flag(help: "Accept an --init-adapter that was trained on another base.") var anyBase = false
+  @Option(help: "Number of steps; overrides --epochs.") var maxSteps: Int?
+  @Option(help: "Passes over the training data.") var epochs = 1.0
+  @Option(help: "Rows per micro-batch.") var batchSize = 8
+  @Option(help: "Micro-batches per step.") var gradientAccumulationSteps = 1
+  @Option(help: "Largest number of tokens per row; longer rows are cut, and the summary counts the tokens.") var maxLength: Int?
+  @Option(help: "Peak learning rate.") var learningRate = 2e-4
+  @Option(help: "LoRA+: multiplies the learning rate of the second factors.") var loraplusRatio = 1.0
+  @Option(help: "Schedule after the warm-up: constant, linear or cosine.") var lrScheduler: Schedule.Kind = .linear
+  @Option(help: "Warm-up steps, over which the learning rate rises from 0.") var warmupSteps: Int?
+  @Option(help: "Warm-up as a fraction of all steps.") var warmupRatio = 0.0
+  @Option(help: "adamw, adam or sgd.") var optimizer: OptimizerOptions.Kind = .adamw
+  @Option(name: .customLong("adam-beta1"), help: "Adam: decay of the first moment.") var beta1 = 0.9
+  @Option(name: .customLong("adam-beta2"), help: "Adam: decay of the second moment.") var beta2 = 0.999
+  @Option(name: .customLong("adam-epsilon"), help: "Adam: added to the denominator.") var epsilon = 1e-8
+  @Option(help: "Momentum of sgd.") var momentum = 0.0
+  @Option(help: "Weight decay.") var weightDecay = 0.0
+  @Option(help: "Clip the gradient norm to this; 0 disables clipping.") var maxGradNorm = 1.0
+  @Option(help: "Seed for the order of rows, the initial factors and dropout.") var seed = 0
+  @Flag(help: "Keep the rows in file order.") var noShuffle = false
+  @Flag(help: "Put rows of similar length into the same micro-batch.") var groupByLength = false
+  @Flag(help: "Also learn prompts, not only answers.") var trainOnPrompt = false
+  @Option(help: ArgumentHelp("Chat template for messages: llama-3, chatml, mistral, zephyr, or a template file (default: the model's own).", valueName: "NAME|FILE"))
   var template: TemplateChoice?
-  @Option(help: "Which answers of a conversation count: all, last.") var trainOnTurns: LearnedTurns = .all
-  @Flag(help: "Take a template though the tokenizer breaks its marks into pieces.") var breakMarks = false
-  @Option(help: "Share of the factors' input that is dropped.") var loraDropout = 0.0
-  @Option(help: "Steps between validations (default: one at the end).") var evalSteps: Int?
+  @Option(help: "Answers of a conversation to learn: all or last.") var trainOnTurns: LearnedTurns = .all
+  @Flag(help: "Add special tokens of the --template that the tokenizer lacks, and train embedding and head in full.") var addTokens = false
+  @Flag(help: "Accept a template whose special tokens the tokenizer splits into pieces.") var breakMarks = false
+  @Option(help: "Dropout of the input of the LoRA factors.") var loraDropout = 0.0
+  @Option(help: "Steps per progress line, if standard error is not a terminal (default: about 20 lines per run).") var logEvery: Int?
+  @Option(help: "Steps between validations (default: only before the first step and after the last).") var evalSteps: Int?
   @Option(help: "Steps between checkpoints.") var saveSteps = 100
-  @Option(help: "Checkpoints that are kept, beside the best.") var saveTotalLimit = 2
-  @Flag(help: "Write the adapter with the least loss in a validation, not the last.") var keepBest = false
-  @Option(help: "End after so many validations without progress, and write the best adapter.") var earlyStopping: Int?
-  @Flag(help: "Go on from the output's last checkpoint.") var resume = false
-  @Flag(inversion: .prefixedNo, help: "Keep only what goes into each layer, and compute the rest again on the way back.")
+  @Option(help: "Number of checkpoints to keep, in addition to the best.") var saveTotalLimit = 2
+  @Flag(help: "Write the result with the lowest validation loss instead of the last.") var keepBest = false
+  @Option(help: "Stop after this many validations without improvement, and write the best result.") var earlyStopping: Int?
+  @Flag(help: "Continue from the last checkpoint in the output folder.") var resume = false
+  @Flag(inversion: .prefixedNo, help: "Recompute activations in the backward pass: less memory, more time.")
   var gradientCheckpointing = false
-  @Option(help: "What products are computed in: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
-  @Flag(help: "Train on a block file without checking its checksums first.") var noVerify = false
-  @Flag(help: "Print what is learned of the first rows, and train nothing.") var showBatch = false
+  @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
+  @Flag(help: "Skip the checksums of an .nbl base.") var noVerify = false
+  @Flag(help: "Print the tokens of the first rows and which of them are learned, and train nothing.") var showBatch = false
   @OptionGroup var common: CommonOptions
 
   func run() throws {
@@ -96,7 +99,10 @@ struct FinetuneCommand: ParsableCommand {
     let brought = try file.flatMap { try NewHead(of: $0) }
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
-    let model = try Model(base, precision: computeDtype, threads: common.workers, classifier: head, verifies: !noVerify)
+    let added = try addedTokens(to: Checkpoint.open(base))
+    let model = try Model(
+      file.map { try added.base.grown(for: $0) } ?? added.base, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
+      verifies: !noVerify)
     common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
@@ -110,7 +116,7 @@ struct FinetuneCommand: ParsableCommand {
     common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
     if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
     let tuning = try Finetuning(
-      model, try options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
+      model, try options(with: added, on: model), train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
     common.warn(tuning.warnings)
     if batchSize * gradientAccumulationSteps > train.rows.count {
       common.warn([
@@ -124,16 +130,13 @@ struct FinetuneCommand: ParsableCommand {
     try tuning.checkMemory(length: train.longest, limit: maxMemory.flatMap(parseBytes), threads: common.workers)
     guard let output else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
     // `--force` replaces what lies there: what is read must not.
-    for folder in [output, output + "/model"] {
-      try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), folder)
-    }
+    try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), output)
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
-    var tokens = 0, first: Int?
-    let result = try tuning.train(in: folder, record: yaml, resume: resume) { report, smoothed in
-      tokens += report.tokens
-      first = first ?? report.step
-      progress(report, tuning.steps, smoothed, Double(tokens) / (monotonicSeconds() - started), started, from: first ?? 1)
+    if resume { common.warn(try tuning.checkResumes(folder)) }
+    let log = TrainingLog(steps: tuning.steps, every: logEvery, isQuiet: common.quiet)
+    let result = try interruptible {
+      try tuning.train(in: folder, record: yaml, resume: resume, validated: { log.show(validation: $1, step: $0) }) { log.show($0, smoothed: $1) }
     }
     Progress.clear()
     common.warn(result.warnings)
@@ -147,7 +150,21 @@ struct FinetuneCommand: ParsableCommand {
     throw NibbleError.badInput("\(path: "\(data)/\(name)"): no such file; a folder of data has a train.jsonl")
   }
 
-  /// Flags that count for nothing beside others.
+  /// The base, with the tokens that `--add-tokens` asks for.
+  private func addedTokens(to checkpoint: Checkpoint) throws -> ChatTokens {
+    guard addTokens else { return ChatTokens(none: checkpoint) }
+    guard case .builtIn(let template)? = try template?.resolved() else {
+      throw NibbleError.usage("--add-tokens adds the tokens of a --template by its name: llama-3, chatml, mistral, zephyr")
+    }
+    guard method != .full, initAdapter == nil else {
+      throw NibbleError.usage("--add-tokens goes with a new adapter, not with \(method == .full ? "--method full" : "--init-adapter")")
+    }
+    let added = try ChatTokens(adding: template, to: checkpoint, threads: common.workers)
+    if added.tokens.isEmpty { common.warn([Warning(.unused, "\(.addTokens): the tokenizer has all tokens of \(template.rawValue)")]) }
+    return added
+  }
+
+  /// Flags without effect beside others.
   private func warnIgnored(hasHead: Bool, isBrought: Bool) {
     let heads = ["--num-labels", "--labels", "--pooling", "--many-labels"]
     let factors = [

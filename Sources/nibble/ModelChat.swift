@@ -18,8 +18,10 @@ struct ModelChat {
   /// The files that say how conversations with a model are written out.
   static func files(of model: Model, path: String?) throws -> [String: [UInt8]] {
     let place = path ?? model.path
-    if path != nil || PathKind(place) == .folder { return try Chat.files(at: place) }
-    return try model.checkpoint.contents(ofSmallFiles: ChatTemplates.fileNames + [ChatTemplates.folderName + "/"])
+    if path != nil { return try Chat.files(at: place) }
+    let own = try model.checkpoint.contents(ofSmallFiles: ChatTemplates.fileNames + [ChatTemplates.folderName + "/"])
+    // An adapter may bring files in place of the folder's.
+    return PathKind(place) == .folder ? try Chat.files(at: place).merging(own) { $1 } : own
   }
 
   /// Ids of the conversation with the answer begun.

@@ -26,15 +26,19 @@ struct ModelOptions: ParsableArguments {
 
   func open(_ common: CommonOptions) throws -> Model {
     // An adapter may bring the head it was trained with.
-    let heads = try adapters.compactMap { try NewHead(of: AdapterFile.open($0.path)) }
+    let files = try adapters.map { try AdapterFile.open($0.path) }
+    let heads = try files.compactMap { try NewHead(of: $0) }
     if let first = heads.first, let other = heads.first(where: { $0 != first }) {
       throw NibbleError.usage(
         "the adapters have different heads: \(first.labels) and \(other.labels) classes, \(first.pooling.rawValue) and \(other.pooling.rawValue)"
       )
     }
+    var checkpoint = try Checkpoint.open(base)
+    if let patch { checkpoint = try checkpoint.patched(by: PatchFile(patch)) }
+    // Or with tokens of its own.
+    for file in files { checkpoint = try checkpoint.grown(for: file) }
     return try Model(
-      base, precision: computeDtype, threads: common.workers, classifier: heads.first, patch: patch.map { try PatchFile($0) },
-      verifies: !noVerify)
+      checkpoint, precision: computeDtype, team: Team(threads: common.workers), classifier: heads.first, verifies: !noVerify)
   }
 
   var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }

@@ -3,7 +3,7 @@ import NibbleCore
 
 /// A bar on standard error: how far, how fast, how long still. Only on a terminal.
 final class Progress {
-  private static let isTerminal = isatty(STDERR_FILENO) == 1
+  static let isTerminal = isatty(STDERR_FILENO) == 1
   private nonisolated(unsafe) static var isShown = false
 
   private let label: String

@@ -37,3 +37,12 @@ enum StandardOutput {
     }
   }
 }
+
+/// A word of a command line as a shell reads it back.
+func shellWord(_ word: String) -> String {
+  let isPlain = !word.isEmpty && word.utf8.allSatisfy { byte in
+    let scalar = Unicode.Scalar(byte)
+    return scalar.properties.isAlphabetic || ("0"..."9").contains(scalar) || "-_./=:,@%+".unicodeScalars.contains(scalar)
+  }
+  return isPlain ? word : "'\(word.replacing("'", with: "'\\''"))'"
+}

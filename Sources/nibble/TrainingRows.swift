@@ -11,6 +11,8 @@ struct TrainingRows {
   struct Data {
     let path: String
     var rows: [TrainingRow] = []
+    /// The text of each row, where that is kept.
+    var texts: [String] = []
     /// Rows that were too long, and their tokens that were cut off.
     var cutRows = 0
     var cut = 0
@@ -22,6 +24,7 @@ struct TrainingRows {
   let encoder: RowEncoder
   /// Of a classifier.
   let classes: Classes?
+  private let hasLength: Bool
   /// Warnings about the tokenizer.
   let warnings: [Warning]
 
@@ -41,6 +44,7 @@ struct TrainingRows {
     var encoder = RowEncoder(
       own?.tokenizer, end: own?.end, vocabulary: network.vocabulary,
       maximumLength: min(maxLength ?? Int.max, network.contextLength))
+    hasLength = maxLength != nil
     encoder.trainsOnPrompt = trainsOnPrompt
     encoder.learnedTurns = learnedTurns
     switch try template?.resolved() {
@@ -64,13 +68,19 @@ struct TrainingRows {
 
   /// Every row of a file.
   ///
+  /// - Parameter keepsTexts: whether to keep the rows' texts, beside their tokens
   /// - Throws: `.badInput` naming file and line
-  func read(_ path: String) throws -> Data {
+  func read(_ path: String, keepsTexts: Bool = false) throws -> Data {
     var data = Data(path: path)
-    try JSONLines.forEach(path) { row, place in
-      if let brokenTemplate, row["messages"] != nil { throw brokenTemplate }
+    try RowFile.forEach(path) { item, place in
+      guard case .row(let row) = item else {
+        if case .text(let text) = item { try add(text, place, to: &data) }
+        return
+      }
+      if let brokenTemplate, RowEncoder.isConversation(row) { throw brokenTemplate }
       let (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
       data.rows.append(own)
+      if keepsTexts { data.texts.append(row["text"]?.string ?? "") }
       data.cut += cut
       data.cutRows += cut > 0 ? 1 : 0
       if classes == nil, own.learned == 0 { data.silent += 1 }
@@ -78,6 +88,17 @@ struct TrainingRows {
     guard !data.rows.isEmpty else { throw NibbleError.badInput("\(path: path): no rows in it") }
     return data
   }
+
+  /// Adds the rows of a plain text.
+  private func add(_ text: String, _ place: String, to data: inout Data) throws {
+    guard classes == nil else { throw NibbleError.badInput("\(path: place): a classifier learns rows with a text and a label, not plain text") }
+    var encoder = encoder
+    if !hasLength { encoder.maximumLength = min(encoder.maximumLength, Self.textLength) }
+    data.rows += try encoder.rows(of: text, place: place)
+  }
+
+  /// Tokens of a row of plain text, where no other length is given.
+  static let textLength = 1024
 
   /// What is learned, and what is only read.
   func show(_ rows: ArraySlice<TrainingRow>, json: Bool) throws {

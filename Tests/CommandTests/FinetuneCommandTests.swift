@@ -27,7 +27,7 @@ struct FinetuneCommandTests {
     #expect(result.code == 0, "\(result.errors)")
     #expect(try JSON.parse(result.output)["steps"]?.int == 5)
     let names = try FileManager.default.contentsOfDirectory(atPath: folder.file("out")).sorted()
-    #expect(names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "loss.svg", "metrics.jsonl", "run.yaml"])
+    #expect(names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "checkpoint-5", "loss.svg", "metrics.jsonl", "run.yaml"])
     let again = try Program.run([
       "finetune", "--config", folder.file("out/run.yaml"), "-o", folder.file("again"), "-q",
     ])
@@ -59,14 +59,58 @@ struct FinetuneCommandTests {
     #expect(try adapter("whole") == adapter("parts"))
   }
 
-  @Test("Ctrl-C stops it with what it needs to go on")
-  func interrupted() throws {
-    let result = try Program.run(try arguments("out", ["--max-steps", "5000", "--save-steps", "2"])) { process in
-      while !FileManager.default.fileExists(atPath: folder.file("out/checkpoint-2")), process.isRunning { usleep(1000) }
+  func signal(_ numbers: [Int32], _ process: Process, after step: Int = 3) {
+    let metrics = folder.file("out/metrics.jsonl")
+    while (try? String(contentsOfFile: metrics, encoding: .utf8).split(separator: "\n").count) ?? 0 < step, process.isRunning { usleep(1000) }
+    for number in numbers { kill(process.processIdentifier, number) }
+  }
+
+  @Test("a signal lets the step finish, saves a checkpoint and gives the command that resumes, to the same bytes", arguments: [(SIGINT, 130), (SIGTERM, 143)] as [(Int32, Int32)])
+  func interrupted(_ number: Int32, _ code: Int32) throws {
+    let run = try arguments("out", ["--max-steps", "300", "--save-steps", "1000", "--lora-dropout", "0.1"])
+    let result = try Program.run(run) { signal([number], $0) }
+    #expect(result.code == code && result.errorLines.count == 1, "\(result.errors)")
+    let found = try #require(result.errors.firstMatch(of: #/after step ([0-9]+) of 300, with a checkpoint saved; --resume continues from it: (nibble .*)\n/#))
+    #expect(PathKind(folder.file("out/checkpoint-\(found.1)")) == .folder)
+    #expect(PathKind(folder.file("out/adapter_model.safetensors")) == .nothing)
+    let resumed = try Program.shell(String(found.2), folder: folder.path)
+    #expect(resumed.code == 0, "\(found.2): \(resumed.errors)")
+    #expect(try Program.run(arguments("whole", ["--max-steps", "300", "--lora-dropout", "0.1"])).code == 0)
+    #expect(try adapter("out") == adapter("whole"))
+  }
+
+  @Test("the first signal says what it does, the second stops at once")
+  func interruptedTwice() throws {
+    // One step of a minute.
+    let run = try arguments("out", ["--max-steps", "3", "--gradient-accumulation-steps", "100000"]).filter { $0 != "-q" }
+    let result = try Program.run(run) { process in
+      while !FileManager.default.fileExists(atPath: folder.file("out/run.yaml")), process.isRunning { usleep(1000) }
+      usleep(50_000)
+      kill(process.processIdentifier, SIGINT)
+      usleep(100_000)
+      #expect(process.isRunning)
       kill(process.processIdentifier, SIGINT)
     }
-    #expect(result.code == 130 && result.errorLines.count == 1, "\(result.errors)")
-    #expect(PathKind(folder.file("out/adapter_model.safetensors")) == .nothing)
+    #expect(result.code == 130 && result.errorLines.last == "nibble: finishing this step to save a checkpoint; a second signal stops at once", "\(result.errors)")
+    #expect(try Program.run(run + ["--max-steps", "1", "--resume"]).code == 2)
+  }
+
+  @Test("a run that is resumed may become longer, finished or not, and is then the longer run", arguments: [nil, "epochs"])
+  func longer(_ unit: String?) throws {
+    // 30 rows, 2 a step.
+    func length(_ steps: Int) -> [String] { unit == nil ? ["--max-steps", "\(steps)"] : ["--epochs", "\(Double(steps) / 15)"] }
+    let constant = ["--lr-scheduler", "constant"]
+    #expect(try Program.run(arguments("whole", length(18) + constant)).code == 0)
+    #expect(try Program.run(arguments("out", length(6) + constant)).code == 0)
+    let result = try Program.run(arguments("out", length(18) + constant + ["--resume"]).filter { $0 != "-q" })
+    #expect(result.code == 0 && result.errors.contains("takes 18 steps instead of 6\n"), "\(result.errors)")
+    #expect(try adapter("out") == adapter("whole"))
+    let shorter = try Program.run(arguments("out", length(6) + constant + ["--resume"]))
+    #expect(shorter.code == 2 && shorter.errors.contains("can only become longer"), "\(shorter.errors)")
+    #expect(shorter.errors.contains(unit == nil ? "with --max-steps 18, not with --max-steps 6" : "with --epochs 1.2, not with --epochs 0.4"), "\(shorter.errors)")
+    #expect(try Program.run(arguments("linear", length(6))).code == 0)
+    let linear = try Program.run(arguments("linear", length(12) + ["--resume"]).filter { $0 != "-q" })
+    #expect(linear.code == 0 && linear.errors.contains("follows the schedule of the longer run"), "\(linear.errors)")
   }
 
   @Test("a full disk keeps the last good checkpoint")
@@ -159,6 +203,31 @@ struct FinetuneCommandTests {
     let lines = try String(decoding: bytes(of: folder.file("said.jsonl")), as: UTF8.self).split(separator: "\n")
     let predictions = try lines.map { try JSON.parse(Array($0.utf8))["predictions"]?.array?.map(\.string) }
     #expect(predictions.first == [["cat"]][0] && predictions.last == [[]][0])
+    let first = try JSON.parse(Array(try #require(lines.first).utf8))
+    #expect(first["text"]?.string == "the cat sat" && first["labels"] == ["cat"])
+    let scores = try #require(first["scores"]?.array).compactMap(\.double)
+    for (name, score) in zip(["cat", "dog"], scores) {
+      #expect(abs(try #require(first["probabilities"]?[name]?.double) - 1 / (1 + exp(-score))) < 1e-6)
+    }
+  }
+
+  @Test("predictions of one class each have text, names and probabilities that sum to 1")
+  func predictions() throws {
+    let rows = #"{"text": "the cat sat", "label": "cat"}"# + "\n" + #"{"text": "my dog barks", "label": 1}"# + "\n"
+    let data = try folder.write("rows.jsonl", rows)
+    let base = ["--base", fixture("stories260K"), "--data", data, "-q"]
+    #expect(try Program.run(["finetune", "-o", folder.file("out"), "--labels", "cat,dog", "--max-steps", "1"] + base).code == 0)
+    let result = try Program.run(
+      ["evaluate", "--adapter", folder.file("out"), "--task", "classification", "--predictions", folder.file("said.jsonl")] + base)
+    #expect(result.code == 0, "\(result.errors)")
+    let lines = try String(decoding: bytes(of: folder.file("said.jsonl")), as: UTF8.self).split(separator: "\n").map { try JSON.parse(String($0)) }
+    #expect(lines.map { $0["text"]?.string } == ["the cat sat", "my dog barks"] && lines.map { $0["label"]?.string } == ["cat", "dog"])
+    for line in lines {
+      let shares = try #require(line["probabilities"]?.members)
+      let best = shares.max { $0.value.double ?? 0 < $1.value.double ?? 0 }
+      #expect(shares.map(\.key) == ["cat", "dog"] && abs(shares.compactMap(\.value.double).reduce(0, +) - 1) < 1e-12)
+      #expect(line["prediction"]?.string == best?.key)
+    }
   }
 
   @Test("an adapter that is replaced stays until its successor is done")
@@ -180,13 +249,26 @@ struct FinetuneCommandTests {
   }
 
   @Test(
-    "only runs are gone on with, and only the same",
-    arguments: [["--compute-dtype", "bf16"], ["--lora-alpha", "3"], ["--seed", "7"]])
-  func otherRuns(_ more: [String]) throws {
+    "only runs are resumed, with the same options; another option is named with both values",
+    arguments: [
+      (["--compute-dtype", "bf16"], "with --compute-dtype fp32, not with --compute-dtype bf16"),
+      (["--lora-alpha", "3"], "with --lora-alpha 16.0, not with --lora-alpha 3.0"), (["--seed", "7"], "with --seed 0, not with --seed 7"),
+      (["--no-shuffle"], "without --no-shuffle, not with --no-shuffle"), (["--warmup-steps", "2"], "without --warmup-steps, not with --warmup-steps 2"),
+      (["--rank-pattern", "q_proj=2"], "without --rank-pattern, not with --rank-pattern q_proj=2"), (["--data", "other.jsonl"], "on other data"),
+      (["--base", fixture("models/gpt2")], "on another base"), (["--init-adapter", "out"], "with another --init-adapter"),
+    ])
+  func otherRuns(_ more: [String], _ saying: String) throws {
+    try folder.write("other.jsonl", "{\"input_ids\": [1, 2, 3]}")
     #expect(try Program.run(try arguments("out", ["--max-steps", "2"])).code == 0)
     let before = try adapter("out")
-    let other = try Program.run(try arguments("out", ["--max-steps", "2", "--resume"] + more))
-    #expect(other.code == 2 && other.errors.contains("other options"), "\(other.errors)")
+    try FileManager.default.copyItem(atPath: folder.file("out"), toPath: folder.file("copy"))
+    var words = try arguments("out", ["--max-steps", "2", "--resume"])
+    for (option, value) in zip(more, more.dropFirst()) {
+      if let at = words.firstIndex(of: option) { words[at + 1] = value.hasSuffix(".jsonl") ? folder.file(value) : value }
+    }
+    if words == (try arguments("out", ["--max-steps", "2", "--resume"])) { words += more.map { $0 == "out" ? folder.file("copy") : $0 } }
+    let other = try Program.run(words)
+    #expect(other.code == 2 && other.errors.contains(saying), "\(other.errors)")
     #expect(try Program.run(try arguments("out", ["--max-steps", "2", "--resume"])).code == 0)
     #expect(try adapter("out") == before)
     try FileManager.default.removeItem(atPath: folder.file("out/run.yaml"))
@@ -287,6 +369,62 @@ struct FinetuneCommandTests {
       try arguments("out", ["--max-steps", "1", "--init-adapter", folder.file("out"), "--force"]))
     #expect(result.code == 2 && result.errors.contains("holds the input"), "\(result.code) \(result.errors)")
     #expect(try adapter("out") == before)
+  }
+
+  func fullRun(_ output: String, _ more: [String] = []) throws -> [String] {
+    let data = try folder.write("texts.jsonl", "{\"text\": \"Once upon a time there was a cat.\"}\n{\"text\": \"The sun is warm.\"}\n")
+    return [
+      "finetune", "--base", fixture("stories260K"), "--data", data, "--method", "full", "-o", folder.file(output), "-q", "--batch-size", "2",
+      "--max-steps", "4",
+    ] + more
+  }
+
+  @Test("the folder of a full run is the model")
+  func fullModel() throws {
+    let run = try fullRun("out", ["--save-steps", "2"])
+    let result = try Program.run(run)
+    #expect(result.code == 0, "\(result.errors)")
+    let names = try FileManager.default.contentsOfDirectory(atPath: folder.file("out")).sorted()
+    #expect(names == [
+      "LICENSE", "checkpoint-2", "checkpoint-4", "config.json", "loss.svg", "metrics.jsonl", "model.safetensors", "run.yaml", "tokenizer.model",
+    ])
+    for verb in [["generate", "--prompt", "Once", "--max-new-tokens", "4", "--base"], ["inspect"], ["verify"]] {
+      let used = try Program.run(verb + [folder.file("out"), "-q"])
+      #expect(used.code == 0, "\(verb) \(used.errors)")
+    }
+    let weights = try bytes(of: folder.file("out/model.safetensors"))
+    #expect(try weights != bytes(of: fixture("stories260K/model.safetensors")))
+    #expect(try Program.run(run).code == 2)
+    for more in ["--force", "--resume"] {
+      try FileManager.default.removeItem(atPath: folder.file("out/model.safetensors"))
+      #expect(try Program.run(run + [more]).code == 0)
+      #expect(try bytes(of: folder.file("out/model.safetensors")) == weights)
+    }
+  }
+
+  @Test("a full run that is killed leaves the old model, none, or the new one, and resumes to the same bytes")
+  func fullModelKilled() throws {
+    #expect(try Program.run(try fullRun("new")).code == 0)
+    let new = try bytes(of: folder.file("new/model.safetensors"))
+    #expect(try Program.run(try fullRun("old", ["--learning-rate", "1e-3"])).code == 0)
+    let old = try bytes(of: folder.file("old/model.safetensors"))
+    var seen: Set<String> = []
+    for call in 0..<40 {
+      try? FileManager.default.removeItem(atPath: folder.file("out"))
+      try FileManager.default.copyItem(atPath: folder.file("old"), toPath: folder.file("out"))
+      let result = try Faults.run("fsync-kill:\(call)", try fullRun("out", ["--force"]))
+      let isModel = PathKind(folder.file("out/config.json")) == .file
+      let weights = try? bytes(of: folder.file("out/model.safetensors"))
+      seen.insert(!isModel ? "none" : weights == new ? "new" : "old")
+      #expect(!isModel || weights == new || weights == old, "call \(call)")
+      guard result.signal == SIGKILL else { break }
+      // Killed before it had written its options, it was no run yet.
+      let again = try Program.run(try fullRun("out", ["--resume"]))
+      #expect(try again.code == 0 || Program.run(fullRun("out", ["--force"])).code == 0, "call \(call): \(again.errors)")
+      #expect(try bytes(of: folder.file("out/model.safetensors")) == new, "call \(call)")
+      #expect(PathKind(folder.file("out/config.json")) == .file && PathKind(folder.file("out/model.nibble-partial")) == .nothing)
+    }
+    #expect(seen == ["old", "none", "new"])
   }
 
   @Test("a plan and a look at the batch train nothing")

@@ -122,7 +122,7 @@ def test_full_training_is_pytorch_s(nibble, work, name, tied):
     made = rows(model, work / "rows.jsonl")
     nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", "full", "-o", work / "out", *RUN)
     assert_same_steps(work / "out", by_torch(model, made))
-    final = as_float32(model_class, work / "out" / "model")
+    final = as_float32(model_class, work / "out")
     ids = random_ids(final, 2, 12)
     assert_same(expected(final, input_ids=ids), expected(model, input_ids=ids), tolerance=1e-3)
 
@@ -230,3 +230,42 @@ def test_the_bundled_model_learns_shakespeare_and_merging_keeps_it(nibble, stori
     assert perplexity(work / "merged") == pytest.approx(attached, rel=1e-4)
     nibble("merge", "--base", work / "base.nbl", "--adapter", work / "adapter", "--when-lost", "shape", "-o", work / "shaped.nbl")
     assert attached < perplexity(work / "shaped.nbl") < 1.5 * attached
+
+
+@pytest.mark.parametrize("name", [LLAMA, "GPT2LMHeadModel"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_added_tokens_are_peft_s_resized_embeddings(nibble, work, name, tied):
+    model_class, model_type = class_and_type(name)
+    save_random(model_class, model_type, work / "m", vocab_size=50257, tie_word_embeddings=tied)
+    for file in (pathlib.Path(__file__).parents[1] / "Fixtures" / "tokenizers" / "gpt2").glob("tokenizer*.json"):
+        (work / "m" / file.name).write_bytes(file.read_bytes())
+    messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]
+    (work / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    run = ["finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--template", "chatml", "--max-steps", 3,
+           "--batch-size", 1, "--learning-rate", "1e-2"]
+    nibble(*run, "--add-tokens", "-o", work / "out")
+    # As users of PEFT load it: the tokenizer from the adapter's folder, the base resized to it, then the adapter.
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(work / "out" / "tokenizer.json"))
+    assert len(tokenizer) == 50259 and tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]) == [50257, 50258]
+    assert json.loads((work / "out" / "added_tokens.json").read_text()) == {"<|im_start|>": 50257, "<|im_end|>": 50258}
+    model = as_float32(model_class, work / "m")
+    before = model.get_input_embeddings().weight.detach().clone()
+    model.resize_token_embeddings(len(tokenizer))
+    model = peft.PeftModel.from_pretrained(model, work / "out").eval()
+    text = (work / "out" / "chat_template.jinja").read_text()
+    tokenizer.chat_template = text
+    ids = torch.tensor([tokenizer.encode(tokenizer.apply_chat_template(messages, tokenize=False))])
+    assert ids[0, 0] == 50257 and 50258 in ids
+    said = forward(nibble, work / "m", work, "--adapter", work / "out", input_ids=ids)
+    assert said["logits"].shape[-1] == 50259
+    assert_same(said, expected(model, input_ids=ids))
+    # The new rows began as the mean of the others, and were trained.
+    weights = load_file(work / "out" / "adapter_model.safetensors")
+    table = next(value for key, value in weights.items() if key.endswith(("embed_tokens.weight", "wte.weight")))
+    assert table.shape[0] == 50259
+    assert 0 < (table[50257:] - before.mean(0)).abs().max() < 0.1
+    # Merged, it is a model of transformers' with the new vocabulary.
+    nibble("merge", "--base", work / "m", "--adapter", work / "out", "-o", work / "merged")
+    merged = as_float32(model_class, work / "merged")
+    assert merged.config.vocab_size == 50259
+    assert_same(expected(merged, input_ids=ids), expected(model, input_ids=ids))

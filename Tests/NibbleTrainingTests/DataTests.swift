@@ -1,7 +1,8 @@
+import Foundation
 import NibbleCore
 import NibbleTemplates
 import NibbleTokenizers
-import NibbleTraining
+@testable import NibbleTraining
 import TestSupport
 import Testing
 
@@ -130,6 +131,108 @@ struct DataTests {
     #expect(try learned(row) == expected)
   }
 
+  static let dialogue = #"[{"role":"system","content":"S"},{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"V"},{"role":"assistant","content":"B"}]"#
+
+  @Test(
+    "ShareGPT's conversations are the same as messages",
+    arguments: [
+      #"{"conversations": [{"from":"system","value":"S"},{"from":"human","value":"U"},{"from":"gpt","value":"A"},{"from":"human","value":"V"},{"from":"gpt","value":"B"}]}"#,
+      #"{"system": "S", "conversations": [{"from":"User","value":"U"},{"from":"chatgpt","value":"A","weight":1},{"from":"prompter","value":"V"},{"from":"assistant","value":"B"}]}"#,
+      #"{"conversations": \#(dialogue)}"#, #"{"messages": [{"from":"system","value":"S"},{"from":"human","value":"U"},{"from":"bot","value":"A"},{"from":"user","value":"V"},{"from":"model","value":"B"}]}"#,
+    ], [nil, unmarked])
+  func shareGPT(_ text: String, _ source: String?) throws {
+    func use(_ encoder: inout RowEncoder) throws {
+      if let source { encoder.templates = ChatTemplates(try Template(source, name: "t"), specialTokens: []) } else { _ = try encoder.use(.chatml, breaksMarks: true) }
+    }
+    let found = try row(text, use), expected = try row(#"{"messages": \#(Self.dialogue)}"#, use)
+    #expect(found.ids == expected.ids && found.labels == expected.labels)
+  }
+
+  @Test(
+    "of TRL's lists of messages the completion's answers are learned, and the prompt's are not",
+    arguments: [(nil, LearnedTurns.all, "B<|im_end|>C<|im_end|>"), (nil, .last, "C<|im_end|>"), (unmarked, .all, "B!C!"), (marked, .all, "B!C!"), (marked, .last, "C!")])
+  func promptAndCompletion(_ source: String?, _ turns: LearnedTurns, _ expected: String) throws {
+    let more = #"[{"role":"assistant","content":"B"},{"role":"user","content":"W"},{"role":"assistant","content":"C"}]"#
+    let prompt = #"[{"role":"user","content":"U"},{"role":"assistant","content":"A"},{"role":"user","content":"V"}]"#
+    let row = try row(#"{"prompt": \#(prompt), "completion": \#(more)}"#) {
+      $0.learnedTurns = turns
+      if let source { $0.templates = ChatTemplates(try Template(source, name: "t"), specialTokens: []) } else { _ = try $0.use(.chatml, breaksMarks: true) }
+    }
+    #expect(try learned(row) == expected)
+    #expect(try whole(row).contains("A"))
+  }
+
+  @Test("the templates that are written beside adapters are the built-in ones", arguments: [ChatTemplate.chatml, .llama3])
+  func sources(_ template: ChatTemplate) throws {
+    let source = try #require(template.source), text = #"{"messages": \#(Self.dialogue)}"#
+    let own = try row(text) { _ = try $0.use(template, breaksMarks: true) }
+    let written = try row(text) { $0.templates = ChatTemplates(try Template(source, name: "t"), specialTokens: []) }
+    // Marks that are pieces are cut otherwise; where they are tokens, the texts' tokens are the same.
+    #expect(try whole(own) == whole(written))
+  }
+
+  @Test("a plain text becomes rows of the greatest length, and nothing is cut off")
+  func plainText() throws {
+    let text = String(repeating: "one two three ", count: 40)
+    let rows = try encoder { $0.maximumLength = 16 }.rows(of: text, place: "t.txt")
+    #expect(rows.dropLast().allSatisfy { $0.ids.count == 16 && $0.labels == $0.ids } && rows.count == 8)
+    #expect(try rows.map(whole).joined() == text + "<|endoftext|>")
+  }
+
+  @Test("a long text is tokenized in parts, to the tokens of the whole", arguments: ["one two three, four\n", "abc def ", "é\n\nà b\n\n", "x"])
+  func segments(_ unit: String) throws {
+    let text = String(String(repeating: unit, count: 60_000 / unit.utf8.count + 1).prefix(50_000))
+    let tokenizer = try #require(Self.tokenizer)
+    let parts = Array(TextSegments(text, size: 1 << 13))
+    #expect(parts.count > 1 && parts.joined() == text && parts.allSatisfy { $0.utf8.count <= 1 << 14 })
+    let expected = try tokenizer.encode(text).ids
+    let found = try encoder { ($0.maximumLength, $0.segmentSize) = (50, 1 << 13) }.language(["text": JSON(text)], place: "x")
+    #expect(found.row.ids == Array(expected.prefix(50)))
+    // Words without an end are cut somewhere.
+    #expect(abs(found.cut + 50 - 1 - expected.count) <= (unit == "x" ? 16 : 0))
+    if unit != "x" { #expect(try encoder { ($0.maximumLength, $0.segmentSize) = (100, 1 << 13) }.rows(of: text, place: "x").flatMap(\.ids) == expected + [50256]) }
+  }
+
+  /// Rows of a file, with their places, or the error.
+  func items(_ name: String, _ text: String) throws -> [String] {
+    let folder = TemporaryFolder()
+    var found: [String] = []
+    do {
+      try RowFile.forEach(folder.write(name, text)) { item, place in
+        let place = place.replacingOccurrences(of: folder.path + "/", with: "")
+        switch item {
+        case .row(let row): found.append("\(place) \(row.text())")
+        case .text(let text): found.append("\(place) '\(text)'")
+        }
+      }
+    } catch let error as NibbleError {
+      found.append(error.message.replacingOccurrences(of: folder.path + "/", with: ""))
+    }
+    return found
+  }
+
+  @Test(
+    "files are JSON Lines, one JSON array, or plain text",
+    arguments: [
+      ("a.jsonl", "{\"text\":1}\r\n\n{\"text\":2}", [#"a.jsonl:1 {"text":1}"#, #"a.jsonl:3 {"text":2}"#]),
+      ("a.json", "\u{FEFF}\n[{\"a\":1},\n\n {\"a\": [2]}\n]\n", [#"a.json:2, row 1 {"a":1}"#, #"a.json:4, row 2 {"a":[2]}"#]),
+      ("a.jsonl", "[]", []), ("a.txt", "one\n\ntwo\n", ["a.txt 'one\n\ntwo\n'"]),
+      ("a.txt", "one\n<|endoftext|>\ntwo", ["a.txt:1 'one'", "a.txt:3 'two'"]), ("a.txt", "{\"text\": 1}", ["a.txt '{\"text\": 1}'"]),
+    ] as [(String, String, [String])])
+  func files(_ name: String, _ text: String, _ expected: [String]) throws { #expect(try items(name, text) == expected) }
+
+  @Test(
+    "what is no JSON is named by its line, with what a row looks like",
+    arguments: [
+      ("a.jsonl", "{\"text\":1}\nOnce upon", "a.jsonl:2: expected a value, found 'O' at byte 0 of the line; a row is"), ("a.json", "[\n{\"a\":1}\n{", "a.json:3: expected ']', found '{' at byte 10; a row is"),
+      ("a.jsonl", "[1, 2]\n[3]", "a.jsonl:2: something follows the end of the JSON text at byte 7"), ("a.json", "[{\"a\": NaN}]", "a.json:1: NaN is not a JSON number"),
+      ("a.json", "[[", "a.json:1: expected a value"),
+    ])
+  func badFiles(_ name: String, _ text: String, _ expected: String) throws {
+    let last = try #require(try items(name, text).last)
+    #expect(last.hasPrefix(expected) && last.hasSuffix(#"such as {"text": "…"} or {"prompt": "…", "completion": "…"}; plain text goes into a .txt file"#), "\(last)")
+  }
+
   @Test("tokens are taken as they are; labels beside them align")
   func tokens() throws {
     #expect(try row(#"{"input_ids": [1, 2], "labels": [-100, 2]}"#).labels == [-100, 2])
@@ -151,6 +254,9 @@ struct DataTests {
       #"{"input_ids": []}"#, #"{"messages": []}"#, #"{"messages": [{"role": "user"}]}"#, #"{"output": "x"}"#, #"{"tekst": "x"}"#,
       #"{"text": "x", "label": 1}"#, #"{"text": "x", "labels": [1]}"#,
       #"{"messages": [{"role": "user", "content": "x"}]}"#, #"{"messages": [{"role": "tool", "content": "x"}]}"#,
+      #"{"conversations": [{"from": "alien", "value": "x"}]}"#, #"{"conversations": [{"from": "human"}]}"#, #"{"conversations": "x"}"#,
+      #"{"prompt": [{"role": "user", "content": "x"}], "completion": "x"}"#, #"{"prompt": [], "completion": []}"#,
+      #"{"prompt": [{"role": "assistant", "content": "x"}], "completion": [{"role": "user", "content": "x"}]}"#,
     ])
   func refused(_ text: String) throws {
     let error = #expect(throws: NibbleError.self) { try row(text) { _ = try $0.use(.chatml, breaksMarks: true) } }

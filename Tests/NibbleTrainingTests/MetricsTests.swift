@@ -8,7 +8,7 @@ struct MetricsTests {
   func oneLabel() {
     let so = [0, 0, 1, 1, 2, 2, 2, 0, 1, 2], said = [0, 1, 1, 1, 2, 0, 2, 0, 2, 2]
     var metrics = LabelMetrics(classes: 3)
-    for (a, b) in zip(said, so) { metrics.add(said: a, so: b) }
+    for (a, b) in zip(said, so) { metrics.add(predicted: a, actual: b) }
     func near(_ x: Double?, _ y: Double) -> Bool { abs((x ?? -9) - y) < 1e-9 }
     #expect(near(metrics.accuracy, 0.7))
     #expect(near(metrics.macroF1, (2.0 / 3 + 2.0 / 3 + 0.75) / 3))
@@ -22,9 +22,9 @@ struct MetricsTests {
   @Test("of texts with several classes, every class counts")
   func manyLabels() {
     var metrics = LabelMetrics(classes: 3)
-    metrics.add(said: [0, 1], so: [0])
-    metrics.add(said: [], so: [2])
-    metrics.add(said: [1], so: [1])
+    metrics.add(predicted: [0, 1], actual: [0])
+    metrics.add(predicted: [], actual: [2])
+    metrics.add(predicted: [1], actual: [1])
     #expect(metrics.matthews == nil)
     #expect(abs(metrics.accuracy - 1.0 / 3) < 1e-12)
     #expect(abs(metrics.microF1 - 4.0 / 6) < 1e-12)

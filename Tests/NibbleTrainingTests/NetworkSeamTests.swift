@@ -230,8 +230,9 @@ struct NetworkSeamTests {
     let tuning = try Finetuning(model, Self.options(.full), train: train, valid: valid)
     let output = try TrainingFolder(folder.file("f"), .anew(force: false), isFull: true)
     let result = try tuning.train(in: output, resume: false) { _, _ in }
-    let after = try Self.judge(open("f/model"), valid).loss
+    let after = try Self.judge(open("f"), valid).loss
     #expect(after < 0.5 * before && result.validationLoss.map { abs($0 - after) <= 1e-5 } == true)
+    #expect(result.validationBefore.first.map { abs($0.value - before) <= 1e-5 } == true)
   }
 
   @Test("is refused by name where texts are needed")

@@ -105,7 +105,8 @@ extension Checkpoint {
     let replaced = adapter.replacements.filter { names.index(of: $0.name) != nil }
     let counts = Set(replaced.compactMap(\.tensor.shape.first))
     let before = own.compactMap { tensor($0)?.logicalShape.first }.first ?? 0
-    guard let count = counts.first, counts != [before] else { return self }
+    // Of as many rows, some may have become new tokens' rows.
+    guard let count = counts.first, counts != [before] else { return counts.isEmpty ? self : try withTokenizer(of: adapter) }
     guard counts.count == 1, replaced.count == own.count else {
       throw NibbleError(
         .adapterMismatch,
@@ -137,7 +138,7 @@ extension Checkpoint {
 
 extension AdapterFile {
   /// The tokenizer saved with the adapter.
-  fileprivate func tokenizerFiles() throws -> [Checkpoint.SmallFile] {
+  func tokenizerFiles() throws -> [Checkpoint.SmallFile] {
     try [
       "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
       "tokenizer_config.json", "vocab.json", "vocab.txt",

@@ -10,6 +10,17 @@ extension Checkpoint {
     return all
   }
 
+  /// The same with other values for some of its tensors.
+  ///
+  /// - Parameter identity: what it claims to be; nil for what it claims already
+  package func replacing(_ other: [StoredTensor], identity: Digest128?) -> Checkpoint {
+    var all = self
+    all.tensors = tensors.filter { own in !other.contains { $0.name == own.name } } + other
+    all.sortTensors()
+    all.claimedIdentity = identity ?? claimedIdentity
+    return all
+  }
+
   /// The same with other names for its tensors.
   package func renamed(_ name: (ByteName) -> ByteName) -> Checkpoint {
     var other = self

@@ -8,7 +8,9 @@ package final class MappedCheckpoint: @unchecked Sendable {
   private let maps: [ObjectIdentifier: MappedFile]
   private let overlay: PatchOverlay?
   /// By where the originals lie.
-  private let copies = Mutex<[UInt: SwappedBytes]>([:])
+  private let swappedCopies = Mutex<[UInt: SwappedBytes]>([:])
+  /// Copies of the sections of tensors that are in memory, at places that stay.
+  private var copies: [ByteName: UnsafeMutableRawBufferPointer] = [:]
 
   /// Maps the files of `checkpoint`; touches no tensor.
   ///
@@ -21,7 +23,15 @@ package final class MappedCheckpoint: @unchecked Sendable {
       maps[ObjectIdentifier(file)] = try overlay?.map(of: file) ?? file.map(readsAhead: readsAhead)
     }
     self.maps = maps
+    for tensor in checkpoint.tensors {
+      guard let section = tensor.section(.data), case .memory(let bytes) = section.source else { continue }
+      let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes.count, alignment: 64)
+      copy.copyBytes(from: bytes)
+      copies[tensor.name] = copy
+    }
   }
+
+  deinit { for copy in copies.values { copy.deallocate() } }
 
   /// The bytes of a section. They live as long as this object.
   ///
@@ -35,6 +45,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
     if case .patched(let patched) = section.source, let bytes = overlay?.bytes(patched, count: section.storedLength) {
       return bytes
     }
+    if case .memory = section.source, section.kind == .data, let copy = copies[ByteName(name)] { return UnsafeRawBufferPointer(copy) }
     guard case .file(let file, let offset) = section.source, let map = maps[ObjectIdentifier(file)],
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
     else { throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) lies outside its file") }
@@ -46,10 +57,10 @@ package final class MappedCheckpoint: @unchecked Sendable {
   private func swapped(_ bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
     guard let start = bytes.baseAddress else { return bytes }
     let place = UInt(bitPattern: start)
-    if let known = copies.withLock({ $0[place] }) { return UnsafeRawBufferPointer(known.bytes) }
+    if let known = swappedCopies.withLock({ $0[place] }) { return UnsafeRawBufferPointer(known.bytes) }
     let copy = SwappedBytes(bytes)
     // Who comes first has it.
-    let kept = copies.withLock { copies in
+    let kept = swappedCopies.withLock { copies in
       if let other = copies[place] { return other }
       copies[place] = copy
       return copy

@@ -50,5 +50,5 @@ public struct OutputSpec: Sendable {
     return found.isEmpty ? nil : found
   }
 
-  var shape: StagedOutput.Shape { isSingleFile ? .file : .folder(owns: SmallFileNames.isOurs) }
+  var shape: StagedOutput.Shape { isSingleFile ? .file : .folder(owns: ModelFileNames.isOurs) }
 }

@@ -111,7 +111,7 @@ public struct StreamJob: Sendable {
   /// What may stand at the output's name and be replaced.
   var shape: StagedOutput.Shape {
     guard card != nil, !output.isSingleFile else { return output.shape }
-    return .folder { SmallFileNames.isOurs($0) || $0 == "README.md" }
+    return .folder { ModelFileNames.isOurs($0) || $0 == "README.md" }
   }
 
   private func write(

@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// Ways to write a conversation out, known by their names.
+/// Built-in chat templates.
 public enum ChatTemplate: String, Sendable, CaseIterable {
   case llama3 = "llama-3"
   case chatml, mistral, zephyr
@@ -24,7 +24,7 @@ public enum ChatTemplate: String, Sendable, CaseIterable {
     var begins = false
   }
 
-  /// The pieces, or why these messages cannot be written so. What stands between two answers is one piece: tokens go over its
+  /// The pieces, or why the template cannot render these messages. What stands between two answers is one piece: tokens go over its
   /// parts as they do when the model is asked, and end where its answer begins.
   func pieces(_ messages: [(role: String, content: String)]) -> Result<[Piece], Failure> {
     var pieces: [Piece] = []
@@ -65,7 +65,7 @@ public enum ChatTemplate: String, Sendable, CaseIterable {
       }
     }
     guard pieces.contains(where: \.isAnswer) else {
-      return .failure(Failure("a conversation without an answer of the assistant's"))
+      return .failure(Failure("the conversation has no message of the assistant"))
     }
     return .success(pieces)
   }

@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// The classes a classifier tells apart, as rows of data name them; or the numbers a regression gives.
+/// The classes of a classifier, as rows of data name them, or the outputs of a regression.
 public struct Classes: Sendable {
   public let count: Int
   /// What they are called; empty where they are numbers.

@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleTemplates
 import NibbleTokenizers
 
-/// Makes rows of training data into tokens. What a row is, its keys say.
+/// Turns rows of training data into tokens. The keys of a row tell what kind it is.
 public struct RowEncoder: Sendable {
   /// What is learned from rows with a question and an answer.
   public var trainsOnPrompt = false
@@ -14,6 +14,8 @@ public struct RowEncoder: Sendable {
   public private(set) var template: ChatTemplate?
   /// The same, by a template of the model's or a file's; `template` comes before it.
   public var templates: ChatTemplates?
+  /// Bytes of a long text that are tokenized at once, at least.
+  var segmentSize = 1 << 20
   /// What ends an answer.
   private let end: Int?
   private let vocabulary: Int
@@ -42,8 +44,10 @@ public struct RowEncoder: Sendable {
       let reason =
         tokenizer.id(of: mark).map { "reads \(quoted(mark)) as text, though it is token \($0): it" }
         ?? "has no token \(quoted(mark)): it"
+      let isMissing = tokenizer.id(of: mark) == nil
+      let advice: MessageText = isMissing ? "; \(.addTokens) adds it, \(.breakMarks) trains on the pieces" : "; \(.breakMarks) trains on the pieces"
       let found: MessageText = "\(.template, template.rawValue): the tokenizer \(reason) becomes \(pieces)"
-      guard breaksMarks else { throw NibbleError.usage(found + "; \(.breakMarks) trains on the pieces") }
+      guard breaksMarks else { throw NibbleError.usage(found + advice) }
       return Warning(.data, found)
     }
   }
@@ -52,7 +56,7 @@ public struct RowEncoder: Sendable {
   ///
   /// - Throws: `.badInput` naming the place
   public func language(_ row: JSON, place: String) throws -> (row: TrainingRow, cut: Int) {
-    let (ids, labels) = try parts(row, place)
+    let (ids, labels, dropped) = try parts(row, place)
     if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
       throw NibbleError.badInput("\(path: place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
     }
@@ -60,43 +64,48 @@ public struct RowEncoder: Sendable {
       throw NibbleError.badInput("\(path: place): label \(bad) is neither −100 nor in the model's vocabulary of \(vocabulary)")
     }
     guard !ids.isEmpty else { throw NibbleError.badInput("\(path: place): the row is empty") }
-    let cut = max(0, ids.count - maximumLength)
+    let cut = max(0, ids.count - maximumLength) + dropped
     return (TrainingRow(Array(ids.prefix(maximumLength)), labels: Array(labels.prefix(maximumLength)), place: place), cut)
   }
 
-  private func parts(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
+  /// Tokens and labels of a row, and how many tokens behind them are dropped already.
+  private func parts(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int], dropped: Int) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     func text(_ key: String) throws -> String {
-      guard let text = row[key]?.string else { throw fail("\(key: key) is missing or no text") }
+      guard let text = row[key]?.string else { throw fail("\(key: key) is missing or not a text") }
       return text
     }
     guard row.members != nil else { throw fail("a row is no JSON object") }
     if let list = row["input_ids"] {
-      guard let ids = list.array?.map(\.int), !ids.contains(nil) else { throw fail("input_ids are no list of whole numbers") }
+      guard let ids = list.array?.map(\.int), !ids.contains(nil) else { throw fail("input_ids is not a list of whole numbers") }
       let own = ids.compactMap { $0 }
-      guard let given = row["labels"], given != .null else { return (own, own) }
+      guard let given = row["labels"], given != .null else { return (own, own, 0) }
       guard let labels = given.array?.map(\.int), !labels.contains(nil), labels.count == own.count else {
-        throw fail("labels are no list of \(own.count) whole numbers")
+        throw fail("labels is not a list of \(own.count) whole numbers")
       }
-      return (own, labels.compactMap { $0 })
+      return (own, labels.compactMap { $0 }, 0)
     }
-    if row["messages"] != nil { return try conversation(row, place) }
+    if RowMessages.are(in: row) {
+      let (ids, labels) = try conversation(row, place)
+      return (ids, labels, 0)
+    }
     if row["completion"] != nil { return try answer(to: text("prompt"), text("completion")) }
     if row["output"] != nil {
-      if let input = row["input"], input != .null, input.string == nil { throw fail("input is no text") }
+      if let input = row["input"], input != .null, input.string == nil { throw fail("input is not a text") }
       let input = row["input"]?.string ?? ""
       return try answer(to: Self.alpaca(text("instruction"), input), text("output"))
     }
     guard row["text"] != nil else {
       throw fail(
-        "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) are those of no kind of row: text; prompt and completion; "
-          + "instruction, input and output; messages; input_ids and labels")
+        "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) fit no kind of row: text; prompt and completion; "
+          + "instruction, input and output; messages; conversations; input_ids and labels")
     }
     guard row["label"] == nil, row["labels"] == nil else {
-      throw fail("a label is for a classifier, and the base is none; \(.numLabels) puts a head on it")
+      throw fail("a label is for a classifier, but the base has no classification head; \(.numLabels) adds one")
     }
-    let ids = try ended(encode(text("text")))
-    return (ids, ids)
+    let (ids, dropped) = try cutTokens(text("text"))
+    let ended = self.ended(ids)
+    return (ended, ended, dropped)
   }
 
   /// The format of Stanford's Alpaca.
@@ -110,54 +119,67 @@ public struct RowEncoder: Sendable {
     return "\(task)\n\n### Instruction:\n\(instruction)\n\n\(more)### Response:\n"
   }
 
-  private func answer(to prompt: String, _ answer: String) throws -> (ids: [Int], labels: [Int]) {
-    let question = try encode(prompt), rest = try ended(encode(answer, marks: false))
-    let ignored = [Int](repeating: TrainingRow.ignored, count: question.count)
-    return (question + rest, (trainsOnPrompt ? question : ignored) + rest)
+  private func answer(to prompt: String, _ answer: String) throws -> (ids: [Int], labels: [Int], dropped: Int) {
+    let (question, cutQuestion) = try cutTokens(prompt), (open, cutAnswer) = try cutTokens(answer, marks: false)
+    let ignored = [Int](repeating: TrainingRow.ignored, count: question.count), rest = ended(open)
+    return (question + rest, (trainsOnPrompt ? question : ignored) + rest, cutQuestion + cutAnswer)
   }
 
   private func conversation(_ row: JSON, _ place: String) throws -> (ids: [Int], labels: [Int]) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
-    guard let template else { return try written(row, place, fail) }
-    guard let messages = row["messages"]?.array, !messages.isEmpty else { throw fail("messages are no list") }
+    let messages = try RowMessages(row, fail)
+    guard let template else { return try written(messages, row, place, fail) }
     var ids: [Int] = [], labels: [Int] = []
-    let said = try messages.map { message in
+    let said = try messages.messages.map { message in
       guard let role = message["role"]?.string, let content = message["content"]?.string else {
-        throw fail("a message without a role or a content")
+        throw fail("a message lacks a role or a content")
       }
       return (role, content)
     }
     let pieces = try template.pieces(said).get(orFail: fail)
-    let last = pieces.lastIndex { $0.isAnswer }
+    let answers = try learned(pieces.indices.filter { pieces[$0].isAnswer }, messages, fail)
     for (index, piece) in pieces.enumerated() {
       let own = try encode(piece.text, marks: ids.isEmpty && piece.begins)
       ids += own
-      let isLearned = trainsOnPrompt || piece.isAnswer && (learnedTurns == .all || index == last)
+      let isLearned = trainsOnPrompt || answers.contains(index)
       labels += isLearned ? own : [Int](repeating: TrainingRow.ignored, count: own.count)
     }
     return (ids, labels)
   }
 
+  /// Those of a conversation's answers that are learned.
+  private func learned<Answer>(_ answers: [Answer], _ messages: RowMessages, _ fail: (MessageText) -> NibbleError) throws -> [Answer] {
+    let own = messages.messages.count { $0["role"]?.string == "assistant" }
+    guard messages.read == 0 || answers.count == own else {
+      throw fail("the template marks \(answers.count) answers in a conversation of \(own), so those of the prompt cannot be told apart")
+    }
+    let rest = answers.dropFirst(messages.read)
+    guard messages.read == 0 || !rest.isEmpty else { throw fail("the completion has no message of the assistant") }
+    return learnedTurns == .all ? Array(rest) : Array(rest.suffix(1))
+  }
+
   /// A conversation by the model's own template.
-  private func written(_ row: JSON, _ place: String, _ fail: (MessageText) -> NibbleError) throws -> (ids: [Int], labels: [Int]) {
+  private func written(
+    _ messages: RowMessages, _ row: JSON, _ place: String, _ fail: (MessageText) -> NibbleError
+  ) throws -> (ids: [Int], labels: [Int]) {
     guard let templates else {
       let known = ChatTemplate.allCases.map(\.rawValue).joined(separator: ", ")
       throw fail("messages need a template, and the model has none: \(.template, known)")
     }
     guard let tokenizer else { throw NibbleError.badInput("the base has no tokenizer; give rows with input_ids") }
-    // Other keys of a row are none of the template's.
-    let known = (row.members ?? []).filter { ["messages", "tools", "documents"].contains($0.key) }
-    var conversation = try Conversation(.object(known), place: place)
+    // A template sees no other keys of a row.
+    let known = (row.members ?? []).filter { ["tools", "documents"].contains($0.key) }
+    var conversation = try Conversation(.object(known + [("messages", .array(messages.messages))]), place: place)
     conversation.variables = row["chat_template_kwargs"]?.members ?? []
     do {
       let written = try WrittenConversation(conversation, templates)
       let ids = try tokenizer.encode(written.text, addSpecialTokens: false).ids
       if trainsOnPrompt { return (ids, ids) }
-      guard !written.answers.isEmpty else { throw NibbleError.badInput("a conversation without an answer of the assistant's") }
+      guard !written.answers.isEmpty else { throw NibbleError.badInput("the conversation has no message of the assistant") }
       guard let spans = tokenizer.byteSpans(of: ids, in: written.text) else {
         throw NibbleError.badInput("the tokenizer changes the text, so the answers' tokens cannot be told apart; name another \(.template)")
       }
-      let mask = written.mask(spans, learnedTurns == .all ? written.answers : Array(written.answers.suffix(1)))
+      let mask = try written.mask(spans, learned(written.answers, messages, fail))
       return (ids, zip(ids, mask).map { $1 ? $0 : TrainingRow.ignored })
     } catch let error as NibbleError where error.kind == .badInput { throw fail("\(error.text)") }
   }
@@ -176,7 +198,7 @@ public struct RowEncoder: Sendable {
     if classes.areNumbers {
       targets = try Self.numbers(row, classes.count, fail)
     } else if classes.areMany {
-      guard let labels = row["labels"]?.array else { throw fail("labels is missing or no list") }
+      guard let labels = row["labels"]?.array else { throw fail("labels is missing or not a list") }
       targets = Array(repeating: 0, count: classes.count)
       for label in labels {
         let own = try number(label)
@@ -187,9 +209,10 @@ public struct RowEncoder: Sendable {
       targets = [Double(try number(row["label"]))]
     }
     guard let tokenizer else { throw NibbleError.badInput("\(path: place): the base has no tokenizer for texts") }
-    let ids = try tokenizer.encode(text).ids
+    var segments = segments(of: text)
+    let ids = try tokenizer.encode(String(segments.next() ?? "")).ids
     guard !ids.isEmpty else { throw fail("the row is empty") }
-    let cut = max(0, ids.count - maximumLength)
+    let cut = try max(0, ids.count - maximumLength) + segments.reduce(0) { try $0 + tokenizer.encode(String($1), addSpecialTokens: false).ids.count }
     // What ends a text stays.
     let kept =
       cut > 0 && maximumLength > 1
@@ -208,10 +231,45 @@ public struct RowEncoder: Sendable {
     return values.compactMap { $0 }
   }
 
+  /// Whether a row needs a template.
+  public static func isConversation(_ row: JSON) -> Bool { RowMessages.are(in: row) }
+
+  /// Rows of a plain text. All of it is learned: a long text becomes several rows, and nothing is cut off.
+  ///
+  /// - Throws: `.badInput` naming the place
+  public func rows(of text: String, place: String) throws -> [TrainingRow] {
+    var ids: [Int] = []
+    do {
+      for segment in segments(of: text) { ids += try encode(String(segment), marks: ids.isEmpty) }
+      ids = ended(ids)
+    } catch let error as NibbleError where error.kind == .badInput && error.path == nil {
+      throw NibbleError.badInput("\(path: place): \(error.text)")
+    }
+    if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
+      throw NibbleError.badInput("\(path: place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
+    }
+    return stride(from: 0, to: ids.count, by: max(1, maximumLength)).map { first in
+      let own = Array(ids[first..<min(first + maximumLength, ids.count)])
+      return TrainingRow(own, labels: own, place: place)
+    }
+  }
+
+  private func segments(of text: String) -> TextSegments { TextSegments(text, size: max(segmentSize, 64 * min(maximumLength, 1 << 20))) }
+
+  /// The first tokens of a text, at least as many as a row can have, and the number of tokens after them.
+  private func cutTokens(_ text: String, marks: Bool = true) throws -> (ids: [Int], dropped: Int) {
+    var (ids, dropped) = ([Int](), 0)
+    for segment in segments(of: text) {
+      let own = try encode(String(segment), marks: marks && ids.isEmpty)
+      if ids.count < maximumLength { ids += own } else { dropped += own.count }
+    }
+    return (ids, dropped)
+  }
+
   private func encode(_ text: String, marks: Bool = true) throws -> [Int] {
     guard let tokenizer else { throw NibbleError.badInput("the base has no tokenizer; give rows with input_ids") }
     var ids = try tokenizer.encode(text, addSpecialTokens: marks).ids
-    // A question does not end where the tokenizer would end it.
+    // A prompt continues with the answer: the end token that the tokenizer adds is removed.
     if marks, let end, ids.count > 1, ids.last == end, !text.isEmpty { ids.removeLast() }
     return ids
   }

@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// Which rows come when: every epoch each row once, in an order drawn for it, or always in the order of the file.
+/// The order of rows: each row once an epoch, shuffled anew each time, or in file order.
 package struct RowOrder {
   private let count: Int
   private let seed: UInt64?
@@ -8,13 +8,13 @@ package struct RowOrder {
   private var epoch = -1
   private var order: [Int] = []
 
-  /// Micro-batches of rows of like length.
+  /// Micro-batches of rows of similar length.
   package struct Grouping {
     /// Of each row.
     let lengths: [Int]
     /// Rows of a micro-batch.
     let batch: Int
-    /// Micro-batches that are sorted together: enough that rows are alike, few enough that chance still decides.
+    /// Micro-batches that are sorted together: enough that lengths are similar, few enough that the order stays random.
     static let window = 50
 
     package init(lengths: [Int], batch: Int) { (self.lengths, self.batch) = (lengths, batch) }

@@ -22,7 +22,7 @@ public struct TrainingRow: Sendable, Equatable {
   /// Its tokens; empty for an image.
   public var ids: [Int] { input.ids }
 
-  /// A label that counts for nothing.
+  /// The label of tokens that are not learned.
   public static let ignored = -100
   /// Tokens that are learned: the first has nothing before it.
   public var learned: Int { labels.dropFirst().reduce(0) { $0 + ($1 == Self.ignored ? 0 : 1) } }

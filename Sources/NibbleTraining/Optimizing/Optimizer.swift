@@ -2,13 +2,13 @@ import Glibc
 import NibbleCompute
 import NibbleCore
 
-/// Moves what is trained against its gradients, as PyTorch's optimizers of the same names do.
+/// Options of the optimizers, which compute what PyTorch's of the same names do.
 public struct OptimizerOptions: Sendable, Equatable {
   public enum Kind: String, Sendable, CaseIterable { case adamw, adam, sgd }
 
   public var kind = Kind.adamw
   public var learningRate = 2e-4
-  /// LoRA+: the rate of second factors is this many times as high.
+  /// LoRA+: multiplies the learning rate of the second factors.
   public var secondFactorRatio = 1.0
   public var beta1 = 0.9
   public var beta2 = 0.999
@@ -16,7 +16,7 @@ public struct OptimizerOptions: Sendable, Equatable {
   public var weightDecay = 0.0
   /// Of SGD.
   public var momentum = 0.0
-  /// Gradients longer than this, all together, are shortened to it; 0 for never.
+  /// The gradients are scaled down to this norm over all of them; 0 disables clipping.
   public var maximumNorm = 1.0
 
   /// AdamW as PyTorch has it by default.
@@ -50,9 +50,9 @@ package final class Optimizer {
 
   package func clearGradients() { for tensor in tensors { tensor.gradient.values.update(repeating: 0) } }
 
-  /// The length of all gradients together; they are shortened if they are longer than allowed.
+  /// The norm over all gradients; they are scaled down where it is above the maximum.
   ///
-  /// - Returns: the length before that
+  /// - Returns: the norm before clipping
   package func clip() -> Double {
     var square = 0.0
     for tensor in tensors {

@@ -1,12 +1,12 @@
 import Glibc
 import NibbleCore
 
-/// How the learning rate goes over a run.
+/// The learning rate over a run.
 public struct Schedule: Sendable, Equatable {
   /// What follows the warm-up.
   public enum Kind: String, Sendable, CaseIterable {
     case constant
-    /// Falls to 0 behind the last step.
+    /// Falls linearly, to 0 after the last step.
     case linear
     /// Half a cosine down to 0.
     case cosine
@@ -20,7 +20,7 @@ public struct Schedule: Sendable, Equatable {
   /// A schedule of `steps` steps.
   public init(_ kind: Kind, warmup: Int = 0, steps: Int) { (self.kind, self.warmup, self.steps) = (kind, warmup, steps) }
 
-  /// What the peak rate is multiplied with in step `step`, counted from 0.
+  /// The factor of the peak rate in step `step`, counted from 0.
   public func factor(_ step: Int) -> Double {
     if step < warmup { return Double(step) / Double(max(1, warmup)) }
     let progress = Double(step - warmup) / Double(max(1, steps - warmup))

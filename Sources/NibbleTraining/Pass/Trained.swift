@@ -3,7 +3,7 @@ import NibbleCompute
 import NibbleCore
 import NibbleModels
 
-/// Numbers that are trained, and what the loss says of them.
+/// A trained tensor and its gradient.
 package final class TrainedTensor {
   /// As adapter files call it.
   package let name: String

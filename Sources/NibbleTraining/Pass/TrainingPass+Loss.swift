@@ -7,10 +7,10 @@ extension TrainingPass {
   /// Rows whose scores of the vocabulary are held at once.
   private static let scoreRows = 256
 
-  /// The mean loss of sequences whose tokens are judged by the one behind them, and its gradients, times `scale`.
+  /// The mean next-token loss of sequences, and its gradients, times `scale`.
   ///
   /// - Parameters:
-  ///   - labels: one a token, −100 for those that count for nothing
+  ///   - labels: one per token, −100 for ignored tokens
   ///   - learns: whether gradients are wanted
   /// - Returns: the loss, and how many tokens it is the mean of; 0 tokens leave all gradients as they are
   package func language(_ runs: [TokenRun], labels: [[Int]], scale: Float = 1, learns: Bool = true) throws -> (

@@ -16,7 +16,7 @@ package final class TrainingPass {
 
   enum Slot { static let gradient = 0 }
 
-  /// - Parameter checkpointing: keeps inputs of layers only, and computes layers once more on the way back
+  /// - Parameter checkpointing: keeps only the inputs of layers, and recomputes the layers in the backward pass
   package init(_ model: Model, _ trained: Trained, checkpointing: Bool = true) {
     self.model = model
     self.trained = trained

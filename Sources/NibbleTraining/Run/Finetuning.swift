@@ -3,21 +3,23 @@ import NibbleCore
 import NibbleFormats
 import NibbleModels
 
-/// All that decides what a training run computes, beside base and data.
+/// The options that decide what a training run computes.
 public struct FinetuneOptions: Sendable {
   public var adapter = AdapterOptions()
   public var run = RunOptions()
-  /// Steps between validations; nil for one at the end.
+  /// Steps between validations; nil for one before the first step and one after the last.
   public var validationSteps: Int?
   /// Steps between checkpoints.
   public var saveSteps = 100
-  /// Checkpoints that are kept, beside the best.
+  /// Number of checkpoints to keep, in addition to the best.
   public var savedLimit = 2
-  /// Validations without progress after which the run ends; nil for never.
+  /// Validations without improvement after which the run stops; nil for no limit.
   public var patience: Int?
-  /// Whether what had the least loss in a validation is written, not what came last; with `patience` it always is.
+  /// Whether the result with the lowest validation loss is written instead of the last; with `patience` it always is.
   public var writesBest = false
-  /// Takes an adapter to begin with that was trained on another base.
+  /// Files of a tokenizer with more tokens than the base's, by name: written beside the adapter.
+  public var tokenizerFiles: [String: [UInt8]] = [:]
+  /// Accepts an initial adapter that was trained on another base.
   public var anyBase = false
 
   public init() {}
@@ -25,20 +27,22 @@ public struct FinetuneOptions: Sendable {
 
 /// A training run from its first step to the adapter it leaves.
 public final class Finetuning {
-  /// What a run came to.
+  /// The outcome of a run.
   public struct Result: Sendable {
     public var steps = 0
     public var smoothedLoss = 0.0
-    /// Of the adapter that was written.
+    /// Of what was written.
     public var validation: [(key: String, value: Double)] = []
+    /// Of the model before the first step; empty without rows to validate on.
+    public var validationBefore: [(key: String, value: Double)] = []
     /// The step whose adapter was written, where that is not the last.
     public var bestStep: Int?
     public var tokens = 0
     /// Numbers that were trained.
     public var trained = 0
-    /// Things worth telling of what came out.
+    /// Things to know about what came out.
     public var warnings: [Warning] = []
-    /// Seconds of the steps, by what they went into.
+    /// Seconds spent in the parts of the steps.
     public var parts: [(name: String, seconds: Double)] = []
 
     public var validationLoss: Double? { validation.first?.value }
@@ -51,12 +55,12 @@ public final class Finetuning {
   private let trained: Trained
   private let isFull: Bool
   private let run: TrainingRun
-  private let identity: Digest128
+  private let record: RunRecord
   private let baseIdentity: Digest128
 
   /// - Parameters:
   ///   - start: an adapter to train on, which brings rank, alpha, method and targets
-  ///   - threads: to hash a base with that does not say its identity
+  ///   - threads: for hashing a base whose file does not record its identity
   public init(
     _ model: Model, _ options: FinetuneOptions, train: [TrainingRow], valid: [TrainingRow] = [], start: AdapterFile? = nil,
     threads: Int = availableCores
@@ -78,7 +82,7 @@ public final class Finetuning {
       isFull
       ? try Trained(everythingOf: model) : try start.map { try Trained($0, on: model) } ?? Trained(options.adapter, on: model)
     guard (0..<1).contains(options.run.dropout) else {
-      throw NibbleError.usage("\(.loraDropout, options.run.dropout) is no share below 1")
+      throw NibbleError.usage("\(.loraDropout, options.run.dropout) is not from 0 to below 1")
     }
     run = try TrainingRun(model, trained, train, options.run)
     if !isFull, start == nil {
@@ -89,10 +93,7 @@ public final class Finetuning {
         warnings.append(.init(.unused, "\(.bias, options.adapter.bias.rawValue): these layers have no biases, none is trained"))
       }
     }
-    let compute = model.engine.compute.rawValue
     let hash = XXH3()
-    hash.update(Array("\(baseIdentity) \(compute) \(options.adapter.json.text()) \(options.run.text)".utf8))
-    if let start { hash.update(Array("\(try start.identity()) \(start.config.json.text())".utf8)) }
     for row in train {
       (row.ids + [-1] + row.labels).withUnsafeBytes { hash.update($0) }
       if case .image(let image) = row.input {
@@ -101,16 +102,18 @@ public final class Finetuning {
       }
       row.targets.withUnsafeBytes { hash.update($0) }
     }
-    identity = hash.digest128
+    record = RunRecord(
+      base: baseIdentity, data: hash.digest128, start: try start.map { "\(try $0.identity()) \($0.config.json.text())" },
+      compute: model.engine.compute.rawValue, options, steps: run.steps)
   }
 
-  /// Things worth telling before it starts.
+  /// Things to know before it starts.
   public private(set) var warnings: [Warning] = []
 
   /// Steps of the whole run.
   public var steps: Int { run.steps }
 
-  /// What the run takes of memory, with rows of `length` tokens.
+  /// The memory the run needs with rows of `length` tokens.
   public func memory(length: Int, threads: Int = availableCores) -> MemoryPlan {
     MemoryPlan(model, trained, options.run, length: length, threads: threads)
   }
@@ -123,21 +126,29 @@ public final class Finetuning {
     let needed = memory(length: length, threads: threads).total
     guard needed > limit ?? Machine.memory else { return }
     throw NibbleError.usage(
-      "the run takes about \(byteText(needed)) of memory, \(byteText(limit ?? Machine.memory)) are \(limit == nil ? "there" : "allowed"); "
-        + "a smaller \(.batchSize), \(.maxLength) or \(.loraRank), or \(.gradientCheckpointing) takes less")
+      "the run needs about \(byteText(needed)) of memory, \(byteText(limit ?? Machine.memory)) are \(limit == nil ? "available" : "allowed"); "
+        + "a smaller \(.batchSize), \(.maxLength) or \(.loraRank), or \(.gradientCheckpointing) needs less")
   }
 
-  /// Trains to the end.
+  /// Compares with the run in `folder`, which is to be resumed.
+  ///
+  /// - Returns: what to know about a run that becomes longer
+  /// - Throws: `.usage` naming the option that is another
+  public func checkResumes(_ folder: TrainingFolder) throws -> [Warning] { try folder.checkContinues(record).warnings }
+
+  /// Trains to the end. A first signal ends the run after the step in hand, with a checkpoint to resume from; a second one ends the process.
   ///
   /// - Parameters:
   ///   - record: the options, as `run.yaml` has them
-  ///   - resume: goes on from the folder's last checkpoint
-  ///   - step: told of each step, with the smoothed loss; what it throws stops the run, which can be gone on with
+  ///   - resume: continues from the folder's last checkpoint
+  ///   - validated: is given the loss of each validation, and the step it follows; 0 before the first
+  ///   - step: is given each step's report, and the exponential mean of the losses; an error it throws stops the run, which can be resumed
   public func train(
-    in folder: TrainingFolder, record: String = "", resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
+    in folder: TrainingFolder, record text: String = "", resume: Bool, validated: (_ step: Int, _ loss: Double) -> Void = { _, _ in },
+    _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
-    try folder.start(record, identity: identity)
-    do { return try train(folder, resume: resume, step) } catch let error as NibbleError
+    try folder.start(text, self.record)
+    do { return try Interrupt.finishing { try train(folder, resume: resume, validated, step) } } catch let error as NibbleError
       where error.kind != .interrupted && error.kind != .terminated
     {
       try folder.discard()
@@ -146,16 +157,17 @@ public final class Finetuning {
   }
 
   private func train(
-    _ folder: TrainingFolder, resume: Bool, _ step: (StepReport, _ smoothed: Double) throws -> Void
+    _ folder: TrainingFolder, resume: Bool, _ validated: (Int, Double) -> Void, _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
     var result = Result()
     result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
-    if resume { _ = try folder.restore(run, identity: identity) }
+    if resume { _ = try folder.restore(run, identity: record.identity) }
     var history = RunHistory(resume ? try folder.metrics() : [])
-    var isOver = false
+    if run.done == 0, history.before == nil { _ = try validate(folder, &history, validated) }
+    var isOver = options.patience.map { history.stale >= $0 } ?? false
     var seconds = 0.0
     while run.done < run.steps, !isOver {
-      try Interrupt.check()
+      if let signal = Interrupt.error { throw try stop(signal, folder, history) }
       let report = try run.step()
       result.tokens += report.tokens
       seconds += report.seconds
@@ -165,65 +177,64 @@ public final class Finetuning {
       history.add(report.loss)
       try folder.append(report.json)
       try step(report, history.smoothed)
-      let isBest = try validateIfDue(folder, &history, &result)
+      let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
+      let isBest = isDue ? try validate(folder, &history, validated) : false
       isOver = options.patience.map { history.stale >= $0 } ?? false
-      try saveIfDue(folder, history, isBest: isBest)
+      if run.done % options.saveSteps == 0 || isBest || isOver || run.done == run.steps { try save(folder, history) }
     }
     result.steps = run.done
     result.smoothedLoss = history.smoothed
+    result.validationBefore = history.before ?? []
+    if let last = history.validations.last, last.step > 0 { result.validation = last.figures }
     if needsBest, let best = history.best, best.step != run.done {
-      try folder.restore(run, identity: identity, step: best.step)
-      (result.bestStep, result.validation) = (best.step, try run.validate(valid).figures)
+      try folder.restore(run, identity: record.identity, step: best.step)
+      result.bestStep = best.step
+      result.validation = history.validations.last { $0.step == best.step }?.figures ?? []
     }
     for file in model.checkpoint.files { try file.checkUnchanged() }
     if trained.isDead(model.engine) {
       result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing"))
     }
-    try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations))
     try write(to: folder)
     return result
   }
 
+  /// Validates what is trained as it is now, where there are rows for it.
+  ///
   /// - Returns: whether this was the best validation so far
-  private func validateIfDue(_ folder: TrainingFolder, _ history: inout RunHistory, _ result: inout Result) throws -> Bool {
-    let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
-    guard isDue, !valid.isEmpty else { return false }
+  private func validate(_ folder: TrainingFolder, _ history: inout RunHistory, _ validated: (Int, Double) -> Void) throws -> Bool {
+    guard !valid.isEmpty else { return false }
     let found = try run.validate(valid)
     guard found.count > 0 else {
-      throw NibbleError.badInput("\(path: valid[0].place): no token of the \(valid.count) rows to validate on is learned")
+      throw NibbleError.badInput("\(path: valid[0].place): no token of the \(valid.count) validation rows is learned")
     }
     try folder.append(.object([("step", JSON(run.done))] + found.figures.map { ("valid_" + $0.key, JSON($0.value)) }))
-    result.validation = found.figures
-    return history.add(validation: found.loss, run.done)
+    validated(run.done, found.loss)
+    return history.add(validation: found.figures, run.done)
   }
 
-  /// Every so many steps, and where a run that may go back to its best step needs it.
-  private func saveIfDue(_ folder: TrainingFolder, _ history: RunHistory, isBest: Bool) throws {
-    let isLast = run.done == run.steps
-    guard run.done % options.saveSteps == 0 || isBest && !isLast || isLast && needsBest else { return }
+  /// Saves a checkpoint, and returns the error that ends the run.
+  private func stop(_ signal: NibbleError, _ folder: TrainingFolder, _ history: RunHistory) throws -> NibbleError {
+    guard run.done > 0 else { return NibbleError(signal.kind, signal.text + " before the first step; \(.resume) begins it") }
+    try save(folder, history)
+    return NibbleError(
+      signal.kind, signal.text + " after step \(run.done) of \(run.steps), with a checkpoint saved; \(.resume) continues from it")
+  }
+
+  private func save(_ folder: TrainingFolder, _ history: RunHistory) throws {
+    guard folder.savedStep != run.done else { return }
     for file in model.checkpoint.files { try file.checkUnchanged() }
-    try folder.save(run, identity: identity, keeping: options.savedLimit, best: history.best?.step)
+    try folder.save(run, identity: record.identity, keeping: options.savedLimit, best: history.best?.step)
+    try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations.map { ($0.step, $0.figures[0].value) }))
   }
 
   private var needsBest: Bool { options.patience != nil || options.writesBest }
 
   private func write(to folder: TrainingFolder) throws {
     if isFull { return try folder.write(trained, of: model.checkpoint) }
+    for (name, bytes) in options.tokenizerFiles { try folder.write(name, String(decoding: bytes, as: UTF8.self)) }
     var binding = AdapterBinding(to: model.checkpoint, identity: baseIdentity)
     binding.head = model.newHead?.json
     try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))
-  }
-}
-
-extension RunOptions {
-  /// Everything in it, for the identity of a run. How the work is split is no part of it.
-  var text: String {
-    let o = optimizer
-    return [
-      o.kind.rawValue, "\(o.learningRate)", "\(o.secondFactorRatio)", "\(o.beta1)", "\(o.beta2)", "\(o.epsilon)",
-      "\(o.weightDecay)",
-      "\(o.momentum)", "\(o.maximumNorm)", schedule.rawValue, "\(warmupSteps ?? -1)", "\(warmupRatio)", "\(maximumSteps ?? -1)",
-      "\(epochs)", "\(batchSize)", "\(accumulation)", "\(shuffles)", "\(groupsByLength)", "\(seed)", "\(dropout)",
-    ].joined(separator: " ")
   }
 }

@@ -2,18 +2,18 @@ import NibbleCore
 import NibbleFormats
 import NibbleModels
 
-/// What a training run takes of memory, before it starts.
+/// The memory a training run needs, estimated before it starts.
 public struct MemoryPlan: Sendable {
-  /// The base's weights, which are mapped and looked at in every step.
+  /// The base's weights, which are mapped and read in every step.
   public var weights = 0
   /// What is trained.
   public var trained = 0
   public var gradients = 0
   /// Of the optimizer.
   public var moments = 0
-  /// What passes leave for their way back.
+  /// What the forward pass keeps for the backward pass.
   public var activations = 0
-  /// Room for work in hand, and the program itself.
+  /// Working buffers, and the program itself.
   public var rest = 0
 
   public var total: Int { weights + trained + gradients + moments + activations + rest }
@@ -35,7 +35,7 @@ public struct MemoryPlan: Sendable {
     switch network.head {
     case .language(let head): hands += min(room.rows, 256) * (head.outputs + 2 * network.width)
     case .classification(let head):
-      // Scores and gradients of the layers, and the weights of a head that came with no file.
+      // Scores and gradients of the layers, and the weights of a new head.
       hands += options.batchSize * 4 * (head.output.outputs + network.width)
       if model.newHead != nil { hands += head.output.outputs * network.width }
     case .none: break

@@ -39,6 +39,8 @@ public struct AdapterOptions: Sendable, Equatable {
   public var alphaPattern: [(pattern: String, value: Double)] = []
   /// Modules trained whole, by the last part of their paths; the head of a classifier always is.
   public var modulesToSave: [String] = []
+  /// Whether an embedding and a head that share a weight share what is trained in its place.
+  public var keepsTied = false
   /// Biases that are trained too: `none`, `all`, `lora_only`.
   public var bias = AdapterConfig.Bias.none
   public var start = Start.kaiming
@@ -107,6 +109,7 @@ extension Trained {
           + "such as \(quoted(layers.first?.name ?? ""))")
     }
     try addWholeModules(options.modulesToSave, model)
+    if options.keepsTied { shareTied(model) }
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
   }

@@ -2,9 +2,9 @@ import NibbleCompute
 import NibbleCore
 import NibbleFormats
 
-/// All that a run needs to go on where it was: `checkpoint-N` in its folder.
+/// Everything a run needs to be resumed: `checkpoint-N` in its folder.
 ///
-/// Rows, order and chance follow from the step's number, so the numbers that are trained and the optimizer's moments are enough. A
+/// Rows, their order and random numbers follow from the step's number, so the trained numbers and the optimizer's moments are enough. A
 /// checkpoint appears whole or not at all, its state synced before.
 package struct RunCheckpoint {
   static let prefix = "checkpoint-"

@@ -1,36 +1,65 @@
+import Glibc
 import NibbleCore
 
-/// What a run has come through: losses of its steps, validations, the best of them.
+/// The losses of a run's steps, its validations, and the best of them.
 struct RunHistory {
+  typealias Figures = [(key: String, value: Double)]
+
   private(set) var losses: [Double] = []
-  /// Behind each validated step.
-  private(set) var validations: [(step: Int, loss: Double)] = []
-  /// An exponential mean of the losses.
-  private(set) var smoothed = 0.0
+  /// After each validated step, and its figures, the loss first; before the first step where the step is 0.
+  private(set) var validations: [(step: Int, figures: Figures)] = []
+  private var mean = ExponentialMean()
   private(set) var best: (step: Int, loss: Double)?
 
+  /// The exponential mean of the losses.
+  var smoothed: Double { mean.value }
+  /// Figures before the first step.
+  var before: Figures? { validations.first.flatMap { $0.step == 0 ? $0.figures : nil } }
   /// Validations since the best one.
-  var stale: Int { validations.reversed().prefix { $0.step != best?.step }.count }
+  var stale: Int { validations.reversed().prefix { $0.step != best?.step && $0.step > 0 }.count }
 
-  /// What `metrics.jsonl` tells of the steps taken.
+  /// The history in the rows of `metrics.jsonl`.
   init(_ rows: [JSON] = []) {
     for row in rows {
       if let loss = row["loss"]?.double { add(loss) }
-      if let loss = row["valid_loss"]?.double, let step = row["step"]?.int { add(validation: loss, step) }
+      guard let step = row["step"]?.int, let loss = row["valid_loss"]?.double else { continue }
+      let others = (row.members ?? []).compactMap { member -> (key: String, value: Double)? in
+        guard member.key.hasPrefix("valid_"), member.key != "valid_loss", let value = member.value.double else { return nil }
+        return (String(member.key.dropFirst("valid_".count)), value)
+      }
+      add(validation: [("loss", loss)] + others, step)
     }
   }
 
   mutating func add(_ loss: Double) {
-    smoothed = losses.isEmpty ? loss : 0.9 * smoothed + 0.1 * loss
+    mean.add(loss)
     losses.append(loss)
   }
 
-  /// - Returns: whether it is the best so far
+  /// - Parameter figures: the loss first
+  /// - Returns: whether it is the best of a step so far
   @discardableResult
-  mutating func add(validation loss: Double, _ step: Int) -> Bool {
-    validations.append((step, loss))
-    guard loss < best?.loss ?? .infinity else { return false }
+  mutating func add(validation figures: Figures, _ step: Int) -> Bool {
+    validations.append((step, figures))
+    guard step > 0, let loss = figures.first?.value, loss < best?.loss ?? .infinity else { return false }
     best = (step, loss)
     return true
   }
+}
+
+/// A mean that forgets: each value counts 0.9 times as much as the one after it.
+///
+/// The weights of the values so far are divided by their sum, so the mean has no bias towards 0 or the first value (Kingma and Ba 2015, section 3).
+struct ExponentialMean {
+  private static let decay = 0.9
+  private var sum = 0.0
+  private var count = 0
+
+  mutating func add(_ value: Double) {
+    sum = Self.decay * sum + (1 - Self.decay) * value
+    count += 1
+  }
+
+  /// 0 before the first value.
+  var value: Double { count == 0 ? 0 : sum / (1 - pow(Self.decay, Double(count))) }
 }

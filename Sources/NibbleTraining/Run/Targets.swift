@@ -1,7 +1,7 @@
 import NibbleAdapters
 import NibbleModels
 
-/// Which layers get factors.
+/// The layers that get LoRA factors.
 struct Targets {
   private enum Choice {
     case all, attention, mlp

@@ -59,7 +59,7 @@ extension Trained {
         ("rank_pattern", .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) })),
         ("alpha_pattern", .object(alphas)),
       ]
-    return .object(
+    let config = JSON.object(
       [
         ("peft_type", JSON(kind?.method.kind ?? LoRA.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
         ("revision", JSON(base.revision)),
@@ -68,6 +68,7 @@ extension Trained {
           ("bias", JSON(options.bias.rawValue)), ("fan_in_fan_out", .bool(adapted.contains(where: \.isConv1D))),
           ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),
         ])
+    return options.keepsTied && model.tied != nil ? config.setting("ensure_weight_tying", to: true) : config
   }
 
   /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a
@@ -87,7 +88,9 @@ extension Trained {
 
   /// Whole paths: PEFT takes `norm` for the end of any module's name.
   private func wholePaths(_ model: Model) -> [String] {
-    let ids = matrices.keys + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
+    // Under this name PEFT gives the head what takes the embedding's place; it does not look for others.
+    let follower = model.tied.flatMap { ModuleChoice.is($0.tokens.name, "embed_tokens") && matrices[$0.head.id] === matrices[$0.tokens.id] ? $0.head.id : nil }
+    let ids = matrices.keys.filter { $0 != follower } + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
     return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
 }

@@ -3,11 +3,11 @@ import NibbleAdapters
 import NibbleCore
 import NibbleFormats
 
-/// The folder a run writes into: metrics as they come, checkpoints, and the adapter when it is done.
+/// The folder a run writes into: metrics as they come, checkpoints, and the adapter or the model when it is done.
 ///
-/// What a run before left as its result stays until this one's takes its place.
+/// The result of an earlier run stays until the new one replaces it.
 public final class TrainingFolder {
-  /// What may be there already.
+  /// What the folder may hold already.
   public enum Begin: Sendable {
     /// Nothing, or with `force` another run's files, which are replaced.
     case anew(force: Bool)
@@ -15,13 +15,15 @@ public final class TrainingFolder {
     case resume
   }
 
-  private let path: String
+  let path: String
   private let begin: Begin
   private let isNew: Bool
   private let lock: Int32
   private let metricsFile: Int32
   /// Bytes of `metrics.jsonl`.
   private var written = 0
+  /// The step of the last checkpoint that was saved or restored.
+  private(set) var savedStep = 0
 
   /// - Parameter isFull: for a run that leaves a model, not an adapter
   /// - Throws: `.usage` for an existing output without `force`, what is not ours, and a folder another run is writing into;
@@ -31,7 +33,7 @@ public final class TrainingFolder {
     (self.path, self.begin) = (path, begin)
     isNew = PathKind(path) == .nothing
     switch (PathKind(path), begin) {
-    case (.nothing, .resume): throw NibbleError.usage("\(.resume): there is no \(path: path) to go on with")
+    case (.nothing, .resume): throw NibbleError.usage("\(.resume): there is no \(path: path) to resume")
     case (.nothing, .anew):
       guard mkdir(path, 0o777) == 0 else {
         throw NibbleError.cannotWrite("\(path: path): cannot be created: \(errorText(errno))")
@@ -62,26 +64,30 @@ public final class TrainingFolder {
 
   private static let record = "run.yaml"
   private static let files: Set = ["metrics.jsonl", record, "README.md", "loss.svg"]
-  private static let adapterFiles: Set = ["adapter_config.json", "adapter_model.safetensors"]
+  private static let adapterFiles: Set = [
+    "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja",
+  ]
 
-  /// Throws unless all that is there is a run's, and may be.
+  /// Throws for files that no run writes, and for an existing run that is neither replaced nor resumed.
   private static func check(_ path: String, _ begin: Begin, _ isFull: Bool) throws {
     let names = try namesInFolder(path)
     for name in names where !isOurs(name, in: path, isFull) {
       throw NibbleError.usage("\(path: path) holds \(subject: name), which this command would not write there")
     }
     guard case .anew(let force) = begin, !force, !names.isEmpty else { return }
-    throw NibbleError.usage("\(path: path) exists; \(.force) replaces it, \(.resume) goes on with it")
+    throw NibbleError.usage("\(path: path) exists; \(.force) replaces it, \(.resume) continues it")
   }
 
-  /// Links are never ours: what they lead to is not here.
+  /// Links are never ours: their targets lie elsewhere.
   private static func isOurs(_ name: String, in path: String, _ isFull: Bool) -> Bool {
     var status = stat()
     guard lstat(path + "/" + name, &status) == 0 else { return false }
     switch status.st_mode & S_IFMT {
-    case S_IFREG: return files.contains(name) || !isFull && adapterFiles.contains(name) || name.hasSuffix(".nibble-partial")
+    case S_IFREG:
+      let isResult = isFull ? ModelFileNames.isOurs(name) : adapterFiles.contains(name)
+      return files.contains(name) || isResult || name.hasSuffix(".nibble-partial")
     case S_IFDIR:
-      if name == "model" { return isFull }
       if name.hasSuffix(".nibble-partial") { return true }
       let inside = try? namesInFolder(path + "/" + name)
       return RunCheckpoint.step(name) != nil && inside?.allSatisfy(RunCheckpoint.names.contains) ?? false
@@ -89,36 +95,41 @@ public final class TrainingFolder {
     }
   }
 
-  /// Begins, or goes on with what `restore` puts back: what an earlier run left of its way is removed, and the new one's options are written.
+  /// Begins, or resumes: of an earlier run's files only those stay that the new one replaces when it is done, and the options are written.
   ///
   /// - Parameters:
   ///   - options: as `run.yaml` has them
-  ///   - identity: of everything that decides what the run computes
-  /// - Throws: `.usage` where there is no run to go on with, or another one
-  func start(_ options: String, identity: Digest128) throws {
-    let line = "# run \(identity)"
+  ///   - record: what decides what the run computes
+  /// - Throws: `.usage` where there is no run to resume, or another one
+  func start(_ options: String, _ record: RunRecord) throws {
     let place = path + "/" + Self.record
     switch begin {
     case .anew:
-      for name in try namesInFolder(path) where !Self.adapterFiles.contains(name) && name != "model" && name != "metrics.jsonl" {
+      let isResult: (String) -> Bool = { Self.adapterFiles.contains($0) || ModelFileNames.isOurs($0) }
+      for name in try namesInFolder(path) where !isResult(name) && name != "metrics.jsonl" {
         try Self.remove(path + "/" + name)
       }
       guard ftruncate(metricsFile, 0) == 0 else {
         throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))")
       }
-      try TextFile.write(line + "\n" + options, to: place, force: true)
-    case .resume:
-      guard PathKind(place) == .file else { throw NibbleError.usage("\(.resume): \(path: path) holds no run to go on with") }
-      let file = try InputFile(place)
-      let text = String(decoding: try file.bytes(at: 0, count: min(file.size, 1 << 10)), as: UTF8.self)
-      guard text.hasPrefix("# run ") else { throw NibbleError.badInput("\(path: place): its first line names no run") }
-      guard text.hasPrefix(line + "\n") else { throw Self.otherRun(path) }
+    case .resume: guard try checkContinues(record).isLonger else { return }
     }
+    try TextFile.write(record.line + "\n" + options, to: place, force: true)
+  }
+
+  /// Compares `record` with that of the run in the folder.
+  ///
+  /// - Returns: whether it is of a longer run, and what to know about that
+  func checkContinues(_ record: RunRecord) throws -> (isLonger: Bool, warnings: [Warning]) {
+    let place = path + "/" + Self.record
+    guard PathKind(place) == .file else { throw NibbleError.usage("\(path: path): holds no run to resume: there is no run.yaml") }
+    let file = try InputFile(place)
+    let text = String(decoding: try file.bytes(at: 0, count: min(file.size, 1 << 20)), as: UTF8.self)
+    return try record.checkContinues(text, folder: path, file: place)
   }
 
   static func otherRun(_ path: String) -> NibbleError {
-    .usage(
-      "\(path: path) is of a run with other options, another base or other data; run it with those, or begin anew with \(.force)")
+    .usage("\(path: path) is of another run than the folder's run.yaml; begin anew with \(.force)")
   }
 
   /// After a run that failed before its first checkpoint: what it made is removed, if nothing was there before.
@@ -128,8 +139,13 @@ public final class TrainingFolder {
     rmdir(path)
   }
 
+  /// Waits until the names in the folder are on the disk.
+  func syncFolder() throws {
+    guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while syncing") }
+  }
+
   /// A file or link, or a folder of ours with its files.
-  private static func remove(_ path: String) throws {
+  static func remove(_ path: String) throws {
     var status = stat()
     guard lstat(path, &status) == 0, status.st_mode & S_IFMT == S_IFDIR else {
       unlink(path)
@@ -148,13 +164,6 @@ public final class TrainingFolder {
 
   /// The adapter's two files, each whole or not at all.
   package func write(_ adapter: AdapterFolder) throws { try adapter.write(filesInto: path) }
-
-  /// The whole model, in a folder of its own.
-  package func write(_ trained: Trained, of base: Checkpoint) throws {
-    var spec = try OutputSpec(path: path + "/model", format: .safetensors, habit: .safetensors)
-    spec.force = true
-    _ = try trained.model(of: base, to: spec).run()
-  }
 
   /// A text file, whole or not at all.
   public func write(_ name: String, _ text: String) throws { try TextFile.write(text, to: path + "/" + name, force: true) }
@@ -176,17 +185,18 @@ public final class TrainingFolder {
   package func save(_ run: TrainingRun, identity: Digest128, keeping limit: Int, best: Int?) throws {
     guard fsync(metricsFile) == 0 else { throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))") }
     try RunCheckpoint.save(run.optimizer, identity: identity, metrics: written, to: path + "/" + RunCheckpoint.name(run.done))
+    savedStep = run.done
     for step in try checkpoints().dropLast(max(1, limit)) where step != best {
       try Self.remove(path + "/" + RunCheckpoint.name(step))
     }
   }
 
-  /// Puts the run where it was after `step`; the metrics stay.
+  /// Restores the state after `step`; the metrics stay.
   package func restore(_ run: TrainingRun, identity: Digest128, step: Int) throws {
     _ = try RunCheckpoint.restore(run.optimizer, identity: identity, from: path + "/" + RunCheckpoint.name(step))
   }
 
-  /// Puts the run where its last whole checkpoint was, and the metrics with it.
+  /// Restores the last complete checkpoint, and cuts the metrics to it.
   ///
   /// - Returns: the step, 0 where there is no checkpoint
   package func restore(_ run: TrainingRun, identity: Digest128) throws -> Int {
@@ -200,12 +210,13 @@ public final class TrainingFolder {
     do {
       written = try RunCheckpoint.restore(run.optimizer, identity: identity, from: path + "/" + RunCheckpoint.name(last))
     } catch let error as NibbleError where all.count > 1 && error.kind != .usage {
-      throw NibbleError(error.kind, "\(error.text); without that folder \(.resume) goes on from step \(all[all.count - 2])")
+      throw NibbleError(error.kind, "\(error.text); without that folder \(.resume) continues from step \(all[all.count - 2])")
     }
     var status = stat()
     guard fstat(metricsFile, &status) == 0, Int(status.st_size) >= written, ftruncate(metricsFile, off_t(written)) == 0 else {
       throw NibbleError.integrity("\(path: path + "/metrics.jsonl") is shorter than it was at step \(last)")
     }
+    savedStep = run.done
     return run.done
   }
 }

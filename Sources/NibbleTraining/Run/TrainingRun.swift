@@ -4,13 +4,13 @@ import NibbleCore
 import NibbleEvaluation
 import NibbleModels
 
-/// How long and in what steps to train.
+/// Length, batches, schedule and optimizer of a run.
 public struct RunOptions: Sendable, Equatable {
   public var optimizer = OptimizerOptions()
   public var schedule = Schedule.Kind.linear
   public var warmupSteps: Int?
   public var warmupRatio = 0.0
-  /// nil for as many as the epochs have.
+  /// nil for as many as the epochs take.
   public var maximumSteps: Int?
   public var epochs = 1.0
   /// Rows of a micro-batch.
@@ -18,7 +18,7 @@ public struct RunOptions: Sendable, Equatable {
   /// Micro-batches of a step.
   public var accumulation = 1
   public var shuffles = true
-  /// Rows of like length make a micro-batch.
+  /// Whether micro-batches have rows of similar length.
   public var groupsByLength = false
   public var seed: UInt64 = 0
   public var checkpointing = false
@@ -45,9 +45,9 @@ public struct StepReport: Sendable {
   public let loss: Double
   /// Before clipping.
   public let gradientNorm: Double
-  /// The one used.
+  /// The rate this step used.
   public let learningRate: Double
-  /// Tokens that went through, learned or not.
+  /// Tokens processed, learned or not.
   public let tokens: Int
   public let seconds: Double
 }
@@ -98,7 +98,7 @@ package final class TrainingRun {
     optimizer = Optimizer(options.optimizer, trained.tensors, team: model.engine.team)
   }
 
-  /// What the model says of rows it does not learn from.
+  /// Figures of rows that are not trained on.
   package struct Validation: Sendable {
     /// The mean over learned tokens, or rows.
     package var loss = 0.0
@@ -138,7 +138,7 @@ package final class TrainingRun {
     return found
   }
 
-  /// Seconds that went into the parts of all passes so far.
+  /// Seconds spent so far in each part of a pass.
   package var clock: StepClock { pass.clock }
 
   /// Steps taken so far.
@@ -146,11 +146,11 @@ package final class TrainingRun {
 
   /// The next step.
   ///
-  /// - Throws: `.quality` naming step and layer where a number is not finite; what was saved before is the way back
+  /// - Throws: `.quality` naming step and layer where a number is not finite; the last checkpoint is still good
   package func step() throws -> StepReport {
     let number = done + 1
     do { return try finiteStep() } catch let error as NibbleError where error.kind == .quality {
-      // What is wrong from the beginning is wrong with the base, the adapter or the data.
+      // A failure in the first step comes from the base, the adapter or the data, not from the learning rate.
       let advice: MessageText = number > 1 ? "; a lower \(.learningRate) may help" : ""
       throw NibbleError.quality("step \(number): \(error.text)\(advice)")
     }

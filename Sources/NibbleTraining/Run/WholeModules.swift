@@ -6,7 +6,7 @@ import NibbleModels
 extension Trained {
   /// Modules trained whole: those asked for, by the last parts of their paths, and the head of a classifier.
   ///
-  /// An embedding that a head shares its weight with is trained alone, as PEFT trains it: the head stays what it was.
+  /// An embedding that a head shares its weight with is trained without the head, as in PEFT: the head keeps its weight.
   ///
   /// - Throws: `.usage` for names of no module
   mutating func addWholeModules(_ names: [String], _ model: Model) throws {
@@ -29,6 +29,13 @@ extension Trained {
         if let bias = norm.bias { add(bias, path + ".bias") }
       }
     }
+  }
+
+  /// Makes one trained weight of those of an embedding and a head that share theirs, stored under both names.
+  mutating func shareTied(_ model: Model) {
+    guard let (head, tokens) = model.tied, let one = matrices[tokens.id], matrices[head.id] !== one else { return }
+    one.otherNames.append("base_model.model.\(model.path(ofModule: head.name)).weight")
+    matrices[head.id] = one
   }
 
   /// The bias of a layer, where it has one.

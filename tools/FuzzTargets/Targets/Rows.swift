@@ -10,7 +10,7 @@ func fuzzRows(_ input: Input) throws {
   _ = try? encoder.use(templates[Int(input.choice) % templates.count], breaksMarks: true)
   let isClassified = input.choice & 4 == 4
   let classes = Classes(3, names: input.choice & 1 == 0 ? [] : ["no", "yes", "ähm"], areMany: input.choice & 2 == 2)
-  try JSONLines.forEach(Folder.write("rows.jsonl", input.bytes)) { row, place in
+  try JSONLines.forEachRow(Folder.write("rows.jsonl", input.bytes)) { row, place in
     let (made, cut) =
       isClassified ? try encoder.classified(row, classes, place: place) : try encoder.language(row, place: place)
     expect(!made.ids.isEmpty && made.ids.count <= encoder.maximumLength && cut >= 0, "a row has a length")

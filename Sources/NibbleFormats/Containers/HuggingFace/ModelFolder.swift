@@ -192,7 +192,7 @@ extension Checkpoint {
   private mutating func addSmallFiles(of folder: String, _ names: [String], weights: Set<String>) throws {
     let modules = try Self.moduleFolders(of: folder)
     for name in names where !weights.contains(name) {
-      if SmallFileNames.isCarried(name) {
+      if ModelFileNames.isCarried(name) {
         let file = try InputFile(folder + "/" + name)
         smallFiles.append(SmallFile(name: name, section: StoredSection(.file, in: file, at: 0, count: file.size)))
       } else if name != Self.indexName, name != SideRecord.fileName, !name.hasPrefix("."),
@@ -215,10 +215,10 @@ extension Checkpoint {
   /// - Returns: false for a folder that does not, and for a link to one
   private mutating func addFolder(_ name: String, of folder: String, isNamed: Bool) throws -> Bool {
     let path = folder + "/" + name
-    guard isNamed && SmallFileNames.isModule(name) || name == SmallFileNames.templates, isOwnFolder(path) else { return false }
+    guard isNamed && ModelFileNames.isModule(name) || name == ModelFileNames.templates, isOwnFolder(path) else { return false }
     for inner in try namesInFolder(path) where !inner.hasPrefix(".") {
       let (file, place) = (name + "/" + inner, path + "/" + inner)
-      guard SmallFileNames.isPlain(file), PathKind(place) == .file, Self.isInside(place, folder) else {
+      guard ModelFileNames.isPlain(file), PathKind(place) == .file, Self.isInside(place, folder) else {
         leftOutFiles.append(file)
         continue
       }

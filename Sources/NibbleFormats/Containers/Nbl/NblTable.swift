@@ -107,7 +107,7 @@ extension NblTable {
     for _ in 0..<counts.2 {
       let name = try reader.text()
       let section = try Self.section(&reader)
-      guard section.kind == .file, SmallFileNames.isPlain(name) else {
+      guard section.kind == .file, ModelFileNames.isPlain(name) else {
         throw reader.fail("an embedded file of the name \(subject: name)")
       }
       files.append((name, section))

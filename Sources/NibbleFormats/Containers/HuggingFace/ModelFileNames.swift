@@ -1,7 +1,7 @@
 import NibbleCore
 
 /// The small files of a model folder that belong to the model.
-enum SmallFileNames {
+package enum ModelFileNames {
   private static let names: Set<String> = [
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model",
@@ -46,7 +46,7 @@ enum SmallFileNames {
   }
 
   /// Whether a verb that writes model folders may have written `name`, a file or `folder/file`.
-  @Sendable static func isOurs(_ name: String) -> Bool {
+  @Sendable package static func isOurs(_ name: String) -> Bool {
     if name.utf8.contains(UInt8(ascii: "/")) { return isPlain(name) }
     if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }
     return name.hasPrefix("model") && name.hasSuffix(".safetensors")

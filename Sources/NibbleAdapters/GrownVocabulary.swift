@@ -1,0 +1,54 @@
+import NibbleCore
+import NibbleFormats
+
+extension Checkpoint {
+  /// Rows of the embedding of tokens; nil for a model without one.
+  package var vocabularyRows: Int? { vocabularyTensors.lazy.compactMap { self.tensor($0)?.logicalShape.first }.first }
+
+  /// This base with an embedding, and an output head if it has its own, of `count` rows. A new row is the mean of all others: what transformers'
+  /// `resize_token_embeddings` draws from a normal distribution around that mean with a billionth of the rows' variance.
+  ///
+  /// - Parameter identity: what the base claims to be; nil for what it claims already
+  /// - Throws: `.usage` for packed embeddings
+  package func growingVocabulary(to count: Int, identity: Digest128? = nil) throws -> Checkpoint {
+    let mapped = try MappedCheckpoint(self)
+    let grown = try vocabularyTensors.compactMap { tensor($0) }.map { stored in
+      guard !stored.isPacked, stored.shape.count == 2, stored.shape[0] <= count else {
+        throw NibbleError.usage("\(path: path): \(tensor: stored.name.text) is packed, so it gets no new rows; pack the model with \(.keep, stored.name.text)")
+      }
+      let (rows, width) = (stored.shape[0], stored.shape[1])
+      var values = try mapped.floats(stored)
+      var mean = [Double](repeating: 0, count: width)
+      for row in 0..<rows { for column in 0..<width { mean[column] += Double(values[row * width + column]) } }
+      let new = mean.map { Float($0 / Double(max(rows, 1))) }
+      for _ in rows..<count { values += new }
+      let bytes = values.withUnsafeBytes { [UInt8]($0) }
+      return StoredTensor(stored.name, .f32, [count, width], sections: [StoredSection(.data, bytes: bytes)])
+    }
+    let base = replacing(grown, identity: identity)
+    guard let config else { return base }
+    return base.with(config: config.setting("vocab_size", to: JSON(count)))
+  }
+
+  /// This base as it has to be to run `adapter`: with the adapter's tokenizer where it replaces the embedding, and with as many rows.
+  package func grown(for adapter: AdapterFile) throws -> Checkpoint {
+    let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
+    let counts = adapter.replacements.filter { names.index(of: $0.name) != nil }.compactMap(\.tensor.shape.first)
+    guard let count = counts.max(), let rows = vocabularyRows else { return self }
+    return try (count > rows ? growingVocabulary(to: count) : self).withTokenizer(of: adapter)
+  }
+
+  /// The same with the tokenizer that is saved with an adapter, if one is.
+  func withTokenizer(of adapter: AdapterFile) throws -> Checkpoint {
+    let files = try adapter.tokenizerFiles()
+    return files.contains { $0.name == "tokenizer.json" } ? withFiles(files) : self
+  }
+
+  /// The same with other small files under these names.
+  package func withFiles(_ files: [SmallFile]) -> Checkpoint {
+    var other = self
+    other.smallFiles = smallFiles.filter { old in !files.contains { $0.name == old.name } } + files
+    other.smallFiles.sort { ByteName($0.name) < ByteName($1.name) }
+    return other
+  }
+}
