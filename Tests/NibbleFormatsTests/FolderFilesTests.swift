@@ -83,5 +83,5 @@ struct FolderFilesTests {
     ("1_Pooling/", false), ("1_Pooling/.x", false), ("1_Pooling/a/b", false), ("x/config.json", false), ("1_Pooling/a.bin", false),
     ("model.safetensors", false), ("1_Pooling/nibble.json", false), ("1_Pöol/x", false),
   ])
-  func names(_ name: String, _ isOne: Bool) { #expect(SmallFileNames.isPlain(name) == isOne) }
+  func names(_ name: String, _ isOne: Bool) { #expect(ModelFileNames.isPlain(name) == isOne) }
 }
