@@ -101,10 +101,10 @@ struct MergeCommandTests {
 
   @Test("a compressed base is merged into, though it cannot be compared in place")
   func compressed() throws {
-    try json(["quantize", Self.llama, "-o", folder.file("z.nbl"), "--compress", "zstd"])
+    try json(["quantize", Self.llama, "-o", folder.file("z.nbl"), "--keep", ".", "--compress", "zstd"])
     let report = try json(["merge", "--base", folder.file("z.nbl"), "--adapter", Self.lora, "-o", folder.file("out.nbl")])
     #expect(report["not_checked"]?.int == 4)
-    try json(["quantize", Self.llama, "-o", folder.file("plain.nbl")])
+    try json(["quantize", Self.llama, "-o", folder.file("plain.nbl"), "--keep", "."])
     let plain = try json(["merge", "--base", folder.file("plain.nbl"), "--adapter", Self.lora, "-o", folder.file("same.nbl")])
     #expect(report["identity"] == plain["identity"])
     #expect(plain["checked"]?.int == 4)

@@ -176,7 +176,7 @@ def test_what_the_generation_configuration_asks_for_in_vain_is_told(nibble, work
     assert "--top-k 50;" in nibble(*words, "--temperature", 0.6, "--top-p", 0.9).stderr
     (work / "m" / "generation_config.json").write_text('{"num_beams": 4, "temperature": 0.6, "top_p": 0.9}')
     assert "--num-beams 4;" in nibble(*words).stderr
-    assert nibble(*words, "--num-beams", 2).stderr == ""
+    assert "warning" not in nibble(*words, "--num-beams", 2).stderr
 
 
 @pytest.mark.parametrize("beams, length_penalty, case", [

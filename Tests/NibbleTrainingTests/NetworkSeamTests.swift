@@ -246,7 +246,7 @@ struct NetworkSeamTests {
     ]
     for (purpose, use) in uses {
       let error = #expect(throws: NibbleError.self) { try use() }
-      #expect(error?.kind == .usage && error?.message.contains(purpose + " is for models of texts") == true)
+      #expect(error?.kind == .usage && error?.message.contains(purpose + " needs a text model") == true)
       #expect(error?.message.contains("'test-convolution'") == true)
     }
     let texts = [TrainingRow([1, 2], targets: [0], place: "text")]
