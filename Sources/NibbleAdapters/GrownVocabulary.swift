@@ -33,8 +33,11 @@ extension Checkpoint {
   /// This base as it has to be to run `adapter`: with the adapter's tokenizer where it replaces the embedding, and with as many rows.
   package func grown(for adapter: AdapterFile) throws -> Checkpoint {
     let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
-    let counts = adapter.replacements.filter { names.index(of: $0.name) != nil }.compactMap(\.tensor.shape.first)
-    guard let count = counts.max(), let rows = vocabularyRows else { return self }
+    let replaced = adapter.replacements.filter { names.index(of: $0.name) != nil }
+    let counts = Set(replaced.compactMap(\.tensor.shape.first))
+    // Rows that only one of embedding and head has were trained beside others that nobody saved.
+    guard let count = counts.max(), let rows = vocabularyRows, count <= rows || counts.count == 1 && replaced.count >= vocabularyTensors.count
+    else { return self }
     return try (count > rows ? growingVocabulary(to: count) : self).withTokenizer(of: adapter)
   }
 

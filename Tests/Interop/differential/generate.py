@@ -80,7 +80,7 @@ def run(case):
 
 def what_is_not_done(warnings):
     """The first key that nibble says it does not follow: a text that is another is what it warned of."""
-    told = (line for line in warnings.splitlines() if "may be another than transformers'" in line or "only flags choose" in line)
+    told = (line for line in warnings.splitlines() if "the text may differ from transformers'" in line or "set by options only" in line)
     return next((line.split("generation_config.json")[-1].lstrip(": ").split(" = ")[0] for line in told), None)
 
 

@@ -264,7 +264,7 @@ def full(case, drawn, model):
     rows = draw_rows(case, drawn, model, run)
     case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--method", "full", "-o", "out", *flags(case, run))
     compare_training(
-        case, lambda: drawn.load(case / "out" / "model").state_dict(), drawn, model, rows, run, lambda model: model.state_dict())
+        case, lambda: drawn.load(case / "out").state_dict(), drawn, model, rows, run, lambda model: model.state_dict())
 
 
 def fresh(case, drawn, model):
