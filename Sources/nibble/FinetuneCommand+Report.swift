@@ -56,7 +56,7 @@ extension FinetuneCommand {
       return try StandardOutput.print(JSON.object(head + validations + data.counts + tail))
     }
     var rows = [
-      ("output", output), ("trained", "\(result.trained) numbers"), ("rows", data.summary),
+      ("output", output), ("trained", "\(result.trained) parameters"), ("rows", data.summary),
       ("steps", "\(result.steps), smoothed loss \(decimal(result.smoothedLoss, 4))"),
     ]
     if !result.validation.isEmpty {

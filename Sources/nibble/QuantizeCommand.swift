@@ -69,6 +69,7 @@ struct QuantizeCommand: ParsableCommand {
     try packing.apply(to: &options)
     if format == .compressedTensors { packing.applyScheme(to: &options) }
     options.rules = try RuleText.rules(tensorRules + keepRules)
+    try packing.checkUse(of: ([choice] + options.rules.map(\.choice)))
     var spec = try write.spec(format, orElse: .nbl)
     guard spec.format.holdsCodes || format == nil else {
       throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
@@ -79,6 +80,9 @@ struct QuantizeCommand: ParsableCommand {
     guard packing.encoder == .calibrated else {
       try calibrating.refuse()
       return try run(StreamJob.quantize(source, options, to: spec), Summary.Extra())
+    }
+    guard try StreamJob.decide(source, options).contains(where: { if case .codec(let kind) = $0.choice { kind.hasBlocks } else { false } }) else {
+      throw NibbleError.usage("--encoder calibrated chooses codes of nf4 and fp4, and \(source.path) is packed into neither; int4 takes mse")
     }
     var calibration = try Calibrating(calibrating, source, common, threads: common.workers, isPlan: write.dryRun)
     options.calibration = calibration.record
@@ -114,10 +118,10 @@ struct PackingOptions: ParsableArguments {
   )
   var groupSize: String?
 
-  @Flag(help: "int4: no zeros; codes stand for -8 to 7 times the scale.")
+  @Flag(help: "int4: no zero points; codes stand for -8 to 7 times the scale.")
   var symmetric = false
 
-  @Option(help: "int4: how zeros are stored: float16, float32, or int (0 to 15).")
+  @Option(help: "int4: type of the zero points: float16, float32, or int (0 to 15).")
   var zeros: Int4Groups.Zero = .half
 
   @Option(help: "Rounding of corner cases: nearest, or as bitsandbytes on cuda or cpu.")
@@ -144,6 +148,18 @@ struct PackingOptions: ParsableArguments {
     options.zeros = symmetric ? .none : zeros
     options.bnbRules = bnbRules
     options.encoder = encoder?.search
+  }
+
+  /// Throws for options of codecs that nothing is packed with.
+  func checkUse(of choices: [CodecChoice]) throws {
+    let kinds = choices.compactMap { if case .codec(let kind) = $0 { kind } else { nil } }
+    let groups = Arguments.given(["--group-size", "--symmetric", "--zeros"])
+    if let flag = groups.first, !kinds.contains(where: \.hasGroups) { throw NibbleError.usage("\(flag) is for int4, which nothing is packed with") }
+    if groups.contains("--symmetric"), groups.contains("--zeros") { throw NibbleError.usage("--symmetric stores no zero points; leave out --zeros") }
+    let blocks = Arguments.given(["--block-size", "--double-quant", "--no-double-quant"])
+    if let flag = blocks.first, !kinds.isEmpty, kinds.allSatisfy(\.hasGroups) {
+      throw NibbleError.usage("\(flag) is for nf4 and fp4, which nothing is packed with; int4 has --group-size")
+    }
   }
 
   /// What stock vLLM and transformers load: symmetric groups of 128, searched unless something else is asked for.

@@ -305,10 +305,10 @@ struct CommandTests {
   func groups() throws {
     let base = fixture("models/llama"), packed = folder.file("g.nbl")
     for (flags, summary) in [
-      ([], "int4, 64 a group, zeros of float16"), (["--symmetric", "--group-size", "32"], "int4, 32 a group, symmetric"),
-      (["--zeros", "int", "--group-size", "row"], "int4, a row a group, zeros of int"),
-      (["--zeros", "float", "--encoder", "mse"], "int4, 64 a group, zeros of float16"),
-      (["--codec", "nf4", "--tensor", "q_proj=int4:group=32"], "int4, 32 a group, zeros of float16"),
+      ([], "int4, groups of 64, zero points of float16"), (["--symmetric", "--group-size", "32"], "int4, groups of 32, symmetric"),
+      (["--zeros", "int", "--group-size", "row"], "int4, one group per row, zero points of int"),
+      (["--zeros", "float", "--encoder", "mse"], "int4, groups of 64, zero points of float16"),
+      (["--codec", "nf4", "--tensor", "q_proj=int4:group=32"], "int4, groups of 32, zero points of float16"),
     ] {
       let codec = flags.contains("--codec") ? [] : ["--codec", "int4"]
       #expect(try Program.run(["quantize", base, "-o", packed, "--force"] + codec + flags).code == 0, "\(flags)")
@@ -327,8 +327,11 @@ struct CommandTests {
       (["--codec", "int4", "--zeros", "none"], "--zeros"),
       (["--tensor", "q_proj=int4:block=64"], "int4 has no block size"),
       (["--tensor", "q_proj=nf4:group=64"], "nf4 has no group size"),
-      (["--codec", "int4", "--group-size", "256"], "would divide them"),
+      (["--codec", "int4", "--group-size", "256"], "--group-size"),
       (["--codec", "int4", "--format", "bnb"], "int4, which bitsandbytes has no place for"),
+      (["--codec", "nf4", "--group-size", "64"], "--group-size is for int4"), (["--codec", "int4", "--block-size", "128"], "--block-size is for nf4"),
+      (["--codec", "int4", "--symmetric", "--zeros", "int"], "--symmetric stores no zero points"),
+      (["--codec", "int4", "--encoder", "calibrated"], "int4 takes mse"),
     ] {
       let output = flags.contains("bnb") ? folder.file("bnb") : packed
       let result = try Program.run(["quantize", base, "-o", output, "--force"] + flags)

@@ -31,7 +31,7 @@ struct TrainingLogTests {
     #expect(
       masked(result.output) == """
         output             out
-        trained            46240 numbers
+        trained            46240 parameters
         rows               4, 28 tokens, 12 learned, 0 padded, 0 cut off
         steps              8, smoothed loss #
         validation before  loss #

@@ -54,8 +54,10 @@ struct CompressedTensorsTests {
       return try folder.write("m.safetensors", builder.bytes)
     }
     let whole = try Checkpoint.open(file { _ in })
-    #expect(whole.packed.count == 1 && whole.packed[0].shape == [2, 64] && whole.packed[0].encoding.summary == "int4, 32 a group, symmetric")
+    #expect(whole.packed.count == 1 && whole.packed[0].shape == [2, 64] && whole.packed[0].encoding.summary == "int4, groups of 32, symmetric")
     let bad: [(String, (inout SafetensorsBuilder) -> Void)] = [
+      ("the same weight is there plain as well", { $0.add("m.weight", [2, 64], [Float](repeating: 1, count: 128)) }),
+      ("'m.weight_packed', are missing", { $0.tensors.removeAll { $0.name == "m.weight_packed" } }),
       ("weight_scale or weight_shape is missing", { $0.tensors.removeAll { $0.name == "m.weight_scale" } }),
       ("it has weight_zero_point", { $0.add("m.weight_zero_point", "I32", [1], [0, 0, 0, 0]) }),
       ("it has weight_g_idx", { $0.add("m.weight_g_idx", "I32", [1], [0, 0, 0, 0]) }),
@@ -91,8 +93,32 @@ struct CompressedTensorsTests {
     for (words, change) in bad {
       let path = try file(change)
       let error = #expect(throws: NibbleError.self) { try Checkpoint.open(path) }
-      #expect(error?.kind == .badInput && error?.message.contains("'m.weight'") == true, "\(error?.message ?? "")")
+      #expect(error?.kind == .badInput && error?.message.contains("'m.weight") == true, "\(error?.message ?? "")")
       #expect(error?.message.contains(words) == true, "\(words): \(error?.message ?? "")")
     }
+  }
+
+  @Test("are refused with a configuration that makes other values of the same tensors", arguments: [
+    (#""format": "int-quantized""#, "format"), (#""transform_config": {"config_groups": {"a": 1}}"#, "transform_config"),
+    (#""config_groups": {"group_0": {"weights": {"num_bits": 8}}}"#, "num_bits"),
+    (#""config_groups": {"group_0": {"weights": {"symmetric": false}}}"#, "symmetric"),
+  ])
+  func schemes(_ setting: String, _ key: String) throws {
+    _ = try quantized("a", .compressedTensors)
+    let path = folder.file("a/config.json")
+    let config = try JSON.parse(bytes(of: path))
+    let own = try JSON.parse(Array(#"{"quant_method": "compressed-tensors", \#(setting)}"#.utf8))
+    _ = try folder.write("a/config.json", Array(config.setting("quantization_config", to: own).text().utf8))
+    let error = #expect(throws: NibbleError.self) { try Checkpoint.open(folder.file("a")) }
+    #expect(error?.kind == .badInput && error?.message.contains(key) == true, "\(error?.message ?? "")")
+  }
+
+  @Test("take no int8 rows in place of what a merge would lose")
+  func promoted() throws {
+    let base = try quantized("a", .compressedTensors)
+    var job = try StreamJob.convert(base, to: OutputSpec(path: folder.file("b"), format: .compressedTensors, habit: .nbl))
+    job.changing.whenLost = .promote
+    let error = #expect(throws: NibbleError.self) { try job.run() }
+    #expect(error?.kind == .usage && error?.message.contains("use 16bit") == true)
   }
 }

@@ -75,7 +75,11 @@ extension StreamJob {
     guard target.encoding.isPacked else { return "" }
     let tried = target.encoding == WhenLost.promoted ? WhenLost.promote : changing.whenLost
     let ways = tried.further.filter { way in
-      way != .promote || output.format.container.takes(WhenLost.promoted, beside: items.map(\.target.encoding))
+      switch way {
+      case .promote: output.format.container.takes(WhenLost.promoted, beside: items.map(\.target.encoding))
+      case .shape: target.encoding.codec.canShape
+      default: true
+      }
     }.map(\.rawValue)
     let listed = ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
     return "; merge into the 16-bit original and pack that anew (\(.base, "ORIGINAL")), or use \(.whenLost, listed)"

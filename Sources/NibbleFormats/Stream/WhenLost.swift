@@ -32,6 +32,11 @@ extension StreamJob {
   /// measured once before anything is written.
   func savingWhatIsLost() throws -> StreamJob {
     guard changing.whenLost != .fail, changing.whenLost != .keep else { return self }
+    let packed = items.map(\.target).filter(\.encoding.isPacked)
+    if changing.whenLost == .shape, let first = packed.first, !packed.contains(where: { $0.encoding.codec.canShape }) {
+      throw NibbleError.usage(
+        "\(path: source.path): \(.whenLost, "shape") chooses codes of nf4 and fp4; \(subject: first.name.text) is \(first.encoding.name)")
+    }
     var job = self
     for index in try lostItems() {
       switch changing.whenLost {

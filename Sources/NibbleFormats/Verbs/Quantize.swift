@@ -49,7 +49,7 @@ extension StreamJob {
     try source.refuseUnknownQuantization()
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
-    for decision in decisions { items.append(try item(decision, options, source.family)) }
+    for decision in decisions { items.append(try item(decision, options, source)) }
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(path: source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)
     job.decisions = decisions
@@ -141,12 +141,12 @@ extension StreamJob {
   }
 
   private static func item(
-    _ decision: PackingDecision, _ options: QuantizeOptions, _ family: ModelFamily?
+    _ decision: PackingDecision, _ options: QuantizeOptions, _ source: Checkpoint
   ) throws -> Item {
     let tensor = decision.tensor
     var target = TensorTarget(keeping: tensor)
     func refuse(_ why: MessageText) -> NibbleError {
-      .usage("\(tensor: tensor.name.text) cannot become \(decision.choice.name): \(why)")
+      .usage("\(path: source.path): \(tensor: tensor.name.text) cannot become \(decision.choice.name): \(why)")
     }
     switch decision.choice {
     case .keep: break
@@ -163,11 +163,14 @@ extension StreamJob {
       // compressed-tensors reads scales in the model's own type.
       settings.scale = tensor.dtype == .bf16 ? .bf16 : .f16
       let codec = kind.make(settings)
-      if let reason = codec.refusal(tensor.dtype, tensor.shape) { throw refuse("\(reason)") }
+      if let reason = codec.refusal(tensor.dtype, tensor.shape) {
+        let size = kind.hasGroups ? Int4Groups.sizes.last { tensor.shape.last.map { $0 % Int4Groups.sizes[0] == 0 } == true && tensor.shape[1] % $0 == 0 } : nil
+        throw refuse("\(reason)" + (size.map { "; \(.groupSize, $0) divides them, or keep it (\(.keep))" } ?? "; keep it (\(.keep))"))
+      }
       target.encoding = WeightEncoding(codec)
       // Blocks say float32, float16 or bfloat16; float64 is rounded to float32 before it is packed.
       if tensor.dtype == .f64 { target.dtype = .f32 }
-      if family?.isConv1D(tensor.name.text) == true, tensor.shape.count == 2, !tensor.isTransposed {
+      if source.family?.isConv1D(tensor.name.text) == true, tensor.shape.count == 2, !tensor.isTransposed {
         target.isTransposed = true
         target.shape = tensor.shape.reversed()
       }

@@ -55,7 +55,7 @@ public struct Int4Groups: WeightCodec {
 
   package var kind: CodecKind { .int4 }
   public var summary: String {
-    "int4, \(size == 0 ? "a row" : "\(size)") a group, \(zero == .none ? "symmetric" : "zeros of \(zero.rawValue)")"
+    "int4, \(size == 0 ? "one group per row" : "groups of \(size)"), \(zero == .none ? "symmetric" : "zero points of \(zero.rawValue)")"
   }
   package var description: [(key: String, value: JSON)] {
     [("group_size", JSON(size)), ("scales", JSON(scale.rawValue)), ("zeros", JSON(zero.rawValue))]
@@ -68,11 +68,10 @@ public struct Int4Groups: WeightCodec {
 
   package func refusal(_ dtype: DType, _ shape: [Int]) -> String? {
     guard shape.count == 2, elementCount(of: shape) ?? 0 > 0 else { return "it is no matrix" }
-    let columns = shape[1], fitting = Self.sizes.last { columns % $0 == 0 }
+    let columns = shape[1]
     guard columns % 2 == 0 else { return "its rows of \(columns) are of odd length" }
     guard columns % length(columns: columns) == 0 else {
       return "its rows of \(columns) are no multiple of the group size \(size)"
-        + (fitting.map { "; \($0) would divide them" } ?? "")
     }
     return nil
   }

@@ -19,9 +19,14 @@ enum CompressedLayout {
   /// - Throws: `.badInput` naming the tensor whose parts do not fit together, or that is of a scheme that is not read
   static func gather(_ tensors: [StoredTensor], _ config: JSON?) throws -> [StoredTensor] {
     let packed = tensors.filter { $0.name.text.hasSuffix(Self.packed) }
-    if packed.isEmpty { return tensors }
     var byName: [ByteName: StoredTensor] = [:]
     for tensor in tensors { byName[tensor.name] = tensor }
+    if let lone = tensors.first(where: { $0.name.text.hasSuffix(shape) && byName[part(packed: $0)] == nil }) {
+      throw NibbleError.badInput(
+        "\(path: lone.sections[0].place): \(tensor: lone.name.text): the codes it belongs to, \(quoted(part(packed: lone).text)), are missing")
+    }
+    if packed.isEmpty { return tensors }
+    try checkScheme(config, packed[0].sections[0].place)
     let common = groupSize(config) ?? groupSize(packed, byName)
     var found: [StoredTensor] = []
     for codes in packed {
@@ -33,6 +38,7 @@ enum CompressedLayout {
         throw fail("it has \(odd.dropFirst()); symmetric weights without it are read")
       }
       byName[codes.name] = nil
+      guard byName[ByteName(module + ".weight")] == nil else { throw fail("the same weight is there plain as well") }
       guard let scales = byName.removeValue(forKey: ByteName(module + Self.scale)),
         let shape = byName.removeValue(forKey: ByteName(module + Self.shape))
       else { throw fail("its weight_scale or weight_shape is missing") }
@@ -58,6 +64,28 @@ enum CompressedLayout {
       found.append(tensor)
     }
     return Array(byName.values) + found
+  }
+
+  private static func part(packed shape: StoredTensor) -> ByteName {
+    ByteName(String(shape.name.text.dropLast(Self.shape.count)) + packed)
+  }
+
+  /// Throws for schemes that make other values of the same tensors, or that contradict them.
+  private static func checkScheme(_ config: JSON?, _ place: String) throws {
+    guard let quantization = config?["quantization_config"], quantization["quant_method"]?.string == method else { return }
+    func fail(_ key: String, _ value: JSON) -> NibbleError {
+      .badInput("\(path: place): quantization_config: \(key: key) = \(quoted(value.text())) is not read")
+    }
+    func isNothing(_ value: JSON) -> Bool { value == .null || value == .object([]) || value == .array([]) }
+    for key in ["transform_config", "sparsity_config"] {
+      if let value = quantization[key], !isNothing(value), value["format"]?.string != "dense" { throw fail(key, value) }
+    }
+    if let format = quantization["format"], format != .null, format.string != "pack-quantized" { throw fail("format", format) }
+    for group in quantization["config_groups"]?.members ?? [] {
+      for (key, expected) in [("num_bits", JSON(4)), ("type", "int"), ("symmetric", true)] as [(String, JSON)] {
+        if let value = group.value["weights"]?[key], value != expected { throw fail(key, value) }
+      }
+    }
   }
 
   private static func groupSize(_ config: JSON?) -> Int? {

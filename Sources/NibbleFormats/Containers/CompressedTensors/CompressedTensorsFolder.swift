@@ -26,6 +26,10 @@ struct CompressedTensorsFolder: SafetensorsContainer {
           target, "the weight of a Conv1D layer, which compressed-tensors does not replace; keep it, or write a block file")
       }
     }
+    guard job.changing.whenLost != .promote else {
+      throw NibbleError.usage(
+        "\(.whenLost, "promote") writes int8 tensors, which have no place among compressed tensors; use 16bit")
+    }
     guard let first = packed.first, let other = packed.first(where: { !takes($0.encoding, beside: [first.encoding]) }) else {
       return
     }
