@@ -15,7 +15,8 @@ func fuzzAdapterConfig(_ input: Input) throws {
   }
   let adapter = try AdapterFile.open(Folder.path)
   for module in adapter.modules {
-    expect(module.rank * module.inputs == module.a.count && module.b.count % max(module.rank, 1) == 0, "factors fit their rank")
+    let factors = ["lora_A", "lora_B"].compactMap { module.parts[$0] }
+    expect(factors.count == 2 && factors.allSatisfy { $0.count % max(module.rank, 1) == 0 }, "factors fit their rank")
   }
 }
 
