@@ -119,32 +119,15 @@ public struct AdapterConfig: Sendable {
       place: "\(path: place): \(key: "rank_pattern")", try patterns("rank_pattern", 1...1_048_576, whole: true))
     alphaPattern = PatternTable(
       place: "\(path: place): \(key: "alpha_pattern")", try patterns("alpha_pattern", 1e-30...1e30))
-    for key in Self.variants {
-      guard let found = value(key), found != .bool(false), found != .object([]), found != .array([]) else { continue }
-      throw fail("\(key: key) = \(quoted(found.text())) is not implemented")
-    }
-    if let start = value("init_lora_weights")?.string, Self.changesBase.contains(where: { start.hasPrefix($0) }) {
-      throw fail(
-        "\(key: "init_lora_weights") = \(quoted(start)): such adapters fit only the base their training had changed; "
-          + "save them converted to plain LoRA (PEFT: path_initial_model_for_weight_conversion)")
-    }
-    unknownKeys = (json.members ?? []).map(\.key).filter {
-      !Self.known.contains($0) && !Self.variants.contains($0) && !method.keys.contains($0)
-    }
+    if let reason = method.refusal(json) { throw fail(reason) }
+    unknownKeys = (json.members ?? []).map(\.key).filter { !Self.known.contains($0) && !method.keys.contains($0) }
   }
 
-  /// Keys that make another method of it when set.
-  private static let variants = [
-    "layer_replication", "use_qalora", "target_parameters", "alora_invocation_tokens", "arrow_config", "velora_config",
-    "monteclora_config", "kasa_config", "use_bdlora",
-  ]
-  private static let changesBase = ["pissa", "olora", "corda", "lora_ga", "loftq"]
+  /// Keys of adapters of every method.
   private static let known: Set<String> = [
-    "peft_type", "task_type", "r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "bias",
-    "base_model_name_or_path", "modules_to_save", "rank_pattern", "alpha_pattern", "init_lora_weights", "target_modules",
-    "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "inference_mode", "revision", "peft_version",
-    "auto_mapping", "megatron_config", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config",
-    "lora_ga_config", "ensure_weight_tying", "runtime_config", "trainable_token_indices",
+    "peft_type", "task_type", "bias", "base_model_name_or_path", "modules_to_save", "target_modules", "exclude_modules",
+    "layers_to_transform", "layers_pattern", "fan_in_fan_out", "inference_mode", "revision", "peft_version", "auto_mapping",
+    "ensure_weight_tying", "trainable_token_indices",
   ]
 
   /// Whether the adapter asks for tied parameters to stay tied, be PEFT able to or not.

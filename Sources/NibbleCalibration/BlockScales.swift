@@ -3,9 +3,10 @@ import NibbleQuant
 
 /// The scales of a tensor's blocks, which may change, but only to what the file can hold: with double quantization to another 8-bit code,
 /// while the codes' own scales and their offset stay.
-final class BlockScales: @unchecked Sendable {
-  /// As a reader restores them.
-  let values: UnsafeMutableBufferPointer<Float>
+final class BlockScales: BlockGrid, @unchecked Sendable {
+  let scales: UnsafeMutableBufferPointer<Float>
+  let zeros: UnsafeMutableBufferPointer<Float>? = nil
+  var length: Int { codec.blockSize }
   private let codes: UnsafeMutableBufferPointer<UInt8>
   private let codec: BlockCodec
   /// The sections behind the codes as they were.
@@ -17,8 +18,8 @@ final class BlockScales: @unchecked Sendable {
   /// - Parameter sections: those behind the codes
   init(_ codec: BlockCodec, _ sections: [[UInt8]], count: Int) {
     (self.codec, original) = (codec, sections)
-    values = .allocate(capacity: codec.blocks(count))
-    _ = values.initialize(from: codec.restoredScales(sections, count: count))
+    scales = .allocate(capacity: codec.blocks(count))
+    _ = scales.initialize(from: codec.restoredScales(sections, count: count))
     codes = .allocate(capacity: codec.nested == nil ? 0 : codec.blocks(count))
     func floats(_ bytes: [UInt8]) -> [Float] {
       bytes.withUnsafeBytes { raw in (0..<raw.count / 4).map { raw.loadUnaligned(fromByteOffset: 4 * $0, as: Float.self) } }
@@ -35,24 +36,23 @@ final class BlockScales: @unchecked Sendable {
 
   private init(copying other: BlockScales) {
     (codec, original, map, nestedScales, offset) = (other.codec, other.original, other.map, other.nestedScales, other.offset)
-    values = .allocate(capacity: other.values.count)
-    _ = values.initialize(from: other.values)
+    scales = .allocate(capacity: other.scales.count)
+    _ = scales.initialize(from: other.scales)
     codes = .allocate(capacity: other.codes.count)
     _ = codes.initialize(from: other.codes)
   }
 
   deinit {
-    values.deallocate()
+    scales.deallocate()
     codes.deallocate()
   }
 
-  func copy() -> BlockScales { BlockScales(copying: self) }
+  func copy() -> any BlockGrid { BlockScales(copying: self) }
 
-  /// The scale nearest to `wanted` that a block can have.
   func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float) {
     guard let nested = codec.nested else { return (0, wanted) }
     let own = nestedScales[block / nested.blockSize]
-    guard own > 0 else { return (codes[block], values[block]) }
+    guard own > 0 else { return (codes[block], scales[block]) }
     let x = (wanted - offset) / own
     // The map ascends.
     var low = 0, high = map.count - 1
@@ -65,13 +65,12 @@ final class BlockScales: @unchecked Sendable {
   }
 
   func set(_ block: Int, _ scale: (code: UInt8, value: Float)) {
-    values[block] = scale.value
+    scales[block] = scale.value
     if codec.nested != nil { codes[block] = scale.code }
   }
 
-  /// The sections behind the codes as they are now.
   var sections: [[UInt8]] {
     if codec.nested != nil { return [Array(codes)] + original.dropFirst() }
-    return [Array(UnsafeRawBufferPointer(values))]
+    return [Array(UnsafeRawBufferPointer(scales))]
   }
 }

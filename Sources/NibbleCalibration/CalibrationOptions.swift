@@ -1,8 +1,18 @@
 import NibbleCompute
 import NibbleCore
 
-/// How codes are calibrated.
+/// How codes are chosen from what a model's layers take.
 public struct CalibrationOptions: Sendable {
+  /// The ways there are.
+  public enum Encoder: String, Sendable {
+    /// Error feedback towards a moved target, then descent: what leaves the least error.
+    case calibrated
+    /// GPTQ (arXiv:2210.17323) as it was published, of int4 groups: columns in their order, ranges of the weights as they are when a
+    /// group's turn comes. For comparison.
+    case gptq
+  }
+
+  public var encoder = Encoder.calibrated
   /// λ, what is added to the diagonal of the moments, as a share of its mean.
   public var damping = 0.01
   /// The same where there are fewer tokens than `scarceTokens` a channel.

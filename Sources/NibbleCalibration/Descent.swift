@@ -9,7 +9,7 @@ struct Descent {
   private let room: Int
   private let hessian: UnsafePointer<Float>
   private let levels: Levels
-  private let scales: BlockScales
+  private let grid: any BlockGrid
   private let numbers: UnsafeMutableBufferPointer<UInt8>
   private let scratch: Scratch
   private var inputs: Int { feedback.inputs }
@@ -18,12 +18,12 @@ struct Descent {
   private static let sweeps = 2
 
   init(
-    _ feedback: ErrorFeedback, _ rows: Range<Int>, _ room: Int, _ damped: FloatStore, _ levels: Levels, _ scales: BlockScales,
+    _ feedback: ErrorFeedback, _ rows: Range<Int>, _ room: Int, _ damped: FloatStore, _ levels: Levels, _ grid: any BlockGrid,
     _ numbers: UnsafeMutableBufferPointer<UInt8>, _ scratch: Scratch
   ) {
     (self.feedback, self.rows, self.room, self.levels) = (feedback, rows, room, levels)
     hessian = UnsafePointer(damped.start)
-    (self.scales, self.numbers, self.scratch) = (scales, numbers, scratch)
+    (self.grid, self.numbers, self.scratch) = (grid, numbers, scratch)
   }
 
   /// - Parameter target: T of these rows
@@ -39,15 +39,16 @@ struct Descent {
       for row in 0..<rows.count {
         let at = column * room + row
         codes[at] = numbers[(rows.lowerBound + row) * n + column]
-        values[at] = scales.values[block(row, column)] * levels.byCode[Int(codes[at])]
-        lack[at] = target[row * n + column] - values[at]
+        let block = block(row, column)
+        values[at] = grid.scales[block] * levels.byCode[Int(codes[at])]
+        lack[at] = target[row * n + column] - (values[at] - grid.shift(block))
       }
     }
     _ = BLAS.multiply(hessian, n, lack, room, transposed: false, gradient, room, m: n, n: room, k: n)
     fillScales(own)
     for _ in 0..<feedback.rounds {
-      if n % feedback.codec.blockSize == 0 {
-        for first in stride(from: 0, to: n, by: feedback.codec.blockSize) { rescale(first, gradient, values, codes) }
+      if n % grid.length == 0 {
+        for first in stride(from: 0, to: n, by: grid.length) { rescale(first, gradient, values, codes) }
         fillScales(own)
       }
       for _ in 0..<Self.sweeps {
@@ -70,12 +71,12 @@ struct Descent {
   private var numberOfZero: UInt8 { UInt8(levels.byCode.firstIndex(of: 0) ?? 0) }
 
   private func block(_ row: Int, _ column: Int) -> Int {
-    ((rows.lowerBound + row) * inputs + column) >> feedback.codec.blockSize.trailingZeroBitCount
+    ((rows.lowerBound + row) * inputs + column) / grid.length
   }
 
   private func fillScales(_ own: UnsafeMutablePointer<Float>) {
     for column in 0..<inputs {
-      for row in 0..<rows.count { own[column * room + row] = scales.values[block(row, column)] }
+      for row in 0..<rows.count { own[column * room + row] = grid.scales[block(row, column)] }
       for row in rows.count..<room { own[column * room + row] = 0 }
     }
   }
@@ -103,10 +104,13 @@ struct Descent {
   private func rescale(
     _ first: Int, _ gradient: UnsafeMutablePointer<Float>, _ values: UnsafeMutablePointer<Float>, _ codes: UnsafePointer<UInt8>
   ) {
-    let count = feedback.codec.blockSize
+    let count = grid.length
     let units = scratch.floatStart(Slot.units, count * room)
     let sums = scratch.floatStart(Slot.sums, 3 * room)
     for place in 0..<count * room { units[place] = levels.byCode[Int(codes[first * room + place])] }
+    if let zeros = grid.zeros {
+      for column in 0..<count { for row in 0..<rows.count { units[column * room + row] -= zeros[block(row, first)] } }
+    }
     nibble_scale_sums(
       units, hessian + first * inputs + first, inputs, count, room, gradient + first * room, sums, sums + room)
     let changes = sums + 2 * room
@@ -115,12 +119,12 @@ struct Descent {
       changes[row] = 0
       guard row < rows.count, sums[room + row] > 0 else { continue }
       let block = block(row, first)
-      let old = scales.values[block]
-      let found = scales.nearest(old + sums[row] / sums[room + row], block: block)
+      let old = grid.scales[block]
+      let found = grid.nearest(old + sums[row] / sums[room + row], block: block)
       let change = found.value - old
       // What the error becomes less by; NaN is no gain.
       guard found.value != 0, 2 * change * sums[row] - change * change * sums[room + row] > 0 else { continue }
-      scales.set(block, found)
+      grid.set(block, found)
       changes[row] = change
       isAnyChanged = true
     }
@@ -129,7 +133,7 @@ struct Descent {
       for row in 0..<room {
         let at = column * room + row
         units[at] *= changes[row]
-        values[first * room + at] += units[at]
+        values[first * room + at] += levels.byCode[Int(codes[first * room + at])] * changes[row]
       }
     }
     follow(first, count, units, gradient, besides: false)

@@ -9,11 +9,13 @@ import NibbleQuant
 ///
 /// Rows do not depend on each other; each is computed by one thread, in runs of a fixed size.
 struct ErrorFeedback {
-  let codec: BlockCodec
+  let codec: any FeedbackCodec
   let outputs: Int
   let inputs: Int
   /// The scale of every block of the flattened weight.
-  let scales: BlockScales
+  let grid: any BlockGrid
+  /// Whether groups take scale and zero from the weights as they are when their turn comes, as GPTQ does. Columns keep their order then.
+  let takesRanges: Bool
   /// Rounds of descent over scales and codes that follow.
   let rounds: Int
 
@@ -32,7 +34,8 @@ struct ErrorFeedback {
     let numbers = UnsafeMutableBufferPointer<UInt8>.allocate(capacity: outputs * inputs)
     defer { numbers.deallocate() }
     // Every run of rows has blocks of its own, unless blocks cross rows; then scales stay.
-    let scales = scales.copy()
+    let grid = grid.copy()
+    let groups = takesRanges ? grid as? GroupGrid : nil
     let shared = Unchecked(numbers)
     let levels = Levels(codec)
     team.run(ceilDivide(outputs, Self.run)) { index, scratch in
@@ -42,29 +45,47 @@ struct ErrorFeedback {
       let own = target.start + rows.lowerBound * inputs
       let turned = scratch.floatStart(Slot.turned, room * inputs)
       Self.turn(own, rows: rows.count, factor.order, turned, room: room)
-      for first in stride(from: 0, to: inputs, by: Self.group) {
-        let count = min(Self.group, inputs - first)
-        code(first, count, rows, room, turned, factor, levels, numbers, scratch)
+      let step = groups.map { min(Self.group, $0.length) } ?? Self.group
+      for first in stride(from: 0, to: inputs, by: step) {
+        let count = min(step, inputs - first)
+        if let groups, first % groups.length == 0 { take(groups, first, rows, room, turned) }
+        code(first, count, rows, room, turned, factor, levels, grid, numbers, scratch)
       }
       guard rounds > 0 else { return }
-      Descent(self, rows, room, damped, levels, scales, numbers, scratch).run(own)
+      Descent(self, rows, room, damped, levels, grid, numbers, scratch).run(own)
     }
-    return [packed(numbers)] + scales.sections
+    return [packed(numbers)] + grid.sections
+  }
+
+  /// The groups that begin at a column get the range of what their codes are to come to.
+  private func take(_ groups: GroupGrid, _ first: Int, _ rows: Range<Int>, _ room: Int, _ turned: UnsafePointer<Float>) {
+    for row in 0..<rows.count {
+      var low: Float = 0, high: Float = 0
+      for column in first..<min(first + groups.length, inputs) {
+        low = min(low, turned[column * room + row])
+        high = max(high, turned[column * room + row])
+      }
+      groups.set(((rows.lowerBound + row) * inputs + first) / groups.length, low: low, high: high)
+    }
   }
 
   /// One group of columns, and what the columns behind it are to make up for.
   private func code(
     _ first: Int, _ count: Int, _ rows: Range<Int>, _ room: Int, _ turned: UnsafeMutablePointer<Float>, _ factor: FeedbackFactor,
-    _ levels: Levels, _ numbers: UnsafeMutableBufferPointer<UInt8>, _ scratch: Scratch
+    _ levels: Levels, _ grid: any BlockGrid, _ numbers: UnsafeMutableBufferPointer<UInt8>, _ scratch: Scratch
   ) {
-    let n = inputs
+    let n = inputs, length = grid.length, scales = grid.scales
     let own = scratch.floatStart(Slot.scales, Self.group * room)
     let errors = scratch.floatStart(Slot.errors, Self.group * room)
     let codes = scratch.start(Slot.codes, Self.group * room).assumingMemoryBound(to: UInt8.self)
-    let shift = codec.blockSize.trailingZeroBitCount
     for k in 0..<count {
       let column = factor.order[first + k]
-      for row in 0..<rows.count { own[k * room + row] = scales.values[((rows.lowerBound + row) * n + column) >> shift] }
+      for row in 0..<rows.count {
+        let block = ((rows.lowerBound + row) * n + column) / length
+        own[k * room + row] = scales[block]
+        // Towards σ · level, whatever z is: what is left over stays the same.
+        if grid.zeros != nil { turned[(first + k) * room + row] += grid.shift(block) }
+      }
       for row in rows.count..<room { own[k * room + row] = 0 }
     }
     let start = factor.factor.start + first * n + first
@@ -94,15 +115,12 @@ struct ErrorFeedback {
   /// Two codes a byte, the first in the high half.
   private func packed(_ numbers: UnsafeMutableBufferPointer<UInt8>) -> [UInt8] {
     let count = numbers.count
-    return [UInt8](unsafeUninitializedCapacity: codec.codeBytes(count)) { buffer, length in
+    return [UInt8](unsafeUninitializedCapacity: ceilDivide(count, 2)) { buffer, length in
       for place in 0..<count / 2 { buffer[place] = numbers[2 * place] << 4 | numbers[2 * place + 1] }
-      if count % 2 == 1 { buffer[count / 2] = numbers[count - 1] << 4 | zero }
-      length = codec.codeBytes(count)
+      if count % 2 == 1 { buffer[count / 2] = numbers[count - 1] << 4 | codec.filler }
+      length = ceilDivide(count, 2)
     }
   }
-
-  /// What stands behind the last code of an odd number of elements.
-  private var zero: UInt8 { UInt8(codec.codebook.values.firstIndex(of: 0) ?? 0) }
 }
 
 /// The values of a codec's codes in ascending order, for the kernel.
@@ -113,9 +131,9 @@ struct Levels: Sendable {
   private let thresholds: [Float]
   private let numbers: [UInt8]
 
-  init(_ codec: BlockCodec) {
-    let sorted = codec.codebook.values.enumerated().sorted { ($0.element, $0.offset) < ($1.element, $1.offset) }
-    byCode = codec.codebook.values
+  init(_ codec: any FeedbackCodec) {
+    let sorted = codec.levels.enumerated().sorted { ($0.element, $0.offset) < ($1.element, $1.offset) }
+    byCode = codec.levels
     values = sorted.map(\.element)
     numbers = sorted.map { UInt8($0.offset) }
     thresholds = (0..<15).map { Float((Double(sorted[$0].element) + Double(sorted[$0 + 1].element)) / 2) }

@@ -4,7 +4,7 @@ import NibbleCore
 /// The order in which error feedback takes the columns of a weight, and the triangular factor that says what later columns are to make up
 /// for: with Ĥ the damped moments in that order, (Ĥ + λI)⁻¹ = Uᵀ · U.
 struct FeedbackFactor {
-  /// Columns by falling diagonal of Ĥ.
+  /// Columns by falling diagonal of Ĥ, or as they are.
   let order: [Int]
   /// U [inputs, inputs], zero below its diagonal.
   let factor: FloatStore
@@ -16,15 +16,17 @@ struct FeedbackFactor {
   /// Shares of the diagonal's mean that are tried where Ĥ + λI is not positive definite.
   private static let strongest = 1.0
 
-  /// - Parameter damping: what λ is of the mean of the diagonal
+  /// - Parameters:
+  ///   - damping: what λ is of the mean of the diagonal
+  ///   - keepsOrder: whether columns are taken as they are
   /// - Throws: `.failed` without LAPACK, `.quality` where no damping makes the moments positive definite
-  init(_ moments: Moments, damping: Double, place: MessageText, _ team: Team) throws {
+  init(_ moments: Moments, damping: Double, keepsOrder: Bool = false, place: MessageText, _ team: Team) throws {
     let count = moments.inputs
     let scale = 1 / max(moments.weight, 1e-30)
     let diagonal = moments.diagonal.map { Double($0) * scale }
     let mean = diagonal.reduce(0, +) / Double(max(count, 1))
     guard mean.isFinite else { throw NibbleError.quality("\(place): the moments of its inputs are not finite") }
-    order = (0..<count).sorted { (-diagonal[$0], $0) < (-diagonal[$1], $1) }
+    order = keepsOrder ? Array(0..<count) : (0..<count).sorted { (-diagonal[$0], $0) < (-diagonal[$1], $1) }
     factor = FloatStore(count: count * count)
     var share = damping
     let matrix = UnsafeMutablePointer<Double>.allocate(capacity: count * count)

@@ -18,7 +18,7 @@ extension StreamJob {
   ) throws -> CalibrationReport {
     let started = monotonicSeconds()
     guard BLAS.isThere, LAPACK.hasCholesky else {
-      throw NibbleError(.failed, "\(.encoder, "calibrated") needs OpenBLAS with LAPACK (libopenblas.so.0), which is not installed")
+      throw NibbleError(.failed, "\(.encoder, options.encoder.rawValue) needs OpenBLAS with LAPACK (libopenblas.so.0), which is not installed")
     }
     let transformer = try model.transformer
     let windows = windows.filter { !$0.isEmpty }
@@ -47,7 +47,7 @@ extension StreamJob {
     try pass.run()
     for (name, codes) in pass.decided { if let index = places[name] { items[index].decided = codes } }
     var report = pass.report
-    report.unreached = items.filter { $0.target.encoding.kind.hasBlocks && !$0.source.isPacked && $0.decided == nil }
+    report.unreached = items.filter { $0.target.encoding.kind.searchesScales && !$0.source.isPacked && $0.decided == nil }
       .map(\.source.name.text)
     report.warnings = Self.warnings(report, transformer)
     report.seconds = monotonicSeconds() - started
@@ -70,6 +70,9 @@ extension StreamJob {
 }
 
 extension Model {
+  /// Whether its layers can be run one after another.
+  public var isTransformer: Bool { network is Transformer }
+
   /// Whether it can write the text it is calibrated with.
   public var writesText: Bool {
     guard let transformer = network as? Transformer, case .language = transformer.head else { return false }

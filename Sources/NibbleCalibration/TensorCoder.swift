@@ -19,9 +19,10 @@ struct TensorCoder {
   ) throws {
     (self.stage, self.engine, self.options, self.rules, self.pool) = (stage, engine, options, rules, pool)
     let isScarce = Double(stage.tokens) < options.scarceTokens * Double(stage.moments.inputs)
-    let damping = isScarce ? options.scarceDamping : options.damping
-    var factors = [try FeedbackFactor(stage.moments, damping: damping, place: place, engine.team)]
-    if stage.isHeldOut {
+    let isGPTQ = options.encoder == .gptq
+    let damping = isScarce && !isGPTQ ? options.scarceDamping : options.damping
+    var factors = [try FeedbackFactor(stage.moments, damping: damping, keepsOrder: isGPTQ, place: place, engine.team)]
+    if stage.isHeldOut, !isGPTQ {
       let all = stage.isAdded ? options.exitDampings : options.entryDampings
       for times in stage.moments.inputs <= options.widestTried ? all[...] : all.prefix(1) {
         factors.append(try FeedbackFactor(stage.moments, damping: times * damping, place: place, engine.team))
@@ -41,18 +42,19 @@ struct TensorCoder {
         measures: false, memory: Scratch())
     }
     let rounded = try goal.codec.encoded(weight.start, task(.mse))
-    guard let codec = goal.codec as? BlockCodec else { return (rounded, nil) }
+    guard let codec = goal.codec as? any FeedbackCodec, options.encoder == .calibrated || codec is Int4Groups else {
+      return (rounded, nil)
+    }
     let wanted = Wanted(matrix, stage, engine)
     func error(_ codes: DecidedCodes) throws -> Double {
       wanted.error(try Matrix(codes, goal.dtype, rows: outputs, columns: inputs), stage, engine)
     }
     let before = try error(rounded)
-    let (move, strength, damping) = move(matrix, weight, wanted)
+    let (move, strength, damping) = options.encoder == .gptq ? (weight, 0, factors[0].damping) : move(matrix, weight, wanted)
     let target = MovedTarget.target(weight, move, strength: strength)
-    let sections = try codec.searchedScales(target.values.start, task(.mseSigned))
     let feedback = ErrorFeedback(
-      codec: codec, outputs: outputs, inputs: inputs, scales: BlockScales(codec, sections, count: outputs * inputs),
-      rounds: options.rounds)
+      codec: codec, outputs: outputs, inputs: inputs, grid: try codec.searchedGrid(target.values.start, task),
+      takesRanges: options.encoder == .gptq, rounds: options.encoder == .gptq ? 0 : options.rounds)
     let codes = DecidedCodes(codec, sections: feedback.codes(of: target.values, factors[0], damped: damped, team))
     let after = try error(codes)
     let signal = weight.squares

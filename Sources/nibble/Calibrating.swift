@@ -5,7 +5,7 @@ import NibbleCore
 import NibbleFormats
 import NibbleModels
 
-/// Flags of `--encoder calibrated`.
+/// Flags of encoders that read a text.
 struct CalibratingOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
@@ -19,9 +19,8 @@ struct CalibratingOptions: ParsableArguments {
   @Option(help: "The seed of what the model writes itself.")
   var seed: UInt64 = 0
 
-  /// For measurements.
-  @Option(help: ArgumentHelp("Rounds of descent.", visibility: .hidden))
-  var calibrationRounds = CalibrationOptions().rounds
+  /// Whether a text is named.
+  var isGiven: Bool { !calibration.isEmpty }
 
   func validate() throws {
     guard (1...1 << 28).contains(calibrationTokens) else {
@@ -29,10 +28,11 @@ struct CalibratingOptions: ParsableArguments {
     }
   }
 
-  /// Says that flags given without the encoder count for nothing.
-  func refuse() throws {
+  /// Refuses flags that are given where no text is read.
+  func refuse(_ encoder: EncoderFlag) throws {
     let given = Arguments.given(["--calibration", "--calibration-tokens", "--seed"])
-    if let first = given.first { throw NibbleError.usage("\(first) is for --encoder calibrated") }
+    if let first = given.first, encoder == .auto { throw NibbleError.usage("\(first): no model that runs here reads a text; leave it out") }
+    if let first = given.first { throw NibbleError.usage("\(first) is for --encoder calibrated, gptq or auto") }
   }
 }
 
@@ -48,11 +48,14 @@ struct Calibrating {
   /// For the record of the output.
   let record: JSON
 
-  init(_ options: CalibratingOptions, _ source: Checkpoint, _ common: CommonOptions, threads: Int, isPlan: Bool) throws {
+  init(
+    _ options: CalibratingOptions, _ encoder: CalibrationOptions.Encoder, _ source: Checkpoint, _ common: CommonOptions, threads: Int,
+    isPlan: Bool
+  ) throws {
     let started = monotonicSeconds()
     Calibration.prepare()
     (self.common, self.isPlan) = (common, isPlan)
-    settings.rounds = options.calibrationRounds
+    settings.encoder = encoder
     model = try Model(source, precision: .f32, team: Team(threads: threads))
     let length = min(CalibrationOptions.window, try model.contextLength)
     var record: [(key: String, value: JSON)] = []

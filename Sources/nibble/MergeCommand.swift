@@ -110,8 +110,8 @@ struct MergeCommand: ParsableCommand {
     if codec != nil, !source.packed.isEmpty || trainedOn.map({ $0 != BaseMatch.original }) ?? false {
       throw NibbleError.usage("--codec is for plain bases; \(base) is merged into as it is packed")
     }
-    guard packing.encoder != .calibrated else {
-      throw NibbleError.usage("--encoder calibrated is for quantize; merge takes absmax, mse and mse-signed")
+    if let encoder = packing.encoder, encoder.readsText {
+      throw NibbleError.usage("--encoder \(encoder.rawValue) is for quantize; merge takes absmax, mse and mse-signed")
     }
     try packing.apply(to: &options.packing)
     if isCompressed, source.packed.isEmpty { packing.applyScheme(to: &options.packing) }

@@ -67,7 +67,8 @@ struct QuantizeCommand: ParsableCommand {
     options.codec = choice
     if let baseName { _ = try ModelOrigin(baseName) }
     try packing.apply(to: &options)
-    if format == .compressedTensors { packing.applyScheme(to: &options) }
+    let isCompressed = format == .compressedTensors
+    if isCompressed { packing.applyScheme(to: &options) }
     options.rules = try RuleText.rules(tensorRules + keepRules)
     try packing.checkUse(of: ([choice] + options.rules.map(\.choice)))
     var spec = try write.spec(format, orElse: .nbl)
@@ -77,15 +78,15 @@ struct QuantizeCommand: ParsableCommand {
     if !spec.format.holdsCodes { spec.format = .bnb }
     spec.compression = try compression(spec.format)
     let source = try Checkpoint.open(model)
-    guard packing.encoder == .calibrated else {
-      try calibrating.refuse()
-      return try run(StreamJob.quantize(source, options, to: spec), Summary.Extra())
+    let kinds = try StreamJob.decide(source, options).compactMap { if case .codec(let kind) = $0.choice { kind } else { nil } }
+    let flag = packing.encoder ?? (isCompressed ? .auto : .absmax)
+    guard let encoder = try flag.ofText(source, kinds, hasText: calibrating.isGiven) else {
+      try calibrating.refuse(flag)
+      let chosen = flag == .auto ? [("encoder", "\((options.encoder ?? .absmax).rawValue): no model that runs here writes a text to calibrate with")] : []
+      return try run(StreamJob.quantize(source, options, to: spec), Summary.Extra(rows: chosen))
     }
-    guard try StreamJob.decide(source, options).contains(where: { if case .codec(let kind) = $0.choice { kind.hasBlocks } else { false } }) else {
-      throw NibbleError.usage("--encoder calibrated chooses codes of nf4 and fp4, and \(source.path) is packed into neither; int4 takes mse")
-    }
-    var calibration = try Calibrating(calibrating, source, common, threads: common.workers, isPlan: write.dryRun)
-    options.calibration = calibration.record
+    var calibration = try Calibrating(calibrating, encoder, source, common, threads: common.workers, isPlan: write.dryRun)
+    options.calibration = (encoder.rawValue, calibration.record)
     var job = try StreamJob.quantize(source, options, to: spec)
     // Whatever can stop the job does so before minutes of work.
     if write.output != nil { try job.check() }
@@ -129,7 +130,7 @@ struct PackingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). calibrated (quantize) chooses the codes as well, from a text that the model reads."
+      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). quantize can choose the codes as well, from a text that the model reads: calibrated; gptq (int4); auto is calibrated for models that run here and write their own text, or are given one, and mse-signed for others."
     ))
   var encoder: EncoderFlag?
 
@@ -162,7 +163,7 @@ struct PackingOptions: ParsableArguments {
     }
   }
 
-  /// What stock vLLM and transformers load: symmetric groups of 128, searched unless something else is asked for.
+  /// What stock vLLM and transformers load: symmetric groups of 128, encoded as well as can be unless something else is asked for.
   func applyScheme(to options: inout QuantizeOptions) {
     options.zeros = .none
     if groupSize == nil { options.groupSize = 128 }
@@ -178,16 +179,6 @@ extension Int4Groups.Zero: ExpressibleByArgument {
   }
 
   public static var allValueStrings: [String] { allCases.filter { $0 != .none }.map(\.rawValue) }
-}
-
-/// The encoders of the command line.
-enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
-  case absmax, mse
-  case mseSigned = "mse-signed"
-  case calibrated
-
-  /// How scales are chosen.
-  var search: StreamJob.Encoder { self == .calibrated ? .mseSigned : StreamJob.Encoder(rawValue: rawValue) ?? .absmax }
 }
 
 extension CompressionChoice {

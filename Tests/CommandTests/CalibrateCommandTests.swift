@@ -43,6 +43,26 @@ struct CalibrateCommandTests {
         == Program.run(["hash", folder.file("direct"), "-q"]).output.prefix(32))
   }
 
+  @Test("int4 groups, by GPTQ too; auto reads a text where a model can, and searches scales where it cannot")
+  func others() throws {
+    let groups = ["--codec", "int4", "--group-size", "32", "--tensor", "down_proj=nf4", "--calibration", Self.text, "--calibration-tokens", "800"]
+    func record(_ name: String) throws -> JSON? { try Checkpoint.open(folder.file(name)).provenance?["options"] }
+    for encoder in ["calibrated", "gptq", "auto"] {
+      let result = try run([stories, "-o", folder.file(encoder + ".nbl"), "--encoder", encoder, "-q"] + groups)
+      #expect(result.code == 0, "\(result.errors)")
+      // GPTQ leaves the five tensors in nf4 to mse.
+      #expect(result.output.contains("of 35 packed tensors") && result.output.contains("not calibrated") == (encoder == "gptq"))
+      #expect(try record(encoder + ".nbl")?["encoder"]?.string == (encoder == "gptq" ? "gptq" : "calibrated"))
+      #expect(try Program.run(["verify", folder.file(encoder + ".nbl"), "-q"]).code == 0)
+    }
+    #expect(try bytes(of: folder.file("auto.nbl")) == bytes(of: folder.file("calibrated.nbl")))
+    #expect(try bytes(of: folder.file("gptq.nbl")) != bytes(of: folder.file("calibrated.nbl")))
+    // An encoder of sentences writes no text.
+    let roberta = try run([fixture("models/roberta"), "-o", folder.file("r.nbl"), "--encoder", "auto", "-q"])
+    #expect(roberta.code == 0 && roberta.output.contains("mse-signed"), "\(roberta.output)\(roberta.errors)")
+    #expect(try record("r.nbl")?["encoder"]?.string == "mse-signed")
+  }
+
   @Test("Without a text the model writes its own, by its seed")
   func own() throws {
     var outputs: [[UInt8]] = []

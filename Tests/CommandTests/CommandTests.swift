@@ -331,7 +331,8 @@ struct CommandTests {
       (["--codec", "int4", "--format", "bnb"], "int4, which bitsandbytes has no place for"),
       (["--codec", "nf4", "--group-size", "64"], "--group-size is for int4"), (["--codec", "int4", "--block-size", "128"], "--block-size is for nf4"),
       (["--codec", "int4", "--symmetric", "--zeros", "int"], "--symmetric stores no zero points"),
-      (["--codec", "int4", "--encoder", "calibrated"], "int4 takes mse"),
+      (["--codec", "nf4", "--encoder", "gptq"], "--encoder gptq chooses codes of int4"),
+      (["--codec", "int8", "--encoder", "calibrated"], "nf4, fp4 and int4"),
     ] {
       let output = flags.contains("bnb") ? folder.file("bnb") : packed
       let result = try Program.run(["quantize", base, "-o", output, "--force"] + flags)

@@ -38,9 +38,14 @@ def ours(nibble, folder, tmp_path):
 
 
 @pytest.mark.parametrize("source", [(one, torch.float32) for one in MODELS] + [(MODELS[0], torch.bfloat16)], indirect=True)
-@pytest.mark.parametrize("options", [(), ("--group-size", "32", "--encoder", "absmax"), ("--group-size", "row")])
+@pytest.mark.parametrize("options", [
+    (), ("--group-size", "32", "--encoder", "absmax"), ("--group-size", "row"), ("--calibration", "ids.jsonl"),
+    ("--calibration", "ids.jsonl", "--encoder", "gptq", "--group-size", "32")])
 def test_transformers_loads_it(nibble, source, tmp_path, options):
     folder = tmp_path / "packed"
+    rows = [{"input_ids": torch.randint(3, 40, (32,)).tolist()} for _ in range(20)]
+    (tmp_path / "ids.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [tmp_path / one if one.endswith(".jsonl") else one for one in options]
     nibble("quantize", source, "-o", folder, "--format", "compressed-tensors", "-q", *options)
     nibble("dequantize", folder, "-o", tmp_path / "plain", "-q")
     model, theirs = logits(folder)

@@ -16,8 +16,8 @@ struct AdapterCard {
   private var published: String? { baseName.flatMap { ModelOrigin.isPublished($0) && PathKind($0) == .nothing ? $0 : nil } }
 
   private var method: String {
-    if config["use_dora"]?.bool == true || config["fine_tune_type"]?.string == "dora" { return "DoRA" }
-    return config["use_rslora"]?.bool == true ? "rsLoRA" : "LoRA"
+    if isMLX { return MLXLayout.methodName(config) ?? LoRA.name }
+    return (try? AdapterConfig(config, place: ""))?.methodName ?? LoRA.name
   }
 
   private var task: (pipeline: String, loader: String)? {

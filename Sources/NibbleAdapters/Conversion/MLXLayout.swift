@@ -48,6 +48,11 @@ enum MLXLayout {
     ("lora", LoRA.self, []), ("dora", DoRA.self, [("m", DoRA.magnitude)]),
   ]
 
+  /// What messages call the method of an adapter with this `adapter_config.json`.
+  static func methodName(_ config: JSON) -> String? {
+    methods.first { $0.name == config["fine_tune_type"]?.string }?.method.name
+  }
+
   // MARK: - Writing
 
   /// Ranks below the largest are filled up with zeros, scales that differ go into the second factor.

@@ -1,4 +1,5 @@
 import NibbleCompute
+import NibbleCore
 
 /// A way to adapt modules: which adapter files are of this method, what its numbers make of a linear layer, forward and backward, and
 /// how a new adapter begins. With z = x · Wᵀ + pair(x) and the layer's own bias b:
@@ -15,8 +16,10 @@ package protocol AdapterMethod: Sendable {
   static var kind: String { get }
   /// The key whose `true` tells this method from others of its `kind`; nil for the one without.
   static var flag: String? { get }
-  /// Other keys of `adapter_config.json` that only this method reads.
+  /// Keys of `adapter_config.json` beside those of every method: what the method reads, and what means nothing to a trained adapter.
   static var keys: Set<String> { get }
+  /// What in `adapter_config.json` makes it another method, which is not implemented; nil for nothing.
+  static func refusal(_ config: JSON) -> MessageText?
   /// What adapter files hold for each module.
   static var parts: [MethodPart] { get }
   /// Whether s may be other than 1. Such an adapter has no fraction, and goes with no other.
@@ -60,6 +63,7 @@ package protocol AdapterMethod: Sendable {
 
 extension AdapterMethod {
   package static var keys: Set<String> { [] }
+  package static func refusal(_ config: JSON) -> MessageText? { nil }
   package static var flag: String? { nil }
   package static var scalesOutputs: Bool { false }
   package static var scalesBias: Bool { false }

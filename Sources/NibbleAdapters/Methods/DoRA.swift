@@ -8,6 +8,7 @@ package struct DoRA: AdapterMethod {
   package static let name = "DoRA"
   package static let kind = LoRA.kind
   package static let flag: String? = "use_dora"
+  package static let keys = LoRA.keys
   package static let scalesOutputs = true
   package static let parts =
     LoRA.factorParts + [
@@ -16,6 +17,8 @@ package struct DoRA: AdapterMethod {
         return module.kind == .convolution ? [1, outputs, 1, 1] : [outputs]
       }
     ]
+
+  package static func refusal(_ config: JSON) -> MessageText? { LoRA.refusal(config) }
 
   package static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape? {
     LoRA.shape(of: parts, isEmbedding: isEmbedding)

@@ -1,4 +1,5 @@
 import NibbleCompute
+import NibbleCore
 
 /// LoRA, arXiv:2106.09685: z = x · Wᵀ + scale · x · Aᵀ · Bᵀ, and what folds exactly into it (rsLoRA by its scale, IEC, QA-LoRA,
 /// Q-BaRA). With `lora_bias` t = scale · bias.
@@ -19,6 +20,30 @@ package struct LoRA: AdapterMethod {
     factorParts + [
       MethodPart(secondBias, suffixes: [".lora_B.bias"], flag: "lora_bias", isScaled: true, isSecond: true) { [$0.outputs ?? 0] }
     ]
+
+  package static let keys = Set(variants).union([
+    "r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "init_lora_weights", "lora_dropout",
+    "megatron_config", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+    "runtime_config",
+  ])
+
+  /// Keys that make another method of it when set.
+  private static let variants = [
+    "layer_replication", "use_qalora", "target_parameters", "alora_invocation_tokens", "arrow_config", "velora_config",
+    "monteclora_config", "kasa_config", "use_bdlora",
+  ]
+  /// Starts that change the base too.
+  private static let changesBase = ["pissa", "olora", "corda", "lora_ga", "loftq"]
+
+  package static func refusal(_ config: JSON) -> MessageText? {
+    for key in variants {
+      guard let found = config[key], ![.null, .bool(false), .object([]), .array([])].contains(found) else { continue }
+      return "\(key: key) = \(quoted(found.text())) is not implemented"
+    }
+    guard let start = config["init_lora_weights"]?.string, changesBase.contains(where: { start.hasPrefix($0) }) else { return nil }
+    return "\(key: "init_lora_weights") = \(quoted(start)): such adapters fit only the base their training had changed; "
+      + "save them converted to plain LoRA (PEFT: path_initial_model_for_weight_conversion)"
+  }
 
   /// From A, [rank, inputs], and B, [outputs, rank]; of convolutions [rank, channels, height, width] and [outputs, rank, 1, 1].
   package static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape? {

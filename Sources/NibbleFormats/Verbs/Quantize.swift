@@ -19,8 +19,8 @@ public struct QuantizeOptions: Sendable {
   public var bnbRules = EncodingRules.nearest
   /// How scales are chosen; nil for absmax and, where something is merged into a packed base, for what that has.
   public var encoder: StreamJob.Encoder?
-  /// What codes are calibrated with, for the record of the output; nil where they are not.
-  public var calibration: JSON?
+  /// How codes are chosen from a text and what text that is, for the record of the output; nil where they are not.
+  public var calibration: (encoder: String, text: JSON)?
 
   /// NF4, blocks of 64, double quantization, the architecture's own choice of tensors.
   public init() {}
@@ -61,7 +61,7 @@ extension StreamJob {
     }
     job.warnings += warnings(decisions, options.rules)
     if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
-      let encoder = options.calibration == nil ? job.encoder.rawValue : "calibrated"
+      let encoder = options.calibration?.encoder ?? job.encoder.rawValue
       job.warnings.append(
         .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks or groups, and nothing is packed into any"))
     }
@@ -226,7 +226,7 @@ extension QuantizeOptions {
     let grouped = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasGroups } else { false } }
     let full = grouped ? own.setting("group_size", to: JSON(groupSize)).setting("zeros", to: JSON(zeros.rawValue)) : own
     guard let calibration else { return full }
-    return full.setting("encoder", to: "calibrated").setting("calibration", to: calibration)
+    return full.setting("encoder", to: JSON(calibration.encoder)).setting("calibration", to: calibration.text)
   }
 }
 

@@ -46,8 +46,6 @@ public struct Int4Groups: WeightCodec {
   public static func size(_ text: String) -> Int? {
     text == "row" ? 0 : Int(text).flatMap { sizes.contains($0) ? $0 : nil }
   }
-  /// The zero of symmetric groups.
-  static let middle: Float = 8
 
   public init(size: Int = 64, scale: DType = .f16, zero: Zero = .half) {
     (self.size, self.scale, self.zero) = (size, scale, zero)

@@ -51,18 +51,12 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
   }
 
   func finish(_ sums: inout EncodedSums) throws -> [UnsafeRawBufferPointer] {
-    let stored = memory.bytes(Slot.stored, groups * codec.scale.bitWidth / 8)
-    if let start = stored.baseAddress { Kernels.narrow(codec.scale, values.scales, count: groups, start) }
-    guard let dtype = codec.zero.dtype, let zeros = values.zeros else { return [UnsafeRawBufferPointer(stored)] }
+    let scales = memory.bytes(Slot.stored, groups * codec.scale.bitWidth / 8)
+    codec.store(scales: values.scales, count: groups, scales)
+    guard let dtype = codec.zero.dtype, let zeros = values.zeros else { return [UnsafeRawBufferPointer(scales)] }
     let bytes = memory.bytes(Slot.storedZeros, groups * dtype.bitWidth / 8)
-    if let start = bytes.baseAddress {
-      if dtype == .u8 {
-        for group in 0..<groups { bytes[group] = UInt8(zeros[group]) }
-      } else {
-        Kernels.narrow(dtype, zeros, count: groups, start)
-      }
-    }
-    return [UnsafeRawBufferPointer(stored), UnsafeRawBufferPointer(bytes)]
+    codec.store(zeros: zeros, count: groups, bytes)
+    return [UnsafeRawBufferPointer(scales), UnsafeRawBufferPointer(bytes)]
   }
 
   func restore(_ values: UnsafeMutablePointer<Float>, _ start: Int, _ count: Int, _ scratch: Scratch) {
@@ -76,11 +70,7 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
 
   // MARK: One group
 
-  /// A scale and a zero as they are stored.
-  struct Grid {
-    var scale: Float
-    var zero: Float
-  }
+  private typealias Grid = Int4Groups.Grid
 
   /// The grid of a group and its codes, as whole numbers.
   ///
@@ -97,17 +87,17 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
       high = max(high, value)
     }
     guard isFinite else { return lost(codes) }
-    var best = grid(low, high)
+    var best = codec.grid(low, high, roundsZero: !search.searches)
     guard best.scale.isFinite else { return lost(codes) }
     var error = round(x, best, codes)
     guard search.searches, best.scale > 0 else { return best }
     // Shorter ranges cut off what is far out, and round the rest finer.
     for step in 1...Self.steps {
       let share = 1 - Float(step) * Self.step
-      try_(grid(low * share, high * share), x, &best, &error, codes, trial)
+      try_(codec.grid(low * share, high * share, roundsZero: !search.searches), x, &best, &error, codes, trial)
     }
     // The range that cuts nothing off: what lies on a grid already stays there.
-    if codec.zero == .none { try_(Grid(scale: stored(max(-low / 8, high / 7)), zero: best.zero), x, &best, &error, codes, trial) }
+    if codec.zero == .none { try_(Grid(scale: codec.stored(scale: max(-low / 8, high / 7)), zero: best.zero), x, &best, &error, codes, trial) }
     for _ in 0..<2 { if let fit = fitted(x, best, codes) { try_(fit, x, &best, &error, codes, trial) } }
     return best
   }
@@ -132,31 +122,6 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     return Grid(scale: .nan, zero: Int4Groups.middle)
   }
 
-  /// The grid of a range: σ = (high − low) / 15 and z = −low / σ, or σ = max(−low, high) / 7.5 where z is 8.
-  private func grid(_ low: Float, _ high: Float) -> Grid {
-    let scale = stored(codec.zero == .none ? max(-low, high) / 7.5 : (high - low) / 15)
-    guard codec.zero != .none, scale > 0 else { return Grid(scale: scale, zero: Int4Groups.middle) }
-    // The reference rounds: zeros of numbers are free to move only where they are searched for.
-    let zero = (-low / scale)
-    return Grid(scale: scale, zero: storedZero(search.searches && codec.zero != .int ? zero : zero.rounded(.toNearestOrEven)))
-  }
-
-  private func stored(_ scale: Float) -> Float { through(codec.scale, scale) }
-
-  private func storedZero(_ zero: Float) -> Float {
-    let inside = max(0, min(15, zero))
-    return codec.zero == .half ? through(.f16, inside) : inside
-  }
-
-  private func through(_ dtype: DType, _ value: Float) -> Float {
-    guard dtype != .f32 else { return value }
-    var value = value
-    var half: UInt16 = 0
-    Kernels.narrow(dtype, &value, count: 1, &half)
-    Kernels.widen(dtype, &half, count: 1, &value)
-    return value
-  }
-
   /// The scale and zero with the least squared error for these codes.
   private func fitted(_ x: UnsafePointer<Float>, _ grid: Grid, _ codes: UnsafePointer<Float>) -> Grid? {
     var q = 0.0, qq = 0.0, xs = 0.0, xq = 0.0
@@ -171,14 +136,14 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     if codec.zero == .none || codec.zero == .int {
       let z = Double(grid.zero), square = qq - 2 * z * q + n * z * z
       guard square > 0 else { return nil }
-      return Grid(scale: stored(Float((xq - z * xs) / square)), zero: grid.zero)
+      return Grid(scale: codec.stored(scale: Float((xq - z * xs) / square)), zero: grid.zero)
     }
     let spread = n * qq - q * q
     guard spread > 0 else { return nil }
     let slope = (n * xq - q * xs) / spread
     guard slope > 0 else { return nil }
-    let scale = stored(Float(slope))
-    return Grid(scale: scale, zero: storedZero(Float(q / n - xs / (n * Double(scale)))))
+    let scale = codec.stored(scale: Float(slope))
+    return Grid(scale: scale, zero: codec.stored(zero: Float(q / n - xs / (n * Double(scale)))))
   }
 
   /// Adding this rounds to whole numbers, ties to even.

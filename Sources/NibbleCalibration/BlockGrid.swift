@@ -1,0 +1,54 @@
+import NibbleQuant
+
+/// What the codes of a tensor's blocks stand for: σ · (level − z). σ and z may change, but only to what the file can hold.
+protocol BlockGrid: AnyObject, Sendable {
+  /// Elements of a block of the flattened tensor.
+  var length: Int { get }
+  /// σ of each block, as a reader restores it.
+  var scales: UnsafeMutableBufferPointer<Float> { get }
+  /// z of each block; nil where all are 0.
+  var zeros: UnsafeMutableBufferPointer<Float>? { get }
+  /// One that changes by itself.
+  func copy() -> any BlockGrid
+  /// The scale nearest to `wanted` that a block can have, and how it is stored.
+  func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float)
+  /// Takes a scale that `nearest` gave.
+  func set(_ block: Int, _ scale: (code: UInt8, value: Float))
+  /// The sections behind the codes as they are now.
+  var sections: [[UInt8]] { get }
+}
+
+extension BlockGrid {
+  /// σ · z of a block: what level 0 lies below zero.
+  func shift(_ block: Int) -> Float { zeros.map { scales[block] * $0[block] } ?? 0 }
+}
+
+/// A codec whose codes can be chosen one at a time.
+protocol FeedbackCodec: WeightCodec {
+  /// The level of each of the 16 codes.
+  var levels: [Float] { get }
+  /// What fills the last byte of an odd number of codes.
+  var filler: UInt8 { get }
+  /// Scales for codes that are chosen later, of a tensor whose values are in memory.
+  func searchedGrid(_ values: UnsafeMutablePointer<Float>, _ task: (ScaleSearch) -> EncodingTask) throws -> any BlockGrid
+}
+
+extension BlockCodec: FeedbackCodec {
+  var levels: [Float] { codebook.values }
+  var filler: UInt8 { UInt8(codebook.values.firstIndex(of: 0) ?? 0) }
+
+  func searchedGrid(_ values: UnsafeMutablePointer<Float>, _ task: (ScaleSearch) -> EncodingTask) throws -> any BlockGrid {
+    let task = task(.mseSigned)
+    return BlockScales(self, try searchedScales(values, task), count: task.count)
+  }
+}
+
+extension Int4Groups: FeedbackCodec {
+  var levels: [Float] { (0..<16).map(Float.init) }
+  var filler: UInt8 { 0 }
+
+  func searchedGrid(_ values: UnsafeMutablePointer<Float>, _ task: (ScaleSearch) -> EncodingTask) throws -> any BlockGrid {
+    let task = task(.mse)
+    return GroupGrid(self, try encoded(values, task).sections, task.shape)
+  }
+}
