@@ -95,7 +95,7 @@ if Context.environment["NIBBLE_FUZZ"] != nil {
   package.targets.append(
     .executableTarget(
       name: "FuzzTargets",
-      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleTraining"],
+      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleTraining", "NibbleCalibration"],
       path: "tools/FuzzTargets", exclude: ["seeds.py"]))
 }
 

@@ -3,10 +3,11 @@ import NibbleCore
 
 // What the fuzzer's own main calls; built and run by tools/fuzz.
 
-/// What can be fuzzed: a reader of something that others wrote, given any bytes.
+/// What can be fuzzed: a reader of something that others wrote, given any bytes; computations of any size.
 private let targets: [String: @Sendable (Input) throws -> Void] = [
   "header": fuzzHeader, "json": fuzzJSON, "index": fuzzIndex, "block-file": fuzzBlockFile, "bitsandbytes": fuzzBitsAndBytes,
   "adapter-config": fuzzAdapterConfig, "tokenizer": fuzzTokenizer, "rows": fuzzRows, "yaml": fuzzYAML, "template": fuzzTemplate,
+  "products": fuzzProducts, "passes": fuzzPasses,
 ]
 
 /// The one that `FUZZ_TARGET` names.

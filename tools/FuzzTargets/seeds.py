@@ -77,6 +77,9 @@ SEEDS = {
     "tokenizer": tokenizers,
     "rows": rows,
     "template": templates,
+    "products": lambda: [bytes([way, rows, inputs, 0, outputs, way]) for way in range(11) for rows, inputs, outputs in (
+        (0, 63, 63), (1, 127, 36), (15, 255, 79), (39, 69, 8))],
+    "passes": lambda: [bytes([way]) + b"A token a byte\0and a row a part" for way in range(5)],
     "yaml": lambda: [b"\0lora_r: 8\nkeep: [q_proj, 'k_proj']\nrank_pattern: {\"a\": 4}\n# why\nbase: >\n  folded\n  text\n"],
 }
 
