@@ -23,6 +23,21 @@ extension StreamJob {
     let transformer = try model.transformer
     let windows = windows.filter { !$0.isEmpty }
     guard !windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
+    let targets = targets(of: transformer)
+    guard !targets.isEmpty else { return CalibrationReport() }
+    let pass = CalibrationPass(transformer, windows, targets, options, rules: rules, progress: progress)
+    try pass.run()
+    for index in items.indices { if let codes = pass.decided[items[index].source.name.text] { items[index].decided = codes } }
+    var report = pass.report
+    report.unreached = items.filter { $0.target.encoding.kind.searchesScales && !$0.source.isPacked && $0.decided == nil }
+      .map(\.source.name.text)
+    report.warnings = Self.warnings(report, transformer)
+    report.seconds = monotonicSeconds() - started
+    return report
+  }
+
+  /// The packed matrices that the layers of a model read.
+  func targets(of transformer: Transformer) -> [ParameterID: CalibrationPass.Target] {
     let prefix = source.modelType.flatMap { type in source.family?.prefix(type) } ?? ""
     var places: [String: Int] = [:]
     for (index, item) in items.enumerated() where item.target.encoding.isPacked && !item.source.isPacked {
@@ -42,16 +57,7 @@ extension StreamJob {
           isMapped: items[index].source.isMapped)
       }
     }
-    guard !targets.isEmpty else { return CalibrationReport() }
-    let pass = CalibrationPass(transformer, windows, targets, options, rules: rules, progress: progress)
-    try pass.run()
-    for (name, codes) in pass.decided { if let index = places[name] { items[index].decided = codes } }
-    var report = pass.report
-    report.unreached = items.filter { $0.target.encoding.kind.searchesScales && !$0.source.isPacked && $0.decided == nil }
-      .map(\.source.name.text)
-    report.warnings = Self.warnings(report, transformer)
-    report.seconds = monotonicSeconds() - started
-    return report
+    return targets
   }
 
   private static func warnings(_ report: CalibrationReport, _ transformer: Transformer) -> [Warning] {

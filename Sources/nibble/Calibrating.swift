@@ -36,62 +36,24 @@ struct CalibratingOptions: ParsableArguments {
   }
 }
 
-/// A calibration on its way: the model, the text, and what is said of them.
+/// A calibration: the model, the text, and what is said of them.
 struct Calibrating {
-  private let model: Model
-  private let text: CalibrationText
+  private let source: ModelText
   private let common: CommonOptions
   private let isPlan: Bool
   private var plan: CalibrationPlan?
   private var settings = CalibrationOptions()
-  private let textSeconds: Double
+  private var model: Model { source.model }
+  private var text: CalibrationText { source.text }
   /// For the record of the output.
-  let record: JSON
+  var record: JSON { source.record }
 
   init(
-    _ options: CalibratingOptions, _ encoder: CalibrationOptions.Encoder, _ source: Checkpoint, _ common: CommonOptions, threads: Int,
-    isPlan: Bool
+    _ options: CalibratingOptions, _ encoder: CalibrationOptions.Encoder, _ source: Checkpoint, _ common: CommonOptions, isPlan: Bool
   ) throws {
-    let started = monotonicSeconds()
-    Calibration.prepare()
+    self.source = try ModelText(options, source, common, threads: common.workers, isPlan: isPlan)
     (self.common, self.isPlan) = (common, isPlan)
     settings.encoder = encoder
-    model = try Model(source, precision: .f32, team: Team(threads: threads))
-    let length = min(CalibrationOptions.window, try model.contextLength)
-    var record: [(key: String, value: JSON)] = []
-    if options.calibration.isEmpty {
-      guard model.writesText else {
-        throw NibbleError.usage("\(source.path) cannot write a text to calibrate with; --calibration FILE gives it one")
-      }
-      let tokens = try ModelTokenizer(model, path: nil)
-      if isPlan {
-        text = CalibrationText(windows: Self.blank(options.calibrationTokens, length), source: "self-written")
-      } else {
-        text = try CalibrationText(
-          writtenBy: model, from: try ChatOpening.beginnings(model, tokens), tokens: options.calibrationTokens, seed: options.seed,
-          ends: try model.endIDs, progress: common.progress("write text"))
-        Progress.clear()
-      }
-      record = [("seed", JSON(Int(clamping: options.seed)))]
-    } else {
-      let reader = try CalibrationReader(model, length: length, tokens: options.calibrationTokens)
-      text = CalibrationText(
-        try options.calibration.flatMap(CalibrationReader.files).map { try reader.windows($0) }, tokens: options.calibrationTokens)
-      guard text.tokens > 0 else { throw NibbleError.badInput("\(options.calibration[0]): no token to calibrate with") }
-      if text.tokens < options.calibrationTokens, !Arguments.given(["--calibration-tokens"]).isEmpty {
-        common.warn([
-          .init(.data, "the calibration text has \(text.tokens) tokens, fewer than the \(options.calibrationTokens) asked for")
-        ])
-      }
-    }
-    self.record = .object(
-      [("source", JSON(text.source)), ("tokens", JSON(text.tokens)), ("window", JSON(length))] + record
-        + [("digest", JSON(isPlan ? String(repeating: "0", count: 32) : text.digest))])
-    textSeconds = monotonicSeconds() - started
-  }
-
-  private static func blank(_ tokens: Int, _ length: Int) -> [[Int]] {
-    stride(from: 0, to: tokens, by: length).map { Array(repeating: 0, count: min(length, tokens - $0)) }
   }
 
   /// Decides the codes of a job, or says what that would take.
@@ -109,7 +71,7 @@ struct Calibrating {
     let report = try job.calibrate(with: model, text.windows, settings, progress: common.progress("calibrate"))
     Progress.clear()
     job.warnings += report.warnings
-    return Summary.calibration(report, text, seconds: report.seconds + textSeconds, verbose: common.verbose)
+    return Summary.calibration(report, text, seconds: report.seconds + source.seconds, verbose: common.verbose)
   }
 }
 

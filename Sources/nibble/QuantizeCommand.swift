@@ -25,6 +25,7 @@ struct QuantizeCommand: ParsableCommand {
 
   @OptionGroup var packing: PackingOptions
   @OptionGroup var calibrating: CalibratingOptions
+  @OptionGroup var budget: BudgetOptions
 
   @Option(
     name: .customLong("tensor"),
@@ -79,19 +80,20 @@ struct QuantizeCommand: ParsableCommand {
     spec.compression = try compression(spec.format)
     let source = try Checkpoint.open(model)
     let kinds = try StreamJob.decide(source, options).compactMap { if case .codec(let kind) = $0.choice { kind } else { nil } }
+    let chosen = budget.isGiven ? try budget.apply(to: &options, source, spec, calibrating, common, force: write.force) : Summary.Extra()
     let flag = packing.encoder ?? (isCompressed ? .auto : .absmax)
     guard let encoder = try flag.ofText(source, kinds, hasText: calibrating.isGiven) else {
-      try calibrating.refuse(flag)
-      let chosen = flag == .auto ? [("encoder", "\((options.encoder ?? .absmax).rawValue): no model that runs here writes a text to calibrate with")] : []
-      return try run(StreamJob.quantize(source, options, to: spec), Summary.Extra(rows: chosen))
+      if !budget.isGiven { try calibrating.refuse(flag) }
+      let why = flag == .auto ? [("encoder", "\((options.encoder ?? .absmax).rawValue): no model that runs here writes a text to calibrate with")] : []
+      return try run(StreamJob.quantize(source, options, to: spec), chosen + Summary.Extra(rows: why))
     }
-    var calibration = try Calibrating(calibrating, encoder, source, common, threads: common.workers, isPlan: write.dryRun)
+    var calibration = try Calibrating(calibrating, encoder, source, common, isPlan: write.dryRun)
     options.calibration = (encoder.rawValue, calibration.record)
     var job = try StreamJob.quantize(source, options, to: spec)
     // Whatever can stop the job does so before minutes of work.
     if write.output != nil { try job.check() }
     let summary = try calibration.apply(to: &job, maximumMemory: write.maxMemory.flatMap(parseBytes))
-    try run(job, summary)
+    try run(job, chosen + summary)
   }
 
   private func run(_ job: StreamJob, _ extra: Summary.Extra) throws {

@@ -11,6 +11,10 @@ enum Summary {
     var rows: [(String, String)] = []
     var members: [(key: String, value: JSON)] = []
 
+    static func + (first: Extra, second: Extra) -> Extra {
+      Extra(rows: first.rows + second.rows, members: first.members + second.members)
+    }
+
     /// What running a merged model beside its parts showed.
     mutating func add(_ found: MergedModelCheck.Result) {
       rows.append(

@@ -63,6 +63,38 @@ struct CalibrateCommandTests {
     #expect(try record("r.nbl")?["encoder"]?.string == "mse-signed")
   }
 
+  @Test("A target of bits or of bytes is kept, and its rules give the same file")
+  func budgets() throws {
+    let rules = folder.file("rules.txt"), path = folder.file("a.nbl")
+    let first = try run([stories, "-o", path, "--target-bits", "5.5", "--write-rules", rules, "--calibration", Self.text, "--json"])
+    #expect(first.code == 0, "\(first.errors)")
+    #expect(first.errors.contains("bits per weight in 35 tensors") && first.errors.contains("int8"))
+    let budget = try #require(try JSON.parse(first.output)["budget"])
+    let bits = try #require(budget["bits"]?.double)
+    #expect(bits <= 5.5 && bits > 5.3)
+    #expect(Set(budget["tensors"]?.array?.compactMap { $0["codec"]?.string } ?? []).count > 1)
+    let again = try run([stories, "-o", folder.file("b.nbl"), "--tensor", "@" + rules, "-q"])
+    #expect(again.code == 0, "\(again.errors)")
+    func identity(_ path: String) throws -> String { try Program.run(["hash", path, "-q"]).output.prefix(32).description }
+    #expect(try identity(path) == identity(folder.file("b.nbl")))
+    // Two thirds of the weights take 16 bits as they are: 300,000 bytes leave room for a little more than the smallest codes.
+    let smallest = try run([stories, "-o", folder.file("c.nbl"), "--target-size", "10kB", "-q"])
+    #expect(smallest.code == 2 && smallest.errors.contains("at least"), "\(smallest.errors)")
+    let plain = try JSON.parse(Program.run(["plan", "quantize", stories, "--json"]).output)["bytes_out"]?.int ?? 0
+    let sized = try run([stories, "-o", folder.file("c.nbl"), "--target-size", "\(plain + 20_000)", "-q"])
+    #expect(sized.code == 0, "\(sized.errors)")
+    let size = try bytes(of: folder.file("c.nbl")).count
+    #expect(size <= plain + 20_000 && size > plain + 10_000)
+    for (flags, words) in [
+      (["--target-bits", "5", "--target-size", "1MB"], "exclude each other"), (["--target-bits", "nan"], "--target-bits"),
+      (["--target-bits", "3"], "at least"), (["--write-rules", "x"], "--write-rules goes with"), (["--target-bits", "5", "--codec", "fp4"], "--codec fp4"),
+      (["--target-bits", "5", "--block-size", "128"], "--block-size"),
+    ] {
+      let result = try run([stories, "-o", folder.file("d.nbl")] + flags)
+      #expect(result.code == 2 && result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
+    }
+  }
+
   @Test("Without a text the model writes its own, by its seed")
   func own() throws {
     var outputs: [[UInt8]] = []

@@ -74,6 +74,15 @@ extension Linear {
 }
 
 extension Transformer {
+  /// States as heads take them, [rows, width], of the residual stream behind the last layer.
+  package func finished(_ x: UnsafePointer<Float>, _ rows: Int, into out: UnsafeMutablePointer<Float>) {
+    guard let norm = weights.finalNorm else {
+      out.update(from: x, count: rows * shape.width)
+      return
+    }
+    operations(.tokens([TokenRun(Array(repeating: 0, count: rows))]), nil).norm(norm, shape, x, rows: 0..<rows, out)
+  }
+
   /// Embeddings of every token of every run, [tokens, width], as the first layer takes them.
   ///
   /// - Throws: `.badInput` for ids outside the vocabulary and sequences longer than the context

@@ -1,0 +1,121 @@
+import Glibc
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+import NibbleQuant
+
+/// What packing one tensor costs: the model runs over a text with that tensor alone packed, and the divergence of its answers is the cost.
+///
+/// The states before each half layer are kept, so a run begins where the tensor stands. A tensor is packed one way, NF4 in blocks of 64;
+/// other ways are taken to cost in proportion to their squared error of the weight.
+final class Sensitivity {
+  private let transformer: Transformer
+  private let network: any TokenNetwork
+  private let runs: [TokenRun]
+  private let rows: Int
+  /// The residual stream before each half layer, and behind the last, [rows, width].
+  private var streams: [FloatStore] = []
+  /// Final states, or scores of the vocabulary, of the float model.
+  private var answers = FloatStore(count: 0)
+  private let scratch = Scratch()
+  private let isLanguage: Bool
+  private var width: Int { transformer.shape.width }
+
+  private enum Slot { static let input = 1, inner = 2, stream = 3 }
+  /// Rows whose scores are held at once.
+  private static let scoreRows = 64
+
+  /// - Parameter windows: ids as the model takes them
+  /// - Throws: what passes throw
+  init(_ model: Model, _ windows: [[Int]]) throws {
+    transformer = try model.transformer
+    network = transformer
+    runs = windows.map { TokenRun($0) }
+    rows = windows.reduce(0) { $0 + $1.count }
+    if case .language = transformer.head { isLanguage = true } else { isLanguage = false }
+    let first = FloatStore(count: rows * width)
+    try transformer.embedded(runs, into: first.start)
+    streams.append(first)
+    for half in halves {
+      let next = FloatStore(count: rows * width)
+      next.start.update(from: streams[streams.count - 1].start, count: rows * width)
+      step(half, next.start)
+      streams.append(next)
+    }
+    answers = try answer(streams[streams.count - 1])
+  }
+
+  /// The halves of all layers in order.
+  private var halves: [HalfLayer] {
+    transformer.weights.layers.indices.flatMap { layer in HalfLayer.Part.allCases.map { HalfLayer(transformer, layer: layer, $0) } }
+  }
+
+  private func step(_ half: HalfLayer, _ x: UnsafeMutablePointer<Float>) {
+    let input = scratch.floatStart(Slot.input, rows * width)
+    half.input(x, rows, into: input)
+    let inner = scratch.floatStart(Slot.inner, rows * half.exit.inputs)
+    half.inner(runs, input, rows, into: inner, scratch)
+    half.finish(x, inner, rows, scratch)
+  }
+
+  /// What the model says of the states behind its last layer; spoils nothing but its own memory.
+  private func answer(_ stream: FloatStore) throws -> FloatStore {
+    let states = FloatStore(count: rows * width)
+    transformer.finished(stream.start, rows, into: states.start)
+    guard isLanguage else { return states }
+    let vocabulary = network.vocabulary, scores = FloatStore(count: rows * vocabulary)
+    let batch = Batch.tokens(runs)
+    for first in stride(from: 0, to: rows, by: Self.scoreRows) {
+      let part = first..<min(first + Self.scoreRows, rows)
+      let found = try network.logits(states.start, rows: Array(part), of: batch)
+      (scores.start + first * vocabulary).update(from: found, count: part.count * vocabulary)
+    }
+    return scores
+  }
+
+  /// The cost of the model with one projection in place of another.
+  ///
+  /// - Parameters:
+  ///   - half: which half layer, counted from the first
+  ///   - id: which of its projections
+  func cost(half place: Int, _ id: ParameterID, _ matrix: Matrix) throws -> Double {
+    var half = halves[place]
+    half.entries = half.entries.map { $0.id == id ? $0.with(matrix) : $0 }
+    if half.exit.id == id { half.exit = half.exit.with(matrix) }
+    let stream = FloatStore(count: rows * width)
+    stream.start.update(from: streams[place].start, count: rows * width)
+    step(half, stream.start)
+    for next in halves.dropFirst(place + 1) { step(next, stream.start) }
+    let own = try answer(stream)
+    return isLanguage ? divergence(own) : distance(own)
+  }
+
+  /// KL(float ‖ own), a token.
+  private func divergence(_ own: FloatStore) -> Double {
+    let vocabulary = network.vocabulary
+    let sums = FloatStore(count: rows), (p, q) = (Unchecked(answers.start), Unchecked(own.start)), out = Unchecked(sums.start)
+    transformer.engine.team.split(rows, grain: 8) { part, _ in
+      for row in part {
+        let (p, q) = (p.value + row * vocabulary, q.value + row * vocabulary)
+        let difference = LayerKernels.logSumExp(p, count: vocabulary)
+        let other = LayerKernels.logSumExp(q, count: vocabulary)
+        var sum = 0.0
+        for index in 0..<vocabulary {
+          let log = Double(p[index]) - difference
+          // e^-30 of probability adds nothing that counts here.
+          if log > -30 { sum += Double(expf(Float(log))) * (log - (Double(q[index]) - other)) }
+        }
+        out.value[row] = Float(max(sum, 0))
+      }
+    }
+    return sums.values.reduce(0.0) { $0 + Double($1) } / Double(max(rows, 1))
+  }
+
+  /// ‖own − float‖² / ‖float‖²
+  private func distance(_ own: FloatStore) -> Double {
+    var difference = Difference()
+    difference.add(answers.start, own.start, count: own.count)
+    return difference.squaredDifference / max(difference.squaredA, 1e-30)
+  }
+}
