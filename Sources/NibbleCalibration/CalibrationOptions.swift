@@ -31,6 +31,8 @@ public struct CalibrationOptions: Sendable {
   public var widestTried = 4096
   /// Rounds of descent over scales and codes behind error feedback.
   public var rounds = 3
+  /// The rank of corrections that are fitted to what codes leave; nil for none.
+  public var correctionRank: Int?
 
   /// What was measured to be best.
   public init() {}
@@ -62,12 +64,16 @@ public struct TensorCertificate: Sendable {
   public let share: Double
   /// Whether the calibrated codes are the better ones, and were taken.
   public let isTaken: Bool
+  /// The error with the correction, where there is one.
+  public let corrected: Double?
 }
 
 /// What calibration did.
 public struct CalibrationReport: Sendable {
   /// One a calibrated tensor, in the order of the pass.
   public internal(set) var certificates: [TensorCertificate] = []
+  /// In the order of the pass.
+  public internal(set) var corrections: [Correction] = []
   /// Packed tensors that no calibrated step of the forward pass reads.
   public internal(set) var unreached: [String] = []
   /// Tokens of the calibration text, those that were held out among them.
@@ -84,6 +90,8 @@ public struct CalibrationReport: Sendable {
   /// Means over tensors.
   public var meanBefore: Double { mean(\.before) }
   public var meanAfter: Double { mean { $0.isTaken ? $0.after : $0.before } }
+  /// The same with corrections.
+  public var meanCorrected: Double { mean { $0.corrected ?? ($0.isTaken ? $0.after : $0.before) } }
 
   private func mean(_ value: (TensorCertificate) -> Double) -> Double {
     certificates.isEmpty ? 0 : certificates.reduce(0) { $0 + value($1) } / Double(certificates.count)

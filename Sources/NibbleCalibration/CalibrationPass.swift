@@ -10,6 +10,8 @@ final class CalibrationPass {
   struct Target {
     /// The tensor in the checkpoint.
     var name: String
+    /// The layer, as the model names it.
+    var module: String
     var codec: any WeightCodec
     var dtype: DType
     /// File and tensor, for messages.
@@ -209,7 +211,8 @@ final class CalibrationPass {
         report.certificates.append(certificate)
         decided[target.name] = found.codes
       }
-      return linear.with(try Matrix(found.codes, target.dtype, rows: linear.outputs, columns: linear.inputs))
+      if let correction = found.correction { report.corrections.append(correction) }
+      return linear.with(try found.corrected ?? Matrix(found.codes, target.dtype, rows: linear.outputs, columns: linear.inputs))
     }
   }
 }

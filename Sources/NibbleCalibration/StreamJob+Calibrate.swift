@@ -53,7 +53,7 @@ extension StreamJob {
         // A packed weight is stored [outputs, inputs]; another one is left to the stream.
         guard target.shape == [linear.outputs, linear.inputs] else { continue }
         targets[linear.id] = CalibrationPass.Target(
-          name: known, codec: target.encoding.codec, dtype: target.dtype, place: "\(path: source.path): \(tensor: known)",
+          name: known, module: linear.name, codec: target.encoding.codec, dtype: target.dtype, place: "\(path: source.path): \(tensor: known)",
           isMapped: items[index].source.isMapped)
       }
     }

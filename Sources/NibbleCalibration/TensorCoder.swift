@@ -32,8 +32,18 @@ struct TensorCoder {
     damped = factors[0].damped(spending: stage.moments, engine.team)
   }
 
-  /// The codes of one matrix; a certificate where they are calibrated.
-  func code(_ matrix: Matrix, _ goal: CalibrationPass.Target) throws -> (codes: DecidedCodes, certificate: TensorCertificate?) {
+  /// What was decided of one matrix.
+  struct Decision {
+    var codes: DecidedCodes
+    /// Where the codes are calibrated.
+    var certificate: TensorCertificate?
+    var correction: Correction?
+    /// What the model computes with from here on, if not the codes alone.
+    var corrected: Matrix?
+  }
+
+  /// The codes of one matrix, a certificate where they are calibrated, and the correction that was asked for.
+  func code(_ matrix: Matrix, _ goal: CalibrationPass.Target) throws -> Decision {
     let (outputs, inputs) = (matrix.outputs, matrix.inputs)
     let weight = matrix.values()
     func task(_ search: ScaleSearch) -> EncodingTask {
@@ -43,7 +53,7 @@ struct TensorCoder {
     }
     let rounded = try goal.codec.encoded(weight.start, task(.mse))
     guard let codec = goal.codec as? any FeedbackCodec, options.encoder == .calibrated || codec is Int4Groups else {
-      return (rounded, nil)
+      return Decision(codes: rounded)
     }
     let wanted = Wanted(matrix, stage, engine)
     func error(_ codes: DecidedCodes) throws -> Double {
@@ -59,13 +69,35 @@ struct TensorCoder {
     let after = try error(codes)
     let signal = weight.squares
     let isTaken = after < before
-    return (
-      isTaken ? codes : rounded,
-      TensorCertificate(
-        name: goal.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut,
-        before: before, after: after, moved: signal > 0 ? (target.moved / signal).squareRoot() : 0, damping: damping,
-        share: Double(strength), isTaken: isTaken)
-    )
+    var decision = Decision(codes: isTaken ? codes : rounded)
+    var corrected: Double?
+    if let rank = options.correctionRank {
+      let found = try correct(decision.codes, target.values, goal, outputs, inputs, rank)
+      let left = wanted.error(found.matrix, stage, engine)
+      // One that helps the text's tokens and not those held out is none.
+      if left < min(before, after) { (decision.correction, decision.corrected, corrected) = (found.correction, found.matrix, left) }
+    }
+    decision.certificate = TensorCertificate(
+      name: goal.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut, before: before,
+      after: after, moved: signal > 0 ? (target.moved / signal).squareRoot() : 0, damping: damping, share: Double(strength), isTaken: isTaken,
+      corrected: corrected)
+    return decision
+  }
+
+  /// Two factors for what codes leave of a target, and the weight with both.
+  private func correct(
+    _ codes: DecidedCodes, _ target: FloatStore, _ goal: CalibrationPass.Target, _ outputs: Int, _ inputs: Int, _ rank: Int
+  ) throws -> (correction: Correction, matrix: Matrix) {
+    let packed = try Matrix(codes, goal.dtype, rows: outputs, columns: inputs).values()
+    let left = FloatStore(count: outputs * inputs)
+    for place in 0..<left.count { left.start[place] = target.start[place] - packed.start[place] }
+    let correction = try Correction(
+      module: goal.module, left, outputs: outputs, inputs: inputs, hessian: damped, rank: rank, team)
+    correction.add(to: packed, inputs: inputs)
+    guard let matrix = Matrix(.f32, rows: outputs, columns: inputs, UnsafeRawBufferPointer(packed.values), owner: packed) else {
+      throw NibbleError(.failed, "\(goal.place): \(outputs) rows of \(inputs) make no matrix")
+    }
+    return (correction, matrix)
   }
 
   /// How the target moves: by the damping, and as far, as serves tokens that were held out best. What earlier codes did is not all to be

@@ -57,7 +57,10 @@ struct Calibrating {
   }
 
   /// Decides the codes of a job, or says what that would take.
-  mutating func apply(to job: inout StreamJob, maximumMemory: Int?) throws -> Summary.Extra {
+  mutating func apply(
+    to job: inout StreamJob, _ correction: CorrectionOptions, maximumMemory: Int?
+  ) throws -> (Summary.Extra, [Correction]) {
+    settings.correctionRank = correction.rank
     let packed = job.items.filter { $0.target.encoding.isPacked }
     plan = try CalibrationPlan(
       model, tokens: text.tokens, window: min(CalibrationOptions.window, try model.contextLength),
@@ -67,11 +70,13 @@ struct Calibrating {
       throw NibbleError.usage(
         "--max-memory \(byteText(limit)): calibration takes about \(byteText(plan.peakMemory)) with \(text.tokens) tokens; fewer tokens take less")
     }
-    if isPlan { return Summary.calibrationPlan(plan, text) }
+    if isPlan { return (Summary.calibrationPlan(plan, text), []) }
     let report = try job.calibrate(with: model, text.windows, settings, progress: common.progress("calibrate"))
     Progress.clear()
     job.warnings += report.warnings
-    return Summary.calibration(report, text, seconds: report.seconds + source.seconds, verbose: common.verbose)
+    var summary = Summary.calibration(report, text, seconds: report.seconds + source.seconds, verbose: common.verbose)
+    if correction.rank != nil { summary = summary + Summary.correction(report, correction.folder(beside: job.output.path)) }
+    return (summary, report.corrections)
   }
 }
 
@@ -93,6 +98,29 @@ extension Summary {
           [
             "source": JSON(text.source), "tokens": JSON(text.tokens), "seconds": JSON(plan.seconds),
             "peak_memory": JSON(plan.peakMemory),
+          ]
+        )
+      ])
+  }
+
+  /// The adapter beside the codes.
+  static func correction(_ report: CalibrationReport, _ folder: String) -> Extra {
+    let numbers = report.corrections.reduce(0) { $0 + $1.a.count + $1.b.count }
+    let left = report.certificates.count - report.corrections.count
+    return Extra(
+      rows: [
+        (
+          "correction",
+          "\(folder): \(report.corrections.count) layers, \(numbers) numbers, output error mean \(scientific(report.meanCorrected)) with it"
+            + (left > 0 ? "; \(left) layers it would not help are left out" : "")
+        )
+      ],
+      members: [
+        (
+          "correction",
+          [
+            "output": JSON(folder), "modules": JSON(report.corrections.count), "parameters": JSON(numbers),
+            "output_error": JSON(report.meanCorrected),
           ]
         )
       ])

@@ -92,7 +92,7 @@ struct WriteOptions: ParsableArguments {
   ///   - extra: further lines of the summary, made when the job is done
   func run(
     _ job: StreamJob, _ common: CommonOptions, verb: String, allowNonfinite: Bool = false, planned: Summary.Extra = .init(),
-    extra: (StreamReport) -> Summary.Extra = { _ in Summary.Extra() }
+    extra: (StreamReport) throws -> Summary.Extra = { _ in Summary.Extra() }
   ) throws {
     var job = job
     job.threads = common.workers
@@ -107,7 +107,7 @@ struct WriteOptions: ParsableArguments {
     let report = try job.run(progress: common.progress(verb))
     Progress.clear()
     common.warn(report.warnings)
-    try Summary.printReport(report, job, json: common.json, verb: verb, verbose: common.verbose, extra: extra(report))
+    try Summary.printReport(report, job, json: common.json, verb: verb, verbose: common.verbose, extra: try extra(report))
   }
 }
 

@@ -25,6 +25,7 @@ struct QuantizeCommand: ParsableCommand {
 
   @OptionGroup var packing: PackingOptions
   @OptionGroup var calibrating: CalibratingOptions
+  @OptionGroup var correction: CorrectionOptions
   @OptionGroup var budget: BudgetOptions
 
   @Option(
@@ -84,6 +85,9 @@ struct QuantizeCommand: ParsableCommand {
     let flag = packing.encoder ?? (isCompressed ? .auto : .absmax)
     guard let encoder = try flag.ofText(source, kinds, hasText: calibrating.isGiven) else {
       if !budget.isGiven { try calibrating.refuse(flag) }
+      if correction.rank != nil {
+        throw NibbleError.usage("--correction goes with --encoder calibrated; 'nibble adapter extract' makes one of any packed model, without a text")
+      }
       let why = flag == .auto ? [("encoder", "\((options.encoder ?? .absmax).rawValue): no model that runs here writes a text to calibrate with")] : []
       return try run(StreamJob.quantize(source, options, to: spec), chosen + Summary.Extra(rows: why))
     }
@@ -92,15 +96,22 @@ struct QuantizeCommand: ParsableCommand {
     var job = try StreamJob.quantize(source, options, to: spec)
     // Whatever can stop the job does so before minutes of work.
     if write.output != nil { try job.check() }
-    let summary = try calibration.apply(to: &job, maximumMemory: write.maxMemory.flatMap(parseBytes))
-    try run(job, chosen + summary)
+    try correction.check(write.output, force: write.force)
+    let (summary, corrections) = try calibration.apply(to: &job, correction, maximumMemory: write.maxMemory.flatMap(parseBytes))
+    try run(job, chosen + summary) { path in
+      if correction.rank != nil { try correction.write(corrections, beside: path, force: write.force, threads: common.workers) }
+    }
   }
 
-  private func run(_ job: StreamJob, _ extra: Summary.Extra) throws {
+  /// - Parameter then: called with the output's path when it is there
+  private func run(_ job: StreamJob, _ extra: Summary.Extra, then: (String) throws -> Void = { _ in }) throws {
     var job = job
     job.maximumError = maxError
     if let baseName { job.origin = try ModelOrigin(baseName) }
-    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite, planned: extra) { _ in extra }
+    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite, planned: extra) { _ in
+      try then(job.output.path)
+      return extra
+    }
   }
 
   private func compression(_ format: OutputFormat) throws -> CompressionChoice {

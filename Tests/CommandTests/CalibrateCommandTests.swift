@@ -63,6 +63,41 @@ struct CalibrateCommandTests {
     #expect(try record("r.nbl")?["encoder"]?.string == "mse-signed")
   }
 
+  @Test("A correction beside the codes is an adapter of them, and brings the model nearer to the float one")
+  func correction() throws {
+    let path = folder.file("a.nbl")
+    let given = ["--calibration", Self.text]
+    let result = try calibrated("a.nbl", given + ["--correction", "4", "--json"])
+    #expect(result.code == 0, "\(result.errors)")
+    let said = try #require(try JSON.parse(result.output))
+    let corrected = said["correction"]?["output_error"]?.double ?? .nan, plain = said["calibration"]?["output_error"]?.double ?? .nan
+    #expect(corrected < plain && said["correction"]?["modules"]?.int ?? 0 > 25)
+    let adapter = folder.file("a-correction")
+    #expect(said["correction"]?["output"]?.string == adapter)
+    func divergence(_ more: [String]) throws -> Double {
+      let found = try Program.run(
+        ["evaluate", "--base", path, "--data", Self.text, "--compare-to", stories, "--context", "96", "--json", "-q"] + more)
+      return try JSON.parse(found.output)["compared_to"]?["kl_divergence"]?.double ?? .nan
+    }
+    // On the text it was fitted to: 0.67.
+    #expect(try divergence(["--adapter", adapter]) < 0.8 * divergence([]))
+    #expect(try Program.run(["adapter", "inspect", adapter, "--base", path]).code == 0)
+    #expect(try Program.run(["verify", adapter]).code == 0)
+    let text = try Program.run(["generate", "--base", path, "--adapter", adapter, "--prompt", "Once", "--max-new-tokens", "4"])
+    #expect(text.code == 0, "\(text.errors)")
+    // Of another base it is not.
+    #expect(try Program.run(["generate", "--base", stories, "--adapter", adapter, "--prompt", "Once", "--max-new-tokens", "4"]).code == 5)
+    for (flags, words) in [
+      (["--encoder", "mse", "--correction", "4"], "--encoder calibrated"), (["--encoder", "calibrated", "--correction", "0"], "--correction 0"),
+      (["--correction-output", "x"], "goes with --correction"),
+      (["--encoder", "calibrated", "--correction", "4", "--correction-output", adapter] + given, adapter),
+    ] {
+      let result = try run([stories, "-o", folder.file("b.nbl")] + flags)
+      #expect(result.code == 2 && result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
+      #expect(PathKind(folder.file("b.nbl")) == .nothing)
+    }
+  }
+
   @Test("A target of bits or of bytes is kept, and its rules give the same file")
   func budgets() throws {
     let rules = folder.file("rules.txt"), path = folder.file("a.nbl")

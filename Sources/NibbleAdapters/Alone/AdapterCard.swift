@@ -51,7 +51,9 @@ struct AdapterCard {
       let packing = binding.packing.map { ", packed as `\(oneLine($0))`" } ?? ""
       lines.append("* Content identity of the base it was made for: `\(binding.source ?? binding.base)`\(packing)")
     }
-    let numbers = [("r", "rank"), ("lora_alpha", "alpha")].compactMap { key, name in config[key]?.double.map { "\(name) \(JSON($0).text())" } }
+    let numbers = [("r", "rank"), ("lora_alpha", "alpha")].compactMap { key, name in
+      (config[key]?.int.map { JSON($0) } ?? config[key]?.double.map { JSON($0) }).map { "\(name) \($0.text())" }
+    }
     lines.append("* \((numbers + ["\(parameters) parameters"]).joined(separator: ", "))")
     let targets = (config["target_modules"]?.array ?? []).compactMap(\.string)
     if !targets.isEmpty {
