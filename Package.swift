@@ -95,7 +95,7 @@ if Context.environment["NIBBLE_FUZZ"] != nil {
   package.targets.append(
     .executableTarget(
       name: "FuzzTargets",
-      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleTraining", "NibbleCalibration"],
+      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleTraining"],
       path: "tools/FuzzTargets", exclude: ["seeds.py"]))
 }
 

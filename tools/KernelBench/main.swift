@@ -219,6 +219,40 @@ for m in [1, 0, 32, 512] {
 }
 print(line)
 
+// Products as models make them, where offsets of int4 are a term of the sums of groups.
+
+let codecs: [(String, any WeightCodec)] = [
+  ("NF4, block 64", BlockCodec(.nf4)), ("int4, group 64, zeros", Int4Groups(size: 64)),
+  ("int4, group 64, symmetric", Int4Groups(size: 64, zero: .none)), ("int4, group 32, zeros", Int4Groups(size: 32)),
+  ("int4, group 128, symmetric", Int4Groups(size: 128, zero: .none)), ("int4, a row, zeros", Int4Groups(size: 0)),
+]
+let stored = try codecs.map { name, codec in
+  let task = EncodingTask(
+    .bf16, [outputs, inputs], place: "bench", rules: .nearest, search: .absmax, threads: 1, pool: ScratchPool(), measures: false,
+    memory: Scratch())
+  return (name, try Matrix(codec.encoded(values, task), .bf16, rows: outputs, columns: inputs))
+}
+print("\nproducts by the engine, one core, GFLOP/s, and the speed relative to NF4's, the median of five pairs")
+print("                            " + ["1 row", "", "32 rows", "", "512 rows", "", "512 back", ""].map(column).joined())
+for compute in Compute.allCases {
+  let engine = Engine(compute, team: Team(threads: 1))
+  func seconds(_ matrix: Matrix, _ m: Int, back: Bool) -> Double {
+    let own = back ? matrix.turned : matrix
+    return 1 / measure(1_000_000_000) { engine.multiply(x, rows: m, stride: own.inputs, [Engine.Product(own, y, stride: own.outputs)]) }
+  }
+  for (name, matrix) in stored {
+    var line = "\(name) in \(compute.rawValue)"
+    line += String(repeating: " ", count: max(0, 34 - line.count))
+    for (m, back) in [(1, false), (32, false), (512, false), (512, true)] {
+      let pairs = (0..<5).map { _ in (seconds(matrix, m, back: back), seconds(stored[0].1, m, back: back)) }
+      let ratios = pairs.map { $1 / $0 }.sorted()
+      let best = pairs.map(\.0).min() ?? 1
+      line += column(decimal(2e-9 * Double(m * outputs * inputs) / best, 0)) + column(decimal(ratios[2], 2))
+    }
+    print(line)
+  }
+}
+
 // The same on all cores.
 
 let threads = CommandLine.arguments.dropFirst().first.flatMap { Int($0) } ?? 2

@@ -1,4 +1,3 @@
-@testable import NibbleCalibration
 import NibbleCompute
 import NibbleCore
 import NibbleQuant

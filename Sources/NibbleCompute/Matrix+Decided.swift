@@ -1,5 +1,4 @@
 import Glibc
-import NibbleCompute
 import NibbleCore
 import NibbleQuant
 
@@ -7,7 +6,7 @@ extension Matrix {
   /// The matrix [rows, columns] that decided codes stand for, for products as a reader of the file makes them.
   ///
   /// - Throws: `.failed` for sections that do not belong together
-  init(_ decided: DecidedCodes, _ dtype: DType, rows: Int, columns: Int) throws {
+  package init(_ decided: DecidedCodes, _ dtype: DType, rows: Int, columns: Int) throws {
     let kinds = decided.codec.sections(dtype, [rows, columns]).map(\.kind)
     let kept = KeptSections(decided.sections)
     func bytes(_ kind: SectionKind) -> UnsafeRawBufferPointer? { kinds.firstIndex(of: kind).map { kept.bytes[$0] } }
@@ -34,7 +33,7 @@ extension Matrix {
   }
 
   /// The weight [outputs, inputs] as float32, whichever way it is stored.
-  func values() -> FloatStore {
+  package func values() -> FloatStore {
     let store = FloatStore(count: outputs * inputs)
     guard isTransposed else {
       rows(0..<outputs, into: store.start)
@@ -49,7 +48,7 @@ extension Matrix {
 
 extension Matrix {
   /// Lets go of the pages of a plain matrix in a mapped file; they come back when they are read again.
-  func releasePages() {
+  package func releasePages() {
     guard !isPacked, let data = native.data else { return }
     let page = Int(sysconf(Int32(_SC_PAGESIZE)))
     let bytes = native.rows * native.columns * (bytesPerOutput / max(inputs, 1))
