@@ -12,6 +12,8 @@ protocol BlockGrid: AnyObject, Sendable {
   func copy() -> any BlockGrid
   /// The scale nearest to `wanted` that a block can have, and how it is stored.
   func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float)
+  /// The zero nearest to `wanted` that a block can have; nil if zeros stay.
+  func nearest(zero wanted: Float) -> Float?
   /// Takes a scale that `nearest` gave.
   func set(_ block: Int, _ scale: (code: UInt8, value: Float))
   /// The sections behind the codes as they are now.
@@ -19,6 +21,8 @@ protocol BlockGrid: AnyObject, Sendable {
 }
 
 extension BlockGrid {
+  func nearest(zero wanted: Float) -> Float? { nil }
+
   /// σ · z of a block: what level 0 lies below zero.
   func shift(_ block: Int) -> Float { zeros.map { scales[block] * $0[block] } ?? 0 }
 }

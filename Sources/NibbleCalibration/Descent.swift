@@ -48,7 +48,10 @@ struct Descent {
     fillScales(own)
     for _ in 0..<feedback.rounds {
       if n % grid.length == 0 {
-        for first in stride(from: 0, to: n, by: grid.length) { rescale(first, gradient, values, codes) }
+        for first in stride(from: 0, to: n, by: grid.length) {
+          rescale(first, gradient, values, codes)
+          rezero(first, gradient)
+        }
         fillScales(own)
       }
       for _ in 0..<Self.sweeps {
@@ -106,36 +109,65 @@ struct Descent {
   ) {
     let count = grid.length
     let units = scratch.floatStart(Slot.units, count * room)
-    let sums = scratch.floatStart(Slot.sums, 3 * room)
     for place in 0..<count * room { units[place] = levels.byCode[Int(codes[first * room + place])] }
     if let zeros = grid.zeros {
       for column in 0..<count { for row in 0..<rows.count { units[column * room + row] -= zeros[block(row, first)] } }
     }
+    let changes = move(first, units, gradient) { row, step in
+      let block = block(row, first)
+      let found = grid.nearest(grid.scales[block] + step, block: block)
+      return found.value == 0 ? nil : (found.value - grid.scales[block], { grid.set(block, found) })
+    }
+    guard let changes else { return }
+    for column in 0..<count {
+      for row in 0..<room {
+        let at = column * room + row
+        values[first * room + at] += levels.byCode[Int(codes[first * room + at])] * changes[row]
+      }
+    }
+  }
+
+  /// The zeros of one block of every row, where files hold more than whole ones. Codes are chosen for σ · level, which stays.
+  private func rezero(_ first: Int, _ gradient: UnsafeMutablePointer<Float>) {
+    guard let zeros = grid.zeros, grid.nearest(zero: 0) != nil else { return }
+    let count = grid.length
+    let units = scratch.floatStart(Slot.units, count * room)
+    for column in 0..<count {
+      for row in 0..<room { units[column * room + row] = row < rows.count ? -grid.scales[block(row, first)] : 0 }
+    }
+    _ = move(first, units, gradient) { row, step in
+      let block = block(row, first)
+      guard let found = grid.nearest(zero: zeros[block] + step) else { return nil }
+      return (found - zeros[block], { zeros[block] = found })
+    }
+  }
+
+  /// Moves the values of one block of every row along `units`, which are spoiled, as far as lowers the error most.
+  ///
+  /// - Parameter step: the change nearest to a wanted one that the block of a row can make, and what makes it; nil for none
+  /// - Returns: the change of each row; nil if there is none
+  private func move(
+    _ first: Int, _ units: UnsafeMutablePointer<Float>, _ gradient: UnsafeMutablePointer<Float>,
+    _ step: (_ row: Int, _ wanted: Float) -> (change: Float, make: () -> Void)?
+  ) -> UnsafePointer<Float>? {
+    let count = grid.length
+    let sums = scratch.floatStart(Slot.sums, 3 * room)
     nibble_scale_sums(
       units, hessian + first * inputs + first, inputs, count, room, gradient + first * room, sums, sums + room)
     let changes = sums + 2 * room
     var isAnyChanged = false
     for row in 0..<room {
       changes[row] = 0
-      guard row < rows.count, sums[room + row] > 0 else { continue }
-      let block = block(row, first)
-      let old = grid.scales[block]
-      let found = grid.nearest(old + sums[row] / sums[room + row], block: block)
-      let change = found.value - old
+      guard row < rows.count, sums[room + row] > 0, let (change, make) = step(row, sums[row] / sums[room + row]) else { continue }
       // What the error becomes less by; NaN is no gain.
-      guard found.value != 0, 2 * change * sums[row] - change * change * sums[room + row] > 0 else { continue }
-      grid.set(block, found)
+      guard 2 * change * sums[row] - change * change * sums[room + row] > 0 else { continue }
+      make()
       changes[row] = change
       isAnyChanged = true
     }
-    guard isAnyChanged else { return }
-    for column in 0..<count {
-      for row in 0..<room {
-        let at = column * room + row
-        units[at] *= changes[row]
-        values[first * room + at] += levels.byCode[Int(codes[first * room + at])] * changes[row]
-      }
-    }
+    guard isAnyChanged else { return nil }
+    for column in 0..<count { for row in 0..<room { units[column * room + row] *= changes[row] } }
     follow(first, count, units, gradient, besides: false)
+    return UnsafePointer(changes)
   }
 }

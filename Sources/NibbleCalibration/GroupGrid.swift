@@ -44,6 +44,10 @@ final class GroupGrid: BlockGrid, @unchecked Sendable {
 
   func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float) { (0, codec.stored(scale: wanted)) }
 
+  func nearest(zero wanted: Float) -> Float? {
+    codec.zero == .half || codec.zero == .float ? codec.stored(zero: wanted) : nil
+  }
+
   func set(_ block: Int, _ scale: (code: UInt8, value: Float)) { scales[block] = scale.value }
 
   /// Gives a group the scale and zero of values from `low` to `high`, 0 among them.

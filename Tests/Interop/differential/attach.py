@@ -10,9 +10,18 @@ def base_of(case, drawn, packed=0.2):
     """The base for nibble, and the model of the values it stands for."""
     if not case.chance(packed):
         return "m", drawn.load()
-    codec = case.rng.choice(["nf4", "fp4"])
     form = case.rng.choice([["-o", "packed.nbl"], ["-o", "packed", "--format", "bnb"]])
-    case.nibble("quantize", "m", *form, "--codec", codec, "--block-size", case.rng.choice([32, 64, 128]), "-q", "-j", 1)
+    codec = case.rng.choice(["nf4", "fp4"] if "bnb" in form else ["nf4", "fp4", "int8", "int4", "int4"])
+    options = []
+    if codec in ("nf4", "fp4"):
+        options = ["--block-size", case.rng.choice([32, 64, 128])]
+    elif codec == "int4":
+        zeros = case.rng.choice([["--symmetric"], ["--zeros", "float16"], ["--zeros", "float32"], ["--zeros", "int"]])
+        options = [*zeros, "--group-size", case.rng.choice([32, 64, "row"]), "--encoder", case.rng.choice(["absmax", "mse"])]
+    words = ["quantize", "m", *form, "--codec", codec, "-q", "-j", 1]
+    # Rows that are no whole groups are refused: then a row is a group.
+    if case.nibble(*words, *options, gates=(2,)).returncode:
+        case.nibble(*words, *options, "--group-size", "row")
     case.nibble("dequantize", form[1], "-o", "twin", "--dtype", "fp32", "-q", "-j", 1)
     return form[1], drawn.load(case / "twin")
 

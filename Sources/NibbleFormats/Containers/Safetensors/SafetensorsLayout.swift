@@ -82,9 +82,22 @@ struct SafetensorsLayout {
     Array(JSON.object([(name, value)]).text().utf8.dropFirst().dropLast())
   }
 
-  private static func member(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ range: Range<Int>) -> [UInt8] {
-    let offsets = [range.lowerBound, range.upperBound]
-    return member(name.text, ["dtype": JSON(dtype.rawValue), "shape": JSON(shape), "data_offsets": JSON(offsets)])
+  /// Written out, as there may be a million of them.
+  private static func member(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ range: Range<Int>) -> String {
+    var text = JSON(name.text).text()
+    text += ":{\"dtype\":\""
+    text += dtype.rawValue
+    text += "\",\"shape\":["
+    for (index, extent) in shape.enumerated() {
+      if index > 0 { text += "," }
+      text += String(extent)
+    }
+    text += "],\"data_offsets\":["
+    text += String(range.lowerBound)
+    text += ","
+    text += String(range.upperBound)
+    text += "]}"
+    return text
   }
 
   private static func member(_ metadata: [(key: String, value: String)]) -> [UInt8] {
@@ -99,7 +112,7 @@ struct SafetensorsLayout {
     var text = [UInt8(ascii: "{")] + member(metadata)
     for entry in entries {
       text.append(UInt8(ascii: ","))
-      text += member(entry.name, entry.dtype, entry.shape, entry.range)
+      text += member(entry.name, entry.dtype, entry.shape, entry.range).utf8
     }
     return text + [UInt8(ascii: "}")]
   }
@@ -115,7 +128,7 @@ struct SafetensorsLayout {
     for entry in shard.targets.lazy.flatMap(Self.entries) {
       let region = Self.region(entry)
       let range = starts[region]..<starts[region] + entry.length
-      length += 1 + Self.member(entry.name, entry.dtype, entry.shape, range).count
+      length += 1 + Self.member(entry.name, entry.dtype, entry.shape, range).utf8.count
       starts[region] = range.upperBound
     }
     return (length + 7) / 8 * 8
