@@ -14,7 +14,7 @@ public struct AdapterFile: Sendable {
   public internal(set) var modules: [AdaptedModule] = []
   /// Parameters of the base that were trained themselves, under their full names.
   public internal(set) var replacements: [(name: String, tensor: StoredTensor)] = []
-  /// Rows of embeddings that were trained alone.
+  /// Rows of embeddings that were trained without the others.
   public internal(set) var tokenRows: [TokenRows] = []
   package let mapped: MappedCheckpoint
 

@@ -21,7 +21,8 @@ struct AdapterInspectCommand: ParsableCommand {
       The effective rank is exp of the entropy of the shares that singular values have in their sum. With --base the change is \
       compared with the base's weights, and merges are measured without writing them. "Packed anew": the change is added to a plain \
       base, which is packed afterwards. "Into the codes": the change is rounded into the codes of a packed base. The second often \
-      keeps nothing of a change of which the first keeps most.
+      keeps nothing of a change of which the first keeps most. For an adapter that does not fit the base, the rest is printed, and the \
+      exit code is 5.
       """)
 
   @Argument(help: "The adapter: PEFT's folder, or a GGUF file.") var path: String

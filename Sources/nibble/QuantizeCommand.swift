@@ -65,6 +65,7 @@ struct QuantizeCommand: ParsableCommand {
     }
     if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
     options.codec = choice
+    options.insistsOnCodec = self.codec != nil
     if let baseName { _ = try ModelOrigin(baseName) }
     try packing.apply(to: &options)
     if format == .compressedTensors { packing.applyScheme(to: &options) }
@@ -166,7 +167,7 @@ struct PackingOptions: ParsableArguments {
   func applyScheme(to options: inout QuantizeOptions) {
     options.zeros = .none
     if groupSize == nil { options.groupSize = 128 }
-    if encoder == nil { options.encoder = .mse }
+    options.defaultEncoder = .mse
   }
 }
 

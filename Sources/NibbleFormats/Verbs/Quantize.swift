@@ -17,8 +17,12 @@ public struct QuantizeOptions: Sendable {
   public var rules: [PackingRule] = []
   /// Corner cases as one of bitsandbytes' kernels has them.
   public var bnbRules = EncodingRules.nearest
-  /// How scales are chosen; nil for absmax and, where something is merged into a packed base, for what that has.
+  /// Whether the codec was asked for: a source that is packed already with another one is then refused.
+  public var insistsOnCodec = false
+  /// How scales are chosen; nil for `defaultEncoder` and, where something is merged into a packed base, for what that has.
   public var encoder: StreamJob.Encoder?
+  /// How scales are chosen where nothing else is asked for.
+  public var defaultEncoder = StreamJob.Encoder.absmax
   /// What codes are calibrated with, for the record of the output; nil where they are not.
   public var calibration: JSON?
 
@@ -50,17 +54,18 @@ extension StreamJob {
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
     for decision in decisions { items.append(try item(decision, options, source)) }
+    try checkPacksSomething(decisions, options, source)
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(path: source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)
     job.decisions = decisions
     job.rules = options.bnbRules
-    job.encoder = options.encoder ?? .absmax
+    job.encoder = options.encoder ?? options.defaultEncoder
     let settings = options.provenance
     job.provenance = { identity in
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
     job.warnings += warnings(decisions, options.rules)
-    if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
+    if options.encoder ?? .absmax != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
       let encoder = options.calibration == nil ? job.encoder.rawValue : "calibrated"
       job.warnings.append(
         .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks or groups, and nothing is packed into any"))
@@ -84,13 +89,25 @@ extension StreamJob {
       job.warnings.append(
         .init(
           .unused,
-          "\(path: source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them anew"
+          "\(path: source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them again"
         ))
     }
     if !items.contains(where: { $0.target.encoding.isPacked }) {
       job.warnings.append(.init(.unused, "no tensor is packed: the output is not smaller than the input"))
     }
     return job
+  }
+
+  /// Throws where the codec that was asked for packs nothing because all is packed with another already. Packing that again would round
+  /// twice.
+  private static func checkPacksSomething(_ decisions: [PackingDecision], _ options: QuantizeOptions, _ source: Checkpoint) throws {
+    let already = decisions.filter { $0.reason == .alreadyPacked }.map(\.tensor.encoding)
+    guard options.insistsOnCodec, let first = already.first, !already.contains(where: { $0.name == options.codec.name }),
+      !decisions.contains(where: { $0.choice == options.codec })
+    else { return }
+    throw NibbleError.usage(
+      "\(path: source.path): \(.codec, options.codec.name) packs nothing: \(already.count) tensors are packed as \(first.name) already, and packing "
+        + "them again would round twice; quantize the original, or dequantize first")
   }
 
   /// What happens to each tensor of `source`, in name order.
@@ -221,7 +238,7 @@ extension QuantizeOptions {
   package var provenance: JSON {
     let own: JSON = [
       "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
-      "encoder": JSON((encoder ?? .absmax).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
+      "encoder": JSON((encoder ?? defaultEncoder).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
     ]
     let grouped = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasGroups } else { false } }
     let full = grouped ? own.setting("group_size", to: JSON(groupSize)).setting("zeros", to: JSON(zeros.rawValue)) : own
