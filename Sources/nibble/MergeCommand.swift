@@ -21,7 +21,7 @@ struct MergeCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "nbl, bnb, safetensors (default: by the ending of OUT, else the base's).")
+  @Option(help: "nbl, bnb, compressed-tensors, safetensors (default: by the ending of OUT, else the base's; nbl for --when-lost keep).")
   var format: OutputFormat?
 
   @Option(help: "Type of every float tensor of plain safetensors: bf16, fp16, fp32 (default: the type each tensor had).")
@@ -37,7 +37,7 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "Several adapters together: sum of the deltas (also cat), or linear, svd, ties, magnitude_prune, dare_linear, dare_ties as PEFT combines them."
+      "How several adapters are combined: sum or cat, the exact sum of their changes; or linear, svd, ties, magnitude_prune, dare_linear, dare_ties, as in PEFT."
     ))
   var method: MergeOptions.Method = .sum
 
@@ -45,7 +45,7 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "How to rescue packed tensors that would keep less: fail, promote (to int8), 16bit, shape (experimental: chooses codes so that the change survives), or keep (writes a folder with the base and the adapters)."
+      "What to do with packed tensors that would keep less: fail; promote writes them as int8; 16bit writes them in 16 bits; shape (experimental) chooses codes so that the change survives; keep merges nothing and writes a folder with the base and the adapter."
     ))
   var whenLost: WhenLost = .fail
 

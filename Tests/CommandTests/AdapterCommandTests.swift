@@ -69,7 +69,7 @@ struct AdapterCommandTests {
     builder.add(random: "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", [64])
     try folder.write("a/adapter_model.safetensors", builder.bytes)
     try folder.write("a/adapter_config.json", #"{"peft_type": "LORA", "r": 1, "lora_bias": true, "target_modules": ["q_proj"]}"#)
-    let words = ["adapter", "inspect", folder.file("a"), "--base", Self.stories]
+    let words = ["adapter", "inspect", folder.file("a"), "--base", Self.stories, "-q"]
     let result = try Program.run(words)
     #expect(result.code == 5 && result.errorLines.count == 1, "\(result.errors)")
     #expect(result.errors.contains("'model.layers.0.self_attn.q_proj' has a bias, and the base has none"), "\(result.errors)")

@@ -124,7 +124,8 @@ struct MergeCommandTests {
   }
 
   @Test("an adapter trained on int4 and int8 meets their values by name, and by what it says itself", arguments: [
-    ("int4:group=32:symmetric:mse", ["int4", "--group-size", "32", "--symmetric", "--encoder", "mse"]), ("int4", ["int4"]), ("int8", ["int8"]),
+    ("int4:group=row:symmetric:mse", ["int4", "--group-size", "row", "--symmetric", "--encoder", "mse"]),
+    ("int4:group=row", ["int4", "--group-size", "row"]), ("int8", ["int8"]),
   ])
   func trainedOn(_ name: String, _ packing: [String]) throws {
     let (packed, adapter) = (folder.file("packed.nbl"), folder.file("adapter"))

@@ -307,7 +307,7 @@ struct MergeTests {
     _ = try StreamJob.quantize(base, QuantizeOptions(trainedOn: form), to: spec).run()
     let (other, _) = try merge(folder.file("q.nbl"), [("gpt2_c_attn", 1)], to: "expected", format: .safetensors)
     #expect(report.identity == other.identity)
-    for bad in ["int8", "nf4:block=3", "nf4:x", "nf4:signed", ""] {
+    for bad in ["int3", "nf4:group=32", "nf4:block=3", "nf4:x", "nf4:signed", ""] {
       #expect(throws: NibbleError.self) { try QuantizeOptions(trainedOn: bad) }
     }
     #expect(throws: NibbleError.self) { try packed.packedForm(QuantizeOptions(), beside: folder.file("x"), threads: 1) }
