@@ -56,9 +56,10 @@ extension Checkpoint {
 
   /// An adapter with whole embeddings, and a tied head if it is stored, in place of rows for tokens that this base lacks.
   func withWholeTables(_ adapter: AdapterFile) throws -> AdapterFile {
-    guard let count = rowsWithNewTokens(of: adapter) else { return adapter }
-    let grown = try MappedCheckpoint(growingVocabulary(to: count))
     let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
+    let isReplaced = adapter.replacements.contains { names.index(of: $0.name) != nil }
+    guard !isReplaced, let count = rowsWithNewTokens(of: adapter) else { return adapter }
+    let grown = try MappedCheckpoint(growingVocabulary(to: count))
     var file = adapter
     file.tokenRows = []
     for rows in adapter.tokenRows {
