@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads nibble block files (.nbl). Written from formats/nbl/README.md alone; section numbers below are that page's.
+"""Reads nibble block files (.nbl). Written from formats/nbl/README.md only; section numbers below are that page's.
 
 As a module, read(path) gives an NblFile; as a program it lists, verifies and extracts. Needs numpy, xxhash and zstandard 0.22.
 """
@@ -364,7 +364,7 @@ def write_safetensors(path, file):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Reads nibble block files; lists the tensors unless told otherwise.")
+    parser = argparse.ArgumentParser(description="Reads nibble block files; lists the tensors unless an option says otherwise.")
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--verify", action="store_true", help="check every byte")
     parser.add_argument("--extract", metavar="DIR", help="write the small files")

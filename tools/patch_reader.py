@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Reads patches between nibble block files. Written from formats/patch/README.md alone; section numbers below are that page's.
+"""Reads patches between nibble block files. Written from formats/patch/README.md only; section numbers below are that page's.
 
 As a module, read(path) gives a Patch, whose apply(bytes) makes one block file of the other; as a program it lists what differs, or
 applies. Needs what nbl_reader.py beside it needs.

@@ -9,7 +9,7 @@
 #define TARGET AVX512
 #include "avx512_few.h"
 
-/// One row of x. A register of codes is eight registers of indices, by shifts alone: every lane holds eight neighbouring
+/// One row of x. A register of codes is eight registers of indices, made by shifts only: every lane holds eight neighbouring
 /// elements. Blocks end within the register, so what a lane has summed up is scaled afterwards.
 AVX512_INLINE void rows_by_lanes(const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {
   const nibble_matrix *w = few->w;

@@ -92,11 +92,11 @@ LANES_STATIC void change_sums(const float *base, const float *written, const flo
   for (int s = 0; s < 4; s++) sums[s] += lanes_sum_d(&total[s]);
 }
 
-/// Rows go by lanes, so that the debt of each stays in its lane.
+/// Rows go by lanes, so that the error carried by each stays in its lane.
 LANES_INLINE void shape_group(const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes,
-                              float *values, float *debts, lanes *debt) {
+                              float *values, float *carries, lanes *carry) {
   const size_t columns = plan->columns, rank = plan->rank;
-  for (size_t k = 0; k < rank; k++) debt[k] = (lanes){};
+  for (size_t k = 0; k < rank; k++) carry[k] = (lanes){};
   for (size_t j = 0; j < columns; j++) {
     const float *gain = plan->gains + j * rank, *basis = plan->basis + j * rank;
     lanes want = {}, scale = {}, shift[4] = {};
@@ -104,7 +104,7 @@ LANES_INLINE void shape_group(const nibble_shaping *plan, const float *t, size_t
       want[l] = t[l * columns + j];
       scale[l] = plan->scales[(element + l * columns + j) / plan->block];
     }
-    for (size_t k = 0; k < rank; k++) shift[k % 4] = LANES_FMA(debt[k], lanes_all(gain[k]), shift[k % 4]);
+    for (size_t k = 0; k < rank; k++) shift[k % 4] = LANES_FMA(carry[k], lanes_all(gain[k]), shift[k % 4]);
     lanes x = (want + ((shift[0] + shift[1]) + (shift[2] + shift[3]))) / scale;
     lanes_i code = {};
     for (int k = 0; k < 15; k++) code -= x > plan->thresholds[k];
@@ -117,19 +117,19 @@ LANES_INLINE void shape_group(const nibble_shaping *plan, const float *t, size_t
     value *= scale;
     for (size_t l = 0; l < rows; l++) values[l * columns + j] = value[l];
     lanes error = want - value;
-    for (size_t k = 0; k < rank; k++) debt[k] = LANES_FMA(error, lanes_all(basis[k]), debt[k]);
+    for (size_t k = 0; k < rank; k++) carry[k] = LANES_FMA(error, lanes_all(basis[k]), carry[k]);
   }
   for (size_t l = 0; l < rows; l++)
-    for (size_t k = 0; k < rank; k++) debts[l * rank + k] = debt[k][l];
+    for (size_t k = 0; k < rank; k++) carries[l * rank + k] = carry[k][l];
 }
 
 LANES_STATIC void shape(const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes, float *values,
-                        float *debts, void *scratch) {
+                        float *carries, void *scratch) {
   for (size_t i = 0; i < rows; i += NIBBLE_LANES) {
     size_t n = rows - i < NIBBLE_LANES ? rows - i : NIBBLE_LANES, at = i * plan->columns;
     if (n == NIBBLE_LANES)
-      shape_group(plan, t + at, element + at, NIBBLE_LANES, codes + at, values + at, debts + i * plan->rank, scratch);
-    else shape_group(plan, t + at, element + at, n, codes + at, values + at, debts + i * plan->rank, scratch);
+      shape_group(plan, t + at, element + at, NIBBLE_LANES, codes + at, values + at, carries + i * plan->rank, scratch);
+    else shape_group(plan, t + at, element + at, n, codes + at, values + at, carries + i * plan->rank, scratch);
   }
 }
 

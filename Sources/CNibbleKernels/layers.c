@@ -77,9 +77,9 @@ void nibble_change_sums(nibble_variant variant, const float *base, const float *
 size_t nibble_shape_scratch(size_t rank) { return 64 * (rank > 0 ? rank : 1); }
 
 void nibble_shape(nibble_variant variant, const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes,
-                  float *values, float *debts, void *scratch) {
+                  float *values, float *carries, void *scratch) {
   size_t count = rows * plan->columns;
-  layers_of(variant)->shape(plan, t, element, rows, codes, values, debts, scratch);
+  layers_of(variant)->shape(plan, t, element, rows, codes, values, carries, scratch);
   // Two codes a byte, the first in the high nibble; what pads the last is the code of zero.
   for (size_t i = 0; i < count; i += 2)
     codes[i / 2] = (uint8_t)(codes[i] << 4 | (i + 1 < count ? codes[i + 1] : plan->numbers[plan->zero]));

@@ -23,7 +23,7 @@ typedef struct {
                    size_t rank, float *out, size_t out_stride);
   void (*change_sums)(const float *base, const float *written, const float *delta, size_t n, double *sums);
   void (*shape)(const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes, float *values,
-                float *debts, void *scratch);
+                float *carries, void *scratch);
   /// `up` and `dup` are NULL for `nibble_activate_back`.
   void (*activate_back)(nibble_activation f, const float *dy, const float *x, const float *up, size_t n, float *dx, float *dup);
   void (*rms_norm_back)(const float *dy, const float *x, const float *weight, size_t n, float eps, float *dx, float *dw);

@@ -1,7 +1,7 @@
 // Products: which variant, and the blocking that all but the portable one share.
 //
 // A panel of outputs is decoded for a stretch of the sum and multiplied with all rows of x, tile by tile: the tile of x
-// stays in the first cache, the panel in the second. How a sum is cut depends on its length alone, so an output does not
+// stays in the first cache, the panel in the second. How a sum is cut depends only on its length, so an output does not
 // depend on the panel it fell into.
 
 #include "products.h"

@@ -1,5 +1,6 @@
 import NibbleCore
 import NibbleFormats
+import NibbleQuant
 
 /// What an adapter was trained on: content identities, which nibble writes into the adapter's safetensors metadata, where PEFT does
 /// not look.
@@ -66,10 +67,19 @@ public struct AdapterBinding: Sendable, Equatable {
 extension Checkpoint {
   /// How its tensors are packed, as `--trained-on` spells it; nil where that has no such name.
   var packingName: String? {
-    let encodings = Set(packed.map(\.encoding).filter(\.kind.hasBlocks))
-    guard encodings.count == 1, let encoding = encodings.first, let block = encoding.parameter("block_size")?.int else { return nil }
-    let plain = encoding.parameter("double_quant") == true ? "" : ":no-double-quant"
-    let chosen = encoder == .absmax ? "" : ":" + encoder.rawValue
-    return "\(encoding.name):block=\(block)\(plain)\(chosen)"
+    let all = Set(packed.map(\.encoding)), searched = all.filter(\.kind.searchesScales)
+    let own = searched.isEmpty ? all : searched
+    guard own.count == 1, let encoding = own.first else { return nil }
+    var parts = [encoding.name]
+    if let block = encoding.parameter("block_size")?.int {
+      parts.append("block=\(block)")
+      if encoding.parameter("double_quant") != true { parts.append("no-double-quant") }
+    }
+    if let group = encoding.parameter("group_size")?.int, let zeros = encoding.parameter("zeros")?.string {
+      parts.append("group=\(group == 0 ? "row" : "\(group)")")
+      parts.append(zeros == Int4Groups.Zero.none.rawValue ? "symmetric" : "zeros=\(zeros)")
+    }
+    if encoding.kind.searchesScales, encoder != .absmax { parts.append(encoder.rawValue) }
+    return parts.joined(separator: ":")
   }
 }

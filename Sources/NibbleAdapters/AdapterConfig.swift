@@ -24,9 +24,9 @@ public struct AdapterConfig: Sendable {
   public let taskType: String?
   /// Modules trained whole.
   public let modulesToSave: [String]
-  /// Rows of embeddings that were trained alone: a module's name, or nil for the input embedding, and its tokens.
+  /// Rows of embeddings that were trained without the others: a module's name, or nil for the input embedding, and its tokens.
   let tokenRows: [(module: String?, tokens: [Int])]
-  /// Keys nibble does not know, which it leaves alone.
+  /// Keys nibble does not know, which it ignores.
   public let unknownKeys: [String]
   /// The configuration as it stands in the file.
   public let json: JSON

@@ -14,9 +14,9 @@ public struct AdapterFile: Sendable {
   public internal(set) var modules: [AdaptedModule] = []
   /// Parameters of the base that were trained themselves, under their full names.
   public internal(set) var replacements: [(name: String, tensor: StoredTensor)] = []
-  /// Rows of embeddings that were trained alone.
+  /// Rows of embeddings that were trained without the others.
   public internal(set) var tokenRows: [TokenRows] = []
-  package let mapped: MappedCheckpoint
+  package private(set) var mapped: MappedCheckpoint
 
   /// Rows that take the place of an embedding's own.
   public struct TokenRows: Sendable {
@@ -113,7 +113,14 @@ public struct AdapterFile: Sendable {
     }
   }
 
-  private static let tokenSuffix = ".token_adapter.trainable_tokens_delta"
+  /// What follows an embedding's path in the name of such rows.
+  package static let tokenSuffix = ".token_adapter.trainable_tokens_delta"
+
+  /// The same with a parameter of the base that its file does not hold.
+  mutating func replace(_ name: String, by tensor: StoredTensor) throws {
+    mapped = try MappedCheckpoint(mapped.checkpoint.adding([tensor]))
+    replacements.append((name, tensor))
+  }
 
   /// Finds the tokens that rows of an embedding are for.
   private func rows(_ path: String, _ tensor: StoredTensor) throws -> TokenRows {

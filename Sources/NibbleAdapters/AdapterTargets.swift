@@ -63,7 +63,7 @@ extension AdapterFile {
   package var warnings: [Warning] {
     guard !config.unknownKeys.isEmpty else { return [] }
     let keys = config.unknownKeys.joined(separator: ", ")
-    return [.init(.unused, "\(path: path + "/adapter_config.json"): \(key: keys): not known, left alone")]
+    return [.init(.unused, "\(path: path + "/adapter_config.json"): \(key: keys): unknown, ignored")]
   }
 
   /// Where what the configuration names and what the file holds differ.

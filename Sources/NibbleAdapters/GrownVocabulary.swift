@@ -34,11 +34,54 @@ extension Checkpoint {
   package func grown(for adapter: AdapterFile) throws -> Checkpoint {
     let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
     let replaced = adapter.replacements.filter { names.index(of: $0.name) != nil }
+    if replaced.isEmpty, adapter.tokenRows.contains(where: { names.index(of: $0.path + ".weight") != nil }) {
+      return try (rowsWithNewTokens(of: adapter).map { try growingVocabulary(to: $0) } ?? self).withTokenizer(of: adapter)
+    }
     let counts = Set(replaced.compactMap(\.tensor.shape.first))
     // Rows that only one of embedding and head has were trained beside others that nobody saved.
     guard let count = counts.max(), let rows = vocabularyRows, count <= rows || counts.count == 1 && replaced.count >= vocabularyTensors.count
     else { return self }
     return try (count > rows ? growingVocabulary(to: count) : self).withTokenizer(of: adapter)
+  }
+
+  /// How many rows the embedding has once it has one for each token the adapter has rows for; nil where none is missing.
+  ///
+  /// The new tokens must follow the others and one another, so a file cannot ask for more rows than it holds.
+  private func rowsWithNewTokens(of adapter: AdapterFile) -> Int? {
+    let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
+    guard let rows = vocabularyRows, let own = adapter.tokenRows.first(where: { names.index(of: $0.path + ".weight") != nil }) else { return nil }
+    let new = own.tokens.filter { $0 >= rows }.sorted()
+    return new.isEmpty || new != Array(rows..<rows + new.count) ? nil : rows + new.count
+  }
+
+  /// An adapter with whole embeddings, and a tied head if it is stored, in place of rows for tokens that this base lacks.
+  func withWholeTables(_ adapter: AdapterFile) throws -> AdapterFile {
+    let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
+    let isReplaced = adapter.replacements.contains { names.index(of: $0.name) != nil }
+    guard !isReplaced, let count = rowsWithNewTokens(of: adapter) else { return adapter }
+    let grown = try MappedCheckpoint(growingVocabulary(to: count))
+    var file = adapter
+    file.tokenRows = []
+    for rows in adapter.tokenRows {
+      guard let index = names.index(of: rows.path + ".weight") else {
+        file.tokenRows.append(rows)
+        continue
+      }
+      let table = vocabularyTensors[index]
+      let new = try adapter.mapped.floats(rows.values)
+      for name in [table] + (headFollowing(table).map { [tensors[$0].name] } ?? []) {
+        guard let stored = grown.checkpoint.tensor(name), stored.shape.count == 2, rows.values.shape.last == stored.shape[1] else { return adapter }
+        let width = stored.shape[1]
+        var values = try grown.floats(stored)
+        for (row, token) in rows.tokens.enumerated() where token < count {
+          values.replaceSubrange(token * width..<(token + 1) * width, with: new[row * width..<(row + 1) * width])
+        }
+        let bytes = values.withUnsafeBytes { [UInt8]($0) }
+        try file.replace(
+          name.text, by: StoredTensor(ByteName(AdapterFile.prefix + name.text), .f32, stored.shape, sections: [StoredSection(.data, bytes: bytes)]))
+      }
+    }
+    return file
   }
 
   /// The same with the tokenizer that is saved with an adapter, if one is.

@@ -7,13 +7,13 @@ package struct ModuleNames: Sendable {
   private let names: [String]
   /// The base's own among `prefixes`.
   private let own: [String]
-  /// The names as they are, and shorn of prefixes: only those that are shorn to one name alone.
+  /// The names as they are, and shorn of prefixes: only those that no other name is shorn to.
   private let exact: [ByteName: Int]
   private let shorn: [ByteName: [Int]]
 
   /// - Parameters:
   ///   - names: of the base, distinct
-  ///   - base: whose they are; nil where the names alone show which prefix is theirs
+  ///   - base: whose they are; nil where only the names show which prefix is theirs
   package init(_ names: [String], of base: Checkpoint? = nil) {
     self.names = names
     own = Self.own(base, base?.tensors.map(\.name.text) ?? names)

@@ -1,3 +1,5 @@
+import NibbleFormats
+
 /// Names for `target_modules`: PEFT's short ones, such as `q_proj`, where they find the same modules as whole paths do.
 package enum ShortTargets {
   /// Names that heads in transformers give to layers of their own, which a checkpoint of the bare model does not show.
@@ -25,6 +27,31 @@ package enum ShortTargets {
         ends(path).first { !ofHeads.contains($0) && everywhere[$0] == here[$0] }.map(String.init) ?? path
       }
     ).sorted()
+  }
+
+  /// The same for the modules of `base`; whole paths without one.
+  static func names(_ adapted: [String], of base: Checkpoint?) -> [String] {
+    guard let base else { return adapted.sorted() }
+    let paths = Set(base.tensors.map { tensor in String(tensor.name.text[..<(tensor.name.text.lastIndex(of: ".") ?? tensor.name.text.endIndex)]) }).sorted()
+    let known = ModuleNames(paths, of: base)
+    let own = Dictionary(adapted.compactMap { path in known.index(of: path).map { ($0, path) } }) { first, _ in first }
+    return names(adapted, among: paths.enumerated().map { own[$0] ?? $1 })
+  }
+
+  /// The names by which several adapters find their modules, put together.
+  ///
+  /// - Returns: nil where one finds them by anything but a list of names, or holds modules that no name finds
+  static func union(of adapters: [AdapterFile]) -> [String]? {
+    var names: Set<String> = []
+    for config in adapters.map(\.config.json) {
+      let isLimited = ["exclude_modules", "layers_to_transform"].contains { key in
+        config[key].map { $0 != .null && $0 != .array([]) } ?? false
+      }
+      guard let list = config["target_modules"]?.array, !isLimited else { return nil }
+      names.formUnion(list.compactMap(\.string))
+    }
+    let paths = adapters.flatMap { $0.modules.map(\.path) }
+    return paths.allSatisfy { path in names.contains { path == $0 || path.hasSuffix("." + $0) } } ? names.sorted() : nil
   }
 
   /// Modules hold modules, which PEFT looks at as well.

@@ -15,7 +15,7 @@ package final class Team: Sendable {
     scratches = (0...helpers.count).map { _ in Scratch() }
   }
 
-  /// Scratch for work on the calling thread alone, between loops.
+  /// Scratch for work on the calling thread between loops.
   package var serialScratch: Scratch { scratches[0] }
 
   /// Runs `body` for every index below `count`, handing them out in order. Loops do not nest.

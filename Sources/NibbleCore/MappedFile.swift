@@ -8,7 +8,7 @@ import Glibc
 package final class MappedFile: @unchecked Sendable {
   package let path: String
   package let bytes: UnsafeRawBufferPointer
-  /// The same bytes, to be changed for this process alone, if the file was mapped for that.
+  /// The same bytes, to be changed for this process only, if the file was mapped for that.
   package let ownBytes: UnsafeMutableRawBufferPointer?
 
   init(_ path: String, _ descriptor: Int32, size: Int, readsAhead: Bool, isOwn: Bool) throws {
@@ -46,7 +46,7 @@ package final class MappedFile: @unchecked Sendable {
   }
 
   /// Ends the process with one line and exit code 3 when a mapped file turns out to be shorter than it was. For programs
-  /// only: a library leaves signals alone.
+  /// only: a library does not touch signals.
   package static func watch() {
     var action = sigaction()
     action.__sigaction_handler.sa_handler = { _ in
@@ -63,7 +63,7 @@ extension InputFile {
   ///
   /// - Parameters:
   ///   - readsAhead: whether all of it is going to be read soon
-  ///   - isOwn: whether its bytes can be changed, in memory and for this process alone
+  ///   - isOwn: whether its bytes can be changed, in memory and for this process only
   package func map(readsAhead: Bool = true, isOwn: Bool = false) throws -> MappedFile {
     try MappedFile(path, mappableDescriptor, size: size, readsAhead: readsAhead, isOwn: isOwn)
   }

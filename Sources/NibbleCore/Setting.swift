@@ -8,7 +8,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Packing.
   case codec, groupSize, symmetric, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
   // Adapters and merging.
-  case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, rank, energy, minEnergy, others
+  case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, minSurvival, rank, energy, minEnergy, others
   // Training.
   case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, addTokens, showBatch, epochs, batchSize, maxLength
   case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, initLora, loraplusRatio

@@ -57,6 +57,10 @@ public struct ChangeSums: Sendable, Equatable {
   /// The noise in the directions of the input that the adapter reads, ‖(W_written − W_base − Δ) · Vᵀ‖ / ‖Δ‖; nil where it was not
   /// measured.
   public var innerNoise: Double? { innerDelta == 0 ? nil : (inner / innerDelta).squareRoot() }
+  /// ‖noise‖ / ‖Δ‖: in the directions of the input that the adapter reads where that was measured, else over all.
+  public var noiseRatio: Double { innerNoise ?? (delta == 0 ? 0 : (noise / delta).squareRoot()) }
+  /// Whether `survival` measures the noise instead of the change: the noise is larger, and the share is no share, below 0 or well above 1.
+  public var isLostInNoise: Bool { noiseRatio > 1 && !((0...1.05).contains(survival)) }
   /// Whether the sums say anything: numbers near the end of float32 have squares beyond it.
   public var isMeasured: Bool { [kept, delta, base, noise, inner, innerDelta].allSatisfy(\.isFinite) }
   /// Whether the change is zero everywhere.

@@ -71,14 +71,32 @@ extension EncodingRules {
 package struct EncodeCounts: Sendable {
   /// NaN and infinite elements.
   package var nonfinite = 0
+  /// Of these, elements that are finite in the source: they share a scale with one that is not, or are beyond what scales hold.
+  package var finiteLost = 0
   /// Blocks of nothing but zeros.
   package var zeroBlocks = 0
+  /// Groups that become zeros because the type of their scales holds none so small.
+  package var vanished = 0
+  /// Groups whose scale is subnormal in its type and so has fewer digits.
+  package var subnormal = 0
 
   package init() {}
 
   package static func += (a: inout EncodeCounts, b: EncodeCounts) {
     a.nonfinite += b.nonfinite
+    a.finiteLost += b.finiteLost
     a.zeroBlocks += b.zeroBlocks
+    a.vanished += b.vanished
+    a.subnormal += b.subnormal
+  }
+
+  /// All of them, for a journal.
+  package var all: [Int] { [nonfinite, finiteLost, zeroBlocks, vanished, subnormal] }
+
+  /// nil for what `all` does not give, and for counts whose sums might overflow.
+  package init?(all: [Int]) {
+    guard all.count == 5, all.allSatisfy((0...1 << 40).contains) else { return nil }
+    (nonfinite, finiteLost, zeroBlocks, vanished, subnormal) = (all[0], all[1], all[2], all[3], all[4])
   }
 }
 

@@ -3,10 +3,10 @@ import NibbleCore
 
 /// Packs a changed matrix so that its change survives: adapter-aware rounding that needs neither the original weights nor data.
 ///
-/// Rounding errors are worst where the adapter reads its input: in the row space of A. So the error of each row in those directions,
-/// its debt, is carried from column to column, and each column's code is chosen for the value shifted by what pays the debt back best.
+/// Rounding errors are worst where the adapter reads its input: in the row space of A. So the error of each row in those directions
+/// is carried from column to column, and each column's code is chosen for the value shifted by what makes up for it best.
 /// With V [columns, r] an orthonormal basis of A's row space, S = VᵀV over the columns not yet written and g = (I/c + S)⁻¹ v_j,
-/// a code is nearest((t + debt · g) / scale), and debt += (t − value) · v_j.
+/// a code is nearest((t + carried · g) / scale), and carried += (t − value) · v_j.
 package struct Shaper: Sendable {
   /// Solving for every column takes the square of the rank.
   package static let mostRanks = 512
@@ -34,10 +34,10 @@ package struct Shaper: Sendable {
     gains = [Float](repeating: 0, count: basis.count)
   }
 
-  /// The same, paying debts.
+  /// The same, making up for carried errors.
   ///
-  /// - Parameter strength: c: how much of a debt is paid at once, against the noise that adds; 0 is plain rounding
-  package func paying(_ strength: Double) -> Shaper {
+  /// - Parameter strength: c: how much of a carried error is made up for at once, against the noise that adds; 0 is plain rounding
+  package func compensating(_ strength: Double) -> Shaper {
     var shaper = self
     shaper.gains = Self.gains(basis, rank: rank, columns: columns, strength: strength)
     return shaper
@@ -109,7 +109,7 @@ package struct Shaper: Sendable {
     _ t: UnsafePointer<Float>, element: Int, rows: Int, scales: UnsafePointer<Float>, codes: UnsafeMutablePointer<UInt8>,
     values: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
   ) -> Double {
-    var debts = [Float](repeating: 0, count: max(1, rows * rank))
+    var carried = [Float](repeating: 0, count: max(1, rows * rank))
     let scratch = Scratch()
     basis.withUnsafeBufferPointer { basis in
       gains.withUnsafeBufferPointer { gains in
@@ -121,12 +121,12 @@ package struct Shaper: Sendable {
                 thresholds: thresholds.baseAddress, numbers: numbers.baseAddress, zero: CInt(zero), scales: scales,
                 block: blockSize)
               nibble_shape(
-                variant.native, &plan, t, element, rows, codes, values, &debts, scratch.start(0, nibble_shape_scratch(rank)))
+                variant.native, &plan, t, element, rows, codes, values, &carried, scratch.start(0, nibble_shape_scratch(rank)))
             }
           }
         }
       }
     }
-    return debts.prefix(rows * rank).reduce(0) { $0 + Double($1) * Double($1) }
+    return carried.prefix(rows * rank).reduce(0) { $0 + Double($1) * Double($1) }
   }
 }

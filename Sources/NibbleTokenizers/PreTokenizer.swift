@@ -70,7 +70,7 @@ indirect enum PreTokenizer: Sendable {
     }
   }
 
-  /// Cuts where the kind of characters changes; nil is left out, and each character of kind 0 stands alone.
+  /// Cuts where the kind of characters changes; nil is left out, and each character of kind 0 is a piece of its own.
   private func splitRuns(_ pieces: inout Pieces, _ kind: (Unicode.Scalar) -> Int?) {
     pieces.split { text, parts in
       var last: Int?

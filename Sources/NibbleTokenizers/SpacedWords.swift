@@ -11,7 +11,7 @@ struct SpacedWords {
     var end = at
     while end < text.count, let length = Self.space(text, end) { end += length }
     while end < text.count, Self.space(text, end) == nil { end += 1 }
-    // A last space cannot go alone: the library makes nothing of an empty text.
+    // A last space cannot be a text of its own: the library makes nothing of an empty text.
     if let length = Self.space(text, end), end + length == text.count { end = text.count }
     defer { at = end + (Self.space(text, end) ?? 0) }
     return UnsafeBufferPointer(rebasing: text[at..<end])

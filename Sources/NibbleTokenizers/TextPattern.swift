@@ -25,7 +25,7 @@ enum TextPattern: Sendable {
 
   /// `bytes` with every match replaced.
   ///
-  /// - Parameter onMatch: told the place of each
+  /// - Parameter onMatch: gets the place of each
   /// - Throws: `.badInput` if the result is longer than `limit`, and what patterns throw
   func replacing(
     in bytes: [UInt8], with content: [UInt8], limit: Int, onMatch: (_ start: Int, _ end: Int) -> Void = { _, _ in }

@@ -2,7 +2,7 @@ import NibbleCore
 
 /// A model's small files by name, however they are kept.
 struct TokenizerFiles {
-  /// Files that a tokenizer is read from; others are left alone.
+  /// Files that a tokenizer is read from; others are ignored.
   static let names = [
     "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "special_tokens.json", "generation_config.json", "config.json",
@@ -95,7 +95,7 @@ extension Tokenizer {
     return try file.bytes(at: 0, count: file.size)
   }
 
-  /// Reads a tokenizer from a model's files by name; names that hold none are left alone.
+  /// Reads a tokenizer from a model's files by name; other names are ignored.
   ///
   /// - Parameter place: what messages call the place the files are in
   /// - Throws: `.badInput`

@@ -16,12 +16,12 @@ struct AdapterCommand: ParsableCommand {
 struct AdapterInspectCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "inspect",
-    abstract: "Show what an adapter holds: ranks, scales, norms, what it covers of a base, how much of it a merge would keep.",
+    abstract: "Show what an adapter holds: ranks, scales, norms, how much of a base it covers, how much a merge would keep.",
     discussion: """
-      The effective rank is exp of the entropy of the shares that singular values have in their sum. With --base the change is \
-      compared with the base's weights, and merges are measured without writing them. "Packed anew": the change is added to a plain \
-      base, which is packed afterwards. "Into the codes": the change is rounded into the codes of a packed base. The second often \
-      keeps nothing of a change of which the first keeps most.
+      The effective rank is the exponential of the entropy of the normalized singular values. --base compares the change with the base's \
+      weights and measures what a merge would keep, without writing one. "Packed anew" adds the change to the original weights and packs \
+      the sum. "Into the codes" rounds the change into the codes of a packed base, which often keeps nothing of a small change. For an adapter that does not fit the base, the rest is printed, and the \
+      exit code is 5.
       """)
 
   @Argument(help: "The adapter: PEFT's folder, or a GGUF file.") var path: String
@@ -42,10 +42,10 @@ struct AdapterCombineCommand: ParsableCommand {
     commandName: "combine",
     abstract: "Combine adapters into one: the weighted sum of their changes, or one of PEFT's methods.",
     discussion: """
-      cat keeps the sum exactly, with the sum of the ranks; svd is the best approximation of the sum with the largest rank or \
-      --svd-rank. The others combine factors, as PEFT does, which is not the sum: linear adds them; ties keeps the greatest numbers \
-      (--density) of one sign and averages them; magnitude_prune adds the greatest numbers; dare_linear and dare_ties keep \
-      numbers at random (--seed) and scale them up.
+      cat gives the exact sum; its rank is the sum of the ranks. svd is the best approximation of the sum with the largest rank, or \
+      with --svd-rank. The other methods combine factors as PEFT does, which is not the sum of the changes: linear adds them; ties \
+      averages the largest numbers (--density) of one sign; magnitude_prune adds the largest numbers; dare_linear and dare_ties keep \
+      random numbers (--seed) and scale them up.
       """)
 
   @Argument(help: ArgumentHelp("Adapter folders, with a weight where it is not 1.", valueName: "DIR[:WEIGHT]"))

@@ -8,9 +8,9 @@ struct AdapterConvertCommand: ParsableCommand {
     commandName: "convert",
     abstract: "Convert an adapter between PEFT's folder, mlx-lm's folder and llama.cpp's GGUF file.",
     discussion: """
-      Before the output becomes visible it is read again, and the change of each module is compared. Features that the other layout \
-      cannot hold are refused by name. GGUF needs --base, whose configuration gives the names of tensors and the order of rows; for \
-      other layouts --base only checks that the adapter fits.
+      Before the output becomes visible, nibble reads it back and compares the change of each module. Features that the other layout \
+      cannot hold are refused by name. GGUF needs --base: its configuration gives the names of tensors and the order of rows. For \
+      other layouts, --base checks that the adapter fits and gives target_modules short names.
       """)
 
   @Argument(help: "The adapter: a folder, or a GGUF file.") var path: String

@@ -6,7 +6,7 @@ import NibbleFormats
 struct AdapterExtractCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "extract",
-    abstract: "Make an adapter of the difference between a tuned model and its base.",
+    abstract: "Turn the difference between a tuned model and its base into an adapter.",
     discussion: """
       Each linear layer that changed gets the best factors of the given rank; the summary says which share of the change they hold. \
       Norms, biases, embeddings and output heads that changed are saved whole beside the factors; --others changes that. Base and tuned \
@@ -47,8 +47,8 @@ struct AdapterExtractCommand: ParsableCommand {
 struct AdapterResizeCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "resize",
-    abstract: "Give an adapter another rank, with the least error there is.",
-    discussion: "The errors are exact: what the singular values that are cut off hold.")
+    abstract: "Change the rank of an adapter with the smallest possible error.",
+    discussion: "The reported errors are exact: they are computed from the singular values that are dropped.")
 
   @Argument(help: "The adapter folder.") var path: String
   @Option(name: [.long, .customLong("lora-r"), .customLong("r")], help: "The new rank.") var rank: Int?

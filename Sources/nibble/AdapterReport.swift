@@ -11,6 +11,10 @@ enum AdapterReport {
     let found = try AdapterInspection(file, base: checkpoint, threads: common.workers)
     common.warn(found.warnings)
     try common.json ? printJSON(file, found) : printText(file, found, whole: common.verbose)
+    if let mismatch = found.mismatch {
+      try StandardOutput.flush()
+      throw mismatch
+    }
   }
 
   private static func method(_ config: AdapterConfig) -> String {
@@ -39,14 +43,12 @@ enum AdapterReport {
       rows.append(
         (
           "packed anew",
-          total(found, \.packedAnew).map {
-            "keeps \(Summary.share($0.survival)) of the change: added to the original, which is then packed"
-          }
+          total(found, \.packedAnew).map { kept($0) + ": added to the original, which is then packed" }
             ?? "needs the original: give it as --base"
         ))
       if let codes = total(found, \.intoCodes) {
         rows.append(
-          ("into the codes", "keeps \(Summary.share(codes.survival)) of the change: rounded into the codes of the packed base"))
+          ("into the codes", kept(codes) + ": rounded into the codes of the packed base"))
       }
     }
     if let binding = file.binding {
@@ -54,6 +56,11 @@ enum AdapterReport {
     }
     rows.append(("identity", found.identity.description))
     try Summary.printRows(rows)
+  }
+
+  private static func kept(_ sums: ChangeSums) -> String {
+    sums.isLostInNoise
+      ? "loses the change in rounding noise, \(Summary.noise(sums))" : "keeps \(Summary.survival(sums)) of the change"
   }
 
   /// What modules on one line have in common.
@@ -141,7 +148,8 @@ enum AdapterReport {
       "survival_packed_anew": total(found, \.packedAnew).map { JSON($0.survival) } ?? .null,
       "survival_into_codes": total(found, \.intoCodes).map { JSON($0.survival) } ?? .null,
       "trained_on": JSON(file.binding?.base.description), "trained_on_source": JSON(file.binding?.source?.description),
-      "identity": JSON(found.identity.description), "warnings": JSON(found.warnings),
+      "identity": JSON(found.identity.description), "mismatch": JSON(found.mismatch?.text.withFlags),
+      "warnings": JSON(found.warnings),
     ])
   }
 }

@@ -9,14 +9,14 @@ import NibbleModels
 struct CalibratingOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Text to calibrate with: a text file, JSON Lines with a 'text' a row, or a folder of such files; may be repeated. Without any, the model writes its own.",
+      "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row, or a folder of such files; may be repeated. Without it, the model writes its own text.",
       valueName: "TEXT|JSONL|DIR"))
   var calibration: [String] = []
 
   @Option(help: "Tokens to calibrate with.")
   var calibrationTokens = 65536
 
-  @Option(help: "The seed of what the model writes itself.")
+  @Option(help: "Seed of the text that the model writes.")
   var seed: UInt64 = 0
 
   /// Whether a text is named.

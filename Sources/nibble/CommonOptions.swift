@@ -79,7 +79,7 @@ struct WriteOptions: ParsableArguments {
 
   func spec(_ format: OutputFormat?, orElse other: OutputFormat) throws -> OutputSpec {
     // A plan needs no output: the empty path is never taken.
-    var spec = try OutputSpec(path: output ?? "", format: format, habit: other)
+    var spec = try OutputSpec(path: output ?? "", format: format, default: other)
     spec.force = force
     spec.maximumShard = parseBytes(maxShardSize) ?? spec.maximumShard
     return spec

@@ -49,7 +49,7 @@ struct DoctorCommand: ParsableCommand {
   ) throws {
     let (processor, choice) = (Processor.current, KernelChoice.current)
     let others = KernelVariant.allCases.filter { $0.runs && $0 != choice.variant }.map(\.rawValue)
-    let head: [(key: String, value: JSON)] = [
+    let first: [(key: String, value: JSON)] = [
       ("version", JSON(nibbleVersion)), ("build", JSON(Self.build)), ("system", JSON(Machine.system)), ("cores", JSON(availableCores)),
       (
         "processor",
@@ -61,13 +61,13 @@ struct DoctorCommand: ParsableCommand {
       ("kernels", ["variant": JSON(choice.variant.rawValue), "reason": JSON(choice.reason), "others": JSON(others)]),
       ("blas", BLAS.coreName.map { ["core": JSON($0), "configuration": JSON(BLAS.configuration)] } ?? .null),
     ]
-    let tail: [(key: String, value: JSON)] = [
+    let last: [(key: String, value: JSON)] = [
       ("cache", ["folder": JSON(cache.name), "exists": .bool(cache.exists), "models": JSON(cache.models)]),
       ("libraries", .object(libraries.map { ($0.name, JSON($0.version)) })),
       ("environment", .object(Self.variables.map { ($0.name, JSON($0.value)) })),
       ("findings", JSON(findings(Machine.freeDisk(at: ".")))),
     ]
-    try StandardOutput.print(JSON.object(head + limits.map { ($0.name, $0.bytes.map { JSON($0) } ?? .null) } + tail))
+    try StandardOutput.print(JSON.object(first + limits.map { ($0.name, $0.bytes.map { JSON($0) } ?? .null) } + last))
   }
 
   private func findings(_ disk: Int?) -> [String] {

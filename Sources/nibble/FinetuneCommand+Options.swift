@@ -94,12 +94,11 @@ extension FinetuneCommand {
     }
   }
 
-  /// The options, with the modules that have rows for new tokens.
+  /// The options, with what is trained for new tokens.
   func options(with added: ChatTokens, on model: Model) throws -> FinetuneOptions {
     var options = try options
     guard !added.tokens.isEmpty else { return options }
-    options.adapter.modulesToSave += added.modules(of: model).filter { !options.adapter.modulesToSave.contains($0) }
-    options.adapter.keepsTied = true
+    added.train(in: &options.adapter, of: model)
     options.tokenizerFiles = added.files
     return options
   }

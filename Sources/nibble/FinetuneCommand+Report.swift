@@ -41,11 +41,11 @@ extension FinetuneCommand {
   func summarize(_ result: Finetuning.Result, _ data: TrainingRows.Data, _ output: String, _ seconds: Double) throws {
     let use = ResourceUse.now
     if common.json {
-      let head: [(key: String, value: JSON)] = [
+      let first: [(key: String, value: JSON)] = [
         ("verb", "finetune"), ("output", JSON(output)), ("steps", JSON(result.steps)), ("loss", JSON(result.smoothedLoss)),
         ("trained", JSON(result.trained)),
       ]
-      let tail: [(key: String, value: JSON)] = [
+      let last: [(key: String, value: JSON)] = [
         ("best_step", result.bestStep.map { JSON($0) } ?? .null), ("tokens", JSON(result.tokens)), ("seconds", JSON(seconds)),
         ("seconds_of", .object(result.parts.map { ($0.name, JSON($0.seconds)) })),
         ("cpu_seconds", JSON(use.userSeconds + use.systemSeconds)), ("peak_memory", JSON(use.peakBytes)),
@@ -53,7 +53,7 @@ extension FinetuneCommand {
       ]
       let validations =
         result.validationBefore.map { ("valid_\($0.key)_before", JSON($0.value)) } + result.validation.map { ("valid_" + $0.key, JSON($0.value)) }
-      return try StandardOutput.print(JSON.object(head + validations + data.counts + tail))
+      return try StandardOutput.print(JSON.object(first + validations + data.counts + last))
     }
     var rows = [
       ("output", output), ("trained", "\(result.trained) parameters"), ("rows", data.summary),

@@ -76,7 +76,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: ArgumentHelp("Chat template for messages: llama-3, chatml, mistral, zephyr, or a template file (default: the model's own).", valueName: "NAME|FILE"))
   var template: TemplateChoice?
   @Option(help: "Answers of a conversation to learn: all or last.") var trainOnTurns: LearnedTurns = .all
-  @Flag(help: "Add special tokens of the --template that the tokenizer lacks, and train embedding and head in full.") var addTokens = false
+  @Flag(help: "Add special tokens of the --template that the tokenizer lacks, and train their rows of embedding and head.") var addTokens = false
   @Flag(help: "Accept a template whose special tokens the tokenizer splits into pieces.") var breakMarks = false
   @Option(help: "Dropout of the input of the LoRA factors.") var loraDropout = 0.0
   @Option(help: "Steps per progress line, if standard error is not a terminal (default: about 20 lines per run).") var logEvery: Int?

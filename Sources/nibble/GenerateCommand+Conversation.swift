@@ -1,21 +1,25 @@
+import ArgumentParser
 import NibbleCore
 import NibbleModels
 import NibbleTemplates
 
 extension GenerateCommand {
   /// Reads prompts line by line and prints the answers, until the input ends. At a terminal, Ctrl-C stops an answer.
+  ///
+  /// - Throws: the exit code of the first line that failed, where nobody sits at a terminal
   func converse(_ open: OpenModel, _ writer: TextGenerator, _ talks: ModelChat?) throws {
     let editor = LineEditor()
     var history = Conversation(opening)
     var adapters = try use.isEmpty && open.set.names.count > 1 ? [] : open.use(use)
     if editor.isTerminal, !common.quiet { write(greeting(open, isChat: talks != nil), to: 2) }
+    var failure: NibbleError?
     while let line = try editor.line() {
-      if line.hasPrefix("/") {
-        guard try command(line, &history, &adapters, open, isChat: talks != nil) else { return }
-        continue
-      }
-      if editor.isTerminal, line.allSatisfy(\.isWhitespace) { continue }
+      if line.allSatisfy(\.isWhitespace) { continue }
       do {
+        if line.hasPrefix("/") {
+          guard try command(line, &history, &adapters, open, isChat: talks != nil) else { break }
+          continue
+        }
         var next = history
         let prompt = try talks.map { try nextTurn(line, &next, $0, open.model) } ?? writer.tokens.prompt(line)
         let answer = try answer(prompt, adapters, writer, canStop: editor.isTerminal)
@@ -24,8 +28,10 @@ extension GenerateCommand {
         history.messages.append(Conversation.message("assistant", answer))
       } catch let error as NibbleError where [.usage, .badInput].contains(error.kind) {
         write("nibble: error: \(error.line)\n", to: 2)
+        if failure == nil { failure = error }
       }
     }
+    if let failure, !editor.isTerminal { throw ExitCode(failure.kind.rawValue) }
   }
 
   /// Prints an answer as it is generated.
@@ -65,23 +71,25 @@ extension GenerateCommand {
       let active = adapters.map(\.adapter.name)
       write("adapters: \(open.set.names.joined(separator: ", ")); in use: \(active.isEmpty ? "none" : active.joined(separator: ", "))\n", to: 2)
     case ("/adapter", let names?):
-      do { adapters = try open.set.selection(try open.parse(names)) } catch let error as NibbleError {
-        write("nibble: error: \(error.line)\n", to: 2)
-      }
+      adapters = try open.set.selection(try open.parse(names))
     case ("/reset", _) where isChat: history.messages.removeAll { $0["role"]?.string != "system" }
     case ("/system", let text) where isChat: history = Conversation(text.map { [Conversation.message("system", $0)] } ?? [])
-    default: write(Self.commands(isChat: isChat), to: 2)
+    case ("/help", _):
+      write(Self.commands(isChat: isChat).map { $0.0 + String(repeating: " ", count: 26 - $0.0.count) + $0.1 + "\n" }.joined(), to: 2)
+    default:
+      let names = Self.commands(isChat: isChat).map { $0.0.prefix { $0 != " " } }
+      throw NibbleError.usage("unknown command \(words[0]); commands: \(names.joined(separator: ", "))")
     }
     return true
   }
 
-  private static func commands(isChat: Bool) -> String {
+  private static func commands(isChat: Bool) -> [(String, String)] {
     let all = [
       ("/reset", "start a new conversation"), ("/system TEXT", "start a new conversation with this system message"),
-      ("/adapter NAME[:WEIGHT],…", "use these adapters, or none; without a name, list them"), ("/exit", "end; Ctrl-D does the same"),
+      ("/adapter NAME[:WEIGHT],…", "use these adapters, or none; without a name, list them"), ("/help", "list the commands"),
+      ("/exit", "end; Ctrl-D does the same"),
     ]
-    let shown = all.filter { isChat || !["/reset", "/system TEXT"].contains($0.0) }
-    return shown.map { $0.0 + String(repeating: " ", count: 26 - $0.0.count) + $0.1 + "\n" }.joined()
+    return all.filter { isChat || !["/reset", "/system TEXT"].contains($0.0) }
   }
 
   private func greeting(_ open: OpenModel, isChat: Bool) -> String {

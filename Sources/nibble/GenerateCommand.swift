@@ -15,7 +15,8 @@ struct GenerateCommand: ParsableCommand {
 
       --prompts FILE.jsonl generates for many prompts at once. Each row is {"prompt": …} or {"messages": […]}, and may name its \
       adapters: "use": "NAME". --chat formats prompts with the model's chat template, --messages FILE.json continues a whole \
-      conversation, and --interactive holds one in the terminal.
+      conversation, and --interactive holds one in the terminal. Lines from a pipe are prompts too; the exit code is then that of the \
+      first line that failed.
 
       With several adapters, --use selects one (--use e2e) or a weighted sum (--use sst:0.5,e2e:0.5).
 

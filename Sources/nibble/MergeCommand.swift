@@ -21,7 +21,7 @@ struct MergeCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "nbl, bnb, safetensors (default: by the ending of OUT, else the base's).")
+  @Option(help: "nbl, bnb, compressed-tensors, safetensors (default: by the ending of OUT, else the base's; nbl for --when-lost keep).")
   var format: OutputFormat?
 
   @Option(help: "Type of every float tensor of plain safetensors: bf16, fp16, fp32 (default: the type each tensor had).")
@@ -32,12 +32,12 @@ struct MergeCommand: ParsableCommand {
 
   @OptionGroup var packing: PackingOptions
 
-  @Option(help: "Stop with exit code 6 if a tensor keeps less than this share of its change (default: 0.5 for packed tensors).")
+  @Option(help: "Stop with exit code 6 if a tensor keeps less than this share of its change, from 0 to 1 (default: 0.5 for packed tensors).")
   var minSurvival: Double?
 
   @Option(
     help: ArgumentHelp(
-      "Several adapters together: sum of the deltas (also cat), or linear, svd, ties, magnitude_prune, dare_linear, dare_ties as PEFT combines them."
+      "How several adapters are combined: sum or cat, the exact sum of their changes; or linear, svd, ties, magnitude_prune, dare_linear, dare_ties, as in PEFT."
     ))
   var method: MergeOptions.Method = .sum
 
@@ -45,14 +45,14 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "How to rescue packed tensors that would keep less: fail, promote (to int8), 16bit, shape (experimental: chooses codes so that the change survives), or keep (writes a folder with the base and the adapters)."
+      "What to do with packed tensors that would keep less: fail; promote writes them as int8; 16bit writes them in 16 bits; shape (experimental) chooses codes so that the change survives; keep merges nothing and writes a folder with the base and the adapter."
     ))
   var whenLost: WhenLost = .fail
 
   @Option(
     help: ArgumentHelp(
-      "Merge onto the values of this base's 4-bit form, which the adapter was trained on; original: onto the base's own values.",
-      valueName: "nf4[:block=N][:no-double-quant][:mse|:mse-signed]|original"))
+      "Merge onto the values of this base's packed form, which the adapter was trained on: nf4, fp4:block=128:mse, int4:group=32:symmetric and so on; original: onto the base's own values.",
+      valueName: "CODEC[:OPTION…]|original"))
   var trainedOn: String?
 
   @Option(
@@ -74,12 +74,11 @@ struct MergeCommand: ParsableCommand {
   var allowNonfinite = false
 
   func run() throws {
-    if let minSurvival, !minSurvival.isFinite { throw NibbleError.usage("--min-survival \(minSurvival) is not a finite number") }
     let source = try Checkpoint.open(base)
     var write = write
     // A bundle is a folder, which may be named like one.
     if whenLost == .keep { write.output = write.output?.withoutTrailingSlashes }
-    var job = MergeJob(source, try options(source), to: try write.spec(format, orElse: source.ownFormat))
+    var job = MergeJob(source, try options(source), to: try write.spec(format, orElse: whenLost == .keep ? .nbl : source.ownFormat))
     (job.trainedOn, job.anyBase, job.whenLost, job.undo) = (trainedOn, anyBase, whenLost, undo)
     (job.threads, job.plans, job.resumes) = (common.workers, write.dryRun, write.resume)
     job.check = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil
@@ -89,7 +88,7 @@ struct MergeCommand: ParsableCommand {
     func extra(_ report: StreamReport) -> Summary.Extra {
       var extra = job.check.map { Summary.comparison($0.result) } ?? Summary.Extra()
       if let found = running?.result { extra.add(found) }
-      let values = match.trainedOn.map { "the values of its 4-bit form, \($0)" } ?? "its values as they are"
+      let values = match.trainedOn.map { "the values of its packed form, \($0)" } ?? "its values as they are"
       extra.rows.insert(("base", "\(base): \(values)" + (common.verbose ? "; identity \(report.sourceIdentity)" : "")), at: 0)
       extra.members.append(("trained_on", JSON(match.trainedOn)))
       return extra

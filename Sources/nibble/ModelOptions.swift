@@ -15,7 +15,7 @@ struct ModelOptions: ParsableArguments {
   var adapter: [String] = []
 
   @Option(
-    help: ArgumentHelp("Run the model that this patch makes of the block file; the file does not change.", valueName: "TASK.patch"))
+    help: ArgumentHelp("Apply this patch to the block file in memory; the file does not change.", valueName: "TASK.patch"))
   var patch: String?
 
   @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.")

@@ -57,6 +57,8 @@ struct Nibble: ParsableCommand {
       return report(error)
     } catch is StandardOutput.Closed {
       return 0
+    } catch let code as ExitCode {
+      return code.rawValue
     } catch {
       return reportParsing(error, words)
     }

@@ -5,8 +5,8 @@ import NibbleFormats
 struct PatchCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "patch",
-    abstract: "Write the bytes in which two block files differ.",
-    discussion: "Two merges on one base differ in few bytes; 'nibble swap' turns either into the other.")
+    abstract: "Write the differences between two block files.",
+    discussion: "Two merges into the same base differ in few bytes; 'nibble swap' turns either into the other.")
 
   @Option(help: ArgumentHelp("A block file.", valueName: "A.nbl")) var from: String
   @Option(help: ArgumentHelp("The other one.", valueName: "B.nbl")) var to: String

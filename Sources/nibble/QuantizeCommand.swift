@@ -9,8 +9,8 @@ struct QuantizeCommand: ParsableCommand {
     abstract: "Pack a checkpoint to 4 bits.",
     discussion: """
       Without rules, the linear layers of known architectures are packed, as transformers packs them with bitsandbytes. For unknown \
-      architectures, every 2-D weight is packed unless its name marks it as an embedding or an output head. --tensor and --keep are \
-      tried in the order given; the first whose pattern is found in a tensor's name decides. '@FILE' reads one rule per line.
+      architectures, every 2-D weight is packed unless its name marks it as an embedding or an output head. --tensor and --keep \
+      apply in the order given; the first whose pattern occurs in a tensor's name decides. '@FILE' reads one rule per line.
       """)
 
   @Argument(help: "The checkpoint.") var model: String
@@ -35,7 +35,7 @@ struct QuantizeCommand: ParsableCommand {
   var tensorRules: [RuleText] = []
 
   @Option(
-    name: .customLong("keep"), help: ArgumentHelp("Keep the tensors whose name matches in their type.", valueName: "REGEX"),
+    name: .customLong("keep"), help: ArgumentHelp("Leave the tensors whose name matches unpacked.", valueName: "REGEX"),
     transform: { RuleText(.keep, $0) })
   var keepRules: [RuleText] = []
 
@@ -49,7 +49,7 @@ struct QuantizeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "The published model this is, which adapters trained on the output will name as their base (default: as the Hugging Face cache or config.json says).",
+      "Name of the published model, which adapters trained on the output record as their base (default: from the Hugging Face cache or config.json).",
       valueName: "ORG/NAME[@REVISION]"))
   var baseName: String?
 
@@ -67,6 +67,7 @@ struct QuantizeCommand: ParsableCommand {
     }
     if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
     options.codec = choice
+    options.insistsOnCodec = self.codec != nil
     if let baseName { _ = try ModelOrigin(baseName) }
     try packing.apply(to: &options)
     let isCompressed = format == .compressedTensors
@@ -143,7 +144,7 @@ struct PackingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). quantize can choose the codes as well, from a text that the model reads: calibrated; gptq (int4); auto is calibrated for models that run here and write their own text, or are given one, and mse-signed for others."
+      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). quantize can also choose the codes, by what they do to the model's outputs on a text: calibrated; gptq, as published (int4); auto, which is calibrated where the model runs here and has a text, and mse-signed elsewhere."
     ))
   var encoder: EncoderFlag?
 
@@ -180,7 +181,7 @@ struct PackingOptions: ParsableArguments {
   func applyScheme(to options: inout QuantizeOptions) {
     options.zeros = .none
     if groupSize == nil { options.groupSize = 128 }
-    if encoder == nil { options.encoder = .mse }
+    options.defaultEncoder = .mse
   }
 }
 

@@ -29,7 +29,7 @@ extension Summary {
     if let undo = report.undo, let path = job.changing.undo { rows.append(("undo", "\(path), \(byteText(undo.bytes))")) }
     if job.source.family == nil || verbose { rows += decisions(job) }
     if report.zeroBlocks > 0 { rows.append(("blocks of zeros", "\(report.zeroBlocks)")) }
-    if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values")) }
+    if report.nonfinite > 0 { rows.append(("NaN or infinite", "\(report.nonfinite) values" + (report.finiteLost > 0 ? " (\(report.nonfinite - report.finiteLost) in the source)" : ""))) }
     rows += casts(report, verbose: verbose)
     if !report.notCarried.isEmpty { rows.append(("not in the output", list(report.notCarried))) }
     if report.resumed.tensors > 0 {
@@ -54,13 +54,15 @@ extension Summary {
       return "taken out: likely within \(percent(report.originalDistance)) of the original, in the weights that were changed"
     }
     if let worst = report.worstChanged {
-      return "\(done): \(share(report.change.survival)) of the adapter's change survives, worst \(share(worst.sums.survival)) in "
-        + oneLine(worst.name)
+      let sums = report.change
+      if sums.isLostInNoise { return "\(done): the adapter's change is lost in rounding noise, \(noise(sums))" }
+      return "\(done): \(survival(sums)) of the adapter's change survives, worst \(share(worst.sums.survival)) in " + oneLine(worst.name)
     }
     if let mean = report.meanError, let worst = report.worst {
       return "\(done): relative error of the packed weights \(decimal(mean, 4)) on average, worst \(decimal(worst.relativeError ?? 0, 4)) in "
         + oneLine(worst.name)
     }
+    if verb == "quantize", !report.packed.isEmpty { return "nothing was packed: \(report.packed.count) tensors were packed already" }
     return switch verb {
     case "convert": "converted: every code and every value as it was"
     case "dequantize": "unpacked: \(report.keptCount) tensors" + (report.cast.isEmpty ? "" : ", \(report.cast.count) of them in another type")
@@ -82,6 +84,7 @@ extension Summary {
         ),
       ]
     }
+    if all.isLostInNoise { rows.append(("survival", "\(share(all.survival)): a measure of the noise, not of the change")) }
     let shaped = report.changed.filter(\.isShaped).count
     if shaped > 0 { rows.append(("shaped", "\(shaped) tensors: codes chosen so that the change survives (experimental)")) }
     if !report.replaced.isEmpty { rows.append(("replaced", list(report.replaced))) }

@@ -57,6 +57,14 @@ enum Summary {
   /// A share of something to a tenth of a percent: what survives of a change.
   static func share(_ share: Double) -> String { "\(decimal(100 * share, 1)) %" }
 
+  /// The same of a whole change: rounding noise can make it more than 100 %.
+  static func survival(_ sums: ChangeSums) -> String { sums.survival >= 0.9995 ? "all" : share(sums.survival) }
+
+  /// How large rounding noise is that a change is lost in.
+  static func noise(_ sums: ChangeSums) -> String {
+    "which is \(decimal(sums.noiseRatio, 1)) times as large" + (sums.innerNoise == nil ? "" : " on the inputs the adapter uses")
+  }
+
   static func printRows(_ rows: [(String, String)]) throws {
     let width = rows.map(\.0.count).max() ?? 0
     for (label, value) in rows {
@@ -95,6 +103,8 @@ enum Summary {
             })
       } ?? .null,
       "zero_blocks": JSON(report.zeroBlocks), "nonfinite": JSON(report.nonfinite),
+      "nonfinite_in_source": JSON(report.nonfinite - report.finiteLost), "vanished_groups": JSON(report.underflow.vanished),
+      "subnormal_groups": JSON(report.underflow.subnormal),
       "tensors": .array(
         report.packed.map { tensor in
           [
@@ -118,6 +128,7 @@ enum Summary {
         }),
       "survival": report.changed.isEmpty ? .null : JSON(report.change.survival),
       "survival_worst": report.worstChanged.map { JSON($0.sums.survival) } ?? .null,
+      "lost_in_noise": .bool(report.change.isLostInNoise),
       "relative_delta": report.changed.isEmpty ? .null : JSON(report.change.relativeDelta),
       "relative_noise": report.changed.isEmpty ? .null : JSON(report.change.relativeNoise),
       "inner_noise": report.change.innerNoise.map { JSON($0) } ?? .null,

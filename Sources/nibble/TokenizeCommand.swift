@@ -11,11 +11,11 @@ struct TokenizeCommand: ParsableCommand {
       PATH is a model folder, a block file with a tokenizer inside, or one file: tokenizer.json, tokenizer.model \
       (SentencePiece or tiktoken ranks), vocab.json beside merges.txt, vocab.txt.
 
-      Rows of --file are {"text": …}, {"text": …, "pair": …} or, with --decode, {"ids": […]}. Each gives one line: \
-      {"ids", "ids_with_special", "ids_special_as_text", "type_ids", "decoded"}, where "ids" are without special \
-      tokens around them, "type_ids" go with "ids_with_special" and "decoded" is the text of "ids"; or {"text"}.
+      Rows of --file are {"text": …}, {"text": …, "pair": …} or, with --decode, {"ids": […]}. For each, one line is \
+      printed: {"text"} with --decode, else {"ids", "ids_with_special", "ids_special_as_text", "type_ids", "decoded"}. "ids" has no \
+      added special tokens, "type_ids" belongs to "ids_with_special", "decoded" is the text of "ids".
 
-      --messages writes a conversation out by the model's chat template: a JSON list of messages, or an object with "messages", \
+      --messages renders a conversation with the model's chat template: a JSON list of messages, or an object with "messages", \
       "tools", "documents" and other variables of the template. --render needs no model.
       """)
 

@@ -61,6 +61,46 @@ struct AdapterCommandTests {
     }
   }
 
+  @Test("of an adapter that does not fit the base, the rest is printed and the mismatch named")
+  func mismatch() throws {
+    var builder = SafetensorsBuilder()
+    builder.add(random: "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", [1, 64])
+    builder.add(random: "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight", [64, 1])
+    builder.add(random: "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", [64])
+    try folder.write("a/adapter_model.safetensors", builder.bytes)
+    try folder.write("a/adapter_config.json", #"{"peft_type": "LORA", "r": 1, "lora_bias": true, "target_modules": ["q_proj"]}"#)
+    let words = ["adapter", "inspect", folder.file("a"), "--base", Self.stories, "-q"]
+    let result = try Program.run(words)
+    #expect(result.code == 5 && result.errorLines.count == 1, "\(result.errors)")
+    #expect(result.errors.contains("'model.layers.0.self_attn.q_proj' has a bias, and the base has none"), "\(result.errors)")
+    #expect(result.output.contains("q_proj [64, 64]: rank 1") && result.output.contains("covers"), "\(result.output)")
+    let document = try JSON.parse(Program.run(words + ["--json"]).output)
+    #expect(document["mismatch"]?.string?.contains("has a bias") == true && document["modules"]?.array?.count == 1)
+    #expect(try json(["adapter", "inspect", folder.file("a")])["mismatch"] == .null)
+  }
+
+  @Test("target_modules stays short: the union of lists in a combination, the ends that the base shows in a conversion")
+  func shortTargets() throws {
+    func targets(_ name: String) throws -> [String] {
+      try #require(JSON.parse(bytes(of: folder.file(name + "/adapter_config.json")))["target_modules"]?.array).compactMap(\.string)
+    }
+    let lora = fixture("adapters/dec_lora_qv"), llama = fixture("models/llama")
+    try json(["adapter", "combine", lora, lora + ":0.5", "-o", folder.file("sum")])
+    #expect(try targets("sum") == ["q_proj", "v_proj"])
+    // An adapter whose modules have whole paths for names keeps them.
+    try json(["adapter", "combine", lora, fixture("adapters/dec_all_linear_patterns"), "-o", folder.file("paths"), "--any-base"])
+    #expect(try targets("paths").contains("model.layers.1.mlp.up_proj"))
+    try json(["adapter", "convert", lora, "--to", "mlx", "-o", folder.file("mlx")])
+    for (name, base, expected) in [("short", ["--base", llama], 2), ("long", [], 4)] {
+      try json(["adapter", "convert", folder.file("mlx"), "--to", "peft", "-o", folder.file(name)] + base)
+      #expect(try targets(name).count == expected)
+    }
+    #expect(try targets("short") == ["q_proj", "v_proj"])
+    try json(["adapter", "convert", lora, "--base", llama, "-o", folder.file("a.gguf")])
+    try json(["adapter", "convert", folder.file("a.gguf"), "--to", "peft", "--base", llama, "-o", folder.file("back")])
+    #expect(try targets("back") == ["q_proj", "v_proj"])
+  }
+
   @Test(
     "words that make no sense are 2, files that are wrong 3, gates that are missed 6",
     arguments: [

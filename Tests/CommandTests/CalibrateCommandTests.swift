@@ -28,8 +28,8 @@ struct CalibrateCommandTests {
       "b.nbl", ["--calibration", Self.text, "--calibration-tokens", "800", "--threads", "2", "--json", "-q"])
     #expect(second.code == 0 && second.errors.isEmpty, "\(second.errors)")
     #expect(try bytes(of: folder.file("a.nbl")) == bytes(of: folder.file("b.nbl")))
-    let told = try #require(try JSON.parse(second.output)["calibration"])
-    #expect(told["tokens"]?.int == 800 && told["source"]?.string == "text" && told["tensors"]?.array?.count == 35)
+    let reported = try #require(try JSON.parse(second.output)["calibration"])
+    #expect(reported["tokens"]?.int == 800 && reported["source"]?.string == "text" && reported["tensors"]?.array?.count == 35)
     let record = try Checkpoint.open(folder.file("a.nbl")).provenance?["options"]
     #expect(try Checkpoint.open(folder.file("a.nbl")).encoder == .mseSigned)
     #expect(record?["encoder"]?.string == "calibrated" && record?["calibration"]?["tokens"]?.int == 800)

@@ -31,7 +31,7 @@ struct ChatCommandTests {
     for word in words { #expect(result.errors.contains(word), "\(result.errors)") }
   }
 
-  @Test("a template alone is rendered as Jinja would, with or without trimmed blocks")
+  @Test("a template by itself is rendered as Jinja would, with or without trimmed blocks")
   func render() throws {
     let template = try folder.write("t.jinja", "  {% if x %}\n{{ x }}\n  {% endif %}\n")
     let context = try folder.write("c.json", #"{"x": [1.0, "é"]}"#)
@@ -92,6 +92,25 @@ struct ChatCommandTests {
     let long = String(repeating: "One day a boy ran. ", count: 40)
     let result = try talk("\(long)\n\(long)\n")
     #expect(result.code == 0 && result.errors.contains("its oldest 2 messages are left out"), "\(result.errors)")
+  }
+
+  @Test("lines from a pipe: blank ones are skipped, a command that is none is named, and the first failure is the exit code")
+  func piped() throws {
+    func talk(_ base: String, _ lines: String) throws -> Program.Result {
+      let input = Pipe()
+      try input.fileHandleForWriting.write(contentsOf: Data(lines.utf8))
+      try input.fileHandleForWriting.close()
+      return try Program.run(["generate", "--base", base, "--interactive", "--max-new-tokens", "2"], standardInput: input)
+    }
+    let blank = try talk(stories, "\n  \nOne\n\n")
+    #expect(blank.code == 0 && blank.output.split(separator: "\n", omittingEmptySubsequences: false).count == 2, "\(blank.output)")
+    let bogus = try talk(stories, "/bogus\nOne\n")
+    expectOneLine(bogus, 2, mentioning: ["unknown command /bogus; commands: /adapter, /help, /exit"])
+    #expect(!bogus.output.isEmpty)
+    let raising = try talk(model("{{ raise_exception('no') if 'bad' in messages[-1].content else 'One' }}"), "bad\nfine\n/bogus\n")
+    #expect(raising.code == 3 && raising.errorLines.count == 2 && !raising.output.isEmpty, "\(raising.errors)")
+    #expect(raising.errors.contains("/reset, /system, /adapter, /help, /exit"))
+    #expect(try talk(stories, "/help\n/exit\n").code == 0)
   }
 
   @Test("a template that is missing, broken or out of place is refused", arguments: [

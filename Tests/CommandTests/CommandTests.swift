@@ -115,6 +115,23 @@ struct CommandTests {
     #expect(try Program.run(["quantize", path, "-o", folder.file("o.nbl"), "--allow-nonfinite"]).code == 0)
   }
 
+  @Test("a packed source is not packed with another codec, and what nobody asked for is not warned of")
+  func packedSource() throws {
+    for (own, other) in [("nf4", "fp4"), ("int8", "nf4"), ("int4", "nf4")] {
+      let packed = folder.file(own + ".nbl")
+      #expect(try Program.run(["quantize", fixture("models/llama"), "-o", packed, "--codec", own]).code == 0)
+      let result = try Program.run(["quantize", packed, "-o", folder.file("o.nbl"), "--codec", other])
+      expectOneLine(result, 2, mentioning: ["--codec \(other) packs nothing: 14 tensors are packed as \(own) already", "round twice"])
+      let same = try Program.run(["quantize", packed, "-o", folder.file("o.nbl"), "--codec", own, "--force"])
+      #expect(same.code == 0 && same.output.hasPrefix("nothing was packed: 14 tensors were packed already"), "\(same.output)")
+    }
+    #expect(try Program.run(["quantize", fixture("models/llama"), "-o", folder.file("s.nbl"), "--codec", "int4", "--symmetric", "--group-size", "64"]).code == 0)
+    let again = ["quantize", folder.file("s.nbl"), "-o", folder.file("ct"), "--format", "compressed-tensors", "--force"]
+    let (plain, asked) = (try Program.run(again), try Program.run(again + ["--encoder", "mse"]))
+    #expect(plain.code == 0 && plain.errorLines.count == 1 && plain.errors.contains("packed already"), "\(plain.errors)")
+    #expect(asked.code == 0 && asked.errors.contains("--encoder mse chooses scales"), "\(asked.errors)")
+  }
+
   @Test("what cannot be written is 7")
   func cannotWrite() throws {
     expectOneLine(try Program.run(["quantize", stories, "-o", folder.file("no/such/o.nbl")]), 7, mentioning: ["no/such"])

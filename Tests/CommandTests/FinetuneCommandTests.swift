@@ -172,7 +172,7 @@ struct FinetuneCommandTests {
     #expect(first.code == 0, "\(first.errors)")
   }
 
-  @Test("texts of many classes, called by their names, are told apart after training")
+  @Test("texts of many classes, called by their names, are distinguished after training")
   func namedClasses() throws {
     let base = fixture("stories260K")
     let words = ["cat": ["the cat sat", "a cat ran home"], "dog": ["my dog barks", "the dog is big"]]
@@ -276,7 +276,7 @@ struct FinetuneCommandTests {
     #expect(try adapter("out") == before)
   }
 
-  @Test("what lies in a checkpoint's place and is none is left alone", arguments: ["--force", "--resume"])
+  @Test("what lies in a checkpoint's place and is none is not touched", arguments: ["--force", "--resume"])
   func strangers(_ flag: String) throws {
     let run = try arguments("out", ["--max-steps", "4", "--save-steps", "2"])
     #expect(try Program.run(run).code == 0)
@@ -294,7 +294,7 @@ struct FinetuneCommandTests {
     #expect(try Program.run(run + [flag]).code == 0)
   }
 
-  @Test("a manifest that was edited is told from the one that was written")
+  @Test("a manifest that was edited is distinguished from the one that was written")
   func edited() throws {
     let run = try arguments("out", ["--max-steps", "4", "--save-steps", "2"])
     #expect(try Program.run(run).code == 0)
@@ -305,7 +305,7 @@ struct FinetuneCommandTests {
     #expect(result.code == 4 && result.errors.contains("step 2"), "\(result.errors)")
   }
 
-  @Test("flags that count for nothing beside others are told")
+  @Test("flags that count for nothing beside others are warned of")
   func ignored() throws {
     #expect(try Program.run(try arguments("first", ["--max-steps", "1"])).code == 0)
     var words = try arguments(
@@ -352,7 +352,7 @@ struct FinetuneCommandTests {
     #expect(try Program.run(try arguments("out", ["--max-steps", "1", "--valid", silent])).code == 3)
   }
 
-  @Test("an output that is there, or is not ours, is left alone")
+  @Test("an output that is there, or is not ours, is not touched")
   func outputs() throws {
     try folder.write("mine/notes.txt", "x")
     for more in [[], ["--force"]] { #expect(try Program.run(try arguments("mine", ["--max-steps", "1"] + more)).code == 2) }

@@ -70,9 +70,17 @@ struct MergeCommandTests {
     arguments: [
       ["--base", llama, "-o", "OUT"], ["--base", llama, "--adapter", lora],
       ["--base", llama, "--adapter", lora, "-o", "OUT", "--min-survival", "nan"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--min-survival", "1.5"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--min-survival=-0.1"],
       ["--base", llama, "--adapter", lora, "-o", "OUT", "--dtype", "int8"],
       ["--base", llama, "--adapter", lora, "-o", "OUT.nbl", "--dtype", "bf16"],
-      ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "int4"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "int3"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "bf16"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "nf4:group=32"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "int4:no-double-quant"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--trained-on", "int8:mse"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT", "--when-lost", "keep", "--format", "bnb"],
+      ["--base", llama, "--adapter", lora, "-o", "OUT.nbl", "--when-lost", "keep"],
       ["--base", llama, "--adapter", lora, "-o", "OUT", "--codec", "bf16"],
       ["--base", llama, "--adapter", lora + ":x", "-o", "OUT"], ["--base", llama, "--adapter", "", "-o", "OUT"],
       ["--base", llama, "--adapter", fixture("adapters/roberta_cls") + ":inf", "-o", "OUT"],
@@ -97,6 +105,46 @@ struct MergeCommandTests {
     #expect(result.code == code, "\(result.errors)")
     #expect(result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
     #expect(folder.contents.isEmpty)
+  }
+
+  @Test("a change smaller than the rounding noise is called lost, whatever share the noise makes of it")
+  func noise() throws {
+    let merge = ["merge", Self.llama, "-o", folder.file("out.nbl"), "--force", "--adapter"]
+    let lost = try Program.run(merge + [Self.lora + ":0.01"])
+    #expect(lost.code == 0 && lost.output.hasPrefix("merged: the adapter's change is lost in rounding noise, which is "), "\(lost.output)")
+    #expect(lost.output.contains(" %: a measure of the noise") && lost.errors.contains("the rounding noise is larger than the change"), "\(lost.errors)")
+    let report = try json(merge + [Self.lora + ":0.01"])
+    #expect(report["lost_in_noise"] == true && (report["survival"]?.double ?? 0) > 1.05)
+    // Of a change larger than the noise 100 % and a little more is all of it.
+    #expect(try json(merge + [Self.lora])["lost_in_noise"] == false)
+    let all = try Program.run(merge + [Self.lora + ":0.1", "-q"]).output
+    #expect(all.hasPrefix("merged: all of the adapter's change survives, worst 9"), "\(all)")
+    let inspected = try Program.run(["adapter", "inspect", Self.lora, "--base", Self.llama, "-q"]).output
+    #expect(inspected.contains("\npacked anew     keeps 9"), "\(inspected)")
+  }
+
+  @Test("an adapter trained on int4 and int8 meets their values by name, and by what it says itself", arguments: [
+    ("int4:group=row:symmetric:mse", ["int4", "--group-size", "row", "--symmetric", "--encoder", "mse"]),
+    ("int4:group=row", ["int4", "--group-size", "row"]), ("int8", ["int8"]),
+  ])
+  func trainedOn(_ name: String, _ packing: [String]) throws {
+    let (packed, adapter) = (folder.file("packed.nbl"), folder.file("adapter"))
+    try json(["quantize", stories, "-o", packed, "--codec"] + packing)
+    let merge = ["merge", "--adapter", Self.adapter, "--format", "safetensors", "--dtype", "fp32", "-o"]
+    let wanted = try json(merge + [folder.file("wanted"), "--base", packed])
+    let found = try json(merge + [folder.file("found"), "--base", stories, "--trained-on", name])
+    #expect(wanted["identity"] == found["identity"])
+    let rows = try folder.write("rows.jsonl", #"{"text": "One day"}"# + "\n")
+    try json(["finetune", packed, rows, "-o", adapter, "--max-steps", "1", "-q"])
+    let own = try json(["merge", stories, adapter, "-o", folder.file("own"), "--min-survival", "0"])
+    #expect(own["trained_on"]?.string?.hasPrefix(name.prefix(4)) == true, "\(own)")
+  }
+
+  @Test("a compressed-tensors base is kept with its adapter, though the folder is of another format")
+  func kept() throws {
+    try json(["quantize", Self.llama, "-o", folder.file("ct"), "--format", "compressed-tensors", "--group-size", "64"])
+    let kept = try json(["merge", folder.file("ct"), Self.lora + ":0.01", "-o", folder.file("kept"), "--when-lost", "keep"])
+    #expect(kept["kept"]?.array?.count == 4 && PathKind(folder.file("kept/model.nbl")) == .file)
   }
 
   @Test("a compressed base is merged into, though it cannot be compared in place")

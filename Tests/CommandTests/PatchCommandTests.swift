@@ -237,7 +237,7 @@ struct PatchCommandTests {
     #expect(try bytes(of: folder.file("back.nbl")) == bytes(of: Tasks.base))
     try refuse(["unmerge", "--merged", Tasks.base, "--undo", undo, "-o", folder.file("x.nbl")], 5, "nothing to undo")
     try refuse(["unmerge", "--merged", merged, "--undo", undo, "--adapter", "a", "-o", folder.file("x.nbl")], 2, "--adapter")
-    try refuse(merge + [undo, "--force", "--min-survival", "2"], 6)
+    try refuse(merge + [undo, "--force", "--min-survival", "1"], 6)
     try refuse(merge + [merged, "--force", "--min-survival", "0"], 2, "output")
     try refuse(merge + [Tasks.base, "--force", "--min-survival", "0"], 2, "input")
   }
@@ -274,7 +274,7 @@ struct PatchCommandTests {
     try refuse(["unmerge", "--merged", merged, "--undo", undo, "-o", folder.file("x")], 4, "undo.patch")
   }
 
-  @Test("flags that count for nothing where a block file is turned back are told")
+  @Test("flags that count for nothing where a block file is turned back are warned of")
   func ignored() throws {
     let result = try Program.run(
       ["unmerge", "--merged", Tasks.base, "--undo", Tasks.patch, "-o", folder.file("x.nbl"), "--max-memory", "1MB", "--resume"])

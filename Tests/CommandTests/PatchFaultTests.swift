@@ -36,7 +36,7 @@ struct PatchFaultTests {
     #expect(try bytes(of: folder.file("p")) == bytes(of: Tasks.patch))
   }
 
-  @Test("an owner and attributes that cannot be kept are told", .enabled(if: Attributes.work))
+  @Test("an owner and attributes that cannot be kept are warned of", .enabled(if: Attributes.work))
   func notKept() throws {
     let file = try copiedBase()
     #expect(Attributes.set("user.one", "1", of: file) && Attributes.set("user.two", "2", of: file))
@@ -97,7 +97,7 @@ struct PatchFaultTests {
     #expect(try bytes(of: file) == bytes(of: Tasks.rounded))
   }
 
-  @Test("a file that someone else replaced or wrote to meanwhile is left alone", arguments: ["replace", "append"])
+  @Test("a file that someone else replaced or wrote to meanwhile is not touched", arguments: ["replace", "append"])
   func meanwhile(_ how: String) throws {
     let file = try copiedBase()
     let theirs = try bytes(of: Tasks.promoted)

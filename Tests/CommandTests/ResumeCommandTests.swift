@@ -98,13 +98,13 @@ struct ResumeCommandTests {
     #expect(folder.contents == [name])
   }
 
-  @Test("compressing is told by kind of section; a compressed file is not run in place, and how to unpack it is said")
+  @Test("compression is reported by kind of section; a compressed file is not run in place, and how to unpack it is said")
   func compressed() throws {
     let result = try Program.run(["quantize", stories, "-o", folder.file("z.nbl"), "--compress", "zstd:19", "--json"])
-    let told = try #require(try JSON.parse(result.output)["compression"])
-    #expect(told["method"]?.string == "zstd" && told["level"]?.int == 19)
+    let reported = try #require(try JSON.parse(result.output)["compression"])
+    #expect(reported["method"]?.string == "zstd" && reported["level"]?.int == 19)
     for part in ["codes", "scales", "plain_tensors", "files"] {
-      #expect(try #require(told[part]?["plain_bytes"]?.int) > 0 && told[part]?["stored_bytes"]?.int ?? 0 > 0)
+      #expect(try #require(reported[part]?["plain_bytes"]?.int) > 0 && reported[part]?["stored_bytes"]?.int ?? 0 > 0)
     }
     #expect(
       try JSON.parse(Program.run(["quantize", stories, "-o", folder.file("o.nbl"), "--json"]).output)["compression"] == .null)

@@ -71,7 +71,7 @@ CASES = {
     "biases of adapted layers": (LLAMA, TINY_BIAS, {"target_modules": ["q_proj", "o_proj"], "bias": "lora_only"}),
     "head trained whole": (LLAMA, {}, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "embedding trained whole": (LLAMA, {}, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
-    # PEFT leaves the head as it was, unless it is told to keep the two together.
+    # PEFT leaves the head as it was, unless it is asked to keep the two together.
     "embedding trained whole, tied": (LLAMA, {"tie_word_embeddings": True}, {
         "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
     "embedding trained whole, kept tied": (LLAMA, {"tie_word_embeddings": True}, {
@@ -190,13 +190,13 @@ def test_rows_of_tokens_reach_the_head_a_tied_file_holds(nibble, work, name, tab
         model_class, work / "m", work / "adapter", target_modules=["q_proj"] if name == LLAMA else ["c_attn"],
         fan_in_fan_out=name == GPT2, trainable_token_indices={table: [3, 7, 20]})
     ids = torch.randint(3, 100, (2, 15))
-    told = expected(by_peft(model_class, work / "m", adapter), input_ids=ids)
+    reported = expected(by_peft(model_class, work / "m", adapter), input_ids=ids)
     if how == "attached":
-        assert_same(forward(nibble, work / "m", work, "--adapter", adapter, input_ids=ids), told)
+        assert_same(forward(nibble, work / "m", work, "--adapter", adapter, input_ids=ids), reported)
     else:
         nibble("merge", "--base", work / "m", "--adapter", adapter, "-o", work / "merged")
-        assert_same(expected(as_float32(model_class, work / "merged"), input_ids=ids), told)
-        assert_same(forward(nibble, work / "merged", work, input_ids=ids), told)
+        assert_same(expected(as_float32(model_class, work / "merged"), input_ids=ids), reported)
+        assert_same(forward(nibble, work / "merged", work, input_ids=ids), reported)
 
 
 def test_a_head_stored_for_the_embedding_too_is_not_changed_alone(nibble, work):
@@ -212,8 +212,8 @@ def test_a_head_stored_for_the_embedding_too_is_not_changed_alone(nibble, work):
     assert_same(
         forward(nibble, work / "m", work, "--adapter", adapter, input_ids=ids),
         expected(by_peft(model_class, work / "m", adapter), input_ids=ids))
-    told = nibble("merge", "--base", work / "m", "--adapter", adapter, "-o", work / "merged", exits=5).stderr
-    assert "lm_head" in told and not (work / "merged").exists()
+    reported = nibble("merge", "--base", work / "m", "--adapter", adapter, "-o", work / "merged", exits=5).stderr
+    assert "lm_head" in reported and not (work / "merged").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -275,8 +275,8 @@ def test_bfloat16_products_with_an_adapter(nibble, work):
     adapter = save_adapter(model_class, twin, work / "adapter", target_modules="all-linear")
     ids = torch.randint(3, 128, (3, 30))
     said = forward(nibble, packed, work, "--adapter", adapter, "--compute-dtype", "bf16", input_ids=ids, labels=ids)
-    told = expected(by_peft(model_class, twin, adapter), input_ids=ids, labels=ids)
-    assert float(said["loss"]) == pytest.approx(float(told["loss"]), rel=0.01)
+    reported = expected(by_peft(model_class, twin, adapter), input_ids=ids, labels=ids)
+    assert float(said["loss"]) == pytest.approx(float(reported["loss"]), rel=0.01)
 
 
 # What must not pass.

@@ -69,7 +69,7 @@ def big(tmp_path_factory):
     return folder
 
 
-# Started from here, a program would be told the memory of this process as its own before it begins. Seconds are the processor's:
+# Started from here, a program would be given the memory of this process as its own before it begins. Seconds are the processor's:
 # other tests run beside this one.
 MEASURE = """
 import os, sys

@@ -63,14 +63,14 @@ LANGUAGE = {
     **{f"llama, {name}": ("LlamaForCausalLM", {"hidden_act": name}) for name in ("relu2", "mish", "sigmoid", "leaky_relu")},
     "gpt2, attention by layer": ("GPT2LMHeadModel", {"scale_attn_by_inverse_layer_idx": True}),
     "gpt2, attention not scaled": ("GPT2LMHeadModel", {"scale_attn_weights": False}),
-    "gpt2, attention by layer alone": (
+    "gpt2, attention by layer only": (
         "GPT2LMHeadModel", {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True}),
     "gpt2, another epsilon": ("GPT2LMHeadModel", {"layer_norm_epsilon": 0.05}),
 }
 
 
 def inverse_frequencies(base, size, llama3):
-    """In float64, rounded once before llama3's three ranges are told apart and once after."""
+    """In float64, rounded once before llama3's three ranges are distinguished and once after."""
     plain = (base ** -(torch.arange(0, size, 2, dtype=torch.float64) / size)).float().double()
     wavelength = 2 * torch.pi / plain
     trained, low, high = (llama3[key] for key in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"))
@@ -172,7 +172,7 @@ def test_the_window_of_a_mistral_that_says_nothing_of_it(nibble, work):
 
 
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel"])
-@pytest.mark.parametrize("head", ["its own", "one number apart", "the same", "alone"])
+@pytest.mark.parametrize("head", ["its own", "one number apart", "the same", "the only one"])
 def test_the_head_a_tied_file_holds(nibble, work, name, head):
     model_class, model_type = class_and_type(name)
     save_random(model_class, model_type, work / "m", tie_word_embeddings=True)
@@ -182,7 +182,7 @@ def test_the_head_a_tied_file_holds(nibble, work, name, head):
     tensors["lm_head.weight"] = tensors[embedding].clone() if head != "its own" else torch.randn_like(tensors[embedding])
     if head == "one number apart":
         tensors["lm_head.weight"][-1, -1] += 1
-    if head == "alone":
+    if head == "the only one":
         del tensors[embedding]
     save_file(tensors, path, metadata={"format": "pt"})
     model = as_float32(model_class, work / "m")
@@ -299,7 +299,7 @@ def test_decoders_that_classify_look_at_the_last_token_that_is_no_padding(nibble
     ids[2, 3] = padding
     ids[3, :5] = padding
     ids[4, 4:9] = padding
-    # By ids alone, and with a mask that agrees.
+    # By ids only, and with a mask that agrees.
     assert_forward(nibble, work / "m", model, work, input_ids=ids)
     assert_forward(nibble, work / "m", model, work, input_ids=ids, attention_mask=(ids != padding).long())
 

@@ -1,4 +1,4 @@
-"""`nibble generate` continues texts as transformers' `generate` does: greedily, with penalties, by beam search, by chance, and
+"""`nibble generate` continues texts as transformers' `generate` does: greedily, with penalties, by beam search, at random, and
 with adapters of each row's own. Tiny models get a tokenizer of the words t0, t1, …, so that a text says what its ids are."""
 import json
 
@@ -169,10 +169,10 @@ def test_what_the_generation_configuration_asks_for_in_vain_is_told(nibble, work
     words = ["generate", "--base", work / "m", "--prompt", "t3 t4", "--max-new-tokens", 2]
     (work / "m" / "generation_config.json").write_text(json.dumps({
         "do_sample": True, "temperature": 0.6, "top_p": 0.9, "guidance_scale": 1.5, "num_beams": 1}))
-    told = nibble(*words).stderr
-    assert "--temperature 0.6 --top-k 50 --top-p 0.9" in told and "guidance_scale" in told and "num-beams" not in told
-    told = nibble(*words, "--temperature", 0).stderr
-    assert "top-p" not in told and "guidance_scale" in told
+    reported = nibble(*words).stderr
+    assert "--temperature 0.6 --top-k 50 --top-p 0.9" in reported and "guidance_scale" in reported and "num-beams" not in reported
+    reported = nibble(*words, "--temperature", 0).stderr
+    assert "top-p" not in reported and "guidance_scale" in reported
     assert "--top-k 50;" in nibble(*words, "--temperature", 0.6, "--top-p", 0.9).stderr
     (work / "m" / "generation_config.json").write_text('{"num_beams": 4, "temperature": 0.6, "top_p": 0.9}')
     assert "--num-beams 4;" in nibble(*words).stderr
@@ -319,7 +319,7 @@ def test_every_token_drawn_is_one_that_transformers_could_draw(nibble, work, cas
 
 @pytest.mark.parametrize("case", [case for case in SAMPLING if case not in ("top k of one", "a small top p")])
 def test_tokens_come_as_often_as_they_should(nibble, work, case):
-    """Pearson's test over 3000 draws; by chance it would fail once in a thousand runs, but the seed is fixed."""
+    """Pearson's test over 3000 draws; it would fail once in a thousand runs, but the seed is fixed."""
     model = save_model(work / "m")
     prompt = prompt_of(6)
     rows = work / "rows.jsonl"

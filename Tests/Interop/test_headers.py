@@ -226,6 +226,6 @@ def test_what_is_opened_is_what_the_library_opens_too(verdicts, work):
                 refused += 1
             path.unlink()
     found = ", ".join(f"{len(names)} with {kind} (as {names[0]})" for kind, names in sorted(extra.items()))
-    print(f"\n{COUNT} headers: {opened} opened by both, {refused} refused by both; by nibble alone: {found or 'none'}")
+    print(f"\n{COUNT} headers: {opened} opened by both, {refused} refused by both; by nibble only: {found or 'none'}")
     assert opened > COUNT // 20 and refused > COUNT // 20
     assert extra.keys() <= EXTRA.keys()

@@ -1,4 +1,4 @@
-"""The block file as two programs see it: `nibble`, and the Python reader that was written from the specification alone.
+"""The block file as two programs see it: `nibble`, and the Python reader that was written from nothing but the specification.
 
 Needs pytest, numpy, xxhash, zstandard. NIBBLE names the binary; otherwise it is looked for in .build.
 With --noconftest it needs no more than that.

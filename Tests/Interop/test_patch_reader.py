@@ -1,4 +1,4 @@
-"""Patches as two programs see them: `nibble`, and the Python reader that was written from the specification alone.
+"""Patches as two programs see them: `nibble`, and the Python reader that was written from nothing but the specification.
 
 Needs pytest, numpy, xxhash, zstandard. NIBBLE names the binary; otherwise it is looked for in .build.
 """

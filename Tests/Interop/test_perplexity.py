@@ -135,17 +135,17 @@ def test_comparing_two_models(nibble, work, stories, plain, long_text, other):
         both = list(scores(stories, [model, plain], path, **settings))
         own, theirs = (torch.cat([logs[i] for logs, _ in both]) for i in range(2))
         ids = torch.cat([targets for _, targets in both]).unsqueeze(1)
-        told = said["compared_to"]
+        reported = said["compared_to"]
         divergence = (theirs.exp() * (theirs - own)).sum(1)
         agreement = (own.argmax(1) == theirs.argmax(1)).double()
         assert said["loss"] == pytest.approx(float(-own.gather(1, ids).mean()), rel=1e-5)
-        assert told["loss"] == pytest.approx(float(-theirs.gather(1, ids).mean()), rel=1e-5)
-        assert told["perplexity"] == pytest.approx(math.exp(told["loss"]), rel=1e-9)
-        assert told["kl_divergence"] == pytest.approx(float(divergence.mean()), rel=1e-4, abs=1e-9)
-        assert told["kl_greatest"] == pytest.approx(float(divergence.max()), rel=1e-3, abs=1e-7)
+        assert reported["loss"] == pytest.approx(float(-theirs.gather(1, ids).mean()), rel=1e-5)
+        assert reported["perplexity"] == pytest.approx(math.exp(reported["loss"]), rel=1e-9)
+        assert reported["kl_divergence"] == pytest.approx(float(divergence.mean()), rel=1e-4, abs=1e-9)
+        assert reported["kl_greatest"] == pytest.approx(float(divergence.max()), rel=1e-3, abs=1e-7)
         # A tie may go either way.
-        assert told["top1_agreement"] == pytest.approx(float(agreement.mean()), abs=1.5 / len(ids))
-        assert (told["kl_divergence"] > 1e-4) == (other != "itself")
+        assert reported["top1_agreement"] == pytest.approx(float(agreement.mean()), abs=1.5 / len(ids))
+        assert (reported["kl_divergence"] > 1e-4) == (other != "itself")
 
 
 def test_bfloat16_products(nibble, stories, plain):

@@ -70,7 +70,7 @@ def test_every_type_comes_back_from_a_block_file(nibble, work, name, compress):
 
 @pytest.mark.parametrize("dtype, written", [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)])
 def test_dequantize_to_a_type_is_torchs_own_cast(nibble, work, dtype, written):
-    """Float tensors are rounded as torch rounds them, infinite where too large; other types are left alone."""
+    """Float tensors are rounded as torch rounds them, infinite where too large; other types are not touched."""
     tensors = {
         "f32": torch.randn(333, 7) * torch.logspace(-12, 12, 7), "f16": torch.randn(50, 3).half(),
         "bf16": torch.randn(50, 3).bfloat16(), "f64": torch.randn(20, dtype=torch.float64),

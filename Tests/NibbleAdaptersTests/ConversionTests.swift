@@ -102,8 +102,8 @@ struct ConversionTests {
   @Test("without the base, a weight beside factors is not called the base's own, only taken for it")
   func ownWeight() throws {
     let adapter = fixture("adapters/dec_embedding")
-    let (told, checked) = (try convert(adapter, .mlx, "a", base: nil), try convert(adapter, .mlx, "b"))
-    #expect(told.warnings.contains { $0.message.contains("taken for the base's own weight, which base would check") })
+    let (reported, checked) = (try convert(adapter, .mlx, "a", base: nil), try convert(adapter, .mlx, "b"))
+    #expect(reported.warnings.contains { $0.message.contains("taken for the base's own weight, which base would check") })
     #expect(checked.warnings.contains { $0.message.contains("it is the base's own weight") })
   }
 

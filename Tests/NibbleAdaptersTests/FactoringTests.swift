@@ -37,23 +37,23 @@ struct FactoringTests {
   // MARK: - Resizing
 
   @Test(
-    "resized, each module is as far from what it was as is told, and no further than its singular values say",
+    "resized, each module is as far from what it was as is reported, and no further than its singular values say",
     arguments: ["dec_lora_qv", "dec_rslora", "dec_all_linear_patterns", "dec_embedding", "gpt2_c_attn", "resnet_conv"])
   func resized(_ name: String) throws {
     let file = try MergeTests.adapter(name)
     let report = try AdapterResizing(file, rank: 2).write(to: folder.file("r2"), force: false)
     let small = try AdapterFile.open(folder.file("r2"))
     #expect(small.replacements.map(\.name) == file.replacements.map(\.name))
-    for ((old, new), told) in zip(zip(file.modules, small.modules), report.modules) {
+    for ((old, new), reported) in zip(zip(file.modules, small.modules), report.modules) {
       #expect(old.path == new.path && new.rank == 2 && new.scale == 1 && new.isEmbedding == old.isEmbedding)
       let before = try delta(old)
-      let (outputs, inputs) = (told.outputs, told.inputs)
+      let (outputs, inputs) = (reported.outputs, reported.inputs)
       var columns = [Double](repeating: 0, count: before.count)
       for o in 0..<outputs { for i in 0..<inputs { columns[i * outputs + o] = before[o * inputs + i] } }
       let values = try LAPACK.svd(columns, rows: outputs, columns: inputs).s
       let missing = values.dropFirst(2).reduce(0) { $0 + $1 * $1 }, all = values.reduce(0) { $0 + $1 * $1 }
-      #expect(abs(told.error - (missing / all).squareRoot()) < 1e-6)
-      #expect(abs(told.error - distance(before, try delta(new))) < 1e-6)
+      #expect(abs(reported.error - (missing / all).squareRoot()) < 1e-6)
+      #expect(abs(reported.error - distance(before, try delta(new))) < 1e-6)
     }
   }
 
@@ -63,11 +63,11 @@ struct FactoringTests {
     let report = try AdapterResizing(file, energy: 0.8).write(to: folder.file("e"), force: false)
     let small = try AdapterFile.open(folder.file("e"))
     #expect(Set(small.modules.map(\.rank)).count > 1)
-    for (told, module) in zip(report.modules, small.modules) {
-      #expect(told.rank == module.rank && told.energy >= 0.8)
-      guard told.rank > 1 else { continue }
-      let less = try AdapterResizing(file, rank: told.rank - 1).report()
-      #expect(try #require(less.modules.first { $0.path == told.path }).energy < 0.8)
+    for (reported, module) in zip(report.modules, small.modules) {
+      #expect(reported.rank == module.rank && reported.energy >= 0.8)
+      guard reported.rank > 1 else { continue }
+      let less = try AdapterResizing(file, rank: reported.rank - 1).report()
+      #expect(try #require(less.modules.first { $0.path == reported.path }).energy < 0.8)
     }
   }
 
@@ -131,7 +131,7 @@ struct FactoringTests {
     #expect(folder.contents == ["in"])
   }
 
-  @Test("what float32 takes of a change is part of the error told")
+  @Test("what float32 takes of a change is part of the reported error")
   func coarse() throws {
     let file = try scaled(1e-41)
     let report = try AdapterResizing(file, rank: 2).write(to: folder.file("out"), force: false)
@@ -148,7 +148,7 @@ struct FactoringTests {
   }
 
   func merged(_ adapter: AdapterFile, into base: Checkpoint, as name: String) throws -> Checkpoint {
-    let spec = try OutputSpec(path: folder.file(name), format: nil, habit: .safetensors)
+    let spec = try OutputSpec(path: folder.file(name), format: nil, default: .safetensors)
     _ = try StreamJob.merge(base, MergeOptions([.init(adapter)]), to: spec).run()
     return try Checkpoint.open(spec.path)
   }
@@ -182,15 +182,15 @@ struct FactoringTests {
     let (rows, columns) = (96, 160)
     let base = try layer("base", rows, columns, seed: 1), tuned = try layer("tuned", rows, columns, seed: 2)
     let report = try AdapterExtraction(base: base, tuned: tuned, .init(rank: rank)).write(to: folder.file("out"), force: false)
-    let told = try #require(report.modules.first)
+    let reported = try #require(report.modules.first)
     let change = zip(try values(tuned.tensors[0]), try values(base.tensors[0])).map { Double($0) - Double($1) }
     // Its transpose has the same singular values.
     let s = try LAPACK.svd(change, rows: columns, columns: rows).s
     let all = s.reduce(0) { $0 + $1 * $1 }, best = s.prefix(rank).reduce(0) { $0 + $1 * $1 } / all
-    #expect(told.energy <= best + 1e-6 && told.energy > best - 1e-3)
+    #expect(reported.energy <= best + 1e-6 && reported.energy > best - 1e-3)
     let found = try #require(try AdapterFile.open(folder.file("out")).modules.first)
-    #expect(abs(told.error - distance(change, try delta(found))) < 1e-5)
-    #expect(abs(told.norm - all.squareRoot()) < 1e-5 * told.norm)
+    #expect(abs(reported.error - distance(change, try delta(found))) < 1e-5)
+    #expect(abs(reported.norm - all.squareRoot()) < 1e-5 * reported.norm)
   }
 
   @Test("a rank beyond a matrix's own is its own")
@@ -237,13 +237,13 @@ struct FactoringTests {
     let report = try AdapterExtraction(base: packed, tuned: plain, .init(rank: 200)).write(to: folder.file("out"), force: false)
     #expect(report.error < 2e-5 && !report.modules.isEmpty)
     // The codes and what rounding took from them are the model as it was.
-    let spec = try OutputSpec(path: folder.file("values"), format: nil, habit: .safetensors)
+    let spec = try OutputSpec(path: folder.file("values"), format: nil, default: .safetensors)
     _ = try StreamJob.dequantize(packed, dtype: .f32, to: spec).run()
     let again = try merged(AdapterFile.open(folder.file("out")), into: Checkpoint.open(spec.path), as: "again")
-    for told in report.modules {
-      let weight = ByteName(told.path + ".weight")
+    for reported in report.modules {
+      let weight = ByteName(reported.path + ".weight")
       let (x, y) = (try #require(plain.tensor(weight)), try #require(again.tensor(weight)))
-      for (a, b) in zip(try values(x), try values(y)) { #expect(abs(a - b) < 1e-5, "\(told.path)") }
+      for (a, b) in zip(try values(x), try values(y)) { #expect(abs(a - b) < 1e-5, "\(reported.path)") }
     }
   }
 

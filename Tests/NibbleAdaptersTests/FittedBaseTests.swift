@@ -32,7 +32,7 @@ struct FittedBaseTests {
   }
 
   func merge(_ base: Checkpoint, _ adapter: AdapterFile) throws -> (StreamReport, Checkpoint) {
-    var spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file("out"), format: nil, default: .safetensors)
     spec.force = true
     let report = try StreamJob.merge(base, MergeOptions([.init(adapter)]), to: spec).run()
     return (report, try Checkpoint.open(folder.file("out")))
@@ -59,7 +59,7 @@ struct FittedBaseTests {
       }
     }
     #expect(
-      try StreamJob.merge(base, MergeOptions([]), to: OutputSpec(path: "x", format: nil, habit: .safetensors)).items.count == 3)
+      try StreamJob.merge(base, MergeOptions([]), to: OutputSpec(path: "x", format: nil, default: .safetensors)).items.count == 3)
   }
 
   @Test(

@@ -66,7 +66,7 @@ struct InnerNoiseTests {
   ) {
     var options = MergeOptions([.init(sample.adapter)])
     options.minimumSurvival = way == .shape ? 0.5 : 0
-    var spec = try OutputSpec(path: folder.file(name), format: nil, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file(name), format: nil, default: .safetensors)
     spec.force = true
     var job = try StreamJob.merge(base, options, to: spec)
     job.changing.whenLost = way
@@ -74,10 +74,10 @@ struct InnerNoiseTests {
     return (report, try values(Checkpoint.open(folder.file(name)).tensors[0]))
   }
 
-  @Test("is what the files show, whole rows or rows torn between pieces", arguments: [(40, 96), (790, 700), (2, 300_000)])
+  @Test("is what the files show, whole rows or rows divided between pieces", arguments: [(40, 96), (790, 700), (2, 300_000)])
   func measured(_ outputs: Int, _ inputs: Int) throws {
     let sample = try Sample(folder, outputs: outputs, inputs: inputs)
-    var packing = try OutputSpec(path: folder.file("plain.nbl"), format: nil, habit: .nbl)
+    var packing = try OutputSpec(path: folder.file("plain.nbl"), format: nil, default: .nbl)
     packing.force = true
     _ = try StreamJob.quantize(sample.base, QuantizeOptions(), to: packing).run()
     let packed = try Checkpoint.open(folder.file("plain.nbl"))
@@ -92,7 +92,7 @@ struct InnerNoiseTests {
   @Test("is several times as large for stochastic rounding as for shaping, though both keep the change")
   func stochastic() throws {
     let sample = try Sample(folder, outputs: 256, inputs: 1024, scale: 0.0004)
-    var packing = try OutputSpec(path: folder.file("plain.nbl"), format: nil, habit: .nbl)
+    var packing = try OutputSpec(path: folder.file("plain.nbl"), format: nil, default: .nbl)
     packing.force = true
     _ = try StreamJob.quantize(sample.base, QuantizeOptions(), to: packing).run()
     let packed = try Checkpoint.open(folder.file("plain.nbl"))

@@ -40,7 +40,7 @@ struct MergeGateTests {
   ) throws -> StreamJob {
     var options = MergeOptions([.init(adapter)])
     options.minimumSurvival = minimum
-    var spec = try OutputSpec(path: folder.file("out"), format: format, habit: format)
+    var spec = try OutputSpec(path: folder.file("out"), format: format, default: format)
     spec.force = true
     return try StreamJob.merge(base, options, to: spec, check: check)
   }
@@ -225,14 +225,14 @@ struct MergeGateTests {
     #expect(error?.message.contains(key) == true)
   }
 
-  @Test("a module trained whole that neither base nor adapter has is told, classifiers' common names apart")
+  @Test("a module trained whole that neither base nor adapter has is warned of, classifiers' common names apart")
   func strangeSavedModules() throws {
     let base = try base(Self.llama, #"{"model_type": "llama"}"#)
-    let told = try job(
+    let reported = try job(
       base, adapter("model.layers.0.mlp.up_proj", settings: #", "modules_to_save": ["../x", "classifier", "score"]"#)
     ).warnings
-    #expect(told.filter { $0.message.contains("modules_to_save") }.count == 1)
-    #expect(told.contains { $0.subject == "../x" })
+    #expect(reported.filter { $0.message.contains("modules_to_save") }.count == 1)
+    #expect(reported.contains { $0.subject == "../x" })
   }
 
   @Test("biases under the name of an adapter that is not called default", arguments: ["default", "sst", "dense"])

@@ -32,7 +32,7 @@ struct MergeTests {
   ) throws -> (report: StreamReport, output: Checkpoint) {
     var options = MergeOptions(try adapters.map { .init(try Self.adapter($0.0), weight: $0.1) })
     change(&options)
-    var spec = try OutputSpec(path: folder.file(output), format: format, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file(output), format: format, default: .safetensors)
     spec.force = true
     var job = try StreamJob.merge(Checkpoint.open(base), options, to: spec)
     job.threads = threads
@@ -70,7 +70,7 @@ struct MergeTests {
 
   @Test("into bfloat16 rounds once", arguments: cases)
   func bfloat16(_ adapter: String, _ base: String) throws {
-    var spec = try OutputSpec(path: folder.file("base"), format: nil, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file("base"), format: nil, default: .safetensors)
     spec.force = true
     _ = try StreamJob.dequantize(Checkpoint.open(fixture("models/" + base)), dtype: .bf16, to: spec).run()
     let (_, merged) = try merge(folder.file("base"), [(adapter, 1)], to: "out")
@@ -121,10 +121,10 @@ struct MergeTests {
     let base = try Checkpoint.open(fixture("models/llama"))
     let names = [("dec_lora_qv", 0.5), ("dec_rslora", -1.25)]
     let (_, merged) = try merge(base.path, names.map { ($0.0, $0.1) }, to: "both")
-    let alone = try names.map { try merge(base.path, [($0.0, 1)], to: $0.0).output }
+    let single = try names.map { try merge(base.path, [($0.0, 1)], to: $0.0).output }
     for tensor in base.tensors {
       let before = try values(tensor), after = try values(#require(merged.tensor(tensor.name)))
-      let parts = try alone.map { try values(#require($0.tensor(tensor.name))) }
+      let parts = try single.map { try values(#require($0.tensor(tensor.name))) }
       for i in before.indices {
         let sum = zip(parts, names).reduce(before[i]) { $0 + Float($1.1.1) * ($1.0[i] - before[i]) }
         #expect(abs(after[i] - sum) <= 1e-5 * max(1, abs(sum)))
@@ -140,13 +140,13 @@ struct MergeTests {
     let (report, merged) = try merge(source.path, [("dec_lora_qv", 0.3)], to: output, format: format) { $0.minimumSurvival = 0 }
     // The same without the adapter, and the sum in float32.
     let without = folder.file(format == .nbl ? "without.nbl" : "without")
-    let spec = try OutputSpec(path: without, format: format, habit: .safetensors)
+    let spec = try OutputSpec(path: without, format: format, default: .safetensors)
     switch (source.packed.isEmpty, format) {
     case (_, .safetensors): _ = try StreamJob.dequantize(source, dtype: nil, to: spec).run()
     case (true, _): _ = try StreamJob.quantize(source, QuantizeOptions(), to: spec).run()
     case (false, _): _ = try StreamJob.convert(source, to: spec).run()
     }
-    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, habit: .safetensors)
+    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, default: .safetensors)
     _ = try StreamJob.dequantize(source, dtype: .f32, to: plain).run()
     let (_, exact) = try merge(folder.file("plain"), [("dec_lora_qv", 0.3)], to: "exact")
     let plainBase = try Checkpoint.open(folder.file("plain")), outputBase = try Checkpoint.open(without)
@@ -195,7 +195,7 @@ struct MergeTests {
   func otherWays(_ tried: WhenLost, _ format: OutputFormat, _ ways: String) throws {
     var job = try StreamJob.merge(
       Checkpoint.open(fixture("models/llama-bnb-nf4-dq")), MergeOptions([.init(Self.adapter("dec_lora_qv"), weight: 1)]),
-      to: OutputSpec(path: folder.file("out"), format: format, habit: .nbl))
+      to: OutputSpec(path: folder.file("out"), format: format, default: .nbl))
     job.changing.whenLost = tried
     job.changing.minimumSurvival = { _ in 0.9999999 }
     let refused = job
@@ -213,7 +213,7 @@ struct MergeTests {
     let base = try Checkpoint.open(fixture("models/llama-bnb-nf4-dq"))
     var job = try StreamJob.merge(
       base, MergeOptions([.init(Self.adapter("dec_lora_qv"), weight: 0.02)]),
-      to: OutputSpec(path: folder.file(format == .nbl ? "out.nbl" : "out"), format: format, habit: .nbl))
+      to: OutputSpec(path: folder.file(format == .nbl ? "out.nbl" : "out"), format: format, default: .nbl))
     job.changing.whenLost = way
     let report = try job.run()
     let merged = try Checkpoint.open(job.output.path)
@@ -238,7 +238,7 @@ struct MergeTests {
   func encoders(_ encoder: StreamJob.Encoder) throws {
     var options = QuantizeOptions()
     options.encoder = encoder
-    let spec = try OutputSpec(path: folder.file("base.nbl"), format: nil, habit: .nbl)
+    let spec = try OutputSpec(path: folder.file("base.nbl"), format: nil, default: .nbl)
     _ = try StreamJob.quantize(Checkpoint.open(fixture("models/llama")), options, to: spec).run()
     var base = spec.path
     for output in ["once.nbl", "twice.nbl"] {
@@ -265,7 +265,7 @@ struct MergeTests {
     let base = try Checkpoint.open(fixture("models/gpt2"))
     var options = QuantizeOptions()
     options.codec = .int8
-    _ = try StreamJob.quantize(base, options, to: OutputSpec(path: folder.file("rows.nbl"), format: nil, habit: .nbl)).run()
+    _ = try StreamJob.quantize(base, options, to: OutputSpec(path: folder.file("rows.nbl"), format: nil, default: .nbl)).run()
     let rows = try Checkpoint.open(folder.file("rows.nbl"))
     let (report, merged) = try merge(rows.path, [("gpt2_c_attn", 0.1)], to: "out.nbl")
     let (_, exact) = try merge(base.path, [("gpt2_c_attn", 0.1)], to: "exact")
@@ -274,7 +274,7 @@ struct MergeTests {
       let tensor = try #require(merged.tensor(ByteName(changed.name)))
       #expect(tensor.encoding == .int8 && tensor.isTransposed)
     }
-    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, habit: .safetensors)
+    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, default: .safetensors)
     _ = try StreamJob.dequantize(merged, dtype: nil, to: plain).run()
     let back = try Checkpoint.open(plain.path)
     for (x, y) in zip(exact.tensors, back.tensors) {
@@ -287,7 +287,7 @@ struct MergeTests {
   @Test("into a plain output from codes that are stored transposed")
   func transposed() throws {
     let (report, merged) = try merge(fixture("models/gpt2-bnb-nf4-dq"), [("gpt2_c_attn", 1)], to: "out", format: .safetensors)
-    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, habit: .safetensors)
+    let plain = try OutputSpec(path: folder.file("plain"), format: .safetensors, default: .safetensors)
     _ = try StreamJob.dequantize(Checkpoint.open(fixture("models/gpt2-bnb-nf4-dq")), dtype: nil, to: plain).run()
     let (other, expected) = try merge(folder.file("plain"), [("gpt2_c_attn", 1)], to: "expected")
     #expect(report.identity == other.identity)
@@ -300,14 +300,14 @@ struct MergeTests {
     let base = try Checkpoint.open(fixture("models/gpt2"))
     let packed = try base.packedForm(QuantizeOptions(trainedOn: form), beside: folder.file("out"), threads: 2)
     #expect(folder.contents.isEmpty)
-    var spec = try OutputSpec(path: folder.file("out"), format: .safetensors, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file("out"), format: .safetensors, default: .safetensors)
     let report = try StreamJob.merge(packed, MergeOptions([.init(Self.adapter("gpt2_c_attn"))]), to: spec).run()
     spec.path = folder.file("q.nbl")
     spec.format = .nbl
     _ = try StreamJob.quantize(base, QuantizeOptions(trainedOn: form), to: spec).run()
     let (other, _) = try merge(folder.file("q.nbl"), [("gpt2_c_attn", 1)], to: "expected", format: .safetensors)
     #expect(report.identity == other.identity)
-    for bad in ["int8", "nf4:block=3", "nf4:x", "nf4:signed", ""] {
+    for bad in ["int3", "nf4:group=32", "nf4:block=3", "nf4:x", "nf4:signed", ""] {
       #expect(throws: NibbleError.self) { try QuantizeOptions(trainedOn: bad) }
     }
     #expect(throws: NibbleError.self) { try packed.packedForm(QuantizeOptions(), beside: folder.file("x"), threads: 1) }
@@ -315,7 +315,7 @@ struct MergeTests {
 
   @Test("can be taken back, as far from the original as is said", arguments: [DType.f32, .bf16])
   func unmerge(_ dtype: DType) throws {
-    var spec = try OutputSpec(path: folder.file("base"), format: nil, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file("base"), format: nil, default: .safetensors)
     _ = try StreamJob.dequantize(Checkpoint.open(fixture("models/llama")), dtype: dtype, to: spec).run()
     let base = try Checkpoint.open(folder.file("base"))
     let (_, merged) = try merge(base.path, [("dec_lora_qv", 0.7)], to: "merged")
@@ -376,7 +376,7 @@ struct MergeTests {
     if name == "ties_frequency" { options.majoritySign = .frequency }
     options.method = method
     let base = try Checkpoint.open(fixture("models/llama"))
-    let spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
+    let spec = try OutputSpec(path: folder.file("out"), format: nil, default: .safetensors)
     let report = try StreamJob.merge(base, options, to: spec, check: MergeCheck()).run()
     #expect(report.warnings.contains { $0.message.contains("not the sum of the deltas") } == !method.isSum)
     let merged = try Checkpoint.open(spec.path)

@@ -41,7 +41,7 @@ struct MethodMergeTests {
     throws
     -> Checkpoint
   {
-    var spec = try OutputSpec(path: folder.file(name), format: nil, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file(name), format: nil, default: .safetensors)
     spec.force = true
     var options = MergeOptions([.init(adapter)])
     options.minimumSurvival = 0
@@ -152,7 +152,7 @@ struct MethodMergeTests {
     _ = try folder.write("adapter/adapter_model.safetensors", factors.bytes)
     _ = try folder.write("adapter/adapter_config.json", #"{"peft_type": "LORA", "r": \#(rank), "lora_alpha": 36}"#)
     let plain = try Checkpoint.open(folder.write("base.safetensors", model.bytes))
-    var spec = try OutputSpec(path: folder.file("typed.safetensors"), format: nil, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file("typed.safetensors"), format: nil, default: .safetensors)
     _ = try StreamJob.dequantize(plain, dtype: dtype, to: spec).run()
     let base = try Checkpoint.open(spec.path)
     let before = try values(base.tensors[0])
@@ -186,7 +186,7 @@ struct MethodMergeTests {
     let file = try MergeTests.adapter("dec_all_linear_patterns")
     var identities: [Digest128] = []
     for (base, limit) in [("llama", Int.max), ("llama-sharded", Int.max), ("llama-sharded", 60_000)] {
-      var spec = try OutputSpec(path: folder.file("out-\(identities.count)"), format: nil, habit: .safetensors)
+      var spec = try OutputSpec(path: folder.file("out-\(identities.count)"), format: nil, default: .safetensors)
       spec.maximumShard = limit
       identities.append(
         try StreamJob.merge(Checkpoint.open(fixture("models/" + base)), MergeOptions([.init(file)]), to: spec).run().identity)

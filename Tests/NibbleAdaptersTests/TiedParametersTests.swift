@@ -76,13 +76,13 @@ struct TiedParametersTests {
   }
 
   func merge(_ base: Checkpoint, _ adapter: AdapterFile) throws -> Checkpoint {
-    var spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
+    var spec = try OutputSpec(path: folder.file("out"), format: nil, default: .safetensors)
     spec.force = true
     _ = try StreamJob.merge(base, MergeOptions([.init(adapter)]), to: spec, check: MergeCheck()).run()
     return try Checkpoint.open(folder.file("out"))
   }
 
-  @Test("what changes the embedding alone leaves the head as it was", arguments: families, [true, false])
+  @Test("what changes only the embedding leaves the head as it was", arguments: families, [true, false])
   func embedding(_ family: Family, _ isWhole: Bool) throws {
     let base = try base(family)
     let path = "base_model.model.\(family.embedding)."
@@ -127,7 +127,7 @@ struct TiedParametersTests {
     #expect((whole.config == base.config) == family.isKnownToPEFT)
   }
 
-  @Test("a head adapted alone leaves the embedding as it was; rows of tokens reach both", arguments: families.prefix(5))
+  @Test("a head that is adapted without the embedding leaves the embedding as it was; rows of tokens reach both", arguments: families.prefix(5))
   func head(_ family: Family) throws {
     let base = try base(family)
     let head = try #require(family.left.first)
@@ -144,9 +144,9 @@ struct TiedParametersTests {
       return try (values(#require(merged.tensor(name))), values(#require(merged.tensor(ByteName(head)))))
     }
     let before = try values(#require(base.tensor(name)))
-    let alone = try merged(hasRows: false)
-    #expect(alone.embedding == before)
-    #expect(alone.head != before)
+    let single = try merged(hasRows: false)
+    #expect(single.embedding == before)
+    #expect(single.head != before)
     // The trained row is the weight under the factors, in the head as in the embedding.
     let both = try merged(hasRows: true)
     for index in before.indices {
@@ -154,7 +154,7 @@ struct TiedParametersTests {
       // A row is brought to its value by adding the difference, which rounds once.
       let row = isRow ? Float(index % 8) : before[index]
       #expect(abs(both.embedding[index] - row) <= (isRow ? 2e-6 * max(1, row) : 0))
-      let wanted = isRow ? Float(index % 8) + alone.head[index] - before[index] : alone.head[index]
+      let wanted = isRow ? Float(index % 8) + single.head[index] - before[index] : single.head[index]
       #expect(abs(both.head[index] - wanted) <= 2e-6 * max(1, abs(wanted)))
     }
   }
@@ -222,7 +222,7 @@ struct TiedParametersTests {
         $0.add(random: path + "lora_embedding_B", [8, 2])
         $0.add(path + "base_layer.weight", [10, 8], values)
       }
-      var spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
+      var spec = try OutputSpec(path: folder.file("out"), format: nil, default: .safetensors)
       spec.force = true
       let report = try StreamJob.merge(base, MergeOptions([.init(adapter, weight: weight)]), to: spec).run()
       #expect(report.replaced.isEmpty == (values == own))

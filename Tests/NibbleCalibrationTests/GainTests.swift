@@ -25,7 +25,7 @@ struct GainTests {
     options.encoder = windows == nil ? .absmax : .mseSigned
     change(&options)
     let path = folder.file(name + ".nbl")
-    var job = try StreamJob.quantize(source, options, to: OutputSpec(path: path, format: nil, habit: .nbl))
+    var job = try StreamJob.quantize(source, options, to: OutputSpec(path: path, format: nil, default: .nbl))
     job.threads = threads
     let open = try Model(source, precision: .f32, team: Team(threads: threads))
     var settings = CalibrationOptions()

@@ -48,7 +48,7 @@ struct BackwardTests {
     for (x, y) in zip(found, wanted) { #expect(abs(Double(x) - y) <= slack * max(1, abs(y))) }
   }
 
-  @Test("through activations, alone and times another", arguments: Activation.allCases, variants)
+  @Test("through activations, by themselves and times another", arguments: Activation.allCases, variants)
   func activations(_ f: Activation, _ variant: KernelVariant) {
     let x = Self.numbers(37, 1).dropLast().map { 3 * $0 } + [12], dy = Self.numbers(37, 2), up = Self.numbers(37, 3)
     var dx = [Float](repeating: 0, count: 37), dup = dx

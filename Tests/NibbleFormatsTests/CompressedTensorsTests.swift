@@ -14,7 +14,7 @@ struct CompressedTensorsTests {
     (options.groupSize, options.zeros) = (64, .none)
     try change(&options)
     let source = try Checkpoint.open(fixture("models/llama"))
-    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file(name), format: format, habit: .nbl)).run()
+    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file(name), format: format, default: .nbl)).run()
     return try Checkpoint.open(folder.file(name))
   }
 
@@ -24,7 +24,7 @@ struct CompressedTensorsTests {
     let compressed = try quantized("a", .compressedTensors) { $0.groupSize = size }
     #expect(compressed.ownFormat == .compressedTensors && compressed.packed.count == 14)
     #expect(try compressed.verify().identity == block.claimedIdentity)
-    let out = try OutputSpec(path: folder.file("b"), format: .compressedTensors, habit: .nbl)
+    let out = try OutputSpec(path: folder.file("b"), format: .compressedTensors, default: .nbl)
     _ = try StreamJob.convert(block, to: out).run()
     #expect(try bytes(of: folder.file("a/model.safetensors")) == bytes(of: folder.file("b/model.safetensors")))
   }
@@ -116,7 +116,7 @@ struct CompressedTensorsTests {
   @Test("take no int8 rows in place of what a merge would lose")
   func promoted() throws {
     let base = try quantized("a", .compressedTensors)
-    var job = try StreamJob.convert(base, to: OutputSpec(path: folder.file("b"), format: .compressedTensors, habit: .nbl))
+    var job = try StreamJob.convert(base, to: OutputSpec(path: folder.file("b"), format: .compressedTensors, default: .nbl))
     job.changing.whenLost = .promote
     let error = #expect(throws: NibbleError.self) { try job.run() }
     #expect(error?.kind == .usage && error?.message.contains("use 16bit") == true)

@@ -27,7 +27,7 @@ struct FolderFilesTests {
   static let carried = ["1_Pooling/config.json", "additional_chat_templates/tool_use.jinja"]
 
   func convert(_ source: String, _ name: String, _ format: OutputFormat, force: Bool = false) throws -> Checkpoint {
-    var spec = try OutputSpec(path: folder.file(name), format: format, habit: .nbl)
+    var spec = try OutputSpec(path: folder.file(name), format: format, default: .nbl)
     spec.force = force
     _ = try StreamJob.convert(Checkpoint.open(source), to: spec).run()
     return try Checkpoint.open(folder.file(name))

@@ -21,13 +21,13 @@ struct OriginTests {
   }
 
   func quantized(_ source: String, _ name: String = "m.nbl") throws -> Checkpoint {
-    let spec = try OutputSpec(path: folder.file(name), format: nil, habit: .nbl)
+    let spec = try OutputSpec(path: folder.file(name), format: nil, default: .nbl)
     _ = try StreamJob.quantize(Checkpoint.open(source), QuantizeOptions(), to: spec).run()
     return try Checkpoint.open(folder.file(name))
   }
 
   func converted(_ source: Checkpoint, _ name: String, _ format: OutputFormat) throws -> Checkpoint {
-    _ = try StreamJob.convert(source, to: OutputSpec(path: folder.file(name), format: format, habit: .nbl)).run()
+    _ = try StreamJob.convert(source, to: OutputSpec(path: folder.file(name), format: format, default: .nbl)).run()
     return try Checkpoint.open(folder.file(name))
   }
 

@@ -94,7 +94,7 @@ struct QuantizeRulesTests {
     func run(_ format: OutputFormat, _ rules: [PackingRule] = []) throws -> StreamReport {
       var options = QuantizeOptions()
       options.rules = rules
-      var spec = try OutputSpec(path: bench.folder.file("out-\(format)"), format: format, habit: .nbl)
+      var spec = try OutputSpec(path: bench.folder.file("out-\(format)"), format: format, default: .nbl)
       spec.force = true
       return try StreamJob.quantize(source, options, to: spec).run()
     }
@@ -185,7 +185,7 @@ struct QuantizeRulesTests {
     #expect(try #require(report.meanError) > 0.08 && (try #require(report.meanError)) < 0.1)
   }
 
-  @Test("an encoder that no tensor is packed with is told", arguments: [CodecChoice.int8, .keep])
+  @Test("an encoder that no tensor is packed with is warned of", arguments: [CodecChoice.int8, .keep])
   func idleEncoder(_ codec: CodecChoice) throws {
     var builder = SafetensorsBuilder()
     builder.add(random: "w.weight", [16, 64])
@@ -198,6 +198,37 @@ struct QuantizeRulesTests {
       }
     }
     #expect(try warns(codec) && !warns(.packed(.nf4)))
+  }
+
+  @Test("a value that is not finite takes its group or row along: both counts are reported", arguments: [(CodecChoice.codec(.int4), 64), (.int8, 128)])
+  func lostNeighbours(_ codec: CodecChoice, _ lost: Int) throws {
+    var builder = SafetensorsBuilder()
+    builder.add("w.weight", [4, 128], (0..<512).map { $0 == 70 ? .nan : Float($0 % 7) })
+    let source = try bench.folder.write("m.safetensors", builder.bytes)
+    var options = QuantizeOptions()
+    options.codec = codec
+    var job = try StreamJob.quantize(Checkpoint.open(source), options, to: bench.spec("a.nbl"))
+    let error = #expect(throws: NibbleError.self) { try job.run() }
+    #expect(error?.message.contains(" \(lost) values in ") == true && error?.message.contains("(1 NaN or infinite in the source)") == true, "\(error?.message ?? "")")
+    job.allowsNonfinite = true
+    let report = try job.run()
+    #expect(report.nonfinite == lost && report.finiteLost == lost - 1)
+  }
+
+  @Test("groups too small for float16 scales are counted and warned of, those of zeros are not", arguments: [true, false])
+  func smallGroups(_ isSymmetric: Bool) throws {
+    // A group each: ordinary, with a subnormal scale, with a scale of zero, of zeros.
+    let magnitudes: [Float] = [1, 1e-4, 1e-8, 0]
+    var builder = SafetensorsBuilder()
+    builder.add("w.weight", [4, 64], (0..<256).map { magnitudes[$0 / 64] * Float($0 % 5 - 2) })
+    let source = try bench.folder.write("m.safetensors", builder.bytes)
+    var options = QuantizeOptions()
+    options.codec = .codec(.int4)
+    if isSymmetric { options.zeros = .none }
+    let report = try StreamJob.quantize(Checkpoint.open(source), options, to: bench.spec("a.nbl")).run()
+    #expect(report.underflow.vanished == 1 && report.underflow.subnormal == 1 && report.zeroBlocks == 1, "\(report.underflow)")
+    let warning = report.warnings.first { $0.message.contains("16-bit scales") }?.message
+    #expect(warning?.contains("2 groups") == true && warning?.contains("'w.weight': 1 become zeros, 1 lose precision") == true, "\(report.warnings)")
   }
 
   @Test("kept tensors are looked at too")
@@ -268,13 +299,13 @@ struct QuantizeRulesTests {
     }
   }
 
-  @Test("output formats go by flag, then ending, then habit")
+  @Test("output formats go by flag, then ending, then default")
   func formats() throws {
-    #expect(try OutputSpec(path: "x.nbl", format: nil, habit: .bnb).format == .nbl)
-    #expect(try OutputSpec(path: "x.safetensors", format: nil, habit: .bnb).format == .bnb)
-    #expect(try OutputSpec(path: "x", format: nil, habit: .bnb).format == .bnb)
-    #expect(try OutputSpec(path: "x", format: .nbl, habit: .bnb).format == .nbl)
-    #expect(throws: NibbleError.self) { try OutputSpec(path: "x.nbl", format: .bnb, habit: .bnb) }
-    #expect(throws: NibbleError.self) { try OutputSpec(path: "x.safetensors", format: .nbl, habit: .nbl) }
+    #expect(try OutputSpec(path: "x.nbl", format: nil, default: .bnb).format == .nbl)
+    #expect(try OutputSpec(path: "x.safetensors", format: nil, default: .bnb).format == .bnb)
+    #expect(try OutputSpec(path: "x", format: nil, default: .bnb).format == .bnb)
+    #expect(try OutputSpec(path: "x", format: .nbl, default: .bnb).format == .nbl)
+    #expect(throws: NibbleError.self) { try OutputSpec(path: "x.nbl", format: .bnb, default: .bnb) }
+    #expect(throws: NibbleError.self) { try OutputSpec(path: "x.safetensors", format: .nbl, default: .nbl) }
   }
 }

@@ -28,7 +28,7 @@ struct ResumeTests {
   {
     var options = QuantizeOptions()
     options.blockSize = blockSize
-    var output = try OutputSpec(path: folder.file(name ?? written.name), format: written.format, habit: .nbl)
+    var output = try OutputSpec(path: folder.file(name ?? written.name), format: written.format, default: .nbl)
     output.compression = written.compression
     // Several shards, one of them with a single tensor.
     output.maximumShard = 60_000
@@ -101,7 +101,7 @@ struct ResumeTests {
     #expect(folder.contents == [written.name, "again-" + written.name].sorted())
   }
 
-  @Test("a journal alone changes nothing, and nothing of it stays", arguments: Written.all)
+  @Test("a journal by itself changes nothing, and nothing of it stays", arguments: Written.all)
   func uninterrupted(_ written: Written) throws {
     let whole = try job(written).run()
     let report = try resume(try job(written, as: "again-" + written.name))

@@ -9,8 +9,8 @@ import Testing
 struct Bench {
   let folder = TemporaryFolder()
 
-  func spec(_ name: String, _ format: OutputFormat? = nil, habit: OutputFormat = .nbl) throws -> OutputSpec {
-    try OutputSpec(path: folder.file(name), format: format, habit: habit)
+  func spec(_ name: String, _ format: OutputFormat? = nil, default other: OutputFormat = .nbl) throws -> OutputSpec {
+    try OutputSpec(path: folder.file(name), format: format, default: other)
   }
 
   @discardableResult
@@ -34,7 +34,7 @@ struct Bench {
 
   @discardableResult
   func dequantize(_ source: String, _ name: String, _ dtype: DType? = nil, shard: Int = 5_000_000_000) throws -> StreamReport {
-    var output = try spec(name, nil, habit: .safetensors)
+    var output = try spec(name, nil, default: .safetensors)
     output.maximumShard = shard
     return try StreamJob.dequantize(Checkpoint.open(source), dtype: dtype, to: output).run()
   }
@@ -254,7 +254,7 @@ struct RoundTripTests {
       if plan.isExact { #expect(plan.outputBytes == report.bytesOut) }
     }
     let job = try StreamJob.dequantize(
-      Checkpoint.open(bench.folder.file("o-nbl")), dtype: nil, to: bench.spec("plain", nil, habit: .safetensors))
+      Checkpoint.open(bench.folder.file("o-nbl")), dtype: nil, to: bench.spec("plain", nil, default: .safetensors))
     #expect(job.prediction().isExact)
     #expect(try job.prediction().outputBytes == job.run().bytesOut)
   }
@@ -276,11 +276,11 @@ struct RoundTripTests {
     #expect(try bench.bytes("direct.nbl") == bench.bytes("via.nbl"))
   }
 
-  @Test("what compressing saved is told by kind of section, and is what stands in the file", arguments: [3, 19])
+  @Test("what compressing saved is reported by kind of section, and is what stands in the file", arguments: [3, 19])
   func compressedBytes(_ level: Int) throws {
     #expect(try bench.quantize(stories, "a.nbl").compressed == nil)
     let report = try bench.quantize(stories, "z.nbl", compression: .zstd(level))
-    let told = try #require(report.compressed)
+    let reported = try #require(report.compressed)
     let file = try Checkpoint.open(bench.folder.file("z.nbl"))
     func sum(_ kinds: [SectionKind], _ length: (StoredSection) -> Int) -> Int {
       (file.tensors.flatMap(\.sections) + file.smallFiles.map(\.section)).filter { kinds.contains($0.kind) }.reduce(0) {
@@ -288,15 +288,15 @@ struct RoundTripTests {
       }
     }
     let kinds: [(CompressionReport.Bytes, [SectionKind])] = [
-      (told.codes, [.codes]), (told.plain, [.data]), (told.files, [.file]),
-      (told.scales, [.scales, .scaleCodes, .nestedScales, .nestedOffset]),
+      (reported.codes, [.codes]), (reported.plain, [.data]), (reported.files, [.file]),
+      (reported.scales, [.scales, .scaleCodes, .nestedScales, .nestedOffset]),
     ]
     for (bytes, kinds) in kinds {
       #expect(bytes.plain == sum(kinds, \.plainLength) && bytes.stored == sum(kinds, \.storedLength))
     }
     // 4-bit codes hold nearly four bits; float32 has signs and exponents to save.
-    #expect((0.0..<0.08).contains(told.codes.saved))
-    #expect((0.05..<0.5).contains(told.plain.saved))
+    #expect((0.0..<0.08).contains(reported.codes.saved))
+    #expect((0.05..<0.5).contains(reported.plain.saved))
   }
 
   @Test(

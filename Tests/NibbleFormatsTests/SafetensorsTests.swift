@@ -207,7 +207,7 @@ struct ModelFolderTests {
     refuse(.badInput, mentioning: "empty")
   }
 
-  @Test("one file beside an index must hold what the index lists; other weights are told of") func fileAndIndex() throws {
+  @Test("one file beside an index must hold what the index lists; other weights are warned of") func fileAndIndex() throws {
     try shards()
     var builder = SafetensorsBuilder()
     builder.add(random: "a", [4])

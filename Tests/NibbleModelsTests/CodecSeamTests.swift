@@ -6,7 +6,7 @@ import NibbleQuant
 import TestSupport
 import Testing
 
-// A codec that exists for these tests alone: this extension is its line in the list, the rest of the file is the codec.
+// A codec that exists for these tests only: this extension is its line in the list, the rest of the file is the codec.
 
 extension CodecKind {
   /// Signed bytes: multiples of a step that every element shares.
@@ -75,7 +75,7 @@ struct CodecSeamTests {
   func quantized() throws -> Checkpoint {
     var options = QuantizeOptions()
     options.codec = try CodecChoice(packing: "steps")
-    let output = try OutputSpec(path: folder.file("steps.nbl"), format: nil, habit: .nbl)
+    let output = try OutputSpec(path: folder.file("steps.nbl"), format: nil, default: .nbl)
     let report = try StreamJob.quantize(Checkpoint.open(fixture("models/llama")), options, to: output).run()
     #expect(report.packed.count == 14 && report.packed.allSatisfy { $0.encoding.name == "steps" })
     #expect(report.meanError.map { $0 > 0 && $0 < 0.1 } == true)
@@ -87,7 +87,7 @@ struct CodecSeamTests {
     try Codecs.$added.withValue([.steps]) {
       let packed = try quantized()
       #expect(try packed.verify().identity == packed.claimedIdentity)
-      let output = try OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors)
+      let output = try OutputSpec(path: folder.file("plain"), format: nil, default: .safetensors)
       _ = try StreamJob.dequantize(packed, dtype: nil, to: output).run()
       let report = try packed.diff(Checkpoint.open(folder.file("plain")))
       #expect(report.changed.count == 14 && report.changed.allSatisfy(\.isEqual))
@@ -100,7 +100,7 @@ struct CodecSeamTests {
       let base = try quantized()
       var options = MergeOptions([.init(try AdapterFile.open(fixture("adapters/dec_lora_qv")), weight: 1)])
       options.minimumSurvival = 0
-      let output = try OutputSpec(path: folder.file("merged.nbl"), format: nil, habit: .nbl)
+      let output = try OutputSpec(path: folder.file("merged.nbl"), format: nil, default: .nbl)
       let report = try StreamJob.merge(base, options, to: output).run()
       #expect(report.changed.count == 4 && report.changed.allSatisfy { $0.sums.survival > 0.9 && $0.sums.survival < 1.1 })
       #expect(try Checkpoint.open(folder.file("merged.nbl")).packed.count == 14)
@@ -111,7 +111,7 @@ struct CodecSeamTests {
   func running() throws {
     try Codecs.$added.withValue([.steps]) {
       _ = try quantized()
-      let output = try OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors)
+      let output = try OutputSpec(path: folder.file("plain"), format: nil, default: .safetensors)
       _ = try StreamJob.dequantize(Checkpoint.open(folder.file("steps.nbl")), dtype: .f32, to: output).run()
       let runs = [TokenRun([5, 6, 7, 8])]
       let scores = try [folder.file("steps.nbl"), folder.file("plain")].map { path in
@@ -121,11 +121,11 @@ struct CodecSeamTests {
     }
   }
 
-  @Test("has no place in bitsandbytes' layout, and is told before anything is written")
+  @Test("has no place in bitsandbytes' layout, and is refused before anything is written")
   func refused() throws {
     try Codecs.$added.withValue([.steps]) {
       let base = try quantized()
-      let output = try OutputSpec(path: folder.file("bnb"), format: .bnb, habit: .bnb)
+      let output = try OutputSpec(path: folder.file("bnb"), format: .bnb, default: .bnb)
       let error = #expect(throws: NibbleError.self) { try StreamJob.convert(base, to: output).run() }
       #expect(error?.kind == .usage && error?.message.contains("bitsandbytes has no place for") == true)
     }

@@ -25,7 +25,7 @@ struct EvaluationTests {
     }
   }
 
-  @Test("first windows alone leave the rest out")
+  @Test("only first windows leave the rest out")
   func first() {
     var perplexity = Perplexity()
     perplexity.windows = .first

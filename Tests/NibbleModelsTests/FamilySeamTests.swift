@@ -9,7 +9,7 @@ import Testing
 
 @testable import NibbleModels
 
-// A family that exists for these tests alone: Llama's arithmetic under names of its own.
+// A family that exists for these tests only: Llama's arithmetic under names of its own.
 
 extension ModelFamily {
   fileprivate static let marmot = try? ModelFamily(
@@ -85,7 +85,7 @@ struct FamilySeamTests {
   }
 
   func quantize() throws -> StreamJob {
-    let output = try OutputSpec(path: folder.file("m.nbl"), format: nil, habit: .nbl)
+    let output = try OutputSpec(path: folder.file("m.nbl"), format: nil, default: .nbl)
     return try StreamJob.quantize(Checkpoint.open(folder.file("m")), QuantizeOptions(), to: output)
   }
 

@@ -97,13 +97,13 @@ struct ForwardTests {
     #expect(try model(name, threads: 3).scores(reference.runs()) == one)
   }
 
-  @Test("of sequences of different lengths in one batch are those of each alone", arguments: ["llama", "gpt2", "roberta"])
+  @Test("of sequences of different lengths in one batch are those of each by itself", arguments: ["llama", "gpt2", "roberta"])
   func ragged(name: String) throws {
     let model = try model(name)
     let runs = [TokenRun([5, 6, 7, 8, 9]), TokenRun([10]), TokenRun([11, 12, 13])]
     let together = try model.scores(runs)
-    let alone = try runs.flatMap { try model.scores([$0]) }
-    #expect(greatestDifference(together, alone) <= 1e-5)
+    let single = try runs.flatMap { try model.scores([$0]) }
+    #expect(greatestDifference(together, single) <= 1e-5)
   }
 
   @Test("through a cache, in pieces, are those of the whole sequence", arguments: ["llama", "llama-bnb-nf4-dq", "gpt2"])
@@ -134,10 +134,10 @@ struct ForwardTests {
     var options = QuantizeOptions()
     options.rules = [try PackingRule("embed_tokens=nf4")]
     let source = try Checkpoint.open(fixture("stories260K"))
-    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, habit: .nbl)).run()
+    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, default: .nbl)).run()
     let job = try StreamJob.dequantize(
       try Checkpoint.open(folder.file("m.nbl")), dtype: .f32,
-      to: OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors))
+      to: OutputSpec(path: folder.file("plain"), format: nil, default: .safetensors))
     _ = try job.run()
     let ids = [1, 403, 407, 261, 378]
     let packed = try Model(folder.file("m.nbl")).scores([TokenRun(ids)])
@@ -150,10 +150,10 @@ struct ForwardTests {
     var options = QuantizeOptions()
     options.codec = try CodecChoice(packing: "int8")
     let source = try Checkpoint.open(fixture("models/" + base))
-    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, habit: .nbl)).run()
+    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, default: .nbl)).run()
     let job = try StreamJob.dequantize(
       try Checkpoint.open(folder.file("m.nbl")), dtype: .f32,
-      to: OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors))
+      to: OutputSpec(path: folder.file("plain"), format: nil, default: .safetensors))
     _ = try job.run()
     let (packed, plain) = (try Model(folder.file("m.nbl")), try Model(folder.file("plain")))
     #expect(packed.network.parts.layers.allSatisfy { $0.matrix.isPacked && $0.matrix.bytesPerOutput <= $0.inputs })

@@ -32,7 +32,7 @@ struct GenerationTests {
     #expect(greatestDifference(Array(scores), expected) <= 1e-4)
   }
 
-  @Test("of several prompts at once is that of each alone")
+  @Test("of several prompts at once is that of each by itself")
   func batch() throws {
     let prompts = [[1, 403, 407], [1, 403, 407, 261, 378, 432, 383], [1]]
     let together = try Self.generate(prompts).map(\.ids)
@@ -151,7 +151,7 @@ struct SamplingTests {
     #expect(adjusted([0], prompt: 1) { $0.suppressed = [2, -1, 99] } == [1, -1, never, 0.5])
     #expect(adjusted([0], prompt: 1) { $0.suppressedFirst = [2] } == [1, -1, never, 0.5])
     #expect(adjusted([0, 1], prompt: 1) { $0.suppressedFirst = [2] } == [1, -1, 3, 0.5])
-    // An end alone is no bad word; a word of several tokens is one where the others stand already.
+    // An end by itself is no bad word; a word of several tokens is one where the others stand already.
     let words = [[2], [0], [1, 3]]
     #expect(adjusted([0, 1], prompt: 1, ends: [2]) { $0.badWords = words } == [never, -1, 3, never])
     #expect(adjusted([1, 0], prompt: 1, ends: [2]) { $0.badWords = words } == [never, -1, 3, 0.5])
@@ -219,7 +219,7 @@ struct GenerationConfigTests {
     #expect(error?.kind == .badInput)
   }
 
-  @Test("come from their own file alone if there is one", arguments: [(#"{"eos_token_id": 9}"#, [9]), ("{}", []), (nil, [2])] as [(String?, Set<Int>)])
+  @Test("come only from their own file if there is one", arguments: [(#"{"eos_token_id": 9}"#, [9]), ("{}", []), (nil, [2])] as [(String?, Set<Int>)])
   func source(file: String?, ends: Set<Int>) throws {
     let folder = TemporaryFolder()
     for name in ["config.json", "model.safetensors"] { try folder.write(name, try bytes(of: fixture("models/llama/" + name))) }

@@ -93,13 +93,13 @@ struct StoredFormTests {
     #expect(greatestDifference(try model.scores([TokenRun(ids, adapters: [attached])]), wanted) <= 1e-5)
     let job = try StreamJob.merge(
       Checkpoint.open(base.path), MergeOptions([.init(adapter)]),
-      to: OutputSpec(path: folder.file("merged"), format: nil, habit: .safetensors))
+      to: OutputSpec(path: folder.file("merged"), format: nil, default: .safetensors))
     _ = try job.run()
     #expect(greatestDifference(try Model(folder.file("merged")).scores(run), wanted) <= 1e-5)
   }
 
   @Test(
-    "a shared weight is found under the head's name alone",
+    "a shared weight is found only under the head's name",
     arguments: [("stories260K", "model.embed_tokens"), ("models/gpt2", "transformer.wte")])
   func headOnly(base: String, embedding: String) throws {
     let model = try changed(base) { $0.rename(embedding, "lm_head") }

@@ -258,8 +258,8 @@ struct MeasureTests {
       Array($0.bindMemory(to: Float.self))
     }
     let error = zip(x, y).reduce(0.0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) }
-    let told = made.absmax.enumerated().reduce(0.0) { $0 + Double($1.element * $1.element) * Double(made.moments[3 * $1.offset]) }
-    #expect(abs(told - error) < 1e-5 * error)
+    let reported = made.absmax.enumerated().reduce(0.0) { $0 + Double($1.element * $1.element) * Double(made.moments[3 * $1.offset]) }
+    #expect(abs(reported - error) < 1e-5 * error)
   }
 
   @Test("differences and statistics by hand")

@@ -38,13 +38,13 @@ struct ShaperTests {
       delta = delta.map { $0 * size * share }
     }
 
-    func shaped(_ strength: Double, _ variant: KernelVariant = .current) -> (codes: [UInt8], values: [Float], debt: Double) {
-      let shaper = Shaper(codec, right: right, rank: rank, columns: columns).paying(strength)
+    func shaped(_ strength: Double, _ variant: KernelVariant = .current) -> (codes: [UInt8], values: [Float], carried: Double) {
+      let shaper = Shaper(codec, right: right, rank: rank, columns: columns).compensating(strength)
       let wanted = zip(base, delta).map { $0 + $1 }
       var codes = [UInt8](repeating: 0, count: base.count)
       var values = [Float](repeating: 0, count: base.count)
-      let debt = shaper.pack(wanted, element: 0, rows: rows, scales: scales, codes: &codes, values: &values, variant: variant)
-      return (Array(codes.prefix(codec.codeBytes(base.count))), values, debt)
+      let carried = shaper.pack(wanted, element: 0, rows: rows, scales: scales, codes: &codes, values: &values, variant: variant)
+      return (Array(codes.prefix(codec.codeBytes(base.count))), values, carried)
     }
 
     func sums(_ values: [Float]) -> ChangeSums {
@@ -64,7 +64,7 @@ struct ShaperTests {
     let shaped = one.shaped(1000)
     #expect(one.sums(shaped.values).survival > 0.9)
     // Where the adapter reads, less is wrong than the change is large.
-    #expect(shaped.debt.squareRoot() < 0.6 * one.sums(shaped.values).delta.squareRoot())
+    #expect(shaped.carried.squareRoot() < 0.6 * one.sums(shaped.values).delta.squareRoot())
     #expect(one.sums(shaped.values).relativeNoise < 0.08)
   }
 

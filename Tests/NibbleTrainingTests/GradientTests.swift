@@ -69,10 +69,10 @@ struct GradientTests {
     var options = QuantizeOptions()
     options.codec = try CodecChoice(packing: codec)
     let source = try Checkpoint.open(fixture("models/llama"))
-    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, habit: .nbl)).run()
+    _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, default: .nbl)).run()
     let job = try StreamJob.dequantize(
       try Checkpoint.open(folder.file("m.nbl")), dtype: .f32,
-      to: OutputSpec(path: folder.file("plain"), format: nil, habit: .safetensors))
+      to: OutputSpec(path: folder.file("plain"), format: nil, default: .safetensors))
     _ = try job.run()
     let (runs, labels) = try Self.batch("llama")
     let found = try ["m.nbl", "plain"].map { name -> (loss: Double, trained: Trained) in

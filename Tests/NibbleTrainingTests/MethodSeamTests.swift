@@ -109,7 +109,7 @@ struct MethodSeamTests {
       #expect(attached != (try states(model)))
       let job = try StreamJob.merge(
         Checkpoint.open(fixture("models/" + base)), MergeOptions([.init(file)]),
-        to: OutputSpec(path: folder.file("merged"), format: nil, habit: .safetensors), check: MergeCheck())
+        to: OutputSpec(path: folder.file("merged"), format: nil, default: .safetensors), check: MergeCheck())
       _ = try job.run()
       let merged = try states(Model(folder.file("merged"), threads: 2))
       for (x, y) in zip(attached, merged) { #expect(abs(x - y) <= 2e-4 + 2e-4 * abs(y)) }
@@ -142,7 +142,7 @@ struct MethodSeamTests {
       func message(_ body: () throws -> Void) -> String { #expect(throws: NibbleError.self) { try body() }?.message ?? "" }
       #expect(message { _ = try AdapterResizing(file, rank: 2) }.contains("SSF adapter, which has no factors"))
       let base = try Checkpoint.open(fixture("models/llama"))
-      let spec = try OutputSpec(path: folder.file("out"), format: nil, habit: .safetensors)
+      let spec = try OutputSpec(path: folder.file("out"), format: nil, default: .safetensors)
       #expect(message { _ = try StreamJob.merge(base, .init([.init(file)]), to: spec) }.contains("has a bias, and the base has none"))
       #expect(message { _ = try StreamJob.unmerge(base, [.init(file)], to: spec) }.contains("is a SSF adapter"))
       let set = try AdapterSet(Model(fixture("models/llama"), threads: 1))

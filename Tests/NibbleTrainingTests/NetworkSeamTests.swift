@@ -10,7 +10,7 @@ import Testing
 
 @testable import NibbleModels
 
-// A family of images that exists for these tests alone: a convolution, tanh, a linear layer at each position, and a head on the mean
+// A family of images that exists for these tests only: a convolution, tanh, a linear layer at each position, and a head on the mean
 // of all positions.
 
 private enum TestConvolution: Architecture {

@@ -141,7 +141,7 @@ struct PartsTests {
   }
 
   @Test("of a shared weight that is stored twice both have to be the same")
-  func torn() throws {
+  func partial() throws {
     let model = try Model(fixture("models/gpt2"), threads: 1)
     _ = try adapter(.sharedWeight, "gpt2")
     let path = folder.file("a/adapter_model.safetensors")

@@ -53,7 +53,7 @@ public func littleEndian<T: FixedWidthInteger>(_ value: T) -> [UInt8] {
   withUnsafeBytes(of: value.littleEndian) { Array($0) }
 }
 
-/// The tensors of a small safetensors file, read with the header parser alone.
+/// The tensors of a small safetensors file, read with the header parser only.
 public struct SmallSafetensors {
   public let header: SafetensorsHeader
   private let content: [UInt8]

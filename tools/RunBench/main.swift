@@ -1,5 +1,5 @@
-// Times what running a model takes: opening it, attaching and switching adapters, reading a prompt, generating. Ids are drawn
-// by chance, so no tokenizer is needed.
+// Times what running a model takes: opening it, attaching and switching adapters, reading a prompt, generating. Ids are random,
+// so no tokenizer is needed.
 //
 //   RunBench MODEL [--adapter DIR]... [--threads N] [--compute fp32|bf16] [--prompt N] [--new N] [--rows N] [--rounds N]
 

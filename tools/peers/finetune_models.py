@@ -13,7 +13,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 TOKENS, RANK, ALPHA, RATE = 128, 8, 16, "1e-4"
 # Of a round; one more comes first, to warm up.
 STEPS = 2
-# Larger micro-batches, nibble alone: rows, tokens of each, flags.
+# Larger micro-batches, nibble only: rows, tokens of each, flags.
 BATCHES = ((4, 128, []), (4, 128, ["--gradient-checkpointing"]), (4, 512, ["--gradient-checkpointing"]))
 
 

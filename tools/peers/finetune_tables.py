@@ -99,4 +99,4 @@ def batches(bench):
         rest = ", ".join(f"{name} {100 * seconds / sum(parts.values()):.1f} %" for name, seconds in parts.items() if name != "weights")
         lines.append(f"  the rest: {rest}")
     return "\n".join([
-        *lines, "GFLOP/s of the whole step, then of its products with weights alone, decoding included, and their share of the time."])
+        *lines, "GFLOP/s of the whole step, then of its products with weights, decoding included, and their share of the time."])

@@ -1,4 +1,4 @@
-"""Runs programs and says what each took. Standard library alone, because a child's peak memory starts at its parent's."""
+"""Runs programs and says what each took. Standard library only, because a child's peak memory starts at its parent's."""
 import dataclasses
 import os
 import signal

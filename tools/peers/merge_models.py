@@ -115,7 +115,7 @@ class Bench:
         """How much of the change is in what was written, by other code than nibble's."""
         if name in ("nibble unchecked", "llama.cpp") or "copy" in name or name in self.kept:
             return
-        # In 4 bit the change is told from what is written without it, whichever weights it was added to.
+        # In 4 bit the change is distinguished from what is written without it, whichever weights it was added to.
         base = self.folder if out == self.file else reads
         try:
             if out == self.file:

@@ -11,7 +11,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def arguments():
-    """A parser of what every comparison is told."""
+    """A parser of the options of every comparison."""
     parser = argparse.ArgumentParser()
     for name in ("--nibble", "--model", "--work", "--venv"):
         parser.add_argument(name, type=pathlib.Path, required=True)

@@ -100,12 +100,12 @@ void nibble_low_rank(nibble_variant variant, const float *left, size_t left_stri
 void nibble_change_sums(nibble_variant variant, const float *base, const float *written, const float *delta, size_t n,
                         double sums[4]);
 
-/// Codes that keep what a change adds in the directions of a basis: rounding errors are carried along as a debt in those
-/// directions and paid back by later columns.
+/// Codes that keep what a change adds in the directions of a basis: the rounding error in those directions is
+/// carried along, and later columns make up for it.
 typedef struct {
   size_t columns, rank;
   const float *basis;       ///< [columns, rank], orthonormal columns
-  const float *gains;       ///< [columns, rank]: what a debt shifts column j by
+  const float *gains;       ///< [columns, rank]: what a carried error shifts column j by
   const float *codebook;    ///< 16 values in ascending order
   const float *thresholds;  ///< 15, halfway between them
   const uint8_t *numbers;   ///< the codes of these values
@@ -117,10 +117,10 @@ typedef struct {
 size_t nibble_shape_scratch(size_t rank);
 
 /// Packs `rows` rows t[rows, columns] whose first element is element `element` of the matrix. `codes` has room for rows * columns
-/// bytes, of which half hold the codes afterwards; `values` gets what they decode to, `debts` [rows, rank] what is left of
+/// bytes, of which half hold the codes afterwards; `values` gets what they decode to, `carries` [rows, rank] what is left of
 /// t - values in each direction. `scratch` is nibble_shape_scratch bytes, aligned to 64. Every variant gives the same bits.
 void nibble_shape(nibble_variant variant, const nibble_shaping *plan, const float *t, size_t element, size_t rows, uint8_t *codes,
-                  float *values, float *debts, void *scratch);
+                  float *values, float *carries, void *scratch);
 
 /// What error feedback chooses from.
 typedef struct {

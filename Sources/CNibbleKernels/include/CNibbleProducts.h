@@ -38,7 +38,7 @@ typedef enum { nibble_compute_f32 = 0, nibble_compute_bf16 = 1 } nibble_compute;
 
 typedef struct nibble_matrix nibble_matrix;
 
-/// A way to store the numbers of a matrix: what products need of it. One that has `run` alone works, a row or panel decoded at a
+/// A way to store the numbers of a matrix: what products need of it. One that has only `run` works, a row or panel decoded at a
 /// time; variants have decoders and few-row products of their own for `blocks` and `bytes`.
 typedef struct {
   size_t bits;  ///< of a number in `data`, by which memory is asked for ahead

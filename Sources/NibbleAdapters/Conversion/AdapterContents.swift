@@ -55,19 +55,21 @@ struct AdapterContents {
   init() {}
 
   /// As PEFT has it.
-  var folder: AdapterFolder {
+  ///
+  /// - Parameter base: what shows whether short names find the same modules as whole paths
+  func folder(for base: Checkpoint?) -> AdapterFolder {
     let conv1D = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
-    let head: [(String, JSON)] = [
+    let first: [(String, JSON)] = [
       ("peft_type", JSON(method.kind)), ("task_type", JSON(taskType)), ("base_model_name_or_path", JSON(baseName)), ("r", 1),
       ("lora_alpha", 1), ("lora_dropout", JSON(dropout)), ("use_rslora", .bool(false)),
     ]
-    let tail: [(String, JSON)] = [
-      ("target_modules", JSON(modules.map(\.path).sorted())), ("modules_to_save", .null), ("rank_pattern", .object([])),
+    let last: [(String, JSON)] = [
+      ("target_modules", JSON(ShortTargets.names(modules.map(\.path), of: base))), ("modules_to_save", .null), ("rank_pattern", .object([])),
       ("alpha_pattern", .object([])), ("bias", "none"),
       ("fan_in_fan_out", .bool(modules.contains { module in conv1D.contains { module.path.hasSuffix("." + $0) } })),
       ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),
     ]
-    let config = JSON.object(head + method.flagMembers + tail)
+    let config = JSON.object(first + method.flagMembers + last)
     return AdapterFolder(modules, config: config, binding: binding)
   }
 

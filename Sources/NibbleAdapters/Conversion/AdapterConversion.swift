@@ -74,7 +74,7 @@ public struct AdapterConversion: Sendable {
     let staged = try StagedOutput(output, shape, force: force)
     do {
       switch to {
-      case .peft: try contents.folder.write(into: staged)
+      case .peft: try contents.folder(for: base).write(into: staged)
       case .mlx: try MLXLayout.folder(contents).write(into: staged)
       case .gguf: try ggufWriter(contents).write(to: staged)
       }

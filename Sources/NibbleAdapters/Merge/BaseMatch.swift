@@ -99,7 +99,7 @@ public struct BaseMatch: Sendable {
     guard let expected = packedIdentity, let found = packed.claimedIdentity, expected != found, !anyBase else { return }
     throw NibbleError(
       .adapterMismatch,
-      "the 4-bit form of \(path: base.path) made with \(.trainedOn, trainedOn ?? "") has the identity \(found), the adapter was trained on \(expected); \(.anyBase) goes on all the same"
+      "the packed form of \(path: base.path) made with \(.trainedOn, trainedOn ?? "") has the identity \(found), the adapter was trained on \(expected); \(.anyBase) goes on all the same"
     )
   }
 }

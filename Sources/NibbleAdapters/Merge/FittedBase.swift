@@ -10,7 +10,7 @@ extension Checkpoint {
   func fitted(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
     let tied = tiedParameters
     for one in given { try one.adapter.checkSavedModules((tensors.map(\.name) + tied.map(\.name)).map(\.text), of: path) }
-    let changed = try given.map { MergeOptions.Weighted(try $0.adapter.withoutUnchanged(self), weight: $0.weight) }
+    let changed = try given.map { MergeOptions.Weighted(try withWholeTables($0.adapter.withoutUnchanged(self)), weight: $0.weight) }
     var (base, adapters) = try untied(tied, for: changed)
     for one in adapters { base = try base.withHeads(of: one.adapter) }
     for one in adapters { base = try base.withVocabulary(of: one.adapter) }
@@ -106,7 +106,10 @@ extension Checkpoint {
     let counts = Set(replaced.compactMap(\.tensor.shape.first))
     let before = own.compactMap { tensor($0)?.logicalShape.first }.first ?? 0
     // Of as many rows, some may have become new tokens' rows.
-    guard let count = counts.first, counts != [before] else { return counts.isEmpty ? self : try withTokenizer(of: adapter) }
+    guard let count = counts.first, counts != [before] else {
+      let hasRows = adapter.tokenRows.contains { names.index(of: $0.path + ".weight") != nil }
+      return counts.isEmpty && !hasRows ? self : try withTokenizer(of: adapter)
+    }
     guard counts.count == 1, replaced.count == own.count else {
       throw NibbleError(
         .adapterMismatch,

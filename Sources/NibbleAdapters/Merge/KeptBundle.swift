@@ -25,11 +25,11 @@ public struct KeptBundle {
   /// - Parameter output: the folder to write
   /// - Throws: `.usage` for outputs that are no folder for a block file
   public init(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws {
-    guard output.format == .nbl, !output.path.lowercased().hasSuffix(".nbl") else {
-      throw NibbleError.usage(
-        "\(.whenLost, "keep") writes a folder with \(Self.modelName) and the adapter in it: give a folder's name and \(.format, "nbl")"
-      )
+    func fail(_ why: MessageText) -> NibbleError {
+      .usage("\(.whenLost, "keep") writes a folder that holds \(Self.modelName) and the adapter; \(why)")
     }
+    guard output.format == .nbl else { throw fail("leave out \(.format, output.format.rawValue)") }
+    guard !output.path.lowercased().hasSuffix(".nbl") else { throw fail("\(path: output.path) is the name of a block file") }
     (self.base, self.options, path, force) = (base, options, output.path, output.force)
     for one in options.adapters { try base.checkAttachable(one.adapter) }
   }
@@ -40,7 +40,7 @@ public struct KeptBundle {
   {
     let staged = try StagedOutput(path, .folder { Self.names.contains($0) }, force: force)
     do {
-      let inner = try OutputSpec(path: staged.staging + "/" + Self.modelName, format: .nbl, habit: .nbl)
+      let inner = try OutputSpec(path: staged.staging + "/" + Self.modelName, format: .nbl, default: .nbl)
       var job = try StreamJob.merge(base, options, to: inner, check: check)
       prepare(&job)
       try job.checkIsNoInput(path)

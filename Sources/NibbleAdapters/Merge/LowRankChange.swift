@@ -74,7 +74,7 @@ struct LowRankChange: TensorChange {
   }
 
   func delta(_ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>) {
-    // Whole rows together; a row that is begun or left in the middle alone.
+    // Whole rows together; a row that is begun or left in the middle by itself.
     var done = 0
     while done < count {
       let (row, column) = (start + done).quotientAndRemainder(dividingBy: columns)

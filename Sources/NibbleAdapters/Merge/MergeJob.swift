@@ -10,7 +10,7 @@ public struct MergeJob {
   public var options: MergeOptions
   /// What and where to write.
   public var output: OutputSpec
-  /// The 4-bit form of the base that the adapters were trained on, as `QuantizeOptions(trainedOn:)` reads it; `BaseMatch.original` for
+  /// The packed form of the base that the adapters were trained on, as `QuantizeOptions(trainedOn:)` reads it; `BaseMatch.original` for
   /// the base's own values; nil to go by what the adapters say.
   public var trainedOn: String?
   /// Whether adapters of another base are merged all the same.

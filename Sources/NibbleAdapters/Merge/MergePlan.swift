@@ -133,7 +133,7 @@ struct MergePlan: @unchecked Sendable {
   func checkTogether() throws {
     for index in tokenRows.keys.sorted() where replacements[index] != nil || matrices[index].map(\.takesRows) == false {
       throw NibbleError.usage(
-        "\(subject: base.tensors[index].name.text) has rows trained alone and is adapted or replaced otherwise too, which is not merged"
+        "\(subject: base.tensors[index].name.text) has single rows that were trained and is adapted or replaced otherwise too, which is not merged"
       )
     }
   }

@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleFormats
 
 /// Configurations may tie the output head to the embedding and files hold a weight for both, or the shared one under the head's
-/// name alone.
+/// name only.
 extension Checkpoint {
   /// The place of a head that trained rows of the embedding `name` are for, too: PEFT trains them for both where the configuration
   /// ties them, whether or not the file has a weight for each.
@@ -19,7 +19,7 @@ extension Checkpoint {
     else { return }
     throw NibbleError(
       .adapterMismatch,
-      "\(path: adapter.path): adapts \(subject: module) alone, and \(path) stores the weight it shares with the embedding under that name; "
+      "\(path: adapter.path): adapts only \(subject: module), and \(path) stores the weight it shares with the embedding under that name; "
         + "store it under the embedding's")
   }
 }

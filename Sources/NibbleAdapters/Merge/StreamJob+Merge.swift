@@ -11,6 +11,9 @@ extension StreamJob {
   public static func merge(
     _ given: Checkpoint, _ options: MergeOptions, to output: OutputSpec, check: MergeCheck? = nil
   ) throws -> StreamJob {
+    if let least = options.minimumSurvival, !(0...1).contains(least) {
+      throw NibbleError.usage("\(.minSurvival, least) is not a share from 0 to 1")
+    }
     var options = options
     let base: Checkpoint
     (base, options.adapters) = try given.fitted(to: options.adapters)

@@ -30,7 +30,7 @@ extension Checkpoint {
       guard canBeUntied else {
         let names = tied.map { quoted($0.name.text) }.joined(separator: ", ")
         throw NibbleError.badInput(
-          "\(path: path): \(names) share the values of \(quoted(tied[0].source.name.text)), \(path: one.adapter.path) changes \(subject: name) alone, "
+          "\(path: path): \(names) share the values of \(quoted(tied[0].source.name.text)), \(path: one.adapter.path) changes only \(subject: name), "
             + "and no configuration of this architecture takes them apart; such an adapter can only be attached")
       }
       return (untied(), adapters.map { .init($0.adapter.saidForEach(tied, self), weight: $0.weight) })

@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 import NibbleFormats
 
-/// Δ brings some rows of an embedding or a head to given values: tokens that were trained alone.
+/// Δ brings some rows of an embedding or a head to given values: tokens that were trained without the others.
 struct TokenRowsChange: TensorChange {
   /// By token: which of the rows in `values`, and how much of the way there.
   private var rows: [Int: (values: FloatStore, at: Int, weight: Float)] = [:]

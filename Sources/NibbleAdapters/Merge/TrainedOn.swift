@@ -4,9 +4,9 @@ import NibbleFormats
 import NibbleQuant
 
 extension Checkpoint {
-  /// This checkpoint's 4-bit form, in a file beside `output` that has no name any more once this returns.
+  /// This checkpoint's packed form, in a file beside `output` that has no name any more once this returns.
   ///
-  /// An adapter that was trained on the 4-bit form corrects what packing did: it belongs on those values, not on the original's.
+  /// An adapter that was trained on the packed form corrects what packing did: it belongs on those values, not on the original's.
   ///
   /// - Throws: `.usage` for a base that is packed already, and all that packing throws
   public func packedForm(_ options: QuantizeOptions, beside output: String, threads: Int) throws -> Checkpoint {
@@ -15,7 +15,7 @@ extension Checkpoint {
         "\(path: path) is packed already: adapters are merged onto its values as they are, without \(.trainedOn)")
     }
     let hidden = Self.packedFormPath(output)
-    var spec = try OutputSpec(path: hidden, format: .nbl, habit: .nbl)
+    var spec = try OutputSpec(path: hidden, format: .nbl, default: .nbl)
     spec.force = true
     var job = try StreamJob.quantize(self, options, to: spec)
     job.threads = threads
@@ -46,25 +46,48 @@ extension Checkpoint {
 }
 
 extension QuantizeOptions {
-  /// Reads `nf4`, `fp4`, with `:block=N`, `:no-double-quant` and an encoder behind.
+  /// Reads a codec's name with options behind: `nf4:block=128:no-double-quant:mse`, `int4:group=32:symmetric`, `int8`.
+  ///
+  /// - Throws: `.usage` naming what is there instead
   public init(trainedOn text: String) throws {
     self.init()
     var parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
-    guard let choice = CodecChoice(parts.removeFirst()), case .codec(let kind) = choice, kind.hasBlocks else {
-      throw NibbleError.usage("\(.trainedOn, quoted(text)) does not begin with nf4 or fp4")
+    guard let choice = CodecChoice(parts.removeFirst()), case .codec(let kind) = choice, !kind.isPlain else {
+      throw NibbleError.usage(
+        "\(.trainedOn, quoted(text)) does not begin with a codec: \(Codecs.packing.map(\.name).joined(separator: ", "))")
     }
     codec = choice
     for part in parts {
-      if part == "no-double-quant" {
-        doubleQuant = false
-      } else if let encoder = StreamJob.Encoder(rawValue: part) {
-        self.encoder = encoder
-      } else if part.hasPrefix("block="), let size = Int(part.dropFirst(6)), BlockCodec.blockSizes.contains(size) {
-        blockSize = size
-      } else {
+      guard take(part, kind) else {
         throw NibbleError.usage(
-          "\(.trainedOn, quoted(text)): \(subject: part) is none of block=N, no-double-quant, mse and mse-signed")
+          "\(.trainedOn, quoted(text)): \(subject: part) is no option of \(kind.name)"
+            + (kind.searchesScales ? "; it has \((kind.hasGroups ? Self.groupOptions : Self.blockOptions).joined(separator: ", "))" : ""))
       }
     }
+  }
+
+  private static let blockOptions = ["block=N", "no-double-quant", "mse", "mse-signed"]
+  private static let groupOptions = ["group=N", "symmetric", "zeros=TYPE", "mse"]
+
+  /// - Returns: false for what is no option of the codec
+  private mutating func take(_ part: String, _ kind: CodecKind) -> Bool {
+    let value = part.drop { $0 != "=" }.dropFirst()
+    switch part.prefix(while: { $0 != "=" }) {
+    case "block":
+      guard kind.hasBlocks, let size = Int(value), BlockCodec.blockSizes.contains(size) else { return false }
+      blockSize = size
+    case "group":
+      guard kind.hasGroups, let size = Int4Groups.size(String(value)) else { return false }
+      groupSize = size
+    case "zeros":
+      guard kind.hasGroups, let zeros = Int4Groups.Zero(rawValue: String(value)) else { return false }
+      self.zeros = zeros
+    case "symmetric" where kind.hasGroups && value.isEmpty: zeros = .none
+    case "no-double-quant" where kind.hasBlocks && value.isEmpty: doubleQuant = false
+    default:
+      guard kind.searchesScales, let encoder = StreamJob.Encoder(rawValue: part) else { return false }
+      self.encoder = encoder
+    }
+    return true
   }
 }

@@ -1,7 +1,7 @@
 import NibbleCore
 
 /// LoRA's dropout: numbers of the factors' input are randomly set to zero, the others scaled up to make up for it. What is left out
-/// follows from the seed, the pass, the layer and the place alone.
+/// depends only on the seed, the pass, the layer and the place.
 package struct Dropout: Sendable {
   let rate: Double
   let seed: UInt64

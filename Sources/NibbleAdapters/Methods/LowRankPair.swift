@@ -43,7 +43,7 @@ package enum AdapterSlot {
   package static let dropped = 26, tokens = 27
 }
 
-/// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it alone.
+/// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it by itself.
 /// u = scale · x · Aᵀ, z = u · Bᵀ.
 package struct PairPass {
   let pair: LowRankPair

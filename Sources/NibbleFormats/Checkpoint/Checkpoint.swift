@@ -103,7 +103,7 @@ extension Checkpoint {
     }
   }
 
-  /// Opens what a job has just written, which may be a folder of weights alone.
+  /// Opens what a job has just written, which may be a folder without a configuration.
   package static func openWritten(_ path: String) throws -> Checkpoint {
     PathKind(path) == .folder ? try openFolder(path, as: path, needsConfig: false) : try openFile(path)
   }

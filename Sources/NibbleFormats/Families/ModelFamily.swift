@@ -81,7 +81,7 @@ package struct LlamaCppNames: Sendable {
   package var whole: [(peft: String, gguf: String)]
 }
 
-/// Weights that are embeddings or output heads by their name alone, for architectures nobody has told us about.
+/// Weights that are embeddings or output heads by their names, for unknown architectures.
 package enum NameGuess {
   private static let kept = try? Pattern(
     #"embed|(^|\.)(wte|wpe|shared|lm_head|output|embed_out|score|classifier|head|heads|qa_outputs)\.weight$|relative_attention_bias"#

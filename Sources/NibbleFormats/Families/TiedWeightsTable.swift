@@ -2,7 +2,7 @@
 ///
 /// Lines `parameter = the one whose values it has` head the architectures with these ties, `-` those language models that have none.
 /// `+`: tied unless the configuration says otherwise. `~`: the parameter whose values the others have is not the input embedding's. `!`:
-/// `tie_word_embeddings` does not decide alone, or decides more than this, such as the scale of T5's outputs, so that a checkpoint cannot
+/// `tie_word_embeddings` does not decide by itself, or decides more than this, such as the scale of T5's outputs, so that a checkpoint cannot
 /// be untied by setting it.
 enum TiedWeightsTable {
   static let text = """

@@ -104,7 +104,7 @@ public final class PatchFile: Sendable {
 
   /// Reads every byte: each span's checksum, and whether its lists are of a span. What a patch makes of a file only that file tells.
   ///
-  /// - Parameter progress: told bytes done and bytes in all
+  /// - Parameter progress: gets bytes done and bytes in all
   /// - Throws: `.integrity` naming the span
   public func verify(threads: Int = availableCores, progress: @escaping (Int, Int) -> Void = { _, _ in }) throws {
     let total = spans.reduce(0) { $0 + $1.stored }

@@ -37,7 +37,7 @@ public struct PatchJob: Sendable {
 
   /// Compares the two and writes what differs.
   ///
-  /// - Parameter progress: told bytes done and bytes in all
+  /// - Parameter progress: gets bytes done and bytes in all
   /// - Throws: every kind of `NibbleError`; nothing is left behind then
   public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> PatchReport {
     try check()

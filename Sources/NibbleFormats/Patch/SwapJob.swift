@@ -67,7 +67,7 @@ public struct SwapJob: Sendable {
 
   /// Writes the other file beside the place it is for, checks every byte of both, and puts it there.
   ///
-  /// - Parameter progress: told bytes done and bytes in all
+  /// - Parameter progress: gets bytes done and bytes in all
   /// - Throws: every kind of `NibbleError`; what was there stays then
   public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> Report {
     try check()

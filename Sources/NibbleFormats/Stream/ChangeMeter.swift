@@ -7,7 +7,7 @@ struct ChangeMeter: Sendable {
   struct Piece: Sendable {
     var sums = ChangeSums()
     /// Projections of such rows.
-    var torn: [(row: Int, values: [Float])] = []
+    var partial: [(row: Int, values: [Float])] = []
 
     /// Puts the pieces of a tensor, in order, together.
     static func total(_ pieces: [Piece]) -> ChangeSums {
@@ -16,7 +16,7 @@ struct ChangeMeter: Sendable {
       var values: [Float] = []
       for piece in pieces {
         total += piece.sums
-        for part in piece.torn {
+        for part in piece.partial {
           if part.row == row {
             for k in values.indices { values[k] += part.values[k] }
           } else {
@@ -70,7 +70,7 @@ struct ChangeMeter: Sendable {
         if isWhole {
           for index in 0..<rows * rank { piece.sums.inner += Double(out[index]) * Double(out[index]) }
         } else {
-          piece.torn.append((row, (0..<rank).map { out[$0] }))
+          piece.partial.append((row, (0..<rank).map { out[$0] }))
         }
         done += rows * width
       }

@@ -36,7 +36,7 @@ struct ElementReader: Sendable {
     let rows = tensor.shape[0]
     var done = 0
     while done < count {
-      // Whole columns together; a column that is begun or left in the middle alone.
+      // Whole columns together; a column that is begun or left in the middle by itself.
       let (column, row) = (start + done).quotientAndRemainder(dividingBy: rows)
       let left = count - done
       let (columns, height) = row == 0 && left >= rows ? (left / rows, rows) : (1, min(rows - row, left))

@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleQuant
 
 extension StreamJob {
-  /// A name for all that decides the bytes of the output: the program, what it was told, and every input.
+  /// A name for all that decides the bytes of the output: the program, its options, and every input.
   ///
   /// Sections that have a checksum are known by it. All others are known by their file as it is now: its number, size and times, which
   /// change with every write and every move.

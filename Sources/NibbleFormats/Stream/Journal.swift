@@ -124,8 +124,7 @@ extension Journal {
       let sums = outcome.change.map { [$0.kept, $0.delta, $0.base, $0.noise, $0.inner, $0.innerDelta] }
       let json: JSON = [
         "tensor": JSON(name), "sections": .array(sections.map(\.json)), "digest": JSON(outcome.digest.description),
-        "source": JSON(outcome.sourceDigest.description), "nonfinite": JSON(outcome.counts.nonfinite),
-        "zero_blocks": JSON(outcome.counts.zeroBlocks), "error": JSON(outcome.squaredError.map { hexText($0.bitPattern) }),
+        "source": JSON(outcome.sourceDigest.description), "counts": JSON(outcome.counts.all), "error": JSON(outcome.squaredError.map { hexText($0.bitPattern) }),
         "signal": JSON(hexText(outcome.squaredSignal.bitPattern)),
         "change": sums.map { JSON($0.map { hexText($0.bitPattern) }) } ?? .null,
       ]
@@ -136,16 +135,13 @@ extension Journal {
     init?(_ line: [UInt8]) {
       guard let json = try? JSON.parse(line), let name = json["tensor"]?.string,
         let digest = json["digest"]?.string.flatMap(Digest128.init(hex:)),
-        let source = json["source"]?.string.flatMap(Digest128.init(hex:)), let nonfinite = json["nonfinite"]?.int,
-        let zeroBlocks = json["zero_blocks"]?.int, let signal = Self.double(json["signal"]),
-        // Sums of them must not overflow, whatever stands there.
-        (0...1 << 40).contains(nonfinite), (0...1 << 40).contains(zeroBlocks)
+        let source = json["source"]?.string.flatMap(Digest128.init(hex:)), let signal = Self.double(json["signal"]),
+        let counts = (json["counts"]?.array?.compactMap(\.int)).flatMap(EncodeCounts.init)
       else { return nil }
       self.name = name
       sections = (json["sections"]?.array ?? []).compactMap(SectionWriter.Record.init)
       outcome = TensorOutcome(digest: digest, sourceDigest: source)
-      outcome.counts.nonfinite = nonfinite
-      outcome.counts.zeroBlocks = zeroBlocks
+      outcome.counts = counts
       outcome.squaredError = Self.double(json["error"])
       outcome.squaredSignal = signal
       if let sums = json["change"]?.array?.compactMap(Self.double), sums.count == 6 {

@@ -19,9 +19,9 @@ public struct OutputSpec: Sendable {
   /// Settles the container.
   ///
   /// - Parameters:
-  ///   - format: as asked for; nil to go by the ending of `path`, then by `habit`
+  ///   - format: as asked for; nil to go by the ending of `path`, then by `default`
   /// - Throws: `.usage` if ending and format contradict each other
-  public init(path: String, format: OutputFormat?, habit: OutputFormat) throws {
+  public init(path: String, format: OutputFormat?, default fallback: OutputFormat) throws {
     self.path = path
     let lower = path.lowercased()
     for strange in [".gguf", ".bin", ".pt", ".pth", ".json", ".ckpt"] where lower.hasSuffix(strange) {
@@ -34,9 +34,9 @@ public struct OutputSpec: Sendable {
       }
       self.format = format
     } else if let ending {
-      self.format = ending.contains(habit) ? habit : ending.last ?? habit
+      self.format = ending.contains(fallback) ? fallback : ending.last ?? fallback
     } else {
-      self.format = habit
+      self.format = fallback
     }
     if self.format.container.isAlwaysOneFile, lower.hasSuffix("/") {
       throw NibbleError.usage("\(path: path): a block file is one file, not a folder")

@@ -141,13 +141,13 @@ final class SectionWriter: @unchecked Sendable {
   func write(whole bytes: UnsafeRawBufferPointer, _ digest: XXH3, _ scratch: Scratch, slot: Int) throws {
     for start in stride(from: 0, to: bytes.count, by: 4 * frameLength) {
       let part = UnsafeRawBufferPointer(rebasing: bytes[start..<min(start + 4 * frameLength, bytes.count)])
-      try send(alone: part, digest, scratch, slot: slot)
+      try send(next: part, digest, scratch, slot: slot)
     }
     try finish(digest)
   }
 
   /// Writes the next piece where nothing else is in the way.
-  func send(alone plain: UnsafeRawBufferPointer, _ digest: XXH3, _ scratch: Scratch, slot: Int) throws {
+  func send(next plain: UnsafeRawBufferPointer, _ digest: XXH3, _ scratch: Scratch, slot: Int) throws {
     var piece = try pack(plain, scratch, slot: slot)
     digest.update(plain)
     let offset = try admit(&piece)

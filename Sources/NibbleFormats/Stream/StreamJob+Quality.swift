@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// What is refused, or told, of the values that went through.
+/// What is refused or warned of in the values that went through.
 extension StreamJob {
   /// What the container says of itself must be what was read.
   func checkClaim(_ identity: Digest128) throws {
@@ -22,8 +22,9 @@ extension StreamJob {
         ?? (item.target.dtype == .f16 && item.source.dtype != .f16
           ? "values that are NaN, infinite or beyond what fp16 holds" : "NaN or infinite values")
       throw NibbleError.quality(
-        "\(path: item.source.sections[0].place): \(tensor: name) has \(outcome.counts.nonfinite) \(what); "
-          + "\(.allowNonfinite) goes on all the same")
+        "\(path: item.source.sections[0].place): \(tensor: name) has \(outcome.counts.nonfinite) \(what)"
+          + (outcome.counts.finiteLost > 0 ? " (\(outcome.counts.nonfinite - outcome.counts.finiteLost) NaN or infinite in the source)" : "")
+          + "; \(.allowNonfinite) goes on all the same")
     }
     if let limit = maximumError, let error = outcome.relativeError, item.target.encoding.isPacked, !(error <= limit) {
       throw NibbleError.quality(
@@ -43,6 +44,14 @@ extension StreamJob {
           "\(path: output.path): \(low.count) of \(report.changed.count) changed tensors keep less than 0.9 of their change; the worst, "
             + "\(subject: worst.name), keeps \(decimal(worst.sums.survival, 3))"))
     }
+    let lost = report.changed.filter { $0.sums.survival > 1 && $0.sums.isLostInNoise }
+    if let worst = lost.max(by: { $0.sums.noiseRatio < $1.sums.noiseRatio }) {
+      warnings.append(
+        .init(
+          .precision,
+          "\(path: output.path): in \(lost.count) of \(report.changed.count) changed tensors the rounding noise is larger than the change; the worst "
+            + "is \(subject: worst.name), \(decimal(worst.sums.noiseRatio, 1)) times"))
+    }
     let dead = report.changed.filter(\.sums.isDead)
     if let first = dead.first {
       warnings.append(
@@ -52,6 +61,18 @@ extension StreamJob {
             + "the adapter is zero there"))
     }
     return warnings
+  }
+
+  /// Groups that are too small for the type of their scales.
+  func underflowWarnings(_ report: StreamReport) -> [Warning] {
+    let small = report.underflow
+    guard let first = small.first else { return [] }
+    return [
+      .init(
+        .precision,
+        "\(path: source.path): \(small.vanished + small.subnormal) groups are too small for their 16-bit scales, the first in \(tensor: first): "
+          + "\(small.vanished) become zeros, \(small.subnormal) lose precision; \(.keep, "REGEX") keeps such tensors")
+    ]
   }
 
   /// A merge that loses what it was made for is refused before anything is visible.

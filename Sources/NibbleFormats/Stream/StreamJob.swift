@@ -79,7 +79,7 @@ public struct StreamJob: Sendable {
 
   /// Sends everything through.
   ///
-  /// - Parameter progress: told bytes done and bytes in all
+  /// - Parameter progress: gets bytes done and bytes in all
   /// - Throws: every kind of `NibbleError`; nothing is left behind then, but for a job that `resumes` and was only interrupted
   public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> StreamReport {
     try check()
@@ -173,10 +173,13 @@ public struct StreamJob: Sendable {
     report.compressed = writer.compressed
     report.bytesIn = source.storedBytes
     report.notCarried += source.leftOutFiles
-    report.warnings = warnings + output.format.container.warnings(self) + (journal?.warnings ?? []) + survivalWarnings(report)
+    report.warnings = warnings + output.format.container.warnings(self) + (journal?.warnings ?? []) + survivalWarnings(report) + underflowWarnings(report)
     if report.nonfinite > 0, !allowsNonfinite {
       report.warnings.append(
-        .init(.nonfinite, "\(path: source.path): \(report.nonfinite) NaN or infinite values were moved as they are"))
+        .init(
+          .nonfinite,
+          "\(path: source.path): the output has \(report.nonfinite) NaN or infinite values"
+            + (report.finiteLost > 0 ? ", the source \(report.nonfinite - report.finiteLost)" : "")))
     }
     if !output.isSingleFile, source.config == nil {
       report.warnings.append(

@@ -66,8 +66,12 @@ public struct StreamReport: Sendable {
   public var weights = 0
   /// Tensors that changed their plain type, with the relative error this made.
   public var cast: [(name: String, from: DType, to: DType, relativeError: Double)] = []
-  /// NaN and infinite values met.
+  /// NaN and infinite values of the output.
   public var nonfinite = 0
+  /// Of these, values that are finite in the source: they share a scale with one that is not, or are beyond what scales hold.
+  public var finiteLost = 0
+  /// Groups that are too small for the type of their scales: those that become zeros, those that lose precision, and the first tensor with one.
+  public var underflow: (vanished: Int, subnormal: Int, first: String?) = (0, 0, nil)
   /// The content identity of the output.
   public var identity = Digest128(high: 0, low: 0)
   /// The content identity of the source.
@@ -85,6 +89,12 @@ public struct StreamReport: Sendable {
     let target = item.target
     weights += target.count
     nonfinite += outcome.counts.nonfinite
+    finiteLost += outcome.counts.finiteLost
+    if outcome.counts.vanished + outcome.counts.subnormal > 0 {
+      underflow.vanished += outcome.counts.vanished
+      underflow.subnormal += outcome.counts.subnormal
+      if underflow.first == nil { underflow.first = target.name.text }
+    }
     if let sums = outcome.change {
       changed.append(
         Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped))

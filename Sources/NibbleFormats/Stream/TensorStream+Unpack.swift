@@ -73,7 +73,7 @@ extension TensorStream {
       let bytes = UnsafeRawBufferPointer(strip.value)
       for at in stride(from: 0, to: bytes.count, by: 4 * frameLength) {
         let part = UnsafeRawBufferPointer(rebasing: bytes[at..<min(at + 4 * frameLength, bytes.count)])
-        try writer.send(alone: part, digest, whole, slot: Slot.outputStored)
+        try writer.send(next: part, digest, whole, slot: Slot.outputStored)
       }
     }
     return (nonfinite, change == nil ? nil : ChangeMeter.Piece.total(pieces.values))

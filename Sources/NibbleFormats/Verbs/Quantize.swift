@@ -17,10 +17,19 @@ public struct QuantizeOptions: Sendable {
   public var rules: [PackingRule] = []
   /// Corner cases as one of bitsandbytes' kernels has them.
   public var bnbRules = EncodingRules.nearest
-  /// How scales are chosen; nil for absmax and, where something is merged into a packed base, for what that has.
+  /// Whether the codec was asked for: a source that is packed already with another one is then refused.
+  public var insistsOnCodec = false
+  /// How scales are chosen; nil for `defaultEncoder` and, where something is merged into a packed base, for what that has.
   public var encoder: StreamJob.Encoder?
+<<<<<<< HEAD
   /// How codes are chosen from a text and what text that is, for the record of the output; nil where they are not.
   public var calibration: (encoder: String, text: JSON)?
+=======
+  /// How scales are chosen where nothing else is asked for.
+  public var defaultEncoder = StreamJob.Encoder.absmax
+  /// What codes are calibrated with, for the record of the output; nil where they are not.
+  public var calibration: JSON?
+>>>>>>> hour
 
   /// NF4, blocks of 64, double quantization, the architecture's own choice of tensors.
   public init() {}
@@ -50,18 +59,25 @@ extension StreamJob {
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
     for decision in decisions { items.append(try item(decision, options, source)) }
+    try checkPacksSomething(decisions, options, source)
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(path: source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)
     job.decisions = decisions
     job.rules = options.bnbRules
-    job.encoder = options.encoder ?? .absmax
+    job.encoder = options.encoder ?? options.defaultEncoder
     let settings = options.provenance
     job.provenance = { identity in
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
+<<<<<<< HEAD
     job.warnings += warnings(decisions, options.rules)
     if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
       let encoder = options.calibration?.encoder ?? job.encoder.rawValue
+=======
+    job.warnings += warnings(decisions)
+    if options.encoder ?? .absmax != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
+      let encoder = options.calibration == nil ? job.encoder.rawValue : "calibrated"
+>>>>>>> hour
       job.warnings.append(
         .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks or groups, and nothing is packed into any"))
     }
@@ -84,7 +100,7 @@ extension StreamJob {
       job.warnings.append(
         .init(
           .unused,
-          "\(path: source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them anew"
+          "\(path: source.path): \(already.count) tensors are packed already and stay as they are; dequantize first to pack them again"
         ))
     }
     if !items.contains(where: { $0.target.encoding.isPacked }) {
@@ -177,43 +193,6 @@ extension StreamJob {
     }
     return Item(source: tensor, target: target)
   }
-
-  private static func warnings(_ decisions: [PackingDecision], _ rules: [PackingRule]) -> [Warning] {
-    var warnings: [Warning] = []
-    let stacked = decisions.filter { $0.reason == .stacked }
-    if !stacked.isEmpty {
-      let bytes = stacked.reduce(0) { $0 + $1.tensor.storedBytes }
-      warnings.append(
-        .init(
-          .unused,
-          "\(stacked.count) 3-D weights (mixture of experts?) of \(byteText(bytes)) are kept as they are; the first is "
-            + "\(subject: stacked[0].tensor.name.text)"))
-    }
-    let wide = decisions.filter { $0.tensor.dtype == .f64 && $0.choice != .keep }
-    if !wide.isEmpty {
-      warnings.append(.init(.precision, "\(wide.count) F64 tensors are rounded to float32 before they are coded"))
-    }
-    let kept = decisions.filter {
-      $0.reason == .keptByFamily && $0.tensor.shape.count == 2 && !NameGuess.isEmbeddingOrHead($0.tensor.name.text)
-    }
-    let skipped = decisions.filter { $0.reason == .notReplaced }
-    if !skipped.isEmpty {
-      warnings.append(
-        .init(
-          .compatibility,
-          "\(skipped.count) 2-D weights are kept because transformers does not load them packed, the first of which is "
-            + "\(subject: skipped[0].tensor.name.text)"))
-    }
-    if !kept.isEmpty {
-      let names = kept.prefix(4).map { quoted($0.tensor.name.text) }.joined(separator: ", ")
-      warnings.append(
-        .init(
-          .unused,
-          "\(kept.count) 2-D weights are no linear layers of this architecture as nibble knows it and are kept: "
-            + "\(names)\(kept.count > 4 ? ", …" : "")"))
-    }
-    return warnings
-  }
 }
 
 extension QuantizeOptions {
@@ -221,7 +200,7 @@ extension QuantizeOptions {
   package var provenance: JSON {
     let own: JSON = [
       "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
-      "encoder": JSON((encoder ?? .absmax).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
+      "encoder": JSON((encoder ?? defaultEncoder).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
     ]
     let grouped = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasGroups } else { false } }
     let full = grouped ? own.setting("group_size", to: JSON(groupSize)).setting("zeros", to: JSON(zeros.rawValue)) : own

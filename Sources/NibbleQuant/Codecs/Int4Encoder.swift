@@ -7,12 +7,15 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
   private let groups: Int
   private let search: ScaleSearch
   private let values: GroupValues
+  /// The least scale of full precision.
+  private let leastNormal: Float
 
   private enum Slot { static let scales = 0, zeros = 1, stored = 2, storedZeros = 3 }
   private let memory: Scratch
 
   init(_ codec: Int4Groups, _ task: EncodingTask) {
     (self.codec, search, memory) = (codec, task.search, task.memory)
+    leastNormal = codec.scale == .f16 ? 0x1p-14 : .leastNormalMagnitude
     length = codec.length(columns: task.shape.last ?? 0)
     groups = codec.groups(task.shape)
     values = GroupValues(
@@ -36,8 +39,7 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
       let grid = code(wanted + group * length, found + group * length, scratch.floatStart(CodecSlot.left, length))
       values.scales[first + group] = grid.scale
       values.zeros?[first + group] = grid.zero
-      if grid.scale == 0 { sums.counts.zeroBlocks += 1 }
-      if !grid.scale.isFinite { sums.counts.nonfinite += length }
+      note(grid, wanted + group * length, &sums.counts)
       for index in 0..<length / 2 {
         let at = group * length + 2 * index
         codes[at / 2] = UInt8(found[at]) << 4 | UInt8(found[at + 1])
@@ -48,6 +50,19 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     difference.add(wanted, found, count: count)
     (sums.error, sums.signal) = (difference.squaredDifference, difference.squaredA)
     return (UnsafeRawBufferPointer(start: codes, count: count / 2), sums)
+  }
+
+  private func note(_ grid: Grid, _ x: UnsafePointer<Float>, _ counts: inout EncodeCounts) {
+    if grid.scale >= leastNormal, grid.scale.isFinite { return }
+    if grid.scale == 0 {
+      let isZero = (0..<length).allSatisfy { x[$0] == 0 }
+      if isZero { counts.zeroBlocks += 1 } else { counts.vanished += 1 }
+    } else if grid.scale > 0 {
+      counts.subnormal += 1
+    } else {
+      counts.nonfinite += length
+      counts.finiteLost += (0..<length).reduce(0) { $0 + (x[$1].isFinite ? 1 : 0) }
+    }
   }
 
   func finish(_ sums: inout EncodedSums) throws -> [UnsafeRawBufferPointer] {

@@ -72,6 +72,9 @@ private final class RowEncoder: TensorEncoder, @unchecked Sendable {
     wanted.update(from: values, count: count)
     var sums = EncodedSums()
     sums.counts.nonfinite = round(values, count, scales + elements.start / grain, codes, scratch)
+    if sums.counts.nonfinite > 0 {
+      sums.counts.finiteLost = (0..<count).reduce(0) { $0 + (wanted[$1].isFinite && !values[$1].isFinite ? 1 : 0) }
+    }
     var difference = Difference()
     difference.add(wanted, values, count: count)
     (sums.error, sums.signal) = (difference.squaredDifference, difference.squaredA)

@@ -29,7 +29,7 @@ final class ShapedBlockEncoder: ShapingEncoder, @unchecked Sendable {
 
   func endScan(_ counts: EncodeCounts) throws { try own?.endScan(counts) }
 
-  func shape(_ strength: Double) { shaper = shaper.paying(strength) }
+  func shape(_ strength: Double) { shaper = shaper.compensating(strength) }
 
   func encode(
     _ elements: Elements, restored: UnsafeMutablePointer<Float>?, _ scratch: Scratch

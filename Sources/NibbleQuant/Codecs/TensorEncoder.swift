@@ -118,7 +118,7 @@ extension TensorEncoder {
 package protocol ShapingEncoder: TensorEncoder {
   /// Tried in this order; the first that keeps enough of the change is taken.
   var strengths: [Double] { get }
-  /// Chooses how strongly rounding errors are paid back.
+  /// Chooses how strongly later columns make up for rounding errors.
   func shape(_ strength: Double)
 }
 

@@ -26,7 +26,7 @@ package protocol WeightCodec: Hashable, Sendable {
   /// Writes what of its parameters belongs to a tensor's identity.
   func writeIdentity(_ out: inout ByteWriter)
 
-  /// How far one value that is not finite reaches, for messages; nil where it is lost alone or with its block.
+  /// How far one value that is not finite reaches, for messages; nil where only it or its block is lost.
   var lossReach: String? { get }
 
   // MARK: At work

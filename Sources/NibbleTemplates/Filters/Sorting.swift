@@ -38,7 +38,7 @@ enum Sorting {
     return a.count < b.count
   }
 
-  /// As filters compare unless they are told to heed case.
+  /// As filters compare unless they are asked to heed case.
   static func ignoringCase(_ value: Value) -> Value { value.text.map { .text($0.lowercased) } ?? value }
 }
 

@@ -10,7 +10,7 @@ final class Expression {
     case item(Expression, Expression)
     case slice(Expression, start: Expression?, stop: Expression?, step: Expression?)
     case call(Expression, CallArguments)
-    /// The input is nil at the head of the filters of a `filter` or `set` block.
+    /// The input is nil for the first of the filters of a `filter` or `set` block.
     case filter(Expression?, Text, CallArguments)
     case test(Expression, Text, CallArguments)
     case not(Expression)

@@ -153,14 +153,14 @@ struct FormatSpec {
 
   private func signed(_ digits: Text, isNegative: Bool, prefix: Text, groupSize: Int) throws -> Text {
     let sign: Text = isNegative ? "-" : self.sign == "+" ? "+" : self.sign == " " ? " " : ""
-    let head = sign + prefix
+    let start = sign + prefix
     var digits = grouped(digits, groupSize)
     if isZeroFilled || align == "=" {
       guard width <= Limits.field else { throw TemplateError(.limit, "a format of more than \(Limits.field) columns") }
       let fill: Unicode.Scalar = isZeroFilled ? "0" : self.fill
-      while head.count + digits.count < width {
+      while start.count + digits.count < width {
         // Zeros are grouped like the digits they stand before.
-        if isZeroFilled, let grouping, Self.leadingDigits(digits) % (groupSize + 1) == groupSize, head.count + digits.count + 1 < width {
+        if isZeroFilled, let grouping, Self.leadingDigits(digits) % (groupSize + 1) == groupSize, start.count + digits.count + 1 < width {
           digits = Text([fill, grouping]) + digits
         } else if isZeroFilled, grouping != nil, Self.leadingDigits(digits) % (groupSize + 1) == groupSize {
           digits = Text([fill, grouping ?? ","]) + digits
@@ -168,9 +168,9 @@ struct FormatSpec {
           digits = Text([fill]) + digits
         }
       }
-      return head + digits
+      return start + digits
     }
-    return try padded(head + digits, defaultAlign: ">")
+    return try padded(start + digits, defaultAlign: ">")
   }
 
   /// Digits and separators at the start.

@@ -73,7 +73,7 @@ extension Renderer {
   func apply(_ expression: Expression, to value: Value, _ frame: Frame) throws -> Value {
     guard case .filter(let input, let name, let arguments) = expression.kind else { return value }
     var value = value
-    // The head of a block's filters has no input of its own, and those behind it have theirs.
+    // The first of a block's filters has no input of its own, and those behind it have theirs.
     if let input, case .filter = input.kind, Self.hasOpenHead(input) { value = try apply(input, to: value, frame) }
     return try Filters.apply(name, value, evaluate(arguments, frame), self)
   }

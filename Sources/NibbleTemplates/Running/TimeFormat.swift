@@ -9,7 +9,7 @@ enum TimeFormat {
     guard localtime_r(&time, &parts) != nil else { throw TemplateError(.value, "the time \(seconds) has no date") }
     // `%f` is Python's own.
     let own = format.replacing("%f", with: "000000", limit: .max)
-    // A text that comes out empty is told from one that does not fit by the mark in front.
+    // The mark in front distinguishes a text that comes out empty from one that does not fit.
     let marked = "x" + own.string
     guard !marked.utf8.contains(0), marked.utf8.count < 4096 else { throw TemplateError(.value, "a date's format with a zero or too long") }
     var buffer = [CChar](repeating: 0, count: 65_536)

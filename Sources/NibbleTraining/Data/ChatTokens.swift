@@ -16,11 +16,15 @@ public struct ChatTokens {
   /// A base to which nothing is added.
   package init(none base: Checkpoint) { (self.base, tokens, files) = (base, [], [:]) }
 
-  /// Names of the modules with a row for each token: the embedding, and a head with a weight of its own.
-  package func modules(of model: Model) -> [String] {
-    var modules = [model.tokenEmbedding?.name].compactMap { $0 }
-    if model.tied == nil, case .language(let head) = model.head { modules.append(head.name) }
-    return modules
+  /// Trains the rows of the new tokens. PEFT has rows of a head only where that shares the embedding's weight; otherwise both are trained
+  /// whole.
+  package func train(in options: inout AdapterOptions, of model: Model) {
+    options.keepsTied = true
+    guard model.tied == nil, case .language(let head) = model.head, let table = model.tokenEmbedding else {
+      options.tokenRows = tokens.map(\.id)
+      return
+    }
+    options.modulesToSave += [table.name, head.name].filter { !options.modulesToSave.contains($0) }
   }
 
   /// - Throws: `.usage` for a tokenizer without tokenizer.json, and packed embeddings

@@ -151,7 +151,7 @@ public struct RowEncoder: Sendable {
   private func learned<Answer>(_ answers: [Answer], _ messages: RowMessages, _ fail: (MessageText) -> NibbleError) throws -> [Answer] {
     let own = messages.messages.count { $0["role"]?.string == "assistant" }
     guard messages.read == 0 || answers.count == own else {
-      throw fail("the template marks \(answers.count) answers in a conversation of \(own), so those of the prompt cannot be told apart")
+      throw fail("the template marks \(answers.count) answers in a conversation of \(own), so those of the prompt cannot be identified")
     }
     let rest = answers.dropFirst(messages.read)
     guard messages.read == 0 || !rest.isEmpty else { throw fail("the completion has no message of the assistant") }
@@ -177,7 +177,7 @@ public struct RowEncoder: Sendable {
       if trainsOnPrompt { return (ids, ids) }
       guard !written.answers.isEmpty else { throw NibbleError.badInput("the conversation has no message of the assistant") }
       guard let spans = tokenizer.byteSpans(of: ids, in: written.text) else {
-        throw NibbleError.badInput("the tokenizer changes the text, so the answers' tokens cannot be told apart; name another \(.template)")
+        throw NibbleError.badInput("the tokenizer changes the text, so the answers' tokens cannot be identified; name another \(.template)")
       }
       let mask = try written.mask(spans, learned(written.answers, messages, fail))
       return (ids, zip(ids, mask).map { $1 ? $0 : TrainingRow.ignored })

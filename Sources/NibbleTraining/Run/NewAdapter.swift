@@ -41,6 +41,8 @@ public struct AdapterOptions: Sendable, Equatable {
   public var modulesToSave: [String] = []
   /// Whether an embedding and a head that share a weight share what is trained in its place.
   public var keepsTied = false
+  /// Tokens whose rows of the embedding are trained without the others; a head that shares the embedding's weight shares them.
+  public var tokenRows: [Int] = []
   /// Biases that are trained too: `none`, `all`, `lora_only`.
   public var bias = AdapterConfig.Bias.none
   public var start = Start.kaiming
@@ -55,13 +57,14 @@ public struct AdapterOptions: Sendable, Equatable {
 
   /// For run records.
   package var json: JSON {
-    [
+    let json: JSON = [
       "method": JSON(method.rawValue), "lora_r": JSON(rank), "lora_alpha": JSON(alpha), "target_modules": JSON(targets),
       "rank_pattern": .object(rankPattern.map { ($0.pattern, JSON($0.value)) }),
       "alpha_pattern": .object(alphaPattern.map { ($0.pattern, JSON($0.value)) }), "modules_to_save": JSON(modulesToSave),
       "bias": JSON(bias.rawValue), "init": JSON(start.rawValue), "lora_dropout": JSON(dropout),
       "seed": JSON(Int(seed & 0x7FFF_FFFF)),
     ]
+    return tokenRows.isEmpty ? json : json.setting("token_rows", to: JSON(tokenRows))
   }
 }
 
@@ -110,6 +113,7 @@ extension Trained {
     }
     try addWholeModules(options.modulesToSave, model)
     if options.keepsTied { shareTied(model) }
+    try addTokenRows(options.tokenRows, model)
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
   }

@@ -68,6 +68,9 @@ extension Trained {
           ("bias", JSON(options.bias.rawValue)), ("fan_in_fan_out", .bool(adapted.contains(where: \.isConv1D))),
           ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),
         ])
+    if let table = model.tokenEmbedding, let own = rows[table.id] {
+      return config.setting("trainable_token_indices", to: .object([(model.path(ofModule: table.name), JSON(own.tokens))]))
+    }
     return options.keepsTied && model.tied != nil ? config.setting("ensure_weight_tying", to: true) : config
   }
 

@@ -9,7 +9,7 @@ extension TrainingFolder {
   /// model was removed: a folder that a kill leaves half-way has no `config.json`, and is refused as a model until the run is resumed.
   package func write(_ trained: Trained, of base: Checkpoint) throws {
     let finished = path + "/model.nibble-partial"
-    var spec = try OutputSpec(path: finished, format: .safetensors, habit: .safetensors)
+    var spec = try OutputSpec(path: finished, format: .safetensors, default: .safetensors)
     spec.force = true
     _ = try trained.model(of: base, to: spec).run()
     let last = "config.json"

@@ -42,7 +42,7 @@ def some(rng, names, most=4):
 def draw_settings(case, drawn, model, simple=False):
     """The arguments of a LoraConfig.
 
-    - simple: factors alone, for combining
+    - simple: only factors, for combining
     """
     rng, modules = case.rng, Modules(model)
     settings = {"r": rng.choice([1, 2, 3, 4, 7, 16]), "lora_alpha": rng.choice([1, 3, 4, 8, 2.5])}
@@ -167,7 +167,7 @@ def scaled(adapted, weights):
 
 
 def is_scalable(case, name="a"):
-    """Whether the adapter `name` is factors alone: what is trained whole has weight 1 or none."""
+    """Whether the adapter `name` is only factors: what is trained whole has weight 1 or none."""
     settings = case.drawn[name]["settings"]
     return settings.get("task_type") != "SEQ_CLS" and not any(settings.get(key, "none") not in ("none", False)
                    for key in ("modules_to_save", "use_dora", "bias", "lora_bias", "trainable_token_indices"))

@@ -1,6 +1,6 @@
 """A case of the fuzzer: where its chance comes from, where its files are, how nibble is run, and how the case can end.
 
-A case is a function of its area, seed and number alone. It ends by returning (nibble and the peer agree) or with one of the exceptions
+A case is a function of its area, seed and number only. It ends by returning (nibble and the peer agree) or with one of the exceptions
 below. Everything else that is thrown is an error of the fuzzer itself and counts as a failure.
 """
 import contextlib

@@ -71,7 +71,7 @@ def llama_like(case, family, plain):
     elif case.chance(0.1) and family != "qwen2":
         config["head_dim"] = None
     if not plain and case.chance(0.02):
-        # llama alone, of these, does without.
+        # Only llama, of these, does without.
         config["hidden_size"] += 1
     if not plain and family == "llama" and case.chance(0.1):
         del config["num_key_value_heads"]

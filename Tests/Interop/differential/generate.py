@@ -65,8 +65,8 @@ def run(case):
             raise Difference(f"the reason is {document['reason']!r}; transformers {'met' if ended else 'did not meet'} the end")
         return
     case.note(ours=ours, theirs=theirs, reason_ours=document["reason"])
-    if told := what_is_not_done(said.stderr):
-        raise Refusal(told)
+    if reported := what_is_not_done(said.stderr):
+        raise Refusal(reported)
     differs = next((place for place, (one, two) in enumerate(zip(ours, theirs)) if one != two), min(len(ours), len(theirs)))
     if "sequences_scores" in out:
         score, best = document.get("score"), float(out.sequences_scores[0])
@@ -80,8 +80,8 @@ def run(case):
 
 def what_is_not_done(warnings):
     """The first key that nibble says it does not follow: a text that is another is what it warned of."""
-    told = (line for line in warnings.splitlines() if "the text may differ from transformers'" in line or "set by options only" in line)
-    return next((line.split("generation_config.json")[-1].lstrip(": ").split(" = ")[0] for line in told), None)
+    reported = (line for line in warnings.splitlines() if "the text may differ from transformers'" in line or "set by options only" in line)
+    return next((line.split("generation_config.json")[-1].lstrip(": ").split(" = ")[0] for line in reported), None)
 
 
 def is_tie(scores, place):

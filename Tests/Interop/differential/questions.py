@@ -35,7 +35,7 @@ def draw_question(case, drawn, model, simple=False):
         asked["input_ids"] = ids = torch.where(mask == 1, ids, torch.tensor(padding))
         asked["attention_mask"] = mask
     elif drawn.kind == "classes" and drawn.is_causal and padding is not None:
-        # A padding id in the middle would move the token the head looks at in transformers alone.
+        # A padding id in the middle would move the token the head looks at in transformers only.
         asked["input_ids"] = ids = torch.where(ids == padding, (ids + 1) % vocabulary, ids)
     kinds = getattr(model.config, "type_vocab_size", 0)
     if drawn.config["model_type"] in ENCODERS and kinds and case.chance(0.4):

@@ -215,7 +215,7 @@ def compare_trained(metrics, ours, truth, rounded, start, rate):
     stale = {name for name in truth.tensors if ".original_module." in name or ".modules_to_save." in name
              or name.endswith(".base_layer.weight") and torch.equal(truth.tensors[name].float(), start[name].float())}
     if stray := ours.keys() - truth.tensors.keys() | (truth.tensors.keys() - stale - ours.keys()):
-        raise Difference(f"tensors written: {sorted(stray)[:4]} on one side alone")
+        raise Difference(f"tensors written: {sorted(stray)[:4]} on one side only")
     # Adam turns the rounding of tiny gradients into steps of full length, so single numbers may differ by a step: the whole change counts.
     off = change = 0.0
     noise = [0.0 for _ in rounded]

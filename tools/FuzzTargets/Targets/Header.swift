@@ -1,7 +1,7 @@
 import NibbleCore
 import NibbleFormats
 
-/// A safetensors file: the header's text alone, with all the bytes it asks for behind it, or (choice 1) the whole file.
+/// A safetensors file: only the header's text, with all the bytes it asks for behind it, or (choice 1) the whole file.
 func fuzzHeader(_ input: Input) throws {
   let path: String
   if input.choice & 1 == 1 {
@@ -25,7 +25,7 @@ func fuzzHeader(_ input: Input) throws {
 /// What every verb that writes asks of a checkpoint before it begins.
 func plan(_ checkpoint: Checkpoint) throws {
   for (path, format) in [("o.nbl", OutputFormat.nbl), ("o", .bnb)] {
-    let spec = try OutputSpec(path: Folder.path + "/" + path, format: format, habit: .nbl)
+    let spec = try OutputSpec(path: Folder.path + "/" + path, format: format, default: .nbl)
     let job = try StreamJob.quantize(checkpoint, QuantizeOptions(), to: spec)
     expect(job.prediction().outputBytes >= 0, "a size is predicted")
   }

@@ -6,8 +6,8 @@ import NibbleQuant
 import TestSupport
 import Testing
 
-@Suite("Adapters alone")
-struct AloneTests {
+@Suite("Adapters outside a model")
+struct OperationsTests {
   let folder = TemporaryFolder()
 
   @Test(
@@ -54,7 +54,7 @@ struct AloneTests {
     #expect((worst > 0.1) == (rank == 3))
   }
 
-  @Test("combined by chance are PEFT's where its chance is used", arguments: ["dare_linear", "dare_ties"])
+  @Test("combined at random are PEFT's where its random numbers are used", arguments: ["dare_linear", "dare_ties"])
   func dare(_ name: String) throws {
     let file = try TensorFile(fixture("combine.safetensors"))
     func floats(_ name: String) throws -> [Float] { try file.floats(#require(file.tensor(name))) }
@@ -74,7 +74,7 @@ struct AloneTests {
     }
   }
 
-  @Test("combined by chance keep the share asked for, the same with the same seed, and on the average lose nothing")
+  @Test("combined at random keep the share asked for, the same with the same seed, and on the average lose nothing")
   func chance() {
     let ones = [[Float](repeating: 1, count: 20_000), [Float](repeating: 2, count: 20_000)]
     func combined(_ seed: UInt64) -> [Float] {
@@ -150,7 +150,7 @@ struct AloneTests {
     let found = try AdapterInspection(file, base: base)
     var options = MergeOptions([.init(file)])
     options.minimumSurvival = 0
-    let report = try StreamJob.merge(base, options, to: OutputSpec(path: folder.file("out.nbl"), format: nil, habit: .nbl)).run()
+    let report = try StreamJob.merge(base, options, to: OutputSpec(path: folder.file("out.nbl"), format: nil, default: .nbl)).run()
     for changed in report.changed {
       let module = try #require(found.modules.first { $0.path + ".weight" == changed.name })
       #expect(abs((module.rounding?.survival ?? 0) - changed.sums.survival) < 1e-9)
@@ -169,7 +169,7 @@ struct AloneTests {
   }
 
   func packed(_ base: Checkpoint, _ name: String) throws -> Checkpoint {
-    _ = try StreamJob.quantize(base, QuantizeOptions(), to: OutputSpec(path: folder.file(name), format: nil, habit: .nbl)).run()
+    _ = try StreamJob.quantize(base, QuantizeOptions(), to: OutputSpec(path: folder.file(name), format: nil, default: .nbl)).run()
     return try Checkpoint.open(folder.file(name))
   }
 

@@ -123,9 +123,9 @@ public struct AdapterCombination: Sendable {
 
   /// The first adapter's, for the modules of all.
   private var config: JSON {
-    let modules = Set(options.adapters.flatMap { $0.adapter.modules.map(\.path) })
+    let paths = Set(options.adapters.flatMap { $0.adapter.modules.map(\.path) })
     let changes: [(String, JSON)] = [
-      ("target_modules", JSON(modules.sorted())), ("exclude_modules", .null), ("layers_to_transform", .null),
+      ("target_modules", JSON(ShortTargets.union(of: options.adapters.map(\.adapter)) ?? paths.sorted())), ("exclude_modules", .null), ("layers_to_transform", .null),
       ("layers_pattern", .null),
     ]
     return changes.reduce(first) { $0.setting($1.0, to: $1.1) }

@@ -54,9 +54,12 @@ public struct AdapterInspection: Sendable {
   /// Things worth telling.
   public var warnings: [Warning] = []
 
+  /// Why the adapter does not fit the base; the rest is then what can be said without one.
+  public var mismatch: NibbleError?
+
   /// Looks at an adapter, and with `base` at what it would do there.
   ///
-  /// - Throws: `.adapterMismatch` if it does not fit `base`, `.quality` for values that are not finite
+  /// - Throws: `.quality` for values that are not finite
   public init(_ file: AdapterFile, base: Checkpoint? = nil, threads: Int = availableCores) throws {
     identity = try file.identity()
     bytes = file.mapped.checkpoint.storedBytes
@@ -67,21 +70,10 @@ public struct AdapterInspection: Sendable {
       + file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.shape) }
     var rounding: (anew: [String: ChangeSums], codes: [String: ChangeSums]) = ([:], [:])
     if let base {
-      warnings += try file.targetWarnings(base) + BaseMatch(base, [file], anyBase: true, threads: threads).warnings
-      if base.packed.isEmpty {
-        rounding.anew = try Self.rounding(file, base, threads)
-        do {
-          let packed = try Self.packed(base, threads)
-          rounding.codes = try Self.rounding(file, packed, threads).filter { Self.isPacked($0.key, packed) }
-        } catch let error as NibbleError where [.quality, .cannotWrite, .usage].contains(error.kind) {
-          warnings.append(.init(.precision, "what codes that are there would keep is not measured: \(error.text)"))
-        }
-      } else {
-        let all = try Self.rounding(file, base, threads)
-        rounding.codes = all.filter { Self.isPacked($0.key, base) }
-        rounding.anew = all.filter { !Self.isPacked($0.key, base) }
-      }
       coverage = Self.coverage(file, base)
+      do { rounding = try measured(file, base, threads) } catch let error as NibbleError where error.kind == .adapterMismatch {
+        mismatch = error
+      }
     }
     let keys = Set(rounding.anew.keys).union(rounding.codes.keys).sorted()
     let names = ModuleNames(keys, of: base)
@@ -102,6 +94,24 @@ public struct AdapterInspection: Sendable {
     }
   }
 
+  /// What merges into `base` would keep of each change; adds to `warnings`.
+  private mutating func measured(_ file: AdapterFile, _ base: Checkpoint, _ threads: Int) throws -> (
+    anew: [String: ChangeSums], codes: [String: ChangeSums]
+  ) {
+    warnings += try file.targetWarnings(base) + BaseMatch(base, [file], anyBase: true, threads: threads).warnings
+    let all = try Self.rounding(file, base, threads)
+    guard base.packed.isEmpty else {
+      return (all.filter { !Self.isPacked($0.key, base) }, all.filter { Self.isPacked($0.key, base) })
+    }
+    do {
+      let packed = try Self.packed(base, threads)
+      return (all, try Self.rounding(file, packed, threads).filter { Self.isPacked($0.key, packed) })
+    } catch let error as NibbleError where [.quality, .cannotWrite, .usage].contains(error.kind) {
+      warnings.append(.init(.precision, "what a packed base would keep is not measured: \(error.text)"))
+      return (all, [:])
+    }
+  }
+
   /// The base as `quantize` packs it, in a file that has no name any more.
   private static func packed(_ base: Checkpoint, _ threads: Int) throws -> Checkpoint {
     let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
@@ -116,7 +126,7 @@ public struct AdapterInspection: Sendable {
   private static func rounding(_ file: AdapterFile, _ base: Checkpoint, _ threads: Int) throws -> [String: ChangeSums] {
     var options = MergeOptions([.init(file)])
     options.minimumSurvival = 0
-    let spec = try OutputSpec(path: "none.nbl", format: .nbl, habit: .nbl)
+    let spec = try OutputSpec(path: "none.nbl", format: .nbl, default: .nbl)
     var job = try StreamJob.merge(base, options, to: spec)
     job.threads = threads
     return try job.roundingSurvival().reduce(into: [:]) { $0[String($1.key.dropLast(".weight".count))] = $1.value }

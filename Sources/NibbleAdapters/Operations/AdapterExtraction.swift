@@ -74,9 +74,9 @@ public struct AdapterExtraction: Sendable {
     var done = 0
     var modules: [FactoredModule] = []
     for one in found.matrices {
-      let (module, told) = try factored(one, team, &report)
+      let (module, account) = try factored(one, team, &report)
       modules.append(module)
-      report.modules.append(told)
+      report.modules.append(account)
       done += one.tuned.count
       progress(total + done, 2 * total)
     }
@@ -116,24 +116,24 @@ public struct AdapterExtraction: Sendable {
       factors: found.factors(rank: rank))
     if let gain = search.lastGain { report.lastGain = max(report.lastGain ?? 0, gain) }
     let missing = change.squaredDistance(to: module.factors, team)
-    let told = FactoringReport.Module(
+    let account = FactoringReport.Module(
       path: one.path, outputs: found.outputs, inputs: found.inputs, rank: rank, norm: change.squaredNorm.squareRoot(),
       error: change.squaredNorm == 0 ? 0 : (missing / change.squaredNorm).squareRoot())
-    return (module, told)
+    return (module, account)
   }
 }
 
 extension FactoringReport {
   /// Takes note of parameters that differ and have no factors.
   fileprivate mutating func take(_ others: [TunedPair.Other], _ choice: AdapterExtraction.Others) throws {
-    let told = others.map { (name: $0.name, count: $0.tuned.count, change: $0.change) }
+    let all = others.map { (name: $0.name, count: $0.tuned.count, change: $0.change) }
     switch choice {
-    case .save: whole = told
-    case .leave: left = told
+    case .save: whole = all
+    case .leave: left = all
     case .refuse:
-      guard let first = told.max(by: { $0.change ?? .infinity < $1.change ?? .infinity }) else { return }
+      guard let first = all.max(by: { $0.change ?? .infinity < $1.change ?? .infinity }) else { return }
       throw NibbleError.quality(
-        "\(told.count) parameters differ that take no factors, most of all \(subject: first.name), \(FactoringReport.distance(first.change)); "
+        "\(all.count) parameters differ that take no factors, most of all \(subject: first.name), \(FactoringReport.distance(first.change)); "
           + "\(.others, "save") keeps them whole, \(.others, "leave") leaves them behind")
     }
   }
