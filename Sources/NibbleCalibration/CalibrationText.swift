@@ -84,7 +84,7 @@ extension CalibrationText {
   /// - Parameters:
   ///   - tokens: how many in all
   ///   - ends: tokens that end a text
-  ///   - progress: told tokens written and tokens wanted
+  ///   - progress: called with tokens written and tokens wanted
   /// - Throws: what generating throws
   public init(
     writtenBy model: Model, from beginnings: [[Int]], tokens: Int, seed: UInt64, ends: Set<Int>,

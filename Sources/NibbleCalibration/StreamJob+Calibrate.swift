@@ -10,7 +10,7 @@ extension StreamJob {
   /// - Parameters:
   ///   - model: of the checkpoint that is quantized
   ///   - windows: token ids as the model takes them, marks among them; the order matters little, but the first are to be like the others
-  ///   - progress: told steps done and steps in all
+  ///   - progress: called with steps done and steps in all
   /// - Throws: `.usage` without any token, `.quality` naming the layer whose numbers are not finite, `.failed` without OpenBLAS
   public mutating func calibrate(
     with model: Model, _ windows: [[Int]], _ options: CalibrationOptions = .init(),

@@ -89,8 +89,9 @@ struct QuantizeCommand: ParsableCommand {
       if correction.rank != nil {
         throw NibbleError.usage("--correction goes with --encoder calibrated; 'nibble adapter extract' makes one of any packed model, without a text")
       }
-      let why = flag == .auto ? [("encoder", "\((options.encoder ?? .absmax).rawValue): no model that runs here writes a text to calibrate with")] : []
-      return try run(StreamJob.quantize(source, options, to: spec), chosen + Summary.Extra(rows: why))
+      let job = try StreamJob.quantize(source, options, to: spec)
+      let why = flag == .auto ? [("encoder", "\(job.encoder.rawValue): no model that runs here has a text to calibrate with")] : []
+      return try run(job, chosen + Summary.Extra(rows: why))
     }
     var calibration = try Calibrating(calibrating, encoder, source, common, isPlan: write.dryRun)
     options.calibration = (encoder.rawValue, calibration.record)
