@@ -60,7 +60,7 @@ enum CompressedLayout {
         ByteName(module + ".weight"), scales.dtype, dimensions, sections: [codes.sections[0], scales.sections[0]])
       tensor.encoding = WeightEncoding(Int4Groups(size: size, scale: scales.dtype, zero: .none))
       (tensor.sections[0].kind, tensor.sections[1].kind) = (.codes, .groupScales)
-      tensor.sections[0].swapsNibbles = true
+      tensor.sections[0].order = .swapped
       found.append(tensor)
     }
     return Array(byName.values) + found
@@ -112,24 +112,5 @@ enum CompressedLayout {
 
   static func bytes(of numbers: [Int]) -> [UInt8] {
     numbers.flatMap { number in (0..<8).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) } }
-  }
-}
-
-extension Int4Groups: SafetensorsCodec {
-  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] {
-    let module = CompressedLayout.module(of: target.name.text) ?? target.name.text
-    let (codes, scales) = (target.sections[0], target.sections[1])
-    let (rows, columns) = (target.shape[0], target.shape[1])
-    return [
-      .init(
-        name: ByteName(module + CompressedLayout.packed), dtype: .i32, shape: [rows, columns / 8], length: codes.length,
-        part: .swapped(.codes)),
-      .init(
-        name: ByteName(module + CompressedLayout.scale), dtype: scale, shape: [rows, columns / length(columns: columns)],
-        length: scales.length, part: .section(.groupScales)),
-      .init(
-        name: ByteName(module + CompressedLayout.shape), dtype: .i64, shape: [2], length: 16,
-        part: .constant(CompressedLayout.bytes(of: [rows, columns]))),
-    ]
   }
 }

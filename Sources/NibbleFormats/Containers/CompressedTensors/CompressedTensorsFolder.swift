@@ -46,10 +46,22 @@ struct CompressedTensorsFolder: SafetensorsContainer {
     }
   }
 
-  func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? {
-    var record = BitsAndBytesFolder().record(job, provenance)
-    record?.rowTypes = job.items.map(\.target).filter(\.encoding.isPacked).map { ($0.name.text, $0.dtype) }
-    return record
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] {
+    guard let codec = target.encoding.codec as? Int4Groups else { return [.init(plain: target)] }
+    let module = CompressedLayout.module(of: target.name.text) ?? target.name.text
+    let (codes, scales) = (target.sections[0], target.sections[1])
+    let (rows, columns) = (target.shape[0], target.shape[1])
+    return [
+      .init(
+        name: ByteName(module + CompressedLayout.packed), dtype: .i32, shape: [rows, columns / 8], length: codes.length,
+        part: .ordered(.codes, .swapped)),
+      .init(
+        name: ByteName(module + CompressedLayout.scale), dtype: codec.scale, shape: [rows, columns / codec.length(columns: columns)],
+        length: scales.length, part: .section(.groupScales)),
+      .init(
+        name: ByteName(module + CompressedLayout.shape), dtype: .i64, shape: [2], length: 16,
+        part: .constant(CompressedLayout.bytes(of: [rows, columns]))),
+    ]
   }
 
   func config(_ job: StreamJob) -> JSON? {

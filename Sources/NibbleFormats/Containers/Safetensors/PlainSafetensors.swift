@@ -19,6 +19,8 @@ struct PlainSafetensors: SafetensorsContainer {
 
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { encoding.isPlain }
 
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] { [.init(plain: target)] }
+
   func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? { nil }
 
   func config(_ job: StreamJob) -> JSON? {
