@@ -57,7 +57,7 @@ package struct StoredSection: Sendable {
   var readLength: Int { compression == .none ? plainLength : storedLength }
 
   /// The same numbers in another order in the file, where they take as many bytes as they do there.
-  func ordered(_ order: SectionOrder, _ kind: SectionKind, plainLength: Int) -> StoredSection {
+  func ordered(_ order: SectionOrder?, _ kind: SectionKind, plainLength: Int) -> StoredSection {
     var section = self
     (section.order, section.kind, section.plainLength) = (order, kind, plainLength)
     return section

@@ -49,7 +49,7 @@ extension StreamJob {
     try source.refuseUnknownQuantization()
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
-    for decision in decisions { items.append(try item(decision, options, source)) }
+    for decision in decisions { items.append(try item(decision, options, source, output.format.container)) }
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(path: source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)
     job.decisions = decisions
@@ -141,7 +141,7 @@ extension StreamJob {
   }
 
   private static func item(
-    _ decision: PackingDecision, _ options: QuantizeOptions, _ source: Checkpoint
+    _ decision: PackingDecision, _ options: QuantizeOptions, _ source: Checkpoint, _ container: any Container
   ) throws -> Item {
     let tensor = decision.tensor
     var target = TensorTarget(keeping: tensor)
@@ -160,8 +160,7 @@ extension StreamJob {
       guard tensor.count > 0 else { throw refuse("it has no elements") }
       var settings = CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant)
       (settings.groupSize, settings.zeros) = (decision.groupSize ?? options.groupSize, options.zeros)
-      // compressed-tensors reads scales in the model's own type.
-      settings.scale = tensor.dtype == .bf16 ? .bf16 : .f16
+      settings.scale = container.groupScale(of: tensor.dtype)
       let codec = kind.make(settings)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) {
         let size = kind.hasGroups ? Int4Groups.sizes.last { tensor.shape.last.map { $0 % Int4Groups.sizes[0] == 0 } == true && tensor.shape[1] % $0 == 0 } : nil

@@ -28,7 +28,7 @@ struct PlainSafetensors: SafetensorsContainer {
     if let name = job.dtypeName {
       for key in ["dtype", "torch_dtype"] where config[key] != nil { config = config.setting(key, to: JSON(name)) }
     }
-    config = config.removing("quantization_config")
+    config = config.removing("quantization_config").removing("quantization")
     return config == job.source.config ? nil : config
   }
 }

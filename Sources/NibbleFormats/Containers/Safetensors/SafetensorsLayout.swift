@@ -16,6 +16,11 @@ struct SafetensorsLayout {
       (self.name, self.dtype, self.shape, self.length, self.part) = (name, dtype, shape, length, part)
     }
 
+    init(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ part: Part) {
+      let length = (elementCount(of: shape) ?? 0) * dtype.bitWidth / 8
+      self.init(name: name, dtype: dtype, shape: shape, length: length, part: part)
+    }
+
     /// The one tensor that a plain one is.
     init(plain target: TensorTarget) {
       self.init(
