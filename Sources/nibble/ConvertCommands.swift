@@ -51,9 +51,7 @@ struct ConvertCommand: ParsableCommand {
 
   func run() throws {
     let source = try Checkpoint.open(input)
-    let own = source.ownFormat == .nbl ? OutputFormat.bnb : source.ownFormat
-    let plain = source.packed.isEmpty ? OutputFormat.safetensors : own
-    var spec = try write.spec(format, orElse: plain)
+    var spec = try write.spec(format, orElse: source.folderFormat)
     if format == nil, !write.dryRun, !spec.path.lowercased().hasSuffix(".nbl"), !spec.isSingleFile {
       throw NibbleError.usage("--format is needed: \(spec.path) has neither the ending .nbl nor .safetensors")
     }

@@ -193,7 +193,7 @@ struct UnmergeCommand: ParsableCommand {
       guard let output = write.output else { throw NibbleError.usage("Missing expected argument '--output <output>'") }
       let source = try Checkpoint.open(merged)
       guard source.container == .nbl else {
-        let spec = try write.spec(nil, orElse: source.packed.isEmpty ? .safetensors : .bnb)
+        let spec = try write.spec(nil, orElse: source.folderFormat)
         return try write.run(try StreamJob.undo(source, try PatchFile(undo), to: spec), common, verb: "unmerge")
       }
       common.warnIgnored(["--resume", "--max-memory", "--max-shard-size"], "a block file is restored in place of writing a new one")

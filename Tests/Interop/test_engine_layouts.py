@@ -1,5 +1,6 @@
 """Folders in the layouts of other engines: GPTQ's and AWQ's against the formulas of their programs in NumPy, MLX's against MLX."""
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -342,3 +343,39 @@ def test_a_module_of_its_own_bits_is_refused(nibble, source, tmp_path):
                   quantization_config=None)
     (tmp_path / "packed" / "nibble.json").unlink()
     assert "model.layers.0.mlp.up_proj: bits = '8'" in nibble("inspect", tmp_path / "packed", exits=3).stderr
+
+
+FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "Fixtures"
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("options", [("gptq",), ("gptq", "--zeros", "int"), ("compressed-tensors", "--zeros", "int"), ("mlx",)])
+def test_merges_are_undone(nibble, tmp_path, options, own):
+    """Of folders that nibble wrote, and of those of others, which have no nibble.json."""
+    base, merged, undone = tmp_path / "base", tmp_path / "merged", tmp_path / "undone"
+    nibble("quantize", FIXTURES / "models" / "llama", "-o", base, "--group-size", "32", "-q", "--format", *options)
+    if not own:
+        (base / "nibble.json").unlink()
+    nibble("merge", base, FIXTURES / "adapters" / "dec_lora_qv", "-o", merged, "--undo", tmp_path / "undo", "--min-survival", "0", "-q")
+    assert settings(merged) == settings(base)
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, merged))
+    changed = {name.rsplit(".", 1)[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {f"model.layers.{layer}.self_attn.{part}_proj" for layer in (0, 1) for part in "qv"}
+    nibble("unmerge", merged, "--undo", tmp_path / "undo", "-o", undone, "-q")
+    again = load_file(undone / "model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in before.items()) and again.keys() == before.keys()
+    assert (undone / "config.json").read_bytes() == (base / "config.json").read_bytes()
+
+
+def test_a_merge_into_awq_is_compressed_tensors(nibble, source, tmp_path):
+    folder = tmp_path / "theirs"
+    foreign(source, folder, awq_tensors(32), CASES[2][1])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    save_file({name + "A.weight": torch.randn(2, 128), name + "B.weight": torch.randn(128, 2)}, adapter / "adapter_model.safetensors")
+    nibble("merge", folder, adapter, "-o", tmp_path / "merged", "--min-survival", "0", "-q")
+    assert settings(tmp_path / "merged")["quant_method"] == "compressed-tensors"
+    error = nibble("merge", folder, adapter, "-o", tmp_path / "again", "--undo", tmp_path / "undo", "-q", exits=2).stderr
+    assert "AWQ" in error and not (tmp_path / "again").exists()

@@ -1,5 +1,6 @@
 import NibbleCore
 import NibbleQuant
+import NibbleQuant
 
 /// A container that checkpoints are written into: what it holds and what it refuses, how large it will be, and its writer.
 ///
@@ -103,9 +104,13 @@ extension Checkpoint {
   public var ownFormat: OutputFormat {
     switch container {
     case .nbl: .nbl
-    case .folder, .safetensors:
-      packed.isEmpty
-        ? .safetensors : layoutFormat ?? (packed.allSatisfy { $0.encoding.bitsAndBytes != nil } ? .bnb : .compressedTensors)
+    case .folder, .safetensors: folderFormat
     }
+  }
+
+  /// The container of safetensors that holds what this checkpoint is made of.
+  public var folderFormat: OutputFormat {
+    if packed.isEmpty { return .safetensors }
+    return layoutFormat ?? (packed.contains { $0.encoding.codec is Int4Groups } ? .compressedTensors : .bnb)
   }
 }

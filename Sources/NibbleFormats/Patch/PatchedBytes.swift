@@ -72,6 +72,7 @@ extension Checkpoint {
       return section
     }
     (other.container, other.files) = (container, files)
+    (other.layoutFormat, other.isStoredAnew, other.configIsStored) = (layoutFormat, isStoredAnew, configIsStored)
     other.warnings += warnings
     return other
   }

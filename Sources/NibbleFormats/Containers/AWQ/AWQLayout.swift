@@ -9,6 +9,8 @@ enum AWQLayout: PackedLayout {
 
   static func isOne(_ settings: QuantizationSettings) -> Bool { settings.method == method }
 
+  static func isStoredAnew(_ settings: QuantizationSettings) -> Bool { true }
+
   static func gather(_ tensors: [StoredTensor], _ settings: QuantizationSettings) throws -> [StoredTensor] {
     try settings.check("bits", 4)
     try settings.check("w_bit", 4)

@@ -43,7 +43,7 @@ struct CompressedTensorsFolder: Int4Container {
   }
 
   func config(_ job: StreamJob) -> JSON? {
-    guard let config = job.source.config, let codec = codec(job) else { return nil }
+    guard !keepsConfig(job), let config = job.source.config, let codec = codec(job) else { return nil }
     let targets = job.items.map(\.target), names = Set(targets.map(\.name))
     var ignored = targets.filter { $0.encoding.isPlain && $0.dtype.isFloat }.compactMap(\.module)
     // A head that shares the embedding's weight is in no file.

@@ -53,7 +53,7 @@ struct GPTQFolder: Int4Container {
   }
 
   func config(_ job: StreamJob) -> JSON? {
-    guard let config = job.source.config, let codec = codec(job) else { return nil }
+    guard !keepsConfig(job), let config = job.source.config, let codec = codec(job) else { return nil }
     let targets = job.items.map(\.target)
     let kept = targets.filter { $0.encoding.isPlain && $0.dtype.isFloat && !NameGuess.isEmbeddingOrHead($0.name.text) }
     let heads = (job.source.family?.tiedHeads ?? NameGuess.tiedHeads).map { ByteName($0 + ".weight") }

@@ -13,11 +13,20 @@ enum GPTQLayout: PackedLayout {
 
   static func isOne(_ settings: QuantizationSettings) -> Bool { settings.method == method }
 
+  /// As `GPTQFolder` writes them: zero points that are not all 8 stand as they are.
+  static func isStoredAnew(_ settings: QuantizationSettings) -> Bool {
+    (settings["sym"]?.bool ?? false) == (settings[formatKey(settings)]?.string == plainZeros)
+  }
+
+  private static func formatKey(_ settings: QuantizationSettings) -> String {
+    settings["checkpoint_format"] == nil ? "format" : "checkpoint_format"
+  }
+
   static func gather(_ tensors: [StoredTensor], _ settings: QuantizationSettings) throws -> [StoredTensor] {
     try settings.check("bits", 4)
     try settings.check("pack_dtype", "int32")
     try settings.check("is_marlin_format", false)
-    let key = settings["checkpoint_format"] == nil ? "format" : "checkpoint_format"
+    let key = formatKey(settings)
     try settings.check(key, JSON(plainZeros), JSON(lessOne))
     let symmetric = settings["sym"]?.bool ?? false
     for (pattern, own) in settings["dynamic"]?.members ?? [] {

@@ -42,8 +42,7 @@ extension Checkpoint {
     let tensors = shards.flatMap { shard in shard.header.entries.map { StoredTensor($0, in: shard.file) } }
     let settings =
       try QuantizationSettings(config: checkpoint.config, place: folder + "/config.json") ?? QuantizationSettings(folder: folder, names)
-    (checkpoint.tensors, checkpoint.layoutFormat) = try PackedLayouts.gather(
-      tensors, settings, config: checkpoint.config, dtype: checkpoint.computeType ?? .f16)
+    try PackedLayouts.gather(tensors, settings, into: &checkpoint, dtype: checkpoint.computeType ?? .f16)
     try checkpoint.addSmallFiles(of: folder, names, weights: Set(shards.map(\.name)))
     if names.contains(SideRecord.fileName) {
       let record = folder + "/" + SideRecord.fileName

@@ -36,7 +36,7 @@ struct MLXFolder: Int4Container {
 
   /// mlx-lm writes its settings under both names.
   func config(_ job: StreamJob) -> JSON? {
-    guard let config = job.source.config, let codec = codec(job) else { return nil }
+    guard !keepsConfig(job), let config = job.source.config, let codec = codec(job) else { return nil }
     let settings: JSON = ["group_size": JSON(codec.size), "bits": 4, "mode": "affine"]
     return config.setting("quantization", to: settings).setting("quantization_config", to: settings)
   }

@@ -73,6 +73,20 @@ extension Int4Container {
   /// The scheme of a job's packed tensors; nil if nothing is packed.
   func codec(_ job: StreamJob) -> Int4Groups? { job.items.lazy.compactMap { $0.target.encoding.codec as? Int4Groups }.first }
 
+  func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? {
+    var record = sideRecord(job, provenance)
+    if keepsConfig(job) { record.config = nil }
+    return record
+  }
+
+  /// Whether the source's config.json says of the output what it says of the source.
+  func keepsConfig(_ job: StreamJob) -> Bool {
+    guard job.source.configIsStored, job.source.layoutFormat?.rawValue == name, job.items.allSatisfy({ $0.source.encoding == $0.target.encoding }),
+      let settings = QuantizationSettings(config: job.source.config, place: "")
+    else { return false }
+    return PackedLayouts.writes(settings, name)
+  }
+
   /// vLLM computes q, k and v, or gate and up, in one product: they must share a scheme.
   func fusedWarnings(_ job: StreamJob) -> [Warning] {
     let linears = job.items.map(\.target).filter { $0.module != nil }

@@ -5,6 +5,8 @@ import NibbleQuant
 protocol PackedLayout {
   /// What folders of it are written as where nothing else is asked for.
   static var format: OutputFormat { get }
+  /// Whether that container stores the tensors of a folder with these settings in another way.
+  static func isStoredAnew(_ settings: QuantizationSettings) -> Bool
   /// Whether a folder with these settings is of this layout.
   static func isOne(_ settings: QuantizationSettings) -> Bool
   /// The tensors of a checkpoint with those of each packed weight made one.
@@ -13,19 +15,31 @@ protocol PackedLayout {
   static func gather(_ tensors: [StoredTensor], _ settings: QuantizationSettings) throws -> [StoredTensor]
 }
 
+extension PackedLayout {
+  static func isStoredAnew(_ settings: QuantizationSettings) -> Bool { false }
+}
+
 /// The layouts there are.
 enum PackedLayouts {
   /// Those that a folder's settings name. bitsandbytes' and compressed-tensors' are known by their tensors.
   static let all: [any PackedLayout.Type] = [GPTQLayout.self, AWQLayout.self, MLXLayout.self]
 
-  /// - Parameter settings: nil for a file without a configuration
+  /// Whether the container `name` stores the tensors of a folder with these settings as they are there.
+  static func writes(_ settings: QuantizationSettings, _ name: String) -> Bool {
+    guard let layout = all.first(where: { $0.isOne(settings) }) else { return settings.method == name }
+    return layout.format.rawValue == name && !layout.isStoredAnew(settings)
+  }
+
   static func gather(
-    _ tensors: [StoredTensor], _ settings: QuantizationSettings?, config: JSON?, dtype: DType
-  ) throws -> (tensors: [StoredTensor], format: OutputFormat?) {
+    _ tensors: [StoredTensor], _ settings: QuantizationSettings?, into checkpoint: inout Checkpoint, dtype: DType
+  ) throws {
     if let settings, let layout = all.first(where: { $0.isOne(settings) }) {
-      return (try layout.gather(tensors, settings), layout.format)
+      checkpoint.tensors = try layout.gather(tensors, settings)
+      (checkpoint.layoutFormat, checkpoint.isStoredAnew) = (layout.format, layout.isStoredAnew(settings))
+      return
     }
-    return (try CompressedLayout.gather(BitsAndBytesLayout.gather(tensors, dtype), config), nil)
+    checkpoint.tensors = try CompressedLayout.gather(BitsAndBytesLayout.gather(tensors, dtype), checkpoint.config)
+    if settings?.method == CompressedLayout.method { checkpoint.layoutFormat = .compressedTensors }
   }
 }
 

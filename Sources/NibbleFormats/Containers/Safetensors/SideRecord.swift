@@ -67,6 +67,7 @@ extension Checkpoint {
       if tensors[index].encoding.bitsAndBytes?.tellsType != true, let type = types[name] { tensors[index].dtype = type }
     }
     guard replacingConfig, let text = record.config else { return }
+    configIsStored = false
     let section = StoredSection(.file, bytes: Array(text.utf8))
     smallFiles = smallFiles.map { $0.name == "config.json" ? SmallFile(name: $0.name, section: section) : $0 }
     do { config = try JSON.parse(text) } catch {
@@ -76,7 +77,10 @@ extension Checkpoint {
 }
 
 extension SafetensorsContainer {
-  func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? {
+  func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? { sideRecord(job, provenance) }
+
+  /// All that can be said of a job.
+  func sideRecord(_ job: StreamJob, _ provenance: JSON?) -> SideRecord {
     var record = SideRecord()
     record.identity = Digest128(high: 0, low: 0)
     record.provenance = provenance
