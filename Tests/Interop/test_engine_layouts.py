@@ -367,6 +367,24 @@ def test_merges_are_undone(nibble, tmp_path, options, own):
     assert (undone / "config.json").read_bytes() == (base / "config.json").read_bytes()
 
 
+@pytest.mark.parametrize("made, said", [
+    (gptq_tensors(32, "gptq_v2"), CASES[1][1] | {"group_size": 32}), (awq_tensors(32), CASES[2][1])])
+def test_large_weights_go_through_in_pieces(nibble, tmp_path, made, said):
+    """Pieces begin and end within a row, and within the rows that share words."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    tensors, weight = made(1032, 2080)
+    save_file({f"m.{name}": value for name, value in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "none", "quantization_config": said}))
+    nibble("convert", folder, "-o", tmp_path / "model.nbl", "-q")
+    for number, source in enumerate((folder, tmp_path / "model.nbl")):
+        nibble("dequantize", source, "-o", tmp_path / f"{number}.safetensors", "-q")
+        assert torch.equal(load_file(tmp_path / f"{number}.safetensors")["m.weight"], weight)
+    nibble("convert", tmp_path / "model.nbl", "-o", tmp_path / "gptq", "--format", "gptq", "-q")
+    moved = load_file(tmp_path / "gptq" / "model.safetensors")
+    assert torch.equal(gptq_weight(moved, "m", 0), weight)
+
+
 def test_a_merge_into_awq_is_compressed_tensors(nibble, source, tmp_path):
     folder = tmp_path / "theirs"
     foreign(source, folder, awq_tensors(32), CASES[2][1])

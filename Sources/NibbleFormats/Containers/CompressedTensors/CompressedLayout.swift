@@ -15,6 +15,7 @@ enum CompressedLayout {
   /// - Parameter config: config.json, which tells a group as long as a row from a row
   /// - Throws: `.badInput` naming the tensor whose parts do not fit together, or that is of a scheme that is not read
   static func gather(_ tensors: [StoredTensor], _ config: JSON?) throws -> [StoredTensor] {
+    guard tensors.contains(where: { $0.name.text.hasSuffix(packed) || $0.name.text.hasSuffix(shape) }) else { return tensors }
     var parts = PackedParts(tensors, "compressed")
     let modules = parts.modules(packed)
     if let first = modules.first, let codes = parts.tensor(first + packed) { try checkScheme(config, codes.sections[0].place) }

@@ -15,7 +15,7 @@ struct PackedParts {
 
   /// Modules that have a tensor with this ending, in order of names.
   func modules(_ ending: String) -> [String] {
-    byName.keys.sorted().map(\.text).filter { $0.hasSuffix(ending) }.map { String($0.dropLast(ending.count)) }
+    byName.keys.filter { $0.text.hasSuffix(ending) }.sorted().map { String($0.text.dropLast(ending.count)) }
   }
 
   mutating func take(_ name: String) -> StoredTensor? { byName.removeValue(forKey: ByteName(name)) }
