@@ -20,7 +20,8 @@ FRAME = 262144  # plain bytes in a zstd frame
 FRAME_STORED = 263168  # stored bytes of one at most
 CODECS = ["plain", "nf4", "fp4", "int8", "int4"]
 BYTE_STEP = np.uint32(0x3C010204).view(np.float32)  # 1/127
-DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE, GROUP_SCALES, ZEROS = range(1, 11)
+DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE, GROUP_SCALES, ZEROS, OFFSETS = range(
+    1, 12)
 PLANES = [1, 1, 2, 4]  # by compression
 
 # Section 6: name, bits, NumPy type. BF16 and 8-bit floats come as unsigned integers, 4- and 6-bit ones as their packed bytes.
@@ -179,13 +180,15 @@ class Tensor:
         self.group = size or self.shape[1]
         require(size in (0, 32, 64, 128, 256) and self.shape[1] % self.group == 0, f"{what}: group size {size}")
         require(scales < len(DTYPES) and DTYPES[scales][0] in ("F16", "BF16", "F32"), f"{what}: scales of dtype {scales}")
-        require(zeros == 255 or zeros < len(DTYPES) and DTYPES[zeros][0] in ("U8", "F16", "F32"), f"{what}: zeros of dtype {zeros}")
+        require(zeros in (254, 255) or zeros < len(DTYPES) and DTYPES[zeros][0] in ("U8", "F16", "F32"),
+                f"{what}: zeros of dtype {zeros}")
         require(zero == 0, f"{what}: reserved bytes of the parameters are not zero")
         self.head += parameters[:6]
-        self.numbers = [DTYPES[scales]] + ([DTYPES[zeros]] if zeros != 255 else [])
+        self.numbers = [DTYPES[scales]] + ([DTYPES[scales if zeros == 254 else zeros]] if zeros != 255 else [])
+        self.has_offsets = zeros == 254
         groups = self.count // self.group
-        return [(CODES, self.count // 2)] + [(kind, groups * bits // 8)
-                                             for kind, (_, bits, _) in zip((GROUP_SCALES, ZEROS), self.numbers)]
+        kinds = (GROUP_SCALES, OFFSETS if self.has_offsets else ZEROS)
+        return [(CODES, self.count // 2)] + [(kind, groups * bits // 8) for kind, (_, bits, _) in zip(kinds, self.numbers)]
 
     def _group_values(self, data, dtype):
         values = np.frombuffer(data, dtype[2])
@@ -231,7 +234,8 @@ class Tensor:
                     codes = np.stack([pairs >> 4, pairs & 15], axis=1).reshape(-1)[:self.count]
                 if self.codec == "int4":
                     scale, zero, *_ = [self._group_values(*one) for one in zip(plain[1:], self.numbers)] + [np.float32(8)]
-                    values = (scale * (codes.astype(np.float32) - zero)).reshape(self.shape)
+                    codes = codes.astype(np.float32)
+                    values = (scale * codes + zero if self.has_offsets else scale * (codes - zero)).reshape(self.shape)
                 elif self.codec != "int8":
                     absmax = np.repeat(self._absmax(plain), self.block)[:self.count]
                     values = (self.codebooks[0][codes] * absmax).reshape(self.shape)

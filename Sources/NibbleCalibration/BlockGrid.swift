@@ -1,13 +1,15 @@
 import NibbleQuant
 
-/// What the codes of a tensor's blocks stand for: σ · (level − z). σ and z may change, but only to what the file can hold.
+/// What the codes of a tensor's blocks stand for: σ · (level − z), or σ · level + m. σ, z and m may change, but only to what the file can hold.
 protocol BlockGrid: AnyObject, Sendable {
   /// Elements of a block of the flattened tensor.
   var length: Int { get }
   /// σ of each block, as a reader restores it.
   var scales: UnsafeMutableBufferPointer<Float> { get }
-  /// z of each block; nil where all are 0.
+  /// z or m of each block; nil where all are 0.
   var zeros: UnsafeMutableBufferPointer<Float>? { get }
+  /// Whether these are m.
+  var areOffsets: Bool { get }
   /// One that changes by itself.
   func copy() -> any BlockGrid
   /// The scale nearest to `wanted` that a block can have, and how it is stored.
@@ -23,8 +25,10 @@ protocol BlockGrid: AnyObject, Sendable {
 extension BlockGrid {
   func nearest(zero wanted: Float) -> Float? { nil }
 
-  /// σ · z of a block: what level 0 lies below zero.
-  func shift(_ block: Int) -> Float { zeros.map { scales[block] * $0[block] } ?? 0 }
+  var areOffsets: Bool { false }
+
+  /// How far level 0 of a block lies below zero: σ · z, or −m.
+  func shift(_ block: Int) -> Float { zeros.map { areOffsets ? -$0[block] : scales[block] * $0[block] } ?? 0 }
 }
 
 /// A codec whose codes can be chosen one at a time.

@@ -110,7 +110,7 @@ struct Descent {
     let count = grid.length
     let units = scratch.floatStart(Slot.units, count * room)
     for place in 0..<count * room { units[place] = levels.byCode[Int(codes[first * room + place])] }
-    if let zeros = grid.zeros {
+    if let zeros = grid.zeros, !grid.areOffsets {
       for column in 0..<count { for row in 0..<rows.count { units[column * room + row] -= zeros[block(row, first)] } }
     }
     let changes = move(first, units, gradient) { row, step in
@@ -133,7 +133,7 @@ struct Descent {
     let count = grid.length
     let units = scratch.floatStart(Slot.units, count * room)
     for column in 0..<count {
-      for row in 0..<room { units[column * room + row] = row < rows.count ? -grid.scales[block(row, first)] : 0 }
+      for row in 0..<room { units[column * room + row] = row >= rows.count ? 0 : grid.areOffsets ? 1 : -grid.scales[block(row, first)] }
     }
     _ = move(first, units, gradient) { row, step in
       let block = block(row, first)

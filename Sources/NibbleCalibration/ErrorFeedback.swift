@@ -60,7 +60,7 @@ struct ErrorFeedback {
   /// The groups that begin at a column get the range of what their codes are to come to.
   private func take(_ groups: GroupGrid, _ first: Int, _ rows: Range<Int>, _ room: Int, _ turned: UnsafePointer<Float>) {
     for row in 0..<rows.count {
-      var low: Float = 0, high: Float = 0
+      var low: Float = groups.areOffsets ? .infinity : 0, high = -low
       for column in first..<min(first + groups.length, inputs) {
         low = min(low, turned[column * room + row])
         high = max(high, turned[column * room + row])

@@ -1,11 +1,12 @@
 import NibbleCore
 import NibbleQuant
 
-/// Scales and zeros of int4 groups.
+/// Scales and zeros, or offsets, of int4 groups.
 final class GroupGrid: BlockGrid, @unchecked Sendable {
   let length: Int
   let scales: UnsafeMutableBufferPointer<Float>
   let zeros: UnsafeMutableBufferPointer<Float>?
+  var areOffsets: Bool { codec.zero == .offset }
   private let codec: Int4Groups
 
   /// - Parameter sections: all of the tensor, codes first
@@ -27,7 +28,7 @@ final class GroupGrid: BlockGrid, @unchecked Sendable {
       buffer.initialize(repeating: value)
       return buffer
     }
-    (scales, zeros) = (floats(0), floats(Int4Groups.middle))
+    (scales, zeros) = (floats(0), floats(codec.zero == .offset ? 0 : Int4Groups.middle))
   }
 
   deinit {
@@ -45,12 +46,12 @@ final class GroupGrid: BlockGrid, @unchecked Sendable {
   func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float) { (0, codec.stored(scale: wanted)) }
 
   func nearest(zero wanted: Float) -> Float? {
-    codec.zero == .half || codec.zero == .float ? codec.stored(zero: wanted) : nil
+    codec.zero == .none || codec.zero == .int ? nil : codec.stored(zero: wanted)
   }
 
   func set(_ block: Int, _ scale: (code: UInt8, value: Float)) { scales[block] = scale.value }
 
-  /// Gives a group the scale and zero of values from `low` to `high`, 0 among them.
+  /// Gives a group the scale and zero of values from `low` to `high`.
   func set(_ block: Int, low: Float, high: Float) {
     let grid = codec.grid(low, high, roundsZero: true)
     scales[block] = grid.scale

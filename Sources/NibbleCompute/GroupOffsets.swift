@@ -63,10 +63,11 @@ extension Matrix {
   /// - Parameters:
   ///   - scales: one a group, with every number of the group multiplied
   ///   - zeros: what codes are relative to; nil for the middle, 8
+  ///   - areOffsets: whether zeros are what codes of 0 stand for instead
   /// - Returns: nil if there are not as many codes and groups, or rows are of odd length
   init?(
     rows: Int, columns: Int, codes: UnsafeRawBufferPointer, groupLength length: Int, scales: FloatStore, zeros: FloatStore?,
-    owner: AnyObject
+    areOffsets: Bool = false, owner: AnyObject
   ) {
     guard length >= 2, length % 2 == 0, columns % length == 0, codes.count == rows * columns / 2, let data = codes.baseAddress,
       scales.count == rows * columns / length, zeros.map({ $0.count == scales.count }) ?? true
@@ -76,7 +77,7 @@ extension Matrix {
       rows: rows, columns: columns, codes: data, blockSize: length, codebook: codebook.start, scales: scales.start
     ).native
     let offsets = zeros.map { zeros in
-      GroupOffsets(FloatStore(zip(scales.values, zeros.values).map { -$0 * $1 }), rows: rows, length: length)
+      GroupOffsets(areOffsets ? zeros : FloatStore(zip(scales.values, zeros.values).map { -$0 * $1 }), rows: rows, length: length)
     }
     self.init(native, isTransposed: false, offsets: offsets, owners: [owner, codebook, scales])
   }

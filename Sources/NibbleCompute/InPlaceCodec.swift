@@ -56,13 +56,13 @@ extension Int4Groups: InPlaceCodec {
     guard let codes = try sections.inPlace(.codes), let scales = try sections.inPlace(.groupScales) else { return nil }
     let memory = Scratch(), count = groups([rows, columns])
     return try withExtendedLifetime(memory) {
-      let own = values(of: [Array(scales)] + (try sections.inPlace(.zeros).map { [Array($0)] } ?? []), memory)
+      let own = values(of: [Array(scales)] + (try sections.inPlace(zero == .offset ? .offsets : .zeros).map { [Array($0)] } ?? []), memory)
       func store(_ floats: UnsafeMutablePointer<Float>) -> FloatStore {
         FloatStore(Array(UnsafeBufferPointer(start: floats, count: count)))
       }
       let matrix = Matrix(
         rows: rows, columns: columns, codes: codes, groupLength: length(columns: columns), scales: store(own.scales),
-        zeros: own.zeros.map(store), owner: sections.owner)
+        zeros: own.zeros.map(store), areOffsets: own.areOffsets, owner: sections.owner)
       return isTransposed ? matrix?.turned : matrix
     }
   }

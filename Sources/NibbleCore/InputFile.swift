@@ -1,5 +1,6 @@
 import CNibbleSystem
 import Glibc
+import Synchronization
 
 /// The text of an `errno`.
 package func errorText(_ code: Int32) -> String { String(cString: strerror(code)) }
@@ -16,6 +17,7 @@ package final class InputFile: Sendable {
   /// For `map`, which needs it only while it maps.
   var mappableDescriptor: Int32 { descriptor }
   private let state: State
+  private let shared = Mutex<MappedFile?>(nil)
 
   /// What changes when someone writes to a file or puts another in its place.
   struct State: Equatable {
@@ -64,6 +66,16 @@ package final class InputFile: Sendable {
         throw NibbleError.badInput("\(path: path): ends at byte \(offset + done), \(size) bytes when it was opened")
       }
       done += count
+    }
+  }
+
+  /// One mapping for all that is read in another order than the file's.
+  package func sharedMap() throws -> MappedFile {
+    try shared.withLock { known in
+      if let known { return known }
+      let map = try map(readsAhead: false)
+      known = map
+      return map
     }
   }
 

@@ -43,7 +43,7 @@ struct ConvertCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "nbl, bnb, compressed-tensors, safetensors (default: by the ending of OUT).")
+  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, safetensors (default: by the ending of OUT).")
   var format: OutputFormat?
 
   @Option(help: ArgumentHelp("Compress the block file: none, zstd or zstd:LEVEL.", valueName: "method"))
@@ -51,8 +51,7 @@ struct ConvertCommand: ParsableCommand {
 
   func run() throws {
     let source = try Checkpoint.open(input)
-    let plain = source.packed.isEmpty ? OutputFormat.safetensors : .bnb
-    var spec = try write.spec(format, orElse: plain)
+    var spec = try write.spec(format, orElse: source.folderFormat)
     if format == nil, !write.dryRun, !spec.path.lowercased().hasSuffix(".nbl"), !spec.isSingleFile {
       throw NibbleError.usage("--format is needed: \(spec.path) has neither the ending .nbl nor .safetensors")
     }

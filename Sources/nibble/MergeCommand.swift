@@ -104,8 +104,8 @@ struct MergeCommand: ParsableCommand {
   private func options(_ source: Checkpoint) throws -> MergeOptions {
     var options = MergeOptions(try adapters.open())
     options.dtype = try dtype.map { try DType(flag: $0) }
-    let isCompressed = format == .compressedTensors
-    options.packing.codec = try CodecChoice(packing: codec ?? (isCompressed ? "int4" : "nf4"))
+    let scheme = format?.scheme
+    options.packing.codec = try CodecChoice(packing: codec ?? (scheme == nil ? "nf4" : "int4"))
     if codec != nil, !source.packed.isEmpty || trainedOn.map({ $0 != BaseMatch.original }) ?? false {
       throw NibbleError.usage("--codec is for plain bases; \(base) is merged into as it is packed")
     }
@@ -113,7 +113,7 @@ struct MergeCommand: ParsableCommand {
       throw NibbleError.usage("--encoder \(encoder.rawValue) is for quantize; merge takes absmax, mse and mse-signed")
     }
     try packing.apply(to: &options.packing)
-    if isCompressed, source.packed.isEmpty { packing.applyScheme(to: &options.packing) }
+    if let scheme, source.packed.isEmpty { packing.apply(scheme, to: &options.packing) }
     options.minimumSurvival = minSurvival
     try combination.apply(method, to: &options)
     if checkModel, !method.isSum {
@@ -192,7 +192,7 @@ struct UnmergeCommand: ParsableCommand {
       guard let output = write.output else { throw NibbleError.usage("Missing expected argument '--output <output>'") }
       let source = try Checkpoint.open(merged)
       guard source.container == .nbl else {
-        let spec = try write.spec(nil, orElse: source.packed.isEmpty ? .safetensors : .bnb)
+        let spec = try write.spec(nil, orElse: source.folderFormat)
         return try write.run(try StreamJob.undo(source, try PatchFile(undo), to: spec), common, verb: "unmerge")
       }
       common.warnIgnored(["--resume", "--max-memory", "--max-shard-size"], "a block file is restored in place of writing a new one")

@@ -19,7 +19,7 @@ struct QuantizeCommand: ParsableCommand {
 
   @Option(
     help:
-      "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")) (default: nf4; int4 for compressed-tensors)."
+      "How weights are coded: \(CodecChoice.names.map(\.name).joined(separator: ", ")) (default: nf4; int4 for compressed-tensors, gptq and mlx)."
   )
   var codec: String?
 
@@ -39,7 +39,7 @@ struct QuantizeCommand: ParsableCommand {
     transform: { RuleText(.keep, $0) })
   var keepRules: [RuleText] = []
 
-  @Option(help: "nbl, bnb, compressed-tensors (default: by the ending of OUT, else nbl).")
+  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx (default: by the ending of OUT, else nbl).")
   var format: OutputFormat?
 
   @Option(
@@ -61,7 +61,7 @@ struct QuantizeCommand: ParsableCommand {
 
   func run() throws {
     var options = QuantizeOptions()
-    let codec = codec ?? (format == .compressedTensors ? "int4" : "nf4")
+    let codec = codec ?? (format?.scheme == nil ? "nf4" : "int4")
     guard let choice = CodecChoice(codec) else {
       throw NibbleError.usage("--codec \(quoted(codec)) is not one of \(CodecChoice.names.map(\.name).joined(separator: ", "))")
     }
@@ -70,8 +70,8 @@ struct QuantizeCommand: ParsableCommand {
     options.insistsOnCodec = self.codec != nil
     if let baseName { _ = try ModelOrigin(baseName) }
     try packing.apply(to: &options)
-    let isCompressed = format == .compressedTensors
-    if isCompressed { packing.applyScheme(to: &options) }
+    let scheme = format?.scheme
+    if let scheme { packing.apply(scheme, to: &options) }
     options.rules = try RuleText.rules(tensorRules + keepRules)
     try packing.checkUse(of: ([choice] + options.rules.map(\.choice)))
     var spec = try write.spec(format, orElse: .nbl)
@@ -83,7 +83,7 @@ struct QuantizeCommand: ParsableCommand {
     let source = try Checkpoint.open(model)
     let kinds = try StreamJob.decide(source, options).compactMap { if case .codec(let kind) = $0.choice { kind } else { nil } }
     let chosen = budget.isGiven ? try budget.apply(to: &options, source, spec, calibrating, common, force: write.force) : Summary.Extra()
-    let flag = packing.encoder ?? (isCompressed ? .auto : .absmax)
+    let flag = packing.encoder ?? (scheme == nil ? .absmax : .auto)
     guard let encoder = try flag.ofText(source, kinds, hasText: calibrating.isGiven) else {
       if !budget.isGiven { try calibrating.refuse(flag) }
       if correction.rank != nil {
@@ -130,14 +130,14 @@ struct PackingOptions: ParsableArguments {
   var doubleQuant = true
 
   @Option(
-    help: "int4: weights along the inputs that share a scale: 32, 64, 128, 256, or row (default: 64; 128 for compressed-tensors)."
+    help: "int4: weights along the inputs that share a scale: 32, 64, 128, 256, or row (default: 64; 128 for compressed-tensors and gptq)."
   )
   var groupSize: String?
 
   @Flag(help: "int4: no zero points; codes stand for -8 to 7 times the scale.")
   var symmetric = false
 
-  @Option(help: "int4: type of the zero points: float16, float32, or int (0 to 15).")
+  @Option(help: "int4: type of the zero points: float16, float32, int (0 to 15), or offset, which is added to scale times code (default: float16; what --format has).")
   var zeros: Int4Groups.Zero = .half
 
   @Option(help: "Rounding of corner cases: nearest, or as bitsandbytes on cuda or cpu.")
@@ -178,10 +178,10 @@ struct PackingOptions: ParsableArguments {
     }
   }
 
-  /// What stock vLLM and transformers load: symmetric groups of 128, encoded as well as can be unless something else is asked for.
-  func applyScheme(to options: inout QuantizeOptions) {
-    options.zeros = .none
-    if groupSize == nil { options.groupSize = 128 }
+  /// What other engines load best, encoded as well as can be unless something else is asked for.
+  func apply(_ scheme: PackingScheme, to options: inout QuantizeOptions) {
+    if !symmetric, Arguments.given(["--zeros"]).isEmpty { options.zeros = scheme.zeros }
+    if groupSize == nil { options.groupSize = scheme.groupSize }
     options.defaultEncoder = .mse
   }
 }

@@ -69,7 +69,7 @@ struct GainTests {
     #expect(try bytes(of: path) == bytes(of: again))
   }
 
-  @Test("int4 groups lose less than two thirds of what rounding loses; GPTQ lies between", arguments: [Int4Groups.Zero.half, .int, .none])
+  @Test("int4 groups lose less than two thirds of what rounding loses; GPTQ lies between", arguments: Int4Groups.Zero.allCases)
   func groups(_ zeros: Int4Groups.Zero) throws {
     let (calibration, test) = try texts()
     // Rows of 172 inputs are no whole groups.

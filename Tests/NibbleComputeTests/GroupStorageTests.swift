@@ -46,6 +46,7 @@ struct GroupStorageTests {
   private static let codecs = [
     Int4Groups(size: 32, scale: .f16, zero: .none), Int4Groups(size: 64, scale: .f16, zero: .half),
     Int4Groups(size: 128, scale: .bf16, zero: .int), Int4Groups(size: 0, scale: .f32, zero: .float),
+    Int4Groups(size: 64, scale: .bf16, zero: .offset),
   ]
 
   @Test(

@@ -33,7 +33,7 @@ struct CompressedTensorsTests {
   func refused() throws {
     let cases: [(String, (inout QuantizeOptions) throws -> Void)] = [
       ("is nf4, which has no place among compressed tensors", { $0.codec = try CodecChoice(packing: "nf4") }),
-      ("int4 with zeros", { $0.zeros = .half }),
+      ("zero points of float16, which has no place among compressed tensors", { $0.zeros = .half }),
       ("compressed tensors are of one scheme", { $0.rules = [try PackingRule("q_proj=int4:group=32")] }),
     ]
     for (words, change) in cases {
@@ -59,7 +59,7 @@ struct CompressedTensorsTests {
       ("the same weight is there plain as well", { $0.add("m.weight", [2, 64], [Float](repeating: 1, count: 128)) }),
       ("'m.weight_packed', are missing", { $0.tensors.removeAll { $0.name == "m.weight_packed" } }),
       ("weight_scale or weight_shape is missing", { $0.tensors.removeAll { $0.name == "m.weight_scale" } }),
-      ("it has weight_zero_point", { $0.add("m.weight_zero_point", "I32", [1], [0, 0, 0, 0]) }),
+      ("weight_zero_point is I32 of shape [1], expected I32 of shape [1, 2]", { $0.add("m.weight_zero_point", "I32", [1], [0, 0, 0, 0]) }),
       ("it has weight_g_idx", { $0.add("m.weight_g_idx", "I32", [1], [0, 0, 0, 0]) }),
       (
         "weight_packed is I32 of shape [2, 8] for a weight of shape [2, 72]",

@@ -71,6 +71,7 @@ VECTORS = {
     "int4": (["--codec", "int4", "--group-size", "32"], {"a.weight": normal(3, 64, dtype="BF16"), "b.weight": normal(1, 32)}, {}, {}),
     "int4-symmetric": (["--codec", "int4", "--symmetric", "--group-size", "row"], {"w.weight": normal(4, 40, dtype="F16")}, {}, {}),
     "int4-whole": (["--codec", "int4", "--zeros", "int", "--encoder", "mse", "--compress", "zstd"], {"w.weight": normal(2, 192)}, {}, {}),
+    "int4-offset": (["--codec", "int4", "--zeros", "offset", "--group-size", "32"], {"a.weight": normal(3, 64, dtype="BF16"), "b.weight": normal(1, 32)}, {}, {}),
 }
 
 

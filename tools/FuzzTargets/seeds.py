@@ -73,6 +73,7 @@ SEEDS = {
         b'{"model_type":"llama","tie_word_embeddings":false,"quantization_config":{"quant_method":"bitsandbytes","load_in_4bit":true}}')],
     "block-file": lambda: [*whole("nbl/vectors/*.nbl", 0, 9_000, ROOT / "formats"), *whole("nbl/vectors/bad*.nbl", 1, 9_000, ROOT / "formats")],
     "bitsandbytes": lambda: [*whole("golden/*.safetensors"), *whole("int8_rowwise.safetensors"), *states(), *eights()],
+    "layouts": lambda: [*layouts()],
     "adapter-config": lambda: [*whole("**/adapter_config.json"), *whole("adapters/*/*.safetensors", 1, 9_000)],
     "tokenizer": tokenizers,
     "rows": rows,
@@ -82,6 +83,22 @@ SEEDS = {
     "passes": lambda: [bytes([way]) + b"A token a byte\0and a row a part" for way in range(5)],
     "yaml": lambda: [b"\0lora_r: 8\nkeep: [q_proj, 'k_proj']\nrank_pattern: {\"a\": 4}\n# why\nbase: >\n  folded\n  text\n"],
 }
+
+
+def layouts():
+    """A weight of 16 outputs and 64 inputs in each layout, in the order of the target's settings."""
+    codes, half = bytes(range(256)) * 2, b"\0\x38"
+    index = struct.pack("<64i", *(i // 32 for i in range(64)))
+    found = [
+        [("m.qweight", "I32", [8, 16], codes), ("m.qzeros", "I32", [2, 2], codes[:16]), ("m.scales", "F16", [2, 16], half * 32),
+         ("m.g_idx", "I32", [64], index)],
+        [("m.qweight", "I32", [8, 16], codes), ("m.qzeros", "I32", [1, 2], b"\x88" * 8), ("m.scales", "F16", [1, 16], half * 16)],
+        [("m.qweight", "I32", [64, 2], codes), ("m.qzeros", "I32", [2, 2], codes[:16]), ("m.scales", "F16", [2, 16], half * 32)],
+        [("m.weight", "U32", [16, 8], codes), ("m.scales", "F16", [16, 2], half * 32), ("m.biases", "F16", [16, 2], half * 32)],
+        [("m.weight_packed", "I32", [16, 8], codes), ("m.weight_scale", "F16", [16, 2], half * 32),
+         ("m.weight_shape", "I64", [2], struct.pack("<2q", 16, 64)), ("m.weight_zero_point", "I32", [2, 2], codes[:16])],
+    ]
+    yield from (bytes([choice]) + safetensors(tensors) for choice, tensors in enumerate(found))
 
 
 def states():

@@ -35,6 +35,12 @@ public struct Checkpoint: Sendable {
   public internal(set) var provenance: JSON?
   /// The published model it holds, where that is known.
   public internal(set) var origin: ModelOrigin?
+  /// The container of the layout of its packed tensors, where a configuration names one.
+  var layoutFormat: OutputFormat?
+  /// Whether that container stores the same tensors in another way.
+  var isStoredAnew = false
+  /// Whether its config.json is the one that lies there, and not the one that was there before nibble wrote another.
+  var configIsStored = true
   /// Whether it was opened in Hugging Face's cache.
   var isSnapshot = false
   /// The identity the container claims.
@@ -123,8 +129,7 @@ extension Checkpoint {
     var checkpoint = Checkpoint(path: file.path, container: .safetensors)
     checkpoint.files = [file]
     checkpoint.metadata = header.metadata.filter { $0.key != SideRecord.metadataKey }
-    checkpoint.tensors = try CompressedLayout.gather(
-      BitsAndBytesLayout.gather(header.entries.map { StoredTensor($0, in: file) }, .f16), nil)
+    try PackedLayouts.gather(header.entries.map { StoredTensor($0, in: file) }, nil, into: &checkpoint, dtype: .f16)
     if let text = header.metadata.first(where: { $0.key == SideRecord.metadataKey })?.value {
       try checkpoint.apply(SideRecord(text: Array(text.utf8), place: file.path), replacingConfig: false)
     }

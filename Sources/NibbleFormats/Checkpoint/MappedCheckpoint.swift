@@ -8,7 +8,7 @@ package final class MappedCheckpoint: @unchecked Sendable {
   private let maps: [ObjectIdentifier: MappedFile]
   private let overlay: PatchOverlay?
   /// By where the originals lie.
-  private let swappedCopies = Mutex<[UInt: SwappedBytes]>([:])
+  private let orderedCopies = Mutex<[UInt: OrderedBytes]>([:])
   /// Copies of the sections of tensors that are in memory, at places that stay.
   private var copies: [ByteName: UnsafeMutableRawBufferPointer] = [:]
 
@@ -50,17 +50,17 @@ package final class MappedCheckpoint: @unchecked Sendable {
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
     else { throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) lies outside its file") }
     let bytes = UnsafeRawBufferPointer(rebasing: map.bytes[offset..<offset + section.storedLength])
-    return section.swapsNibbles ? swapped(bytes) : bytes
+    return section.order.map { ordered(bytes, $0, count: section.plainLength) } ?? bytes
   }
 
-  /// A copy with the halves of each byte exchanged, made once.
-  private func swapped(_ bytes: UnsafeRawBufferPointer) -> UnsafeRawBufferPointer {
+  /// A copy in the order in which the bytes are used, made once.
+  private func ordered(_ bytes: UnsafeRawBufferPointer, _ order: SectionOrder, count: Int) -> UnsafeRawBufferPointer {
     guard let start = bytes.baseAddress else { return bytes }
     let place = UInt(bitPattern: start)
-    if let known = swappedCopies.withLock({ $0[place] }) { return UnsafeRawBufferPointer(known.bytes) }
-    let copy = SwappedBytes(bytes)
+    if let known = orderedCopies.withLock({ $0[place] }) { return UnsafeRawBufferPointer(known.bytes) }
+    let copy = OrderedBytes(bytes, order, count: count)
     // Who comes first has it.
-    let kept = swappedCopies.withLock { copies in
+    let kept = orderedCopies.withLock { copies in
       if let other = copies[place] { return other }
       copies[place] = copy
       return copy
@@ -68,13 +68,12 @@ package final class MappedCheckpoint: @unchecked Sendable {
     return UnsafeRawBufferPointer(kept.bytes)
   }
 
-  private final class SwappedBytes: @unchecked Sendable {
+  private final class OrderedBytes: @unchecked Sendable {
     let bytes: UnsafeMutableRawBufferPointer
 
-    init(_ original: UnsafeRawBufferPointer) {
-      bytes = .allocate(byteCount: original.count, alignment: 64)
-      bytes.copyMemory(from: original)
-      bytes.swapNibbles()
+    init(_ stored: UnsafeRawBufferPointer, _ order: SectionOrder, count: Int) {
+      bytes = .allocate(byteCount: count, alignment: 64)
+      order.fill(bytes, from: 0, of: stored)
     }
 
     deinit { bytes.deallocate() }

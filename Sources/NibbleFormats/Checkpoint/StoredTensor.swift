@@ -34,8 +34,8 @@ package struct StoredSection: Sendable {
   package var storedLength: Int
   package var plainLength: Int
   package var compression = Compression.none
-  /// Whether the file has the halves of each byte in the other order. Such a section is not compressed.
-  package var swapsNibbles = false
+  /// The order in which the file has its numbers, if that is not the order in which they are used. Such a section is not compressed.
+  package var order: SectionOrder?
   /// XXH3-64 of the stored bytes, where the container keeps it.
   package var checksum: UInt64?
 
@@ -51,6 +51,16 @@ package struct StoredSection: Sendable {
     source = .memory(bytes)
     storedLength = bytes.count
     plainLength = bytes.count
+  }
+
+  /// Bytes that `read` has.
+  var readLength: Int { compression == .none ? plainLength : storedLength }
+
+  /// The same numbers in another order in the file, where they take as many bytes as they do there.
+  func ordered(_ order: SectionOrder?, _ kind: SectionKind, plainLength: Int) -> StoredSection {
+    var section = self
+    (section.order, section.kind, section.plainLength) = (order, kind, plainLength)
+    return section
   }
 
   /// The file the section lies in, for messages.

@@ -1,5 +1,6 @@
 import NibbleCore
 import NibbleQuant
+import NibbleQuant
 
 /// A container that checkpoints are written into: what it holds and what it refuses, how large it will be, and its writer.
 ///
@@ -16,6 +17,10 @@ protocol Container: Sendable {
   /// Whether it can compress its sections.
   var compresses: Bool { get }
 
+  /// How int4 is packed into it where nothing else is asked for; nil where it is packed as anywhere.
+  var scheme: PackingScheme? { get }
+  /// The type of scales of groups of a tensor of this type.
+  func groupScale(of dtype: DType) -> DType
   /// Refuses by name what the container cannot hold, before anything is written.
   func check(_ job: StreamJob) throws
   /// What is packed by default, without what programs that read the container would not load packed.
@@ -39,6 +44,8 @@ protocol Container: Sendable {
 extension Container {
   var isAlwaysOneFile: Bool { false }
   var compresses: Bool { false }
+  var scheme: PackingScheme? { nil }
+  func groupScale(of dtype: DType) -> DType { dtype == .bf16 ? .bf16 : .f16 }
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] { decisions }
   func warnings(_ job: StreamJob) -> [Warning] { [] }
 }
@@ -60,11 +67,15 @@ public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable, 
   public static let bnb = OutputFormat(container: BitsAndBytesFolder())
   /// safetensors with packed tensors in compressed-tensors' layout.
   public static let compressedTensors = OutputFormat(container: CompressedTensorsFolder())
+  /// A folder with packed tensors in GPTQ's layout.
+  public static let gptq = OutputFormat(container: GPTQFolder())
+  /// A folder with packed tensors in MLX's layout.
+  public static let mlx = OutputFormat(container: MLXFolder())
   /// safetensors of plain tensors.
   public static let safetensors = OutputFormat(container: PlainSafetensors())
 
   /// Every container this program writes.
-  public static let allCases: [OutputFormat] = [.nbl, .bnb, .compressedTensors, .safetensors]
+  public static let allCases: [OutputFormat] = [.nbl, .bnb, .compressedTensors, .gptq, .mlx, .safetensors]
 
   private init(container: any Container) { self.container = container }
 
@@ -81,6 +92,8 @@ public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable, 
   public var holdsCodes: Bool { container.holdsCodes }
   /// Whether it can compress its sections.
   public var compresses: Bool { container.compresses }
+  /// How int4 is packed into it where nothing else is asked for; nil where it has no scheme of its own.
+  public var scheme: PackingScheme? { container.scheme }
 
   public static func == (a: OutputFormat, b: OutputFormat) -> Bool { a.rawValue == b.rawValue }
   public func hash(into hasher: inout Hasher) { hasher.combine(rawValue) }
@@ -91,8 +104,13 @@ extension Checkpoint {
   public var ownFormat: OutputFormat {
     switch container {
     case .nbl: .nbl
-    case .folder, .safetensors:
-      packed.isEmpty ? .safetensors : packed.allSatisfy { $0.encoding.bitsAndBytes != nil } ? .bnb : .compressedTensors
+    case .folder, .safetensors: folderFormat
     }
+  }
+
+  /// The container of safetensors that holds what this checkpoint is made of.
+  public var folderFormat: OutputFormat {
+    if packed.isEmpty { return .safetensors }
+    return layoutFormat ?? (packed.contains { $0.encoding.codec is Int4Groups } ? .compressedTensors : .bnb)
   }
 }

@@ -17,7 +17,7 @@ package final class PatchedBytes: Sendable {
 
   /// The same as they were before, and zeros behind their end.
   func readBase(into buffer: UnsafeMutableRawBufferPointer, at start: Int) throws {
-    let have = min(max((base?.storedLength ?? 0) - start, 0), buffer.count)
+    let have = min(max((base?.readLength ?? 0) - start, 0), buffer.count)
     if have > 0 { try base?.read(into: .init(rebasing: buffer[..<have]), at: start) }
     UnsafeMutableRawBufferPointer(rebasing: buffer[have...]).initializeMemory(as: UInt8.self, repeating: 0)
   }
@@ -26,13 +26,25 @@ package final class PatchedBytes: Sendable {
 extension StoredSection {
   /// Fills `buffer` with stored bytes from `offset`, in the order in which they are used.
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
-    defer { if swapsNibbles { buffer.swapNibbles() } }
+    if let order, !order.isInPlace {
+      guard case .file(let file, let start) = source else { return }
+      let bytes = try file.sharedMap().bytes
+      guard start >= 0, start <= bytes.count, storedLength <= bytes.count - start else { throw NibbleError.badInput("\(path: file.path): too short") }
+      return order.fill(buffer, from: offset, of: UnsafeRawBufferPointer(rebasing: bytes[start..<start + storedLength]))
+    }
+    defer { if order != nil { buffer.swapNibbles() } }
     switch source {
     case .memory(let bytes):
       bytes.withUnsafeBytes { buffer.copyMemory(from: .init(rebasing: $0[offset..<offset + buffer.count])) }
     case .file(let file, let start): try file.read(into: buffer, at: start + offset)
     case .patched(let patched): try patched.read(into: buffer, at: offset)
     }
+  }
+
+  /// Lets go of memory that reading it took.
+  func release() {
+    guard let order, !order.isInPlace, case .file(let file, let start) = source else { return }
+    try? file.sharedMap().release(start..<start + storedLength)
   }
 }
 
@@ -52,10 +64,15 @@ extension Checkpoint {
       let index = parts[number]
       let base = index.flatMap { patch.parts[$0][side] }.map { view.sections[$0.number] }
       var section = StoredSection(entry, from: base?.source ?? .memory([]))
-      if let index, patch.changes(index) { section.source = .patched(PatchedBytes(patch, index, base: base)) }
+      if let index, patch.changes(index) {
+        section.source = .patched(PatchedBytes(patch, index, base: base))
+      } else if let base, let order = base.order {
+        (section.order, section.storedLength) = (order, base.storedLength)
+      }
       return section
     }
     (other.container, other.files) = (container, files)
+    (other.layoutFormat, other.isStoredAnew, other.configIsStored) = (layoutFormat, isStoredAnew, configIsStored)
     other.warnings += warnings
     return other
   }

@@ -9,6 +9,10 @@ extension StreamJob {
         "\(.undo) leads back to a base of the output's own kind: \(path: source.path) is \(Self.kind(source)), the output \(output.format.rawValue)"
       )
     }
+    guard !source.isStoredAnew else {
+      throw NibbleError.usage(
+        "\(.undo) leads back to the same tensors, and \(path: source.path) is of a layout that is read and not written (AWQ, or GPTQ with zero points less one)")
+    }
     try checkIsNoInput(undo)
     let folder = undo.lastIndex(of: "/").map { String(undo[..<$0]) } ?? "."
     guard undo != output.path, realPath(undo) != realPath(output.path), realPath(folder) != realPath(output.path) else {

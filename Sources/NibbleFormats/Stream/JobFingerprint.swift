@@ -10,7 +10,7 @@ extension StreamJob {
     let hash = XXH3()
     func add(_ text: String) { hash.update(Array(text.utf8) + [0]) }
     func add(_ section: StoredSection) {
-      add("\(section.kind) \(section.plainLength) \(section.storedLength) \(section.compression)")
+      add("\(section.kind) \(section.plainLength) \(section.storedLength) \(section.compression) \(section.order.map { "\($0)" } ?? "")")
       switch section.source {
       case .memory(let bytes): add("\(bytes.count) \(XXH3.digest64(of: bytes))")
       case .file(let file, let offset): add(section.checksum.map(hexText) ?? "\(file.stamp) \(offset)")

@@ -42,7 +42,10 @@ extension StreamJob {
     let chunk = TensorStream.chunkElements
     var perThread = 0
     var perTensor = 0
+    // What is read in another order than the file's is mapped.
+    var mapped = 0
     for item in items {
+      for section in item.source.sections where section.order?.isInPlace == false { mapped = max(mapped, section.storedLength) }
       let count = item.source.count
       let width = max(1, item.source.dtype.bitWidth / 8)
       let (from, to) = (item.source.encoding, item.target.encoding)
@@ -76,6 +79,6 @@ extension StreamJob {
     let regions = output.format.container.openBytes(self)
     let windows = min(outputBytes, regions + busy * OutputFile.windowSize)
     let tables = items.count * 1200
-    return changing.memory + Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + windows + tables
+    return changing.memory + Self.baseMemory + (busy - 1) * Self.threadMemory + busy * perThread + perTensor + mapped + windows + tables
   }
 }

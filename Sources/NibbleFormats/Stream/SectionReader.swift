@@ -21,6 +21,8 @@ final class SectionReader: @unchecked Sendable {
     frameStarts = section.compression == .none ? [] : try Self.frameStarts(section, name)
   }
 
+  deinit { section.release() }
+
   private static func frameStarts(_ section: StoredSection, _ name: String) throws -> [Int] {
     let frames = ceilDivide(section.plainLength, frameLength)
     let (tableLength, overflow) = frames.multipliedReportingOverflow(by: 4)

@@ -40,7 +40,7 @@ extension SectionWriter {
 
   /// Whether the bytes that `record` tells of are there.
   func holds(_ record: Record) throws -> Bool {
-    guard isCompressed && !record.staysPlain || record.storedLength == plainLength else { return false }
+    guard isCompressed && !record.staysPlain || record.storedLength == expectedLength else { return false }
     guard let file = cursor?.file else { return record.captured.count == plainLength }
     let earlier = try file.earlier()
     guard let start = record.start, start >= 0, record.storedLength <= earlier.size, start <= earlier.size - record.storedLength

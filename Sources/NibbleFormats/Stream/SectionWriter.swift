@@ -8,7 +8,10 @@ final class SectionWriter: @unchecked Sendable {
   let plainLength: Int
   let cursor: SectionCursor?
   private let compression: Compression
-  private let swapsNibbles: Bool
+  /// The order that the container has the numbers in.
+  private let order: SectionOrder?
+  /// The bytes of a section whose order can only be made of all of them.
+  private var waiting: [UInt8] = []
   private let level: Int
   /// Hashes what is stored; nil where nobody asks.
   private let hash: XXH3?
@@ -28,18 +31,18 @@ final class SectionWriter: @unchecked Sendable {
   /// - Parameters:
   ///   - cursor: where the section goes; nil keeps the bytes in `captured`
   ///   - checksummed: whether the container keeps a checksum
-  ///   - swapsNibbles: whether the container has the halves of each byte in the other order
+  ///   - order: the order that the container has the numbers in, if that is not the one they come in
   init(
     _ kind: SectionKind, plainLength: Int, to cursor: SectionCursor?, checksummed: Bool,
-    compression: Compression = .none, level: Int = 3, isFirst: Bool = false, swapsNibbles: Bool = false
+    compression: Compression = .none, level: Int = 3, isFirst: Bool = false, order: SectionOrder? = nil
   ) {
-    self.swapsNibbles = swapsNibbles
+    self.order = order
     self.kind = kind
     self.plainLength = plainLength
     self.cursor = cursor
     self.compression = compression
     self.level = level
-    sharesDigest = checksummed && isFirst && compression == .none && !swapsNibbles
+    sharesDigest = checksummed && isFirst && compression == .none && order == nil
     hash = checksummed && !sharesDigest ? XXH3() : nil
   }
 
@@ -58,7 +61,7 @@ final class SectionWriter: @unchecked Sendable {
   /// - Parameter slot: the first of two scratch slots to use
   private func pack(_ plain: UnsafeRawBufferPointer, _ scratch: Scratch, slot: Int) throws -> Piece {
     guard compression != .none else {
-      guard swapsNibbles else { return Piece(plain: plain, stored: plain, frames: []) }
+      guard order == .swapped else { return Piece(plain: plain, stored: plain, frames: []) }
       let out = scratch.bytes(slot, plain.count)
       out.copyMemory(from: plain)
       out.swapNibbles()
@@ -90,6 +93,11 @@ final class SectionWriter: @unchecked Sendable {
   /// Takes the next piece in order; returns where in the file it belongs. The first piece decides whether all stay plain.
   private func admit(_ piece: inout Piece) throws -> Int {
     if compression != .none, staysPlain == nil { staysPlain = piece.stored.count + 4 * piece.frames.count >= piece.plain.count }
+    if let order, !order.isInPlace {
+      if waiting.isEmpty { waiting.reserveCapacity(plainLength) }
+      waiting += piece.stored
+      return 0
+    }
     if staysPlain == true { (piece.stored, piece.frames) = (piece.plain, []) }
     hash?.update(piece.stored)
     for frame in piece.frames { frames.u32(frame) }
@@ -106,7 +114,10 @@ final class SectionWriter: @unchecked Sendable {
     return cursor.advance(bytes.count)
   }
 
-  private func put(_ piece: Piece, at offset: Int) throws { try cursor?.file.write(piece.stored, at: offset) }
+  private func put(_ piece: Piece, at offset: Int) throws {
+    if order?.isInPlace == false { return }
+    try cursor?.file.write(piece.stored, at: offset)
+  }
 
   /// A chunk's way out: packed on this thread, in its turn hashed and given a place, written on this thread.
   ///
@@ -126,8 +137,20 @@ final class SectionWriter: @unchecked Sendable {
     try put(piece, at: offset)
   }
 
+  /// Bytes that a section has in the file where it is not compressed.
+  var expectedLength: Int { order?.storedLength(plain: plainLength) ?? plainLength }
+
   /// Ends the section.
   func finish(_ digest: XXH3) throws {
+    if let order, !order.isInPlace {
+      try waiting.withUnsafeBytes { plain in
+        try order.forEachStored(plain) { bytes in
+          hash?.update(bytes)
+          try cursor?.file.write(bytes, at: reserve(bytes))
+        }
+      }
+      waiting = []
+    }
     if storedCompression != .none {
       let table = frames.bytes
       hash?.update(table)

@@ -53,7 +53,7 @@ extension Checkpoint {
       throw NibbleError.badInput("\(path: path): LLM.int8 weight \(subject: lone.name.text): its scales are missing")
     }
     if let method = quantization?["quant_method"]?.string, method != "bitsandbytes",
-      method != CompressedLayout.method || packed.isEmpty
+      !Checkpoint.readsWeights(quantizedBy: method) || packed.isEmpty
     {
       throw NibbleError.badInput("\(path: path): quantized with \(quoted(method)), which nibble does not read")
     }

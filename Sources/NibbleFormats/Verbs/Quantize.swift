@@ -21,15 +21,10 @@ public struct QuantizeOptions: Sendable {
   public var insistsOnCodec = false
   /// How scales are chosen; nil for `defaultEncoder` and, where something is merged into a packed base, for what that has.
   public var encoder: StreamJob.Encoder?
-<<<<<<< HEAD
-  /// How codes are chosen from a text and what text that is, for the record of the output; nil where they are not.
-  public var calibration: (encoder: String, text: JSON)?
-=======
   /// How scales are chosen where nothing else is asked for.
   public var defaultEncoder = StreamJob.Encoder.absmax
-  /// What codes are calibrated with, for the record of the output; nil where they are not.
-  public var calibration: JSON?
->>>>>>> hour
+  /// How codes are chosen from a text and what text that is, for the record of the output; nil where they are not.
+  public var calibration: (encoder: String, text: JSON)?
 
   /// NF4, blocks of 64, double quantization, the architecture's own choice of tensors.
   public init() {}
@@ -58,7 +53,7 @@ extension StreamJob {
     try source.refuseUnknownQuantization()
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
-    for decision in decisions { items.append(try item(decision, options, source)) }
+    for decision in decisions { items.append(try item(decision, options, source, output.format.container)) }
     try checkPacksSomething(decisions, options, source)
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(path: source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)
@@ -69,15 +64,9 @@ extension StreamJob {
     job.provenance = { identity in
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
-<<<<<<< HEAD
-    job.warnings += warnings(decisions, options.rules)
-    if job.encoder != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
-      let encoder = options.calibration?.encoder ?? job.encoder.rawValue
-=======
     job.warnings += warnings(decisions)
     if options.encoder ?? .absmax != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
-      let encoder = options.calibration == nil ? job.encoder.rawValue : "calibrated"
->>>>>>> hour
+      let encoder = options.calibration?.encoder ?? job.encoder.rawValue
       job.warnings.append(
         .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks or groups, and nothing is packed into any"))
     }
@@ -157,7 +146,7 @@ extension StreamJob {
   }
 
   private static func item(
-    _ decision: PackingDecision, _ options: QuantizeOptions, _ source: Checkpoint
+    _ decision: PackingDecision, _ options: QuantizeOptions, _ source: Checkpoint, _ container: any Container
   ) throws -> Item {
     let tensor = decision.tensor
     var target = TensorTarget(keeping: tensor)
@@ -176,8 +165,7 @@ extension StreamJob {
       guard tensor.count > 0 else { throw refuse("it has no elements") }
       var settings = CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant)
       (settings.groupSize, settings.zeros) = (decision.groupSize ?? options.groupSize, options.zeros)
-      // compressed-tensors reads scales in the model's own type.
-      settings.scale = tensor.dtype == .bf16 ? .bf16 : .f16
+      settings.scale = container.groupScale(of: tensor.dtype)
       let codec = kind.make(settings)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) {
         let size = kind.hasGroups ? Int4Groups.sizes.last { tensor.shape.last.map { $0 % Int4Groups.sizes[0] == 0 } == true && tensor.shape[1] % $0 == 0 } : nil

@@ -1,5 +1,6 @@
 import NibbleCompute
 import NibbleCore
+import NibbleFormats
 
 /// A transformer as numbers: what is computed, in which order. A family's file fills it in from its configuration.
 package struct TransformerShape: Sendable {
@@ -214,7 +215,7 @@ extension ConfigReader {
   /// Refuses quantization methods other than those whose codes the checkpoint has read.
   func checkQuantization() throws {
     guard let method = try object("quantization_config")?.string("quant_method"),
-      !["bitsandbytes", "compressed-tensors"].contains(method)
+      !Checkpoint.readsWeights(quantizedBy: method)
     else { return }
     throw fail("\(key: "quantization_config"): quant_method = \(quoted(method)) is not implemented")
   }

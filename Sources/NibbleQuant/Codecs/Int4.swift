@@ -8,7 +8,7 @@ extension CodecKind {
 }
 
 /// 4-bit whole numbers in groups along the rows of a matrix: element = σ · (q − z), q from 0 to 15, with a scale σ and a zero z a
-/// group. Symmetric groups have z = 8.
+/// group, or σ · q + m with an offset m. Symmetric groups have z = 8.
 ///
 /// This is what GPTQ, AWQ, compressed-tensors and MLX store, in orders of their own. Zeros that are numbers may be moved without
 /// touching a code, which is how QA-LoRA merges.
@@ -23,13 +23,26 @@ public struct Int4Groups: WeightCodec {
     case half = "float16"
     /// As float32.
     case float = "float32"
+    /// As the number that a code of 0 stands for, of the type of the scales.
+    case offset
 
-    var dtype: DType? {
+    /// The type they are stored in.
+    func dtype(_ scale: DType) -> DType? {
       switch self {
       case .none: nil
       case .int: .u8
       case .half: .f16
       case .float: .f32
+      case .offset: scale
+      }
+    }
+
+    /// What stands for it in tables and identities.
+    var code: UInt8 {
+      switch self {
+      case .none: 0xFF
+      case .offset: 0xFE
+      case .int, .half, .float: dtype(.f32)?.tableCode ?? 0xFF
       }
     }
   }
@@ -53,7 +66,8 @@ public struct Int4Groups: WeightCodec {
 
   package var kind: CodecKind { .int4 }
   public var summary: String {
-    "int4, \(size == 0 ? "one group per row" : "groups of \(size)"), \(zero == .none ? "symmetric" : "zero points of \(zero.rawValue)")"
+    "int4, \(size == 0 ? "one group per row" : "groups of \(size)"), "
+      + (zero == .none ? "symmetric" : zero == .offset ? "offsets" : "zero points of \(zero.rawValue)")
   }
   package var description: [(key: String, value: JSON)] {
     [("group_size", JSON(size)), ("scales", JSON(scale.rawValue)), ("zeros", JSON(zero.rawValue))]
@@ -76,7 +90,8 @@ public struct Int4Groups: WeightCodec {
 
   package func sections(_ dtype: DType, _ shape: [Int]) -> [SectionLength] {
     let groups = groups(shape)
-    let zeros: [SectionLength] = zero.dtype.map { [(.zeros, groups * $0.bitWidth / 8)] } ?? []
+    let kind = zero == .offset ? SectionKind.offsets : .zeros
+    let zeros: [SectionLength] = zero.dtype(scale).map { [(kind, groups * $0.bitWidth / 8)] } ?? []
     return [(.codes, (elementCount(of: shape) ?? 0) / 2), (.groupScales, groups * scale.bitWidth / 8)] + zeros
   }
 
@@ -91,21 +106,21 @@ public struct Int4Groups: WeightCodec {
   package func writeParameters(_ parameters: inout CodecParameters) {
     parameters.out.u32(size)
     parameters.out.u8(scale.tableCode)
-    parameters.out.u8(zero.dtype?.tableCode ?? 0xFF)
+    parameters.out.u8(zero.code)
     parameters.out.u16(0)
   }
 
   package func writeIdentity(_ out: inout ByteWriter) {
     out.u32(size)
     out.u8(scale.tableCode)
-    out.u8(zero.dtype?.tableCode ?? 0xFF)
+    out.u8(zero.code)
   }
 
   fileprivate static func read(_ parameters: inout CodecParameters) throws -> Int4Groups? {
     let size = try parameters.input.u32()
     let (scaleCode, zeroCode) = (try parameters.input.u8(), try parameters.input.u8())
     guard try parameters.input.u16() == 0, size == 0 || sizes.contains(size), let scale = DType(tableCode: scaleCode),
-      scales.contains(scale), let zero = Zero.allCases.first(where: { $0.dtype?.tableCode ?? 0xFF == zeroCode })
+      scales.contains(scale), let zero = Zero.allCases.first(where: { $0.code == zeroCode })
     else { return nil }
     return Int4Groups(size: size, scale: scale, zero: zero)
   }
@@ -140,8 +155,8 @@ public struct Int4Groups: WeightCodec {
       }
       return out
     }
-    let zeros = zero.dtype.flatMap { dtype in sections.count > 1 ? floats(1, dtype, sections[1]) : nil }
-    return GroupValues(scales: floats(0, scale, sections[0]), zeros: zeros)
+    let zeros = zero.dtype(scale).flatMap { dtype in sections.count > 1 ? floats(1, dtype, sections[1]) : nil }
+    return GroupValues(scales: floats(0, scale, sections[0]), zeros: zeros, areOffsets: zero == .offset)
   }
 }
 
@@ -150,9 +165,11 @@ package struct GroupValues: @unchecked Sendable {
   package let scales: UnsafeMutablePointer<Float>
   /// nil where all are 8.
   package let zeros: UnsafeMutablePointer<Float>?
+  /// Whether the zeros are offsets.
+  package let areOffsets: Bool
 }
 
-/// Codes back into elements: fl(σ · fl(q − z)), rounded once.
+/// Codes back into elements: fl(σ · fl(q − z)) or fl(fl(σ · q) + m), rounded once.
 final class Int4Decoder: TensorDecoder, @unchecked Sendable {
   private let length: Int
   private let groups: GroupValues
@@ -174,9 +191,12 @@ final class Int4Decoder: TensorDecoder, @unchecked Sendable {
         let part = min(length - within, count - done, Self.piece)
         let (scale, zero) = (groups.scales[group], groups.zeros?[group] ?? Int4Groups.middle)
         for index in 0..<part / 2 {
-          let pair = codes[(done + 2 * index) / 2]
-          values[2 * index] = scale * (Float(pair >> 4) - zero)
-          values[2 * index + 1] = scale * (Float(pair & 15) - zero)
+          let pair = codes[(done + 2 * index) / 2], (first, second) = (Float(pair >> 4), Float(pair & 15))
+          if groups.areOffsets {
+            (values[2 * index], values[2 * index + 1]) = (scale * first + zero, scale * second + zero)
+          } else {
+            (values[2 * index], values[2 * index + 1]) = (scale * (first - zero), scale * (second - zero))
+          }
         }
         Kernels.narrow(dtype, values, count: part, out + done * (dtype.bitWidth / 8))
         done += part

@@ -20,7 +20,7 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     groups = codec.groups(task.shape)
     values = GroupValues(
       scales: memory.floatStart(Slot.scales, max(groups, 1)),
-      zeros: codec.zero == .none ? nil : memory.floatStart(Slot.zeros, max(groups, 1)))
+      zeros: codec.zero == .none ? nil : memory.floatStart(Slot.zeros, max(groups, 1)), areOffsets: codec.zero == .offset)
   }
 
   var grain: Int { length }
@@ -44,7 +44,7 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
         let at = group * length + 2 * index
         codes[at / 2] = UInt8(found[at]) << 4 | UInt8(found[at + 1])
       }
-      for index in group * length..<(group + 1) * length { found[index] = grid.scale * (found[index] - grid.zero) }
+      for index in group * length..<(group + 1) * length { found[index] = value(found[index], grid) }
     }
     var difference = Difference()
     difference.add(wanted, found, count: count)
@@ -55,6 +55,8 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
   private func note(_ grid: Grid, _ x: UnsafePointer<Float>, _ counts: inout EncodeCounts) {
     if grid.scale >= leastNormal, grid.scale.isFinite { return }
     if grid.scale == 0 {
+      let all = values.areOffsets ? grid.zero : 0
+      if values.areOffsets, (0..<length).contains(where: { x[$0] != 0 }), (0..<length).allSatisfy({ x[$0] == all }) { return }
       let isZero = (0..<length).allSatisfy { x[$0] == 0 }
       if isZero { counts.zeroBlocks += 1 } else { counts.vanished += 1 }
     } else if grid.scale > 0 {
@@ -68,7 +70,7 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
   func finish(_ sums: inout EncodedSums) throws -> [UnsafeRawBufferPointer] {
     let scales = memory.bytes(Slot.stored, groups * codec.scale.bitWidth / 8)
     codec.store(scales: values.scales, count: groups, scales)
-    guard let dtype = codec.zero.dtype, let zeros = values.zeros else { return [UnsafeRawBufferPointer(scales)] }
+    guard let dtype = codec.zero.dtype(codec.scale), let zeros = values.zeros else { return [UnsafeRawBufferPointer(scales)] }
     let bytes = memory.bytes(Slot.storedZeros, groups * dtype.bitWidth / 8)
     codec.store(zeros: zeros, count: groups, bytes)
     return [UnsafeRawBufferPointer(scales), UnsafeRawBufferPointer(bytes)]
@@ -79,13 +81,18 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     for group in 0..<count / length {
       let at = values + group * length
       let grid = code(at, codes, scratch.floatStart(CodecSlot.left, length))
-      for index in 0..<length { at[index] = grid.scale * (codes[index] - grid.zero) }
+      for index in 0..<length { at[index] = value(codes[index], grid) }
     }
   }
 
   // MARK: One group
 
   private typealias Grid = Int4Groups.Grid
+
+  /// What a code stands for.
+  private func value(_ code: Float, _ grid: Grid) -> Float {
+    values.areOffsets ? grid.scale * code + grid.zero : grid.scale * (code - grid.zero)
+  }
 
   /// The grid of a group and its codes, as whole numbers.
   ///
@@ -94,7 +101,8 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
   ///   - trial: the same
   private func code(_ x: UnsafePointer<Float>, _ codes: UnsafeMutablePointer<Float>, _ trial: UnsafeMutablePointer<Float>) -> Grid
   {
-    var low: Float = 0, high: Float = 0, isFinite = true
+    // Zeros lie within the codes, so that 0 lies within the range; offsets are free.
+    var low: Float = values.areOffsets ? x[0] : 0, high = low, isFinite = true
     for index in 0..<length {
       let value = x[index]
       if !value.isFinite { isFinite = false }
@@ -103,7 +111,7 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     }
     guard isFinite else { return lost(codes) }
     var best = codec.grid(low, high, roundsZero: !search.searches)
-    guard best.scale.isFinite else { return lost(codes) }
+    guard best.scale.isFinite, best.zero.isFinite else { return lost(codes) }
     var error = round(x, best, codes)
     guard search.searches, best.scale > 0 else { return best }
     // Shorter ranges cut off what is far out, and round the rest finer.
@@ -158,6 +166,7 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
     let slope = (n * xq - q * xs) / spread
     guard slope > 0 else { return nil }
     let scale = codec.stored(scale: Float(slope))
+    if values.areOffsets { return Grid(scale: scale, zero: codec.stored(zero: Float((xs - Double(scale) * q) / n))) }
     return Grid(scale: scale, zero: codec.stored(zero: Float(q / n - xs / (n * Double(scale)))))
   }
 
@@ -167,17 +176,19 @@ final class Int4Encoder: TensorEncoder, @unchecked Sendable {
   /// Codes of a grid, and Σ(x − x′)².
   private func round(_ x: UnsafePointer<Float>, _ grid: Grid, _ codes: UnsafeMutablePointer<Float>) -> Double {
     guard grid.scale > 0 else {
-      codes.update(repeating: grid.zero.rounded(.toNearestOrEven), count: length)
-      return (0..<length).reduce(0) { $0 + Double(x[$1]) * Double(x[$1]) }
+      codes.update(repeating: values.areOffsets ? 0 : grid.zero.rounded(.toNearestOrEven), count: length)
+      let all = values.areOffsets ? Double(grid.zero) : 0
+      return (0..<length).reduce(0) { $0 + (Double(x[$1]) - all) * (Double(x[$1]) - all) }
     }
-    let whole = grid.zero == grid.zero.rounded(.toNearestOrEven)
+    let (offset, zero) = values.areOffsets ? (grid.zero, 0) : (0, grid.zero)
+    let whole = zero == zero.rounded(.toNearestOrEven)
     var error: Float = 0
     for index in 0..<length {
       // Whole zeros are added after rounding, as the reference has it.
-      let scaled = x[index] / grid.scale
-      let code = whole ? (scaled + Self.rounder) - Self.rounder + grid.zero : (scaled + grid.zero + Self.rounder) - Self.rounder
+      let scaled = (x[index] - offset) / grid.scale
+      let code = whole ? (scaled + Self.rounder) - Self.rounder + zero : (scaled + zero + Self.rounder) - Self.rounder
       codes[index] = max(0, min(15, code))
-      let e = x[index] - grid.scale * (codes[index] - grid.zero)
+      let e = x[index] - (grid.scale * (codes[index] - zero) + offset)
       error += e * e
     }
     return Double(error)

@@ -1,7 +1,7 @@
 import NibbleCore
 
 extension Int4Groups {
-  /// A scale and a zero as they are stored.
+  /// A scale and a zero or an offset as they are stored.
   package struct Grid {
     package var scale: Float
     package var zero: Float
@@ -10,11 +10,12 @@ extension Int4Groups {
   /// The zero of symmetric groups.
   package static let middle: Float = 8
 
-  /// The grid of a range: σ = (high − low) / 15 and z = −low / σ, or σ = max(−low, high) / 7.5 where z is 8.
+  /// The grid of a range: σ = (high − low) / 15 and z = −low / σ or m = low, or σ = max(−low, high) / 7.5 where z is 8.
   ///
   /// - Parameter roundsZero: whether z is a whole number even where it need not be, as references have it
   package func grid(_ low: Float, _ high: Float, roundsZero: Bool) -> Grid {
     let scale = stored(scale: zero == .none ? max(-low, high) / 7.5 : (high - low) / 15)
+    if zero == .offset { return Grid(scale: scale, zero: stored(zero: low)) }
     guard zero != .none, scale > 0 else { return Grid(scale: scale, zero: Self.middle) }
     let z = -low / scale
     return Grid(scale: scale, zero: stored(zero: roundsZero || zero == .int ? z.rounded(.toNearestOrEven) : z))
@@ -23,8 +24,9 @@ extension Int4Groups {
   /// A scale as a reader restores it.
   package func stored(scale value: Float) -> Float { Self.through(scale, value) }
 
-  /// A zero as a reader restores it.
+  /// A zero or an offset as a reader restores it.
   package func stored(zero value: Float) -> Float {
+    if zero == .offset { return stored(scale: value) }
     // NaN becomes 0.
     let inside = value > 0 ? min(value, 15) : 0
     return zero == .half ? Self.through(.f16, inside) : inside
@@ -44,9 +46,9 @@ extension Int4Groups {
     if let start = out.baseAddress { Kernels.narrow(scale, values, count: count, start) }
   }
 
-  /// Writes zeros as they are stored; nothing where they are not.
+  /// Writes zeros or offsets as they are stored; nothing where they are not.
   func store(zeros values: UnsafePointer<Float>, count: Int, _ out: UnsafeMutableRawBufferPointer) {
-    guard let dtype = zero.dtype, let start = out.baseAddress else { return }
+    guard let dtype = zero.dtype(scale), let start = out.baseAddress else { return }
     if dtype == .u8 {
       for group in 0..<count { out[group] = UInt8(values[group]) }
     } else {
@@ -63,7 +65,7 @@ extension Int4Groups {
     }
     guard let from = scales.baseAddress else { return [] }
     let own = section(scale) { store(scales: from, count: scales.count, $0) }
-    guard let dtype = zero.dtype, let z = zeros?.baseAddress else { return [own] }
+    guard let dtype = zero.dtype(scale), let z = zeros?.baseAddress else { return [own] }
     return [own, section(dtype) { store(zeros: z, count: scales.count, $0) }]
   }
 }

@@ -89,6 +89,8 @@ public enum SectionKind: UInt16, Sendable {
   case groupScales = 9
   /// Zeros of groups, one a group, whole numbers in bytes, F16 or F32.
   case zeros = 10
+  /// Offsets of groups, one a group, of the type of the scales.
+  case offsets = 11
 
   /// Bits of the numbers in it, for byte planes; nil where that depends on the tensor.
   package var bitWidth: Int? {
@@ -96,7 +98,7 @@ public enum SectionKind: UInt16, Sendable {
     case .data: nil
     case .scales, .nestedScales: 32
     case .codes, .scaleCodes, .nestedOffset, .stateText, .file, .zeros: 8
-    case .groupScales: 16
+    case .groupScales, .offsets: 16
     }
   }
 }

@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleQuant
 
 /// A codec that bitsandbytes' layout has a place for: how it spreads a tensor over several of a safetensors file, and back.
-protocol BitsAndBytesCodec: SafetensorsCodec {
+protocol BitsAndBytesCodec: WeightCodec {
   /// Bits of a weight. A checkpoint is of one number of bits.
   static var bits: Int { get }
   /// Finds the tensors of this codec among the plain ones of a checkpoint and makes each one.
@@ -13,6 +13,10 @@ protocol BitsAndBytesCodec: SafetensorsCodec {
   /// - Throws: `.badInput` naming the tensor whose parts do not fit together
   static func gather(_ tensors: [StoredTensor], _ dtype: DType) throws -> [StoredTensor]
 
+  /// The tensors that hold `target`, in the order in which they are written.
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry]
+  /// Whether something beside the codes tells what type the weights had.
+  var tellsType: Bool { get }
   /// Why a tensor has no place in the layout; nil if it has one.
   func layoutRefusal(_ target: TensorTarget) -> String?
   /// The text that describes a tensor, where the layout has one, given the bytes of its nested offset.
@@ -24,6 +28,7 @@ protocol BitsAndBytesCodec: SafetensorsCodec {
 }
 
 extension BitsAndBytesCodec {
+  var tellsType: Bool { false }
   func layoutRefusal(_ target: TensorTarget) -> String? { nil }
   func stateText(_ target: TensorTarget, offset: [UInt8]) -> [UInt8] { [] }
   func isDescribed(by text: [UInt8], _ dtype: DType, _ shape: [Int], offset: [UInt8]) -> Bool { false }
@@ -40,8 +45,6 @@ enum BitsAndBytesLayout {
 }
 
 extension WeightEncoding {
-  /// The codec as some layout of safetensors stores it; nil if none does.
-  var spread: (any SafetensorsCodec)? { codec as? any SafetensorsCodec }
   /// The codec as bitsandbytes stores it; nil if it cannot.
   var bitsAndBytes: (any BitsAndBytesCodec)? { codec as? any BitsAndBytesCodec }
 }

@@ -37,19 +37,8 @@ struct BitsAndBytesFolder: SafetensorsContainer {
     return bits.count <= 1 && !bits.contains(nil)
   }
 
-  func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? {
-    var record = SideRecord()
-    record.identity = Digest128(high: 0, low: 0)
-    record.provenance = provenance
-    record.origin = job.origin
-    record.metadata = job.source.metadata
-    record.rowTypes = job.items.map(\.target).filter { $0.encoding.bitsAndBytes?.tellsType == false }.map { ($0.name.text, $0.dtype) }
-    record.transposed = job.items.map(\.target).filter(\.isTransposed).map(\.name.text)
-    if !job.output.isSingleFile, let config = job.source.smallFiles.first(where: { $0.name == "config.json" }) {
-      record.config = try? String(
-        decoding: SectionReader(config.section, config.name).readWhole(limit: Checkpoint.jsonLimit), as: UTF8.self)
-    }
-    return record
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] {
+    target.encoding.bitsAndBytes?.entries(of: target) ?? [.init(plain: target)]
   }
 
   func config(_ job: StreamJob) -> JSON? {

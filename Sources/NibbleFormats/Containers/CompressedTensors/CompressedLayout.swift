@@ -2,72 +2,82 @@ import NibbleCore
 import NibbleQuant
 
 /// The tensors of `pack-quantized` that belong to one weight: `weight_packed`, 8 codes a word of 32 bits, the first in the lowest;
-/// `weight_scale`; `weight_shape`.
+/// `weight_scale`; `weight_shape`; of weights with zero points, `weight_zero_point`, those of eight rows to a word.
 enum CompressedLayout {
   /// `quant_method` in config.json.
   static let method = "compressed-tensors"
-  static let packed = ".weight_packed", scale = ".weight_scale", shape = ".weight_shape"
+  static let packed = ".weight_packed", scale = ".weight_scale", shape = ".weight_shape", zeros = ".weight_zero_point"
   /// Tensors of schemes that are not read.
-  private static let foreign = [".weight_zero_point", ".weight_g_idx", ".weight_global_scale"]
-
-  /// The module that has the weight `name`.
-  static func module(of name: String) -> String? { name.hasSuffix(".weight") ? String(name.dropLast(".weight".count)) : nil }
+  private static let foreign = [".weight_g_idx", ".weight_global_scale"]
 
   /// The tensors of a checkpoint with those of each packed weight made one.
   ///
   /// - Parameter config: config.json, which tells a group as long as a row from a row
   /// - Throws: `.badInput` naming the tensor whose parts do not fit together, or that is of a scheme that is not read
   static func gather(_ tensors: [StoredTensor], _ config: JSON?) throws -> [StoredTensor] {
-    let packed = tensors.filter { $0.name.text.hasSuffix(Self.packed) }
-    var byName: [ByteName: StoredTensor] = [:]
-    for tensor in tensors { byName[tensor.name] = tensor }
-    if let lone = tensors.first(where: { $0.name.text.hasSuffix(shape) && byName[part(packed: $0)] == nil }) {
-      throw NibbleError.badInput(
-        "\(path: lone.sections[0].place): \(tensor: lone.name.text): the codes it belongs to, \(quoted(part(packed: lone).text)), are missing")
-    }
-    if packed.isEmpty { return tensors }
-    try checkScheme(config, packed[0].sections[0].place)
-    let common = groupSize(config) ?? groupSize(packed, byName)
-    var found: [StoredTensor] = []
-    for codes in packed {
-      let module = String(codes.name.text.dropLast(Self.packed.count))
-      func fail(_ reason: MessageText) -> NibbleError {
-        .badInput("\(path: codes.sections[0].place): compressed weight \(subject: module + ".weight"): \(reason)")
-      }
-      if let odd = foreign.first(where: { byName[ByteName(module + $0)] != nil }) {
-        throw fail("it has \(odd.dropFirst()); symmetric weights without it are read")
-      }
-      byName[codes.name] = nil
-      guard byName[ByteName(module + ".weight")] == nil else { throw fail("the same weight is there plain as well") }
-      guard let scales = byName.removeValue(forKey: ByteName(module + Self.scale)),
-        let shape = byName.removeValue(forKey: ByteName(module + Self.shape))
-      else { throw fail("its weight_scale or weight_shape is missing") }
-      guard [.i64, .i32].contains(shape.dtype), shape.count == 2, case .file(let file, let offset) = shape.sections[0].source
-      else {
-        throw fail("weight_shape is \(shape.dtype.rawValue) of shape \(shape.shape), expected two whole numbers")
-      }
-      let dimensions = integers(try file.bytes(at: offset, count: shape.sections[0].plainLength), width: shape.dtype.bitWidth / 8)
-      guard let count = elementCount(of: dimensions), count > 0, codes.dtype == .i32, dimensions[1] % 8 == 0,
-        codes.shape == [dimensions[0], dimensions[1] / 8]
-      else { throw fail("weight_packed is \(codes.dtype.rawValue) of shape \(codes.shape) for a weight of shape \(dimensions)") }
-      guard [.f16, .bf16, .f32].contains(scales.dtype), scales.shape.count == 2, scales.shape[0] == dimensions[0],
-        scales.shape[1] > 0,
-        dimensions[1] % scales.shape[1] == 0
-      else { throw fail("weight_scale is \(scales.dtype.rawValue) of shape \(scales.shape) for a weight of shape \(dimensions)") }
-      let size = scales.shape[1] == 1 && dimensions[1] != common ? 0 : dimensions[1] / scales.shape[1]
-      guard size == 0 || Int4Groups.sizes.contains(size) else { throw fail("groups of \(size), none of \(Int4Groups.sizes)") }
-      var tensor = StoredTensor(
-        ByteName(module + ".weight"), scales.dtype, dimensions, sections: [codes.sections[0], scales.sections[0]])
-      tensor.encoding = WeightEncoding(Int4Groups(size: size, scale: scales.dtype, zero: .none))
-      (tensor.sections[0].kind, tensor.sections[1].kind) = (.codes, .groupScales)
-      tensor.sections[0].swapsNibbles = true
-      found.append(tensor)
-    }
-    return Array(byName.values) + found
+    guard tensors.contains(where: { $0.name.text.hasSuffix(packed) || $0.name.text.hasSuffix(shape) }) else { return tensors }
+    var parts = PackedParts(tensors, "compressed")
+    let modules = parts.modules(packed)
+    if let first = modules.first, let codes = parts.tensor(first + packed) { try checkScheme(config, codes.sections[0].place) }
+    let common = groupSize(config) ?? modules.lazy.compactMap { groupSize($0, parts) }.first
+    for module in modules { try gather(module, &parts, common: common, isSymmetric: isSymmetric(config)) }
+    return try parts.all([packed, shape], of: packed)
   }
 
-  private static func part(packed shape: StoredTensor) -> ByteName {
-    ByteName(String(shape.name.text.dropLast(Self.shape.count)) + packed)
+  /// - Parameters:
+  ///   - common: the group size of several groups a row
+  ///   - isSymmetric: what the configuration says of all weights; nil if it says nothing
+  private static func gather(_ module: String, _ parts: inout PackedParts, common: Int?, isSymmetric: Bool?) throws {
+    guard let codes = parts.take(module + packed) else { return }
+    if let odd = foreign.first(where: { parts.tensor(module + $0) != nil }) {
+      throw parts.fail(module, codes, "it has \(odd.dropFirst()); weights without it are read")
+    }
+    guard let scales = parts.take(module + scale), let shape = parts.take(module + shape) else {
+      throw parts.fail(module, codes, "its weight_scale or weight_shape is missing")
+    }
+    guard [.i64, .i32].contains(shape.dtype), shape.count == 2 else { throw parts.misfit(module, shape, "two whole numbers") }
+    let dimensions = try shape.sections[0].integers(width: shape.dtype.bitWidth / 8)
+    guard dimensions.count == 2, let count = elementCount(of: dimensions), count > 0, codes.dtype == .i32, dimensions[1] % 8 == 0,
+      codes.shape == [dimensions[0], dimensions[1] / 8]
+    else {
+      throw parts.fail(module, codes, "weight_packed is \(codes.dtype.rawValue) of shape \(codes.shape) for a weight of shape \(dimensions)")
+    }
+    let (rows, columns) = (dimensions[0], dimensions[1])
+    guard [.f16, .bf16, .f32].contains(scales.dtype), scales.shape.count == 2, scales.shape[0] == rows, scales.shape[1] > 0,
+      columns % scales.shape[1] == 0
+    else {
+      throw parts.fail(module, codes, "weight_scale is \(scales.dtype.rawValue) of shape \(scales.shape) for a weight of shape \(dimensions)")
+    }
+    let groups = scales.shape[1]
+    let size = groups == 1 && columns != common ? 0 : columns / groups
+    guard size == 0 || Int4Groups.sizes.contains(size) else {
+      throw parts.fail(module, codes, "groups of \(size), none of \(Int4Groups.sizes)")
+    }
+    var sections = [
+      codes.sections[0].ordered(.swapped, .codes, plainLength: codes.sections[0].storedLength),
+      scales.sections[0].ordered(nil, .groupScales, plainLength: scales.sections[0].storedLength),
+    ]
+    let points = parts.take(module + zeros)
+    if let isSymmetric, isSymmetric != (points == nil) {
+      throw parts.fail(
+        module, codes,
+        isSymmetric
+          ? "it has weight_zero_point, and the configuration says \(key: "symmetric")"
+          : "its weight_zero_point is missing, and the configuration does not say \(key: "symmetric")")
+    }
+    if let points {
+      guard points.dtype == .i32, points.shape == [(rows + 7) / 8, groups] else {
+        throw parts.misfit(module, points, "I32 of shape \([(rows + 7) / 8, groups])")
+      }
+      sections.append(points.sections[0].ordered(zerosOrder(rows: rows, groups: groups), .zeros, plainLength: rows * groups))
+    }
+    let codec = Int4Groups(size: size, scale: scales.dtype, zero: points == nil ? .none : .int)
+    try parts.add(module, scales.dtype, dimensions, codec, sections)
+  }
+
+  /// The order of zeros, a byte each in use.
+  static func zerosOrder(rows: Int, groups: Int) -> SectionOrder {
+    .rowWords(.init(rows: rows, columns: groups, isTurned: false, areBytes: true))
   }
 
   /// Throws for schemes that make other values of the same tensors, or that contradict them.
@@ -81,55 +91,35 @@ enum CompressedLayout {
       if let value = quantization[key], !isNothing(value), value["format"]?.string != "dense" { throw fail(key, value) }
     }
     if let format = quantization["format"], format != .null, format.string != "pack-quantized" { throw fail("format", format) }
-    for group in quantization["config_groups"]?.members ?? [] {
-      for (key, expected) in [("num_bits", JSON(4)), ("type", "int"), ("symmetric", true)] as [(String, JSON)] {
-        if let value = group.value["weights"]?[key], value != expected { throw fail(key, value) }
+    for group in weights(config) {
+      for (key, expected) in [("num_bits", JSON(4)), ("type", "int")] {
+        if let value = group[key], value != expected { throw fail(key, value) }
       }
     }
   }
 
-  private static func groupSize(_ config: JSON?) -> Int? {
-    let groups = config?["quantization_config"]?["config_groups"]?.members ?? []
-    return groups.lazy.compactMap { $0.value["weights"]?["group_size"]?.int }.first { $0 > 0 }
+  /// What a configuration says of each group of layers.
+  private static func weights(_ config: JSON?) -> [JSON] {
+    (config?["quantization_config"]?["config_groups"]?.members ?? []).compactMap { $0.value["weights"] }
   }
 
-  /// What weights with several groups a row show.
-  private static func groupSize(_ packed: [StoredTensor], _ byName: [ByteName: StoredTensor]) -> Int? {
-    packed.lazy.compactMap { codes -> Int? in
-      let module = String(codes.name.text.dropLast(Self.packed.count))
-      guard codes.shape.count == 2, let scales = byName[ByteName(module + scale)], scales.shape.count == 2, scales.shape[1] > 1
-      else { return nil }
-      return elementCount(of: [codes.shape[1], 8]).map { $0 / scales.shape[1] }
-    }.first
+  /// nil where a configuration says nothing, or one thing of some layers and another of others.
+  private static func isSymmetric(_ config: JSON?) -> Bool? {
+    let said = Set(weights(config).map { $0["symmetric"]?.bool ?? true })
+    return said.count == 1 ? said.first : nil
   }
 
-  private static func integers(_ bytes: [UInt8], width: Int) -> [Int] {
-    stride(from: 0, to: bytes.count, by: width).map { start in
-      let value = (0..<width).reduce(UInt64(0)) { $0 | UInt64(bytes[start + $1]) << UInt64(8 * $1) }
-      return width == 8 ? Int(truncatingIfNeeded: Int64(bitPattern: value)) : Int(Int32(truncatingIfNeeded: value))
-    }
+  private static func groupSize(_ config: JSON?) -> Int? { weights(config).lazy.compactMap { $0["group_size"]?.int }.first { $0 > 0 } }
+
+  /// What a weight with several groups a row shows.
+  private static func groupSize(_ module: String, _ parts: PackedParts) -> Int? {
+    guard let codes = parts.tensor(module + packed), let scales = parts.tensor(module + scale), codes.shape.count == 2,
+      scales.shape.count == 2, scales.shape[1] > 1
+    else { return nil }
+    return elementCount(of: [codes.shape[1], 8]).map { $0 / scales.shape[1] }
   }
 
   static func bytes(of numbers: [Int]) -> [UInt8] {
     numbers.flatMap { number in (0..<8).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) } }
-  }
-}
-
-extension Int4Groups: SafetensorsCodec {
-  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] {
-    let module = CompressedLayout.module(of: target.name.text) ?? target.name.text
-    let (codes, scales) = (target.sections[0], target.sections[1])
-    let (rows, columns) = (target.shape[0], target.shape[1])
-    return [
-      .init(
-        name: ByteName(module + CompressedLayout.packed), dtype: .i32, shape: [rows, columns / 8], length: codes.length,
-        part: .swapped(.codes)),
-      .init(
-        name: ByteName(module + CompressedLayout.scale), dtype: scale, shape: [rows, columns / length(columns: columns)],
-        length: scales.length, part: .section(.groupScales)),
-      .init(
-        name: ByteName(module + CompressedLayout.shape), dtype: .i64, shape: [2], length: 16,
-        part: .constant(CompressedLayout.bytes(of: [rows, columns]))),
-    ]
   }
 }

@@ -40,8 +40,9 @@ extension Checkpoint {
     try checkForStrayWeights(folder, names, read: Set(shards.map(\.name)), &checkpoint.warnings)
     checkpoint.metadata = mergedMetadata(shards.map { ($0.name, $0.header.metadata) }, &checkpoint.warnings)
     let tensors = shards.flatMap { shard in shard.header.entries.map { StoredTensor($0, in: shard.file) } }
-    checkpoint.tensors = try CompressedLayout.gather(
-      BitsAndBytesLayout.gather(tensors, checkpoint.computeType ?? .f16), checkpoint.config)
+    let settings =
+      try QuantizationSettings(config: checkpoint.config, place: folder + "/config.json") ?? QuantizationSettings(folder: folder, names)
+    try PackedLayouts.gather(tensors, settings, into: &checkpoint, dtype: checkpoint.computeType ?? .f16)
     try checkpoint.addSmallFiles(of: folder, names, weights: Set(shards.map(\.name)))
     if names.contains(SideRecord.fileName) {
       let record = folder + "/" + SideRecord.fileName

@@ -19,6 +19,8 @@ struct PlainSafetensors: SafetensorsContainer {
 
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { encoding.isPlain }
 
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry] { [.init(plain: target)] }
+
   func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? { nil }
 
   func config(_ job: StreamJob) -> JSON? {
@@ -26,7 +28,7 @@ struct PlainSafetensors: SafetensorsContainer {
     if let name = job.dtypeName {
       for key in ["dtype", "torch_dtype"] where config[key] != nil { config = config.setting(key, to: JSON(name)) }
     }
-    config = config.removing("quantization_config")
+    config = config.removing("quantization_config").removing("quantization")
     return config == job.source.config ? nil : config
   }
 }

@@ -3,6 +3,8 @@ import NibbleQuant
 
 /// What containers of safetensors share: one file, or shards in a folder with the model's small files.
 protocol SafetensorsContainer: Container {
+  /// The tensors that hold `target`, in the order in which they are written.
+  func entries(of target: TensorTarget) -> [SafetensorsLayout.Entry]
   /// What is written beside the tensors, completed with identity and provenance in the end; nil for nothing.
   func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord?
   /// config.json made to fit what is written; nil to carry it as it is.
@@ -16,7 +18,8 @@ extension SafetensorsContainer {
     var metadata = job.source.metadata
     if let record, job.output.isSingleFile { metadata.append((SideRecord.metadataKey, record.json.text())) }
     return SafetensorsLayout(
-      job.items.map(\.target), metadata: metadata, maximumShard: job.output.isSingleFile ? Int.max : job.output.maximumShard)
+      job.items.map(\.target), metadata: metadata, maximumShard: job.output.isSingleFile ? Int.max : job.output.maximumShard,
+      entries: entries)
   }
 
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {

@@ -12,21 +12,45 @@ struct SafetensorsLayout {
     let length: Int
     let part: Part
 
+    init(name: ByteName, dtype: DType, shape: [Int], length: Int, part: Part) {
+      (self.name, self.dtype, self.shape, self.length, self.part) = (name, dtype, shape, length, part)
+    }
+
+    init(_ name: ByteName, _ dtype: DType, _ shape: [Int], _ part: Part) {
+      let length = (elementCount(of: shape) ?? 0) * dtype.bitWidth / 8
+      self.init(name: name, dtype: dtype, shape: shape, length: length, part: part)
+    }
+
+    /// The one tensor that a plain one is.
+    init(plain target: TensorTarget) {
+      self.init(
+        name: target.name, dtype: target.dtype, shape: target.shape, length: target.sections[0].length, part: .section(.data))
+    }
+
     /// Whether it holds that section.
-    func holds(_ kind: SectionKind) -> Bool { part == .section(kind) || part == .swapped(kind) }
+    func holds(_ kind: SectionKind) -> Bool { part.section == kind }
   }
 
   /// What of a target an entry holds.
   enum Part: Equatable {
     case section(SectionKind)
-    /// The same with the halves of each byte in the other order.
-    case swapped(SectionKind)
+    /// The same in another order.
+    case ordered(SectionKind, SectionOrder)
     /// A table of values.
     case table(Codebook)
     /// Bytes that are known beforehand.
     case constant([UInt8])
     /// The text of a quantization state.
     case state
+
+    var section: SectionKind? {
+      switch self {
+      case .section(let kind), .ordered(let kind, _): kind
+      case .table, .constant, .state: nil
+      }
+    }
+
+    var order: SectionOrder? { if case .ordered(_, let order) = self { order } else { nil } }
   }
 
   struct Shard {
@@ -36,12 +60,18 @@ struct SafetensorsLayout {
 
   let shards: [Shard]
   let metadata: [(key: String, value: String)]
+  /// The tensors of the file that hold a target.
+  let entries: @Sendable (TensorTarget) -> [Entry]
 
   /// - Parameter maximumShard: bytes of tensors that a file holds at most, unless one tensor is larger
-  init(_ targets: [TensorTarget], metadata: [(key: String, value: String)], maximumShard: Int) {
+  init(
+    _ targets: [TensorTarget], metadata: [(key: String, value: String)], maximumShard: Int,
+    entries: @escaping @Sendable (TensorTarget) -> [Entry]
+  ) {
+    self.entries = entries
     var shards = [Shard()]
     for target in targets {
-      let length = Self.entries(of: target).reduce(0) { $0 + $1.length }
+      let length = entries(target).reduce(0) { $0 + $1.length }
       if !shards[shards.count - 1].targets.isEmpty, length > maximumShard - shards[shards.count - 1].length {
         shards.append(Shard())
       }
@@ -59,15 +89,6 @@ struct SafetensorsLayout {
       String(repeating: "0", count: max(0, 5 - String(number).count)) + String(number)
     }
     return shards.count == 1 ? "model.safetensors" : "model-\(padded(shard + 1))-of-\(padded(shards.count)).safetensors"
-  }
-
-  /// The tensors that hold `target` in its codec's layout, or the one that is it.
-  static func entries(of target: TensorTarget) -> [Entry] {
-    if let codec = target.encoding.spread { return codec.entries(of: target) }
-    return [
-      Entry(
-        name: target.name, dtype: target.dtype, shape: target.shape, length: target.sections[0].length, part: .section(.data))
-    ]
   }
 
   /// Wider types first, so that each begins at a multiple of its size; texts of unknown length at the end.
@@ -120,12 +141,12 @@ struct SafetensorsLayout {
   /// Bytes to leave for the header of `shard`, a multiple of 8.
   func headerLength(_ shard: Shard) -> Int {
     var starts = [Int](repeating: 0, count: Self.regions)
-    for entry in shard.targets.lazy.flatMap(Self.entries) {
+    for entry in shard.targets.lazy.flatMap(entries) {
       let region = Self.region(entry)
       for later in (region + 1)..<max(region + 1, Self.regions) { starts[later] += entry.length }
     }
     var length = 2 + Self.member(metadata).count
-    for entry in shard.targets.lazy.flatMap(Self.entries) {
+    for entry in shard.targets.lazy.flatMap(entries) {
       let region = Self.region(entry)
       let range = starts[region]..<starts[region] + entry.length
       length += 1 + Self.member(entry.name, entry.dtype, entry.shape, range).utf8.count
@@ -143,13 +164,15 @@ struct SafetensorsLayout {
     return (bytes, isExact)
   }
 
-  /// Bytes that are in memory because the window they belong to is not full: of the shard where they are most.
+  /// Bytes that are in memory because the window they belong to is not full, of the shard where they are most, and because a section
+  /// is put into another order whole.
   var openBytes: Int {
-    shards.map { shard in
+    let turned = shards.lazy.flatMap(\.targets).flatMap(entries).filter { $0.part.order?.isInPlace == false }.map(\.length).max() ?? 0
+    return turned + (shards.map { shard in
       var lengths = [Int](repeating: 0, count: Self.regions)
-      for entry in shard.targets.lazy.flatMap(Self.entries) { lengths[Self.region(entry)] += entry.length }
+      for entry in shard.targets.lazy.flatMap(entries) { lengths[Self.region(entry)] += entry.length }
       return lengths.reduce(0) { $0 + min($1, OutputFile.windowSize) }
-    }.max() ?? 0
+    }.max() ?? 0)
   }
 
   /// The text of the shard index.
@@ -162,7 +185,7 @@ struct SafetensorsLayout {
   var indexLength: Int {
     guard shards.count > 1 else { return 0 }
     let map = shards.enumerated().flatMap { number, shard in
-      shard.targets.flatMap(Self.entries).map { (key: $0.name.text, value: JSON(name(of: number))) }
+      shard.targets.flatMap(entries).map { (key: $0.name.text, value: JSON(name(of: number))) }
     }
     return index(map, totalSize: shards.reduce(0) { $0 + $1.length }).count
   }

@@ -1,7 +1,7 @@
 import NibbleCore
 import NibbleQuant
 
-/// Writes safetensors, one file or shards in a folder, packed tensors in bitsandbytes' layout.
+/// Writes safetensors, one file or shards in a folder, packed tensors as the layout spreads them.
 final class SafetensorsWriter: CheckpointWriter {
   private let staged: StagedOutput
   private let layout: SafetensorsLayout
@@ -52,7 +52,7 @@ final class SafetensorsWriter: CheckpointWriter {
       isFolder ? layout.name(of: index) : nil, expectedSize: 8 + headerLength + plan.length)
     self.file = file
     var starts = [Int](repeating: 8 + headerLength, count: SafetensorsLayout.regions)
-    for entry in plan.targets.flatMap(SafetensorsLayout.entries) {
+    for entry in plan.targets.flatMap(layout.entries) {
       for later in (SafetensorsLayout.region(entry) + 1)..<max(SafetensorsLayout.region(entry) + 1, SafetensorsLayout.regions) {
         starts[later] += entry.length
       }
@@ -66,14 +66,14 @@ final class SafetensorsWriter: CheckpointWriter {
       try begin(shard + 1)
     }
     next += 1
-    let entries = SafetensorsLayout.entries(of: target)
+    let entries = layout.entries(target)
     return target.sections.enumerated().map { index, section in
       let entry = entries.first { $0.holds(section.kind) }
       // The offset and a foreign state's text become part of the state.
       let cursor = entry.map { cursors[SafetensorsLayout.region($0)] }
       return SectionWriter(
         section.kind, plainLength: section.length, to: cursor, checksummed: isJournalled, isFirst: index == 0,
-        swapsNibbles: entry?.part == .swapped(section.kind))
+        order: entry?.part.order)
     }
   }
 
@@ -84,12 +84,12 @@ final class SafetensorsWriter: CheckpointWriter {
 
   func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws {
     let dataStart = 8 + headerLength
-    for entry in SafetensorsLayout.entries(of: target) {
+    for entry in layout.entries(target) {
       var shape = entry.shape
       let start: Int
       var length = entry.length
       switch entry.part {
-      case .section(let kind), .swapped(let kind):
+      case .section(let kind), .ordered(let kind, _):
         start = writers.first { $0.kind == kind }?.start ?? dataStart
       case .table(let codebook): start = try write(codebook.bytes, entry)
       case .constant(let bytes): start = try write(bytes, entry)

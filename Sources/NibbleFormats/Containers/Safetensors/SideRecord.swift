@@ -1,7 +1,7 @@
 import NibbleCore
 
-/// `nibble.json`: what a bitsandbytes checkpoint cannot say and a block file can. With it, a block file converted to that
-/// layout and back is the same file again.
+/// `nibble.json`: what other engines' layouts cannot say and a block file can. With it, a block file converted to one of them and back
+/// is the same file again.
 struct SideRecord {
   static let fileName = "nibble.json"
   /// Where the record stands in a single `.safetensors` file.
@@ -12,7 +12,7 @@ struct SideRecord {
   var origin: ModelOrigin?
   /// Names of packed tensors stored as the transpose of the model's own.
   var transposed: [String] = []
-  /// Types that weights in rows of signed bytes had.
+  /// Types that packed weights had, where nothing else beside the codes tells.
   var rowTypes: [(name: String, dtype: DType)] = []
   /// `__metadata__` as it was before safetensors' own `format` was set in it; nil for a record that does not say.
   var metadata: [(key: String, value: String)]?
@@ -64,13 +64,35 @@ extension Checkpoint {
     for index in tensors.indices where tensors[index].isPacked {
       let name = tensors[index].name
       if names.contains(name) { tensors[index].isTransposed = true }
-      if tensors[index].encoding.spread?.tellsType == false, let type = types[name] { tensors[index].dtype = type }
+      if tensors[index].encoding.bitsAndBytes?.tellsType != true, let type = types[name] { tensors[index].dtype = type }
     }
     guard replacingConfig, let text = record.config else { return }
+    configIsStored = false
     let section = StoredSection(.file, bytes: Array(text.utf8))
     smallFiles = smallFiles.map { $0.name == "config.json" ? SmallFile(name: $0.name, section: section) : $0 }
     do { config = try JSON.parse(text) } catch {
       throw NibbleError.badInput("\(path: "\(path)/\(SideRecord.fileName)"): config: \(error.reason)")
     }
+  }
+}
+
+extension SafetensorsContainer {
+  func record(_ job: StreamJob, _ provenance: JSON?) -> SideRecord? { sideRecord(job, provenance) }
+
+  /// All that can be said of a job.
+  func sideRecord(_ job: StreamJob, _ provenance: JSON?) -> SideRecord {
+    var record = SideRecord()
+    record.identity = Digest128(high: 0, low: 0)
+    record.provenance = provenance
+    record.origin = job.origin
+    record.metadata = job.source.metadata
+    let packed = job.items.map(\.target).filter(\.encoding.isPacked)
+    record.rowTypes = packed.filter { $0.encoding.bitsAndBytes?.tellsType != true }.map { ($0.name.text, $0.dtype) }
+    record.transposed = job.items.map(\.target).filter(\.isTransposed).map(\.name.text)
+    if !job.output.isSingleFile, let config = job.source.smallFiles.first(where: { $0.name == "config.json" }) {
+      record.config = try? String(
+        decoding: SectionReader(config.section, config.name).readWhole(limit: Checkpoint.jsonLimit), as: UTF8.self)
+    }
+    return record
   }
 }
