@@ -13,14 +13,14 @@ struct EngineLayoutTests {
     options.codec = try CodecChoice(packing: "int4")
     (options.groupSize, options.zeros) = (size, zeros)
     _ = try StreamJob.quantize(
-      try Checkpoint.open(fixture("models/llama")), options, to: OutputSpec(path: folder.file(name), format: format, habit: .nbl)
+      try Checkpoint.open(fixture("models/llama")), options, to: OutputSpec(path: folder.file(name), format: format, default: .nbl)
     ).run()
     return try Checkpoint.open(folder.file(name))
   }
 
   @discardableResult
   private func convert(_ source: Checkpoint, _ name: String, _ format: OutputFormat, resumes: Bool = false) throws -> Checkpoint {
-    var job = try StreamJob.convert(source, to: OutputSpec(path: folder.file(name), format: format, habit: .nbl))
+    var job = try StreamJob.convert(source, to: OutputSpec(path: folder.file(name), format: format, default: .nbl))
     job.resumes = resumes
     let predicted = job.prediction()
     let report = try job.run()
