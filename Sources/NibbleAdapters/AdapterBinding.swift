@@ -69,7 +69,7 @@ extension Checkpoint {
     let encodings = Set(packed.map(\.encoding).filter(\.kind.hasBlocks))
     guard encodings.count == 1, let encoding = encodings.first, let block = encoding.parameter("block_size")?.int else { return nil }
     let plain = encoding.parameter("double_quant") == true ? "" : ":no-double-quant"
-    let chosen = encoder == .absmax ? "" : ":" + encoder.rawValue
-    return "\(encoding.name):block=\(block)\(plain)\(chosen)"
+    let chosen = encoding.kind.hasOffsets ? ":" + (offsets ?? OffsetSearch()).text : encoder == .absmax ? "" : ":" + encoder.rawValue
+    return "\(encoding.kind.askedAs ?? encoding.name):block=\(block)\(plain)\(chosen)"
   }
 }

@@ -111,7 +111,7 @@ struct MergeCommand: ParsableCommand {
       throw NibbleError.usage("--codec is for plain bases; \(base) is merged into as it is packed")
     }
     guard packing.encoder != .calibrated else {
-      throw NibbleError.usage("--encoder calibrated is for quantize; merge takes absmax, mse and mse-signed")
+      throw NibbleError.usage("--encoder calibrated is for quantize; merge takes absmax, mse, mse-signed and icq")
     }
     try packing.apply(to: &options.packing)
     if isCompressed, source.packed.isEmpty { packing.applyScheme(to: &options.packing) }

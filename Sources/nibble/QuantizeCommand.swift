@@ -129,9 +129,11 @@ struct PackingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). calibrated (quantize) chooses the codes as well, from a text that the model reads."
+      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). calibrated (quantize) chooses the codes as well, from a text that the model reads; icq adds an offset to each block of nf4."
     ))
   var encoder: EncoderFlag?
+
+  @OptionGroup var icq: ICQOptions
 
   func apply(to options: inout QuantizeOptions) throws {
     guard BlockCodec.blockSizes.contains(blockSize) else {
@@ -148,6 +150,7 @@ struct PackingOptions: ParsableArguments {
     options.zeros = symmetric ? .none : zeros
     options.bnbRules = bnbRules
     options.encoder = encoder?.search
+    options.offsets = try icq.search(isAsked: encoder == .icq)
   }
 
   /// Throws for options of codecs that nothing is packed with.
@@ -185,6 +188,7 @@ enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
   case absmax, mse
   case mseSigned = "mse-signed"
   case calibrated
+  case icq
 
   /// How scales are chosen.
   var search: StreamJob.Encoder { self == .calibrated ? .mseSigned : StreamJob.Encoder(rawValue: rawValue) ?? .absmax }

@@ -46,7 +46,7 @@ extension Checkpoint {
 }
 
 extension QuantizeOptions {
-  /// Reads `nf4`, `fp4`, with `:block=N`, `:no-double-quant` and an encoder behind.
+  /// Reads `nf4`, `fp4`, with `:block=N`, `:no-double-quant` and an encoder behind, `icq` with all that belongs to it last.
   public init(trainedOn text: String) throws {
     self.init()
     var parts = text.split(separator: ":", omittingEmptySubsequences: false).map(String.init)
@@ -54,6 +54,10 @@ extension QuantizeOptions {
       throw NibbleError.usage("\(.trainedOn, quoted(text)) does not begin with nf4 or fp4")
     }
     codec = choice
+    if let at = parts.firstIndex(where: { $0.hasPrefix("icq") }), let search = OffsetSearch(text: parts[at...].joined(separator: ":")) {
+      offsets = search
+      parts.removeSubrange(at...)
+    }
     for part in parts {
       if part == "no-double-quant" {
         doubleQuant = false
@@ -63,7 +67,7 @@ extension QuantizeOptions {
         blockSize = size
       } else {
         throw NibbleError.usage(
-          "\(.trainedOn, quoted(text)): \(subject: part) is none of block=N, no-double-quant, mse and mse-signed")
+          "\(.trainedOn, quoted(text)): \(subject: part) is none of block=N, no-double-quant, mse, mse-signed and icq")
       }
     }
   }

@@ -89,13 +89,17 @@ public enum SectionKind: UInt16, Sendable {
   case groupScales = 9
   /// Zeros of groups, one a group, whole numbers in bytes, F16 or F32.
   case zeros = 10
+  /// 8-bit codes of offsets, one a block.
+  case offsetCodes = 11
+  /// float32 absmax of the offsets that share it.
+  case offsetScales = 12
 
   /// Bits of the numbers in it, for byte planes; nil where that depends on the tensor.
   package var bitWidth: Int? {
     switch self {
     case .data: nil
-    case .scales, .nestedScales: 32
-    case .codes, .scaleCodes, .nestedOffset, .stateText, .file, .zeros: 8
+    case .scales, .nestedScales, .offsetScales: 32
+    case .codes, .scaleCodes, .nestedOffset, .stateText, .file, .zeros, .offsetCodes: 8
     case .groupScales: 16
     }
   }
