@@ -1,5 +1,6 @@
 import NibbleCore
 import NibbleFormats
+import NibbleQuant
 
 /// What an adapter was trained on: content identities, which nibble writes into the adapter's safetensors metadata, where PEFT does
 /// not look.

@@ -6,15 +6,15 @@ import Testing
 
 @Suite("Whole numbers of 4 bits in groups")
 struct Int4Tests {
-  private func encoded(_ codec: Int4Groups, _ values: [Float], _ shape: [Int], _ search: ScaleSearch = .absmax) throws
+  private func coded(_ codec: Int4Groups, _ values: [Float], _ shape: [Int], _ search: ScaleSearch = .absmax) throws
     -> DecidedCodes
-  { try NibbleQuantTests.encoded(codec, values, encodingTask(shape, search)) }
+  { try encoded(codec, values, encodingTask(shape, search)) }
 
   @Test("rounded to nearest are the reference's codes, scales and zeros")
   func reference() throws {
     let file = try TensorFile(fixture("gptq.safetensors"))
     func golden(_ name: String) throws -> [Float] { try file.floats(#require(file.tensor(name))) }
-    let codes = try encoded(Int4Groups(size: 32, scale: .f32, zero: .float), golden("W"), [12, 96])
+    let codes = try coded(Int4Groups(size: 32, scale: .f32, zero: .float), golden("W"), [12, 96])
     let expected = try file.floats(#require(file.tensor("rtn_codes"))).map { UInt8($0) }
     #expect(codes.sections[0].flatMap { [$0 >> 4, $0 & 15] } == expected)
     let (scales, zeros) = (try golden("rtn_scale"), try golden("rtn_zero"))
@@ -30,13 +30,13 @@ struct Int4Tests {
   func roundTrip(_ codec: Int4Groups) throws {
     var random = Generator(11)
     let shape = [6, 256], values = (0..<6 * 256).map { _ in random.normal() * 0.02 }
-    let rounded = try encoded(codec, values, shape), searched = try encoded(codec, values, shape, .mse)
+    let rounded = try coded(codec, values, shape), searched = try coded(codec, values, shape, .mse)
     let lengths = codec.sections(.f32, shape).map(\.length)
     #expect(rounded.sections.map(\.count) == lengths && searched.sections.map(\.count) == lengths)
     let (plain, better) = (relativeError(values, decoded(rounded, shape)), relativeError(values, decoded(searched, shape)))
     #expect(plain < 0.17 && better < plain)
     // Codes of what codes stand for are themselves.
-    let again = try encoded(codec, decoded(searched, shape), shape, .mse)
+    let again = try coded(codec, decoded(searched, shape), shape, .mse)
     #expect(relativeError(decoded(searched, shape), decoded(again, shape)) < 0.01)
   }
 
@@ -44,12 +44,12 @@ struct Int4Tests {
   func cornerCases() throws {
     let symmetric = Int4Groups(size: 32, scale: .f32, zero: .none)
     let ramp = (0..<32).map { Float($0) - 15.5 }
-    #expect(decoded(try encoded(symmetric, ramp, [1, 32]), [1, 32]).allSatisfy { abs($0) <= 16.54 })
+    #expect(decoded(try coded(symmetric, ramp, [1, 32]), [1, 32]).allSatisfy { abs($0) <= 16.54 })
     for zero in Int4Groups.Zero.allCases {
       let codec = Int4Groups(size: 32, scale: .f16, zero: zero)
-      #expect(decoded(try encoded(codec, [Float](repeating: 0, count: 64), [2, 32]), [2, 32]).allSatisfy { $0 == 0 })
+      #expect(decoded(try coded(codec, [Float](repeating: 0, count: 64), [2, 32]), [2, 32]).allSatisfy { $0 == 0 })
       // Zeros lie within 0...15, so a constant is within half a step of a multiple of the scale.
-      let constant = decoded(try encoded(codec, [Float](repeating: 3, count: 64), [2, 32], .mse), [2, 32])
+      let constant = decoded(try coded(codec, [Float](repeating: 3, count: 64), [2, 32], .mse), [2, 32])
       #expect(constant.allSatisfy { abs($0 - 3) < 0.01 })
     }
   }
@@ -59,7 +59,7 @@ struct Int4Tests {
     let codec = Int4Groups(size: 32, scale: .f16, zero: .half)
     var values = [Float](repeating: 0.5, count: 96)
     values[40] = bad
-    let found = decoded(try encoded(codec, values, [1, 96]), [1, 96])
+    let found = decoded(try coded(codec, values, [1, 96]), [1, 96])
     #expect(
       found[32..<64].allSatisfy { !$0.isFinite } && found[..<32].allSatisfy(\.isFinite) && found[64...].allSatisfy(\.isFinite))
   }
