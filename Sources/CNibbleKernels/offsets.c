@@ -41,19 +41,31 @@ typedef struct {
   float x[longest];
   size_t count;
   size_t ends[16];
+  /// The elements on both sides of each end, infinite where there is none; the last threshold is never moved.
+  float thresholds[16], below[16], above[16];
   /// Sums of x - median and of its square over the first elements.
   double sum[longest + 1], square[longest + 1];
 } sorted_block;
 
-/// Brings `ends` up to date: from one candidate to the next, few elements change their code.
-static void find_ends(sorted_block *b, float offset, float inverse) {
+static void set_end(sorted_block *b, int k, size_t end) {
+  b->ends[k] = end;
+  b->below[k] = end > 0 ? b->x[end - 1] : -__builtin_inff();
+  b->above[k] = end < b->count ? b->x[end] : __builtin_inff();
+}
+
+/// Brings `ends` up to date: from one candidate to the next, few elements change their code. Says whether any did.
+static int find_ends(sorted_block *b, float offset, float inverse) {
+  int moved = 0;
+  for (int k = 0; k < 16; k++)
+    moved |= ((b->below[k] - offset) * inverse > b->thresholds[k]) | !((b->above[k] - offset) * inverse > b->thresholds[k]);
+  if (!moved) return 0;
   for (int k = 0; k < 15; k++) {
-    float threshold = nibble_float(nibble_nf4_thresholds[k]);
     size_t end = b->ends[k];
-    while (end < b->count && !((b->x[end] - offset) * inverse > threshold)) end++;
-    while (end > 0 && (b->x[end - 1] - offset) * inverse > threshold) end--;
-    b->ends[k] = end;
+    while (end < b->count && !((b->x[end] - offset) * inverse > b->thresholds[k])) end++;
+    while (end > 0 && (b->x[end - 1] - offset) * inverse > b->thresholds[k]) end--;
+    set_end(b, k, end);
   }
+  return 1;
 }
 
 /// The entropy of the codes, negative and without what all histograms have in common.
@@ -67,17 +79,30 @@ static int64_t negative_entropy(const sorted_block *b, const int64_t *terms) {
   return sum;
 }
 
-static double squared_error(const sorted_block *b, double offset, double absmax) {
-  double sum = 0;
+/// What the squared error needs to know of the codes: sums of q * (x - median), q and q * q.
+typedef struct {
+  double qx, q, qq;
+} code_sums;
+
+static code_sums sum_codes(const sorted_block *b) {
+  code_sums sums = {0, 0, 0};
   size_t start = 0;
   for (int k = 0; k < 16; k++) {
     size_t end = b->ends[k];
-    double value = offset + absmax * (double)nibble_float(nibble_nf4_values[k]);
-    double ones = (double)(end - start), s = b->sum[end] - b->sum[start], ss = b->square[end] - b->square[start];
-    sum += ss - 2 * value * s + ones * value * value;
+    double q = (double)nibble_float(nibble_nf4_values[k]), n = (double)(end - start);
+    sums.qx += q * (b->sum[end] - b->sum[start]);
+    sums.q += n * q;
+    sums.qq += n * q * q;
     start = end;
   }
-  return sum;
+  return sums;
+}
+
+/// The sum of (x - median - offset - absmax * q)^2, the offset relative to the median.
+static double squared_error(const sorted_block *b, const code_sums *sums, double offset, double absmax) {
+  double x = b->sum[b->count], xx = b->square[b->count], n = (double)b->count;
+  return xx - 2 * (offset * x + absmax * sums->qx) + n * offset * offset + 2 * offset * absmax * sums->q +
+         absmax * absmax * sums->qq;
 }
 
 static float search_block(const nibble_offset_search *search, sorted_block *b) {
@@ -90,25 +115,31 @@ static float search_block(const nibble_offset_search *search, sorted_block *b) {
     b->sum[i + 1] = b->sum[i] + d;
     b->square[i + 1] = b->square[i] + d * d;
   }
-  for (int k = 0; k < 15; k++) b->ends[k] = 0;
-  b->ends[15] = b->count;
-  int64_t least_entropy = INT64_MAX;
+  for (int k = 0; k < 15; k++) {
+    b->thresholds[k] = nibble_float(nibble_nf4_thresholds[k]);
+    set_end(b, k, 0);
+  }
+  set_end(b, 15, b->count);
+  b->thresholds[15] = 0;
+  b->below[15] = -__builtin_inff();
+  int64_t least_entropy = INT64_MAX, entropy = INT64_MAX;
   double least_error = __builtin_inf();
+  code_sums sums = {0, 0, 0};
   long best = -1, middle = (long)search->steps;
   float offset = median;
   for (long k = 0; k <= 2 * middle; k++) {
     float tried = search->factors[k] * absmax + median, a = absmax_of(low, high, tried);
-    // As the encoder scales: below 2^-128 the reciprocal is infinite.
-    find_ends(b, tried, 1.0f / (a > 1e-38f ? a : 1e-38f));
-    int is_less, is_equal;
+    // Of a block of equal numbers, and close to it, the reciprocal would be infinite.
+    int moved = find_ends(b, tried, 1.0f / (a > 1e-38f ? a : 1e-38f)) | (k == 0), is_less, is_equal;
     if (search->terms) {
-      int64_t score = negative_entropy(b, search->terms);
-      is_less = score < least_entropy, is_equal = score == least_entropy;
-      if (is_less) least_entropy = score;
+      if (moved) entropy = negative_entropy(b, search->terms);
+      is_less = entropy < least_entropy, is_equal = entropy == least_entropy;
+      if (is_less) least_entropy = entropy;
     } else {
-      double score = squared_error(b, (double)tried - (double)median, (double)a);
-      is_less = score < least_error, is_equal = score == least_error;
-      if (is_less) least_error = score;
+      if (moved) sums = sum_codes(b);
+      double error = squared_error(b, &sums, (double)tried - (double)median, (double)a);
+      is_less = error < least_error, is_equal = error == least_error;
+      if (is_less) least_error = error;
     }
     // Of candidates alike, the first, or the one nearest to the median.
     long here = k > middle ? k - middle : middle - k, there = best > middle ? best - middle : middle - best;

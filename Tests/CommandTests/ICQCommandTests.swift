@@ -30,7 +30,7 @@ struct ICQCommandTests {
       // Rows of 172 are no whole blocks: those tensors are decoded, the others multiplied where they lie.
       try json(["dequantize", packed, "-o", folder.file("plain"), "--dtype", "fp32", "--force"])
       let (own, plain) = (try perplexity(packed), try perplexity(folder.file("plain")))
-      #expect(abs(own / plain - 1) < 1e-5 && own < 4.7, "\(flags) \(own) \(plain)")
+      #expect(abs(own / plain - 1) < 1e-5 && own < 4.9, "\(flags) \(own) \(plain)")
     }
     let told = try json(["generate", "--base", packed, "--prompt", RunCommandTests.begin, "--max-new-tokens", "8"])
     #expect(told["text"]?.string?.isEmpty == false)
@@ -64,7 +64,7 @@ struct ICQCommandTests {
   @Test(
     "are refused where they have no place, in one line",
     arguments: [
-      (["--encoder", "icq", "--codec", "fp4"], "blocks of nf4"), (["--encoder", "icq", "--codec", "int4"], "blocks of nf4"),
+      (["--encoder", "icq", "--codec", "fp4"], "blocks of nf4"), (["--encoder", "icq", "--codec", "int8"], "blocks of nf4"),
       (["--encoder", "icq", "--format", "bnb"], "nf4-offsets"), (["--icq-order", "centre"], "--icq-order is for --encoder icq"),
       (["--encoder", "mse", "--icq-unrounded"], "--icq-unrounded is for --encoder icq"), (["--encoder", "icq", "--icq-score", "kl"], "--icq-score"),
       (["--codec", "nf4-offsets"], "nf4-offsets"), (["--tensor", "q_proj=nf4-offsets"], "nf4-offsets"),
