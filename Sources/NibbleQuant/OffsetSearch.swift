@@ -25,10 +25,12 @@ public struct OffsetSearch: Hashable, Sendable {
   public var order = Order.centre
   /// Whether codes are chosen under the offsets that are stored, rounded to 8 bits. The published program chooses them under the exact ones.
   public var roundsFirst = true
+  /// Whether a tensor that has offsets keeps them when it is coded again: other offsets round every weight once more.
+  public var keepsOffsets = true
   /// Candidates on each side of the median.
   public var steps = 100
 
-  /// Entropy, the median where candidates are alike, codes under the stored offsets.
+  /// Entropy, the median where candidates are alike, codes under the stored offsets, which stay.
   public init() {}
 
   /// ±0.1 of 1 / Φ⁻¹(0.9677083), the standard deviation of a normal block whose greatest magnitude is 1.

@@ -52,7 +52,7 @@ struct MergeCommand: ParsableCommand {
   @Option(
     help: ArgumentHelp(
       "Merge onto the values of this base's 4-bit form, which the adapter was trained on; original: onto the base's own values.",
-      valueName: "nf4[:block=N][:no-double-quant][:mse|:mse-signed]|original"))
+      valueName: "nf4[:block=N][:no-double-quant][:mse|:mse-signed|:icq]|original"))
   var trainedOn: String?
 
   @Option(

@@ -47,6 +47,18 @@ struct OffsetMergeTests {
     }
   }
 
+  @Test("finds offsets anew where a search is asked for")
+  func anew() throws {
+    let base = try base()
+    let report = try job(base, 1, to: "out.nbl") { ($0.minimumSurvival, $0.packing.offsets) = (0, OffsetSearch()) }.run()
+    let merged = try Checkpoint.open(folder.file("out.nbl"))
+    for tensor in base.packed {
+      let isChanged = report.changed.contains { $0.name == tensor.name.text }
+      let after = try #require(merged.tensor(tensor.name))
+      #expect(try (plain(tensor.section(.offsetCodes)) != plain(after.section(.offsetCodes))) == isChanged, "\(tensor.name.text)")
+    }
+  }
+
   private func plain(_ section: StoredSection?) throws -> [UInt8] {
     guard case .file(let file, let offset) = try #require(section).source else { return [] }
     return try file.bytes(at: offset, count: section?.storedLength ?? 0)

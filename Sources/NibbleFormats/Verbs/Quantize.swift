@@ -98,7 +98,7 @@ extension StreamJob {
     .init(.unused, "\(.encoder, name) chooses scales of 4-bit blocks or groups, and nothing is packed into any")
   }
 
-  /// Chooses offsets so.
+  /// Chooses offsets so, of tensors that have some too.
   ///
   /// - Parameter given: nil for the default
   /// - Throws: `.usage` where one is given and no tensor is packed into blocks with offsets
@@ -108,6 +108,7 @@ extension StreamJob {
       throw NibbleError.usage("\(path: source.path): \(.encoder, "icq") adds offsets to blocks of nf4, and no tensor is packed into any")
     }
     offsets = given
+    offsets.keepsOffsets = false
   }
 
   /// What happens to each tensor of `source`, in name order.

@@ -2,7 +2,7 @@ import NibbleCore
 
 /// Elements into 4-bit codes of what is left of them without their block's offset.
 ///
-/// The scan finds offsets; a tensor that has some keeps them, because other offsets would round every weight once more. They are coded relative to the greatest of 256, so codes follow in a second pass, when a reader's offsets are
+/// The scan finds offsets, unless the tensor has some and keeps them. They are coded relative to the greatest of 256, so codes follow in a second pass, when a reader's offsets are
 /// known. A block's least and greatest element then give its scale without another look at it.
 final class OffsetEncoder: TensorEncoder, BlockScales, @unchecked Sendable {
   private let codec: OffsetBlocks
@@ -23,7 +23,7 @@ final class OffsetEncoder: TensorEncoder, BlockScales, @unchecked Sendable {
 
   init(_ codec: OffsetBlocks, _ task: EncodingTask) {
     (self.codec, self.task) = (codec, task)
-    kept = (task.source as? OffsetDecoder).flatMap { $0.codec == codec ? $0 : nil }
+    kept = (task.source as? OffsetDecoder).flatMap { task.offsets.keepsOffsets && $0.codec == codec ? $0 : nil }
     base = BlockEncoder(codec.blocks, task)
     count = codec.blocks.blocks(task.count)
     found = task.memory.floatStart(Slot.numbers, max(4 * count, 1))
