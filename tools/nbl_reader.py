@@ -18,10 +18,10 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 
 FRAME = 262144  # plain bytes in a zstd frame
 FRAME_STORED = 263168  # stored bytes of one at most
-CODECS = ["plain", "nf4", "fp4", "int8", "int4"]
+CODECS = ["plain", "nf4", "fp4", "int8", "int4", "nf4-offsets"]
 BYTE_STEP = np.uint32(0x3C010204).view(np.float32)  # 1/127
-DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE, GROUP_SCALES, ZEROS, OFFSETS = range(
-    1, 12)
+(DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE, GROUP_SCALES, ZEROS, OFFSETS, OFFSET_CODES,
+ OFFSET_SCALES) = range(1, 14)
 PLANES = [1, 1, 2, 4]  # by compression
 
 # Section 6: name, bits, NumPy type. BF16 and 8-bit floats come as unsigned integers, 4- and 6-bit ones as their packed bytes.
@@ -153,7 +153,8 @@ class Tensor:
         self.block = self.nested = 0
         require(codec or not self.transposed, f"{what}: transposed, but not packed")
         if self.codec:
-            layouts = {"plain": self._plain, "int8": self._rows, "int4": self._groups}
+            layouts = {"plain": self._plain, "int8": self._rows, "int4": self._groups,
+                       "nf4-offsets": lambda given: self._offsets(file.codebooks, given)}
             expected = layouts[self.codec](parameters) if self.codec in layouts else self._packed(file.codebooks, parameters)
             found = [(s.kind, s.plain) for s in self.sections]
             if self.codec in ("nf4", "fp4") and len(found) > len(expected) and found[-1][0] == STATE_TEXT:
@@ -217,6 +218,19 @@ class Tensor:
             return [codes, (SCALES, 4 * blocks)]
         return [codes, (SCALE_CODES, blocks), (NESTED_SCALES, 4 * -(-blocks // self.nested)), (NESTED_OFFSET, 4)]
 
+    def _offsets(self, codebooks, parameters):
+        what = self.what
+        require(len(parameters) == 24, f"{what}: {len(parameters)} bytes of parameters, must be 24")
+        sections = self._packed(codebooks, parameters[:16])
+        self.offset_block, number, zero = struct.unpack("<IHH", parameters[16:])
+        require(0 < self.offset_block <= 1048576, f"{what}: offset block size {self.offset_block}")
+        require(number < len(codebooks) and len(codebooks[number]) == 256, f"{what}: {number} is no codebook with 256 values")
+        require(zero == 0, f"{what}: reserved bytes of the parameters are not zero")
+        self.offset_book = codebooks[number]
+        self.head += parameters[16:20] + self.offset_book.tobytes()
+        blocks = -(-self.count // self.block)
+        return sections + [(OFFSET_CODES, blocks), (OFFSET_SCALES, 4 * -(-blocks // self.offset_block))]
+
     def decode(self):
         """The elements as stored, as an array of the tensor's dtype (see DTYPES for those that NumPy lacks)."""
         require(self.codec, f"{self.what}: unknown codec")
@@ -238,7 +252,12 @@ class Tensor:
                     values = (scale * codes + zero if self.has_offsets else scale * (codes - zero)).reshape(self.shape)
                 elif self.codec != "int8":
                     absmax = np.repeat(self._absmax(plain), self.block)[:self.count]
-                    values = (self.codebooks[0][codes] * absmax).reshape(self.shape)
+                    values = self.codebooks[0][codes] * absmax
+                    if self.codec == "nf4-offsets":
+                        scales = np.repeat(np.frombuffer(plain[-1], "<f4"), self.offset_block)[:len(plain[-2])]
+                        offsets = self.offset_book[np.frombuffer(plain[-2], np.uint8)] * scales
+                        values = values + np.repeat(offsets, self.block)[:self.count]
+                    values = values.reshape(self.shape)
                 return to_bfloat16(values) if self.dtype == "BF16" else values.astype(self.numpy)
         except ValueError as error:  # a rank above 64, or a huge dimension beside one of 0
             raise NblError(f"{self.what}: NumPy: {error}") from None

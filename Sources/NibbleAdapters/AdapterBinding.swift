@@ -70,7 +70,7 @@ extension Checkpoint {
     let all = Set(packed.map(\.encoding)), searched = all.filter(\.kind.searchesScales)
     let own = searched.isEmpty ? all : searched
     guard own.count == 1, let encoding = own.first else { return nil }
-    var parts = [encoding.name]
+    var parts = [encoding.kind.askedAs ?? encoding.name]
     if let block = encoding.parameter("block_size")?.int {
       parts.append("block=\(block)")
       if encoding.parameter("double_quant") != true { parts.append("no-double-quant") }
@@ -80,6 +80,7 @@ extension Checkpoint {
       parts.append(zeros == Int4Groups.Zero.none.rawValue ? "symmetric" : "zeros=\(zeros)")
     }
     if encoding.kind.searchesScales, encoder != .absmax { parts.append(encoder.rawValue) }
+    if encoding.kind.hasOffsets { parts.append((offsets ?? OffsetSearch()).text) }
     return parts.joined(separator: ":")
   }
 }

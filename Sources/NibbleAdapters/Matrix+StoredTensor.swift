@@ -24,17 +24,12 @@ extension Matrix {
       self = matrix
       return
     }
-    guard let codec = tensor.encoding.codec as? any InPlaceCodec else {
-      self = try Self(unpacking: 0..<rows, of: tensor, mapped, isTransposed: isTransposed)
-      return
-    }
     let sections = MappedSections(
       owner: mapped, inPlace: { kind in try tensor.section(kind).map { try mapped.bytes($0, name) } },
       number: { _ in try mapped.offset(of: tensor) })
-    guard let matrix = try codec.matrix(rows: rows, columns: columns, sections, isTransposed: isTransposed) else {
-      throw fail("is \(tensor.encoding.summary), in blocks or sections that products are not made with")
-    }
-    self = matrix
+    let inPlace = try (tensor.encoding.codec as? any InPlaceCodec)?.matrix(
+      rows: rows, columns: columns, sections, isTransposed: isTransposed)
+    self = try inPlace ?? Self(unpacking: 0..<rows, of: tensor, mapped, isTransposed: isTransposed)
   }
 
   /// Rows of a packed tensor, decoded into float32 in memory.

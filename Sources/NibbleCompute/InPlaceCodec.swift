@@ -5,7 +5,8 @@ import NibbleQuant
 package protocol InPlaceCodec: WeightCodec {
   /// A matrix stored as [rows, columns].
   ///
-  /// - Returns: nil if the sections are not as long as the codec has them, or its parameters are none that products are made with
+  /// - Returns: nil if the sections are not as long as the codec has them, or its parameters are none that products are made with: then
+  ///   it is decoded too
   /// - Throws: what `sections` throws
   func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix?
 }
@@ -40,6 +41,21 @@ extension BlockCodec: InPlaceCodec {
     }
     return Matrix(
       self, rows: rows, columns: columns, codes: codes, scales, isTransposed: isTransposed, owner: sections.owner)
+  }
+}
+
+extension OffsetBlocks: InPlaceCodec {
+  package func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix? {
+    let size = blocks.blockSize
+    // Offsets become a term of sums over whole blocks of a row.
+    guard columns % size == 0, let codes = try sections.inPlace(.offsetCodes), let scales = try sections.inPlace(.offsetScales),
+      codes.count == rows * columns / size, scales.count == 4 * ceilDivide(codes.count, offsets.blockSize),
+      let start = scales.baseAddress?.assumingMemoryBound(to: Float.self),
+      let matrix = try blocks.matrix(rows: rows, columns: columns, sections, isTransposed: isTransposed)
+    else { return nil }
+    let restored = FloatStore(count: codes.count)
+    restoredOffsets(codes: codes.bindMemory(to: UInt8.self), scales: start, restored.start)
+    return matrix.adding(GroupOffsets(restored, rows: rows, length: size))
   }
 }
 

@@ -133,6 +133,9 @@ extension Matrix {
       MatrixView(rows: rows, columns: columns, bytes: data, scales: scales).native, isTransposed: isTransposed, owners: [owner])
   }
 
+  /// The same with numbers added to groups of stored rows.
+  func adding(_ offsets: GroupOffsets) -> Matrix { Matrix(native, isTransposed: isTransposed, offsets: offsets, owners: owners) }
+
   /// The weight's transpose: the same memory, read the other way.
   package var turned: Matrix { Matrix(native, isTransposed: !isTransposed, offsets: offsets, owners: owners) }
 

@@ -142,6 +142,46 @@ package enum Kernels {
     return EncodeCounts(counts)
   }
 
+  /// Offsets of blocks as `search` wants them; without one they stay as they are.
+  ///
+  /// - Parameter ends: gets two numbers a block, its least and greatest element
+  package static func findOffsets(
+    _ search: OffsetSearch?, _ x: UnsafePointer<Float>, count: Int, block: Int, offsets: UnsafeMutablePointer<Float>,
+    ends: UnsafeMutablePointer<Float>
+  ) -> EncodeCounts {
+    var counts = nibble_encode_counts()
+    guard let search else {
+      nibble_find_offsets(nil, x, count, block, offsets, ends, &counts)
+      return EncodeCounts(counts)
+    }
+    search.factors.withUnsafeBufferPointer { factors in
+      OffsetSearch.entropyTerms.withUnsafeBufferPointer { terms in
+        var native = nibble_offset_search(
+          steps: search.steps, factors: factors.baseAddress, terms: search.score == .entropy ? terms.baseAddress : nil,
+          centre: search.order == .centre ? 1 : 0)
+        nibble_find_offsets(&native, x, count, block, offsets, ends, &counts)
+      }
+    }
+    return EncodeCounts(counts)
+  }
+
+  /// The scale of each block without its offset, from its least and greatest element.
+  ///
+  /// - Returns: blocks of zeros
+  package static func offsetScales(
+    ends: UnsafePointer<Float>, offsets: UnsafePointer<Float>, blocks: Int, _ absmax: UnsafeMutablePointer<Float>
+  ) -> Int { nibble_offset_scales(ends, offsets, blocks, absmax) }
+
+  /// Adds its offset to each element of each block.
+  package static func add(offsets: UnsafePointer<Float>, block: Int, _ x: UnsafeMutablePointer<Float>, count: Int) {
+    nibble_add_offsets(offsets, 1, block, x, count)
+  }
+
+  /// Takes its offset from each element of each block.
+  package static func subtract(offsets: UnsafePointer<Float>, block: Int, _ x: UnsafeMutablePointer<Float>, count: Int) {
+    nibble_add_offsets(offsets, -1, block, x, count)
+  }
+
   /// Decodes `count` elements from a block's start into `dtype` (F32, F16 or BF16).
   package static func decode(
     _ codec: BlockCodec, codes: UnsafePointer<UInt8>, count: Int, absmax: UnsafePointer<Float>, _ dtype: DType,

@@ -10,7 +10,7 @@ import NibbleQuant
 enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
   case absmax, mse
   case mseSigned = "mse-signed"
-  case calibrated, gptq, auto
+  case calibrated, gptq, auto, icq
 
   /// Whether a text decides the codes.
   var readsText: Bool { [.calibrated, .gptq, .auto].contains(self) }
@@ -26,7 +26,7 @@ enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
   /// - Throws: `.usage` where nothing is packed that the encoder chooses codes of
   func ofText(_ source: Checkpoint, _ kinds: [CodecKind], hasText: Bool) throws -> CalibrationOptions.Encoder? {
     switch self {
-    case .absmax, .mse, .mseSigned: return nil
+    case .absmax, .mse, .mseSigned, .icq: return nil
     case .calibrated:
       guard kinds.contains(where: \.searchesScales) else {
         throw NibbleError.usage(

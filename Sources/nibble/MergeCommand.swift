@@ -110,7 +110,7 @@ struct MergeCommand: ParsableCommand {
       throw NibbleError.usage("--codec is for plain bases; \(base) is merged into as it is packed")
     }
     if let encoder = packing.encoder, encoder.readsText {
-      throw NibbleError.usage("--encoder \(encoder.rawValue) is for quantize; merge takes absmax, mse and mse-signed")
+      throw NibbleError.usage("--encoder \(encoder.rawValue) is for quantize; merge takes absmax, mse, mse-signed and icq")
     }
     try packing.apply(to: &options.packing)
     if let scheme, source.packed.isEmpty { packing.apply(scheme, to: &options.packing) }

@@ -145,9 +145,11 @@ struct PackingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with). quantize can also choose the codes, by what they do to the model's outputs on a text: calibrated; gptq, as published (int4); auto, which is calibrated where the model runs here and has a text, and mse-signed elsewhere."
+      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with); icq adds an offset to each block of nf4. quantize can also choose the codes, by what they do to the model's outputs on a text: calibrated; gptq, as published (int4); auto, which is calibrated where the model runs here and has a text, and mse-signed elsewhere."
     ))
   var encoder: EncoderFlag?
+
+  @OptionGroup var icq: ICQOptions
 
   func apply(to options: inout QuantizeOptions) throws {
     guard BlockCodec.blockSizes.contains(blockSize) else {
@@ -164,6 +166,7 @@ struct PackingOptions: ParsableArguments {
     options.zeros = symmetric ? .none : zeros
     options.bnbRules = bnbRules
     options.encoder = encoder?.search
+    options.offsets = try icq.search(isAsked: encoder == .icq)
   }
 
   /// Throws for options of codecs that nothing is packed with.

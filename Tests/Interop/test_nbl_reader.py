@@ -145,6 +145,7 @@ OPTIONS = [
     ["--tensor", "mlp=fp16"], ["--tensor", "mlp=fp16", "--tensor", "embed=nf4:block=128"], ["--encoder", "mse"],
     ["--encoder", "mse", "--codec", "fp4", "--no-double-quant"],
     ["--encoder", "mse-signed"], ["--encoder", "mse-signed", "--no-double-quant"],
+    ["--encoder", "icq"], ["--encoder", "icq", "--icq-score", "error", "--no-double-quant", "--block-size", "32"],
 ]
 
 

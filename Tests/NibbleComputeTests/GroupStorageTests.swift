@@ -4,10 +4,10 @@ import NibbleQuant
 import TestSupport
 import Testing
 
-@Suite("Products with groups of whole numbers")
+@Suite("Products with codes in groups that have zeros or offsets")
 struct GroupStorageTests {
   /// Random codes with random scales and zeros, and the float32 they stand for.
-  private func drawn(_ codec: Int4Groups, _ rows: Int, _ columns: Int) throws -> (packed: Matrix, plain: Matrix) {
+  private func drawn(_ codec: any InPlaceCodec, _ rows: Int, _ columns: Int) throws -> (packed: Matrix, plain: Matrix) {
     var random = Generator(8)
     let values = UnsafeMutablePointer<Float>.allocate(capacity: rows * columns)
     defer { values.deallocate() }
@@ -19,8 +19,9 @@ struct GroupStorageTests {
     let sections = try codec.encoded(values, task).sections
     let owner = Sections(sections)
     let kinds = codec.sections(.f32, [rows, columns]).map(\.kind)
+    let bytes = { (kind: SectionKind) in kinds.firstIndex(of: kind).map { owner.bytes[$0] } }
     let mapped = MappedSections(
-      owner: owner, inPlace: { kind in kinds.firstIndex(of: kind).map { owner.bytes[$0] } }, number: { _ in 0 })
+      owner: owner, inPlace: bytes, number: { bytes($0)?.loadUnaligned(as: Float.self) ?? .nan })
     let packed = try #require(try codec.matrix(rows: rows, columns: columns, mapped, isTransposed: false))
     let decoder = codec.decoder(.f32, [rows, columns], Array(sections.dropFirst()), memory)
     sections[0].withUnsafeBytes { if let from = $0.baseAddress { decoder.decode(from, 0, rows * columns, .f32, values) } }
@@ -43,16 +44,17 @@ struct GroupStorageTests {
     deinit { for one in own { one.deallocate() } }
   }
 
-  private static let codecs = [
+  private static let codecs: [any InPlaceCodec] = [
     Int4Groups(size: 32, scale: .f16, zero: .none), Int4Groups(size: 64, scale: .f16, zero: .half),
     Int4Groups(size: 128, scale: .bf16, zero: .int), Int4Groups(size: 0, scale: .f32, zero: .float),
     Int4Groups(size: 64, scale: .bf16, zero: .offset),
+    OffsetBlocks(), OffsetBlocks(blockSize: 32, nested: nil), OffsetBlocks(blockSize: 256),
   ]
 
   @Test(
     "are those with the numbers they stand for, both ways, whatever the rows, threads and kernels", arguments: codecs,
     KernelVariant.allCases.filter(\.runs))
-  func products(_ codec: Int4Groups, _ variant: KernelVariant) throws {
+  func products(_ codec: any InPlaceCodec, _ variant: KernelVariant) throws {
     let (rows, columns) = (200, 256)
     let (packed, plain) = try drawn(codec, rows, columns)
     #expect(packed.isPacked)
@@ -78,11 +80,12 @@ struct GroupStorageTests {
   }
 
   @Test("give rows and look-ups as they are", arguments: codecs)
-  func rows(_ codec: Int4Groups) throws {
+  func rows(_ codec: any InPlaceCodec) throws {
     let (packed, plain) = try drawn(codec, 20, 256)
     let (a, b) = (FloatStore(count: 3 * 256), FloatStore(count: 3 * 256))
     packed.lookUp([7, 0, 19], into: a.start)
     plain.lookUp([7, 0, 19], into: b.start)
     #expect(zip(a.values, b.values).allSatisfy { abs($0 - $1) <= 1e-6 })
   }
+
 }

@@ -6,58 +6,20 @@ import Testing
 
 @Suite("Whole numbers of 4 bits in groups")
 struct Int4Tests {
-  private func task(_ shape: [Int], _ search: ScaleSearch = .absmax, threads: Int = 1) -> EncodingTask {
-    EncodingTask(
-      .f32, shape, place: "test", rules: .nearest, search: search, threads: threads, pool: ScratchPool(), measures: true,
-      memory: Scratch())
-  }
-
-  private func encoded(_ codec: Int4Groups, _ values: [Float], _ shape: [Int], _ search: ScaleSearch = .absmax) throws
+  private func coded(_ codec: Int4Groups, _ values: [Float], _ shape: [Int], _ search: ScaleSearch = .absmax) throws
     -> DecidedCodes
-  {
-    let store = UnsafeMutablePointer<Float>.allocate(capacity: values.count)
-    defer { store.deallocate() }
-    store.update(from: values, count: values.count)
-    return try codec.encoded(store, task(shape, search))
-  }
-
-  private func decoded(_ codes: DecidedCodes, _ shape: [Int], _ dtype: DType = .f32) -> [Float] {
-    let memory = Scratch(), count = shape.reduce(1, *)
-    let decoder = codes.codec.decoder(dtype, shape, Array(codes.sections.dropFirst()), memory)
-    return withExtendedLifetime(memory) {
-      [Float](unsafeUninitializedCapacity: count) { buffer, filled in
-        codes.sections[0].withUnsafeBytes { bytes in
-          guard let from = bytes.baseAddress, let out = buffer.baseAddress else { return }
-          // In two runs, the second from the middle of the tensor.
-          let half = count / 2 / decoder.grain * decoder.grain
-          decoder.decode(from, 0, half, .f32, out)
-          decoder.decode(from + decoder.codes(half, count - half).lowerBound, half, count - half, .f32, out + half)
-        }
-        filled = count
-      }
-    }
-  }
-
-  private func error(_ a: [Float], _ b: [Float]) -> Double {
-    let difference = zip(a, b).reduce(0.0) { $0 + Double($1.0 - $1.1) * Double($1.0 - $1.1) }
-    return (difference / a.reduce(0.0) { $0 + Double($1) * Double($1) }).squareRoot()
-  }
+  { try encoded(codec, values, encodingTask(shape, search)) }
 
   @Test("rounded to nearest are the reference's codes, scales and zeros")
-  func golden() throws {
+  func reference() throws {
     let file = try TensorFile(fixture("gptq.safetensors"))
-    func floats(_ name: String) throws -> [Float] { try file.floats(#require(file.tensor(name))) }
-    let codes = try encoded(Int4Groups(size: 32, scale: .f32, zero: .float), floats("W"), [12, 96])
+    func golden(_ name: String) throws -> [Float] { try file.floats(#require(file.tensor(name))) }
+    let codes = try coded(Int4Groups(size: 32, scale: .f32, zero: .float), golden("W"), [12, 96])
     let expected = try file.floats(#require(file.tensor("rtn_codes"))).map { UInt8($0) }
     #expect(codes.sections[0].flatMap { [$0 >> 4, $0 & 15] } == expected)
-    func section(_ index: Int) -> [Float] {
-      codes.sections[index].withUnsafeBytes { raw in
-        (0..<raw.count / 4).map { raw.loadUnaligned(fromByteOffset: 4 * $0, as: Float.self) }
-      }
-    }
-    let (scales, zeros) = (try floats("rtn_scale"), try floats("rtn_zero"))
-    #expect(section(1) == scales && section(2) == zeros)
-    #expect(zip(decoded(codes, [12, 96]), try floats("W_rtn")).allSatisfy { abs($0 - $1) <= 1e-6 + 1e-5 * abs($1) })
+    let (scales, zeros) = (try golden("rtn_scale"), try golden("rtn_zero"))
+    #expect(floats(codes.sections[1]) == scales && floats(codes.sections[2]) == zeros)
+    #expect(zip(decoded(codes, [12, 96]), try golden("W_rtn")).allSatisfy { abs($0 - $1) <= 1e-6 + 1e-5 * abs($1) })
   }
 
   static let codecs = [32, 64, 128, 0].flatMap { size in
@@ -68,26 +30,26 @@ struct Int4Tests {
   func roundTrip(_ codec: Int4Groups) throws {
     var random = Generator(11)
     let shape = [6, 256], values = (0..<6 * 256).map { _ in random.normal() * 0.02 }
-    let rounded = try encoded(codec, values, shape), searched = try encoded(codec, values, shape, .mse)
+    let rounded = try coded(codec, values, shape), searched = try coded(codec, values, shape, .mse)
     let lengths = codec.sections(.f32, shape).map(\.length)
     #expect(rounded.sections.map(\.count) == lengths && searched.sections.map(\.count) == lengths)
-    let (plain, better) = (error(values, decoded(rounded, shape)), error(values, decoded(searched, shape)))
+    let (plain, better) = (relativeError(values, decoded(rounded, shape)), relativeError(values, decoded(searched, shape)))
     #expect(plain < 0.17 && better < plain)
     // Codes of what codes stand for are themselves.
-    let again = try encoded(codec, decoded(searched, shape), shape, .mse)
-    #expect(error(decoded(searched, shape), decoded(again, shape)) < 0.01)
+    let again = try coded(codec, decoded(searched, shape), shape, .mse)
+    #expect(relativeError(decoded(searched, shape), decoded(again, shape)) < 0.01)
   }
 
   @Test("a symmetric group is the middle and what is above and below it; zeros and constants have codes")
   func cornerCases() throws {
     let symmetric = Int4Groups(size: 32, scale: .f32, zero: .none)
     let ramp = (0..<32).map { Float($0) - 15.5 }
-    #expect(decoded(try encoded(symmetric, ramp, [1, 32]), [1, 32]).allSatisfy { abs($0) <= 16.54 })
+    #expect(decoded(try coded(symmetric, ramp, [1, 32]), [1, 32]).allSatisfy { abs($0) <= 16.54 })
     for zero in Int4Groups.Zero.allCases {
       let codec = Int4Groups(size: 32, scale: .f16, zero: zero)
-      #expect(decoded(try encoded(codec, [Float](repeating: 0, count: 64), [2, 32]), [2, 32]).allSatisfy { $0 == 0 })
+      #expect(decoded(try coded(codec, [Float](repeating: 0, count: 64), [2, 32]), [2, 32]).allSatisfy { $0 == 0 })
       // Zeros lie within 0...15, so a constant is within half a step of a multiple of the scale.
-      let constant = decoded(try encoded(codec, [Float](repeating: 3, count: 64), [2, 32], .mse), [2, 32])
+      let constant = decoded(try coded(codec, [Float](repeating: 3, count: 64), [2, 32], .mse), [2, 32])
       #expect(constant.allSatisfy { abs($0 - 3) < 0.01 })
     }
   }
@@ -97,7 +59,7 @@ struct Int4Tests {
     let codec = Int4Groups(size: 32, scale: .f16, zero: .half)
     var values = [Float](repeating: 0.5, count: 96)
     values[40] = bad
-    let found = decoded(try encoded(codec, values, [1, 96]), [1, 96])
+    let found = decoded(try coded(codec, values, [1, 96]), [1, 96])
     #expect(
       found[32..<64].allSatisfy { !$0.isFinite } && found[..<32].allSatisfy(\.isFinite) && found[64...].allSatisfy(\.isFinite))
   }

@@ -62,12 +62,12 @@ struct GradientTests {
   }
 
   @Test(
-    "on a base of int8 rows or int4 groups are those on its numbers in float32", arguments: [AdapterOptions.Method.lora, .dora],
-    ["int8", "int4"])
+    "on a base of int8 rows, int4 groups or blocks with offsets are those on its numbers in float32", arguments: [AdapterOptions.Method.lora, .dora],
+    ["int8", "int4", "icq"])
   func packedBase(_ method: AdapterOptions.Method, _ codec: String) throws {
     let folder = TemporaryFolder()
     var options = QuantizeOptions()
-    options.codec = try CodecChoice(packing: codec)
+    if codec == "icq" { options.offsets = OffsetSearch() } else { options.codec = try CodecChoice(packing: codec) }
     let source = try Checkpoint.open(fixture("models/llama"))
     _ = try StreamJob.quantize(source, options, to: OutputSpec(path: folder.file("m.nbl"), format: nil, default: .nbl)).run()
     let job = try StreamJob.dequantize(

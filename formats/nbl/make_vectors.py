@@ -72,6 +72,10 @@ VECTORS = {
     "int4-symmetric": (["--codec", "int4", "--symmetric", "--group-size", "row"], {"w.weight": normal(4, 40, dtype="F16")}, {}, {}),
     "int4-whole": (["--codec", "int4", "--zeros", "int", "--encoder", "mse", "--compress", "zstd"], {"w.weight": normal(2, 192)}, {}, {}),
     "int4-offset": (["--codec", "int4", "--zeros", "offset", "--group-size", "32"], {"a.weight": normal(3, 64, dtype="BF16"), "b.weight": normal(1, 32)}, {}, {}),
+    # An offset a block; the last block is short, and blocks cross rows. Scales coded and not.
+    "offsets": (["--encoder", "icq", "--tensor", "w=nf4"], {"w": normal(7, 43, dtype="BF16")}, {}, {}),
+    "offsets-single": (["--encoder", "icq", "--icq-score", "error", "--no-double-quant", "--block-size", "32", "--compress", "zstd"],
+                       {"a.weight": normal(130, 64), "b.weight": normal(2, 32)}, {}, {}),
 }
 
 

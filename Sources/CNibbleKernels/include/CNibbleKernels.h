@@ -133,6 +133,27 @@ void nibble_encode_scale_codes(const nibble_scale_tables *tables, nibble_rules r
 void nibble_decode_scale_codes(const float map[256], const uint8_t *codes, size_t count,
                                const float *nested_absmax, size_t block, float offset, float *absmax);
 
+/// How offsets of NF4 blocks are searched for.
+typedef struct {
+  size_t steps;          ///< candidates on each side of the median
+  const float *factors;  ///< 2 * steps + 1, ascending: offset = fl(fl(factor * max|x - median|) + median)
+  const int64_t *terms;  ///< c * log2(c) in fixed point for c from 0 to `block`: the greatest entropy of codes; NULL: the least squared error
+  int centre;            ///< of candidates alike the one nearest to the median, else the first
+} nibble_offset_search;
+
+/// For each block of `x` (up to 4096 elements, the last perhaps short) the offset whose removal leaves NF4 codes of the best score, each
+/// candidate with its own absmax, and the least and the greatest element: two floats a block in `ends`. The median is the lower one.
+/// Without a search offsets stay what they are.
+/// Blocks with non-finite elements, or whose range is not finite, have offset 0; of the former both ends are their absmax.
+void nibble_find_offsets(const nibble_offset_search *search, const float *x, size_t count, size_t block, float *offsets,
+                           float *ends, nibble_encode_counts *counts);
+
+/// The absmax of each block without its offset, from its ends. Gives the number of blocks of zeros.
+size_t nibble_offset_scales(const float *ends, const float *offsets, size_t blocks, float *absmax);
+
+/// x += offset * factor for each element of each block; the factor is 1 or -1.
+void nibble_add_offsets(const float *offsets, float factor, size_t block, float *x, size_t count);
+
 /// Widens `count` numbers to float32 (exact, or rounded once for f64 and wide integers).
 /// The greatest magnitude; NaN if there is one.
 float nibble_row_absmax(const float *x, size_t count);

@@ -75,7 +75,7 @@ extension StreamJob {
         + [JSON(options.method.rawValue), options.svdRank.map { JSON($0) } ?? .null])
     let settings: JSON = options.packing.provenance
     let isPacking = base.packed.isEmpty && output.format.holdsCodes
-    let encoder = job.encoder
+    let encoder = base.packed.contains { $0.encoding.kind.hasOffsets } ? job.offsets.text : job.encoder.rawValue
     job.provenance = { identity in
       var record: JSON = [
         "tool": JSON("nibble " + nibbleVersion), "verb": "merge", "source": JSON(identity.description),
@@ -83,8 +83,8 @@ extension StreamJob {
       ]
       if isPacking {
         record = record.setting("options", to: settings)
-      } else if encoder != .absmax {
-        record = record.setting("options", to: ["encoder": JSON(encoder.rawValue)])
+      } else if encoder != StreamJob.Encoder.absmax.rawValue {
+        record = record.setting("options", to: ["encoder": JSON(encoder)])
       }
       return record
     }
@@ -135,7 +135,14 @@ extension StreamJob {
     }
     var job = base.packed.isEmpty ? try quantize(base, options.packing, to: output) : try convert(base, to: output)
     job.rules = options.packing.bnbRules
-    if !base.packed.isEmpty { job.encoder = options.packing.encoder ?? base.encoder }
+    if !base.packed.isEmpty {
+      job.encoder = options.packing.encoder ?? base.encoder
+      job.offsets = base.offsets ?? job.offsets
+      try job.take(offsets: options.packing.offsets)
+      if let asked = options.packing.encoder, asked != .absmax, !base.packed.contains(where: \.encoding.kind.searchesScales) {
+        job.warnings.append(unusedEncoder(asked.rawValue))
+      }
+    }
     job.refusesNonfinite = true
     return job
   }

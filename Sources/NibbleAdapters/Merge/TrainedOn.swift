@@ -46,7 +46,8 @@ extension Checkpoint {
 }
 
 extension QuantizeOptions {
-  /// Reads a codec's name with options behind: `nf4:block=128:no-double-quant:mse`, `int4:group=32:symmetric`, `int8`.
+  /// Reads a codec's name with options behind: `nf4:block=128:no-double-quant:mse`, `int4:group=32:symmetric`, `int8`; `icq` with all that
+  /// belongs to it last.
   ///
   /// - Throws: `.usage` naming what is there instead
   public init(trainedOn text: String) throws {
@@ -57,6 +58,10 @@ extension QuantizeOptions {
         "\(.trainedOn, quoted(text)) does not begin with a codec: \(Codecs.packing.map(\.name).joined(separator: ", "))")
     }
     codec = choice
+    if let at = parts.firstIndex(where: { $0.hasPrefix("icq") }), let search = OffsetSearch(text: parts[at...].joined(separator: ":")) {
+      offsets = search
+      parts.removeSubrange(at...)
+    }
     for part in parts {
       guard take(part, kind) else {
         throw NibbleError.usage(

@@ -38,6 +38,8 @@ public struct StreamJob: Sendable {
   public var rules = EncodingRules.nearest
   /// How scales are chosen.
   public var encoder = ScaleSearch.absmax
+  /// How offsets of blocks are chosen, where there are any.
+  public var offsets = OffsetSearch()
   /// Goes on where `refusesNonfinite` would stop.
   public var allowsNonfinite = false
   /// Where tensors are changed on their way.
@@ -119,7 +121,7 @@ public struct StreamJob: Sendable {
   ) throws -> StreamReport {
     let total = items.reduce(0) { $0 + $1.source.plainBytes }
     var done = 0
-    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder) { count in
+    let stream = stream { count in
       done += count
       progress(done, total)
     }
@@ -189,6 +191,11 @@ public struct StreamJob: Sendable {
         ))
     }
     return report
+  }
+
+  /// The stream that this job's tensors go through.
+  func stream(progress: @escaping (Int) -> Void = { _ in }) -> TensorStream {
+    TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder, offsets: offsets, progress: progress)
   }
 
   private func send(_ item: Item, _ stream: TensorStream, into writers: [SectionWriter]) throws -> TensorOutcome {

@@ -67,9 +67,10 @@ extension TensorStream {
     let feed = try ElementFeed(
       source, transposing: target.isTransposed != source.isTransposed, changedBy: change,
       as: target.encoding.isPlain ? target.dtype : .f32)
-    let task = EncodingTask(
-      target.dtype, target.shape, place: source.place, rules: rules, search: search, threads: threads, pool: pool,
+    var task = EncodingTask(
+      target.dtype, target.shape, place: source.place, rules: rules, search: search, offsets: offsets, threads: threads, pool: pool,
       measures: change == nil, memory: memory)
+    task.source = feed.decoder
     var encoder: any TensorEncoder = decided?.encoder(task) ?? target.encoding.codec.encoder(task)
     if isShaped, let space = change?.rowSpace {
       guard space.rank <= Shaper.mostRanks else {
@@ -188,8 +189,8 @@ struct BaseRounding: Sendable {
     guard pass.feed.change != nil, !stays else { return nil }
     memory = stream.pool.take()
     let task = EncodingTask(
-      target.dtype, target.shape, place: source.place, rules: stream.rules, search: stream.search, threads: stream.threads,
-      pool: stream.pool, measures: false, memory: memory)
+      target.dtype, target.shape, place: source.place, rules: stream.rules, search: stream.search, offsets: stream.offsets,
+      threads: stream.threads, pool: stream.pool, measures: false, memory: memory)
     encoder = target.encoding.codec.encoder(task)
     if encoder.settlesAtOnce { return }
     let feed = try ElementFeed(

@@ -81,15 +81,20 @@ final class TensorStream {
   let threads: Int
   let rules: EncodingRules
   let search: ScaleSearch
+  let offsets: OffsetSearch
   let pool = ScratchPool()
   let whole = Scratch()
   /// Told how many source bytes were dealt with, in order.
   let progress: (Int) -> Void
 
-  init(threads: Int, rules: EncodingRules = .nearest, search: ScaleSearch = .absmax, progress: @escaping (Int) -> Void) {
+  init(
+    threads: Int, rules: EncodingRules = .nearest, search: ScaleSearch = .absmax, offsets: OffsetSearch = .init(),
+    progress: @escaping (Int) -> Void
+  ) {
     self.threads = threads
     self.rules = rules
     self.search = search
+    self.offsets = offsets
     self.progress = progress
   }
 

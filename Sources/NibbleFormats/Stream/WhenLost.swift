@@ -53,7 +53,7 @@ extension StreamJob {
   package func lost() throws -> [String] { try lostItems().map { items[$0].target.name.text } }
 
   private func lostItems() throws -> [Int] {
-    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder) { _ in }
+    let stream = stream()
     return try items.indices.filter { index in
       let item = items[index]
       guard item.target.encoding.isPacked, let minimum = changing.minimumSurvival(item.target), let change = try item.change?(),
@@ -68,7 +68,7 @@ extension StreamJob {
 extension StreamJob {
   /// What plain rounding would make of the changes of packed tensors, by name. Nothing is written.
   package func roundingSurvival() throws -> [String: ChangeSums] {
-    let stream = TensorStream(threads: max(1, workingThreads), rules: rules, search: encoder) { _ in }
+    let stream = stream()
     var all: [String: ChangeSums] = [:]
     for item in items {
       guard let encoding = item.target.encoding.isPacked ? item.target.encoding : item.packable, let change = try item.change?() else {

@@ -23,6 +23,8 @@ public struct QuantizeOptions: Sendable {
   public var encoder: StreamJob.Encoder?
   /// How scales are chosen where nothing else is asked for.
   public var defaultEncoder = StreamJob.Encoder.absmax
+  /// How offsets of blocks are chosen; nil for blocks without offsets and, where something is merged into a packed base, for what that has.
+  public var offsets: OffsetSearch?
   /// How codes are chosen from a text and what text that is, for the record of the output; nil where they are not.
   public var calibration: (encoder: String, text: JSON)?
 
@@ -60,15 +62,14 @@ extension StreamJob {
     job.decisions = decisions
     job.rules = options.bnbRules
     job.encoder = options.encoder ?? options.defaultEncoder
+    try job.take(offsets: options.offsets)
     let settings = options.provenance
     job.provenance = { identity in
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
     job.warnings += warnings(decisions)
     if options.encoder ?? .absmax != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
-      let encoder = options.calibration?.encoder ?? job.encoder.rawValue
-      job.warnings.append(
-        .init(.unused, "\(.encoder, encoder) chooses scales of 4-bit blocks or groups, and nothing is packed into any"))
+      job.warnings.append(unusedEncoder(options.calibration?.encoder ?? job.encoder.rawValue))
     }
     if let type = source.modelType, source.family?.runs(type) != true {
       job.warnings.append(
@@ -96,6 +97,23 @@ extension StreamJob {
       job.warnings.append(.init(.unused, "no tensor is packed: the output is not smaller than the input"))
     }
     return job
+  }
+
+  package static func unusedEncoder(_ name: String) -> Warning {
+    .init(.unused, "\(.encoder, name) chooses scales of 4-bit blocks or groups, and nothing is packed into any")
+  }
+
+  /// Chooses offsets so, of tensors that have some too.
+  ///
+  /// - Parameter given: nil for the default
+  /// - Throws: `.usage` where one is given and no tensor is packed into blocks with offsets
+  package mutating func take(offsets given: OffsetSearch?) throws {
+    guard let given else { return }
+    guard items.contains(where: { $0.target.encoding.kind.hasOffsets }) else {
+      throw NibbleError.usage("\(path: source.path): \(.encoder, "icq") adds offsets to blocks of nf4, and no tensor is packed into any")
+    }
+    offsets = given
+    offsets.keepsOffsets = false
   }
 
   /// What happens to each tensor of `source`, in name order.
@@ -165,6 +183,7 @@ extension StreamJob {
       guard tensor.count > 0 else { throw refuse("it has no elements") }
       var settings = CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant)
       (settings.groupSize, settings.zeros) = (decision.groupSize ?? options.groupSize, options.zeros)
+      settings.offsets = options.offsets != nil
       settings.scale = container.groupScale(of: tensor.dtype)
       let codec = kind.make(settings)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) {
@@ -188,7 +207,7 @@ extension QuantizeOptions {
   package var provenance: JSON {
     let own: JSON = [
       "codec": JSON(codec.name), "block_size": JSON(blockSize), "double_quant": JSON.bool(doubleQuant),
-      "encoder": JSON((encoder ?? defaultEncoder).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
+      "encoder": JSON(offsets?.text ?? (encoder ?? defaultEncoder).rawValue), "bnb_rules": JSON(bnbRules.rawValue), "rules": JSON(rules.map(\.text)),
     ]
     let grouped = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasGroups } else { false } }
     let full = grouped ? own.setting("group_size", to: JSON(groupSize)).setting("zeros", to: JSON(zeros.rawValue)) : own
@@ -198,6 +217,9 @@ extension QuantizeOptions {
 }
 
 extension Checkpoint {
+  /// How the offsets of its packed tensors were chosen, by its own account; nil where it says nothing of any.
+  package var offsets: OffsetSearch? { provenance?["options"]?["encoder"]?.string.flatMap { OffsetSearch(text: $0) } }
+
   /// How the scales of its packed tensors were chosen, by its own account.
   package var encoder: StreamJob.Encoder {
     guard let name = provenance?["options"]?["encoder"]?.string else { return .absmax }

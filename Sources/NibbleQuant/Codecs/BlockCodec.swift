@@ -18,6 +18,8 @@ public struct BlockCodec: WeightCodec {
     public let codebook: Codebook
     /// The kernels' encoder.
     let encoder: nibble_code
+    /// The codec of these values with an offset a block; nil where there is none.
+    let withOffsets: (@Sendable (CodecSettings) -> any WeightCodec)?
 
     /// Every table there is.
     public static let all: [Code] = [.nf4, .fp4]
@@ -28,8 +30,11 @@ public struct BlockCodec: WeightCodec {
       self = known
     }
 
-    init(number: UInt16, name: String, codebook: Codebook, encoder: nibble_code) {
-      (self.number, self.name, self.codebook, self.encoder) = (number, name, codebook, encoder)
+    init(
+      number: UInt16, name: String, codebook: Codebook, encoder: nibble_code,
+      withOffsets: (@Sendable (CodecSettings) -> any WeightCodec)? = nil
+    ) {
+      (self.number, self.name, self.codebook, self.encoder, self.withOffsets) = (number, name, codebook, encoder, withOffsets)
     }
 
     public static func == (a: Code, b: Code) -> Bool { a.number == b.number }
@@ -88,7 +93,10 @@ extension BlockCodec.Code {
   public var kind: CodecKind {
     CodecKind(
       number: number, name: name, hasBlocks: true,
-      make: { BlockCodec(self, blockSize: $0.blockSize, nested: $0.doubleQuant ? .init() : nil) },
+      make: { settings in
+        if settings.offsets, let withOffsets { return withOffsets(settings) }
+        return BlockCodec(self, blockSize: settings.blockSize, nested: settings.doubleQuant ? .init() : nil)
+      },
       read: { try BlockCodec.read(self, &$0) })
   }
 }
@@ -120,7 +128,7 @@ extension BlockCodec {
     parameters.out.append([0, 0, 0])
   }
 
-  fileprivate static func read(_ code: Code, _ parameters: inout CodecParameters) throws -> BlockCodec? {
+  static func read(_ code: Code, _ parameters: inout CodecParameters) throws -> BlockCodec? {
     let (blockSize, nestedSize) = (try parameters.input.u32(), try parameters.input.u32())
     let (book, nestedBook) = (try parameters.input.u16(), try parameters.input.u16())
     let storage = DType(tableCode: try parameters.input.u8())
@@ -150,7 +158,10 @@ extension BlockCodec {
 
   package func shapingEncoder(
     _ task: EncodingTask, _ space: RowSpace, keeping source: (any TensorDecoder)?
-  ) -> (any ShapingEncoder)? { ShapedBlockEncoder(self, task, space, keeping: source as? BlockDecoder) }
+  ) -> (any ShapingEncoder)? {
+    let kept = source as? BlockDecoder
+    return ShapedBlockEncoder(self, task, space, keeping: kept, own: kept == nil ? BlockEncoder(self, task) : nil)
+  }
 
   package func decoder(_ dtype: DType, _ shape: [Int], _ sections: [[UInt8]], _ memory: Scratch) -> any TensorDecoder {
     BlockDecoder(self, count: elementCount(of: shape) ?? 0, sections, memory)

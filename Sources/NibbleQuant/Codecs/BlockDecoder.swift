@@ -1,11 +1,26 @@
 import NibbleCore
 
-/// The restored scales of a block-coded tensor.
-final class BlockDecoder: TensorDecoder, @unchecked Sendable {
-  private let codec: BlockCodec
+/// What turns codes of blocks into elements, as a reader has it.
+protocol BlockScales: AnyObject {
   /// One a block.
+  var absmax: UnsafeMutableBufferPointer<Float> { get }
+  /// What is added to each block; nil for nothing.
+  var offsets: UnsafeMutablePointer<Float>? { get }
+}
+
+extension BlockScales {
+  var offsets: UnsafeMutablePointer<Float>? { nil }
+}
+
+/// Those of a stored tensor, with the plain bytes of the sections behind its codes.
+protocol KeptBlockScales: TensorDecoder, BlockScales {
+  var sections: [[UInt8]] { get }
+}
+
+/// The restored scales of a block-coded tensor.
+final class BlockDecoder: KeptBlockScales, @unchecked Sendable {
+  private let codec: BlockCodec
   let absmax: UnsafeMutableBufferPointer<Float>
-  /// The plain bytes of the sections behind the codes.
   let sections: [[UInt8]]
 
   init(_ codec: BlockCodec, count: Int, _ sections: [[UInt8]], _ memory: Scratch) {

@@ -4,7 +4,7 @@ import NibbleCore
 ///
 /// Codes leave chunk by chunk; scales are kept until the last block is known, because double quantization is relative to the mean of
 /// all. What a reader makes of the scales replaces them then.
-final class BlockEncoder: TensorEncoder, @unchecked Sendable {
+final class BlockEncoder: TensorEncoder, BlockScales, @unchecked Sendable {
   let codec: BlockCodec
   let task: EncodingTask
   /// The scale of each block.

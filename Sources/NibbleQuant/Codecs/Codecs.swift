@@ -5,13 +5,13 @@ public enum Codecs {
   /// Every codec this program knows.
   public static var all: [CodecKind] { known + added }
 
-  private static let known: [CodecKind] = [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8, .int4]
+  private static let known: [CodecKind] = [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8, .int4, .nf4Offsets]
 
   /// For tests of the seam: codecs that exist for the length of a call.
   @TaskLocal package static var added: [CodecKind] = []
 
   /// Those that make tensors smaller: what `--codec` takes.
-  public static var packing: [CodecKind] { all.filter { !$0.isPlain } }
+  public static var packing: [CodecKind] { all.filter { !$0.isPlain && $0.askedAs == nil } }
 
   /// The codec of a number in a file; nil for numbers nobody has.
   package static func numbered(_ number: Int) -> CodecKind? { all.first { $0.number == number } }
@@ -21,8 +21,10 @@ public enum Codecs {
 public struct CodecKind: Hashable, Sendable {
   /// The number in `.nbl` tables and identities; never given to another.
   public let number: UInt16
-  /// The name on the command line and in reports.
+  /// The name in reports and, for most, on the command line.
   public let name: String
+  /// The codec that is asked for by name where an encoder makes it this one; nil for codecs that are asked for themselves.
+  public let askedAs: String?
   /// Whether elements are stored as they are.
   public let isPlain: Bool
   /// Whether elements share scales in blocks whose size can be chosen.
@@ -30,18 +32,22 @@ public struct CodecKind: Hashable, Sendable {
   /// Whether elements share scales in groups along the inputs, whose size can be chosen.
   public let hasGroups: Bool
   /// Whether scales can be searched for.
-  public var searchesScales: Bool { hasBlocks || hasGroups }
+  public var searchesScales: Bool { (hasBlocks || hasGroups) && !hasOffsets }
+  /// Whether blocks have offsets, which are searched for.
+  public let hasOffsets: Bool
   /// The codec with these settings.
   package let make: @Sendable (CodecSettings) -> any WeightCodec
   /// The codec that a table's parameters describe; nil where they make no sense.
   package let read: @Sendable (inout CodecParameters) throws -> (any WeightCodec)?
 
   package init(
-    number: UInt16, name: String, isPlain: Bool = false, hasBlocks: Bool = false, hasGroups: Bool = false,
+    number: UInt16, name: String, askedAs: String? = nil, isPlain: Bool = false, hasBlocks: Bool = false, hasGroups: Bool = false,
+    hasOffsets: Bool = false,
     make: @escaping @Sendable (CodecSettings) -> any WeightCodec,
     read: @escaping @Sendable (inout CodecParameters) throws -> (any WeightCodec)?
   ) {
-    (self.number, self.name, self.isPlain, self.hasBlocks, self.hasGroups) = (number, name, isPlain, hasBlocks, hasGroups)
+    (self.number, self.name, self.askedAs, self.isPlain) = (number, name, askedAs, isPlain)
+    (self.hasBlocks, self.hasGroups, self.hasOffsets) = (hasBlocks, hasGroups, hasOffsets)
     (self.make, self.read) = (make, read)
   }
 
@@ -55,6 +61,8 @@ public struct CodecSettings: Sendable {
   public var blockSize = 64
   /// Whether scales are coded too.
   public var doubleQuant = true
+  /// Whether blocks have offsets, where there is such a codec.
+  public var offsets = false
   /// Elements of a group of whole numbers; 0 for a row.
   public var groupSize = 64
   /// The type of scales of groups.

@@ -2,7 +2,8 @@ import CNibbleKernels
 
 extension BlockCodec.Code {
   /// 4-bit NormalFloat: quantiles of the normal distribution, ascending, with an exact zero at code 7 (QLoRA, appendix E).
-  public static let nf4 = BlockCodec.Code(number: 1, name: "nf4", codebook: .nf4, encoder: nibble_nf4)
+  public static let nf4: BlockCodec.Code = BlockCodec.Code(
+    number: 1, name: "nf4", codebook: .nf4, encoder: nibble_nf4, withOffsets: { CodecKind.nf4Offsets.make($0) })
 }
 
 extension Codebook {

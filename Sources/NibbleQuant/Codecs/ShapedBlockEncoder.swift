@@ -6,18 +6,23 @@ final class ShapedBlockEncoder: ShapingEncoder, @unchecked Sendable {
   private let columns: Int
   private let memory: Scratch
   /// Finds scales; nil where there are some.
-  private let own: BlockEncoder?
-  private let kept: BlockDecoder?
+  private let own: (any TensorEncoder & BlockScales)?
+  private let kept: (any KeptBlockScales)?
   private var shaper: Shaper
 
   private static let keptSlot = 8
 
   let strengths: [Double] = [1e3, 3e3, 1e4, 3e4, 1e5]
 
-  init(_ codec: BlockCodec, _ task: EncodingTask, _ space: RowSpace, keeping source: BlockDecoder?) {
-    (self.codec, kept, columns) = (codec, source, space.columns)
+  /// - Parameters:
+  ///   - kept: the scales that the tensor has
+  ///   - own: what finds them otherwise
+  init(
+    _ codec: BlockCodec, _ task: EncodingTask, _ space: RowSpace, keeping kept: (any KeptBlockScales)?,
+    own: (any TensorEncoder & BlockScales)?
+  ) {
+    (self.codec, self.kept, self.own, columns) = (codec, kept, own, space.columns)
     memory = task.memory
-    own = source == nil ? BlockEncoder(codec, task) : nil
     shaper = Shaper(codec, right: space.start, rank: space.rank, columns: space.columns)
   }
 
@@ -39,9 +44,16 @@ final class ShapedBlockEncoder: ShapingEncoder, @unchecked Sendable {
     let values = restored ?? scratch.floatStart(CodecSlot.right, count)
     let wanted = elements.x.assumingMemoryBound(to: Float.self)
     var difference = Difference()
-    if let scales = own?.absmax.baseAddress ?? kept?.absmax.baseAddress {
-      _ = shaper.pack(
-        wanted, element: elements.start, rows: count / columns, scales: scales, codes: codes, values: values)
+    if let blocks: any BlockScales = own ?? kept, let scales = blocks.absmax.baseAddress {
+      let offsets = blocks.offsets.map { $0 + elements.start / codec.blockSize }
+      // What codes stand for, without offsets.
+      let left = offsets == nil ? wanted : scratch.floatStart(CodecSlot.wide, count)
+      if let offsets {
+        left.update(from: wanted, count: count)
+        Kernels.subtract(offsets: offsets, block: codec.blockSize, left, count: count)
+      }
+      _ = shaper.pack(left, element: elements.start, rows: count / columns, scales: scales, codes: codes, values: values)
+      if let offsets { Kernels.add(offsets: offsets, block: codec.blockSize, values, count: count) }
       difference.add(wanted, values, count: count)
     }
     return (

@@ -21,6 +21,10 @@ package struct EncodingTask: Sendable {
   package var place: MessageText
   package var rules: EncodingRules
   package var search: ScaleSearch
+  /// How offsets of blocks are chosen, where there are any.
+  package var offsets = OffsetSearch()
+  /// What decodes the elements' source, where it is packed.
+  package var source: (any TensorDecoder)?
   package var threads: Int
   package var pool: ScratchPool
   /// Whether the error is asked for.
@@ -29,10 +33,10 @@ package struct EncodingTask: Sendable {
   package var memory: Scratch
 
   package init(
-    _ dtype: DType, _ shape: [Int], place: MessageText, rules: EncodingRules, search: ScaleSearch, threads: Int,
-    pool: ScratchPool,
-    measures: Bool, memory: Scratch
+    _ dtype: DType, _ shape: [Int], place: MessageText, rules: EncodingRules, search: ScaleSearch, offsets: OffsetSearch = .init(),
+    threads: Int, pool: ScratchPool, measures: Bool, memory: Scratch
   ) {
+    self.offsets = offsets
     (self.dtype, self.shape, self.place, self.rules, self.search) = (dtype, shape, place, rules, search)
     (self.threads, self.pool, self.measures, self.memory) = (threads, pool, measures, memory)
   }

@@ -91,13 +91,17 @@ public enum SectionKind: UInt16, Sendable {
   case zeros = 10
   /// Offsets of groups, one a group, of the type of the scales.
   case offsets = 11
+  /// 8-bit codes of offsets, one a block.
+  case offsetCodes = 12
+  /// float32 absmax of the offsets that share it.
+  case offsetScales = 13
 
   /// Bits of the numbers in it, for byte planes; nil where that depends on the tensor.
   package var bitWidth: Int? {
     switch self {
     case .data: nil
-    case .scales, .nestedScales: 32
-    case .codes, .scaleCodes, .nestedOffset, .stateText, .file, .zeros: 8
+    case .scales, .nestedScales, .offsetScales: 32
+    case .codes, .scaleCodes, .nestedOffset, .stateText, .file, .zeros, .offsetCodes: 8
     case .groupScales, .offsets: 16
     }
   }
