@@ -4,10 +4,13 @@ import os
 import struct
 import subprocess
 import sys
+import time
 
 import pytest
 
-SECONDS, MEGABYTES = 10, 500
+# Ten seconds where Python reads a header of 200 000 tensors in 0.4 s, and longer where it takes longer: processors differ, and other tests
+# run beside this one.
+SECONDS, MEGABYTES, PACE = 10, 500, 0.4
 
 pytestmark = pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW"), reason="files of 23 GB and 200 000 tensors: NIBBLE_SLOW=1")
 
@@ -86,7 +89,18 @@ def assert_within_bounds(nibble, folder, *words):
     code, seconds, megabytes = map(float, done.stderr.splitlines()[-1].split())
     print(f"\n{' '.join(words)}: {seconds:.2f} s, {megabytes:.0f} MB")
     assert code == 0 and (folder / "said").stat().st_size > 0
-    assert seconds < SECONDS and megabytes < MEGABYTES
+    assert seconds < SECONDS * max(1, pace() / PACE) and megabytes < MEGABYTES
+
+
+def pace():
+    """Processor seconds in which Python reads such a header now, the median of three."""
+    header = json.dumps({name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 128]} for _, name, shape in experts()})
+    taken = []
+    for _ in range(3):
+        began = time.process_time()
+        json.loads(header)
+        taken.append(time.process_time() - began)
+    return sorted(taken)[1]
 
 
 @pytest.mark.parametrize("words", ["inspect", "inspect --json", "plan quantize -o out.nbl", "plan quantize --format bnb -o out"])
