@@ -34,7 +34,7 @@ struct BudgetOptions: ParsableArguments {
   /// - Returns: what the summary says of it
   func apply(
     to options: inout QuantizeOptions, _ source: Checkpoint, _ spec: OutputSpec, _ calibrating: CalibratingOptions, _ common: CommonOptions,
-    force: Bool
+    force: Bool, isPlan: Bool
   ) throws -> Summary.Extra {
     guard options.codec == .packed(.nf4) else {
       throw NibbleError.usage("--target-bits and --target-size choose among nf4, int8 and 16 bit; leave out --codec \(options.codec.name)")
@@ -43,6 +43,11 @@ struct BudgetOptions: ParsableArguments {
       throw NibbleError.usage("--target-bits and --target-size choose block sizes too; leave out --block-size")
     }
     let job = try StreamJob.quantize(source, options, to: spec)
+    // What is in the way is found before minutes of work.
+    if !spec.path.isEmpty { try job.check(isPlan: isPlan) }
+    if let writeRules, !force, PathKind(writeRules) != .nothing {
+      throw NibbleError.usage("--write-rules \(writeRules) exists; --force replaces it")
+    }
     let text = try ModelText(calibrating, source, common, threads: common.workers, tokens: BitBudget.tokens)
     let free = Set(job.decisions.filter { $0.reason != .rule }.map(\.tensor.name.text))
     let tensors = try BitBudget.measure(

@@ -33,6 +33,7 @@ struct CorrectionOptions: ParsableArguments {
   /// Refuses a folder that is in the way, before minutes of work.
   func check(_ path: String?, force: Bool) throws {
     guard rank != nil, let path else { return }
+    if folder(beside: path) == path { throw NibbleError.usage("--correction-output \(path) is the output itself") }
     try AdapterFolder.check(folder(beside: path), force: force)
   }
 

@@ -82,7 +82,7 @@ struct QuantizeCommand: ParsableCommand {
     spec.compression = try compression(spec.format)
     let source = try Checkpoint.open(model)
     let kinds = try StreamJob.decide(source, options).compactMap { if case .codec(let kind) = $0.choice { kind } else { nil } }
-    let chosen = budget.isGiven ? try budget.apply(to: &options, source, spec, calibrating, common, force: write.force) : Summary.Extra()
+    let chosen = budget.isGiven ? try budget.apply(to: &options, source, spec, calibrating, common, force: write.force, isPlan: write.dryRun) : Summary.Extra()
     let flag = packing.encoder ?? (scheme == nil ? .absmax : .auto)
     guard let encoder = try flag.ofText(source, kinds, hasText: calibrating.isGiven) else {
       if !budget.isGiven { try calibrating.refuse(flag) }

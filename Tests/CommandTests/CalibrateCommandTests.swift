@@ -91,6 +91,7 @@ struct CalibrateCommandTests {
       (["--encoder", "mse", "--correction", "4"], "--encoder calibrated"), (["--encoder", "calibrated", "--correction", "0"], "--correction 0"),
       (["--correction-output", "x"], "goes with --correction"),
       (["--encoder", "calibrated", "--correction", "4", "--correction-output", adapter] + given, adapter),
+      (["--encoder", "calibrated", "--correction", "4", "--correction-output", folder.file("b.nbl")] + given, "the output itself"),
     ] {
       let result = try run([stories, "-o", folder.file("b.nbl")] + flags)
       #expect(result.code == 2 && result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
@@ -120,8 +121,11 @@ struct CalibrateCommandTests {
     #expect(sized.code == 0, "\(sized.errors)")
     let size = try bytes(of: folder.file("c.nbl")).count
     #expect(size <= plain + 20_000 && size > plain + 10_000)
+    let second = try run([stories, "-o", path, "--target-bits", "5"])
+    #expect(second.code == 2 && second.errorLines.count == 1 && second.errors.contains(path), "\(second.errors)")
+    #expect(try Program.run(["plan", "quantize", stories, "-o", path, "--target-bits", "5", "--calibration", Self.text, "-q"]).code == 0)
     for (flags, words) in [
-      (["--target-bits", "5", "--target-size", "1MB"], "exclude each other"), (["--target-bits", "nan"], "--target-bits"),
+      (["--target-bits", "5", "--write-rules", rules], "--write-rules"), (["--target-bits", "5", "--target-size", "1MB"], "exclude each other"), (["--target-bits", "nan"], "--target-bits"),
       (["--target-bits", "3"], "at least"), (["--write-rules", "x"], "--write-rules goes with"), (["--target-bits", "5", "--codec", "fp4"], "--codec fp4"),
       (["--target-bits", "5", "--block-size", "128"], "--block-size"),
     ] {

@@ -58,5 +58,6 @@ struct BitBudgetTests {
     #expect(try BitBudget([one], bytes: 101).bits == 8.08)
     #expect(throws: NibbleError.self) { try BitBudget([one], bytes: 51) }
     #expect(throws: NibbleError.self) { try BitBudget([one], bytes: -5) }
+    #expect(throws: NibbleError.self) { try BitBudget([.init(name: "b.w", elements: 8, choices: [])], bytes: 100) }
   }
 }

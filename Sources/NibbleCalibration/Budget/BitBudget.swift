@@ -45,8 +45,9 @@ public struct BitBudget: Sendable {
   /// From the smallest choices on, the step that lowers the cost most for its bytes is taken as long as one fits. Steps run along the lower
   /// convex hull of each tensor's choices, so no better choice of the same size or less exists but for the last step that does not fit.
   ///
-  /// - Throws: `.usage` where the smallest choices are too large
+  /// - Throws: `.usage` where the smallest choices are too large, or a tensor has none
   public init(_ tensors: [Tensor], bytes: Int) throws {
+    if let bare = tensors.first(where: \.choices.isEmpty) { throw NibbleError.usage("\(subject: bare.name) has no codec to choose") }
     self.tensors = tensors
     let hulls = tensors.map { Self.hull($0.choices) }
     var places = [Int](repeating: 0, count: tensors.count)

@@ -55,6 +55,8 @@ extension BitBudget {
         }
         let reference = try packed(BlockCodec(.nf4))
         let cost = try sensitivity.cost(half: 2 * layer + (isMLP ? 1 : 0), linear.id, reference)
+        // NaN would look like no gain, and the tensor would get the fewest bits.
+        guard cost.isFinite else { throw NibbleError.quality("\(target.place): what packing it costs is not finite") }
         let error = squaredError(values, reference)
         var choices = try palette.codecs(doubleQuant: doubleQuant).compactMap { rule, codec -> Choice? in
           guard codec.refusal(target.dtype, shape) == nil else { return nil }
