@@ -80,6 +80,8 @@ public struct CalibrationReport: Sendable {
   public internal(set) var tokens = 0
   public internal(set) var heldOut = 0
   public internal(set) var windows = 0
+  /// Tensors whose codes an earlier run decided.
+  public internal(set) var resumed = 0
   public internal(set) var seconds = 0.0
   public internal(set) var warnings: [Warning] = []
 

@@ -1,5 +1,6 @@
 import NibbleCompute
 import NibbleCore
+import NibbleFormats
 import NibbleModels
 import NibbleQuant
 
@@ -18,6 +19,8 @@ final class CalibrationPass {
     var place: MessageText
     /// Whether it lies in a mapped file, whose pages can be let go.
     var isMapped: Bool
+    /// What is merged into the weight before it is packed; nil for nothing.
+    var change: (@Sendable () throws -> any TensorChange)?
   }
 
   let transformer: Transformer
@@ -29,11 +32,15 @@ final class CalibrationPass {
   private(set) var decided: [String: DecidedCodes] = [:]
   let pool = ScratchPool()
   private let targets: [ParameterID: Target]
+  /// What is merged into biases of layers, by the layer.
+  private let biases: [ParameterID: any TensorChange]
   private let batches: [Batch]
   /// The residual streams of all windows, [tokens, width], in the float and in the packed model.
   private let float: FloatStore
   private let packed: FloatStore
   private let scratch = Scratch()
+  /// Where decisions are kept for a run that goes on from here.
+  private let journal: CodeJournal?
   private let progress: (Int, Int) -> Void
   private var done = 0
 
@@ -51,14 +58,17 @@ final class CalibrationPass {
   static let batchRows = 2048
   /// Numbers of what exits take that are kept for all tokens, half a gigabyte of them; more are computed once more.
   static let mostKept = 1 << 27
+  /// Rows that a change is added to at a time.
+  private static let mergedRun = 64
   /// A share of the windows is held out, but never more than fit a batch.
   private static let heldOutShare = 16
 
   init(
-    _ transformer: Transformer, _ windows: [[Int]], _ targets: [ParameterID: Target], _ options: CalibrationOptions,
-    rules: EncodingRules, progress: @escaping (Int, Int) -> Void
+    _ transformer: Transformer, _ windows: [[Int]], _ targets: [ParameterID: Target], biases: [ParameterID: any TensorChange] = [:],
+    _ options: CalibrationOptions, rules: EncodingRules, journal: CodeJournal? = nil, progress: @escaping (Int, Int) -> Void
   ) {
     (self.transformer, self.targets, self.options, self.rules, self.progress) = (transformer, targets, options, rules, progress)
+    (self.biases, self.journal) = (biases, journal)
     batches = Self.batches(windows)
     let tokens = windows.reduce(0) { $0 + $1.count }
     float = FloatStore(count: tokens * transformer.shape.width)
@@ -114,15 +124,39 @@ final class CalibrationPass {
     }
     packed.start.update(from: float.start, count: float.count)
     for index in transformer.weights.layers.indices {
-      for part in HalfLayer.Part.allCases { try calibrate(HalfLayer(transformer, layer: index, part), index) }
+      for part in HalfLayer.Part.allCases {
+        var half = HalfLayer(transformer, layer: index, part)
+        (half.entries, half.exit) = (try half.entries.map(merged), try merged(half.exit))
+        try calibrate(half, index)
+      }
       for linear in transformer.weights.layers[index].linears where targets[linear.id]?.isMapped == true { linear.matrix.releasePages() }
     }
+  }
+
+  /// The layer with what is merged into it: what its codes are to come to.
+  private func merged(_ linear: Linear) throws -> Linear {
+    let linear = biases[linear.id].map { linear.adding($0) } ?? linear
+    guard let change = try targets[linear.id]?.change?() else { return linear }
+    let values = linear.matrix.values(), delta = FloatStore(count: values.count)
+    let run = CalibrationPass.mergedRun * linear.inputs
+    team.run(ceilDivide(values.count, run)) { index, scratch in
+      let start = index * run, count = min(run, values.count - start)
+      change.delta(values.start + start, start, count, into: delta.start + start, scratch)
+      for place in start..<start + count { values.start[place] += delta.start[place] }
+    }
+    guard
+      let matrix = Matrix(
+        .f32, rows: linear.outputs, columns: linear.inputs, UnsafeRawBufferPointer(values.values), owner: values)
+    else { throw NibbleError(.failed, "\(linear.name): \(linear.outputs) rows of \(linear.inputs) make no matrix") }
+    return linear.with(matrix)
   }
 
   private func calibrate(_ plain: HalfLayer, _ index: Int) throws {
     let width = transformer.shape.width
     var half = plain
-    if plain.entries.contains(where: { targets[$0.id] != nil }) {
+    if let known = try known(plain.entries) {
+      half.entries = known
+    } else if plain.entries.contains(where: { targets[$0.id] != nil }) {
       let stage = Stage(inputs: width, residual: nil, cap: options.cap)
       try forEachBatch { batch, rows in
         let (x, p) = (floats(Slot.input, rows * width), floats(Slot.packedInput, rows * width))
@@ -134,7 +168,8 @@ final class CalibrationPass {
       }
       half.entries = try code(plain.entries, stage)
     }
-    let isCoding = targets[plain.exit.id] != nil
+    let knownExit = try known([plain.exit])
+    let isCoding = targets[plain.exit.id] != nil && knownExit == nil
     let inner = plain.exit.inputs
     let tokens = float.count / max(width, 1)
     let kept = isCoding && tokens * inner <= Self.mostKept ? FloatStore(count: tokens * inner) : nil
@@ -162,7 +197,7 @@ final class CalibrationPass {
         .init(count: rows, packed: q, float: z, residual: residual, lack: lack, isHeldOut: batch.isHeldOut),
         isAlsoMeasured: batch.isAlsoMeasured, team)
     }
-    if isCoding { half.exit = try code([plain.exit], stage)[0] }
+    if isCoding { half.exit = try code([plain.exit], stage)[0] } else if let known = knownExit?.first { half.exit = known }
     try forEachBatch { batch, rows in
       let q = kept.map { $0.start + batch.rows.lowerBound * inner } ?? floats(Slot.packedInner, rows * inner)
       if kept == nil { compute(half, batch, packed, rows, q) }
@@ -207,12 +242,37 @@ final class CalibrationPass {
     return try linears.map { linear in
       guard let target = targets[linear.id] else { return linear }
       let found = try coder.code(linear.matrix, target)
-      if let certificate = found.certificate {
-        report.certificates.append(certificate)
-        decided[target.name] = found.codes
-      }
-      if let correction = found.correction { report.corrections.append(correction) }
-      return linear.with(try found.corrected ?? Matrix(found.codes, target.dtype, rows: linear.outputs, columns: linear.inputs))
+      try journal?.note(target, found)
+      return try take(found, of: linear, target)
     }
+  }
+
+  /// The layers as an earlier run decided them; nil if it did not come so far.
+  private func known(_ linears: [Linear]) throws -> [Linear]? {
+    guard let journal, linears.contains(where: { targets[$0.id] != nil }) else { return nil }
+    var known: [Linear] = []
+    for linear in linears {
+      guard let target = targets[linear.id] else {
+        known.append(linear)
+        continue
+      }
+      guard let found = try journal.decision(target) else { return nil }
+      known.append(try take(found, of: linear, target))
+    }
+    return known
+  }
+
+  /// Takes a decision into the report.
+  ///
+  /// - Returns: the layer the packed model computes with from here on
+  private func take(_ found: TensorCoder.Decision, of linear: Linear, _ target: Target) throws -> Linear {
+    if let certificate = found.certificate {
+      report.certificates.append(certificate)
+      decided[target.name] = found.codes
+    }
+    let packed = try Matrix(found.codes, target.dtype, rows: linear.outputs, columns: linear.inputs)
+    guard let correction = found.correction else { return linear.with(packed) }
+    report.corrections.append(correction)
+    return linear.with(try correction.added(to: packed))
   }
 }

@@ -90,7 +90,7 @@ public struct Correction: Sendable {
   }
 
   /// tr(E · H · Eᵀ)
-  private static func energy(_ left: FloatStore, _ hessian: FloatStore, outputs: Int, inputs: Int, _ team: Team) -> Double {
+  static func energy(_ left: FloatStore, _ hessian: FloatStore, outputs: Int, inputs: Int, _ team: Team) -> Double {
     let run = 256, sums = FloatStore(count: ceilDivide(outputs, run))
     team.run(sums.count) { index, scratch in
       let start = index * run, rows = min(run, outputs - start)
@@ -103,9 +103,18 @@ public struct Correction: Sendable {
     return sums.values.reduce(0) { $0 + Double($1) }
   }
 
-  /// Adds B · A to a weight [outputs, inputs].
-  func add(to weight: FloatStore, inputs: Int) {
-    let outputs = b.count / max(rank, 1)
-    _ = BLAS.multiply(b, rank, a, inputs, transposed: false, weight.start, inputs, m: outputs, n: inputs, k: rank, beta: 1)
+  /// W + B · A
+  ///
+  /// - Throws: `.failed` for a weight of another shape
+  func added(to packed: Matrix) throws -> Matrix {
+    let (outputs, inputs) = (packed.outputs, packed.inputs), values = packed.values()
+    guard a.count == rank * inputs, b.count == outputs * rank else {
+      throw NibbleError(.failed, "a correction of \(module) does not fit \(outputs) rows of \(inputs)")
+    }
+    _ = BLAS.multiply(b, rank, a, inputs, transposed: false, values.start, inputs, m: outputs, n: inputs, k: rank, beta: 1)
+    guard let matrix = Matrix(.f32, rows: outputs, columns: inputs, UnsafeRawBufferPointer(values.values), owner: values) else {
+      throw NibbleError(.failed, "\(outputs) rows of \(inputs) make no matrix")
+    }
+    return matrix
   }
 }

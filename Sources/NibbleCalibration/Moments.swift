@@ -27,6 +27,25 @@ final class Moments {
     drift.values.initialize(repeating: 0)
   }
 
+  /// Moments that were kept: Ĥ, its upper triangle row by row.
+  init(triangle: [Float], inputs: Int) {
+    (self.inputs, lacking, weight) = (inputs, 0, 1)
+    (hessian, drift) = (FloatStore(count: inputs * inputs), FloatStore(count: 0))
+    var at = 0
+    for row in 0..<inputs {
+      for column in 0..<inputs { hessian.start[row * inputs + column] = column < row ? 0 : triangle[at + column - row] }
+      at += inputs - row
+    }
+  }
+
+  /// Moments of which Σ x̂² alone was kept.
+  init(diagonal: [Float]) {
+    (inputs, lacking, weight) = (diagonal.count, 0, 1)
+    (hessian, drift) = (FloatStore(count: inputs * inputs), FloatStore(count: 0))
+    hessian.values.initialize(repeating: 0)
+    for (place, value) in diagonal.enumerated() { hessian.start[place * inputs + place] = value }
+  }
+
   /// Bytes that moments of these sizes take.
   static func bytes(inputs: Int, lacking: Int) -> Int { 4 * inputs * (inputs + lacking) }
 

@@ -17,16 +17,15 @@ final class Stage {
 
   /// Whether outputs are added to the residual stream, and moments are taken of what they lack.
   let isAdded: Bool
-  private let cap: Double
-  /// Energies above which a token is capped, of inputs and of what outputs lack.
-  private var limits: (input: Double, lack: Double)?
+  private var inputCap: TokenCap
+  private var lackCap: TokenCap
 
   /// - Parameter residual: numbers of the outputs where they are added to the residual stream, and their lack is what moments are
   ///   taken of; nil where that is the inputs' own
   init(inputs: Int, residual: Int?, cap: Double) {
     moments = Moments(inputs: inputs, lacking: residual ?? inputs)
     isAdded = residual != nil
-    self.cap = cap
+    (inputCap, lackCap) = (TokenCap(times: cap), TokenCap(times: cap))
   }
 
   /// A batch's tokens.
@@ -42,17 +41,10 @@ final class Stage {
   /// Adds a batch. The first tells what energies are usual, and the last is the one that may be held out.
   func add(_ rows: Rows, isAlsoMeasured: Bool, _ team: Team) {
     let inputs = moments.inputs, lacking = moments.lacking
-    let energies = Self.energies(rows.packed, rows.count, inputs)
-    let lacks = rows.lack.map { Self.energies($0, rows.count, lacking) }
-    if limits == nil { limits = (cap * Self.median(energies), cap * Self.median(lacks ?? [])) }
-    let weights = (0..<rows.count).map { row -> Double in
-      min(1, Self.share(limits?.input ?? 0, energies[row]), Self.share(limits?.lack ?? 0, lacks?[row] ?? 0))
-    }
-    for row in 0..<rows.count where weights[row] < 1 {
-      let root = Float(weights[row].squareRoot())
-      for (start, width) in [(rows.packed, inputs), (rows.float, inputs)] { Self.scale(start + row * width, width, root) }
-      for start in [rows.residual, rows.lack] { if let start { Self.scale(start + row * lacking, lacking, root) } }
-    }
+    var weights = inputCap.weights(rows.packed, rows.count, inputs)
+    if let lack = rows.lack { weights = zip(weights, lackCap.weights(lack, rows.count, lacking)).map(min) }
+    for start in [rows.packed, rows.float] { TokenCap.scale(start, inputs, by: weights) }
+    for start in [rows.residual, rows.lack] { if let start { TokenCap.scale(start, lacking, by: weights) } }
     if rows.isHeldOut || isAlsoMeasured {
       packed += UnsafeBufferPointer(start: rows.packed, count: rows.count * inputs)
       float += UnsafeBufferPointer(start: rows.float, count: rows.count * inputs)
@@ -67,24 +59,5 @@ final class Stage {
       for place in 0..<rows.count * inputs { rows.float[place] -= rows.packed[place] }
     }
     moments.add(rows.packed, lack: rows.lack ?? rows.float, rows: rows.count, weight: weights.reduce(0, +), team)
-  }
-
-  private static func share(_ limit: Double, _ energy: Double) -> Double { limit > 0 && energy > limit ? limit / energy : 1 }
-
-  private static func scale(_ row: UnsafeMutablePointer<Float>, _ count: Int, _ factor: Float) {
-    for place in 0..<count { row[place] *= factor }
-  }
-
-  private static func energies(_ x: UnsafePointer<Float>, _ rows: Int, _ width: Int) -> [Double] {
-    (0..<rows).map { row in
-      var sum = 0.0
-      for place in 0..<width { sum += Double(x[row * width + place]) * Double(x[row * width + place]) }
-      return sum
-    }
-  }
-
-  private static func median(_ values: [Double]) -> Double {
-    guard !values.isEmpty else { return 0 }
-    return values.sorted()[values.count / 2]
   }
 }

@@ -25,39 +25,74 @@ extension StreamJob {
     guard !windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
     let targets = targets(of: transformer)
     guard !targets.isEmpty else { return CalibrationReport() }
-    let pass = CalibrationPass(transformer, windows, targets, options, rules: rules, progress: progress)
-    try pass.run()
+    let journal = resumes ? try CodeJournal(beside: output.path, job: codeFingerprint(windows, options)) : nil
+    let pass = CalibrationPass(
+      transformer, windows, targets, biases: try changedBiases(of: transformer, in: model), options, rules: rules, journal: journal,
+      progress: progress)
+    do { try pass.run() } catch let error as NibbleError {
+      guard let journal, error.isPassing else { throw error }
+      throw NibbleError(error.kind, error.text + "; the codes decided so far are kept, and \(.resume) goes on from there")
+    }
     for index in items.indices { if let codes = pass.decided[items[index].source.name.text] { items[index].decided = codes } }
     var report = pass.report
-    report.unreached = items.filter { $0.target.encoding.kind.searchesScales && !$0.source.isPacked && $0.decided == nil }
+    report.resumed = journal?.taken ?? 0
+    report.unreached = items.filter { $0.target.encoding.kind.searchesScales && $0.isCodedAnew && $0.decided == nil }
       .map(\.source.name.text)
     report.warnings = Self.warnings(report, transformer)
     report.seconds = monotonicSeconds() - started
     return report
   }
 
+  /// Removes the codes that are kept for going on, when the output is there.
+  public func removeKeptCodes() { CodeJournal.remove(beside: output.path) }
+
+  /// Whatever decides a code.
+  private func codeFingerprint(_ windows: [[Int]], _ options: CalibrationOptions) -> Digest128 {
+    let hash = XXH3()
+    hash.update(Array("\(fingerprint) \(options) \(CalibrationText(windows: windows, source: "").digest)".utf8))
+    return hash.digest128
+  }
+
   /// The packed matrices that the layers of a model read.
   func targets(of transformer: Transformer) -> [ParameterID: CalibrationPass.Target] {
-    let prefix = source.modelType.flatMap { type in source.family?.prefix(type) } ?? ""
-    var places: [String: Int] = [:]
-    for (index, item) in items.enumerated() where item.target.encoding.isPacked && !item.source.isPacked {
-      places[item.source.name.text] = index
-    }
     var targets: [ParameterID: CalibrationPass.Target] = [:]
     for layer in transformer.weights.layers {
       for linear in layer.linears {
-        let name = linear.name + ".weight"
-        let names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
-        guard let known = names.first(where: { places[$0] != nil }), let index = places[known] else { continue }
-        let target = items[index].target
+        guard let index = item(of: linear.name + ".weight"), items[index].isCodedAnew else { continue }
+        let known = items[index].source.name.text, target = items[index].target
         // A packed weight is stored [outputs, inputs]; another one is left to the stream.
         guard target.shape == [linear.outputs, linear.inputs] else { continue }
         targets[linear.id] = CalibrationPass.Target(
           name: known, module: linear.name, codec: target.encoding.codec, dtype: target.dtype, place: "\(path: source.path): \(tensor: known)",
-          isMapped: items[index].source.isMapped)
+          isMapped: items[index].source.isMapped, change: items[index].change)
       }
     }
     return targets
+  }
+
+  /// The item of a tensor that the model calls by this name.
+  private func item(of name: String) -> Int? {
+    let prefix = source.modelType.flatMap { type in source.family?.prefix(type) } ?? ""
+    let names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
+    return names.lazy.compactMap { name in items.firstIndex { $0.source.name.text == name } }.first
+  }
+
+  /// What is merged into biases of layers.
+  ///
+  /// - Throws: `.usage` for a merge that changes an embedding or a norm, which layers are calibrated with as they were
+  private func changedBiases(of transformer: Transformer, in model: Model) throws -> [ParameterID: any TensorChange] {
+    var biases: [ParameterID: any TensorChange] = [:]
+    for linear in transformer.weights.layers.flatMap(\.linears) {
+      if let index = item(of: linear.name + ".bias"), let change = try items[index].change?() { biases[linear.id] = change }
+    }
+    let norms = transformer.weights.layers.flatMap { [$0.attentionNorm, $0.mlpNorm] }.flatMap { [$0.weight, $0.bias].compactMap { $0 } }
+    let read = model.embeddings.map { $0.name + ".weight" } + norms.compactMap { model.parameterNames[$0.id] }
+    for index in read.compactMap(item) where items[index].change != nil || items[index].replacement != nil {
+      throw NibbleError.usage(
+        "\(path: source.path): \(tensor: items[index].source.name.text) is trained too, and \(.whenLost, "calibrated") is for adapters of linear "
+          + "layers; \(.whenLost, "shape") takes them")
+    }
+    return biases
   }
 
   private static func warnings(_ report: CalibrationReport, _ transformer: Transformer) -> [Warning] {
@@ -96,6 +131,11 @@ extension Model {
       return transformer
     }
   }
+}
+
+extension StreamJob.Item {
+  /// Whether codes are chosen for it: it was not packed, or what it stands for changes.
+  var isCodedAnew: Bool { target.encoding.isPacked && (!source.isPacked || change != nil) }
 }
 
 extension StoredTensor {

@@ -38,8 +38,6 @@ struct TensorCoder {
     /// Where the codes are calibrated.
     var certificate: TensorCertificate?
     var correction: Correction?
-    /// What the model computes with from here on, if not the codes alone.
-    var corrected: Matrix?
   }
 
   /// The codes of one matrix, a certificate where they are calibrated, and the correction that was asked for.
@@ -75,7 +73,7 @@ struct TensorCoder {
       let found = try correct(decision.codes, target.values, goal, outputs, inputs, rank)
       let left = wanted.error(found.matrix, stage, engine)
       // One that helps the text's tokens and not those held out is none.
-      if left < min(before, after) { (decision.correction, decision.corrected, corrected) = (found.correction, found.matrix, left) }
+      if left < min(before, after) { (decision.correction, corrected) = (found.correction, left) }
     }
     decision.certificate = TensorCertificate(
       name: goal.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut, before: before,
@@ -88,16 +86,12 @@ struct TensorCoder {
   private func correct(
     _ codes: DecidedCodes, _ target: FloatStore, _ goal: CalibrationPass.Target, _ outputs: Int, _ inputs: Int, _ rank: Int
   ) throws -> (correction: Correction, matrix: Matrix) {
-    let packed = try Matrix(codes, goal.dtype, rows: outputs, columns: inputs).values()
+    let packedMatrix = try Matrix(codes, goal.dtype, rows: outputs, columns: inputs), packed = packedMatrix.values()
     let left = FloatStore(count: outputs * inputs)
     for place in 0..<left.count { left.start[place] = target.start[place] - packed.start[place] }
     let correction = try Correction(
       module: goal.module, left, outputs: outputs, inputs: inputs, hessian: damped, rank: rank, team)
-    correction.add(to: packed, inputs: inputs)
-    guard let matrix = Matrix(.f32, rows: outputs, columns: inputs, UnsafeRawBufferPointer(packed.values), owner: packed) else {
-      throw NibbleError(.failed, "\(goal.place): \(outputs) rows of \(inputs) make no matrix")
-    }
-    return (correction, matrix)
+    return (correction, try correction.added(to: packedMatrix))
   }
 
   /// How the target moves: by the damping, and as far, as serves tokens that were held out best. What earlier codes did is not all to be

@@ -42,13 +42,16 @@ struct BudgetOptions: ParsableArguments {
     guard Arguments.given(["--block-size"]).isEmpty else {
       throw NibbleError.usage("--target-bits and --target-size choose block sizes too; leave out --block-size")
     }
+    if calibrating.text.statistics != nil {
+      throw NibbleError.usage("--target-bits and --target-size run a text through the model; --statistics does not stand for one there")
+    }
     let job = try StreamJob.quantize(source, options, to: spec)
     // What is in the way is found before minutes of work.
     if !spec.path.isEmpty { try job.check(isPlan: isPlan) }
     if let writeRules, !force, PathKind(writeRules) != .nothing {
       throw NibbleError.usage("--write-rules \(writeRules) exists; --force replaces it")
     }
-    let text = try ModelText(calibrating, source, common, threads: common.workers, tokens: BitBudget.tokens)
+    let text = try ModelText(calibrating.text, seed: calibrating.seed, source, common, threads: common.workers, tokens: BitBudget.tokens)
     let free = Set(job.decisions.filter { $0.reason != .rule }.map(\.tensor.name.text))
     let tensors = try BitBudget.measure(
       job, with: text.model, text.text.windows, spec.format == .bnb ? .blocks : .all, doubleQuant: options.doubleQuant, names: free,

@@ -5,86 +5,152 @@ import NibbleCore
 import NibbleFormats
 import NibbleModels
 
-/// Flags of encoders that read a text.
-struct CalibratingOptions: ParsableArguments {
+/// The text that a model's layers read.
+struct TextOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row, or a folder of such files; may be repeated. Without it, the model writes its own text.",
+      "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
       valueName: "TEXT|JSONL|DIR"))
   var calibration: [String] = []
 
   @Option(help: "Tokens to calibrate with.")
   var calibrationTokens = 65536
 
-  @Option(help: "Seed of the text that the model writes.")
-  var seed: UInt64 = 0
+  @Option(
+    help: ArgumentHelp("Calibrate with what 'nibble calibrate' wrote, in place of a text; no model is run.", valueName: "FILE"))
+  var statistics: String?
 
-  /// Whether a text is named.
-  var isGiven: Bool { !calibration.isEmpty }
+  /// Whether a text is named, or what stands for one.
+  var isGiven: Bool { !calibration.isEmpty || statistics != nil }
 
   func validate() throws {
     guard (1...1 << 28).contains(calibrationTokens) else {
       throw ValidationError("--calibration-tokens must be from 1 to \(1 << 28)")
     }
+    if statistics != nil, let other = Arguments.given(["--calibration", "--calibration-tokens", "--seed"]).first {
+      throw ValidationError("--statistics stands for a text; leave out \(other)")
+    }
   }
 
   /// Refuses flags that are given where no text is read.
+  ///
+  /// - Parameter use: what they go with
+  static func refuse(_ flags: [String] = ["--calibration", "--calibration-tokens", "--statistics"], unless use: String) throws {
+    if let first = Arguments.given(flags).first { throw NibbleError.usage("\(first) is for \(use)") }
+  }
+}
+
+/// Flags of encoders that read a text.
+struct CalibratingOptions: ParsableArguments {
+  @OptionGroup var text: TextOptions
+
+  @Option(help: "Seed of the text that the model writes.")
+  var seed: UInt64 = 0
+
+  /// Refuses flags that are given where no text is read.
   func refuse(_ encoder: EncoderFlag) throws {
-    let given = Arguments.given(["--calibration", "--calibration-tokens", "--seed"])
-    if let first = given.first, encoder == .auto { throw NibbleError.usage("\(first): no model that runs here reads a text; leave it out") }
-    if let first = given.first { throw NibbleError.usage("\(first) is for --encoder calibrated, gptq or auto") }
+    let flags = ["--calibration", "--calibration-tokens", "--statistics", "--seed"]
+    if encoder == .auto, let first = Arguments.given(flags).first {
+      throw NibbleError.usage("\(first): no model that runs here reads a text; leave it out")
+    }
+    try TextOptions.refuse(flags, unless: "--encoder calibrated, gptq or auto")
   }
 }
 
 /// A calibration: the model, the text, and what is said of them.
 struct Calibrating {
-  private let source: ModelText
+  private enum Source {
+    case text(ModelText)
+    case statistics(StatisticsFile)
+  }
+
+  private let source: Source
   private let common: CommonOptions
   private let isPlan: Bool
-  private var plan: CalibrationPlan?
   private var settings = CalibrationOptions()
-  private var model: Model { source.model }
-  private var text: CalibrationText { source.text }
+
   /// For the record of the output.
-  var record: JSON { source.record }
+  var record: JSON {
+    switch source {
+    case .text(let text): text.record
+    case .statistics(let file): ["source": "statistics", "tokens": JSON(file.tokens), "digest": JSON(file.text)]
+    }
+  }
 
   init(
-    _ options: CalibratingOptions, _ encoder: CalibrationOptions.Encoder, _ source: Checkpoint, _ common: CommonOptions, isPlan: Bool
+    _ options: TextOptions, seed: UInt64 = 0, _ encoder: CalibrationOptions.Encoder, _ source: Checkpoint, _ common: CommonOptions, isPlan: Bool
   ) throws {
-    self.source = try ModelText(options, source, common, threads: common.workers, isPlan: isPlan)
+    if let path = options.statistics {
+      let file = try StatisticsFile(path)
+      try file.check(source, threads: common.workers)
+      self.source = .statistics(file)
+    } else {
+      self.source = .text(try ModelText(options, seed: seed, source, common, threads: common.workers, isPlan: isPlan))
+    }
     (self.common, self.isPlan) = (common, isPlan)
     settings.encoder = encoder
   }
 
   /// Decides the codes of a job, or says what that would take.
+  ///
+  /// - Parameters:
+  ///   - rank: of the correction that is wanted too
+  ///   - folder: where it goes
   mutating func apply(
-    to job: inout StreamJob, _ correction: CorrectionOptions, maximumMemory: Int?
+    to job: inout StreamJob, correction rank: Int? = nil, in folder: String = "", maximumMemory: Int?
   ) throws -> (Summary.Extra, [Correction]) {
-    settings.correctionRank = correction.rank
+    settings.correctionRank = rank
+    switch source {
+    case .text(let source): return try apply(source, to: &job, folder, maximumMemory)
+    case .statistics(let file): return isPlan ? (Summary.Extra(), []) : try apply(file, to: &job, folder)
+    }
+  }
+
+  private func apply(
+    _ source: ModelText, to job: inout StreamJob, _ folder: String, _ maximumMemory: Int?
+  ) throws -> (Summary.Extra, [Correction]) {
+    let (model, text) = (source.model, source.text)
     let packed = job.items.filter { $0.target.encoding.isPacked }
-    plan = try CalibrationPlan(
+    let plan = try CalibrationPlan(
       model, tokens: text.tokens, window: min(CalibrationOptions.window, try model.contextLength),
       packed: packed.reduce(0) { $0 + $1.target.encoding.storedBytes($1.target.dtype, $1.target.shape) },
       writes: text.source != "text", settings)
-    if let limit = maximumMemory, let plan, plan.peakMemory > limit {
+    if let limit = maximumMemory, plan.peakMemory > limit {
       throw NibbleError.usage(
         "--max-memory \(byteText(limit)): calibration takes about \(byteText(plan.peakMemory)) with \(text.tokens) tokens; fewer tokens take less")
     }
     if isPlan { return (Summary.calibrationPlan(plan, text), []) }
     let report = try job.calibrate(with: model, text.windows, settings, progress: common.progress("calibrate"))
+    return finish(
+      &job, report, folder,
+      Summary.calibration(
+        report, seconds: report.seconds + source.seconds, with: "\(report.tokens) tokens "
+          + (text.source == "text" ? "of text" : "the model wrote itself") + " in \(report.windows) windows",
+        record: [("source", JSON(text.source)), ("digest", JSON(text.digest))], verbose: common.verbose))
+  }
+
+  private func apply(_ file: StatisticsFile, to job: inout StreamJob, _ folder: String) throws -> (Summary.Extra, [Correction]) {
+    let report = try job.calibrate(from: file, settings, progress: common.progress("calibrate"))
+    return finish(
+      &job, report, folder,
+      Summary.calibration(
+        report, seconds: report.seconds, with: "statistics of \(report.tokens) tokens" + (file.isDiagonal ? ", energies only" : ""),
+        record: [("source", "statistics"), ("digest", JSON(file.text))], verbose: common.verbose))
+  }
+
+  private func finish(
+    _ job: inout StreamJob, _ report: CalibrationReport, _ folder: String, _ summary: Summary.Extra
+  ) -> (Summary.Extra, [Correction]) {
     Progress.clear()
     job.warnings += report.warnings
-    var summary = Summary.calibration(report, text, seconds: report.seconds + source.seconds, verbose: common.verbose)
-    if correction.rank != nil { summary = summary + Summary.correction(report, correction.folder(beside: job.output.path)) }
-    return (summary, report.corrections)
+    return (settings.correctionRank == nil ? summary : summary + Summary.correction(report, folder), report.corrections)
   }
 }
 
 extension Summary {
   /// What calibration is going to take.
-  static func calibrationPlan(_ plan: CalibrationPlan?, _ text: CalibrationText) -> Extra {
-    guard let plan else { return Extra() }
-    return Extra(
+  static func calibrationPlan(_ plan: CalibrationPlan, _ text: CalibrationText) -> Extra {
+    Extra(
       rows: [
         (
           "calibration",
@@ -127,20 +193,28 @@ extension Summary {
   }
 
   /// What calibration did.
-  static func calibration(_ report: CalibrationReport, _ text: CalibrationText, seconds: Double, verbose: Bool) -> Extra {
+  ///
+  /// - Parameters:
+  ///   - material: what it was done with
+  ///   - record: where that came from
+  static func calibration(
+    _ report: CalibrationReport, seconds: Double, with material: String, record: [(key: String, value: JSON)], verbose: Bool
+  ) -> Extra {
     let all = report.certificates
     var rows: [(String, String)] = [
       (
         "calibrated",
-        "\(report.taken) of \(all.count + report.unreached.count) packed tensors, with \(report.tokens) tokens "
-          + (text.source == "text" ? "of text" : "the model wrote itself") + " in \(report.windows) windows, \(decimal(seconds, 1)) s"
+        "\(report.taken) of \(all.count + report.unreached.count) packed tensors, with \(material), \(decimal(seconds, 1)) s"
       ),
       (
         "output error",
         "mean \(scientific(report.meanAfter)), \(scientific(report.meanBefore)) by mse, "
-          + (all.first?.isHeldOut == true ? "on \(report.heldOut) tokens held out" : "on the text itself: too short to hold any out")
+          + (report.windows == 0
+            ? "by the statistics"
+            : all.first?.isHeldOut == true ? "on \(report.heldOut) tokens held out" : "on the text itself: too short to hold any out")
       ),
     ]
+    if report.resumed > 0 { rows.append(("resumed", "the codes of \(report.resumed) tensors are from an earlier run")) }
     let worse = all.filter { !$0.isTaken }
     if !worse.isEmpty { rows.append(("kept mse", "\(worse.count) whose calibrated codes are no better: \(list(worse.map(\.name)))")) }
     if !report.unreached.isEmpty { rows.append(("not calibrated", list(report.unreached))) }
@@ -164,21 +238,24 @@ extension Summary {
       members: [
         (
           "calibration",
-          [
-            "source": JSON(text.source), "tokens": JSON(report.tokens), "windows": JSON(report.windows),
-            "held_out_tokens": JSON(report.heldOut), "digest": JSON(text.digest), "calibrated_tensors": JSON(report.taken),
-            "output_error": JSON(report.meanAfter), "output_error_mse": JSON(report.meanBefore), "seconds": JSON(seconds),
-            "not_calibrated": JSON(report.unreached),
-            "tensors": .array(
-              all.map {
-                [
-                  "name": JSON($0.name), "tokens": JSON($0.tokens), "capped_tokens": JSON($0.capped),
-                  "measured_tokens": JSON($0.measured), "held_out": JSON.bool($0.isHeldOut), "error_before": JSON($0.before),
-                  "error_after": JSON($0.after), "target_moved": JSON($0.moved), "target_damping": JSON($0.damping), "target_share": JSON($0.share),
-                  "calibrated": JSON.bool($0.isTaken),
-                ]
-              }),
-          ]
+          .object(record + [
+            ("tokens", JSON(report.tokens)), ("windows", JSON(report.windows)), ("held_out_tokens", JSON(report.heldOut)),
+            ("calibrated_tensors", JSON(report.taken)), ("output_error", JSON(report.meanAfter)),
+            ("output_error_mse", JSON(report.meanBefore)), ("seconds", JSON(seconds)), ("not_calibrated", JSON(report.unreached)),
+            ("resumed_tensors", JSON(report.resumed)),
+            (
+              "tensors",
+              .array(
+                all.map {
+                  [
+                    "name": JSON($0.name), "tokens": JSON($0.tokens), "capped_tokens": JSON($0.capped),
+                    "measured_tokens": JSON($0.measured), "held_out": JSON.bool($0.isHeldOut), "error_before": JSON($0.before),
+                    "error_after": JSON($0.after), "target_moved": JSON($0.moved), "target_damping": JSON($0.damping),
+                    "target_share": JSON($0.share), "calibrated": JSON.bool($0.isTaken),
+                  ]
+                })
+            ),
+          ])
         )
       ])
   }

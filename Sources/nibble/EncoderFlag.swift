@@ -22,9 +22,9 @@ enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
   ///
   /// - Parameters:
   ///   - kinds: codecs that tensors of `source` get
-  ///   - hasText: whether a text is given
+  ///   - text: what is given of one
   /// - Throws: `.usage` where nothing is packed that the encoder chooses codes of
-  func ofText(_ source: Checkpoint, _ kinds: [CodecKind], hasText: Bool) throws -> CalibrationOptions.Encoder? {
+  func ofText(_ source: Checkpoint, _ kinds: [CodecKind], _ text: TextOptions) throws -> CalibrationOptions.Encoder? {
     switch self {
     case .absmax, .mse, .mseSigned, .icq: return nil
     case .calibrated:
@@ -39,7 +39,7 @@ enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
       }
       return .gptq
     case .auto:
-      guard kinds.contains(where: \.searchesScales), source.canBeCalibrated(hasText: hasText) else { return nil }
+      guard kinds.contains(where: \.searchesScales), text.statistics != nil || source.canBeCalibrated(hasText: text.isGiven) else { return nil }
       return .calibrated
     }
   }

@@ -31,6 +31,7 @@ struct MergeCommand: ParsableCommand {
   var codec: String?
 
   @OptionGroup var packing: PackingOptions
+  @OptionGroup var text: TextOptions
 
   @Option(help: "Stop with exit code 6 if a tensor keeps less than this share of its change, from 0 to 1 (default: 0.5 for packed tensors).")
   var minSurvival: Double?
@@ -45,7 +46,7 @@ struct MergeCommand: ParsableCommand {
 
   @Option(
     help: ArgumentHelp(
-      "What to do with packed tensors that would keep less: fail; promote writes them as int8; 16bit writes them in 16 bits; shape (experimental) chooses codes so that the change survives; keep merges nothing and writes a folder with the base and the adapter."
+      "What to do with packed tensors that would keep less: fail; promote writes them as int8; 16bit writes them in 16 bits; shape chooses codes so that the change survives; calibrated chooses the codes of every changed tensor by what the merged model does on a text (--calibration: rows of the task serve best); keep merges nothing and writes a folder with the base and the adapter."
     ))
   var whenLost: WhenLost = .fail
 
@@ -94,11 +95,32 @@ struct MergeCommand: ParsableCommand {
       return extra
     }
     switch work {
-    case .stream(let stream):
-      try write.run(stream, common, verb: "merge", allowNonfinite: allowNonfinite, extra: extra)
+    case .stream(var stream):
+      let found = try calibrate(&stream, write)
+      try write.run(stream, common, verb: "merge", allowNonfinite: allowNonfinite, planned: found) {
+        stream.removeKeptCodes()
+        return found + extra($0)
+      }
     case .bundle(_, let plan, _) where write.dryRun: try write.run(plan, common, verb: "merge")
     case .bundle(let bundle, _, let prepare): try write.run(bundle, check: job.check, common, allowNonfinite, prepare, extra)
     }
+  }
+
+  /// Decides the codes of changed tensors from a text, where that is asked for.
+  private func calibrate(_ job: inout StreamJob, _ write: WriteOptions) throws -> Summary.Extra {
+    guard whenLost == .calibrated else {
+      try TextOptions.refuse(unless: "--when-lost calibrated")
+      return Summary.Extra()
+    }
+    guard job.items.contains(where: { $0.change != nil && $0.target.encoding.kind.searchesScales }) else {
+      throw NibbleError.usage("--when-lost calibrated chooses codes of nf4, fp4 and int4, and nothing that changes is packed into them")
+    }
+    if write.output != nil { try job.check(isPlan: write.dryRun) }
+    var calibration = try Calibrating(text, .calibrated, job.source, common, isPlan: write.dryRun)
+    let (before, record) = (job.provenance, calibration.record)
+    job.provenance = { before($0)?.setting("options", to: ["encoder": "calibrated", "calibration": record]) }
+    job.resumes = write.resume
+    return try calibration.apply(to: &job, maximumMemory: write.maxMemory.flatMap(parseBytes)).0
   }
 
   private func options(_ source: Checkpoint) throws -> MergeOptions {

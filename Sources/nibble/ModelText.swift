@@ -16,7 +16,7 @@ struct ModelText {
   ///   - tokens: how many; nil for what the options say
   ///   - isPlan: whether a text of this length will do that the model did not write
   init(
-    _ options: CalibratingOptions, _ source: Checkpoint, _ common: CommonOptions, threads: Int, tokens: Int? = nil, isPlan: Bool = false
+    _ options: TextOptions, seed: UInt64 = 0, _ source: Checkpoint, _ common: CommonOptions, threads: Int, tokens: Int? = nil, isPlan: Bool = false
   ) throws {
     let started = monotonicSeconds()
     Calibration.prepare()
@@ -33,11 +33,11 @@ struct ModelText {
         text = CalibrationText(windows: Self.blank(wanted, length), source: "self-written")
       } else {
         text = try CalibrationText(
-          writtenBy: model, from: try ChatOpening.beginnings(model, reader), tokens: wanted, seed: options.seed, ends: try model.endIDs,
+          writtenBy: model, from: try ChatOpening.beginnings(model, reader), tokens: wanted, seed: seed, ends: try model.endIDs,
           progress: common.progress("write text"))
         Progress.clear()
       }
-      record = [("seed", JSON(Int(clamping: options.seed)))]
+      record = [("seed", JSON(Int(clamping: seed)))]
     } else {
       let reader = try CalibrationReader(model, length: length, tokens: wanted)
       text = CalibrationText(try options.calibration.flatMap(CalibrationReader.files).map { try reader.windows($0) }, tokens: wanted)

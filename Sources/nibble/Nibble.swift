@@ -20,7 +20,7 @@ struct Nibble: ParsableCommand {
     groupedSubcommands: [
       CommandGroup(
         name: "Convert",
-        subcommands: [QuantizeCommand.self, DequantizeCommand.self, ConvertCommand.self, PlanCommand.self]),
+        subcommands: [QuantizeCommand.self, CalibrateCommand.self, DequantizeCommand.self, ConvertCommand.self, PlanCommand.self]),
       CommandGroup(
         name: "Check", subcommands: [InspectCommand.self, VerifyCommand.self, DiffCommand.self, HashCommand.self]),
       CommandGroup(

@@ -84,7 +84,7 @@ struct QuantizeCommand: ParsableCommand {
     let kinds = try StreamJob.decide(source, options).compactMap { if case .codec(let kind) = $0.choice { kind } else { nil } }
     let chosen = budget.isGiven ? try budget.apply(to: &options, source, spec, calibrating, common, force: write.force, isPlan: write.dryRun) : Summary.Extra()
     let flag = packing.encoder ?? (scheme == nil ? .absmax : .auto)
-    guard let encoder = try flag.ofText(source, kinds, hasText: calibrating.isGiven) else {
+    guard let encoder = try flag.ofText(source, kinds, calibrating.text) else {
       if !budget.isGiven { try calibrating.refuse(flag) }
       if correction.rank != nil {
         throw NibbleError.usage("--correction goes with --encoder calibrated; 'nibble adapter extract' makes one of any packed model, without a text")
@@ -93,14 +93,18 @@ struct QuantizeCommand: ParsableCommand {
       let why = flag == .auto ? [("encoder", "\(job.encoder.rawValue): no model that runs here has a text to calibrate with")] : []
       return try run(job, chosen + Summary.Extra(rows: why))
     }
-    var calibration = try Calibrating(calibrating, encoder, source, common, isPlan: write.dryRun)
+    var calibration = try Calibrating(calibrating.text, seed: calibrating.seed, encoder, source, common, isPlan: write.dryRun)
     options.calibration = (encoder.rawValue, calibration.record)
     var job = try StreamJob.quantize(source, options, to: spec)
+    job.resumes = write.resume
     // Whatever can stop the job does so before minutes of work.
     if write.output != nil { try job.check() }
     try correction.check(write.output, force: write.force)
-    let (summary, corrections) = try calibration.apply(to: &job, correction, maximumMemory: write.maxMemory.flatMap(parseBytes))
+    let (summary, corrections) = try calibration.apply(
+      to: &job, correction: correction.rank, in: write.output.map { correction.folder(beside: $0) } ?? "",
+      maximumMemory: write.maxMemory.flatMap(parseBytes))
     try run(job, chosen + summary) { path in
+      job.removeKeptCodes()
       if correction.rank != nil { try correction.write(corrections, beside: path, force: write.force, threads: common.workers) }
     }
   }

@@ -24,7 +24,11 @@ struct CorrectionTests {
     let rest = FloatStore(Array(left.values))
     if let one {
       let negative = Correction(module: one.module, a: one.a.map { -$0 }, b: one.b, rank: one.rank, share: one.share)
-      negative.add(to: rest, inputs: inputs)
+      for o in 0..<outputs {
+        for i in 0..<inputs {
+          rest.start[o * inputs + i] += (0..<one.rank).reduce(0) { $0 + negative.b[o * one.rank + $1] * negative.a[$1 * inputs + i] }
+        }
+      }
     }
     return (0..<outputs).reduce(0.0) { sum, o in
       let row = (0..<inputs).map { Double(rest.start[o * inputs + $0]) }

@@ -6,7 +6,7 @@ extension StreamJob {
   ///
   /// Sections that have a checksum are known by it. All others are known by their file as it is now: its number, size and times, which
   /// change with every write and every move.
-  var fingerprint: Digest128 {
+  package var fingerprint: Digest128 {
     let hash = XXH3()
     func add(_ text: String) { hash.update(Array(text.utf8) + [0]) }
     func add(_ section: StoredSection) {

@@ -99,6 +99,7 @@ extension StreamJob {
       switch way {
       case .promote: output.format.container.takes(WhenLost.promoted, beside: items.map(\.target.encoding))
       case .shape: target.encoding.codec.canShape
+      case .calibrated: target.encoding.kind.searchesScales
       default: true
       }
     }.map(\.rawValue)

@@ -210,5 +210,5 @@ public struct StreamJob: Sendable {
 
 extension NibbleError {
   /// Whether the same work may well succeed later.
-  fileprivate var isPassing: Bool { [.interrupted, .terminated, .cannotWrite].contains(kind) }
+  package var isPassing: Bool { [.interrupted, .terminated, .cannotWrite].contains(kind) }
 }

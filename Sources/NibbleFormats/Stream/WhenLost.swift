@@ -13,6 +13,9 @@ public enum WhenLost: String, Sendable, CaseIterable {
   case keep
   /// Its codes are chosen so that the change survives, under the scales it has.
   case shape
+  /// Codes and scales of every changed tensor are chosen by what the merged model does on a text: the caller decides them before the job
+  /// runs.
+  case calibrated
 
   /// What `promote` makes of a tensor.
   static let promoted = WeightEncoding.int8
@@ -20,8 +23,9 @@ public enum WhenLost: String, Sendable, CaseIterable {
   /// What keeps more of a packed tensor's change than this does.
   var further: [WhenLost] {
     switch self {
-    case .fail: [.promote, .sixteenBits, .shape, .keep]
-    case .shape: [.promote, .sixteenBits, .keep]
+    case .fail: [.promote, .sixteenBits, .shape, .calibrated, .keep]
+    case .shape: [.calibrated, .promote, .sixteenBits, .keep]
+    case .calibrated: [.shape, .promote, .sixteenBits, .keep]
     case .promote, .sixteenBits, .keep: [.sixteenBits, .keep]
     }
   }
@@ -31,16 +35,16 @@ extension StreamJob {
   /// The same job, with tensors that rounding would rob of their change stored in another way: everything in question is read and
   /// measured once before anything is written.
   func savingWhatIsLost() throws -> StreamJob {
-    guard changing.whenLost != .fail, changing.whenLost != .keep else { return self }
+    guard ![.fail, .keep, .calibrated].contains(changing.whenLost) else { return self }
     let packed = items.map(\.target).filter(\.encoding.isPacked)
     if changing.whenLost == .shape, let first = packed.first, !packed.contains(where: { $0.encoding.codec.canShape }) {
       throw NibbleError.usage(
         "\(path: source.path): \(.whenLost, "shape") chooses codes of nf4 and fp4; \(subject: first.name.text) is \(first.encoding.name)")
     }
     var job = self
-    for index in try lostItems() {
+    for index in try lostItems(least: changing.whenLost == .shape ? Self.shapedBelow : 0) {
       switch changing.whenLost {
-      case .fail, .keep: break
+      case .fail, .keep, .calibrated: break
       case .promote: job.items[index].target.encoding = WhenLost.promoted
       case .sixteenBits: job.items[index].target.becomesPlain()
       case .shape: job.items[index].isShaped = items[index].target.encoding.codec.canShape
@@ -52,7 +56,12 @@ extension StreamJob {
   /// Names of packed tensors that rounding would rob of their change.
   package func lost() throws -> [String] { try lostItems().map { items[$0].target.name.text } }
 
-  private func lostItems() throws -> [Int] {
+  /// The share of its change below which `shape` chooses a tensor's codes. Where half of a change is kept, half is lost: shaping every
+  /// tensor that loses some kept 95 % of an adapter's gain, shaping those below half of it 85 %.
+  static let shapedBelow = 0.98
+
+  /// - Parameter least: the share of its change a tensor has to keep, where more is asked of it than its minimum
+  private func lostItems(least: Double = 0) throws -> [Int] {
     let stream = stream()
     return try items.indices.filter { index in
       let item = items[index]
@@ -60,7 +69,7 @@ extension StreamJob {
         change.rowSpace != nil
       else { return false }
       let source = item.replacement ?? item.source
-      return try !(stream.survival(source, change, as: item.target).survival >= minimum)
+      return try !(stream.survival(source, change, as: item.target).survival >= max(minimum, least))
     }
   }
 }

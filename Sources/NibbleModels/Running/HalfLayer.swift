@@ -1,5 +1,6 @@
 import NibbleCompute
 import NibbleCore
+import NibbleFormats
 
 /// Attention or the MLP of one layer, in steps: for work that has to look at what each projection takes, and to put others in their
 /// place, before the next step is computed.
@@ -71,6 +72,15 @@ package struct HalfLayer {
 extension Linear {
   /// The same layer with another weight.
   package func with(_ matrix: Matrix) -> Linear { Linear(name: name, id: id, matrix: matrix, bias: bias, isConv1D: isConv1D, window: window) }
+
+  /// The same layer with a changed bias.
+  package func adding(_ change: any TensorChange) -> Linear {
+    guard let bias else { return self }
+    let values = FloatStore(Array(bias.values.values)), delta = FloatStore(count: bias.values.count)
+    change.delta(bias.values.start, 0, values.count, into: delta.start, Scratch())
+    for place in 0..<values.count { values.start[place] += delta.start[place] }
+    return Linear(name: name, id: id, matrix: matrix, bias: Vector(id: bias.id, values: values), isConv1D: isConv1D, window: window)
+  }
 }
 
 extension Transformer {

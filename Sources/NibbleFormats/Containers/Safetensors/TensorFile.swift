@@ -13,6 +13,9 @@ package struct TensorFile {
     guard checkpoint.container == .safetensors else { throw NibbleError.badInput("\(path: path): not a .safetensors file") }
   }
 
+  /// `__metadata__`, in the order of the file.
+  package var metadata: [(key: String, value: String)] { checkpoint.metadata }
+
   /// The tensor `name` if there is one.
   package func tensor(_ name: String) -> StoredTensor? { checkpoint.tensor(ByteName(name)) }
 

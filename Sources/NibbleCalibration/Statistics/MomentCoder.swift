@@ -1,0 +1,65 @@
+import NibbleCompute
+import NibbleCore
+import NibbleQuant
+
+/// Codes of one matrix from kept moments of what it takes: error feedback and descent towards the weight itself, for there is no packed
+/// model whose errors could be made up for.
+struct MomentCoder {
+  private let moments: Moments
+  private let tokens: Int
+  private let factor: FeedbackFactor
+  private let damped: FloatStore
+  private let options: CalibrationOptions
+  private let team: Team
+
+  /// - Parameters:
+  ///   - tokens: the moments were taken of
+  ///   - place: for messages
+  /// - Throws: `.quality` where no damping makes the moments positive definite
+  init(_ moments: Moments, tokens: Int, _ options: CalibrationOptions, place: MessageText, _ team: Team) throws {
+    (self.moments, self.tokens, self.options, self.team) = (moments, tokens, options, team)
+    let isScarce = Double(tokens) < options.scarceTokens * Double(moments.inputs)
+    factor = try FeedbackFactor(
+      moments, damping: isScarce ? options.scarceDamping : options.damping, keepsOrder: options.encoder == .gptq, place: place, team)
+    damped = factor.damped(spending: moments, team)
+  }
+
+  /// The codes, with the error of the outputs by the moments.
+  ///
+  /// - Parameter weight: [outputs, inputs]
+  func code(
+    _ weight: FloatStore, outputs: Int, _ goal: CalibrationPass.Target, _ task: (ScaleSearch) -> EncodingTask
+  ) throws -> TensorCoder.Decision {
+    let inputs = moments.inputs
+    let rounded = try goal.codec.encoded(weight.start, task(.mse))
+    guard let codec = goal.codec as? any FeedbackCodec, options.encoder == .calibrated || codec is Int4Groups else {
+      return TensorCoder.Decision(codes: rounded)
+    }
+    let isGPTQ = options.encoder == .gptq
+    let feedback = ErrorFeedback(
+      codec: codec, outputs: outputs, inputs: inputs, grid: try codec.searchedGrid(weight.start, task), takesRanges: isGPTQ,
+      rounds: isGPTQ ? 0 : options.rounds)
+    let codes = DecidedCodes(codec, sections: feedback.codes(of: weight, factor, damped: damped, team))
+    let signal = max(Correction.energy(weight, damped, outputs: outputs, inputs: inputs, team), 1e-30)
+    func left(_ codes: DecidedCodes) throws -> FloatStore {
+      let values = try Matrix(codes, goal.dtype, rows: outputs, columns: inputs).values()
+      for place in 0..<values.count { values.start[place] = weight.start[place] - values.start[place] }
+      return values
+    }
+    func error(_ values: FloatStore) -> Double { Correction.energy(values, damped, outputs: outputs, inputs: inputs, team) / signal }
+    let (missed, other) = (try left(codes), try left(rounded))
+    let (after, before) = (error(missed), error(other))
+    let isTaken = after < before
+    var decision = TensorCoder.Decision(codes: isTaken ? codes : rounded)
+    var corrected: Double?
+    if let rank = options.correctionRank {
+      let correction = try Correction(
+        module: goal.module, isTaken ? missed : other, outputs: outputs, inputs: inputs, hessian: damped, rank: rank, team)
+      (decision.correction, corrected) = (correction, min(before, after) * (1 - correction.share))
+    }
+    decision.certificate = TensorCertificate(
+      name: goal.name, tokens: tokens, capped: 0, measured: tokens, isHeldOut: false, before: before, after: after, moved: 0,
+      damping: factor.damping, share: 0, isTaken: isTaken, corrected: corrected)
+    return decision
+  }
+}

@@ -1,0 +1,73 @@
+import ArgumentParser
+import NibbleCalibration
+import NibbleCore
+import NibbleFormats
+
+struct CalibrateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "calibrate",
+    abstract: "Write down what a model's layers take on a text, for packing and merging without it.",
+    discussion: """
+      The output holds second moments of the inputs of every linear layer. 'quantize --encoder calibrated --statistics FILE', with \
+      --correction or without, and 'merge --when-lost calibrated --statistics FILE' read it in place of a text. With a text they do \
+      better still: they also see what earlier layers' codes do to later ones.
+      """)
+
+  @Argument(help: "The checkpoint.") var model: String
+
+  @Option(name: [.customLong("data"), .customLong("calibration")], help: ArgumentHelp(
+    "Text: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
+    valueName: "TEXT|JSONL|DIR"))
+  var data: [String] = []
+
+  @Option(name: [.customLong("tokens"), .customLong("calibration-tokens")], help: "Tokens to take of it.")
+  var tokens = 65536
+
+  @Option(help: "Seed of the text that the model writes.")
+  var seed: UInt64 = 0
+
+  @Flag(help: "Keep only the energy of each input: a small file, which knows nothing of how inputs go together.")
+  var diagonal = false
+
+  @Option(name: .shortAndLong, help: "The file to write.") var output: String
+  @Flag(help: "Replace an existing output.") var force = false
+  @OptionGroup var common: CommonOptions
+
+  func run() throws {
+    guard (1...1 << 28).contains(tokens) else { throw NibbleError.usage("--tokens must be from 1 to \(1 << 28)") }
+    try StagedOutput.checkReplaceable(output, .file, force: force)
+    let source = try Checkpoint.open(model)
+    try StreamJob.checkIsNone(of: source.files, output)
+    var options = TextOptions()
+    (options.calibration, options.calibrationTokens) = (data, tokens)
+    let text = try ModelText(options, seed: seed, source, common, threads: common.workers)
+    let pass = try StatisticsPass(text.model, text.text.windows, diagonal: diagonal)
+    let report = try pass.run(to: output, force: force, threads: common.workers, progress: common.progress("calibrate"))
+    Progress.clear()
+    common.warn(source.warnings + report.warnings)
+    try print(report, text)
+  }
+
+  private func print(_ report: StatisticsPass.Report, _ text: ModelText) throws {
+    guard !common.json else {
+      return try StandardOutput.print(
+        JSON.object([
+          ("output", JSON(output)), ("layers", JSON(report.layers)), ("tensors", JSON(report.tensors)), ("diagonal", .bool(diagonal)),
+          ("text", text.record), ("capped_tokens", JSON(report.mostCapped.tokens)), ("bytes", JSON(report.bytes)),
+          ("warnings", JSON(report.warnings)), ("seconds", JSON(report.seconds + text.seconds)),
+        ]).text())
+    }
+    var rows = [
+      (
+        "wrote",
+        "\(output): \(diagonal ? "energies" : "moments") of the inputs of \(report.layers) layers, \(byteText(report.bytes)), "
+          + "\(decimal(report.seconds + text.seconds, 1)) s"
+      ),
+      ("text", "\(report.tokens) tokens " + (text.text.source == "text" ? "of text" : "the model wrote itself")),
+    ]
+    if report.mostCapped.tokens > 0 {
+      rows.append(("massive activations", "capped, most before \(oneLine(report.mostCapped.name)): \(report.mostCapped.tokens) tokens"))
+    }
+    try Summary.printRows(rows)
+  }
+}
