@@ -43,7 +43,7 @@ struct ConvertCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, safetensors (default: by the ending of OUT).")
+  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, onnx (weights for MatMulBnb4), safetensors (default: by the ending of OUT).")
   var format: OutputFormat?
 
   @Option(help: ArgumentHelp("Compress the block file: none, zstd or zstd:LEVEL.", valueName: "method"))

@@ -39,7 +39,7 @@ struct QuantizeCommand: ParsableCommand {
     transform: { RuleText(.keep, $0) })
   var keepRules: [RuleText] = []
 
-  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx (default: by the ending of OUT, else nbl).")
+  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, onnx (weights for MatMulBnb4) (default: by the ending of OUT, else nbl).")
   var format: OutputFormat?
 
   @Option(

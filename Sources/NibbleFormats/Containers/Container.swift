@@ -1,6 +1,5 @@
 import NibbleCore
 import NibbleQuant
-import NibbleQuant
 
 /// A container that checkpoints are written into: what it holds and what it refuses, how large it will be, and its writer.
 ///

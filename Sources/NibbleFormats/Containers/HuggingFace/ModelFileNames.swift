@@ -48,6 +48,7 @@ package enum ModelFileNames {
   /// Whether a verb that writes model folders may have written `name`, a file or `folder/file`.
   @Sendable package static func isOurs(_ name: String) -> Bool {
     if name.utf8.contains(UInt8(ascii: "/")) { return isPlain(name) }
+    if [OnnxLayout.modelName, OnnxLayout.dataName].contains(name) { return true }
     if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }
     return name.hasPrefix("model") && name.hasSuffix(".safetensors")
   }
