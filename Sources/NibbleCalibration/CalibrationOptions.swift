@@ -1,5 +1,6 @@
 import NibbleCompute
 import NibbleCore
+import NibbleQuant
 
 /// How codes are chosen from what a model's layers take.
 public struct CalibrationOptions: Sendable {
@@ -66,6 +67,8 @@ public struct TensorCertificate: Sendable {
   public let isTaken: Bool
   /// The error with the correction, where there is one.
   public let corrected: Double?
+  /// What became of what is merged into the tensor, in the outputs; nil where nothing is.
+  public let change: ChangeSums?
 }
 
 /// What calibration did.

@@ -21,6 +21,8 @@ final class CalibrationPass {
     var isMapped: Bool
     /// What is merged into the weight before it is packed; nil for nothing.
     var change: (@Sendable () throws -> any TensorChange)?
+    /// The weight without it.
+    var base: Matrix?
   }
 
   let transformer: Transformer
@@ -31,7 +33,7 @@ final class CalibrationPass {
   /// By tensor name.
   private(set) var decided: [String: DecidedCodes] = [:]
   let pool = ScratchPool()
-  private let targets: [ParameterID: Target]
+  private var targets: [ParameterID: Target]
   /// What is merged into biases of layers, by the layer.
   private let biases: [ParameterID: any TensorChange]
   private let batches: [Batch]
@@ -137,6 +139,7 @@ final class CalibrationPass {
   private func merged(_ linear: Linear) throws -> Linear {
     let linear = biases[linear.id].map { linear.adding($0) } ?? linear
     guard let change = try targets[linear.id]?.change?() else { return linear }
+    targets[linear.id]?.base = linear.matrix
     let values = linear.matrix.values(), delta = FloatStore(count: values.count)
     let run = CalibrationPass.mergedRun * linear.inputs
     team.run(ceilDivide(values.count, run)) { index, scratch in

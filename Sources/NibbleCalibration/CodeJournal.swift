@@ -98,6 +98,8 @@ extension TensorCertificate {
     for value in [before, after, moved, damping, share] { writer.double(value) }
     writer.u8(corrected == nil ? 0 : 1)
     if let corrected { writer.double(corrected) }
+    writer.u8(change == nil ? 0 : 1)
+    if let change { for value in [change.kept, change.delta, change.base, change.noise] { writer.double(value) } }
   }
 
   fileprivate init(_ reader: inout ByteReader, name: String) throws {
@@ -107,7 +109,9 @@ extension TensorCertificate {
     self.init(
       name: name, tokens: counts[0], capped: counts[1], measured: counts[2], isHeldOut: flags[0], before: values[0], after: values[1],
       moved: values[2], damping: values[3], share: values[4], isTaken: flags[1],
-      corrected: try reader.u8() == 1 ? try reader.double() : nil)
+      corrected: try reader.u8() == 1 ? try reader.double() : nil,
+      change: try reader.u8() == 1
+        ? ChangeSums(kept: try reader.double(), delta: try reader.double(), base: try reader.double(), noise: try reader.double()) : nil)
   }
 }
 

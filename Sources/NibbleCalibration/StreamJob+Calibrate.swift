@@ -33,7 +33,12 @@ extension StreamJob {
       guard let journal, error.isPassing else { throw error }
       throw NibbleError(error.kind, error.text + "; the codes decided so far are kept, and \(.resume) goes on from there")
     }
-    for index in items.indices { if let codes = pass.decided[items[index].source.name.text] { items[index].decided = codes } }
+    let changes = Dictionary(pass.report.certificates.map { ($0.name, $0.change) }, uniquingKeysWith: { first, _ in first })
+    for index in items.indices {
+      let name = items[index].source.name.text
+      guard let codes = pass.decided[name] else { continue }
+      (items[index].decided, items[index].decidedChange) = (codes, changes[name] ?? nil)
+    }
     var report = pass.report
     report.resumed = journal?.taken ?? 0
     report.unreached = items.filter { $0.target.encoding.kind.searchesScales && $0.isCodedAnew && $0.decided == nil }

@@ -78,7 +78,10 @@ struct TensorCoder {
     decision.certificate = TensorCertificate(
       name: goal.name, tokens: stage.tokens, capped: stage.capped, measured: stage.measured, isHeldOut: stage.isHeldOut, before: before,
       after: after, moved: signal > 0 ? (target.moved / signal).squareRoot() : 0, damping: damping, share: Double(strength), isTaken: isTaken,
-      corrected: corrected)
+      corrected: corrected,
+      change: try goal.base.map { base in
+        try wanted.change(base, by: matrix, to: Matrix(decision.codes, goal.dtype, rows: outputs, columns: inputs), stage, engine)
+      })
     return decision
   }
 
@@ -172,6 +175,21 @@ struct TensorCoder {
       let own = Self.product(matrix, stage.packed, stage, engine)
       for place in 0..<own.count { own.start[place] = outputs.start[place] - own.start[place] }
       return own
+    }
+
+    /// What a packed matrix makes of a change, in the outputs of the float model's tokens.
+    func change(_ base: Matrix, by changed: Matrix, to packed: Matrix, _ stage: Stage, _ engine: Engine) -> ChangeSums {
+      let (from, wish, found) = (
+        Self.product(base, stage.float, stage, engine), Self.product(changed, stage.float, stage, engine),
+        Self.product(packed, stage.float, stage, engine)
+      )
+      var sums = ChangeSums()
+      for place in 0..<from.count {
+        let (own, delta, made) = (Double(from.start[place]), Double(wish.start[place]), Double(found.start[place]))
+        sums += ChangeSums(
+          kept: (made - own) * (delta - own), delta: (delta - own) * (delta - own), base: own * own, noise: (made - delta) * (made - delta))
+      }
+      return sums
     }
 
     /// How far off a packed matrix is, relative to ‖W x‖².

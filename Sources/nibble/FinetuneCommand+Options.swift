@@ -120,6 +120,7 @@ extension FinetuneCommand {
   private var runOptions: RunOptions {
     var options = RunOptions()
     options.dropout = loraDropout
+    options.mergeAware = mergeAware
     options.optimizer.kind = optimizer
     options.optimizer.learningRate = learningRate
     options.optimizer.secondFactorRatio = loraplusRatio

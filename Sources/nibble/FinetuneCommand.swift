@@ -79,6 +79,12 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Add special tokens of the --template that the tokenizer lacks, and train their rows of embedding and head.") var addTokens = false
   @Flag(help: "Accept a template whose special tokens the tokenizer splits into pieces.") var breakMarks = false
   @Option(help: "Dropout of the input of the LoRA factors.") var loraDropout = 0.0
+
+  @Flag(
+    help:
+      "Train for a merge into the base's codes: packed layers compute with what 'merge' would store, so that rounding keeps what is learned. Validation losses are those of the merged model."
+  )
+  var mergeAware = false
   @Option(help: "Steps per progress line, if standard error is not a terminal (default: about 20 lines per run).") var logEvery: Int?
   @Option(help: "Steps between validations (default: only before the first step and after the last).") var evalSteps: Int?
   @Option(help: "Steps between checkpoints.") var saveSteps = 100

@@ -74,19 +74,23 @@ extension Summary {
   private static func changes(_ report: StreamReport, verbose: Bool) -> [(String, String)] {
     var rows: [(String, String)] = []
     let all = report.change
+    let ofOutputs = !report.changed.isEmpty && report.changed.allSatisfy(\.isOfOutputs)
     if !report.changed.isEmpty {
       rows += [
-        ("change", "\(report.changed.count) tensors, by \(percent(all.relativeDelta)) of their weight"),
+        (
+          "change",
+          "\(report.changed.count) tensors, by \(percent(all.relativeDelta)) of their \(ofOutputs ? "outputs on the text" : "weight")"
+        ),
         (
           "rounding error",
-          "\(percent(all.relativeNoise)) of the weights"
+          "\(percent(all.relativeNoise)) of the \(ofOutputs ? "outputs" : "weights")"
             + (all.innerNoise.map { "; on the inputs the adapter uses, \(percent($0)) of the change" } ?? "")
         ),
       ]
     }
     if all.isLostInNoise { rows.append(("survival", "\(share(all.survival)): a measure of the noise, not of the change")) }
     let shaped = report.changed.filter(\.isShaped).count
-    if shaped > 0 { rows.append(("shaped", "\(shaped) tensors: codes chosen so that the change survives (experimental)")) }
+    if shaped > 0 { rows.append(("shaped", "\(shaped) tensors: codes chosen so that the change survives")) }
     if !report.replaced.isEmpty { rows.append(("replaced", list(report.replaced))) }
     for tensor in Listing.natural(report.changed, \.name) where verbose {
       let inner = tensor.sums.innerNoise.map { ", \(percent($0)) of the change on the inputs the adapter uses" } ?? ""

@@ -64,15 +64,16 @@ struct CalibratedMergeTests {
     let rounded = try merged(base, adapter, "rounded")
     let own = try merged(base, adapter, "own") { try $0.calibrate(with: model, Self.windows) }
     #expect(own.calibration?.certificates.count == 35 && own.calibration?.unreached.isEmpty == true)
-    // The survival of the change is measured on what was written.
-    #expect(own.stream.changed.count == 35 && own.stream.changed.allSatisfy { $0.sums.survival > 0.5 })
+    // The survival of the change is measured in the outputs.
+    #expect(own.stream.changed.count == 35 && own.stream.changed.allSatisfy { $0.isOfOutputs && $0.sums.survival > 0.5 })
+    #expect(own.stream.change.noise < rounded.stream.change.noise && own.stream.change.survival > 0.9)
     _ = try Checkpoint.open(own.path).verify(threads: 2)
     let far = try distance(rounded.path, base, adapter.path), near = try distance(own.path, base, adapter.path)
-    #expect(near < 0.3 * far, "\(near) \(far)")
+    #expect(near < 0.5 * far, "\(near) \(far)")
     _ = try StatisticsPass(model, Self.windows, diagonal: false).run(to: folder.file("s"), force: false, threads: 1)
     let kept = try merged(base, adapter, "kept") { try $0.calibrate(from: StatisticsFile(folder.file("s"))) }
     let middle = try distance(kept.path, base, adapter.path)
-    #expect(middle < 0.5 * far, "\(middle) \(far)")
+    #expect(middle < 0.7 * far, "\(middle) \(far)")
   }
 
   @Test("go on where they were stopped, with the same bytes")

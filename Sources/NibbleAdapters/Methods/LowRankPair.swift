@@ -19,6 +19,19 @@ package struct LowRankPair: Sendable {
   /// Whether the product is zero for every input because B is.
   var isZero: Bool { scale == 0 || Self.values(b).allSatisfy { $0 == 0 } }
 
+  /// Adds scale · B · A to a weight [outputs, inputs].
+  package func add(to weight: FloatStore, _ team: Team) {
+    let (change, columns) = (LowRankChange(LowRankFactors(self), rowsAreOutputs: true), a.inputs)
+    let rows = max(1, (1 << 16) / max(columns, 1))
+    let shared = Unchecked(weight.start)
+    team.run(ceilDivide(b.outputs, rows)) { index, scratch in
+      let start = index * rows * columns, count = min(rows, b.outputs - index * rows) * columns
+      let delta = scratch.floatStart(AdapterSlot.changed, count), own = shared.value + start
+      change.delta(own, start, count, into: delta)
+      for place in 0..<count { own[place] += delta[place] }
+    }
+  }
+
   private static func values(_ matrix: Matrix) -> [Float] {
     [Float](unsafeUninitializedCapacity: matrix.inputs * matrix.outputs) { buffer, count in
       if let start = buffer.baseAddress { matrix.rows(0..<matrix.native.rows, into: start) }
@@ -40,7 +53,7 @@ package struct LowRankPair: Sendable {
 /// Slots of a pass's scratch that belong to adapters; the pass's own are below 20.
 package enum AdapterSlot {
   static let low = 20, lowGradient = 21, inputGradient = 22, tableLow = 23, tableSums = 24, tableLowGradient = 25
-  package static let dropped = 26, tokens = 27
+  package static let dropped = 26, tokens = 27, changed = 28
 }
 
 /// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it by itself.

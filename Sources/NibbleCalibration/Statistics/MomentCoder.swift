@@ -26,9 +26,11 @@ struct MomentCoder {
 
   /// The codes, with the error of the outputs by the moments.
   ///
-  /// - Parameter weight: [outputs, inputs]
+  /// - Parameters:
+  ///   - weight: [outputs, inputs]
+  ///   - base: the same without what is merged into it; nil where nothing is
   func code(
-    _ weight: FloatStore, outputs: Int, _ goal: CalibrationPass.Target, _ task: (ScaleSearch) -> EncodingTask
+    _ weight: FloatStore, from base: FloatStore?, outputs: Int, _ goal: CalibrationPass.Target, _ task: (ScaleSearch) -> EncodingTask
   ) throws -> TensorCoder.Decision {
     let inputs = moments.inputs
     let rounded = try goal.codec.encoded(weight.start, task(.mse))
@@ -46,7 +48,8 @@ struct MomentCoder {
       for place in 0..<values.count { values.start[place] = weight.start[place] - values.start[place] }
       return values
     }
-    func error(_ values: FloatStore) -> Double { Correction.energy(values, damped, outputs: outputs, inputs: inputs, team) / signal }
+    func energy(_ values: FloatStore) -> Double { Correction.energy(values, damped, outputs: outputs, inputs: inputs, team) }
+    func error(_ values: FloatStore) -> Double { energy(values) / signal }
     let (missed, other) = (try left(codes), try left(rounded))
     let (after, before) = (error(missed), error(other))
     let isTaken = after < before
@@ -59,7 +62,17 @@ struct MomentCoder {
     }
     decision.certificate = TensorCertificate(
       name: goal.name, tokens: tokens, capped: 0, measured: tokens, isHeldOut: false, before: before, after: after, moved: 0,
-      damping: factor.damping, share: 0, isTaken: isTaken, corrected: corrected)
+      damping: factor.damping, share: 0, isTaken: isTaken, corrected: corrected,
+      change: base.map { base in
+        // ⟨a, b⟩ = (‖a‖² + ‖b‖² − ‖a − b‖²) / 2, with a what the codes change, b what they were to change.
+        let (rest, delta, made) = (isTaken ? missed : other, FloatStore(count: weight.count), FloatStore(count: weight.count))
+        for place in 0..<weight.count {
+          delta.start[place] = weight.start[place] - base.start[place]
+          made.start[place] = delta.start[place] - rest.start[place]
+        }
+        let (wish, done, noise) = (energy(delta), energy(made), energy(rest))
+        return ChangeSums(kept: (wish + done - noise) / 2, delta: wish, base: energy(base), noise: noise)
+      })
     return decision
   }
 }

@@ -30,15 +30,15 @@ extension StreamJob {
       let goal = CalibrationPass.Target(
         name: item.source.name.text, module: entry.layer, codec: target.encoding.codec, dtype: target.dtype,
         place: "\(path: source.path): \(tensor: item.source.name.text)", isMapped: false, change: item.change)
-      let weight = try item.values(outputs * inputs)
+      let (base, weight) = try item.values(outputs * inputs)
       let coder = try MomentCoder(moments, tokens: statistics.tokens, options, place: goal.place, team)
-      let decision = try coder.code(weight, outputs: outputs, goal) { search in
+      let decision = try coder.code(weight, from: base, outputs: outputs, goal) { search in
         EncodingTask(
           target.dtype, [outputs, inputs], place: goal.place, rules: rules, search: search, threads: team.threads, pool: pool,
           measures: false, memory: Scratch())
       }
       if let certificate = decision.certificate {
-        items[entry.index].decided = decision.codes
+        (items[entry.index].decided, items[entry.index].decidedChange) = (decision.codes, certificate.change)
         report.certificates.append(certificate)
       }
       if let correction = decision.correction { report.corrections.append(correction) }
@@ -65,20 +65,21 @@ extension StreamJob {
 }
 
 extension StreamJob.Item {
-  /// The elements as they are to be packed, what is merged into them included.
-  fileprivate func values(_ count: Int) throws -> FloatStore {
+  /// The elements as they are, where something is merged into them, and as they are to be packed.
+  fileprivate func values(_ count: Int) throws -> (base: FloatStore?, wanted: FloatStore) {
     let source = replacement ?? source
     let change = try change?()
-    let store = FloatStore(count: count)
+    let store = FloatStore(count: count), base = change.map { _ in FloatStore(count: count) }
     guard source.count == count else { throw NibbleError(.failed, "\(source.name.text): \(source.count) elements are not \(count)") }
     try source.forEachValues(transposing: !source.isPacked && target.isTransposed != source.isTransposed) { start, values, count, scratch in
       let own = store.start + start
       own.update(from: values, count: count)
       guard let change else { return }
+      if let base { (base.start + start).update(from: values, count: count) }
       let delta = scratch.floatStart(ChangeSlot.first, count)
       change.delta(values, start, count, into: delta, scratch)
       for place in 0..<count { own[place] += delta[place] }
     }
-    return store
+    return (base, store)
   }
 }

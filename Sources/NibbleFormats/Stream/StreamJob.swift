@@ -17,6 +17,9 @@ public struct StreamJob: Sendable {
     package var isShaped = false
     /// The codes, where they were decided before.
     package var decided: DecidedCodes?
+    /// What those codes make of the change in what the layer gives on the text they were decided from. Codes that make up for errors of other
+    /// layers stand for other weights; what became of a change shows in outputs.
+    package var decidedChange: ChangeSums?
 
     package init(source: StoredTensor, target: TensorTarget) {
       self.source = source
@@ -202,6 +205,7 @@ public struct StreamJob: Sendable {
     var outcome = try stream.send(
       item.replacement ?? item.source, changedBy: item.change?(), isShaped: item.isShaped, decided: item.decided, as: item.target,
       into: writers)
+    if let change = item.decidedChange { outcome.change = change }
     if item.replacement != nil { outcome.sourceDigest = try stream.hash(item.source) }
     return outcome
   }

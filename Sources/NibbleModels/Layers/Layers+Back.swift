@@ -55,7 +55,8 @@ extension Layers {
       }
       if let dx {
         let matrix = segment.matrix(layer.id, layer.matrix).turned
-        let terms = tape?.dropout == nil ? pair.map { [$0.termBack(rows: 0..<rows)] } ?? [] : []
+        let hasTerm = tape?.dropout == nil && !segment.holdsPairs(layer.id)
+        let terms = hasTerm ? pair.map { [$0.termBack(rows: 0..<rows)] } ?? [] : []
         timed(.weights) {
           engine.multiply(own, rows: rows, stride: stride, [.init(matrix, dx, stride: inputs, terms: terms, adds: !isFirst)])
         }

@@ -74,7 +74,7 @@ struct Layers {
       // What is dropped makes it another x: such pairs are computed by themselves.
       for segment in segments where tape?.dropout == nil {
         let own = segment.rows.clamped(to: rows)
-        guard !own.isEmpty else { continue }
+        guard !own.isEmpty, !segment.holdsPairs(layer.id) else { continue }
         for (method, weight) in segment.methods(layer.id) {
           guard let pair = method.pair else { continue }
           terms.append(pair.term(weight: weight, rows: own.lowerBound - rows.lowerBound..<own.upperBound - rows.lowerBound))

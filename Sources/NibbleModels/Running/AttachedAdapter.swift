@@ -14,11 +14,13 @@ package final class AttachedAdapter: Sendable {
   package let matrices: [ParameterID: Matrix]
   /// Rows that tokens have of their own, of tables and of heads.
   package let rows: [ParameterID: TokenRows]
+  /// Weights with what the adapter adds to them in them, where products are to be made with these.
+  package let merged: MergedWeights?
 
   package init(
     name: String, methods: [ParameterID: any AdapterMethod], embeddings: [ParameterID: EmbeddingTerm],
     vectors: [ParameterID: FloatStore], matrices: [ParameterID: Matrix],
-    rows: [ParameterID: TokenRows] = [:]
+    rows: [ParameterID: TokenRows] = [:], merged: MergedWeights? = nil
   ) {
     self.name = name
     self.methods = methods
@@ -26,7 +28,15 @@ package final class AttachedAdapter: Sendable {
     self.vectors = vectors
     self.matrices = matrices
     self.rows = rows
+    self.merged = merged
   }
+}
+
+/// Weights of layers with an adapter's change in them. Whoever trains makes them anew between passes.
+package final class MergedWeights: @unchecked Sendable {
+  package var matrices: [ParameterID: Matrix] = [:]
+
+  package init() {}
 }
 
 /// Rows of a batch that share their adapters.
@@ -44,14 +54,19 @@ struct Segment {
 
   /// The matrix in force for parameter `id`.
   func matrix(_ id: ParameterID, _ base: Matrix) -> Matrix {
-    for active in adapters.reversed() { if let own = active.adapter.matrices[id] { return own } }
+    for active in adapters.reversed() {
+      if let own = active.adapter.merged?.matrices[id] ?? active.adapter.matrices[id] { return own }
+    }
     return base
   }
 
   /// Rows in force over the matrix in force.
   func rows(_ id: ParameterID) -> TokenRows? { adapters.last { $0.adapter.rows[id] != nil }?.adapter.rows[id] }
 
-  func replaces(_ id: ParameterID) -> Bool { adapters.contains { $0.adapter.matrices[id] != nil } }
+  func replaces(_ id: ParameterID) -> Bool { adapters.contains { $0.adapter.matrices[id] != nil } || holdsPairs(id) }
+
+  /// Whether the matrix in force holds what pairs add to it.
+  func holdsPairs(_ id: ParameterID) -> Bool { adapters.contains { $0.adapter.merged?.matrices[id] != nil } }
 
   /// What active adapters make of the layer whose weight is parameter `id`.
   func methods(_ id: ParameterID) -> [(method: any AdapterMethod, weight: Float)] {

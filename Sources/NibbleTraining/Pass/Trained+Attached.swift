@@ -4,7 +4,9 @@ import NibbleModels
 
 extension Trained {
   /// What is trained as an adapter, whose numbers are these where they lie: a pass finds them as it finds any adapter's.
-  package func attached(to model: Model) -> AttachedAdapter {
+  ///
+  /// - Parameter merged: weights that hold the change already
+  package func attached(to model: Model, merged: MergedWeights? = nil) -> AttachedAdapter {
     let engine = model.engine
     let conv1D = Set(model.linears.filter(\.isConv1D).map(\.id))
     let whole = matrices.map { id, tensor in (id, conv1D.contains(id) ? tensor.matrix.turned : tensor.matrix) }
@@ -12,7 +14,7 @@ extension Trained {
       name: "trained", methods: modules.compactMapValues { $0.method(engine) },
       embeddings: tables.compactMapValues { $0.method(engine)?.lookup }, vectors: vectors.mapValues(\.values),
       matrices: Dictionary(uniqueKeysWithValues: whole),
-      rows: rows.mapValues { TokenRows($0.values.values, $0.values.matrix, tokens: $0.tokens) })
+      rows: rows.mapValues { TokenRows($0.values.values, $0.values.matrix, tokens: $0.tokens) }, merged: merged)
   }
 
   /// Where its gradients go.

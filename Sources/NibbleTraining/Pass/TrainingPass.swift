@@ -11,19 +11,32 @@ package final class TrainingPass {
   let gradients: Gradients
   let scratch = Scratch()
   private let adapter: ActiveAdapter
+  /// nil where products are made with the base's weights and the factors apart.
+  private let rounded: RoundedWeights?
 
   typealias Floats = UnsafeMutablePointer<Float>
 
   enum Slot { static let gradient = 0 }
 
-  /// - Parameter checkpointing: keeps only the inputs of layers, and recomputes the layers in the backward pass
-  package init(_ model: Model, _ trained: Trained, checkpointing: Bool = true) {
+  /// - Parameters:
+  ///   - checkpointing: keeps only the inputs of layers, and recomputes the layers in the backward pass
+  ///   - rounded: what packed layers compute with instead of their own weights and the factors
+  init(_ model: Model, _ trained: Trained, checkpointing: Bool = true, rounded: RoundedWeights?) {
     self.model = model
     self.trained = trained
     tape = Tape(checkpointing: checkpointing)
     gradients = trained.gradients
-    adapter = ActiveAdapter(trained.attached(to: model))
+    self.rounded = rounded
+    adapter = ActiveAdapter(trained.attached(to: model, merged: rounded?.merged))
   }
+
+  /// - Parameter checkpointing: keeps only the inputs of layers, and recomputes the layers in the backward pass
+  package convenience init(_ model: Model, _ trained: Trained, checkpointing: Bool = true) {
+    self.init(model, trained, checkpointing: checkpointing, rounded: nil)
+  }
+
+  /// Rounds the weights, where that is asked for: to be called when what is trained has changed.
+  func round() throws { try rounded?.update() }
 
   var network: any Network { model.network }
   package var clock: StepClock { tape.clock }

@@ -84,6 +84,10 @@ public final class Finetuning {
     guard (0..<1).contains(options.run.dropout) else {
       throw NibbleError.usage("\(.loraDropout, options.run.dropout) is not from 0 to below 1")
     }
+    guard !options.run.mergeAware || options.run.dropout == 0 else {
+      throw NibbleError.usage("\(.mergeAware) merges factors whole; leave out \(.loraDropout)")
+    }
+    guard !options.run.mergeAware || !isFull else { throw NibbleError.usage("\(.mergeAware) trains an adapter; \(.method, "full") trains none") }
     run = try TrainingRun(model, trained, train, options.run)
     if !isFull, start == nil {
       try trained.checkPatterns(options.adapter, on: model)

@@ -42,6 +42,6 @@ public struct MemoryPlan: Sendable {
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
     hands += room.rows * 4 * (trained.modules.values.map(\.rank).max() ?? 0) + numbers
-    rest = 4 * hands + (34 << 20)
+    rest = 4 * hands + (34 << 20) + (options.mergeAware ? RoundedWeights.bytes(model, trained) : 0)
   }
 }

@@ -24,6 +24,8 @@ public struct RunOptions: Sendable, Equatable {
   public var checkpointing = false
   /// LoRA's dropout.
   public var dropout = 0.0
+  /// Whether packed layers compute with what a merge into their codes would store, so that the merge keeps what is learned.
+  public var mergeAware = false
 
   public init() {}
 
@@ -94,7 +96,8 @@ package final class TrainingRun {
     schedule = options.schedule(steps: steps)
     let grouping = options.groupsByLength ? RowOrder.Grouping(lengths: rows.map(\.input.length), batch: options.batchSize) : nil
     order = RowOrder(rows.count, seed: options.shuffles ? options.seed : nil, grouping: grouping)
-    pass = TrainingPass(model, trained, checkpointing: options.checkpointing)
+    let rounded = options.mergeAware ? try RoundedWeights(model, trained) : nil
+    pass = TrainingPass(model, trained, checkpointing: options.checkpointing, rounded: rounded)
     optimizer = Optimizer(options.optimizer, trained.tensors, team: model.engine.team)
   }
 
@@ -115,6 +118,7 @@ package final class TrainingRun {
 
   package func validate(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
+    try pass.round()
     let head: ClassificationHead? =
       if case .classification(let head) = pass.model.head { head } else { nil }
     if let head, head.problem != .regression { found.metrics = LabelMetrics(classes: head.output.outputs) }
@@ -160,6 +164,7 @@ package final class TrainingRun {
     let started = monotonicSeconds()
     let index = optimizer.steps
     optimizer.clearGradients()
+    try pass.round()
     var loss = 0.0, tokens = 0
     for micro in 0..<options.accumulation {
       let first = (index * options.accumulation + micro) * options.batchSize
