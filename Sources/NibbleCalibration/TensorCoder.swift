@@ -177,17 +177,15 @@ struct TensorCoder {
       return own
     }
 
-    /// What a packed matrix makes of a change, in the outputs of the float model's tokens.
+    /// What a packed matrix, given what it takes in the packed model, makes of a change of the float one's outputs.
     func change(_ base: Matrix, by changed: Matrix, to packed: Matrix, _ stage: Stage, _ engine: Engine) -> ChangeSums {
-      let (from, wish, found) = (
-        Self.product(base, stage.float, stage, engine), Self.product(changed, stage.float, stage, engine),
-        Self.product(packed, stage.float, stage, engine)
-      )
+      let (from, wish) = (Self.product(base, stage.float, stage, engine), Self.product(changed, stage.float, stage, engine))
+      let lack = lack(packed, stage, engine)
       var sums = ChangeSums()
       for place in 0..<from.count {
-        let (own, delta, made) = (Double(from.start[place]), Double(wish.start[place]), Double(found.start[place]))
-        sums += ChangeSums(
-          kept: (made - own) * (delta - own), delta: (delta - own) * (delta - own), base: own * own, noise: (made - delta) * (made - delta))
+        let (own, missed) = (Double(from.start[place]), Double(lack.start[place]))
+        let delta = Double(wish.start[place]) - own
+        sums += ChangeSums(kept: (delta - missed) * delta, delta: delta * delta, base: own * own, noise: missed * missed)
       }
       return sums
     }
