@@ -70,11 +70,13 @@ public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable, 
   public static let gptq = OutputFormat(container: GPTQFolder())
   /// A folder with packed tensors in MLX's layout.
   public static let mlx = OutputFormat(container: MLXFolder())
+  /// A folder with weights for ONNX Runtime's `MatMulBnb4`.
+  public static let onnx = OutputFormat(container: OnnxFolder())
   /// safetensors of plain tensors.
   public static let safetensors = OutputFormat(container: PlainSafetensors())
 
   /// Every container this program writes.
-  public static let allCases: [OutputFormat] = [.nbl, .bnb, .compressedTensors, .gptq, .mlx, .safetensors]
+  public static let allCases: [OutputFormat] = [.nbl, .bnb, .compressedTensors, .gptq, .mlx, .onnx, .safetensors]
 
   private init(container: any Container) { self.container = container }
 
