@@ -32,6 +32,7 @@ extension FinetuneCommand {
     for (value, flag, isGood) in [
       (alpha, "--lora-alpha", alpha.isFinite), (weightDecay, "--weight-decay", weightDecay >= 0 && weightDecay.isFinite),
       (maxGradNorm, "--max-grad-norm", maxGradNorm >= 0), (warmupRatio, "--warmup-ratio", (0...1).contains(warmupRatio)),
+      (mergeAwareFrom, "--merge-aware-from", (0...1).contains(mergeAwareFrom)),
       (Double(warmupSteps ?? 0), "--warmup-steps", warmupSteps ?? 0 >= 0),
     ] where !isGood { throw NibbleError.usage("\(flag) \(value) is out of range") }
     if let maxMemory, parseBytes(maxMemory) == nil {
@@ -120,7 +121,7 @@ extension FinetuneCommand {
   private var runOptions: RunOptions {
     var options = RunOptions()
     options.dropout = loraDropout
-    options.mergeAware = mergeAware
+    (options.mergeAware, options.mergeAwareFrom) = (mergeAware, mergeAwareFrom)
     options.optimizer.kind = optimizer
     options.optimizer.learningRate = learningRate
     options.optimizer.secondFactorRatio = loraplusRatio

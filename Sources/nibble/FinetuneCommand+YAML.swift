@@ -10,7 +10,7 @@ extension FinetuneCommand {
       ("base", text(base)), ("data", text(data)), ("valid", valid.map(text)), ("init_adapter", initAdapter.map(text)),
       ("any_base", .bool(anyBase)),
       ("method", own(text(method.rawValue))), ("lora_r", own(JSON(rank))), ("lora_alpha", own(JSON(alpha))),
-      ("lora_dropout", JSON(loraDropout)), ("merge_aware", .bool(mergeAware)),
+      ("lora_dropout", JSON(loraDropout)), ("merge_aware", .bool(mergeAware)), ("merge_aware_from", mergeAware ? JSON(mergeAwareFrom) : nil),
       ("target_modules", own(text(targetModules))), ("modules_to_save", own(modulesToSave.map(text))),
       ("bias", own(text(bias.rawValue))),
       ("rank_pattern", own(rankPattern.isEmpty ? nil : JSON(rankPattern))),

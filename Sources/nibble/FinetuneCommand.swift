@@ -85,6 +85,8 @@ struct FinetuneCommand: ParsableCommand {
       "Train for a merge into the base's codes: packed layers compute with what 'merge' would store, so that rounding keeps what is learned. Validation losses are those of the merged model."
   )
   var mergeAware = false
+
+  @Option(help: "The share of the steps before --merge-aware sets in, from 0 to 1.") var mergeAwareFrom = 0.5
   @Option(help: "Steps per progress line, if standard error is not a terminal (default: about 20 lines per run).") var logEvery: Int?
   @Option(help: "Steps between validations (default: only before the first step and after the last).") var evalSteps: Int?
   @Option(help: "Steps between checkpoints.") var saveSteps = 100

@@ -117,7 +117,7 @@ extension RunOptions {
       ("warmup_steps", warmupSteps.map { JSON($0) } ?? .null), ("warmup_ratio", JSON(warmupRatio)), ("batch_size", JSON(batchSize)),
       ("gradient_accumulation_steps", JSON(accumulation)), ("no_shuffle", .bool(!shuffles)), ("group_by_length", .bool(groupsByLength)),
       ("seed", JSON(String(seed))), ("lora_dropout", JSON(dropout)),
-      ("merge_aware", .bool(mergeAware)),
+      ("merge_aware", .bool(mergeAware)), ("merge_aware_from", mergeAware ? JSON(mergeAwareFrom) : .null),
     ]
   }
 }

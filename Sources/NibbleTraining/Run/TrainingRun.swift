@@ -26,6 +26,8 @@ public struct RunOptions: Sendable, Equatable {
   public var dropout = 0.0
   /// Whether packed layers compute with what a merge into their codes would store, so that the merge keeps what is learned.
   public var mergeAware = false
+  /// The share of the steps that come before: factors find their place first, and rounding takes less of them then.
+  public var mergeAwareFrom = 0.5
 
   public init() {}
 
@@ -118,7 +120,7 @@ package final class TrainingRun {
 
   package func validate(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
-    try pass.round()
+    try round(before: done)
     let head: ClassificationHead? =
       if case .classification(let head) = pass.model.head { head } else { nil }
     if let head, head.problem != .regression { found.metrics = LabelMetrics(classes: head.output.outputs) }
@@ -160,11 +162,16 @@ package final class TrainingRun {
     }
   }
 
+  /// Rounds weights for what comes behind so many steps, if it is their turn.
+  private func round(before step: Int) throws {
+    if options.mergeAware, Double(step) >= options.mergeAwareFrom * Double(steps) { try pass.round() }
+  }
+
   private func finiteStep() throws -> StepReport {
     let started = monotonicSeconds()
     let index = optimizer.steps
     optimizer.clearGradients()
-    try pass.round()
+    try round(before: index)
     var loss = 0.0, tokens = 0
     for micro in 0..<options.accumulation {
       let first = (index * options.accumulation + micro) * options.batchSize
