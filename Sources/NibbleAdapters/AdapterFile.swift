@@ -7,7 +7,7 @@ import NibbleFormats
 public struct AdapterFile: Sendable {
   /// As it was given.
   public let path: String
-  public let config: AdapterConfig
+  public private(set) var config: AdapterConfig
   /// What it was trained on, where it says so.
   public let binding: AdapterBinding?
   /// In the order of their paths.
@@ -99,6 +99,8 @@ public struct AdapterFile: Sendable {
         throw mismatch("\(module: path) has a part twice: \(quoted(name)) is another spelling of it")
       }
     }
+    let found = parts.values.reduce(into: Set<String>()) { $0.formUnion($1.keys) }
+    if let shown = AdapterMethods.shown(by: found, insteadOf: config.method) { config = config.adopting(shown) }
     modules = try parts.keys.sorted().map { path in
       try module(path.text, parts[path] ?? [:], isEmbedding: embeddings.contains(path))
     }

@@ -140,6 +140,7 @@ enum Summary {
             "relative_noise": JSON($0.sums.relativeNoise), "inner_noise": $0.sums.innerNoise.map { JSON($0) } ?? .null,
             "dead": JSON.bool($0.sums.isDead),
             "stored": JSON(coding($0.target.encoding, $0.target.dtype)), "shaped": JSON.bool($0.isShaped),
+            "moved": JSON.bool($0.isMoved),
           ]
         }),
       "replaced": JSON(report.replaced), "undo": JSON(job.changing.undo), "undo_bytes": report.undo.map { JSON($0.bytes) } ?? .null,

@@ -25,9 +25,13 @@ struct LowRankChange: TensorChange {
   private let gain: FloatStore?
   /// Whether rows are the layer's outputs, and so read its inputs.
   private let rowsAreOutputs: Bool
+  let sharedColumns: Int
 
-  /// - Parameter rowsAreOutputs: whether elements are stored [outputs, inputs]
-  init(_ parts: [Part], inputs: Int, outputs: Int, rowsAreOutputs: Bool) {
+  /// - Parameters:
+  ///   - rowsAreOutputs: whether elements are stored [outputs, inputs]
+  ///   - sharedInputs: inputs, one after another, that all parts add the same to
+  init(_ parts: [Part], inputs: Int, outputs: Int, rowsAreOutputs: Bool, sharedInputs: Int = 1) {
+    sharedColumns = rowsAreOutputs && parts.allSatisfy { $0.scales == nil } ? sharedInputs : 1
     rank = parts.reduce(0) { $0 + ($1.factors?.rank ?? 0) }
     columns = rowsAreOutputs ? inputs : outputs
     self.rowsAreOutputs = rowsAreOutputs
@@ -71,6 +75,22 @@ struct LowRankChange: TensorChange {
     _ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>, _: Scratch
   ) {
     self.delta(values, start, count, into: delta)
+  }
+
+  /// left · right at the first column of each group.
+  func shift(length: Int) -> GroupShift? {
+    guard sharedColumns % length == 0, columns % length == 0, rank > 0 else { return nil }
+    let groups = columns / length, rows = left.count / rank
+    let firsts = FloatStore(count: rank * groups)
+    for k in 0..<rank { for group in 0..<groups { firsts.start[k * groups + group] = right.start[k * columns + group * length] } }
+    let values = [Float](unsafeUninitializedCapacity: rows * groups) { buffer, count in
+      if let out = buffer.baseAddress {
+        ChangeKernels.lowRank(
+          left.start, rows: rows, firsts.start, rightStride: groups, columns: groups, rank: rank, out, outStride: groups)
+      }
+      count = rows * groups
+    }
+    return withExtendedLifetime(firsts) { GroupShift(values, length: length) }
   }
 
   func delta(_ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>) {

@@ -31,6 +31,8 @@ public struct StreamReport: Sendable {
     public let minimum: Double?
     /// Whether its codes were chosen so that the change survives.
     public let isShaped: Bool
+    /// Whether its groups moved and no code was touched.
+    public let isMoved: Bool
   }
 
   /// What an interrupted run had done before.
@@ -97,7 +99,8 @@ public struct StreamReport: Sendable {
     }
     if let sums = outcome.change {
       changed.append(
-        Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped))
+        Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped,
+          isMoved: outcome.isMoved))
     }
     if item.replacement != nil { replaced.append(target.name.text) }
     if target.encoding.isPacked {

@@ -11,6 +11,8 @@ package final class TrainingPass {
   let gradients: Gradients
   let scratch = Scratch()
   private let adapter: ActiveAdapter
+  /// What makes its pairs of numbers that training changes.
+  private let folded: [any AdapterMethod]
 
   typealias Floats = UnsafeMutablePointer<Float>
 
@@ -22,7 +24,9 @@ package final class TrainingPass {
     self.trained = trained
     tape = Tape(checkpointing: checkpointing)
     gradients = trained.gradients
-    adapter = ActiveAdapter(trained.attached(to: model))
+    let attached = trained.attached(to: model)
+    adapter = ActiveAdapter(attached)
+    folded = attached.methods.values.filter { type(of: $0).folds }
   }
 
   var network: any Network { model.network }
@@ -34,8 +38,11 @@ package final class TrainingPass {
     set { tape.dropout = newValue }
   }
 
-  /// The batch, with what is trained.
-  func adapted(_ batch: Batch) -> Batch { batch.with([adapter]) }
+  /// The batch, with what is trained as it is now.
+  func adapted(_ batch: Batch) -> Batch {
+    clock.measure(.trained) { network.engine.team.run(folded.count) { index, _ in folded[index].fold() } }
+    return batch.with([adapter])
+  }
 
   /// Room for the gradient of the batch's states, of zeros.
   func stateGradient(_ batch: Batch) -> Floats {
