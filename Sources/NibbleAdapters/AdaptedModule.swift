@@ -50,8 +50,8 @@ extension AdapterFile {
     for part in module.method.parts {
       guard let tensor = module.parts[part.name] else { continue }
       try checkFinite(tensor)
-      if part.isFactor { numbers.matrices[part.name] = try matrix(tensor) }
-      if !part.isFactor || module.isEmbedding { numbers.values[part.name] = FloatStore(try mapped.floats(tensor)) }
+      if part.isFactor || part.isMatrix { numbers.matrices[part.name] = try matrix(tensor) }
+      if !part.isFactor && !part.isMatrix || module.isEmbedding { numbers.values[part.name] = FloatStore(try mapped.floats(tensor)) }
     }
     return numbers
   }
@@ -121,12 +121,12 @@ extension AdapterFile {
         throw fail("\(part.name) has shape \(found), expected \(expected)")
       }
     }
-    guard shape.rank > 0 else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
+    guard method.hasScale else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
     let expected = try config.rank(of: path)
-    guard shape.rank == expected else {
+    guard shape.rank == expected || !method.hasFactors else {
       throw fail("its factors have rank \(shape.rank), adapter_config.json says r=\(expected)")
     }
     return AdaptedModule(
-      path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: shape.rank))
+      path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected))
   }
 }

@@ -27,7 +27,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Print steps and memory, and train nothing.") var dryRun = false
   @Option(help: ArgumentHelp("Refuse a run that needs more memory (default: the machine's).", valueName: "bytes")) var maxMemory:
     String?
-  @Option(help: "lora, rslora, dora, qalora, iec (of IR-QLoRA) or qbara; full trains every weight of a float base.") var method: AdapterOptions.Method = .lora
+  @Option(help: "lora, rslora, dora, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base.") var method: AdapterOptions.Method = .lora
   @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the LoRA factors.") var rank = 8
   @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "LoRA alpha: the adapter's output is scaled by alpha / rank.") var alpha = 16.0
   @Option(help: "Layers to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression.") var targetModules = "all-linear"

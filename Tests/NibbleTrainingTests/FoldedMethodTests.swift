@@ -8,8 +8,8 @@ import NibbleTraining
 import TestSupport
 import Testing
 
-/// What every method owes whose numbers fold into a pair of factors.
-@Suite("Methods that fold into factors")
+/// What every method owes whose numbers are no pair of factors but make one, or a change of tiles.
+@Suite("Methods of their own numbers")
 struct FoldedMethodTests {
   let folder = TemporaryFolder()
 
@@ -18,11 +18,14 @@ struct FoldedMethodTests {
     var method: String
     var settings: [String: Double] = [:]
     var rank = 8
+    /// Whether a plain LoRA adapter says the same.
+    var folds = true
     var testDescription: String { method }
   }
 
   static let cases = [
     Case(method: "iec"), Case(method: "qbara", settings: ["qbara_lambda": 4]), Case(method: "qalora", settings: ["qalora_group_size": 32]),
+    Case(method: "qahira", settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], folds: false),
   ]
 
   /// Numbers in the place of those a new adapter has.
@@ -90,7 +93,7 @@ struct FoldedMethodTests {
     let options = try Self.options(one).adapter
     try trained.folder(options, start: nil, on: model, binding: nil).write(to: folder.file("a"), force: false)
     let file = try AdapterFile.open(folder.file("a"))
-    #expect(file.config.unknownKeys.isEmpty && file.modules.allSatisfy { $0.rank == one.rank && $0.isPlain })
+    #expect(file.config.unknownKeys.isEmpty && file.modules.allSatisfy { $0.rank == (one.folds ? one.rank : 0) && $0.isPlain == one.folds })
     let attached = try states(model, model.attach(file, name: "a"))
     #expect(attached == before)
     #expect(try attached != states(model))
@@ -100,17 +103,21 @@ struct FoldedMethodTests {
       to: OutputSpec(path: folder.file("merged"), format: nil, default: .safetensors), check: MergeCheck())
     _ = try job.run()
     expectSame(try states(Model(folder.file("merged"), threads: 2)), attached, 1e-4)
+    // Trained on.
+    let again = try Trained(file, on: model)
+    #expect(try states(model, again.attached(to: model)) == before)
+    let written = again.folder(AdapterOptions(), start: file.config.json, on: model, binding: nil)
+    #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
+    guard one.folds else {
+      let error = #expect(throws: NibbleError.self) { try AdapterConversion(folder.file("a"), to: .gguf, base: Checkpoint.open(model.path)).report() }
+      return #expect(error?.kind == .usage && error?.message.contains("QA-HiRA") == true, "\(error?.message ?? "")")
+    }
     // Plain LoRA.
     let report = try AdapterConversion(folder.file("a"), to: .peft).write(to: folder.file("plain"), force: false)
     #expect(report.modules == file.modules.count && report.difference < 1e-6)
     let plain = try AdapterFile.open(folder.file("plain"))
     #expect(plain.config.methodName == "LoRA" && plain.config.unknownKeys.isEmpty)
     expectSame(try states(model, model.attach(plain, name: "p")), attached, 1e-5)
-    // Trained on.
-    let again = try Trained(file, on: model)
-    #expect(try states(model, again.attached(to: model)) == before)
-    let written = again.folder(AdapterOptions(), start: file.config.json, on: model, binding: nil)
-    #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
     // Looked at, cut down, put together.
     #expect(try AdapterInspection(file).modules.count == file.modules.count)
     try AdapterResizing(file, rank: 2).write(to: folder.file("small"), force: false)
@@ -194,6 +201,23 @@ struct FoldedGoldenTests {
       gradients: ["lora_A": "dA", "lora_B": "dB"])
   }
 
+  @Test("QA-HiRA")
+  func qahira() throws {
+    let numbers = MethodNumbers(
+      matrices: [QAHiRA.tile: try matrix("qa_hira/C")], scale: 0.25, settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], engine)
+    let method = try #require(QAHiRA(numbers)), term = try #require(method.pooled)
+    let x = FloatStore(try floats("qa_hira/x")), dy = FloatStore(try floats("qa_hira/dy")), weight = try matrix("qa_hira/W_dequant")
+    let out = FloatStore(count: 6 * 32), own = FloatStore([Float](repeating: 0, count: 48))
+    try withExtendedLifetime((x, dy)) {
+      engine.multiply(x.start, rows: 6, stride: 48, [.init(weight, out.start, stride: 32)])
+      let pass = PooledPass(term, rows: 6, engine, Scratch())
+      pass.add(x.start, to: out.start, stride: 32)
+      try expect(out.values, "qa_hira/y")
+      pass.backward(dy.start, stride: 32, x.start, to: own)
+      try expect(own.values, "qa_hira/dC")
+    }
+  }
+
   @Test("QA-LoRA by each of the three gains", arguments: [("groups", "y_mean_times_groups"), ("mean", "y_mean"), ("sum", "y_sum")])
   func qalora(_ gain: String, _ y: String) throws {
     let number = try #require(QALoRA.gain.number(JSON(gain)))
@@ -218,6 +242,7 @@ struct FoldedGoldenTests {
     // r (in + out), two more a module, r (in / L + out).
     #expect(count(QBaRA.self, mlp, 64, ["qbara_lambda": 2]) == count(LoRA.self, mlp, 64))
     #expect(count(IEC.self, mlp, 64) == count(LoRA.self, mlp, 64) + 6)
+    #expect(count(QAHiRA.self, mlp, 64, ["qahira_lambda_1": 4, "qahira_lambda_2": 8]) == 3 * h * m / 32)
     #expect(count(QALoRA.self, [(h, m)], 64, ["qalora_group_size": 32]) == 64 * (h / 32 + m))
   }
 }

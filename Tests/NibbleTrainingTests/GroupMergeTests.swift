@@ -24,12 +24,13 @@ struct GroupMergeTests {
   }
 
   /// A QA-LoRA adapter of drawn numbers for `base`, in a folder.
-  private func adapter(_ base: Checkpoint, group: Int, _ name: String = "a", targets: String = "all-linear") throws -> AdapterFile {
+  private func adapter(_ base: Checkpoint, group: Int, _ name: String = "a", method: String = "qalora") throws -> AdapterFile {
     let model = try Model(base.path, threads: 2)
     var options = AdapterOptions()
-    options.method = try #require(AdapterOptions.Method(rawValue: "qalora"))
-    (options.rank, options.alpha, options.targets) = (4, 8, targets)
-    options.settings = [QALoRA.group.key: Double(group)]
+    options.method = try #require(AdapterOptions.Method(rawValue: method))
+    (options.rank, options.alpha) = (4, 8)
+    let isTiled = method == "qahira"
+    options.settings = isTiled ? [QAHiRA.inputs.key: Double(group), QAHiRA.outputs.key: 8] : [QALoRA.group.key: Double(group)]
     let trained = try Trained(options, on: model)
     for tensor in trained.tensors {
       let random = CountedRandom(seed: 3, stream: XXH3.digest64(of: Array(tensor.name.utf8)))
@@ -71,9 +72,9 @@ struct GroupMergeTests {
 
   @Test(
     "keep codes and scales byte for byte, and compute what base and adapter do: exactly with float32 zeros, to the rounding of float16",
-    arguments: [Int4Groups.Zero.float, .half, .offset], [32, 64])
-  func merges(_ zeros: Int4Groups.Zero, _ group: Int) throws {
-    let base = try base(zeros), file = try adapter(base, group: group)
+    arguments: [Int4Groups.Zero.float, .half, .offset], [("qalora", 32), ("qalora", 64), ("qahira", 64)])
+  func merges(_ zeros: Int4Groups.Zero, _ one: (method: String, group: Int)) throws {
+    let base = try base(zeros), file = try adapter(base, group: one.group, method: one.method)
     let report = try merge(base, file, to: "m.nbl")
     let merged = try Checkpoint.open(folder.file("m.nbl"))
     #expect(report.changed.count == file.modules.count && report.changed.allSatisfy(\.isMoved))

@@ -62,7 +62,7 @@ struct Merging: Sendable {
     throw part.file.mismatch(
       part.module.path,
       "merges into zeros or offsets of groups, and \(tensor: source.name.text) is \(source.encoding.summary): \(reason); "
-        + "merge into floats, or what 'adapter convert' makes of it, a plain LoRA adapter, by rounding")
+        + "merge into floats" + (part.module.method.foldsToLoRA ? ", or what 'adapter convert' makes of it, a plain LoRA adapter, by rounding" : ""))
   }
 
   /// Whether rows of tokens may be trained beside the factors: those of a head that shares the embedding's are the weight under them.
@@ -85,7 +85,9 @@ struct Merging: Sendable {
       columns: rowsAreOutputs ? inputs : outputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs)
     let own: [LowRankChange.Part]
     if case .sum = combination {
-      own = try parts.map { .init(factors: $0.factors, scales: try $0.method.scales(lengths), weight: $0.weight) }
+      own = try parts.map {
+        .init(factors: $0.factors, tiles: $0.method.pooled, scales: try $0.method.scales(lengths), weight: $0.weight)
+      }
     } else {
       own = try factors().map { .init(factors: $0) }
     }

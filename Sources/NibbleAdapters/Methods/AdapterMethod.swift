@@ -32,6 +32,8 @@ package protocol AdapterMethod: Sendable {
   static func refusal(_ config: JSON) -> MessageText?
   /// What adapter files hold for each module.
   static var parts: [MethodPart] { get }
+  /// Whether what is added has a scale, which rank and alpha of the configuration give.
+  static var hasScale: Bool { get }
   /// Whether s may be other than 1. Such an adapter has no fraction, and goes with no other.
   static var scalesOutputs: Bool { get }
   /// Whether `scale` is for the layer's own bias too.
@@ -67,6 +69,10 @@ package protocol AdapterMethod: Sendable {
   func fold()
   /// Adds what the gradients of the pair's factors are for the method's own numbers. Methods that fold have it.
   func foldBack(_ pair: PairGradients, to gradients: PartGradients)
+  /// Added to the layer's product too, of methods that have no pair but numbers for tiles of the weight; nil for nothing.
+  var pooled: PooledTerm? { get }
+  /// The part whose numbers these are.
+  var pooledPart: String? { get }
   /// Added to rows of an embedding; nil unless the method `looksUp`.
   var lookup: EmbeddingTerm? { get }
   /// t, [outputs]; nil for 0.
@@ -98,6 +104,9 @@ extension AdapterMethod {
   package static var movesGroups: Bool { false }
   package static func sharedInputs(_ module: ModuleShape) -> Int { 1 }
   package static var folds: Bool { false }
+  package static var hasScale: Bool { hasFactors }
+  package var pooled: PooledTerm? { nil }
+  package var pooledPart: String? { nil }
   package var undropped: LowRankPair? { nil }
   package func fold() {}
   package func foldBack(_ pair: PairGradients, to gradients: PartGradients) {}

@@ -2,7 +2,7 @@ import NibbleCore
 
 /// Every method. Another is one more file and its name here.
 package enum AdapterMethods {
-  private static let known: [any AdapterMethod.Type] = [LoRA.self, DoRA.self, QALoRA.self, IEC.self, QBaRA.self]
+  private static let known: [any AdapterMethod.Type] = [LoRA.self, DoRA.self, QALoRA.self, IEC.self, QBaRA.self, QAHiRA.self]
   /// Methods a program brings itself.
   @TaskLocal package static var added: [any AdapterMethod.Type] = []
 
@@ -57,6 +57,7 @@ package struct TrainableMethod: Sendable {
     TrainableMethod(name: "qalora", method: QALoRA.self, isRankStabilized: false),
     TrainableMethod(name: "iec", method: IEC.self, isRankStabilized: false),
     TrainableMethod(name: "qbara", method: QBaRA.self, isRankStabilized: false),
+    TrainableMethod(name: "qahira", method: QAHiRA.self, isRankStabilized: false),
   ]
 
   package static func named(_ name: String) -> TrainableMethod? {

@@ -43,6 +43,7 @@ package enum AdapterSlot {
   package static let dropped = 26, tokens = 27
   static let foldedFirst = 28, foldedSecond = 29, foldedUndropped = 30
   package static let restored = 31
+  static let pooled = 32, summed = 33
 }
 
 /// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it by itself.

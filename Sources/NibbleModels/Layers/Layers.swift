@@ -119,6 +119,11 @@ struct Layers {
         }
       }
     }
+    for (method, weight) in methods {
+      guard let term = method.pooled else { continue }
+      let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
+      PooledPass(term, rows: rows, exact, scratch).add(taken, weight: weight, to: out, stride: stride)
+    }
     let weight = segment.matrix(layer.id, layer.matrix)
     let changes = methods.map { ($0.method.outputs(of: weight, exact), $0.weight) }
     let bias = layer.bias.map { segment.vector($0) }

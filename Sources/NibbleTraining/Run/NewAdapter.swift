@@ -106,26 +106,30 @@ extension Trained {
     }
     let factors = try LayerFactors(options, parts)
     let patterns = try options.settingPatterns.map { (key: $0.key, pattern: try Pattern($0.pattern), value: $0.value) }
-    try checkMemory(options, try layers.filter { try targets.contains($0.name, parts) }, factors)
     var stream: UInt64 = 0
     guard let kind = options.method.adapter else { return }
-    for layer in layers where try targets.contains(layer.name, parts) {
-      stream += 1
-      guard !options.modulesToSave.contains(where: { ModuleChoice.is(layer.name, $0) }) else { continue }
-      let rank = try factors.rank(of: layer)
-      let random = CountedRandom(seed: options.seed, stream: stream)
+    /// What a layer's module is like.
+    func module(_ layer: Linear) throws -> ModuleShape {
       let settings = try kind.method.settings.reduce(into: MethodSettings()) { settings, one in
         let own = try patterns.first { try $0.key == one.key && $0.pattern.isFound(in: layer.name) }?.value
         settings[one.key] = own ?? options.common(one)
       }
-      let new = NewModule(layer.matrix, rank: rank, settings: settings, options.start, random, model.engine)
+      let shape = ModuleShape(input: [layer.inputs], outputs: layer.outputs, rank: try factors.rank(of: layer), settings: settings)
+      guard let reason = kind.method.refusal(of: shape) else { return shape }
+      throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: layer.name): \(reason)")
+    }
+    func isWhole(_ layer: Linear) -> Bool { options.modulesToSave.contains { ModuleChoice.is(layer.name, $0) } }
+    let adapted = try layers.filter { try targets.contains($0.name, parts) }
+    try checkMemory(options, try adapted.filter { !isWhole($0) }.map { kind.method.count(try module($0)) })
+    for layer in adapted {
+      stream += 1
+      guard !isWhole(layer) else { continue }
+      let shape = try module(layer)
+      let random = CountedRandom(seed: options.seed, stream: stream)
+      let new = NewModule(layer.matrix, rank: shape.rank, settings: shape.settings, options.start, random, model.engine)
       let path = AdapterFile.prefix + model.path(ofModule: layer.name)
-      let shape = ModuleShape(input: [layer.inputs], outputs: layer.outputs, rank: rank, settings: settings)
-      if let reason = kind.method.refusal(of: shape) {
-        throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: layer.name): \(reason)")
-      }
       modules[layer.id] = TrainedModule(
-        kind.method, shape, scale: try factors.scale(of: layer, rank: rank, kind), kind.method.start(new)
+        kind.method, shape, scale: try factors.scale(of: layer, rank: shape.rank, kind), kind.method.start(new)
       ) { path + $0.suffix(shape) }
     }
     guard !modules.isEmpty || options.rank == 0 else {
@@ -139,10 +143,13 @@ extension Trained {
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
   }
+
   /// Throws for ranks whose factors no memory holds, before any is made.
-  private func checkMemory(_ options: AdapterOptions, _ layers: [Linear], _ factors: LayerFactors) throws {
+  ///
+  /// - Parameter counts: numbers of each layer
+  private func checkMemory(_ options: AdapterOptions, _ counts: [Int]) throws {
     // Values, gradients, two moments.
-    let bytes = try layers.reduce(0.0) { try $0 + 16 * Double(factors.rank(of: $1)) * Double($1.inputs + $1.outputs) }
+    let bytes = counts.reduce(0.0) { $0 + 16 * Double($1) }
     guard bytes <= Double(Machine.memory) else {
       throw NibbleError.usage(
         "\(.loraRank, options.rank): the factors and what trains them take \(decimal(bytes / 1e9, 1)) GB, this machine has \(byteText(Machine.memory))"

@@ -39,7 +39,7 @@ extension Trained {
     let names = model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
-    let isFactored = kind?.method.hasFactors ?? true
+    let isFactored = kind?.method.hasScale ?? true
     let factors: [(String, JSON)] =
       !isFactored
       ? []
