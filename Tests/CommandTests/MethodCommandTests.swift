@@ -27,12 +27,12 @@ struct MethodCommandTests {
     return try JSON.parse(result.output)
   }
 
-  private func perplexity(_ base: String, _ more: [String] = []) throws -> Double {
-    try #require(json(["evaluate", "--base", base, "--data", folder.file("train.jsonl")] + more)["perplexity"]?.double)
+  private func loss(_ base: String, _ more: [String] = []) throws -> Double {
+    try #require(json(["evaluate", "--task", "lm", "--base", base, "--data", folder.file("train.jsonl")] + more)["loss"]?.double)
   }
 
   @Test(
-    "train, say what they train, attach and merge to the same perplexity, and repeat from their record",
+    "train, say what they train, attach and merge to the same loss, and repeat from their record",
     arguments: [
       ("qalora", ["--qalora-group-size", "16"]), ("iec", []), ("qbara", ["--lambda", "4"]),
       ("qahira", ["--lambda-1", "8", "--lambda-2", "4"]),
@@ -54,10 +54,10 @@ struct MethodCommandTests {
     let again = try Program.run(["finetune", "--config", folder.file("a/run.yaml"), "-o", folder.file("b"), "-q"])
     #expect(again.code == 0, "\(again.errors)")
     #expect(try bytes(of: folder.file("a/adapter_model.safetensors")) == bytes(of: folder.file("b/adapter_model.safetensors")))
-    let (before, attached) = (try perplexity(Self.llama), try perplexity(Self.llama, ["--adapter", folder.file("a")]))
+    let (before, attached) = (try loss(Self.llama), try loss(Self.llama, ["--adapter", folder.file("a")]))
     #expect(abs(attached / before - 1) > 1e-4)
     _ = try json(["merge", Self.llama, folder.file("a"), "-o", folder.file("m")])
-    #expect(try abs(perplexity(folder.file("m")) / attached - 1) < 1e-5)
+    #expect(try abs(loss(folder.file("m")) / attached - 1) < 1e-5)
     #expect(try Program.run(["inspect", folder.file("a")]).code == 0)
     let card = String(decoding: try bytes(of: folder.file("a/README.md")), as: UTF8.self)
     #expect(card.contains("PEFT does not have") == (method != "qalora"))
@@ -89,7 +89,7 @@ struct MethodCommandTests {
     let report = try json(["merge", base, folder.file("a"), "-o", folder.file("m.nbl")])
     #expect(report["changed"]?.array?.allSatisfy { $0["moved"]?.bool == true } == true)
     #expect((report["survival_worst"]?.double ?? 0) > 0.999)
-    #expect(try abs(perplexity(folder.file("m.nbl")) / perplexity(base, ["--adapter", folder.file("a")]) - 1) < 1e-5)
+    #expect(try abs(loss(folder.file("m.nbl")) / loss(base, ["--adapter", folder.file("a")]) - 1) < 1e-5)
     let text = try Program.run(["merge", base, folder.file("a"), "-o", folder.file("m.nbl"), "--force"])
     #expect(text.output.contains("zeros moved"), "\(text.output)")
     #expect(try Program.run(["verify", folder.file("m.nbl")]).code == 0)
