@@ -6,7 +6,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Outputs.
   case format, force, resume, compress, maxMemory, maxShardSize, undo
   // Packing.
-  case codec, groupSize, symmetric, zeros, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
+  case codec, groupSize, tile, symmetric, zeros, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
   // Adapters and merging.
   case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, minSurvival, rank, energy, minEnergy, others
   // Training.

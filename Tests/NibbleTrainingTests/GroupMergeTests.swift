@@ -99,6 +99,44 @@ struct GroupMergeTests {
     }
   }
 
+  @Test("move the offsets of tiles by QA-HiRA, whose base runs, trains and merges; other tiles are refused", arguments: [true, false])
+  func tiles(_ doubleQuant: Bool) throws {
+    var options = QuantizeOptions()
+    options.codec = try CodecChoice(packing: "nf4-tiles")
+    (options.tile, options.doubleQuant) = ((8, 4), doubleQuant)
+    let spec = try OutputSpec(path: folder.file("t.nbl"), format: nil, default: .nbl)
+    _ = try StreamJob.quantize(Checkpoint.open(fixture("models/llama")), options, to: spec).run()
+    let base = try Checkpoint.open(spec.path)
+    #expect(try base.verify().identity == base.claimedIdentity && base.packed.allSatisfy { $0.encoding.name == "nf4-tiles" })
+    let file = try adapter(base, group: 4, method: "qahira")
+    let report = try merge(base, file, to: "m.nbl"), merged = try Checkpoint.open(folder.file("m.nbl"))
+    #expect(report.changed.count == 14 && report.changed.allSatisfy { $0.isMoved && $0.sums.noiseRatio < 1e-5 })
+    for tensor in base.packed {
+      let after = try #require(merged.tensor(tensor.name))
+      #expect(after.encoding == tensor.encoding)
+      for section in tensor.sections where section.kind != .tileOffsets {
+        #expect(try plain(section) == plain(after.section(section.kind)))
+      }
+    }
+    let attached = try states(base.path, file)
+    #expect(try distance(states(base.path), attached) > 0.01)
+    #expect(try distance(states(merged.path), attached) < 1e-5)
+    #expect(AdapterBinding(to: base, identity: try #require(base.claimedIdentity)).packing?.hasPrefix("nf4-tiles:tile=8x4") == true)
+    let other = try adapter(base, group: 2, "b", method: "qahira")
+    let error = #expect(throws: NibbleError.self) { _ = try merge(base, other, to: "n.nbl") }
+    #expect(error?.kind == .adapterMismatch && error?.message.contains("its tiles are of 8 x 4, the adapter's of 8 x 2") == true, "\(error?.message ?? "")")
+    // A merge by rounding keeps the offsets there are.
+    let pooled = try adapter(base, group: 32, "c")
+    try AdapterConversion(folder.file("c"), to: .peft).write(to: folder.file("p"), force: false)
+    #expect(pooled.modules.count == 14)
+    let rounded = try MergeOptions([.init(AdapterFile.open(folder.file("p")))])
+    let job = try StreamJob.merge(merged, rounded, to: OutputSpec(path: folder.file("r.nbl"), format: .nbl, default: .nbl))
+    var lenient = job
+    lenient.changing.minimumSurvival = { _ in nil }
+    let found = try lenient.run()
+    #expect(found.changed.allSatisfy { ($0.sums.noise / $0.sums.base).squareRoot() < 0.1 })
+  }
+
   @Test("are undone and switched by patches of zeros alone")
   func patch() throws {
     let base = try base(.float), file = try adapter(base, group: 32)
@@ -146,7 +184,7 @@ struct GroupMergeTests {
       (0..<16 * 4).map { index in
         let (o, g) = (index / 4, index % 4)
         return factor * (0..<4).reduce(Float(0)) { $0 + b[o * 4 + $1] * a[$1 * 4 + g] }
-      }, length: 32)
+      }, length: 32, across: 4)
     let suffix = [QALoRA.Gain.groups: "mean_times_groups", .mean: "mean", .sum: "sum"][gain]!
     let zeros = try #require(Int4Groups(size: 32, scale: .f32, zero: .float).moved([bytes(scale), bytes(zero)], by: shift))
     let offsets = zip(scale, zero).map { -$0 * $1 }

@@ -29,20 +29,22 @@ struct LowRankChange: TensorChange {
   /// Whether rows are the layer's outputs, and so read its inputs.
   private let rowsAreOutputs: Bool
   let sharedColumns: Int
+  let sharedRows: Int
   /// What is added to tiles, and how many rows and columns each has.
   private let tiles: [(values: FloatStore, rows: Int, columns: Int, isTurned: Bool)]
 
   /// - Parameters:
   ///   - rowsAreOutputs: whether elements are stored [outputs, inputs]
-  ///   - sharedInputs: inputs, one after another, that all parts add the same to
-  init(_ parts: [Part], inputs: Int, outputs: Int, rowsAreOutputs: Bool, sharedInputs: Int = 1) {
+  ///   - shared: inputs and outputs, one after another, that all parts add the same to
+  init(_ parts: [Part], inputs: Int, outputs: Int, rowsAreOutputs: Bool, shared: (inputs: Int, outputs: Int) = (1, 1)) {
     tiles = parts.compactMap { part in
       part.tiles.map {
         let (rows, columns) = rowsAreOutputs ? ($0.outputs, $0.inputs) : ($0.inputs, $0.outputs)
         return ($0.changes(weight: part.weight), rows, columns, !rowsAreOutputs)
       }
     }
-    sharedColumns = rowsAreOutputs && parts.allSatisfy { $0.scales == nil } ? sharedInputs : 1
+    let isShared = rowsAreOutputs && parts.allSatisfy { $0.scales == nil }
+    (sharedColumns, sharedRows) = isShared ? (shared.inputs, shared.outputs) : (1, 1)
     rank = parts.reduce(0) { $0 + ($1.factors?.rank ?? 0) }
     columns = rowsAreOutputs ? inputs : outputs
     self.outputs = outputs
@@ -103,7 +105,7 @@ struct LowRankChange: TensorChange {
       }
       count = rows * groups
     }
-    return withExtendedLifetime(firsts) { GroupShift(values, length: length) }
+    return withExtendedLifetime(firsts) { GroupShift(values, length: length, across: groups) }
   }
 
   func delta(_ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>) {

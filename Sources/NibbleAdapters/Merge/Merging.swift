@@ -43,21 +43,24 @@ struct Merging: Sendable {
   /// Whether outputs are scaled, which needs all of the weight to be known.
   var scalesOutputs: Bool { parts.contains { $0.module.method.scalesOutputs } }
 
-  /// Inputs, one after another, that all parts add the same to; 1 where they are to be added as they are.
-  var sharedInputs: Int {
-    guard case .sum = combination, !parts.isEmpty, parts.allSatisfy({ $0.module.method.movesGroups }) else { return 1 }
-    return parts.map { $0.module.method.sharedInputs($0.module.shape) }.reduce(0, Self.commonDivisor)
+  /// Inputs and outputs, one after another, that all parts add the same to; 1 where they are to be added as they are.
+  var shared: (inputs: Int, outputs: Int) {
+    guard case .sum = combination, !parts.isEmpty, parts.allSatisfy({ $0.module.method.movesGroups }) else { return (1, 1) }
+    return (
+      parts.map { $0.module.method.sharedInputs($0.module.shape) }.reduce(0, Self.commonDivisor),
+      parts.map { $0.module.method.sharedOutputs($0.module.shape) }.reduce(0, Self.commonDivisor)
+    )
   }
 
   private static func commonDivisor(_ a: Int, _ b: Int) -> Int { b == 0 ? a : commonDivisor(b, a % b) }
 
   /// Throws where the parts would move groups of codes, and those of `item`'s tensor cannot be moved.
   func checkMoves(_ item: StreamJob.Item) throws {
-    let source = item.replacement ?? item.source, shared = sharedInputs
-    guard shared > 1, source.isPacked, source.encoding == item.target.encoding, let part = parts.first else { return }
+    let source = item.replacement ?? item.source, shared = self.shared
+    guard shared.inputs > 1, source.isPacked, source.encoding == item.target.encoding, let part = parts.first else { return }
     let reason =
       isInputsFirst == source.isTransposed
-      ? item.target.encoding.codec.movingRefusal(item.target.shape, length: shared) : "its groups are not of inputs"
+      ? item.target.encoding.codec.movingRefusal(item.target.shape, length: shared.inputs, rows: shared.outputs) : "its groups are not of inputs"
     guard let reason else { return }
     throw part.file.mismatch(
       part.module.path,
@@ -91,6 +94,6 @@ struct Merging: Sendable {
     } else {
       own = try factors().map { .init(factors: $0) }
     }
-    return LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs, sharedInputs: sharedInputs)
+    return LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs, shared: shared)
   }
 }

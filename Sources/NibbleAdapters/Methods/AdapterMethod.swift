@@ -52,6 +52,8 @@ package protocol AdapterMethod: Sendable {
   static var movesGroups: Bool { get }
   /// Inputs, one after another, that the change of such a module adds the same to.
   static func sharedInputs(_ module: ModuleShape) -> Int
+  /// Outputs of which the same holds.
+  static func sharedOutputs(_ module: ModuleShape) -> Int
   /// The rank of the pair of such a module.
   static func pairRank(_ module: ModuleShape) -> Int
   /// The numbers a new adapter begins with, by part: of a layer that takes and gives so many numbers, and changes nothing.
@@ -103,6 +105,7 @@ extension AdapterMethod {
   package static func pairRank(_ module: ModuleShape) -> Int { module.rank }
   package static var movesGroups: Bool { false }
   package static func sharedInputs(_ module: ModuleShape) -> Int { 1 }
+  package static func sharedOutputs(_ module: ModuleShape) -> Int { 1 }
   package static var folds: Bool { false }
   package static var hasScale: Bool { hasFactors }
   package var pooled: PooledTerm? { nil }

@@ -33,6 +33,7 @@ package struct QAHiRA: AdapterMethod {
   }
 
   package static func sharedInputs(_ module: ModuleShape) -> Int { tiles(module.settings).inputs }
+  package static func sharedOutputs(_ module: ModuleShape) -> Int { tiles(module.settings).outputs }
 
   package static func shape(of parts: [String: [Int]], isEmbedding: Bool, settings: MethodSettings) -> ModuleShape? {
     let (lambda1, lambda2) = tiles(settings)
