@@ -17,8 +17,10 @@ extension AdapterFile {
 
     /// What messages call its method.
     public var methodName: String { method.name }
-    /// The rank of its factors; 0 for methods without.
+    /// The rank of its factors as configured; 0 for methods without.
     public var rank: Int { shape.rank }
+    /// The rank of the change.
+    package var pairRank: Int { method.pairRank(shape) }
     /// Whether the module is an embedding, whose first factor is looked up.
     public var isEmbedding: Bool { shape.kind == .embedding }
     /// Whether the module is a convolution.
@@ -27,8 +29,8 @@ extension AdapterFile {
     package var tensors: [StoredTensor] { method.parts.compactMap { parts[$0.name] } }
     /// The names of what it has beside factors.
     package var extras: [String] { method.extras.map(\.name).filter { parts[$0] != nil } }
-    /// Whether it is two factors and nothing else.
-    package var isPlain: Bool { shape.rank > 0 && extras.isEmpty }
+    /// Whether it is two factors and nothing else, or folds into such.
+    package var isPlain: Bool { shape.rank > 0 && (extras.isEmpty || method.foldsToLoRA) }
 
     /// For messages about a module that is not plain: what it is beside factors.
     package var beyondFactors: String {
@@ -44,12 +46,12 @@ extension AdapterFile {
   /// - Parameter weight: the layer's, where it stays as it is
   /// - Throws: `.quality` for NaN and infinite values
   package func numbers(of module: AdaptedModule, weight: Matrix? = nil, _ engine: Engine) throws -> MethodNumbers {
-    var numbers = MethodNumbers(scale: module.scale, weight: weight, engine)
+    var numbers = MethodNumbers(scale: module.scale, settings: module.shape.settings, weight: weight, engine)
     for part in module.method.parts {
       guard let tensor = module.parts[part.name] else { continue }
       try checkFinite(tensor)
-      if part.isFactor { numbers.matrices[part.name] = try matrix(tensor) }
-      if !part.isFactor || module.isEmbedding { numbers.values[part.name] = FloatStore(try mapped.floats(tensor)) }
+      if part.isFactor || part.isMatrix { numbers.matrices[part.name] = try matrix(tensor) }
+      if !part.isFactor && !part.isMatrix || module.isEmbedding { numbers.values[part.name] = FloatStore(try mapped.floats(tensor)) }
     }
     return numbers
   }
@@ -106,9 +108,12 @@ extension AdapterFile {
     }
     let shapes = parts.mapValues(\.shape)
     let text = method.parts.compactMap { shapes[$0.name].map { "\($0)" } }.joined(separator: " and ")
-    guard let shape = method.shape(of: shapes, isEmbedding: isEmbedding) else {
-      throw fail("tensors of shapes \(text) do not fit together as \(method.name) of a linear layer, embedding or convolution")
+    let settings = try config.settings(of: path)
+    guard let shape = method.shape(of: shapes, isEmbedding: isEmbedding, settings: settings) else {
+      let places = method.folds ? "a linear layer" : "a linear layer, embedding or convolution"
+      throw fail("tensors of shapes \(text) do not fit together as \(method.name) of \(places)")
     }
+    if let reason = method.refusal(of: shape) { throw fail(reason) }
     for part in method.parts {
       guard let found = shapes[part.name] else { continue }
       let expected = part.shape(shape)
@@ -116,12 +121,12 @@ extension AdapterFile {
         throw fail("\(part.name) has shape \(found), expected \(expected)")
       }
     }
-    guard shape.rank > 0 else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
+    guard method.hasScale else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
     let expected = try config.rank(of: path)
-    guard shape.rank == expected else {
+    guard shape.rank == expected || !method.hasFactors else {
       throw fail("its factors have rank \(shape.rank), adapter_config.json says r=\(expected)")
     }
     return AdaptedModule(
-      path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: shape.rank))
+      path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected))
   }
 }

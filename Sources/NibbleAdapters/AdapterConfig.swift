@@ -14,7 +14,7 @@ public struct AdapterConfig: Sendable {
   /// Whether the scale is alpha / √rank instead of alpha / rank.
   public let isRankStabilized: Bool
   /// How modules are adapted.
-  package let method: any AdapterMethod.Type
+  package private(set) var method: any AdapterMethod.Type
   /// Keys that are `true`, of those that are true or false.
   package let flags: Set<String>
   public let bias: Bias
@@ -32,6 +32,7 @@ public struct AdapterConfig: Sendable {
   public let json: JSON
   private let rankPattern: PatternTable
   private let alphaPattern: PatternTable
+  private let settings: [(key: String, value: Double, pattern: PatternTable)]
 
   /// Reads the text of an `adapter_config.json`.
   ///
@@ -51,7 +52,7 @@ public struct AdapterConfig: Sendable {
     let flags = try Set((AdapterMethods.flags + ["use_rslora", "fan_in_fan_out"]).filter { try flag($0) })
     guard let method = AdapterMethods.method(kind: kind, flags: flags) else {
       let known = Set(AdapterMethods.all.map { $0.kind }).sorted().joined(separator: ", ")
-      throw fail("\(key: "peft_type") = \(quoted(kind)) is not implemented; \(known) is")
+      throw fail("\(key: "peft_type") = \(quoted(kind)) is not implemented; \(known) are")
     }
     // Flags of other methods of its kind, and of parts that it does not have.
     let own = method.parts.compactMap(\.flag) + (method.flag.map { [$0] } ?? [])
@@ -99,28 +100,49 @@ public struct AdapterConfig: Sendable {
     case let list?: tokenRows = [(nil, try tokens(list))]
     case nil: tokenRows = []
     }
-    func patterns(_ key: String, _ range: ClosedRange<Double>, whole: Bool = false) throws -> [(ModulePattern, Double)] {
-      guard let members = value(key)?.members else {
-        if let other = value(key) { throw fail("\(key: key) is \(quoted(other.text())), expected an object") }
-        return []
-      }
-      return try members.map { name, value in
-        guard let number = value.double, range.contains(number), !whole || number == number.rounded() else {
-          throw fail(
-            "\(key: key): \(quoted(name)) is \(quoted(value.text())), expected a number from \(range.lowerBound) to \(range.upperBound)"
-          )
+    func table(_ key: String, expected: String, _ number: (JSON) -> Double?) throws -> PatternTable {
+      let rows = try (value(key)?.members ?? []).map { name, value in
+        guard let number = number(value) else {
+          throw fail("\(key: key): \(quoted(name)) is \(quoted(value.text())), expected \(expected)")
         }
         do { return (try ModulePattern(name), number) } catch let error as NibbleError {
           throw fail("\(key: key): \(error.text)")
         }
       }
+      if let other = value(key), other.members == nil { throw fail("\(key: key) is \(quoted(other.text())), expected an object") }
+      return PatternTable(place: "\(path: place): \(key: key)", rows)
     }
-    rankPattern = PatternTable(
-      place: "\(path: place): \(key: "rank_pattern")", try patterns("rank_pattern", 1...1_048_576, whole: true))
-    alphaPattern = PatternTable(
-      place: "\(path: place): \(key: "alpha_pattern")", try patterns("alpha_pattern", 1e-30...1e30))
+    func patterns(_ key: String, _ range: ClosedRange<Double>, whole: Bool = false) throws -> PatternTable {
+      try table(key, expected: "a number from \(range.lowerBound) to \(range.upperBound)") {
+        $0.double.flatMap { range.contains($0) && (!whole || $0 == $0.rounded()) ? $0 : nil }
+      }
+    }
+    rankPattern = try patterns("rank_pattern", 1...1_048_576, whole: true)
+    alphaPattern = try patterns("alpha_pattern", 1e-30...1e30)
+    settings = try method.settings.map { one in
+      guard let number = value(one.key).map({ one.number($0) }) ?? one.standard else {
+        let found = value(one.key).map { "is \(quoted($0.text()))" } ?? "is missing"
+        throw fail("\(key: one.key) \(found), expected \(one.expected)")
+      }
+      return (one.key, number, try table(one.patternKey, expected: one.expected) { one.number($0) })
+    }
     if let reason = method.refusal(json) { throw fail(reason) }
-    unknownKeys = (json.members ?? []).map(\.key).filter { !Self.known.contains($0) && !method.keys.contains($0) }
+    let methodKeys = method.keys.union(method.settings.flatMap { [$0.key, $0.patternKey] })
+    unknownKeys = (json.members ?? []).map(\.key).filter { !Self.known.contains($0) && !methodKeys.contains($0) }
+  }
+
+  /// The same for a method that the file's tensors show.
+  func adopting(_ method: any AdapterMethod.Type) -> AdapterConfig {
+    var config = self
+    config.method = method
+    return config
+  }
+
+  /// As it says that of plain LoRA factors what it says of numbers that fold into them.
+  var plain: JSON {
+    guard method.foldsToLoRA else { return json }
+    let own = (method.flag.map { [$0] } ?? []) + method.settings.flatMap { [$0.key, $0.patternKey] }
+    return own.reduce(json) { $0.removing($1) }.setting("peft_type", to: JSON(LoRA.kind))
   }
 
   /// Keys of adapters of every method.
@@ -148,6 +170,11 @@ public struct AdapterConfig: Sendable {
 
   /// Module `path`'s alpha: its first matching pattern's, or the common one.
   public func alpha(of path: String) throws -> Double { try alphaPattern.value(of: path) ?? alpha }
+
+  /// The numbers module `path` has of the method's own.
+  package func settings(of path: String) throws -> MethodSettings {
+    try settings.reduce(into: [:]) { $0[$1.key] = try $1.pattern.value(of: path) ?? $1.value }
+  }
 
   /// What module `path` multiplies its product of factors with.
   ///

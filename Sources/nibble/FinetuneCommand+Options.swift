@@ -8,6 +8,7 @@ import NibbleTraining
 /// Flags as the library takes them.
 extension FinetuneCommand {
   func check() throws {
+    try methods.check()
     func positive(_ value: Double, _ flag: String) throws {
       guard value > 0, value.isFinite else { throw NibbleError.usage("\(flag) \(value) is not above 0") }
     }
@@ -77,6 +78,7 @@ extension FinetuneCommand {
     get throws {
       var options = self.plainOptions
       options.adapter.baseName = try baseName.map { try ModelOrigin($0) }
+      try methods.apply(to: &options.adapter)
       options.adapter.rankPattern = try rankPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--rank-pattern")
         guard let rank = Int(number), (1...1 << 20).contains(rank) else {
@@ -98,6 +100,7 @@ extension FinetuneCommand {
   /// The options, with what is trained for new tokens.
   func options(with added: ChatTokens, on model: Model) throws -> FinetuneOptions {
     var options = try options
+    methods.applyBase(model, to: &options.adapter)
     guard !added.tokens.isEmpty else { return options }
     added.train(in: &options.adapter, of: model)
     options.tokenizerFiles = added.files
@@ -105,7 +108,7 @@ extension FinetuneCommand {
   }
 
   /// Divided at the last `=`.
-  private static func pattern(_ text: String, _ flag: String) throws -> (String, String) {
+  static func pattern(_ text: String, _ flag: String) throws -> (String, String) {
     guard let equals = text.lastIndex(of: "=") else { throw NibbleError.usage("\(flag) \(quoted(text)) is not REGEX=NUMBER") }
     return (String(text[..<equals]), String(text[text.index(after: equals)...]))
   }

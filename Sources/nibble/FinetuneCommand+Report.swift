@@ -1,10 +1,18 @@
 import NibbleCompute
 import NibbleCore
+import NibbleModels
 import NibbleQuant
 import NibbleTraining
 
 /// What is printed before and after a run.
 extension FinetuneCommand {
+  /// What is trained, before it is.
+  static func trained(_ tuning: Finetuning, of model: Model) -> String {
+    let all = model.checkpoint.tensors.reduce(0) { $0 + $1.count }
+    let share = "\(decimal(100 * Double(tuning.parameters) / Double(max(all, 1)), 3)) % of \(all)"
+    return "training \(tuning.parameters) parameters" + (tuning.adapted > 0 ? " of \(tuning.adapted) modules" : "") + ", \(share)"
+  }
+
   func printPlan(_ tuning: Finetuning, _ data: TrainingRows.Data) throws {
     let length = data.longest
     let plan = tuning.memory(length: length, threads: common.workers)
@@ -14,12 +22,17 @@ extension FinetuneCommand {
     ]
     if common.json {
       let members: [(key: String, value: JSON)] =
-        [("verb", "finetune"), ("steps", JSON(tuning.steps)), ("longest_row", JSON(length))]
+        [
+          ("verb", "finetune"), ("steps", JSON(tuning.steps)), ("longest_row", JSON(length)), ("trained_parameters", JSON(tuning.parameters)),
+        ]
         + data.counts + parts.map { ($0.0.replacing(" ", with: "_"), JSON($0.1)) }
       return try StandardOutput.print(JSON.object(members))
     }
     try Summary.printRows(
-      [("steps", "\(tuning.steps), rows of at most \(length) tokens, \(batchSize) at once"), ("rows", data.summary)]
+      [
+        ("steps", "\(tuning.steps), rows of at most \(length) tokens, \(batchSize) at once"), ("rows", data.summary),
+        ("parameters", "\(tuning.parameters) of \(tuning.adapted) modules"),
+      ]
         + parts.map { ($0.0, byteText($0.1)) })
   }
 

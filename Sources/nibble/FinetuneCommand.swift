@@ -27,7 +27,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Print steps and memory, and train nothing.") var dryRun = false
   @Option(help: ArgumentHelp("Refuse a run that needs more memory (default: the machine's).", valueName: "bytes")) var maxMemory:
     String?
-  @Option(help: "lora, rslora or dora; full trains every weight of a float base.") var method: AdapterOptions.Method = .lora
+  @Option(help: "lora, rslora, dora, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base.") var method: AdapterOptions.Method = .lora
   @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the LoRA factors.") var rank = 8
   @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "LoRA alpha: the adapter's output is scaled by alpha / rank.") var alpha = 16.0
   @Option(help: "Layers to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression.") var targetModules = "all-linear"
@@ -99,6 +99,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
   @Flag(help: "Skip the checksums of an .nbl base.") var noVerify = false
   @Flag(help: "Print the tokens of the first rows and which of them are learned, and train nothing.") var showBatch = false
+  @OptionGroup var methods: MethodOptions
   @OptionGroup var common: CommonOptions
 
   func run() throws {
@@ -142,6 +143,7 @@ struct FinetuneCommand: ParsableCommand {
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
     if resume { common.warn(try tuning.checkResumes(folder)) }
+    if !common.quiet, !resume { write(Self.trained(tuning, of: model) + "\n", to: STDERR_FILENO) }
     let log = TrainingLog(steps: tuning.steps, every: logEvery, isQuiet: common.quiet)
     let result = try interruptible {
       try tuning.train(in: folder, record: yaml, resume: resume, validated: { log.show(validation: $1, step: $0) }) { log.show($0, smoothed: $1) }
@@ -179,7 +181,7 @@ struct FinetuneCommand: ParsableCommand {
       "--lora-r", "--r", "--rank", "--lora-alpha", "--alpha", "--target-modules", "--rank-pattern", "--alpha-pattern",
       "--modules-to-save",
       "--bias", "--init-lora",
-    ]
+    ] + MethodOptions.flags
     if initAdapter != nil { common.warnIgnored(factors + ["--method"], "--init-adapter brings its own") }
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }

@@ -89,6 +89,16 @@ extension Summary {
       ]
     }
     if all.isLostInNoise { rows.append(("survival", "\(share(all.survival)): a measure of the noise, not of the change")) }
+    let moved = report.changed.filter(\.isMoved)
+    if !moved.isEmpty {
+      let worst = moved.max { $0.sums.noiseRatio < $1.sums.noiseRatio }
+      rows.append(
+        (
+          "zeros moved",
+          "\(moved.count) tensors: codes and scales are the base's; the type of the zeros takes at most "
+            + "\(scientific(worst?.sums.noiseRatio ?? 0)) of the change" + (worst.map { " (\(oneLine($0.name)))" } ?? "")
+        ))
+    }
     let shaped = report.changed.filter(\.isShaped).count
     if shaped > 0 { rows.append(("shaped", "\(shaped) tensors: codes chosen so that the change survives")) }
     if !report.replaced.isEmpty { rows.append(("replaced", list(report.replaced))) }

@@ -141,6 +141,7 @@ enum Summary {
             "dead": JSON.bool($0.sums.isDead),
             "stored": JSON(coding($0.target.encoding, $0.target.dtype)), "shaped": JSON.bool($0.isShaped),
             "of_outputs": JSON.bool($0.isOfOutputs),
+            "moved": JSON.bool($0.isMoved),
           ]
         }),
       "replaced": JSON(report.replaced), "undo": JSON(job.changing.undo), "undo_bytes": report.undo.map { JSON($0.bytes) } ?? .null,

@@ -18,7 +18,7 @@ private struct SSF: AdapterMethod {
     MethodPart("ssf_shift", suffixes: [".ssf_shift"]) { [$0.outputs ?? 0] },
   ]
 
-  static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape? {
+  static func shape(of parts: [String: [Int]], isEmbedding: Bool, settings: MethodSettings) -> ModuleShape? {
     parts["ssf_scale"]?.first.map { ModuleShape(outputs: $0) }
   }
 
@@ -153,6 +153,6 @@ struct MethodSeamTests {
     }
     // Without the line in the list no adapter is of this method.
     let error = #expect(throws: NibbleError.self) { try AdapterFile.open(file.path) }
-    #expect(error?.kind == .badInput && error?.message.contains("'SSF' is not implemented; LORA is") == true)
+    #expect(error?.kind == .badInput && error?.message.contains("'SSF' is not implemented; ") == true)
   }
 }

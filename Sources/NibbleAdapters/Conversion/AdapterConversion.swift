@@ -54,7 +54,9 @@ public struct AdapterConversion: Sendable {
   public init(_ path: String, to: Layout, base: Checkpoint? = nil) throws {
     (self.path, self.to, self.base) = (path, to, base)
     from = try Layout(of: path)
-    guard from != to else { throw NibbleError.usage("\(path: path) has \(to.rawValue)'s layout already") }
+    guard try from != to || from == .peft && AdapterFile.open(path).config.method.foldsToLoRA else {
+      throw NibbleError.usage("\(path: path) has \(to.rawValue)'s layout already")
+    }
     guard from == .gguf || to == .gguf else {
       gguf = nil
       return

@@ -11,7 +11,7 @@ extension Merging {
   func combination(_ options: MergeOptions, of name: String) throws -> Combination {
     let method = options.method
     guard !method.isSum else { return .sum }
-    let ranks = parts.map(\.module.rank)
+    let ranks = parts.map(\.module.pairRank)
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.usage("\(.method, method.rawValue): \(reason)") }
     if let other = parts.first(where: { !$0.module.isPlain }) {
       throw fail("\(path: other.file.path) uses \(other.module.beyondFactors), which PEFT's combination is not made for")
@@ -20,7 +20,7 @@ extension Merging {
       throw fail("\(subject: name) has ranks \(ranks), together more than the limit of \(Self.mostRanks)")
     }
     if method == .svd {
-      let sum = options.adapters.reduce(0) { $0 + ($1.adapter.modules.map(\.rank).max() ?? 0) }
+      let sum = options.adapters.reduce(0) { $0 + ($1.adapter.modules.map(\.pairRank).max() ?? 0) }
       if let rank = options.svdRank, rank > sum {
         throw fail("\(.svdRank, rank) is above the ranks of all adapters together, \(sum)")
       }
@@ -44,5 +44,5 @@ extension Merging {
 
 extension MergeOptions {
   /// The largest rank any module has.
-  var largestRank: Int { adapters.flatMap { $0.adapter.modules.map(\.rank) }.max() ?? 1 }
+  var largestRank: Int { adapters.flatMap { $0.adapter.modules.map(\.pairRank) }.max() ?? 1 }
 }

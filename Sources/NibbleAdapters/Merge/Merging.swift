@@ -43,6 +43,31 @@ struct Merging: Sendable {
   /// Whether outputs are scaled, which needs all of the weight to be known.
   var scalesOutputs: Bool { parts.contains { $0.module.method.scalesOutputs } }
 
+  /// Inputs and outputs, one after another, that all parts add the same to; 1 where they are to be added as they are.
+  var shared: (inputs: Int, outputs: Int) {
+    guard case .sum = combination, !parts.isEmpty, parts.allSatisfy({ $0.module.method.movesGroups }) else { return (1, 1) }
+    return (
+      parts.map { $0.module.method.sharedInputs($0.module.shape) }.reduce(0, Self.commonDivisor),
+      parts.map { $0.module.method.sharedOutputs($0.module.shape) }.reduce(0, Self.commonDivisor)
+    )
+  }
+
+  private static func commonDivisor(_ a: Int, _ b: Int) -> Int { b == 0 ? a : commonDivisor(b, a % b) }
+
+  /// Throws where the parts would move groups of codes, and those of `item`'s tensor cannot be moved.
+  func checkMoves(_ item: StreamJob.Item) throws {
+    let source = item.replacement ?? item.source, shared = self.shared
+    guard shared.inputs > 1, source.isPacked, source.encoding == item.target.encoding, let part = parts.first else { return }
+    let reason =
+      isInputsFirst == source.isTransposed
+      ? item.target.encoding.codec.movingRefusal(item.target.shape, length: shared.inputs, rows: shared.outputs) : "its groups are not of inputs"
+    guard let reason else { return }
+    throw part.file.mismatch(
+      part.module.path,
+      "merges into zeros or offsets of groups, and \(tensor: source.name.text) is \(source.encoding.summary): \(reason); "
+        + "merge into floats" + (part.module.method.foldsToLoRA ? ", or what 'adapter convert' makes of it, a plain LoRA adapter, by rounding" : ""))
+  }
+
   /// Whether rows of tokens may be trained beside the factors: those of a head that shares the embedding's are the weight under them.
   var takesRows: Bool { !isInputsFirst && !scalesOutputs && !parts.contains { $0.module.isConvolution } }
 
@@ -63,10 +88,12 @@ struct Merging: Sendable {
       columns: rowsAreOutputs ? inputs : outputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs)
     let own: [LowRankChange.Part]
     if case .sum = combination {
-      own = try parts.map { .init(factors: $0.factors, scales: try $0.method.scales(lengths), weight: $0.weight) }
+      own = try parts.map {
+        .init(factors: $0.factors, tiles: $0.method.pooled, scales: try $0.method.scales(lengths), weight: $0.weight)
+      }
     } else {
       own = try factors().map { .init(factors: $0) }
     }
-    return LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs)
+    return LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs, shared: shared)
   }
 }

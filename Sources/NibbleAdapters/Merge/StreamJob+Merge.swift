@@ -37,13 +37,14 @@ extension StreamJob {
       job.items[index].change = { rows }
     }
     for (index, vector) in merges.vectors { job.items[index].change = { vector } }
-    for (index, merging) in merges.matrices {
+    for (index, merging) in merges.matrices.sorted(by: { $0.key < $1.key }) {
       job.items[index].target.becomesNew()
       let item = job.items[index]
       guard item.target.dtype != .f64 else {
         throw NibbleError.usage("\(tensor: item.source.name.text) is F64, which is not merged into; give \(.dtype)")
       }
       let rows = merges.tokenRows[index]
+      if rows == nil { try merging.checkMoves(item) }
       job.items[index].change = {
         guard var rows else { return try merging.change(item) }
         rows.factors = try merging.change(item)

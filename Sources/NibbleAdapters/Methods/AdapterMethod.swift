@@ -16,12 +16,24 @@ package protocol AdapterMethod: Sendable {
   static var kind: String { get }
   /// The key whose `true` tells this method from others of its `kind`; nil for the one without.
   static var flag: String? { get }
+  /// Whether adapters of other methods of its kind say that the flag is false: readers know it well.
+  static var flagIsCommon: Bool { get }
+  /// Whether PEFT has it: that loads what is written.
+  static var isInPEFT: Bool { get }
+  /// Whether tensors show the method where the configuration describes `other`. Files of programs without a key for it are read so.
+  ///
+  /// - Parameter parts: the names of all parts in the file
+  static func isShown(by parts: Set<String>, insteadOf other: any AdapterMethod.Type) -> Bool
   /// Keys of `adapter_config.json` beside those of every method: what the method reads, and what means nothing to a trained adapter.
   static var keys: Set<String> { get }
+  /// Numbers of `adapter_config.json` that decide, beside rank and scale, what its parts are.
+  static var settings: [MethodSetting] { get }
   /// What in `adapter_config.json` makes it another method, which is not implemented; nil for nothing.
   static func refusal(_ config: JSON) -> MessageText?
   /// What adapter files hold for each module.
   static var parts: [MethodPart] { get }
+  /// Whether what is added has a scale, which rank and alpha of the configuration give.
+  static var hasScale: Bool { get }
   /// Whether s may be other than 1. Such an adapter has no fraction, and goes with no other.
   static var scalesOutputs: Bool { get }
   /// Whether `scale` is for the layer's own bias too.
@@ -33,7 +45,17 @@ package protocol AdapterMethod: Sendable {
   /// What a module is like whose parts have these shapes.
   ///
   /// - Returns: nil if there is no such module
-  static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape?
+  static func shape(of parts: [String: [Int]], isEmbedding: Bool, settings: MethodSettings) -> ModuleShape?
+  /// Why a module of such a shape and rank cannot be adapted; nil if it can.
+  static func refusal(of module: ModuleShape) -> MessageText?
+  /// Whether a merge moves groups of a packed weight and touches no code: what it adds is the same for so many inputs in a row.
+  static var movesGroups: Bool { get }
+  /// Inputs, one after another, that the change of such a module adds the same to.
+  static func sharedInputs(_ module: ModuleShape) -> Int
+  /// Outputs of which the same holds.
+  static func sharedOutputs(_ module: ModuleShape) -> Int
+  /// The rank of the pair of such a module.
+  static func pairRank(_ module: ModuleShape) -> Int
   /// The numbers a new adapter begins with, by part: of a layer that takes and gives so many numbers, and changes nothing.
   static func start(_ layer: NewModule) -> [String: [Float]]
 
@@ -41,6 +63,18 @@ package protocol AdapterMethod: Sendable {
   init?(_ numbers: MethodNumbers)
   /// Added to the layer's product; nil for nothing.
   var pair: LowRankPair? { get }
+  /// The part of the pair whose input dropout leaves whole, with the pair's own B; nil for none.
+  var undropped: LowRankPair? { get }
+  /// Whether the pair is made of the method's numbers, in memory of its own, instead of being two of its parts.
+  static var folds: Bool { get }
+  /// Makes the pair of the numbers as they are now: `init` does, and training before each pass.
+  func fold()
+  /// Adds what the gradients of the pair's factors are for the method's own numbers. Methods that fold have it.
+  func foldBack(_ pair: PairGradients, to gradients: PartGradients)
+  /// Added to the layer's product too, of methods that have no pair but numbers for tiles of the weight; nil for nothing.
+  var pooled: PooledTerm? { get }
+  /// The part whose numbers these are.
+  var pooledPart: String? { get }
   /// Added to rows of an embedding; nil unless the method `looksUp`.
   var lookup: EmbeddingTerm? { get }
   /// t, [outputs]; nil for 0.
@@ -63,6 +97,22 @@ package protocol AdapterMethod: Sendable {
 
 extension AdapterMethod {
   package static var keys: Set<String> { [] }
+  package static var settings: [MethodSetting] { [] }
+  package static var flagIsCommon: Bool { false }
+  package static var isInPEFT: Bool { true }
+  package static func isShown(by parts: Set<String>, insteadOf other: any AdapterMethod.Type) -> Bool { false }
+  package static func refusal(of module: ModuleShape) -> MessageText? { nil }
+  package static func pairRank(_ module: ModuleShape) -> Int { module.rank }
+  package static var movesGroups: Bool { false }
+  package static func sharedInputs(_ module: ModuleShape) -> Int { 1 }
+  package static func sharedOutputs(_ module: ModuleShape) -> Int { 1 }
+  package static var folds: Bool { false }
+  package static var hasScale: Bool { hasFactors }
+  package var pooled: PooledTerm? { nil }
+  package var pooledPart: String? { nil }
+  package var undropped: LowRankPair? { nil }
+  package func fold() {}
+  package func foldBack(_ pair: PairGradients, to gradients: PartGradients) {}
   package static func refusal(_ config: JSON) -> MessageText? { nil }
   package static var flag: String? { nil }
   package static var scalesOutputs: Bool { false }
@@ -72,17 +122,34 @@ extension AdapterMethod {
   package var bias: FloatStore? { nil }
   package var scale: FloatStore? { nil }
   package var isDead: Bool { false }
+  package func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {}
   package func scales(_ lengths: any RowLengths) throws -> [Double]? { scale?.values.map(Double.init) }
   package func outputs(of weight: Matrix, _ engine: Engine) -> OutputChange {
     OutputChange(scale: scale, bias: bias, scalesBias: Self.scalesBias)
   }
 
+  /// Whether a plain LoRA adapter says the same: its factors are the pair.
+  package static var foldsToLoRA: Bool { folds && !scalesOutputs }
+  /// Numbers that a module of such a shape has.
+  package static func count(_ module: ModuleShape) -> Int {
+    parts.filter { $0.flag == nil }.reduce(0) { $0 + (elementCount(of: $1.shape(module)) ?? 0) }
+  }
   /// Whether modules have two thin factors, and so a rank and a scale.
   package static var hasFactors: Bool { parts.contains(where: \.isFactor) }
   /// The part of this name.
   static func part(_ name: String) -> MethodPart? { parts.first { $0.name == name } }
   /// Parts that are no factors.
   static var extras: [MethodPart] { parts.filter { !$0.isFactor } }
+}
+
+/// Where the gradients of a pair's factors are summed up, to be handed to the numbers that the pair is made of.
+package struct PairGradients {
+  /// [rank, inputs]
+  package let a: UnsafeMutablePointer<Float>
+  /// [outputs, rank]
+  package let b: UnsafeMutablePointer<Float>
+  /// Of the A of what dropout leaves whole, as far as that is not in `a`; nil without dropout.
+  package let undropped: UnsafeMutablePointer<Float>?
 }
 
 /// What follows a layer's product, a number an output.

@@ -2,7 +2,7 @@ import NibbleCore
 
 /// Every method. Another is one more file and its name here.
 package enum AdapterMethods {
-  private static let known: [any AdapterMethod.Type] = [LoRA.self, DoRA.self]
+  private static let known: [any AdapterMethod.Type] = [LoRA.self, DoRA.self, QALoRA.self, IEC.self, QBaRA.self, QAHiRA.self]
   /// Methods a program brings itself.
   @TaskLocal package static var added: [any AdapterMethod.Type] = []
 
@@ -12,6 +12,11 @@ package enum AdapterMethods {
   static func method(kind: String, flags: Set<String>) -> (any AdapterMethod.Type)? {
     let own = all.filter { $0.kind == kind }
     return own.first { $0.flag.map(flags.contains) ?? false } ?? own.first { $0.flag == nil }
+  }
+
+  /// The method that the parts of a file show, where its configuration describes another.
+  static func shown(by parts: Set<String>, insteadOf other: any AdapterMethod.Type) -> (any AdapterMethod.Type)? {
+    all.first { $0.isShown(by: parts, insteadOf: other) }
   }
 
   /// Keys that are true or false.
@@ -32,7 +37,8 @@ package enum AdapterMethods {
 extension AdapterMethod {
   /// What in `adapter_config.json` tells the method from others of its kind.
   package static var flagMembers: [(String, JSON)] {
-    AdapterMethods.all.filter { $0.kind == kind }.compactMap { one in one.flag.map { ($0, .bool(one == self)) } }
+    AdapterMethods.all.filter { $0.kind == kind && ($0 == self || $0.flagIsCommon) }
+      .compactMap { one in one.flag.map { ($0, .bool(one == self)) } }
   }
 }
 
@@ -48,6 +54,10 @@ package struct TrainableMethod: Sendable {
     TrainableMethod(name: "lora", method: LoRA.self, isRankStabilized: false),
     TrainableMethod(name: "rslora", method: LoRA.self, isRankStabilized: true),
     TrainableMethod(name: "dora", method: DoRA.self, isRankStabilized: false),
+    TrainableMethod(name: "qalora", method: QALoRA.self, isRankStabilized: false),
+    TrainableMethod(name: "iec", method: IEC.self, isRankStabilized: false),
+    TrainableMethod(name: "qbara", method: QBaRA.self, isRankStabilized: false),
+    TrainableMethod(name: "qahira", method: QAHiRA.self, isRankStabilized: false),
   ]
 
   package static func named(_ name: String) -> TrainableMethod? {

@@ -8,6 +8,7 @@ package struct DoRA: AdapterMethod {
   package static let name = "DoRA"
   package static let kind = LoRA.kind
   package static let flag: String? = "use_dora"
+  package static let flagIsCommon = true
   package static let keys = LoRA.keys
   package static let scalesOutputs = true
   package static let parts =
@@ -20,8 +21,8 @@ package struct DoRA: AdapterMethod {
 
   package static func refusal(_ config: JSON) -> MessageText? { LoRA.refusal(config) }
 
-  package static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape? {
-    LoRA.shape(of: parts, isEmbedding: isEmbedding)
+  package static func shape(of parts: [String: [Int]], isEmbedding: Bool, settings: MethodSettings) -> ModuleShape? {
+    LoRA.shape(of: parts, isEmbedding: isEmbedding, settings: settings)
   }
 
   /// m is the rows' own lengths.

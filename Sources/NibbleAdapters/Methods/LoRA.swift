@@ -22,14 +22,14 @@ package struct LoRA: AdapterMethod {
     ]
 
   package static let keys = Set(variants).union([
-    "r", "lora_alpha", "use_rslora", "use_dora", "lora_bias", "rank_pattern", "alpha_pattern", "init_lora_weights", "lora_dropout",
+    "r", "lora_alpha", "use_rslora", "use_dora", "use_qalora", "lora_bias", "rank_pattern", "alpha_pattern", "init_lora_weights", "lora_dropout",
     "megatron_config", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     "runtime_config",
   ])
 
   /// Keys that make another method of it when set.
   private static let variants = [
-    "layer_replication", "use_qalora", "target_parameters", "alora_invocation_tokens", "arrow_config", "velora_config",
+    "layer_replication", "target_parameters", "alora_invocation_tokens", "arrow_config", "velora_config",
     "monteclora_config", "kasa_config", "use_bdlora",
   ]
   /// Starts that change the base too.
@@ -46,7 +46,7 @@ package struct LoRA: AdapterMethod {
   }
 
   /// From A, [rank, inputs], and B, [outputs, rank]; of convolutions [rank, channels, height, width] and [outputs, rank, 1, 1].
-  package static func shape(of parts: [String: [Int]], isEmbedding: Bool) -> ModuleShape? {
+  package static func shape(of parts: [String: [Int]], isEmbedding: Bool, settings: MethodSettings) -> ModuleShape? {
     guard let a = parts[first], let b = parts[second], a.count == b.count, a.count == 2 || a.count == 4 && !isEmbedding else {
       return nil
     }

@@ -53,7 +53,10 @@ package struct LowRankPair: Sendable {
 /// Slots of a pass's scratch that belong to adapters; the pass's own are below 20.
 package enum AdapterSlot {
   static let low = 20, lowGradient = 21, inputGradient = 22, tableLow = 23, tableSums = 24, tableLowGradient = 25
-  package static let dropped = 26, tokens = 27, changed = 28
+  package static let dropped = 26, tokens = 27
+  static let foldedFirst = 28, foldedSecond = 29, foldedUndropped = 30
+  package static let restored = 31
+  static let pooled = 32, summed = 33, changed = 34
 }
 
 /// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it by itself.
@@ -85,19 +88,44 @@ package struct PairPass {
     engine.multiply(low(x), rows: rows, stride: pair.rank, [.init(pair.b, out, stride: stride, adds: true)])
   }
 
-  /// With du = dz · B: dB += dzᵀ · u, dA += scale · duᵀ · x. Leaves du for `inputGradient`.
+  /// Adds to the gradients of the numbers that `method` makes the pair of. Leaves du for `inputGradient`.
+  ///
+  /// - Parameters:
+  ///   - x: what the pair took
+  ///   - restored: what dropout took of the input, of methods that have a pair for it
   package func backward(
-    _ dz: UnsafePointer<Float>, stride: Int, _ x: UnsafePointer<Float>, _ gradients: PartGradients
+    _ dz: UnsafePointer<Float>, stride: Int, _ x: UnsafePointer<Float>, restored: UnsafePointer<Float>? = nil,
+    of method: any AdapterMethod, _ gradients: PartGradients
   ) {
+    guard type(of: method).folds else {
+      return backward(dz, stride: stride, x, a: gradients[LoRA.first]?.start, b: gradients[LoRA.second]?.start)
+    }
+    func zeros(_ slot: Int, _ count: Int) -> Floats {
+      let start = scratch.floatStart(slot, count)
+      start.update(repeating: 0, count: count)
+      return start
+    }
+    let folded = PairGradients(
+      a: zeros(AdapterSlot.foldedFirst, pair.rank * pair.a.inputs), b: zeros(AdapterSlot.foldedSecond, pair.b.outputs * pair.rank),
+      undropped: restored.map { _ in zeros(AdapterSlot.foldedUndropped, pair.rank * pair.a.inputs) })
+    if let restored, let own = method.undropped {
+      PairPass(own, rows: rows, engine, scratch).backward(dz, stride: stride, restored, a: folded.undropped, b: folded.b)
+    }
+    backward(dz, stride: stride, x, a: folded.a, b: folded.b)
+    method.foldBack(folded, to: gradients)
+  }
+
+  /// With du = dz · B: dB += dzᵀ · u, dA += scale · duᵀ · x.
+  private func backward(_ dz: UnsafePointer<Float>, stride: Int, _ x: UnsafePointer<Float>, a: Floats?, b: Floats?) {
     let (rank, outputs, inputs) = (pair.rank, pair.b.outputs, pair.a.inputs)
     let u = low(x), du = scratch.floatStart(AdapterSlot.lowGradient, rows * rank)
     engine.multiply(dz, rows: rows, stride: stride, [.init(pair.b.turned, du, stride: rank)])
-    if let b = gradients[LoRA.second] {
-      engine.addWeightGradient(dz, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, to: b.start)
+    if let b {
+      engine.addWeightGradient(dz, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, to: b)
     }
-    if let a = gradients[LoRA.first] {
+    if let a {
       engine.addWeightGradient(
-        du, stride: rank, outputs: rank, x, stride: inputs, inputs: inputs, rows: rows, scale: Float(pair.scale), to: a.start)
+        du, stride: rank, outputs: rank, x, stride: inputs, inputs: inputs, rows: rows, scale: Float(pair.scale), to: a)
     }
   }
 

@@ -11,6 +11,8 @@ package struct MethodPart: Sendable {
   let flag: String?
   /// Whether it is one of two thin factors.
   let isFactor: Bool
+  /// Whether it is a matrix that products are made with, and no factor.
+  let isMatrix: Bool
   /// Whether the module's scale is for this part too.
   let isScaled: Bool
   /// Whether LoRA+ trains it at its other rate.
@@ -19,14 +21,14 @@ package struct MethodPart: Sendable {
   package let shape: @Sendable (ModuleShape) -> [Int]
 
   package init(
-    _ name: String, suffixes: [String], flag: String? = nil, isFactor: Bool = false, isScaled: Bool = false,
+    _ name: String, suffixes: [String], flag: String? = nil, isFactor: Bool = false, isMatrix: Bool = false, isScaled: Bool = false,
     isSecond: Bool = false,
     shape: @escaping @Sendable (ModuleShape) -> [Int]
   ) {
     (self.name, self.suffixes, self.flag, self.isFactor, self.isScaled, self.isSecond) = (
       name, suffixes, flag, isFactor, isScaled, isSecond
     )
-    self.shape = shape
+    (self.isMatrix, self.shape) = (isMatrix, shape)
   }
 
   /// What follows the path of such a module in the file that is written.
@@ -47,11 +49,15 @@ package struct ModuleShape: Sendable, Equatable {
   package var input: [Int]?
   /// nil if no tensor shows it.
   package var outputs: Int?
-  /// Of its factors; 0 without.
+  /// As it is configured, of methods with factors; 0 without.
   package var rank = 0
+  /// The method's own numbers for it.
+  package var settings: MethodSettings = [:]
 
-  package init(_ kind: Kind = .linear, input: [Int]? = nil, outputs: Int? = nil, rank: Int = 0) {
-    (self.kind, self.input, self.outputs, self.rank) = (kind, input, outputs, rank)
+  package init(
+    _ kind: Kind = .linear, input: [Int]? = nil, outputs: Int? = nil, rank: Int = 0, settings: MethodSettings = [:]
+  ) {
+    (self.kind, self.input, self.outputs, self.rank, self.settings) = (kind, input, outputs, rank, settings)
   }
 
   /// Numbers a module takes; of a convolution, all it sees of its channels.
@@ -77,15 +83,18 @@ package struct MethodNumbers {
   package var values: [String: FloatStore]
   /// What the product of factors is multiplied with.
   package var scale: Double
+  /// Of the method's configuration.
+  package var settings: MethodSettings
   /// The layer's weight, where none of the numbers changes any more; what follows from them is found once then.
   package var weight: Matrix?
   package var engine: Engine
 
   package init(
-    matrices: [String: Matrix] = [:], values: [String: FloatStore] = [:], scale: Double = 1, weight: Matrix? = nil,
-    _ engine: Engine
+    matrices: [String: Matrix] = [:], values: [String: FloatStore] = [:], scale: Double = 1, settings: MethodSettings = [:],
+    weight: Matrix? = nil, _ engine: Engine
   ) {
     (self.matrices, self.values, self.scale, self.weight, self.engine) = (matrices, values, scale, weight, engine)
+    self.settings = settings
   }
 }
 
@@ -94,6 +103,7 @@ package struct NewModule {
   package let inputs: Int
   package let outputs: Int
   package let rank: Int
+  package let settings: MethodSettings
   package let factors: FactorStart
   package let random: CountedRandom
   /// Of its weight's rows, [outputs].
@@ -101,9 +111,11 @@ package struct NewModule {
   private let weight: Matrix
   private let engine: Engine
 
-  package init(_ weight: Matrix, rank: Int, _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine) {
+  package init(
+    _ weight: Matrix, rank: Int, settings: MethodSettings = [:], _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine
+  ) {
     (inputs, outputs, self.rank, self.factors, self.random) = (weight.inputs, weight.outputs, rank, factors, random)
-    (self.weight, self.engine) = (weight, engine)
+    (self.settings, self.weight, self.engine) = (settings, weight, engine)
   }
 }
 
@@ -115,9 +127,12 @@ public enum FactorStart: String, Sendable, CaseIterable {
   case gaussian
 
   /// A, [rank, inputs]
-  func first(_ layer: NewModule) -> [Float] {
-    let bound = 1 / Double(layer.inputs).squareRoot()
-    return (0..<layer.rank * layer.inputs).map { index in
+  func first(_ layer: NewModule) -> [Float] { first(layer, rows: layer.rank, inputs: layer.inputs) }
+
+  /// The same for an A of another shape.
+  func first(_ layer: NewModule, rows: Int, inputs: Int) -> [Float] {
+    let bound = 1 / Double(inputs).squareRoot()
+    return (0..<rows * inputs).map { index in
       switch self {
       case .kaiming: Float((2 * layer.random.uniform(UInt64(index)) - 1) * bound)
       case .gaussian: Float(layer.random.normal(UInt64(index)) / Double(layer.rank))

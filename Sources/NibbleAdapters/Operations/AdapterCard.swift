@@ -15,10 +15,14 @@ struct AdapterCard {
   /// The base, if that is a published model and not a path of this machine.
   private var published: String? { baseName.flatMap { ModelOrigin.isPublished($0) && PathKind($0) == .nothing ? $0 : nil } }
 
+  private var peftConfig: AdapterConfig? { isMLX ? nil : try? AdapterConfig(config, place: "") }
+
   private var method: String {
     if isMLX { return MLXLayout.methodName(config) ?? LoRA.name }
-    return (try? AdapterConfig(config, place: ""))?.methodName ?? LoRA.name
+    return peftConfig?.methodName ?? LoRA.name
   }
+
+  private var isInPEFT: Bool { peftConfig?.method.isInPEFT ?? true }
 
   private var task: (pipeline: String, loader: String)? {
     switch config["task_type"]?.string {
@@ -33,7 +37,7 @@ struct AdapterCard {
   private var header: [String] {
     var lines = ["---"]
     if let published { lines.append("base_model: \(JSON(published).text())") }
-    lines.append("library_name: \(isMLX ? "mlx" : "peft")")
+    if isMLX || isInPEFT { lines.append("library_name: \(isMLX ? "mlx" : "peft")") }
     if let task { lines.append("pipeline_tag: \(task.pipeline)") }
     var tags = ["lora", "nibble"]
     if !isMLX { tags.append("transformers") }
@@ -64,6 +68,13 @@ struct AdapterCard {
   }
 
   private var usage: [String] {
+    guard isInPEFT else {
+      return [
+        "", "## Use", "",
+        "PEFT does not have \(method). `nibble adapter convert PATH -o OUT` writes the same change as a plain LoRA adapter that it loads; "
+          + "nibble attaches it as it is (`nibble generate`, `nibble evaluate`) or merges it (`nibble merge MODEL PATH`).",
+      ]
+    }
     guard !isMLX, let task else { return [] }
     let model =
       published == nil

@@ -65,7 +65,7 @@ public struct AdapterCombination: Sendable {
       warnings.append(
         .init(.identity, "the adapters name different bases: \(names.sorted().map(quoted).joined(separator: ", "))"))
     }
-    first = adapter.config.json
+    first = adapter.config.plain
   }
 
   /// Combines and writes the folder `path`.

@@ -73,7 +73,7 @@ public struct AdapterResizing: Sendable {
     report.whole = file.replacements.map { ($0.name, $0.tensor.count, nil) }
     report.whole += file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.count, nil) }
     let folder = AdapterFolder(
-      modules, carried: others.map { .init($0.name.text, copying: $0) }, config: file.config.json, binding: file.binding)
+      modules, carried: others.map { .init($0.name.text, copying: $0) }, config: file.config.plain, binding: file.binding)
     return (folder, report)
   }
 }

@@ -76,11 +76,16 @@ struct FactoredModule {
 }
 
 extension FactoredModule {
-  /// A module of an adapter in PEFT's layout.
+  /// A module of an adapter in PEFT's layout; what folds into plain factors, as these.
   ///
   /// - Throws: `.quality` for numbers that are not finite, `.usage` for methods without factors
   init(_ module: AdapterFile.AdaptedModule, of file: AdapterFile) throws {
     let factors = try file.factors(of: module)
+    guard !module.method.foldsToLoRA else {
+      let shape = ModuleShape(module.shape.kind, input: module.shape.input, outputs: module.shape.outputs)
+      self.init(path: module.path, method: LoRA.self, shape, factors: factors)
+      return
+    }
     var extras: [String: [Float]] = [:]
     for name in module.extras { extras[name] = try module.parts[name].map { try file.mapped.floats($0) } }
     self.init(path: module.path, method: module.method, module.shape, factors: factors, extras: extras)

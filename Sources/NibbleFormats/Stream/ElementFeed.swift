@@ -30,6 +30,8 @@ final class ElementFeed: Sendable {
 
   /// What decodes a packed source.
   var decoder: (any TensorDecoder)? { values?.decoder?.decoder }
+  /// The plain bytes of the sections behind the codes of a packed source.
+  var sections: [[UInt8]]? { values?.decoder?.sections }
   /// Elements that are decoded together: runs begin at multiples of it.
   var grain: Int { values?.grain ?? 1 }
 

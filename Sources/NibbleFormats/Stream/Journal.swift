@@ -126,7 +126,7 @@ extension Journal {
         "tensor": JSON(name), "sections": .array(sections.map(\.json)), "digest": JSON(outcome.digest.description),
         "source": JSON(outcome.sourceDigest.description), "counts": JSON(outcome.counts.all), "error": JSON(outcome.squaredError.map { hexText($0.bitPattern) }),
         "signal": JSON(hexText(outcome.squaredSignal.bitPattern)),
-        "change": sums.map { JSON($0.map { hexText($0.bitPattern) }) } ?? .null,
+        "change": sums.map { JSON($0.map { hexText($0.bitPattern) }) } ?? .null, "moved": .bool(outcome.isMoved),
       ]
       return Array(json.text().utf8)
     }
@@ -144,6 +144,7 @@ extension Journal {
       outcome.counts = counts
       outcome.squaredError = Self.double(json["error"])
       outcome.squaredSignal = signal
+      outcome.isMoved = json["moved"]?.bool ?? false
       if let sums = json["change"]?.array?.compactMap(Self.double), sums.count == 6 {
         var change = ChangeSums(kept: sums[0], delta: sums[1], base: sums[2], noise: sums[3])
         (change.inner, change.innerDelta) = (sums[4], sums[5])

@@ -33,6 +33,8 @@ public struct StreamReport: Sendable {
     public let isShaped: Bool
     /// Whether the sums are over what the layer gives on a text, instead of weights.
     public let isOfOutputs: Bool
+    /// Whether its groups moved and no code was touched.
+    public let isMoved: Bool
   }
 
   /// What an interrupted run had done before.
@@ -100,7 +102,7 @@ public struct StreamReport: Sendable {
     if let sums = outcome.change {
       changed.append(
         Changed(name: target.name.text, target: target, sums: sums, minimum: minimumSurvival, isShaped: item.isShaped,
-          isOfOutputs: item.decidedChange != nil))
+          isOfOutputs: item.decidedChange != nil, isMoved: outcome.isMoved))
     }
     if item.replacement != nil { replaced.append(target.name.text) }
     if target.encoding.isPacked {

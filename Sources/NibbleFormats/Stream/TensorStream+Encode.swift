@@ -42,6 +42,7 @@ extension TensorStream {
     }
     outcome.digest = digest.digest128
     outcome.counts = sums.counts
+    outcome.isMoved = pass.encoder is any CodeKeepingEncoder
     (outcome.squaredError, outcome.squaredSignal) = (sums.error, sums.signal)
     if change != nil {
       outcome.change = meter == nil ? try measure(pass, base) : ChangeMeter.Piece.total(pieces.values)
@@ -72,7 +73,11 @@ extension TensorStream {
       measures: change == nil, memory: memory)
     task.source = feed.decoder
     var encoder: any TensorEncoder = decided?.encoder(task) ?? target.encoding.codec.encoder(task)
-    if isShaped, let space = change?.rowSpace {
+    if let change, change.sharedColumns > 1, source.encoding == target.encoding, source.isTransposed == target.isTransposed,
+      let moved = moved(target, change, feed, task)
+    {
+      encoder = moved
+    } else if isShaped, let space = change?.rowSpace {
       guard space.rank <= Shaper.mostRanks else {
         throw NibbleError.usage(
           "\(tensor: source.name.text): a change of rank \(space.rank) is not shaped; \(Shaper.mostRanks) is the limit")
@@ -82,6 +87,17 @@ extension TensorStream {
     return EncodingPass(
       source: source, feed: feed, encoder: encoder,
       chunk: Self.chunk(leastCommonMultiple(encoder.grain, feed.grain), isWide: isWide))
+  }
+
+  /// An encoder that moves groups of codes as they are; nil where the codec cannot.
+  private func moved(
+    _ target: TensorTarget, _ change: any TensorChange, _ feed: ElementFeed, _ task: EncodingTask
+  ) -> (any TensorEncoder)? {
+    let codec = target.encoding.codec, length = codec.movedLength(columns: target.shape.last ?? 0)
+    guard codec.movingRefusal(target.shape, length: change.sharedColumns, rows: change.sharedRows) == nil, let sections = feed.sections,
+      let shift = change.shift(length: length), let result = codec.moved(sections, by: shift)
+    else { return nil }
+    return MovedEncoder(result, shift, task)
   }
 
   /// Elements of a chunk: a multiple of what is coded together.
@@ -171,7 +187,8 @@ struct EncodingPass: Sendable {
     }
     base?.encoder.restore(own, elements.start, elements.count, scratch)
     let restored = scratch.floatStart(TensorStream.Slot.restored, elements.count)
-    let (codes, sums) = encoder.encode(elements, restored: restored, scratch)
+    let (found, sums) = encoder.encode(elements, restored: restored, scratch)
+    let codes = encoder is any CodeKeepingEncoder ? piece.plain : found
     let kept = meter.measure(elements.start, elements.count, base: own, written: restored, delta: delta, scratch)
     return (piece, codes, sums, kept)
   }

@@ -53,6 +53,8 @@ package struct TensorOutcome: Sendable {
   package var squaredSignal = 0.0
   /// Where a change was wanted.
   package var change: ChangeSums?
+  /// Whether that moved groups of codes and touched none.
+  package var isMoved = false
 
   /// ‖written − read‖ / ‖read‖.
   package var relativeError: Double? {

@@ -46,7 +46,7 @@ extension Layers {
     var isFirst = true
     for layer in layers {
       let own = dy + column
-      let pair = segment.methods(layer.id).first?.method.pair
+      let method = segment.methods(layer.id).first?.method, pair = method?.pair
       let tokens = segment.rows(layer.id)
       let taken = scratch.floatStart(AdapterSlot.tokens, tokens?.scoreCount(rows) ?? 0)
       timed(.trained) {
@@ -62,11 +62,24 @@ extension Layers {
         }
         isFirst = false
         tokens?.addInputGradient(taken, rows: rows, to: dx, exact)
+        if let term = method?.pooled {
+          timed(.trained) {
+            let part = PooledPass(term, rows: rows, exact, scratch).inputGradient(own, stride: stride)
+            if let dropout = tape?.dropout { dropout.applied(part, count: rows * inputs, layer: layer.id, part) }
+            LayerKernels.add(part, scaledBy: 1, count: rows * inputs, to: dx)
+          }
+        }
         if let dropout = tape?.dropout, let pair {
           timed(.trained) {
+            let count = rows * inputs, scale = Float(pair.scale)
             let part = PairPass(pair, rows: rows, exact, scratch).inputGradient()
-            dropout.applied(part, count: rows * inputs, layer: layer.id, part)
-            LayerKernels.add(part, scaledBy: Float(pair.scale), count: rows * inputs, to: dx)
+            dropout.applied(part, count: count, layer: layer.id, part)
+            LayerKernels.add(part, scaledBy: scale, count: count, to: dx)
+            guard let own = method?.undropped else { return }
+            let whole = PairPass(own, rows: rows, exact, scratch).inputGradient()
+            LayerKernels.add(whole, scaledBy: scale, count: count, to: dx)
+            dropout.applied(whole, count: count, layer: layer.id, whole)
+            LayerKernels.add(whole, scaledBy: -scale, count: count, to: dx)
           }
         }
       }
@@ -91,9 +104,14 @@ extension Layers {
       let own = gradients.methods[layer.id] ?? [:]
       method.backward(OutputGradient(dy, stride: stride, rows: rows, count: layer.outputs, z: z, change, engine), own)
       if biasIsScaled { addBiasGradient() }
+      if let term = method.pooled, let part = method.pooledPart {
+        let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
+        PooledPass(term, rows: rows, exact, scratch).backward(dy, stride: stride, taken, to: own[part])
+      }
       if let pair = method.pair {
         let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
-        PairPass(pair, rows: rows, exact, scratch).backward(dy, stride: stride, taken, own)
+        let rest = tape?.dropout != nil && method.undropped != nil ? restored(x, taken, rows, layer) : nil
+        PairPass(pair, rows: rows, exact, scratch).backward(dy, stride: stride, taken, restored: rest, of: method, own)
       }
     }
     guard let whole = gradients.matrices[layer.id] else { return }

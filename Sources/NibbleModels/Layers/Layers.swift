@@ -112,8 +112,17 @@ struct Layers {
     if let dropout = tape?.dropout {
       for (method, _) in methods {
         guard let pair = method.pair else { continue }
-        PairPass(pair, rows: rows, exact, scratch).add(dropped(dropout, x, rows, layer), to: out, stride: stride)
+        let taken = dropped(dropout, x, rows, layer)
+        PairPass(pair, rows: rows, exact, scratch).add(taken, to: out, stride: stride)
+        if let own = method.undropped {
+          PairPass(own, rows: rows, exact, scratch).add(restored(x, taken, rows, layer), to: out, stride: stride)
+        }
       }
+    }
+    for (method, weight) in methods {
+      guard let term = method.pooled else { continue }
+      let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
+      PooledPass(term, rows: rows, exact, scratch).add(taken, weight: weight, to: out, stride: stride)
     }
     let weight = segment.matrix(layer.id, layer.matrix)
     let changes = methods.map { ($0.method.outputs(of: weight, exact), $0.weight) }
@@ -149,6 +158,14 @@ struct Layers {
   func dropped(_ dropout: Dropout, _ x: UnsafePointer<Float>, _ rows: Int, _ layer: Linear) -> UnsafePointer<Float> {
     dropout.applied(
       x, count: rows * layer.inputs, layer: layer.id, scratch.floatStart(AdapterSlot.dropped, rows * layer.inputs))
+  }
+
+  /// What dropout took of the input.
+  func restored(_ x: UnsafePointer<Float>, _ taken: UnsafePointer<Float>, _ rows: Int, _ layer: Linear) -> UnsafePointer<Float> {
+    let count = rows * layer.inputs, rest = scratch.floatStart(AdapterSlot.restored, count)
+    rest.update(from: x, count: count)
+    LayerKernels.add(taken, scaledBy: -1, count: count, to: rest)
+    return UnsafePointer(rest)
   }
 
   /// y += x, row by row.

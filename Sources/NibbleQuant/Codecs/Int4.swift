@@ -75,6 +75,7 @@ public struct Int4Groups: WeightCodec {
 
   /// Elements of a group of a matrix with so many columns.
   package func length(columns: Int) -> Int { size == 0 ? max(columns, 1) : size }
+  package func movedLength(columns: Int) -> Int { length(columns: columns) }
   /// Groups of a tensor.
   package func groups(_ shape: [Int]) -> Int { (elementCount(of: shape) ?? 0) / length(columns: shape.last ?? 0) }
 

@@ -27,8 +27,8 @@ final class RoundedWeights {
     var layers: [Layer] = []
     for linear in model.linears {
       guard let module = trained.modules[linear.id] else { continue }
-      guard !module.method.scalesOutputs else {
-        throw NibbleError.usage("\(.mergeAware) is for LoRA; \(module.method.name) scales outputs")
+      guard !module.method.scalesOutputs, module.method(model.engine)?.pair != nil else {
+        throw NibbleError.usage("\(.mergeAware) is for changes that are products of factors, which \(module.method.name)'s are not")
       }
       guard let stored = model.checkpoint.stored(linear), stored.isPacked, stored.shape == [linear.outputs, linear.inputs] else { continue }
       layers.append(Layer(linear: linear, module: module, stored: stored))

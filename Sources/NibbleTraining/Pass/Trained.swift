@@ -38,13 +38,14 @@ package struct TrainedModule {
   package let parts: [String: TrainedTensor]
   /// What the product of the factors is multiplied with.
   package let scale: Double
+  package let shape: ModuleShape
 
   /// - Parameter name: of a part's tensor in adapter files
   init(
     _ method: any AdapterMethod.Type, _ module: ModuleShape, scale: Double, _ values: [String: [Float]],
     name: (MethodPart) -> String
   ) {
-    (self.method, self.scale) = (method, scale)
+    (self.method, self.scale, shape) = (method, scale, module)
     parts = method.parts.reduce(into: [:]) { parts, part in
       guard let own = values[part.name] else { return }
       let tensor = TrainedTensor(name(part), part.shape(module), FloatStore(own))
@@ -53,15 +54,16 @@ package struct TrainedModule {
     }
   }
 
-  /// Of its factors; 0 without.
-  package var rank: Int { parts[LoRA.first]?.shape[0] ?? 0 }
+  /// Of its factors as configured; 0 without.
+  package var rank: Int { shape.rank }
   /// In the order of the method's parts.
   package var tensors: [TrainedTensor] { method.parts.compactMap { parts[$0.name] } }
 
   /// The method they are numbers of, where they lie.
   func method(_ engine: Engine) -> (any AdapterMethod)? {
     let matrices = parts.filter { $0.value.shape.count > 1 }.mapValues(\.matrix)
-    return method.init(MethodNumbers(matrices: matrices, values: parts.mapValues(\.values), scale: scale, engine))
+    return method.init(
+      MethodNumbers(matrices: matrices, values: parts.mapValues(\.values), scale: scale, settings: shape.settings, engine))
   }
 
   var gradients: PartGradients { parts.mapValues(\.gradient) }

@@ -13,6 +13,8 @@ package final class TrainingPass {
   private let adapter: ActiveAdapter
   /// nil where products are made with the base's weights and the factors apart.
   private let rounded: RoundedWeights?
+  /// What makes its pairs of numbers that training changes.
+  private let folded: [any AdapterMethod]
 
   typealias Floats = UnsafeMutablePointer<Float>
 
@@ -27,7 +29,9 @@ package final class TrainingPass {
     tape = Tape(checkpointing: checkpointing)
     gradients = trained.gradients
     self.rounded = rounded
-    adapter = ActiveAdapter(trained.attached(to: model, merged: rounded?.merged))
+    let attached = trained.attached(to: model, merged: rounded?.merged)
+    adapter = ActiveAdapter(attached)
+    folded = attached.methods.values.filter { type(of: $0).folds }
   }
 
   /// - Parameter checkpointing: keeps only the inputs of layers, and recomputes the layers in the backward pass
@@ -47,8 +51,11 @@ package final class TrainingPass {
     set { tape.dropout = newValue }
   }
 
-  /// The batch, with what is trained.
-  func adapted(_ batch: Batch) -> Batch { batch.with([adapter]) }
+  /// The batch, with what is trained as it is now.
+  func adapted(_ batch: Batch) -> Batch {
+    clock.measure(.trained) { network.engine.team.run(folded.count) { index, _ in folded[index].fold() } }
+    return batch.with([adapter])
+  }
 
   /// Room for the gradient of the batch's states, of zeros.
   func stateGradient(_ batch: Batch) -> Floats {

@@ -114,6 +114,11 @@ public final class Finetuning {
   /// Things to know before it starts.
   public private(set) var warnings: [Warning] = []
 
+  /// Numbers that are trained.
+  public var parameters: Int { trained.tensors.reduce(0) { $0 + $1.values.count } }
+  /// Modules that are adapted.
+  public var adapted: Int { trained.modules.count + trained.tables.count }
+
   /// Steps of the whole run.
   public var steps: Int { run.steps }
 
@@ -164,7 +169,7 @@ public final class Finetuning {
     _ folder: TrainingFolder, resume: Bool, _ validated: (Int, Double) -> Void, _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
     var result = Result()
-    result.trained = trained.tensors.reduce(0) { $0 + $1.values.count }
+    result.trained = parameters
     if resume { _ = try folder.restore(run, identity: record.identity) }
     var history = RunHistory(resume ? try folder.metrics() : [])
     if run.done == 0, history.before == nil { _ = try validate(folder, &history, validated) }

@@ -41,7 +41,11 @@ public struct MemoryPlan: Sendable {
     case .none: break
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
-    hands += room.rows * 4 * (trained.modules.values.map(\.rank).max() ?? 0) + numbers
+    let pairs = trained.modules.values.map { (rank: $0.method.pairRank($0.shape), module: $0) }
+    hands += room.rows * 4 * (pairs.map(\.rank).max() ?? 0) + numbers
+    // Pairs that are made of what is trained.
+    hands += pairs.filter { $0.module.method.folds }
+      .reduce(0) { $0 + $1.rank * (($1.module.shape.inputs ?? 0) + ($1.module.shape.outputs ?? 0)) }
     rest = 4 * hands + (34 << 20) + (options.mergeAware ? RoundedWeights.bytes(model, trained) : 0)
   }
 }

@@ -37,6 +37,14 @@ public struct AdapterOptions: Sendable, Equatable {
   /// The first pattern that is found in a module's path decides.
   public var rankPattern: [(pattern: String, value: Int)] = []
   public var alphaPattern: [(pattern: String, value: Double)] = []
+  /// Ranks of layers of a kind or depth that no pattern is for.
+  public var layerRanks = LayerRanks()
+  /// Whether layers with a rank of their own have the common scale instead of the common alpha.
+  public var fixesScale = false
+  /// The method's own numbers, by the keys of its configuration; what is missing is as the method says.
+  public var settings: [String: Double] = [:]
+  /// The same of modules: the first pattern of a key that is found in a path decides.
+  public var settingPatterns: [(key: String, pattern: String, value: Double)] = []
   /// Modules trained whole, by the last part of their paths; the head of a classifier always is.
   public var modulesToSave: [String] = []
   /// Whether an embedding and a head that share a weight share what is trained in its place.
@@ -64,8 +72,17 @@ public struct AdapterOptions: Sendable, Equatable {
       "bias": JSON(bias.rawValue), "init": JSON(start.rawValue), "lora_dropout": JSON(dropout),
       "seed": JSON(Int(seed & 0x7FFF_FFFF)),
     ]
-    return tokenRows.isEmpty ? json : json.setting("token_rows", to: JSON(tokenRows))
+    var all = tokenRows.isEmpty ? json : json.setting("token_rows", to: JSON(tokenRows))
+    if let ranks = layerRanks.json { all = all.setting("layer_ranks", to: ranks) }
+    if fixesScale { all = all.setting("fixed_scale", to: true) }
+    guard !settings.isEmpty || !settingPatterns.isEmpty else { return all }
+    let patterns = settingPatterns.map { JSON.array([JSON($0.key), JSON($0.pattern), JSON($0.value)]) }
+    return all.setting("settings", to: .object(settings.sorted { $0.key < $1.key }.map { ($0.key, JSON($0.value)) }))
+      .setting("setting_patterns", to: .array(patterns))
   }
+
+  /// The number that modules without a pattern of their own have.
+  package func common(_ setting: MethodSetting) -> Double? { settings[setting.key] ?? setting.standard }
 }
 
 extension Trained {
@@ -87,23 +104,32 @@ extension Trained {
       throw NibbleError.usage(
         "\(.targetModules): \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
     }
-    let ranks = try options.rankPattern.map { (try Pattern($0.pattern), $0.value) }
-    let alphas = try options.alphaPattern.map { (try Pattern($0.pattern), $0.value) }
-    try checkMemory(options, try layers.filter { try targets.contains($0.name, parts) }, ranks)
+    let factors = try LayerFactors(options, parts)
+    let patterns = try options.settingPatterns.map { (key: $0.key, pattern: try Pattern($0.pattern), value: $0.value) }
     var stream: UInt64 = 0
     guard let kind = options.method.adapter else { return }
-    for layer in layers where try targets.contains(layer.name, parts) {
+    /// What a layer's module is like.
+    func module(_ layer: Linear) throws -> ModuleShape {
+      let settings = try kind.method.settings.reduce(into: MethodSettings()) { settings, one in
+        let own = try patterns.first { try $0.key == one.key && $0.pattern.isFound(in: layer.name) }?.value
+        settings[one.key] = own ?? options.common(one)
+      }
+      let shape = ModuleShape(input: [layer.inputs], outputs: layer.outputs, rank: try factors.rank(of: layer), settings: settings)
+      guard let reason = kind.method.refusal(of: shape) else { return shape }
+      throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: layer.name): \(reason)")
+    }
+    func isWhole(_ layer: Linear) -> Bool { options.modulesToSave.contains { ModuleChoice.is(layer.name, $0) } }
+    let adapted = try layers.filter { try targets.contains($0.name, parts) }
+    try checkMemory(options, try adapted.filter { !isWhole($0) }.map { kind.method.count(try module($0)) })
+    for layer in adapted {
       stream += 1
-      guard !options.modulesToSave.contains(where: { ModuleChoice.is(layer.name, $0) }) else { continue }
-      let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
-      let alpha = try alphas.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.alpha
+      guard !isWhole(layer) else { continue }
+      let shape = try module(layer)
       let random = CountedRandom(seed: options.seed, stream: stream)
-      let new = NewModule(layer.matrix, rank: rank, options.start, random, model.engine)
+      let new = NewModule(layer.matrix, rank: shape.rank, settings: shape.settings, options.start, random, model.engine)
       let path = AdapterFile.prefix + model.path(ofModule: layer.name)
-      let shape = ModuleShape(input: [layer.inputs], outputs: layer.outputs, rank: rank)
       modules[layer.id] = TrainedModule(
-        kind.method, shape, scale: kind.isRankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank),
-        kind.method.start(new)
+        kind.method, shape, scale: try factors.scale(of: layer, rank: shape.rank, kind), kind.method.start(new)
       ) { path + $0.suffix(shape) }
     }
     guard !modules.isEmpty || options.rank == 0 else {
@@ -117,14 +143,13 @@ extension Trained {
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
   }
+
   /// Throws for ranks whose factors no memory holds, before any is made.
-  private func checkMemory(_ options: AdapterOptions, _ layers: [Linear], _ ranks: [(Pattern, Int)]) throws {
-    var bytes = 0.0
-    for layer in layers {
-      let rank = try ranks.first { try $0.0.isFound(in: layer.name) }?.1 ?? options.rank
-      // Values, gradients, two moments.
-      bytes += 16 * Double(rank) * Double(layer.inputs + layer.outputs)
-    }
+  ///
+  /// - Parameter counts: numbers of each layer
+  private func checkMemory(_ options: AdapterOptions, _ counts: [Int]) throws {
+    // Values, gradients, two moments.
+    let bytes = counts.reduce(0.0) { $0 + 16 * Double($1) }
     guard bytes <= Double(Machine.memory) else {
       throw NibbleError.usage(
         "\(.loraRank, options.rank): the factors and what trains them take \(decimal(bytes / 1e9, 1)) GB, this machine has \(byteText(Machine.memory))"

@@ -39,7 +39,7 @@ extension Trained {
     let names = model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
-    let isFactored = kind?.method.hasFactors ?? true
+    let isFactored = kind?.method.hasScale ?? true
     let factors: [(String, JSON)] =
       !isFactored
       ? []
@@ -48,6 +48,15 @@ extension Trained {
         ("use_rslora", .bool(kind?.isRankStabilized == true)),
       ]
     let flags = kind?.method.flagMembers ?? LoRA.flagMembers
+    let settings = (kind?.method.settings ?? []).flatMap { one -> [(String, JSON)] in
+      let common = options.common(one)
+      let others = adapted.compactMap { layer -> (String, JSON)? in
+        guard let own = modules[layer.id]?.shape.settings[one.key], own != common else { return nil }
+        return (pattern(model.path(ofModule: layer.name)), one.json(own))
+      }
+      let says = !(one.isImplied && common == one.standard)
+      return (says ? common.map { [(one.key, one.json($0))] } ?? [] : []) + (others.isEmpty ? [] : [(one.patternKey, .object(others))])
+    }
     let targets: [(String, JSON)] = [
       ("target_modules", JSON(names)),
       ("modules_to_save", whole.isEmpty ? .null : JSON(whole)),
@@ -64,7 +73,7 @@ extension Trained {
         ("peft_type", JSON(kind?.method.kind ?? LoRA.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
         ("revision", JSON(base.revision)),
       ]
-        + factors + flags + targets + patterns + [
+        + factors + flags + settings + targets + patterns + [
           ("bias", JSON(options.bias.rawValue)), ("fan_in_fan_out", .bool(adapted.contains(where: \.isConv1D))),
           ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),
         ])

@@ -1,0 +1,248 @@
+import NibbleAdapters
+import NibbleCompute
+import NibbleCore
+import NibbleFormats
+import NibbleModels
+import NibbleQuant
+import NibbleTraining
+import TestSupport
+import Testing
+
+/// What every method owes whose numbers are no pair of factors but make one, or a change of tiles.
+@Suite("Methods of their own numbers")
+struct FoldedMethodTests {
+  let folder = TemporaryFolder()
+
+  /// A method as it is asked for.
+  struct Case: CustomTestStringConvertible {
+    var method: String
+    var settings: [String: Double] = [:]
+    var rank = 8
+    /// Whether a plain LoRA adapter says the same.
+    var folds = true
+    var testDescription: String { method }
+  }
+
+  static let cases = [
+    Case(method: "iec"), Case(method: "qbara", settings: ["qbara_lambda": 4]), Case(method: "qalora", settings: ["qalora_group_size": 32]),
+    Case(method: "qahira", settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], folds: false),
+  ]
+
+  /// Numbers in the place of those a new adapter has.
+  static func drawNumbers(_ trained: Trained) {
+    for tensor in trained.tensors {
+      let random = CountedRandom(seed: 3, stream: XXH3.digest64(of: Array(tensor.name.utf8)))
+      for index in 0..<tensor.values.count { tensor.values.start[index] += Float(0.1 * random.normal(UInt64(index))) }
+    }
+  }
+
+  static func options(_ one: Case, steps: Int = 6) throws -> FinetuneOptions {
+    let method = try #require(AdapterOptions.Method(rawValue: one.method))
+    return RunTests.options(steps: steps) {
+      ($0.adapter.method, $0.adapter.rank, $0.adapter.alpha, $0.adapter.settings) = (method, one.rank, 16, one.settings)
+    }
+  }
+
+  private func states(_ model: Model, _ adapter: AttachedAdapter? = nil) throws -> [Float] {
+    let runs = [[7, 9, 3, 200, 7, 41, 3], [200, 3, 5, 7]].map { TokenRun($0, adapters: adapter.map { [ActiveAdapter($0)] } ?? []) }
+    let count = runs.reduce(0) { $0 + $1.ids.count } * model.network.width
+    return Array(UnsafeBufferPointer(start: try model.network.hidden(.tokens(runs), tape: nil), count: count))
+  }
+
+  private func expectSame(_ a: [Float], _ b: [Float], _ tolerance: Float) {
+    let size = b.reduce(0) { max($0, abs($1)) }
+    #expect(a.count == b.count && zip(a, b).allSatisfy { abs($0 - $1) <= tolerance * size })
+  }
+
+  @Test("begin as the base, and have the slopes of the loss for gradients", arguments: cases, ["llama", "gpt2", "llama-bnb-nf4-dq"])
+  func slopes(_ one: Case, _ base: String) throws {
+    let model = try Model(fixture("models/" + base), threads: 2)
+    let trained = try Trained(Self.options(one).adapter, on: model)
+    #expect(try states(model, trained.attached(to: model)) == states(model))
+    Self.drawNumbers(trained)
+    let pass = TrainingPass(model, trained)
+    let rows = RunTests.rows(4)
+    func loss(learns: Bool = false) throws -> Double {
+      try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
+    }
+    _ = try loss(learns: true)
+    try checkSlopes(of: trained) { try loss() }
+  }
+
+  @Test("have the slopes of the loss for gradients with dropout", arguments: cases)
+  func droppedSlopes(_ one: Case) throws {
+    let model = try Model(fixture("models/llama"), threads: 2)
+    let trained = try Trained(Self.options(one).adapter, on: model)
+    Self.drawNumbers(trained)
+    let pass = TrainingPass(model, trained)
+    pass.dropout = Dropout(rate: 0.3, seed: 5, pass: 2)
+    let rows = RunTests.rows(4)
+    func loss(learns: Bool = false) throws -> Double {
+      try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
+    }
+    _ = try loss(learns: true)
+    try checkSlopes(of: trained) { try loss() }
+  }
+
+  @Test("are trained, read again as they were, merged into what they compute attached, and exported as a plain LoRA adapter", arguments: cases, ["llama", "gpt2"])
+  func life(_ one: Case, _ base: String) throws {
+    let model = try Model(fixture("models/" + base), threads: 2)
+    let trained = try Trained(Self.options(one).adapter, on: model)
+    Self.drawNumbers(trained)
+    let before = try states(model, trained.attached(to: model))
+    let options = try Self.options(one).adapter
+    try trained.folder(options, start: nil, on: model, binding: nil).write(to: folder.file("a"), force: false)
+    let file = try AdapterFile.open(folder.file("a"))
+    #expect(file.config.unknownKeys.isEmpty && file.modules.allSatisfy { $0.rank == (one.folds ? one.rank : 0) && $0.isPlain == one.folds })
+    let attached = try states(model, model.attach(file, name: "a"))
+    #expect(attached == before)
+    #expect(try attached != states(model))
+    // Merged.
+    let job = try StreamJob.merge(
+      Checkpoint.open(fixture("models/" + base)), MergeOptions([.init(file)]),
+      to: OutputSpec(path: folder.file("merged"), format: nil, default: .safetensors), check: MergeCheck())
+    _ = try job.run()
+    expectSame(try states(Model(folder.file("merged"), threads: 2)), attached, 1e-4)
+    // Trained on.
+    let again = try Trained(file, on: model)
+    #expect(try states(model, again.attached(to: model)) == before)
+    let written = again.folder(AdapterOptions(), start: file.config.json, on: model, binding: nil)
+    #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
+    guard one.folds else {
+      let error = #expect(throws: NibbleError.self) { try AdapterConversion(folder.file("a"), to: .gguf, base: Checkpoint.open(model.path)).report() }
+      return #expect(error?.kind == .usage && error?.message.contains("QA-HiRA") == true, "\(error?.message ?? "")")
+    }
+    // Plain LoRA.
+    let report = try AdapterConversion(folder.file("a"), to: .peft).write(to: folder.file("plain"), force: false)
+    #expect(report.modules == file.modules.count && report.difference < 1e-6)
+    let plain = try AdapterFile.open(folder.file("plain"))
+    #expect(plain.config.methodName == "LoRA" && plain.config.unknownKeys.isEmpty)
+    expectSame(try states(model, model.attach(plain, name: "p")), attached, 1e-5)
+    // Looked at, cut down, put together.
+    #expect(try AdapterInspection(file).modules.count == file.modules.count)
+    try AdapterResizing(file, rank: 2).write(to: folder.file("small"), force: false)
+    #expect(try AdapterFile.open(folder.file("small")).config.methodName == "LoRA")
+    let two = try AdapterCombination(MergeOptions([.init(file), .init(plain, weight: -1)])).report()
+    #expect(two.worstError < 1e-5)
+  }
+
+  @Test("learn in a run, resumed or not, with dropout and accumulation", arguments: cases)
+  func run(_ one: Case) throws {
+    let tests = RunTests()
+    var options = try Self.options(one, steps: 8)
+    (options.run.dropout, options.run.accumulation) = (0.1, 2)
+    let result = try #require(try tests.train("a", options))
+    #expect(result.warnings.isEmpty && result.trained > 0)
+    try tests.train("b", options, stopAfter: 5)
+    try tests.train("b", options, resume: true)
+    #expect(try tests.adapter("a") == tests.adapter("b"))
+  }
+}
+
+/// The paper's own numbers, computed in float64 from their equations.
+@Suite("Golden vectors of methods that fold into factors")
+struct FoldedGoldenTests {
+  private let engine = Engine(.f32, team: Team(threads: 1))
+  private let golden: TensorFile
+
+  init() throws { golden = try TensorFile(fixture("quantized_methods.safetensors")) }
+
+  private func floats(_ name: String) throws -> [Float] { try golden.floats(#require(golden.tensor(name), "\(name)")) }
+
+  private func matrix(_ name: String) throws -> Matrix {
+    let shape = try #require(golden.tensor(name), "\(name)").shape
+    return Matrix(try floats(name), rows: shape[0], columns: shape[1])
+  }
+
+  private func expect(_ found: some Sequence<Float>, _ name: String) throws {
+    let expected = try floats(name)
+    #expect(Array(found).count == expected.count, "\(name)")
+    for (x, y) in zip(found, expected) { #expect(abs(x - y) <= 1e-6 + 1e-5 * abs(y), "\(name): \(x), \(y)") }
+  }
+
+  /// Forward, backward and the plain pair of one layer.
+  private func check(
+    _ name: String, _ type: any AdapterMethod.Type, matrices: [String: String], values: [String: String] = [:], scale: Double,
+    settings: MethodSettings = [:], y: String = "y", gradients: [String: String]
+  ) throws {
+    let numbers = MethodNumbers(
+      matrices: try matrices.mapValues { try matrix(name + "/" + $0) },
+      values: try values.mapValues { FloatStore(try floats(name + "/" + $0)) }, scale: scale, settings: settings, engine)
+    let made = type.init(numbers)
+    let method = try #require(made), pair = try #require(method.pair)
+    let x = FloatStore(try floats(name + "/x")), weight = try matrix(name + "/W")
+    let rows = x.count / weight.inputs
+    let out = FloatStore(count: rows * weight.outputs)
+    engine.multiply(x.start, rows: rows, stride: weight.inputs, [.init(weight, out.start, stride: weight.outputs)])
+    let pass = PairPass(pair, rows: rows, engine, Scratch())
+    pass.add(x.start, to: out.start, stride: weight.outputs)
+    try expect(out.values, name + "/" + y)
+    guard !gradients.isEmpty else { return }
+    let own = try gradients.mapValues { FloatStore([Float](repeating: 0, count: try floats(name + "/" + $0).count)) }
+    let dy = FloatStore(try floats(name + "/dy"))
+    withExtendedLifetime((x, dy)) { pass.backward(dy.start, stride: weight.outputs, x.start, of: method, own) }
+    for (part, expected) in gradients { try expect(try #require(own[part]).values, name + "/" + expected) }
+    try expect(pair.values.a, name + "/A_plain")
+    try expect(pair.values.b, name + "/B_plain")
+  }
+
+  @Test("IEC")
+  func iec() throws {
+    try check(
+      "iec", IEC.self, matrices: ["lora_A": "lora_A", "lora_B": "lora_B"],
+      values: [IEC.firstStrength: "A_scale", IEC.secondStrength: "B_scale"], scale: 0.25,
+      gradients: ["lora_A": "dA", "lora_B": "dB", IEC.firstStrength: "dA_scale", IEC.secondStrength: "dB_scale"])
+  }
+
+  @Test("Q-BaRA")
+  func qbara() throws {
+    try check(
+      "q_bara", QBaRA.self, matrices: ["lora_A": "lora_A", "lora_B": "lora_B"], scale: 2, settings: ["qbara_lambda": 2],
+      gradients: ["lora_A": "dA", "lora_B": "dB"])
+  }
+
+  @Test("QA-HiRA")
+  func qahira() throws {
+    let numbers = MethodNumbers(
+      matrices: [QAHiRA.tile: try matrix("qa_hira/C")], scale: 0.25, settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], engine)
+    let method = try #require(QAHiRA(numbers)), term = try #require(method.pooled)
+    let x = FloatStore(try floats("qa_hira/x")), dy = FloatStore(try floats("qa_hira/dy")), weight = try matrix("qa_hira/W_dequant")
+    let out = FloatStore(count: 6 * 32), own = FloatStore([Float](repeating: 0, count: 48))
+    try withExtendedLifetime((x, dy)) {
+      engine.multiply(x.start, rows: 6, stride: 48, [.init(weight, out.start, stride: 32)])
+      let pass = PooledPass(term, rows: 6, engine, Scratch())
+      pass.add(x.start, to: out.start, stride: 32)
+      try expect(out.values, "qa_hira/y")
+      pass.backward(dy.start, stride: 32, x.start, to: own)
+      try expect(own.values, "qa_hira/dC")
+    }
+  }
+
+  @Test("QA-LoRA by each of the three gains", arguments: [("groups", "y_mean_times_groups"), ("mean", "y_mean"), ("sum", "y_sum")])
+  func qalora(_ gain: String, _ y: String) throws {
+    let number = try #require(QALoRA.gain.number(JSON(gain)))
+    try check(
+      "qa_lora", QALoRA.self, matrices: ["lora_A": "lora_A", "lora_B": "lora_B"], scale: 4,
+      settings: ["qalora_group_size": 32, "qalora_gain": number], y: y, gradients: [:])
+  }
+
+  @Test("numbers to train are counted as the papers' tables have them")
+  func counts() throws {
+    func integers(_ name: String) throws -> [Int] { try golden.integers(#require(golden.tensor("param_counts/" + name))) }
+    let (h, kv, m) = (4096, 1024, 14336)
+    let attention = [(h, h), (h, kv), (h, kv), (h, h)], mlp = [(h, m), (h, m), (m, h)]
+    func count(_ type: any AdapterMethod.Type, _ layers: [(Int, Int)], _ rank: Int, _ settings: MethodSettings = [:]) -> Int {
+      layers.reduce(0) { $0 + type.count(ModuleShape(input: [$1.0], outputs: $1.1, rank: rank, settings: settings)) }
+    }
+    for (index, rank) in try integers("ranks").enumerated() {
+      #expect(try 32 * count(LoRA.self, attention + mlp, rank) == integers("llama3_8b_all_linear")[index])
+      #expect(try 32 * count(LoRA.self, attention, rank) == integers("llama3_8b_attention")[index])
+      #expect(try 24 * count(LoRA.self, [(1024, 3072)], rank) == integers("gpt2_medium_c_attn")[index])
+    }
+    // r (in + out), two more a module, r (in / L + out).
+    #expect(count(QBaRA.self, mlp, 64, ["qbara_lambda": 2]) == count(LoRA.self, mlp, 64))
+    #expect(count(IEC.self, mlp, 64) == count(LoRA.self, mlp, 64) + 6)
+    #expect(count(QAHiRA.self, mlp, 64, ["qahira_lambda_1": 4, "qahira_lambda_2": 8]) == 3 * h * m / 32)
+    #expect(count(QALoRA.self, [(h, m)], 64, ["qalora_group_size": 32]) == 64 * (h / 32 + m))
+  }
+}
