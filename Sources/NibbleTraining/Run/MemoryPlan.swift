@@ -9,8 +9,10 @@ public struct MemoryPlan: Sendable {
   /// What is trained.
   public var trained = 0
   public var gradients = 0
-  /// Of the optimizer.
+  /// Of the optimizer, in memory.
   public var moments = 0
+  /// Of the optimizer, in a file. No part of the total.
+  public var paged = 0
   /// What the forward pass keeps for the backward pass.
   public var activations = 0
   /// Working buffers, and the program itself.
@@ -25,7 +27,9 @@ public struct MemoryPlan: Sendable {
     weights = model.checkpoint.storedBytes
     self.trained = 4 * numbers
     gradients = 4 * numbers
-    moments = options.optimizer.kind == .sgd ? (options.optimizer.momentum == 0 ? 0 : 4 * numbers) : 8 * numbers
+    let optimizer = options.optimizer
+    let states = Optimizer.stateBytes(optimizer, trained.tensors)
+    (moments, paged) = optimizer.choice.isPaged ? (Optimizer.pagedBytes(optimizer, trained.tensors), states) : (states, 0)
     let scaled = trained.modules.filter { $0.value.method.scalesOutputs }.keys
     let room = network.room(
       PassSize(
@@ -42,6 +46,8 @@ public struct MemoryPlan: Sendable {
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
     hands += room.rows * 4 * (trained.modules.values.map(\.rank).max() ?? 0) + numbers
+    // And the numbers that averages take the place of.
+    if optimizer.choice.method.isScheduleFree { hands += numbers }
     rest = 4 * hands + (34 << 20)
   }
 }
