@@ -52,8 +52,8 @@ AVX512 static void encode_block(const nibble_state_map *map, const float *x, siz
       code = _mm512_mask_add_epi32(code, above, code, one);
     }
     if (map->is_signed) {
-      __mmask16 zero = _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(127)) & _mm512_movepi32_mask(_mm512_castps_si512(s));
-      code = _mm512_mask_sub_epi32(code, zero, code, one);
+      __mmask16 lost = _mm512_cmpeq_epi32_mask(code, _mm512_set1_epi32(127)) & _mm512_cmp_ps_mask(number, _mm512_setzero_ps(), _CMP_LT_OQ);
+      code = _mm512_mask_sub_epi32(code, lost, code, one);
     } else {
       __mmask16 lost = _mm512_testn_epi32_mask(code, code) & _mm512_cmp_ps_mask(number, _mm512_setzero_ps(), _CMP_GT_OQ);
       code = _mm512_mask_add_epi32(code, lost, code, one);

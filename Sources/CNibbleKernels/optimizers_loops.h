@@ -195,7 +195,7 @@ WIDE_STATIC void encode_block(const nibble_state_map *map, const float *x, size_
     unsigned code = map->tables.first[bits >> 16];
     while (s[i] > map->tables.threshold[code]) code++;
     if (map->is_signed)
-      code -= (unsigned)(code == 127) & bits >> 31;
+      code -= (unsigned)(code == 127) & (unsigned)(x[i] < 0);
     else
       code += (unsigned)(code == 0) & (unsigned)(x[i] > 0);
     codes[i] = (uint8_t)(s[i] != s[i] ? 0 : code);

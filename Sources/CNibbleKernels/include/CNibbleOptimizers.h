@@ -87,9 +87,9 @@ void nibble_decode_states(nibble_variant variant, const nibble_state_map *map, c
                           float *out);
 
 /// Of each block the greatest magnitude, and the codes of the values nearest to x / absmax, ties to the even code. As in bitsandbytes' CUDA
-/// kernel, a negative number whose nearest value is 0 takes the negative value next to it. Other than there, a positive number whose nearest
-/// value is 0 takes the least positive value of an unsigned map: a second moment that became 0 would let its number jump as soon as a
-/// gradient is 0 (m / epsilon). A block of zeros has codes of 0.
+/// kernel, a negative number whose nearest value is 0 takes the negative value next to it. Other than there, -0 stays 0, and a positive number
+/// whose nearest value is 0 takes the least positive value of an unsigned map: a second moment that became 0, or a first one that became other
+/// than 0, would let a number jump as soon as its gradient is 0 (m / epsilon). A block of zeros has codes of 0.
 void nibble_encode_states(nibble_variant variant, const nibble_state_map *map, const float *x, size_t n, uint8_t *codes, float *absmax);
 
 #endif

@@ -1,5 +1,5 @@
-"""Steps of other programs' optimizers on the same gradients: bitsandbytes' 8-bit states by its CUDA kernel's rules in numpy (with second moments
-that never become 0, or as they are there), bitsandbytes' Lion, transformers' Adafactor, schedulefree's AdamW. Writes optimizers.safetensors beside this file.
+"""Steps of other programs' optimizers on the same gradients: bitsandbytes' 8-bit states by its CUDA kernel's rules in numpy (but for numbers near
+0, see CNibbleOptimizers.h), bitsandbytes' Lion, transformers' Adafactor, schedulefree's AdamW. Writes optimizers.safetensors beside this file.
 
     PYTHONPATH=... python make.py        # torch 2.13, bitsandbytes 0.50.2, transformers 5.23, schedulefree 1.4.1
 """
@@ -21,8 +21,8 @@ F = np.float32
 class Blocks:
     """A state in 8 bits: the nearest value of the map, ties to the even code, and the sign kept."""
 
-    def __init__(self, count, signed, floor=True):
-        self.floor = floor
+    def __init__(self, count, signed, ours=True):
+        self.ours = ours
         self.map = create_dynamic_map(signed=signed).numpy()
         self.codes, self.absmax = np.zeros(count, np.uint8), np.zeros(-(-count // 256), F)
         self.signed = signed
@@ -43,14 +43,14 @@ class Blocks:
             tie = (low < 255) & (middle[np.minimum(low, 254)] == s) & (low % 2 == 1)
             code = low + tie
             if self.signed:
-                code -= (code == 127) & np.signbit(s)
-            elif self.floor:
+                code -= (code == 127) & (x[own] < 0 if self.ours else np.signbit(s))
+            elif self.ours:
                 code += (code == 0) & (x[own] > 0)
             self.codes[own] = code
 
 
-def eight_bits(name, p, gradients, floor=True):
-    p, states = p.numpy().ravel().copy(), [Blocks(p.numel(), True)] + [Blocks(p.numel(), False, floor)] * (name == "adamw")
+def eight_bits(name, p, gradients, ours=True):
+    p, states = p.numpy().ravel().copy(), [Blocks(p.numel(), True, ours)] + [Blocks(p.numel(), False, ours)] * (name == "adamw")
     for number, g in enumerate(gradients, 1):
         g = g.numpy().ravel()
         values = [state.values() for state in states]
@@ -128,6 +128,6 @@ if __name__ == "__main__":
         print(optimizer, "to bitsandbytes' CPU:", gap.max().item(), gap.mean().item(), "; to float32:", far.max().item(), far.mean().item())
         cpu = (made[f"matrix/{optimizer}-8bit.cpu"] - made[f"matrix/{optimizer}"]).abs()
         print("  bitsandbytes' CPU to float32:", cpu.max().item(), cpu.mean().item())
-    whole = eight_bits("adamw", made["matrix/p"], made["matrix/g"], floor=False)[0]
+    whole = eight_bits("adamw", made["matrix/p"], made["matrix/g"], ours=False)[0]
     far = (torch.from_numpy(whole).reshape(SHAPES["matrix"]) - made["matrix/adamw"]).abs()
-    print("adamw with second moments that become 0, to float32:", far.max().item(), far.mean().item())
+    print("adamw with bitsandbytes' rule for numbers near 0, to float32:", far.max().item(), far.mean().item())
