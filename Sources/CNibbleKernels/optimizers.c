@@ -63,14 +63,28 @@ void nibble_inverse_roots(nibble_variant variant, const float *x, size_t n, floa
   optimizers_of(variant)->inverse_roots(x, n, scale, out);
 }
 
-void nibble_make_state_map(const float values[256], int is_signed, nibble_state_map *map) {
-  memcpy(map->values, values, sizeof map->values);
-  map->is_signed = is_signed;
-  nibble_make_scale_tables(values, &map->tables);
-  memset(map->levels, 0, sizeof map->levels);
-  for (int level = 0; level < 8; level++)
-    for (int i = 0; i < 1 << level; i++)
-      map->levels[level][i] = map->tables.threshold[(2 * i + 1) * (1 << (7 - level)) - 1];
+void nibble_make_state_map(int is_signed, nibble_state_map *map) {
+  *map = (nibble_state_map){.is_signed = is_signed};
+  // Values of decade 0; number of the first value of a decade.
+  const int fewest = is_signed ? 1 : 2;
+  double tenth = 1e-7;
+  for (int d = 0; d < 7; d++, tenth *= 10) {
+    double count = fewest << d, first = is_signed ? count : count - 1, gap = 9 * tenth / count;
+    // The first value of the next decade, which is 1 behind the last.
+    double last = tenth * 10 - gap / 2, next = d < 6 ? tenth * 10 + 9 * tenth * 10 / (2 * count) / 2 : 1;
+    map->next[d] = (float)((last + next) / 2);
+    map->slope[d] = (float)(1 / gap);
+    map->rise[d] = (float)(first - tenth / gap);
+    map->last[d] = (float)(first + count - 1);
+    // Codes of an unsigned map are counted from 1 here, so that decades begin with powers of two.
+    int exponent = is_signed ? d : d + 1;
+    map->shift[(exponent + 127) & 7] = (float)(0.5 + tenth / gap - count);
+    map->unit[(exponent + 127) & 7] = (float)gap;
+    if (d == 0) map->least = (float)((tenth + gap / 2) / 2), map->floor = (float)(tenth + gap / 2);
+  }
+  map->next[7] = __builtin_inff();
+  map->rise[7] = map->last[7] = is_signed ? 128 : 255;
+  map->unit[is_signed ? 134 & 7 : 135 & 7] = is_signed ? 1.0f / 128 : 1.0f / 256;
 }
 
 void nibble_decode_states(nibble_variant variant, const nibble_state_map *map, const uint8_t *codes, size_t n, const float *absmax,

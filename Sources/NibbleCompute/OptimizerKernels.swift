@@ -125,23 +125,20 @@ package enum OptimizerKernels {
   }
 }
 
-/// One of the two maps of 256 values that bitsandbytes keeps states of optimizers in.
+/// One of the two maps of 256 values that bitsandbytes keeps states of optimizers in, as a formula that is within 2 units in the last place of
+/// its table: a step that looks values up takes longer than all the rest.
 package struct StateMap: Sendable {
   /// Numbers that share a scale.
   package static let block = Int(nibble_state_block)
   /// For numbers of both signs, and for numbers that are never negative.
-  package static let signed = StateMap(.dynamic, isSigned: true), unsigned = StateMap(.unsignedDynamic, isSigned: false)
+  package static let signed = StateMap(isSigned: true), unsigned = StateMap(isSigned: false)
 
-  package let codebook: Codebook
   // Made once, and kept.
   private nonisolated(unsafe) let native: UnsafePointer<nibble_state_map>
 
-  private init(_ codebook: Codebook, isSigned: Bool) {
-    self.codebook = codebook
+  private init(isSigned: Bool) {
     let map = UnsafeMutablePointer<nibble_state_map>.allocate(capacity: 1)
-    codebook.values.withUnsafeBufferPointer { values in
-      if let values = values.baseAddress { nibble_make_state_map(values, isSigned ? 1 : 0, map) }
-    }
+    nibble_make_state_map(isSigned ? 1 : 0, map)
     native = UnsafePointer(map)
   }
 
@@ -153,8 +150,7 @@ package struct StateMap: Sendable {
     nibble_decode_states(variant.native, native, codes, count, absmax, out)
   }
 
-  /// The codes of the values nearest to x over the greatest magnitude of its block, as bitsandbytes' CUDA kernel chooses them, except that
-  /// positive numbers of an unsigned map never become 0.
+  /// The codes of the values nearest to x over the greatest magnitude of its block. Positive numbers of the unsigned map never become 0.
   package func encode(
     _ x: UnsafePointer<Float>, count: Int, codes: UnsafeMutablePointer<UInt8>, absmax: UnsafeMutablePointer<Float>,
     variant: KernelVariant = .current

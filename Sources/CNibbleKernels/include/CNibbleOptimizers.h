@@ -9,7 +9,7 @@
 #include "CNibbleKernels.h"
 
 /// One step of Adam. With x = keep p and d = g + coupled x:
-/// m += first_share (d - m); v = beta2 v + second_share d d; p = x - size m / (sqrt(v) / root + epsilon).
+/// m += first_share (d - m); v = beta2 v + second_share d d; p = x - size m / (sqrt(v) / root + epsilon). A root of 1 divides nothing.
 typedef struct {
   float keep;          ///< 1 - rate * decay, of AdamW
   float coupled;       ///< the decay, of Adam
@@ -72,24 +72,28 @@ void nibble_inverse_roots(nibble_variant variant, const float *x, size_t n, floa
 /// Elements of a block of states that share a scale.
 enum { nibble_state_block = 256 };
 
-/// A map of 256 values in ascending order, with what finds the nearest.
+/// bitsandbytes' dynamic map of 256 values as a formula of seven decades: in decade d the values lie evenly between 10^(d-7) and 10^(d-6), twice
+/// as many as in the decade below, and 1 comes last. The formula is within 2 units in the last place of the map, codes are the nearest
+/// unless a number is as near to the middle between two values.
 typedef struct {
-  float values[256];
-  nibble_scale_tables tables;
-  float levels[8][128];  ///< thresholds as a binary search meets them: level l has 2^l
-  int is_signed;         ///< whether 0 is value 127, and negative numbers keep their sign; else 0 is value 0, and positive numbers stay so
+  int is_signed;       ///< whether 0 is code 127; else it is code 0
+  float least;         ///< above half of the least value, numbers are no longer nearest to 0
+  float floor;         ///< in the cell of the least value
+  float next[8];       ///< where the next decade begins; entry 7 is the value 1
+  float slope[8], rise[8], last[8];  ///< number of a value of decade d: min(slope y + rise, last), cut
+  float shift[8], unit[8];           ///< value of number j: (j + shift) unit, by the exponent of j in its last three bits
 } nibble_state_map;
 
-void nibble_make_state_map(const float values[256], int is_signed, nibble_state_map *map);
+void nibble_make_state_map(int is_signed, nibble_state_map *map);
 
 /// out = map[code] * absmax of the block. Blocks begin with the first element; the last may be short.
 void nibble_decode_states(nibble_variant variant, const nibble_state_map *map, const uint8_t *codes, size_t n, const float *absmax,
                           float *out);
 
-/// Of each block the greatest magnitude, and the codes of the values nearest to x / absmax, ties to the even code. As in bitsandbytes' CUDA
-/// kernel, a negative number whose nearest value is 0 takes the negative value next to it. Other than there, -0 stays 0, and a positive number
-/// whose nearest value is 0 takes the least positive value of an unsigned map: a second moment that became 0, or a first one that became other
-/// than 0, would let a number jump as soon as its gradient is 0 (m / epsilon). A block of zeros has codes of 0.
+/// Of each block the greatest magnitude, and the codes of the values nearest to x / absmax. Two rules for numbers near 0 are not those of
+/// bitsandbytes' CUDA kernel, with which a number could jump when its gradient is 0 (m / epsilon): a positive number whose nearest value is 0
+/// takes the least positive value of an unsigned map, and negative numbers of a signed map become 0 where positive ones do. A block of
+/// zeros has the code of 0.
 void nibble_encode_states(nibble_variant variant, const nibble_state_map *map, const float *x, size_t n, uint8_t *codes, float *absmax);
 
 #endif

@@ -15,10 +15,12 @@ package final class Optimizer {
   private var states: [[StateStore]] = []
 
   /// Numbers whose states are in memory at once, where they are paged.
-  private static let window = 1 << 22
+  private let window: Int
+  private static let usualWindow = 1 << 22
 
-  package init(_ options: OptimizerOptions, _ tensors: [TrainedTensor], team: Team) {
-    (self.options, self.tensors, self.team) = (options, tensors, team)
+  /// - Parameter window: numbers whose states are in memory at once, where they are paged: a multiple of the states' blocks
+  package init(_ options: OptimizerOptions, _ tensors: [TrainedTensor], team: Team, window: Int? = nil) {
+    (self.options, self.tensors, self.team, self.window) = (options, tensors, team, window ?? Self.usualWindow)
     method = options.choice.method.init(options)
   }
 
@@ -35,7 +37,7 @@ package final class Optimizer {
     let method = options.choice.method.init(options)
     let most = tensors.map { tensor in
       let all = method.states(of: tensor.shape).reduce(0) { $0 + StateStore.bytes($1, isEightBit: options.choice.isEightBit) }
-      return method.isElementwise ? all / max(1, ceilDivide(tensor.values.count, window)) : all
+      return method.isElementwise ? all / max(1, ceilDivide(tensor.values.count, usualWindow)) : all
     }
     return min(3 * (most.max() ?? 0), stateBytes(options, tensors))
   }
@@ -121,7 +123,7 @@ package final class Optimizer {
     tensors.indices.flatMap { index -> [Window] in
       let count = tensors[index].values.count
       guard options.choice.isPaged, method.isElementwise else { return [(index, 0..<count)] }
-      return stride(from: 0, to: count, by: Self.window).map { (index, $0..<min($0 + Self.window, count)) }
+      return stride(from: 0, to: count, by: window).map { (index, $0..<min($0 + window, count)) }
     }
   }
 

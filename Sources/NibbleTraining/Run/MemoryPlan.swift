@@ -20,6 +20,8 @@ public struct MemoryPlan: Sendable {
 
   public var total: Int { weights + trained + gradients + moments + activations + rest }
 
+  package init() {}
+
   /// - Parameter length: tokens of the rows of a micro-batch, as long as the longest, or positions of an image
   package init(_ model: Model, _ trained: Trained, _ options: RunOptions, length: Int, threads: Int) {
     let network = model.network

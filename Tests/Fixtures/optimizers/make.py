@@ -19,7 +19,8 @@ F = np.float32
 
 
 class Blocks:
-    """A state in 8 bits: the nearest value of the map, ties to the even code, and the sign kept."""
+    """A state in 8 bits: the nearest value of the map, ties to the even code. `ours`: a second moment never becomes 0, and a first one does so
+    from both sides."""
 
     def __init__(self, count, signed, ours=True):
         self.ours = ours
@@ -43,7 +44,7 @@ class Blocks:
             tie = (low < 255) & (middle[np.minimum(low, 254)] == s) & (low % 2 == 1)
             code = low + tie
             if self.signed:
-                code -= (code == 127) & (x[own] < 0 if self.ours else np.signbit(s))
+                code -= (code == 127) & np.signbit(s) & (not self.ours)
             elif self.ours:
                 code += (code == 0) & (x[own] > 0)
             self.codes[own] = code
@@ -89,7 +90,7 @@ def by_torch(make, p, gradients, train=None):
 
 
 torch.manual_seed(0)
-made = {}
+made = {"map/signed": create_dynamic_map(signed=True), "map/unsigned": create_dynamic_map(signed=False)}
 for name, shape in SHAPES.items():
     p = torch.randn(shape)
     # Gradients of many sizes, some of them zero.

@@ -25,11 +25,14 @@ package struct Adam: ElementwiseMethod {
   }
 
   /// The corrections of the moments for their start at zero (Kingma and Ba 2015, section 3), in float64.
+  ///
+  /// With states in 8 bits both sides of the quotient are multiplied by √(1 − β₂ᵗ), as bitsandbytes does: a division less.
   static func numbers(_ options: OptimizerOptions, _ step: OptimizerStep, keep: Float, coupled: Float) -> OptimizerKernels.Adam {
     let (beta1, beta2, number) = (options.beta1, options.ownBeta2, Double(step.number))
+    let size = step.rate / (1 - pow(beta1, number)), root = (1 - pow(beta2, number)).squareRoot()
+    let factor = options.choice.isEightBit ? root : 1
     return OptimizerKernels.Adam(
       keep: keep, coupled: coupled, firstShare: Float(1 - beta1), beta2: Float(beta2), secondShare: Float(1 - beta2),
-      size: Float(step.rate / (1 - pow(beta1, number))), root: Float((1 - pow(beta2, number)).squareRoot()),
-      epsilon: Float(options.epsilon))
+      size: Float(size * factor), root: Float(root / factor), epsilon: Float(options.epsilon * factor))
   }
 }
