@@ -12,7 +12,7 @@ struct OptimizerCommandTests {
   }
 
   @Test("a name of no optimizer or schedule is a usage error with the name that was meant", arguments: [
-    (["--optimizer", "adamv"], "did you mean adamw?"), (["--optimizer", "adamw_8bt"], "did you mean adamw-8bit?"),
+    (["--optimizer", "adamww"], "did you mean adamw?"), (["--optimizer", "adamw_8bt"], "did you mean adamw-8bit?"),
     (["--optimizer", "rmsprop"], "the optimizers are adamw, adamw-8bit, adam, "), (["--optimizer", "adafactor-8bit"], "not kept in 8 bits"),
     (["--lr-scheduler", "cosin"], "did you mean cosine?"), (["--lr-scheduler", "cosine_with_restart"], "did you mean cosine_with_restarts?"),
     (["--lr-scheduler", "step"], "the schedules are constant, linear, "),

@@ -55,12 +55,12 @@ private func schedule(_ name: String) -> (Int) -> Double {
   return { 0.01 * schedule.factor($0) }
 }
 
-private let names = ["adamw", "adam", "sgd", "lion", "adafactor", "schedule-free-adamw"]
-private let everything = names + ["adamw-8bit", "adam-8bit", "sgd-8bit", "lion-8bit"]
+private let inFloats = ["adamw", "adam", "sgd", "lion", "adafactor", "schedule-free-adamw"]
+private let everything = inFloats + ["adamw-8bit", "adam-8bit", "sgd-8bit", "lion-8bit"]
 
 @Suite("Optimizers")
 struct OptimizerTests {
-  @Test("take the steps of PyTorch, bitsandbytes, transformers and schedulefree", arguments: names, ["matrix", "small", "vector"])
+  @Test("take the steps of PyTorch, bitsandbytes, transformers and schedulefree", arguments: inFloats, ["matrix", "small", "vector"])
   func peers(_ name: String, _ shape: String) throws {
     let steps = try Steps(shape), tensor = try steps.tensor()
     let optimizer = try Steps.optimizer(name, tensor)
@@ -169,12 +169,12 @@ struct OptimizerTests {
     #expect(folder.contents.isEmpty)
   }
 
-  static let bytes: [(String, Int)] = [
+  static let sizes: [(String, Int)] = [
     ("adamw", 8 * 65536), ("sgd", 4 * 65536), ("lion", 4 * 65536), ("schedule-free-adamw", 8 * 65536),
     ("adamw-8bit", 2 * 65536 + 2 * 4 * 256), ("lion-8bit", 65536 + 4 * 256), ("adafactor", 4 * (64 + 1024)),
   ]
 
-  @Test("say how many bytes they keep", arguments: bytes)
+  @Test("say how many bytes they keep", arguments: sizes)
   func bytes(_ name: String, _ bytes: Int) throws {
     let tensor = TrainedTensor("t", [64, 1024], FloatStore(count: 65536))
     #expect(try Optimizer.stateBytes(Steps.options(name), [tensor]) == bytes)

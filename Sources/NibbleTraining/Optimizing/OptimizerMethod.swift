@@ -123,7 +123,7 @@ extension ElementwiseMethod {
 
   /// States become float32 a few blocks at a time, where they stay in the cache.
   private func moveDecoded(_ part: MovedPart, _ range: Range<Int>, _ step: OptimizerStep, _ scratch: Scratch) {
-    let run = 4 * StateMap.block
+    let run = 8 * StateMap.block
     let states = part.states.indices.map { scratch.floatStart($0, run) }
     for start in stride(from: range.lowerBound, to: range.upperBound, by: run) {
       let count = min(run, range.upperBound - start)
