@@ -93,7 +93,8 @@ struct OptimizerCommandTests {
     let base = fixture("models/llama-bnb-nf4-dq")
     let arguments = try runs.arguments("out", ["--as-published"]).map { $0 == FinetuneCommandTests.llama ? base : $0 }
     let text = try Program.run(["plan"] + arguments)
-    #expect(text.code == 0 && text.output.contains("as published") && text.output.contains("trainable") && text.output.contains("leaves out") || text.output.contains("without scales"), "\(text.output)\(text.errors)")
+    #expect(text.code == 0, "\(text.errors)")
+    for words in ["as published", "trainable", "leaves out the activations"] { #expect(text.output.contains(words), "\(text.output)") }
     let json = try JSON.parse(Program.run(["plan"] + arguments + ["--json"]).output)
     #expect(json["as_published"]?["total"]?.double != nil)
   }

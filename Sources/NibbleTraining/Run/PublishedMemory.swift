@@ -60,6 +60,6 @@ public struct PublishedMemory: Sendable {
       line("gradients", gradients, 3, plan.gradients), line("optimizer", rounded(gradients / 2, 3), 3, states),
     ]
     remark =
-      "The published figure has every tensor in exactly \(weightBits) bits, without scales, though embeddings, norms and head are not packed; adapters in 4 bits, though they are trained in float32; half of one moment of the two that AdamW keeps; and no activations."
+      "The published figure has every tensor in exactly \(weightBits) bits, without scales, though embeddings, norms and head are not packed; adapters in 4 bits, though they are trained in float32; 2 bytes a number for the optimizer, of which AdamW keeps 8; and it leaves out the activations."
   }
 }
