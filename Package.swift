@@ -64,6 +64,8 @@ let package = Package(
       name: "TokenizerBench", dependencies: ["NibbleCore", "NibbleTokenizers"], path: "tools/TokenizerBench"),
     .executableTarget(
       name: "RunBench", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleModels"], path: "tools/RunBench"),
+    .executableTarget(
+      name: "OptimizerBench", dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleTraining"], path: "tools/OptimizerBench"),
     .executableTarget(name: "Verdicts", dependencies: ["NibbleCore", "NibbleFormats"], path: "tools/Verdicts"),
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),

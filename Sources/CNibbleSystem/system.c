@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 int nibble_available_cores(void) {
   cpu_set_t set;
@@ -67,4 +69,33 @@ int nibble_copy_attributes(int from, int to) {
 
 int nibble_exchange(const char *a, const char *b) {
   return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
+}
+
+int nibble_open_nameless(const char *folder) {
+  int descriptor = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+  if (descriptor >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)) return descriptor;
+  // File systems without nameless files.
+  char path[4096];
+  int length = snprintf(path, sizeof path, "%s/.nibble-states-XXXXXX", folder);
+  if (length < 0 || (size_t)length >= sizeof path) {
+    errno = ENAMETOOLONG;
+    return -1;
+  }
+  descriptor = mkostemp(path, O_CLOEXEC);
+  if (descriptor >= 0) unlink(path);
+  return descriptor;
+}
+
+int nibble_write_back(int descriptor, long offset, long count, int wait) {
+  unsigned flags = SYNC_FILE_RANGE_WRITE;
+  if (wait) flags |= SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WAIT_AFTER;
+  return sync_file_range(descriptor, offset, count, flags);
+}
+
+int nibble_page_out(void *start, unsigned long count) {
+#if defined(MADV_PAGEOUT)
+  if (madvise(start, count, MADV_PAGEOUT) == 0) return 0;
+#endif
+  // The mapping is shared, so its contents stay in the file.
+  return madvise(start, count, MADV_DONTNEED);
 }

@@ -14,6 +14,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, initLora, loraplusRatio, mergeAware, mergeAwareFrom
   case qaloraGroupSize, qaloraGain
   case maxSteps, gradientAccumulationSteps, lrScheduler, warmupSteps, warmupRatio, optimizer, adamBeta1, adamBeta2, adamEpsilon
+  case paged, learningRatePattern, noDecay, lrCycles, lrPower, lrEnd, lrDecaySteps, lrDecay, lrLeast, neftuneNoiseAlpha, labelSmoothing, asPublished
   case momentum, weightDecay, maxGradNorm, seed, noShuffle, groupByLength, computeDtype
   // Running.
   case context, stride, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize

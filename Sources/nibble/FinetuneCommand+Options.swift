@@ -16,14 +16,18 @@ extension FinetuneCommand {
       (rank, "--lora-r"), (batchSize, "--batch-size"), (gradientAccumulationSteps, "--gradient-accumulation-steps"),
       (maxSteps ?? 1, "--max-steps"), (maxLength ?? 2, "--max-length"), (evalSteps ?? 1, "--eval-steps"),
       (numLabels ?? 1, "--num-labels"), (saveSteps, "--save-steps"), (saveTotalLimit, "--save-total-limit"),
-      (earlyStopping ?? 1, "--early-stopping"), (logEvery ?? 1, "--log-every"),
+      (earlyStopping ?? 1, "--early-stopping"), (logEvery ?? 1, "--log-every"), (lrCycles, "--lr-cycles"),
+      (lrDecaySteps ?? 1, "--lr-decay-steps"),
     ] where !(1...1 << 30).contains(value) { throw NibbleError.usage("\(flag) \(value) is not from 1 to \(1 << 30)") }
     try positive(learningRate, "--learning-rate")
     try positive(epochs, "--epochs")
     try positive(loraplusRatio, "--loraplus-ratio")
     try positive(epsilon, "--adam-epsilon")
+    try positive(lrPower, "--lr-power")
+    let kind = try schedule()
     for (value, flag) in [
-      (beta1, "--adam-beta1"), (beta2, "--adam-beta2"), (momentum, "--momentum"), (loraDropout, "--lora-dropout"),
+      (beta1, "--adam-beta1"), (beta2 ?? 0, "--adam-beta2"), (momentum, "--momentum"), (loraDropout, "--lora-dropout"),
+      (labelSmoothing, "--label-smoothing"),
     ] where !(0..<1).contains(value) {
       throw NibbleError.usage("\(flag) \(value) is not from 0 to below 1")
     }
@@ -35,6 +39,8 @@ extension FinetuneCommand {
       (maxGradNorm, "--max-grad-norm", maxGradNorm >= 0), (warmupRatio, "--warmup-ratio", (0...1).contains(warmupRatio)),
       (mergeAwareFrom, "--merge-aware-from", (0...1).contains(mergeAwareFrom)),
       (Double(warmupSteps ?? 0), "--warmup-steps", warmupSteps ?? 0 >= 0),
+      (lrEnd, "--lr-end", lrEnd >= 0 && (lrEnd < learningRate || kind != .polynomial)), (lrLeast, "--lr-least", (0...1).contains(lrLeast)),
+      (neftuneNoiseAlpha, "--neftune-noise-alpha", neftuneNoiseAlpha >= 0 && neftuneNoiseAlpha.isFinite),
     ] where !isGood { throw NibbleError.usage("\(flag) \(value) is out of range") }
     if let maxMemory, parseBytes(maxMemory) == nil {
       throw NibbleError.usage("--max-memory \(quoted(maxMemory)) is not a size such as 300MB")
@@ -43,6 +49,7 @@ extension FinetuneCommand {
       throw NibbleError.usage("--modules-to-save \(quoted(modulesToSave)) names nothing")
     }
     guard seed >= 0 else { throw NibbleError.usage("--seed \(seed) is below 0") }
+    _ = try runOptions
   }
 
   /// The head that is asked for, if one is.
@@ -76,7 +83,7 @@ extension FinetuneCommand {
 
   var options: FinetuneOptions {
     get throws {
-      var options = self.plainOptions
+      var options = try plainOptions
       options.adapter.baseName = try baseName.map { try ModelOrigin($0) }
       try methods.apply(to: &options.adapter)
       options.adapter.rankPattern = try rankPattern.map { text in
@@ -114,30 +121,29 @@ extension FinetuneCommand {
   }
 
   private var plainOptions: FinetuneOptions {
-    var options = FinetuneOptions()
-    (options.adapter, options.run) = (adapterOptions, runOptions)
-    (options.validationSteps, options.saveSteps, options.savedLimit) = (evalSteps, saveSteps, saveTotalLimit)
-    (options.patience, options.writesBest, options.anyBase) = (earlyStopping, keepBest, anyBase)
-    return options
+    get throws {
+      var options = FinetuneOptions()
+      (options.adapter, options.run) = (adapterOptions, try runOptions)
+      (options.validationSteps, options.saveSteps, options.savedLimit) = (evalSteps, saveSteps, saveTotalLimit)
+      (options.patience, options.writesBest, options.anyBase) = (earlyStopping, keepBest, anyBase)
+      return options
+    }
   }
 
   private var runOptions: RunOptions {
-    var options = RunOptions()
-    options.dropout = loraDropout
-    (options.mergeAware, options.mergeAwareFrom) = (mergeAware, mergeAwareFrom)
-    options.optimizer.kind = optimizer
-    options.optimizer.learningRate = learningRate
-    options.optimizer.secondFactorRatio = loraplusRatio
-    options.optimizer.weightDecay = weightDecay
-    (options.optimizer.beta1, options.optimizer.beta2, options.optimizer.epsilon) = (beta1, beta2, epsilon)
-    options.optimizer.momentum = momentum
-    options.optimizer.maximumNorm = maxGradNorm
-    options.schedule = lrScheduler
-    (options.warmupSteps, options.warmupRatio) = (warmupSteps, warmupRatio)
-    (options.maximumSteps, options.epochs, options.batchSize) = (maxSteps, epochs, batchSize)
-    (options.accumulation, options.shuffles, options.seed) = (gradientAccumulationSteps, !noShuffle, UInt64(max(0, seed)))
-    (options.checkpointing, options.groupsByLength) = (gradientCheckpointing, groupByLength)
-    return options
+    get throws {
+      var options = RunOptions()
+      options.dropout = loraDropout
+      (options.mergeAware, options.mergeAwareFrom) = (mergeAware, mergeAwareFrom)
+      options.optimizer = try optimizerOptions()
+      (options.schedule, options.scheduleShape) = (try schedule(), scheduleShape)
+      (options.warmupSteps, options.warmupRatio) = (warmupSteps, warmupRatio)
+      (options.maximumSteps, options.epochs, options.batchSize) = (maxSteps, epochs, batchSize)
+      (options.accumulation, options.shuffles, options.seed) = (gradientAccumulationSteps, !noShuffle, UInt64(max(0, seed)))
+      (options.checkpointing, options.groupsByLength) = (gradientCheckpointing, groupByLength)
+      (options.noiseAlpha, options.labelSmoothing) = (neftuneNoiseAlpha, labelSmoothing)
+      return options
+    }
   }
 
   private var adapterOptions: AdapterOptions {
@@ -152,6 +158,5 @@ extension FinetuneCommand {
 extension AdapterOptions.Method: ExpressibleByArgument {}
 extension AdapterOptions.Start: ExpressibleByArgument {}
 extension AdapterConfig.Bias: ExpressibleByArgument {}
-extension OptimizerOptions.Kind: ExpressibleByArgument {}
-extension Schedule.Kind: ExpressibleByArgument {}
+extension Schedule.Decay: ExpressibleByArgument {}
 extension NewHead.Pooling: ExpressibleByArgument {}

@@ -16,16 +16,18 @@ extension FinetuneCommand {
   func printPlan(_ tuning: Finetuning, _ data: TrainingRows.Data) throws {
     let length = data.longest
     let plan = tuning.memory(length: length, threads: common.workers)
-    let parts = [
-      ("weights", plan.weights), ("trained", plan.trained), ("gradients", plan.gradients), ("optimizer", plan.moments),
-      ("activations", plan.activations), ("rest", plan.rest), ("peak memory", plan.total),
-    ]
+    let parts =
+      [("weights", plan.weights), ("trained", plan.trained), ("gradients", plan.gradients), ("optimizer", plan.moments)]
+      + (plan.paged > 0 ? [("paged states", plan.paged)] : [])
+      + [("activations", plan.activations), ("rest", plan.rest), ("peak memory", plan.total)]
+    let published = asPublished ? try tuning.publishedMemory(length: length, threads: common.workers) : nil
     if common.json {
       let members: [(key: String, value: JSON)] =
         [
           ("verb", "finetune"), ("steps", JSON(tuning.steps)), ("longest_row", JSON(length)), ("trained_parameters", JSON(tuning.parameters)),
         ]
         + data.counts + parts.map { ($0.0.replacing(" ", with: "_"), JSON($0.1)) }
+        + (published.map { [("as_published", json($0))] } ?? [])
       return try StandardOutput.print(JSON.object(members))
     }
     try Summary.printRows(
@@ -34,6 +36,23 @@ extension FinetuneCommand {
         ("parameters", "\(tuning.parameters) of \(tuning.adapted) modules"),
       ]
         + parts.map { ($0.0, byteText($0.1)) })
+    if let published { try printPublished(published) }
+  }
+
+  /// The table in its own units and digits, with what it is beside it.
+  private func printPublished(_ table: PublishedMemory) throws {
+    try StandardOutput.print("\nas published, GB of 2^30 bytes:")
+    let rows = table.lines.map { line in
+      (line.name, "\(decimal(line.published, line.digits)), planned: \(decimal(line.actual, line.digits))")
+    }
+    let digits = table.lines.contains { $0.digits > 2 } ? 3 : 2
+    try Summary.printRows(rows + [("total", "\(decimal(table.total, digits)), planned: \(decimal(table.actualTotal, digits)) and activations")])
+    try StandardOutput.print(table.remark)
+  }
+
+  private func json(_ table: PublishedMemory) -> JSON {
+    .object(
+      table.lines.map { ($0.name, JSON($0.published)) } + [("total", JSON(table.total)), ("remark", JSON(table.remark))])
   }
 
   /// Runs `train`, and adds to the error of a run that a signal ended the command that resumes it.

@@ -25,6 +25,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(name: .shortAndLong, help: "The folder to write: an adapter, or a model with --method full.") var output: String?
   @Flag(help: "Replace an existing output.") var force = false
   @Flag(help: "Print steps and memory, and train nothing.") var dryRun = false
+  @Flag(help: "With --dry-run: also print the memory as papers' tables count it.") var asPublished = false
   @Option(help: ArgumentHelp("Refuse a run that needs more memory (default: the machine's).", valueName: "bytes")) var maxMemory:
     String?
   @Option(help: "lora, rslora, dora, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base.") var method: AdapterOptions.Method = .lora
@@ -59,15 +60,38 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Largest number of tokens per row; longer rows are cut, and the summary counts the tokens.") var maxLength: Int?
   @Option(help: "Peak learning rate.") var learningRate = 2e-4
   @Option(help: "LoRA+: multiplies the learning rate of the second factors.") var loraplusRatio = 1.0
-  @Option(help: "Schedule after the warm-up: constant, linear or cosine.") var lrScheduler: Schedule.Kind = .linear
+  @Option(
+    parsing: .singleValue,
+    help: ArgumentHelp("Peak learning rate of the tensors whose name matches a pattern; can be repeated.", valueName: "REGEX=X"))
+  var learningRatePattern: [String] = []
+  @Option(
+    help: ArgumentHelp(
+      "Schedule after the warm-up: constant, linear, cosine, cosine_with_restarts, polynomial or warmup_stable_decay (default: linear; constant for schedule-free-adamw).",
+      valueName: "name"))
+  var lrScheduler: String?
+  @Option(help: "cosine_with_restarts: how often the rate falls.") var lrCycles = 1
+  @Option(help: "polynomial: the power of what is left of the run.") var lrPower = 1.0
+  @Option(help: "polynomial: the last learning rate.") var lrEnd = 1e-7
+  @Option(help: "warmup_stable_decay: steps of the fall at the end (default: a tenth of the run).") var lrDecaySteps: Int?
+  @Option(help: "warmup_stable_decay: how the rate falls: linear, cosine or 1-sqrt.") var lrDecay: Schedule.Decay = .cosine
+  @Option(help: "warmup_stable_decay: the share of the rate that is left at the end.") var lrLeast = 0.0
   @Option(help: "Warm-up steps, over which the learning rate rises from 0.") var warmupSteps: Int?
   @Option(help: "Warm-up as a fraction of all steps.") var warmupRatio = 0.0
-  @Option(help: "adamw, adam or sgd.") var optimizer: OptimizerOptions.Kind = .adamw
-  @Option(name: .customLong("adam-beta1"), help: "Adam: decay of the first moment.") var beta1 = 0.9
-  @Option(name: .customLong("adam-beta2"), help: "Adam: decay of the second moment.") var beta2 = 0.999
+  @Option(
+    help: ArgumentHelp(
+      "adamw, adam, sgd, lion, adafactor or schedule-free-adamw. The first four with -8bit keep their states in 8 bits: adamw-8bit.",
+      valueName: "name"))
+  var optimizer = "adamw"
+  @Flag(help: "Keep the optimizer's states in a file that is paged in and out. The result is the same.") var paged = false
+  @Option(name: .customLong("adam-beta1"), help: "Adam, Lion: decay of the first moment.") var beta1 = 0.9
+  @Option(name: .customLong("adam-beta2"), help: "Adam, Lion: decay of the second moment (default: 0.999; lion: 0.99).") var beta2: Double?
   @Option(name: .customLong("adam-epsilon"), help: "Adam: added to the denominator.") var epsilon = 1e-8
   @Option(help: "Momentum of sgd.") var momentum = 0.0
   @Option(help: "Weight decay.") var weightDecay = 0.0
+  @Option(
+    parsing: .singleValue,
+    help: ArgumentHelp("What does not decay: biases, norms, or a pattern for names of tensors; can be repeated.", valueName: "REGEX"))
+  var noDecay: [String] = []
   @Option(help: "Clip the gradient norm to this; 0 disables clipping.") var maxGradNorm = 1.0
   @Option(help: "Seed for the order of rows, the initial factors and dropout.") var seed = 0
   @Flag(help: "Keep the rows in file order.") var noShuffle = false
@@ -87,6 +111,8 @@ struct FinetuneCommand: ParsableCommand {
   var mergeAware = false
 
   @Option(help: "The share of the steps before --merge-aware sets in, from 0 to 1.") var mergeAwareFrom = 0.5
+  @Option(help: "NEFTune: noise on the embeddings of tokens while training, 5 to 15; 0 for none.") var neftuneNoiseAlpha = 0.0
+  @Option(help: "Share of each target that is spread over all tokens or classes while training.") var labelSmoothing = 0.0
   @Option(help: "Steps per progress line, if standard error is not a terminal (default: about 20 lines per run).") var logEvery: Int?
   @Option(help: "Steps between validations (default: only before the first step and after the last).") var evalSteps: Int?
   @Option(help: "Steps between checkpoints.") var saveSteps = 100
@@ -186,7 +212,7 @@ struct FinetuneCommand: ParsableCommand {
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }
     if method == .full { common.warnIgnored(factors + ["--lora-dropout", "--loraplus-ratio"], "--method full has no factors") }
-    if optimizer != .sgd { common.warnIgnored(["--momentum"], "--optimizer is \(optimizer.rawValue)") }
-    if optimizer == .sgd { common.warnIgnored(["--adam-beta1", "--adam-beta2", "--adam-epsilon"], "--optimizer is sgd") }
+    if !dryRun { common.warnIgnored(["--as-published"], "this is no plan") }
+    warnIgnoredOfOptimizer()
   }
 }

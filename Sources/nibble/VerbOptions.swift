@@ -52,6 +52,7 @@ struct VerbOptions {
     "--model": "--base", "--model-name-or-path": "--base", "--lr": "--learning-rate", "--num-train-epochs": "--epochs",
     "--num-epochs": "--epochs", "--per-device-train-batch-size": "--batch-size", "--lr-scheduler-type": "--lr-scheduler",
     "--max-seq-length": "--max-length", "--lora-rank": "--lora-r", "--temp": "--temperature", "--max-tokens": "--max-new-tokens",
+    "--optim": "--optimizer", "--label-smoothing-factor": "--label-smoothing", "--loraplus-lr-ratio": "--loraplus-ratio",
     "--n-predict": "--max-new-tokens", "--repeat-penalty": "--repetition-penalty", "--output-dir": "--output",
   ]
 

@@ -36,7 +36,7 @@ struct StepTests {
       }
       let norm = optimizer.clip()
       let rate = options.learningRate * schedule.factor(step)
-      optimizer.step(rate: rate)
+      try optimizer.step(rate: rate)
       #expect(abs(loss - Double(losses[step])) <= 1e-5 * Double(losses[step]))
       #expect(abs(norm - Double(norms[step])) <= 1e-4 * Double(norms[step]))
       #expect(abs(rate - Double(rates[step])) <= 1e-9)

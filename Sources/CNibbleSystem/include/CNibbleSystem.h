@@ -18,4 +18,13 @@ int nibble_copy_attributes(int from, int to);
 /// Exchanges two names in one step; 0 on success.
 int nibble_exchange(const char *a, const char *b);
 
+/// Opens a new file without a name in `folder`, which is gone when it is closed; -1 with errno.
+int nibble_open_nameless(const char *folder);
+
+/// Begins to write `count` bytes at `offset` to the disk and, with `wait`, waits for the end; 0 on success.
+int nibble_write_back(int descriptor, long offset, long count, int wait);
+
+/// Lets go of pages of a mapped file whose contents are on the disk; 0 on success.
+int nibble_page_out(void *start, unsigned long count);
+
 #endif

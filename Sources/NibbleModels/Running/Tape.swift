@@ -8,6 +8,8 @@ package final class Tape {
   package let checkpointing: Bool
   /// What the next pass drops; nil for nothing.
   package var dropout: Dropout?
+  /// What is added to the embeddings of the next pass; nil for nothing.
+  package var noise: EmbeddingNoise?
   package let clock = StepClock()
   /// Of a language head.
   let head = LinearTape()

@@ -4,7 +4,11 @@ import NibbleCore
 
 extension Transformer {
   /// Embeddings of every token, through the norm behind them.
-  func embed(_ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: TransformerTape?) throws {
+  ///
+  /// - Parameter noise: added to the embeddings of tokens
+  func embed(
+    _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: TransformerTape?, _ noise: EmbeddingNoise? = nil
+  ) throws {
     let width = shape.width
     let tables = try lookups(runs)
     for segment in layers.segments where !segment.rows.isEmpty {
@@ -21,6 +25,7 @@ extension Transformer {
         }
       }
     }
+    noise?.add(to: x, lengths: runs.map(\.ids.count), width: width)
     guard let norm = weights.embeddingNorm else { return }
     tape?.keepEmbedded(x, rows * width)
     layers.norm(norm, shape, x, rows: 0..<rows, x)

@@ -59,10 +59,11 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     let width = shape.width
     let layers = operations(batch, tape)
     assert(tape == nil || layers.segments.count <= 1)
+    let noise = tape?.noise
     let tape = tape.map(part)
     tape?.prepare(shape, weights, rows: rows)
     var x = tape?.inputs[0].start ?? floats(Slot.x, rows * width)
-    try embed(runs, layers, rows, x, tape)
+    try embed(runs, layers, rows, x, tape, noise)
     for run in runs { run.cache?.reserve(run.ids.count) }
     for index in weights.layers.indices {
       try Interrupt.check()

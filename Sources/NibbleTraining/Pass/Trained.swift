@@ -14,6 +14,9 @@ package final class TrainedTensor {
   package let gradient: FloatStore
   /// Whether this is a second factor, which LoRA+ trains at a rate of its own.
   package var isSecondFactor = false
+  /// Its own peak rate; nil for the run's.
+  package var peakRate: Double?
+  package var decays = true
 
   package init(_ name: String, _ shape: [Int], _ values: FloatStore) {
     (self.name, self.shape, self.values) = (name, shape, values)

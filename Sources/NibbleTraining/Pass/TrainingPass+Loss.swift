@@ -48,8 +48,10 @@ extension TrainingPass {
   /// The sum of the losses of rows of scores; scores become the gradient.
   private func judge(_ scores: Floats, _ count: Int, _ wanted: [Int], _ scale: Float) -> Double {
     let losses = FloatStore(count: wanted.count * 2)
+    let smoothing = labelSmoothing
     network.engine.team.run(wanted.count) { index, _ in
-      let own = BackwardKernels.crossEntropy(scores + index * count, count: count, target: wanted[index], scale: scale)
+      let own = BackwardKernels.crossEntropy(
+        scores + index * count, count: count, target: wanted[index], scale: scale, smoothing: smoothing)
       // Two floats hold what one would round.
       losses.start[2 * index] = Float(own)
       losses.start[2 * index + 1] = Float(own - Double(Float(own)))
@@ -89,7 +91,9 @@ extension TrainingPass {
       let own = scores + row * count
       switch problem {
       case .oneLabel:
-        loss += BackwardKernels.crossEntropy(own, count: count, target: Int(target[0]), scale: scale / Float(n)) / Double(n)
+        let one = BackwardKernels.crossEntropy(
+          own, count: count, target: Int(target[0]), scale: scale / Float(n), smoothing: labelSmoothing)
+        loss += one / Double(n)
       case .manyLabels:
         for j in 0..<count {
           let x = Double(own[j]), y = target[j]

@@ -51,6 +51,15 @@ package final class TrainingPass {
     set { tape.dropout = newValue }
   }
 
+  /// What is added to the embeddings of the next pass; nil for nothing.
+  package var noise: EmbeddingNoise? {
+    get { tape.noise }
+    set { tape.noise = newValue }
+  }
+
+  /// The share of the targets that the next passes spread over all classes.
+  package var labelSmoothing = 0.0
+
   /// The batch, with what is trained as it is now.
   func adapted(_ batch: Batch) -> Batch {
     clock.measure(.trained) { network.engine.team.run(folded.count) { index, _ in folded[index].fold() } }

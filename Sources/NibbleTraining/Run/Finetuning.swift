@@ -55,8 +55,9 @@ public final class Finetuning {
   private let trained: Trained
   private let isFull: Bool
   private let run: TrainingRun
-  private let record: RunRecord
-  private let baseIdentity: Digest128
+  private let data: Digest128
+  private let threads: Int
+  private var knownIdentity: Digest128?
 
   /// - Parameters:
   ///   - start: an adapter to train on, which brings rank, alpha, method and targets
@@ -74,9 +75,11 @@ public final class Finetuning {
       throw NibbleError.usage(
         "\(.method, "full") writes a model with the head it has; a new head (\(.numLabels)) goes with an adapter")
     }
-    baseIdentity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
+    self.threads = threads
     if let start {
-      warnings = try BaseMatch(model.checkpoint, [start], identity: baseIdentity, anyBase: options.anyBase).warnings
+      let identity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
+      knownIdentity = identity
+      warnings = try BaseMatch(model.checkpoint, [start], identity: identity, anyBase: options.anyBase).warnings
     }
     trained =
       isFull
@@ -106,8 +109,20 @@ public final class Finetuning {
       }
       row.targets.withUnsafeBytes { hash.update($0) }
     }
-    record = RunRecord(
-      base: baseIdentity, data: hash.digest128, start: try start.map { "\(try $0.identity()) \($0.config.json.text())" },
+    data = hash.digest128
+  }
+
+  /// The base's content. A plan does not need it.
+  private func baseIdentity() throws -> Digest128 {
+    if let knownIdentity { return knownIdentity }
+    let identity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
+    knownIdentity = identity
+    return identity
+  }
+
+  private func record() throws -> RunRecord {
+    RunRecord(
+      base: try baseIdentity(), data: data, start: try start.map { "\(try $0.identity()) \($0.config.json.text())" },
       compute: model.engine.compute.rawValue, options, steps: run.steps)
   }
 
@@ -127,6 +142,20 @@ public final class Finetuning {
     MemoryPlan(model, trained, options.run, length: length, threads: threads)
   }
 
+  /// The memory of the run as papers' tables count it.
+  ///
+  /// - Throws: `.usage` for adapters on a base that is not packed, of which there is no such table
+  public func publishedMemory(length: Int, threads: Int = availableCores) throws -> PublishedMemory {
+    let checkpoint = model.checkpoint
+    guard let dtype = checkpoint.tensors.max(by: { $0.count < $1.count })?.dtype else { throw NibbleError.usage("the model has no tensors") }
+    guard isFull || !checkpoint.packed.isEmpty else {
+      throw NibbleError.usage("\(.asPublished): published tables are of packed bases and of \(.method, "full"); \(path: model.path) is not packed")
+    }
+    return PublishedMemory(
+      parameters: checkpoint.tensors.reduce(0) { $0 + $1.count }, trained: trained.tensors.reduce(0) { $0 + $1.values.count },
+      weightBits: isFull ? dtype.bitWidth : 4, isFull: isFull, plan: memory(length: length, threads: threads))
+  }
+
   /// Throws for a run that takes more memory than `limit`, or than the machine has.
   ///
   /// - Parameter length: tokens of the longest row
@@ -143,7 +172,7 @@ public final class Finetuning {
   ///
   /// - Returns: what to know about a run that becomes longer
   /// - Throws: `.usage` naming the option that is another
-  public func checkResumes(_ folder: TrainingFolder) throws -> [Warning] { try folder.checkContinues(record).warnings }
+  public func checkResumes(_ folder: TrainingFolder) throws -> [Warning] { try folder.checkContinues(record()).warnings }
 
   /// Trains to the end. A first signal ends the run after the step in hand, with a checkpoint to resume from; a second one ends the process.
   ///
@@ -156,8 +185,9 @@ public final class Finetuning {
     in folder: TrainingFolder, record text: String = "", resume: Bool, validated: (_ step: Int, _ loss: Double) -> Void = { _, _ in },
     _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
-    try folder.start(text, self.record)
-    do { return try Interrupt.finishing { try train(folder, resume: resume, validated, step) } } catch let error as NibbleError
+    let record = try record()
+    try folder.start(text, record)
+    do { return try Interrupt.finishing { try train(folder, record.identity, resume: resume, validated, step) } } catch let error as NibbleError
       where error.kind != .interrupted && error.kind != .terminated
     {
       try folder.discard()
@@ -166,17 +196,18 @@ public final class Finetuning {
   }
 
   private func train(
-    _ folder: TrainingFolder, resume: Bool, _ validated: (Int, Double) -> Void, _ step: (StepReport, _ smoothed: Double) throws -> Void
+    _ folder: TrainingFolder, _ identity: Digest128, resume: Bool, _ validated: (Int, Double) -> Void, _ step: (StepReport, _ smoothed: Double) throws -> Void
   ) throws -> Result {
     var result = Result()
     result.trained = parameters
-    if resume { _ = try folder.restore(run, identity: record.identity) }
+    try run.optimizer.prepare(in: folder.path)
+    if resume { _ = try folder.restore(run, identity: identity) }
     var history = RunHistory(resume ? try folder.metrics() : [])
     if run.done == 0, history.before == nil { _ = try validate(folder, &history, validated) }
     var isOver = options.patience.map { history.stale >= $0 } ?? false
     var seconds = 0.0
     while run.done < run.steps, !isOver {
-      if let signal = Interrupt.error { throw try stop(signal, folder, history) }
+      if let signal = Interrupt.error { throw try stop(signal, folder, identity, history) }
       let report = try run.step()
       result.tokens += report.tokens
       seconds += report.seconds
@@ -189,22 +220,24 @@ public final class Finetuning {
       let isDue = run.done == run.steps || options.validationSteps.map { run.done % $0 == 0 } ?? false
       let isBest = isDue ? try validate(folder, &history, validated) : false
       isOver = options.patience.map { history.stale >= $0 } ?? false
-      if run.done % options.saveSteps == 0 || isBest || isOver || run.done == run.steps { try save(folder, history) }
+      if run.done % options.saveSteps == 0 || isBest || isOver || run.done == run.steps { try save(folder, identity, history) }
     }
     result.steps = run.done
     result.smoothedLoss = history.smoothed
     result.validationBefore = history.before ?? []
     if let last = history.validations.last, last.step > 0 { result.validation = last.figures }
     if needsBest, let best = history.best, best.step != run.done {
-      try folder.restore(run, identity: record.identity, step: best.step)
+      try folder.restore(run, identity: identity, step: best.step)
       result.bestStep = best.step
       result.validation = history.validations.last { $0.step == best.step }?.figures ?? []
     }
     for file in model.checkpoint.files { try file.checkUnchanged() }
-    if trained.isDead(model.engine) {
-      result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing"))
+    try run.optimizer.averaged {
+      if trained.isDead(model.engine) {
+        result.warnings.append(.init(.precision, "every second factor is zero: the adapter changes nothing"))
+      }
+      try write(to: folder)
     }
-    try write(to: folder)
     return result
   }
 
@@ -223,17 +256,19 @@ public final class Finetuning {
   }
 
   /// Saves a checkpoint, and returns the error that ends the run.
-  private func stop(_ signal: NibbleError, _ folder: TrainingFolder, _ history: RunHistory) throws -> NibbleError {
+  private func stop(
+    _ signal: NibbleError, _ folder: TrainingFolder, _ identity: Digest128, _ history: RunHistory
+  ) throws -> NibbleError {
     guard run.done > 0 else { return NibbleError(signal.kind, signal.text + " before the first step; \(.resume) begins it") }
-    try save(folder, history)
+    try save(folder, identity, history)
     return NibbleError(
       signal.kind, signal.text + " after step \(run.done) of \(run.steps), with a checkpoint saved; \(.resume) continues from it")
   }
 
-  private func save(_ folder: TrainingFolder, _ history: RunHistory) throws {
+  private func save(_ folder: TrainingFolder, _ identity: Digest128, _ history: RunHistory) throws {
     guard folder.savedStep != run.done else { return }
     for file in model.checkpoint.files { try file.checkUnchanged() }
-    try folder.save(run, identity: record.identity, keeping: options.savedLimit, best: history.best?.step)
+    try folder.save(run, identity: identity, keeping: options.savedLimit, best: history.best?.step)
     try folder.write("loss.svg", LossCurve.svg(history.losses, validation: history.validations.map { ($0.step, $0.figures[0].value) }))
   }
 
@@ -242,7 +277,7 @@ public final class Finetuning {
   private func write(to folder: TrainingFolder) throws {
     if isFull { return try folder.write(trained, of: model.checkpoint) }
     for (name, bytes) in options.tokenizerFiles { try folder.write(name, String(decoding: bytes, as: UTF8.self)) }
-    var binding = AdapterBinding(to: model.checkpoint, identity: baseIdentity)
+    var binding = AdapterBinding(to: model.checkpoint, identity: try baseIdentity())
     binding.head = model.newHead?.json
     try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))
   }

@@ -9,14 +9,18 @@ public struct MemoryPlan: Sendable {
   /// What is trained.
   public var trained = 0
   public var gradients = 0
-  /// Of the optimizer.
+  /// Of the optimizer, in memory.
   public var moments = 0
+  /// Of the optimizer, in a file. No part of the total.
+  public var paged = 0
   /// What the forward pass keeps for the backward pass.
   public var activations = 0
   /// Working buffers, and the program itself.
   public var rest = 0
 
   public var total: Int { weights + trained + gradients + moments + activations + rest }
+
+  package init() {}
 
   /// - Parameter length: tokens of the rows of a micro-batch, as long as the longest, or positions of an image
   package init(_ model: Model, _ trained: Trained, _ options: RunOptions, length: Int, threads: Int) {
@@ -25,7 +29,9 @@ public struct MemoryPlan: Sendable {
     weights = model.checkpoint.storedBytes
     self.trained = 4 * numbers
     gradients = 4 * numbers
-    moments = options.optimizer.kind == .sgd ? (options.optimizer.momentum == 0 ? 0 : 4 * numbers) : 8 * numbers
+    let optimizer = options.optimizer
+    let states = Optimizer.stateBytes(optimizer, trained.tensors)
+    (moments, paged) = optimizer.choice.isPaged ? (Optimizer.pagedBytes(optimizer, trained.tensors), states) : (states, 0)
     let scaled = trained.modules.filter { $0.value.method.scalesOutputs }.keys
     let room = network.room(
       PassSize(
@@ -46,6 +52,8 @@ public struct MemoryPlan: Sendable {
     // Pairs that are made of what is trained.
     hands += pairs.filter { $0.module.method.folds }
       .reduce(0) { $0 + $1.rank * (($1.module.shape.inputs ?? 0) + ($1.module.shape.outputs ?? 0)) }
+    // And the numbers that averages take the place of.
+    if optimizer.choice.method.isScheduleFree { hands += numbers }
     rest = 4 * hands + (34 << 20) + (options.mergeAware ? RoundedWeights.bytes(model, trained) : 0)
   }
 }

@@ -102,7 +102,7 @@ extension RunRecord {
     for part in run.record + adapter where !parts.contains(where: { $0.name == part.name }) { parts.append(part) }
     self.parts = parts
     length = [("max_steps", run.maximumSteps.map { JSON($0) } ?? .null), ("epochs", JSON(run.epochs)), ("steps", JSON(steps))]
-    keepsRates = run.schedule == .constant && (run.warmupSteps != nil || run.warmupRatio == 0)
+    keepsRates = (run.schedule == .constant || run.optimizer.choice.method.isScheduleFree) && (run.warmupSteps != nil || run.warmupRatio == 0)
   }
 }
 
@@ -111,13 +111,28 @@ extension RunOptions {
   var record: [(name: String, value: JSON)] {
     let o = optimizer
     return [
-      ("optimizer", JSON(o.kind.rawValue)), ("learning_rate", JSON(o.learningRate)), ("loraplus_ratio", JSON(o.secondFactorRatio)),
-      ("adam_beta1", JSON(o.beta1)), ("adam_beta2", JSON(o.beta2)), ("adam_epsilon", JSON(o.epsilon)), ("weight_decay", JSON(o.weightDecay)),
+      ("optimizer", JSON(o.choice.description)), ("learning_rate", JSON(o.learningRate)), ("loraplus_ratio", JSON(o.secondFactorRatio)),
+      ("adam_beta1", JSON(o.beta1)), ("adam_beta2", JSON(o.ownBeta2)), ("adam_epsilon", JSON(o.epsilon)), ("weight_decay", JSON(o.weightDecay)),
       ("momentum", JSON(o.momentum)), ("max_grad_norm", JSON(o.maximumNorm)), ("lr_scheduler", JSON(schedule.rawValue)),
       ("warmup_steps", warmupSteps.map { JSON($0) } ?? .null), ("warmup_ratio", JSON(warmupRatio)), ("batch_size", JSON(batchSize)),
       ("gradient_accumulation_steps", JSON(accumulation)), ("no_shuffle", .bool(!shuffles)), ("group_by_length", .bool(groupsByLength)),
       ("seed", JSON(String(seed))), ("lora_dropout", JSON(dropout)),
-      ("merge_aware", .bool(mergeAware)), ("merge_aware_from", mergeAware ? JSON(mergeAwareFrom) : .null),
+    ] + laterRecord
+  }
+
+  /// What an earlier version's run had none of: null where it is not used, so that such a run can be resumed.
+  private var laterRecord: [(name: String, value: JSON)] {
+    let (o, shape) = (optimizer, scheduleShape)
+    func used(_ kind: Schedule.Kind, _ value: JSON) -> JSON { schedule == kind && !o.choice.method.isScheduleFree ? value : .null }
+    return [
+      ("learning_rate_pattern", o.rates.isEmpty ? .null : .object(o.rates.map { ($0.pattern, JSON($0.rate)) })),
+      ("no_decay", o.noDecay.isEmpty ? .null : JSON(o.noDecay)), ("lr_cycles", used(.cosineWithRestarts, JSON(shape.cycles))),
+      ("lr_power", used(.polynomial, JSON(shape.power))), ("lr_end", used(.polynomial, JSON(shape.end))),
+      ("lr_decay_steps", used(.warmupStableDecay, shape.decaySteps.map { JSON($0) } ?? .null)),
+      ("lr_decay", used(.warmupStableDecay, JSON(shape.decay.rawValue))), ("lr_least", used(.warmupStableDecay, JSON(shape.least))),
+      ("neftune_noise_alpha", noiseAlpha == 0 ? .null : JSON(noiseAlpha)),
+      ("label_smoothing", labelSmoothing == 0 ? .null : JSON(labelSmoothing)),
+      ("merge_aware", mergeAware ? true : .null), ("merge_aware_from", mergeAware ? JSON(mergeAwareFrom) : .null),
     ]
   }
 }

@@ -8,6 +8,7 @@ import NibbleModels
 public struct RunOptions: Sendable, Equatable {
   public var optimizer = OptimizerOptions()
   public var schedule = Schedule.Kind.linear
+  public var scheduleShape = Schedule.Shape()
   public var warmupSteps: Int?
   public var warmupRatio = 0.0
   /// nil for as many as the epochs take.
@@ -28,6 +29,10 @@ public struct RunOptions: Sendable, Equatable {
   public var mergeAware = false
   /// The share of the steps that come before: factors find their place first, and rounding takes less of them then.
   public var mergeAwareFrom = 0.5
+  /// NEFTune: noise on the embeddings of tokens, uniform up to this over the root of a sequence's numbers; 0 for none.
+  public var noiseAlpha = 0.0
+  /// The share of the targets that is spread evenly over all classes. Validation does not smooth.
+  public var labelSmoothing = 0.0
 
   public init() {}
 
@@ -37,7 +42,12 @@ public struct RunOptions: Sendable, Equatable {
   }
 
   func schedule(steps: Int) -> Schedule {
-    Schedule(schedule, warmup: warmupSteps ?? Int((warmupRatio * Double(steps)).rounded(.up)), steps: steps)
+    let isFree = optimizer.choice.method.isScheduleFree
+    var schedule = Schedule(
+      isFree ? .constant : schedule, scheduleShape, warmup: warmupSteps ?? Int((warmupRatio * Double(steps)).rounded(.up)), steps: steps,
+      peak: optimizer.learningRate)
+    schedule.risesFromFirst = isFree
+    return schedule
   }
 }
 
@@ -90,6 +100,14 @@ package final class TrainingRun {
         "no token of the \(rows.count) rows is learned: \(path: rows[0].place) is the first; \(.showBatch) shows the mask")
     }
     guard !trained.tensors.isEmpty else { throw NibbleError.usage("nothing is trained") }
+    if let refusal = options.optimizer.choice.method.refusal(options.optimizer) { throw NibbleError.usage(refusal) }
+    guard options.noiseAlpha == 0 || model.network is any TokenNetwork else {
+      throw NibbleError.usage("\(.neftuneNoiseAlpha) is noise on the embeddings of tokens; \(path: model.path) has none")
+    }
+    if options.labelSmoothing > 0, case .classification(let head) = model.head, head.problem != .oneLabel {
+      throw NibbleError.usage("\(.labelSmoothing) is for one class of several, not for regression or many labels")
+    }
+    try trained.group(options.optimizer, on: model)
     let wanted = options.steps(rows: rows.count)
     guard wanted < Double(Int32.max) else {
       throw NibbleError.usage("\(.epochs, options.epochs) of \(rows.count) rows are too many steps")
@@ -118,7 +136,10 @@ package final class TrainingRun {
     }
   }
 
-  package func validate(_ rows: [TrainingRow]) throws -> Validation {
+  /// Figures of `rows`, of the numbers that would be written now.
+  package func validate(_ rows: [TrainingRow]) throws -> Validation { try optimizer.averaged { try figures(rows) } }
+
+  private func figures(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
     try round(before: done)
     let head: ClassificationHead? =
@@ -178,7 +199,11 @@ package final class TrainingRun {
       if options.dropout > 0 {
         pass.dropout = Dropout(rate: options.dropout, seed: options.seed, pass: UInt64(index * options.accumulation + micro))
       }
-      defer { pass.dropout = nil }
+      if options.noiseAlpha > 0 {
+        pass.noise = EmbeddingNoise(alpha: options.noiseAlpha, seed: options.seed, pass: UInt64(index * options.accumulation + micro))
+      }
+      pass.labelSmoothing = options.labelSmoothing
+      defer { (pass.dropout, pass.noise, pass.labelSmoothing) = (nil, nil, 0) }
       let batch = (first..<first + options.batchSize).map { rows[order.row($0)] }
       tokens += batch.reduce(0) { $0 + $1.ids.count }
       let scale = 1 / Float(options.accumulation)
@@ -196,7 +221,7 @@ package final class TrainingRun {
     }
     let rate = options.optimizer.learningRate * schedule.factor(index)
     try pass.clock.measure(.optimizer) {
-      optimizer.step(rate: rate)
+      try optimizer.step(rate: rate)
       for tensor in trained.tensors where !LayerKernels.allFinite(tensor.values.start, count: tensor.values.count) {
         throw NibbleError.quality("the update makes \(subject: tensor.name) NaN or infinite")
       }

@@ -32,14 +32,25 @@ def run(case):
 
 # MARK: - Rows and options
 
-def draw_run(case):
+SCHEDULES = {
+    "constant": lambda optimizer, run: transformers.get_constant_schedule_with_warmup(optimizer, run["warmup"]),
+    "linear": lambda optimizer, run: transformers.get_linear_schedule_with_warmup(optimizer, run["warmup"], run["steps"]),
+    "cosine": lambda optimizer, run: transformers.get_cosine_schedule_with_warmup(optimizer, run["warmup"], run["steps"]),
+    "cosine_with_restarts": lambda optimizer, run: transformers.get_cosine_with_hard_restarts_schedule_with_warmup(
+        optimizer, run["warmup"], run["steps"]),
+    "polynomial": lambda optimizer, run: transformers.get_polynomial_decay_schedule_with_warmup(optimizer, run["warmup"], run["steps"]),
+}
+
+
+def draw_run(case, kind):
     rng = case.rng
     steps, batch, micro = rng.randint(2, 5), rng.choice([1, 2, 3]), rng.choice([1, 1, 2, 3])
     drawn = {
         "steps": steps, "batch": batch, "accumulation": micro, "rate": rng.choice([1e-4, 1e-3, 5e-3]),
-        "optimizer": rng.choices(["adamw", "adam", "sgd"], [70, 15, 15])[0], "schedule": rng.choice(["constant", "linear", "cosine"]),
+        "optimizer": rng.choices(["adamw", "adam", "sgd", "adafactor"], [60, 15, 15, 10])[0], "schedule": rng.choice([*SCHEDULES]),
         "warmup": rng.choice([0, 0, 1, 2]), "decay": rng.choice([0.0, 0.01, 0.3]), "clip": rng.choice([0.0, 0.05, 1.0]),
-        "betas": rng.choice([(0.9, 0.999), (0.8, 0.95)]), "epsilon": rng.choice([1e-8, 1e-6, 1e-3]), "momentum": rng.choice([0.0, 0.9])}
+        "betas": rng.choice([(0.9, 0.999), (0.8, 0.95)]), "epsilon": rng.choice([1e-8, 1e-6, 1e-3]), "momentum": rng.choice([0.0, 0.9]),
+        "smoothing": rng.choice([0.0, 0.0, 0.1]) if kind == "language" else 0.0, "paged": rng.random() < 0.2}
     case.note(run=drawn)
     return drawn
 
@@ -48,9 +59,13 @@ def flags(case, drawn):
     words = ["--max-steps", drawn["steps"], "--batch-size", drawn["batch"], "--gradient-accumulation-steps", drawn["accumulation"],
              "--learning-rate", drawn["rate"], "--optimizer", drawn["optimizer"], "--lr-scheduler", drawn["schedule"],
              "--warmup-steps", drawn["warmup"], "--weight-decay", drawn["decay"], "--max-grad-norm", drawn["clip"], "--no-shuffle"]
+    if drawn["smoothing"]:
+        words += ["--label-smoothing", drawn["smoothing"]]
+    if drawn["paged"]:
+        words += ["--paged"]
     if drawn["optimizer"] == "sgd":
         words += ["--momentum", drawn["momentum"]]
-    else:
+    elif drawn["optimizer"] != "adafactor":
         words += ["--adam-beta1", drawn["betas"][0], "--adam-beta2", drawn["betas"][1], "--adam-epsilon", drawn["epsilon"]]
     if case.chance(0.3):
         words += ["--gradient-checkpointing"]
@@ -112,18 +127,14 @@ def class_of(rng, model):
 def optimizer_of(parameters, run):
     if run["optimizer"] == "sgd":
         return torch.optim.SGD(parameters, lr=run["rate"], momentum=run["momentum"], weight_decay=run["decay"])
+    if run["optimizer"] == "adafactor":
+        return transformers.optimization.Adafactor(
+            parameters, lr=run["rate"], weight_decay=run["decay"], scale_parameter=False, relative_step=False)
     kind = torch.optim.AdamW if run["optimizer"] == "adamw" else torch.optim.Adam
     return kind(parameters, lr=run["rate"], betas=run["betas"], eps=run["epsilon"], weight_decay=run["decay"])
 
 
-def schedule_of(optimizer, run):
-    if run["schedule"] == "constant":
-        return transformers.get_constant_schedule_with_warmup(optimizer, run["warmup"])
-    makes = {"linear": transformers.get_linear_schedule_with_warmup, "cosine": transformers.get_cosine_schedule_with_warmup}
-    return makes[run["schedule"]](optimizer, run["warmup"], run["steps"])
-
-
-def micro_loss(drawn, model, rows):
+def micro_loss(drawn, model, rows, smoothing=0.0):
     """The mean over a micro-batch: of its learned tokens, or of its texts."""
     if drawn.kind == "classes":
         total = 0.0
@@ -141,7 +152,8 @@ def micro_loss(drawn, model, rows):
     for row in rows:
         labels = torch.tensor(row["labels"])
         logits = model(input_ids=torch.tensor([row["ids"]])).logits
-        losses = losses + torch.nn.functional.cross_entropy(logits[0, :-1], labels[1:], ignore_index=-100, reduction="sum")
+        losses = losses + torch.nn.functional.cross_entropy(logits[0, :-1], labels[1:], ignore_index=-100, reduction="sum",
+                                                            label_smoothing=smoothing)
         count += int((labels[1:] != -100).sum())
     return losses / count
 
@@ -150,7 +162,7 @@ def by_torch(drawn, model, rows, run):
     """The same steps: [(loss, gradient norm)]."""
     parameters = [one for one in model.parameters() if one.requires_grad]
     optimizer = optimizer_of(parameters, run)
-    schedule = schedule_of(optimizer, run)
+    schedule = SCHEDULES[run["schedule"]](optimizer, run)
     model.eval()
     seen, place = [], 0
     for _ in range(run["steps"]):
@@ -159,7 +171,7 @@ def by_torch(drawn, model, rows, run):
         for _ in range(run["accumulation"]):
             micro = [rows[(place + one) % len(rows)] for one in range(run["batch"])]
             place += run["batch"]
-            loss = micro_loss(drawn, model, micro) / run["accumulation"]
+            loss = micro_loss(drawn, model, micro, run["smoothing"]) / run["accumulation"]
             loss.backward()
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(parameters, run["clip"] or float("inf"))
@@ -237,7 +249,7 @@ def continued(case, drawn, model):
     """From an adapter that PEFT made."""
     folder = draw_adapter(case, drawn, model, dtype="float32")
     adapted = attached(model, folder, trainable=True)
-    run = draw_run(case)
+    run = draw_run(case, drawn.kind)
     rows = draw_rows(case, drawn, model, run)
     case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--init-adapter", folder.relative_to(case.folder), "-o", "out",
                 "--any-base", *flags(case, run))
@@ -260,7 +272,7 @@ def loaded(case, drawn, model, name="out"):
 
 def full(case, drawn, model):
     """Every weight."""
-    run = draw_run(case)
+    run = draw_run(case, drawn.kind)
     rows = draw_rows(case, drawn, model, run)
     case.nibble("finetune", "--base", "m", "--data", "rows.jsonl", "--method", "full", "-o", "out", *flags(case, run))
     compare_training(
@@ -270,7 +282,7 @@ def full(case, drawn, model):
 def fresh(case, drawn, model):
     """A new adapter: PEFT loads it; its first loss is the base's, and so is the second where the rate was 0 (warm-up)."""
     rng, modules = case.rng, Modules(model)
-    run = draw_run(case)
+    run = draw_run(case, drawn.kind)
     rows = draw_rows(case, drawn, model, run)
     words = ["--method", rng.choice(["lora", "rslora", "dora"]), "--lora-r", rng.choice([1, 3, 8]), "--lora-alpha", rng.choice([1, 4, 16])]
     words += ["--target-modules", rng.choice(["all-linear", "attention", "mlp", ",".join(some(rng, modules.linear))])]
@@ -285,7 +297,7 @@ def fresh(case, drawn, model):
     with torch.no_grad(), peer("the first loss"):
         taken = [rows[place % len(rows)] for place in range(run["batch"] * run["accumulation"])]
         micros = [taken[first:first + run["batch"]] for first in range(0, len(taken), run["batch"])]
-        loss = sum(micro_loss(drawn, model, micro).item() for micro in micros) / len(micros)
+        loss = sum(micro_loss(drawn, model, micro, run["smoothing"]).item() for micro in micros) / len(micros)
     if not distance(torch.tensor(metrics["loss"]), torch.tensor(loss)) <= 5e-5:
         raise Difference(f"the first loss is {metrics['loss']:.7g}, the base's {loss:.7g}")
     loaded(case, drawn, model)

@@ -55,7 +55,8 @@ package struct TensorFile {
     }
   }
 
-  private func bytes(_ tensor: StoredTensor) throws -> [UInt8] {
+  /// The bytes of a tensor.
+  package func bytes(_ tensor: StoredTensor) throws -> [UInt8] {
     guard !tensor.isPacked, tensor.count <= 1 << 28, let section = tensor.section(.data) else {
       throw NibbleError.badInput("\(path: path): \(tensor: tensor.name.text) is packed or too large")
     }
@@ -64,7 +65,7 @@ package struct TensorFile {
 }
 
 extension TensorFile {
-  /// A file of float32 tensors being written, piece by piece. It appears whole, when it is finished, or not at all.
+  /// A file of tensors being written, piece by piece. It appears whole, when it is finished, or not at all.
   package final class Writer {
     /// nil where it is part of a folder: the writer of the folder publishes it.
     private let staged: StagedOutput?
@@ -73,39 +74,46 @@ extension TensorFile {
     private var places: [String: (next: Int, end: Int)] = [:]
     private let length: Int
 
-    /// Begins a file of tensors with these names and shapes.
+    /// Begins a file of float32 tensors with these names and shapes.
     ///
     /// - Throws: `.usage` if together they are larger than any file, and what `StagedOutput` throws
     package convenience init(
       _ tensors: [(name: String, shape: [Int])], metadata: [(String, String)] = [], to path: String, force: Bool
     ) throws {
       let staged = try StagedOutput(path, .file, force: force)
-      try self.init(tensors, metadata, staged, nil, path)
+      try self.init(tensors.map { ($0.name, .f32, $0.shape) }, metadata, staged, nil, path)
     }
 
     /// Begins the file `name` of a folder.
     package convenience init(
       _ tensors: [(name: String, shape: [Int])], metadata: [(String, String)], in folder: StagedOutput, _ name: String
     ) throws {
-      try self.init(tensors, metadata, folder, name, folder.destination + "/" + name)
+      try self.init(tensors.map { ($0.name, .f32, $0.shape) }, metadata, folder, name, folder.destination + "/" + name)
+    }
+
+    /// Begins the file `name` of a folder, with tensors of types of whole bytes.
+    package convenience init(
+      _ tensors: [(name: String, dtype: DType, shape: [Int])], in folder: StagedOutput, _ name: String
+    ) throws {
+      try self.init(tensors, [], folder, name, folder.destination + "/" + name)
     }
 
     private init(
-      _ tensors: [(name: String, shape: [Int])], _ metadata: [(String, String)], _ staged: StagedOutput, _ name: String?,
+      _ tensors: [(name: String, dtype: DType, shape: [Int])], _ metadata: [(String, String)], _ staged: StagedOutput, _ name: String?,
       _ path: String
     ) throws {
       var header: [(key: String, value: JSON)] = []
       if !metadata.isEmpty { header.append(("__metadata__", .object(metadata.map { ($0.0, JSON($0.1)) }))) }
       var at = 0
       for tensor in tensors {
-        let size = tensor.shape.reduce(4) { product, extent in
+        let size = tensor.shape.reduce(tensor.dtype.bitWidth / 8) { product, extent in
           let (size, overflow) = product.multipliedReportingOverflow(by: extent)
           return overflow ? Int.max : size
         }
         guard size < 1 << 60 - at else {
           throw NibbleError.usage("\(path: path): \(subject: tensor.name) of shape \(tensor.shape) is too large")
         }
-        header.append((tensor.name, ["dtype": "F32", "shape": JSON(tensor.shape), "data_offsets": JSON([at, at + size])]))
+        header.append((tensor.name, ["dtype": JSON(tensor.dtype.rawValue), "shape": JSON(tensor.shape), "data_offsets": JSON([at, at + size])]))
         places[tensor.name] = (at, at + size)
         at += size
       }
@@ -121,11 +129,16 @@ extension TensorFile {
 
     /// Writes the next numbers of the tensor `name`.
     package func add(_ values: UnsafeBufferPointer<Float>, to name: String) throws {
-      guard let place = places[name], values.count <= (place.end - place.next) / 4 else {
-        throw NibbleError(.failed, "\(path: file.path): \(values.count) numbers too many for \(quoted(name))")
+      try add(UnsafeRawBufferPointer(values), to: name)
+    }
+
+    /// Writes the next bytes of the tensor `name`.
+    package func add(_ bytes: UnsafeRawBufferPointer, to name: String) throws {
+      guard let place = places[name], bytes.count <= place.end - place.next else {
+        throw NibbleError(.failed, "\(path: file.path): \(bytes.count) bytes too many for \(quoted(name))")
       }
-      try file.write(UnsafeRawBufferPointer(values), at: place.next)
-      places[name]?.next += 4 * values.count
+      try file.write(bytes, at: place.next)
+      places[name]?.next += bytes.count
     }
 
     /// Writes the last and gives the file its name, or leaves that to the folder's end.
