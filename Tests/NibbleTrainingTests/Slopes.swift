@@ -2,13 +2,15 @@ import NibbleTraining
 import Testing
 
 /// Checks the gradients of all that is trained, which `loss` has just left, against slopes of the loss.
-func checkSlopes(of trained: Trained, _ loss: () throws -> Double) throws {
+///
+/// - Parameter change: of the loss, by a step along a tensor's gradient: small where the loss bends
+func checkSlopes(of trained: Trained, change: Double = 0.02, _ loss: () throws -> Double) throws {
   for tensor in trained.tensors {
     // Along the gradient itself the slope is its square.
     let gradient = Array(tensor.gradient.values), kept = Array(tensor.values.values)
     let square = gradient.reduce(0) { $0 + Double($1) * Double($1) }
     #expect(square > 0, "\(tensor.name)")
-    let step = Float(0.02 / square.squareRoot())
+    let step = Float(change / square.squareRoot())
     for i in kept.indices { tensor.values.values[i] = kept[i] + step * gradient[i] }
     let above = try loss()
     for i in kept.indices { tensor.values.values[i] = kept[i] - step * gradient[i] }
