@@ -79,7 +79,7 @@ struct GroupMergeTests {
     let merged = try Checkpoint.open(folder.file("m.nbl"))
     #expect(report.changed.count == file.modules.count && report.changed.allSatisfy(\.isMoved))
     let noise = report.changed.map(\.sums.noiseRatio).max() ?? 1
-    #expect(zeros == .float ? noise < 1e-5 : noise > 1e-5 && noise < 0.03, "\(noise)")
+    #expect(zeros == .float ? noise < 1e-5 : noise > 1e-5 && noise < 0.2, "\(noise)")
     for tensor in base.packed {
       let after = try #require(merged.tensor(tensor.name))
       #expect(after.encoding == tensor.encoding)

@@ -10,13 +10,14 @@ func checkSlopes(of trained: Trained, change: Double = 0.02, _ loss: () throws -
     let gradient = Array(tensor.gradient.values), kept = Array(tensor.values.values)
     let square = gradient.reduce(0) { $0 + Double($1) * Double($1) }
     #expect(square > 0, "\(tensor.name)")
-    let step = Float(change / square.squareRoot())
+    // A lone number with a small gradient would go far beyond where the loss is straight.
+    let step = Float(min(change / square.squareRoot(), 0.3 / Double(gradient.reduce(Float(0)) { max($0, abs($1)) })))
     for i in kept.indices { tensor.values.values[i] = kept[i] + step * gradient[i] }
     let above = try loss()
     for i in kept.indices { tensor.values.values[i] = kept[i] - step * gradient[i] }
     let below = try loss()
     for i in kept.indices { tensor.values.values[i] = kept[i] }
     let slope = (above - below) / Double(2 * step)
-    #expect(abs(slope - square) <= 0.01 * square, "\(tensor.name): \(slope), \(square)")
+    #expect(abs(slope - square) <= 0.01 * square + 1e-6 / Double(step), "\(tensor.name): \(slope), \(square)")
   }
 }
