@@ -85,6 +85,9 @@ extension AdapterFile {
 }
 
 extension AdapterFile {
+  /// Numbers of a pair that is made of a file's: a gigabyte. A small file with large settings asks for more than any layer takes.
+  private static let mostFolded = 1 << 28
+
   /// A module of the parts found for it.
   ///
   /// - Throws: `.adapterMismatch` for parts that are missing, not asked for, or do not fit together
@@ -114,6 +117,9 @@ extension AdapterFile {
       throw fail("tensors of shapes \(text) do not fit together as \(method.name) of \(places)")
     }
     if let reason = method.refusal(of: shape) { throw fail(reason) }
+    if method.folds, !(elementCount(of: [method.pairRank(shape), (shape.inputs ?? 0) + (shape.outputs ?? 0)]).map { $0 <= Self.mostFolded } ?? false) {
+      throw fail("its settings make factors of it for \(shape.inputs ?? 0) inputs and \(shape.outputs ?? 0) outputs, which no layer has")
+    }
     for part in method.parts {
       guard let found = shapes[part.name] else { continue }
       let expected = part.shape(shape)

@@ -47,7 +47,7 @@ struct MethodOptions: ParsableArguments {
       let keys = [[QBaRA.lambda.key], [QAHiRA.inputs.key, QAHiRA.outputs.key]].first { own.isSuperset(of: $0) } ?? []
       guard !keys.isEmpty else { throw NibbleError.usage("--lambda-pattern does not go with --method \(options.method.rawValue)") }
       let values = number.split(separator: ",").map { Int($0) ?? 0 }
-      guard values.count == keys.count, values.allSatisfy({ (1...65536).contains($0) }) else {
+      guard values.count == keys.count, values.allSatisfy({ (1...4096).contains($0) }) else {
         throw NibbleError.usage(
           "--lambda-pattern \(subject: text): the part after '=' is not \(keys.count == 1 ? "a lambda" : "lambda-1,lambda-2")")
       }

@@ -46,7 +46,7 @@ def rows(tmp_path, model):
 
 def train(nibble, tmp_path, model, method, *flags):
     nibble("finetune", "--base", tmp_path / "m", "--data", rows(tmp_path, model), "-o", tmp_path / "a", "--method", method, "--max-steps", 3,
-           "--batch-size", 2, "--learning-rate", 0.05, "-q", *flags)
+           "--batch-size", 2, "--learning-rate", 0.01, "-q", *flags)
     return tmp_path / "a"
 
 

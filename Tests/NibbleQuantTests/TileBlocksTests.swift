@@ -47,4 +47,27 @@ struct TileBlocksTests {
     let blocks = try encoded(BlockCodec(.nf4, blockSize: 32, nested: nested), values, encodingTask(shape))
     #expect(Array(rows.sections.dropLast()) == blocks.sections)
   }
+
+  @Test("parameters that make no sense are refused")
+  func parameters() throws {
+    let codec = TileBlocks()
+    var good = CodecParameters(codebooks: codec.codebooks)
+    codec.writeParameters(&good)
+    let bytes = good.out.bytes
+    func read(_ bytes: [UInt8]) -> (any WeightCodec)? {
+      var parameters = CodecParameters(ByteReader(bytes, place: "test"), codebooks: codec.codebooks)
+      guard let found = try? CodecKind.nf4Tiles.read(&parameters), parameters.input.isAtEnd else { return nil }
+      return found
+    }
+    #expect(read(bytes) as? TileBlocks == codec && bytes.count == 24)
+    // The block size, the rows and the columns of a tile.
+    for (place, value) in [(0, 64), (0, 33), (16, 4), (16, 0), (19, 1), (20, 8), (23, 255)] {
+      var bad = bytes
+      bad[place] = UInt8(value)
+      #expect(read(bad) == nil, "\(place) \(value)")
+    }
+    #expect(read(Array(bytes.dropLast())) == nil && read(bytes + [0]) == nil)
+    #expect(TileBlocks.tile("8x4")?.rows == 8 && TileBlocks.tile("1x4096")?.columns == 4096)
+    for text in ["8", "8x", "x4", "3x5", "8x4x1", "0x32", "-8x-4", "99999999999999999999x1", ""] { #expect(TileBlocks.tile(text) == nil, "\(text)") }
+  }
 }

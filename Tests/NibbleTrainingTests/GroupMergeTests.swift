@@ -34,7 +34,7 @@ struct GroupMergeTests {
     let trained = try Trained(options, on: model)
     for tensor in trained.tensors {
       let random = CountedRandom(seed: 3, stream: XXH3.digest64(of: Array(tensor.name.utf8)))
-      for index in 0..<tensor.values.count { tensor.values.start[index] = Float(0.05 * random.normal(UInt64(index))) }
+      for index in 0..<tensor.values.count { tensor.values.start[index] = Float(0.2 * random.normal(UInt64(index))) }
     }
     try trained.folder(options, start: nil, on: model, binding: nil).write(to: folder.file(name), force: true)
     return try AdapterFile.open(folder.file(name))
@@ -79,7 +79,7 @@ struct GroupMergeTests {
     let merged = try Checkpoint.open(folder.file("m.nbl"))
     #expect(report.changed.count == file.modules.count && report.changed.allSatisfy(\.isMoved))
     let noise = report.changed.map(\.sums.noiseRatio).max() ?? 1
-    #expect(zeros == .float ? noise < 1e-5 : noise > 1e-5 && noise < 0.05, "\(noise)")
+    #expect(zeros == .float ? noise < 1e-5 : noise > 1e-5 && noise < 0.2, "\(noise)")
     for tensor in base.packed {
       let after = try #require(merged.tensor(tensor.name))
       #expect(after.encoding == tensor.encoding)

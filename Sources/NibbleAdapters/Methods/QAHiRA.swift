@@ -9,8 +9,8 @@ import NibbleCore
 /// paper's program has it, though there is no rank. What is added is the same within a tile, so it merges into offsets of groups.
 package struct QAHiRA: AdapterMethod {
   package static let tile = "lora_C"
-  package static let inputs = MethodSetting("qahira_lambda_1", standard: 4, 1...65536)
-  package static let outputs = MethodSetting("qahira_lambda_2", standard: 8, 1...65536)
+  package static let inputs = MethodSetting("qahira_lambda_1", standard: 4, 1...4096)
+  package static let outputs = MethodSetting("qahira_lambda_2", standard: 8, 1...4096)
 
   package static let name = "QA-HiRA"
   package static let kind = "QAHIRA"
