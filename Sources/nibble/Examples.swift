@@ -15,6 +15,10 @@ enum Examples {
       ("Pack a model to NF4 with double quantization:", "nibble quantize MODEL -o model.nbl"),
       ("Write the bitsandbytes layout that transformers loads:", "nibble quantize MODEL -o model-bnb --format bnb"),
     ],
+    "calibrate": [
+      ("Write down what layers take on a text:", "nibble calibrate MODEL --data text.txt -o statistics.safetensors"),
+      ("The same on text the model writes, energies only:", "nibble calibrate MODEL --diagonal --tokens 256 -o energies.safetensors"),
+    ],
     "dequantize": [
       ("Restore a Hugging Face folder in the model's own types:", "nibble dequantize model.nbl -o plain"),
       ("The same in bfloat16:", "nibble dequantize model.nbl -o plain --dtype bf16"),
