@@ -10,7 +10,16 @@ extension Checkpoint {
   func fitted(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
     let tied = tiedParameters
     for one in given { try one.adapter.checkSavedModules((tensors.map(\.name) + tied.map(\.name)).map(\.text), of: path) }
-    let changed = try given.map { MergeOptions.Weighted(try withWholeTables($0.adapter.withoutUnchanged(self)), weight: $0.weight) }
+    let names = ModuleNames(modulePaths, of: self), paths = modulePaths
+    let changed = try given.map { one in
+      let own = try one.adapter.withShared { module in
+        guard let count = names.index(of: module.path).flatMap({ tensor(ByteName(paths[$0] + ".weight"))?.count }),
+          let outputs = module.shape.outputs, outputs > 0
+        else { return nil }
+        return (count / outputs, outputs)
+      }
+      return MergeOptions.Weighted(try withWholeTables(own.withoutUnchanged(self)), weight: one.weight)
+    }
     var (base, adapters) = try untied(tied, for: changed)
     for one in adapters { base = try base.withHeads(of: one.adapter) }
     for one in adapters { base = try base.withVocabulary(of: one.adapter) }

@@ -43,6 +43,8 @@ package enum AdapterSlot {
   package static let dropped = 26, tokens = 27
   static let foldedFirst = 28, foldedSecond = 29, foldedUndropped = 30
   package static let restored = 31
+  static let term = 40, termTurned = 41, termOutput = 42
+  package static let inputGradientInHand = 43, changed = 44, unused = 45
 }
 
 /// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it by itself.

@@ -32,6 +32,8 @@ package final class Optimizer {
   package let second: [FloatStore]
   /// Steps taken.
   package var steps = 0
+  /// What else steps change, by name.
+  package var more: [(name: String, values: FloatStore)] = []
   private let team: Team
   private static let run = 1 << 14
 

@@ -26,7 +26,7 @@ package final class TrainingPass {
     gradients = trained.gradients
     let attached = trained.attached(to: model)
     adapter = ActiveAdapter(attached)
-    folded = attached.methods.values.filter { type(of: $0).folds }
+    folded = attached.methods.values.filter { type(of: $0).isMadeAnew }
   }
 
   var network: any Network { model.network }

@@ -84,6 +84,9 @@ public final class Finetuning {
     guard (0..<1).contains(options.run.dropout) else {
       throw NibbleError.usage("\(.loraDropout, options.run.dropout) is not from 0 to below 1")
     }
+    if options.run.dropout > 0, let odd = trained.modules.values.first(where: { $0.method.dropoutKey == nil }) {
+      throw NibbleError.usage("\(.loraDropout, options.run.dropout): \(odd.method.name) has no dropout of its inputs")
+    }
     run = try TrainingRun(model, trained, train, options.run)
     if !isFull, start == nil {
       try trained.checkPatterns(options.adapter, on: model)
@@ -240,6 +243,6 @@ public final class Finetuning {
     for (name, bytes) in options.tokenizerFiles { try folder.write(name, String(decoding: bytes, as: UTF8.self)) }
     var binding = AdapterBinding(to: model.checkpoint, identity: baseIdentity)
     binding.head = model.newHead?.json
-    try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))
+    try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding, rule: run.rule))
   }
 }

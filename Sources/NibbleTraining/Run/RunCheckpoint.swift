@@ -95,6 +95,6 @@ extension Optimizer {
       return [("value/" + name, tensors[index].values)]
         + (first[index].count > 0 ? [("first/" + name, first[index])] : [])
         + (second[index].count > 0 ? [("second/" + name, second[index])] : [])
-    }
+    } + more.map { ("rule/" + $0.name, $0.values) }
   }
 }

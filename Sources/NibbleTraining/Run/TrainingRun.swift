@@ -70,6 +70,8 @@ package final class TrainingRun {
   private let pass: TrainingPass
   private let rows: [TrainingRow]
   let optimizer: Optimizer
+  /// What the method does beside gradients.
+  let rule: (any TrainingRule)?
   private let schedule: Schedule
   private var order: RowOrder
   private let isLanguage: Bool
@@ -96,6 +98,8 @@ package final class TrainingRun {
     order = RowOrder(rows.count, seed: options.shuffles ? options.seed : nil, grouping: grouping)
     pass = TrainingPass(model, trained, checkpointing: options.checkpointing)
     optimizer = Optimizer(options.optimizer, trained.tensors, team: model.engine.team)
+    rule = try trained.rule(steps: steps)
+    optimizer.more = rule?.state ?? []
   }
 
   /// Figures of rows that are not trained on.
@@ -176,6 +180,7 @@ package final class TrainingRun {
         : try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
       loss += own / Double(options.accumulation)
     }
+    loss += pass.clock.measure(.trained) { rule?.addLoss() ?? 0 }
     let norm = pass.clock.measure(.optimizer) { optimizer.clip() }
     guard loss.isFinite, norm.isFinite else {
       let first = trained.tensors.first { !LayerKernels.allFinite($0.gradient.start, count: $0.gradient.count) }
@@ -185,6 +190,7 @@ package final class TrainingRun {
     let rate = options.optimizer.learningRate * schedule.factor(index)
     try pass.clock.measure(.optimizer) {
       optimizer.step(rate: rate)
+      rule?.stepped(index + 1)
       for tensor in trained.tensors where !LayerKernels.allFinite(tensor.values.start, count: tensor.values.count) {
         throw NibbleError.quality("the update makes \(subject: tensor.name) NaN or infinite")
       }
