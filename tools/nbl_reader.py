@@ -18,10 +18,10 @@ from xxhash import xxh3_64_intdigest, xxh3_128
 
 FRAME = 262144  # plain bytes in a zstd frame
 FRAME_STORED = 263168  # stored bytes of one at most
-CODECS = ["plain", "nf4", "fp4", "int8", "int4", "nf4-offsets"]
+CODECS = ["plain", "nf4", "fp4", "int8", "int4", "nf4-offsets", "nf4-tiles"]
 BYTE_STEP = np.uint32(0x3C010204).view(np.float32)  # 1/127
 (DATA, CODES, SCALES, SCALE_CODES, NESTED_SCALES, NESTED_OFFSET, STATE_TEXT, FILE, GROUP_SCALES, ZEROS, OFFSETS, OFFSET_CODES,
- OFFSET_SCALES) = range(1, 14)
+ OFFSET_SCALES, TILE_OFFSETS) = range(1, 15)
 PLANES = [1, 1, 2, 4]  # by compression
 
 # Section 6: name, bits, NumPy type. BF16 and 8-bit floats come as unsigned integers, 4- and 6-bit ones as their packed bytes.
@@ -154,7 +154,8 @@ class Tensor:
         require(codec or not self.transposed, f"{what}: transposed, but not packed")
         if self.codec:
             layouts = {"plain": self._plain, "int8": self._rows, "int4": self._groups,
-                       "nf4-offsets": lambda given: self._offsets(file.codebooks, given)}
+                       "nf4-offsets": lambda given: self._offsets(file.codebooks, given),
+                       "nf4-tiles": lambda given: self._tiles(file.codebooks, given)}
             expected = layouts[self.codec](parameters) if self.codec in layouts else self._packed(file.codebooks, parameters)
             found = [(s.kind, s.plain) for s in self.sections]
             if self.codec in ("nf4", "fp4") and len(found) > len(expected) and found[-1][0] == STATE_TEXT:
@@ -231,6 +232,17 @@ class Tensor:
         blocks = -(-self.count // self.block)
         return sections + [(OFFSET_CODES, blocks), (OFFSET_SCALES, 4 * -(-blocks // self.offset_block))]
 
+    def _tiles(self, codebooks, parameters):
+        what = self.what
+        require(len(parameters) == 24, f"{what}: {len(parameters)} bytes of parameters, must be 24")
+        sections = self._packed(codebooks, parameters[:16])
+        require(len(self.shape) == 2 and self.count > 0, f"{what}: no matrix with elements")
+        self.tile = struct.unpack("<II", parameters[16:])
+        require(all(0 < side <= 4096 for side in self.tile) and math.prod(self.tile) == self.block, f"{what}: tiles of {self.tile}")
+        require(all(length % side == 0 for length, side in zip(self.shape, self.tile)), f"{what}: shape {self.shape} in tiles of {self.tile}")
+        self.head += parameters[16:24]
+        return sections + [(TILE_OFFSETS, 4 * (self.count // self.block))]
+
     def decode(self):
         """The elements as stored, as an array of the tensor's dtype (see DTYPES for those that NumPy lacks)."""
         require(self.codec, f"{self.what}: unknown codec")
@@ -257,6 +269,10 @@ class Tensor:
                         scales = np.repeat(np.frombuffer(plain[-1], "<f4"), self.offset_block)[:len(plain[-2])]
                         offsets = self.offset_book[np.frombuffer(plain[-2], np.uint8)] * scales
                         values = values + np.repeat(offsets, self.block)[:self.count]
+                    if self.codec == "nf4-tiles":
+                        (rows, columns), (high, wide) = self.shape, self.tile
+                        values = values + np.repeat(np.frombuffer(plain[-1], "<f4"), self.block)
+                        values = values.reshape(rows // high, columns // wide, high, wide).transpose(0, 2, 1, 3)
                     values = values.reshape(self.shape)
                 return to_bfloat16(values) if self.dtype == "BF16" else values.astype(self.numpy)
         except ValueError as error:  # a rank above 64, or a huge dimension beside one of 0

@@ -61,8 +61,10 @@ extension AdapterFile {
       guard let tensor = module.parts[part.name] else { continue }
       try checkFinite(tensor)
       // Nothing may be left of a module.
-      if tensor.count > 0, part.isFactor || part.sharing != nil { numbers.matrices[part.name] = try matrix(tensor) }
-      if part.sharing == nil, !part.isFactor || module.isEmbedding { numbers.values[part.name] = FloatStore(try mapped.floats(tensor)) }
+      if tensor.count > 0, part.isFactor || part.isMatrix || part.sharing != nil { numbers.matrices[part.name] = try matrix(tensor) }
+      if part.sharing == nil, !part.isFactor && !part.isMatrix || module.isEmbedding {
+        numbers.values[part.name] = FloatStore(try mapped.floats(tensor))
+      }
     }
     return numbers
   }
@@ -81,11 +83,19 @@ extension AdapterFile {
   ///
   /// - Throws: `.usage` for methods without
   func factors(of module: AdaptedModule) throws -> LowRankFactors {
-    let engine = Engine(.f32, team: Team(threads: 1))
-    guard let pair = try method(of: module, engine).pair else {
-      throw NibbleError.usage("\(path: path): \(module: module.path) is adapted by \(module.method.name), which has no factors")
+    if let factors = try knownFactors(of: module) { return factors }
+    let hasThem = module.rank > 0 && (module.method.hasFactors || module.method.folds)
+    throw NibbleError.usage(
+      "\(path: path): \(module: module.path) is adapted by \(module.method.name), which "
+        + (hasThem ? "does not show the size of its layer; \(.base) does" : "has no factors"))
+  }
+
+  /// The same, nil for methods without and where its tensors do not show the sizes of the layer.
+  func knownFactors(of module: AdaptedModule) throws -> LowRankFactors? {
+    guard module.rank > 0, module.method.hasFactors || module.method.folds, module.shape.inputs != nil, module.shape.outputs != nil else {
+      return nil
     }
-    return LowRankFactors(pair)
+    return try method(of: module, Engine(.f32, team: Team(threads: 1))).pair.map { LowRankFactors($0) }
   }
 
   private func matrix(_ tensor: StoredTensor) throws -> Matrix {
@@ -96,6 +106,9 @@ extension AdapterFile {
 }
 
 extension AdapterFile {
+  /// Numbers of a pair that is made of a file's: a gigabyte. A small file with large settings asks for more than any layer takes.
+  private static let mostFolded = 1 << 28
+
   /// A module of the parts found for it.
   ///
   /// - Throws: `.adapterMismatch` for parts that are missing, not asked for, or do not fit together
@@ -125,6 +138,9 @@ extension AdapterFile {
       throw fail("tensors of shapes \(text) do not fit together as \(method.name) of \(places)")
     }
     if let reason = method.refusal(of: shape) { throw fail(reason) }
+    if method.folds, !(elementCount(of: [method.pairRank(shape), (shape.inputs ?? 0) + (shape.outputs ?? 0)]).map { $0 <= Self.mostFolded } ?? false) {
+      throw fail("its settings make factors of it for \(shape.inputs ?? 0) inputs and \(shape.outputs ?? 0) outputs, which no layer has")
+    }
     for part in method.parts {
       guard let found = shapes[part.name] else { continue }
       let expected = part.shape(shape)
@@ -135,7 +151,7 @@ extension AdapterFile {
     }
     guard let key = method.rankKey else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
     let expected = try config.rank(of: path)
-    guard shape.rank == expected else {
+    guard shape.rank == expected || shape.rank == 0 && !method.hasFactors else {
       throw fail("its factors have rank \(shape.rank), adapter_config.json says \(key)=\(expected)")
     }
     return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected))

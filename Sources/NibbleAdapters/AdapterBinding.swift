@@ -73,6 +73,7 @@ extension Checkpoint {
     var parts = [encoding.kind.askedAs ?? encoding.name]
     if let block = encoding.parameter("block_size")?.int {
       parts.append("block=\(block)")
+      if let tile = encoding.parameter("tile")?.string { parts[parts.count - 1] = "tile=\(tile)" }
       if encoding.parameter("double_quant") != true { parts.append("no-double-quant") }
     }
     if let group = encoding.parameter("group_size")?.int, let zeros = encoding.parameter("zeros")?.string {

@@ -36,10 +36,11 @@ public struct AdapterFile: Sendable {
 
   /// Opens the adapter in folder `path`, or in the local Hugging Face cache under that name.
   ///
+  /// - Parameter members: what its configuration does not say
   /// - Throws: `.badInput` for missing or malformed files, `.adapterMismatch` for tensors that belong to nothing
-  public static func open(_ path: String) throws -> AdapterFile {
+  public static func open(_ path: String, saying members: [(String, JSON)] = []) throws -> AdapterFile {
     guard PathKind(path) == .folder else {
-      if PathKind(path) == .nothing, let snapshot = try HubCache.snapshot(path) { return try open(snapshot) }
+      if PathKind(path) == .nothing, let snapshot = try HubCache.snapshot(path) { return try open(snapshot, saying: members) }
       let reason = PathKind(path) == .nothing ? "no such folder" : "not a folder; an adapter is a folder with adapter_config.json"
       throw NibbleError.badInput("\(path: path): \(reason)")
     }
@@ -53,7 +54,8 @@ public struct AdapterFile: Sendable {
     if PathKind(configPath) == .nothing, PathKind(path + "/config.json") == .file {
       throw NibbleError.badInput("\(path: path): a model folder, where an adapter folder with adapter_config.json was expected")
     }
-    let config = try AdapterConfig(try readJSONFile(configPath), place: configPath)
+    let json = try members.reduce(readJSONFile(configPath)) { $0.setting($1.0, to: $1.1) }
+    let config = try AdapterConfig(json, place: configPath)
     let checkpoint = try Checkpoint.open(weights)
     let binding = try checkpoint.metadata.first { $0.key == AdapterBinding.key }.map {
       try AdapterBinding(text: $0.value, place: weights)

@@ -43,6 +43,7 @@ extension AdapterFile {
         throw mismatch(module.path, "is a convolution, whose adapters are merged, and neither attached nor trained")
       }
       guard module.shape.fits(inputs: size.inputs, outputs: size.outputs) else {
+        if isLayer, let other = unrecordedGroups(module, inputs: size.inputs, outputs: size.outputs) { throw other }
         throw mismatch(
           module.path,
           isLayer

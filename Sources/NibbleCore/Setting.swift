@@ -6,12 +6,13 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Outputs.
   case format, force, resume, compress, maxMemory, maxShardSize, undo
   // Packing.
-  case codec, groupSize, symmetric, zeros, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
+  case codec, groupSize, tile, symmetric, zeros, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
   // Adapters and merging.
   case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, minSurvival, rank, energy, minEnergy, others
   // Training.
   case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, addTokens, showBatch, epochs, batchSize, maxLength
   case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, initLora, loraplusRatio
+  case qaloraGroupSize, qaloraGain
   case maxSteps, gradientAccumulationSteps, lrScheduler, warmupSteps, warmupRatio, optimizer, adamBeta1, adamBeta2, adamEpsilon
   case momentum, weightDecay, maxGradNorm, seed, noShuffle, groupByLength, computeDtype
   // Running.

@@ -9,8 +9,10 @@ import NibbleTraining
 struct MethodOptions: ParsableArguments {
   @Option(help: "qalora: inputs per group (default: the groups of an int4 base, else 32).") var qaloraGroupSize: Int?
   @Option(help: "qbara: how many inputs share a number, and outputs (default: 2).") var lambda: Int?
+  @Option(name: .customLong("lambda-1"), help: "qahira: inputs of a tile (default: 4).") var lambdaInputs: Int?
+  @Option(name: .customLong("lambda-2"), help: "qahira: outputs of a tile (default: 8).") var lambdaOutputs: Int?
   @Option(
-    parsing: .singleValue, help: ArgumentHelp("Lambda of the modules that match a pattern; can be repeated.", valueName: "REGEX=N"))
+    parsing: .singleValue, help: ArgumentHelp("Lambda of the modules that match a pattern, qahira's as lambda-1,lambda-2; can be repeated.", valueName: "REGEX=N[,M]"))
   var lambdaPattern: [String] = []
   @Option(help: "Rank of the layers of the attention.") var rankAtt: Int?
   @Option(help: "Rank of the layers of the MLP.") var rankMlp: Int?
@@ -20,7 +22,7 @@ struct MethodOptions: ParsableArguments {
 
   func check() throws {
     for (value, flag) in [
-      (qaloraGroupSize, "--qalora-group-size"), (lambda, "--lambda"), (rankAtt, "--rank-att"), (rankMlp, "--rank-mlp"),
+      (qaloraGroupSize, "--qalora-group-size"), (lambda, "--lambda"), (lambdaInputs, "--lambda-1"), (lambdaOutputs, "--lambda-2"), (rankAtt, "--rank-att"), (rankMlp, "--rank-mlp"),
       (rankFirst, "--rank-1"), (rankSecond, "--rank-2"),
     ] where !(1...1 << 20).contains(value ?? 1) { throw NibbleError.usage("\(flag) \(value ?? 0) is not from 1 to \(1 << 20)") }
   }
@@ -38,13 +40,18 @@ struct MethodOptions: ParsableArguments {
     }
     try set(QALoRA.group.key, qaloraGroupSize, "--qalora-group-size")
     try set(QBaRA.lambda.key, lambda, "--lambda")
+    try set(QAHiRA.inputs.key, lambdaInputs, "--lambda-1")
+    try set(QAHiRA.outputs.key, lambdaOutputs, "--lambda-2")
     for text in lambdaPattern {
       let (pattern, number) = try FinetuneCommand.pattern(text, "--lambda-pattern")
-      guard let value = Int(number), (1...65536).contains(value) else {
-        throw NibbleError.usage("--lambda-pattern \(subject: text): the part after '=' is not a lambda")
+      let keys = [[QBaRA.lambda.key], [QAHiRA.inputs.key, QAHiRA.outputs.key]].first { own.isSuperset(of: $0) } ?? []
+      guard !keys.isEmpty else { throw NibbleError.usage("--lambda-pattern does not go with --method \(options.method.rawValue)") }
+      let values = number.split(separator: ",").map { Int($0) ?? 0 }
+      guard values.count == keys.count, values.allSatisfy({ (1...4096).contains($0) }) else {
+        throw NibbleError.usage(
+          "--lambda-pattern \(subject: text): the part after '=' is not \(keys.count == 1 ? "a lambda" : "lambda-1,lambda-2")")
       }
-      try set(QBaRA.lambda.key, lambda ?? 2, "--lambda-pattern")
-      options.settingPatterns.append((QBaRA.lambda.key, pattern, Double(value)))
+      for (key, value) in zip(keys, values) { options.settingPatterns.append((key, pattern, Double(value))) }
     }
   }
 
@@ -59,6 +66,7 @@ struct MethodOptions: ParsableArguments {
   var yaml: [(String, JSON?)] {
     [
       ("qalora_group_size", qaloraGroupSize.map { JSON($0) }), ("lambda", lambda.map { JSON($0) }),
+      ("lambda_1", lambdaInputs.map { JSON($0) }), ("lambda_2", lambdaOutputs.map { JSON($0) }),
       ("lambda_pattern", lambdaPattern.isEmpty ? nil : JSON(lambdaPattern)), ("rank_att", rankAtt.map { JSON($0) }),
       ("rank_mlp", rankMlp.map { JSON($0) }), ("rank_1", rankFirst.map { JSON($0) }), ("rank_2", rankSecond.map { JSON($0) }),
       ("fixed_scale", fixedScale ? .bool(true) : nil),
@@ -66,6 +74,6 @@ struct MethodOptions: ParsableArguments {
   }
 
   static let flags = [
-    "--qalora-group-size", "--lambda", "--lambda-pattern", "--rank-att", "--rank-mlp", "--rank-1", "--rank-2", "--fixed-scale",
+    "--qalora-group-size", "--lambda", "--lambda-1", "--lambda-2", "--lambda-pattern", "--rank-att", "--rank-mlp", "--rank-1", "--rank-2", "--fixed-scale",
   ]
 }

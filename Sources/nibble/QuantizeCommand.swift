@@ -126,6 +126,9 @@ struct PackingOptions: ParsableArguments {
   @Option(help: "Weights that share a scale: 32, 64, … 4096.")
   var blockSize = 64
 
+  @Option(help: ArgumentHelp("nf4-tiles: rows and columns of a tile, whose weights share a scale and an offset (default: 8x4).", valueName: "ROWSxCOLUMNS"))
+  var tile: String?
+
   @Flag(inversion: .prefixedNo, help: "Quantize the scales to 8 bits too.")
   var doubleQuant = true
 
@@ -163,6 +166,12 @@ struct PackingOptions: ParsableArguments {
       }
       options.groupSize = group
     }
+    if let tile {
+      guard let size = TileBlocks.tile(tile) else {
+        throw NibbleError.usage("--tile \(quoted(tile)) is not ROWSxCOLUMNS of \(BlockCodec.blockSizes.prefix(4).map(String.init).joined(separator: ", ")), … weights")
+      }
+      options.tile = size
+    }
     options.zeros = symmetric ? .none : zeros
     options.bnbRules = bnbRules
     options.encoder = encoder?.search
@@ -175,6 +184,10 @@ struct PackingOptions: ParsableArguments {
     let groups = Arguments.given(["--group-size", "--symmetric", "--zeros"])
     if let flag = groups.first, !kinds.contains(where: \.hasGroups) { throw NibbleError.usage("\(flag) is for int4, which nothing is packed with") }
     if groups.contains("--symmetric"), groups.contains("--zeros") { throw NibbleError.usage("--symmetric stores no zero points; leave out --zeros") }
+    if tile != nil, !kinds.contains(where: \.hasTiles) { throw NibbleError.usage("--tile is for nf4-tiles, which nothing is packed with") }
+    if !kinds.isEmpty, kinds.allSatisfy(\.hasTiles), !Arguments.given(["--block-size"]).isEmpty {
+      throw NibbleError.usage("--block-size is for nf4 and fp4, which nothing is packed with; nf4-tiles has --tile")
+    }
     let blocks = Arguments.given(["--block-size", "--double-quant", "--no-double-quant"])
     if let flag = blocks.first, !kinds.isEmpty, kinds.allSatisfy(\.hasGroups) {
       throw NibbleError.usage("\(flag) is for nf4 and fp4, which nothing is packed with; int4 has --group-size")

@@ -8,8 +8,8 @@ import NibbleTraining
 import TestSupport
 import Testing
 
-/// What every method owes whose numbers fold into a pair of factors.
-@Suite("Methods that fold into factors")
+/// What every method owes whose numbers are no pair of factors but make one, or a change of tiles.
+@Suite("Methods of their own numbers")
 struct FoldedMethodTests {
   let folder = TemporaryFolder()
 
@@ -18,11 +18,14 @@ struct FoldedMethodTests {
     var method: String
     var settings: [String: Double] = [:]
     var rank = 8
+    /// Whether a plain LoRA adapter says the same.
+    var folds = true
     var testDescription: String { method }
   }
 
   static let cases = [
     Case(method: "iec"), Case(method: "qbara", settings: ["qbara_lambda": 4]), Case(method: "qalora", settings: ["qalora_group_size": 32]),
+    Case(method: "qahira", settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], folds: false),
   ]
 
   /// Numbers in the place of those a new adapter has.
@@ -63,7 +66,7 @@ struct FoldedMethodTests {
       try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
     }
     _ = try loss(learns: true)
-    try checkSlopes(of: trained) { try loss() }
+    try checkSlopes(of: trained, change: 0.004) { try loss() }
   }
 
   @Test("have the slopes of the loss for gradients with dropout", arguments: cases)
@@ -78,7 +81,7 @@ struct FoldedMethodTests {
       try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
     }
     _ = try loss(learns: true)
-    try checkSlopes(of: trained) { try loss() }
+    try checkSlopes(of: trained, change: 0.004) { try loss() }
   }
 
   @Test("are trained, read again as they were, merged into what they compute attached, and exported as a plain LoRA adapter", arguments: cases, ["llama", "gpt2"])
@@ -90,7 +93,7 @@ struct FoldedMethodTests {
     let options = try Self.options(one).adapter
     try trained.folder(options, start: nil, on: model, binding: nil).write(to: folder.file("a"), force: false)
     let file = try AdapterFile.open(folder.file("a"))
-    #expect(file.config.unknownKeys.isEmpty && file.modules.allSatisfy { $0.rank == one.rank && $0.isPlain })
+    #expect(file.config.unknownKeys.isEmpty && file.modules.allSatisfy { $0.rank == (one.folds ? one.rank : 0) && $0.isPlain == one.folds })
     let attached = try states(model, model.attach(file, name: "a"))
     #expect(attached == before)
     #expect(try attached != states(model))
@@ -100,17 +103,21 @@ struct FoldedMethodTests {
       to: OutputSpec(path: folder.file("merged"), format: nil, default: .safetensors), check: MergeCheck())
     _ = try job.run()
     expectSame(try states(Model(folder.file("merged"), threads: 2)), attached, 1e-4)
+    // Trained on.
+    let again = try Trained(file, on: model)
+    #expect(try states(model, again.attached(to: model)) == before)
+    let written = again.folder(AdapterOptions(), start: file.config.json, on: model, binding: nil)
+    #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
+    guard one.folds else {
+      let error = #expect(throws: NibbleError.self) { try AdapterConversion(folder.file("a"), to: .gguf, base: Checkpoint.open(model.path)).report() }
+      return #expect(error?.kind == .usage && error?.message.contains("QA-HiRA") == true, "\(error?.message ?? "")")
+    }
     // Plain LoRA.
     let report = try AdapterConversion(folder.file("a"), to: .peft).write(to: folder.file("plain"), force: false)
     #expect(report.modules == file.modules.count && report.difference < 1e-6)
     let plain = try AdapterFile.open(folder.file("plain"))
     #expect(plain.config.methodName == "LoRA" && plain.config.unknownKeys.isEmpty)
     expectSame(try states(model, model.attach(plain, name: "p")), attached, 1e-5)
-    // Trained on.
-    let again = try Trained(file, on: model)
-    #expect(try states(model, again.attached(to: model)) == before)
-    let written = again.folder(AdapterOptions(), start: file.config.json, on: model, binding: nil)
-    #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
     // Looked at, cut down, put together.
     #expect(try AdapterInspection(file).modules.count == file.modules.count)
     try AdapterResizing(file, rank: 2).write(to: folder.file("small"), force: false)
@@ -132,6 +139,68 @@ struct FoldedMethodTests {
   }
 }
 
+@Suite("Files of methods of their own numbers")
+struct MethodFileTests {
+  let folder = TemporaryFolder()
+
+  /// An adapter of one module, `model.layers.0.self_attn.q_proj`, whose layer takes and gives 64.
+  private func file(_ config: String, _ shapes: [(String, [Int])], named module: String = "model.layers.0.self_attn.q_proj") throws {
+    var builder = SafetensorsBuilder()
+    for (suffix, shape) in shapes { builder.add(random: "base_model.model.\(module).\(suffix)", shape) }
+    try folder.write("a/adapter_model.safetensors", builder.bytes)
+    try folder.write("a/adapter_config.json", config)
+  }
+
+  private static let pair: [(String, [Int])] = [("lora_A.weight", [4, 64]), ("lora_B.weight", [64, 4])]
+  private static let strengths: [(String, [Int])] = [("lora_default_A_scale", [1]), ("lora_default_B_scale", [1])]
+  private static let grouped: [(String, [Int])] = [("lora_A.weight", [4, 4]), ("lora_B.weight", [64, 4])]
+
+  @Test("that are not what they say are refused with the module or the key named", arguments: [
+    (#"{"peft_type": "IEC", "r": 4}"#, pair, "lora_default_A_scale is missing"),
+    (#"{"peft_type": "LORA", "r": 4}"#, pair + [strengths[0]], "lora_default_B_scale is missing"),
+    (#"{"peft_type": "IEC", "r": 6}"#, [("lora_A.weight", [6, 64]), ("lora_B.weight", [64, 6])] + strengths, "needs a rank that divides its 64 inputs"),
+    (#"{"peft_type": "IEC", "r": 4}"#, pair + [("lora_default_A_scale", [2]), strengths[1]], "lora_default_A_scale has shape [2]"),
+    (#"{"peft_type": "IEC", "r": 4}"#, [("lora_embedding_A", [4, 64]), ("lora_embedding_B", [64, 4])] + strengths, "do not fit together as IEC of a linear layer"),
+    (#"{"peft_type": "QBARA", "r": 4, "qbara_lambda": 3}"#, pair, "do not fit together as Q-BaRA"),
+    (#"{"peft_type": "QBARA", "r": 4, "qbara_lambda": 2}"#, pair, "its factors have rank 2, adapter_config.json says r=4"),
+    (#"{"peft_type": "QBARA", "r": 4, "qbara_lambda": 0}"#, pair, "qbara_lambda is '0', expected a whole number from 1"),
+    (#"{"peft_type": "QBARA", "r": 4, "qbara_lambda": 1.5}"#, pair, "qbara_lambda"),
+    (#"{"peft_type": "QBARA", "r": 4, "qbara_lambda": 1, "qbara_lambda_pattern": {"q_proj": "x"}}"#, pair, "qbara_lambda_pattern: 'q_proj'"),
+    (#"{"peft_type": "QBARA", "r": 4, "qbara_lambda": 1, "qbara_lambda_pattern": 3}"#, pair, "qbara_lambda_pattern is '3', expected an object"),
+    (#"{"peft_type": "QBARA", "r": 1, "qbara_lambda": 4096}"#, [("lora_A.weight", [4096, 64]), ("lora_B.weight", [64, 4096])], "which no layer has"),
+    (#"{"peft_type": "LORA", "r": 4, "use_qalora": true, "qalora_gain": "median"}"#, grouped, "qalora_gain is '\"median\"', expected groups or mean or sum"),
+    (#"{"peft_type": "LORA", "r": 4, "use_qalora": true, "qalora_group_size": 1000000}"#, grouped, "takes 64"),
+    (#"{"peft_type": "LORA", "r": 4, "use_qalora": true, "use_dora": true}"#, grouped, "use_qalora does not go with DoRA"),
+    (#"{"peft_type": "QAHIRA", "qahira_lambda_1": 4, "qahira_lambda_2": 4}"#, [("lora_C.weight", [16, 8])], "takes 64"),
+    (#"{"peft_type": "QAHIRA", "r": 4}"#, pair, "adapter_config.json describes QA-HiRA"),
+  ] as [(String, [(String, [Int])], String)])
+  func refused(_ config: String, _ shapes: [(String, [Int])], _ message: String) throws {
+    try file(config, shapes)
+    let model = try Model(fixture("models/llama"), threads: 1)
+    let error = #expect(throws: NibbleError.self) { _ = try model.attach(AdapterFile.open(folder.file("a")), name: "a") }
+    #expect(error?.message.contains(message) == true, "\(error?.message ?? "")")
+    #expect(error?.kind == .badInput || error?.kind == .adapterMismatch)
+  }
+
+  @Test("of QA-LoRA that record no gain are refused, attached and merged; recorded, they are PEFT's of the same change", arguments: QALoRA.Gain.allCases)
+  func gains(_ gain: QALoRA.Gain) throws {
+    try file(#"{"peft_type": "LORA", "r": 4, "lora_alpha": 6}"#, Self.grouped)
+    let model = try Model(fixture("models/llama"), threads: 1), base = try Checkpoint.open(fixture("models/llama"))
+    let spec = try OutputSpec(path: folder.file("m"), format: nil, default: .safetensors)
+    let attached = #expect(throws: NibbleError.self) { _ = try model.attach(AdapterFile.open(folder.file("a")), name: "a") }
+    let merged = #expect(throws: NibbleError.self) { _ = try StreamJob.merge(base, MergeOptions([.init(AdapterFile.open(folder.file("a")))]), to: spec) }
+    for error in [attached, merged] {
+      #expect(error?.kind == .badInput && error?.message.contains("QA-LoRA by groups of 16, with a gain that is not recorded") == true, "\(error?.message ?? "")")
+    }
+    #expect(try RecordedGain(folder.file("a"), gain: gain.rawValue, groupSize: 16).write(to: folder.file("r"), force: false) == 1)
+    try file(#"{"peft_type": "LORA", "r": 4, "lora_alpha": 6, "use_qalora": true, "qalora_gain": "\#(gain.rawValue)"}"#, Self.grouped)
+    let (recorded, said) = (try AdapterFile.open(folder.file("r")), try AdapterFile.open(folder.file("a")))
+    #expect(recorded.config.json["qalora_gain"] == nil && recorded.config.methodName == "QA-LoRA")
+    #expect(try AdapterDifference(recorded, said).modules.allSatisfy { $0.distance < 1e-6 })
+    #expect(throws: NibbleError.self) { _ = try RecordedGain(folder.file("a"), gain: "mean", groupSize: 16) }
+  }
+}
+
 /// The paper's own numbers, computed in float64 from their equations.
 @Suite("Golden vectors of methods that fold into factors")
 struct FoldedGoldenTests {
@@ -147,6 +216,12 @@ struct FoldedGoldenTests {
     return Matrix(try floats(name), rows: shape[0], columns: shape[1])
   }
 
+  /// The base of the case for QA-LoRA: σ · (q − z) in groups of 32.
+  private func dequantized() throws -> Matrix {
+    let (codes, scale, zero) = (try golden.integers(#require(golden.tensor("qa_lora/codes"))), try floats("qa_lora/scale"), try floats("qa_lora/zero"))
+    return Matrix(codes.indices.map { scale[$0 / 32] * (Float(codes[$0]) - zero[$0 / 32]) }, rows: 16, columns: 128)
+  }
+
   private func expect(_ found: some Sequence<Float>, _ name: String) throws {
     let expected = try floats(name)
     #expect(Array(found).count == expected.count, "\(name)")
@@ -156,14 +231,14 @@ struct FoldedGoldenTests {
   /// Forward, backward and the plain pair of one layer.
   private func check(
     _ name: String, _ type: any AdapterMethod.Type, matrices: [String: String], values: [String: String] = [:], scale: Double,
-    settings: MethodSettings = [:], y: String = "y", gradients: [String: String]
+    settings: MethodSettings = [:], weight: String? = "W", y: String = "y", gradients: [String: String]
   ) throws {
     let numbers = MethodNumbers(
       matrices: try matrices.mapValues { try matrix(name + "/" + $0) },
       values: try values.mapValues { FloatStore(try floats(name + "/" + $0)) }, scale: scale, settings: settings, engine)
     let made = type.init(numbers)
     let method = try #require(made), pair = try #require(method.pair)
-    let x = FloatStore(try floats(name + "/x")), weight = try matrix(name + "/W")
+    let x = FloatStore(try floats(name + "/x")), weight = try weight.map { try matrix(name + "/" + $0) } ?? dequantized()
     let rows = x.count / weight.inputs
     let out = FloatStore(count: rows * weight.outputs)
     engine.multiply(x.start, rows: rows, stride: weight.inputs, [.init(weight, out.start, stride: weight.outputs)])
@@ -191,7 +266,24 @@ struct FoldedGoldenTests {
   func qbara() throws {
     try check(
       "q_bara", QBaRA.self, matrices: ["lora_A": "lora_A", "lora_B": "lora_B"], scale: 2, settings: ["qbara_lambda": 2],
-      gradients: ["lora_A": "dA", "lora_B": "dB"])
+      weight: "W_dequant", gradients: ["lora_A": "dA", "lora_B": "dB"])
+  }
+
+  @Test("QA-HiRA")
+  func qahira() throws {
+    let numbers = MethodNumbers(
+      matrices: [QAHiRA.tile: try matrix("qa_hira/C")], scale: 0.25, settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], engine)
+    let method = try #require(QAHiRA(numbers)), term = try #require(method.pooled)
+    let x = FloatStore(try floats("qa_hira/x")), dy = FloatStore(try floats("qa_hira/dy")), weight = try matrix("qa_hira/W_dequant")
+    let out = FloatStore(count: 6 * 32), own = FloatStore([Float](repeating: 0, count: 48))
+    try withExtendedLifetime((x, dy)) {
+      engine.multiply(x.start, rows: 6, stride: 48, [.init(weight, out.start, stride: 32)])
+      let pass = PooledPass(term, rows: 6, engine, Scratch())
+      pass.add(x.start, to: out.start, stride: 32)
+      try expect(out.values, "qa_hira/y")
+      pass.backward(dy.start, stride: 32, x.start, to: own)
+      try expect(own.values, "qa_hira/dC")
+    }
   }
 
   @Test("QA-LoRA by each of the three gains", arguments: [("groups", "y_mean_times_groups"), ("mean", "y_mean"), ("sum", "y_sum")])
@@ -199,7 +291,7 @@ struct FoldedGoldenTests {
     let number = try #require(QALoRA.gain.number(JSON(gain)))
     try check(
       "qa_lora", QALoRA.self, matrices: ["lora_A": "lora_A", "lora_B": "lora_B"], scale: 4,
-      settings: ["qalora_group_size": 32, "qalora_gain": number], y: y, gradients: [:])
+      settings: ["qalora_group_size": 32, "qalora_gain": number], weight: nil, y: y, gradients: [:])
   }
 
   @Test("numbers to train are counted as the papers' tables have them")
@@ -218,6 +310,7 @@ struct FoldedGoldenTests {
     // r (in + out), two more a module, r (in / L + out).
     #expect(count(QBaRA.self, mlp, 64, ["qbara_lambda": 2]) == count(LoRA.self, mlp, 64))
     #expect(count(IEC.self, mlp, 64) == count(LoRA.self, mlp, 64) + 6)
+    #expect(count(QAHiRA.self, mlp, 64, ["qahira_lambda_1": 4, "qahira_lambda_2": 8]) == 3 * h * m / 32)
     #expect(count(QALoRA.self, [(h, m)], 64, ["qalora_group_size": 32]) == 64 * (h / 32 + m))
   }
 }

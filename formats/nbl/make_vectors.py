@@ -76,6 +76,9 @@ VECTORS = {
     "offsets": (["--encoder", "icq", "--tensor", "w=nf4"], {"w": normal(7, 43, dtype="BF16")}, {}, {}),
     "offsets-single": (["--encoder", "icq", "--icq-score", "error", "--no-double-quant", "--block-size", "32", "--compress", "zstd"],
                        {"a.weight": normal(130, 64), "b.weight": normal(2, 32)}, {}, {}),
+    # Tiles of rows and columns, with offsets of 0. Scales coded and not.
+    "tiles": (["--codec", "nf4-tiles"], {"a.weight": normal(16, 24, dtype="BF16"), "b.weight": normal(8, 4)}, {}, {}),
+    "tiles-single": (["--codec", "nf4-tiles", "--tile", "2x32", "--no-double-quant", "--compress", "zstd"], {"w.weight": normal(6, 96)}, {}, {}),
 }
 
 

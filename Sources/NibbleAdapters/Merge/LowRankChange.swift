@@ -9,6 +9,8 @@ struct LowRankChange: TensorChange {
   /// What one adapter has part in it.
   struct Part {
     var factors: LowRankFactors?
+    /// Numbers for tiles of the weight.
+    var tiles: PooledTerm?
     /// s, [outputs]: outputs of W + D are scaled by it.
     var scales: [Double]?
     /// How much of the whole is taken.
@@ -20,20 +22,32 @@ struct LowRankChange: TensorChange {
   /// [rank, columns]
   private let right: FloatStore
   private let columns: Int
+  private let outputs: Int
   private let rank: Int
   /// s − 1, one number an output; nil where nothing scales.
   private let gain: FloatStore?
   /// Whether rows are the layer's outputs, and so read its inputs.
   private let rowsAreOutputs: Bool
   let sharedColumns: Int
+  let sharedRows: Int
+  /// What is added to tiles, and how many rows and columns each has.
+  private let tiles: [(values: FloatStore, rows: Int, columns: Int, isTurned: Bool)]
 
   /// - Parameters:
   ///   - rowsAreOutputs: whether elements are stored [outputs, inputs]
-  ///   - sharedInputs: inputs, one after another, that all parts add the same to
-  init(_ parts: [Part], inputs: Int, outputs: Int, rowsAreOutputs: Bool, sharedInputs: Int = 1) {
-    sharedColumns = rowsAreOutputs && parts.allSatisfy { $0.scales == nil } ? sharedInputs : 1
+  ///   - shared: inputs and outputs, one after another, that all parts add the same to
+  init(_ parts: [Part], inputs: Int, outputs: Int, rowsAreOutputs: Bool, shared: (inputs: Int, outputs: Int) = (1, 1)) {
+    tiles = parts.compactMap { part in
+      part.tiles.map {
+        let (rows, columns) = rowsAreOutputs ? ($0.outputs, $0.inputs) : ($0.inputs, $0.outputs)
+        return ($0.changes(weight: part.weight), rows, columns, !rowsAreOutputs)
+      }
+    }
+    let isShared = rowsAreOutputs && parts.allSatisfy { $0.scales == nil }
+    (sharedColumns, sharedRows) = isShared ? (shared.inputs, shared.outputs) : (1, 1)
     rank = parts.reduce(0) { $0 + ($1.factors?.rank ?? 0) }
     columns = rowsAreOutputs ? inputs : outputs
+    self.outputs = outputs
     self.rowsAreOutputs = rowsAreOutputs
     (left, right) = (FloatStore(count: (rowsAreOutputs ? outputs : inputs) * rank), FloatStore(count: rank * columns))
     let gains = parts.filter { $0.scales != nil }
@@ -79,18 +93,19 @@ struct LowRankChange: TensorChange {
 
   /// left · right at the first column of each group.
   func shift(length: Int) -> GroupShift? {
-    guard sharedColumns % length == 0, columns % length == 0, rank > 0 else { return nil }
-    let groups = columns / length, rows = left.count / rank
+    guard sharedColumns % length == 0, columns % length == 0 else { return nil }
+    let groups = columns / length, rows = outputs
     let firsts = FloatStore(count: rank * groups)
     for k in 0..<rank { for group in 0..<groups { firsts.start[k * groups + group] = right.start[k * columns + group * length] } }
     let values = [Float](unsafeUninitializedCapacity: rows * groups) { buffer, count in
       if let out = buffer.baseAddress {
         ChangeKernels.lowRank(
           left.start, rows: rows, firsts.start, rightStride: groups, columns: groups, rank: rank, out, outStride: groups)
+        for row in 0..<rows { for group in 0..<groups { out[row * groups + group] += tile(row, group * length) } }
       }
       count = rows * groups
     }
-    return withExtendedLifetime(firsts) { GroupShift(values, length: length) }
+    return withExtendedLifetime(firsts) { GroupShift(values, length: length, across: groups) }
   }
 
   func delta(_ values: UnsafePointer<Float>, _ start: Int, _ count: Int, into delta: UnsafeMutablePointer<Float>) {
@@ -101,8 +116,29 @@ struct LowRankChange: TensorChange {
       let left = count - done
       let (rows, width) = column == 0 && left >= columns ? (left / columns, columns) : (1, min(columns - column, left))
       product(row, rows, column, width, into: delta + done)
+      if !tiles.isEmpty { addTiles(row, rows, column, width, to: delta + done) }
       addGain(row, rows, column, width, values + done, to: delta + done)
       done += rows * width
+    }
+  }
+
+  /// What tiles add to one element.
+  private func tile(_ row: Int, _ column: Int) -> Float {
+    tiles.reduce(Float(0)) { sum, one in
+      let (i, j) = (row / one.rows, column / one.columns), across = columns / one.columns
+      return sum + (one.isTurned ? one.values.start[j * (one.values.count / across) + i] : one.values.start[i * across + j])
+    }
+  }
+
+  private func addTiles(_ row: Int, _ rows: Int, _ column: Int, _ width: Int, to out: UnsafeMutablePointer<Float>) {
+    for one in tiles {
+      let across = columns / one.columns, down = one.values.count / across
+      for i in 0..<rows {
+        for j in 0..<width {
+          let (r, c) = ((row + i) / one.rows, (column + j) / one.columns)
+          out[i * width + j] += one.values.start[one.isTurned ? c * down + r : r * across + c]
+        }
+      }
     }
   }
 

@@ -146,6 +146,12 @@ public final class MergeCheck: Sendable {
     let plain = product(x, weight, engine)
     var sum = plain
     guard case .sum = merging.combination, !merging.isSum || merging.hasMoreThanPairs else {
+      for part in merging.parts {
+        guard let term = part.method.pooled else { continue }
+        let all = FloatStore([Float](repeating: 0, count: term.tiles.outputs * term.outputs))
+        PooledPass(term, rows: 1, engine, Scratch()).add(x.start, weight: Float(part.weight), to: all.start, stride: all.count)
+        for i in sum.indices where range.lowerBound + i < all.count { sum[i] += Double(all.start[range.lowerBound + i]) }
+      }
       for part in factors {
         for (i, value) in product(x, part.pair(range), engine).enumerated() { sum[i] += part.scale * value }
       }

@@ -71,6 +71,7 @@ struct MergePlan: @unchecked Sendable {
     }
     let weight = isInputsFirst ? Array(shape.reversed()) : shape
     guard module.shape.weight(like: weight) == weight else {
+      if weight.count == 2, let other = file.unrecordedGroups(module, inputs: weight[1], outputs: weight[0]) { throw other }
       throw file.mismatch(
         module.path, "has tensors of shapes \(module.shapes), the base's weight has the shape \(shape)")
     }

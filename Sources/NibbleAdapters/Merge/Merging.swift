@@ -45,26 +45,29 @@ struct Merging: Sendable {
   /// Whether pairs and scales are not all of it.
   var hasMoreThanPairs: Bool { parts.contains { $0.method.input != nil || $0.method.term != nil } }
 
-  /// Inputs, one after another, that all parts add the same to; 1 where they are to be added as they are.
-  var sharedInputs: Int {
-    guard case .sum = combination, !parts.isEmpty, parts.allSatisfy({ $0.module.method.movesGroups }) else { return 1 }
-    return parts.map { $0.module.method.sharedInputs($0.module.shape) }.reduce(0, Self.commonDivisor)
+  /// Inputs and outputs, one after another, that all parts add the same to; 1 where they are to be added as they are.
+  var shared: (inputs: Int, outputs: Int) {
+    guard case .sum = combination, !parts.isEmpty, parts.allSatisfy({ $0.module.method.movesGroups }) else { return (1, 1) }
+    return (
+      parts.map { $0.module.method.sharedInputs($0.module.shape) }.reduce(0, Self.commonDivisor),
+      parts.map { $0.module.method.sharedOutputs($0.module.shape) }.reduce(0, Self.commonDivisor)
+    )
   }
 
   private static func commonDivisor(_ a: Int, _ b: Int) -> Int { b == 0 ? a : commonDivisor(b, a % b) }
 
   /// Throws where the parts would move groups of codes, and those of `item`'s tensor cannot be moved.
   func checkMoves(_ item: StreamJob.Item) throws {
-    let source = item.replacement ?? item.source, shared = sharedInputs
-    guard shared > 1, source.isPacked, source.encoding == item.target.encoding, let part = parts.first else { return }
+    let source = item.replacement ?? item.source, shared = self.shared
+    guard shared.inputs > 1, source.isPacked, source.encoding == item.target.encoding, let part = parts.first else { return }
     let reason =
       isInputsFirst == source.isTransposed
-      ? item.target.encoding.codec.movingRefusal(item.target.shape, length: shared) : "its groups are not of inputs"
+      ? item.target.encoding.codec.movingRefusal(item.target.shape, length: shared.inputs, rows: shared.outputs) : "its groups are not of inputs"
     guard let reason else { return }
     throw part.file.mismatch(
       part.module.path,
       "merges into zeros or offsets of groups, and \(tensor: source.name.text) is \(source.encoding.summary): \(reason); "
-        + "merge into floats, or what 'adapter convert' makes of it, a plain LoRA adapter, by rounding")
+        + "merge into floats" + (part.module.method.foldsToLoRA ? ", or what 'adapter convert' makes of it, a plain LoRA adapter, by rounding" : ""))
   }
 
   /// Whether rows of tokens may be trained beside the factors: those of a head that shares the embedding's are the weight under them.
@@ -87,11 +90,13 @@ struct Merging: Sendable {
       columns: rowsAreOutputs ? inputs : outputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs)
     let own: [LowRankChange.Part]
     if case .sum = combination {
-      own = try parts.map { .init(factors: $0.factors, scales: try $0.method.scales(lengths), weight: $0.weight) }
+      own = try parts.map {
+        .init(factors: $0.factors, tiles: $0.method.pooled, scales: try $0.method.scales(lengths), weight: $0.weight)
+      }
     } else {
       own = try factors().map { .init(factors: $0) }
     }
-    let pairs = LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs, sharedInputs: sharedInputs)
+    let pairs = LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs, shared: shared)
     guard hasMoreThanPairs else { return pairs }
     let more = zip(parts, own).map {
       LayerChange.Part(input: $0.method.input, term: $0.method.term, scales: $1.scales, weight: $0.weight)

@@ -79,8 +79,11 @@ extension QuantizeOptions {
     let value = part.drop { $0 != "=" }.dropFirst()
     switch part.prefix(while: { $0 != "=" }) {
     case "block":
-      guard kind.hasBlocks, let size = Int(value), BlockCodec.blockSizes.contains(size) else { return false }
+      guard kind.hasBlocks, !kind.hasTiles, let size = Int(value), BlockCodec.blockSizes.contains(size) else { return false }
       blockSize = size
+    case "tile":
+      guard kind.hasTiles, let size = TileBlocks.tile(String(value)) else { return false }
+      tile = size
     case "group":
       guard kind.hasGroups, let size = Int4Groups.size(String(value)) else { return false }
       groupSize = size

@@ -56,6 +56,8 @@ package protocol AdapterMethod: Sendable {
   static func refusal(_ config: JSON) -> MessageText?
   /// What adapter files hold for each module.
   static var parts: [MethodPart] { get }
+  /// Whether what is added has a scale, which rank and alpha of the configuration give.
+  static var hasScale: Bool { get }
   /// Whether s may be other than 1. Such an adapter has no fraction, and goes with no other.
   static var scalesOutputs: Bool { get }
   /// Whether `scale` is for the layer's own bias too.
@@ -76,6 +78,8 @@ package protocol AdapterMethod: Sendable {
   static var movesGroups: Bool { get }
   /// Inputs, one after another, that the change of such a module adds the same to.
   static func sharedInputs(_ module: ModuleShape) -> Int
+  /// Outputs of which the same holds.
+  static func sharedOutputs(_ module: ModuleShape) -> Int
   /// The rank of the pair of such a module.
   static func pairRank(_ module: ModuleShape) -> Int
   /// The numbers that modules share and no file holds, by part.
@@ -110,6 +114,10 @@ package protocol AdapterMethod: Sendable {
   func fold()
   /// Adds what the gradients of the pair's factors are for the method's own numbers. Methods that fold have it.
   func foldBack(_ pair: PairGradients, to gradients: PartGradients)
+  /// Added to the layer's product too, of methods that have no pair but numbers for tiles of the weight; nil for nothing.
+  var pooled: PooledTerm? { get }
+  /// The part whose numbers these are.
+  var pooledPart: String? { get }
   /// Added to rows of an embedding; nil unless the method `looksUp`.
   var lookup: EmbeddingTerm? { get }
   /// t, [outputs]; nil for 0.
@@ -140,9 +148,9 @@ extension AdapterMethod {
   package static func pairRank(_ module: ModuleShape) -> Int { module.rank }
   package static var movesGroups: Bool { false }
   package static func sharedInputs(_ module: ModuleShape) -> Int { 1 }
-  package static var rankKey: String? { hasFactors ? "r" : nil }
-  package static var alphaKey: String? { hasFactors ? "lora_alpha" : nil }
-  package static var dropoutKey: String? { hasFactors ? "lora_dropout" : nil }
+  package static var rankKey: String? { hasScale ? "r" : nil }
+  package static var alphaKey: String? { hasScale ? "lora_alpha" : nil }
+  package static var dropoutKey: String? { hasScale ? "lora_dropout" : nil }
   package static var takesStarts: Bool { false }
   package static var standardRank: Int { 8 }
   package static var hasPatterns: Bool { keys.contains("alpha_pattern") }
@@ -163,7 +171,11 @@ extension AdapterMethod {
   package var input: (any InputChange)? { nil }
   package var term: (any LayerTerm)? { nil }
   package static var isMadeAnew: Bool { folds }
+  package static func sharedOutputs(_ module: ModuleShape) -> Int { 1 }
   package static var folds: Bool { false }
+  package static var hasScale: Bool { hasFactors }
+  package var pooled: PooledTerm? { nil }
+  package var pooledPart: String? { nil }
   package var undropped: LowRankPair? { nil }
   package func fold() {}
   package func foldBack(_ pair: PairGradients, to gradients: PartGradients) {}

@@ -3,7 +3,7 @@ import NibbleCore
 /// Every method. Another is one more file and its name here.
 package enum AdapterMethods {
   private static let known: [any AdapterMethod.Type] = [
-    LoRA.self, DoRA.self, QALoRA.self, IEC.self, QBaRA.self,
+    LoRA.self, DoRA.self, QALoRA.self, IEC.self, QBaRA.self, QAHiRA.self,
     AdaLoRA.self, VeRA.self, IA3.self, LoHa.self, LoKr.self, OFT.self, BOFT.self, HRA.self, MiSS.self,
   ]
   /// Methods a program brings itself.
@@ -66,6 +66,7 @@ package struct TrainableMethod: Sendable {
     TrainableMethod("qalora", QALoRA.self),
     TrainableMethod("iec", IEC.self),
     TrainableMethod("qbara", QBaRA.self),
+    TrainableMethod("qahira", QAHiRA.self),
     // LoRA-FA, arXiv:2308.03303.
     TrainableMethod("lora-fa", LoRA.self, frozen: [LoRA.first]),
     TrainableMethod("adalora", AdaLoRA.self),

@@ -45,6 +45,7 @@ package enum AdapterSlot {
   package static let restored = 31
   static let term = 40, termTurned = 41, termOutput = 42
   package static let inputGradientInHand = 43, changed = 44, unused = 45
+  static let pooled = 32, summed = 33
 }
 
 /// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it by itself.

@@ -11,6 +11,8 @@ package struct MethodPart: Sendable {
   let flag: String?
   /// Whether it is one of two thin factors.
   let isFactor: Bool
+  /// Whether it is a matrix that products are made with, and no factor.
+  let isMatrix: Bool
   /// Whether the module's scale is for this part too.
   let isScaled: Bool
   /// Whether LoRA+ trains it at its other rate.
@@ -24,14 +26,14 @@ package struct MethodPart: Sendable {
   package let shape: @Sendable (ModuleShape) -> [Int]
 
   package init(
-    _ name: String, suffixes: [String], flag: String? = nil, isFactor: Bool = false, isScaled: Bool = false,
+    _ name: String, suffixes: [String], flag: String? = nil, isFactor: Bool = false, isMatrix: Bool = false, isScaled: Bool = false,
     isSecond: Bool = false, isOptional: Bool = false, sharing: Sharing? = nil,
     shape: @escaping @Sendable (ModuleShape) -> [Int]
   ) {
     (self.name, self.suffixes, self.flag, self.isFactor, self.isScaled, self.isSecond) = (
       name, suffixes, flag, isFactor, isScaled, isSecond
     )
-    (self.isOptional, self.sharing, self.shape) = (isOptional, sharing, shape)
+    (self.isMatrix, self.isOptional, self.sharing, self.shape) = (isMatrix, isOptional, sharing, shape)
   }
 
   /// What follows the path of such a module in the file that is written.

@@ -8,7 +8,7 @@ import NibbleCore
 /// pool takes the means of runs of λ inputs, repeat gives each number to λ outputs. A is [λ · rank, inputs / λ] and B [outputs / λ, λ · rank]:
 /// as many numbers as LoRA's, and a change of λ times the rank. The scale is alpha / rank.
 package struct QBaRA: AdapterMethod {
-  package static let lambda = MethodSetting("qbara_lambda", standard: 2, 1...65536)
+  package static let lambda = MethodSetting("qbara_lambda", standard: 2, 1...4096)
 
   package static let name = "Q-BaRA"
   package static let kind = "QBARA"

@@ -25,7 +25,7 @@ public struct CompressionReport: Sendable, Equatable {
       switch section.kind {
       case .data: \.plain
       case .codes: \.codes
-      case .scales, .groupScales, .zeros, .offsets, .scaleCodes, .nestedScales, .nestedOffset, .offsetCodes, .offsetScales: \.scales
+      case .scales, .groupScales, .zeros, .offsets, .scaleCodes, .nestedScales, .nestedOffset, .offsetCodes, .offsetScales, .tileOffsets: \.scales
       case .stateText, .file: \.files
       }
     self[keyPath: part].plain += section.plainLength

@@ -17,6 +17,8 @@ package protocol TensorChange: Sendable {
   /// Columns, one after another, that the change adds the same to: such a change is made by moving groups of codes, where the tensor has
   /// groups that can be moved. 1 where columns differ.
   var sharedColumns: Int { get }
+  /// Rows, one after another, that it adds the same to.
+  var sharedRows: Int { get }
   /// The change by groups of so many columns, which divide `sharedColumns`.
   func shift(length: Int) -> GroupShift?
 }
@@ -25,6 +27,7 @@ extension TensorChange {
   package var rowSpace: RowSpace? { nil }
   package var grain: Int { 1 }
   package var sharedColumns: Int { 1 }
+  package var sharedRows: Int { 1 }
   package func shift(length: Int) -> GroupShift? { nil }
 
   /// Elements as they will be written: changed in float32, rounded once.

@@ -93,7 +93,7 @@ extension TensorStream {
     _ target: TensorTarget, _ change: any TensorChange, _ feed: ElementFeed, _ task: EncodingTask
   ) -> (any TensorEncoder)? {
     let codec = target.encoding.codec, length = codec.movedLength(columns: target.shape.last ?? 0)
-    guard codec.movingRefusal(target.shape, length: change.sharedColumns) == nil, let sections = feed.sections,
+    guard codec.movingRefusal(target.shape, length: change.sharedColumns, rows: change.sharedRows) == nil, let sections = feed.sections,
       let shift = change.shift(length: length), let result = codec.moved(sections, by: shift)
     else { return nil }
     return MovedEncoder(result, shift, task)

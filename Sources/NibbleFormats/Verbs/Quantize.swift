@@ -9,6 +9,8 @@ public struct QuantizeOptions: Sendable {
   public var blockSize = 64
   /// Whether scales are coded too.
   public var doubleQuant = true
+  /// Rows and columns of a tile.
+  public var tile = (rows: 8, columns: 4)
   /// Elements of a group of whole numbers; 0 for a row.
   public var groupSize = 64
   /// How zeros of groups are stored.
@@ -184,6 +186,7 @@ extension StreamJob {
       var settings = CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant)
       (settings.groupSize, settings.zeros) = (decision.groupSize ?? options.groupSize, options.zeros)
       settings.offsets = options.offsets != nil
+      settings.tile = options.tile
       settings.scale = container.groupScale(of: tensor.dtype)
       let codec = kind.make(settings)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) {
@@ -211,8 +214,10 @@ extension QuantizeOptions {
     ]
     let grouped = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasGroups } else { false } }
     let full = grouped ? own.setting("group_size", to: JSON(groupSize)).setting("zeros", to: JSON(zeros.rawValue)) : own
-    guard let calibration else { return full }
-    return full.setting("encoder", to: JSON(calibration.encoder)).setting("calibration", to: calibration.text)
+    let tiled = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasTiles } else { false } }
+    let all = tiled ? full.setting("tile", to: JSON("\(tile.rows)x\(tile.columns)")) : full
+    guard let calibration else { return all }
+    return all.setting("encoder", to: JSON(calibration.encoder)).setting("calibration", to: calibration.text)
   }
 }
 

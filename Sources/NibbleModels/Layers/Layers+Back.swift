@@ -67,6 +67,13 @@ extension Layers {
         if let input { back(input, layer, changed, x, rows, to: dx, adds: !isFirst, gradients) }
         isFirst = false
         tokens?.addInputGradient(taken, rows: rows, to: dx, exact)
+        if let term = method?.pooled {
+          timed(.trained) {
+            let part = PooledPass(term, rows: rows, exact, scratch).inputGradient(own, stride: stride)
+            if let dropout = tape?.dropout { dropout.applied(part, count: rows * inputs, layer: layer.id, part) }
+            LayerKernels.add(part, scaledBy: 1, count: rows * inputs, to: dx)
+          }
+        }
         if let dropout = tape?.dropout, let pair {
           timed(.trained) {
             let count = rows * inputs, scale = Float(pair.scale)
@@ -120,6 +127,10 @@ extension Layers {
       let own = gradients.methods[layer.id] ?? [:]
       method.backward(OutputGradient(dy, stride: stride, rows: rows, count: layer.outputs, z: z, change, engine), own)
       if biasIsScaled { addBiasGradient() }
+      if let term = method.pooled, let part = method.pooledPart {
+        let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
+        PooledPass(term, rows: rows, exact, scratch).backward(dy, stride: stride, taken, to: own[part])
+      }
       if let pair = method.pair {
         let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
         let rest = tape?.dropout != nil && method.undropped != nil ? restored(x, taken, rows, layer) : nil

@@ -135,6 +135,9 @@ struct Layers {
     }
     for (method, weight) in methods {
       method.term?.add(x, to: out, stride: stride, weight: weight, TermPass(rows: rows, exact, scratch))
+      guard let term = method.pooled else { continue }
+      let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
+      PooledPass(term, rows: rows, exact, scratch).add(taken, weight: weight, to: out, stride: stride)
     }
     let weight = segment.matrix(layer.id, layer.matrix)
     let changes = methods.map { ($0.method.outputs(of: weight, exact), $0.weight) }

@@ -5,7 +5,7 @@ public enum Codecs {
   /// Every codec this program knows.
   public static var all: [CodecKind] { known + added }
 
-  private static let known: [CodecKind] = [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8, .int4, .nf4Offsets]
+  private static let known: [CodecKind] = [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8, .int4, .nf4Offsets, .nf4Tiles]
 
   /// For tests of the seam: codecs that exist for the length of a call.
   @TaskLocal package static var added: [CodecKind] = []
@@ -35,6 +35,8 @@ public struct CodecKind: Hashable, Sendable {
   public var searchesScales: Bool { (hasBlocks || hasGroups) && !hasOffsets }
   /// Whether blocks have offsets, which are searched for.
   public let hasOffsets: Bool
+  /// Whether blocks are tiles of a matrix, whose size can be chosen.
+  public let hasTiles: Bool
   /// The codec with these settings.
   package let make: @Sendable (CodecSettings) -> any WeightCodec
   /// The codec that a table's parameters describe; nil where they make no sense.
@@ -42,13 +44,13 @@ public struct CodecKind: Hashable, Sendable {
 
   package init(
     number: UInt16, name: String, askedAs: String? = nil, isPlain: Bool = false, hasBlocks: Bool = false, hasGroups: Bool = false,
-    hasOffsets: Bool = false,
+    hasOffsets: Bool = false, hasTiles: Bool = false,
     make: @escaping @Sendable (CodecSettings) -> any WeightCodec,
     read: @escaping @Sendable (inout CodecParameters) throws -> (any WeightCodec)?
   ) {
     (self.number, self.name, self.askedAs, self.isPlain) = (number, name, askedAs, isPlain)
     (self.hasBlocks, self.hasGroups, self.hasOffsets) = (hasBlocks, hasGroups, hasOffsets)
-    (self.make, self.read) = (make, read)
+    (self.hasTiles, self.make, self.read) = (hasTiles, make, read)
   }
 
   public static func == (a: CodecKind, b: CodecKind) -> Bool { a.number == b.number }
@@ -63,6 +65,8 @@ public struct CodecSettings: Sendable {
   public var doubleQuant = true
   /// Whether blocks have offsets, where there is such a codec.
   public var offsets = false
+  /// Rows and columns of a tile.
+  public var tile = (rows: 8, columns: 4)
   /// Elements of a group of whole numbers; 0 for a row.
   public var groupSize = 64
   /// The type of scales of groups.

@@ -6,8 +6,10 @@ package struct GroupShift: Sendable {
   package let values: [Float]
   /// Columns of a group.
   package let length: Int
+  /// Groups of a row.
+  package let across: Int
 
-  package init(_ values: [Float], length: Int) { (self.values, self.length) = (values, length) }
+  package init(_ values: [Float], length: Int, across: Int) { (self.values, self.length, self.across) = (values, length, across) }
 }
 
 /// What a tensor becomes whose elements move in groups while no code is touched.
@@ -68,7 +70,7 @@ package final class MovedEncoder: CodeKeepingEncoder, @unchecked Sendable {
 }
 
 extension Int4Groups {
-  package func movingRefusal(_ shape: [Int], length: Int) -> String? {
+  package func movingRefusal(_ shape: [Int], length: Int, rows: Int) -> String? {
     switch zero {
     case .none: return "its groups are symmetric and have no zeros"
     case .int: return "its zeros are whole numbers"

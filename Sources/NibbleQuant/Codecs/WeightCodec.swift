@@ -41,8 +41,8 @@ package protocol WeightCodec: Hashable, Sendable {
   ///
   /// - Parameter source: the decoder of a tensor that is coded like this already and keeps its scales
   func shapingEncoder(_ task: EncodingTask, _ space: RowSpace, keeping source: (any TensorDecoder)?) -> (any ShapingEncoder)?
-  /// Why elements cannot move in groups of so many columns without a code being touched; nil if they can.
-  func movingRefusal(_ shape: [Int], length: Int) -> String?
+  /// Why elements cannot move in groups of so many columns and rows without a code being touched; nil if they can.
+  func movingRefusal(_ shape: [Int], length: Int, rows: Int) -> String?
   /// Moves elements in groups that are its own; nil where it has nothing to move them with.
   ///
   /// - Parameter sections: plain bytes of those behind the codes
@@ -69,7 +69,7 @@ extension WeightCodec {
   package func writeIdentity(_ out: inout ByteWriter) {}
   package var lossReach: String? { nil }
   package var canShape: Bool { false }
-  package func movingRefusal(_ shape: [Int], length: Int) -> String? { "\(kind.name) has no zeros or offsets of groups" }
+  package func movingRefusal(_ shape: [Int], length: Int, rows: Int) -> String? { "\(kind.name) has no zeros or offsets of groups" }
   package func moved(_ sections: [[UInt8]], by shift: GroupShift) -> MovedGroups? { nil }
   package func movedLength(columns: Int) -> Int { 1 }
   package var fillsFrames: Bool { true }
@@ -106,12 +106,14 @@ public enum SectionKind: UInt16, Sendable {
   case offsetCodes = 12
   /// float32 absmax of the offsets that share it.
   case offsetScales = 13
+  /// float32 offsets, one a tile.
+  case tileOffsets = 14
 
   /// Bits of the numbers in it, for byte planes; nil where that depends on the tensor.
   package var bitWidth: Int? {
     switch self {
     case .data: nil
-    case .scales, .nestedScales, .offsetScales: 32
+    case .scales, .nestedScales, .offsetScales, .tileOffsets: 32
     case .codes, .scaleCodes, .nestedOffset, .stateText, .file, .zeros, .offsetCodes: 8
     case .groupScales, .offsets: 16
     }

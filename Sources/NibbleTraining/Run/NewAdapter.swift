@@ -108,7 +108,6 @@ extension Trained {
     }
     let factors = try LayerFactors(options, parts)
     let patterns = try options.settingPatterns.map { (key: $0.key, pattern: try Pattern($0.pattern), value: $0.value) }
-    try checkMemory(options, try layers.filter { try targets.contains($0.name, parts) }, factors)
     var stream: UInt64 = 0
     guard let kind = options.method.adapter else { return }
     for (setting, isEmpty) in [
@@ -117,39 +116,45 @@ extension Trained {
     where !isEmpty && !kind.method.hasPatterns {
       throw NibbleError.usage("\(setting): modules of \(kind.method.name) have no ranks or alphas of their own")
     }
-    let chosen = try layers.filter { layer in
-      try targets.contains(layer.name, parts) && !options.modulesToSave.contains { ModuleChoice.is(layer.name, $0) }
-    }
     guard kind.method.takesStarts || [.kaiming, .gaussian].contains(options.start) else {
       throw NibbleError.usage("\(.initLora, options.start.rawValue) is a start of LoRA, and \(.method, options.method.rawValue) has its own")
     }
-    let shared = shared(kind.method, options, chosen)
-    for layer in layers where try targets.contains(layer.name, parts) {
-      stream += 1
-      guard !options.modulesToSave.contains(where: { ModuleChoice.is(layer.name, $0) }) else { continue }
+    /// What a layer's module is like; its rank without the ranks that it begins with and keeps.
+    func module(_ layer: Linear) throws -> ModuleShape {
       let rank = try factors.rank(of: layer)
-      let random = CountedRandom(seed: options.seed, stream: stream)
       let drawn: MethodSettings = kind.method.rankKey == nil ? [:] : [MethodSetting.rank: Double(rank)]
       let asked = try kind.method.settings.reduce(into: drawn) { settings, one in
         let own = try patterns.first { try $0.key == one.key && $0.pattern.isFound(in: layer.name) }?.value
         let isNamed = options.settingPatterns.contains { $0.key == one.key }
         settings[one.key] = own ?? (isNamed ? nil : parts.standard(one, layer)) ?? options.common(one)
       }
-      if let reason = kind.method.contradiction(asked) ?? kind.method.untrained(asked) { throw NibbleError.usage("\(.method, options.method.rawValue): \(reason)") }
+      if let reason = kind.method.contradiction(asked) ?? kind.method.untrained(asked) {
+        throw NibbleError.usage("\(.method, options.method.rawValue): \(reason)")
+      }
       let settings = kind.method.settled(asked, inputs: layer.inputs, outputs: layer.outputs)
-      let scale = try factors.scale(of: layer, rank: rank, kind)
-      let new = NewModule(layer.matrix, rank: rank, settings: settings, scale: scale, options.start, random, model.engine)
+      let shape = ModuleShape(
+        input: [layer.inputs], outputs: layer.outputs, rank: kind.method.rankKey == nil ? 0 : rank, settings: settings)
+      guard let reason = kind.method.refusal(of: shape) else { return shape }
+      throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: layer.name): \(reason)")
+    }
+    func isWhole(_ layer: Linear) -> Bool { options.modulesToSave.contains { ModuleChoice.is(layer.name, $0) } }
+    let adapted = try layers.filter { try targets.contains($0.name, parts) }
+    try checkMemory(options, try adapted.filter { !isWhole($0) }.map { kind.method.count(try module($0)) })
+    let shared = shared(kind.method, options, adapted.filter { !isWhole($0) })
+    for layer in adapted {
+      stream += 1
+      guard !isWhole(layer) else { continue }
+      var shape = try module(layer)
+      let random = CountedRandom(seed: options.seed, stream: stream), scale = try factors.scale(of: layer, rank: shape.rank, kind)
+      let new = NewModule(
+        layer.matrix, rank: shape.rank, settings: shape.settings, scale: scale, options.start, random, model.engine)
       let begun = kind.method.takesStarts ? try options.start.factors(new) : nil
       let path = AdapterFile.prefix + model.path(ofModule: layer.name)
-      let shape = ModuleShape(
-        input: [layer.inputs], outputs: layer.outputs, rank: kind.method.rankKey == nil ? 0 : options.start.holdsWeight ? 2 * rank : rank,
-        settings: settings)
-      if let reason = kind.method.refusal(of: shape) {
-        throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: layer.name): \(reason)")
-      }
+      let kept = options.start.holdsWeight ? shape.rank : 0
+      shape.rank += kept
       modules[layer.id] = TrainedModule(
         kind.method, shape, scale: scale, begun.map { [LoRA.first: $0.a, LoRA.second: $0.b] } ?? kind.method.start(new), shared: shared,
-        frozen: kind.frozen, kept: options.start.holdsWeight ? rank : 0
+        frozen: kind.frozen, kept: kept
       ) { path + $0.suffix(shape) }
     }
     guard !modules.isEmpty || options.rank == 0 else {
@@ -179,9 +184,11 @@ extension Trained {
   }
 
   /// Throws for ranks whose factors no memory holds, before any is made.
-  private func checkMemory(_ options: AdapterOptions, _ layers: [Linear], _ factors: LayerFactors) throws {
+  ///
+  /// - Parameter counts: numbers of each layer
+  private func checkMemory(_ options: AdapterOptions, _ counts: [Int]) throws {
     // Values, gradients, two moments.
-    let bytes = try layers.reduce(0.0) { try $0 + 16 * Double(factors.rank(of: $1)) * Double($1.inputs + $1.outputs) }
+    let bytes = counts.reduce(0.0) { $0 + 16 * Double($1) }
     guard bytes <= Double(Machine.memory) else {
       throw NibbleError.usage(
         "\(.loraRank, options.rank): the factors and what trains them take \(decimal(bytes / 1e9, 1)) GB, this machine has \(byteText(Machine.memory))"

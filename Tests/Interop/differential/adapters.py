@@ -1,11 +1,14 @@
 """Drawn PEFT adapters with random weights, and what PEFT computes with them."""
 import copy
+import math
 import re
 
 import peft
 import torch
 from safetensors.torch import load_file, save_file
 from transformers.pytorch_utils import Conv1D
+
+import qalora  # noqa: F401  gives PEFT's linear layers QA-LoRA
 
 from .common import Undrawable, peer
 from .drawing import DTYPES
@@ -86,9 +89,11 @@ def draw_settings(case, drawn, model, simple=False):
         return settings
     if case.chance(0.2):
         settings["use_dora"] = True
+    elif case.chance(0.15) and set(targets) <= set(modules.linear) and settings["target_modules"] in (targets, "all-linear"):
+        draw_qalora(case, modules, settings)
     if case.chance(0.3):
         settings["bias"] = rng.choice(["all", "lora_only"])
-    if case.chance(0.08) and not settings.get("use_dora"):
+    if case.chance(0.08) and not settings.get("use_dora") and not settings.get("use_qalora"):
         settings["lora_bias"] = True
     if case.chance(0.4):
         kinds = [modules.head, modules.table, modules.head + modules.table, modules.embeddings, modules.norms, modules.linear,
@@ -111,6 +116,15 @@ def draw_settings(case, drawn, model, simple=False):
     if case.chance(0.1):
         settings["init_lora_weights"] = rng.choice(["gaussian", False])
     return settings
+
+
+def draw_qalora(case, modules, settings):
+    """Groups that divide the inputs of every linear layer, where there are such."""
+    widths = [one.weight.shape[0] if isinstance(one, Conv1D) else one.in_features
+              for one in modules.paths.values() if isinstance(one, (torch.nn.Linear, Conv1D))]
+    sizes = [size for size in range(2, 65) if math.gcd(*widths) % size == 0]
+    if sizes:
+        settings |= {"use_qalora": True, "qalora_group_size": case.rng.choice(sizes)}
 
 
 def draw_adapter(case, drawn, model, name="a", simple=False, dtype=None, **changes):
