@@ -9,7 +9,7 @@ extension AdapterFile {
     public let path: String
     package let method: any AdapterMethod.Type
     /// What the tensors show of the module.
-    package let shape: ModuleShape
+    package private(set) var shape: ModuleShape
     /// Its tensors by the names their method has for them: `lora_A`, `lora_B`, `lora_magnitude_vector`.
     public let parts: [String: StoredTensor]
     /// What the product of the factors is multiplied with.
@@ -37,6 +37,16 @@ extension AdapterFile {
       extras.isEmpty || method.scalesOutputs ? method.name : method.extras.first { parts[$0.name] != nil }?.flag ?? method.name
     }
 
+    fileprivate mutating func complete(inputs: Int, outputs: Int) {
+      shape.input = shape.input ?? [inputs]
+      shape.outputs = shape.outputs ?? outputs
+    }
+
+    /// The same with numbers that it shares with others.
+    func sharing(_ tensors: [String: StoredTensor]) -> AdaptedModule {
+      AdaptedModule(path: path, method: method, shape: shape, parts: parts.merging(tensors) { $1 }, scale: scale)
+    }
+
     /// For messages: the shapes of its tensors.
     package var shapes: String { tensors.map { "\($0.shape)" }.joined(separator: " and ") }
   }
@@ -46,12 +56,15 @@ extension AdapterFile {
   /// - Parameter weight: the layer's, where it stays as it is
   /// - Throws: `.quality` for NaN and infinite values
   package func numbers(of module: AdaptedModule, weight: Matrix? = nil, _ engine: Engine) throws -> MethodNumbers {
-    var numbers = MethodNumbers(scale: module.scale, settings: module.shape.settings, weight: weight, engine)
+    var numbers = MethodNumbers(scale: module.scale, shape: module.shape, weight: weight, engine)
     for part in module.method.parts {
       guard let tensor = module.parts[part.name] else { continue }
       try checkFinite(tensor)
-      if part.isFactor || part.isMatrix { numbers.matrices[part.name] = try matrix(tensor) }
-      if !part.isFactor && !part.isMatrix || module.isEmbedding { numbers.values[part.name] = FloatStore(try mapped.floats(tensor)) }
+      // Nothing may be left of a module.
+      if tensor.count > 0, part.isFactor || part.isMatrix || part.sharing != nil { numbers.matrices[part.name] = try matrix(tensor) }
+      if part.sharing == nil, !part.isFactor && !part.isMatrix || module.isEmbedding {
+        numbers.values[part.name] = FloatStore(try mapped.floats(tensor))
+      }
     }
     return numbers
   }
@@ -70,11 +83,19 @@ extension AdapterFile {
   ///
   /// - Throws: `.usage` for methods without
   func factors(of module: AdaptedModule) throws -> LowRankFactors {
-    let engine = Engine(.f32, team: Team(threads: 1))
-    guard let pair = try method(of: module, engine).pair else {
-      throw NibbleError.usage("\(path: path): \(module: module.path) is adapted by \(module.method.name), which has no factors")
+    if let factors = try knownFactors(of: module) { return factors }
+    let hasThem = module.rank > 0 && (module.method.hasFactors || module.method.folds)
+    throw NibbleError.usage(
+      "\(path: path): \(module: module.path) is adapted by \(module.method.name), which "
+        + (hasThem ? "does not show the size of its layer; \(.base) does" : "has no factors"))
+  }
+
+  /// The same, nil for methods without and where its tensors do not show the sizes of the layer.
+  func knownFactors(of module: AdaptedModule) throws -> LowRankFactors? {
+    guard module.rank > 0, module.method.hasFactors || module.method.folds, module.shape.inputs != nil, module.shape.outputs != nil else {
+      return nil
     }
-    return LowRankFactors(pair)
+    return try method(of: module, Engine(.f32, team: Team(threads: 1))).pair.map { LowRankFactors($0) }
   }
 
   private func matrix(_ tensor: StoredTensor) throws -> Matrix {
@@ -102,7 +123,7 @@ extension AdapterFile {
     for part in method.parts {
       let isThere = parts[part.name] != nil
       guard let flag = part.flag else {
-        guard !isThere else { continue }
+        guard !isThere, !part.isOptional, part.sharing == nil else { continue }
         let others = method.parts.map(\.name).filter { parts[$0] != nil }
         throw fail("\(part.name) is missing" + (others.isEmpty ? "" : "; it has \(others.joined(separator: ", "))"))
       }
@@ -123,16 +144,27 @@ extension AdapterFile {
     for part in method.parts {
       guard let found = shapes[part.name] else { continue }
       let expected = part.shape(shape)
+      guard part.sharing == nil else { continue }
       guard found == expected || found.filter({ $0 != 1 }) == expected.filter({ $0 != 1 }) && !part.isFactor else {
         throw fail("\(part.name) has shape \(found), expected \(expected)")
       }
     }
-    guard method.hasScale else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
+    guard let key = method.rankKey else { return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: 1) }
     let expected = try config.rank(of: path)
-    guard shape.rank == expected || !method.hasFactors else {
-      throw fail("its factors have rank \(shape.rank), adapter_config.json says r=\(expected)")
+    guard shape.rank == expected || shape.rank == 0 && !method.hasFactors else {
+      throw fail("its factors have rank \(shape.rank), adapter_config.json says \(key)=\(expected)")
     }
-    return AdaptedModule(
-      path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected))
+    return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected))
+  }
+
+  /// A module of a layer that takes and gives so many numbers, which its tensors may not show.
+  ///
+  /// - Throws: `.adapterMismatch` where the two do not go together
+  func completed(_ module: AdaptedModule, inputs: Int, outputs: Int) throws -> AdaptedModule {
+    guard module.shape.input == nil || module.shape.outputs == nil else { return module }
+    var own = module
+    own.complete(inputs: inputs, outputs: outputs)
+    if let reason = own.method.refusal(of: own.shape) { throw mismatch(module.path, reason) }
+    return own
   }
 }

@@ -61,17 +61,26 @@ public struct AdapterConfig: Sendable {
     }
     (self.method, self.flags) = (method, flags)
     // PEFT's default stands for a key that is missing; it computes nothing with null.
-    for key in ["r", "lora_alpha"] where json[key] == .null { throw fail("\(key: key) is null, expected a number") }
-    guard let rank = value("r").map({ $0.int }) ?? 8, (1...1 << 20).contains(rank) else {
-      throw fail("\(key: "r") is \(quoted(json["r"]?.text() ?? "")), expected a whole number from 1")
+    let numberKeys = (rank: method.rankKey, alpha: method.alphaKey)
+    for key in [numberKeys.rank, numberKeys.alpha].compactMap({ $0 }) where json[key] == .null {
+      throw fail("\(key: key) is null, expected a number")
     }
-    guard let alpha = value("lora_alpha").map({ $0.double }) ?? 8, alpha.isFinite else {
-      throw fail("\(key: "lora_alpha") is \(quoted(json["lora_alpha"]?.text() ?? "")), expected a number")
-    }
-    self.rank = rank
-    self.alpha = alpha
+    rank = try numberKeys.rank.map { key in
+      guard let rank = value(key).map({ $0.int }) ?? method.standardRank, (1...1 << 20).contains(rank) else {
+        throw fail("\(key: key) is \(quoted(json[key]?.text() ?? "")), expected a whole number from 1")
+      }
+      return rank
+    } ?? 0
+    alpha = try numberKeys.alpha.map { key in
+      guard let alpha = value(key).map({ $0.double }) ?? 8, alpha.isFinite else {
+        throw fail("\(key: key) is \(quoted(json[key]?.text() ?? "")), expected a number")
+      }
+      return alpha
+    } ?? 1
     isRankStabilized = flags.contains("use_rslora")
-    guard let bias = Bias(rawValue: value("bias").map { $0.string ?? "" } ?? "none") else {
+    // Each method has a word of its own for the last.
+    let biasName = value("bias").map { $0.string ?? "" } ?? "none"
+    guard let bias = biasName.hasSuffix("_only") ? .loraOnly : Bias(rawValue: biasName) else {
       throw fail("\(key: "bias") = \(quoted(json["bias"]?.text() ?? "")) is not implemented; none, all and lora_only are")
     }
     self.bias = bias
@@ -100,35 +109,35 @@ public struct AdapterConfig: Sendable {
     case let list?: tokenRows = [(nil, try tokens(list))]
     case nil: tokenRows = []
     }
-    func table(_ key: String, expected: String, _ number: (JSON) -> Double?) throws -> PatternTable {
+    func table(_ key: String, expected: String, _ entry: (String, JSON) -> (name: String, Double)?) throws -> PatternTable {
       let rows = try (value(key)?.members ?? []).map { name, value in
-        guard let number = number(value) else {
+        guard let (pattern, number) = entry(name, value) else {
           throw fail("\(key: key): \(quoted(name)) is \(quoted(value.text())), expected \(expected)")
         }
-        do { return (try ModulePattern(name), number) } catch let error as NibbleError {
+        do { return (try ModulePattern(pattern), number) } catch let error as NibbleError {
           throw fail("\(key: key): \(error.text)")
         }
       }
       if let other = value(key), other.members == nil { throw fail("\(key: key) is \(quoted(other.text())), expected an object") }
       return PatternTable(place: "\(path: place): \(key: key)", rows)
     }
-    func patterns(_ key: String, _ range: ClosedRange<Double>, whole: Bool = false) throws -> PatternTable {
-      try table(key, expected: "a number from \(range.lowerBound) to \(range.upperBound)") {
-        $0.double.flatMap { range.contains($0) && (!whole || $0 == $0.rounded()) ? $0 : nil }
-      }
+    rankPattern = try table("rank_pattern", expected: "a number from 1.0 to 1048576.0") { name, value in
+      method.rankPattern(name, value).map { ($0.name, $0.rank) }
     }
-    rankPattern = try patterns("rank_pattern", 1...1_048_576, whole: true)
-    alphaPattern = try patterns("alpha_pattern", 1e-30...1e30)
+    alphaPattern = try table("alpha_pattern", expected: "a number from \(1e-30) to \(1e30)") { name, value in
+      value.double.flatMap { (1e-30...1e30).contains($0) ? (name, $0) : nil }
+    }
     settings = try method.settings.map { one in
       guard let number = value(one.key).map({ one.number($0) }) ?? one.standard else {
         let found = value(one.key).map { "is \(quoted($0.text()))" } ?? "is missing"
         throw fail("\(key: one.key) \(found), expected \(one.expected)")
       }
-      return (one.key, number, try table(one.patternKey, expected: one.expected) { one.number($0) })
+      return (one.key, number, try table(one.patternKey, expected: one.expected) { name, value in one.number(value).map { (name, $0) } })
     }
     if let reason = method.refusal(json) { throw fail(reason) }
-    let methodKeys = method.keys.union(method.settings.flatMap { [$0.key, $0.patternKey] })
-    unknownKeys = (json.members ?? []).map(\.key).filter { !Self.known.contains($0) && !methodKeys.contains($0) }
+    let ownKeys = method.keys.union(method.settings.flatMap { [$0.key, $0.patternKey] })
+      .union([method.rankKey, method.alphaKey, method.dropoutKey].compactMap { $0 })
+    unknownKeys = (json.members ?? []).map(\.key).filter { !Self.known.contains($0) && !ownKeys.contains($0) }
   }
 
   /// The same for a method that the file's tensors show.
@@ -173,14 +182,15 @@ public struct AdapterConfig: Sendable {
 
   /// The numbers module `path` has of the method's own.
   package func settings(of path: String) throws -> MethodSettings {
-    try settings.reduce(into: [:]) { $0[$1.key] = try $1.pattern.value(of: path) ?? $1.value }
+    let own: MethodSettings = method.rankKey == nil ? [:] : [MethodSetting.rank: Double(try rank(of: path))]
+    return try settings.reduce(into: own) { $0[$1.key] = try $1.pattern.value(of: path) ?? $1.value }
   }
 
   /// What module `path` multiplies its product of factors with.
   ///
   /// - Parameter rank: the module's rank
   public func scale(of path: String, rank: Int) throws -> Double {
-    let alpha = try alpha(of: path)
-    return isRankStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
+    guard method.alphaKey != nil else { return 1 }
+    return method.scale(alpha: try alpha(of: path), rank: rank, common: self.rank, isStabilized: isRankStabilized)
   }
 }

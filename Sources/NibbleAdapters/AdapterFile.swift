@@ -80,8 +80,13 @@ public struct AdapterFile: Sendable {
     var embeddings: Set<ByteName> = []
     var seen: [ByteName: StoredTensor] = [:]
     let all = Set(tensors.map(\.name))
+    var shared: [String: StoredTensor] = [:]
     for tensor in tensors {
       let name = tensor.name.text
+      if let part = config.method.parts.first(where: { $0.sharing != nil && $0.suffixes.contains(name) }) {
+        shared[part.name] = tensor
+        continue
+      }
       guard name.hasPrefix(Self.prefix) else { throw mismatch("\(tensor: name) does not begin with \(Self.prefix)") }
       guard !tensor.isPacked else { throw mismatch("\(tensor: name) is packed") }
       let own = String(name.dropFirst(Self.prefix.count))
@@ -104,7 +109,7 @@ public struct AdapterFile: Sendable {
     let found = parts.values.reduce(into: Set<String>()) { $0.formUnion($1.keys) }
     if let shown = AdapterMethods.shown(by: found, insteadOf: config.method) { config = config.adopting(shown) }
     modules = try parts.keys.sorted().map { path in
-      try module(path.text, parts[path] ?? [:], isEmbedding: embeddings.contains(path))
+      try module(path.text, (parts[path] ?? [:]).merging(shared) { own, _ in own }, isEmbedding: embeddings.contains(path))
     }
     guard !modules.isEmpty || !replacements.isEmpty || !tokenRows.isEmpty else { throw mismatch("it holds no tensors") }
     if let module = modules.first, config.json["target_modules"] == .array([]) {
@@ -124,6 +129,34 @@ public struct AdapterFile: Sendable {
   mutating func replace(_ name: String, by tensor: StoredTensor) throws {
     mapped = try MappedCheckpoint(mapped.checkpoint.adding([tensor]))
     replacements.append((name, tensor))
+  }
+
+  /// The same with numbers that its modules share and its file does not hold.
+  ///
+  /// - Parameters:
+  ///   - sizes: of the layers, or nothing where a module has none
+  func withShared(_ sizes: (AdaptedModule) -> (inputs: Int, outputs: Int)?) throws -> AdapterFile {
+    let missing = config.method.parts.filter { part in part.sharing != nil && modules.contains { $0.parts[part.name] == nil } }
+    guard !missing.isEmpty, let first = modules.first else { return self }
+    let known = modules.compactMap(sizes)
+    let inputs = known.map(\.inputs).max() ?? 0, outputs = known.map(\.outputs).max() ?? 0
+    let numbers = first.method.shared(rank: first.rank, inputs: inputs, outputs: outputs, settings: first.shape.settings)
+    let shape = ModuleShape(input: [inputs], outputs: outputs, rank: first.rank, settings: first.shape.settings)
+    let tensors = missing.compactMap { part in
+      numbers[part.name].map { own in
+        (part.name, StoredTensor(
+          ByteName(part.suffixes[0]), .f32, part.shape(shape), sections: [StoredSection(.data, bytes: own.withUnsafeBytes { [UInt8]($0) })]))
+      }
+    }
+    var file = self
+    file.mapped = try MappedCheckpoint(mapped.checkpoint.adding(tensors.map(\.1)))
+    file.modules = modules.map { $0.sharing(Dictionary(uniqueKeysWithValues: tensors)) }
+    return file
+  }
+
+  /// The same, with sizes of layers by their place in `names`.
+  package func withShared(_ names: ModuleNames, _ size: (Int) -> (inputs: Int, outputs: Int)?) throws -> AdapterFile {
+    try withShared { names.index(of: $0.path).flatMap(size) }
   }
 
   /// Finds the tokens that rows of an embedding are for.
@@ -170,7 +203,9 @@ public struct AdapterFile: Sendable {
   /// What PEFT puts before the names of a base's tensors.
   package static let prefix = "base_model.model."
   /// In the names of tensors that belong to some method's module, or to rows of tokens, and to no parameter of a base.
-  private static let foreign = [".lora_", ".trainable_tokens"]
+  private static let foreign = [
+    ".lora_", ".trainable_tokens", ".hada_", ".lokr_", ".vera_", ".ia3_", ".oft_", ".boft_", ".hra_", ".miss_",
+  ]
 }
 
 /// A JSON file, read whole.

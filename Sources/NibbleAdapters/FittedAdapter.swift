@@ -54,7 +54,8 @@ extension AdapterFile {
         throw mismatch(
           module.path, "is an embedding with \(module.method.name), which is merged, and neither attached nor trained")
       }
-      return FittedModule(module: module, place: isLayer ? .layer(index) : .table(index - layers.count))
+      let own = isLayer ? try completed(module, inputs: size.inputs, outputs: size.outputs) : module
+      return FittedModule(module: own, place: isLayer ? .layer(index) : .table(index - layers.count))
     }
   }
 }

@@ -16,6 +16,14 @@ package enum ModuleChoice: Sendable {
       ? .names(text.split(separator: ",").map { String($0.filter { $0 != " " }) }) : .pattern(try Pattern("^(?:\(text))$"))
   }
 
+  /// As a pattern to be found in paths.
+  package var pattern: String {
+    switch self {
+    case .names(let names): "(^|\\.)(" + names.map { $0.replacing(".", with: "\\.") }.joined(separator: "|") + ")$"
+    case .pattern(let pattern): pattern.text
+    }
+  }
+
   /// Whether a module is called so: its whole path or the last parts of it.
   package static func `is`(_ path: String, _ name: String) -> Bool { path == name || path.hasSuffix("." + name) }
 

@@ -74,6 +74,16 @@ package struct Matrix: @unchecked Sendable {
     self.init(native, isTransposed: isTransposed, owners: [store])
   }
 
+  /// Rows of float32 where they lie.
+  package init(_ store: FloatStore, rows: Int, columns: Int) {
+    var native = nibble_matrix()
+    native.rows = rows
+    native.columns = columns
+    native.number = nibble_f32
+    native.data = UnsafeRawPointer(store.start)
+    self.init(native, isTransposed: false, owners: [store])
+  }
+
   /// Where the scales of packed codes are.
   package enum Scales {
     /// float32, one a block.

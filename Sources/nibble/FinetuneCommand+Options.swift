@@ -100,6 +100,7 @@ extension FinetuneCommand {
         }
         return (pattern, alpha)
       }
+      for text in methodOption { try options.adapter.set(text) }
       return options
     }
   }
@@ -160,3 +161,24 @@ extension AdapterOptions.Start: ExpressibleByArgument {}
 extension AdapterConfig.Bias: ExpressibleByArgument {}
 extension Schedule.Decay: ExpressibleByArgument {}
 extension NewHead.Pooling: ExpressibleByArgument {}
+
+extension AdapterOptions {
+  /// Takes a setting of the method, KEY=VALUE.
+  fileprivate mutating func set(_ text: String) throws {
+    func fail(_ reason: MessageText) -> NibbleError { NibbleError.usage("--method-option \(subject: text): \(reason)") }
+    guard let equals = text.firstIndex(of: "=") else { throw fail("it is not KEY=VALUE") }
+    let key = String(text[..<equals]), value = String(text[text.index(after: equals)...])
+    let known = method.settings
+    guard let setting = known.first(where: { $0.key == key }) else {
+      throw fail(
+        known.isEmpty
+          ? "--method \(method.rawValue) has no settings" : "--method \(method.rawValue) has \(known.map(\.key).joined(separator: ", "))")
+    }
+    if setting.namesModules {
+      settingPatterns.append((key, try ModuleChoice(value).pattern, 1))
+      return
+    }
+    guard let number = setting.number(text: value) else { throw fail("expected \(setting.expected)") }
+    settings[key] = number
+  }
+}

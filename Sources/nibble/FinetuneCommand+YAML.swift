@@ -27,6 +27,7 @@ extension FinetuneCommand {
       ("bias", own(text(bias.rawValue))),
       ("rank_pattern", own(rankPattern.isEmpty ? nil : JSON(rankPattern))),
       ("alpha_pattern", own(alphaPattern.isEmpty ? nil : JSON(alphaPattern))), ("init_lora", own(text(initLora.rawValue))),
+      ("method_option", own(methodOption.isEmpty ? nil : JSON(methodOption))),
     ] + methods.yaml.map { ($0.0, own($0.1)) } + [
       ("num_labels", numLabels.map { JSON($0) }), ("labels", labels.map(text)), ("pooling", text(pooling.rawValue)),
       ("many_labels", .bool(manyLabels)), ("max_steps", maxSteps.map { JSON($0) }), ("epochs", JSON(epochs)),

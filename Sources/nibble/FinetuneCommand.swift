@@ -28,13 +28,25 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "With --dry-run: also print the memory as papers' tables count it.") var asPublished = false
   @Option(help: ArgumentHelp("Refuse a run that needs more memory (default: the machine's).", valueName: "bytes")) var maxMemory:
     String?
-  @Option(help: "lora, rslora, dora, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base.") var method: AdapterOptions.Method = .lora
+  @Option(
+    help: ArgumentHelp(
+      "lora, rslora, dora, lora-fa, adalora, vera, loha, lokr, ia3, oft, boft, hra, miss, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base."))
+  var method: AdapterOptions.Method = .lora
+  @Option(
+    parsing: .singleValue,
+    help: ArgumentHelp(
+      "A setting of the method by its key in adapter_config.json, such as decompose_factor=4; can be repeated.", valueName: "KEY=VALUE"))
+  var methodOption: [String] = []
   @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the LoRA factors.") var rank = 8
   @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "LoRA alpha: the adapter's output is scaled by alpha / rank.") var alpha = 16.0
   @Option(help: "Layers to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression.") var targetModules = "all-linear"
   @Option(help: "Comma-separated modules to train in full, beside the adapter.") var modulesToSave: String?
   @Option(help: "Biases to train: none, all, or lora_only (those of adapted layers).") var bias: AdapterConfig.Bias = .none
-  @Option(help: "Initial values of the first factor: kaiming (PEFT's default) or gaussian.") var initLora: AdapterOptions.Start = .kaiming
+  @Option(
+    help: ArgumentHelp(
+      "How LoRA's factors begin: kaiming (PEFT's default), gaussian, orthogonal, pissa, pissa_niter_N or olora. The last three are written as a LoRA of twice the rank for the base as it is.",
+      valueName: "start"))
+  var initLora: AdapterOptions.Start = .kaiming
   @Option(help: "Add a new classification head with this many classes; 1 is regression.") var numLabels: Int?
   @Option(
     help: ArgumentHelp(

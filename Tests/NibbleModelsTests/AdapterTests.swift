@@ -106,7 +106,7 @@ struct AdapterTests {
 
   /// Configurations that ask for something else, and what the message must name.
   static let refused: [(String, String, NibbleError.Kind)] = [
-    (#""r": 5"#, "rank", .adapterMismatch), (#""peft_type": "ADALORA""#, "ADALORA", .badInput),
+    (#""r": 5"#, "rank", .adapterMismatch), (#""peft_type": "PREFIX_TUNING""#, "PREFIX_TUNING", .badInput),
     (#""use_dora": true"#, "lora_magnitude_vector", .adapterMismatch), (#""lora_bias": true"#, "bias", .adapterMismatch),
     (#""use_bdlora": true"#, "use_bdlora", .badInput), (#""use_qalora": true"#, "takes 64", .adapterMismatch), (#""init_lora_weights": "pissa""#, "pissa", .badInput),
     (#""layer_replication": [[0, 1]]"#, "layer_replication", .badInput), (#""r": 1e99"#, "r is", .badInput),

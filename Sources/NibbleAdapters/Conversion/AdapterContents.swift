@@ -24,7 +24,9 @@ struct AdapterContents {
     func fail(_ what: MessageText) -> NibbleError {
       NibbleError.usage("\(path: file.path) \(what), which only PEFT's layout can say; merge it instead")
     }
-    if let one = file.modules.first(where: { $0.rank == 0 || $0.method.extras.contains { $0.isScaled } && !$0.extras.isEmpty }) {
+    // Of some modules nothing is left.
+    let left = file.modules.filter { $0.tensors.contains { $0.count > 0 } }
+    if let one = left.first(where: { $0.rank == 0 || $0.method.extras.contains { $0.isScaled } && !$0.extras.isEmpty }) {
       throw fail("uses \(one.beyondFactors) for \(subject: one.path)")
     }
     if let one = file.modules.first(where: \.isConvolution) { throw fail("adapts the convolution \(subject: one.path)") }
@@ -45,7 +47,8 @@ struct AdapterContents {
             + (base == nil ? "taken for the base's own weight, which \(.base) would check" : "the base's own weight")))
     }
     warnings += file.warnings
-    modules = try file.modules.map { try FactoredModule($0, of: file) }
+    let sized = try base.map { try file.sized(by: $0) } ?? file, paths = Set(left.map(\.path))
+    modules = try sized.modules.filter { paths.contains($0.path) }.map { try FactoredModule($0, of: sized) }
     taskType = file.config.taskType
     baseName = file.config.baseName
     dropout = file.config.json["lora_dropout"]?.double ?? 0

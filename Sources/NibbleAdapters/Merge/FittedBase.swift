@@ -10,7 +10,9 @@ extension Checkpoint {
   func fitted(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
     let tied = tiedParameters
     for one in given { try one.adapter.checkSavedModules((tensors.map(\.name) + tied.map(\.name)).map(\.text), of: path) }
-    let changed = try given.map { MergeOptions.Weighted(try withWholeTables($0.adapter.withoutUnchanged(self)), weight: $0.weight) }
+    let changed = try given.map {
+      MergeOptions.Weighted(try withWholeTables($0.adapter.withShared(of: self).withoutUnchanged(self)), weight: $0.weight)
+    }
     var (base, adapters) = try untied(tied, for: changed)
     for one in adapters { base = try base.withHeads(of: one.adapter) }
     for one in adapters { base = try base.withVocabulary(of: one.adapter) }
@@ -175,5 +177,32 @@ extension JSON {
     let names = (0..<labels).map { ("\($0)", classes.count == labels ? classes[$0] : "LABEL_\($0)") }
     return written.setting("id2label", to: .object(names.map { ($0.0, JSON($0.1)) }))
       .setting("label2id", to: .object(names.enumerated().map { ($1.1, JSON($0)) }))
+  }
+}
+
+extension AdapterFile {
+  /// Sizes of the layers of `base` that modules are for, as far as the outputs are known.
+  private func sizes(in base: Checkpoint) -> (AdaptedModule) -> (inputs: Int, outputs: Int)? {
+    let paths = base.modulePaths, names = ModuleNames(paths, of: base)
+    return { module in
+      guard let count = names.index(of: module.path).flatMap({ base.tensor(ByteName(paths[$0] + ".weight"))?.count }),
+        let outputs = module.shape.outputs, outputs > 0
+      else { return nil }
+      return (count / outputs, outputs)
+    }
+  }
+
+  /// The same with the numbers that its modules share.
+  func withShared(of base: Checkpoint) throws -> AdapterFile { try withShared(sizes(in: base)) }
+
+  /// The same, its modules with the sizes of the layers of `base`, which their tensors may not show.
+  func sized(by base: Checkpoint) throws -> AdapterFile {
+    let sizes = sizes(in: base)
+    var file = try withShared(of: base)
+    file.modules = try file.modules.map { module in
+      guard module.shape.kind == .linear, let size = sizes(module) else { return module }
+      return try completed(module, inputs: size.inputs, outputs: size.outputs)
+    }
+    return file
   }
 }

@@ -61,7 +61,7 @@ public final class MergeCheck: Sendable {
       // Of plain matrices, stored output by output, a run of outputs: what is wrong with one is wrong with all.
       let isWhole =
         merging.isInputsFirst || tensor.encoding.kind.hasBlocks || output.encoding.kind.hasBlocks || outputs <= Self.outputs
-        || merging.scalesOutputs
+        || !merging.isSum || merging.hasMoreThanPairs
       let first = isWhole ? 0 : (index * 7919) % (outputs - Self.outputs + 1)
       let range = first..<(isWhole ? outputs : first + Self.outputs)
       func matrix(_ tensor: StoredTensor, _ mapped: MappedCheckpoint) throws -> Matrix {
@@ -139,13 +139,13 @@ public final class MergeCheck: Sendable {
     return sum * square(x) / Double(max(weight.inputs, 1))
   }
 
-  /// What a running model computes of the base with the adapters beside it: Σ weight · (s ∘ (x·Wᵀ + scale · x·Aᵀ·Bᵀ) − x·Wᵀ) + x·Wᵀ.
+  /// What a running model computes of the base with the adapters beside it: Σ weight · (s ∘ (x′·Wᵀ + scale · x·Aᵀ·Bᵀ + K(x)) − x·Wᵀ) + x·Wᵀ.
   private func wanted(
     _ weight: Matrix, _ range: Range<Int>, _ merging: Merging, _ factors: [LowRankFactors], _ x: FloatStore, _ engine: Engine
   ) throws -> [Double] {
     let plain = product(x, weight, engine)
     var sum = plain
-    guard case .sum = merging.combination, merging.scalesOutputs else {
+    guard case .sum = merging.combination, !merging.isSum || merging.hasMoreThanPairs else {
       for part in merging.parts {
         guard let term = part.method.pooled else { continue }
         let all = FloatStore([Float](repeating: 0, count: term.tiles.outputs * term.outputs))
@@ -160,8 +160,18 @@ public final class MergeCheck: Sendable {
     for part in merging.parts {
       let delta = part.method.pair.map { pair in product(x, pair, engine).map { pair.scale * $0 } }
       let scales = try part.method.scales(MatrixLengths(weight, engine))
+      let more = part.method.term.map { term in
+        let y = FloatStore([Float](repeating: 0, count: weight.outputs))
+        term.add(x.start, to: y.start, stride: y.count, weight: 1, TermPass(rows: 1, engine, Scratch()))
+        return y
+      }
+      let own = part.method.input.map { input in
+        let changed = FloatStore(count: weight.inputs)
+        input.apply(x.start, to: changed.start)
+        return product(changed, weight, engine)
+      }
       for i in sum.indices {
-        let adapted = plain[i] + (delta?[i] ?? 0)
+        let adapted = (own ?? plain)[i] + (delta?[i] ?? 0) + Double(more?.start[i] ?? 0)
         sum[i] += part.weight * ((scales?[i % weight.outputs] ?? 1) * adapted - plain[i])
       }
     }

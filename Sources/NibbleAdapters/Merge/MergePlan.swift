@@ -78,7 +78,8 @@ struct MergePlan: @unchecked Sendable {
     guard tensor.dtype.isFloat else {
       throw file.mismatch(module.path, "is of \(tensor.dtype.rawValue), which is not merged into")
     }
-    let part = try Merging.Part(module, of: file, weight: one.weight)
+    let own = module.shape.kind == .linear && shape.count == 2 ? try file.completed(module, inputs: weight[1], outputs: weight[0]) : module
+    let part = try Merging.Part(own, of: file, weight: one.weight)
     matrices[index, default: Merging()].isInputsFirst = isInputsFirst
     matrices[index]?.parts.append(part)
     try addBias(part)

@@ -40,8 +40,10 @@ struct Merging: Sendable {
   /// Whether the model's own tensor is [inputs, outputs]: Conv1D and embeddings.
   var isInputsFirst = false
 
-  /// Whether outputs are scaled, which needs all of the weight to be known.
-  var scalesOutputs: Bool { parts.contains { $0.module.method.scalesOutputs } }
+  /// Whether methods do more than add to a layer's product, which takes all of the weight to be known.
+  var isSum: Bool { parts.allSatisfy { $0.module.method.isSum } }
+  /// Whether pairs and scales are not all of it.
+  var hasMoreThanPairs: Bool { parts.contains { $0.method.input != nil || $0.method.term != nil } }
 
   /// Inputs and outputs, one after another, that all parts add the same to; 1 where they are to be added as they are.
   var shared: (inputs: Int, outputs: Int) {
@@ -69,7 +71,7 @@ struct Merging: Sendable {
   }
 
   /// Whether rows of tokens may be trained beside the factors: those of a head that shares the embedding's are the weight under them.
-  var takesRows: Bool { !isInputsFirst && !scalesOutputs && !parts.contains { $0.module.isConvolution } }
+  var takesRows: Bool { !isInputsFirst && isSum && !parts.contains { $0.module.isConvolution } }
 
   /// The change of `item`'s tensor.
   ///
@@ -94,6 +96,11 @@ struct Merging: Sendable {
     } else {
       own = try factors().map { .init(factors: $0) }
     }
-    return LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs, shared: shared)
+    let pairs = LowRankChange(own, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs, shared: shared)
+    guard hasMoreThanPairs else { return pairs }
+    let more = zip(parts, own).map {
+      LayerChange.Part(input: $0.method.input, term: $0.method.term, scales: $1.scales, weight: $0.weight)
+    }
+    return LayerChange(pairs: pairs, parts: more, inputs: inputs, outputs: outputs, rowsAreOutputs: rowsAreOutputs)
   }
 }

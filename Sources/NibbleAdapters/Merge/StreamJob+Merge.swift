@@ -103,7 +103,7 @@ extension StreamJob {
         "\(path: merged.path): \(tensor: packed.name.text) is packed: what its codes were before is not to be had from them")
     }
     for one in adapters {
-      if one.adapter.config.method.scalesOutputs {
+      if !one.adapter.config.method.isSum {
         throw NibbleError.usage(
           "\(path: one.adapter.path) is a \(one.adapter.config.method.name) adapter, which cannot be taken out")
       }

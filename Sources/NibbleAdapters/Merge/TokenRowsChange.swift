@@ -12,6 +12,8 @@ struct TokenRowsChange: TensorChange {
 
   init(columns: Int) { self.columns = columns }
 
+  var grain: Int { factors?.grain ?? 1 }
+
   /// - Returns: false if a token has a row already
   mutating func add(_ tokens: [Int], _ values: FloatStore, weight: Float) -> Bool {
     for (index, token) in tokens.enumerated() {

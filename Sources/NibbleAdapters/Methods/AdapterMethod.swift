@@ -8,7 +8,7 @@ import NibbleCore
 ///
 /// A pass computes z, with the pair's part in the layer's own product, and y. A method says what its pair, s and t are, and takes the
 /// gradient of y to that of z. Merging needs nothing else: the weight becomes s ∘ (W + D), D the pair's product, the bias b + t or
-/// s ∘ b + t. Numbers lie in memory that training may change between passes.
+/// s ∘ b + t. Beside a pair a method may have a term that is none, or change what the layer takes. Numbers lie in memory that training may change between passes.
 package protocol AdapterMethod: Sendable {
   /// What messages call it.
   static var name: String { get }
@@ -28,6 +28,30 @@ package protocol AdapterMethod: Sendable {
   static var keys: Set<String> { get }
   /// Numbers of `adapter_config.json` that decide, beside rank and scale, what its parts are.
   static var settings: [MethodSetting] { get }
+  /// The keys of a module's rank and alpha, and of dropout; nil for methods without.
+  static var rankKey: String? { get }
+  static var alphaKey: String? { get }
+  static var dropoutKey: String? { get }
+  /// The rank of a configuration that says none.
+  static var standardRank: Int { get }
+  /// Whether its factors may begin as any `FactorStart` says.
+  static var takesStarts: Bool { get }
+  /// Whether modules may have ranks and alphas of their own.
+  static var hasPatterns: Bool { get }
+  /// The word for training biases of adapted layers only.
+  static var onlyBias: String { get }
+  /// What a key of `rank_pattern` and its value say: a pattern for paths, and their rank; nil for what says nothing.
+  static func rankPattern(_ name: String, _ value: JSON) -> (name: String, rank: Double)?
+  /// What the product of a module's factors is multiplied with.
+  ///
+  /// - Parameter common: the rank of modules without one of their own
+  static func scale(alpha: Double, rank: Int, common: Int, isStabilized: Bool) -> Double
+  /// The settings of a new module that takes and gives so many numbers; `MethodSetting.rank` among them.
+  static func settled(_ settings: MethodSettings, inputs: Int, outputs: Int) -> MethodSettings
+  /// What the settings of a new adapter say twice; nil for nothing.
+  static func contradiction(_ settings: MethodSettings) -> MessageText?
+  /// What such settings have that is read and not trained; nil for nothing.
+  static func untrained(_ settings: MethodSettings) -> MessageText?
   /// What in `adapter_config.json` makes it another method, which is not implemented; nil for nothing.
   static func refusal(_ config: JSON) -> MessageText?
   /// What adapter files hold for each module.
@@ -38,6 +62,8 @@ package protocol AdapterMethod: Sendable {
   static var scalesOutputs: Bool { get }
   /// Whether `scale` is for the layer's own bias too.
   static var scalesBias: Bool { get }
+  /// Whether `input` may be other than nil.
+  static var changesInputs: Bool { get }
 
   /// Whether models run with embeddings adapted by it.
   static var looksUp: Bool { get }
@@ -56,6 +82,17 @@ package protocol AdapterMethod: Sendable {
   static func sharedOutputs(_ module: ModuleShape) -> Int
   /// The rank of the pair of such a module.
   static func pairRank(_ module: ModuleShape) -> Int
+  /// The numbers that modules share and no file holds, by part.
+  ///
+  /// - Parameters:
+  ///   - inputs: the most that any module takes
+  ///   - outputs: the most that any module gives
+  static func shared(rank: Int, inputs: Int, outputs: Int, settings: MethodSettings) -> [String: [Float]]
+  /// What it does in training beside gradients; nil for nothing.
+  ///
+  /// - Parameter steps: of the run
+  /// - Throws: `.usage` for settings that contradict each other
+  static func rule(_ modules: [RuledModule], steps: Int) throws -> (any TrainingRule)?
   /// The numbers a new adapter begins with, by part: of a layer that takes and gives so many numbers, and changes nothing.
   static func start(_ layer: NewModule) -> [String: [Float]]
 
@@ -65,9 +102,15 @@ package protocol AdapterMethod: Sendable {
   var pair: LowRankPair? { get }
   /// The part of the pair whose input dropout leaves whole, with the pair's own B; nil for none.
   var undropped: LowRankPair? { get }
+  /// x′ for x, before the layer's product; nil for x. Goes with no pair and no term.
+  var input: (any InputChange)? { get }
+  /// Added to the layer's product where that is no pair; nil for nothing.
+  var term: (any LayerTerm)? { get }
   /// Whether the pair is made of the method's numbers, in memory of its own, instead of being two of its parts.
   static var folds: Bool { get }
-  /// Makes the pair of the numbers as they are now: `init` does, and training before each pass.
+  /// Whether `fold` makes anything.
+  static var isMadeAnew: Bool { get }
+  /// Makes the pair, and what else a pass is computed with, of the numbers as they are now: `init` does, and training before each pass.
   func fold()
   /// Adds what the gradients of the pair's factors are for the method's own numbers. Methods that fold have it.
   func foldBack(_ pair: PairGradients, to gradients: PartGradients)
@@ -105,6 +148,29 @@ extension AdapterMethod {
   package static func pairRank(_ module: ModuleShape) -> Int { module.rank }
   package static var movesGroups: Bool { false }
   package static func sharedInputs(_ module: ModuleShape) -> Int { 1 }
+  package static var rankKey: String? { hasScale ? "r" : nil }
+  package static var alphaKey: String? { hasScale ? "lora_alpha" : nil }
+  package static var dropoutKey: String? { hasScale ? "lora_dropout" : nil }
+  package static var takesStarts: Bool { false }
+  package static var standardRank: Int { 8 }
+  package static var hasPatterns: Bool { keys.contains("alpha_pattern") }
+  package static var onlyBias: String { AdapterConfig.Bias.loraOnly.rawValue }
+  package static func rankPattern(_ name: String, _ value: JSON) -> (name: String, rank: Double)? {
+    guard let rank = value.double, (1...1_048_576).contains(rank), rank == rank.rounded() else { return nil }
+    return (name, rank)
+  }
+  package static func scale(alpha: Double, rank: Int, common: Int, isStabilized: Bool) -> Double {
+    isStabilized ? alpha / Double(rank).squareRoot() : alpha / Double(rank)
+  }
+  package static func settled(_ settings: MethodSettings, inputs: Int, outputs: Int) -> MethodSettings { settings }
+  package static func contradiction(_ settings: MethodSettings) -> MessageText? { nil }
+  package static func untrained(_ settings: MethodSettings) -> MessageText? { nil }
+  package static func shared(rank: Int, inputs: Int, outputs: Int, settings: MethodSettings) -> [String: [Float]] { [:] }
+  package static func rule(_ modules: [RuledModule], steps: Int) throws -> (any TrainingRule)? { nil }
+  package static var changesInputs: Bool { false }
+  package var input: (any InputChange)? { nil }
+  package var term: (any LayerTerm)? { nil }
+  package static var isMadeAnew: Bool { folds }
   package static func sharedOutputs(_ module: ModuleShape) -> Int { 1 }
   package static var folds: Bool { false }
   package static var hasScale: Bool { hasFactors }
@@ -128,6 +194,8 @@ extension AdapterMethod {
     OutputChange(scale: scale, bias: bias, scalesBias: Self.scalesBias)
   }
 
+  /// Whether it does nothing but add to its layers' products: its adapters have fractions, go with others, and can be taken out again.
+  package static var isSum: Bool { !scalesOutputs && !changesInputs }
   /// Whether a plain LoRA adapter says the same: its factors are the pair.
   package static var foldsToLoRA: Bool { folds && !scalesOutputs }
   /// Numbers that a module of such a shape has.

@@ -2,7 +2,10 @@ import NibbleCore
 
 /// Every method. Another is one more file and its name here.
 package enum AdapterMethods {
-  private static let known: [any AdapterMethod.Type] = [LoRA.self, DoRA.self, QALoRA.self, IEC.self, QBaRA.self, QAHiRA.self]
+  private static let known: [any AdapterMethod.Type] = [
+    LoRA.self, DoRA.self, QALoRA.self, IEC.self, QBaRA.self, QAHiRA.self,
+    AdaLoRA.self, VeRA.self, IA3.self, LoHa.self, LoKr.self, OFT.self, BOFT.self, HRA.self, MiSS.self,
+  ]
   /// Methods a program brings itself.
   @TaskLocal package static var added: [any AdapterMethod.Type] = []
 
@@ -49,19 +52,36 @@ package struct TrainableMethod: Sendable {
   package let method: any AdapterMethod.Type
   /// Whether the scale is alpha / √rank instead of alpha / rank.
   package let isRankStabilized: Bool
+  /// Parts that stay as they begin.
+  package let frozen: Set<String>
+
+  init(_ name: String, _ method: any AdapterMethod.Type, isRankStabilized: Bool = false, frozen: Set<String> = []) {
+    (self.name, self.method, self.isRankStabilized, self.frozen) = (name, method, isRankStabilized, frozen)
+  }
 
   package static let all = [
-    TrainableMethod(name: "lora", method: LoRA.self, isRankStabilized: false),
-    TrainableMethod(name: "rslora", method: LoRA.self, isRankStabilized: true),
-    TrainableMethod(name: "dora", method: DoRA.self, isRankStabilized: false),
-    TrainableMethod(name: "qalora", method: QALoRA.self, isRankStabilized: false),
-    TrainableMethod(name: "iec", method: IEC.self, isRankStabilized: false),
-    TrainableMethod(name: "qbara", method: QBaRA.self, isRankStabilized: false),
-    TrainableMethod(name: "qahira", method: QAHiRA.self, isRankStabilized: false),
+    TrainableMethod("lora", LoRA.self),
+    TrainableMethod("rslora", LoRA.self, isRankStabilized: true),
+    TrainableMethod("dora", DoRA.self),
+    TrainableMethod("qalora", QALoRA.self),
+    TrainableMethod("iec", IEC.self),
+    TrainableMethod("qbara", QBaRA.self),
+    TrainableMethod("qahira", QAHiRA.self),
+    // LoRA-FA, arXiv:2308.03303.
+    TrainableMethod("lora-fa", LoRA.self, frozen: [LoRA.first]),
+    TrainableMethod("adalora", AdaLoRA.self),
+    TrainableMethod("vera", VeRA.self),
+    TrainableMethod("ia3", IA3.self),
+    TrainableMethod("loha", LoHa.self),
+    TrainableMethod("lokr", LoKr.self),
+    TrainableMethod("oft", OFT.self),
+    TrainableMethod("boft", BOFT.self),
+    TrainableMethod("hra", HRA.self),
+    TrainableMethod("miss", MiSS.self),
   ]
 
   package static func named(_ name: String) -> TrainableMethod? {
-    (all + AdapterMethods.added.map { TrainableMethod(name: $0.kind.lowercased(), method: $0, isRankStabilized: false) })
+    (all + AdapterMethods.added.map { TrainableMethod($0.kind.lowercased(), $0) })
       .first { $0.name == name }
   }
 

@@ -9,6 +9,7 @@ package struct LoRA: AdapterMethod {
   package static let name = "LoRA"
   package static let kind = "LORA"
   package static let looksUp = true
+  package static let takesStarts = true
 
   static let factorParts = [
     MethodPart(first, suffixes: [".lora_A.weight", ".lora_embedding_A"], isFactor: true) { [$0.rank] + ($0.input ?? []) },

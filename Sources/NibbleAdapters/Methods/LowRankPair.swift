@@ -26,7 +26,7 @@ package struct LowRankPair: Sendable {
     let shared = Unchecked(weight.start)
     team.run(ceilDivide(b.outputs, rows)) { index, scratch in
       let start = index * rows * columns, count = min(rows, b.outputs - index * rows) * columns
-      let delta = scratch.floatStart(AdapterSlot.changed, count), own = shared.value + start
+      let delta = scratch.floatStart(AdapterSlot.added, count), own = shared.value + start
       change.delta(own, start, count, into: delta)
       for place in 0..<count { own[place] += delta[place] }
     }
@@ -56,7 +56,9 @@ package enum AdapterSlot {
   package static let dropped = 26, tokens = 27
   static let foldedFirst = 28, foldedSecond = 29, foldedUndropped = 30
   package static let restored = 31
-  static let pooled = 32, summed = 33, changed = 34
+  static let term = 40, termTurned = 41, termOutput = 42
+  package static let inputGradientInHand = 43, changed = 44, unused = 45
+  static let pooled = 32, summed = 33, added = 34
 }
 
 /// A pair by itself, forward and backward: with dropout its x differs from the layer's, and gradients always need it by itself.

@@ -77,13 +77,13 @@ public struct AdapterInspection: Sendable {
     }
     let keys = Set(rounding.anew.keys).union(rounding.codes.keys).sorted()
     let names = ModuleNames(keys, of: base)
-    for module in file.modules {
-      guard module.rank > 0 else {
+    let sized = mismatch == nil ? try base.map { try file.sized(by: $0) } ?? file : file
+    for module in sized.modules {
+      guard let factors = try sized.knownFactors(of: module) else {
         _ = try file.numbers(of: module, Engine(.f32, team: Team(threads: 1)))
         replaced += module.tensors.map { ("\(module.path), \(module.method.name)", $0.shape) }
         continue
       }
-      let factors = try file.factors(of: module)
       let values = try SingularFactors([factors])
       modules.append(
         Module(

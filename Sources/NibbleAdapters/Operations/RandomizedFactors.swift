@@ -22,9 +22,11 @@ struct RandomizedFactors {
   ///   - matrix: [rows, columns]
   ///   - squaredNorm: ‖matrix‖²
   ///   - random: for the first projection
+  ///   - iterations: how many there are; nil for as many as add something
   /// - Throws: `.failed` where there is no LAPACK
   init(
-    _ matrix: FloatStore, rows: Int, columns: Int, squaredNorm: Double, rank: Int, _ random: CountedRandom, _ team: Team
+    _ matrix: FloatStore, rows: Int, columns: Int, squaredNorm: Double, rank: Int, _ random: CountedRandom, _ team: Team,
+    iterations: Int? = nil
   ) throws {
     let width = min(rank + Self.oversampling, rows, columns)
     let isWhole = width == min(rows, columns)
@@ -43,7 +45,8 @@ struct RandomizedFactors {
       let now = s.prefix(rank).reduce(0) { $0 + $1 * $1 }
       let gain = squaredNorm > 0 ? (now - energy) / squaredNorm : 0
       energy = now
-      if isWhole || (iteration > 0 && gain < Self.enough) || iteration == Self.mostIterations {
+      let isEnough = iterations.map { iteration >= $0 } ?? (iteration > 0 && gain < Self.enough || iteration == Self.mostIterations)
+      if isWhole || isEnough {
         let kept = min(rank, width)
         lastGain = isWhole ? nil : max(0, gain)
         found = SingularFactors(

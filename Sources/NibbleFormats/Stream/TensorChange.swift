@@ -12,6 +12,8 @@ package protocol TensorChange: Sendable {
 
   /// What spans the rows of the change, [rank, columns]; nil where nothing does.
   var rowSpace: RowSpace? { get }
+  /// Elements that are changed together: runs begin at multiples of it.
+  var grain: Int { get }
   /// Columns, one after another, that the change adds the same to: such a change is made by moving groups of codes, where the tensor has
   /// groups that can be moved. 1 where columns differ.
   var sharedColumns: Int { get }
@@ -23,6 +25,7 @@ package protocol TensorChange: Sendable {
 
 extension TensorChange {
   package var rowSpace: RowSpace? { nil }
+  package var grain: Int { 1 }
   package var sharedColumns: Int { 1 }
   package var sharedRows: Int { 1 }
   package func shift(length: Int) -> GroupShift? { nil }

@@ -84,9 +84,8 @@ extension TensorStream {
       }
       encoder = target.encoding.codec.shapingEncoder(task, space, keeping: feed.decoder) ?? encoder
     }
-    return EncodingPass(
-      source: source, feed: feed, encoder: encoder,
-      chunk: Self.chunk(leastCommonMultiple(encoder.grain, feed.grain), isWide: isWide))
+    let grain = leastCommonMultiple(leastCommonMultiple(encoder.grain, feed.grain), change?.grain ?? 1)
+    return EncodingPass(source: source, feed: feed, encoder: encoder, chunk: Self.chunk(grain, isWide: isWide))
   }
 
   /// An encoder that moves groups of codes as they are; nil where the codec cannot.

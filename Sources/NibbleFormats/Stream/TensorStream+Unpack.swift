@@ -34,7 +34,7 @@ extension TensorStream {
     // A strip of frames' length in a compressed section: rows whose bytes are whole frames are not to be had, so
     // the strip is written whole.
     let rowsInStrip = writer.isCompressed ? max(1, rowLength) : max(1, Self.stripBytes / max(1, height * width))
-    let chunk = Self.chunk(decoder.decoder.grain)
+    let chunk = Self.chunk(leastCommonMultiple(decoder.decoder.grain, change?.grain ?? 1))
     let meter = change.map { ChangeMeter($0) }
     let pieces = PerChunk<ChangeMeter.Piece>(ceilDivide(source.count, chunk))
     var nonfinite = 0

@@ -66,12 +66,13 @@ public final class AdapterSet {
         }
       }
       if chosen.count > 1, let method = active.adapter.scalingMethod {
+        let what: MessageText = method.scalesOutputs ? "scales outputs" : "changes inputs"
         throw NibbleError.usage(
-          "\(subject: active.adapter.name) is a \(method.name) adapter, which scales outputs and cannot be combined with others")
+          "\(subject: active.adapter.name) is a \(method.name) adapter, which \(what) and cannot be combined with others")
       }
       if active.weight != 1, active.adapter.isScaledWhole {
         throw NibbleError.usage(
-          "\(subject: active.adapter.name) replaces parameters or scales outputs, and can only be used with weight 1")
+          "\(subject: active.adapter.name) replaces parameters, scales outputs or changes inputs, and can only be used with weight 1")
       }
     }
     return chosen
@@ -84,6 +85,6 @@ extension AttachedAdapter {
     !vectors.isEmpty || !matrices.isEmpty || scalingMethod != nil
   }
 
-  /// The first method that scales outputs.
-  var scalingMethod: (any AdapterMethod.Type)? { methods.values.lazy.map { type(of: $0) }.first { $0.scalesOutputs } }
+  /// The first method that does more than add to its layers' products.
+  var scalingMethod: (any AdapterMethod.Type)? { methods.values.lazy.map { type(of: $0) }.first { !$0.isSum } }
 }

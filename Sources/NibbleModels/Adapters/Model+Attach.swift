@@ -15,7 +15,7 @@ extension Model {
     let parameters = ModuleNames(parameterNames, of: checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: path)
     try file.checkSavedModules(parameterNames, of: path)
-    let file = try file.withoutUnchanged(checkpoint)
+    let file = try withShared(file, modules).withoutUnchanged(checkpoint)
     var methods: [ParameterID: any AdapterMethod] = [:]
     var lookups: [ParameterID: EmbeddingTerm] = [:]
     for fitted in try fitted(file, modules) {
@@ -29,6 +29,12 @@ extension Model {
     }
     let (vectors, matrices) = try replacements(file, parameters)
     return AttachedAdapter(name: name, methods: methods, embeddings: lookups, vectors: vectors, matrices: matrices)
+  }
+
+  /// An adapter with the numbers that its modules share.
+  package func withShared(_ file: AdapterFile, _ names: ModuleNames) throws -> AdapterFile {
+    let linears = linears
+    return try file.withShared(names) { $0 < linears.count ? (linears[$0].inputs, linears[$0].outputs) : nil }
   }
 
   /// The places of an adapter's modules, by the names of layers and then of embeddings.

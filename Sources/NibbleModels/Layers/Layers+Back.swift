@@ -53,13 +53,19 @@ extension Layers {
         addGradients(layer, own, stride, x, rows, kept, gradients)
         tokens?.takeGradient(x, rows: rows, from: own, stride: stride, to: gradients.rows[layer.id], exact, taken)
       }
+      let input = segment.input(layer.id)
+      // The gradient of what a method makes of its layer's input needs that of the input, whoever else does.
+      let dx = dx ?? (input == nil ? nil : scratch.floatStart(AdapterSlot.unused, rows * inputs))
       if let dx {
         let matrix = segment.matrix(layer.id, layer.matrix).turned
         let hasTerm = tape?.dropout == nil && !segment.holdsPairs(layer.id)
         let terms = hasTerm ? pair.map { [$0.termBack(rows: 0..<rows)] } ?? [] : []
+        let changed = input == nil ? dx : scratch.floatStart(AdapterSlot.changed, rows * inputs)
         timed(.weights) {
-          engine.multiply(own, rows: rows, stride: stride, [.init(matrix, dx, stride: inputs, terms: terms, adds: !isFirst)])
+          engine.multiply(
+            own, rows: rows, stride: stride, [.init(matrix, changed, stride: inputs, terms: terms, adds: input == nil && !isFirst)])
         }
+        if let input { back(input, layer, changed, x, rows, to: dx, adds: !isFirst, gradients) }
         isFirst = false
         tokens?.addInputGradient(taken, rows: rows, to: dx, exact)
         if let term = method?.pooled {
@@ -83,7 +89,25 @@ extension Layers {
           }
         }
       }
+      if let term = segment.methods(layer.id).first?.method.term {
+        timed(.trained) {
+          term.backward(
+            own, stride: stride, x, dx: dx, gradients.methods[layer.id] ?? [:], TermPass(rows: rows, exact, scratch))
+        }
+      }
       column += layer.outputs
+    }
+  }
+
+  /// dx from the gradient of what a method made of x, and the gradients of its numbers.
+  private func back(
+    _ input: any InputChange, _ layer: Linear, _ changed: Floats, _ x: UnsafePointer<Float>, _ rows: Int, to dx: Floats, adds: Bool,
+    _ gradients: Gradients
+  ) {
+    timed(.trained) {
+      input.addGradients(x, changed, rows: rows, inputs: layer.inputs, gradients.methods[layer.id] ?? [:], exact)
+      let hand = scratch.floatStart(AdapterSlot.inputGradientInHand, rows * layer.inputs)
+      input.turnBack(changed, rows: rows, inputs: layer.inputs, to: dx, adds: adds, hand, engine.team)
     }
   }
 

@@ -50,8 +50,8 @@ struct Layers {
   func linear(_ layers: [Linear], _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats, _ kept: LinearTape? = nil) {
     let stride = layers.reduce(0) { $0 + $1.outputs }
     let inputs = layers.first?.inputs ?? 0
-    if segments.contains(where: { segment in layers.contains { segment.replaces($0.id) } }) {
-      // Matrices differ between rows: each segment by itself.
+    if segments.contains(where: { segment in layers.contains { segment.replaces($0.id) || segment.input($0.id) != nil } }) {
+      // Matrices or inputs differ between rows: each segment by itself.
       for segment in segments {
         let own = segment.rows.clamped(to: rows)
         guard !own.isEmpty else { continue }
@@ -81,8 +81,13 @@ struct Layers {
         }
       }
       let matrix = segments.count == 1 ? segments[0].matrix(layer.id, layer.matrix) : layer.matrix
-      products.append(Engine.Product(matrix, out + column, stride: stride, terms: terms))
+      let own = Engine.Product(matrix, out + column, stride: stride, terms: terms)
       column += layer.outputs
+      if segments.count == 1, let input = segments[0].input(layer.id) {
+        changedProduct(own, layer, input, x, rows.count)
+      } else {
+        products.append(own)
+      }
     }
     timed(.weights) { engine.multiply(x, rows: rows.count, stride: layers.first?.inputs ?? 0, products) }
     column = 0
@@ -99,7 +104,16 @@ struct Layers {
     }
   }
 
-  /// What follows the products: tokens' own rows, pairs with dropout, methods' scales, then biases.
+  /// The product of a layer that takes something else than the others.
+  private func changedProduct(
+    _ product: Engine.Product, _ layer: Linear, _ input: any InputChange, _ x: UnsafePointer<Float>, _ rows: Int
+  ) {
+    let changed = scratch.floatStart(AdapterSlot.changed, rows * layer.inputs)
+    timed(.trained) { input.apply(x, rows: rows, inputs: layer.inputs, to: changed, engine.team) }
+    timed(.weights) { engine.multiply(changed, rows: rows, stride: layer.inputs, [product]) }
+  }
+
+  /// What follows the products: tokens' own rows, pairs with dropout, methods' terms and scales, then biases.
   private func finish(
     _ layer: Linear, _ segment: Segment, _ rows: Int, _ x: UnsafePointer<Float>, _ out: Floats, _ stride: Int,
     _ kept: LinearTape?
@@ -120,6 +134,7 @@ struct Layers {
       }
     }
     for (method, weight) in methods {
+      method.term?.add(x, to: out, stride: stride, weight: weight, TermPass(rows: rows, exact, scratch))
       guard let term = method.pooled else { continue }
       let taken = tape?.dropout.map { dropped($0, x, rows, layer) } ?? x
       PooledPass(term, rows: rows, exact, scratch).add(taken, weight: weight, to: out, stride: stride)

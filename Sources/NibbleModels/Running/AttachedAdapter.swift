@@ -73,6 +73,9 @@ struct Segment {
     adapters.compactMap { active in active.adapter.methods[id].map { ($0, active.weight) } }
   }
 
+  /// How active adapters change what that layer takes.
+  func input(_ id: ParameterID) -> (any InputChange)? { methods(id).lazy.compactMap(\.method.input).first }
+
   /// The segments of a batch with so many rows of each input: neighbours with the same adapters together.
   static func segments(_ counts: [Int], _ adapters: [[ActiveAdapter]]) -> [Segment] {
     var segments: [Segment] = []

@@ -9,6 +9,8 @@ package final class Optimizer {
   package var steps = 0
   /// What it is made of in this run.
   package private(set) var method: any OptimizerMethod
+  /// What else steps change, by name.
+  package var more: [(name: String, values: FloatStore)] = []
   private let team: Team
   private var memory: PagedMemory?
   /// Of each tensor; nothing before the first step.
@@ -148,7 +150,7 @@ package final class Optimizer {
     return zip(tensors, states).flatMap { tensor, own in
       [OptimizerPart("value/" + tensor.name, .f32, UnsafeMutableRawBufferPointer(tensor.values.values))]
         + own.flatMap { $0.parts(of: tensor.name) }
-    }
+    } + more.map { OptimizerPart("rule/" + $0.name, .f32, UnsafeMutableRawBufferPointer($0.values.values)) }
   }
 
   /// Numbers of the whole run.

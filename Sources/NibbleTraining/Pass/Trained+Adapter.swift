@@ -13,8 +13,14 @@ extension Trained {
     let modules = ModuleNames(linears.map(\.name) + tables.map(\.name), of: model.checkpoint)
     let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
+    let held = Set(file.mapped.checkpoint.tensors.map(\.name))
+    let file = try model.withShared(file, modules)
+    var shared: [String: TrainedTensor] = [:]
     for fitted in try model.fitted(file, modules) {
-      let own = try Self.module(fitted.module, file)
+      if let reason = fitted.module.method.untrained(fitted.module.shape.settings) {
+        throw NibbleError.usage("\(path: file.path): \(module: fitted.module.path): \(reason)")
+      }
+      let own = try Self.module(fitted.module, file, &shared)
       switch fitted.place {
       case .layer(let index): self.modules[linears[index].id] = own
       case .table(let index):
@@ -22,6 +28,7 @@ extension Trained {
         self.tables[tables[index].id] = own
       }
     }
+    for one in shared.values { one.isStored = held.contains(ByteName(one.name)) }
     try addReplacements(file, parameters, model)
     try share(file, model)
     for rows in file.tokenRows {
@@ -40,9 +47,18 @@ extension Trained {
     TrainedTensor(stored.name.text, stored.shape, FloatStore(try file.mapped.floats(stored)))
   }
 
-  private static func module(_ module: AdapterFile.AdaptedModule, _ file: AdapterFile) throws -> TrainedModule {
-    let values = try module.parts.mapValues { try file.mapped.floats($0) }
-    return TrainedModule(module.method, module.shape, scale: module.scale, values) { module.parts[$0.name]?.name.text ?? $0.name }
+  private static func module(
+    _ module: AdapterFile.AdaptedModule, _ file: AdapterFile, _ shared: inout [String: TrainedTensor]
+  ) throws -> TrainedModule {
+    for part in module.method.parts where part.sharing != nil && shared[part.name] == nil {
+      guard let stored = module.parts[part.name] else { continue }
+      shared[part.name] = TrainedTensor(stored.name.text, stored.shape, FloatStore(try file.mapped.floats(stored)), isFrozen: true)
+    }
+    let own = module.method.parts.filter { $0.sharing == nil }.map(\.name)
+    let values = try module.parts.filter { own.contains($0.key) }.mapValues { try file.mapped.floats($0) }
+    return TrainedModule(module.method, module.shape, scale: module.scale, values, shared: shared) {
+      module.parts[$0.name]?.name.text ?? $0.name
+    }
   }
 
   private func checkTable(

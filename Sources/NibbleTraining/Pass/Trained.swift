@@ -17,10 +17,14 @@ package final class TrainedTensor {
   /// Its own peak rate; nil for the run's.
   package var peakRate: Double?
   package var decays = true
+  /// Whether it stays as it is, and has no gradient.
+  package let isFrozen: Bool
+  /// Whether adapter files hold it; what they do not is drawn again.
+  package var isStored = true
 
-  package init(_ name: String, _ shape: [Int], _ values: FloatStore) {
-    (self.name, self.shape, self.values) = (name, shape, values)
-    gradient = FloatStore(count: values.count)
+  package init(_ name: String, _ shape: [Int], _ values: FloatStore, isFrozen: Bool = false) {
+    (self.name, self.shape, self.values, self.isFrozen) = (name, shape, values, isFrozen)
+    gradient = FloatStore(count: isFrozen ? 0 : values.count)
     gradient.values.update(repeating: 0)
   }
 
@@ -42,16 +46,22 @@ package struct TrainedModule {
   /// What the product of the factors is multiplied with.
   package let scale: Double
   package let shape: ModuleShape
+  /// The last ranks of its factors that stay as they began.
+  package let kept: Int
 
-  /// - Parameter name: of a part's tensor in adapter files
+  /// - Parameters:
+  ///   - shared: what all modules share, by part
+  ///   - frozen: parts that stay as they are
+  ///   - kept: the last ranks of its factors that do
+  ///   - name: of a part's tensor in adapter files
   init(
     _ method: any AdapterMethod.Type, _ module: ModuleShape, scale: Double, _ values: [String: [Float]],
-    name: (MethodPart) -> String
+    shared: [String: TrainedTensor] = [:], frozen: Set<String> = [], kept: Int = 0, name: (MethodPart) -> String
   ) {
-    (self.method, self.scale, shape) = (method, scale, module)
-    parts = method.parts.reduce(into: [:]) { parts, part in
-      guard let own = values[part.name] else { return }
-      let tensor = TrainedTensor(name(part), part.shape(module), FloatStore(own))
+    (self.method, self.scale, shape, self.kept) = (method, scale, module, kept)
+    parts = method.parts.reduce(into: shared) { parts, part in
+      guard part.sharing == nil, let own = values[part.name] else { return }
+      let tensor = TrainedTensor(name(part), part.shape(module), FloatStore(own), isFrozen: frozen.contains(part.name))
       tensor.isSecondFactor = part.isSecond && module.kind != .embedding
       parts[part.name] = tensor
     }
@@ -59,17 +69,23 @@ package struct TrainedModule {
 
   /// Of its factors as configured; 0 without.
   package var rank: Int { shape.rank }
-  /// In the order of the method's parts.
+  /// In the order of the method's parts, those that stay as they are among them.
   package var tensors: [TrainedTensor] { method.parts.compactMap { parts[$0.name] } }
+
+  fileprivate var ruled: RuledModule {
+    RuledModule(
+      parts: parts.filter { !$0.value.isFrozen }.mapValues { .init(name: $0.name, shape: $0.shape, values: $0.values, gradient: $0.gradient) },
+      settings: shape.settings)
+  }
 
   /// The method they are numbers of, where they lie.
   func method(_ engine: Engine) -> (any AdapterMethod)? {
     let matrices = parts.filter { $0.value.shape.count > 1 }.mapValues(\.matrix)
     return method.init(
-      MethodNumbers(matrices: matrices, values: parts.mapValues(\.values), scale: scale, settings: shape.settings, engine))
+      MethodNumbers(matrices: matrices, values: parts.mapValues(\.values), scale: scale, shape: shape, engine))
   }
 
-  var gradients: PartGradients { parts.mapValues(\.gradient) }
+  var gradients: PartGradients { parts.filter { !$0.value.isFrozen }.mapValues(\.gradient) }
 }
 
 /// Rows of some tokens that take the place of a table's own.
@@ -97,12 +113,22 @@ package struct Trained {
   package init() {}
 
   /// In the order of their names: sums over all of them are always the same.
-  package var tensors: [TrainedTensor] {
+  package var tensors: [TrainedTensor] { stored.filter { !$0.isFrozen } }
+
+  /// The same with what adapters hold and training leaves as it is.
+  package var stored: [TrainedTensor] {
     let adapted = Array(modules.values) + Array(tables.values)
     let all = adapted.flatMap(\.tensors) + rows.values.map(\.values) + vectors.values + matrices.values
     // A shared weight is one.
     var seen: Set<ObjectIdentifier> = []
     return all.filter { seen.insert(ObjectIdentifier($0)).inserted }.sorted { ByteName($0.name) < ByteName($1.name) }
+  }
+
+  /// What the method of the modules does beside gradients.
+  func rule(steps: Int) throws -> (any TrainingRule)? {
+    let all = modules.sorted { $0.key < $1.key }.map(\.value)
+    if all.contains(where: { $0.kept > 0 }) { return KeptRanks(all) }
+    return try all.first?.method.rule(all.map(\.ruled), steps: steps)
   }
 
   /// Whether all there is are modules that change nothing.

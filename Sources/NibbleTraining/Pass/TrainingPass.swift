@@ -31,7 +31,7 @@ package final class TrainingPass {
     self.rounded = rounded
     let attached = trained.attached(to: model, merged: rounded?.merged)
     adapter = ActiveAdapter(attached)
-    folded = attached.methods.values.filter { type(of: $0).folds }
+    folded = attached.methods.values.filter { type(of: $0).isMadeAnew }
   }
 
   /// - Parameter checkpointing: keeps only the inputs of layers, and recomputes the layers in the backward pass

@@ -91,6 +91,9 @@ public final class Finetuning {
       throw NibbleError.usage("\(.mergeAware) merges factors whole; leave out \(.loraDropout)")
     }
     guard !options.run.mergeAware || !isFull else { throw NibbleError.usage("\(.mergeAware) trains an adapter; \(.method, "full") trains none") }
+    if options.run.dropout > 0, let odd = trained.modules.values.first(where: { $0.method.dropoutKey == nil }) {
+      throw NibbleError.usage("\(.loraDropout, options.run.dropout): \(odd.method.name) has no dropout of its inputs")
+    }
     run = try TrainingRun(model, trained, train, options.run)
     if !isFull, start == nil {
       try trained.checkPatterns(options.adapter, on: model)
@@ -279,6 +282,6 @@ public final class Finetuning {
     for (name, bytes) in options.tokenizerFiles { try folder.write(name, String(decoding: bytes, as: UTF8.self)) }
     var binding = AdapterBinding(to: model.checkpoint, identity: try baseIdentity())
     binding.head = model.newHead?.json
-    try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding))
+    try folder.write(trained.folder(options.adapter, start: start?.config.json, on: model, binding: binding, rule: run.rule))
   }
 }

@@ -58,7 +58,8 @@ struct LayerFactors {
   func scale(of layer: Linear, rank: Int, _ method: TrainableMethod) throws -> Double {
     let own = try alphas.first { try $0.0.isFound(in: layer.name) }?.1
     let counted = own == nil && options.fixesScale ? options.rank : rank
-    let root = Double(counted)
-    return (own ?? options.alpha) / (method.isRankStabilized ? root.squareRoot() : root)
+    guard method.method.alphaKey != nil else { return 1 }
+    return method.method.scale(
+      alpha: own ?? options.alpha, rank: counted, common: options.rank, isStabilized: method.isRankStabilized)
   }
 }

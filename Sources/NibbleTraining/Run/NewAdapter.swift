@@ -25,6 +25,8 @@ public struct AdapterOptions: Sendable, Equatable {
 
     /// nil for `full`.
     package var adapter: TrainableMethod? { TrainableMethod.named(rawValue) }
+    /// The method's own, by their keys in `adapter_config.json`.
+    package var settings: [MethodSetting] { adapter?.method.settings ?? [] }
   }
   /// How factors begin.
   public typealias Start = FactorStart
@@ -108,28 +110,51 @@ extension Trained {
     let patterns = try options.settingPatterns.map { (key: $0.key, pattern: try Pattern($0.pattern), value: $0.value) }
     var stream: UInt64 = 0
     guard let kind = options.method.adapter else { return }
-    /// What a layer's module is like.
+    for (setting, isEmpty) in [
+      (Setting.rankPattern, options.rankPattern.isEmpty && options.layerRanks.json == nil), (.alphaPattern, options.alphaPattern.isEmpty),
+    ]
+    where !isEmpty && !kind.method.hasPatterns {
+      throw NibbleError.usage("\(setting): modules of \(kind.method.name) have no ranks or alphas of their own")
+    }
+    guard kind.method.takesStarts || [.kaiming, .gaussian].contains(options.start) else {
+      throw NibbleError.usage("\(.initLora, options.start.rawValue) is a start of LoRA, and \(.method, options.method.rawValue) has its own")
+    }
+    /// What a layer's module is like; its rank without the ranks that it begins with and keeps.
     func module(_ layer: Linear) throws -> ModuleShape {
-      let settings = try kind.method.settings.reduce(into: MethodSettings()) { settings, one in
+      let rank = try factors.rank(of: layer)
+      let drawn: MethodSettings = kind.method.rankKey == nil ? [:] : [MethodSetting.rank: Double(rank)]
+      let asked = try kind.method.settings.reduce(into: drawn) { settings, one in
         let own = try patterns.first { try $0.key == one.key && $0.pattern.isFound(in: layer.name) }?.value
-        settings[one.key] = own ?? options.common(one)
+        let isNamed = options.settingPatterns.contains { $0.key == one.key }
+        settings[one.key] = own ?? (isNamed ? nil : parts.standard(one, layer)) ?? options.common(one)
       }
-      let shape = ModuleShape(input: [layer.inputs], outputs: layer.outputs, rank: try factors.rank(of: layer), settings: settings)
+      if let reason = kind.method.contradiction(asked) ?? kind.method.untrained(asked) {
+        throw NibbleError.usage("\(.method, options.method.rawValue): \(reason)")
+      }
+      let settings = kind.method.settled(asked, inputs: layer.inputs, outputs: layer.outputs)
+      let shape = ModuleShape(
+        input: [layer.inputs], outputs: layer.outputs, rank: kind.method.rankKey == nil ? 0 : rank, settings: settings)
       guard let reason = kind.method.refusal(of: shape) else { return shape }
       throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: layer.name): \(reason)")
     }
     func isWhole(_ layer: Linear) -> Bool { options.modulesToSave.contains { ModuleChoice.is(layer.name, $0) } }
     let adapted = try layers.filter { try targets.contains($0.name, parts) }
     try checkMemory(options, try adapted.filter { !isWhole($0) }.map { kind.method.count(try module($0)) })
+    let shared = shared(kind.method, options, adapted.filter { !isWhole($0) })
     for layer in adapted {
       stream += 1
       guard !isWhole(layer) else { continue }
-      let shape = try module(layer)
-      let random = CountedRandom(seed: options.seed, stream: stream)
-      let new = NewModule(layer.matrix, rank: shape.rank, settings: shape.settings, options.start, random, model.engine)
+      var shape = try module(layer)
+      let random = CountedRandom(seed: options.seed, stream: stream), scale = try factors.scale(of: layer, rank: shape.rank, kind)
+      let new = NewModule(
+        layer.matrix, rank: shape.rank, settings: shape.settings, scale: scale, options.start, random, model.engine)
+      let begun = kind.method.takesStarts ? try options.start.factors(new) : nil
       let path = AdapterFile.prefix + model.path(ofModule: layer.name)
+      let kept = options.start.holdsWeight ? shape.rank : 0
+      shape.rank += kept
       modules[layer.id] = TrainedModule(
-        kind.method, shape, scale: try factors.scale(of: layer, rank: shape.rank, kind), kind.method.start(new)
+        kind.method, shape, scale: scale, begun.map { [LoRA.first: $0.a, LoRA.second: $0.b] } ?? kind.method.start(new), shared: shared,
+        frozen: kind.frozen, kept: kept
       ) { path + $0.suffix(shape) }
     }
     guard !modules.isEmpty || options.rank == 0 else {
@@ -142,6 +167,20 @@ extension Trained {
     try addTokenRows(options.tokenRows, model)
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
+  }
+
+  /// What modules of these layers share.
+  private func shared(_ method: any AdapterMethod.Type, _ options: AdapterOptions, _ layers: [Linear]) -> [String: TrainedTensor] {
+    let own = method.parts.filter { $0.sharing != nil }
+    guard !own.isEmpty else { return [:] }
+    let settings = method.settings.reduce(into: MethodSettings()) { $0[$1.key] = options.common($1) }
+    let inputs = layers.map(\.inputs).max() ?? 0, outputs = layers.map(\.outputs).max() ?? 0
+    let numbers = method.shared(rank: options.rank, inputs: inputs, outputs: outputs, settings: settings)
+    let shape = ModuleShape(input: [inputs], outputs: outputs, rank: options.rank, settings: settings)
+    return own.reduce(into: [:]) { shared, part in
+      guard let values = numbers[part.name] else { return }
+      shared[part.name] = TrainedTensor(part.suffixes[0], part.shape(shape), FloatStore(values), isFrozen: true)
+    }
   }
 
   /// Throws for ranks whose factors no memory holds, before any is made.
@@ -174,5 +213,13 @@ extension Trained {
         left = rest
       }
     }
+  }
+}
+
+extension NetworkParts {
+  /// What a setting of modules is for a layer where nobody says it.
+  fileprivate func standard(_ setting: MethodSetting, _ layer: Linear) -> Double? {
+    guard case .modules(.endOfMLP) = setting.kind else { return nil }
+    return mlp.contains { $0.id == layer.id } && layer.inputs > layer.outputs ? 1 : 0
   }
 }

@@ -10,15 +10,29 @@ extension Trained {
   /// - Parameters:
   ///   - start: the configuration of the adapter the run began with; nil for a new one
   ///   - binding: what it was trained on
-  package func folder(_ options: AdapterOptions, start: JSON?, on model: Model, binding: AdapterBinding?) -> AdapterFolder {
-    let tensors = tensors.flatMap { tensor in
-      ([tensor.name] + tensor.otherNames).map { AdapterFolder.Tensor($0, tensor.shape, Array(tensor.values.values)) }
+  ///   - rule: what the method did beside gradients
+  package func folder(
+    _ options: AdapterOptions, start: JSON?, on model: Model, binding: AdapterBinding?, rule: (any TrainingRule)? = nil
+  ) -> AdapterFolder {
+    let tensors = stored.filter(\.isStored).flatMap { tensor in
+      let values = Array(tensor.values.values)
+      let (shape, own) = rule?.stored(tensor.name, tensor.shape, values) ?? (tensor.shape, values)
+      return ([tensor.name] + tensor.otherNames).map { AdapterFolder.Tensor($0, shape, own) }
     }
-    let own = start.map { $0.setting("lora_dropout", to: JSON(options.dropout)) } ?? config(options, model)
-    return AdapterFolder(config: own, tensors: tensors, binding: binding)
+    let own = start.map { json in
+      (try? AdapterConfig(json, place: ""))?.method.dropoutKey.map { json.setting($0, to: JSON(options.dropout)) } ?? json
+    } ?? config(options, model)
+    let config = (rule?.members ?? []).reduce(own) { $0.setting($1.0, to: $1.1) }
+    return AdapterFolder(config: config, tensors: tensors, binding: binding)
   }
 
-  private func config(_ options: AdapterOptions, _ model: Model) -> JSON {
+  private func config(_ given: AdapterOptions, _ model: Model) -> JSON {
+    var options = given
+    // Factors and those they began with, side by side.
+    if options.start.holdsWeight, modules.values.contains(where: { $0.kept > 0 }) {
+      options.rank *= 2
+      options.alpha *= options.method.adapter?.isRankStabilized == true ? 2.0.squareRoot() : 2
+    }
     let kind = options.method.adapter
     let adapted = model.linears.filter { modules[$0.id] != nil }
     let heads = headModules(model)
@@ -26,32 +40,41 @@ extension Trained {
     let whole = heads + wholePaths(model).filter { path in !heads.contains { path == $0 || path.hasPrefix($0 + ".") } }
     func pattern(_ path: String) -> String { path.replacing(".", with: "\\.") }
     let ranks = adapted.compactMap { layer in modules[layer.id].map { (layer, $0.rank) } }.filter { $0.1 != options.rank }
+    let method = kind?.method ?? LoRA.self, isStabilized = kind?.isRankStabilized == true
     let alphas = adapted.compactMap { layer -> (String, JSON)? in
-      guard let own = modules[layer.id] else { return nil }
+      guard let own = modules[layer.id], method.hasPatterns else { return nil }
       let root = Double(own.rank)
-      let alpha = (own.scale * (kind?.isRankStabilized == true ? root.squareRoot() : root) * 1e6).rounded() / 1e6
+      let alpha = (own.scale * (isStabilized ? root.squareRoot() : root) * 1e6).rounded() / 1e6
       return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
     let base = options.baseName.map { (name: $0.name, revision: $0.revision) } ?? model.checkpoint.nameForAdapters
     let paths = adapted.map { model.path(ofModule: $0.name) }
     let known = model.linears.map(\.name) + model.parameterNames.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) }
-    let names = model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })
+    func short(_ paths: [String]) -> [String] {
+      model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })
+    }
+    // Modules that a setting names are named by themselves: PEFT looks for their names among the targets.
+    let groups = Dictionary(grouping: adapted) { layer in
+      method.settings.filter { $0.namesModules && modules[layer.id]?.shape.settings[$0.key] == 1 }.map(\.key)
+    }.mapValues { short($0.map { model.path(ofModule: $0.name) }) }
+    let names = groups.count < 2 ? short(paths) : Set(groups.values.joined()).sorted()
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
-    let isFactored = kind?.method.hasScale ?? true
     let factors: [(String, JSON)] =
-      !isFactored
-      ? []
-      : [
-        ("r", JSON(options.rank)), ("lora_alpha", alpha), ("lora_dropout", JSON(options.dropout)),
-        ("use_rslora", .bool(kind?.isRankStabilized == true)),
-      ]
-    let flags = kind?.method.flagMembers ?? LoRA.flagMembers
-    let settings = (kind?.method.settings ?? []).flatMap { one -> [(String, JSON)] in
+      (method.rankKey.map { [($0, JSON(options.rank))] } ?? []) + (method.alphaKey.map { [($0, alpha)] } ?? [])
+      + (method.dropoutKey.map { [($0, JSON(options.dropout))] } ?? [])
+      + (method.keys.contains("use_rslora") ? [("use_rslora", .bool(isStabilized))] : [])
+    let flags = method.flagMembers
+    let settings = method.settings.flatMap { one -> [(String, JSON)] in
+      if one.namesModules {
+        return [(one.key, JSON(Set(groups.filter { $0.key.contains(one.key) }.values.joined()).sorted()))]
+      }
       let common = options.common(one)
       let others = adapted.compactMap { layer -> (String, JSON)? in
-        guard let own = modules[layer.id]?.shape.settings[one.key], own != common else { return nil }
+        guard options.settingPatterns.contains(where: { $0.key == one.key }), let own = modules[layer.id]?.shape.settings[one.key],
+          own != common
+        else { return nil }
         return (pattern(model.path(ofModule: layer.name)), one.json(own))
       }
       let says = !(one.isImplied && common == one.standard)
@@ -62,21 +85,24 @@ extension Trained {
       ("modules_to_save", whole.isEmpty ? .null : JSON(whole)),
     ]
     let patterns: [(String, JSON)] =
-      !isFactored
+      !method.hasPatterns
       ? []
       : [
         ("rank_pattern", .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) })),
         ("alpha_pattern", .object(alphas)),
       ]
+    let isConv1D = adapted.contains(where: \.isConv1D), isCommon = method.keys.contains("init_lora_weights")
+    let bias = options.bias == .loraOnly ? method.onlyBias : options.bias.rawValue
+    let start = ["init_lora_weights", "init_ia3_weights", "init_weights"].first { method.keys.contains($0) }
+    let last: [(String, JSON)] =
+      (isCommon || options.bias != .none ? [("bias", JSON(bias))] : [])
+      + (isCommon || isConv1D ? [("fan_in_fan_out", .bool(isConv1D))] : [])
+      + (start.map { [($0, .bool(true))] } ?? []) + [("inference_mode", .bool(true))]
     let config = JSON.object(
       [
-        ("peft_type", JSON(kind?.method.kind ?? LoRA.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
+        ("peft_type", JSON(method.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
         ("revision", JSON(base.revision)),
-      ]
-        + factors + flags + settings + targets + patterns + [
-          ("bias", JSON(options.bias.rawValue)), ("fan_in_fan_out", .bool(adapted.contains(where: \.isConv1D))),
-          ("init_lora_weights", .bool(true)), ("inference_mode", .bool(true)),
-        ])
+      ] + factors + flags + settings + targets + patterns + last)
     if let table = model.tokenEmbedding, let own = rows[table.id] {
       return config.setting("trainable_token_indices", to: .object([(model.path(ofModule: table.name), JSON(own.tokens))]))
     }

@@ -84,6 +84,8 @@ package final class TrainingRun {
   private let pass: TrainingPass
   private let rows: [TrainingRow]
   let optimizer: Optimizer
+  /// What the method does beside gradients.
+  let rule: (any TrainingRule)?
   private let schedule: Schedule
   private var order: RowOrder
   private let isLanguage: Bool
@@ -119,6 +121,8 @@ package final class TrainingRun {
     let rounded = options.mergeAware ? try RoundedWeights(model, trained) : nil
     pass = TrainingPass(model, trained, checkpointing: options.checkpointing, rounded: rounded)
     optimizer = Optimizer(options.optimizer, trained.tensors, team: model.engine.team)
+    rule = try trained.rule(steps: steps)
+    optimizer.more = rule?.state ?? []
   }
 
   /// Figures of rows that are not trained on.
@@ -213,6 +217,7 @@ package final class TrainingRun {
         : try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
       loss += own / Double(options.accumulation)
     }
+    loss += pass.clock.measure(.trained) { rule?.addLoss() ?? 0 }
     let norm = pass.clock.measure(.optimizer) { optimizer.clip() }
     guard loss.isFinite, norm.isFinite else {
       let first = trained.tensors.first { !LayerKernels.allFinite($0.gradient.start, count: $0.gradient.count) }
@@ -222,6 +227,7 @@ package final class TrainingRun {
     let rate = options.optimizer.learningRate * schedule.factor(index)
     try pass.clock.measure(.optimizer) {
       try optimizer.step(rate: rate)
+      rule?.stepped(index + 1)
       for tensor in trained.tensors where !LayerKernels.allFinite(tensor.values.start, count: tensor.values.count) {
         throw NibbleError.quality("the update makes \(subject: tensor.name) NaN or infinite")
       }

@@ -12,6 +12,8 @@ import qalora  # noqa: F401  gives PEFT's linear layers QA-LoRA
 
 from .common import Undrawable, peer
 from .drawing import DTYPES
+from .methods import draw_method
+from .methods import move as move_method
 
 TASKS = {"language": "CAUSAL_LM", "classes": "SEQ_CLS", "states": "FEATURE_EXTRACTION", "masked": None}
 
@@ -127,12 +129,17 @@ def draw_qalora(case, modules, settings):
 
 def draw_adapter(case, drawn, model, name="a", simple=False, dtype=None, **changes):
     """Draws an adapter for `model`, writes it as PEFT does, and returns its folder."""
-    settings = draw_settings(case, drawn, model, simple) | changes
+    config = peft.LoraConfig
+    modules = Modules(model)
+    if not simple and not changes and modules.linear and drawn.kind != "images" and case.chance(0.3):
+        config, settings = draw_method(case, modules, some(case.rng, modules.linear), TASKS.get(drawn.kind) if case.chance(0.8) else None)
+    else:
+        settings = draw_settings(case, drawn, model, simple) | changes
     called = case.rng.choice(["default", "default", "default", "sst", "my-task"]) if not simple else "default"
     dtype = dtype or case.rng.choice(["float32", "float32", "float32", "bfloat16", "float16"])
-    case.note(**{name: {"settings": settings, "called": called, "dtype": dtype}})
+    case.note(**{name: {"config": config.__name__, "settings": settings, "called": called, "dtype": dtype}})
     with peer("making the adapter"):
-        adapted = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(**copy.deepcopy(settings)), adapter_name=called)
+        adapted = peft.get_peft_model(copy.deepcopy(model), config(**copy.deepcopy(settings)), adapter_name=called)
         move(case, adapted)
         adapted.save_pretrained(case / name)
     folder = case / name if called == "default" else case / name / called
@@ -149,7 +156,7 @@ def move(case, adapted):
     spread = case.rng.choice([0.05, 0.15, 0.3])
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or move_method(parameter, name, spread):
                 continue
             if "magnitude" in name:
                 parameter.mul_(1 + 0.3 * torch.randn(parameter.shape))
@@ -183,5 +190,6 @@ def scaled(adapted, weights):
 def is_scalable(case, name="a"):
     """Whether the adapter `name` is only factors: what is trained whole has weight 1 or none."""
     settings = case.drawn[name]["settings"]
-    return settings.get("task_type") != "SEQ_CLS" and not any(settings.get(key, "none") not in ("none", False)
+    # `scaled` knows LoRA's layers only.
+    return case.drawn[name]["config"] == "LoraConfig" and settings.get("task_type") != "SEQ_CLS" and not any(settings.get(key, "none") not in ("none", False)
                    for key in ("modules_to_save", "use_dora", "bias", "lora_bias", "trainable_token_indices"))
