@@ -14,7 +14,7 @@ let count = arguments.first.flatMap { Int($0) } ?? 1 << 26
 let threads = arguments.count > 1 ? Int(arguments[1]) ?? 1 : 1
 // Tensors as a model of that size has them.
 let columns = 2048, rows = 4096
-let tensors: [TrainedTensor] = stride(from: 0, to: count, by: rows * columns).map { first in
+nonisolated(unsafe) let tensors: [TrainedTensor] = stride(from: 0, to: count, by: rows * columns).map { first in
   let own = min(rows, max(1, (count - first) / columns))
   let tensor = TrainedTensor("t\(first)", [own, columns], FloatStore(count: own * columns))
   for i in 0..<own * columns {
