@@ -23,7 +23,7 @@ struct OptimizerCommandTests {
     (["--label-smoothing", "1"], "--label-smoothing"), (["--label-smoothing", "nan"], "--label-smoothing"),
     (["--neftune-noise-alpha", "-1"], "--neftune-noise-alpha"), (["--neftune-noise-alpha", "inf"], "--neftune-noise-alpha"),
     (["--learning-rate-pattern", "lora_A"], "REGEX=NUMBER"), (["--learning-rate-pattern", "lora_A=-1"], "not a learning rate"),
-    (["--learning-rate-pattern", "q=1"], "decides nothing"), (["--no-decay", "("], "regular expression"), (["--no-decay", "zzz"], "matches none"),
+    (["--learning-rate-pattern", "zzz=1"], "decides nothing"), (["--no-decay", "("], "regular expression"), (["--no-decay", "zzz"], "matches none"),
     (["--as-published", "--dry-run"], "not packed"),
   ])
   func usage(_ flags: [String], _ saying: String) throws {
@@ -84,7 +84,9 @@ struct OptimizerCommandTests {
     let json = try JSON.parse(result.output)
     let numbers = Double(try #require(json["trained"]?.int) / 4)
     // Tensors are padded to 64 bytes, of which these small factors have none to spare.
-    #expect(Double(try #require(json["optimizer"]?.int)) / numbers == each, "\(result.output)")
+    let inMemory = Double(try #require(json["optimizer"]?.int)) / numbers
+    // While states are paged, a few tensors' are in memory.
+    #expect(paged == 0 ? inMemory == each : inMemory > 0 && inMemory < each, "\(result.output)")
     #expect(Double(json["paged_states"]?.int ?? 0) / numbers == paged)
   }
 

@@ -88,13 +88,13 @@ def test_steps_are_the_peer_s(nibble, work, model, name):
     # bitsandbytes' CPU kernel rounds states to a grid that its CUDA kernel does not have.
     tolerance = 2e-3 if name in ("adamw-8bit", "lion-8bit") else 5e-5
     assert ours == pytest.approx(seen, rel=tolerance)
-    assert seen[-1] < seen[0]
     if name == "schedule-free-adamw":
         optimizer.eval()
     final = as_float32(class_and_type(LLAMA)[0], work / "out")
-    spread = 2e-2 if "8bit" in name else 2e-3
-    for (key, a), (_, b) in zip(final.named_parameters(), model.named_parameters()):
-        assert (a - b).abs().max() <= spread * b.abs().max(), key
+    start = as_float32(class_and_type(LLAMA)[0], work / "m")
+    off = sum(float(((a - b) ** 2).sum()) for a, b in zip(final.parameters(), model.parameters()))
+    change = sum(float(((a - b) ** 2).sum()) for a, b in zip(start.parameters(), model.parameters()))
+    assert off**0.5 <= (0.15 if "8bit" in name else 0.01) * change**0.5, (off**0.5, change**0.5)
 
 
 @pytest.mark.parametrize("name, flags, make", [
