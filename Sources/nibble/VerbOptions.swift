@@ -53,6 +53,7 @@ struct VerbOptions {
     "--num-epochs": "--epochs", "--per-device-train-batch-size": "--batch-size", "--lr-scheduler-type": "--lr-scheduler",
     "--max-seq-length": "--max-length", "--lora-rank": "--lora-r", "--temp": "--temperature", "--max-tokens": "--max-new-tokens",
     "--optim": "--optimizer", "--label-smoothing-factor": "--label-smoothing", "--loraplus-lr-ratio": "--loraplus-ratio",
+    "--num-cycles": "--lr-cycles", "--num-decay-steps": "--lr-decay-steps", "--min-lr-ratio": "--lr-least",
     "--n-predict": "--max-new-tokens", "--repeat-penalty": "--repetition-penalty", "--output-dir": "--output",
   ]
 

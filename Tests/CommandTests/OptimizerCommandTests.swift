@@ -38,7 +38,7 @@ struct OptimizerCommandTests {
       "run.yml", """
         optim: paged_lion_8bit
         lr_scheduler_type: cosine_with_restarts
-        lr_cycles: 2
+        num_cycles: 2
         lr: 1e-3
         neftune_noise_alpha: 5
         label_smoothing_factor: 0.1
