@@ -64,11 +64,8 @@ extension FinetuneCommand {
   /// Flags without effect on this optimizer and schedule.
   func warnIgnoredOfOptimizer() {
     guard let choice = try? choice(), let schedule = try? schedule() else { return }
-    let reason = "--optimizer is \(choice)"
-    if choice.name != "sgd" { common.warnIgnored(["--momentum"], reason) }
-    let isAdam = ["adamw", "adam", "schedule-free-adamw"].contains(choice.name)
-    if !isAdam { common.warnIgnored(["--adam-epsilon"], reason) }
-    if !isAdam, choice.name != "lion" { common.warnIgnored(["--adam-beta1", "--adam-beta2"], reason) }
+    let settings: [Setting] = [.momentum, .adamBeta1, .adamBeta2, .adamEpsilon]
+    common.warnIgnored(settings.filter { !choice.settings.contains($0) }.map(\.flag), "--optimizer is \(choice)")
     let kind = "--lr-scheduler is \(schedule.rawValue)"
     if schedule != .cosineWithRestarts { common.warnIgnored(["--lr-cycles"], kind) }
     if schedule != .polynomial { common.warnIgnored(["--lr-power", "--lr-end"], kind) }

@@ -9,6 +9,8 @@ package protocol OptimizerMethod: Sendable {
   static var otherNames: [String] { get }
   /// Whether bitsandbytes keeps its states in 8 bits.
   static var hasEightBitStates: Bool { get }
+  /// What it takes besides rates and decay: betas, epsilon, momentum.
+  static var settings: Set<Setting> { get }
   /// β₂ unless one is asked for.
   static var usualBeta2: Double { get }
   /// Whether its rate is constant after the warm-up, in which the first step has a part of it already.
@@ -45,6 +47,7 @@ package protocol OptimizerMethod: Sendable {
 extension OptimizerMethod {
   package static var otherNames: [String] { [] }
   package static var hasEightBitStates: Bool { false }
+  package static var settings: Set<Setting> { [] }
   package static var usualBeta2: Double { 0.999 }
   package static var isScheduleFree: Bool { false }
   package static func refusal(_ options: OptimizerOptions) -> MessageText? { nil }

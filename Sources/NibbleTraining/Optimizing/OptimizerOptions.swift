@@ -84,6 +84,9 @@ public struct OptimizerChoice: Sendable, Hashable, CustomStringConvertible {
   /// Whether it has no schedule but the warm-up.
   public var isScheduleFree: Bool { method.isScheduleFree }
 
+  /// What it takes besides rates and decay.
+  public var settings: Set<Setting> { method.settings }
+
   package var method: any OptimizerMethod.Type { Optimizers.named(name) ?? AdamW.self }
 
   /// What is computed: the name without how states are paged.

@@ -49,7 +49,10 @@ public struct PublishedMemory: Sendable {
         line("weights", weights, 2, plan.weights + plan.trained), line("gradients", weights, 2, plan.gradients),
         line("optimizer", rounded(2 * weights, 2), 2, states),
       ]
-      remark = "The published figure is four times the weights. It leaves out the activations; a base that is no float32 is held beside the float32 copy that is trained."
+      remark = """
+        The published figure is four times the weights. It leaves out the activations; a base that is no float32 is held beside the float32 \
+        copy that is trained.
+        """
       return
     }
     let gradients = rounded(4 * Double(trained) / Self.unit, 3)
@@ -59,7 +62,10 @@ public struct PublishedMemory: Sendable {
       line("weights", weights, 2, plan.weights), line("trainable", adapters, 4, plan.trained),
       line("gradients", gradients, 3, plan.gradients), line("optimizer", rounded(gradients / 2, 3), 3, states),
     ]
-    remark =
-      "The published figure has every tensor in exactly \(weightBits) bits, without scales, though embeddings, norms and head are not packed; adapters in 4 bits, though they are trained in float32; 2 bytes a number for the optimizer, of which AdamW keeps 8; and it leaves out the activations."
+    remark = """
+      The published figure has every tensor in exactly \(weightBits) bits, without scales, though embeddings, norms and head are not packed; \
+      adapters in 4 bits, though they are trained in float32; 2 bytes a number for the optimizer, of which AdamW keeps 8; and it leaves out \
+      the activations.
+      """
   }
 }

@@ -1,11 +1,13 @@
 import Glibc
 import NibbleCompute
+import NibbleCore
 
 /// Adam with the decay added to the gradient, as PyTorch's.
 package struct Adam: ElementwiseMethod {
   package static let name = "adam"
   package static let otherNames = ["adam-torch"]
   package static let hasEightBitStates = true
+  package static let settings: Set<Setting> = [.adamBeta1, .adamBeta2, .adamEpsilon]
 
   private let options: OptimizerOptions
 

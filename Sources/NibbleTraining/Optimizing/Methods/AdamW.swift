@@ -5,6 +5,7 @@ package struct AdamW: ElementwiseMethod {
   package static let name = "adamw"
   package static let otherNames = ["adamw-torch", "adamw-torch-fused", "adamw-hf", "adamw-apex-fused", "adamw-bnb"]
   package static let hasEightBitStates = true
+  package static let settings = Adam.settings
 
   private let options: OptimizerOptions
 

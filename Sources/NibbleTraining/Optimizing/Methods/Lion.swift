@@ -1,9 +1,11 @@
 import NibbleCompute
+import NibbleCore
 
 /// Steps of one size in the direction of the sign of a mixture of momentum and gradient (Chen and others 2023), as bitsandbytes'.
 package struct Lion: ElementwiseMethod {
   package static let name = "lion"
   package static let hasEightBitStates = true
+  package static let settings: Set<Setting> = [.adamBeta1, .adamBeta2]
   package static let usualBeta2 = 0.99
 
   private let options: OptimizerOptions

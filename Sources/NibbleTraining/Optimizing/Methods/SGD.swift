@@ -6,6 +6,7 @@ package struct SGD: ElementwiseMethod {
   package static let name = "sgd"
   package static let otherNames = ["sgd-torch"]
   package static let hasEightBitStates = true
+  package static let settings: Set<Setting> = [.momentum]
 
   private let momentum: Double
 

@@ -10,6 +10,7 @@ package struct ScheduleFreeAdamW: ElementwiseMethod {
   package static let name = "schedule-free-adamw"
   package static let otherNames = ["adamw-schedule-free", "schedulefree-adamw"]
   package static let isScheduleFree = true
+  package static let settings = Adam.settings
 
   private let options: OptimizerOptions
   /// The weights of the mean so far, and the greatest rate.
