@@ -166,7 +166,7 @@ struct MergeCommandTests {
         "-q",
       ])
     #expect(result.code == 6)
-    for way in ["--base ORIGINAL", "--when-lost promote, 16bit, shape or keep"] {
+    for way in ["--base ORIGINAL", "--when-lost promote, 16bit, shape, calibrated or keep"] {
       #expect(result.errors.contains(way), "\(result.errors)")
     }
   }

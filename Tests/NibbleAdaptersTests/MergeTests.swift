@@ -189,8 +189,8 @@ struct MergeTests {
   @Test(
     "what is refused names ways that were not tried, and a share that reads as less than what was asked",
     arguments: [
-      (WhenLost.fail, OutputFormat.nbl, "promote, 16bit, shape or keep"), (.shape, .nbl, "promote, 16bit or keep"),
-      (.promote, .nbl, "16bit or keep"), (.fail, .bnb, "16bit, shape or keep"), (.shape, .bnb, "16bit or keep"),
+      (WhenLost.fail, OutputFormat.nbl, "promote, 16bit, shape, calibrated or keep"), (.shape, .nbl, "calibrated, promote, 16bit or keep"),
+      (.promote, .nbl, "16bit or keep"), (.fail, .bnb, "16bit, shape, calibrated or keep"), (.shape, .bnb, "calibrated, 16bit or keep"),
     ])
   func otherWays(_ tried: WhenLost, _ format: OutputFormat, _ ways: String) throws {
     var job = try StreamJob.merge(
