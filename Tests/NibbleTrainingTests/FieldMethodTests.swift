@@ -27,7 +27,7 @@ struct FieldMethodTests {
     Case(method: "loha", rank: 2), Case(method: "vera", rank: 6), Case(method: "adalora"), Case(method: "oft", settings: ["oft_block_size": 8]),
     Case(method: "oft", settings: ["oft_block_size": 4, "block_share": 1, "use_cayley_neumann": 0]),
     Case(method: "boft", settings: ["boft_block_size": 4, "boft_n_butterfly_factor": 3]), Case(method: "hra"),
-    Case(method: "miss"), Case(method: "miss", settings: ["init_weights": 2, "mini_r": 4], rank: 5, spread: 0.01),
+    Case(method: "miss"), Case(method: "miss", settings: ["init_weights": 2, "mini_r": 32], rank: 5, spread: 0.02),
     Case(method: "lora-fa"),
   ]
 
