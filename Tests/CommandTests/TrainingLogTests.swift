@@ -20,6 +20,7 @@ struct TrainingLogTests {
     let result = try folder.shell(run + " --max-steps 8 --log-every 3 --warmup-steps 2")
     #expect(
       masked(result.errors) == """
+        training 46240 parameters of 35 modules, 17.782 % of 260032
         step 0/8  validation loss #
         step 3/8  loss #  lr 2.0e-4  # tok/s  eta #
         step 4/8  validation loss #
