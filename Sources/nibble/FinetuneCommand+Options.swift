@@ -37,7 +37,6 @@ extension FinetuneCommand {
     for (value, flag, isGood) in [
       (alpha, "--lora-alpha", alpha.isFinite), (weightDecay, "--weight-decay", weightDecay >= 0 && weightDecay.isFinite),
       (maxGradNorm, "--max-grad-norm", maxGradNorm >= 0), (warmupRatio, "--warmup-ratio", (0...1).contains(warmupRatio)),
-      (mergeAwareFrom, "--merge-aware-from", (0...1).contains(mergeAwareFrom)),
       (Double(warmupSteps ?? 0), "--warmup-steps", warmupSteps ?? 0 >= 0),
       (lrEnd, "--lr-end", lrEnd >= 0 && (lrEnd < learningRate || kind != .polynomial)), (lrLeast, "--lr-least", (0...1).contains(lrLeast)),
       (neftuneNoiseAlpha, "--neftune-noise-alpha", neftuneNoiseAlpha >= 0 && neftuneNoiseAlpha.isFinite),
@@ -135,7 +134,7 @@ extension FinetuneCommand {
     get throws {
       var options = RunOptions()
       options.dropout = loraDropout
-      (options.mergeAware, options.mergeAwareFrom) = (mergeAware, mergeAwareFrom)
+      options.mergeAware = mergeAware
       options.optimizer = try optimizerOptions()
       (options.schedule, options.scheduleShape) = (try schedule(), scheduleShape)
       (options.warmupSteps, options.warmupRatio) = (warmupSteps, warmupRatio)

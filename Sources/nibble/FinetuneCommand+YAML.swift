@@ -20,7 +20,7 @@ extension FinetuneCommand {
       ("base", text(base)), ("data", text(data)), ("valid", valid.map(text)), ("init_adapter", initAdapter.map(text)),
       ("any_base", .bool(anyBase)),
       ("method", own(text(method.rawValue))), ("lora_r", own(JSON(rank))), ("lora_alpha", own(JSON(alpha))),
-      ("merge_aware", .bool(mergeAware)), ("merge_aware_from", mergeAware ? JSON(mergeAwareFrom) : nil),
+      ("merge_aware", .bool(mergeAware)),
       ("lora_dropout", JSON(loraDropout)), ("neftune_noise_alpha", neftuneNoiseAlpha == 0 ? nil : JSON(neftuneNoiseAlpha)),
       ("label_smoothing", labelSmoothing == 0 ? nil : JSON(labelSmoothing)),
       ("target_modules", own(text(targetModules))), ("modules_to_save", own(modulesToSave.map(text))),

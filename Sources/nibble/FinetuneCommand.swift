@@ -121,8 +121,6 @@ struct FinetuneCommand: ParsableCommand {
       "Train for a merge into the base's codes: packed layers compute with what 'merge' would store, so that rounding keeps what is learned. Validation losses are those of the merged model."
   )
   var mergeAware = false
-
-  @Option(help: "The share of the steps before --merge-aware sets in, from 0 to 1.") var mergeAwareFrom = 0.5
   @Option(help: "NEFTune: noise on the embeddings of tokens while training, 5 to 15; 0 for none.") var neftuneNoiseAlpha = 0.0
   @Option(help: "Share of each target that is spread over all tokens or classes while training.") var labelSmoothing = 0.0
   @Option(help: "Steps per progress line, if standard error is not a terminal (default: about 20 lines per run).") var logEvery: Int?

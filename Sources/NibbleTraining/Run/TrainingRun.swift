@@ -27,8 +27,6 @@ public struct RunOptions: Sendable, Equatable {
   public var dropout = 0.0
   /// Whether packed layers compute with what a merge into their codes would store, so that the merge keeps what is learned.
   public var mergeAware = false
-  /// The share of the steps that come before: factors find their place first, and rounding takes less of them then.
-  public var mergeAwareFrom = 0.5
   /// NEFTune: noise on the embeddings of tokens, uniform up to this over the root of a sequence's numbers; 0 for none.
   public var noiseAlpha = 0.0
   /// The share of the targets that is spread evenly over all classes. Validation does not smooth.
@@ -145,7 +143,7 @@ package final class TrainingRun {
 
   private func figures(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
-    try round(before: done)
+    try pass.round()
     let head: ClassificationHead? =
       if case .classification(let head) = pass.model.head { head } else { nil }
     if let head, head.problem != .regression { found.metrics = LabelMetrics(classes: head.output.outputs) }
@@ -187,16 +185,11 @@ package final class TrainingRun {
     }
   }
 
-  /// Rounds weights for what comes behind so many steps, if it is their turn.
-  private func round(before step: Int) throws {
-    if options.mergeAware, Double(step) >= options.mergeAwareFrom * Double(steps) { try pass.round() }
-  }
-
   private func finiteStep() throws -> StepReport {
     let started = monotonicSeconds()
     let index = optimizer.steps
     optimizer.clearGradients()
-    try round(before: index)
+    try pass.round()
     var loss = 0.0, tokens = 0
     for micro in 0..<options.accumulation {
       let first = (index * options.accumulation + micro) * options.batchSize
