@@ -65,8 +65,11 @@ def assert_packed_answers_like_plain(packed_folder, plain_folder, model_class):
     plain = load(plain_folder, model_class)
     layers = linear4bit(packed)
     assert layers and not linear4bit(plain)
-    difference = float((answer(packed) - answer(plain)).abs().max())
-    assert difference <= 2e-6, f"logits differ by {difference}"
+    theirs = answer(plain)
+    difference = float((answer(packed) - theirs).abs().max())
+    # Sums in bfloat16 may fall to either side, by processor.
+    limit = 2**-7 * float(theirs.abs().max()) if packed.dtype == torch.bfloat16 else 2e-6
+    assert difference <= limit, f"logits differ by {difference}"
     return set(layers)
 
 

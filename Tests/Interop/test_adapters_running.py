@@ -370,7 +370,7 @@ BROKEN = {
     "config is no JSON": (3, lambda folder: (folder / "adapter_config.json").write_text("{r: 4")),
     "config is a list": (3, lambda folder: (folder / "adapter_config.json").write_text("[]")),
     "config is empty": (3, lambda folder: (folder / "adapter_config.json").write_text("")),
-    "config of another method": (3, config_changed(peft_type="IA3")),
+    "config of another method": (3, config_changed(peft_type="POLY")),
     "rank is a text": (3, config_changed(r="four")),
     "rank is zero": (3, config_changed(r=0)),
     "alpha is a list": (3, config_changed(lora_alpha=[1])),

@@ -199,5 +199,6 @@ def test_bitsandbytes_decodes_scales_of_either_sign_as_nibble_does(nibble, work,
         assert bool((scales < 0).any()) == (quant_type == "nf4")
         parts = {name.removeprefix("w.weight."): part for name, part in tensors.items() if name != "w.weight"}
         state = functional.QuantState.from_dict(parts, device=torch.device("cpu"))
-        theirs = functional.dequantize_4bit(tensors["w.weight"], state)
-        assert same_bits(theirs, load_file(work / "plain.safetensors")["w.weight"]), f"block {block_size}"
+        theirs, ours = functional.dequantize_4bit(tensors["w.weight"], state), load_file(work / "plain.safetensors")["w.weight"]
+        # Its code for processors without AVX-512 decodes fp4's second zero as −0.
+        assert same_bits(theirs + 0.0, ours + 0.0) if quant_type == "fp4" else same_bits(theirs, ours), f"block {block_size}"
