@@ -116,6 +116,19 @@ struct CalibratedMergeTests {
     #expect(PathKind(journal) == .nothing)
   }
 
+  @Test("are refused where all of them together lose their change")
+  func gate() throws {
+    let (base, adapter) = try task()
+    let model = try Model(base, precision: .f32, team: Team(threads: 2))
+    var options = MergeOptions([.init(adapter)])
+    options.minimumSurvival = 0.9999
+    var job = try StreamJob.merge(base, options, to: OutputSpec(path: folder.file("o.nbl"), format: nil, default: .nbl))
+    _ = try job.calibrate(with: model, Self.windows)
+    let error = #expect(throws: NibbleError.self) { try job.run() }
+    #expect(error?.kind == .quality && error?.message.contains("35 changed tensors together") == true, "\(error?.message ?? "")")
+    #expect(PathKind(folder.file("o.nbl")) == .nothing)
+  }
+
   @Test("refuse adapters that change norms or embeddings")
   func refused() throws {
     let (base, _) = try task()

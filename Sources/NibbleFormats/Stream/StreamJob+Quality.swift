@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleQuant
 
 /// What is refused or warned of in the values that went through.
 extension StreamJob {
@@ -82,13 +83,24 @@ extension StreamJob {
         "\(path: output.path): what \(tensor: broken.name) keeps of its change cannot be measured: the values are too large to be "
           + "squared; \(.allowNonfinite) goes on all the same")
     }
+    try checkOutputs(report.changed.filter(\.isOfOutputs))
     // A minimum of 0 refuses nothing, not even what rounding turned around.
-    let lost = report.changed.filter { tensor in tensor.minimum.map { $0 > 0 && !(tensor.sums.survival >= $0) } ?? false }
+    let lost = report.changed.filter { tensor in !tensor.isOfOutputs && tensor.minimum.map { $0 > 0 && !(tensor.sums.survival >= $0) } ?? false }
     guard let worst = StreamReport.worst(lost), let minimum = worst.minimum else { return }
     throw NibbleError.quality(
       "\(path: output.path): \(lost.count) of \(report.changed.count) changed tensors would keep less than \(minimum) of their change; the worst, "
         + "\(subject: worst.name), keeps \(decimal(worst.sums.survival, 3, apartFrom: minimum)) of a change of "
         + "\(decimal(100 * worst.sums.relativeDelta, 2)) % of the weight" + advice(for: worst.target))
+  }
+
+  /// Tensors whose codes make up for errors of others are judged together: what one of them gives differs from its own change by design.
+  private func checkOutputs(_ changed: [StreamReport.Changed]) throws {
+    guard let minimum = changed.compactMap(\.minimum).max(), minimum > 0, let first = changed.first else { return }
+    let all = changed.reduce(into: ChangeSums()) { $0 += $1.sums }
+    guard !(all.survival >= minimum) else { return }
+    throw NibbleError.quality(
+      "\(path: output.path): \(changed.count) changed tensors together would keep less than \(minimum) of their change: "
+        + "\(decimal(all.survival, 3, apartFrom: minimum)) of what the text shows of it" + advice(for: first.target))
   }
 
   /// What may still save a packed tensor from losing its change.
