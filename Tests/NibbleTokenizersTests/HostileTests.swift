@@ -124,7 +124,8 @@ struct HostileTests {
         #expect(error.kind == .badInput && error.message.contains("steps"))
       } catch { Issue.record(error) }
     }
-    #expect(time < .seconds(20))
+    // Seconds on an idle core; a machine that builds beside takes longer.
+    #expect(time < .seconds(60))
   }
 
   @Test("a damaged SentencePiece model, cut or changed anywhere", arguments: 0..<8)
