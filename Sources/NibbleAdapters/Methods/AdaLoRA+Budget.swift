@@ -16,8 +16,8 @@ extension AdaLoRA {
   }
 
   /// The ranks of all modules together, which fall from what they begin with to `target_r` for each, and a loss that keeps factors
-  /// orthogonal. What E's number, with its row of A and its column of B, matters is the mean of |number · gradient|, smoothed, times how
-  /// much it varies. All as PEFT computes it; PEFT's `update_and_allocate` is told the steps taken.
+  /// orthogonal. The importance of a number of E, with its row of A and its column of B, is the smoothed mean of |number · gradient|
+  /// times its variation. All as PEFT computes it when its `update_and_allocate` gets the number of steps taken so far.
   private final class Budget: TrainingRule {
     /// A module's part, and both means of its numbers.
     private struct Part {

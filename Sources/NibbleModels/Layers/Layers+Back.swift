@@ -54,7 +54,7 @@ extension Layers {
         tokens?.takeGradient(x, rows: rows, from: own, stride: stride, to: gradients.rows[layer.id], exact, taken)
       }
       let input = segment.input(layer.id)
-      // The gradient of what a method makes of its layer's input needs that of the input, whoever else does.
+      // A method that changes its layer's input needs the gradient of that input, even if nothing else does.
       let dx = dx ?? (input == nil ? nil : scratch.floatStart(AdapterSlot.unused, rows * inputs))
       if let dx {
         let matrix = segment.matrix(layer.id, layer.matrix).turned

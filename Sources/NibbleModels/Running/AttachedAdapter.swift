@@ -32,7 +32,7 @@ package final class AttachedAdapter: Sendable {
   }
 }
 
-/// Weights of layers with an adapter's change in them. Whoever trains makes them anew between passes.
+/// Weights of layers with an adapter's change in them. Training makes them anew between passes.
 package final class MergedWeights: @unchecked Sendable {
   package var matrices: [ParameterID: Matrix] = [:]
 
