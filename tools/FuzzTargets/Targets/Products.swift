@@ -1,4 +1,4 @@
-import NibbleCompute
+@testable import NibbleCompute
 import NibbleCore
 import NibbleQuant
 
@@ -20,12 +20,15 @@ func fuzzProducts(_ input: Input) throws {
   let restored = FloatStore(count: outputs * inputs)
   matrix.rows(0..<outputs, into: restored.start)
   var expected = [Double](repeating: 0, count: rows * outputs), sizes = expected
-  for row in 0..<rows {
-    for output in 0..<outputs {
+  for output in 0..<outputs {
+    // Where groups have zeros, code and zero are factors of their own, each at most twice the greatest weight.
+    let largest = restored.values[(output * inputs)..<((output + 1) * inputs)].reduce(0) { max($0, abs($1)) }
+    let apart = matrix.offsets == nil ? 0 : 4 * Double(largest)
+    for row in 0..<rows {
       for k in 0..<inputs {
         let term = Double(x[row * inputs + k]) * Double(restored.start[output * inputs + k])
         expected[row * outputs + output] += term
-        sizes[row * outputs + output] += abs(term)
+        sizes[row * outputs + output] += abs(term) + apart * Double(abs(x[row * inputs + k]))
       }
     }
   }
