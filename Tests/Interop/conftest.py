@@ -1,6 +1,7 @@
 """What every interoperability test needs: where the binary is, how to run it, and a quiet library stack.
 
-The tests are run by `tools/interop`. `NIBBLE` names the binary; without it the release build is taken, then the debug one.
+The tests are run by `tools/interop`. `NIBBLE` names the binary; without it the release build is taken, then the one of `tools/test`, then the
+debug one.
 """
 import json
 import os
@@ -84,8 +85,8 @@ def pytest_sessionstart(session):
 def find_binary():
     if named := os.environ.get("NIBBLE"):
         return pathlib.Path(named).resolve()
-    for build in ("release", "debug"):
-        if (path := ROOT / ".build" / build / "nibble").exists():
+    for build in (".build/release", ".build-tests/release", ".build/debug"):
+        if (path := ROOT / build / "nibble").exists():
             return path
     return None
 

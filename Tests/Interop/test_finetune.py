@@ -215,7 +215,7 @@ def test_the_bundled_model_learns_shakespeare_and_merging_keeps_it(nibble, stori
     shakespeare = stories.parent / "shakespeare"
     nibble("quantize", stories, "-o", work / "base.nbl")
     nibble("finetune", "--base", work / "base.nbl", "--data", shakespeare / "train.jsonl", "-o", work / "adapter", "--lora-r", 8,
-           "--lora-alpha", 16, "--learning-rate", "5e-3", "--max-steps", 60, "--batch-size", 16)
+           "--lora-alpha", 16, "--learning-rate", "5e-3", "--max-steps", 30, "--batch-size", 8)
 
     def perplexity(base, *options):
         return nibble.json("evaluate", "--base", base, "--task", "perplexity", "--windows", "whole", "--data",

@@ -197,7 +197,7 @@ def kind_of(own, path):
 def verdicts():
     """The program that judges many files in one run, beside the binary that is tested or built with the tests."""
     named = [pathlib.Path(os.environ["NIBBLE"]).resolve().parent] if os.environ.get("NIBBLE") else []
-    for folder in [*named, ROOT / ".build" / "debug", ROOT / ".build" / "release"]:
+    for folder in [*named, *(ROOT / build for build in (".build-tests/release", ".build/debug", ".build/release"))]:
         if (folder / "Verdicts").exists():
             return folder / "Verdicts"
     pytest.fail("no program Verdicts: run 'swift build --product Verdicts'", pytrace=False)

@@ -31,7 +31,7 @@ spec.loader.exec_module(nbl_reader)
 
 
 def binary():
-    built = [ROOT / ".build" / build / "nibble" for build in ("release", "debug")]
+    built = [ROOT / build / "nibble" for build in (".build/release", ".build-tests/release", ".build/debug")]
     path = os.environ.get("NIBBLE") or next((path for path in built if path.exists()), None)
     if path is None:
         pytest.fail("no nibble binary: build it, or set NIBBLE", pytrace=False)

@@ -80,6 +80,14 @@ def assert_judged(said, by_document, rel=1e-5):
     assert said["standard_error"] == pytest.approx(error * said["perplexity"], rel=1e-3)
 
 
+@pytest.fixture(scope="module")
+def two_stories(tmp_path_factory):
+    """What is scored in hundreds of windows."""
+    path = tmp_path_factory.mktemp("two") / "stories.txt"
+    path.write_text(DIVIDER.join(documents_of(DATA)[:2]))
+    return path
+
+
 HOW = {
     "as it comes": ({}, []),
     "short windows": ({"context": 64}, ["--context", 64]),
@@ -89,7 +97,10 @@ HOW = {
 }
 
 
-@pytest.mark.parametrize("how", [how for how in HOW if how not in ("a token at a time", "windows of two")])
+SLOWLY = ("a token at a time", "windows of two")
+
+
+@pytest.mark.parametrize("how", [how for how in HOW if how not in SLOWLY])
 def test_a_long_text(nibble, stories, plain, long_text, how):
     settings, flags = HOW[how]
     said = nibble.json("evaluate", "--base", stories, "--data", long_text, *flags)
@@ -99,12 +110,13 @@ def test_a_long_text(nibble, stories, plain, long_text, how):
 
 @pytest.mark.parametrize("first_only", [False, True], ids=["whole", "first"])
 @pytest.mark.parametrize("how", HOW)
-def test_stories(nibble, stories, plain, how, first_only):
+def test_stories(nibble, stories, plain, two_stories, how, first_only):
     settings, flags = HOW[how]
+    data = two_stories if how in SLOWLY else DATA
     said = nibble.json(
-        "evaluate", "--base", stories, "--data", DATA, "--windows", "first" if first_only else "whole", *flags)
-    assert_judged(said, losses(stories, plain, DATA, first_only=first_only, **settings))
-    whole = sum(len(one) for one in losses(stories, plain, DATA))
+        "evaluate", "--base", stories, "--data", data, "--windows", "first" if first_only else "whole", *flags)
+    assert_judged(said, losses(stories, plain, data, first_only=first_only, **settings))
+    whole = sum(len(one) for one in losses(stories, plain, data))
     assert said["tokens"] + said["unscored_tokens"] == whole
     assert (said["unscored_tokens"] > 0) == (first_only and settings != {})
 

@@ -41,7 +41,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def type_into(command, start, line, folder, prefix):
+def on_screen(said):
+    """Editors draw with carriage returns, backspaces and terminal codes."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x07|\r|\n", "", said)
+
+
+def type_into(command, start, line, expected, folder, prefix):
     """What an interactive shell has on its line after `line` and a tab."""
     environment = {
         "PATH": f"{prefix}/bin:{os.environ['PATH']}", "TERM": "dumb", "HOME": str(folder), "PS1": "$ ", "LC_ALL": "C.UTF-8",
@@ -51,9 +56,9 @@ def type_into(command, start, line, folder, prefix):
         os.chdir(folder)
         os.execvpe(command[0], command, environment)
 
-    def read_until(pattern, seconds):
+    def read_until(is_there, seconds):
         said, end = "", time.monotonic() + seconds
-        while time.monotonic() < end and not re.search(pattern, said):
+        while time.monotonic() < end and not is_there(said):
             if select.select([terminal], [], [], 0.1)[0]:
                 try:
                     said += os.read(terminal, 4096).decode(errors="replace")
@@ -63,24 +68,23 @@ def type_into(command, start, line, folder, prefix):
 
     try:
         os.write(terminal, f"{start}; echo rea''dy\n".encode())
-        before = read_until(r"ready\r", 20)
+        before = read_until(lambda said: "ready\r" in said, 20)
         assert "ready" in before, before
         time.sleep(0.3)
         os.write(terminal, (line + "\t").encode())
-        said = read_until("(?!)", 2.5)
+        said = read_until(lambda said: expected in on_screen(said), 10)
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
         os.close(terminal)
-    # Editors draw with carriage returns, backspaces and terminal codes.
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\x07|\r|\n", "", said)
+    return on_screen(said)
 
 
 @needs("bash")
 @pytest.mark.parametrize("line, expected", LINES)
 def test_bash(prefix, folder, line, expected):
     script = prefix / "share/bash-completion/completions/nibble"
-    said = type_into(["bash", "--norc", "--noprofile", "-i"], f"source {script}", line, folder, prefix)
+    said = type_into(["bash", "--norc", "--noprofile", "-i"], f"source {script}", line, expected, folder, prefix)
     assert expected in said, said
 
 
@@ -88,7 +92,7 @@ def test_bash(prefix, folder, line, expected):
 @pytest.mark.parametrize("line, expected", LINES)
 def test_zsh(prefix, folder, line, expected):
     start = f"unsetopt zle_bracketed_paste; fpath=({prefix}/share/zsh/site-functions $fpath); autoload -Uz compinit; compinit -u -D"
-    said = type_into(["zsh", "-f", "-i"], start, line, folder, prefix)
+    said = type_into(["zsh", "-f", "-i"], start, line, expected, folder, prefix)
     assert expected in said, said
 
 
