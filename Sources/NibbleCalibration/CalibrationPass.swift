@@ -58,8 +58,8 @@ final class CalibrationPass {
 
   /// Rows of a batch; the first tells what energies are usual.
   static let batchRows = 2048
-  /// Numbers of what exits take that are kept for all tokens, half a gigabyte of them; more are computed once more.
-  static let mostKept = 1 << 27
+  /// Numbers of what exits take that are kept for all tokens, a quarter of a gigabyte of them; more are computed once more.
+  static let mostKept = 1 << 26
   /// Rows that a change is added to at a time.
   private static let mergedRun = 64
   /// A share of the windows is held out, but never more than fit a batch.

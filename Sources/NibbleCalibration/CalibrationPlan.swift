@@ -34,7 +34,7 @@ public struct CalibrationPlan: Sendable {
           let own = entries.map(\.outputs).max() ?? 0
           let largest = inputs == inner && outputs == width ? width : own
           memory = max(
-            memory, moments + 20 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
+            memory, moments + 16 * inputs * inputs + 10 * largest * inputs + model.team.threads * 7 * 4 * 256 * inputs)
         }
         // Tokens that matrices are measured with: what goes in, what comes out, and what is wanted of it.
         held = max(held, 4 * CalibrationPass.batchRows * (2 * inner + 8 * max(width, entries.map(\.outputs).max() ?? 0)))

@@ -6,7 +6,7 @@ import NibbleCore
 struct FeedbackFactor {
   /// Columns by falling diagonal of Ĥ, or as they are.
   let order: [Int]
-  /// U [inputs, inputs], zero below its diagonal.
+  /// U [inputs, inputs], zero below its diagonal; what is behind it was given back.
   let factor: FloatStore
   /// λ, as a share of the mean of Ĥ's diagonal.
   let damping: Double
@@ -27,12 +27,13 @@ struct FeedbackFactor {
     let mean = diagonal.reduce(0, +) / Double(max(count, 1))
     guard mean.isFinite else { throw NibbleError.quality("\(place): the moments of its inputs are not finite") }
     order = keepsOrder ? Array(0..<count) : (0..<count).sorted { (-diagonal[$0], $0) < (-diagonal[$1], $1) }
-    factor = FloatStore(count: count * count)
+    // In float64 first, in the memory of twice as many numbers.
+    factor = FloatStore(count: 2 * count * count)
     var share = damping
-    let matrix = UnsafeMutablePointer<Double>.allocate(capacity: count * count)
-    defer { matrix.deallocate() }
+    let raw = UnsafeMutableRawPointer(factor.start)
     dead = mean > 0 ? mean : 0
     while true {
+      let matrix = raw.bindMemory(to: Double.self, capacity: count * count)
       Self.fill(matrix, moments, order, scale, mean > 0 ? share * mean : 1, dead: dead, team)
       if try LAPACK.invertCholesky(matrix, count) { break }
       share *= 10
@@ -42,13 +43,25 @@ struct FeedbackFactor {
     }
     self.damping = share
     lambda = mean > 0 ? share * mean : 1
-    // The factor of the reversed matrix, reversed: its inverse is upper triangular.
-    let (from, to) = (Unchecked(matrix), Unchecked(factor.start))
-    team.split(count, grain: 64) { part, _ in
-      for row in part {
-        let line = from.value + (count - 1 - row) * count
-        for column in 0..<count { to.value[row * count + column] = column < row ? 0 : Float(line[count - 1 - column]) }
+    Self.narrow(raw, count)
+    factor.giveBack(behind: count * count)
+  }
+
+  /// Turns L⁻¹ [count, count], the factor of the reversed matrix, in float64, into U in float32 at the start of the same memory: the whole of
+  /// it reversed, which makes it upper triangular.
+  private static func narrow(_ raw: UnsafeMutableRawPointer, _ count: Int) {
+    for row in 0..<count {
+      for column in 0..<count {
+        let place = row * count + column
+        let value = column > row ? 0 : Float(raw.load(fromByteOffset: 8 * place, as: Double.self))
+        raw.storeBytes(of: value, toByteOffset: 4 * place, as: Float.self)
       }
+    }
+    let numbers = raw.bindMemory(to: Float.self, capacity: 2 * count * count)
+    var (first, last) = (0, count * count - 1)
+    while first < last {
+      (numbers[first], numbers[last]) = (numbers[last], numbers[first])
+      (first, last) = (first + 1, last - 1)
     }
   }
 

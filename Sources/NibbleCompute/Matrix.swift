@@ -208,5 +208,12 @@ package final class FloatStore: @unchecked Sendable {
     _ = values.initialize(from: floats)
   }
 
+  /// Gives the memory behind the first numbers back, as far as whole pages go; what was there is lost.
+  package func giveBack(behind first: Int) {
+    let page = Int(getpagesize()), address = Int(bitPattern: start)
+    let from = ((address + 4 * first + page - 1) / page) * page, end = (address + 4 * count) / page * page
+    if from < end { madvise(UnsafeMutableRawPointer(bitPattern: from), end - from, MADV_DONTNEED) }
+  }
+
   deinit { UnsafeMutableRawPointer(start).deallocate() }
 }
