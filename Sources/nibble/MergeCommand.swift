@@ -113,7 +113,7 @@ struct MergeCommand: ParsableCommand {
       return Summary.Extra()
     }
     guard job.items.contains(where: { $0.change != nil && $0.target.encoding.kind.searchesScales }) else {
-      throw NibbleError.usage("--when-lost calibrated chooses codes of nf4, fp4 and int4, and nothing that changes is packed into them")
+      throw NibbleError.usage("--when-lost calibrated chooses codes of \(EncoderFlag.codecNames), and nothing that changes is packed into them")
     }
     if write.output != nil { try job.check(isPlan: write.dryRun) }
     var calibration = try Calibrating(text, .calibrated, job.source, common, isPlan: write.dryRun)
