@@ -73,7 +73,7 @@ struct QuantizeCommand: ParsableCommand {
     let scheme = format?.scheme
     if let scheme { packing.apply(scheme, to: &options) }
     options.rules = try RuleText.rules(tensorRules + keepRules)
-    try packing.checkUse(of: ([choice] + options.rules.map(\.choice)))
+    try packing.checkUse(of: [choice] + options.rules.map(\.choice) + (budget.isGiven ? [.codec(.int4)] : []))
     var spec = try write.spec(format, orElse: .nbl)
     guard spec.format.holdsCodes || format == nil else {
       throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
