@@ -1,5 +1,6 @@
 import ArgumentParser
 import NibbleCalibration
+import NibbleCompute
 import NibbleCore
 import NibbleFormats
 
@@ -15,9 +16,7 @@ struct CalibrateCommand: ParsableCommand {
 
   @Argument(help: "The checkpoint.") var model: String
 
-  @Option(name: [.customLong("data"), .customLong("calibration")], help: ArgumentHelp(
-    "Text: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
-    valueName: "TEXT|JSONL|DIR"))
+  @Option(name: [.customLong("data"), .customLong("calibration")], help: TextOptions.help)
   var data: [String] = []
 
   @Option(name: [.customLong("tokens"), .customLong("calibration-tokens")], help: "Tokens to take of it.")
@@ -25,6 +24,9 @@ struct CalibrateCommand: ParsableCommand {
 
   @Option(help: "Seed of the text that the model writes.")
   var seed: UInt64 = 0
+
+  @Option(help: TextOptions.precisionHelp)
+  var computeDtype: Compute = .f32
 
   @Flag(help: "Keep only the energy of each input: a small file, which knows nothing of how inputs go together.")
   var diagonal = false
@@ -39,7 +41,7 @@ struct CalibrateCommand: ParsableCommand {
     let source = try Checkpoint.open(model)
     try StreamJob.checkIsNone(of: source.files, output)
     var options = TextOptions()
-    (options.calibration, options.calibrationTokens) = (data, tokens)
+    (options.calibration, options.calibrationTokens, options.computeDtype) = (data, tokens, computeDtype)
     let text = try ModelText(options, seed: seed, source, common, threads: common.workers)
     let pass = try StatisticsPass(text.model, text.text.windows, diagonal: diagonal)
     let report = try pass.run(to: output, force: force, threads: common.workers, progress: common.progress("calibrate"))

@@ -7,10 +7,13 @@ import NibbleModels
 
 /// The text that a model's layers read.
 struct TextOptions: ParsableArguments {
-  @Option(
-    help: ArgumentHelp(
-      "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
-      valueName: "TEXT|JSONL|DIR"))
+  static let help = ArgumentHelp(
+    "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
+    valueName: "TEXT|JSONL|DIR")
+  static let precisionHelp: ArgumentHelp =
+    "Precision of the products when the model reads the text: fp32, or bf16 with float32 sums. Codes and moments are computed in fp32."
+
+  @Option(help: TextOptions.help)
   var calibration: [String] = []
 
   @Option(help: "Tokens to calibrate with.")
@@ -20,6 +23,9 @@ struct TextOptions: ParsableArguments {
     help: ArgumentHelp("Calibrate with what 'nibble calibrate' wrote, in place of a text; no model is run.", valueName: "FILE"))
   var statistics: String?
 
+  @Option(help: TextOptions.precisionHelp)
+  var computeDtype: Compute = .f32
+
   /// Whether a text is named, or what stands for one.
   var isGiven: Bool { !calibration.isEmpty || statistics != nil }
 
@@ -27,15 +33,17 @@ struct TextOptions: ParsableArguments {
     guard (1...1 << 28).contains(calibrationTokens) else {
       throw ValidationError("--calibration-tokens must be from 1 to \(1 << 28)")
     }
-    if statistics != nil, let other = Arguments.given(["--calibration", "--calibration-tokens", "--seed"]).first {
+    if statistics != nil, let other = Arguments.given(["--calibration", "--calibration-tokens", "--compute-dtype", "--seed"]).first {
       throw ValidationError("--statistics stands for a text; leave out \(other)")
     }
   }
 
+  static let flags = ["--calibration", "--calibration-tokens", "--statistics", "--compute-dtype"]
+
   /// Refuses flags that are given where no text is read.
   ///
   /// - Parameter use: what they go with
-  static func refuse(_ flags: [String] = ["--calibration", "--calibration-tokens", "--statistics"], unless use: String) throws {
+  static func refuse(_ flags: [String] = flags, unless use: String) throws {
     if let first = Arguments.given(flags).first { throw NibbleError.usage("\(first) is for \(use)") }
   }
 }
@@ -49,7 +57,7 @@ struct CalibratingOptions: ParsableArguments {
 
   /// Refuses flags that are given where no text is read.
   func refuse(_ encoder: EncoderFlag) throws {
-    let flags = ["--calibration", "--calibration-tokens", "--statistics", "--seed"]
+    let flags = TextOptions.flags + ["--seed"]
     if encoder == .auto, let first = Arguments.given(flags).first {
       throw NibbleError.usage("\(first): no model that runs here reads a text; leave it out")
     }

@@ -21,7 +21,7 @@ struct ModelText {
     let started = monotonicSeconds()
     Calibration.prepare()
     let wanted = tokens ?? options.calibrationTokens
-    model = try Model(source, precision: .f32, team: Team(threads: threads))
+    model = try Model(source, precision: options.computeDtype, team: Team(threads: threads))
     let length = min(CalibrationOptions.window, try model.contextLength)
     var record: [(key: String, value: JSON)] = []
     if options.calibration.isEmpty {
@@ -47,7 +47,8 @@ struct ModelText {
       }
     }
     self.record = .object(
-      [("source", JSON(text.source)), ("tokens", JSON(text.tokens)), ("window", JSON(length))] + record
+      [("source", JSON(text.source)), ("tokens", JSON(text.tokens)), ("window", JSON(length))]
+        + (options.computeDtype == .f32 ? [] : [("compute_dtype", JSON(options.computeDtype.rawValue))]) + record
         + [("digest", JSON(isPlan ? String(repeating: "0", count: 32) : text.digest))])
     seconds = monotonicSeconds() - started
   }
