@@ -48,6 +48,9 @@ extension StreamJob {
     return report
   }
 
+  /// Throws `.usage` while another process keeps codes of the same output, before there is a text to calibrate with.
+  public static func checkKeptCodes(of output: String) throws { try CodeJournal.check(beside: output) }
+
   /// Removes the codes that are kept for going on, when the output is there.
   public func removeKeptCodes() { CodeJournal.remove(beside: output.path) }
 

@@ -211,8 +211,8 @@ extension Perplexity.Comparison {
     var sum = 0.0
     for index in 0..<count {
       let p = Double(other[index]) - otherNormal
-      // e^-60 of probability adds nothing.
-      if p > -60 { sum += exp(p) * (p - (Double(own[index]) - ownNormal)) }
+      // e^-60 of probability adds nothing; NaN does.
+      if !(p <= -60) { sum += exp(p) * (p - (Double(own[index]) - ownNormal)) }
     }
     divergence.add(max(sum, 0))
     agreement.add(LayerKernels.argmax(own, count: count).index == LayerKernels.argmax(other, count: count).index ? 1 : 0)

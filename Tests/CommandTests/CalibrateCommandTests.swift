@@ -204,6 +204,20 @@ struct CalibrateCommandTests {
     #expect(folder.contents == before)
   }
 
+  @Test("An encoder whose states are no numbers: no tensor is taken to cost nothing")
+  func nothing() throws {
+    let source = fixture("models/roberta"), ids = (3..<60).map(String.init).joined(separator: ",")
+    var weights = try bytes(of: source + "/model.safetensors")
+    let entry = try #require(try SmallSafetensors(source + "/model.safetensors").entry("roberta.encoder.layer.1.output.LayerNorm.weight"))
+    for place in entry.range where place % 4 == 3 { weights[place] = 0x7F }
+    try folder.write("big/config.json", bytes(of: source + "/config.json"))
+    try folder.write("big/model.safetensors", weights)
+    try folder.write("ids.jsonl", #"{"input_ids": [\#(ids)]}"#)
+    let result = try run([folder.file("big"), "-o", folder.file("out.nbl"), "--target-bits", "5", "--calibration", folder.file("ids.jsonl"), "-q"])
+    #expect(result.code == 6 && result.errorLines.count == 1 && result.errors.contains("what packing it costs is not finite"), "\(result.errors)")
+    #expect(PathKind(folder.file("out.nbl")) == .nothing)
+  }
+
   @Test("A layer whose numbers overflow is named, with exit code 6")
   func overflow() throws {
     let text = try bytes(of: fixture("stories260K/config.json")), tokenizer = try bytes(of: fixture("stories260K/tokenizer.model"))
@@ -217,6 +231,9 @@ struct CalibrateCommandTests {
     try folder.write("big/model.safetensors", weights)
     let result = try calibrated("out.nbl", ["--calibration", Self.text, "--calibration-tokens", "256", "-q"], model: folder.file("big"))
     #expect(result.code == 6 && result.errorLines.count == 1 && result.errors.contains("layers.2.mlp"), "\(result.errors)")
+    #expect(PathKind(folder.file("out.nbl")) == .nothing)
+    let budget = try run([folder.file("big"), "-o", folder.file("out.nbl"), "--target-bits", "5", "--calibration", Self.text, "-q"])
+    #expect(budget.code == 6 && budget.errorLines.count == 1 && budget.errors.contains("NaN"), "\(budget.errors)")
     #expect(PathKind(folder.file("out.nbl")) == .nothing)
   }
 }

@@ -68,6 +68,13 @@ struct StatisticsCommandTests {
     #expect(try Program.run(["quantize", Self.stories, "-o", output, "--resume", "--max-error", "0.0001"] + words).code == 6)
     let kept = try bytes(of: journal)
     try Data(kept.prefix(kept.count / 2)).write(to: URL(fileURLWithPath: journal))
+    // While another process has it, nobody else writes in it.
+    let holder = open(journal, O_RDWR)
+    #expect(flock(holder, LOCK_EX | LOCK_NB) == 0)
+    let second = try Program.run(["quantize", Self.stories, "-o", output, "--resume"] + words)
+    #expect(second.code == 2 && second.errorLines.count == 1 && second.errors.contains("is being written by another process"), "\(second.errors)")
+    #expect(try bytes(of: journal).count == kept.count / 2)
+    close(holder)
     let result = try Program.run(["quantize", Self.stories, "-o", output, "--resume", "--json"] + words)
     let taken = try JSON.parse(result.output)["calibration"]?["resumed_tensors"]?.int ?? 0
     #expect(result.code == 0 && taken > 5, "\(result.errors)")
