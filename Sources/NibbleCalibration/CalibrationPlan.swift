@@ -14,8 +14,8 @@ public struct CalibrationPlan: Sendable {
 
   /// - Parameters:
   ///   - packed: bytes of all packed tensors, which wait in memory until they are written
-  ///   - writes: whether the model writes the text itself
-  public init(_ model: Model, tokens: Int, window: Int, packed: Int, writes: Bool, _ options: CalibrationOptions = .init()) throws {
+  ///   - writing: tokens that the model writes itself
+  public init(_ model: Model, tokens: Int, window: Int, packed: Int, writing: Int, _ options: CalibrationOptions = .init()) throws {
     let transformer = try model.transformer, shape = transformer.shape
     let width = shape.width, rows = min(tokens, CalibrationPass.batchRows + window)
     var passing = 0.0, coding = 0.0, memory = 0, kept = 0, held = 0
@@ -44,7 +44,7 @@ public struct CalibrationPlan: Sendable {
       // Attention: scores and sums, in both models.
       coding += 2 * Double(tokens) * Double(window) * 4 * Double(shape.queryWidth)
     }
-    if writes { passing += Double(tokens) * 2 * Double(model.parameterCount) * 1.5 }
+    passing += Double(writing) * 2 * Double(model.parameterCount) * 1.5
     (passOperations, codeOperations) = (passing, coding)
     let biggest = transformer.weights.layers.first.map { $0.linears.reduce(0) { $0 + $1.outputs * $1.inputs } } ?? 0
     // The program, OpenBLAS' buffers.

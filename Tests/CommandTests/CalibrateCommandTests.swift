@@ -191,6 +191,22 @@ struct CalibrateCommandTests {
     #expect(outputs[0] == outputs[1] && outputs[1] != outputs[2])
   }
 
+  @Test("Text and the model's own, in the share that is asked for")
+  func blend() throws {
+    let given = ["--calibration", Self.text, "--calibration-tokens", "800"]
+    let result = try calibrated("a.nbl", given + ["--own-text", "0.25", "--seed", "4", "-q"])
+    #expect(result.code == 0 && result.output.contains("800 tokens, 200 of them the model's own"), "\(result.output)\(result.errors)")
+    let record = try Checkpoint.open(folder.file("a.nbl")).provenance?["options"]?["calibration"]
+    #expect(record?["source"]?.string == "text+self-written" && record?["own_tokens"]?.int == 200 && record?["seed"]?.int == 4)
+    #expect(try Program.run(["plan", "quantize", stories, "--encoder", "calibrated", "--own-text", "0.5"] + given).output.contains("400 of them"))
+    for (flags, words) in [
+      (given + ["--own-text", "1"], "between 0 and 1"), (given + ["--own-text", "nan"], "--own-text"), (["--own-text", "0.5"], "goes with --calibration"),
+    ] {
+      let result = try calibrated("b.nbl", flags)
+      #expect(result.code == 2 && result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
+    }
+  }
+
   @Test("Rows of text, of ids and of both; folders of such files")
   func rows() throws {
     let ids = (3..<120).map(String.init).joined(separator: ",")

@@ -38,6 +38,14 @@ struct StatisticsCommandTests {
     #expect(!tensors.isEmpty && tensors.allSatisfy { $0["of_outputs"]?.bool == true })
   }
 
+  @Test("A text and the model's own; a share that is none is refused")
+  func blend() throws {
+    let made = try calibrate("s.safetensors", ["--own-text", "0.5"])
+    #expect(made.code == 0 && made.output.contains("800 tokens, 400 of them the model's own"), "\(made.output)\(made.errors)")
+    let refused = try calibrate("t.safetensors", ["--own-text", "2"])
+    #expect(refused.code == 2 && refused.errorLines.count == 1 && refused.errors.contains("--own-text 2.0 is not between 0 and 1"))
+  }
+
   @Test("What does not go together is refused before any work")
   func refused() throws {
     #expect(try calibrate("s.safetensors", ["--diagonal", "-q"]).code == 0)

@@ -13,6 +13,9 @@ public struct BitBudget: Sendable {
     /// squares.
     public var cost: Double
 
+    /// The codec without its parameters.
+    var kind: String { String(codec.prefix { $0 != ":" }) }
+
     public init(codec: String, bytes: Int, cost: Double) { (self.codec, self.bytes, self.cost) = (codec, bytes, cost) }
   }
 
@@ -51,7 +54,7 @@ public struct BitBudget: Sendable {
     self.tensors = tensors
     let bonds = tensors.enumerated().map { bond($1) ?? "\($0)" }
     let units = Dictionary(grouping: tensors.indices) { bonds[$0] }.values.sorted { ($0.first ?? 0) < ($1.first ?? 0) }
-    let chosen = try Self.chosen(units.map { Self.together($0.map { tensors[$0] }) }, bytes: bytes)
+    let chosen = try Self.best(units.map { Self.together($0.map { tensors[$0] }) }, bytes: bytes)
     var places = [Int](repeating: 0, count: tensors.count)
     for (unit, choice) in zip(units, chosen) {
       for tensor in unit { places[tensor] = tensors[tensor].choices.firstIndex { $0.codec == choice.codec } ?? 0 }
@@ -71,6 +74,20 @@ public struct BitBudget: Sendable {
       }
     }
     return all
+  }
+
+  /// The cheapest of what steps come to with all codecs, and with each left out: the step that does not fit may be a larger one with more to
+  /// choose from.
+  private static func best(_ tensors: [Tensor], bytes: Int) throws -> [Choice] {
+    func cost(_ choices: [Choice]) -> Double { choices.reduce(0) { $0 + $1.cost } }
+    var best = try chosen(tensors, bytes: bytes)
+    for codec in Set(tensors.flatMap { $0.choices.map(\.kind) }).sorted() {
+      let fewer = tensors.map { one in
+        Tensor(name: one.name, elements: one.elements, choices: one.choices.filter { $0.kind != codec })
+      }
+      if let other = try? chosen(fewer, bytes: bytes), cost(other) < cost(best) { best = other }
+    }
+    return best
   }
 
   /// The choice of each of some tensors.
