@@ -160,7 +160,7 @@ struct CalibrateCommandTests {
 
   @Test("bf16 passes: the same file for any number of threads, another one than with fp32, and the record says so")
   func precision() throws {
-    let given = ["--calibration", Self.text, "--calibration-tokens", "800", "-q"]
+    let given = ["--calibration", Self.text, "--calibration-tokens", "256", "-q"]
     for (name, more) in [("a", ["-j", "1"]), ("b", ["-j", "2"])] {
       #expect(try calibrated(name + ".nbl", given + more + ["--compute-dtype", "bf16"]).code == 0)
     }
