@@ -2,8 +2,8 @@ import NibbleQuant
 
 /// What the codes of a tensor's blocks stand for: σ · (level − z), or σ · level + m. σ, z and m may change, but only to what the file can hold.
 protocol BlockGrid: AnyObject, Sendable {
-  /// Elements of a block of the flattened tensor.
-  var length: Int { get }
+  /// The elements of a block.
+  var shape: BlockShape { get }
   /// σ of each block, as a reader restores it.
   var scales: UnsafeMutableBufferPointer<Float> { get }
   /// z or m of each block; nil where all are 0.
@@ -31,6 +31,17 @@ extension BlockGrid {
   func shift(_ block: Int) -> Float { zeros.map { areOffsets ? -$0[block] : scales[block] * $0[block] } ?? 0 }
 }
 
+/// Elements that share a scale: so many columns of so many rows. A block of one row is a run of the flattened tensor, and may cross rows.
+struct BlockShape {
+  var rows = 1
+  var columns: Int
+
+  /// The block of an element of a matrix with so many columns.
+  func block(_ row: Int, _ column: Int, of width: Int) -> Int {
+    rows == 1 ? (row * width + column) / columns : row / rows * (width / columns) + column / columns
+  }
+}
+
 /// A codec whose codes can be chosen one at a time.
 protocol FeedbackCodec: WeightCodec {
   /// The level of each of the 16 codes.
@@ -39,6 +50,12 @@ protocol FeedbackCodec: WeightCodec {
   var filler: UInt8 { get }
   /// Scales for codes that are chosen later, of a tensor whose values are in memory.
   func searchedGrid(_ values: UnsafeMutablePointer<Float>, _ task: (ScaleSearch) -> EncodingTask) throws -> any BlockGrid
+  /// Brings the codes of a matrix with so many columns, row by row, into the order in which files have them.
+  func order(_ codes: UnsafeMutableBufferPointer<UInt8>, columns: Int)
+}
+
+extension FeedbackCodec {
+  func order(_ codes: UnsafeMutableBufferPointer<UInt8>, columns: Int) {}
 }
 
 extension BlockCodec: FeedbackCodec {

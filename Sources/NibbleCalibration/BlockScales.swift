@@ -6,7 +6,7 @@ import NibbleQuant
 final class BlockScales: BlockGrid, @unchecked Sendable {
   let scales: UnsafeMutableBufferPointer<Float>
   let zeros: UnsafeMutableBufferPointer<Float>? = nil
-  var length: Int { codec.blockSize }
+  var shape: BlockShape { BlockShape(columns: codec.blockSize) }
   private let codes: UnsafeMutableBufferPointer<UInt8>
   private let codec: BlockCodec
   /// The sections behind the codes as they were.

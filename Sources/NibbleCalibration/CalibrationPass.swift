@@ -29,6 +29,8 @@ final class CalibrationPass {
   let options: CalibrationOptions
   let rules: EncodingRules
   var team: Team { transformer.engine.team }
+  /// Computes what codes are judged by, in float32 whatever the model computes in.
+  private let exact: Engine
   private(set) var report = CalibrationReport()
   /// By tensor name.
   private(set) var decided: [String: DecidedCodes] = [:]
@@ -71,6 +73,7 @@ final class CalibrationPass {
   ) {
     (self.transformer, self.targets, self.options, self.rules, self.progress) = (transformer, targets, options, rules, progress)
     (self.biases, self.journal) = (biases, journal)
+    exact = Engine(.f32, team: transformer.engine.team)
     batches = Self.batches(windows)
     let tokens = windows.reduce(0) { $0 + $1.count }
     float = FloatStore(count: tokens * transformer.shape.width)
@@ -194,7 +197,7 @@ final class CalibrationPass {
       let lack = floats(Slot.lack, rows * width), difference = floats(Slot.half, rows * inner)
       lack.update(from: residual, count: rows * width)
       for place in 0..<rows * inner { difference[place] = z[place] - q[place] }
-      transformer.engine.multiply(
+      exact.multiply(
         difference, rows: rows, stride: inner, [Engine.Product(plain.exit.matrix, lack, stride: width, adds: true)])
       stage.add(
         .init(count: rows, packed: q, float: z, residual: residual, lack: lack, isHeldOut: batch.isHeldOut),
@@ -241,7 +244,7 @@ final class CalibrationPass {
   private func code(_ linears: [Linear], _ stage: Stage) throws -> [Linear] {
     let wanted = linears.compactMap { targets[$0.id] }
     guard let first = wanted.first else { return linears }
-    let coder = try TensorCoder(stage, transformer.engine, options, rules: rules, pool: pool, place: first.place)
+    let coder = try TensorCoder(stage, exact, options, rules: rules, pool: pool, place: first.place)
     return try linears.map { linear in
       guard let target = targets[linear.id] else { return linear }
       let found = try coder.code(linear.matrix, target)

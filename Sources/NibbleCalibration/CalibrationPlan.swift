@@ -6,18 +6,19 @@ import NibbleModels
 public struct CalibrationPlan: Sendable {
   /// Resident memory at its highest, the mapped weights of the model included.
   public let peakMemory: Int
-  /// Floating-point operations: matrix products and factors; the rest is small beside them.
-  public let operations: Double
+  /// Floating-point operations of the model's passes, and of moments, factors and codes; the rest is small beside them.
+  public let passOperations: Double
+  public let codeOperations: Double
   /// Seconds with the threads of the model's team, from how fast this machine multiplies now.
   public let seconds: Double
 
   /// - Parameters:
   ///   - packed: bytes of all packed tensors, which wait in memory until they are written
-  ///   - writes: whether the model writes the text itself
-  public init(_ model: Model, tokens: Int, window: Int, packed: Int, writes: Bool, _ options: CalibrationOptions = .init()) throws {
+  ///   - writing: tokens that the model writes itself
+  public init(_ model: Model, tokens: Int, window: Int, packed: Int, writing: Int, _ options: CalibrationOptions = .init()) throws {
     let transformer = try model.transformer, shape = transformer.shape
     let width = shape.width, rows = min(tokens, CalibrationPass.batchRows + window)
-    var operations = 0.0, memory = 0, kept = 0, held = 0
+    var passing = 0.0, coding = 0.0, memory = 0, kept = 0, held = 0
     for layer in transformer.weights.layers {
       for (entries, exit) in [(layer.queryKeyValue, layer.attentionOutput), (layer.up, layer.down)] {
         let n = Double(tokens), inner = exit.inputs
@@ -25,10 +26,10 @@ public struct CalibrationPlan: Sendable {
         // The float model once; the packed one up to the exit and through it, what the exit takes perhaps twice.
         let isKept = tokens * inner <= CalibrationPass.mostKept
         if isKept { kept = max(kept, 4 * tokens * inner) }
-        operations += n * 2 * Double((isKept ? 2 : 3) * width * entered + 3 * inner * width)
+        passing += n * 2 * Double((isKept ? 2 : 3) * width * entered + 3 * inner * width)
         for (inputs, lacking, outputs) in [(width, width, entered), (inner, width, width)] {
           let (c, r) = (Double(inputs), Double(outputs))
-          operations += n * (c * c + 2 * c * Double(lacking)) + 3 * c * c * c + r * c * c * Double(12 + 6 * options.rounds)
+          coding += n * (c * c + 2 * c * Double(lacking)) + 3 * c * c * c + r * c * c * Double(12 + 6 * options.rounds)
           // Moments, their factor in float64 and float32, the damped moments; weight, drift, two packings.
           let moments = Moments.bytes(inputs: inputs, lacking: lacking)
           let own = entries.map(\.outputs).max() ?? 0
@@ -41,26 +42,27 @@ public struct CalibrationPlan: Sendable {
         memory = max(memory, 4 * rows * (entered + 3 * inner + 4 * width))
       }
       // Attention: scores and sums, in both models.
-      operations += 2 * Double(tokens) * Double(window) * 4 * Double(shape.queryWidth)
+      coding += 2 * Double(tokens) * Double(window) * 4 * Double(shape.queryWidth)
     }
-    if writes { operations += Double(tokens) * 2 * Double(model.parameterCount) * 1.5 }
-    self.operations = operations
+    passing += Double(writing) * 2 * Double(model.parameterCount) * 1.5
+    (passOperations, codeOperations) = (passing, coding)
     let biggest = transformer.weights.layers.first.map { $0.linears.reduce(0) { $0 + $1.outputs * $1.inputs } } ?? 0
     // The program, OpenBLAS' buffers.
     peakMemory = (80 << 20) + model.checkpoint.storedBytes + 2 * 4 * tokens * width + memory + kept + held + packed + biggest * 2
       + 4 * rows * (width + 8)
-    seconds = operations / (Self.speed(model.team) * Double(model.team.threads))
+    seconds = (passing / Self.speed(model.engine.compute) + coding / Self.speed(.f32)) / Double(model.team.threads)
   }
 
   /// Operations a second of one thread, from a product of the usual kind.
-  private static func speed(_ team: Team) -> Double {
-    let size = 512
+  private static func speed(_ compute: Compute) -> Double {
+    let size = 512, engine = Engine(compute, team: Team(threads: 1))
     let (a, b, c) = (FloatStore(count: size * size), FloatStore(count: size * size), FloatStore(count: size * size))
     for store in [a, b] { store.values.initialize(repeating: 0.5) }
+    let product = Engine.Product(Matrix(b, rows: size, columns: size), c.start, stride: size)
     var best = Double.infinity
     for _ in 0..<5 {
       let started = monotonicSeconds()
-      _ = BLAS.multiply(a.start, size, b.start, size, transposed: true, c.start, size, m: size, n: size, k: size)
+      engine.multiply(a.start, rows: size, stride: size, [product])
       best = min(best, monotonicSeconds() - started)
     }
     // Not all of a pass runs as fast as its best part.

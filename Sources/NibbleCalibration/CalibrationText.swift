@@ -5,7 +5,7 @@ import NibbleModels
 public struct CalibrationText: Sendable {
   /// Token ids as the model takes them.
   public var windows: [[Int]]
-  /// Where they come from: "text" or "self-written".
+  /// Where they come from: "text", "self-written", or both with a plus between.
   public var source: String
   /// Tokens in all.
   public var tokens: Int { windows.reduce(0) { $0 + $1.count } }
@@ -79,7 +79,23 @@ public struct CalibrationText: Sendable {
 }
 
 extension CalibrationText {
-  /// Text the model writes itself: sampled at temperature 1, each window from one of `beginnings` by turns.
+  /// What a text that the model writes begins with.
+  public struct Beginning: Sendable {
+    public var ids: [Int]
+    /// What stands between the words of a user and the answer to them, the token that ends these words first; empty where nobody answers.
+    public var reply: [Int]
+
+    public init(_ ids: [Int], reply: [Int] = []) { (self.ids, self.reply) = (ids, reply) }
+  }
+
+  /// Both, window by window, evenly spread.
+  public init(_ text: CalibrationText, and other: CalibrationText) {
+    self.init([text.windows, other.windows], tokens: text.tokens + other.tokens)
+    source = text.source + "+" + other.source
+  }
+
+  /// Text the model writes itself: sampled at temperature 1, each window from one of `beginnings` by turns. Where the words of a user end, the
+  /// model answers them.
   ///
   /// - Parameters:
   ///   - tokens: how many in all
@@ -87,30 +103,42 @@ extension CalibrationText {
   ///   - progress: called with tokens written and tokens wanted
   /// - Throws: what generating throws
   public init(
-    writtenBy model: Model, from beginnings: [[Int]], tokens: Int, seed: UInt64, ends: Set<Int>,
+    writtenBy model: Model, from beginnings: [Beginning], tokens: Int, seed: UInt64, ends: Set<Int>,
     progress: (Int, Int) -> Void = { _, _ in }
   ) throws {
     let length = min(CalibrationOptions.window, try model.contextLength)
-    let beginnings = beginnings.map { Array($0.prefix(length / 2)) }.filter { !$0.isEmpty }
+    let beginnings = beginnings.map { Beginning(Array($0.ids.prefix(length / 2)), reply: $0.reply) }.filter { !$0.ids.isEmpty }
     guard !beginnings.isEmpty else { throw NibbleError.usage("there is no token a text of the model's own could begin with") }
     var windows: [[Int]] = []
     var count = 0
     var round: UInt64 = 0
-    while count < tokens {
-      let missing = ceilDivide(tokens - count, length)
-      let prompts = (0..<min(64, max(missing, beginnings.count))).map { beginnings[(windows.count + $0) % beginnings.count] }
-      let longest = prompts.map(\.count).max() ?? 0
+    /// Texts with what the model goes on with, and whether it ended them.
+    func written(_ texts: [[Int]], _ new: Int) throws -> [(ids: [Int], isEnded: Bool)] {
       var sampling = Sampling()
       sampling.temperature = 1
       sampling.seed = CountedRandom(seed: seed, stream: 0xCA11).bits(round)
       round += 1
-      var generator = Generator(model, sampling: sampling, maximumNew: length - longest, endIDs: ends)
-      generator.maximumNew = length - longest
+      let generator = Generator(model, sampling: sampling, maximumNew: new, endIDs: ends)
       var timing = Generator.Timing()
-      let results = try generator.run(prompts.map { Generator.Request($0) }, timing: &timing)
-      for (prompt, result) in zip(prompts, results) where count < tokens {
-        let end = result.reason == .endOfSequence ? ends.min().map { [$0] } ?? [] : []
-        let window = Array((prompt + result.ids + end).prefix(tokens - count))
+      return zip(texts, try generator.run(texts.map { Generator.Request($0) }, timing: &timing)).map {
+        ($0 + $1.ids, $1.reason == .endOfSequence)
+      }
+    }
+    while count < tokens {
+      let missing = ceilDivide(tokens - count, length)
+      let prompts = (0..<min(64, max(missing, beginnings.count))).map { beginnings[(windows.count + $0) % beginnings.count] }
+      var texts = try written(prompts.map(\.ids), length - (prompts.map(\.ids.count).max() ?? 0))
+      let asked = texts.indices.filter {
+        texts[$0].isEnded && !prompts[$0].reply.isEmpty && texts[$0].ids.count + prompts[$0].reply.count + Self.shortest <= length
+      }
+      if !asked.isEmpty {
+        let questions = asked.map { texts[$0].ids + prompts[$0].reply }
+        let answered = try written(questions, length - (questions.map(\.count).min() ?? 0))
+        for (place, text) in zip(asked, answered) { texts[place] = text }
+      }
+      for text in texts where count < tokens {
+        let end = text.isEnded ? ends.min().map { [$0] } ?? [] : []
+        let window = Array((text.ids + end).prefix(min(length, tokens - count)))
         windows.append(window)
         count += window.count
       }

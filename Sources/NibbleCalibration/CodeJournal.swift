@@ -16,7 +16,7 @@ final class CodeJournal {
   /// - Parameters:
   ///   - output: the file that is going to be written
   ///   - job: what decides the codes
-  /// - Throws: `.cannotWrite`
+  /// - Throws: `.cannotWrite`, `.usage` while another process has it open
   init(beside output: String, job: Digest128) throws {
     let path = Self.path(output)
     place = "\(path: path)"
@@ -31,6 +31,11 @@ final class CodeJournal {
       if let name = try? reader.text() { known[name] = record }
     }
     taken = known.count
+  }
+
+  /// Throws `.usage` while another process writes what is beside an output.
+  static func check(beside output: String) throws {
+    if PathKind(path(output)) != .nothing { _ = try GrowingFile(path(output)) }
   }
 
   /// Removes what is beside an output.

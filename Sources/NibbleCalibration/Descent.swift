@@ -10,6 +10,7 @@ struct Descent {
   private let hessian: UnsafePointer<Float>
   private let levels: Levels
   private let grid: any BlockGrid
+  private let shape: BlockShape
   private let numbers: UnsafeMutableBufferPointer<UInt8>
   private let scratch: Scratch
   private var inputs: Int { feedback.inputs }
@@ -23,7 +24,7 @@ struct Descent {
   ) {
     (self.feedback, self.rows, self.room, self.levels) = (feedback, rows, room, levels)
     hessian = UnsafePointer(damped.start)
-    (self.grid, self.numbers, self.scratch) = (grid, numbers, scratch)
+    (self.grid, shape, self.numbers, self.scratch) = (grid, grid.shape, numbers, scratch)
   }
 
   /// - Parameter target: T of these rows
@@ -47,8 +48,8 @@ struct Descent {
     _ = BLAS.multiply(hessian, n, lack, room, transposed: false, gradient, room, m: n, n: room, k: n)
     fillScales(own)
     for _ in 0..<feedback.rounds {
-      if n % grid.length == 0 {
-        for first in stride(from: 0, to: n, by: grid.length) {
+      if n % shape.columns == 0, ErrorFeedback.run % shape.rows == 0 {
+        for first in stride(from: 0, to: n, by: shape.columns) {
           rescale(first, gradient, values, codes)
           rezero(first, gradient)
         }
@@ -74,7 +75,7 @@ struct Descent {
   private var numberOfZero: UInt8 { UInt8(levels.byCode.firstIndex(of: 0) ?? 0) }
 
   private func block(_ row: Int, _ column: Int) -> Int {
-    ((rows.lowerBound + row) * inputs + column) / grid.length
+    shape.block(rows.lowerBound + row, column, of: inputs)
   }
 
   private func fillScales(_ own: UnsafeMutablePointer<Float>) {
@@ -107,7 +108,7 @@ struct Descent {
   private func rescale(
     _ first: Int, _ gradient: UnsafeMutablePointer<Float>, _ values: UnsafeMutablePointer<Float>, _ codes: UnsafePointer<UInt8>
   ) {
-    let count = grid.length
+    let count = shape.columns
     let units = scratch.floatStart(Slot.units, count * room)
     for place in 0..<count * room { units[place] = levels.byCode[Int(codes[first * room + place])] }
     if let zeros = grid.zeros, !grid.areOffsets {
@@ -130,7 +131,7 @@ struct Descent {
   /// The zeros of one block of every row, where files hold more than whole ones. Codes are chosen for σ · level, which stays.
   private func rezero(_ first: Int, _ gradient: UnsafeMutablePointer<Float>) {
     guard let zeros = grid.zeros, grid.nearest(zero: 0) != nil else { return }
-    let count = grid.length
+    let count = shape.columns
     let units = scratch.floatStart(Slot.units, count * room)
     for column in 0..<count {
       for row in 0..<room { units[column * room + row] = row >= rows.count ? 0 : grid.areOffsets ? 1 : -grid.scales[block(row, first)] }
@@ -150,19 +151,21 @@ struct Descent {
     _ first: Int, _ units: UnsafeMutablePointer<Float>, _ gradient: UnsafeMutablePointer<Float>,
     _ step: (_ row: Int, _ wanted: Float) -> (change: Float, make: () -> Void)?
   ) -> UnsafePointer<Float>? {
-    let count = grid.length
+    let count = shape.columns
     let sums = scratch.floatStart(Slot.sums, 3 * room)
     nibble_scale_sums(
       units, hessian + first * inputs + first, inputs, count, room, gradient + first * room, sums, sums + room)
     let changes = sums + 2 * room
+    UnsafeMutableBufferPointer(start: changes, count: room).initialize(repeating: 0)
     var isAnyChanged = false
-    for row in 0..<room {
-      changes[row] = 0
-      guard row < rows.count, sums[room + row] > 0, let (change, make) = step(row, sums[row] / sums[room + row]) else { continue }
+    for row in stride(from: 0, to: rows.count, by: shape.rows) {
+      let own = row..<min(row + shape.rows, rows.count)
+      let slope = own.reduce(Float(0)) { $0 + sums[$1] }, curvature = own.reduce(Float(0)) { $0 + sums[room + $1] }
+      guard curvature > 0, let (change, make) = step(row, slope / curvature) else { continue }
       // What the error becomes less by; NaN is no gain.
-      guard 2 * change * sums[row] - change * change * sums[room + row] > 0 else { continue }
+      guard 2 * change * slope - change * change * curvature > 0 else { continue }
       make()
-      changes[row] = change
+      for row in own { changes[row] = change }
       isAnyChanged = true
     }
     guard isAnyChanged else { return nil }

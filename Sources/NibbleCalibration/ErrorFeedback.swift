@@ -54,6 +54,7 @@ struct ErrorFeedback {
       guard rounds > 0 else { return }
       Descent(self, rows, room, damped, levels, grid, numbers, scratch).run(own)
     }
+    codec.order(numbers, columns: inputs)
     return [packed(numbers)] + grid.sections
   }
 
@@ -74,14 +75,14 @@ struct ErrorFeedback {
     _ first: Int, _ count: Int, _ rows: Range<Int>, _ room: Int, _ turned: UnsafeMutablePointer<Float>, _ factor: FeedbackFactor,
     _ levels: Levels, _ grid: any BlockGrid, _ numbers: UnsafeMutableBufferPointer<UInt8>, _ scratch: Scratch
   ) {
-    let n = inputs, length = grid.length, scales = grid.scales
+    let n = inputs, shape = grid.shape, scales = grid.scales
     let own = scratch.floatStart(Slot.scales, Self.group * room)
     let errors = scratch.floatStart(Slot.errors, Self.group * room)
     let codes = scratch.start(Slot.codes, Self.group * room).assumingMemoryBound(to: UInt8.self)
     for k in 0..<count {
       let column = factor.order[first + k]
       for row in 0..<rows.count {
-        let block = ((rows.lowerBound + row) * n + column) / length
+        let block = shape.block(rows.lowerBound + row, column, of: n)
         own[k * room + row] = scales[block]
         // Towards σ · level, whatever z is: what is left over stays the same.
         if grid.zeros != nil { turned[(first + k) * room + row] += grid.shift(block) }

@@ -3,7 +3,9 @@ import NibbleQuant
 
 /// Scales and zeros, or offsets, of int4 groups.
 final class GroupGrid: BlockGrid, @unchecked Sendable {
+  /// Elements of a group.
   let length: Int
+  var shape: BlockShape { BlockShape(columns: length) }
   let scales: UnsafeMutableBufferPointer<Float>
   let zeros: UnsafeMutableBufferPointer<Float>?
   var areOffsets: Bool { codec.zero == .offset }

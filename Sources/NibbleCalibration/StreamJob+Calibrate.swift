@@ -25,7 +25,7 @@ extension StreamJob {
     guard !windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
     let targets = targets(of: transformer)
     guard !targets.isEmpty else { return CalibrationReport() }
-    let journal = resumes ? try CodeJournal(beside: output.path, job: codeFingerprint(windows, options)) : nil
+    let journal = resumes ? try CodeJournal(beside: output.path, job: codeFingerprint(windows, options, transformer.engine.compute)) : nil
     let pass = CalibrationPass(
       transformer, windows, targets, biases: try changedBiases(of: transformer, in: model), options, rules: rules, journal: journal,
       progress: progress)
@@ -48,13 +48,16 @@ extension StreamJob {
     return report
   }
 
+  /// Throws `.usage` while another process keeps codes of the same output, before there is a text to calibrate with.
+  public static func checkKeptCodes(of output: String) throws { try CodeJournal.check(beside: output) }
+
   /// Removes the codes that are kept for going on, when the output is there.
   public func removeKeptCodes() { CodeJournal.remove(beside: output.path) }
 
   /// Whatever decides a code.
-  private func codeFingerprint(_ windows: [[Int]], _ options: CalibrationOptions) -> Digest128 {
+  private func codeFingerprint(_ windows: [[Int]], _ options: CalibrationOptions, _ precision: Compute) -> Digest128 {
     let hash = XXH3()
-    hash.update(Array("\(fingerprint) \(options) \(CalibrationText(windows: windows, source: "").digest)".utf8))
+    hash.update(Array("\(fingerprint) \(options) \(precision) \(CalibrationText(windows: windows, source: "").digest)".utf8))
     return hash.digest128
   }
 

@@ -112,11 +112,11 @@ public struct Perplexity {
   ///
   /// - Parameters:
   ///   - mark: the id every window begins with; nil for none
-  ///   - other: what the model is compared with
+  ///   - other: what the model is compared with, and the adapters that are attached to it
   /// - Throws: `.usage` for invalid windows, and what models throw
   package func run(
-    _ documents: [[Int]], mark: Int?, model: Model, adapters: [ActiveAdapter] = [], comparedTo other: Model? = nil,
-    progress: (Int, Int) -> Void = { _, _ in }
+    _ documents: [[Int]], mark: Int?, model: Model, adapters: [ActiveAdapter] = [],
+    comparedTo other: Model? = nil, with otherAdapters: [ActiveAdapter] = [], progress: (Int, Int) -> Void = { _, _ in }
   ) throws -> Report {
     let model = try model.tokens(for: "perplexity"), other = try other?.tokens(for: "perplexity")
     let limit = min(model.contextLength, other?.contextLength ?? .max)
@@ -148,7 +148,7 @@ public struct Perplexity {
         next += 1
       } while next < windows.count && rows + windows[next].tokens.count + 1 <= Self.passRows
       let batch = windows[first..<next].map { Stretch($0, of: documents[$0.document], mark: mark) }
-      try score(batch, model, adapters, other, &report, &byDocument)
+      try score(batch, (model, adapters), other.map { ($0, otherAdapters) }, &report, &byDocument)
       progress(next, windows.count)
     }
     report.documentLosses = byDocument.map(\.value)
@@ -171,13 +171,14 @@ public struct Perplexity {
   }
 
   private func score(
-    _ stretches: [Stretch], _ model: any TokenNetwork, _ adapters: [ActiveAdapter], _ other: (any TokenNetwork)?,
-    _ report: inout Report, _ byDocument: inout [Mean]
+    _ stretches: [Stretch], _ own: (model: any TokenNetwork, adapters: [ActiveAdapter]),
+    _ other: (model: any TokenNetwork, adapters: [ActiveAdapter])?, _ report: inout Report, _ byDocument: inout [Mean]
   ) throws {
     let plain = Batch.tokens(stretches.map { TokenRun($0.ids) })
-    let batch = plain.with(adapters)
+    let batch = plain.with(own.adapters), model = own.model
     let hidden = try model.hidden(batch, tape: nil)
-    let otherHidden = try other?.hidden(plain, tape: nil)
+    let otherBatch = plain.with(other?.adapters ?? [])
+    let otherHidden = try other?.model.hidden(otherBatch, tape: nil)
     // Rows whose next token is scored.
     var targets: [(row: Int, id: Int, document: Int)] = []
     var start = 0
@@ -191,7 +192,7 @@ public struct Perplexity {
     for first in Swift.stride(from: 0, to: targets.count, by: Self.scoreRows) {
       let part = targets[first..<min(first + Self.scoreRows, targets.count)]
       let scores = try model.logits(hidden, rows: part.map(\.row), of: batch)
-      let others = try otherHidden.flatMap { try other?.logits($0, rows: part.map(\.row), of: plain) }
+      let others = try otherHidden.flatMap { try other?.model.logits($0, rows: part.map(\.row), of: otherBatch) }
       for (index, target) in part.enumerated() {
         let own = scores + index * count
         let loss = Loss.negativeLogLikelihood(own, count: count, target: target.id)
@@ -211,8 +212,8 @@ extension Perplexity.Comparison {
     var sum = 0.0
     for index in 0..<count {
       let p = Double(other[index]) - otherNormal
-      // e^-60 of probability adds nothing.
-      if p > -60 { sum += exp(p) * (p - (Double(own[index]) - ownNormal)) }
+      // e^-60 of probability adds nothing; NaN does.
+      if !(p <= -60) { sum += exp(p) * (p - (Double(own[index]) - ownNormal)) }
     }
     divergence.add(max(sum, 0))
     agreement.add(LayerKernels.argmax(own, count: count).index == LayerKernels.argmax(other, count: count).index ? 1 : 0)

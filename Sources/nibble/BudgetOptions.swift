@@ -10,7 +10,7 @@ import NibbleQuant
 struct BudgetOptions: ParsableArguments {
   @Option(
     help: ArgumentHelp(
-      "Choose nf4 (several block sizes), int8 or 16 bit for each packed tensor so that together they take this many bits per weight, by what each costs the model's answers.",
+      "Choose nf4 or int4 (several block and group sizes), int8 or 16 bit for each packed tensor so that together they take this many bits per weight, by what each costs the model's answers; what --format holds of these.",
       valueName: "bits"))
   var targetBits: Double?
 
@@ -36,11 +36,14 @@ struct BudgetOptions: ParsableArguments {
     to options: inout QuantizeOptions, _ source: Checkpoint, _ spec: OutputSpec, _ calibrating: CalibratingOptions, _ common: CommonOptions,
     force: Bool, isPlan: Bool
   ) throws -> Summary.Extra {
-    guard options.codec == .packed(.nf4) else {
-      throw NibbleError.usage("--target-bits and --target-size choose among nf4, int8 and 16 bit; leave out --codec \(options.codec.name)")
+    let palette = PackingPalette(options, in: spec.format), own = spec.format.scheme != nil
+    guard options.codec.name == (own ? "int4" : "nf4") else {
+      throw NibbleError.usage(
+        "--target-bits and --target-size choose among \(palette.names.joined(separator: ", ")) and 16 bit; leave out --codec \(options.codec.name)")
     }
-    guard Arguments.given(["--block-size"]).isEmpty else {
-      throw NibbleError.usage("--target-bits and --target-size choose block sizes too; leave out --block-size")
+    // Groups of one size only have a place in layouts of other engines.
+    if let flag = Arguments.given(own ? [] : ["--block-size", "--group-size"]).first {
+      throw NibbleError.usage("--target-bits and --target-size choose sizes of blocks and groups too; leave out \(flag)")
     }
     if calibrating.text.statistics != nil {
       throw NibbleError.usage("--target-bits and --target-size run a text through the model; --statistics does not stand for one there")
@@ -54,10 +57,9 @@ struct BudgetOptions: ParsableArguments {
     let text = try ModelText(calibrating.text, seed: calibrating.seed, source, common, threads: common.workers, tokens: BitBudget.tokens)
     let free = Set(job.decisions.filter { $0.reason != .rule }.map(\.tensor.name.text))
     let tensors = try BitBudget.measure(
-      job, with: text.model, text.text.windows, spec.format == .bnb ? .blocks : .all, doubleQuant: options.doubleQuant, names: free,
-      progress: common.progress("measure"))
+      job, with: text.model, text.text.windows, palette, names: free, progress: common.progress("measure"))
     Progress.clear()
-    let budget = try choose(tensors, job, options, source, spec)
+    let budget = try choose(tensors, palette, job, options, source, spec)
     if !common.quiet { write(table(budget, common.verbose), to: 2) }
     options.rules += try budget.rules.map { try PackingRule($0) }
     if let writeRules {
@@ -68,20 +70,22 @@ struct BudgetOptions: ParsableArguments {
   }
 
   private func choose(
-    _ tensors: [BitBudget.Tensor], _ job: StreamJob, _ options: QuantizeOptions, _ source: Checkpoint, _ spec: OutputSpec
+    _ tensors: [BitBudget.Tensor], _ palette: PackingPalette, _ job: StreamJob, _ options: QuantizeOptions, _ source: Checkpoint,
+    _ spec: OutputSpec
   ) throws -> BitBudget {
+    func budget(_ bytes: Int) throws -> BitBudget { try BitBudget(tensors, bytes: bytes) { palette.bond($0.name) } }
     let elements = tensors.reduce(0) { $0 + $1.elements }
-    if let targetBits { return try BitBudget(tensors, bytes: Int(targetBits * Double(elements) / 8)) }
+    if let targetBits { return try budget(Int(targetBits * Double(elements) / 8)) }
     let size = targetSize.flatMap(parseBytes) ?? 0
     // What the rest takes is known when the choices are; a choice's own record may take a few bytes more than another's.
     var room = size - job.prediction().outputBytes + packedBytes(job, tensors)
     while true {
-      let budget = try BitBudget(tensors, bytes: room)
+      let found = try budget(room)
       var chosen = options
-      chosen.rules += try budget.rules.map { try PackingRule($0) }
+      chosen.rules += try found.rules.map { try PackingRule($0) }
       let excess = try StreamJob.quantize(source, chosen, to: spec).prediction().outputBytes - size
-      if excess <= 0 { return budget }
-      room = min(room, budget.bytes) - excess
+      if excess <= 0 { return found }
+      room = min(room, found.bytes) - excess
     }
   }
 
@@ -97,16 +101,14 @@ struct BudgetOptions: ParsableArguments {
     let codecs = Dictionary(grouping: choices) { $0.1.codec }
     var lines = ["nibble: \(decimal(budget.bits, 3)) bits per weight in \(budget.tensors.count) tensors"]
     func line(_ cells: [String]) -> String {
-      zip(cells, [14, 8, 10, 10]).map { cell, width in cell + String(repeating: " ", count: max(0, width - cell.count)) }.joined(separator: "  ")
+      zip(cells, [14, 8, 6, 10, 10]).map { cell, width in cell + String(repeating: " ", count: max(0, width - cell.count)) }.joined(separator: "  ")
     }
-    lines.append("  " + line(["codec", "tensors", "size", "cost"]))
-    for (codec, own) in codecs.sorted(by: { ($0.value[0].1.bytes, $0.key) < ($1.value[0].1.bytes, $1.key) }) {
-      lines.append(
-        "  "
-          + line([
-            codec, "\(own.count)", byteText(own.reduce(0) { $0 + $1.1.bytes }), Summary.scientific(own.reduce(0) { $0 + $1.1.cost }),
-          ]))
+    lines.append("  " + line(["codec", "tensors", "bits", "size", "cost"]))
+    let rows = codecs.map { codec, own -> (bits: Double, cells: [String]) in
+      let bytes = own.reduce(0) { $0 + $1.1.bytes }, bits = 8 * Double(bytes) / Double(max(own.reduce(0) { $0 + $1.0.elements }, 1))
+      return (bits, [codec, "\(own.count)", decimal(bits, 3), byteText(bytes), Summary.scientific(own.reduce(0) { $0 + $1.1.cost })])
     }
+    for row in rows.sorted(by: { ($0.bits, $0.cells[0]) < ($1.bits, $1.cells[0]) }) { lines.append("  " + line(row.cells)) }
     if all { lines += choices.map { "  \(oneLine($0.name)): \($1.codec), cost \(Summary.scientific($1.cost))" } }
     return lines.joined(separator: "\n") + "\n"
   }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import NibbleCalibration
+import NibbleCompute
 import NibbleCore
 import NibbleFormats
 
@@ -15,9 +16,7 @@ struct CalibrateCommand: ParsableCommand {
 
   @Argument(help: "The checkpoint.") var model: String
 
-  @Option(name: [.customLong("data"), .customLong("calibration")], help: ArgumentHelp(
-    "Text: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
-    valueName: "TEXT|JSONL|DIR"))
+  @Option(name: [.customLong("data"), .customLong("calibration")], help: TextOptions.help)
   var data: [String] = []
 
   @Option(name: [.customLong("tokens"), .customLong("calibration-tokens")], help: "Tokens to take of it.")
@@ -25,6 +24,12 @@ struct CalibrateCommand: ParsableCommand {
 
   @Option(help: "Seed of the text that the model writes.")
   var seed: UInt64 = 0
+
+  @Option(help: TextOptions.ownHelp)
+  var ownText: Double?
+
+  @Option(help: TextOptions.precisionHelp)
+  var computeDtype: Compute = .f32
 
   @Flag(help: "Keep only the energy of each input: a small file, which knows nothing of how inputs go together.")
   var diagonal = false
@@ -35,11 +40,13 @@ struct CalibrateCommand: ParsableCommand {
 
   func run() throws {
     guard (1...1 << 28).contains(tokens) else { throw NibbleError.usage("--tokens must be from 1 to \(1 << 28)") }
+    try TextOptions.check(ownText: ownText, data)
     try StagedOutput.checkReplaceable(output, .file, force: force)
     let source = try Checkpoint.open(model)
     try StreamJob.checkIsNone(of: source.files, output)
     var options = TextOptions()
-    (options.calibration, options.calibrationTokens) = (data, tokens)
+    (options.calibration, options.calibrationTokens, options.computeDtype) = (data, tokens, computeDtype)
+    options.ownText = ownText
     let text = try ModelText(options, seed: seed, source, common, threads: common.workers)
     let pass = try StatisticsPass(text.model, text.text.windows, diagonal: diagonal)
     let report = try pass.run(to: output, force: force, threads: common.workers, progress: common.progress("calibrate"))
@@ -63,7 +70,7 @@ struct CalibrateCommand: ParsableCommand {
         "\(output): \(diagonal ? "energies" : "moments") of the inputs of \(report.layers) layers, \(byteText(report.bytes)), "
           + "\(decimal(report.seconds + text.seconds, 1)) s"
       ),
-      ("text", "\(report.tokens) tokens " + (text.text.source == "text" ? "of text" : "the model wrote itself")),
+      ("text", text.account),
     ]
     if report.mostCapped.tokens > 0 {
       rows.append(("massive activations", "capped, most before \(oneLine(report.mostCapped.name)): \(report.mostCapped.tokens) tokens"))

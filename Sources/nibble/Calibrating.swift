@@ -7,10 +7,16 @@ import NibbleModels
 
 /// The text that a model's layers read.
 struct TextOptions: ParsableArguments {
-  @Option(
-    help: ArgumentHelp(
-      "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
-      valueName: "TEXT|JSONL|DIR"))
+  static let help = ArgumentHelp(
+    "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
+    valueName: "TEXT|JSONL|DIR")
+  static let ownHelp = ArgumentHelp(
+    "Share of the tokens that the model writes itself beside --calibration, from 0 to 1: conversations, where it has a chat template.",
+    valueName: "SHARE")
+  static let precisionHelp: ArgumentHelp =
+    "Precision of the products when the model reads the text: fp32, or bf16 with float32 sums. Codes and moments are computed in fp32."
+
+  @Option(help: TextOptions.help)
   var calibration: [String] = []
 
   @Option(help: "Tokens to calibrate with.")
@@ -20,6 +26,12 @@ struct TextOptions: ParsableArguments {
     help: ArgumentHelp("Calibrate with what 'nibble calibrate' wrote, in place of a text; no model is run.", valueName: "FILE"))
   var statistics: String?
 
+  @Option(help: TextOptions.ownHelp)
+  var ownText: Double?
+
+  @Option(help: TextOptions.precisionHelp)
+  var computeDtype: Compute = .f32
+
   /// Whether a text is named, or what stands for one.
   var isGiven: Bool { !calibration.isEmpty || statistics != nil }
 
@@ -27,15 +39,25 @@ struct TextOptions: ParsableArguments {
     guard (1...1 << 28).contains(calibrationTokens) else {
       throw ValidationError("--calibration-tokens must be from 1 to \(1 << 28)")
     }
-    if statistics != nil, let other = Arguments.given(["--calibration", "--calibration-tokens", "--seed"]).first {
+    try Self.check(ownText: ownText, calibration)
+    if statistics != nil, let other = Arguments.given(["--calibration", "--calibration-tokens", "--compute-dtype", "--seed"]).first {
       throw ValidationError("--statistics stands for a text; leave out \(other)")
     }
   }
 
+  /// Throws for a share of the model's own text that is none, or that nothing is beside.
+  static func check(ownText share: Double?, _ texts: [String]) throws {
+    guard let share else { return }
+    guard share > 0, share < 1 else { throw NibbleError.usage("--own-text \(share) is not between 0 and 1") }
+    guard !texts.isEmpty else { throw NibbleError.usage("--own-text goes with --calibration; without a text the model writes all of it") }
+  }
+
+  static let flags = ["--calibration", "--calibration-tokens", "--statistics", "--own-text", "--compute-dtype"]
+
   /// Refuses flags that are given where no text is read.
   ///
   /// - Parameter use: what they go with
-  static func refuse(_ flags: [String] = ["--calibration", "--calibration-tokens", "--statistics"], unless use: String) throws {
+  static func refuse(_ flags: [String] = flags, unless use: String) throws {
     if let first = Arguments.given(flags).first { throw NibbleError.usage("\(first) is for \(use)") }
   }
 }
@@ -49,7 +71,7 @@ struct CalibratingOptions: ParsableArguments {
 
   /// Refuses flags that are given where no text is read.
   func refuse(_ encoder: EncoderFlag) throws {
-    let flags = ["--calibration", "--calibration-tokens", "--statistics", "--seed"]
+    let flags = TextOptions.flags + ["--seed"]
     if encoder == .auto, let first = Arguments.given(flags).first {
       throw NibbleError.usage("\(first): no model that runs here reads a text; leave it out")
     }
@@ -114,18 +136,17 @@ struct Calibrating {
     let plan = try CalibrationPlan(
       model, tokens: text.tokens, window: min(CalibrationOptions.window, try model.contextLength),
       packed: packed.reduce(0) { $0 + $1.target.encoding.storedBytes($1.target.dtype, $1.target.shape) },
-      writes: text.source != "text", settings)
+      writing: source.own, settings)
     if let limit = maximumMemory, plan.peakMemory > limit {
       throw NibbleError.usage(
         "--max-memory \(byteText(limit)): calibration takes about \(byteText(plan.peakMemory)) with \(text.tokens) tokens; fewer tokens take less")
     }
-    if isPlan { return (Summary.calibrationPlan(plan, text), []) }
+    if isPlan { return (Summary.calibrationPlan(plan, source), []) }
     let report = try job.calibrate(with: model, text.windows, settings, progress: common.progress("calibrate"))
     return finish(
       &job, report, folder,
       Summary.calibration(
-        report, seconds: report.seconds + source.seconds, with: "\(report.tokens) tokens "
-          + (text.source == "text" ? "of text" : "the model wrote itself") + " in \(report.windows) windows",
+        report, seconds: report.seconds + source.seconds, with: "\(source.account) in \(report.windows) windows",
         record: [("source", JSON(text.source)), ("digest", JSON(text.digest))], verbose: common.verbose))
   }
 
@@ -149,20 +170,19 @@ struct Calibrating {
 
 extension Summary {
   /// What calibration is going to take.
-  static func calibrationPlan(_ plan: CalibrationPlan, _ text: CalibrationText) -> Extra {
+  static func calibrationPlan(_ plan: CalibrationPlan, _ text: ModelText) -> Extra {
     Extra(
       rows: [
         (
           "calibration",
-          "\(text.tokens) tokens " + (text.source == "text" ? "of text" : "the model writes itself")
-            + ", about \(decimal(plan.seconds / 60, 1)) min and \(byteText(plan.peakMemory)) of memory"
+          "\(text.account), about \(decimal(plan.seconds / 60, 1)) min and \(byteText(plan.peakMemory)) of memory"
         )
       ],
       members: [
         (
           "calibration",
           [
-            "source": JSON(text.source), "tokens": JSON(text.tokens), "seconds": JSON(plan.seconds),
+            "source": JSON(text.text.source), "tokens": JSON(text.text.tokens), "seconds": JSON(plan.seconds),
             "peak_memory": JSON(plan.peakMemory),
           ]
         )

@@ -1,3 +1,4 @@
+import NibbleCalibration
 import NibbleCore
 import NibbleModels
 import NibbleTemplates
@@ -9,23 +10,24 @@ enum ChatOpening {
   private static let words = "\u{E000}words\u{E001}"
 
   /// - Returns: two beginnings where the model has a chat template, else one
-  static func beginnings(_ model: Model, _ tokens: ModelTokenizer) throws -> [[Int]] {
+  static func beginnings(_ model: Model, _ tokens: ModelTokenizer) throws -> [CalibrationText.Beginning] {
     let special = tokens.tokenizer.special
     let free = ["<|endoftext|>", "<|begin_of_text|>", "<s>"].lazy.compactMap { tokens.tokenizer.id(of: $0) }.first
       ?? special.bos ?? special.eos ?? tokens.end
-    var beginnings = free.map { [[$0]] } ?? []
-    if let opening = try text(model) {
-      let ids = try tokens.tokenizer.encode(opening, addSpecialTokens: false).ids
-      if ids.count > 1 { beginnings.append(ids) }
+    var beginnings = free.map { [CalibrationText.Beginning([$0])] } ?? []
+    if let (opening, reply) = try texts(model) {
+      func ids(_ text: String) throws -> [Int] { try tokens.tokenizer.encode(text, addSpecialTokens: false).ids }
+      let before = try ids(opening)
+      if before.count > 1 { beginnings.append(.init(before, reply: try ids(reply))) }
     }
     return beginnings
   }
 
-  /// What the model's template puts before the first word of the user's.
-  private static func text(_ model: Model) throws -> String? {
+  /// What the model's template puts before the first word of the user's, and between the last one and an answer.
+  private static func texts(_ model: Model) throws -> (opening: String, reply: String)? {
     guard let templates = try ChatTemplates(files: ModelChat.files(of: model, path: nil), place: model.path) else { return nil }
     let conversation = Conversation([Conversation.message("user", words)])
-    let written = try templates.render(conversation, addsPrompt: false).text
-    return written.range(of: words).map { String(written[..<$0.lowerBound]) }
+    let written = try templates.render(conversation, addsPrompt: true).text
+    return written.range(of: words).map { (String(written[..<$0.lowerBound]), String(written[$0.upperBound...])) }
   }
 }

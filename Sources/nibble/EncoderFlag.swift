@@ -18,6 +18,12 @@ enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
   /// How scales are chosen.
   var search: StreamJob.Encoder { readsText ? .mseSigned : StreamJob.Encoder(rawValue: rawValue) ?? .absmax }
 
+  /// The codecs whose codes are chosen from a text.
+  static var codecNames: String {
+    let names = Codecs.packing.filter(\.searchesScales).map(\.name)
+    return names.dropLast().joined(separator: ", ") + " and " + (names.last ?? "")
+  }
+
   /// How codes are chosen from a text; nil if none is read.
   ///
   /// - Parameters:
@@ -30,7 +36,7 @@ enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
     case .calibrated:
       guard kinds.contains(where: \.searchesScales) else {
         throw NibbleError.usage(
-          "--encoder calibrated chooses codes of nf4, fp4 and int4, and \(source.path) is packed into none of them")
+          "--encoder calibrated chooses codes of \(Self.codecNames), and \(source.path) is packed into none of them")
       }
       return .calibrated
     case .gptq:

@@ -28,6 +28,11 @@ struct EvaluateCommand: ParsableCommand {
   @Option(help: "What to score of each document: first (window) or whole.") var windows: Perplexity.Windows?
   @Option(help: ArgumentHelp("Compare with another model with the same tokenizer: KL divergence, top-1 agreement.", valueName: "MODEL"))
   var compareTo: String?
+  @Option(
+    help: ArgumentHelp(
+      "Attach an adapter to the model that is compared with, so that a merge can be compared with its parts; may be repeated.",
+      valueName: "[NAME=]DIR[:WEIGHT]"))
+  var compareAdapter: [String] = []
   @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
   @Option(help: "Largest number of tokens per row (lm, classification).") var maxLength: Int?
   @Flag(help: "Score the prompts too (lm).") var trainOnPrompt = false
@@ -49,15 +54,14 @@ struct EvaluateCommand: ParsableCommand {
       guard PathKind(predictions) == .nothing else { throw NibbleError.usage("\(predictions) exists") }
     }
     if task != .perplexity {
-      common.warnIgnored(["--context", "--stride", "--windows", "--compare-to"], "--task is \(task.rawValue)")
+      common.warnIgnored(["--context", "--stride", "--windows", "--compare-to", "--compare-adapter"], "--task is \(task.rawValue)")
       return try judgeRows(started)
     }
     common.warnIgnored(["--max-length", "--train-on-prompt", "--template", "--train-on-turns", "--break-marks"], "--task is perplexity")
     let documents = try Documents(data)
     let open = try OpenModel(model, common)
-    let other = try compareTo.map {
-      try Model($0, precision: model.computeDtype, threads: common.workers, verifies: !model.noVerify)
-    }
+    guard compareAdapter.isEmpty || compareTo != nil else { throw NibbleError.usage("--compare-adapter goes with --compare-to") }
+    let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
     var perplexity = Perplexity()
     perplexity.context = context
@@ -69,7 +73,7 @@ struct EvaluateCommand: ParsableCommand {
       }
     }
     let report = try perplexity.run(
-      ids, mark: tokens.mark, model: open.model, adapters: try open.all(), comparedTo: other,
+      ids, mark: tokens.mark, model: open.model, adapters: try open.all(), comparedTo: other?.model, with: try other?.all() ?? [],
       progress: common.progress("evaluate"))
     Progress.clear()
     let seconds = monotonicSeconds() - started
@@ -133,7 +137,7 @@ struct EvaluateCommand: ParsableCommand {
         (
           "compared_to",
           [
-            "model": JSON(compareTo), "perplexity": JSON(comparison.perplexity), "loss": JSON(comparison.loss.value),
+            "model": JSON(compareTo), "adapters": JSON(compareAdapter), "perplexity": JSON(comparison.perplexity), "loss": JSON(comparison.loss.value),
             "kl_divergence": JSON(comparison.divergence.value),
             "kl_standard_error": JSON(comparison.divergence.standardError), "kl_greatest": JSON(comparison.divergence.greatest),
             "top1_agreement": JSON(comparison.agreement.value),
@@ -156,7 +160,7 @@ struct EvaluateCommand: ParsableCommand {
     ]
     if let comparison = report.comparison {
       rows += [
-        ("compared to", "\(oneLine(compareTo ?? "")), perplexity \(decimal(comparison.perplexity, 4))"),
+        ("compared to", "\(([compareTo ?? ""] + compareAdapter).map(oneLine).joined(separator: " + ")), perplexity \(decimal(comparison.perplexity, 4))"),
         (
           "KL divergence",
           "\(decimal(comparison.divergence.value, 6))\(with(comparison.divergence.standardError, 6)) nats a token"

@@ -1,5 +1,6 @@
 import ArgumentParser
 import NibbleAdapters
+import NibbleCalibration
 import NibbleCore
 import NibbleFormats
 import NibbleModels
@@ -113,9 +114,10 @@ struct MergeCommand: ParsableCommand {
       return Summary.Extra()
     }
     guard job.items.contains(where: { $0.change != nil && $0.target.encoding.kind.searchesScales }) else {
-      throw NibbleError.usage("--when-lost calibrated chooses codes of nf4, fp4 and int4, and nothing that changes is packed into them")
+      throw NibbleError.usage("--when-lost calibrated chooses codes of \(EncoderFlag.codecNames), and nothing that changes is packed into them")
     }
     if write.output != nil { try job.check(isPlan: write.dryRun) }
+    if write.resume, let output = write.output { try StreamJob.checkKeptCodes(of: output) }
     var calibration = try Calibrating(text, .calibrated, job.source, common, isPlan: write.dryRun)
     let (before, record) = (job.provenance, calibration.record)
     job.provenance = { before($0)?.setting("options", to: ["encoder": "calibrated", "calibration": record]) }

@@ -41,6 +41,13 @@ struct ModelOptions: ParsableArguments {
       checkpoint, precision: computeDtype, team: Team(threads: common.workers), classifier: heads.first, verifies: !noVerify)
   }
 
+  /// The same with another model and its adapters.
+  func replaced(_ base: String, adapters: [String]) -> ModelOptions {
+    var other = self
+    (other.base, other.adapter, other.patch) = (base, adapters, nil)
+    return other
+  }
+
   var adapters: [AdapterFlag] { get throws { try AdapterFlag.parse(adapter) } }
 }
 

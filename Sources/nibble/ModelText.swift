@@ -8,6 +8,8 @@ import NibbleModels
 struct ModelText {
   let model: Model
   let text: CalibrationText
+  /// Tokens of it that the model wrote.
+  let own: Int
   let seconds: Double
   /// For the record of the output.
   let record: JSON
@@ -21,35 +23,55 @@ struct ModelText {
     let started = monotonicSeconds()
     Calibration.prepare()
     let wanted = tokens ?? options.calibrationTokens
-    model = try Model(source, precision: .f32, team: Team(threads: threads))
+    model = try Model(source, precision: options.computeDtype, team: Team(threads: threads))
     let length = min(CalibrationOptions.window, try model.contextLength)
     var record: [(key: String, value: JSON)] = []
-    if options.calibration.isEmpty {
-      guard model.writesText else {
-        throw NibbleError.usage("\(source.path) cannot write a text to calibrate with; --calibration FILE gives it one")
+    let own = options.calibration.isEmpty ? wanted : Int(Double(wanted) * (options.ownText ?? 0))
+    var text: CalibrationText?
+    if own < wanted {
+      let reader = try CalibrationReader(model, length: length, tokens: wanted - own)
+      let read = CalibrationText(try options.calibration.flatMap(CalibrationReader.files).map { try reader.windows($0) }, tokens: wanted - own)
+      guard read.tokens > 0 else { throw NibbleError.badInput("\(options.calibration[0]): no token to calibrate with") }
+      if read.tokens < wanted - own, tokens == nil, !Arguments.given(["--calibration-tokens"]).isEmpty {
+        common.warn([.init(.data, "the calibration text has \(read.tokens) tokens, fewer than the \(wanted - own) asked for")])
       }
-      let reader = try ModelTokenizer(model, path: nil)
-      if isPlan {
-        text = CalibrationText(windows: Self.blank(wanted, length), source: "self-written")
-      } else {
-        text = try CalibrationText(
-          writtenBy: model, from: try ChatOpening.beginnings(model, reader), tokens: wanted, seed: seed, ends: try model.endIDs,
-          progress: common.progress("write text"))
-        Progress.clear()
-      }
-      record = [("seed", JSON(Int(clamping: seed)))]
-    } else {
-      let reader = try CalibrationReader(model, length: length, tokens: wanted)
-      text = CalibrationText(try options.calibration.flatMap(CalibrationReader.files).map { try reader.windows($0) }, tokens: wanted)
-      guard text.tokens > 0 else { throw NibbleError.badInput("\(options.calibration[0]): no token to calibrate with") }
-      if text.tokens < wanted, tokens == nil, !Arguments.given(["--calibration-tokens"]).isEmpty {
-        common.warn([.init(.data, "the calibration text has \(text.tokens) tokens, fewer than the \(wanted) asked for")])
-      }
+      text = read
     }
+    if own > 0 {
+      let written = try Self.written(own, length, model, seed: seed, besides: text != nil, common, isPlan: isPlan)
+      text = text.map { CalibrationText($0, and: written) } ?? written
+      record = [("seed", JSON(Int(clamping: seed)))] + (own < wanted ? [("own_tokens", JSON(own))] : [])
+    }
+    (self.text, self.own) = (text ?? CalibrationText(windows: [], source: "text"), own)
     self.record = .object(
-      [("source", JSON(text.source)), ("tokens", JSON(text.tokens)), ("window", JSON(length))] + record
-        + [("digest", JSON(isPlan ? String(repeating: "0", count: 32) : text.digest))])
+      [("source", JSON(self.text.source)), ("tokens", JSON(self.text.tokens)), ("window", JSON(length))]
+        + (options.computeDtype == .f32 ? [] : [("compute_dtype", JSON(options.computeDtype.rawValue))]) + record
+        + [("digest", JSON(isPlan ? String(repeating: "0", count: 32) : self.text.digest))])
     seconds = monotonicSeconds() - started
+  }
+
+  /// What it consists of, in words.
+  var account: String {
+    "\(text.tokens) tokens" + (own == 0 ? " of text" : own == text.tokens ? " the model wrote itself" : ", \(own) of them the model's own")
+  }
+
+  /// Text the model writes itself: conversations, where it has a template, and texts that begin freely.
+  ///
+  /// - Parameter besides: whether there is other text, which is free text enough
+  private static func written(
+    _ tokens: Int, _ length: Int, _ model: Model, seed: UInt64, besides: Bool, _ common: CommonOptions, isPlan: Bool
+  ) throws -> CalibrationText {
+    guard model.writesText else {
+      throw NibbleError.usage("\(model.path) cannot write a text to calibrate with; --calibration FILE gives it one")
+    }
+    let reader = try ModelTokenizer(model, path: nil)
+    if isPlan { return CalibrationText(windows: blank(tokens, length), source: "self-written") }
+    let beginnings = try ChatOpening.beginnings(model, reader)
+    let text = try CalibrationText(
+      writtenBy: model, from: besides ? Array(beginnings.suffix(1)) : beginnings, tokens: tokens, seed: seed, ends: try model.endIDs,
+      progress: common.progress("write text"))
+    Progress.clear()
+    return text
   }
 
   private static func blank(_ tokens: Int, _ length: Int) -> [[Int]] {

@@ -73,7 +73,7 @@ struct QuantizeCommand: ParsableCommand {
     let scheme = format?.scheme
     if let scheme { packing.apply(scheme, to: &options) }
     options.rules = try RuleText.rules(tensorRules + keepRules)
-    try packing.checkUse(of: ([choice] + options.rules.map(\.choice)))
+    try packing.checkUse(of: [choice] + options.rules.map(\.choice) + (budget.isGiven ? [.codec(.int4)] : []))
     var spec = try write.spec(format, orElse: .nbl)
     guard spec.format.holdsCodes || format == nil else {
       throw NibbleError.usage("quantize writes nbl or bnb; plain safetensors hold no packed tensors")
@@ -93,6 +93,7 @@ struct QuantizeCommand: ParsableCommand {
       let why = flag == .auto ? [("encoder", "\(job.encoder.rawValue): no model that runs here has a text to calibrate with")] : []
       return try run(job, chosen + Summary.Extra(rows: why))
     }
+    if write.resume, let output = write.output { try StreamJob.checkKeptCodes(of: output) }
     var calibration = try Calibrating(calibrating.text, seed: calibrating.seed, encoder, source, common, isPlan: write.dryRun)
     options.calibration = (encoder.rawValue, calibration.record)
     var job = try StreamJob.quantize(source, options, to: spec)

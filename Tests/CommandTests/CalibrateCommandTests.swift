@@ -127,11 +127,55 @@ struct CalibrateCommandTests {
     for (flags, words) in [
       (["--target-bits", "5", "--write-rules", rules], "--write-rules"), (["--target-bits", "5", "--target-size", "1MB"], "exclude each other"), (["--target-bits", "nan"], "--target-bits"),
       (["--target-bits", "3"], "at least"), (["--write-rules", "x"], "--write-rules goes with"), (["--target-bits", "5", "--codec", "fp4"], "--codec fp4"),
-      (["--target-bits", "5", "--block-size", "128"], "--block-size"),
+      (["--target-bits", "5", "--block-size", "128"], "--block-size"), (["--target-bits", "5", "--group-size", "128"], "--group-size"),
     ] {
       let result = try run([stories, "-o", folder.file("d.nbl")] + flags)
       #expect(result.code == 2 && result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
     }
+  }
+
+  @Test("A budget of int4 folders leaves layers at 16 bit, those that are computed together together")
+  func foldersBudget() throws {
+    let rules = folder.file("rules.txt"), path = folder.file("ct")
+    let flags = ["--format", "compressed-tensors", "--group-size", "32", "--keep", "down_proj", "--encoder", "mse"]
+    let result = try run([stories, "-o", path, "--target-bits", "14", "--write-rules", rules, "--calibration", Self.text, "--json"] + flags)
+    #expect(result.code == 0, "\(result.errors)")
+    #expect(!result.errors.contains("vLLM") && !result.errors.contains("nf4") && result.errors.contains("int4:group=32"))
+    let budget = try #require(try JSON.parse(result.output)["budget"])
+    #expect(budget["bits"]?.double ?? 0 <= 14)
+    var byLayer: [String: Set<String>] = [:]
+    for tensor in budget["tensors"]?.array ?? [] {
+      let (name, codec) = (try #require(tensor["name"]?.string), try #require(tensor["codec"]?.string))
+      let parts = name.split(separator: ".")
+      let together = ["q_proj", "k_proj", "v_proj"].contains(String(parts[4])) ? "qkv" : parts[4] == "o_proj" ? "o" : "mlp"
+      byLayer[parts[2] + together, default: []].insert(codec)
+    }
+    #expect(byLayer.count == 15 && byLayer.values.allSatisfy { $0.count == 1 })
+    #expect(Set(byLayer.values.flatMap { $0 }) == ["int4:group=32", "keep"])
+    #expect(try Program.run(["evaluate", "--base", path, "--data", Self.text, "-q"]).code == 0)
+    #expect(try run([stories, "-o", folder.file("again"), "--tensor", "@" + rules, "-q"] + flags).code == 0)
+    func identity(_ path: String) throws -> String { try Program.run(["hash", path, "-q"]).output.prefix(32).description }
+    #expect(try identity(path) == identity(folder.file("again")))
+  }
+
+  @Test("bf16 passes: the same file for any number of threads, another one than with fp32, and the record says so")
+  func precision() throws {
+    let given = ["--calibration", Self.text, "--calibration-tokens", "256", "-q"]
+    for (name, more) in [("a", ["-j", "1"]), ("b", ["-j", "2"])] {
+      #expect(try calibrated(name + ".nbl", given + more + ["--compute-dtype", "bf16"]).code == 0)
+    }
+    #expect(try calibrated("c.nbl", given).code == 0)
+    #expect(try bytes(of: folder.file("a.nbl")) == bytes(of: folder.file("b.nbl")))
+    #expect(try bytes(of: folder.file("a.nbl")) != bytes(of: folder.file("c.nbl")))
+    func record(_ name: String) throws -> JSON? { try Checkpoint.open(folder.file(name)).provenance?["options"]?["calibration"] }
+    #expect(try record("a.nbl")?["compute_dtype"]?.string == "bf16" && record("c.nbl")?["compute_dtype"] == nil)
+    let words = [stories, "--data", Self.text, "--tokens", "300", "-q"]
+    #expect(try Program.run(["calibrate"] + words + ["-o", folder.file("s"), "--compute-dtype", "bf16"]).code == 0)
+    #expect(try Program.run(["plan", "quantize", stories, "--encoder", "calibrated", "--compute-dtype", "bf16"]).output.contains(" min and "))
+    let statistics = try calibrated("d.nbl", ["--statistics", folder.file("s"), "--compute-dtype", "bf16"])
+    #expect(statistics.code == 2 && statistics.errors.contains("leave out --compute-dtype"), "\(statistics.errors)")
+    let unused = try run([stories, "-o", folder.file("d.nbl"), "--compute-dtype", "bf16"])
+    #expect(unused.code == 2 && unused.errors.contains("--compute-dtype is for --encoder calibrated"), "\(unused.errors)")
   }
 
   @Test("Without a text the model writes its own, by its seed")
@@ -145,6 +189,22 @@ struct CalibrateCommandTests {
       outputs.append(try bytes(of: folder.file(name + ".nbl")))
     }
     #expect(outputs[0] == outputs[1] && outputs[1] != outputs[2])
+  }
+
+  @Test("Text and the model's own, in the share that is asked for")
+  func blend() throws {
+    let given = ["--calibration", Self.text, "--calibration-tokens", "800"]
+    let result = try calibrated("a.nbl", given + ["--own-text", "0.25", "--seed", "4", "-q"])
+    #expect(result.code == 0 && result.output.contains("800 tokens, 200 of them the model's own"), "\(result.output)\(result.errors)")
+    let record = try Checkpoint.open(folder.file("a.nbl")).provenance?["options"]?["calibration"]
+    #expect(record?["source"]?.string == "text+self-written" && record?["own_tokens"]?.int == 200 && record?["seed"]?.int == 4)
+    #expect(try Program.run(["plan", "quantize", stories, "--encoder", "calibrated", "--own-text", "0.5"] + given).output.contains("400 of them"))
+    for (flags, words) in [
+      (given + ["--own-text", "1"], "between 0 and 1"), (given + ["--own-text", "nan"], "--own-text"), (["--own-text", "0.5"], "goes with --calibration"),
+    ] {
+      let result = try calibrated("b.nbl", flags)
+      #expect(result.code == 2 && result.errorLines.count == 1 && result.errors.contains(words), "\(result.errors)")
+    }
   }
 
   @Test("Rows of text, of ids and of both; folders of such files")
@@ -204,6 +264,20 @@ struct CalibrateCommandTests {
     #expect(folder.contents == before)
   }
 
+  @Test("An encoder whose states are no numbers: no tensor is taken to cost nothing")
+  func nothing() throws {
+    let source = fixture("models/roberta"), ids = (3..<60).map(String.init).joined(separator: ",")
+    var weights = try bytes(of: source + "/model.safetensors")
+    let entry = try #require(try SmallSafetensors(source + "/model.safetensors").entry("roberta.encoder.layer.1.output.LayerNorm.weight"))
+    for place in entry.range where place % 4 == 3 { weights[place] = 0x7F }
+    try folder.write("big/config.json", bytes(of: source + "/config.json"))
+    try folder.write("big/model.safetensors", weights)
+    try folder.write("ids.jsonl", #"{"input_ids": [\#(ids)]}"#)
+    let result = try run([folder.file("big"), "-o", folder.file("out.nbl"), "--target-bits", "5", "--calibration", folder.file("ids.jsonl"), "-q"])
+    #expect(result.code == 6 && result.errorLines.count == 1 && result.errors.contains("what packing it costs is not finite"), "\(result.errors)")
+    #expect(PathKind(folder.file("out.nbl")) == .nothing)
+  }
+
   @Test("A layer whose numbers overflow is named, with exit code 6")
   func overflow() throws {
     let text = try bytes(of: fixture("stories260K/config.json")), tokenizer = try bytes(of: fixture("stories260K/tokenizer.model"))
@@ -217,6 +291,9 @@ struct CalibrateCommandTests {
     try folder.write("big/model.safetensors", weights)
     let result = try calibrated("out.nbl", ["--calibration", Self.text, "--calibration-tokens", "256", "-q"], model: folder.file("big"))
     #expect(result.code == 6 && result.errorLines.count == 1 && result.errors.contains("layers.2.mlp"), "\(result.errors)")
+    #expect(PathKind(folder.file("out.nbl")) == .nothing)
+    let budget = try run([folder.file("big"), "-o", folder.file("out.nbl"), "--target-bits", "5", "--calibration", Self.text, "-q"])
+    #expect(budget.code == 6 && budget.errorLines.count == 1 && budget.errors.contains("NaN"), "\(budget.errors)")
     #expect(PathKind(folder.file("out.nbl")) == .nothing)
   }
 }

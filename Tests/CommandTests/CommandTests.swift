@@ -349,7 +349,7 @@ struct CommandTests {
       (["--codec", "nf4", "--group-size", "64"], "--group-size is for int4"), (["--codec", "int4", "--block-size", "128"], "--block-size is for nf4"),
       (["--codec", "int4", "--symmetric", "--zeros", "int"], "--symmetric stores no zero points"),
       (["--codec", "nf4", "--encoder", "gptq"], "--encoder gptq chooses codes of int4"),
-      (["--codec", "int8", "--encoder", "calibrated"], "nf4, fp4 and int4"),
+      (["--codec", "int8", "--encoder", "calibrated"], "nf4, fp4, int4 and nf4-tiles"),
     ] {
       let output = flags.contains("bnb") ? folder.file("bnb") : packed
       let result = try Program.run(["quantize", base, "-o", output, "--force"] + flags)

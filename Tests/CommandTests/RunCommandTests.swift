@@ -149,6 +149,18 @@ struct RunCommandTests {
     #expect(first.errors.contains("were not scored"))
   }
 
+  @Test("evaluate compares a merge with the base and its adapters")
+  func compared() throws {
+    let adapter = fixture("shakespeare/adapter"), merged = folder.file("m")
+    #expect(try Program.run(["merge", stories, adapter, "-o", merged, "--dtype", "fp32", "-q"]).code == 0)
+    func divergence(_ more: [String]) throws -> Double {
+      let found = try json(["evaluate", "--base", merged, "--data", fixture("stories.txt"), "--context", "96", "--compare-to", stories] + more)
+      return found["compared_to"]?["kl_divergence"]?.double ?? .nan
+    }
+    #expect(try divergence(["--compare-adapter", adapter]) < 1e-8)
+    #expect(try divergence([]) > 0.01 && divergence(["--compare-adapter", adapter + ":0.5"]) > 0.001)
+  }
+
   @Test("forward writes what a pass gives, adapters on")
   func forward() throws {
     let out = folder.file("o.safetensors")
@@ -245,6 +257,8 @@ struct RunCommandTests {
     (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--context", "513"], 2),
     (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--stride", "0"], 2),
     (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--compare-to", fixture("models/llama")], 3),
+    (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--compare-adapter", fixture("shakespeare/adapter")], 2),
+    (["evaluate", "--base", stories, "--data", fixture("stories.txt"), "--compare-to", stories, "--compare-adapter", "/nowhere"], 3),
     (["evaluate", "--base", stories, "--data", fixture("stories260K/model.safetensors")], 3),
     (["forward", "--base", stories, "--ids", "/nowhere", "-o", "/tmp/nibble-x.safetensors"], 3),
     (["forward", "--base", stories, "--ids", fixture("stories260K/model.safetensors"), "-o", "/tmp/nibble-x.safetensors"], 3),

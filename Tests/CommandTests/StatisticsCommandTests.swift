@@ -38,6 +38,14 @@ struct StatisticsCommandTests {
     #expect(!tensors.isEmpty && tensors.allSatisfy { $0["of_outputs"]?.bool == true })
   }
 
+  @Test("A text and the model's own; a share that is none is refused")
+  func blend() throws {
+    let made = try calibrate("s.safetensors", ["--own-text", "0.5"])
+    #expect(made.code == 0 && made.output.contains("800 tokens, 400 of them the model's own"), "\(made.output)\(made.errors)")
+    let refused = try calibrate("t.safetensors", ["--own-text", "2"])
+    #expect(refused.code == 2 && refused.errorLines.count == 1 && refused.errors.contains("--own-text 2.0 is not between 0 and 1"))
+  }
+
   @Test("What does not go together is refused before any work")
   func refused() throws {
     #expect(try calibrate("s.safetensors", ["--diagonal", "-q"]).code == 0)
@@ -68,6 +76,13 @@ struct StatisticsCommandTests {
     #expect(try Program.run(["quantize", Self.stories, "-o", output, "--resume", "--max-error", "0.0001"] + words).code == 6)
     let kept = try bytes(of: journal)
     try Data(kept.prefix(kept.count / 2)).write(to: URL(fileURLWithPath: journal))
+    // While another process has it, nobody else writes in it.
+    let holder = open(journal, O_RDWR)
+    #expect(flock(holder, LOCK_EX | LOCK_NB) == 0)
+    let second = try Program.run(["quantize", Self.stories, "-o", output, "--resume"] + words)
+    #expect(second.code == 2 && second.errorLines.count == 1 && second.errors.contains("is being written by another process"), "\(second.errors)")
+    #expect(try bytes(of: journal).count == kept.count / 2)
+    close(holder)
     let result = try Program.run(["quantize", Self.stories, "-o", output, "--resume", "--json"] + words)
     let taken = try JSON.parse(result.output)["calibration"]?["resumed_tensors"]?.int ?? 0
     #expect(result.code == 0 && taken > 5, "\(result.errors)")

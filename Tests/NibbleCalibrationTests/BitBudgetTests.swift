@@ -40,6 +40,35 @@ struct BitBudgetTests {
     }
   }
 
+  @Test("tensors that stand together get one codec, of those that all of them have, and cost what they cost in all")
+  func bonds() throws {
+    func tensor(_ name: String, _ choices: [(String, Int, Double)]) -> BitBudget.Tensor {
+      .init(name: name, elements: 100, choices: choices.map { .init(codec: $0.0, bytes: $0.1, cost: $0.2) })
+    }
+    let tensors = [
+      tensor("q", [("int4", 50, 0.4), ("keep", 200, 0)]), tensor("o", [("int4", 50, 0.5), ("keep", 200, 0)]),
+      tensor("k", [("keep", 200, 0), ("int8", 100, 0), ("int4", 50, 0.2)]),
+    ]
+    func codecs(_ bytes: Int) throws -> [String] {
+      try BitBudget(tensors, bytes: bytes) { ["q", "k"].contains($0.name) ? "qk" : nil }.choices.map(\.codec)
+    }
+    // q and k are worth more than o, but less for their bytes; alone, k would take int8.
+    #expect(try codecs(300) == ["int4", "keep", "int4"] && codecs(450) == ["int4", "keep", "int4"])
+    #expect(try codecs(600) == ["keep", "keep", "keep"] && codecs(150) == ["int4", "int4", "int4"])
+    #expect(try codecs(250) == ["int4", "int4", "int4"] && BitBudget(tensors, bytes: 250).choices.map(\.codec) == ["int4", "int4", "int8"])
+    #expect(throws: NibbleError.self) { try codecs(149) }
+  }
+
+  @Test("a small step that leaves no room for a better one is not taken")
+  func room() throws {
+    let tensors = [("a.w", "int4", 14, 0.5), ("b.w", "int8", 20, 0)].map { name, codec, bytes, cost in
+      BitBudget.Tensor(
+        name: name, elements: 20, choices: [.init(codec: "nf4:block=64", bytes: 10, cost: 1), .init(codec: codec, bytes: bytes, cost: cost)])
+    }
+    #expect(try BitBudget(tensors, bytes: 30).choices.map(\.codec) == ["nf4:block=64", "int8"])
+    #expect(try BitBudget(tensors, bytes: 29).choices.map(\.codec) == ["int4", "nf4:block=64"])
+  }
+
   @Test("along the hull it is the best there is")
   func exact() throws {
     let one = BitBudget.Tensor(

@@ -47,7 +47,7 @@ struct GainTests {
   private func texts() throws -> (calibration: [[Int]], test: [[Int]]) {
     let model = try Model(fixture("stories260K"), threads: 2)
     func text(_ tokens: Int, _ seed: UInt64) throws -> [[Int]] {
-      try CalibrationText(writtenBy: model, from: [[1]], tokens: tokens, seed: seed, ends: [2]).windows
+      try CalibrationText(writtenBy: model, from: [.init([1])], tokens: tokens, seed: seed, ends: [2]).windows
     }
     return (try text(2048, 1), try text(1024, 2).map { Array($0.dropFirst().prefix(95)) })
   }

@@ -17,7 +17,7 @@ struct CalibratedMergeTests {
   /// Text that stories260K writes.
   private static let windows: [[Int]] = {
     let model = try? Model(fixture("stories260K"), threads: 2)
-    return model.flatMap { try? CalibrationText(writtenBy: $0, from: [[1]], tokens: 2048, seed: 1, ends: [2]).windows } ?? []
+    return model.flatMap { try? CalibrationText(writtenBy: $0, from: [.init([1])], tokens: 2048, seed: 1, ends: [2]).windows } ?? []
   }()
 
   /// stories260K packed, and a LoRA of every linear layer that is small beside rounding.

@@ -1,5 +1,6 @@
 import NibbleCompute
 import NibbleCore
+import NibbleModels
 import TestSupport
 import Testing
 
@@ -27,6 +28,30 @@ struct TextTests {
     #expect((text.windows.firstIndex { $0[0] >= 1000 } ?? 100) < 5)
     #expect(CalibrationText([long, short], tokens: 5000).tokens == 1030)
     #expect(text.digest != CalibrationText([long, short], tokens: 204).digest)
+  }
+
+  @Test("What a user said is answered; text and the model's own stand by turns")
+  func conversations() throws {
+    let model = try Model(fixture("stories260K"), threads: 2)
+    // A token that is common in stories ends a turn.
+    let story = try CalibrationText(writtenBy: model, from: [.init([1])], tokens: 250, seed: 3, ends: [2]).windows.flatMap { $0 }
+    let counts = Dictionary(grouping: story.filter { $0 > 300 }) { $0 }.mapValues(\.count)
+    let end = try #require(counts.max { ($0.value, $0.key) < ($1.value, $1.key) }?.key)
+    let reply = [end, 5, 6, 7], opening = [1, 400, 401]
+    func written(_ tokens: Int, _ reply: [Int]) throws -> CalibrationText {
+      try CalibrationText(writtenBy: model, from: [.init([1]), .init(opening, reply: reply)], tokens: tokens, seed: 3, ends: [end])
+    }
+    let text = try written(600, reply)
+    #expect(text.tokens == 600 && text.source == "self-written" && text.windows.allSatisfy { $0.count <= 256 })
+    let asked = text.windows.filter { $0.starts(with: opening) }, free = text.windows.filter { !$0.starts(with: opening) }
+    // All but what the last window or a full one left no room for.
+    let answered = asked.filter { window in window.indices.contains { Array(window[$0...].prefix(4)) == reply } }
+    #expect(asked.count > 2 && answered.count >= asked.count - 2 && answered.allSatisfy { $0.firstIndex(of: end) ?? 0 > 2 })
+    #expect(free.count > 2 && free.dropLast().allSatisfy { $0.dropLast().allSatisfy { $0 != end } })
+    #expect(try written(600, reply).windows == text.windows && written(600, []).windows != text.windows)
+    let both = CalibrationText(CalibrationText(windows: (0..<8).map { _ in [Int](repeating: 9, count: 100) }, source: "text"), and: text)
+    #expect(both.tokens == 1400 && both.source == "text+self-written" && both.windows.count == text.windows.count + 8)
+    #expect(both.windows.prefix(both.windows.count / 2).count { $0[0] == 9 } < 8)
   }
 
   @Test("Massive tokens count as a hundred times the median's energy, in every moment")

@@ -13,6 +13,9 @@ public struct BitBudget: Sendable {
     /// squares.
     public var cost: Double
 
+    /// The codec without its parameters.
+    var kind: String { String(codec.prefix { $0 != ":" }) }
+
     public init(codec: String, bytes: Int, cost: Double) { (self.codec, self.bytes, self.cost) = (codec, bytes, cost) }
   }
 
@@ -45,11 +48,52 @@ public struct BitBudget: Sendable {
   /// From the smallest choices on, the step that lowers the cost most for its bytes is taken as long as one fits. Steps run along the lower
   /// convex hull of each tensor's choices, so no better choice of the same size or less exists but for the last step that does not fit.
   ///
+  /// - Parameter bond: what tells tensors that must have one codec; nil for a tensor that stands alone
   /// - Throws: `.usage` where the smallest choices are too large, or a tensor has none
-  public init(_ tensors: [Tensor], bytes: Int) throws {
-    if let bare = tensors.first(where: \.choices.isEmpty) { throw NibbleError.usage("\(subject: bare.name) has no codec to choose") }
+  public init(_ tensors: [Tensor], bytes: Int, bond: (Tensor) -> String? = { _ in nil }) throws {
     self.tensors = tensors
-    let hulls = tensors.map { Self.hull($0.choices) }
+    let bonds = tensors.enumerated().map { bond($1) ?? "\($0)" }
+    let units = Dictionary(grouping: tensors.indices) { bonds[$0] }.values.sorted { ($0.first ?? 0) < ($1.first ?? 0) }
+    let chosen = try Self.best(units.map { Self.together($0.map { tensors[$0] }) }, bytes: bytes)
+    var places = [Int](repeating: 0, count: tensors.count)
+    for (unit, choice) in zip(units, chosen) {
+      for tensor in unit { places[tensor] = tensors[tensor].choices.firstIndex { $0.codec == choice.codec } ?? 0 }
+    }
+    self.chosen = places
+  }
+
+  /// Tensors as one: the choices that all of them have.
+  private static func together(_ tensors: [Tensor]) -> Tensor {
+    guard var all = tensors.first else { return Tensor(name: "", elements: 0, choices: []) }
+    for other in tensors.dropFirst() {
+      all.elements += other.elements
+      all.choices = all.choices.compactMap { choice in
+        other.choices.first { $0.codec == choice.codec }.map {
+          Choice(codec: choice.codec, bytes: choice.bytes + $0.bytes, cost: choice.cost + $0.cost)
+        }
+      }
+    }
+    return all
+  }
+
+  /// The cheapest of what steps come to with all codecs, and with each left out: the step that does not fit may be a larger one with more to
+  /// choose from.
+  private static func best(_ tensors: [Tensor], bytes: Int) throws -> [Choice] {
+    func cost(_ choices: [Choice]) -> Double { choices.reduce(0) { $0 + $1.cost } }
+    var best = try chosen(tensors, bytes: bytes)
+    for codec in Set(tensors.flatMap { $0.choices.map(\.kind) }).sorted() {
+      let fewer = tensors.map { one in
+        Tensor(name: one.name, elements: one.elements, choices: one.choices.filter { $0.kind != codec })
+      }
+      if let other = try? chosen(fewer, bytes: bytes), cost(other) < cost(best) { best = other }
+    }
+    return best
+  }
+
+  /// The choice of each of some tensors.
+  private static func chosen(_ tensors: [Tensor], bytes: Int) throws -> [Choice] {
+    if let bare = tensors.first(where: \.choices.isEmpty) { throw NibbleError.usage("\(subject: bare.name) has no codec to choose") }
+    let hulls = tensors.map { hull($0.choices) }
     var places = [Int](repeating: 0, count: tensors.count)
     var left = zip(tensors, hulls).reduce(bytes) { left, one in left - (one.1.first.map { one.0.choices[$0].bytes } ?? 0) }
     guard left >= 0 else {
@@ -68,7 +112,7 @@ public struct BitBudget: Sendable {
       places[step.tensor] = step.place
       left -= step.bytes
     }
-    chosen = zip(hulls, places).map { $0[$1] }
+    return zip(tensors, zip(hulls, places)).map { $0.choices[$1.0[$1.1]] }
   }
 
   /// The choices on the lower convex hull of cost over bytes, smallest first, while the cost falls.

@@ -103,8 +103,8 @@ final class Sensitivity {
         var sum = 0.0
         for index in 0..<vocabulary {
           let log = Double(p[index]) - difference
-          // e^-30 of probability adds nothing that counts here.
-          if log > -30 { sum += Double(expf(Float(log))) * (log - (Double(q[index]) - other)) }
+          // e^-30 of probability adds nothing that counts here; NaN does.
+          if !(log <= -30) { sum += Double(expf(Float(log))) * (log - (Double(q[index]) - other)) }
         }
         out.value[row] = Float(max(sum, 0))
       }
@@ -112,10 +112,10 @@ final class Sensitivity {
     return sums.values.reduce(0.0) { $0 + Double($1) } / Double(max(rows, 1))
   }
 
-  /// ‖own − float‖² / ‖float‖²
+  /// ‖own − float‖² / ‖float‖²; NaN where a number is not finite.
   private func distance(_ own: FloatStore) -> Double {
     var difference = Difference()
     difference.add(answers.start, own.start, count: own.count)
-    return difference.squaredDifference / max(difference.squaredA, 1e-30)
+    return difference.nonfinite > 0 ? .nan : difference.squaredDifference / max(difference.squaredA, 1e-30)
   }
 }

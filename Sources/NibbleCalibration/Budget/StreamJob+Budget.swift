@@ -5,22 +5,6 @@ import NibbleModels
 import NibbleQuant
 
 extension BitBudget {
-  /// The codecs that tensors are given to choose from.
-  public enum Palette: Sendable {
-    /// NF4 in several block sizes and 16 bit: what a bitsandbytes folder of 4 bits holds.
-    case blocks
-    /// And int8.
-    case all
-
-    /// The codec of a rule, and the codec.
-    func codecs(doubleQuant: Bool) -> [(rule: String, codec: any WeightCodec)] {
-      let blocks = [256, 128, 64, 32].map { size -> (String, any WeightCodec) in
-        ("nf4:block=\(size)", BlockCodec(.nf4, blockSize: size, nested: doubleQuant ? BlockCodec.Nested() : nil))
-      }
-      return self == .all ? blocks + [("int8", Int8Rows())] : blocks
-    }
-  }
-
   /// Tokens that tensors are measured with.
   public static let tokens = 512
 
@@ -29,11 +13,12 @@ extension BitBudget {
   /// - Parameters:
   ///   - job: its packed tensors are those that may be coded otherwise
   ///   - windows: ids as the model takes them; the first `tokens` of them are used
+  ///   - palette: what they may be coded with, beside 16 bit
   ///   - names: the tensors that may be coded otherwise
   ///   - progress: called with tensors done and tensors in all
   /// - Throws: `.usage` without any token or for networks that are no transformer, `.quality` where numbers are not finite
   public static func measure(
-    _ job: StreamJob, with model: Model, _ windows: [[Int]], _ palette: Palette, doubleQuant: Bool, names: Set<String>,
+    _ job: StreamJob, with model: Model, _ windows: [[Int]], _ palette: PackingPalette, names: Set<String>,
     progress: (Int, Int) -> Void = { _, _ in }
   ) throws -> [Tensor] {
     let transformer = try model.transformer
@@ -58,7 +43,7 @@ extension BitBudget {
         // NaN would look like no gain, and the tensor would get the fewest bits.
         guard cost.isFinite else { throw NibbleError.quality("\(target.place): what packing it costs is not finite") }
         let error = squaredError(values, reference)
-        var choices = try palette.codecs(doubleQuant: doubleQuant).compactMap { rule, codec -> Choice? in
+        var choices = try palette.codecs(target.dtype).compactMap { rule, codec -> Choice? in
           guard codec.refusal(target.dtype, shape) == nil else { return nil }
           let own = squaredError(values, try packed(codec))
           return Choice(

@@ -28,6 +28,8 @@ protocol Container: Sendable {
   func warnings(_ job: StreamJob) -> [Warning]
   /// Whether a tensor stored as `encoding` has a place beside others.
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool
+  /// What tells the tensors that programs compute in one product with this one, which must share its scheme; nil where it stands alone.
+  func bond(_ tensor: String) -> String?
   /// What the output of a job will take.
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize
   /// Bytes that wait in memory because the window of the output they belong to is not full.
@@ -47,6 +49,7 @@ extension Container {
   func groupScale(of dtype: DType) -> DType { dtype == .bf16 ? .bf16 : .f16 }
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] { decisions }
   func warnings(_ job: StreamJob) -> [Warning] { [] }
+  func bond(_ tensor: String) -> String? { nil }
 }
 
 /// Bytes of all files of an output.

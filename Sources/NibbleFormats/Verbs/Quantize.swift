@@ -183,12 +183,7 @@ extension StreamJob {
       guard !tensor.isPacked else { throw refuse("it is packed already; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       guard tensor.count > 0 else { throw refuse("it has no elements") }
-      var settings = CodecSettings(blockSize: decision.blockSize, doubleQuant: options.doubleQuant)
-      (settings.groupSize, settings.zeros) = (decision.groupSize ?? options.groupSize, options.zeros)
-      settings.offsets = options.offsets != nil
-      settings.tile = options.tile
-      settings.scale = container.groupScale(of: tensor.dtype)
-      let codec = kind.make(settings)
+      let codec = options.codec(kind, blockSize: decision.blockSize, groupSize: decision.groupSize, tensor.dtype, in: container)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) {
         let size = kind.hasGroups ? Int4Groups.sizes.last { tensor.shape.last.map { $0 % Int4Groups.sizes[0] == 0 } == true && tensor.shape[1] % $0 == 0 } : nil
         throw refuse("\(reason)" + (size.map { "; \(.groupSize, $0) divides them, or keep it (\(.keep))" } ?? "; keep it (\(.keep))"))
@@ -206,6 +201,16 @@ extension StreamJob {
 }
 
 extension QuantizeOptions {
+  /// A codec of a kind, as these options have it for tensors of a type.
+  func codec(_ kind: CodecKind, blockSize: Int?, groupSize: Int?, _ dtype: DType, in container: any Container) -> any WeightCodec {
+    var settings = CodecSettings(blockSize: blockSize ?? self.blockSize, doubleQuant: doubleQuant)
+    (settings.groupSize, settings.zeros) = (groupSize ?? self.groupSize, zeros)
+    settings.offsets = offsets != nil
+    settings.tile = tile
+    settings.scale = container.groupScale(of: dtype)
+    return kind.make(settings)
+  }
+
   /// What decides the bytes of the output, beside the source.
   package var provenance: JSON {
     let own: JSON = [

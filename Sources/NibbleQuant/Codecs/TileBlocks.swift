@@ -11,7 +11,7 @@ extension CodecKind {
 /// NF4 in blocks that are tiles of so many rows and columns of a matrix, with a float32 offset a tile: element = value of the code · scale +
 /// offset.
 ///
-/// Tiles follow one another along rows of tiles, the elements of a tile row by row. Packing leaves offsets at 0; a change that is the same for
+/// Tiles follow one another along rows of tiles, the elements of a tile row by row. Rounding leaves offsets at 0; a change that is the same for
 /// all elements of a tile, such as QA-HiRA's, is added to its offset without a code being touched.
 public struct TileBlocks: WeightCodec {
   /// Of a tile.
@@ -138,7 +138,12 @@ public struct TileBlocks: WeightCodec {
   }
 
   /// Calls `body` with the places of every run of a tile's columns: in strips of the matrix and of tiles, and the tile's number.
-  private func forEachRun(_ count: Int, _ first: Int, _ width: Int, _ body: (_ matrix: Int, _ tiles: Int, _ tile: Int) -> Void) {
+  ///
+  /// - Parameters:
+  ///   - count: elements of the strips
+  ///   - first: the first strip
+  ///   - width: columns of the matrix
+  package func forEachRun(_ count: Int, _ first: Int, _ width: Int, _ body: (_ matrix: Int, _ tiles: Int, _ tile: Int) -> Void) {
     let across = width / columns, strip = rows * width
     for s in 0..<count / max(strip, 1) {
       for row in 0..<rows {

@@ -87,10 +87,17 @@ extension Int4Container {
     return PackedLayouts.writes(settings, name)
   }
 
+  func bond(_ tensor: String) -> String? {
+    guard let module = SkippedModules.module(tensor) else { return nil }
+    return FusedLinears.all.firstIndex { $0.contains { module.hasSuffix("." + $0) } }.flatMap { index in
+      module.lastIndex(of: ".").map { module[...$0] + FusedLinears.all[index].joined(separator: ",") }
+    }
+  }
+
   /// vLLM computes q, k and v, or gate and up, in one product: they must share a scheme.
   func fusedWarnings(_ job: StreamJob) -> [Warning] {
     let linears = job.items.map(\.target).filter { $0.module != nil }
-    for fused in [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]] {
+    for fused in FusedLinears.all {
       var packed: [String: Set<Bool>] = [:]
       for target in linears {
         guard let module = target.module, let name = fused.first(where: { module.hasSuffix("." + $0) }) else { continue }
@@ -107,6 +114,11 @@ extension Int4Container {
     }
     return []
   }
+}
+
+/// Layers that vLLM computes in one product.
+private enum FusedLinears {
+  static let all = [["q_proj", "k_proj", "v_proj"], ["gate_proj", "up_proj"]]
 }
 
 extension Int4Groups.Zero {
