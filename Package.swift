@@ -45,11 +45,11 @@ let package = Package(
       name: "NibbleTraining",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleModels",
-        "NibbleEvaluation", "NibbleTemplates",
+        "NibbleCalibration", "NibbleEvaluation", "NibbleTemplates",
       ]),
     .target(
       name: "NibbleCalibration",
-      dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleModels", "CNibbleKernels"]),
+      dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleModels", "CNibbleKernels"]),
     .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
     .executableTarget(
       name: "nibble",

@@ -208,5 +208,7 @@ package final class FloatStore: @unchecked Sendable {
     _ = values.initialize(from: floats)
   }
 
+  package var doubles: [Double] { (0..<count).map { Double(start[$0]) } }
+
   deinit { UnsafeMutableRawPointer(start).deallocate() }
 }
