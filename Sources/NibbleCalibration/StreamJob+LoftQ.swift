@@ -30,11 +30,12 @@ extension StreamJob {
     for (done, index) in indices.enumerated() {
       let item = items[index], name = item.source.name.text, place: MessageText = "\(path: source.path): \(tensor: name)"
       let (outputs, inputs) = (item.target.shape[0], item.target.shape[1]), most = min(rank, outputs, inputs)
-      let weight = try item.values(outputs * inputs).wanted, target = FloatStore(count: weight.count), left = FloatStore(count: weight.count)
+      let weight = try item.values(outputs * inputs).wanted, random = CountedRandom(seed: 0, stream: XXH3.digest64(of: Array(name.utf8)))
       guard LayerKernels.allFinite(weight.start, count: weight.count) else { throw NibbleError.quality("\(place) has NaN or infinite values") }
-      target.start.update(from: weight.start, count: weight.count)
       let signal = max(Self.norm(weight), 1e-30)
-      var pair = (a: [Float](), b: [Float](), codes: DecidedCodes?.none)
+      // W − B·A and W − Q.
+      let target = FloatStore(count: weight.count), left = FloatStore(count: weight.count)
+      target.start.update(from: weight.start, count: weight.count)
       for step in 0..<max(1, steps) {
         try Interrupt.check()
         let task = EncodingTask(
@@ -44,20 +45,20 @@ extension StreamJob {
         let packed = try Matrix(codes, item.target.dtype, rows: outputs, columns: inputs).values()
         for place in 0..<weight.count { left.start[place] = weight.start[place] - packed.start[place] }
         if step == 0 { report.before += Self.norm(left) / signal }
-        let random = CountedRandom(seed: 0, stream: XXH3.digest64(of: Array(name.utf8)))
         let (a, b) = try LowRankPair.best(for: left, outputs: outputs, inputs: inputs, rank: most, scale: 1, random, team)
-        pair = (a, b, codes)
-        // left − B·A, and W − B·A for the next step.
-        for (store, sign) in [(left, Float(-1)), (target, -1)] {
-          if store === target { target.start.update(from: weight.start, count: weight.count) }
-          _ = BLAS.multiply(
-            b, most, a, inputs, transposed: false, store.start, inputs, m: outputs, n: inputs, k: most, alpha: sign, beta: 1)
+        func subtractFactors(from store: FloatStore) {
+          _ = BLAS.multiply(b, most, a, inputs, transposed: false, store.start, inputs, m: outputs, n: inputs, k: most, alpha: -1, beta: 1)
         }
+        guard step + 1 < max(1, steps) else {
+          subtractFactors(from: left)
+          items[index].decided = codes
+          report.corrections.append(Correction(module: module(name), a: a, b: b, rank: most, share: 0))
+          continue
+        }
+        target.start.update(from: weight.start, count: weight.count)
+        subtractFactors(from: target)
       }
-      let error = Self.norm(left) / signal
-      report.after += error
-      items[index].decided = pair.codes
-      report.corrections.append(Correction(module: module(name), a: pair.a, b: pair.b, rank: most, share: 0))
+      report.after += Self.norm(left) / signal
       progress(done + 1, indices.count)
     }
     (report.before, report.after) = (report.before / Double(max(indices.count, 1)), report.after / Double(max(indices.count, 1)))
@@ -78,8 +79,6 @@ extension StreamJob {
   /// A layer's name as models have it.
   private func module(_ name: String) -> String {
     let layer = String(name.dropLast(".weight".count)), prefix = source.modelType.flatMap { type in source.family?.prefix(type) } ?? ""
-    return layer.hasPrefix(prefix) || isHead(name) ? layer : prefix + layer
+    return layer.hasPrefix(prefix) ? layer : prefix + layer
   }
-
-  private func isHead(_ name: String) -> Bool { NameGuess.isEmbeddingOrHead(name) }
 }

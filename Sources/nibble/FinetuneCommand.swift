@@ -30,7 +30,7 @@ struct FinetuneCommand: ParsableCommand {
     String?
   @Option(
     help: ArgumentHelp(
-      "lora, rslora, dora, lora-fa, adalora, vera, loha, lokr, ia3, oft, boft, hra, miss, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base."))
+      "lora, rslora, dora, lora-fa, delta-lora, adalora, vera, loha, lokr, ia3, oft, boft, hra, miss, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base."))
   var method: AdapterOptions.Method = .lora
   @Option(
     parsing: .singleValue,

@@ -19,6 +19,8 @@ package struct MethodPart: Sendable {
   package let isSecond: Bool
   /// Whether modules may be without it.
   let isOptional: Bool
+  /// Whether it is there while a method is trained only: without a gradient, and in no adapter.
+  package let isKept: Bool
   /// Whether all modules share one tensor, whose whole name the suffix is, and by what it is as large as the largest of them needs it:
   /// nil for a tensor of each module's own. What is shared stays as it is.
   package let sharing: Sharing?
@@ -27,13 +29,13 @@ package struct MethodPart: Sendable {
 
   package init(
     _ name: String, suffixes: [String], flag: String? = nil, isFactor: Bool = false, isMatrix: Bool = false, isScaled: Bool = false,
-    isSecond: Bool = false, isOptional: Bool = false, sharing: Sharing? = nil,
+    isSecond: Bool = false, isOptional: Bool = false, isKept: Bool = false, sharing: Sharing? = nil,
     shape: @escaping @Sendable (ModuleShape) -> [Int]
   ) {
     (self.name, self.suffixes, self.flag, self.isFactor, self.isScaled, self.isSecond) = (
       name, suffixes, flag, isFactor, isScaled, isSecond
     )
-    (self.isMatrix, self.isOptional, self.sharing, self.shape) = (isMatrix, isOptional, sharing, shape)
+    (self.isMatrix, self.isOptional, self.isKept, self.sharing, self.shape) = (isMatrix, isOptional, isKept, sharing, shape)
   }
 
   /// What follows the path of such a module in the file that is written.
@@ -128,8 +130,8 @@ package struct NewModule {
   private let engine: Engine
 
   package init(
-    _ weight: Matrix, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart, _ material: StartMaterial = .init(),
-    _ random: CountedRandom, _ engine: Engine
+    _ weight: Matrix, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine,
+    material: StartMaterial = .init()
   ) {
     (inputs, outputs, self.rank, self.factors, self.random) = (weight.inputs, weight.outputs, rank, factors, random)
     (self.settings, self.scale, self.material, self.weight, self.engine) = (settings, scale, material, weight, engine)

@@ -121,6 +121,10 @@ extension Trained {
     let patterns = try options.settingPatterns.map { (key: $0.key, pattern: try Pattern($0.pattern), value: $0.value) }
     var stream: UInt64 = 0
     guard let kind = options.method.adapter else { return }
+    if kind.method.needsFloats, let packed = model.checkpoint.packed.first {
+      throw NibbleError.usage(
+        "\(.method, options.method.rawValue) moves float weights; \(path: model.path) holds packed ones, \(subject: packed.name.text) the first")
+    }
     for (setting, isEmpty) in [
       (Setting.rankPattern, options.rankPattern.isEmpty && options.layerRanks.json == nil), (.alphaPattern, options.alphaPattern.isEmpty),
     ]
@@ -165,7 +169,8 @@ extension Trained {
       let scale = try scaling.factor * factors.scale(of: layer, rank: scaling.rank, kind)
       let random = CountedRandom(seed: options.seed, stream: stream)
       let new = NewModule(
-        layer.matrix, rank: shape.rank, settings: shape.settings, scale: scale, options.start, try sources.material(for: layer), random, model.engine)
+        layer.matrix, rank: shape.rank, settings: shape.settings, scale: scale, options.start, random, model.engine,
+        material: try sources.material(for: layer))
       let begun = kind.method.takesStarts ? try options.start.factors(new) : nil
       let path = AdapterFile.prefix + model.path(ofModule: layer.name)
       let kept = options.start.holdsWeight ? shape.rank : 0
