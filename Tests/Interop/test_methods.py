@@ -9,6 +9,7 @@ import transformers
 from running import as_float32, assert_same, expected, forward, padded, random_ids, save_random
 from safetensors.torch import load_file, save_file
 from test_adapters_running import GPT2, LLAMA, TINY_BIAS, class_and_type, packed_and_twin
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from test_finetune import ACCUMULATION, BATCH, RATE, RUN, STEPS, assert_same_steps, by_torch, of_tokens, rows
 
 ROBERTA = "RobertaForSequenceClassification"
@@ -410,7 +411,7 @@ def test_delta_lora_is_peft_s_lora_on_a_weight_that_moves(nibble, work, name, ta
                 layer.base_layer.weight.data += strength * (now - products.get(key, torch.zeros_like(now)))
             products[key] = now
 
-    hook = torch.optim.optimizer.register_optimizer_step_post_hook(move)
+    hook = register_optimizer_step_post_hook(move)
     try:
         expected_steps = by_torch(model, made)
     finally:

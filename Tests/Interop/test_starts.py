@@ -125,8 +125,12 @@ def test_loftq_s_codes_and_factors_are_peft_s(nibble, work, base, steps):
         turned = (lambda w: w.T.contiguous()) if targets != "all-linear" else (lambda w: w)
         packed, a, b = loftq_on_a_cpu()(turned(source[weight]), num_bits=4, reduced_rank=4, num_iter=steps)
         ours = factors[name.replace("lora_A", "lora_B")] @ factors[name]
-        # Numbers between two codes may fall to either side when factors differ in their last places.
-        assert (turned(twin[weight]) != packed).float().mean() <= (0 if steps == 1 else 2e-3)
+        # Later steps pack what differs in its last places: scales do too, and numbers between two codes may fall to either side.
+        found = turned(twin[weight])
+        if steps == 1:
+            assert torch.equal(found, packed)
+        else:
+            assert ((found - packed).abs() > 1e-5 * packed.abs().max()).float().mean() < 2e-3
         assert_close(ours, b @ a, 1e-4 if steps == 1 else 0.05)
         error = (turned(source[weight]) - turned(twin[weight]) - ours).norm()
         assert error == pytest.approx(float((turned(source[weight]) - packed - b @ a).norm()), rel=1e-3)

@@ -14,10 +14,10 @@ struct LoftQTests {
   private func job(_ name: String, _ weight: [Float], rows: Int) throws -> StreamJob {
     var builder = SafetensorsBuilder()
     builder.add("layers.0.q_proj.weight", [rows, weight.count / rows], weight)
-    try folder.write("m.safetensors", builder.bytes)
+    let source = try folder.write(name + ".safetensors", builder.bytes)
     var options = QuantizeOptions()
     options.doubleQuant = false
-    return try StreamJob.quantize(Checkpoint.open(folder.file("m.safetensors")), options, to: OutputSpec(path: folder.file(name), format: nil, default: .nbl))
+    return try StreamJob.quantize(Checkpoint.open(source), options, to: OutputSpec(path: folder.file(name), format: nil, default: .nbl))
   }
 
   @Test("leaves as little after each step as the paper's equations say, and its factors are those of what codes leave")

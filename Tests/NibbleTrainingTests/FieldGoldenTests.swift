@@ -27,10 +27,10 @@ struct FieldGoldenTests {
   }
 
   /// W + the pair's product.
-  private func sum(_ weight: String, _ pair: LowRankPair) throws -> FloatStore {
+  private func sum(_ weight: String, _ pairs: LowRankPair...) throws -> [Float] {
     let store = FloatStore(try floats(weight))
-    pair.add(to: store, engine.team)
-    return store
+    for pair in pairs { pair.add(to: store, engine.team) }
+    return withExtendedLifetime(store) { Array(store.values) }
   }
 
   // MARK: AdaLoRA
@@ -56,7 +56,7 @@ struct FieldGoldenTests {
       pass.backward(dy.start, stride: 10, x.start, of: method, gradients)
     }
     for (part, name) in parts { try expect(try #require(gradients[part]).values, "adalora/" + name) }
-    try expect(try sum("adalora/W", pair).values, "adalora/W_merged")
+    try expect(try sum("adalora/W", pair), "adalora/W_merged")
   }
 
   /// A module with numbers and gradients of its own.
@@ -128,10 +128,10 @@ struct FieldGoldenTests {
             "lora_A": try matrix("delta_lora/A_next"), "lora_B": try matrix("delta_lora/B_next"), "kept_A": try matrix("delta_lora/lora_A"),
             "kept_B": try matrix("delta_lora/lora_B"),
           ], scale: 4, settings: ["delta_lambda": 2], engine)))
-    // Beside the weight that moved there is the pair itself.
-    let all = try sum("delta_lora/W", #require(method.pair))
-    LowRankPair(a: try matrix("delta_lora/A_next"), b: try matrix("delta_lora/B_next"), scale: -4).add(to: all, engine.team)
-    try expect(all.values, "delta_lora/W_delta_lora")
+    // Beside the weight that moved there is the pair itself. Both are far greater than what is left.
+    let pair = LowRankPair(a: try matrix("delta_lora/A_next"), b: try matrix("delta_lora/B_next"), scale: -4)
+    let found = try sum("delta_lora/W", #require(method.pair), pair)
+    for (x, y) in zip(found, try floats("delta_lora/W_delta_lora")) { #expect(abs(x - y) <= 1e-5 + 1e-5 * abs(y), "\(x), \(y)") }
   }
 
   // MARK: Starts
@@ -152,6 +152,6 @@ struct FieldGoldenTests {
     try expect(found, "svd_inits/pissa_product")
     try expect(zip(try floats("svd_inits/W"), found).map { $0 - $1 }, "svd_inits/pissa_residual")
     // Beside the base as it is, the start changes nothing.
-    #expect(try product(pair, rank: 8).allSatisfy { $0 == 0 })
+    #expect(try product(pair, rank: 8).allSatisfy { abs($0) < 1e-6 })
   }
 }
