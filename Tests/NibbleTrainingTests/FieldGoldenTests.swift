@@ -154,4 +154,36 @@ struct FieldGoldenTests {
     // Beside the base as it is, the start changes nothing.
     #expect(try product(pair, rank: 8).allSatisfy { abs($0) < 1e-6 })
   }
+
+  private func moments(_ second: [Float], _ mean: [Float]) -> InputMoments { InputMoments(second: FloatStore(second), mean: mean, inputs: mean.count) }
+
+  @Test("CorDA: of inputs that are alike in every direction it takes what PiSSA takes, or the least of it; a scale shows in neither")
+  func corda() throws {
+    let like = (0..<64 * 64).map { Float($0 % 65 == 0 ? 3 : 0) }
+    for (side, scale) in [(0, 1.0), (0, -2), (1, 1)] {
+      var material = StartMaterial()
+      (material.settings, material.inputs) = ([FactorStart.side.key: Double(side)], moments(like, [Float](repeating: 0, count: 64)))
+      func factors(_ rank: Int) throws -> [Float] {
+        let new = NewModule(try matrix("svd_inits/W"), rank: rank, scale: scale, .corda, CountedRandom(seed: 0), engine, material: material)
+        return try product(#require(try FactorStart.corda.factors(new)), rank: rank).map { Float(scale) * $0 }
+      }
+      if side == 0 {
+        try expect(factors(4), "svd_inits/pissa_product")
+      } else {
+        // All but the four greatest of 24.
+        for (x, y) in zip(try factors(20), try floats("svd_inits/pissa_residual")) { #expect(abs(x - y) < 1e-6) }
+      }
+    }
+  }
+
+  @Test("EVA: directions by what they explain of the inputs about their mean")
+  func directions() throws {
+    // Variances 1, 9 and 4 about a mean that is far greater.
+    let mean: [Float] = [0, 0, 20], variances: [Float] = [1, 9, 4]
+    let second = (0..<9).map { mean[$0 / 3] * mean[$0 % 3] + ($0 % 4 == 0 ? variances[$0 / 4] : 0) }
+    let found = try InputDirections(moments(second, mean), count: 2, CountedRandom(seed: 0), engine.team)
+    for (x, y) in zip(found.shares, [9.0 / 14, 4.0 / 14]) { #expect(abs(x - y) < 1e-5) }
+    for (x, y) in zip(found.first(2).map(abs), [0, 1, 0, 0, 0, 1] as [Float]) { #expect(abs(x - y) < 1e-4) }
+    #expect(found.first(1).count == 3)
+  }
 }
