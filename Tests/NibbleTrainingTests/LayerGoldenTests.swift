@@ -1,6 +1,7 @@
 import NibbleAdapters
 import NibbleCompute
 import NibbleCore
+import NibbleEvaluation
 import NibbleFormats
 import NibbleModels
 import TestSupport
@@ -131,5 +132,16 @@ struct LayerGoldenTests {
     let out = FloatStore(count: 20)
     engine.multiply(states.start, rows: 4, stride: 8, [.init(head, out.start, stride: 5)])
     try expect(out.values, "seqcls/logits")
+  }
+
+  @Test("F1 of several classes a text")
+  func multilabel() {
+    let gold: [Set<Int>] = [[0], [0, 2, 3], [0, 1, 3], [0, 1, 3], [1], [2], [1], [0, 3], [0], [2, 3], [0, 3], [0, 1, 3]]
+    let predicted: [Set<Int>] = [[0], [0, 3], [0, 1, 3], [1, 3], [1], [2, 0], [1, 0], [0, 3], [0], [3], [3], [0, 1]]
+    var metrics = LabelMetrics(classes: 4)
+    for (own, actual) in zip(predicted, gold) { metrics.add(predicted: own, actual: actual) }
+    #expect(abs(metrics.microF1 - 0.8372093023255814) < 1e-12)
+    // The case has a fifth class that is never true nor predicted, which its scorer counts as 1.
+    #expect(abs((4 * metrics.macroF1 + 1) / 5 - 0.8346153846153846) < 1e-12)
   }
 }

@@ -39,7 +39,7 @@ private struct SSF: AdapterMethod {
 
   func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {
     if let own = gradients["ssf_shift"] { outputs.addSums(scaledBy: 1, to: own) }
-    if let own = gradients["ssf_scale"] { for o in 0..<outputs.count { own.start[o] += Float(outputs.productSum(o)) } }
+    if let own = gradients["ssf_scale"] { for (o, sum) in outputs.productSums().enumerated() { own.start[o] += Float(sum) } }
     outputs.scale()
   }
 }

@@ -266,10 +266,10 @@ package struct OutputGradient {
     self.engine = engine
   }
 
-  /// Σ over rows of dy∘z for one output.
-  package func productSum(_ output: Int) -> Double {
-    guard let z else { return 0 }
-    return (0..<rows).reduce(0.0) { $0 + Double(dy[$1 * stride + output] * z[$1 * count + output]) }
+  /// Σ over rows of dy∘z for each output.
+  package func productSums() -> [Double] {
+    guard let z else { return [Double](repeating: 0, count: count) }
+    return NibbleAdapters.productSums(dy, stride: stride, z, stride: count, rows: rows, count: count, engine.team)
   }
 
   /// Adds scale · Σ over rows of dy to `sums`, [count].
