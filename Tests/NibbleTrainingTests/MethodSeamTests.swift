@@ -64,12 +64,6 @@ struct MethodSeamTests {
     return try AdapterFile.open(folder.file(name))
   }
 
-  private func states(_ model: Model, _ adapter: AttachedAdapter? = nil) throws -> [Float] {
-    let runs = [[7, 9, 3, 200, 7, 41, 3], [200, 3, 5, 7]].map { TokenRun($0, adapters: adapter.map { [ActiveAdapter($0)] } ?? []) }
-    let count = runs.reduce(0) { $0 + $1.ids.count } * model.network.width
-    return Array(UnsafeBufferPointer(start: try model.network.hidden(.tokens(runs), tape: nil), count: count))
-  }
-
   @Test("begins as the base, and has the slopes of the loss for gradients", arguments: ["llama", "gpt2"])
   func slopes(_ base: String) throws {
     try with {

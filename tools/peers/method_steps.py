@@ -1,7 +1,11 @@
-"""A training step of each method as a multiple of plain LoRA's: nibble alone, on a random Llama packed to NF4, all methods in turn in every round."""
+"""A training step of each method as a multiple of plain LoRA's: nibble alone, on a random Llama packed to NF4, all methods in turn in every round.
+
+What is compared is processor time of one thread, of a run of some steps less that of a run of one: other programs hardly show in it.
+"""
 import argparse
 import json
 import pathlib
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -25,9 +29,8 @@ options.add_argument("--layers", type=int, default=2)
 options.add_argument("--rank", type=int, default=8)
 options.add_argument("--length", type=int, default=256)
 options.add_argument("--rows", type=int, default=2)
-options.add_argument("--steps", type=int, default=4, help="beside the first, which warms up")
+options.add_argument("--steps", type=int, default=4, help="beside the first")
 options.add_argument("--rounds", type=int, default=3)
-options.add_argument("--threads", type=int, default=1)
 options.add_argument("--only", help="methods, divided by commas; lora is among them always")
 asked = options.parse_args()
 chosen = {name: flags for name, flags in METHODS.items() if not asked.only or name == "lora" or name in asked.only.split(",")}
@@ -45,14 +48,18 @@ with tempfile.TemporaryDirectory() as folder:
     ids = torch.randint(3, 512, (count, asked.length)).tolist()
     (work / "rows.jsonl").write_text("".join(json.dumps({"input_ids": row, "labels": row}) + "\n" for row in ids))
 
-    def seconds(name):
+    def run(name, steps):
         base = work / ("float" if name in FLOAT_ONLY or name == "lora, float" else "packed.nbl")
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
-            [asked.nibble, "finetune", "--base", base, "--data", work / "rows.jsonl", "-o", work / "out", "--force", "-q", "-j", str(asked.threads),
-             "--method", name.split(",")[0], "--lora-r", str(asked.rank), "--batch-size", str(asked.rows), "--max-steps", str(asked.steps + 1),
+            [asked.nibble, "finetune", "--base", base, "--data", work / "rows.jsonl", "-o", work / "out", "--force", "-q", "-j", "1",
+             "--method", name.split(",")[0], "--lora-r", str(asked.rank), "--batch-size", str(asked.rows), "--max-steps", str(steps),
              "--no-shuffle", *chosen.get(name, [])], check=True, capture_output=True)
-        steps = [json.loads(line) for line in (work / "out" / "metrics.jsonl").read_text().splitlines()]
-        return statistics.median(step["seconds"] for step in steps[1:])
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    def seconds(name):
+        return (run(name, asked.steps + 1) - run(name, 1)) / asked.steps
 
     ratios = {name: [] for name in chosen if name != "lora"}
     plain = []
@@ -65,7 +72,7 @@ with tempfile.TemporaryDirectory() as folder:
             ratios[name].append(2 * own / (before[is_float] + after))
             before[is_float] = after
             plain.append(before[False])
-    print(f"width {asked.width}, {asked.layers} layers, rank {asked.rank}, {asked.rows} x {asked.length} tokens, {asked.threads} threads; "
-          f"LoRA takes {statistics.median(plain):.2f} s a step")
+    print(f"width {asked.width}, {asked.layers} layers, rank {asked.rank}, {asked.rows} x {asked.length} tokens, one thread; "
+          f"LoRA takes {statistics.median(plain):.2f} s of processor time a step")
     for name, found in ratios.items():
         print(f"{name:24}{statistics.median(found):6.2f}   {min(found):.2f} to {max(found):.2f}")
