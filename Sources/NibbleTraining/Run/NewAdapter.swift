@@ -221,6 +221,8 @@ extension Trained {
 
   /// Throws for patterns of ranks and alphas that decide nothing.
   func checkPatterns(_ options: AdapterOptions, on model: Model) throws {
+    // A start may leave nothing to layers that a pattern is for.
+    guard !options.start.spreadsRanks else { return }
     let names = model.linears.filter { modules[$0.id] != nil }.map(\.name)
     for (setting, patterns) in [
       (Setting.rankPattern, options.rankPattern.map(\.pattern)), (Setting.alphaPattern, options.alphaPattern.map(\.pattern)),
