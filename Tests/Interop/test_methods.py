@@ -9,8 +9,8 @@ import transformers
 from running import as_float32, assert_same, expected, forward, padded, random_ids, save_random
 from safetensors.torch import load_file, save_file
 from test_adapters_running import GPT2, LLAMA, TINY_BIAS, class_and_type, packed_and_twin
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from test_finetune import ACCUMULATION, BATCH, RATE, RUN, STEPS, assert_same_steps, by_torch, of_tokens, rows
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 ROBERTA = "RobertaForSequenceClassification"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
