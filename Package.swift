@@ -45,11 +45,11 @@ let package = Package(
       name: "NibbleTraining",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleModels",
-        "NibbleEvaluation", "NibbleTemplates",
+        "NibbleCalibration", "NibbleEvaluation", "NibbleTemplates",
       ]),
     .target(
       name: "NibbleCalibration",
-      dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleModels", "CNibbleKernels"]),
+      dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleModels", "CNibbleKernels"]),
     .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
     .executableTarget(
       name: "nibble",
@@ -76,7 +76,7 @@ let package = Package(
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleTrainingTests",
-      dependencies: ["NibbleTraining", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleTemplates", "NibbleEvaluation", "TestSupport"]),
+      dependencies: ["NibbleTraining", "NibbleCalibration", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleTemplates", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(

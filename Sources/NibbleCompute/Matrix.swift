@@ -215,5 +215,7 @@ package final class FloatStore: @unchecked Sendable {
     if from < end { madvise(UnsafeMutableRawPointer(bitPattern: from), end - from, MADV_DONTNEED) }
   }
 
+  package var doubles: [Double] { (0..<count).map { Double(start[$0]) } }
+
   deinit { UnsafeMutableRawPointer(start).deallocate() }
 }

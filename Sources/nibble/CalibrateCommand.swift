@@ -7,11 +7,11 @@ import NibbleFormats
 struct CalibrateCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "calibrate",
-    abstract: "Write down what a model's layers take on a text, for packing and merging without it.",
+    abstract: "Write down what a model's layers take on a text, for packing, merging and training without it.",
     discussion: """
       The output holds second moments of the inputs of every linear layer. 'quantize --encoder calibrated --statistics FILE', with \
       --correction or without, and 'merge --when-lost calibrated --statistics FILE' read it in place of a text. With a text they do \
-      better still: they also see what earlier layers' codes do to later ones.
+      better still: they also see what earlier layers' codes do to later ones. 'finetune --init-lora eva' and 'corda' begin by it.
       """)
 
   @Argument(help: "The checkpoint.") var model: String

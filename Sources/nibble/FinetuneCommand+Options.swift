@@ -85,6 +85,7 @@ extension FinetuneCommand {
       var options = try plainOptions
       options.adapter.baseName = try baseName.map { try ModelOrigin($0) }
       try methods.apply(to: &options.adapter)
+      try starts.apply(to: &options.adapter)
       options.adapter.rankPattern = try rankPattern.map { text in
         let (pattern, number) = try Self.pattern(text, "--rank-pattern")
         guard let rank = Int(number), (1...1 << 20).contains(rank) else {
@@ -150,7 +151,7 @@ extension FinetuneCommand {
     var options = AdapterOptions()
     (options.method, options.rank, options.alpha, options.targets) = (method, rank, alpha, targetModules)
     options.modulesToSave = modulesToSave?.split(separator: ",").map(String.init) ?? []
-    (options.bias, options.start, options.dropout, options.seed) = (bias, initLora, loraDropout, UInt64(max(0, seed)))
+    (options.bias, options.dropout, options.seed) = (bias, loraDropout, UInt64(max(0, seed)))
     return options
   }
 }
@@ -164,20 +165,11 @@ extension NewHead.Pooling: ExpressibleByArgument {}
 extension AdapterOptions {
   /// Takes a setting of the method, KEY=VALUE.
   fileprivate mutating func set(_ text: String) throws {
-    func fail(_ reason: MessageText) -> NibbleError { NibbleError.usage("--method-option \(subject: text): \(reason)") }
-    guard let equals = text.firstIndex(of: "=") else { throw fail("it is not KEY=VALUE") }
-    let key = String(text[..<equals]), value = String(text[text.index(after: equals)...])
-    let known = method.settings
-    guard let setting = known.first(where: { $0.key == key }) else {
-      throw fail(
-        known.isEmpty
-          ? "--method \(method.rawValue) has no settings" : "--method \(method.rawValue) has \(known.map(\.key).joined(separator: ", "))")
-    }
-    if setting.namesModules {
-      settingPatterns.append((key, try ModuleChoice(value).pattern, 1))
+    let (setting, number) = try MethodSetting.given(text, among: method.settings, flag: "--method-option", of: "--method \(method.rawValue)")
+    guard let number else {
+      settingPatterns.append((setting.key, try ModuleChoice(String(text.dropFirst(setting.key.count + 1))).pattern, 1))
       return
     }
-    guard let number = setting.number(text: value) else { throw fail("expected \(setting.expected)") }
-    settings[key] = number
+    settings[setting.key] = number
   }
 }

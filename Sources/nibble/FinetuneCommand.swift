@@ -30,7 +30,7 @@ struct FinetuneCommand: ParsableCommand {
     String?
   @Option(
     help: ArgumentHelp(
-      "lora, rslora, dora, lora-fa, adalora, vera, loha, lokr, ia3, oft, boft, hra, miss, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base."))
+      "lora, rslora, dora, lora-fa, delta-lora, adalora, vera, loha, lokr, ia3, oft, boft, hra, miss, qalora, iec (of IR-QLoRA), qbara or qahira; full trains every weight of a float base."))
   var method: AdapterOptions.Method = .lora
   @Option(
     parsing: .singleValue,
@@ -42,11 +42,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Layers to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression.") var targetModules = "all-linear"
   @Option(help: "Comma-separated modules to train in full, beside the adapter.") var modulesToSave: String?
   @Option(help: "Biases to train: none, all, or lora_only (those of adapted layers).") var bias: AdapterConfig.Bias = .none
-  @Option(
-    help: ArgumentHelp(
-      "How LoRA's factors begin: kaiming (PEFT's default), gaussian, orthogonal, pissa, pissa_niter_N or olora. The last three are written as a LoRA of twice the rank for the base as it is.",
-      valueName: "start"))
-  var initLora: AdapterOptions.Start = .kaiming
+  @OptionGroup var starts: StartOptions
   @Option(help: "Add a new classification head with this many classes; 1 is regression.") var numLabels: Int?
   @Option(
     help: ArgumentHelp(
@@ -160,8 +156,9 @@ struct FinetuneCommand: ParsableCommand {
     }
     common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
     if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
+    let options = try self.options(with: added, on: model)
     let tuning = try Finetuning(
-      model, try options(with: added, on: model), train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
+      model, options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
     common.warn(tuning.warnings)
     if batchSize * gradientAccumulationSteps > train.rows.count {
       common.warn([
@@ -175,7 +172,8 @@ struct FinetuneCommand: ParsableCommand {
     try tuning.checkMemory(length: train.longest, limit: maxMemory.flatMap(parseBytes), threads: common.workers)
     guard let output else { throw NibbleError.usage("-o is needed: the adapter folder to write") }
     // `--force` replaces what lies there: what is read must not.
-    try StreamJob.checkIsNone(of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []), output)
+    try StreamJob.checkIsNone(
+      of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []) + (options.adapter.original?.files ?? []), output)
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
     if resume { common.warn(try tuning.checkResumes(folder)) }
@@ -216,8 +214,8 @@ struct FinetuneCommand: ParsableCommand {
     let factors = [
       "--lora-r", "--r", "--rank", "--lora-alpha", "--alpha", "--target-modules", "--rank-pattern", "--alpha-pattern",
       "--modules-to-save",
-      "--bias", "--init-lora",
-    ] + MethodOptions.flags
+      "--bias",
+    ] + StartOptions.flags + MethodOptions.flags
     if initAdapter != nil { common.warnIgnored(factors + ["--method"], "--init-adapter brings its own") }
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }

@@ -86,13 +86,18 @@ struct QuantizeCommand: ParsableCommand {
     let flag = packing.encoder ?? (scheme == nil ? .absmax : .auto)
     guard let encoder = try flag.ofText(source, kinds, calibrating.text) else {
       if !budget.isGiven { try calibrating.refuse(flag) }
-      if correction.rank != nil {
-        throw NibbleError.usage("--correction goes with --encoder calibrated; 'nibble adapter extract' makes one of any packed model, without a text")
-      }
-      let job = try StreamJob.quantize(source, options, to: spec)
+      options.loftq = correction.codingSteps.flatMap { steps in correction.rank.map { ($0, steps) } }
+      var job = try StreamJob.quantize(source, options, to: spec)
       let why = flag == .auto ? [("encoder", "\(job.encoder.rawValue): no model that runs here has a text to calibrate with")] : []
-      return try run(job, chosen + Summary.Extra(rows: why))
+      guard correction.rank != nil, !write.dryRun else { return try run(job, chosen + Summary.Extra(rows: why)) }
+      if write.output != nil { try job.check() }
+      try correction.check(write.output, force: write.force)
+      let (summary, corrections) = try correction.apply(to: &job, in: write.output.map { correction.folder(beside: $0) } ?? "", common)
+      return try run(job, chosen + Summary.Extra(rows: why) + summary) { path in
+        try correction.write(corrections, beside: path, force: write.force, threads: common.workers)
+      }
     }
+    guard correction.loftqIter == nil else { throw NibbleError.usage("--loftq-iter is for encoders without a text, and --encoder \(encoder.rawValue) reads one") }
     if write.resume, let output = write.output { try StreamJob.checkKeptCodes(of: output) }
     var calibration = try Calibrating(calibrating.text, seed: calibrating.seed, encoder, source, common, isPlan: write.dryRun)
     options.calibration = (encoder.rawValue, calibration.record)

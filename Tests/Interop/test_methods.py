@@ -10,6 +10,7 @@ from running import as_float32, assert_same, expected, forward, padded, random_i
 from safetensors.torch import load_file, save_file
 from test_adapters_running import GPT2, LLAMA, TINY_BIAS, class_and_type, packed_and_twin
 from test_finetune import ACCUMULATION, BATCH, RATE, RUN, STEPS, assert_same_steps, by_torch, of_tokens, rows
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 ROBERTA = "RobertaForSequenceClassification"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -382,3 +383,56 @@ def test_what_contradicts_itself_is_refused(nibble, work, words, reason):
     rows(as_float32(model_class, work / "m"), work / "rows.jsonl")
     done = nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "out", *words, exits=2)
     assert reason in done.stderr and not (work / "out" / "adapter_config.json").exists()
+
+
+@pytest.mark.parametrize("name, targets", [(LLAMA, "all-linear"), (GPT2, "c_attn,c_fc")])
+@pytest.mark.parametrize("begin, strength", [(0, 2), (2, 0.5)])
+def test_delta_lora_is_peft_s_lora_on_a_weight_that_moves(nibble, work, name, targets, begin, strength):
+    model_class, model_type = class_and_type(name)
+    save_random(model_class, model_type, work / "m")
+    model = peft.get_peft_model(as_float32(model_class, work / "m"), peft.LoraConfig(
+        r=4, lora_alpha=6, target_modules=targets if targets == "all-linear" else targets.split(","), fan_in_fan_out=name == GPT2))
+    made = rows(model, work / "rows.jsonl")
+    options = ["--base", work / "m", "--data", work / "rows.jsonl", "--method", "delta-lora", "--method-option", f"delta_lambda={strength}",
+               "--method-option", f"delta_start={begin}", "--lora-r", 4, "--lora-alpha", 6, "--target-modules", targets]
+    nibble("finetune", *options, "-o", work / "start", "--max-steps", 1, "--learning-rate", "1e-30")
+    begun = load_file(work / "start" / "adapter_model.safetensors")
+    layers = {key: one for key, one in model.named_modules() if isinstance(one, peft.tuners.lora.Linear)}
+    with torch.no_grad():
+        for key, layer in layers.items():
+            layer.lora_A["default"].weight.copy_(begun[key + ".lora_A.weight"][:4])
+    products, taken = {}, []
+
+    def move(*_):
+        taken.append(0)
+        for key, layer in layers.items():
+            now = layer.get_delta_weight("default").detach().clone()
+            if len(taken) > begin:
+                layer.base_layer.weight.data += strength * (now - products.get(key, torch.zeros_like(now)))
+            products[key] = now
+
+    hook = register_optimizer_step_post_hook(move)
+    try:
+        expected_steps = by_torch(model, made)
+    finally:
+        hook.remove()
+    nibble("finetune", *options, "-o", work / "out", *RUN)
+    metrics = [json.loads(line) for line in (work / "out" / "metrics.jsonl").read_text().splitlines()]
+    for row, (loss, norm) in zip(metrics, expected_steps, strict=True):
+        assert row["loss"] == pytest.approx(loss, rel=5e-5)
+        assert row["grad_norm"] == pytest.approx(norm, rel=2e-3)
+    question = asked(model)
+    ours = by_peft(model_class, work / "m", work / "out").eval()
+    assert_same(expected(ours, **question), expected(model.eval(), **question), question["attention_mask"], tolerance=2e-4)
+    # The full checkpoint is the merge.
+    nibble("merge", "--base", work / "m", "--adapter", work / "out", "-o", work / "merged")
+    assert_same(expected(as_float32(model_class, work / "merged"), **question), expected(model.eval(), **question), question["attention_mask"], tolerance=2e-4)
+
+
+def test_delta_lora_is_refused_on_a_packed_base(nibble, work):
+    model_class, model_type = class_and_type(LLAMA)
+    save_random(model_class, model_type, work / "m")
+    rows(as_float32(model_class, work / "m"), work / "rows.jsonl")
+    nibble("quantize", work / "m", "-o", work / "q.nbl")
+    done = nibble("finetune", "--base", work / "q.nbl", "--data", work / "rows.jsonl", "-o", work / "out", "--method", "delta-lora", exits=2)
+    assert "delta-lora moves float weights" in done.stderr and not (work / "out").exists()

@@ -13,14 +13,7 @@ import Testing
 struct FieldMethodTests {
   let folder = TemporaryFolder()
 
-  struct Case: CustomTestStringConvertible, Sendable {
-    var method: String
-    var settings: [String: Double] = [:]
-    var rank = 4
-    /// Of the numbers that are drawn: what is repeated often adds up.
-    var spread = 0.1
-    var testDescription: String { "\(method) \(settings)" }
-  }
+  typealias Case = MethodCase
 
   static let cases = [
     Case(method: "ia3"), Case(method: "lokr"), Case(method: "lokr", settings: ["decompose_both": 1], rank: 1), Case(method: "lokr", rank: 64),
@@ -31,84 +24,21 @@ struct FieldMethodTests {
     Case(method: "lora-fa"),
   ]
 
-  static func options(_ one: Case, steps: Int = 6) throws -> FinetuneOptions {
-    let method = try #require(AdapterOptions.Method(rawValue: one.method))
-    return RunTests.options(steps: steps) {
-      ($0.adapter.method, $0.adapter.rank, $0.adapter.alpha, $0.adapter.settings) = (method, one.rank, 2, one.settings)
-    }
-  }
-
-  /// Numbers that training might have put there.
-  static func drawNumbers(_ trained: Trained, _ one: Case) {
-    for tensor in trained.tensors {
-      let random = CountedRandom(seed: 3, stream: XXH3.digest64(of: Array(tensor.name.utf8)))
-      for index in 0..<tensor.values.count { tensor.values.start[index] += Float(one.spread * random.normal(UInt64(index))) }
-    }
-  }
-
-  private func states(_ model: Model, _ adapter: AttachedAdapter? = nil) throws -> [Float] {
-    let runs = [[7, 9, 3, 200, 7, 41, 3], [200, 3, 5, 7]].map { TokenRun($0, adapters: adapter.map { [ActiveAdapter($0)] } ?? []) }
-    let count = runs.reduce(0) { $0 + $1.ids.count } * model.network.width
-    return Array(UnsafeBufferPointer(start: try model.network.hidden(.tokens(runs), tape: nil), count: count))
-  }
-
-  private func expectSame(_ a: [Float], _ b: [Float], _ tolerance: Float) {
-    let size = b.reduce(0) { max($0, abs($1)) }
-    #expect(a.count == b.count && zip(a, b).allSatisfy { abs($0 - $1) <= tolerance * size })
-  }
-
   @Test("begin as the base, and have the slopes of the loss for gradients", arguments: cases, ["llama", "gpt2", "llama-bnb-nf4-dq"])
   func slopes(_ one: Case, _ base: String) throws {
     let model = try Model(fixture("models/" + base), threads: 2)
-    let trained = try Trained(Self.options(one).adapter, on: model)
-    expectSame(try states(model, trained.attached(to: model)), try states(model), 1e-5)
-    Self.drawNumbers(trained, one)
-    let pass = TrainingPass(model, trained)
-    let rows = RunTests.rows(4)
-    func loss(learns: Bool = false) throws -> Double {
-      try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
-    }
-    _ = try loss(learns: true)
-    try checkSlopes(of: trained) { try loss() }
+    expectSame(try states(model, Trained(one.options().adapter, on: model).attached(to: model)), try states(model), 1e-5)
+    try one.checkSlopes(on: model)
   }
 
   @Test("are read again as they were, and merged into what they compute attached", arguments: cases, ["llama", "gpt2"])
   func life(_ one: Case, _ base: String) throws {
-    let model = try Model(fixture("models/" + base), threads: 2)
-    let options = try Self.options(one).adapter
-    let trained = try Trained(options, on: model)
-    Self.drawNumbers(trained, one)
-    let before = try states(model, trained.attached(to: model))
-    try trained.folder(options, start: nil, on: model, binding: nil).write(to: folder.file("a"), force: false)
-    let file = try AdapterFile.open(folder.file("a"))
-    #expect(file.config.unknownKeys.isEmpty)
-    let attached = try states(model, model.attach(file, name: "a"))
-    #expect(attached == before)
-    #expect(try attached != states(model))
-    let job = try StreamJob.merge(
-      Checkpoint.open(fixture("models/" + base)), MergeOptions([.init(file)]),
-      to: OutputSpec(path: folder.file("merged"), format: nil, default: .safetensors), check: MergeCheck())
-    _ = try job.run()
-    expectSame(try states(Model(folder.file("merged"), threads: 2)), attached, 1e-4)
-    // Trained on.
-    let again = try Trained(file, on: model)
-    #expect(try states(model, again.attached(to: model)) == before)
-    let written = again.folder(AdapterOptions(), start: file.config.json, on: model, binding: nil)
-    #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
+    let (_, file, _) = try one.checkLife(base, in: folder)
     _ = try AdapterInspection(file, base: Checkpoint.open(fixture("models/" + base)))
   }
 
   @Test("learn in a run, resumed or not, with accumulation", arguments: cases)
-  func run(_ one: Case) throws {
-    let tests = RunTests()
-    var options = try Self.options(one, steps: 8)
-    options.run.accumulation = 2
-    let result = try #require(try tests.train("a", options))
-    #expect(result.trained > 0)
-    try tests.train("b", options, stopAfter: 5)
-    try tests.train("b", options, resume: true)
-    #expect(try tests.adapter("a") == tests.adapter("b"))
-  }
+  func run(_ one: Case) throws { #expect(try one.checkRun().trained > 0) }
 
   /// Of a layer of 64 inputs and 64 outputs.
   static let counts: [(Case, Int)] = {
@@ -124,7 +54,7 @@ struct FieldMethodTests {
   @Test("have as many numbers as their formulas say", arguments: counts)
   func count(_ one: Case, _ expected: Int) throws {
     let model = try Model(fixture("models/llama"), threads: 1)
-    var options = try Self.options(one).adapter
+    var options = try one.options().adapter
     options.targets = "q_proj"
     let layer = try #require(model.linears.first { $0.name.hasSuffix("q_proj") })
     guard layer.inputs == 64, layer.outputs == 64 else {
@@ -146,7 +76,7 @@ struct FieldMethodTests {
 
   @Test("are refused where they have no place", arguments: refusals)
   func refused(_ one: Case, _ words: String) throws {
-    let error = #expect(throws: NibbleError.self) { try RunTests().train("a", try Self.options(one)) }
+    let error = #expect(throws: NibbleError.self) { try RunTests().train("a", try one.options()) }
     #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
   }
 

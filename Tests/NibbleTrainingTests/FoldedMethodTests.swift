@@ -13,101 +13,31 @@ import Testing
 struct FoldedMethodTests {
   let folder = TemporaryFolder()
 
-  /// A method as it is asked for.
-  struct Case: CustomTestStringConvertible {
-    var method: String
-    var settings: [String: Double] = [:]
-    var rank = 8
-    /// Whether a plain LoRA adapter says the same.
-    var folds = true
-    var testDescription: String { method }
-  }
-
   static let cases = [
-    Case(method: "iec"), Case(method: "qbara", settings: ["qbara_lambda": 4]), Case(method: "qalora", settings: ["qalora_group_size": 32]),
-    Case(method: "qahira", settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], folds: false),
-  ]
-
-  /// Numbers in the place of those a new adapter has.
-  static func drawNumbers(_ trained: Trained) {
-    for tensor in trained.tensors {
-      let random = CountedRandom(seed: 3, stream: XXH3.digest64(of: Array(tensor.name.utf8)))
-      for index in 0..<tensor.values.count { tensor.values.start[index] += Float(0.1 * random.normal(UInt64(index))) }
-    }
-  }
-
-  static func options(_ one: Case, steps: Int = 6) throws -> FinetuneOptions {
-    let method = try #require(AdapterOptions.Method(rawValue: one.method))
-    return RunTests.options(steps: steps) {
-      ($0.adapter.method, $0.adapter.rank, $0.adapter.alpha, $0.adapter.settings) = (method, one.rank, 16, one.settings)
-    }
-  }
-
-  private func states(_ model: Model, _ adapter: AttachedAdapter? = nil) throws -> [Float] {
-    let runs = [[7, 9, 3, 200, 7, 41, 3], [200, 3, 5, 7]].map { TokenRun($0, adapters: adapter.map { [ActiveAdapter($0)] } ?? []) }
-    let count = runs.reduce(0) { $0 + $1.ids.count } * model.network.width
-    return Array(UnsafeBufferPointer(start: try model.network.hidden(.tokens(runs), tape: nil), count: count))
-  }
-
-  private func expectSame(_ a: [Float], _ b: [Float], _ tolerance: Float) {
-    let size = b.reduce(0) { max($0, abs($1)) }
-    #expect(a.count == b.count && zip(a, b).allSatisfy { abs($0 - $1) <= tolerance * size })
+    MethodCase(method: "iec"), MethodCase(method: "qbara", settings: ["qbara_lambda": 4]), MethodCase(method: "qalora", settings: ["qalora_group_size": 32]),
+    MethodCase(method: "qahira", settings: ["qahira_lambda_1": 4, "qahira_lambda_2": 8], folds: false),
+  ].map { one in
+    var one = one
+    (one.rank, one.alpha) = (8, 16)
+    return one
   }
 
   @Test("begin as the base, and have the slopes of the loss for gradients", arguments: cases, ["llama", "gpt2", "llama-bnb-nf4-dq"])
-  func slopes(_ one: Case, _ base: String) throws {
+  func slopes(_ one: MethodCase, _ base: String) throws {
     let model = try Model(fixture("models/" + base), threads: 2)
-    let trained = try Trained(Self.options(one).adapter, on: model)
-    #expect(try states(model, trained.attached(to: model)) == states(model))
-    Self.drawNumbers(trained)
-    let pass = TrainingPass(model, trained)
-    let rows = RunTests.rows(4)
-    func loss(learns: Bool = false) throws -> Double {
-      try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
-    }
-    _ = try loss(learns: true)
-    try checkSlopes(of: trained, change: 0.004) { try loss() }
+    #expect(try states(model, Trained(one.options().adapter, on: model).attached(to: model)) == states(model))
+    try one.checkSlopes(on: model, change: 0.004)
   }
 
   @Test("have the slopes of the loss for gradients with dropout", arguments: cases)
-  func droppedSlopes(_ one: Case) throws {
-    let model = try Model(fixture("models/llama"), threads: 2)
-    let trained = try Trained(Self.options(one).adapter, on: model)
-    Self.drawNumbers(trained)
-    let pass = TrainingPass(model, trained)
-    pass.dropout = Dropout(rate: 0.3, seed: 5, pass: 2)
-    let rows = RunTests.rows(4)
-    func loss(learns: Bool = false) throws -> Double {
-      try pass.language(rows.map { TokenRun($0.ids) }, labels: rows.map(\.labels), learns: learns).loss
-    }
-    _ = try loss(learns: true)
-    try checkSlopes(of: trained, change: 0.004) { try loss() }
+  func droppedSlopes(_ one: MethodCase) throws {
+    try one.checkSlopes(on: Model(fixture("models/llama"), threads: 2), dropout: Dropout(rate: 0.3, seed: 5, pass: 2), change: 0.004)
   }
 
   @Test("are trained, read again as they were, merged into what they compute attached, and exported as a plain LoRA adapter", arguments: cases, ["llama", "gpt2"])
-  func life(_ one: Case, _ base: String) throws {
-    let model = try Model(fixture("models/" + base), threads: 2)
-    let trained = try Trained(Self.options(one).adapter, on: model)
-    Self.drawNumbers(trained)
-    let before = try states(model, trained.attached(to: model))
-    let options = try Self.options(one).adapter
-    try trained.folder(options, start: nil, on: model, binding: nil).write(to: folder.file("a"), force: false)
-    let file = try AdapterFile.open(folder.file("a"))
-    #expect(file.config.unknownKeys.isEmpty && file.modules.allSatisfy { $0.rank == (one.folds ? one.rank : 0) && $0.isPlain == one.folds })
-    let attached = try states(model, model.attach(file, name: "a"))
-    #expect(attached == before)
-    #expect(try attached != states(model))
-    // Merged.
-    let job = try StreamJob.merge(
-      Checkpoint.open(fixture("models/" + base)), MergeOptions([.init(file)]),
-      to: OutputSpec(path: folder.file("merged"), format: nil, default: .safetensors), check: MergeCheck())
-    _ = try job.run()
-    expectSame(try states(Model(folder.file("merged"), threads: 2)), attached, 1e-4)
-    // Trained on.
-    let again = try Trained(file, on: model)
-    #expect(try states(model, again.attached(to: model)) == before)
-    let written = again.folder(AdapterOptions(), start: file.config.json, on: model, binding: nil)
-    #expect(written.tensors.map(\.name).sorted() == file.mapped.checkpoint.tensors.map(\.name.text).sorted())
+  func life(_ one: MethodCase, _ base: String) throws {
+    let (model, file, attached) = try one.checkLife(base, in: folder)
+    #expect(file.modules.allSatisfy { $0.rank == (one.folds ? one.rank : 0) && $0.isPlain == one.folds })
     guard one.folds else {
       let error = #expect(throws: NibbleError.self) { try AdapterConversion(folder.file("a"), to: .gguf, base: Checkpoint.open(model.path)).report() }
       return #expect(error?.kind == .usage && error?.message.contains("QA-HiRA") == true, "\(error?.message ?? "")")
@@ -127,15 +57,9 @@ struct FoldedMethodTests {
   }
 
   @Test("learn in a run, resumed or not, with dropout and accumulation", arguments: cases)
-  func run(_ one: Case) throws {
-    let tests = RunTests()
-    var options = try Self.options(one, steps: 8)
-    (options.run.dropout, options.run.accumulation) = (0.1, 2)
-    let result = try #require(try tests.train("a", options))
+  func run(_ one: MethodCase) throws {
+    let result = try one.checkRun(dropout: 0.1)
     #expect(result.warnings.isEmpty && result.trained > 0)
-    try tests.train("b", options, stopAfter: 5)
-    try tests.train("b", options, resume: true)
-    #expect(try tests.adapter("a") == tests.adapter("b"))
   }
 }
 

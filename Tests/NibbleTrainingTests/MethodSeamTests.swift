@@ -39,7 +39,7 @@ private struct SSF: AdapterMethod {
 
   func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {
     if let own = gradients["ssf_shift"] { outputs.addSums(scaledBy: 1, to: own) }
-    if let own = gradients["ssf_scale"] { for o in 0..<outputs.count { own.start[o] += Float(outputs.productSum(o)) } }
+    if let own = gradients["ssf_scale"] { for (o, sum) in outputs.productSums().enumerated() { own.start[o] += Float(sum) } }
     outputs.scale()
   }
 }
@@ -62,12 +62,6 @@ struct MethodSeamTests {
     let tuning = try Finetuning(model, Self.options(), train: RunTests.rows())
     _ = try tuning.train(in: output, resume: false) { _, _ in }
     return try AdapterFile.open(folder.file(name))
-  }
-
-  private func states(_ model: Model, _ adapter: AttachedAdapter? = nil) throws -> [Float] {
-    let runs = [[7, 9, 3, 200, 7, 41, 3], [200, 3, 5, 7]].map { TokenRun($0, adapters: adapter.map { [ActiveAdapter($0)] } ?? []) }
-    let count = runs.reduce(0) { $0 + $1.ids.count } * model.network.width
-    return Array(UnsafeBufferPointer(start: try model.network.hidden(.tokens(runs), tape: nil), count: count))
   }
 
   @Test("begins as the base, and has the slopes of the loss for gradients", arguments: ["llama", "gpt2"])

@@ -88,6 +88,10 @@ package protocol AdapterMethod: Sendable {
   ///   - inputs: the most that any module takes
   ///   - outputs: the most that any module gives
   static func shared(rank: Int, inputs: Int, outputs: Int, settings: MethodSettings) -> [String: [Float]]
+  /// The method of the adapters that training it leaves; another than itself holds the pair.
+  static var storedAs: any AdapterMethod.Type { get }
+  /// Whether it is for bases that are not packed.
+  static var needsFloats: Bool { get }
   /// What it does in training beside gradients; nil for nothing.
   ///
   /// - Parameter steps: of the run
@@ -166,6 +170,8 @@ extension AdapterMethod {
   package static func contradiction(_ settings: MethodSettings) -> MessageText? { nil }
   package static func untrained(_ settings: MethodSettings) -> MessageText? { nil }
   package static func shared(rank: Int, inputs: Int, outputs: Int, settings: MethodSettings) -> [String: [Float]] { [:] }
+  package static var storedAs: any AdapterMethod.Type { self }
+  package static var needsFloats: Bool { false }
   package static func rule(_ modules: [RuledModule], steps: Int) throws -> (any TrainingRule)? { nil }
   package static var changesInputs: Bool { false }
   package var input: (any InputChange)? { nil }
@@ -260,10 +266,10 @@ package struct OutputGradient {
     self.engine = engine
   }
 
-  /// Σ over rows of dy∘z for one output.
-  package func productSum(_ output: Int) -> Double {
-    guard let z else { return 0 }
-    return (0..<rows).reduce(0.0) { $0 + Double(dy[$1 * stride + output] * z[$1 * count + output]) }
+  /// Σ over rows of dy∘z for each output.
+  package func productSums() -> [Double] {
+    guard let z else { return [Double](repeating: 0, count: count) }
+    return NibbleAdapters.productSums(dy, stride: stride, z, stride: count, rows: rows, count: count, engine.team)
   }
 
   /// Adds scale · Σ over rows of dy to `sums`, [count].

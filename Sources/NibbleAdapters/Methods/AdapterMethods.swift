@@ -69,6 +69,7 @@ package struct TrainableMethod: Sendable {
     TrainableMethod("qahira", QAHiRA.self),
     // LoRA-FA, arXiv:2308.03303.
     TrainableMethod("lora-fa", LoRA.self, frozen: [LoRA.first]),
+    TrainableMethod("delta-lora", DeltaLoRA.self),
     TrainableMethod("adalora", AdaLoRA.self),
     TrainableMethod("vera", VeRA.self),
     TrainableMethod("ia3", IA3.self),

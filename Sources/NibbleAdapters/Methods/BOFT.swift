@@ -96,7 +96,7 @@ package struct BOFT: AdapterMethod {
   }
 
   package func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {
-    if let own = gradients[Self.lengths] { for o in 0..<outputs.count { own.start[o] += Float(outputs.productSum(o)) } }
+    if let own = gradients[Self.lengths] { for (o, sum) in outputs.productSums().enumerated() { own.start[o] += Float(sum) } }
     outputs.scale()
   }
 }

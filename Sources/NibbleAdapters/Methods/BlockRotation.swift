@@ -53,14 +53,38 @@ package struct BlockRotation: InputChange {
     }
   }
 
+  // MARK: Rows together
+
+  /// Every block's columns of all rows at once.
+  private func product(
+    _ x: UnsafePointer<Float>, _ matrices: FloatStore, inputs: Int, to out: UnsafeMutablePointer<Float>, adds: Bool, _ pass: TermPass
+  ) {
+    let (shared, rows, size, count) = (Unchecked(out), pass.rows, size, count), x = Unchecked(x)
+    pass.engine.team.run(inputs / max(size, 1)) { index, _ in
+      _ = BLAS.multiply(
+        x.value + index * size, inputs, matrices.start + index % count * size * size, size, transposed: false, shared.value + index * size, inputs,
+        m: rows, n: size, k: size, beta: adds ? 1 : 0)
+    }
+  }
+
+  package func apply(_ x: UnsafePointer<Float>, inputs: Int, to out: UnsafeMutablePointer<Float>, _ pass: TermPass) {
+    guard BLAS.isThere else { return applyByRows(x, inputs: inputs, to: out, pass) }
+    product(x, blocks, inputs: inputs, to: out, adds: false, pass)
+  }
+
+  package func turnBack(_ dy: UnsafePointer<Float>, inputs: Int, to dx: UnsafeMutablePointer<Float>, adds: Bool, _ pass: TermPass) {
+    guard BLAS.isThere else { return turnBackByRows(dy, inputs: inputs, to: dx, adds: adds, pass) }
+    product(dy, turned, inputs: inputs, to: dx, adds: adds, pass)
+  }
+
   /// dR = xᵀ · dx′, block by block.
   package func addGradients(
-    _ x: UnsafePointer<Float>, _ dx: UnsafePointer<Float>, rows: Int, inputs: Int, _ gradients: PartGradients, _ engine: Engine
+    _ x: UnsafePointer<Float>, _ dx: UnsafePointer<Float>, inputs: Int, _ gradients: PartGradients, _ pass: TermPass
   ) {
     let own = FloatStore([Float](repeating: 0, count: blocks.count))
     for at in stride(from: 0, to: inputs, by: size) {
-      engine.addWeightGradient(
-        x + at, stride: inputs, outputs: size, dx + at, stride: inputs, inputs: size, rows: rows,
+      pass.engine.addWeightGradient(
+        x + at, stride: inputs, outputs: size, dx + at, stride: inputs, inputs: size, rows: pass.rows,
         to: own.start + (at / size % count) * size * size)
     }
     back(own, gradients)

@@ -63,7 +63,7 @@ package struct DoRA: AdapterMethod {
   /// n taken as given: dm = Σ dy∘z / n, dz = (m / n)∘dy.
   package func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {
     if let own = gradients[Self.magnitude], outputs.change.kept.count == outputs.count {
-      for o in 0..<outputs.count { own.start[o] += Float(outputs.productSum(o) / Double(outputs.change.kept[o])) }
+      for (o, sum) in outputs.productSums().enumerated() { own.start[o] += Float(sum / Double(outputs.change.kept[o])) }
     }
     outputs.scale()
   }

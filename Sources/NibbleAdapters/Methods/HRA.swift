@@ -63,7 +63,10 @@ package struct HRA: AdapterMethod {
   package var input: (any InputChange)? { reflections }
   package static let isMadeAnew = true
 
-  package func fold() { Directions(own, count: rank, isOrthogonal: isOrthogonal).fill(reflections.vectors) }
+  package func fold() {
+    Directions(own, count: rank, isOrthogonal: isOrthogonal).fill(reflections.vectors)
+    reflections.settle()
+  }
 }
 
 /// Columns of a matrix as vectors of length 1, each orthogonal to those before it if asked.

@@ -46,7 +46,7 @@ package struct IA3: AdapterMethod {
 
   package func backward(_ outputs: OutputGradient, _ gradients: PartGradients) {
     guard !scalesInputs else { return }
-    if let own = gradients[Self.vector] { for o in 0..<outputs.count { own.start[o] += Float(outputs.productSum(o)) } }
+    if let own = gradients[Self.vector] { for (o, sum) in outputs.productSums().enumerated() { own.start[o] += Float(sum) } }
     outputs.scale()
   }
 }

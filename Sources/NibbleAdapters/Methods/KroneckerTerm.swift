@@ -1,5 +1,6 @@
 import NibbleCompute
 import NibbleCore
+import NibbleQuant
 
 /// scale · kron(U, V) of U [a, c] and V [b, d], for a layer of c·d inputs and a·b outputs. The product is never made: with a row of x as
 /// X [c, d], and of the outputs as Z [a, b], Z += scale · U · X · Vᵀ.
@@ -37,7 +38,7 @@ package struct KroneckerTerm: LayerTerm {
     let t = pass.scratch.floatStart(AdapterSlot.term, pass.rows * c * b)
     pass.engine.multiply(x, rows: pass.rows * c, stride: d, [.init(v.matrix, t, stride: b)])
     let turned = pass.scratch.floatStart(AdapterSlot.termTurned, pass.rows * b * c)
-    Self.turn(t, pass.rows, c, b, to: turned)
+    Self.turn(t, pass.rows, c, b, to: turned, pass)
     return turned
   }
 
@@ -45,12 +46,9 @@ package struct KroneckerTerm: LayerTerm {
     let (a, b, c) = (u.rows, v.rows, u.columns)
     let t = inner(x, pass), z = pass.scratch.floatStart(AdapterSlot.termOutput, pass.rows * b * a)
     pass.engine.multiply(t, rows: pass.rows * b, stride: c, [.init(u.matrix, z, stride: a)])
-    pass.engine.team.split(pass.rows, grain: max(1, (1 << 14) / max(a * b, 1))) { part, _ in
-      for row in part {
-        let (from, to) = (z + row * a * b, out + row * stride)
-        for i in 0..<a { for j in 0..<b { to[i * b + j] += weight * scale * from[j * a + i] } }
-      }
-    }
+    let turned = pass.scratch.floatStart(AdapterSlot.term, pass.rows * a * b)
+    Self.turn(z, pass.rows, b, a, to: turned, pass)
+    for row in 0..<pass.rows { LayerKernels.add(turned + row * a * b, scaledBy: weight * scale, count: a * b, to: out + row * stride) }
   }
 
   package func backward(
@@ -59,15 +57,14 @@ package struct KroneckerTerm: LayerTerm {
   ) {
     let (a, b, c, d, rows) = (u.rows, v.rows, u.columns, v.columns, pass.rows)
     let t = inner(x, pass), own = pass.scratch.floatStart(AdapterSlot.termOutput, rows * b * a)
-    for row in 0..<rows {
-      for i in 0..<a { for j in 0..<b { own[(row * b + j) * a + i] = scale * dz[row * stride + i * b + j] } }
-    }
+    Self.turn(dz, rows, a, b, stride: stride, to: own, pass)
+    for place in 0..<rows * a * b { own[place] *= scale }
     let (du, dv) = (Self.zeros(a * c), Self.zeros(b * d))
     pass.engine.addWeightGradient(own, stride: a, outputs: a, t, stride: c, inputs: c, rows: rows * b, to: du.start)
     // What X · Vᵀ gets, turned in place of what it was.
     pass.engine.multiply(own, rows: rows * b, stride: a, [.init(u.matrix.turned, t, stride: c)])
     let dt = pass.scratch.floatStart(AdapterSlot.term, rows * c * b)
-    Self.turn(t, rows, b, c, to: dt)
+    Self.turn(t, rows, b, c, to: dt, pass)
     pass.engine.addWeightGradient(dt, stride: b, outputs: b, x, stride: d, inputs: d, rows: rows * c, to: dv.start)
     if let dx { pass.engine.multiply(dt, rows: rows * c, stride: b, [.init(v.matrix.turned, dx, stride: d, adds: true)]) }
     back(du, dv, gradients)
@@ -83,10 +80,15 @@ package struct KroneckerTerm: LayerTerm {
     }
   }
 
-  /// Every [height, width] turned round.
-  private static func turn(_ from: Floats, _ count: Int, _ height: Int, _ width: Int, to: Floats) {
-    for at in stride(from: 0, to: count * height * width, by: max(height * width, 1)) {
-      for i in 0..<height { for j in 0..<width { to[at + j * height + i] = from[at + i * width + j] } }
+  /// Every [height, width] turned round; they lie `stride` apart, nil for one behind another.
+  private static func turn(
+    _ from: UnsafePointer<Float>, _ count: Int, _ height: Int, _ width: Int, stride: Int? = nil, to: Floats, _ pass: TermPass
+  ) {
+    let size = height * width, stride = stride ?? size
+    pass.engine.team.split(count, grain: max(1, (1 << 14) / max(size, 1))) { part, _ in
+      for index in part {
+        Kernels.transpose(.f32, from + index * stride, rows: height, columns: width, stride: width, to + index * size)
+      }
     }
   }
 

@@ -19,6 +19,8 @@ package struct MethodPart: Sendable {
   package let isSecond: Bool
   /// Whether modules may be without it.
   let isOptional: Bool
+  /// Whether it is there while a method is trained only: without a gradient, and in no adapter.
+  package let isKept: Bool
   /// Whether all modules share one tensor, whose whole name the suffix is, and by what it is as large as the largest of them needs it:
   /// nil for a tensor of each module's own. What is shared stays as it is.
   package let sharing: Sharing?
@@ -27,13 +29,13 @@ package struct MethodPart: Sendable {
 
   package init(
     _ name: String, suffixes: [String], flag: String? = nil, isFactor: Bool = false, isMatrix: Bool = false, isScaled: Bool = false,
-    isSecond: Bool = false, isOptional: Bool = false, sharing: Sharing? = nil,
+    isSecond: Bool = false, isOptional: Bool = false, isKept: Bool = false, sharing: Sharing? = nil,
     shape: @escaping @Sendable (ModuleShape) -> [Int]
   ) {
     (self.name, self.suffixes, self.flag, self.isFactor, self.isScaled, self.isSecond) = (
       name, suffixes, flag, isFactor, isScaled, isSecond
     )
-    (self.isMatrix, self.isOptional, self.sharing, self.shape) = (isMatrix, isOptional, sharing, shape)
+    (self.isMatrix, self.isOptional, self.isKept, self.sharing, self.shape) = (isMatrix, isOptional, isKept, sharing, shape)
   }
 
   /// What follows the path of such a module in the file that is written.
@@ -120,27 +122,25 @@ package struct NewModule {
   package let random: CountedRandom
   /// What the product of its factors is multiplied with.
   package let scale: Double
+  /// What its factors begin by, beside its weight.
+  package let material: StartMaterial
   /// Of its weight's rows, [outputs].
   package var lengths: [Double] { MatrixLengths(weight, engine).squares(adding: nil).map { $0.squareRoot() } }
   private let weight: Matrix
   private let engine: Engine
 
   package init(
-    _ weight: Matrix, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine
+    _ weight: Matrix, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine,
+    material: StartMaterial = .init()
   ) {
     (inputs, outputs, self.rank, self.factors, self.random) = (weight.inputs, weight.outputs, rank, factors, random)
-    (self.settings, self.scale, self.weight, self.engine) = (settings, scale, weight, engine)
+    (self.settings, self.scale, self.material, self.weight, self.engine) = (settings, scale, material, weight, engine)
   }
 }
 
 extension NewModule {
   /// The layer's weight, [outputs, inputs].
-  var values: FloatStore {
-    let own = FloatStore(count: outputs * inputs)
-    weight.rows(0..<weight.native.rows, into: own.start)
-    guard weight.isTransposed else { return own }
-    return FloatStore(transposed(Array(own.values), rows: inputs, columns: outputs))
-  }
+  var values: FloatStore { weight.values() }
 
   var team: Team { engine.team }
 
@@ -155,58 +155,5 @@ extension NewModule {
   /// The same, normal.
   func normal(_ shape: [Int], deviation: Double, _ stream: Int) -> [Float] {
     (0..<shape[0] * shape[1]).map { Float(deviation * random.normal(UInt64(stream) << 40 + UInt64($0))) }
-  }
-}
-
-/// How factors begin.
-public enum FactorStart: RawRepresentable, Sendable, Hashable, CaseIterable {
-  /// A uniform within ± 1/√inputs, B zero: PEFT's default.
-  case kaiming
-  /// A normal with a deviation of 1/rank, B zero.
-  case gaussian
-  /// Neither zero, their product zero: rows of one random rotation go into A, the others into B. Of even ranks.
-  case orthogonal
-  /// The greatest singular values of the weight with their vectors, or as good as so many steps of a random search find them
-  /// (arXiv:2404.02948).
-  case pissa(steps: Int?)
-  /// The first columns of the weight's QR decomposition (arXiv:2406.01775).
-  case olora
-
-  public static let allCases: [FactorStart] = [.kaiming, .gaussian, .orthogonal, .pissa(steps: nil), .olora]
-
-  /// - Parameter rawValue: PEFT's word in `init_lora_weights`
-  public init?(rawValue: String) {
-    if let found = Self.allCases.first(where: { $0.rawValue == rawValue }) {
-      self = found
-      return
-    }
-    let start = "pissa_niter_"
-    guard rawValue.hasPrefix(start), let steps = Int(rawValue.dropFirst(start.count)), (0...100).contains(steps) else { return nil }
-    self = .pissa(steps: steps)
-  }
-
-  public var rawValue: String {
-    switch self {
-    case .kaiming: "kaiming"
-    case .gaussian: "gaussian"
-    case .orthogonal: "orthogonal"
-    case .pissa(nil): "pissa"
-    case .pissa(let steps?): "pissa_niter_\(steps)"
-    case .olora: "olora"
-    }
-  }
-
-  /// A, [rank, inputs]
-  func first(_ layer: NewModule) -> [Float] { first(layer, rows: layer.rank, inputs: layer.inputs) }
-
-  /// The same for an A of another shape.
-  func first(_ layer: NewModule, rows: Int, inputs: Int) -> [Float] {
-    let bound = 1 / Double(inputs).squareRoot()
-    return (0..<rows * inputs).map { index in
-      switch self {
-      case .kaiming, .orthogonal, .pissa, .olora: Float((2 * layer.random.uniform(UInt64(index)) - 1) * bound)
-      case .gaussian: Float(layer.random.normal(UInt64(index)) / Double(layer.rank))
-      }
-    }
   }
 }

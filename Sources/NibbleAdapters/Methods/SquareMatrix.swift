@@ -1,3 +1,5 @@
+import NibbleCompute
+
 /// A small square matrix in float64.
 package struct SquareMatrix: Sendable {
   let size: Int
@@ -28,6 +30,8 @@ package struct SquareMatrix: Sendable {
 
   static func * (a: SquareMatrix, b: SquareMatrix) -> SquareMatrix {
     let n = a.size
+    // Row by row it is the product of the transposes column by column.
+    if n >= 12, let product = try? LAPACK.product(b.values, a.values, rows: n, inner: n, columns: n) { return SquareMatrix(n, product) }
     var c = SquareMatrix(n, diagonal: 0)
     c.values.withUnsafeMutableBufferPointer { c in
       for i in 0..<n {

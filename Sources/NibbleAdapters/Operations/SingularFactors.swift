@@ -47,6 +47,31 @@ struct SingularFactors {
     (self.values, self.left, self.outputs, self.right, self.inputs) = (values, left, outputs, right, inputs)
   }
 
+  /// Matrices that are wider both ways are searched at random.
+  static let widest = 2048
+
+  /// The greatest singular values of a matrix [rows, columns], its rows the outputs, and their vectors.
+  ///
+  /// - Throws: `.failed` where there is no LAPACK
+  init(greatestOf matrix: FloatStore, rows: Int, columns: Int, rank: Int, _ random: CountedRandom, _ team: Team) throws {
+    guard min(rows, columns) <= Self.widest else {
+      let square = matrix.values.reduce(0) { $0 + Double($1) * Double($1) }
+      self = try RandomizedFactors(matrix, rows: rows, columns: columns, squaredNorm: square, rank: rank, random, team).found
+      return
+    }
+    try self.init(allOf: matrix, rows: rows, columns: columns, rank: rank)
+  }
+
+  /// The same, of matrices of any size from the whole decomposition.
+  init(allOf matrix: FloatStore, rows: Int, columns: Int, rank: Int) throws {
+    // Column by column, the rows are columns: what is on the right there is on the left here.
+    let (u, s, vt) = try LAPACK.svd(matrix.doubles, rows: columns, columns: rows)
+    let kept = min(rank, s.count)
+    self.init(
+      values: Array(s.prefix(kept)), left: (0..<kept).flatMap { k in (0..<rows).map { vt[$0 * s.count + k] } }, outputs: rows,
+      right: Array(u.prefix(kept * columns)), inputs: columns)
+  }
+
   /// Of Δᵀ.
   var transposed: SingularFactors {
     SingularFactors(values: values, left: right, outputs: inputs, right: left, inputs: outputs)

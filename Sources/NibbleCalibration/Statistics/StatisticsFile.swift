@@ -5,7 +5,7 @@ import NibbleFormats
 /// What the matrices of a model take on a text, kept in a file: for each layer whose input is looked at, Ĥ = E[x xᵀ], or its diagonal.
 ///
 /// A safetensors file. `<layer>.moments` holds the upper triangle of Ĥ [n, n], row by row, as n(n + 1)/2 float32 numbers; `<layer>.energies`
-/// its diagonal [n]. Layers that share an input share the tensor of the first. Metadata: `format` = `nibble statistics`, `version` = `1`,
+/// its diagonal [n]. `<layer>.means` holds E[x] [n]. Layers that share an input share the tensor of the first. Metadata: `format` = `nibble statistics`, `version` = `1`,
 /// `model`: the identity of the model, `tokens`, `text`: a digest of the tokens, and `layers`: a JSON object that gives for each
 /// layer the name its tensor begins with.
 public struct StatisticsFile: Sendable {
@@ -57,6 +57,21 @@ public struct StatisticsFile: Sendable {
     let moments = Moments(triangle: try numbers(stored, count: inputs * (inputs + 1) / 2), inputs: inputs)
     guard moments.diagonal.allSatisfy({ $0 >= 0 }) else { throw wrong(stored, "has negative energies") }
     return moments
+  }
+
+  /// Where a layer's moments are: the same for layers that take the same; nil if there are none of it.
+  package func owner(of layer: String) -> String? { owners[layer] }
+
+  /// Ĥ [inputs, inputs], its upper triangle, and the means of a layer that takes `inputs` numbers; nil if there are none of it.
+  ///
+  /// - Throws: `.badInput` for other shapes, numbers that are no moments, and a file that holds energies only or no means
+  package func inputs(of layer: String, count: Int) throws -> (second: FloatStore, mean: [Float])? {
+    guard let owner = owners[layer] else { return nil }
+    guard !isDiagonal else { throw NibbleError.badInput("\(path: path): energies only; a start needs moments, as 'nibble calibrate' writes them without --diagonal") }
+    guard let means = file.tensor(owner + ".means") else {
+      throw NibbleError.badInput("\(path: path): no means of \(subject: owner); write the file anew with 'nibble calibrate'")
+    }
+    return try moments(of: layer, inputs: count).map { ($0.hessian, try numbers(means, count: count)) }
   }
 
   private func numbers(_ stored: StoredTensor, count: Int) throws -> [Float] {

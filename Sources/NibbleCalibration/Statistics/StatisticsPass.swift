@@ -57,8 +57,8 @@ public struct StatisticsPass {
     halves.flatMap { layer, half in
       [false, true].map { isExit in
         let step = Step(half: half, layer: layer, isExit: isExit)
-        return (step.name + ending, [isDiagonal ? step.inputs : step.inputs * (step.inputs + 1) / 2])
-      }
+        return [(step.name + ending, [isDiagonal ? step.inputs : step.inputs * (step.inputs + 1) / 2]), (step.name + ".means", [step.inputs])]
+      }.joined()
     }
   }
 
@@ -132,7 +132,7 @@ public struct StatisticsPass {
       }
       for (sums, isExit) in [(entries, false), (exit, true)] {
         let name = Step(half: half, layer: layer, isExit: isExit).name
-        try sums.write(writer, name + ending)
+        try sums.write(writer, name + ending, means: name + ".means")
         report.tensors += 1
         if sums.capped > report.mostCapped.tokens { report.mostCapped = (name, sums.capped) }
       }
@@ -160,22 +160,26 @@ public struct StatisticsPass {
 private final class Sums {
   private let moments: Moments?
   private var energies: [Double]
+  private var means: [Double]
   private var weight = 0.0
   private var cap: TokenCap
   private(set) var capped = 0
 
   init(moments inputs: Int, _ cap: Double) {
     (moments, energies, self.cap) = (Moments(inputs: inputs, lacking: 0), [], TokenCap(times: cap))
+    means = Array(repeating: 0, count: inputs)
   }
 
   init(energies inputs: Int, _ cap: Double) {
     (moments, energies, self.cap) = (nil, Array(repeating: 0, count: inputs), TokenCap(times: cap))
+    means = Array(repeating: 0, count: inputs)
   }
 
   /// Adds x [rows, inputs], which is spoiled.
   func add(_ x: UnsafeMutablePointer<Float>, _ rows: Int, _ team: Team) {
-    let inputs = moments?.inputs ?? energies.count
+    let inputs = means.count
     let weights = cap.weights(x, rows, inputs)
+    for row in 0..<rows { for place in 0..<inputs { means[place] += weights[row] * Double(x[row * inputs + place]) } }
     TokenCap.scale(x, inputs, by: weights)
     capped += weights.count { $0 < 1 }
     let sum = weights.reduce(0, +)
@@ -187,9 +191,10 @@ private final class Sums {
     }
   }
 
-  /// Writes the means.
-  func write(_ writer: TensorFile.Writer, _ name: String) throws {
+  /// Writes the means of the products, and of x.
+  func write(_ writer: TensorFile.Writer, _ name: String, means: String) throws {
     let scale = 1 / max(weight, 1e-30)
+    try self.means.map { Float($0 * scale) }.withUnsafeBufferPointer { try writer.add($0, to: means) }
     guard let moments else { return try energies.map { Float($0 * scale) }.withUnsafeBufferPointer { try writer.add($0, to: name) } }
     for row in 0..<moments.inputs {
       let line = (row..<moments.inputs).map { Float(Double(moments.hessian.start[row * moments.inputs + $0]) * scale) }

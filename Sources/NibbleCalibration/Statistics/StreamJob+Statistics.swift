@@ -66,7 +66,7 @@ extension StreamJob {
 
 extension StreamJob.Item {
   /// The elements as they are, where something is merged into them, and as they are to be packed.
-  fileprivate func values(_ count: Int) throws -> (base: FloatStore?, wanted: FloatStore) {
+  func values(_ count: Int) throws -> (base: FloatStore?, wanted: FloatStore) {
     let source = replacement ?? source
     let change = try change?()
     let store = FloatStore(count: count), base = change.map { _ in FloatStore(count: count) }

@@ -29,6 +29,8 @@ public struct QuantizeOptions: Sendable {
   public var offsets: OffsetSearch?
   /// How codes are chosen from a text and what text that is, for the record of the output; nil where they are not.
   public var calibration: (encoder: String, text: JSON)?
+  /// Rank and steps of LoftQ, for the record of the output; nil where codes are those of the weights themselves.
+  public var loftq: (rank: Int, steps: Int)?
 
   /// NF4, blocks of 64, double quantization, the architecture's own choice of tensors.
   public init() {}
@@ -220,7 +222,8 @@ extension QuantizeOptions {
     let grouped = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasGroups } else { false } }
     let full = grouped ? own.setting("group_size", to: JSON(groupSize)).setting("zeros", to: JSON(zeros.rawValue)) : own
     let tiled = ([codec] + rules.map(\.choice)).contains { if case .codec(let kind) = $0 { kind.hasTiles } else { false } }
-    let all = tiled ? full.setting("tile", to: JSON("\(tile.rows)x\(tile.columns)")) : full
+    let coded = tiled ? full.setting("tile", to: JSON("\(tile.rows)x\(tile.columns)")) : full
+    let all = loftq.map { coded.setting("loftq", to: ["rank": JSON($0.rank), "steps": JSON($0.steps)]) } ?? coded
     guard let calibration else { return all }
     return all.setting("encoder", to: JSON(calibration.encoder)).setting("calibration", to: calibration.text)
   }

@@ -105,9 +105,9 @@ extension Layers {
     _ gradients: Gradients
   ) {
     timed(.trained) {
-      input.addGradients(x, changed, rows: rows, inputs: layer.inputs, gradients.methods[layer.id] ?? [:], exact)
-      let hand = scratch.floatStart(AdapterSlot.inputGradientInHand, rows * layer.inputs)
-      input.turnBack(changed, rows: rows, inputs: layer.inputs, to: dx, adds: adds, hand, engine.team)
+      let pass = TermPass(rows: rows, exact, scratch)
+      input.addGradients(x, changed, inputs: layer.inputs, gradients.methods[layer.id] ?? [:], pass)
+      input.turnBack(changed, inputs: layer.inputs, to: dx, adds: adds, pass)
     }
   }
 

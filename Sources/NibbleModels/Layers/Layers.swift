@@ -109,7 +109,7 @@ struct Layers {
     _ product: Engine.Product, _ layer: Linear, _ input: any InputChange, _ x: UnsafePointer<Float>, _ rows: Int
   ) {
     let changed = scratch.floatStart(AdapterSlot.changed, rows * layer.inputs)
-    timed(.trained) { input.apply(x, rows: rows, inputs: layer.inputs, to: changed, engine.team) }
+    timed(.trained) { input.apply(x, inputs: layer.inputs, to: changed, TermPass(rows: rows, exact, scratch)) }
     timed(.weights) { engine.multiply(changed, rows: rows, stride: layer.inputs, [product]) }
   }
 

@@ -61,7 +61,8 @@ package struct TrainedModule {
     (self.method, self.scale, shape, self.kept) = (method, scale, module, kept)
     parts = method.parts.reduce(into: shared) { parts, part in
       guard part.sharing == nil, let own = values[part.name] else { return }
-      let tensor = TrainedTensor(name(part), part.shape(module), FloatStore(own), isFrozen: frozen.contains(part.name))
+      let tensor = TrainedTensor(name(part), part.shape(module), FloatStore(own), isFrozen: part.isKept || frozen.contains(part.name))
+      tensor.isStored = !part.isKept
       tensor.isSecondFactor = part.isSecond && module.kind != .embedding
       parts[part.name] = tensor
     }
@@ -74,7 +75,7 @@ package struct TrainedModule {
 
   fileprivate var ruled: RuledModule {
     RuledModule(
-      parts: parts.filter { !$0.value.isFrozen }.mapValues { .init(name: $0.name, shape: $0.shape, values: $0.values, gradient: $0.gradient) },
+      parts: parts.mapValues { .init(name: $0.name, shape: $0.shape, values: $0.values, gradient: $0.gradient) },
       settings: shape.settings)
   }
 

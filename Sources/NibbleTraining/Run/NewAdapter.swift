@@ -1,4 +1,5 @@
 import NibbleAdapters
+import NibbleCalibration
 import NibbleCompute
 import NibbleCore
 import NibbleFormats
@@ -56,6 +57,12 @@ public struct AdapterOptions: Sendable, Equatable {
   /// Biases that are trained too: `none`, `all`, `lora_only`.
   public var bias = AdapterConfig.Bias.none
   public var start = Start.kaiming
+  /// The start's own numbers, by PEFT's names for them.
+  public var startSettings: [String: Double] = [:]
+  /// What layers take, for starts that go by it.
+  public var statistics: StatisticsFile?
+  /// The model before it was packed, for starts that go by it.
+  public var original: Checkpoint?
   public var dropout = 0.0
   public var seed: UInt64 = 0
   /// What the adapter calls its base; nil for what that says itself.
@@ -77,6 +84,10 @@ public struct AdapterOptions: Sendable, Equatable {
     var all = tokenRows.isEmpty ? json : json.setting("token_rows", to: JSON(tokenRows))
     if let ranks = layerRanks.json { all = all.setting("layer_ranks", to: ranks) }
     if fixesScale { all = all.setting("fixed_scale", to: true) }
+    if !startSettings.isEmpty {
+      all = all.setting("init_option", to: .object(startSettings.sorted { $0.key < $1.key }.map { ($0.key, JSON($0.value)) }))
+    }
+    if let statistics { all = all.setting("statistics", to: JSON("\(statistics.tokens) tokens, \(statistics.text)")) }
     guard !settings.isEmpty || !settingPatterns.isEmpty else { return all }
     let patterns = settingPatterns.map { JSON.array([JSON($0.key), JSON($0.pattern), JSON($0.value)]) }
     return all.setting("settings", to: .object(settings.sorted { $0.key < $1.key }.map { ($0.key, JSON($0.value)) }))
@@ -110,13 +121,17 @@ extension Trained {
     let patterns = try options.settingPatterns.map { (key: $0.key, pattern: try Pattern($0.pattern), value: $0.value) }
     var stream: UInt64 = 0
     guard let kind = options.method.adapter else { return }
+    if kind.method.needsFloats, let packed = model.checkpoint.packed.first {
+      throw NibbleError.usage(
+        "\(.method, options.method.rawValue) moves float weights; \(path: model.path) holds packed ones, \(subject: packed.name.text) the first")
+    }
     for (setting, isEmpty) in [
       (Setting.rankPattern, options.rankPattern.isEmpty && options.layerRanks.json == nil), (.alphaPattern, options.alphaPattern.isEmpty),
     ]
     where !isEmpty && !kind.method.hasPatterns {
       throw NibbleError.usage("\(setting): modules of \(kind.method.name) have no ranks or alphas of their own")
     }
-    guard kind.method.takesStarts || [.kaiming, .gaussian].contains(options.start) else {
+    guard kind.method.takesStarts || options.start.isRandom else {
       throw NibbleError.usage("\(.initLora, options.start.rawValue) is a start of LoRA, and \(.method, options.method.rawValue) has its own")
     }
     /// What a layer's module is like; its rank without the ranks that it begins with and keeps.
@@ -139,15 +154,23 @@ extension Trained {
     }
     func isWhole(_ layer: Linear) -> Bool { options.modulesToSave.contains { ModuleChoice.is(layer.name, $0) } }
     let adapted = try layers.filter { try targets.contains($0.name, parts) }
-    try checkMemory(options, try adapted.filter { !isWhole($0) }.map { kind.method.count(try module($0)) })
-    let shared = shared(kind.method, options, adapted.filter { !isWhole($0) })
+    let own = adapted.filter { !isWhole($0) }
+    try checkMemory(options, try own.map { kind.method.count(try module($0)) })
+    let shared = shared(kind.method, options, own)
+    let sources = try StartSources(options, on: model, own.map { ($0, try factors.rank(of: $0)) })
     for layer in adapted {
       stream += 1
       guard !isWhole(layer) else { continue }
       var shape = try module(layer)
-      let random = CountedRandom(seed: options.seed, stream: stream), scale = try factors.scale(of: layer, rank: shape.rank, kind)
+      let asked = shape.rank
+      shape.rank = sources.rank(of: layer, asked)
+      guard shape.rank > 0 || asked == 0 else { continue }
+      let scaling = sources.scaling(asked, now: shape.rank, isStabilized: kind.isRankStabilized)
+      let scale = try scaling.factor * factors.scale(of: layer, rank: scaling.rank, kind)
+      let random = CountedRandom(seed: options.seed, stream: stream)
       let new = NewModule(
-        layer.matrix, rank: shape.rank, settings: shape.settings, scale: scale, options.start, random, model.engine)
+        layer.matrix, rank: shape.rank, settings: shape.settings, scale: scale, options.start, random, model.engine,
+        material: try sources.material(for: layer))
       let begun = kind.method.takesStarts ? try options.start.factors(new) : nil
       let path = AdapterFile.prefix + model.path(ofModule: layer.name)
       let kept = options.start.holdsWeight ? shape.rank : 0
@@ -198,6 +221,8 @@ extension Trained {
 
   /// Throws for patterns of ranks and alphas that decide nothing.
   func checkPatterns(_ options: AdapterOptions, on model: Model) throws {
+    // A start may leave nothing to layers that a pattern is for.
+    guard !options.start.spreadsRanks else { return }
     let names = model.linears.filter { modules[$0.id] != nil }.map(\.name)
     for (setting, patterns) in [
       (Setting.rankPattern, options.rankPattern.map(\.pattern)), (Setting.alphaPattern, options.alphaPattern.map(\.pattern)),

@@ -28,22 +28,26 @@ extension Trained {
 
   private func config(_ given: AdapterOptions, _ model: Model) -> JSON {
     var options = given
+    let kind = options.method.adapter, trained = kind?.method ?? LoRA.self, method = trained.storedAs
+    /// Of the factors that are stored.
+    func rank(_ module: ModuleShape) -> Int { method == trained ? module.rank : trained.pairRank(module) }
     // Factors and those they began with, side by side.
-    if options.start.holdsWeight, modules.values.contains(where: { $0.kept > 0 }) {
-      options.rank *= 2
-      options.alpha *= options.method.adapter?.isRankStabilized == true ? 2.0.squareRoot() : 2
+    let isDoubled = options.start.holdsWeight && modules.values.contains { $0.kept > 0 }
+    let times = isDoubled ? 2 : rank(ModuleShape(rank: options.rank, settings: options.settings)) / max(options.rank, 1)
+    if times > 1 {
+      options.rank *= times
+      options.alpha *= kind?.isRankStabilized == true ? Double(times).squareRoot() : Double(times)
     }
-    let kind = options.method.adapter
     let adapted = model.linears.filter { modules[$0.id] != nil }
     let heads = headModules(model)
     let isClassifier = !heads.isEmpty
     let whole = heads + wholePaths(model).filter { path in !heads.contains { path == $0 || path.hasPrefix($0 + ".") } }
     func pattern(_ path: String) -> String { path.replacing(".", with: "\\.") }
-    let ranks = adapted.compactMap { layer in modules[layer.id].map { (layer, $0.rank) } }.filter { $0.1 != options.rank }
-    let method = kind?.method ?? LoRA.self, isStabilized = kind?.isRankStabilized == true
+    let ranks = adapted.compactMap { layer in modules[layer.id].map { (layer, rank($0.shape)) } }.filter { $0.1 != options.rank }
+    let isStabilized = kind?.isRankStabilized == true
     let alphas = adapted.compactMap { layer -> (String, JSON)? in
       guard let own = modules[layer.id], method.hasPatterns else { return nil }
-      let root = Double(own.rank)
+      let root = Double(rank(own.shape))
       let alpha = (own.scale * (isStabilized ? root.squareRoot() : root) * 1e6).rounded() / 1e6
       return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
     }
