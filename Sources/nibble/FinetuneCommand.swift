@@ -39,7 +39,10 @@ struct FinetuneCommand: ParsableCommand {
   var methodOption: [String] = []
   @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the LoRA factors.") var rank = 8
   @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "LoRA alpha: the adapter's output is scaled by alpha / rank.") var alpha = 16.0
-  @Option(help: "Layers to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression.") var targetModules = "all-linear"
+  @Option(
+    help: ArgumentHelp(
+      "Modules to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression for whole paths. Names and expressions may mean embeddings and the output head, too."))
+  var targetModules = "all-linear"
   @Option(help: "Comma-separated modules to train in full, beside the adapter.") var modulesToSave: String?
   @Option(help: "Biases to train: none, all, or lora_only (those of adapted layers).") var bias: AdapterConfig.Bias = .none
   @Option(
@@ -135,6 +138,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
   @Flag(help: "Skip the checksums of an .nbl base.") var noVerify = false
   @Flag(help: "Print the tokens of the first rows and which of them are learned, and train nothing.") var showBatch = false
+  @OptionGroup var parts: PartOptions
   @OptionGroup var methods: MethodOptions
   @OptionGroup var common: CommonOptions
 
@@ -217,7 +221,7 @@ struct FinetuneCommand: ParsableCommand {
       "--lora-r", "--r", "--rank", "--lora-alpha", "--alpha", "--target-modules", "--rank-pattern", "--alpha-pattern",
       "--modules-to-save",
       "--bias", "--init-lora",
-    ] + MethodOptions.flags
+    ] + PartOptions.flags + MethodOptions.flags
     if initAdapter != nil { common.warnIgnored(factors + ["--method"], "--init-adapter brings its own") }
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }

@@ -56,8 +56,14 @@ package struct LoRA: AdapterMethod {
     return ModuleShape(kind, input: Array(a[1...]), outputs: b[0], rank: a[0])
   }
 
+  /// A random and B zero; of an embedding, as in PEFT, the other way round: only rows that are looked up get a gradient.
   package static func start(_ layer: NewModule) -> [String: [Float]] {
-    [first: layer.factors.first(layer), second: [Float](repeating: 0, count: layer.outputs * layer.rank)]
+    guard layer.kind != .embedding else {
+      return [
+        first: [Float](repeating: 0, count: layer.rank * layer.inputs), second: layer.normal([layer.outputs, layer.rank], deviation: 1, 1),
+      ]
+    }
+    return [first: layer.factors.first(layer), second: [Float](repeating: 0, count: layer.outputs * layer.rank)]
   }
 
   private let factors: LowRankPair

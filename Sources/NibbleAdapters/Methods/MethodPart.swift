@@ -8,7 +8,7 @@ package struct MethodPart: Sendable {
   /// What follows a module's path in adapter files; the first is written.
   package let suffixes: [String]
   /// The key of `adapter_config.json` that says whether modules have it; nil if they always do.
-  let flag: String?
+  package let flag: String?
   /// Whether it is one of two thin factors.
   let isFactor: Bool
   /// Whether it is a matrix that products are made with, and no factor.
@@ -110,8 +110,9 @@ package struct MethodNumbers {
   }
 }
 
-/// A linear layer that is about to be adapted.
+/// A linear layer or embedding that is about to be adapted.
 package struct NewModule {
+  package let kind: ModuleShape.Kind
   package let inputs: Int
   package let outputs: Int
   package let rank: Int
@@ -126,8 +127,10 @@ package struct NewModule {
   private let engine: Engine
 
   package init(
-    _ weight: Matrix, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine
+    _ weight: Matrix, kind: ModuleShape.Kind = .linear, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart,
+    _ random: CountedRandom, _ engine: Engine
   ) {
+    self.kind = kind
     (inputs, outputs, self.rank, self.factors, self.random) = (weight.inputs, weight.outputs, rank, factors, random)
     (self.settings, self.scale, self.weight, self.engine) = (settings, scale, weight, engine)
   }

@@ -21,7 +21,8 @@ public struct ChatTokens {
   package func train(in options: inout AdapterOptions, of model: Model) {
     options.keepsTied = true
     guard model.tied == nil, case .language(let head) = model.head, let table = model.tokenEmbedding else {
-      options.tokenRows = tokens.map(\.id)
+      let isWhole = options.modulesToSave.contains { name in model.tokenEmbedding.map { ModuleChoice.is($0.name, name) } ?? true }
+      if !isWhole { options.tokenRows = [.init((options.tokenRows.first { $0.module == nil }?.tokens ?? []) + tokens.map(\.id))] + options.tokenRows.filter { $0.module != nil } }
       return
     }
     options.modulesToSave += [table.name, head.name].filter { !options.modulesToSave.contains($0) }

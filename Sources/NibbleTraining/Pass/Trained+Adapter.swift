@@ -31,12 +31,16 @@ extension Trained {
     for one in shared.values { one.isStored = held.contains(ByteName(one.name)) }
     try addReplacements(file, parameters, model)
     try share(file, model)
+    let head = model.headTable
+    let ownHead = file.tokenRows.contains { rows in modules.index(of: rows.path).map { $0 < linears.count && linears[$0].id == head?.id } ?? false }
     for rows in file.tokenRows {
       guard let index = modules.index(of: rows.path) else { continue }
-      guard index >= linears.count else {
-        throw NibbleError.usage("\(path: file.path): rows of \(subject: rows.path), which is no embedding, are not trained")
+      guard let table = index >= linears.count ? tables[index - linears.count] : head, index >= linears.count || linears[index].id == table.id
+      else {
+        throw NibbleError.usage(
+          "\(path: file.path): rows of \(subject: rows.path), which is no embedding and no language head, are not trained")
       }
-      try add(rows, of: tables[index - linears.count], file, model)
+      try add(rows, of: table, sharing: !ownHead, file, model)
     }
   }
 
@@ -143,21 +147,13 @@ extension Trained {
   }
 
   private mutating func add(
-    _ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile, _ model: Model
+    _ rows: AdapterFile.TokenRows, of table: Embedding, sharing: Bool, _ file: AdapterFile, _ model: Model
   ) throws {
     guard !rows.tokens.isEmpty, rows.values.shape == [rows.tokens.count, table.width],
       rows.tokens.allSatisfy({ $0 < table.count })
     else {
       throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for \(table.count) tokens of \(table.width)")
     }
-    guard !isTrained(table) else { throw file.mismatch(rows.path, "is replaced by rows, and adapted or replaced whole") }
-    let own = TrainedRows(try Self.tensor(rows.values, file), tokens: rows.tokens)
-    self.rows[table.id] = own
-    // A head that shares the embedding's weight shares its rows.
-    guard table.id == model.tokenEmbedding?.id, let head = model.tied?.head, matrices[head.id] == nil else { return }
-    guard modules[head.id] == nil else {
-      throw NibbleError.usage("\(path: file.path): rows of tokens in a head that is adapted itself are not trained")
-    }
-    self.rows[head.id] = own
+    try add(TrainedRows(try Self.tensor(rows.values, file), tokens: rows.tokens), of: table, sharing: sharing, model)
   }
 }

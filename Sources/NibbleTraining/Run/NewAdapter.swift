@@ -36,6 +36,8 @@ public struct AdapterOptions: Sendable, Equatable {
   public var alpha = 16.0
   /// `all-linear`, `attention`, `mlp`, names divided by commas, or a pattern for whole paths.
   public var targets = "all-linear"
+  /// Modules that `targets` names and that are left as they are: names divided by commas, or a pattern for whole paths.
+  public var excluded: String?
   /// The first pattern that is found in a module's path decides.
   public var rankPattern: [(pattern: String, value: Int)] = []
   public var alphaPattern: [(pattern: String, value: Double)] = []
@@ -51,8 +53,10 @@ public struct AdapterOptions: Sendable, Equatable {
   public var modulesToSave: [String] = []
   /// Whether an embedding and a head that share a weight share what is trained in its place.
   public var keepsTied = false
-  /// Tokens whose rows of the embedding are trained without the others; a head that shares the embedding's weight shares them.
-  public var tokenRows: [Int] = []
+  /// Rows that are trained without the others of their table.
+  public var tokenRows: [TokenRows] = []
+  /// Keys of `adapter_config.json` that ask for more parts of each module: `lora_bias`.
+  public var flags: Set<String> = []
   /// Biases that are trained too: `none`, `all`, `lora_only`.
   public var bias = AdapterConfig.Bias.none
   public var start = Start.kaiming
@@ -60,6 +64,16 @@ public struct AdapterOptions: Sendable, Equatable {
   public var seed: UInt64 = 0
   /// What the adapter calls its base; nil for what that says itself.
   public var baseName: ModelOrigin?
+
+  /// Rows of a table, or of a head.
+  public struct TokenRows: Sendable {
+    /// The module, by the last parts of its path; nil for the embedding of tokens, with a head that shares its weight.
+    public var module: String?
+    /// In the order in which the adapter has them.
+    public var tokens: [Int]
+
+    public init(module: String? = nil, _ tokens: [Int]) { (self.module, self.tokens) = (module, tokens) }
+  }
 
   public init() {}
 
@@ -74,7 +88,10 @@ public struct AdapterOptions: Sendable, Equatable {
       "bias": JSON(bias.rawValue), "init": JSON(start.rawValue), "lora_dropout": JSON(dropout),
       "seed": JSON(Int(seed & 0x7FFF_FFFF)),
     ]
-    var all = tokenRows.isEmpty ? json : json.setting("token_rows", to: JSON(tokenRows))
+    var all = json
+    if !tokenRows.isEmpty { all = all.setting("token_rows", to: .array(tokenRows.map { [JSON($0.module ?? ""), JSON($0.tokens)] })) }
+    if let excluded { all = all.setting("exclude_modules", to: JSON(excluded)) }
+    if !flags.isEmpty { all = all.setting("flags", to: JSON(flags.sorted())) }
     if let ranks = layerRanks.json { all = all.setting("layer_ranks", to: ranks) }
     if fixesScale { all = all.setting("fixed_scale", to: true) }
     guard !settings.isEmpty || !settingPatterns.isEmpty else { return all }
@@ -88,28 +105,14 @@ public struct AdapterOptions: Sendable, Equatable {
 }
 
 extension Trained {
-  /// Factors for the layers that `options` name, as they begin.
+  /// Factors for the modules that `options` name, as they begin.
   ///
   /// - Throws: `.usage` for targets that match nothing
   package init(_ options: AdapterOptions, on model: Model) throws {
-    let parts = model.network.parts
-    let layers = parts.layers.filter { $0.window == nil }
-    let targets = try Targets(options.targets)
-    if let stray = targets.names.first(where: { name in
-      !model.linears.contains { ModuleChoice.is($0.name, name) } && !options.modulesToSave.contains(name)
-    }) {
-      throw NibbleError.usage("\(.targetModules): \(subject: stray) is no linear layer of \(path: model.path)")
-    }
-    if !targets.isEverything,
-      let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) })
-    {
-      throw NibbleError.usage(
-        "\(.targetModules): \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
-    }
+    guard let kind = options.method.adapter else { return }
+    let parts = model.network.parts, places = try options.places(kind.method, on: model)
     let factors = try LayerFactors(options, parts)
     let patterns = try options.settingPatterns.map { (key: $0.key, pattern: try Pattern($0.pattern), value: $0.value) }
-    var stream: UInt64 = 0
-    guard let kind = options.method.adapter else { return }
     for (setting, isEmpty) in [
       (Setting.rankPattern, options.rankPattern.isEmpty && options.layerRanks.json == nil), (.alphaPattern, options.alphaPattern.isEmpty),
     ]
@@ -119,48 +122,48 @@ extension Trained {
     guard kind.method.takesStarts || [.kaiming, .gaussian].contains(options.start) else {
       throw NibbleError.usage("\(.initLora, options.start.rawValue) is a start of LoRA, and \(.method, options.method.rawValue) has its own")
     }
-    /// What a layer's module is like; its rank without the ranks that it begins with and keeps.
-    func module(_ layer: Linear) throws -> ModuleShape {
-      let rank = try factors.rank(of: layer)
+    /// What a module is like; its rank without the ranks that it begins with and keeps.
+    func module(_ place: AdaptablePlace) throws -> ModuleShape {
+      let rank = try factors.rank(of: place.name)
       let drawn: MethodSettings = kind.method.rankKey == nil ? [:] : [MethodSetting.rank: Double(rank)]
       let asked = try kind.method.settings.reduce(into: drawn) { settings, one in
-        let own = try patterns.first { try $0.key == one.key && $0.pattern.isFound(in: layer.name) }?.value
+        let own = try patterns.first { try $0.key == one.key && $0.pattern.isFound(in: place.name) }?.value
         let isNamed = options.settingPatterns.contains { $0.key == one.key }
-        settings[one.key] = own ?? (isNamed ? nil : parts.standard(one, layer)) ?? options.common(one)
+        settings[one.key] = own ?? (isNamed ? nil : parts.standard(one, place)) ?? options.common(one)
       }
       if let reason = kind.method.contradiction(asked) ?? kind.method.untrained(asked) {
         throw NibbleError.usage("\(.method, options.method.rawValue): \(reason)")
       }
-      let settings = kind.method.settled(asked, inputs: layer.inputs, outputs: layer.outputs)
+      let settings = kind.method.settled(asked, inputs: place.inputs, outputs: place.outputs)
       let shape = ModuleShape(
-        input: [layer.inputs], outputs: layer.outputs, rank: kind.method.rankKey == nil ? 0 : rank, settings: settings)
+        place.kind, input: place.input, outputs: place.outputs, rank: kind.method.rankKey == nil ? 0 : rank, settings: settings)
       guard let reason = kind.method.refusal(of: shape) else { return shape }
-      throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: layer.name): \(reason)")
+      throw NibbleError(.adapterMismatch, "\(path: model.path): \(module: place.name): \(reason)")
     }
-    func isWhole(_ layer: Linear) -> Bool { options.modulesToSave.contains { ModuleChoice.is(layer.name, $0) } }
-    let adapted = try layers.filter { try targets.contains($0.name, parts) }
-    try checkMemory(options, try adapted.filter { !isWhole($0) }.map { kind.method.count(try module($0)) })
-    let shared = shared(kind.method, options, adapted.filter { !isWhole($0) })
-    for layer in adapted {
-      stream += 1
-      guard !isWhole(layer) else { continue }
-      var shape = try module(layer)
-      let random = CountedRandom(seed: options.seed, stream: stream), scale = try factors.scale(of: layer, rank: shape.rank, kind)
+    func isWhole(_ place: AdaptablePlace) -> Bool { options.modulesToSave.contains { ModuleChoice.is(place.name, $0) } }
+    let adapted = places.filter { !isWhole($0) }
+    try checkFlags(options, kind.method, adapted)
+    try checkMemory(options, try adapted.map { kind.method.count(try module($0)) })
+    let shared = shared(kind.method, options, adapted)
+    for (index, place) in places.enumerated() where !isWhole(place) {
+      var shape = try module(place)
+      let random = CountedRandom(seed: options.seed, stream: UInt64(index + 1)), scale = try factors.scale(of: place.name, rank: shape.rank, kind)
       let new = NewModule(
-        layer.matrix, rank: shape.rank, settings: shape.settings, scale: scale, options.start, random, model.engine)
-      let begun = kind.method.takesStarts ? try options.start.factors(new) : nil
-      let path = AdapterFile.prefix + model.path(ofModule: layer.name)
-      let kept = options.start.holdsWeight ? shape.rank : 0
+        place.matrix, kind: place.kind, rank: shape.rank, settings: shape.settings, scale: scale, options.start, random, model.engine)
+      // As in PEFT the factors of embeddings have one start.
+      let begun = kind.method.takesStarts && place.kind != .embedding ? try options.start.factors(new) : nil
+      let path = AdapterFile.prefix + model.path(ofModule: place.name)
+      let kept = begun != nil && options.start.holdsWeight ? shape.rank : 0
       shape.rank += kept
-      modules[layer.id] = TrainedModule(
-        kind.method, shape, scale: scale, begun.map { [LoRA.first: $0.a, LoRA.second: $0.b] } ?? kind.method.start(new), shared: shared,
-        frozen: kind.frozen, kept: kept
-      ) { path + $0.suffix(shape) }
+      var numbers = begun.map { [LoRA.first: $0.a, LoRA.second: $0.b] } ?? kind.method.start(new)
+      for part in kind.method.parts where part.flag.map(options.flags.contains) == true {
+        numbers[part.name] = [Float](repeating: 0, count: elementCount(of: part.shape(shape)) ?? 0)
+      }
+      let own = TrainedModule(kind.method, shape, scale: scale, numbers, shared: shared, frozen: kind.frozen, kept: kept) { path + $0.suffix(shape) }
+      if place.kind == .embedding { tables[place.id] = own } else { modules[place.id] = own }
     }
-    guard !modules.isEmpty || options.rank == 0 else {
-      throw NibbleError.usage(
-        "\(.targetModules, quoted(options.targets)) matches none of the \(layers.count) layers of \(path: model.path), "
-          + "such as \(quoted(layers.first?.name ?? ""))")
+    guard !modules.isEmpty || !tables.isEmpty || options.rank == 0 else {
+      throw NibbleError.usage("\(.modulesToSave) leaves no module of \(.targetModules, quoted(options.targets)) to adapt")
     }
     try addWholeModules(options.modulesToSave, model)
     if options.keepsTied { shareTied(model) }
@@ -169,8 +172,18 @@ extension Trained {
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
   }
 
+  /// Throws for parts that the method or one of the modules does not have.
+  private func checkFlags(_ options: AdapterOptions, _ method: any AdapterMethod.Type, _ places: [AdaptablePlace]) throws {
+    guard let flag = options.flags.sorted().first else { return }
+    guard options.flags.allSatisfy({ flag in method.parts.contains { $0.flag == flag } }) else {
+      throw NibbleError.usage("\(.loraBias): \(method.name) has no \(flag)")
+    }
+    guard let table = places.first(where: { $0.kind == .embedding }) else { return }
+    throw NibbleError.usage("\(.loraBias): \(quoted(table.name)) is an embedding, whose factors have no bias")
+  }
+
   /// What modules of these layers share.
-  private func shared(_ method: any AdapterMethod.Type, _ options: AdapterOptions, _ layers: [Linear]) -> [String: TrainedTensor] {
+  private func shared(_ method: any AdapterMethod.Type, _ options: AdapterOptions, _ layers: [AdaptablePlace]) -> [String: TrainedTensor] {
     let own = method.parts.filter { $0.sharing != nil }
     guard !own.isEmpty else { return [:] }
     let settings = method.settings.reduce(into: MethodSettings()) { $0[$1.key] = options.common($1) }
@@ -198,7 +211,8 @@ extension Trained {
 
   /// Throws for patterns of ranks and alphas that decide nothing.
   func checkPatterns(_ options: AdapterOptions, on model: Model) throws {
-    let names = model.linears.filter { modules[$0.id] != nil }.map(\.name)
+    let names =
+      model.linears.filter { modules[$0.id] != nil }.map(\.name) + model.embeddings.filter { tables[$0.id] != nil }.map(\.name)
     for (setting, patterns) in [
       (Setting.rankPattern, options.rankPattern.map(\.pattern)), (Setting.alphaPattern, options.alphaPattern.map(\.pattern)),
     ] {
@@ -217,9 +231,9 @@ extension Trained {
 }
 
 extension NetworkParts {
-  /// What a setting of modules is for a layer where nobody says it.
-  fileprivate func standard(_ setting: MethodSetting, _ layer: Linear) -> Double? {
+  /// What a setting of modules is for a module where nobody says it.
+  fileprivate func standard(_ setting: MethodSetting, _ place: AdaptablePlace) -> Double? {
     guard case .modules(.endOfMLP) = setting.kind else { return nil }
-    return mlp.contains { $0.id == layer.id } && layer.inputs > layer.outputs ? 1 : 0
+    return mlp.contains { $0.id == place.id } && place.inputs > place.outputs ? 1 : 0
   }
 }

@@ -1,0 +1,56 @@
+import ArgumentParser
+import NibbleAdapters
+import NibbleCore
+import NibbleTraining
+
+/// Flags for what of a model is adapted or trained beside whole layers: PEFT's words.
+struct PartOptions: ParsableArguments {
+  @Option(help: "Modules of --target-modules to leave as they are: comma-separated names, or a regular expression for whole paths.")
+  var excludeModules: String?
+  @Option(
+    parsing: .singleValue,
+    help: ArgumentHelp(
+      "Rows to train without the others: ids between commas, 7,9,300-302, of the embedding of tokens, or of the module before '='; can be repeated.",
+      valueName: "[NAME=]IDS"))
+  var trainableTokenIndices: [String] = []
+  @Flag(help: "Train a bias behind the second factor of each layer. A merge needs layers with biases of their own.") var loraBias = false
+
+  func apply(to options: inout AdapterOptions) throws {
+    options.excluded = excludeModules
+    if loraBias { options.flags.insert("lora_bias") }
+    for text in trainableTokenIndices {
+      let (name, ids) = try Self.rows(text)
+      if let index = options.tokenRows.firstIndex(where: { $0.module == name }) {
+        options.tokenRows[index].tokens += ids
+      } else {
+        options.tokenRows.append(.init(module: name, ids))
+      }
+    }
+  }
+
+  /// A module's name, if there is one, and ids.
+  private static func rows(_ text: String) throws -> (name: String?, ids: [Int]) {
+    let parts = text.split(separator: "=", omittingEmptySubsequences: false)
+    let ids = try (parts.last ?? "").split(separator: ",").flatMap { part in
+      let ends = part.split(separator: "-", omittingEmptySubsequences: false).map { Int($0.filter { $0 != " " }) }
+      guard let first = ends.first ?? nil, let last = ends.last ?? nil, ends.count <= 2, first >= 0, last >= first, last - first < 1 << 20 else {
+        throw NibbleError.usage("--trainable-token-indices \(subject: text): \(quoted(String(part))) is neither an id nor ids such as 7-9")
+      }
+      return Array(first...last)
+    }
+    guard !ids.isEmpty, parts.count <= 2, parts.count == 1 || !parts[0].isEmpty else {
+      throw NibbleError.usage("--trainable-token-indices \(subject: text) is not [NAME=]IDS")
+    }
+    return (parts.count == 2 ? String(parts[0]) : nil, ids)
+  }
+
+  /// As `--config` takes them.
+  var yaml: [(String, JSON?)] {
+    [
+      ("exclude_modules", excludeModules.map { JSON($0) }),
+      ("trainable_token_indices", trainableTokenIndices.isEmpty ? nil : JSON(trainableTokenIndices)), ("lora_bias", loraBias ? .bool(true) : nil),
+    ]
+  }
+
+  static let flags = ["--exclude-modules", "--trainable-token-indices", "--lora-bias"]
+}
