@@ -10,7 +10,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Adapters and merging.
   case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, minSurvival, rank, energy, minEnergy, others
   // Training.
-  case targetModules, excludeModules, modulesToSave, trainableTokenIndices, initAdapter, numLabels, labels, template, breakMarks, addTokens, showBatch, epochs, batchSize, maxLength
+  case targetModules, excludeModules, modulesToSave, trainableTokenIndices, layerReplication, initAdapter, numLabels, labels, template, breakMarks, addTokens, showBatch, epochs, batchSize, maxLength
   case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, loraBias, initLora, loraplusRatio, mergeAware
   case qaloraGroupSize, qaloraGain
   case maxSteps, gradientAccumulationSteps, lrScheduler, warmupSteps, warmupRatio, optimizer, adamBeta1, adamBeta2, adamEpsilon

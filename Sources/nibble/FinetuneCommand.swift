@@ -149,8 +149,9 @@ struct FinetuneCommand: ParsableCommand {
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
     let added = try addedTokens(to: Checkpoint.open(base))
+    let grown = try grown(added.base, file)
     let model = try Model(
-      file.map { try added.base.grown(for: $0) } ?? added.base, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
+      grown, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
       verifies: !noVerify)
     common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
     let rows = try TrainingRows(
@@ -212,6 +213,16 @@ struct FinetuneCommand: ParsableCommand {
     let added = try ChatTokens(adding: template, to: checkpoint, threads: common.workers)
     if added.tokens.isEmpty { common.warn([Warning(.unused, "\(.addTokens): the tokenizer has all tokens of \(template.rawValue)")]) }
     return added
+  }
+
+  /// The base with what the adapter to train on, or the options, make of it.
+  private func grown(_ base: Checkpoint, _ start: AdapterFile?) throws -> Checkpoint {
+    func identity() throws -> Digest128 { try base.claimedIdentity ?? base.hash(threads: common.workers) }
+    if let start { return try base.grown(for: [start], identity: identity) }
+    let layers = try parts.layers
+    guard !layers.isEmpty else { return base }
+    guard method != .full else { throw NibbleError.usage("--layer-replication goes with an adapter, not with --method full") }
+    return try base.replicatingLayers(layers, identity: identity())
   }
 
   /// Flags without effect beside others.

@@ -14,9 +14,26 @@ struct PartOptions: ParsableArguments {
       valueName: "[NAME=]IDS"))
   var trainableTokenIndices: [String] = []
   @Flag(help: "Train a bias behind the second factor of each layer. A merge needs layers with biases of their own.") var loraBias = false
+  @Option(
+    help: ArgumentHelp(
+      "Layers of the base, from the first of each pair to before the second, that make a model with others or more: [[0,4],[2,6]].",
+      valueName: "PAIRS"))
+  var layerReplication: String?
+
+  /// Layers of the base one after another; empty for the base as it is.
+  var layers: [Range<Int>] {
+    get throws {
+      guard let layerReplication else { return [] }
+      guard let ranges = (try? JSON.parse(layerReplication)).flatMap({ AdapterConfig.layerRanges($0) }), ranges.contains(where: { !$0.isEmpty }) else {
+        throw NibbleError.usage("--layer-replication \(subject: layerReplication) is no list of pairs such as [[0,4],[2,6]]")
+      }
+      return ranges
+    }
+  }
 
   func apply(to options: inout AdapterOptions) throws {
     options.excluded = excludeModules
+    options.layerReplication = try layers
     if loraBias { options.flags.insert("lora_bias") }
     for text in trainableTokenIndices {
       let (name, ids) = try Self.rows(text)
@@ -49,8 +66,9 @@ struct PartOptions: ParsableArguments {
     [
       ("exclude_modules", excludeModules.map { JSON($0) }),
       ("trainable_token_indices", trainableTokenIndices.isEmpty ? nil : JSON(trainableTokenIndices)), ("lora_bias", loraBias ? .bool(true) : nil),
+      ("layer_replication", layerReplication.map { JSON($0) }),
     ]
   }
 
-  static let flags = ["--exclude-modules", "--trainable-token-indices", "--lora-bias"]
+  static let flags = ["--exclude-modules", "--trainable-token-indices", "--lora-bias", "--layer-replication"]
 }

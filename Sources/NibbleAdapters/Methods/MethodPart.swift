@@ -60,6 +60,8 @@ package struct ModuleShape: Sendable, Equatable {
   package var rank = 0
   /// The method's own numbers for it.
   package var settings: MethodSettings = [:]
+  /// Whether its factors are those of the weight's transpose.
+  package var isTurned = false
 
   package init(
     _ kind: Kind = .linear, input: [Int]? = nil, outputs: Int? = nil, rank: Int = 0, settings: MethodSettings = [:]

@@ -21,6 +21,16 @@ extension Checkpoint {
     return all
   }
 
+  /// The same with other tensors.
+  ///
+  /// - Parameter identity: what it claims to be
+  package func with(tensors: [StoredTensor], identity: Digest128?) -> Checkpoint {
+    var all = self
+    (all.tensors, all.claimedIdentity) = (tensors, identity)
+    all.sortTensors()
+    return all
+  }
+
   /// The same with other names for its tensors.
   package func renamed(_ name: (ByteName) -> ByteName) -> Checkpoint {
     var other = self

@@ -86,5 +86,5 @@ extension AttachedAdapter {
   }
 
   /// The first method that does more than add to its layers' products.
-  var scalingMethod: (any AdapterMethod.Type)? { methods.values.lazy.map { type(of: $0) }.first { !$0.isSum } }
+  var scalingMethod: (any AdapterMethod.Type)? { (Array(methods.values) + tables.values).lazy.map { type(of: $0) }.first { !$0.isSum } }
 }

@@ -16,20 +16,23 @@ extension Model {
     try file.checkEverythingMatches(modules, parameters, of: path)
     try file.checkSavedModules(parameterNames, of: path)
     let file = try withShared(file, modules).withoutUnchanged(checkpoint)
+    let vectors: [ParameterID: FloatStore]
+    var matrices: [ParameterID: Matrix]
+    (vectors, matrices) = try replacements(file, parameters)
     var methods: [ParameterID: any AdapterMethod] = [:]
-    var lookups: [ParameterID: EmbeddingTerm] = [:]
+    var tables: [ParameterID: any AdapterMethod] = [:]
     for fitted in try fitted(file, modules) {
       switch fitted.place {
       case .layer(let index):
         let layer = linears[index]
-        methods[layer.id] = try file.method(of: fitted.module, weight: layer.matrix, engine)
+        methods[layer.id] = try file.method(of: fitted.module, weight: matrices[layer.id] ?? layer.matrix, engine)
       case .table(let index):
-        lookups[embeddings[index].id] = try file.method(of: fitted.module, engine).lookup
+        let table = embeddings[index]
+        tables[table.id] = try file.method(of: fitted.module, weight: (matrices[table.id] ?? table.matrix).turned, engine)
       }
     }
-    var (vectors, matrices) = try replacements(file, parameters)
     let rows = try tokenRows(file, methods, &matrices)
-    return AttachedAdapter(name: name, methods: methods, embeddings: lookups, vectors: vectors, matrices: matrices, rows: rows)
+    return AttachedAdapter(name: name, methods: methods, tables: tables, vectors: vectors, matrices: matrices, rows: rows)
   }
 
   /// An adapter with the numbers that its modules share.
@@ -41,8 +44,8 @@ extension Model {
   /// The places of an adapter's modules, by the names of layers and then of embeddings.
   package func fitted(_ file: AdapterFile, _ names: ModuleNames) throws -> [FittedModule] {
     try file.fitted(
-      names, layers: linears.map { FittingSize(inputs: $0.inputs, outputs: $0.outputs, isConvolution: $0.window != nil) },
-      tables: embeddings.map { FittingSize(inputs: $0.count, outputs: $0.width) })
+      names, layers: linears.map { FittingSize(input: $0.window ?? [$0.inputs], outputs: $0.outputs, isInputsFirst: $0.isConv1D) },
+      tables: embeddings.map { FittingSize(input: [$0.count], outputs: $0.width, isInputsFirst: true) })
   }
 
   // MARK: Parameters trained whole

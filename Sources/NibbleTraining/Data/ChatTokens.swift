@@ -45,7 +45,7 @@ public struct ChatTokens {
     let count = (tokens.map(\.id).max() ?? 0) + 1
     // Many embeddings have more rows than the tokenizer has tokens.
     let rows = base.vocabularyRows ?? 0
-    let grown = count > rows ? try base.growingVocabulary(to: count, identity: base.claimedIdentity ?? base.hash(threads: threads)) : base
+    let grown = count > rows ? try base.resizingVocabulary(to: count, identity: base.claimedIdentity ?? base.hash(threads: threads)) : base
     self.base = grown.withFiles(files.map { Checkpoint.SmallFile(name: $0.key, section: StoredSection(.file, bytes: $0.value)) })
   }
 }

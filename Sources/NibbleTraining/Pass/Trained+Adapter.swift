@@ -68,7 +68,6 @@ extension Trained {
   private func checkTable(
     _ table: Embedding, _ module: AdapterFile.AdaptedModule, _ file: AdapterFile, _ model: Model
   ) throws {
-    guard table.id == model.tokenEmbedding?.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
     // PEFT turns the factors around and gives them to the head.
     let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
     guard !isShared || model.tied == nil else {

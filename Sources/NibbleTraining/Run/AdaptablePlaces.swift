@@ -3,7 +3,7 @@ import NibbleCompute
 import NibbleCore
 import NibbleModels
 
-/// What factors can be made for: a linear layer, or an embedding, taken for a layer whose inputs are its rows.
+/// What factors can be made for: a linear layer, a convolution, or an embedding, taken for a layer whose inputs are its rows.
 struct AdaptablePlace {
   /// The module's path.
   let name: String
@@ -11,11 +11,12 @@ struct AdaptablePlace {
   /// [outputs, inputs]
   let matrix: Matrix
   let kind: ModuleShape.Kind
-  /// What an input of it is like: [inputs].
+  /// What an input of it is like: [inputs], of a convolution [channels, height, width].
   let input: [Int]
 
   init(_ layer: Linear) {
-    (name, id, matrix, kind, input) = (layer.name, layer.id, layer.matrix, .linear, [layer.inputs])
+    (name, id, matrix) = (layer.name, layer.id, layer.matrix)
+    (kind, input) = (layer.window == nil ? .linear : .convolution, layer.window ?? [layer.inputs])
   }
 
   init(_ table: Embedding) {
@@ -27,16 +28,27 @@ struct AdaptablePlace {
 }
 
 extension AdapterOptions {
-  /// The places that the options name: layers first, then a language head and embeddings, which are adapted where they are named.
+  /// The places that the options name: layers first, then a language head and embeddings. These, and convolutions, are adapted where they
+  /// are named.
   ///
   /// - Throws: `.usage` for names of nothing that the method adapts
   func places(_ method: any AdapterMethod.Type, on model: Model) throws -> [AdaptablePlace] {
+    try withoutExcluded(named(method, on: model))
+  }
+
+  /// The paths of places that the options name and exclude.
+  func excludedPaths(_ method: any AdapterMethod.Type, on model: Model) -> [String] {
+    guard let choice = excluded.flatMap({ try? ModuleChoice($0) }), let all = try? named(method, on: model) else { return [] }
+    return all.map(\.name).filter { (try? choice.contains($0)) ?? false }
+  }
+
+  private func named(_ method: any AdapterMethod.Type, on model: Model) throws -> [AdaptablePlace] {
     let parts = model.network.parts, targets = try Targets(targets)
-    if targets.isNamed, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) }) {
-      throw NibbleError.usage(
-        "\(.targetModules): \(quoted(one.name)) is a convolution: factors of convolutions are not implemented")
+    let takesWindows = targets.isNamed && method.adaptsConvolutions
+    if targets.isNamed, !takesWindows, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) }) {
+      throw NibbleError.usage("\(.targetModules): \(quoted(one.name)) is a convolution, which \(method.name) does not adapt")
     }
-    var all = parts.layers.filter { $0.window == nil }.map { AdaptablePlace($0) }
+    var all = parts.layers.filter { $0.window == nil || takesWindows }.map { AdaptablePlace($0) }
     if targets.isNamed {
       if case .language(let head) = model.head { all.append(AdaptablePlace(head)) }
       if method.looksUp { all += parts.embeddings.map { AdaptablePlace($0) } }
@@ -52,7 +64,7 @@ extension AdapterOptions {
         "\(.targetModules, quoted(self.targets)) matches none of the \(all.count) modules of \(path: model.path), "
           + "such as \(quoted(all.first?.name ?? ""))")
     }
-    return try withoutExcluded(named)
+    return named
   }
 
   /// - Throws: `.usage` where a name excludes nothing, and where nothing is left
@@ -66,10 +78,5 @@ extension AdapterOptions {
     }
     guard !left.isEmpty else { throw NibbleError.usage("\(.excludeModules, quoted(excluded)) leaves no module to adapt") }
     return left
-  }
-
-  /// Whether the options exclude a module of that path.
-  func excludes(_ path: String) -> Bool {
-    excluded.flatMap { try? ModuleChoice($0) }.flatMap { try? $0.contains(path) } ?? false
   }
 }

@@ -55,6 +55,8 @@ public struct AdapterOptions: Sendable, Equatable {
   public var keepsTied = false
   /// Rows that are trained without the others of their table.
   public var tokenRows: [TokenRows] = []
+  /// Layers of the base, one after another in the model that is trained; empty for the base as it is.
+  public var layerReplication: [Range<Int>] = []
   /// Keys of `adapter_config.json` that ask for more parts of each module: `lora_bias`.
   public var flags: Set<String> = []
   /// Biases that are trained too: `none`, `all`, `lora_only`.
@@ -91,6 +93,7 @@ public struct AdapterOptions: Sendable, Equatable {
     var all = json
     if !tokenRows.isEmpty { all = all.setting("token_rows", to: .array(tokenRows.map { [JSON($0.module ?? ""), JSON($0.tokens)] })) }
     if let excluded { all = all.setting("exclude_modules", to: JSON(excluded)) }
+    if !layerReplication.isEmpty { all = all.setting("layer_replication", to: replicationJSON) }
     if !flags.isEmpty { all = all.setting("flags", to: JSON(flags.sorted())) }
     if let ranks = layerRanks.json { all = all.setting("layer_ranks", to: ranks) }
     if fixesScale { all = all.setting("fixed_scale", to: true) }
@@ -99,6 +102,9 @@ public struct AdapterOptions: Sendable, Equatable {
     return all.setting("settings", to: .object(settings.sorted { $0.key < $1.key }.map { ($0.key, JSON($0.value)) }))
       .setting("setting_patterns", to: .array(patterns))
   }
+
+  /// `layer_replication` as PEFT writes it.
+  var replicationJSON: JSON { .array(layerReplication.map { [JSON($0.lowerBound), JSON($0.upperBound)] }) }
 
   /// The number that modules without a pattern of their own have.
   package func common(_ setting: MethodSetting) -> Double? { settings[setting.key] ?? setting.standard }
@@ -118,6 +124,9 @@ extension Trained {
     ]
     where !isEmpty && !kind.method.hasPatterns {
       throw NibbleError.usage("\(setting): modules of \(kind.method.name) have no ranks or alphas of their own")
+    }
+    guard options.layerReplication.isEmpty || kind.method.keys.contains("layer_replication") else {
+      throw NibbleError.usage("\(.layerReplication) does not go with \(kind.method.name), in PEFT either")
     }
     guard kind.method.takesStarts || [.kaiming, .gaussian].contains(options.start) else {
       throw NibbleError.usage("\(.initLora, options.start.rawValue) is a start of LoRA, and \(.method, options.method.rawValue) has its own")

@@ -53,8 +53,7 @@ extension Trained {
     let base = options.baseName.map { (name: $0.name, revision: $0.revision) } ?? model.checkpoint.nameForAdapters
     let paths = adapted.map { model.path(ofModule: $0.name) }
     let known = model.linears.map(\.name) + model.parameterNames.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) }
-    let excluded = options.excluded == nil ? [] : Array(Set(known.filter { options.excludes($0) }))
-    let open = options.excluded == nil ? known : known.filter { !options.excludes($0) }
+    let excluded = options.excludedPaths(kind?.method ?? LoRA.self, on: model), open = known.filter { !excluded.contains($0) }
     func short(_ paths: [String], among known: [String]) -> [String] {
       model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })
     }
@@ -87,6 +86,7 @@ extension Trained {
       ("target_modules", JSON(names)),
       ("modules_to_save", whole.isEmpty ? .null : JSON(whole)),
     ] + (excluded.isEmpty ? [] : [("exclude_modules", JSON(short(excluded.map { model.path(ofModule: $0) }, among: known)))])
+    let repeated: [(String, JSON)] = options.layerReplication.isEmpty ? [] : [("layer_replication", options.replicationJSON)]
     let patterns: [(String, JSON)] =
       !method.hasPatterns
       ? []
@@ -105,7 +105,7 @@ extension Trained {
       [
         ("peft_type", JSON(method.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
         ("revision", JSON(base.revision)),
-      ] + factors + flags + settings + targets + patterns + last)
+      ] + factors + flags + settings + targets + repeated + patterns + last)
     let rows = namedRows(model)
     if !rows.isEmpty { return config.setting("trainable_token_indices", to: .object(rows.map { ($0.path, JSON($0.tokens)) })) }
     return options.keepsTied && model.tied != nil ? config.setting("ensure_weight_tying", to: true) : config
