@@ -48,6 +48,7 @@ extension Checkpoint {
   ///   - adapter: that asks for it; nil for a new one
   /// - Throws: `.adapterMismatch`, `.usage` for a new adapter: for layers the base lacks, and for models with more lists of layers than one
   package func replicatingLayers(_ ranges: [Range<Int>], identity: Digest128?, for adapter: AdapterFile? = nil) throws -> Checkpoint {
+    if layerReplication == ranges { return self }
     func fail(_ reason: MessageText) -> NibbleError {
       guard let adapter else { return NibbleError.usage("\(.layerReplication): \(reason)") }
       return NibbleError(.adapterMismatch, "\(path: adapter.path): \(key: "layer_replication"): \(reason)")
@@ -78,7 +79,7 @@ extension Checkpoint {
             copy.name = ByteName("\(list)\(index).\(rest)")
             return copy
           }
-        }, identity: identity)
+        }, ofLayers: ranges, identity: identity)
     guard let config else { return made }
     return made.with(config: config.replicatingLayers(order, of: max(layers.count, last + 1)))
   }
@@ -90,6 +91,15 @@ extension Checkpoint {
       at + 1 < parts.count, let number = Int(parts[at])
     else { return nil }
     return (parts[..<at].joined(separator: ".") + ".", number, parts[(at + 1)...].joined(separator: "."))
+  }
+}
+
+extension AdapterFile {
+  /// Throws unless the layers of `base` are those that the adapter was trained on.
+  package func checkLayers(of base: Checkpoint) throws {
+    guard config.layerReplication != base.layerReplication else { return }
+    throw NibbleError(
+      .adapterMismatch, "\(path: path): \(key: "layer_replication"): the layers of \(path: base.path), as it was opened, are not in that order")
   }
 }
 

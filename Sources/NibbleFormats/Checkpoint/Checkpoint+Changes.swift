@@ -6,6 +6,9 @@ extension Checkpoint {
     var all = self
     all.tensors += more
     all.added.formUnion(more.map(\.name))
+    for section in more.flatMap(\.sections) {
+      if case .file(let file, _) = section.source, !all.files.contains(where: { $0 === file }) { all.files.append(file) }
+    }
     all.sortTensors()
     return all
   }
@@ -21,12 +24,14 @@ extension Checkpoint {
     return all
   }
 
-  /// The same with other tensors.
+  /// The same with the tensors of layers in another order.
   ///
-  /// - Parameter identity: what it claims to be
-  package func with(tensors: [StoredTensor], identity: Digest128?) -> Checkpoint {
+  /// - Parameters:
+  ///   - layers: of what is stored, one after another in what this is
+  ///   - identity: what it claims to be
+  package func with(tensors: [StoredTensor], ofLayers layers: [Range<Int>], identity: Digest128?) -> Checkpoint {
     var all = self
-    (all.tensors, all.claimedIdentity) = (tensors, identity)
+    (all.tensors, all.layerReplication, all.claimedIdentity) = (tensors, layers, identity)
     all.sortTensors()
     return all
   }

@@ -13,6 +13,7 @@ extension Model {
     let embeddings = embeddings
     let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name), of: checkpoint)
     let parameters = ModuleNames(parameterNames, of: checkpoint)
+    try file.checkLayers(of: checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: path)
     try file.checkSavedModules(parameterNames, of: path)
     let file = try withShared(file, modules).withoutUnchanged(checkpoint)
