@@ -97,7 +97,7 @@ struct AdapterContents {
 }
 
 /// [rows, columns] turned round.
-package func transposed(_ values: [Float], rows: Int, columns: Int) -> [Float] {
+func transposed(_ values: [Float], rows: Int, columns: Int) -> [Float] {
   [Float](unsafeUninitializedCapacity: values.count) { buffer, count in
     for row in 0..<rows { for column in 0..<columns { buffer[column * rows + row] = values[row * columns + column] } }
     count = values.count

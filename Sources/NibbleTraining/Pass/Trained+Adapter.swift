@@ -24,10 +24,11 @@ extension Trained {
       let own = try Self.module(fitted.module, file, &shared)
       switch fitted.place {
       case .layer(let index): self.modules[linears[index].id] = own
-      case .table(let index): self.tables[tables[index].id] = own
+      case .table(let index):
+        try checkTable(fitted.module, file, model)
+        self.tables[tables[index].id] = own
       }
     }
-    try shareFactors(file, model)
     for one in shared.values { one.isStored = held.contains(ByteName(one.name)) }
     try addReplacements(file, parameters, model)
     try share(file, model)
@@ -65,22 +66,12 @@ extension Trained {
     }
   }
 
-  /// Where an adapter keeps embedding and head tied, PEFT gives the embedding's factors to the head, turned round: they are one pair.
-  ///
-  /// - Throws: `.usage` for what is no such pair
-  private mutating func shareFactors(_ file: AdapterFile, _ model: Model) throws {
-    guard file.config.ensuresWeightTying, let (head, tokens) = model.tied, let table = tables[tokens.id],
-      Self.namesPEFTTies.contains(where: { ModuleChoice.is(tokens.name, $0) })
-    else { return }
-    guard table.method == LoRA.self, let own = modules[head.id], own.method == LoRA.self, own.scale == table.scale,
-      let (a, b) = table.factors, let (headA, headB) = own.factors, headA.isTurned(b), headB.isTurned(a)
-    else {
-      throw NibbleError.usage("\(path: file.path): ensure_weight_tying: the factors of embedding and head are not one pair, which is not trained")
+  private func checkTable(_ module: AdapterFile.AdaptedModule, _ file: AdapterFile, _ model: Model) throws {
+    // PEFT turns the factors around, gives them to the head, and lets the optimizer take two steps on the numbers that both have.
+    let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
+    guard !isShared || model.tied == nil else {
+      throw NibbleError.usage("\(path: file.path): ensure_weight_tying with factors of an embedding is not trained")
     }
-    (a.turnedNames, b.turnedNames) = ([headB.name], [headA.name])
-    var shape = own.shape
-    shape.isTurned = true
-    modules[head.id] = TrainedModule(LoRA.self, shape, scale: own.scale, [:], shared: [LoRA.first: a, LoRA.second: b]) { $0.name }
   }
 
   // MARK: Trained whole
@@ -162,20 +153,5 @@ extension Trained {
       throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for \(table.count) tokens of \(table.width)")
     }
     try add(TrainedRows(try Self.tensor(rows.values, file), tokens: rows.tokens), of: table, sharing: sharing, model)
-  }
-}
-
-extension TrainedModule {
-  fileprivate var factors: (a: TrainedTensor, b: TrainedTensor)? {
-    guard let a = parts[LoRA.first], let b = parts[LoRA.second] else { return nil }
-    return (a, b)
-  }
-}
-
-extension TrainedTensor {
-  /// Whether it is the transpose of another.
-  fileprivate func isTurned(_ other: TrainedTensor) -> Bool {
-    shape == other.shape.reversed() && shape.count == 2
-      && Array(values.values) == transposed(Array(other.values.values), rows: other.shape[0], columns: other.shape[1])
   }
 }

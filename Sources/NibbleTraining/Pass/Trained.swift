@@ -9,8 +9,6 @@ package final class TrainedTensor {
   package let name: String
   /// Those it has there beside that one: a weight that two modules share is stored once for each.
   package var otherNames: [String] = []
-  /// Those of its transpose: factors of an embedding that a head shares.
-  package var turnedNames: [String] = []
   package let shape: [Int]
   package let values: FloatStore
   package let gradient: FloatStore

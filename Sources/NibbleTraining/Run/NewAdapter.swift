@@ -176,6 +176,9 @@ extension Trained {
     }
     try addWholeModules(options.modulesToSave, model)
     if options.keepsTied { shareTied(model) }
+    guard options.tokenRows.isEmpty || kind.method.kind == LoRA.kind || !kind.method.isInPEFT else {
+      throw NibbleError.usage("\(.trainableTokenIndices): PEFT has rows of tokens beside LoRA's methods, not beside \(kind.method.name)")
+    }
     try addTokenRows(options.tokenRows, model)
     guard options.bias != .none else { return }
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }

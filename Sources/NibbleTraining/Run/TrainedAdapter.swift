@@ -17,9 +17,7 @@ extension Trained {
     let tensors = stored.filter(\.isStored).flatMap { tensor in
       let values = Array(tensor.values.values)
       let (shape, own) = rule?.stored(tensor.name, tensor.shape, values) ?? (tensor.shape, values)
-      let turned = tensor.turnedNames.isEmpty ? [] : transposed(own, rows: shape[0], columns: shape[1])
       return ([tensor.name] + tensor.otherNames).map { AdapterFolder.Tensor($0, shape, own) }
-        + tensor.turnedNames.map { AdapterFolder.Tensor($0, shape.reversed(), turned) }
     }
     let own = start.map { json in
       (try? AdapterConfig(json, place: ""))?.method.dropoutKey.map { json.setting($0, to: JSON(options.dropout)) } ?? json
