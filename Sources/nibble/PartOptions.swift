@@ -37,11 +37,7 @@ struct PartOptions: ParsableArguments {
     if loraBias { options.flags.insert("lora_bias") }
     for text in trainableTokenIndices {
       let (name, ids) = try Self.rows(text)
-      if let index = options.tokenRows.firstIndex(where: { $0.module == name }) {
-        options.tokenRows[index].tokens += ids
-      } else {
-        options.tokenRows.append(.init(module: name, ids))
-      }
+      options.trainRows(ids, of: name)
     }
   }
 

@@ -22,7 +22,7 @@ public struct ChatTokens {
     options.keepsTied = true
     guard model.tied == nil, case .language(let head) = model.head, let table = model.tokenEmbedding else {
       let isWhole = options.modulesToSave.contains { name in model.tokenEmbedding.map { ModuleChoice.is($0.name, name) } ?? true }
-      if !isWhole { options.tokenRows = [.init((options.tokenRows.first { $0.module == nil }?.tokens ?? []) + tokens.map(\.id))] + options.tokenRows.filter { $0.module != nil } }
+      if !isWhole { options.trainRows(tokens.map(\.id)) }
       return
     }
     options.modulesToSave += [table.name, head.name].filter { !options.modulesToSave.contains($0) }

@@ -77,6 +77,17 @@ public struct AdapterOptions: Sendable, Equatable {
     public init(module: String? = nil, _ tokens: [Int]) { (self.module, self.tokens) = (module, tokens) }
   }
 
+  /// Trains rows of a table beside those it has already.
+  ///
+  /// - Parameter module: nil for the embedding of tokens
+  public mutating func trainRows(_ tokens: [Int], of module: String? = nil) {
+    if let index = tokenRows.firstIndex(where: { $0.module == module }) {
+      tokenRows[index].tokens += tokens
+    } else {
+      tokenRows.append(TokenRows(module: module, tokens))
+    }
+  }
+
   public init() {}
 
   public static func == (a: Self, b: Self) -> Bool { a.json.text() == b.json.text() }
