@@ -14,6 +14,8 @@ extension AdapterFile {
     public let parts: [String: StoredTensor]
     /// What the product of the factors is multiplied with.
     public let scale: Double
+    /// Whether the factors are of a parameter as its module holds it.
+    package var isParameter = false
 
     /// What messages call its method.
     public var methodName: String { method.name }
@@ -42,9 +44,14 @@ extension AdapterFile {
       shape.outputs = shape.outputs ?? outputs
     }
 
+    mutating func turn(_ other: ModuleShape) {
+      shape = other
+      shape.isTurned = true
+    }
+
     /// The same with numbers that it shares with others.
     func sharing(_ tensors: [String: StoredTensor]) -> AdaptedModule {
-      AdaptedModule(path: path, method: method, shape: shape, parts: parts.merging(tensors) { $1 }, scale: scale)
+      AdaptedModule(path: path, method: method, shape: shape, parts: parts.merging(tensors) { $1 }, scale: scale, isParameter: isParameter)
     }
 
     /// For messages: the shapes of its tensors.
@@ -154,7 +161,9 @@ extension AdapterFile {
     guard shape.rank == expected || shape.rank == 0 && !method.hasFactors else {
       throw fail("its factors have rank \(shape.rank), adapter_config.json says \(key)=\(expected)")
     }
-    return AdaptedModule(path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected))
+    return AdaptedModule(
+      path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected),
+      isParameter: config.parameter(of: path) != nil)
   }
 
   /// A module of a layer that takes and gives so many numbers, which its tensors may not show.

@@ -26,6 +26,10 @@ public struct AdapterConfig: Sendable {
   public let modulesToSave: [String]
   /// Rows of embeddings that were trained without the others: a module's name, or nil for the input embedding, and its tokens.
   let tokenRows: [(module: String?, tokens: [Int])]
+  /// Parameters that factors are of instead of modules, by the ends of their names.
+  let targetParameters: [String]
+  /// Layers of the base one after another in the model that was trained; empty for the base as it is.
+  public let layerReplication: [Range<Int>]
   /// Keys nibble does not know, which it ignores.
   public let unknownKeys: [String]
   /// The configuration as it stands in the file.
@@ -92,6 +96,12 @@ public struct AdapterConfig: Sendable {
     if let targets = value("target_modules"), targets.string == nil, targets.array?.allSatisfy({ $0.string != nil }) != true {
       throw fail("\(key: "target_modules") is \(quoted(targets.text())), expected a pattern or a list of names")
     }
+    if let parameters = value("target_parameters"), parameters.array?.allSatisfy({ $0.string != nil }) != true {
+      throw fail("\(key: "target_parameters") is \(quoted(parameters.text())), expected a list of names")
+    }
+    targetParameters = method.keys.contains("target_parameters") ? value("target_parameters")?.array?.compactMap(\.string) ?? [] : []
+    layerReplication = method.keys.contains("layer_replication") ? try value("layer_replication").map { try Self.layerRanges($0, place: place) } ?? [] : []
+    if let reason = Self.refusalOfParameters(targetParameters, json, flags: flags, method) { throw fail(reason) }
     if let layers = value("layers_to_transform"), layers.int == nil, layers.array?.allSatisfy({ $0.int != nil }) != true {
       throw fail("\(key: "layers_to_transform") is \(quoted(layers.text())), expected whole numbers")
     }
@@ -175,10 +185,10 @@ public struct AdapterConfig: Sendable {
   public var methodName: String { isRankStabilized && !method.scalesOutputs ? "rs" + method.name : method.name }
 
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.
-  public func rank(of path: String) throws -> Int { try rankPattern.value(of: path).map { Int($0) } ?? rank }
+  public func rank(of path: String) throws -> Int { try rankPattern.value(of: patternPath(path)).map { Int($0) } ?? rank }
 
   /// Module `path`'s alpha: its first matching pattern's, or the common one.
-  public func alpha(of path: String) throws -> Double { try alphaPattern.value(of: path) ?? alpha }
+  public func alpha(of path: String) throws -> Double { try alphaPattern.value(of: patternPath(path)) ?? alpha }
 
   /// The numbers module `path` has of the method's own.
   package func settings(of path: String) throws -> MethodSettings {

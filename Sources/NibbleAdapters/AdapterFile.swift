@@ -112,7 +112,7 @@ public struct AdapterFile: Sendable {
       try module(path.text, (parts[path] ?? [:]).merging(shared) { own, _ in own }, isEmbedding: embeddings.contains(path))
     }
     guard !modules.isEmpty || !replacements.isEmpty || !tokenRows.isEmpty else { throw mismatch("it holds no tensors") }
-    if let module = modules.first, config.json["target_modules"] == .array([]) {
+    if let module = modules.first(where: { !$0.isParameter }), config.json["target_modules"] == .array([]) {
       throw NibbleError.badInput(
         "\(path: path + "/adapter_config.json"): target_modules is empty, the file has tensors for \(quoted(module.path))")
     }

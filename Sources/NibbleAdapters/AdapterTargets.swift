@@ -86,7 +86,7 @@ extension AdapterFile {
         throw NibbleError.badInput("\(path: place): target_modules: \(error.text)")
       }
     }
-    let strangers = try modules.filter { try !isTarget($0.path) }
+    let strangers = try modules.filter { try !$0.isParameter && !isTarget($0.path) }
     if let first = strangers.first {
       warnings.append(
         .init(

@@ -10,15 +10,19 @@ package struct FittedModule {
   package let place: Place
 }
 
-/// The size of something an adapter can be fitted to: a linear layer, or an embedding of `inputs` rows.
+/// The size of something an adapter can be fitted to: a linear layer or convolution, or an embedding, whose inputs are its rows.
 package struct FittingSize {
-  let inputs: Int
+  /// [inputs], of a convolution [channels, height, width].
+  let input: [Int]
   let outputs: Int
-  /// Whether it is a convolution, over windows of its input.
-  let isConvolution: Bool
+  /// Whether its module stores the weight [inputs, outputs].
+  let isInputsFirst: Bool
 
-  package init(inputs: Int, outputs: Int, isConvolution: Bool = false) {
-    (self.inputs, self.outputs, self.isConvolution) = (inputs, outputs, isConvolution)
+  var inputs: Int { elementCount(of: input) ?? 0 }
+  var isConvolution: Bool { input.count > 1 }
+
+  package init(input: [Int], outputs: Int, isInputsFirst: Bool = false) {
+    (self.input, self.outputs, self.isInputsFirst) = (input, outputs, isInputsFirst)
   }
 }
 
@@ -26,28 +30,31 @@ extension AdapterFile {
   /// Finds the place of each module in a model.
   ///
   /// - Parameters:
-  ///   - layers: sizes of the model's linear layers
+  ///   - layers: sizes of the model's linear layers and convolutions
   ///   - tables: sizes of its embeddings, whose names follow those of the layers in `names`
   /// - Throws: `.adapterMismatch` for modules of another kind or shape
   package func fitted(_ names: ModuleNames, layers: [FittingSize], tables: [FittingSize]) throws -> [FittedModule] {
-    try modules.compactMap { module in
-      guard let index = names.index(of: module.path) else { return nil }
+    try modules.compactMap { given in
+      guard let index = names.index(of: given.path) else { return nil }
       let isLayer = index < layers.count
       let size = isLayer ? layers[index] : tables[index - layers.count]
+      let module = size.isInputsFirst ? given.turned(as: isLayer ? .linear : .embedding) : given
       guard module.isEmbedding != isLayer else {
         throw mismatch(
           module.path,
           isLayer ? "is a linear layer, its factors are an embedding's" : "is an embedding, its factors are a linear layer's")
       }
-      guard !module.isConvolution, !size.isConvolution else {
-        throw mismatch(module.path, "is a convolution, whose adapters are merged, and neither attached nor trained")
+      guard module.isConvolution == size.isConvolution else {
+        throw mismatch(
+          module.path,
+          module.isConvolution ? "is a linear layer, its factors are a convolution's" : "is a convolution, its tensors are a linear layer's")
       }
-      guard module.shape.fits(inputs: size.inputs, outputs: size.outputs) else {
+      guard module.shape.fits(inputs: size.inputs, outputs: size.outputs), !size.isConvolution || module.shape.input == size.input else {
         if isLayer, let other = unrecordedGroups(module, inputs: size.inputs, outputs: size.outputs) { throw other }
         throw mismatch(
           module.path,
           isLayer
-            ? "has tensors of shapes \(module.shapes), the base's layer takes \(size.inputs) and gives \(size.outputs)"
+            ? "has tensors of shapes \(module.shapes), the base's layer takes \(size.isConvolution ? "\(size.input)" : "\(size.inputs)") and gives \(size.outputs)"
             : "has tensors of shapes \(module.shapes), the base's embedding has \(size.inputs) rows of \(size.outputs)")
       }
       guard isLayer || module.method.looksUp else {

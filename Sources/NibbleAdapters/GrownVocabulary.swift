@@ -5,43 +5,68 @@ extension Checkpoint {
   /// Rows of the embedding of tokens; nil for a model without one.
   package var vocabularyRows: Int? { vocabularyTensors.lazy.compactMap { self.tensor($0)?.logicalShape.first }.first }
 
-  /// This base with an embedding, and an output head if it has its own, of `count` rows. A new row is the mean of all others: what transformers'
-  /// `resize_token_embeddings` draws from a normal distribution around that mean with a billionth of the rows' variance.
+  /// This base with an embedding, and an output head if it has its own, of `count` rows: the first of its own, or all of them and new ones.
+  /// A new row is the mean of all others: what transformers' `resize_token_embeddings` draws from a normal distribution around that mean
+  /// with a billionth of the rows' variance.
   ///
-  /// - Parameter identity: what the base claims to be; nil for what it claims already
-  /// - Throws: `.usage` for packed embeddings
-  package func growingVocabulary(to count: Int, identity: Digest128? = nil) throws -> Checkpoint {
+  /// - Parameters:
+  ///   - decodes: takes packed tables, as float32 in memory
+  ///   - identity: what the base claims to be; nil for what it claims already
+  /// - Throws: `.usage` for packed tables
+  package func resizingVocabulary(to count: Int, decodes: Bool = false, identity: Digest128? = nil) throws -> Checkpoint {
     let mapped = try MappedCheckpoint(self)
-    let grown = try vocabularyTensors.compactMap { tensor($0) }.map { stored in
-      guard !stored.isPacked, stored.shape.count == 2, stored.shape[0] <= count else {
+    let resized = try vocabularyTensors.compactMap { tensor($0) }.map { stored in
+      guard !stored.isPacked || decodes, stored.shape.count == 2, !stored.isTransposed, count > 0 else {
         throw NibbleError.usage("\(path: path): \(tensor: stored.name.text) is packed, so it gets no new rows; pack the model with \(.keep, stored.name.text)")
       }
       let (rows, width) = (stored.shape[0], stored.shape[1])
-      var values = try mapped.floats(stored)
-      var mean = [Double](repeating: 0, count: width)
-      for row in 0..<rows { for column in 0..<width { mean[column] += Double(values[row * width + column]) } }
-      let new = mean.map { Float($0 / Double(max(rows, 1))) }
-      for _ in rows..<count { values += new }
+      if count <= rows, let first = stored.first(count) { return first }
+      var values = stored.isPacked ? [Float](repeating: 0, count: rows * width) : try mapped.floats(stored)
+      if stored.isPacked {
+        try values.withUnsafeMutableBufferPointer { if let start = $0.baseAddress { try mapped.decode(stored, 0..<rows * width, into: start) } }
+      }
+      if count < rows { values.removeLast((rows - count) * width) }
+      if count > rows {
+        var mean = [Double](repeating: 0, count: width)
+        for row in 0..<rows { for column in 0..<width { mean[column] += Double(values[row * width + column]) } }
+        let new = mean.map { Float($0 / Double(max(rows, 1))) }
+        for _ in rows..<count { values += new }
+      }
       let bytes = values.withUnsafeBytes { [UInt8]($0) }
       return StoredTensor(stored.name, .f32, [count, width], sections: [StoredSection(.data, bytes: bytes)])
     }
-    let base = replacing(grown, identity: identity)
+    let base = replacing(resized, identity: identity)
     guard let config else { return base }
     return base.with(config: config.setting("vocab_size", to: JSON(count)))
   }
 
-  /// This base as it has to be to run `adapter`: with the adapter's tokenizer where it replaces the embedding, and with as many rows.
-  package func grown(for adapter: AdapterFile) throws -> Checkpoint {
+  /// This base as it has to be to run `adapters`: with its layers as often as they want them, with the classification head that one brings,
+  /// with the tokenizer of one that replaces the embedding, and with as many rows.
+  ///
+  /// - Parameter identity: of the base, where something of it is made anew
+  package func grown(for adapters: [AdapterFile], identity: (() throws -> Digest128?)? = nil) throws -> Checkpoint {
+    let identity = identity ?? { claimedIdentity }
+    var base = try replicatingLayers(for: adapters, identity: identity)
+    for adapter in adapters {
+      if adapter.binding?.head == nil, adapter.config.taskType == "SEQ_CLS" { base = try base.withHeads(of: adapter) }
+      base = try base.grown(for: adapter, identity: identity)
+    }
+    return base
+  }
+
+  private func grown(for adapter: AdapterFile, identity: () throws -> Digest128?) throws -> Checkpoint {
     let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
     let replaced = adapter.replacements.filter { names.index(of: $0.name) != nil }
     if replaced.isEmpty, adapter.tokenRows.contains(where: { names.index(of: $0.path + ".weight") != nil }) {
-      return try (rowsWithNewTokens(of: adapter).map { try growingVocabulary(to: $0) } ?? self).withTokenizer(of: adapter)
+      return try (rowsWithNewTokens(of: adapter).map { try resizingVocabulary(to: $0, decodes: true, identity: identity()) } ?? self)
+        .withTokenizer(of: adapter)
     }
     let counts = Set(replaced.compactMap(\.tensor.shape.first))
+    guard let count = counts.max(), let rows = vocabularyRows else { return self }
     // Rows that only one of embedding and head has were trained beside others that nobody saved.
-    guard let count = counts.max(), let rows = vocabularyRows, count <= rows || counts.count == 1 && replaced.count >= vocabularyTensors.count
-    else { return self }
-    return try (count > rows ? growingVocabulary(to: count) : self).withTokenizer(of: adapter)
+    let isResized = counts.count == 1 && count != rows && replaced.count >= vocabularyTensors.count
+    guard isResized || counts == [rows] else { return self }
+    return try (isResized ? resizingVocabulary(to: count, decodes: true, identity: identity()) : self).withTokenizer(of: adapter)
   }
 
   /// How many rows the embedding has once it has one for each token the adapter has rows for; nil where none is missing.
@@ -59,7 +84,7 @@ extension Checkpoint {
     let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
     let isReplaced = adapter.replacements.contains { names.index(of: $0.name) != nil }
     guard !isReplaced, let count = rowsWithNewTokens(of: adapter) else { return adapter }
-    let grown = try MappedCheckpoint(growingVocabulary(to: count))
+    let grown = try MappedCheckpoint(resizingVocabulary(to: count))
     var file = adapter
     file.tokenRows = []
     for rows in adapter.tokenRows {
@@ -96,5 +121,16 @@ extension Checkpoint {
     other.smallFiles = smallFiles.filter { old in !files.contains { $0.name == old.name } } + files
     other.smallFiles.sort { ByteName($0.name) < ByteName($1.name) }
     return other
+  }
+}
+
+extension StoredTensor {
+  /// The first rows of a plain matrix, where they lie in its file.
+  fileprivate func first(_ rows: Int) -> StoredTensor? {
+    guard !isPacked, shape.count == 2, rows <= shape[0], sections.count == 1, case .file(let file, let offset) = sections[0].source,
+      sections[0].compression == .none, sections[0].order == nil
+    else { return nil }
+    let bytes = rows * shape[1] * dtype.bitWidth / 8
+    return StoredTensor(name, dtype, [rows, shape[1]], sections: [StoredSection(sections[0].kind, in: file, at: offset, count: bytes)])
   }
 }

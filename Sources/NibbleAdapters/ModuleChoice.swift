@@ -16,6 +16,9 @@ package enum ModuleChoice: Sendable {
       ? .names(text.split(separator: ",").map { String($0.filter { $0 != " " }) }) : .pattern(try Pattern("^(?:\(text))$"))
   }
 
+  /// The names; empty for a pattern.
+  package var names: [String] { if case .names(let names) = self { names } else { [] } }
+
   /// As a pattern to be found in paths.
   package var pattern: String {
     switch self {

@@ -10,9 +10,10 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Adapters and merging.
   case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, minSurvival, rank, energy, minEnergy, others
   // Training.
-  case targetModules, modulesToSave, initAdapter, numLabels, labels, template, breakMarks, addTokens, showBatch, epochs, batchSize, maxLength
-  case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, initLora, initOption, statistics, original
-  case loraplusRatio, mergeAware
+  case targetModules, excludeModules, modulesToSave, trainableTokenIndices, layerReplication, initAdapter, numLabels, labels, template, breakMarks
+  case addTokens, showBatch, epochs, batchSize, maxLength
+  case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, loraBias, initLora, initOption
+  case statistics, original, loraplusRatio, mergeAware
   case qaloraGroupSize, qaloraGain
   case maxSteps, gradientAccumulationSteps, lrScheduler, warmupSteps, warmupRatio, optimizer, adamBeta1, adamBeta2, adamEpsilon
   case paged, learningRatePattern, noDecay, lrCycles, lrPower, lrEnd, lrDecaySteps, lrDecay, lrLeast, neftuneNoiseAlpha, labelSmoothing, asPublished

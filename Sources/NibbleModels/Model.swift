@@ -148,6 +148,12 @@ public final class Model: @unchecked Sendable {
     return (head, tokens)
   }
 
+  /// A language head as the table of a row for each token that it is.
+  package var headTable: Embedding? {
+    guard case .language(let head) = head, !head.isConv1D, !head.matrix.isTransposed else { return nil }
+    return Embedding(name: head.name, id: head.id, matrix: head.matrix)
+  }
+
   /// The embedding of tokens, of a model that has one.
   package var tokenEmbedding: Embedding? { tokenNetwork?.tokens }
 }

@@ -56,8 +56,11 @@ enum Arguments {
   }
 
   /// Flags that take a list between commas, and those that may be repeated.
-  private static let lists: Set = ["target-modules", "modules-to-save", "labels"]
-  private static let repeatable: Set = ["rank-pattern", "alpha-pattern", "learning-rate-pattern", "no-decay", "tensor", "keep", "adapter", "use", "stop"]
+  private static let lists: Set = ["target-modules", "exclude-modules", "modules-to-save", "labels"]
+  private static let repeatable: Set = [
+    "rank-pattern", "alpha-pattern", "lambda-pattern", "learning-rate-pattern", "method-option", "no-decay", "trainable-token-indices", "tensor",
+    "keep", "adapter", "use", "stop",
+  ]
   /// Switches that are on unless they are turned off, or may be either.
   private static let invertible: Set = ["double-quant", "gradient-checkpointing", "check"]
   private static let short = ["output": "-o", "threads": "-j", "quiet": "-q", "verbose": "-v"]

@@ -84,6 +84,7 @@ extension FinetuneCommand {
     get throws {
       var options = try plainOptions
       options.adapter.baseName = try baseName.map { try ModelOrigin($0) }
+      try parts.apply(to: &options.adapter)
       try methods.apply(to: &options.adapter)
       try starts.apply(to: &options.adapter)
       options.adapter.rankPattern = try rankPattern.map { text in

@@ -28,7 +28,7 @@ extension FinetuneCommand {
       ("rank_pattern", own(rankPattern.isEmpty ? nil : JSON(rankPattern))),
       ("alpha_pattern", own(alphaPattern.isEmpty ? nil : JSON(alphaPattern))),
       ("method_option", own(methodOption.isEmpty ? nil : JSON(methodOption))),
-    ] + (starts.yaml + methods.yaml).map { ($0.0, own($0.1)) } + [
+    ] + (parts.yaml + starts.yaml + methods.yaml).map { ($0.0, own($0.1)) } + [
       ("num_labels", numLabels.map { JSON($0) }), ("labels", labels.map(text)), ("pooling", text(pooling.rawValue)),
       ("many_labels", .bool(manyLabels)), ("max_steps", maxSteps.map { JSON($0) }), ("epochs", JSON(epochs)),
       ("batch_size", JSON(batchSize)), ("gradient_accumulation_steps", JSON(gradientAccumulationSteps)),

@@ -39,7 +39,10 @@ struct FinetuneCommand: ParsableCommand {
   var methodOption: [String] = []
   @Option(name: [.customLong("lora-r"), .customLong("r"), .customLong("rank")], help: "Rank of the LoRA factors.") var rank = 8
   @Option(name: [.customLong("lora-alpha"), .customLong("alpha")], help: "LoRA alpha: the adapter's output is scaled by alpha / rank.") var alpha = 16.0
-  @Option(help: "Layers to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression.") var targetModules = "all-linear"
+  @Option(
+    help: ArgumentHelp(
+      "Modules to adapt: all-linear, attention, mlp, comma-separated names, or a regular expression for whole paths. Names and expressions may mean embeddings and the output head, too."))
+  var targetModules = "all-linear"
   @Option(help: "Comma-separated modules to train in full, beside the adapter.") var modulesToSave: String?
   @Option(help: "Biases to train: none, all, or lora_only (those of adapted layers).") var bias: AdapterConfig.Bias = .none
   @OptionGroup var starts: StartOptions
@@ -131,6 +134,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
   @Flag(help: "Skip the checksums of an .nbl base.") var noVerify = false
   @Flag(help: "Print the tokens of the first rows and which of them are learned, and train nothing.") var showBatch = false
+  @OptionGroup var parts: PartOptions
   @OptionGroup var methods: MethodOptions
   @OptionGroup var common: CommonOptions
 
@@ -141,8 +145,9 @@ struct FinetuneCommand: ParsableCommand {
     let head = try brought ?? newHead()
     warnIgnored(hasHead: head != nil, isBrought: brought != nil)
     let added = try addedTokens(to: Checkpoint.open(base))
+    let grown = try grown(added.base, file)
     let model = try Model(
-      file.map { try added.base.grown(for: $0) } ?? added.base, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
+      grown, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
       verifies: !noVerify)
     common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
     let rows = try TrainingRows(
@@ -208,6 +213,16 @@ struct FinetuneCommand: ParsableCommand {
     return added
   }
 
+  /// The base with what the adapter to train on, or the options, make of it.
+  private func grown(_ base: Checkpoint, _ start: AdapterFile?) throws -> Checkpoint {
+    func identity() throws -> Digest128 { try base.claimedIdentity ?? base.hash(threads: common.workers) }
+    if let start { return try base.grown(for: [start], identity: identity) }
+    let layers = try parts.layers
+    guard !layers.isEmpty else { return base }
+    guard method != .full else { throw NibbleError.usage("--layer-replication goes with an adapter, not with --method full") }
+    return try base.replicatingLayers(layers, identity: identity())
+  }
+
   /// Flags without effect beside others.
   private func warnIgnored(hasHead: Bool, isBrought: Bool) {
     let heads = ["--num-labels", "--labels", "--pooling", "--many-labels"]
@@ -215,7 +230,7 @@ struct FinetuneCommand: ParsableCommand {
       "--lora-r", "--r", "--rank", "--lora-alpha", "--alpha", "--target-modules", "--rank-pattern", "--alpha-pattern",
       "--modules-to-save",
       "--bias",
-    ] + StartOptions.flags + MethodOptions.flags
+    ] + PartOptions.flags + StartOptions.flags + MethodOptions.flags
     if initAdapter != nil { common.warnIgnored(factors + ["--method"], "--init-adapter brings its own") }
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }

@@ -35,8 +35,8 @@ struct ModelOptions: ParsableArguments {
     }
     var checkpoint = try Checkpoint.open(base)
     if let patch { checkpoint = try checkpoint.patched(by: PatchFile(patch)) }
-    // Or with tokens of its own.
-    for file in files { checkpoint = try checkpoint.grown(for: file) }
+    // Or tokens of its own, or more layers.
+    checkpoint = try checkpoint.grown(for: files)
     return try Model(
       checkpoint, precision: computeDtype, team: Team(threads: common.workers), classifier: heads.first, verifies: !noVerify)
   }

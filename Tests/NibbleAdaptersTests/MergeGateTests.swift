@@ -209,7 +209,7 @@ struct MergeGateTests {
     arguments: [
       ("lora_alpha", "null", 3), ("r", "null", 3), ("target_modules", "[1, 2]", 3), ("target_modules", "[]", 3),
       ("target_modules", "7", 3), ("init_lora_weights", #""pissa""#, 3), ("init_lora_weights", #""pissa_niter_4""#, 3),
-      ("init_lora_weights", #""olora""#, 3), ("layer_replication", "[[0, 2]]", 3), ("target_parameters", #"["experts.up"]"#, 3),
+      ("init_lora_weights", #""olora""#, 3), ("layer_replication", "[[0, 9]]", 5), ("layer_replication", "[[0]]", 3), ("target_parameters", #"["experts.up"]"#, 3),
       ("alora_invocation_tokens", "[1]", 3), ("modules_to_save", #"["up_proj"]"#, 5),
     ])
   func configurations(_ key: String, _ value: String, _ code: Int32) throws {

@@ -109,7 +109,7 @@ struct AdapterTests {
     (#""r": 5"#, "rank", .adapterMismatch), (#""peft_type": "PREFIX_TUNING""#, "PREFIX_TUNING", .badInput),
     (#""use_dora": true"#, "lora_magnitude_vector", .adapterMismatch), (#""lora_bias": true"#, "bias", .adapterMismatch),
     (#""use_bdlora": true"#, "use_bdlora", .badInput), (#""use_qalora": true"#, "takes 64", .adapterMismatch), (#""init_lora_weights": "pissa""#, "pissa", .badInput),
-    (#""layer_replication": [[0, 1]]"#, "layer_replication", .badInput), (#""r": 1e99"#, "r is", .badInput),
+    (#""layer_replication": [[0, 1]]"#, "layer_replication", .adapterMismatch), (#""r": 1e99"#, "r is", .badInput),
     (#""lora_alpha": "x""#, "lora_alpha", .badInput), (#""rank_pattern": {"(": 3}"#, "rank_pattern", .badInput),
     (#""bias": "some""#, "bias", .badInput), (#""alpha_pattern": {"q": -1}"#, "alpha_pattern", .badInput),
     (#""rank_pattern": {"q_proj": 1e30}"#, "q_proj", .badInput), (#""rank_pattern": {"q_proj": 0}"#, "q_proj", .badInput),

@@ -260,11 +260,42 @@ struct NetworkSeamTests {
     #expect(words?.message.contains("takes tokens") == true)
   }
 
-  @Test("has factors for linear layers only, and says so", arguments: ["stem", "stem,mixer", ".*(stem|mixer)"])
-  func convolutions(_ targets: String) throws {
+  @Test("has factors of convolutions where they are named", arguments: [AdapterOptions.Method.lora, .dora])
+  func convolutions(_ method: AdapterOptions.Method) throws {
+    let model = try open()
+    let (train, valid) = (try Self.rows(48, seed: 3), try Self.rows(16, seed: 4))
+    var options = Self.options(method)
+    options.adapter.targets = "stem,mixer"
+    let tuning = try Finetuning(model, options, train: train, valid: valid)
+    let result = try tuning.train(in: TrainingFolder(folder.file("a"), .anew(force: false)), resume: false) { _, _ in }
+    let stem = try SmallSafetensors(folder.file("a/adapter_model.safetensors")).entry("base_model.model.stem.lora_A.weight")
+    #expect(stem?.shape == [2, 1, 3, 3])
+    let active = ActiveAdapter(try model.attach(AdapterFile.open(folder.file("a")), name: "a"))
+    let loss = try Self.judge(model, valid, [active]).loss
+    #expect(loss < 0.5 * (result.validationBefore.first?.value ?? 0) && result.validationLoss.map { abs($0 - loss) <= 1e-5 } == true)
+  }
+
+  @Test("with factors of its convolution gives what PEFT gives", arguments: ["lora", "dora"])
+  func convolutionsOfPEFT(_ name: String) throws {
+    let model = try Model(
+      Checkpoint.open(fixture("convolution")), precision: .f32, team: Team(threads: 1), architectures: Self.families)
+    let file = try SmallSafetensors(fixture("convolution/expected.safetensors"))
+    let pixels = file.floats("images"), expected = file.floats(name)
+    let images = try (0..<3).map { row in
+      TrainingRow(try Image(channels: 1, height: 6, width: 6, Array(pixels[row * 36..<(row + 1) * 36])), targets: [0], place: "image \(row)")
+    }
+    let active = ActiveAdapter(try model.attach(AdapterFile.open(fixture("convolution/" + name)), name: name))
+    let found = try Self.judge(model, images, [active]).scores.flatMap { $0 }
+    for (x, y) in zip(found, expected) { #expect(abs(x - y) <= 1e-5 * 3, "\(x), \(y)") }
+    #expect(found.count == expected.count)
+  }
+
+  @Test("has factors of convolutions of LoRA and DoRA only", arguments: ["stem", "stem,mixer", ".*(stem|mixer)"])
+  func otherMethods(_ targets: String) throws {
     let model = try open()
     var options = AdapterOptions()
     options.targets = targets
+    options.method = try #require(AdapterOptions.Method(rawValue: "vera"))
     let error = #expect(throws: NibbleError.self) { try Trained(options, on: model) }
     #expect(error?.kind == .usage && error?.message.contains("'stem' is a convolution") == true)
   }

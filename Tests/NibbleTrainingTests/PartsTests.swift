@@ -12,7 +12,7 @@ struct PartsTests {
   let folder = TemporaryFolder()
 
   /// What an adapter holds beside its `q_proj`, or `c_attn`.
-  enum Part: String, CaseIterable { case rows, factorBias, tableFactors, sharedWeight }
+  enum Part: String, CaseIterable { case rows, headRows, factorBias, tableFactors, parameters, sharedWeight }
 
   /// An adapter as PEFT writes it, for the model `base`.
   func adapter(_ part: Part, _ base: String) throws -> AdapterFile {
@@ -25,12 +25,22 @@ struct PartsTests {
     ]
     var file = SafetensorsBuilder()
     let prefix = "base_model.model."
-    file.add(random: prefix + layer + ".lora_A.weight", [4, 64])
-    file.add(random: prefix + layer + ".lora_B.weight", [outputs, 4])
+    // Factors of a Conv1D's weight as it is stored, [inputs, outputs].
+    let isTurned = part == .parameters && isGPT2
+    file.add(random: prefix + layer + ".lora_A.weight", [4, isTurned ? outputs : 64])
+    file.add(random: prefix + layer + ".lora_B.weight", [isTurned ? 64 : outputs, 4])
     switch part {
     case .rows:
       config = config.setting("trainable_token_indices", to: [7, 200, 3])
       file.add(random: prefix + table + ".token_adapter.trainable_tokens_delta", [3, 64])
+    case .headRows:
+      config = config.setting("trainable_token_indices", to: ["lm_head": [7, 200, 3]])
+      file.add(random: prefix + "lm_head.token_adapter.trainable_tokens_delta", [3, 64])
+    case .parameters:
+      config = config.setting("target_modules", to: []).setting("fan_in_fan_out", to: false)
+        .setting("target_parameters", to: [.string(layer + ".weight"), .string(table + ".weight")])
+      file.add(random: prefix + table + ".lora_A.weight", [4, 64])
+      file.add(random: prefix + table + ".lora_B.weight", [256, 4])
     case .factorBias:
       config = config.setting("lora_bias", to: true)
       file.add(random: prefix + layer + ".lora_B.bias", [outputs])
@@ -59,7 +69,7 @@ struct PartsTests {
     guard part != .sharedWeight || base == "gpt2" else { return }
     let file = try adapter(part, base)
     let trained = try Trained(file, on: model)
-    #expect(trained.tensors.count == [Part.rows: 3, .factorBias: 3, .tableFactors: 4, .sharedWeight: 3][part])
+    #expect(trained.tensors.count == [Part.rows: 3, .headRows: 3, .factorBias: 3, .tableFactors: 4, .parameters: 4, .sharedWeight: 3][part])
     let pass = TrainingPass(model, trained)
     let runs = Self.batch.map { TokenRun($0) }
     func loss(learns: Bool = false) throws -> Double { try pass.language(runs, labels: Self.batch, learns: learns).loss }
@@ -129,15 +139,15 @@ struct PartsTests {
     #expect(names == [AdapterFile.prefix + "transformer.wte.weight"])
   }
 
-  @Test("that are rows of a head are refused by name")
-  func headRows() throws {
+  @Test("that are rows of a layer that is no head are refused by name")
+  func layerRows() throws {
     let model = try Model(fixture("models/llama"), threads: 1)
     var file = SafetensorsBuilder()
-    file.add(random: AdapterFile.prefix + "lm_head.token_adapter.trainable_tokens_delta", [2, 64])
-    try folder.write("a/adapter_config.json", #"{"peft_type": "LORA", "r": 2, "trainable_token_indices": {"lm_head": [3, 7]}}"#)
+    file.add(random: AdapterFile.prefix + "model.layers.0.self_attn.q_proj.token_adapter.trainable_tokens_delta", [2, 64])
+    try folder.write("a/adapter_config.json", #"{"peft_type": "LORA", "r": 2, "trainable_token_indices": {"q_proj": [3, 7]}}"#)
     try folder.write("a/adapter_model.safetensors", file.bytes)
     let error = #expect(throws: NibbleError.self) { try Trained(AdapterFile.open(folder.file("a")), on: model) }
-    #expect(error?.kind == .usage && error?.message.contains("'lm_head'") == true, "\(error?.message ?? "")")
+    #expect(error?.kind == .usage && error?.message.contains("q_proj'") == true, "\(error?.message ?? "")")
   }
 
   @Test("of a shared weight that is stored twice both have to be the same")

@@ -235,7 +235,7 @@ struct RunTests {
     #expect(throws: NibbleError.self) {
       try Finetuning(model, Self.options(steps: 1) { $0.adapter.targets = "nothing" }, train: Self.rows())
     }
-    for stray in ["q_proj,nothing", "q_proj,embed_tokens"] {
+    for stray in ["q_proj,nothing", "q_proj,norm"] {
       #expect(throws: NibbleError.self) {
         try Finetuning(model, Self.options(steps: 1) { $0.adapter.targets = stray }, train: Self.rows())
       }
@@ -252,9 +252,9 @@ struct RunTests {
   @Test("targets are layers of attention, of the MLP, names or patterns")
   func targets() throws {
     let model = try Model(fixture("models/llama"), threads: 1)
-    func count(_ targets: String) throws -> Int {
+    func count(_ targets: String, without excluded: String? = nil) throws -> Int {
       var options = AdapterOptions()
-      options.targets = targets
+      (options.targets, options.excluded) = (targets, excluded)
       options.rankPattern = [("layers.0", 2)]
       let trained = try Trained(options, on: model)
       #expect(trained.modules.values.allSatisfy { $0.rank == ($0.tensors[0].name.contains("layers.0") ? 2 : 8) })
@@ -264,6 +264,34 @@ struct RunTests {
     #expect(try count("attention") == 8)
     #expect(try count("mlp") == 6)
     #expect(try count("q_proj,v_proj") == 4)
+    #expect(try count("q_proj,embed_tokens,lm_head") == 3)
     #expect(try count(#".*layers\.1\..*_proj"#) == 7)
+    #expect(try count("q_proj,v_proj", without: "v_proj") == 2)
+    #expect(try count("all-linear", without: #".*layers\.0\..*"#) == 7)
+  }
+
+  @Test(
+    "modules are excluded only if they are targets, and some are left",
+    arguments: [("q_proj", "v_proj"), ("q_proj,v_proj", "q_proj,o_proj"), ("q_proj", "q_proj"), ("q_proj", "lm_head")])
+  func excluded(_ targets: String, _ excluded: String) throws {
+    var options = AdapterOptions()
+    (options.targets, options.excluded) = (targets, excluded)
+    let model = try Model(fixture("models/llama"), threads: 1)
+    let error = #expect(throws: NibbleError.self) { try Trained(options, on: model) }
+    #expect(error?.kind == .usage, "\(error?.message ?? "")")
+  }
+
+  @Test(
+    "rows are trained of tables there are, which are not trained otherwise",
+    arguments: [
+      ("nothing", [3], ""), (nil, [256], ""), (nil, [3, 3], ""), (nil, [3], "embed_tokens"), ("q_proj", [3], ""), ("lm_head", [3], "lm_head"),
+    ] as [(String?, [Int], String)])
+  func rows(_ module: String?, _ tokens: [Int], _ whole: String) throws {
+    var options = AdapterOptions()
+    options.tokenRows = [.init(module: module, tokens)]
+    if !whole.isEmpty { options.modulesToSave = [whole] }
+    let model = try Model(fixture("models/llama"), threads: 1)
+    let error = #expect(throws: NibbleError.self) { try Trained(options, on: model) }
+    #expect(error?.kind == .usage, "\(error?.message ?? "")")
   }
 }

@@ -24,6 +24,8 @@ struct AdapterContents {
     func fail(_ what: MessageText) -> NibbleError {
       NibbleError.usage("\(path: file.path) \(what), which only PEFT's layout can say; merge it instead")
     }
+    try file.checkHasNoParameters("only PEFT's layout can say")
+    if !file.config.layerReplication.isEmpty { throw fail("is for repeated layers (\(quoted("layer_replication")))") }
     // Of some modules nothing is left.
     let left = file.modules.filter { $0.tensors.contains { $0.count > 0 } }
     if let one = left.first(where: { $0.rank == 0 || $0.method.extras.contains { $0.isScaled } && !$0.extras.isEmpty }) {

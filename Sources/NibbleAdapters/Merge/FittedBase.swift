@@ -2,12 +2,17 @@ import NibbleCore
 import NibbleFormats
 
 extension Checkpoint {
-  /// This base as adapters need it: with a head of its own where they treat it apart from the embedding, with the heads they bring,
+  /// This base as adapters need it: with its layers as often as they want them, with a head of its own where they treat it apart from the embedding, with the heads they bring,
   /// with the vocabulary they were resized to; its configuration says so.
   ///
   /// - Returns: the base, and the adapters without what they say twice
   /// - Throws: `.adapterMismatch` where a vocabulary is resized in one place only
   func fitted(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
+    let base = try replicatingLayers(for: given.map(\.adapter)) { nil }
+    return try base.fittedAsItIs(to: given)
+  }
+
+  private func fittedAsItIs(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
     let tied = tiedParameters
     for one in given { try one.adapter.checkSavedModules((tensors.map(\.name) + tied.map(\.name)).map(\.text), of: path) }
     let changed = try given.map {
@@ -25,27 +30,14 @@ extension Checkpoint {
       NibbleError.usage(
         "\(.whenLost, "keep"): \(path: adapter.path) \(what): such adapters can be merged, and not attached to a running model")
     }
-    let tokens = ModuleNames(
-      vocabularyTensors.filter { $0.text != "lm_head.weight" }.map { String($0.text.dropLast(".weight".count)) }, of: self)
     for module in adapter.modules {
       if module.isConvolution { throw fail("adapts convolutions") }
-      if module.isEmbedding, !module.method.looksUp || tokens.index(of: module.path) == nil {
-        throw fail("adapts \(subject: module.path) by \(module.method.name)")
-      }
-    }
-    if adapter.tokenRows.contains(where: { tokens.index(of: $0.path) == nil }) {
-      throw fail("has rows for another table than the tokens'")
-    }
-    if try withHeads(of: adapter).tensors.count != tensors.count { throw fail("brings a head the base does not have") }
-    let names = ModuleNames(vocabularyTensors.map(\.text), of: self)
-    for one in adapter.replacements where names.index(of: one.name) != nil {
-      let own = vocabularyTensors.first { ModuleNames([$0.text], of: self).index(of: one.name) != nil }.flatMap { tensor($0) }
-      if own?.logicalShape != one.tensor.shape { throw fail("has another vocabulary") }
+      if module.isEmbedding, !module.method.looksUp { throw fail("adapts \(subject: module.path) by \(module.method.name)") }
     }
   }
 
   /// Heads that were trained with the adapter and that the base does not have.
-  private func withHeads(of adapter: AdapterFile) throws -> Checkpoint {
+  func withHeads(of adapter: AdapterFile) throws -> Checkpoint {
     let parameters = ModuleNames(tensors.map(\.name.text), of: self)
     let saved = Set(adapter.config.modulesToSave + ["classifier", "score", "qa_outputs"])
     let record = adapter.binding?.head

@@ -57,10 +57,14 @@ struct MergePlan: @unchecked Sendable {
     }
   }
 
-  private mutating func add(_ module: AdapterFile.AdaptedModule, to index: Int, _ one: MergeOptions.Weighted) throws {
+  private mutating func add(_ given: AdapterFile.AdaptedModule, to index: Int, _ one: MergeOptions.Weighted) throws {
     let file = one.adapter
     let tensor = base.tensors[index]
-    let isInputsFirst = try module.isEmbedding || !module.isConvolution && base.storesInputsFirst(tensor, module, of: file)
+    let isInputsFirst = try given.isEmbedding || !given.isConvolution && base.storesInputsFirst(tensor, given, of: file)
+    let module = isInputsFirst ? given.turned(as: .linear) : given
+    if let other = matrices[index], other.isInputsFirst != isInputsFirst {
+      throw NibbleError.usage("\(subject: tensor.name.text) is adapted as an embedding and as a parameter; merge one of the adapters")
+    }
     let shape = tensor.logicalShape
     if let own = module.shape.input, module.isConvolution, shape.count == 4, shape[0] == module.shape.outputs,
       shape[2...] == own[1...],

@@ -107,6 +107,9 @@ extension StreamJob {
         throw NibbleError.usage(
           "\(path: one.adapter.path) is a \(one.adapter.config.method.name) adapter, which cannot be taken out")
       }
+      if !one.adapter.config.layerReplication.isEmpty {
+        throw NibbleError.usage("\(path: one.adapter.path) was merged into layers that are repeated; they are not taken out again")
+      }
       if let rows = one.adapter.tokenRows.first {
         throw NibbleError.usage(
           "\(path: one.adapter.path) replaced rows of \(subject: rows.path); what they were is not in the merged model")

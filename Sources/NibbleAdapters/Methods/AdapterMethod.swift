@@ -67,6 +67,8 @@ package protocol AdapterMethod: Sendable {
 
   /// Whether models run with embeddings adapted by it.
   static var looksUp: Bool { get }
+  /// Whether it adapts convolutions.
+  static var adaptsConvolutions: Bool { get }
 
   /// What a module is like whose parts have these shapes.
   ///
@@ -190,6 +192,7 @@ extension AdapterMethod {
   package static var scalesOutputs: Bool { false }
   package static var scalesBias: Bool { false }
   package static var looksUp: Bool { false }
+  package static var adaptsConvolutions: Bool { false }
   package var lookup: EmbeddingTerm? { nil }
   package var bias: FloatStore? { nil }
   package var scale: FloatStore? { nil }

@@ -11,6 +11,8 @@ package struct DoRA: AdapterMethod {
   package static let flagIsCommon = true
   package static let keys = LoRA.keys
   package static let scalesOutputs = true
+  package static let looksUp = true
+  package static let adaptsConvolutions = true
   package static let parts =
     LoRA.factorParts + [
       MethodPart(magnitude, suffixes: [".lora_magnitude_vector", ".lora_magnitude_vector.weight"]) { module in
@@ -33,6 +35,7 @@ package struct DoRA: AdapterMethod {
   }
 
   private let factors: LowRankPair
+  package let lookup: EmbeddingTerm?
   /// m, [outputs]
   private let magnitudes: FloatStore
   /// s, where nothing changes it.
@@ -40,8 +43,8 @@ package struct DoRA: AdapterMethod {
   private let base = BaseLengths()
 
   package init?(_ numbers: MethodNumbers) {
-    guard let pair = LoRA(numbers)?.pair, let magnitudes = numbers.values[Self.magnitude] else { return nil }
-    (factors, self.magnitudes) = (pair, magnitudes)
+    guard let plain = LoRA(numbers), let pair = plain.pair, let magnitudes = numbers.values[Self.magnitude] else { return nil }
+    (factors, lookup, self.magnitudes) = (pair, plain.lookup, magnitudes)
     fixed = numbers.weight.map { weight in
       let squares = MatrixLengths(weight, numbers.engine).squares(adding: pair)
       return FloatStore(zip(magnitudes.values, squares).map { Float(Double($0) / $1.squareRoot()) })

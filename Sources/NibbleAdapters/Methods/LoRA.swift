@@ -9,12 +9,15 @@ package struct LoRA: AdapterMethod {
   package static let name = "LoRA"
   package static let kind = "LORA"
   package static let looksUp = true
+  package static let adaptsConvolutions = true
   package static let takesStarts = true
 
   static let factorParts = [
-    MethodPart(first, suffixes: [".lora_A.weight", ".lora_embedding_A"], isFactor: true) { [$0.rank] + ($0.input ?? []) },
-    MethodPart(second, suffixes: [".lora_B.weight", ".lora_embedding_B"], isFactor: true, isSecond: true) {
-      [$0.outputs ?? 0, $0.rank] + ($0.input ?? []).dropFirst().map { _ in 1 }
+    MethodPart(first, suffixes: [".lora_A.weight", ".lora_embedding_A"], isFactor: true) { module in
+      module.isTurned ? [module.rank, module.outputs ?? 0] : [module.rank] + (module.input ?? [])
+    },
+    MethodPart(second, suffixes: [".lora_B.weight", ".lora_embedding_B"], isFactor: true, isSecond: true) { module in
+      module.isTurned ? [module.inputs ?? 0, module.rank] : [module.outputs ?? 0, module.rank] + (module.input ?? []).dropFirst().map { _ in 1 }
     },
   ]
   package static let parts =
@@ -25,12 +28,12 @@ package struct LoRA: AdapterMethod {
   package static let keys = Set(variants).union([
     "r", "lora_alpha", "use_rslora", "use_dora", "use_qalora", "lora_bias", "rank_pattern", "alpha_pattern", "init_lora_weights", "lora_dropout",
     "megatron_config", "megatron_core", "qalora_group_size", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
-    "runtime_config",
+    "runtime_config", "layer_replication", "target_parameters",
   ])
 
   /// Keys that make another method of it when set.
   private static let variants = [
-    "layer_replication", "target_parameters", "alora_invocation_tokens", "arrow_config", "velora_config",
+    "alora_invocation_tokens", "arrow_config", "velora_config",
     "monteclora_config", "kasa_config", "use_bdlora",
   ]
   /// Starts that change the base too.
@@ -56,19 +59,26 @@ package struct LoRA: AdapterMethod {
     return ModuleShape(kind, input: Array(a[1...]), outputs: b[0], rank: a[0])
   }
 
+  /// A random and B zero; of an embedding, as in PEFT, the other way round: only rows that are looked up get a gradient.
   package static func start(_ layer: NewModule) -> [String: [Float]] {
-    [first: layer.factors.first(layer), second: [Float](repeating: 0, count: layer.outputs * layer.rank)]
+    guard layer.kind != .embedding else {
+      return [
+        first: [Float](repeating: 0, count: layer.rank * layer.inputs), second: layer.normal([layer.outputs, layer.rank], deviation: 1, 1),
+      ]
+    }
+    return [first: layer.factors.first(layer), second: [Float](repeating: 0, count: layer.outputs * layer.rank)]
   }
 
   private let factors: LowRankPair
-  /// Of an embedding, A as numbers.
+  /// Of an embedding, the factor that is looked up, as numbers.
   private let table: FloatStore?
   private let secondBias: FloatStore?
 
   package init?(_ numbers: MethodNumbers) {
     guard let a = numbers.matrices[Self.first], let b = numbers.matrices[Self.second] else { return nil }
-    factors = LowRankPair(a: a, b: b, scale: numbers.scale)
-    (table, secondBias) = (numbers.values[Self.first], numbers.values[Self.secondBias])
+    let isTurned = numbers.shape.isTurned
+    factors = isTurned ? LowRankPair(turning: a, b, scale: numbers.scale) : LowRankPair(a: a, b: b, scale: numbers.scale)
+    (table, secondBias) = (numbers.values[isTurned ? Self.second : Self.first], numbers.values[Self.secondBias])
   }
 
   package var pair: LowRankPair? { factors }

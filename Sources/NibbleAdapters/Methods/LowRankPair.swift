@@ -8,8 +8,15 @@ package struct LowRankPair: Sendable {
   /// [outputs, rank]
   package var b: Matrix
   package var scale: Double
+  /// Whether A and B are the transposes of the parts B and A, where these lie.
+  package private(set) var isTurned = false
 
   package init(a: Matrix, b: Matrix, scale: Double) { (self.a, self.b, self.scale) = (a, b, scale) }
+
+  /// Of the factors of a weight's transpose, B · A = Wᵀ.
+  init(turning a: Matrix, _ b: Matrix, scale: Double) {
+    (self.a, self.b, self.scale, isTurned) = (b.turned, a.turned, scale, true)
+  }
 
   package var rank: Int { a.outputs }
 
@@ -33,10 +40,11 @@ package struct LowRankPair: Sendable {
   }
 
   private static func values(_ matrix: Matrix) -> [Float] {
-    [Float](unsafeUninitializedCapacity: matrix.inputs * matrix.outputs) { buffer, count in
+    let stored = [Float](unsafeUninitializedCapacity: matrix.inputs * matrix.outputs) { buffer, count in
       if let start = buffer.baseAddress { matrix.rows(0..<matrix.native.rows, into: start) }
       count = buffer.count
     }
+    return matrix.isTransposed ? transposed(stored, rows: matrix.native.rows, columns: matrix.native.columns) : stored
   }
 
   /// What an engine adds to some rows of a product, weighed.
@@ -100,7 +108,8 @@ package struct PairPass {
     of method: any AdapterMethod, _ gradients: PartGradients
   ) {
     guard type(of: method).folds else {
-      return backward(dz, stride: stride, x, a: gradients[LoRA.first]?.start, b: gradients[LoRA.second]?.start)
+      let (a, b) = (gradients[LoRA.first]?.start, gradients[LoRA.second]?.start)
+      return pair.isTurned ? backward(dz, stride: stride, x, a: b, b: a) : backward(dz, stride: stride, x, a: a, b: b)
     }
     func zeros(_ slot: Int, _ count: Int) -> Floats {
       let start = scratch.floatStart(slot, count)
@@ -117,11 +126,19 @@ package struct PairPass {
     method.foldBack(folded, to: gradients)
   }
 
-  /// With du = dz · B: dB += dzᵀ · u, dA += scale · duᵀ · x.
+  /// With du = dz · B: dB += dzᵀ · u, dA += scale · duᵀ · x; of factors that are turned, both turned.
   private func backward(_ dz: UnsafePointer<Float>, stride: Int, _ x: UnsafePointer<Float>, a: Floats?, b: Floats?) {
     let (rank, outputs, inputs) = (pair.rank, pair.b.outputs, pair.a.inputs)
     let u = low(x), du = scratch.floatStart(AdapterSlot.lowGradient, rows * rank)
     engine.multiply(dz, rows: rows, stride: stride, [.init(pair.b.turned, du, stride: rank)])
+    if pair.isTurned {
+      if let b { engine.addWeightGradient(u, stride: rank, outputs: rank, dz, stride: stride, inputs: outputs, rows: rows, to: b) }
+      if let a {
+        engine.addWeightGradient(
+          x, stride: inputs, outputs: inputs, du, stride: rank, inputs: rank, rows: rows, scale: Float(pair.scale), to: a)
+      }
+      return
+    }
     if let b {
       engine.addWeightGradient(dz, stride: stride, outputs: outputs, u, stride: rank, inputs: rank, rows: rows, to: b)
     }

@@ -8,7 +8,7 @@ package struct MethodPart: Sendable {
   /// What follows a module's path in adapter files; the first is written.
   package let suffixes: [String]
   /// The key of `adapter_config.json` that says whether modules have it; nil if they always do.
-  let flag: String?
+  package let flag: String?
   /// Whether it is one of two thin factors.
   let isFactor: Bool
   /// Whether it is a matrix that products are made with, and no factor.
@@ -62,6 +62,8 @@ package struct ModuleShape: Sendable, Equatable {
   package var rank = 0
   /// The method's own numbers for it.
   package var settings: MethodSettings = [:]
+  /// Whether its factors are those of the weight's transpose.
+  package var isTurned = false
 
   package init(
     _ kind: Kind = .linear, input: [Int]? = nil, outputs: Int? = nil, rank: Int = 0, settings: MethodSettings = [:]
@@ -112,8 +114,9 @@ package struct MethodNumbers {
   }
 }
 
-/// A linear layer that is about to be adapted.
+/// A linear layer or embedding that is about to be adapted.
 package struct NewModule {
+  package let kind: ModuleShape.Kind
   package let inputs: Int
   package let outputs: Int
   package let rank: Int
@@ -130,9 +133,10 @@ package struct NewModule {
   private let engine: Engine
 
   package init(
-    _ weight: Matrix, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart, _ random: CountedRandom, _ engine: Engine,
-    material: StartMaterial = .init()
+    _ weight: Matrix, kind: ModuleShape.Kind = .linear, rank: Int, settings: MethodSettings = [:], scale: Double = 1, _ factors: FactorStart,
+    _ random: CountedRandom, _ engine: Engine, material: StartMaterial = .init()
   ) {
+    self.kind = kind
     (inputs, outputs, self.rank, self.factors, self.random) = (weight.inputs, weight.outputs, rank, factors, random)
     (self.settings, self.scale, self.material, self.weight, self.engine) = (settings, scale, material, weight, engine)
   }

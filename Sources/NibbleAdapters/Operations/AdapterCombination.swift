@@ -30,6 +30,11 @@ public struct AdapterCombination: Sendable {
     self.options = options
     guard let adapter = options.adapters.first?.adapter else { throw NibbleError.usage("there is no adapter to combine") }
     for one in options.adapters {
+      try one.adapter.checkHasNoParameters("are not combined, in PEFT either")
+      guard one.adapter.config.layerReplication == adapter.config.layerReplication else {
+        throw NibbleError.usage(
+          "\(path: adapter.path) and \(path: one.adapter.path) are for different orders of layers: \(key: "layer_replication") is not the same")
+      }
       if let odd = one.adapter.modules.first(where: { !$0.isPlain }) {
         throw NibbleError.usage(
           "\(path: one.adapter.path) uses \(odd.beyondFactors), which no other adapter's factors can say; merge it instead")

@@ -69,15 +69,18 @@ public struct AdapterInspection: Sendable {
       file.replacements.map { ($0.name, $0.tensor.shape) }
       + file.tokenRows.map { ("\($0.path), \($0.tokens.count) rows", $0.values.shape) }
     var rounding: (anew: [String: ChangeSums], codes: [String: ChangeSums]) = ([:], [:])
+    var fitting = base
     if let base {
-      coverage = Self.coverage(file, base)
-      do { rounding = try measured(file, base, threads) } catch let error as NibbleError where error.kind == .adapterMismatch {
-        mismatch = error
-      }
+      do {
+        let repeated = try base.replicatingLayers(for: [file]) { nil }
+        fitting = repeated
+        coverage = Self.coverage(file, repeated)
+        rounding = try measured(file, base, threads)
+      } catch let error as NibbleError where error.kind == .adapterMismatch { mismatch = error }
     }
     let keys = Set(rounding.anew.keys).union(rounding.codes.keys).sorted()
-    let names = ModuleNames(keys, of: base)
-    let sized = mismatch == nil ? try base.map { try file.sized(by: $0) } ?? file : file
+    let names = ModuleNames(keys, of: fitting)
+    let sized = mismatch == nil ? try fitting.map { try file.sized(by: $0) } ?? file : file
     for module in sized.modules {
       guard let factors = try sized.knownFactors(of: module) else {
         _ = try file.numbers(of: module, Engine(.f32, team: Team(threads: 1)))
@@ -98,7 +101,7 @@ public struct AdapterInspection: Sendable {
   private mutating func measured(_ file: AdapterFile, _ base: Checkpoint, _ threads: Int) throws -> (
     anew: [String: ChangeSums], codes: [String: ChangeSums]
   ) {
-    warnings += try file.targetWarnings(base) + BaseMatch(base, [file], anyBase: true, threads: threads).warnings
+    warnings += try file.targetWarnings(base.replicatingLayers(for: [file]) { nil }) + BaseMatch(base, [file], anyBase: true, threads: threads).warnings
     let all = try Self.rounding(file, base, threads)
     guard base.packed.isEmpty else {
       return (all.filter { !Self.isPacked($0.key, base) }, all.filter { Self.isPacked($0.key, base) })

@@ -13,6 +13,7 @@ public struct AdapterResizing: Sendable {
   /// - Throws: `.usage` for ranks and shares that are none
   public init(_ file: AdapterFile, rank: Int? = nil, energy: Double? = nil) throws {
     guard rank != nil || energy != nil else { throw NibbleError.usage("which rank? Give \(.rank) or \(.energy)") }
+    try file.checkHasNoParameters("are not resized")
     if let odd = file.modules.first(where: { $0.rank == 0 }) {
       throw NibbleError.usage("\(path: file.path) is a \(odd.method.name) adapter, which has no factors to resize")
     }

@@ -6,6 +6,9 @@ extension Checkpoint {
     var all = self
     all.tensors += more
     all.added.formUnion(more.map(\.name))
+    for section in more.flatMap(\.sections) {
+      if case .file(let file, _) = section.source, !all.files.contains(where: { $0 === file }) { all.files.append(file) }
+    }
     all.sortTensors()
     return all
   }
@@ -18,6 +21,18 @@ extension Checkpoint {
     all.tensors = tensors.filter { own in !other.contains { $0.name == own.name } } + other
     all.sortTensors()
     all.claimedIdentity = identity ?? claimedIdentity
+    return all
+  }
+
+  /// The same with the tensors of layers in another order.
+  ///
+  /// - Parameters:
+  ///   - layers: of what is stored, one after another in what this is
+  ///   - identity: what it claims to be
+  package func with(tensors: [StoredTensor], ofLayers layers: [Range<Int>], identity: Digest128?) -> Checkpoint {
+    var all = self
+    (all.tensors, all.layerReplication, all.claimedIdentity) = (tensors, layers, identity)
+    all.sortTensors()
     return all
   }
 

@@ -21,6 +21,8 @@ public struct Checkpoint: Sendable {
   public internal(set) var tensors: [StoredTensor] = []
   /// Those among them that were put there by others and do not count for the identity.
   var added: Set<ByteName> = []
+  /// Layers of what is stored, one after another in what this is; empty where these are the same.
+  package internal(set) var layerReplication: [Range<Int>] = []
   /// The files tensors are read from.
   package internal(set) var files: [InputFile] = []
   /// Configuration, tokenizer, templates, in name order.

@@ -58,7 +58,7 @@ public final class AdapterSet {
     }
     var owners: [ParameterID: String] = [:]
     for active in chosen {
-      for id in Array(active.adapter.vectors.keys) + Array(active.adapter.matrices.keys) {
+      for id in Set(active.adapter.vectors.keys).union(active.adapter.matrices.keys).union(active.adapter.rows.keys) {
         if let other = owners.updateValue(active.adapter.name, forKey: id) {
           throw NibbleError.usage(
             "adapters \(subject: other) and \(quoted(active.adapter.name)) both replace \(quoted(model.parameterNames[id])); use one of them"
@@ -82,9 +82,9 @@ public final class AdapterSet {
 extension AttachedAdapter {
   /// Whether a weight other than 1 would mean nothing for part of it.
   var isScaledWhole: Bool {
-    !vectors.isEmpty || !matrices.isEmpty || scalingMethod != nil
+    !vectors.isEmpty || !matrices.isEmpty || !rows.isEmpty || scalingMethod != nil
   }
 
   /// The first method that does more than add to its layers' products.
-  var scalingMethod: (any AdapterMethod.Type)? { methods.values.lazy.map { type(of: $0) }.first { !$0.isSum } }
+  var scalingMethod: (any AdapterMethod.Type)? { (Array(methods.values) + tables.values).lazy.map { type(of: $0) }.first { !$0.isSum } }
 }

@@ -13,22 +13,27 @@ extension Model {
     let embeddings = embeddings
     let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name), of: checkpoint)
     let parameters = ModuleNames(parameterNames, of: checkpoint)
+    try file.checkLayers(of: checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: path)
     try file.checkSavedModules(parameterNames, of: path)
     let file = try withShared(file, modules).withoutUnchanged(checkpoint)
+    let vectors: [ParameterID: FloatStore]
+    var matrices: [ParameterID: Matrix]
+    (vectors, matrices) = try replacements(file, parameters)
     var methods: [ParameterID: any AdapterMethod] = [:]
-    var lookups: [ParameterID: EmbeddingTerm] = [:]
+    var tables: [ParameterID: any AdapterMethod] = [:]
     for fitted in try fitted(file, modules) {
       switch fitted.place {
       case .layer(let index):
         let layer = linears[index]
-        methods[layer.id] = try file.method(of: fitted.module, weight: layer.matrix, engine)
+        methods[layer.id] = try file.method(of: fitted.module, weight: matrices[layer.id] ?? layer.matrix, engine)
       case .table(let index):
-        lookups[embeddings[index].id] = try file.method(of: fitted.module, engine).lookup
+        let table = embeddings[index]
+        tables[table.id] = try file.method(of: fitted.module, weight: (matrices[table.id] ?? table.matrix).turned, engine)
       }
     }
-    let (vectors, matrices) = try replacements(file, parameters)
-    return AttachedAdapter(name: name, methods: methods, embeddings: lookups, vectors: vectors, matrices: matrices)
+    let rows = try tokenRows(file, methods, &matrices)
+    return AttachedAdapter(name: name, methods: methods, tables: tables, vectors: vectors, matrices: matrices, rows: rows)
   }
 
   /// An adapter with the numbers that its modules share.
@@ -40,8 +45,8 @@ extension Model {
   /// The places of an adapter's modules, by the names of layers and then of embeddings.
   package func fitted(_ file: AdapterFile, _ names: ModuleNames) throws -> [FittedModule] {
     try file.fitted(
-      names, layers: linears.map { FittingSize(inputs: $0.inputs, outputs: $0.outputs, isConvolution: $0.window != nil) },
-      tables: embeddings.map { FittingSize(inputs: $0.count, outputs: $0.width) })
+      names, layers: linears.map { FittingSize(input: $0.window ?? [$0.inputs], outputs: $0.outputs, isInputsFirst: $0.isConv1D) },
+      tables: embeddings.map { FittingSize(input: [$0.count], outputs: $0.width, isInputsFirst: true) })
   }
 
   // MARK: Parameters trained whole
@@ -66,47 +71,45 @@ extension Model {
         matrices[id] = try Matrix(tensor, of: file.mapped, isTransposed: shape.isConv1D, flattens: true)
       }
     }
-    for rows in file.tokenRows {
-      guard let table = embeddings.first(where: { ModuleNames([$0.name], of: checkpoint).index(of: rows.path) != nil }) else {
-        throw file.mismatch(rows.path, "is no embedding here, and rows of nothing else can be used without merging")
-      }
-      guard matrices[table.id] == nil else { throw file.mismatch(rows.path, "is replaced whole and by rows") }
-      matrices[table.id] = try withRows(rows, of: table, file)
-    }
-    if case .language(let head) = head, let tokens = tokenEmbedding, matrices[head.id] == nil {
-      matrices[head.id] = try follower(head, of: tokens, matrices[tokens.id], file)
-    }
     return (vectors, matrices)
   }
 
-  /// What a head becomes with the embedding: it shares rows of tokens, and what replaces a shared weight whole where the
-  /// adapter says so. PEFT trains rows for both where the configuration ties them, though the file may have a weight for each.
-  private func follower(
-    _ head: Linear, of tokens: Embedding, _ embedding: Matrix?, _ file: AdapterFile
-  ) throws -> Matrix? {
-    let names = ModuleNames([tokens.name])
-    let rows = file.tokenRows.first { names.index(of: $0.path) != nil }
-    if head.matrix.native.data == tokens.matrix.native.data {
-      return rows != nil || file.config.tiesReplacedEmbedding ? embedding : nil
-    }
-    guard let rows, !head.matrix.isTransposed, checkpoint.tiedHeadName != nil else { return nil }
-    return try withRows(rows, of: Embedding(name: head.name, id: head.id, matrix: head.matrix), file)
-  }
+  // MARK: Rows of tokens
 
-  /// A copy of an embedding in which some rows are others.
-  private func withRows(_ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile) throws -> Matrix {
-    guard rows.values.shape[1] == table.width, rows.tokens.allSatisfy({ $0 < table.count }) else {
-      throw file.mismatch(
-        rows.path, "has rows of shape \(rows.values.shape) for a table of \(table.count) rows of \(table.width)")
+  /// Rows of tables and of a language head. A head that shares the embedding's weight shares its rows, and what replaces that weight whole
+  /// where the adapter says so. PEFT trains rows for both where the configuration ties them, though the file may have a weight for each.
+  ///
+  /// - Parameter matrices: gets the weight of a head that has factors, too: rows are under these
+  private func tokenRows(
+    _ file: AdapterFile, _ methods: [ParameterID: any AdapterMethod], _ matrices: inout [ParameterID: Matrix]
+  ) throws -> [ParameterID: TokenRows] {
+    var rows: [ParameterID: TokenRows] = [:]
+    func put(_ own: AdapterFile.TokenRows, _ table: Embedding) throws {
+      guard matrices[table.id] == nil, rows[table.id] == nil else { throw file.mismatch(own.path, "is replaced whole and by rows, or twice by rows") }
+      guard own.values.shape[1] == table.width, own.tokens.allSatisfy({ $0 < table.count }) else {
+        throw file.mismatch(own.path, "has rows of shape \(own.values.shape) for a table of \(table.count) rows of \(table.width)")
+      }
+      try file.checkFinite(own.values)
+      let values = FloatStore(try file.mapped.floats(own.values))
+      guard methods[table.id] == nil else {
+        matrices[table.id] = table.matrix.replacing(own.tokens, by: values)
+        return
+      }
+      rows[table.id] = TokenRows(values, Matrix(values, rows: own.tokens.count, columns: table.width), tokens: own.tokens)
     }
-    try file.checkFinite(rows.values)
-    let store = FloatStore(count: table.count * table.width)
-    table.matrix.rows(0..<table.count, into: store.start)
-    let values = try file.mapped.floats(rows.values)
-    for (index, token) in rows.tokens.enumerated() {
-      for column in 0..<table.width { store.start[token * table.width + column] = values[index * table.width + column] }
+    let tables = embeddings + (headTable.map { [$0] } ?? [])
+    for own in file.tokenRows {
+      guard let table = tables.first(where: { ModuleNames([$0.name], of: checkpoint).index(of: own.path) != nil }) else {
+        throw file.mismatch(own.path, "is no embedding and no language head here, and rows of nothing else can be used without merging")
+      }
+      try put(own, table)
     }
-    return Matrix(Array(store.values), rows: table.count, columns: table.width)
+    guard case .language(let head) = head, let tokens = tokenEmbedding, matrices[head.id] == nil, rows[head.id] == nil else { return rows }
+    let names = ModuleNames([tokens.name]), shared = file.tokenRows.first { names.index(of: $0.path) != nil }
+    let isShared = head.matrix.native.data == tokens.matrix.native.data
+    if isShared, shared == nil, file.config.tiesReplacedEmbedding { matrices[head.id] = matrices[tokens.id] }
+    if let shared, let table = headTable, isShared || checkpoint.tiedHeadName != nil { try put(shared, table) }
+    return rows
   }
 
   /// Layers the adapter changes to no effect: nothing a pass gives depends on them.

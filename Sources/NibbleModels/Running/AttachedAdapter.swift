@@ -8,7 +8,7 @@ package final class AttachedAdapter: Sendable {
   /// By the parameter of the layer's weight.
   package let methods: [ParameterID: any AdapterMethod]
   /// By the parameter of the embedding.
-  package let embeddings: [ParameterID: EmbeddingTerm]
+  package let tables: [ParameterID: any AdapterMethod]
   /// Biases, norms and whole matrices that were trained themselves.
   package let vectors: [ParameterID: FloatStore]
   package let matrices: [ParameterID: Matrix]
@@ -18,13 +18,13 @@ package final class AttachedAdapter: Sendable {
   package let merged: MergedWeights?
 
   package init(
-    name: String, methods: [ParameterID: any AdapterMethod], embeddings: [ParameterID: EmbeddingTerm],
+    name: String, methods: [ParameterID: any AdapterMethod], tables: [ParameterID: any AdapterMethod],
     vectors: [ParameterID: FloatStore], matrices: [ParameterID: Matrix],
     rows: [ParameterID: TokenRows] = [:], merged: MergedWeights? = nil
   ) {
     self.name = name
     self.methods = methods
-    self.embeddings = embeddings
+    self.tables = tables
     self.vectors = vectors
     self.matrices = matrices
     self.rows = rows
@@ -71,6 +71,11 @@ struct Segment {
   /// What active adapters make of the layer whose weight is parameter `id`.
   func methods(_ id: ParameterID) -> [(method: any AdapterMethod, weight: Float)] {
     adapters.compactMap { active in active.adapter.methods[id].map { ($0, active.weight) } }
+  }
+
+  /// What active adapters make of the rows of a table.
+  func tables(_ id: ParameterID) -> [(method: any AdapterMethod, weight: Float)] {
+    adapters.compactMap { active in active.adapter.tables[id].map { ($0, active.weight) } }
   }
 
   /// How active adapters change what that layer takes.

@@ -35,7 +35,7 @@ public final class MergedModelCheck: @unchecked Sendable {
     do {
       let team = Team(threads: threads)
       let heads = try adapters.compactMap { try NewHead(of: $0.adapter) }
-      let before = try Model(base, precision: .f32, team: team, classifier: heads.first)
+      let before = try Model(base.grown(for: adapters.map(\.adapter)), precision: .f32, team: team, classifier: heads.first)
       guard before.tokenEmbedding != nil else {
         return [.init(.unused, "\(.checkModel): the model takes images; nothing was compared")]
       }

@@ -71,3 +71,13 @@ package struct TokenRows: Sendable {
     engine.multiply(own, rows: rows, stride: tokens.count, [.init(matrix.turned, dx, stride: width, adds: true)])
   }
 }
+
+extension Matrix {
+  /// A copy in which some rows are others, [rows, columns].
+  package func replacing(_ rows: [Int], by values: FloatStore) -> Matrix {
+    let (count, width) = (native.rows, native.columns), store = FloatStore(count: count * width)
+    self.rows(0..<count, into: store.start)
+    for (index, row) in rows.enumerated() { (store.start + row * width).update(from: values.start + index * width, count: width) }
+    return Matrix(store, rows: count, columns: width)
+  }
+}

@@ -124,8 +124,8 @@ extension Transformer {
         }
       }
       if let own = gradients.rows[table.id] { segment.rows(table.id)?.addGradient(indices, gradient, to: own) }
-      if let own = gradients.tables[table.id], let term = segment.adapters.last?.adapter.embeddings[table.id] {
-        term.backward(indices, gradient, own, layers.exact, scratch)
+      if let own = gradients.tables[table.id] {
+        layers.adaptBack(indices, of: table, segment, gradient, own, floats(Slot.wide, 2 * indices.count * shape.width))
       }
     }
   }

@@ -18,11 +18,8 @@ extension Transformer {
         let rows = number == 0 ? start : floats(Slot.rows, own.count * width)
         segment.matrix(table.id, table.matrix).lookUp(own, into: rows)
         segment.rows(table.id)?.replace(own, in: rows)
+        layers.adapt(own, of: table, segment, rows, tape == nil ? engine : layers.exact)
         if number > 0 { LayerKernels.add(rows, scaledBy: 1, count: own.count * width, to: start) }
-        for active in segment.adapters {
-          guard let term = active.adapter.embeddings[table.id] else { continue }
-          term.add(own, weight: active.weight, to: start, tape == nil ? engine : layers.exact, scratch)
-        }
       }
     }
     noise?.add(to: x, lengths: runs.map(\.ids.count), width: width)

@@ -21,7 +21,8 @@ public struct ChatTokens {
   package func train(in options: inout AdapterOptions, of model: Model) {
     options.keepsTied = true
     guard model.tied == nil, case .language(let head) = model.head, let table = model.tokenEmbedding else {
-      options.tokenRows = tokens.map(\.id)
+      let isWhole = options.modulesToSave.contains { name in model.tokenEmbedding.map { ModuleChoice.is($0.name, name) } ?? true }
+      if !isWhole { options.trainRows(tokens.map(\.id)) }
       return
     }
     options.modulesToSave += [table.name, head.name].filter { !options.modulesToSave.contains($0) }
@@ -44,7 +45,7 @@ public struct ChatTokens {
     let count = (tokens.map(\.id).max() ?? 0) + 1
     // Many embeddings have more rows than the tokenizer has tokens.
     let rows = base.vocabularyRows ?? 0
-    let grown = count > rows ? try base.growingVocabulary(to: count, identity: base.claimedIdentity ?? base.hash(threads: threads)) : base
+    let grown = count > rows ? try base.resizingVocabulary(to: count, identity: base.claimedIdentity ?? base.hash(threads: threads)) : base
     self.base = grown.withFiles(files.map { Checkpoint.SmallFile(name: $0.key, section: StoredSection(.file, bytes: $0.value)) })
   }
 }

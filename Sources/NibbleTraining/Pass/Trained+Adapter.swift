@@ -12,6 +12,7 @@ extension Trained {
     let (linears, tables) = (model.linears, model.embeddings)
     let modules = ModuleNames(linears.map(\.name) + tables.map(\.name), of: model.checkpoint)
     let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
+    try file.checkLayers(of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
     let held = Set(file.mapped.checkpoint.tensors.map(\.name))
     let file = try model.withShared(file, modules)
@@ -24,19 +25,23 @@ extension Trained {
       switch fitted.place {
       case .layer(let index): self.modules[linears[index].id] = own
       case .table(let index):
-        try checkTable(tables[index], fitted.module, file, model)
+        try checkTable(fitted.module, file, model)
         self.tables[tables[index].id] = own
       }
     }
     for one in shared.values { one.isStored = held.contains(ByteName(one.name)) }
     try addReplacements(file, parameters, model)
     try share(file, model)
+    let head = model.headTable
+    let ownHead = file.tokenRows.contains { rows in modules.index(of: rows.path).map { $0 < linears.count && linears[$0].id == head?.id } ?? false }
     for rows in file.tokenRows {
       guard let index = modules.index(of: rows.path) else { continue }
-      guard index >= linears.count else {
-        throw NibbleError.usage("\(path: file.path): rows of \(subject: rows.path), which is no embedding, are not trained")
+      guard let table = index >= linears.count ? tables[index - linears.count] : head, index >= linears.count || linears[index].id == table.id
+      else {
+        throw NibbleError.usage(
+          "\(path: file.path): rows of \(subject: rows.path), which is no embedding and no language head, are not trained")
       }
-      try add(rows, of: tables[index - linears.count], file, model)
+      try add(rows, of: table, sharing: !ownHead, file, model)
     }
   }
 
@@ -61,11 +66,8 @@ extension Trained {
     }
   }
 
-  private func checkTable(
-    _ table: Embedding, _ module: AdapterFile.AdaptedModule, _ file: AdapterFile, _ model: Model
-  ) throws {
-    guard table.id == model.tokenEmbedding?.id else { throw file.mismatch(module.path, "is no embedding of tokens") }
-    // PEFT turns the factors around and gives them to the head.
+  private func checkTable(_ module: AdapterFile.AdaptedModule, _ file: AdapterFile, _ model: Model) throws {
+    // PEFT turns the factors around, gives them to the head, and lets the optimizer take two steps on the numbers that both have.
     let isShared = file.config.ensuresWeightTying && Self.namesPEFTTies.contains { ModuleChoice.is(module.path, $0) }
     guard !isShared || model.tied == nil else {
       throw NibbleError.usage("\(path: file.path): ensure_weight_tying with factors of an embedding is not trained")
@@ -143,21 +145,13 @@ extension Trained {
   }
 
   private mutating func add(
-    _ rows: AdapterFile.TokenRows, of table: Embedding, _ file: AdapterFile, _ model: Model
+    _ rows: AdapterFile.TokenRows, of table: Embedding, sharing: Bool, _ file: AdapterFile, _ model: Model
   ) throws {
     guard !rows.tokens.isEmpty, rows.values.shape == [rows.tokens.count, table.width],
       rows.tokens.allSatisfy({ $0 < table.count })
     else {
       throw file.mismatch(rows.path, "has rows of shape \(rows.values.shape) for \(table.count) tokens of \(table.width)")
     }
-    guard !isTrained(table) else { throw file.mismatch(rows.path, "is replaced by rows, and adapted or replaced whole") }
-    let own = TrainedRows(try Self.tensor(rows.values, file), tokens: rows.tokens)
-    self.rows[table.id] = own
-    // A head that shares the embedding's weight shares its rows.
-    guard table.id == model.tokenEmbedding?.id, let head = model.tied?.head, matrices[head.id] == nil else { return }
-    guard modules[head.id] == nil else {
-      throw NibbleError.usage("\(path: file.path): rows of tokens in a head that is adapted itself are not trained")
-    }
-    self.rows[head.id] = own
+    try add(TrainedRows(try Self.tensor(rows.values, file), tokens: rows.tokens), of: table, sharing: sharing, model)
   }
 }

@@ -20,7 +20,7 @@ public struct LayerRanks: Sendable, Equatable {
   }
 }
 
-/// The rank and alpha of every layer: those of the first pattern that is found in its path, or of its kind or half, or the common ones.
+/// The rank and alpha of every module: those of the first pattern that is found in its path, or of its kind or half, or the common ones.
 struct LayerFactors {
   private let options: AdapterOptions
   private let ranks: [(Pattern, Int)]
@@ -45,18 +45,18 @@ struct LayerFactors {
   /// The number of the layer that a module is part of.
   private static func number(_ path: String) -> Int? { path.split(separator: ".").lazy.compactMap { Int($0) }.first }
 
-  func rank(of layer: Linear) throws -> Int {
-    if let found = try ranks.first(where: { try $0.0.isFound(in: layer.name) }) { return found.1 }
+  func rank(of path: String) throws -> Int {
+    if let found = try ranks.first(where: { try $0.0.isFound(in: path) }) { return found.1 }
     let own = options.layerRanks
-    if let rank = own.attention, attention.contains(layer.name) { return rank }
-    if let rank = own.mlp, mlp.contains(layer.name) { return rank }
-    guard let number = Self.number(layer.name) else { return options.rank }
+    if let rank = own.attention, attention.contains(path) { return rank }
+    if let rank = own.mlp, mlp.contains(path) { return rank }
+    guard let number = Self.number(path) else { return options.rank }
     return (2 * number < depth ? own.firstHalf : own.secondHalf) ?? options.rank
   }
 
-  /// What the product of a layer's factors is multiplied with.
-  func scale(of layer: Linear, rank: Int, _ method: TrainableMethod) throws -> Double {
-    let own = try alphas.first { try $0.0.isFound(in: layer.name) }?.1
+  /// What the product of a module's factors is multiplied with.
+  func scale(of path: String, rank: Int, _ method: TrainableMethod) throws -> Double {
+    let own = try alphas.first { try $0.0.isFound(in: path) }?.1
     let counted = own == nil && options.fixesScale ? options.rank : rank
     guard method.method.alphaKey != nil else { return 1 }
     return method.method.scale(

@@ -17,7 +17,7 @@ struct StartSources {
   /// - Parameter ranks: of the layers that are adapted, as they are asked for
   /// - Throws: `.usage` for what a start needs and has not, or has and does not need; `.adapterMismatch` for statistics or an original of another
   ///   model; `.badInput` for broken statistics
-  init(_ options: AdapterOptions, on model: Model, _ ranks: [(layer: Linear, rank: Int)]) throws {
+  init(_ options: AdapterOptions, on model: Model, _ ranks: [(layer: AdaptablePlace, rank: Int)]) throws {
     (self.options, engine) = (options, model.engine)
     let (start, word) = (options.start, options.start.rawValue)
     guard start.need == .statistics || options.statistics == nil else { throw NibbleError.usage("\(.initLora, word) goes by no statistics; leave out \(.statistics)") }
@@ -36,7 +36,7 @@ struct StartSources {
     spread = try SpreadRanks(ranks, rho: number(FactorStart.rho), statistics, seed: options.seed, engine.team)
   }
 
-  private mutating func take(_ original: Checkpoint?, _ model: Model, _ layers: [Linear]) throws {
+  private mutating func take(_ original: Checkpoint?, _ model: Model, _ layers: [AdaptablePlace]) throws {
     guard let original else {
       throw NibbleError.usage(
         "\(.initLora, options.start.rawValue) makes up for what packing took; name the model that \(path: model.path) was packed from with \(.original)")
@@ -62,7 +62,7 @@ struct StartSources {
   private func number(_ setting: MethodSetting) -> Double { options.startSettings[setting.key] ?? setting.standard ?? 0 }
 
   /// The rank of a layer for which `rank` was asked; 0 for a layer that is not to be adapted.
-  func rank(of layer: Linear, _ rank: Int) -> Int { spread?.ranks[layer.id] ?? rank }
+  func rank(of layer: AdaptablePlace, _ rank: Int) -> Int { spread?.ranks[layer.id] ?? rank }
 
   /// What the rank of a layer that is now `rank` counts as in its scale, and what that is multiplied with.
   func scaling(_ asked: Int, now rank: Int, isStabilized: Bool) -> (rank: Int, factor: Double) {
@@ -71,7 +71,7 @@ struct StartSources {
     return (asked, isStabilized ? (Double(rank) / Double(asked)).squareRoot() : 1)
   }
 
-  func material(for layer: Linear) throws -> StartMaterial {
+  func material(for layer: AdaptablePlace) throws -> StartMaterial {
     var material = StartMaterial()
     (material.settings, material.original, material.directions) = (options.startSettings, originals[layer.name], spread?.directions[layer.id])
     guard options.start.need == .statistics, spread == nil else { return material }
@@ -87,7 +87,7 @@ private struct SpreadRanks {
   private(set) var directions: [ParameterID: InputDirections] = [:]
 
   /// - Parameter rho: how many times its own rank a layer may get at most
-  init(_ layers: [(layer: Linear, rank: Int)], rho: Double, _ statistics: StatisticsFile, seed: UInt64, _ team: Team) throws {
+  init(_ layers: [(layer: AdaptablePlace, rank: Int)], rho: Double, _ statistics: StatisticsFile, seed: UInt64, _ team: Team) throws {
     // Layers that take the same may all have as many as any of them.
     var most: [String: Int] = [:]
     for (layer, rank) in layers {
@@ -113,7 +113,7 @@ private struct SpreadRanks {
 }
 
 extension StatisticsFile {
-  fileprivate func moments(_ layer: Linear) throws -> InputMoments? {
+  fileprivate func moments(_ layer: AdaptablePlace) throws -> InputMoments? {
     try inputs(of: layer.name, count: layer.inputs).map { InputMoments(second: $0.second, mean: $0.mean, inputs: layer.inputs) }
   }
 }

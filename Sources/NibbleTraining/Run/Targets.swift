@@ -1,7 +1,7 @@
 import NibbleAdapters
 import NibbleModels
 
-/// The layers that get LoRA factors.
+/// The modules that are adapted.
 struct Targets {
   private enum Choice {
     case all, attention, mlp
@@ -19,11 +19,11 @@ struct Targets {
     }
   }
 
-  /// Whether these are all linear layers.
-  var isEverything: Bool { if case .all = choice { true } else { false } }
+  /// Whether names or a pattern choose them.
+  var isNamed: Bool { if case .named = choice { true } else { false } }
 
   /// The names asked for; empty for other choices.
-  var names: [String] { if case .named(.names(let names)) = choice { names } else { [] } }
+  var names: [String] { if case .named(let choice) = choice { choice.names } else { [] } }
 
   func contains(_ path: String, _ parts: NetworkParts) throws -> Bool {
     switch choice {

@@ -38,48 +38,50 @@ extension Trained {
       options.rank *= times
       options.alpha *= kind?.isRankStabilized == true ? Double(times).squareRoot() : Double(times)
     }
-    let adapted = model.linears.filter { modules[$0.id] != nil }
+    let adapted =
+      model.linears.compactMap { layer in modules[layer.id].map { (name: layer.name, module: $0) } }
+      + model.embeddings.compactMap { table in tables[table.id].map { (name: table.name, module: $0) } }
     let heads = headModules(model)
     let isClassifier = !heads.isEmpty
     let whole = heads + wholePaths(model).filter { path in !heads.contains { path == $0 || path.hasPrefix($0 + ".") } }
     func pattern(_ path: String) -> String { path.replacing(".", with: "\\.") }
-    let ranks = adapted.compactMap { layer in modules[layer.id].map { (layer, rank($0.shape)) } }.filter { $0.1 != options.rank }
+    let ranks = adapted.map { ($0, rank($0.module.shape)) }.filter { $0.1 != options.rank }
     let isStabilized = kind?.isRankStabilized == true
-    let alphas = adapted.compactMap { layer -> (String, JSON)? in
-      guard let own = modules[layer.id], method.hasPatterns else { return nil }
-      let root = Double(rank(own.shape))
-      let alpha = (own.scale * (isStabilized ? root.squareRoot() : root) * 1e6).rounded() / 1e6
-      return alpha == options.alpha ? nil : (pattern(model.path(ofModule: layer.name)), JSON(alpha))
+    let alphas = adapted.compactMap { one -> (String, JSON)? in
+      guard method.hasPatterns else { return nil }
+      let root = Double(rank(one.module.shape))
+      let alpha = (one.module.scale * (isStabilized ? root.squareRoot() : root) * 1e6).rounded() / 1e6
+      return alpha == options.alpha ? nil : (pattern(model.path(ofModule: one.name)), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
     let base = options.baseName.map { (name: $0.name, revision: $0.revision) } ?? model.checkpoint.nameForAdapters
     let paths = adapted.map { model.path(ofModule: $0.name) }
     let known = model.linears.map(\.name) + model.parameterNames.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) }
-    func short(_ paths: [String]) -> [String] {
+    let excluded = options.excludedPaths(kind?.method ?? LoRA.self, on: model), open = known.filter { !excluded.contains($0) }
+    func short(_ paths: [String], among known: [String]) -> [String] {
       model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })
     }
     // Modules that a setting names are named by themselves: PEFT looks for their names among the targets.
-    let groups = Dictionary(grouping: adapted) { layer in
-      method.settings.filter { $0.namesModules && modules[layer.id]?.shape.settings[$0.key] == 1 }.map(\.key)
-    }.mapValues { short($0.map { model.path(ofModule: $0.name) }) }
-    let names = groups.count < 2 ? short(paths) : Set(groups.values.joined()).sorted()
+    let groups = Dictionary(grouping: adapted) { one in
+      method.settings.filter { $0.namesModules && one.module.shape.settings[$0.key] == 1 }.map(\.key)
+    }.mapValues { short($0.map { model.path(ofModule: $0.name) }, among: open) }
+    let names = groups.count < 2 ? short(paths, among: open) : Set(groups.values.joined()).sorted()
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
     let factors: [(String, JSON)] =
       (method.rankKey.map { [($0, JSON(options.rank))] } ?? []) + (method.alphaKey.map { [($0, alpha)] } ?? [])
       + (method.dropoutKey.map { [($0, JSON(options.dropout))] } ?? [])
       + (method.keys.contains("use_rslora") ? [("use_rslora", .bool(isStabilized))] : [])
-    let flags = method.flagMembers
+    let flags = method.flagMembers + options.flags.sorted().map { ($0, .bool(true)) }
     let settings = method.settings.flatMap { one -> [(String, JSON)] in
       if one.namesModules {
         return [(one.key, JSON(Set(groups.filter { $0.key.contains(one.key) }.values.joined()).sorted()))]
       }
       let common = options.common(one)
-      let others = adapted.compactMap { layer -> (String, JSON)? in
-        guard options.settingPatterns.contains(where: { $0.key == one.key }), let own = modules[layer.id]?.shape.settings[one.key],
-          own != common
+      let others = adapted.compactMap { place -> (String, JSON)? in
+        guard options.settingPatterns.contains(where: { $0.key == one.key }), let own = place.module.shape.settings[one.key], own != common
         else { return nil }
-        return (pattern(model.path(ofModule: layer.name)), one.json(own))
+        return (pattern(model.path(ofModule: place.name)), one.json(own))
       }
       let says = !(one.isImplied && common == one.standard)
       return (says ? common.map { [(one.key, one.json($0))] } ?? [] : []) + (others.isEmpty ? [] : [(one.patternKey, .object(others))])
@@ -87,7 +89,8 @@ extension Trained {
     let targets: [(String, JSON)] = [
       ("target_modules", JSON(names)),
       ("modules_to_save", whole.isEmpty ? .null : JSON(whole)),
-    ]
+    ] + (excluded.isEmpty ? [] : [("exclude_modules", JSON(short(excluded.map { model.path(ofModule: $0) }, among: known)))])
+    let repeated: [(String, JSON)] = options.layerReplication.isEmpty ? [] : [("layer_replication", options.replicationJSON)]
     let patterns: [(String, JSON)] =
       !method.hasPatterns
       ? []
@@ -95,7 +98,7 @@ extension Trained {
         ("rank_pattern", .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) })),
         ("alpha_pattern", .object(alphas)),
       ]
-    let isConv1D = adapted.contains(where: \.isConv1D), isCommon = method.keys.contains("init_lora_weights")
+    let isConv1D = model.linears.contains { modules[$0.id] != nil && $0.isConv1D }, isCommon = method.keys.contains("init_lora_weights")
     let bias = options.bias == .loraOnly ? method.onlyBias : options.bias.rawValue
     let start = ["init_lora_weights", "init_ia3_weights", "init_weights"].first { method.keys.contains($0) }
     let last: [(String, JSON)] =
@@ -106,10 +109,9 @@ extension Trained {
       [
         ("peft_type", JSON(method.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
         ("revision", JSON(base.revision)),
-      ] + factors + flags + settings + targets + patterns + last)
-    if let table = model.tokenEmbedding, let own = rows[table.id] {
-      return config.setting("trainable_token_indices", to: .object([(model.path(ofModule: table.name), JSON(own.tokens))]))
-    }
+      ] + factors + flags + settings + targets + repeated + patterns + last)
+    let rows = namedRows(model)
+    if !rows.isEmpty { return config.setting("trainable_token_indices", to: .object(rows.map { ($0.path, JSON($0.tokens)) })) }
     return options.keepsTied && model.tied != nil ? config.setting("ensure_weight_tying", to: true) : config
   }
 

@@ -38,23 +38,6 @@ extension Trained {
     matrices[head.id] = one
   }
 
-  /// Rows of some tokens in the embedding and in a head that shares its weight, unless they are trained whole.
-  ///
-  /// - Throws: `.usage` for a shared head with factors of its own
-  mutating func addTokenRows(_ tokens: [Int], _ model: Model) throws {
-    guard !tokens.isEmpty, let table = model.tokenEmbedding, !isTrained(table) else { return }
-    let values = FloatStore(count: tokens.count * table.width)
-    for (index, token) in tokens.enumerated() { table.matrix.rows(token..<token + 1, into: values.start + index * table.width) }
-    let name = AdapterFile.prefix + model.path(ofModule: table.name) + AdapterFile.tokenSuffix
-    let own = TrainedRows(TrainedTensor(name, [tokens.count, table.width], values), tokens: tokens)
-    rows[table.id] = own
-    guard let head = model.tied?.head, matrices[head.id] == nil else { return }
-    guard modules[head.id] == nil else {
-      throw NibbleError.usage("\(.addTokens): rows of \(subject: head.name) are not trained beside its factors; leave it out of \(.targetModules)")
-    }
-    rows[head.id] = own
-  }
-
   /// The bias of a layer, where it has one.
   mutating func addBias(of layer: Linear, _ model: Model) {
     guard let bias = layer.bias else { return }

@@ -107,15 +107,47 @@ def draw_settings(case, drawn, model, simple=False):
         size = model.config.vocab_size
         tokens = rng.sample(range(size), rng.randint(1, 4))
         settings["trainable_token_indices"] = tokens if case.chance(0.5) else {rng.choice(modules.table + modules.head): tokens}
-        if modules.embeddings and case.chance(0.3):
-            name = rng.choice(modules.embeddings)
+        # PEFT's rows leave out what else a kind of embedding does, such as OPT's offset of positions.
+        plain = [one for one in modules.embeddings if all(type(module) is torch.nn.Embedding for path, module in modules.paths.items()
+                                                          if path.endswith(one))]
+        if plain and case.chance(0.3):
+            name = rng.choice(plain)
             rows = next(module.num_embeddings for path, module in modules.paths.items() if path.endswith(name))
             settings["trainable_token_indices"] = {modules.table[0]: tokens, name: rng.sample(range(rows), 1)}
     if case.chance(0.15):
         settings["ensure_weight_tying"] = True
     if case.chance(0.1):
         settings["init_lora_weights"] = rng.choice(["gaussian", False])
+    if case.chance(0.08):
+        draw_parameters(case, modules, settings)
+    if case.chance(0.08) and modules.layers > 1:
+        draw_layers(case, modules, settings)
     return settings
+
+
+def draw_parameters(case, modules, settings):
+    """Factors of weights as they are stored, beside those of modules or alone."""
+    if any(settings.get(key) for key in ("use_dora", "use_qalora", "lora_bias", "ensure_weight_tying")) or not isinstance(settings["target_modules"], list):
+        return
+    settings.pop("fan_in_fan_out", None)
+    left = [one for one in settings["target_modules"] if case.chance(0.3) and not modules.has_conv1d]
+    taken = {one.rsplit(".", 1)[-1] for one in left} | set(settings.get("modules_to_save", []))
+    tokens = settings.get("trainable_token_indices", [])
+    places = [one for one in modules.linear + modules.head + modules.table + modules.embeddings if one not in taken]
+    if places and not tokens:
+        settings |= {"target_modules": left, "target_parameters": [one + ".weight" for one in some(case.rng, places)]}
+
+
+def draw_layers(case, modules, settings):
+    """Layers in another order, some of them more than once. What is trained in place is one for all copies of a layer in PEFT."""
+    if settings.get("bias", "none") != "none" or settings.get("layers_to_transform") is not None:
+        return
+    inside = set(modules.linear + modules.norms)
+    if inside & set(settings.get("modules_to_save", [])):
+        return
+    count = modules.layers
+    starts = [case.rng.randrange(count) for _ in range(case.rng.randint(1, 3))]
+    settings["layer_replication"] = [[start, case.rng.randint(start + 1, count)] for start in starts]
 
 
 def draw_qalora(case, modules, settings):

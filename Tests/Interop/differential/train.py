@@ -288,9 +288,22 @@ def fresh(case, drawn, model):
     method = rng.choice(["lora", "rslora", "dora"] if case.chance(0.6) else others)
     words = ["--method", method, "--lora-r", rng.choice([1, 3, 8]), "--lora-alpha", rng.choice([1, 4, 16])]
     words += ["--target-modules", rng.choice(["all-linear", "attention", "mlp", ",".join(some(rng, modules.linear))])]
+    tables = modules.table + modules.embeddings
     if case.chance(0.3):
         words += ["--bias", rng.choice(["all", "lora_only"])]
-    if case.chance(0.4):
+    if method in ("lora", "rslora") and case.chance(0.2):
+        words += ["--lora-bias"]
+    elif method in ("lora", "rslora", "dora") and case.chance(0.25):
+        words[words.index("--target-modules") + 1] = ",".join(some(rng, modules.linear) + some(rng, tables, 2) + some(rng, modules.head or tables, 1))
+    if case.chance(0.2) and len(modules.linear) > 1:
+        words[words.index("--target-modules") + 1] = ",".join(modules.linear)
+        words += ["--exclude-modules", rng.choice([rng.choice(modules.linear), rf".*\.0\..*{rng.choice(modules.linear)}"])]
+    if case.chance(0.25):
+        size = model.config.vocab_size
+        words += ["--trainable-token-indices", ",".join(map(str, rng.sample(range(size), 2)))]
+        if modules.head and case.chance(0.4):
+            words += ["--trainable-token-indices", f"{rng.choice(modules.head)}={rng.randrange(size)}"]
+    elif case.chance(0.4):
         kinds = [one for one in (modules.head, modules.table, modules.embeddings, modules.norms, modules.heads) if one]
         words += ["--modules-to-save", ",".join(some(rng, rng.choice(kinds), 2))]
     case.note(words=words)

@@ -1,0 +1,52 @@
+import NibbleCore
+
+// PEFT's `target_parameters`: factors of a parameter as its module holds it, B · A in its shape. Of a linear layer's weight, which is
+// stored [outputs, inputs], that is what a module's factors are. A Conv1D's weight and an embedding's are stored [inputs, outputs]: these
+// factors are the layer's, turned.
+
+extension AdapterConfig {
+  /// The parameter of module `path` that factors are of; nil for factors of the module.
+  func parameter(of path: String) -> String? {
+    targetParameters.lazy.compactMap { target -> String? in
+      let name = String(target.split(separator: ".").last ?? "")
+      let full = path + "." + name
+      return full == target || full.hasSuffix("." + target) ? name : nil
+    }.first
+  }
+
+  /// What patterns of ranks and alphas are looked for in.
+  func patternPath(_ path: String) -> String { parameter(of: path).map { path + "." + $0 } ?? path }
+
+  /// Why `target_parameters` cannot be what the configuration says; nil where it can, or is not there.
+  static func refusalOfParameters(_ targets: [String], _ config: JSON, flags: Set<String>, _ method: any AdapterMethod.Type) -> MessageText? {
+    guard !targets.isEmpty else { return nil }
+    if let other = targets.first(where: { $0.split(separator: ".").last != "weight" }) {
+      return "\(key: "target_parameters") names \(quoted(other)): factors of other parameters than the weights of layers and embeddings, such as "
+        + "fused experts, are not implemented"
+    }
+    let odd = ["fan_in_fan_out", "lora_bias"].first(where: flags.contains) ?? method.flag
+      ?? ((config["lora_dropout"]?.double ?? 0) > 0 ? "lora_dropout" : nil)
+    return odd.map { "\(key: $0) does not go with \(quoted("target_parameters")), in PEFT either" }
+  }
+}
+
+extension AdapterFile.AdaptedModule {
+  /// The module of a layer or embedding whose weight is stored [inputs, outputs], if its factors are of that parameter.
+  func turned(as kind: ModuleShape.Kind) -> AdapterFile.AdaptedModule {
+    guard isParameter, !shape.isTurned, let outputs = shape.outputs, let input = shape.inputs else { return self }
+    var own = self
+    own.turn(ModuleShape(kind, input: [outputs], outputs: input, rank: shape.rank, settings: shape.settings))
+    return own
+  }
+}
+
+extension AdapterFile {
+  /// Throws for factors of parameters, whose modules only a base shows.
+  ///
+  /// - Parameter purpose: what cannot be done with them
+  func checkHasNoParameters(_ purpose: MessageText) throws {
+    guard let one = modules.first(where: \.isParameter) else { return }
+    throw NibbleError.usage(
+      "\(path: path) has factors of parameters (\(quoted("target_parameters"))), \(subject: one.path) the first, which \(purpose); merge it instead")
+  }
+}
