@@ -30,7 +30,7 @@ extension StreamJob {
       transformer, windows, targets, biases: try changedBiases(of: transformer, in: model), options, rules: rules, journal: journal,
       progress: progress)
     do { try pass.run() } catch let error as NibbleError {
-      guard let journal, error.isPassing else { throw error }
+      guard journal != nil, error.isPassing else { throw error }
       throw NibbleError(error.kind, error.text + "; the codes decided so far are kept, and \(.resume) goes on from there")
     }
     let changes = Dictionary(pass.report.certificates.map { ($0.name, $0.change) }, uniquingKeysWith: { first, _ in first })

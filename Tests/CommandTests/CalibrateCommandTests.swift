@@ -88,7 +88,7 @@ struct CalibrateCommandTests {
     // The model it was packed from needs no correction.
     #expect(try Program.run(["merge", stories, adapter, "-o", folder.file("merged"), "--min-survival", "0"]).code == 5)
     for (flags, words) in [
-      (["--encoder", "mse", "--correction", "4"], "--encoder calibrated"), (["--encoder", "calibrated", "--correction", "0"], "--correction 0"),
+      (["--encoder", "calibrated", "--correction", "0"], "--correction 0"),
       (["--correction-output", "x"], "goes with --correction"),
       (["--encoder", "calibrated", "--correction", "4", "--correction-output", adapter] + given, adapter),
       (["--encoder", "calibrated", "--correction", "4", "--correction-output", folder.file("b.nbl")] + given, "the output itself"),

@@ -66,11 +66,11 @@ struct TextTests {
       return (x, d)
     }
     func moments(_ factor: Float) -> Stage {
-      var (x, d) = rows(factor)
-      for place in x.indices { d[place] += x[place] }
+      let (x, lack) = rows(factor)
+      let packed = FloatStore(x), float = FloatStore(zip(x, lack).map(+))
       let stage = Stage(inputs: 4, residual: nil, cap: 100)
       stage.add(
-        .init(count: 8, packed: &x, float: &d, residual: nil, lack: nil, isHeldOut: false), isAlsoMeasured: true, team)
+        .init(count: 8, packed: packed.start, float: float.start, residual: nil, lack: nil, isHeldOut: false), isAlsoMeasured: true, team)
       return stage
     }
     let plain = moments(1), massive = moments(1e4)

@@ -29,7 +29,7 @@ public struct StatisticsFile: Sendable {
     let metadata = Dictionary(file.metadata, uniquingKeysWith: { first, _ in first })
     let bad = NibbleError.badInput("\(path: path): not a file of statistics that 'nibble calibrate' writes")
     guard metadata["format"] == Self.format, metadata["version"] == "1" else { throw bad }
-    guard let model = metadata["model"].flatMap { Digest128(hex: $0) }, let tokens = metadata["tokens"].flatMap({ Int($0) }), tokens > 0,
+    guard let model = metadata["model"].flatMap({ Digest128(hex: $0) }), let tokens = metadata["tokens"].flatMap({ Int($0) }), tokens > 0,
       let text = metadata["text"], let layers = metadata["layers"], let json = try? JSON.parse(layers),
       case .object(let object) = json
     else { throw bad }
@@ -67,7 +67,7 @@ public struct StatisticsFile: Sendable {
   /// - Throws: `.badInput` for other shapes, numbers that are no moments, and a file that holds energies only or no means
   package func inputs(of layer: String, count: Int) throws -> (second: FloatStore, mean: [Float])? {
     guard let owner = owners[layer] else { return nil }
-    guard !isDiagonal else { throw NibbleError.badInput("\(path: path): energies only; a start needs moments, as 'nibble calibrate' writes them without --diagonal") }
+    guard !isDiagonal else { throw NibbleError.badInput("\(path: path): holds energies only; a start needs moments") }
     guard let means = file.tensor(owner + ".means") else {
       throw NibbleError.badInput("\(path: path): no means of \(subject: owner); write the file anew with 'nibble calibrate'")
     }

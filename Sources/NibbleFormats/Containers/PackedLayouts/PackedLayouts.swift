@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleQuant
 
 /// A layout in which other engines store packed weights in safetensors: how it is recognised and read.
-protocol PackedLayout {
+protocol PackedLayout: Sendable {
   /// What folders of it are written as where nothing else is asked for.
   static var format: OutputFormat { get }
   /// Whether that container stores the tensors of a folder with these settings in another way.
