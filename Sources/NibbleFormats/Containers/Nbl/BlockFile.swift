@@ -23,9 +23,10 @@ struct BlockFile: Container {
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { true }
 
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {
+    let targets = job.items.map(\.target)
     let table = NblWriter.emptyTable(
-      job.items.map(\.target), job.source.smallFiles, metadata: job.source.metadata, provenance: provenance, origin: job.origin)
-    return OutputSize(bytes: NblWriter.size(of: table), isExact: !job.output.compression.isOn)
+      targets, job.source.smallFiles, metadata: job.source.metadata, provenance: provenance, origin: job.origin)
+    return OutputSize(bytes: NblWriter.size(of: table, targets), isExact: !job.output.compression.isOn)
   }
 
   func openBytes(_ job: StreamJob) -> Int { OutputFile.windowSize }

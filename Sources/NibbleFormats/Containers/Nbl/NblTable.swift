@@ -58,6 +58,13 @@ struct NblTable {
     return out.bytes
   }
 
+  /// Bytes that an entry takes beside those of a table.
+  func byteCount(of tensor: Tensor) -> Int {
+    var out = ByteWriter()
+    write(tensor, &out)
+    return out.bytes.count
+  }
+
   private func write(_ tensor: Tensor, _ out: inout ByteWriter) {
     out.text(tensor.name)
     out.u8(tensor.dtype.tableCode)

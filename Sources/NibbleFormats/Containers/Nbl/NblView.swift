@@ -15,8 +15,9 @@ struct NblView: Sendable {
       return
     }
     let files = checkpoint.smallFiles.filter { $0.name != "README.md" }  // says what the folder is, and is no part of the model
-    var table = NblWriter.emptyTable(
-      checkpoint.tensors.map { TensorTarget(keeping: $0) }, files, metadata: checkpoint.metadata, provenance: nil, origin: nil)
+    let targets = checkpoint.tensors.map { TensorTarget(keeping: $0) }
+    var table = NblWriter.emptyTable(targets, files, metadata: checkpoint.metadata, provenance: nil, origin: nil)
+    table.tensors = targets.map(NblWriter.entry)
     let sections = files.map(\.section) + checkpoint.tensors.flatMap(\.sections)
     var end = NblHeader.length + table.bytes.count
     var number = 0

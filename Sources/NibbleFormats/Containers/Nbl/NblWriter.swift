@@ -16,15 +16,14 @@ final class NblWriter: CheckpointWriter {
     metadata: [(key: String, value: String)], provenance: JSON?, origin: ModelOrigin?, compression: CompressionChoice, expectedSize: Int
   ) throws {
     table = Self.emptyTable(targets, files, metadata: metadata, provenance: provenance, origin: origin)
-    tableLength = table.bytes.count
+    tableLength = Self.tableLength(table, targets)
     self.compression = compression
     file = try staged.file(expectedSize: expectedSize)
     cursor = SectionCursor(file, at: NblHeader.length + tableLength, alignment: NblHeader.alignment)
     table.files = []
-    table.tensors = []
   }
 
-  /// The table as it will be, but for places, checksums and digests.
+  /// The table as it will be, but for tensors, places and checksums.
   static func emptyTable(
     _ targets: [TensorTarget], _ files: [Checkpoint.SmallFile], metadata: [(key: String, value: String)],
     provenance: JSON?, origin: ModelOrigin?
@@ -41,21 +40,30 @@ final class NblWriter: CheckpointWriter {
     if let provenance { table.texts.append(("provenance", provenance.text())) }
     if let origin { table.texts.append(("origin", origin.json.text())) }
     table.files = files.map { ($0.name, NblTable.Section(kind: .file, plainLength: $0.section.plainLength)) }
-    table.tensors = targets.map { target in
-      NblTable.Tensor(
-        name: target.name.text, dtype: target.dtype, isTransposed: target.isTransposed, shape: target.shape,
-        encoding: target.encoding, storage: target.foreign.storage,
-        sections: target.sections.map { NblTable.Section(kind: $0.kind, plainLength: $0.length) })
-    }
     return table
   }
 
+  /// The entry of a tensor as it will be, but for places, checksums and digest.
+  static func entry(_ target: TensorTarget) -> NblTable.Tensor {
+    NblTable.Tensor(
+      name: target.name.text, dtype: target.dtype, isTransposed: target.isTransposed, shape: target.shape,
+      encoding: target.encoding, storage: target.foreign.storage,
+      sections: target.sections.map { NblTable.Section(kind: $0.kind, plainLength: $0.length) })
+  }
+
+  /// Bytes of the table with all entries, made one at a time: there may be hundreds of thousands.
+  private static func tableLength(_ table: NblTable, _ targets: [TensorTarget]) -> Int {
+    targets.reduce(table.bytes.count) { $0 + table.byteCount(of: entry($1)) }
+  }
+
   /// Bytes of the file if nothing is compressed.
-  static func size(of table: NblTable) -> Int {
-    var size = NblHeader.length + table.bytes.count
-    for section in table.files.map(\.section) + table.tensors.flatMap(\.sections) {
-      size = (aligned(size, to: NblHeader.alignment) ?? size) + section.plainLength
-    }
+  ///
+  /// - Parameter table: without its tensors
+  static func size(of table: NblTable, _ targets: [TensorTarget]) -> Int {
+    var size = NblHeader.length + tableLength(table, targets)
+    func place(_ length: Int) { size = (aligned(size, to: NblHeader.alignment) ?? size) + length }
+    for (_, section) in table.files { place(section.plainLength) }
+    for target in targets { for section in target.sections { place(section.length) } }
     return size
   }
 
