@@ -42,7 +42,8 @@ final class CalibrationPass {
   /// The residual streams of all windows, [tokens, width], in the float and in the packed model.
   private let float: FloatStore
   private let packed: FloatStore
-  private let scratch = Scratch()
+  /// What a batch is computed in; given back while codes are chosen.
+  private var scratch = Scratch()
   /// Where decisions are kept for a run that goes on from here.
   private let journal: CodeJournal?
   private let progress: (Int, Int) -> Void
@@ -244,6 +245,7 @@ final class CalibrationPass {
   private func code(_ linears: [Linear], _ stage: Stage) throws -> [Linear] {
     let wanted = linears.compactMap { targets[$0.id] }
     guard let first = wanted.first else { return linears }
+    scratch = Scratch()
     let coder = try TensorCoder(stage, exact, options, rules: rules, pool: pool, place: first.place)
     return try linears.map { linear in
       guard let target = targets[linear.id] else { return linear }
