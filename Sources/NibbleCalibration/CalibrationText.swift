@@ -61,6 +61,19 @@ public struct CalibrationText: Sendable {
     self.init(windows: chosen.map(\.window), source: "text")
   }
 
+  /// The first windows that come to `tokens` tokens, the last cut.
+  ///
+  /// - Throws: `.usage` where there is none
+  static func first(_ tokens: Int, of windows: [[Int]]) throws -> [[Int]] {
+    var (chosen, left): ([[Int]], Int) = ([], tokens)
+    for window in windows where left > 0 && !window.isEmpty {
+      chosen.append(Array(window.prefix(left)))
+      left -= chosen[chosen.count - 1].count
+    }
+    guard !chosen.isEmpty else { throw NibbleError.usage("there is no token to measure tensors with") }
+    return chosen
+  }
+
   /// Windows evenly spread over all that come to `wanted` tokens, the last one cut.
   private static func spread(_ windows: [[Int]], _ count: Int, _ wanted: Int) -> [[Int]] {
     guard wanted < count else { return windows }

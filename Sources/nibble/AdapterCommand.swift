@@ -6,9 +6,9 @@ import NibbleQuant
 
 struct AdapterCommand: ParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "adapter", abstract: "Inspect, combine, extract, resize and convert adapters.",
+    commandName: "adapter", abstract: "Inspect, check, combine, extract, resize and convert adapters.",
     subcommands: [
-      AdapterInspectCommand.self, AdapterCombineCommand.self, AdapterExtractCommand.self, AdapterResizeCommand.self,
+      AdapterInspectCommand.self, AdapterCheckCommand.self, AdapterCombineCommand.self, AdapterExtractCommand.self, AdapterResizeCommand.self,
       AdapterConvertCommand.self,
     ])
 }

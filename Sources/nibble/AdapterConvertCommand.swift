@@ -13,11 +13,12 @@ struct AdapterConvertCommand: ParsableCommand {
       other layouts, --base checks that the adapter fits and gives target_modules short names.
 
       A folder of PEFT's layout is rewritten as a plain LoRA adapter, if it is of a method that folds into one: qalora, iec, qbara. \
+      peft-uniform has one rank and one scale for all modules: vLLM and LoRAX read no patterns and would scale the others wrong. \
       --qalora-gain is for QA-LoRA adapters whose configuration does not say that they are: it records groups and gain as PEFT does.
       """)
 
   @Argument(help: "The adapter: a folder, or a GGUF file.") var path: String
-  @Option(help: "peft, mlx, gguf (default: gguf where OUT ends so, else peft).") var to: AdapterConversion.Layout?
+  @Option(help: "peft, peft-uniform, mlx, gguf (default: gguf where OUT ends so, else peft).") var to: AdapterConversion.Layout?
   @Option(help: "The checkpoint it is for.") var base: String?
   @Option(name: .shortAndLong, help: "The folder or GGUF file to write.") var output: String
   @Flag(help: "Replace an existing output.") var force = false

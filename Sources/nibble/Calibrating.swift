@@ -11,7 +11,7 @@ struct TextOptions: ParsableArguments {
     "Text to calibrate with: a text file, JSON Lines with a 'text' key in each row or rows as finetune takes them, or a folder of such files; may be repeated. Without it, the model writes its own text.",
     valueName: "TEXT|JSONL|DIR")
   static let ownHelp = ArgumentHelp(
-    "Share of the tokens that the model writes itself beside --calibration, from 0 to 1: conversations, where it has a chat template.",
+    "Share of the tokens that the model writes itself beside --calibration, between 0 and 1: conversations, where it has a chat template.",
     valueName: "SHARE")
   static let precisionHelp: ArgumentHelp =
     "Precision of the products when the model reads the text: fp32, or bf16 with float32 sums. Codes and moments are computed in fp32."

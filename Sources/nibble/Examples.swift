@@ -27,6 +27,10 @@ enum Examples {
       ("Hand a block file to transformers, codes unchanged:", "nibble convert model.nbl -o model-bnb --format bnb"),
       ("Compress it for a download:", "nibble convert model.nbl -o small.nbl --compress zstd"),
     ],
+    "ship": [
+      ("Write what four programs load, and measure each:", "nibble ship MODEL -o OUT --for vllm,ollama,mlx,bnb --data text.txt"),
+      ("The same of a merged adapter:", "nibble ship MODEL --adapter adapter -o OUT --data text.txt"),
+    ],
     "plan": [
       ("See what packing takes before it runs:", "nibble plan quantize MODEL"),
       ("The same for a merge:", "nibble plan merge MODEL adapter"),
@@ -42,6 +46,9 @@ enum Examples {
     "diff": [
       ("Measure what packing changed:", "nibble diff MODEL model.nbl"),
       ("Compare two adapters:", "nibble diff adapter other-adapter"),
+    ],
+    "why": [
+      ("Which packed tensors cost most, and how much is left without them:", "nibble why MODEL model.nbl --data text.txt"),
     ],
     "hash": [
       ("Print the identity of a file's contents:", "nibble hash model.nbl"),
@@ -95,6 +102,10 @@ enum Examples {
     "adapter inspect": [
       ("Show ranks and norms:", "nibble adapter inspect adapter"),
       ("Show what a merge into a base would keep:", "nibble adapter inspect adapter --base model.nbl"),
+    ],
+    "adapter check": [
+      ("See what vLLM will refuse, or compute otherwise:", "nibble adapter check adapter --for vllm"),
+      ("All programs, with the base's names and layers:", "nibble adapter check adapter --base model.nbl"),
     ],
     "adapter combine": [
       ("Add two adapters, weighted:", "nibble adapter combine adapter:0.7 other-adapter:0.3 -o both"),

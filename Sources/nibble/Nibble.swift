@@ -20,9 +20,9 @@ struct Nibble: ParsableCommand {
     groupedSubcommands: [
       CommandGroup(
         name: "Convert",
-        subcommands: [QuantizeCommand.self, CalibrateCommand.self, DequantizeCommand.self, ConvertCommand.self, PlanCommand.self]),
+        subcommands: [QuantizeCommand.self, CalibrateCommand.self, DequantizeCommand.self, ConvertCommand.self, ShipCommand.self, PlanCommand.self]),
       CommandGroup(
-        name: "Check", subcommands: [InspectCommand.self, VerifyCommand.self, DiffCommand.self, HashCommand.self]),
+        name: "Check", subcommands: [InspectCommand.self, VerifyCommand.self, DiffCommand.self, WhyCommand.self, HashCommand.self]),
       CommandGroup(
         name: "Run", subcommands: [GenerateCommand.self, EvaluateCommand.self, TokenizeCommand.self, ForwardCommand.self]),
       CommandGroup(name: "Train", subcommands: [FinetuneCommand.self]),

@@ -157,7 +157,7 @@ enum Summary {
 
   static func printPlan(_ job: StreamJob, json: Bool, verb: String, verbose: Bool, extra: Extra = Extra()) throws {
     let plan = job.prediction()
-    let packed = job.items.filter { $0.target.encoding.isPacked }
+    let packed = job.items.lazy.filter { $0.target.encoding.isPacked }
     let weights = job.items.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
     let packedWeights = packed.reduce(0) { $0 + $1.target.shape.reduce(1, *) }
     let packedBytes = packed.reduce(0) { total, item in

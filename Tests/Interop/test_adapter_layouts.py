@@ -126,6 +126,19 @@ def test_ranks_and_scales_of_their_own_come_through(nibble, work, layout, settin
 
 # MARK: - mlx-lm
 
+def test_with_one_rank_and_one_scale_an_adapter_is_the_same_without_patterns(nibble, work):
+    """What vLLM and LoRAX read of a configuration is r, lora_alpha and use_rslora."""
+    model_class, adapter = saved_adapter(work, LLAMA, {}, {
+        "target_modules": "all-linear", "r": 4, "lora_alpha": 6, "use_rslora": True,
+        "rank_pattern": {"q_proj": 2, "layers.0.mlp.up_proj": 7}, "alpha_pattern": {"v_proj": 3, "down_proj": 11}})
+    nibble("adapter", "check", adapter, "--for", "vllm", exits=5)
+    nibble("adapter", "convert", adapter, "--to", "peft-uniform", "-o", work / "uniform")
+    nibble("adapter", "check", work / "uniform", "--for", "vllm,lorax", "--base", work / "m")
+    config = json.loads((work / "uniform" / "adapter_config.json").read_text())
+    assert not config["rank_pattern"] and not config["alpha_pattern"] and config["r"] == 7
+    assert_same_adapter(work, model_class, adapter, work / "uniform")
+
+
 def by_mlx(folder, adapter, ids):
     """Logits of mlx-lm with the adapter."""
     mlx = pytest.importorskip("mlx.core")

@@ -59,6 +59,19 @@ struct AdapterContents {
 
   init() {}
 
+  /// The same changes with one rank and one scale: ranks below the largest are filled up with zeros, scales go into the second factor.
+  ///
+  /// - Throws: `.usage` for modules that are more than two factors
+  func uniform() throws -> AdapterContents {
+    if let odd = modules.first(where: { !$0.isPlain }) {
+      throw NibbleError.usage("\(subject: odd.path): \(odd.method.name) is more than two factors and a scale; merge the adapter instead")
+    }
+    var contents = self
+    let (rank, scale) = (largestRank, commonScale)
+    contents.modules = modules.map { $0.scaled(to: scale).padded(to: rank) }
+    return contents
+  }
+
   /// As PEFT has it.
   ///
   /// - Parameter base: what shows whether short names find the same modules as whole paths

@@ -6,6 +6,8 @@ public struct AdapterConversion: Sendable {
   /// Whose layout.
   public enum Layout: String, Sendable, CaseIterable {
     case peft, mlx, gguf
+    /// PEFT's folder with one rank and one scale for all modules: what programs compute with that read no patterns.
+    case uniform = "peft-uniform"
 
     /// What lies at `path`.
     ///
@@ -77,6 +79,7 @@ public struct AdapterConversion: Sendable {
     do {
       switch to {
       case .peft: try contents.folder(for: base).write(into: staged)
+      case .uniform: try contents.uniform().folder(for: base).write(into: staged)
       case .mlx: try MLXLayout.folder(contents).write(into: staged)
       case .gguf: try ggufWriter(contents).write(to: staged)
       }
@@ -88,7 +91,7 @@ public struct AdapterConversion: Sendable {
           "\(path: output): read again, the change of \(subject: report.worstModule) is \(report.difference) of its length away"
         )
       }
-      if to == .peft, let base { try AdapterFile.open(staged.staging).checkFits(base, as: path) }
+      if to == .peft || to == .uniform, let base { try AdapterFile.open(staged.staging).checkFits(base, as: path) }
       try staged.publish()
       return report
     } catch {
@@ -102,6 +105,7 @@ public struct AdapterConversion: Sendable {
     let contents = try source()
     switch to {
     case .peft: break
+    case .uniform: _ = try contents.uniform()
     case .mlx: _ = try MLXLayout.folder(contents)
     case .gguf: _ = try ggufWriter(contents)
     }
@@ -124,7 +128,7 @@ public struct AdapterConversion: Sendable {
 
   private func read(_ path: String, _ layout: Layout) throws -> AdapterContents {
     switch layout {
-    case .peft:
+    case .peft, .uniform:
       let file = try AdapterFile.open(path)
       if from == .peft, let base { try file.checkFits(base, as: path) }
       return try AdapterContents(file, base: from == .peft ? base : nil)

@@ -8,7 +8,8 @@ extension BitBudget {
   /// Tokens that tensors are measured with.
   public static let tokens = 512
 
-  /// What each packed tensor costs in each way, measured on a text.
+  /// What each packed tensor costs in each way, measured on a text. A tensor is packed one way, NF4 in blocks of 64, and measured; other
+  /// ways are taken to cost in proportion to their squared error of the weight.
   ///
   /// - Parameters:
   ///   - job: its packed tensors are those that may be coded otherwise
@@ -23,7 +24,7 @@ extension BitBudget {
   ) throws -> [Tensor] {
     let transformer = try model.transformer
     let targets = job.targets(of: transformer).filter { names.contains($0.value.name) }
-    let sensitivity = try Sensitivity(model, first(windows))
+    let sensitivity = try Sensitivity(model, CalibrationText.first(tokens, of: windows))
     var tensors: [Tensor] = []
     let pool = ScratchPool()
     for (layer, weights) in transformer.weights.layers.enumerated() {
@@ -39,7 +40,7 @@ extension BitBudget {
           return try Matrix(codec.encoded(values.start, task), target.dtype, rows: shape[0], columns: shape[1])
         }
         let reference = try packed(BlockCodec(.nf4))
-        let cost = try sensitivity.cost(half: 2 * layer + (isMLP ? 1 : 0), linear.id, reference)
+        let cost = try sensitivity.cost(half: 2 * layer + (isMLP ? 1 : 0), linear.id, reference).value
         // NaN would look like no gain, and the tensor would get the fewest bits.
         guard cost.isFinite else { throw NibbleError.quality("\(target.place): what packing it costs is not finite") }
         let error = squaredError(values, reference)
@@ -56,17 +57,6 @@ extension BitBudget {
     }
     guard !tensors.isEmpty else { throw NibbleError.usage("\(path: job.source.path): the model's layers have no tensor that is packed") }
     return tensors
-  }
-
-  /// The first windows of a text, the last cut.
-  private static func first(_ windows: [[Int]]) throws -> [[Int]] {
-    var (chosen, left): ([[Int]], Int) = ([], tokens)
-    for window in windows where left > 0 && !window.isEmpty {
-      chosen.append(Array(window.prefix(left)))
-      left -= chosen[chosen.count - 1].count
-    }
-    guard !chosen.isEmpty else { throw NibbleError.usage("there is no token to measure tensors with") }
-    return chosen
   }
 
   /// ‖W − Q‖²

@@ -6,11 +6,15 @@ extension Checkpoint {
     var all = self
     all.tensors += more
     all.added.formUnion(more.map(\.name))
-    for section in more.flatMap(\.sections) {
-      if case .file(let file, _) = section.source, !all.files.contains(where: { $0 === file }) { all.files.append(file) }
-    }
+    all.addFiles(of: more)
     all.sortTensors()
     return all
+  }
+
+  private mutating func addFiles(of more: [StoredTensor]) {
+    for section in more.flatMap(\.sections) {
+      if case .file(let file, _) = section.source, !files.contains(where: { $0 === file }) { files.append(file) }
+    }
   }
 
   /// The same with other values for some of its tensors.
@@ -18,7 +22,9 @@ extension Checkpoint {
   /// - Parameter identity: what it claims to be; nil for what it claims already
   package func replacing(_ other: [StoredTensor], identity: Digest128?) -> Checkpoint {
     var all = self
-    all.tensors = tensors.filter { own in !other.contains { $0.name == own.name } } + other
+    let names = Set(other.map(\.name))
+    all.tensors = tensors.filter { !names.contains($0.name) } + other
+    all.addFiles(of: other)
     all.sortTensors()
     all.claimedIdentity = identity ?? claimedIdentity
     return all

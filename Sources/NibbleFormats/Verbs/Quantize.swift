@@ -58,8 +58,7 @@ extension StreamJob {
   public static func quantize(_ source: Checkpoint, _ options: QuantizeOptions, to output: OutputSpec) throws -> StreamJob {
     try source.refuseUnknownQuantization()
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
-    var items: [Item] = []
-    for decision in decisions { items.append(try item(decision, options, source, output.format.container)) }
+    let items = try decisions.map { try item($0, options, source, output.format.container) }
     try checkPacksSomething(decisions, options, source)
     guard !items.isEmpty || source.tensors.isEmpty else { throw NibbleError.badInput("\(path: source.path): no tensors") }
     var job = StreamJob(source, items: items, output: output)

@@ -5,13 +5,12 @@ import NibbleFormats
 import NibbleModels
 import NibbleQuant
 
-/// What packing one tensor costs: the model runs over a text with that tensor alone packed, and the divergence of its answers is the cost.
+/// What another tensor in the place of one costs: the model runs over a text with that tensor alone exchanged, and the divergence of its
+/// answers is the cost.
 ///
-/// The states before each half layer are kept, so a run begins where the tensor stands. A tensor is packed one way, NF4 in blocks of 64;
-/// other ways are taken to cost in proportion to their squared error of the weight.
+/// The states before each half layer are kept, so a run begins where the tensor stands.
 final class Sensitivity {
   private let transformer: Transformer
-  private let network: any TokenNetwork
   private let runs: [TokenRun]
   private let rows: Int
   /// The residual stream before each half layer, and behind the last, [rows, width].
@@ -19,7 +18,8 @@ final class Sensitivity {
   /// Final states, or scores of the vocabulary, of the float model.
   private var answers = FloatStore(count: 0)
   private let scratch = Scratch()
-  private let isLanguage: Bool
+  /// Whether costs are KL divergences of next tokens, not relative squared distances of final states.
+  let isLanguage: Bool
   private var width: Int { transformer.shape.width }
 
   private enum Slot { static let input = 1, inner = 2, stream = 3 }
@@ -30,7 +30,6 @@ final class Sensitivity {
   /// - Throws: what passes throw
   init(_ model: Model, _ windows: [[Int]]) throws {
     transformer = try model.transformer
-    network = transformer
     runs = windows.map { TokenRun($0) }
     rows = windows.reduce(0) { $0 + $1.count }
     if case .language = transformer.head { isLanguage = true } else { isLanguage = false }
@@ -43,11 +42,13 @@ final class Sensitivity {
       step(half, next.start)
       streams.append(next)
     }
-    answers = try answer(streams[streams.count - 1])
+    answers = try answer(of: transformer, streams[streams.count - 1])
   }
 
   /// The halves of all layers in order.
-  private var halves: [HalfLayer] {
+  private var halves: [HalfLayer] { Self.halves(of: transformer) }
+
+  private static func halves(of transformer: Transformer) -> [HalfLayer] {
     transformer.weights.layers.indices.flatMap { layer in HalfLayer.Part.allCases.map { HalfLayer(transformer, layer: layer, $0) } }
   }
 
@@ -59,11 +60,12 @@ final class Sensitivity {
     half.finish(x, inner, rows, scratch)
   }
 
-  /// What the model says of the states behind its last layer; spoils nothing but its own memory.
-  private func answer(_ stream: FloatStore) throws -> FloatStore {
+  /// What a model says of the states behind its last layer; spoils nothing but its own memory.
+  private func answer(of model: Transformer, _ stream: FloatStore) throws -> FloatStore {
     let states = FloatStore(count: rows * width)
-    transformer.finished(stream.start, rows, into: states.start)
+    model.finished(stream.start, rows, into: states.start)
     guard isLanguage else { return states }
+    let network: any TokenNetwork = model
     let vocabulary = network.vocabulary, scores = FloatStore(count: rows * vocabulary)
     let batch = Batch.tokens(runs)
     for first in stride(from: 0, to: rows, by: Self.scoreRows) {
@@ -79,7 +81,7 @@ final class Sensitivity {
   /// - Parameters:
   ///   - half: which half layer, counted from the first
   ///   - id: which of its projections
-  func cost(half place: Int, _ id: ParameterID, _ matrix: Matrix) throws -> Double {
+  func cost(half place: Int, _ id: ParameterID, _ matrix: Matrix) throws -> TokenMean {
     var half = halves[place]
     half.entries = half.entries.map { $0.id == id ? $0.with(matrix) : $0 }
     if half.exit.id == id { half.exit = half.exit.with(matrix) }
@@ -87,13 +89,34 @@ final class Sensitivity {
     stream.start.update(from: streams[place].start, count: rows * width)
     step(half, stream.start)
     for next in halves.dropFirst(place + 1) { step(next, stream.start) }
-    let own = try answer(stream)
-    return isLanguage ? divergence(own) : distance(own)
+    return try cost(of: transformer, stream)
+  }
+
+  /// The cost of another model in place of this one.
+  ///
+  /// - Throws: `.badInput` for a model of another shape, and what passes throw
+  func cost(of other: Model) throws -> TokenMean {
+    let other = try other.transformer
+    guard other.shape.width == width, vocabulary(of: other) == vocabulary(of: transformer) else {
+      throw NibbleError.badInput(
+        "models of \(width) and \(other.shape.width) numbers a token, \(vocabulary(of: transformer)) and \(vocabulary(of: other)) tokens, cannot be compared")
+    }
+    let stream = FloatStore(count: rows * width)
+    try other.embedded(runs, into: stream.start)
+    for half in Self.halves(of: other) { step(half, stream.start) }
+    return try cost(of: other, stream)
+  }
+
+  private func vocabulary(of model: Transformer) -> Int { (model as any TokenNetwork).vocabulary }
+
+  private func cost(of model: Transformer, _ stream: FloatStore) throws -> TokenMean {
+    let own = try answer(of: model, stream)
+    return isLanguage ? divergence(own) : TokenMean(value: distance(own), standardError: .nan)
   }
 
   /// KL(float ‖ own), a token.
-  private func divergence(_ own: FloatStore) -> Double {
-    let vocabulary = network.vocabulary
+  private func divergence(_ own: FloatStore) -> TokenMean {
+    let vocabulary = vocabulary(of: transformer)
     let sums = FloatStore(count: rows), (p, q) = (Unchecked(answers.start), Unchecked(own.start)), out = Unchecked(sums.start)
     transformer.engine.team.split(rows, grain: 8) { part, _ in
       for row in part {
@@ -109,7 +132,7 @@ final class Sensitivity {
         out.value[row] = Float(max(sum, 0))
       }
     }
-    return sums.values.reduce(0.0) { $0 + Double($1) } / Double(max(rows, 1))
+    return TokenMean(sums.values)
   }
 
   /// ‖own − float‖² / ‖float‖²; NaN where a number is not finite.
@@ -117,5 +140,27 @@ final class Sensitivity {
     var difference = Difference()
     difference.add(answers.start, own.start, count: own.count)
     return difference.nonfinite > 0 ? .nan : difference.squaredDifference / max(difference.squaredA, 1e-30)
+  }
+}
+
+/// A mean over tokens with its standard error, tokens taken as independent.
+public struct TokenMean: Sendable {
+  /// The mean.
+  public let value: Double
+  /// NaN where it is not known.
+  public let standardError: Double
+
+  init(value: Double, standardError: Double) { (self.value, self.standardError) = (value, standardError) }
+
+  init(_ values: some Sequence<Float>) {
+    var count = 0.0, sum = 0.0, squares = 0.0
+    for value in values {
+      count += 1
+      sum += Double(value)
+      squares += Double(value) * Double(value)
+    }
+    let mean = sum / max(count, 1)
+    value = mean
+    standardError = count > 1 ? (max(squares / count - mean * mean, 0) / (count - 1)).squareRoot() : .nan
   }
 }
