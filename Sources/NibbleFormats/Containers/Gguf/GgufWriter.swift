@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleQuant
 
 /// Writes a GGUF file of float32 tensors that are made one at a time: an adapter.
 package struct GgufWriter {
@@ -23,7 +24,7 @@ package struct GgufWriter {
     self.tensors = tensors
     layout = GgufLayout(
       GgufMetadata(metadata),
-      tensors.map { .init(name: $0.name, shape: $0.shape, type: GgufType.f32.rawValue, length: $0.byteCount) })
+      tensors.map { .init(name: $0.name, shape: $0.shape, type: GGMLType.f32.number, length: $0.byteCount) })
   }
 
   /// Bytes of the file.
