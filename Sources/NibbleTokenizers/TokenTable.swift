@@ -15,6 +15,9 @@ extension Tokenizer {
     return pipeline.added.all.map { Added(text: String(decoding: $0.text, as: UTF8.self), id: $0.id, isSpecial: $0.isSpecial) }
   }
 
+  /// Whether a `tokenizer.model` holds tiktoken's ranks, not SentencePiece's pieces.
+  package static func isTiktoken(_ model: [UInt8]) -> Bool { TiktokenRanks.isRanks(model) }
+
   /// What cuts texts into tokens.
   package enum Algorithm: Sendable {
     case bytePairs, wordPiece, unigram, wordLevel, sentencePiece
