@@ -25,14 +25,14 @@ extension ModelFamily {
       ("embeddings.token_type_embeddings", "token_types"), ("embeddings.LayerNorm", "token_embd_norm"),
     ]
     let counted = (try? Pattern(#"(^|\.)embeddings\.position_ids$"#), "llama.cpp counts positions itself")
-    let pooler = (try? Pattern(#"(^|\.)pooler\.dense\."#), "llama.cpp has no pooler without a classification head")
+    let unpooled = (try? Pattern(#"(^|\.)pooler\.dense\."#), "llama.cpp has no pooler without a classification head")
     func encoder(
       _ types: [String], prefix: String, pooler: [LlamaCppNames.Pair] = [], heads: [LlamaCppNames.Pair], lost: String
     ) -> LlamaCppNames {
       var names = LlamaCppNames(
         types, architecture: "bert", prefix: prefix, layers: "encoder.layer.", inLayer: layer, whole: embeddings + pooler, heads: heads)
       names.takesAdapters = false
-      names.dropped = [counted, pooler, (try? Pattern(lost), "llama.cpp has no head that predicts tokens for this architecture")]
+      names.dropped = [counted, unpooled, (try? Pattern(lost), "llama.cpp has no head that predicts tokens for this architecture")]
       return names
     }
     let head: [LlamaCppNames.Pair] = [("classifier.dense", "cls"), ("classifier.out_proj", "cls.output")]

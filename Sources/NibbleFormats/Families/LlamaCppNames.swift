@@ -162,11 +162,14 @@ package enum LlamaCppForm: Equatable, Sendable {
   /// One is added to each number.
   case plusOne
 
+  /// Whether so many rows are whole heads of two halves.
+  package static func divides(rows: Int, heads: Int) -> Bool { heads > 0 && rows > 0 && rows % (2 * heads) == 0 }
+
   /// Where rows come from: entry i is the row of Hugging Face's tensor that is row i of llama.cpp's. nil for rows that no head divides.
   ///
   /// Row 2·j + h of a head is row j of its half h.
   package static func order(rows: Int, heads: Int) -> [Int]? {
-    guard heads > 0, rows > 0, rows % (2 * heads) == 0 else { return nil }
+    guard divides(rows: rows, heads: heads) else { return nil }
     let half = rows / heads / 2
     return (0..<rows).map { row in
       let (head, place) = row.quotientAndRemainder(dividingBy: 2 * half)

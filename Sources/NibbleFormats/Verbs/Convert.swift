@@ -4,6 +4,7 @@ import NibbleQuant
 extension StreamJob {
   /// A job that moves `source` into another container without touching a code or a weight.
   public static func convert(_ source: Checkpoint, to output: OutputSpec) throws -> StreamJob {
+    if output.format.choosesTypes { try source.refuseUnknownQuantization() }
     let items = source.tensors.map { Item(source: $0, target: TensorTarget(keeping: $0)) }
     var job = StreamJob(source, items: items, output: output)
     job.refusesNonfinite = false
@@ -12,6 +13,7 @@ extension StreamJob {
     job.provenance = { identity in
       known ?? ["tool": JSON("nibble " + nibbleVersion), "verb": "convert", "source": JSON(identity.description)]
     }
+    try output.format.container.settle(&job)
     return job
   }
 

@@ -18,12 +18,13 @@ struct GgufLayout: Sendable {
   }
 
   struct Shard: Sendable {
-    /// Everything before the data.
-    let header: [UInt8]
+    /// Everything before the data, in pieces.
+    let header: [[UInt8]]
     let tensors: [Tensor]
 
+    var headerLength: Int { header.reduce(0) { $0 + $1.count } }
     /// Bytes of the file.
-    var length: Int { tensors.reduce(header.count) { $0 + GgufLayout.padded($1.length) } }
+    var length: Int { tensors.reduce(headerLength) { $0 + GgufLayout.padded($1.length) } }
   }
 
   static let alignment = 32
@@ -32,7 +33,7 @@ struct GgufLayout: Sendable {
   let shards: [Shard]
 
   /// - Parameter maximumShard: bytes of tensors that a file holds at most, unless one tensor is larger
-  init(_ metadata: GgufMetadata, _ tensors: [Tensor], maximumShard: Int = .max) {
+  init(_ metadata: EncodedMetadata, _ tensors: [Tensor], maximumShard: Int = .max) {
     var parts: [[Tensor]] = [[]]
     var filled = 0
     for tensor in tensors {
@@ -44,13 +45,14 @@ struct GgufLayout: Sendable {
       filled += tensor.length
     }
     shards = parts.indices.map { index in
-      var own = index == 0 ? metadata : GgufMetadata()
+      var own = GgufMetadata()
       if parts.count > 1 {
         own["split.no"] = .u16(UInt16(truncatingIfNeeded: index))
         own["split.count"] = .u16(UInt16(truncatingIfNeeded: parts.count))
         own["split.tensors.count"] = .i32(Int32(truncatingIfNeeded: tensors.count))
       }
-      return Shard(header: Self.header(own, parts[index]), tensors: parts[index])
+      let known = index == 0 ? [metadata, own.encoded] : [own.encoded]
+      return Shard(header: Self.header(known, parts[index]), tensors: parts[index])
     }
   }
 
@@ -65,13 +67,13 @@ struct GgufLayout: Sendable {
 
   static func padded(_ count: Int) -> Int { ceilDivide(count, alignment) * alignment }
 
-  private static func header(_ metadata: GgufMetadata, _ tensors: [Tensor]) -> [UInt8] {
+  private static func header(_ metadata: [EncodedMetadata], _ tensors: [Tensor]) -> [[UInt8]] {
+    var start = ByteWriter()
+    start.append(GgufFile.magic)
+    start.u32(version)
+    start.u64(tensors.count)
+    start.u64(metadata.reduce(0) { $0 + $1.count })
     var out = ByteWriter()
-    out.append(GgufFile.magic)
-    out.u32(version)
-    out.u64(tensors.count)
-    out.u64(metadata.entries.count)
-    metadata.write(&out)
     var offset = 0
     for tensor in tensors {
       out.ggufText(tensor.name)
@@ -81,8 +83,9 @@ struct GgufLayout: Sendable {
       out.u64(offset)
       offset += padded(tensor.length)
     }
-    out.append([UInt8](repeating: 0, count: padded(out.bytes.count) - out.bytes.count))
-    return out.bytes
+    let length = metadata.reduce(start.bytes.count + out.bytes.count) { $0 + $1.bytes.count }
+    out.append([UInt8](repeating: 0, count: padded(length) - length))
+    return [start.bytes] + metadata.map(\.bytes) + [out.bytes]
   }
 }
 
@@ -98,8 +101,12 @@ final class GgufOutput {
   init(_ staged: StagedOutput, name: String?, _ shard: GgufLayout.Shard) throws {
     self.shard = shard
     file = try staged.file(name, expectedSize: shard.length)
-    cursor = SectionCursor(file, at: shard.header.count, alignment: GgufLayout.alignment)
-    try file.write(shard.header, at: 0)
+    cursor = SectionCursor(file, at: shard.headerLength, alignment: GgufLayout.alignment)
+    var at = 0
+    for piece in shard.header {
+      try file.write(piece, at: at)
+      at += piece.count
+    }
     try writeKnown()
   }
 

@@ -116,12 +116,21 @@ package struct GgufMetadata: Sendable {
   }
 
   /// Keys and values as the file has them.
-  func write(_ out: inout ByteWriter) {
+  var encoded: EncodedMetadata {
+    var out = ByteWriter()
     for (key, value) in entries {
       out.ggufText(key)
       value.write(&out)
     }
+    return EncodedMetadata(count: entries.count, bytes: out.bytes)
   }
+}
+
+/// Metadata as a file has it.
+struct EncodedMetadata: Sendable {
+  /// Keys.
+  let count: Int
+  let bytes: [UInt8]
 }
 
 extension ByteWriter {

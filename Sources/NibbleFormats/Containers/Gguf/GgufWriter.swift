@@ -23,7 +23,7 @@ package struct GgufWriter {
   package init(_ metadata: [(key: String, value: GgufValue)], _ tensors: [Tensor]) {
     self.tensors = tensors
     layout = GgufLayout(
-      GgufMetadata(metadata),
+      GgufMetadata(metadata).encoded,
       tensors.map { .init(name: $0.name, shape: $0.shape, type: GGMLType.f32.number, length: $0.byteCount) })
   }
 

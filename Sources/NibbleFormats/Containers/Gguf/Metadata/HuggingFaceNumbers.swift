@@ -5,7 +5,7 @@ struct HuggingFaceNumbers {
   let config: JSON
   let modelType: String
   private let defaults: JSON
-  private let place: String
+  let place: String
 
   init(_ config: JSON, _ modelType: String, place: String) {
     (self.config, self.modelType, self.place) = (config, modelType, place)
