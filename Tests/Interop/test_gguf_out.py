@@ -6,7 +6,6 @@ import logging
 import shutil
 import sys
 
-import gguf
 import pytest
 import torch
 import transformers
@@ -14,6 +13,12 @@ from conftest import ROOT
 from models import make, small_config
 
 LLAMA_CPP = ROOT / ".venv-interop" / "llama.cpp"
+# The converter's own gguf-py, which a released one may be older than.
+for module in [name for name in sys.modules if name.split(".")[0] == "gguf"]:
+    del sys.modules[module]
+sys.path.insert(0, str(LLAMA_CPP / "gguf-py"))
+import gguf  # noqa: E402
+
 TOKENIZERS = ROOT / "Tests" / "Fixtures" / "tokenizers"
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}

@@ -41,6 +41,7 @@ struct GgufPlan: Sendable {
       fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
     metadata["general.quantization_version"] = .u32(2)
     try TokenKeys(text, numbers, architecture: llamaCpp.architecture, preTokenizer: try preTokenizer(job)).write(&metadata)
+    try checkVocabulary(job)
     (encoded, metadata) = (metadata.encoded, GgufMetadata())
     job.warnings += model.warnings
   }
@@ -171,6 +172,15 @@ struct GgufPlan: Sendable {
       "\(path: job.source.path): \(rounded.count) tensors are \(source.encoding.name) already, and \(type.name) would round them once more, by another "
         + "\(decimal(100 * (try job.error(of: source, as: type)), 1)) % of \(subject: source.name.text); f16, bf16, f32 and q8_0 keep their values, quantizing the "
         + "original is better, and \(.allowRequantize) goes on all the same")
+  }
+
+  /// llama.cpp loads no embedding that has other rows than there are tokens.
+  private func checkVocabulary(_ job: StreamJob) throws {
+    guard case .texts(let tokens)? = metadata["tokenizer.ggml.tokens"],
+      let embedding = job.items.first(where: { names[$0.target.name] == "token_embd.weight" })?.target, embedding.shape.first != tokens.count
+    else { return }
+    throw NibbleError.badInput(
+      "\(path: job.source.path): \(tensor: embedding.name.text) has \(embedding.shape.first ?? 0) rows, and there are \(tokens.count) tokens")
   }
 
   // MARK: - Metadata

@@ -20,7 +20,7 @@ struct HuggingFaceNumbers {
   }
 
   private func fail(_ keys: [String], _ value: JSON) -> NibbleError {
-    .badInput("\(path: place): \(key: keys.first { config[$0] != nil } ?? keys[0]) is \(quoted(value.text()))")
+    .badInput("\(path: place): \(key: keys.first { config[$0] != nil } ?? keys[0]) is \(quoted(value.string ?? value.text()))")
   }
 
   /// A whole number.

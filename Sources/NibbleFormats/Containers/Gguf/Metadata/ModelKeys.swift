@@ -126,7 +126,7 @@ struct ModelKeys {
       guard let value = config.config[name], value != .null else { continue }
       guard let text = value.string, activations.contains(text) else {
         throw NibbleError.usage(
-          "\(path: place): \(key: name) is \(quoted(value.text())); llama.cpp computes \(quoted(architecture)) with \(activations.sorted().joined(separator: " or ")) only"
+          "\(path: place): \(key: name) is \(quoted(value.string ?? value.text())); llama.cpp computes \(quoted(architecture)) with \(activations.sorted().joined(separator: " or ")) only"
         )
       }
       return
@@ -177,7 +177,7 @@ struct RopeNumbers {
 
   private func number(_ key: String) throws -> Double? {
     guard let value = values[key] ?? config.config[key], value != .null else { return nil }
-    guard let number = value.double, number.isFinite else { throw NibbleError.badInput("\(path: place): \(key: key) is \(quoted(value.text()))") }
+    guard let number = value.double, number.isFinite else { throw NibbleError.badInput("\(path: place): \(key: key) is \(quoted(value.string ?? value.text()))") }
     return number
   }
 
