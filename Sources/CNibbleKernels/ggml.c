@@ -75,26 +75,26 @@ void nibble_ggml_decode(nibble_variant variant, nibble_ggml type, const void *bl
 }
 
 // One storage a type: `run` has no other way to know it.
-#define NIBBLE_STORAGE(type, numbers, bits_)                                                                            \
-  static void run_of_##type(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n,                   \
-                            nibble_number number, void *out) {                                                          \
-    nibble_ggml_decode(variant, nibble_##type, w->data, element, n, number, out);                                       \
-  }                                                                                                                     \
-  static const nibble_storage storage_of_##type = {.bits = bits_, .run = run_of_##type};
+#define NIBBLE_STORAGE(type, numbers, bytes_)                                                           \
+  static void run_of_##type(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n,   \
+                            nibble_number number, void *out) {                                          \
+    nibble_ggml_decode(variant, nibble_##type, w->data, element, n, number, out);                       \
+  }                                                                                                     \
+  static const nibble_storage storage_of_##type = {.together = numbers, .size = bytes_, .run = run_of_##type};
 
-NIBBLE_STORAGE(q4_0, 32, 4)
-NIBBLE_STORAGE(q4_1, 32, 5)
-NIBBLE_STORAGE(q5_0, 32, 5)
-NIBBLE_STORAGE(q5_1, 32, 6)
-NIBBLE_STORAGE(q8_0, 32, 8)
-NIBBLE_STORAGE(q2_k, 256, 2)
-NIBBLE_STORAGE(q3_k, 256, 3)
-NIBBLE_STORAGE(q4_k, 256, 4)
-NIBBLE_STORAGE(q5_k, 256, 5)
-NIBBLE_STORAGE(q6_k, 256, 6)
-NIBBLE_STORAGE(iq4_nl, 32, 4)
-NIBBLE_STORAGE(iq4_xs, 256, 4)
-NIBBLE_STORAGE(mxfp4, 32, 4)
+NIBBLE_STORAGE(q4_0, 32, 18)
+NIBBLE_STORAGE(q4_1, 32, 20)
+NIBBLE_STORAGE(q5_0, 32, 22)
+NIBBLE_STORAGE(q5_1, 32, 24)
+NIBBLE_STORAGE(q8_0, 32, 34)
+NIBBLE_STORAGE(q2_k, 256, 84)
+NIBBLE_STORAGE(q3_k, 256, 110)
+NIBBLE_STORAGE(q4_k, 256, 144)
+NIBBLE_STORAGE(q5_k, 256, 176)
+NIBBLE_STORAGE(q6_k, 256, 210)
+NIBBLE_STORAGE(iq4_nl, 32, 18)
+NIBBLE_STORAGE(iq4_xs, 256, 136)
+NIBBLE_STORAGE(mxfp4, 32, 17)
 
 const nibble_storage *nibble_ggml_storage(nibble_ggml type) {
   switch (type) {

@@ -166,7 +166,10 @@ NIBBLE_INLINE void nibble_note(nibble_ggml_layout layout, const float *x, uint8_
     uint16_t minimum = layout.minimum < 0 ? 0 : nibble_load16(block + layout.minimum, 0) & 0x7fffu;
     lost = scale >= 0x7c00u || minimum >= 0x7c00u;
     counts->vanished += most && !scale && !minimum;
-    counts->subnormal += scale && scale < 0x400u;
+    // A scale of fewer of float16's least steps than there are codes on a side moves the outermost by more than half a code. In blocks of
+    // 256 codes are chosen under the scale as it is stored.
+    const int bits = (layout.bytes - (layout.minimum < 0 ? 2 : 4)) / 4;
+    counts->subnormal += layout.numbers == 32 && scale && scale < 1u << (bits - 1);
   }
   if (!lost) return;
   counts->nonfinite += layout.numbers;

@@ -122,24 +122,27 @@ public struct GgufMix: Sendable {
 
     /// By llama.cpp's name; the first that fits.
     init(_ name: String) {
-      let known: [(String, Kind)] = [
-        ("attn_qkv.weight", .values), ("attn_kv_b.weight", .values), ("attn_v.weight", .values), ("attn_k.weight", .keys),
-        ("attn_q.weight", .other), ("attn_output.weight", .attended), ("ffn_up", .other), ("ffn_gate", .other), ("ffn_down", .down),
-      ]
       switch name {
       case "output.weight": self = .head
       case "token_embd.weight", "per_layer_token_embd.weight": self = .tokens
-      default: self = known.first { name.contains($0.0) }?.1 ?? .other
+      default: self = Self.inLayers.first { name.contains($0.0) }?.1 ?? .other
       }
     }
+
+    private static let inLayers: [(String, Kind)] = [
+      ("attn_qkv.weight", .values), ("attn_kv_b.weight", .values), ("attn_v.weight", .values), ("attn_k.weight", .keys),
+      ("attn_q.weight", .other), ("attn_output.weight", .attended), ("ffn_up", .other), ("ffn_gate", .other), ("ffn_down", .down),
+    ]
   }
 
   /// Whether llama.cpp packs it: matrices whose names end in `weight`, without norms, gates of experts, and tables of positions.
   private static func isQuantized(_ name: String, _ shape: [Int]) -> Bool {
     guard shape.drop(while: { $0 == 1 }).count >= 2, name.hasSuffix("weight") else { return false }
     if ["position_embd.weight", "token_types.weight"].contains(name) { return false }
-    return !["_norm.weight", "ffn_gate_inp.weight", "attn_rel_b.weight", "ssm_conv1d", "shortconv.conv.weight"].contains { name.contains($0) }
+    return !alwaysFloat.contains { name.contains($0) }
   }
+
+  private static let alwaysFloat = ["_norm.weight", "ffn_gate_inp.weight", "attn_rel_b.weight", "ssm_conv1d", "shortconv.conv.weight"]
 
   /// The layer in a name; -1 outside layers.
   private static func layer(_ name: String) -> Int {
@@ -148,12 +151,11 @@ public struct GgufMix: Sendable {
 
   /// Where each tensor stands among those of its kind: by layers, then by names.
   private static func places(_ names: [String], _ kinds: [Kind?]) -> [Int] {
-    let ordered = names.indices.sorted {
-      let (a, b) = (layer(names[$0]), layer(names[$1]))
-      return a == b ? names[$0].utf8.lexicographicallyPrecedes(names[$1].utf8) : a < b
+    let ordered = names.indices.map { (layer: layer(names[$0]), index: $0) }.sorted {
+      $0.layer == $1.layer ? names[$0.index].utf8.lexicographicallyPrecedes(names[$1.index].utf8) : $0.layer < $1.layer
     }
     var seen: [Kind: Int] = [:], places = names.map { _ in 0 }
-    for index in ordered {
+    for (_, index) in ordered {
       guard let kind = kinds[index] else { continue }
       places[index] = seen[kind, default: 0]
       seen[kind, default: 0] += 1
