@@ -162,9 +162,10 @@ struct GgufPlan: Sendable {
   /// Codes that are rounded to codes of another kind lose twice: refused unless that was asked for, with what it would cost.
   private func checkRounding(_ job: StreamJob, _ indices: [Int], _ types: [GGMLType]) throws {
     guard !job.output.gguf.requantizes else { return }
-    let rounded = zip(indices, types).filter { index, type in
+    let rounded = try zip(indices, types).filter { index, type in
       let source = job.items[index].source
-      return source.isPacked && source.encoding != type.encoding && !Self.faithful.contains(type)
+      return try source.isPacked && source.encoding != type.encoding && !Self.faithful.contains(type)
+        && !(forms[source.name] != .transposed && source.moves(into: type))
     }
     guard let smallest = rounded.min(by: { job.items[$0.0].source.count < job.items[$1.0].source.count }) else { return }
     let source = job.items[smallest.0].source, type = smallest.1
@@ -231,6 +232,15 @@ extension TensorTarget {
   fileprivate func storedCount(_ form: LlamaCppForm?) -> Int {
     if case .withoutFirst(let rows)? = form { return max(0, count - rows * (shape.last ?? 0)) }
     return count
+  }
+}
+
+extension StoredTensor {
+  /// Whether its groups become blocks of a type with the same numbers.
+  fileprivate func moves(into type: GGMLType) throws -> Bool {
+    guard let groups = encoding.codec as? Int4Groups, !isTransposed, groups.ggmlType != nil, type == .q4_0 || type == .q4_1 else { return false }
+    let behind = try sections.dropFirst().map { try SectionReader($0, name.text).readWhole() }
+    return groups.refusal(type, shape, behind) == nil
   }
 }
 
