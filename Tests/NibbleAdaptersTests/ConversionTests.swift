@@ -177,7 +177,7 @@ struct ConversionTests {
     ("power of two", { $0.keys.append(("general.alignment", 4, littleEndian(UInt32(48)))) }),
     ("is there twice", { $0.tensors[1] = $0.tensors[0] }), ("dimensions", { $0.tensors[0].dimensions = [] }),
     ("cannot have the shape", { $0.tensors[0].dimensions = [1 << 62, 1 << 62] }),
-    ("cannot have the shape", { $0.tensors[0].dimensions = [0, 2] }), ("GGUF's type 12", { $0.tensors[0].type = 12 }),
+    ("cannot have the shape", { $0.tensors[0].dimensions = [0, 2] }), ("ggml's type 40", { $0.tensors[0].type = 40 }),
     ("cannot have the shape", { $0.tensors[0] = ("blk.0.attn_v.weight.lora_a", [31, 2], 8, 0) }),
     ("beyond the end", { $0.tensors[1].offset = 1 << 40 }),
     ("beyond the end", { $0.tensors[1].offset = UInt64(Int.max) / 32 * 32 }),

@@ -16,7 +16,7 @@ package struct GgufFile {
     package let name: String
     /// Rows first, as safetensors has it; the file has it the other way round.
     package let shape: [Int]
-    fileprivate let type: GgufType
+    package let type: GGMLType
     fileprivate let range: Range<Int>
   }
 
@@ -59,7 +59,7 @@ package struct GgufFile {
   }
 
   private mutating func readTensors(_ reader: inout ByteReader, _ count: Int) throws {
-    var found: [(name: String, shape: [Int], type: GgufType, offset: Int, length: Int)] = []
+    var found: [(name: String, shape: [Int], type: GGMLType, offset: Int, length: Int)] = []
     var names: Set<ByteName> = []
     for _ in 0..<count {
       let name = try reader.ggufText()
@@ -69,10 +69,11 @@ package struct GgufFile {
       var shape: [Int] = []
       for _ in 0..<rank { shape.insert(try reader.count(), at: 0) }
       let number = try reader.u32()
-      guard let type = GgufType(rawValue: number) else {
-        throw reader.fail("\(tensor: name) is of GGUF's type \(number); F32, F16, BF16 and Q8_0 are read")
+      guard let type = GGMLType(number: number) else {
+        throw reader.fail(
+          "\(tensor: name) is of ggml's type \(number); read are \(GGMLType.all.map(\.name).joined(separator: ", "))")
       }
-      guard let length = type.byteCount(shape) else { throw reader.fail("\(tensor: name) cannot have the shape \(shape)") }
+      guard shape.allSatisfy({ $0 > 0 }), let length = type.byteCount(shape), length <= 1 << 42 else { throw reader.fail("\(tensor: name) cannot have the shape \(shape)") }
       found.append((name, shape, type, try reader.count(), length))
     }
     var alignment = 32
@@ -111,43 +112,11 @@ package struct GgufFile {
         if let dtype = tensor.type.dtype {
           Kernels.widen(dtype, from, count: count, to)
         } else {
-          for block in 0..<count / 32 {
-            // A float16 scale, then 32 signed bytes.
-            var scale: Float = 0
-            Kernels.widen(.f16, from + 34 * block, count: 1, &scale)
-            for index in 0..<32 {
-              to[32 * block + index] = scale * Float(raw.load(fromByteOffset: 34 * block + 2 + index, as: Int8.self))
-            }
-          }
+          Kernels.decode(tensor.type, from, from: 0, count: count, .f32, to)
         }
       }
       filled = count
     }
-  }
-}
-
-/// The types adapters come in.
-enum GgufType: Int {
-  case f32 = 0
-  case f16 = 1
-  case q8 = 8
-  case bf16 = 30
-
-  /// nil for blocks.
-  var dtype: DType? {
-    switch self {
-    case .f32: .f32
-    case .f16: .f16
-    case .bf16: .bf16
-    case .q8: nil
-    }
-  }
-
-  /// nil for shapes that cannot be.
-  func byteCount(_ shape: [Int]) -> Int? {
-    guard shape.allSatisfy({ $0 > 0 }), let count = elementCount(of: shape), count <= 1 << 40 else { return nil }
-    guard self == .q8 else { return dtype?.byteCount(of: count) }
-    return shape.last.map { $0 % 32 == 0 } == true ? count / 32 * 34 : nil
   }
 }
 

@@ -90,7 +90,7 @@ package struct GgufWriter {
       text(tensor.name)
       out.u32(tensor.shape.count)
       for dimension in tensor.shape.reversed() { out.u64(dimension) }
-      out.u32(GgufType.f32.rawValue)
+      out.u32(GGMLType.f32.number)
       out.u64(offset)
       offset += padded(tensor.byteCount)
     }
