@@ -10,6 +10,10 @@ package enum SectionOrder: Hashable, Sendable {
   case columnWords(rows: Int, columns: Int)
   /// Words of 32 bits with eight codes of a column each.
   case rowWords(RowWords)
+  /// Rows of `rowBytes`; of each head's rows those of its two halves alternate.
+  case interleavedHalves(heads: Int, rows: Int, rowBytes: Int)
+  /// Zeros stand in front that are not stored.
+  case behindZeros(bytes: Int)
 
   /// Words of 32 bits with eight codes of a column each.
   package struct RowWords: Hashable, Sendable {
@@ -34,7 +38,7 @@ package enum SectionOrder: Hashable, Sendable {
   /// Lines of the stored matrix and bytes of one; nil where bytes stay where they are.
   private var lines: (count: Int, bytes: Int)? {
     switch self {
-    case .swapped: nil
+    case .swapped, .interleavedHalves, .behindZeros: nil
     case .turned(let rows, let columns, let width): (columns, rows * width)
     case .columnWords(let rows, let columns): (columns / 8, rows * 4)
     case .rowWords(let words): words.isTurned ? (words.columns, words.wordRows * 4) : (words.wordRows, words.columns * 4)
@@ -53,10 +57,11 @@ extension SectionOrder {
 
   private var shape: (rows: Int, rowBytes: Int) {
     switch self {
-    case .swapped: (0, 1)
+    case .swapped, .behindZeros: (0, 1)
     case .turned(let rows, let columns, let width): (rows, columns * width)
     case .columnWords(let rows, let columns): (rows, columns / 2)
     case .rowWords(let words): (words.rows, words.rowBytes)
+    case .interleavedHalves(_, let rows, let rowBytes): (rows, rowBytes)
     }
   }
 
@@ -68,6 +73,13 @@ extension SectionOrder {
     if isInPlace {
       buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: stored[offset..<offset + buffer.count]))
       return buffer.swapNibbles()
+    }
+    if case .behindZeros(let count) = self {
+      let zeros = min(max(count - offset, 0), buffer.count)
+      UnsafeMutableRawBufferPointer(rebasing: buffer[..<zeros]).initializeMemory(as: UInt8.self, repeating: 0)
+      let first = max(offset - count, 0)
+      return UnsafeMutableRawBufferPointer(rebasing: buffer[zeros...])
+        .copyMemory(from: UnsafeRawBufferPointer(rebasing: stored[first..<first + buffer.count - zeros]))
     }
     let (rows, rowBytes) = shape
     let end = offset + buffer.count
@@ -92,7 +104,14 @@ extension SectionOrder {
   /// Rows `first..<first + count` in use; of words of rows, the eight that share words.
   private func unpack(_ first: Int, _ count: Int, _ stored: UnsafeRawPointer, _ out: UnsafeMutableRawPointer) {
     switch self {
-    case .swapped: break
+    case .swapped, .behindZeros: break
+    case .interleavedHalves(let heads, let rows, let rowBytes):
+      let half = rows / heads / 2
+      for row in 0..<count {
+        let (head, place) = (first + row).quotientAndRemainder(dividingBy: 2 * half)
+        let from = head * 2 * half + place % half * 2 + place / half
+        (out + row * rowBytes).copyMemory(from: stored + from * rowBytes, byteCount: rowBytes)
+      }
     case .turned(let rows, let columns, 2): Self.turn(UInt16.self, first, count, rows, columns, stored, out)
     case .turned(let rows, let columns, _): Self.turn(UInt32.self, first, count, rows, columns, stored, out)
     case .columnWords(let rows, let columns):
@@ -158,7 +177,7 @@ extension SectionOrder {
   /// One line of the stored matrix.
   private func pack(_ line: Int, _ plain: UnsafeRawPointer, _ out: UnsafeMutableRawPointer) {
     switch self {
-    case .swapped: break
+    case .swapped, .interleavedHalves, .behindZeros: break  // read only
     case .turned(let rows, let columns, 2): Self.column(UInt16.self, line, rows, columns, plain, out)
     case .turned(let rows, let columns, _): Self.column(UInt32.self, line, rows, columns, plain, out)
     case .columnWords(let rows, let columns):

@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleQuant
 
 /// Writes GGUF files of float32 tensors: the header, whose length is known beforehand, then one tensor at a time.
 package struct GgufWriter {
