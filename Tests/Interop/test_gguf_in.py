@@ -20,31 +20,32 @@ FIXTURES = ROOT / "Tests" / "Fixtures" / "tokenizers"
 CONVERTER = pathlib.Path(sys.prefix) / "llama.cpp" / "convert_hf_to_gguf.py"
 # A tokenizer that was trained for a test has the hash of none that llama.cpp knows: its rule is named here.
 RUN = """
-import sys
-sys.path.insert(0, sys.argv.pop(1))
-rule = sys.argv.pop(1)
+import json, sys
+sys.path.insert(0, sys.argv[1])
 import convert_hf_to_gguf
 from conversion.base import TextModel
-if rule:
-    TextModel.get_vocab_base_pre = lambda self, tokenizer: rule
-convert_hf_to_gguf.main()
+theirs = TextModel.get_vocab_base_pre
+for rule, words in json.loads(sys.stdin.read()):
+    TextModel.get_vocab_base_pre = (lambda self, tokenizer: rule) if rule else theirs
+    sys.argv[1:] = words
+    convert_hf_to_gguf.main()
 """
 
 pytestmark = pytest.mark.skipif(not CONVERTER.exists(), reason="llama.cpp's converter was not downloaded")
 
 
-def convert(folder, out, rule="", outtype="f32"):
-    """What llama.cpp's converter makes of a model folder."""
+def convert(*jobs):
+    """Runs llama.cpp's converter: for each job the name of a rule, a folder, the file to write, and further words. One process for
+    all: it takes longer to start than to convert."""
+    words = [(rule, [str(folder), "--outfile", str(out), "--outtype", *(more or ["f32"])]) for rule, folder, out, *more in jobs]
     done = subprocess.run(
-        [sys.executable, "-c", RUN, CONVERTER.parent, rule, str(folder), "--outfile", str(out), "--outtype", outtype],
-        capture_output=True, text=True, env=os.environ | {"NO_LOCAL_GGUF": ""}, timeout=300)
+        [sys.executable, "-c", RUN, CONVERTER.parent], input=json.dumps(words), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    return out
 
 
 def small_tokenizer(kind):
     """A tokenizer of at most 128 tokens of the kind that a family has, and the name of its rule."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     tokenizer = Tokenizer(models.BPE())
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     if kind == "bert":
@@ -82,10 +83,11 @@ def small_tokenizer(kind):
     tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
     ids = {token: tokenizer.token_to_id(token) for token in special}
     if kind == "roberta":
+        tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
         tokenizer.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]), add_prefix_space=False)
         return transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>",
-            mask_token="<mask>"), rule
+            mask_token=AddedToken("<mask>", lstrip=True, special=True)), rule
     if kind == "llama":
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<|endoftext|> $A", pair="<|endoftext|> $A <|endoftext|> $B:1", special_tokens=[("<|endoftext|>", ids["<|endoftext|>"])])
@@ -110,21 +112,34 @@ FAMILIES = {
     "gpt2": ("GPT2LMHeadModel", "gpt2", "gpt2", {}),
     "bert": ("BertModel", "bert", "bert", {}),
     "roberta": ("RobertaModel", "roberta", "roberta", {}),
+    # Rows of whole blocks of every type.
+    "wide": ("LlamaForCausalLM", "llama", "llama", {
+        "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}),
 }
+QUICK = ["llama, its own scaling, wide heads", "qwen2", "gpt2", "bert", "roberta"]
+NAMES = list(FAMILIES) if os.environ.get("NIBBLE_SLOW") else QUICK
 
 
-def made(work, name, outtype="f32", dtype=torch.float32):
-    """A drawn model of a family, its tokenizer, and the file that llama.cpp's converter writes."""
-    class_name, model_type, kind, changes = FAMILIES[name]
-    folder = work / "model"
-    model = save_random(getattr(transformers, class_name), model_type, folder, dtype, vocab_size=304, **changes)
-    tokenizer, rule = small_tokenizer(kind)
-    tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    if model_type == "gpt2":
-        config["n_ctx"] = config["n_positions"]
-        (folder / "config.json").write_text(json.dumps(config))
-    return model, tokenizer, convert(folder, work / "model.gguf", rule, outtype)
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """By name: a drawn model of a family, its tokenizer, and the file that llama.cpp's converter writes of both."""
+    torch.manual_seed(20261130)
+    made, jobs = {}, []
+    for name in dict.fromkeys([*NAMES, "wide"]):
+        class_name, model_type, kind, changes = FAMILIES[name]
+        folder = tmp_path_factory.mktemp("model") / "model"
+        model = save_random(getattr(transformers, class_name), model_type, folder, vocab_size=304, **changes)
+        tokenizer, rule = small_tokenizer(kind)
+        tokenizer.save_pretrained(folder)
+        if model_type == "gpt2":
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
+        made[name] = model, tokenizer, folder.parent / "model.gguf"
+        jobs.append((rule, folder, made[name][2]))
+        if name == "wide":
+            jobs.append((rule, folder, folder.parent / "part.gguf", "f32", "--split-max-tensors", "9"))
+    convert(*jobs)
+    return made
 
 
 def ask(model):
@@ -139,9 +154,9 @@ def ids_of(nibble, path, work, rows):
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_models_of_the_converter_say_what_the_original_says(nibble, work, name):
-    model, tokenizer, path = made(work, name)
+@pytest.mark.parametrize("name", NAMES)
+def test_models_of_the_converter_say_what_the_original_says(nibble, work, models, name):
+    model, tokenizer, path = models[name]
     question = ask(model)
     assert_same(forward(nibble, path, work, **question), expected(model, **question), question["attention_mask"], tolerance=1e-4)
     # The tokenizer is the same one.
@@ -155,8 +170,8 @@ def test_models_of_the_converter_say_what_the_original_says(nibble, work, name):
     assert_same(expected(again, **question), expected(model, **question), question["attention_mask"], tolerance=1e-5)
 
 
-def test_conversations_read_as_the_original_template_writes_them(nibble, work):
-    _, tokenizer, path = made(work, "llama")
+def test_conversations_read_as_the_original_template_writes_them(nibble, work, models):
+    _, tokenizer, path = models["wide"]
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi, 1234!"}]
     (work / "messages.json").write_text(json.dumps(messages))
     found = nibble.json("tokenize", "--tokenizer", path, "--messages", work / "messages.json", "--add-generation-prompt")
@@ -197,16 +212,6 @@ def with_blocks(source, out, name):
     return decoded
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory):
-    """A model whose rows are whole blocks of every type."""
-    torch.manual_seed(3)
-    work = tmp_path_factory.mktemp("wide")
-    FAMILIES["wide"] = ("LlamaForCausalLM", "llama", "llama", {
-        "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "num_hidden_layers": 1})
-    return made(work, "wide")
-
-
 def written(name):
     """Whether gguf-py writes blocks of this type itself."""
     try:
@@ -217,8 +222,8 @@ def written(name):
 
 
 @pytest.mark.parametrize("name", [name for name in BLOCKS if written(name)])
-def test_blocks_are_what_gguf_py_decodes(nibble, work, wide, name):
-    model, _, path = wide
+def test_blocks_are_what_gguf_py_decodes(nibble, work, models, name):
+    model, _, path = models["wide"]
     decoded = with_blocks(path, work / "blocks.gguf", name)
     assert len(decoded) >= 8
     # The original with the decoded numbers, put through the converter's names the other way.
@@ -234,8 +239,8 @@ def test_blocks_are_what_gguf_py_decodes(nibble, work, wide, name):
     assert_same(forward(nibble, work / "blocks.gguf", work, **question), expected(other, **question), question["attention_mask"], tolerance=1e-4)
 
 
-def test_every_verb_takes_a_file_with_blocks(nibble, work, wide):
-    model, tokenizer, path = wide
+def test_every_verb_takes_a_file_with_blocks(nibble, work, models):
+    model, tokenizer, path = models["wide"]
     with_blocks(path, work / "q.gguf", "Q8_0")
     base = work / "q.gguf"
     found = nibble.json("inspect", base)
@@ -265,13 +270,9 @@ def texts_file(work):
     return path
 
 
-def test_parts_are_one_model(nibble, work):
-    model, _, path = made(work, "qwen2")
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, CONVERTER.parent, "qwen2", str(work / "model"), "--outfile", str(work / "part.gguf"), "--outtype", "f32",
-         "--split-max-tensors", "9"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    first = sorted(work.glob("part-00001-of-*.gguf"))[0]
+def test_parts_are_one_model(nibble, models):
+    path = models["wide"][2]
+    (first,) = path.parent.glob("part-00001-of-*.gguf")
     assert nibble("hash", first).stdout.split()[0] == nibble("hash", path).stdout.split()[0]
 
 
@@ -282,15 +283,13 @@ LIES = {
     "another width": ("llama.embedding_length", "u32", 128, ["forward"], "shape"),
     "other heads": ("llama.attention.head_count", "u32", 8, ["forward"], "shape"),
     "no context": ("llama.context_length", "u32", 0, ["forward"], "context_length"),
-    "a template that cannot be parsed": ("tokenizer.chat_template", "text", "{% for %}", ["tokenize"], "template"),
-    "a template that never ends": (
-        "tokenizer.chat_template", "text", "{% for a in range(100000) %}{% for b in range(100000) %}{{ a }}{% endfor %}{% endfor %}", ["tokenize"], ""),
+    "a template that cannot be parsed": ("tokenizer.chat_template", "text", "{% for %}", ["tokenize"], "tokenizer_config.json"),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_lies_are_one_line(nibble, work, wide, lie):
-    _, _, path = wide
+def test_lies_are_one_line(nibble, work, models, lie):
+    _, _, path = models["wide"]
     key, kind, value, (verb,), words = LIES[lie]
     data = bytearray(path.read_bytes())
     name = struct.pack("<Q", len(key)) + key.encode()
@@ -329,7 +328,8 @@ def test_the_vocabulary_of_llama_2_is_that_of_sentencepiece(nibble, work):
 @pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW"), reason="slow: set NIBBLE_SLOW and NIBBLE_SMOLLM2")
 def test_smollm2_goes_there_and_back(nibble, work):
     folder = os.environ["NIBBLE_SMOLLM2"]
-    path = convert(folder, work / "smollm2.gguf", "", "bf16")
+    path = work / "smollm2.gguf"
+    convert(("", folder, path, "bf16"))
     asked = ["--prompt", "The capital of France is", "--max-new-tokens", "24", "--temperature", "0"]
     assert nibble.json("generate", "--base", path, *asked)["ids"] == nibble.json("generate", "--base", folder, *asked)["ids"]
     nibble("convert", path, "-o", work / "back", "--format", "safetensors")

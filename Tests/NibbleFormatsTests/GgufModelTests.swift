@@ -191,7 +191,7 @@ struct GgufModelTests {
   static let broken: [(words: String, change: @Sendable (inout GgufBuilder) -> Void)] = [
     ("not the magic", { $0.magic = Array("GGUX".utf8) }), ("Git LFS", { $0.magic = Array("version https://git-lfs.github.com/spec/v1\n".utf8) }),
     ("version 4", { $0.version = 4 }), ("big-endian", { $0.version = 3 << 24 }), ("more than any model", { $0.tensorCount = 1 << 40 }),
-    ("the number", { $0.tensorCount = .max }), ("more than any model", { $0.keyCount = 1 << 40 }), ("cut", { $0.tensorCount = 12 }),
+    ("the number", { $0.tensorCount = .max }), ("more than any model", { $0.keyCount = 1 << 40 }), ("without a name", { $0.tensorCount = 12 }),
     ("cut", { $0.tensors[10].data.removeLast(32) }), ("bytes follow the last tensor", { $0.tail = [1] }),
     ("a key of", { $0.keys.insert((String(repeating: "k", count: 70000), .u32(1)), at: 0) }),
     ("of 4611686018427387904 bytes", { $0["x"] = .raw(8, littleEndian(UInt64(1) << 62)) }), ("no UTF-8", { $0["x"] = .raw(8, littleEndian(UInt64(1)) + [0xC3]) }),
@@ -209,7 +209,7 @@ struct GgufModelTests {
     ("overlaps", { $0.tensors[1].offset = 352 }), ("leaves a hole", { $0.tensors[1].offset = 1 << 40 }),
     ("power of two", { $0["general.alignment"] = .u32(0) }), ("power of two", { $0["general.alignment"] = .u32(48) }),
     ("power of two", { $0["general.alignment"] = .text("32") }), ("is missing, so this is no model", { $0["general.architecture"] = nil }),
-    ("'adapter convert'", { $0["general.type"] = .text("adapter") }), ("no checkpoint", { $0["general.type"] = .text("imatrix") }),
+    ("nibble adapter convert", { $0["general.type"] = .text("adapter") }), ("no checkpoint", { $0["general.type"] = .text("imatrix") }),
     ("no rows for the halves of 3 heads", { $0["llama.attention.head_count"] = .u32(3) }), ("num_key_value_heads", { $0["llama.attention.head_count_kv"] = .u32(9) }),
     ("expected a whole number above 0", { $0["llama.embedding_length"] = .u32(0) }), ("expected a whole number", { $0["llama.block_count"] = .text("1") }),
     ("the same for all layers", { $0["llama.attention.head_count"] = .i32s([2, 3]) }), ("expected a finite number", { $0["llama.rope.freq_base"] = .f32(.nan) }),

@@ -271,26 +271,20 @@ private struct Llama3Scaling {
     guard size > 0, factors.count == size / 2, let last = factors.last, last >= 1 else { return nil }
     let factor = Double(last.description) ?? Double(last)
     let waves = (0..<factors.count).map { 2 * Double.pi * pow(base, Double(2 * $0) / Double(size)) }
-    // Of s = a/wave − b between, a and b are had from two factors; the scale of c is free, so that of Llama 3 comes first.
-    let usual = (low: 1.0, high: 4.0, trained: 8192)
-    if Self.fits(factors, waves, factor, usual) {
-      self.init(factor: factor, usual)
-      return
+    // Only c/low and c/high count, so low may be 1; Llama 3's own parameters need no two factors between.
+    var found = (low: 1.0, high: 4.0, trained: 8192)
+    if !Self.fits(factors, waves, factor, found) {
+      let mixed = factors.indices.filter { factors[$0] > 1 && factors[$0] < last }
+      guard let first = mixed.first, let second = mixed.last, first != second, factor > 1 else { return nil }
+      // s = a/wave − b between them, with a = c / (high − low) and b = low / (high − low).
+      func s(_ index: Int) -> Double { (1 / Double(factors[index]) - 1 / factor) / (1 - 1 / factor) }
+      let a = (s(first) - s(second)) / (1 / waves[first] - 1 / waves[second])
+      let b = a / waves[first] - s(first)
+      guard let trained = Int(exactly: (a / b).rounded()), (1...1 << 26).contains(trained) else { return nil }
+      found = (1, ((1 + 1 / b) * 1e4).rounded() / 1e4, trained)
+      guard found.high > 1, Self.fits(factors, waves, factor, found) else { return nil }
     }
-    let mixed = factors.indices.filter { factors[$0] > 1 && factors[$0] < last }
-    guard let first = mixed.first, let second = mixed.last, first != second, factor > 1 else { return nil }
-    func s(_ index: Int) -> Double { (1 / Double(factors[index]) - 1 / factor) / (1 - 1 / factor) }
-    let a = (s(first) - s(second)) / (1 / waves[first] - 1 / waves[second])
-    let b = a / waves[first] - s(first)
-    for trained in [8192, 4096, 2048, 16384, 32768, 65536, 131_072] {
-      let span = Double(trained) / a
-      let found = (low: (1e4 * b * span).rounded() / 1e4, high: (1e4 * (1 + b) * span).rounded() / 1e4, trained: trained)
-      guard found.low > 0, found.high > found.low, found.low == found.low.rounded() || trained == 131_072, Self.fits(factors, waves, factor, found)
-      else { continue }
-      self.init(factor: factor, found)
-      return
-    }
-    return nil
+    self.init(factor: factor, found)
   }
 
   private init(factor: Double, _ found: (low: Double, high: Double, trained: Int)) {

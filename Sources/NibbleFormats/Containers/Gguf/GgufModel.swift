@@ -42,7 +42,11 @@ extension Checkpoint {
       }
       var stored = StoredTensor(tensor, in: file)
       stored.name = ByteName(name)
-      try stored.put(back: model.names.form(tensor.name, model.config))
+      let form: LlamaCppForm
+      do { form = try model.names.form(tensor.name, model.config) } catch let error as NibbleError {
+        throw NibbleError(error.kind, "\(path: path): \(error.text)")
+      }
+      try stored.put(back: form)
       tensors.append(stored)
     }
     // Several of llama.cpp's names may be one of ours, or another's own.
