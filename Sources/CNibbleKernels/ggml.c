@@ -40,43 +40,8 @@ static const nibble_ggml_kernels *kernels_of(nibble_variant variant) {
   }
 }
 
-/// A block none of whose numbers is finite: its scale is NaN, or where that has no NaN, all are beyond float32.
-static void lose(nibble_ggml_layout layout, uint8_t *block) {
-  memset(block, 0, layout.bytes);
-  if (layout.scale >= 0) {
-    nibble_store16(block + layout.scale, 0, 0x7e00);
-  } else {
-    memset(block, 0x77, layout.bytes);
-    block[0] = 255;
-  }
-}
-
-/// Looks at an encoded block beside its numbers.
-static void note(nibble_ggml_layout layout, const float *x, uint8_t *block, nibble_ggml_counts *counts) {
-  uint32_t most = 0;
-  for (size_t i = 0; i < layout.numbers; i++) {
-    uint32_t magnitude = nibble_bits(x[i]) & 0x7fffffffu;
-    most = magnitude > most ? magnitude : most;
-  }
-  int lost = most >= 0x7f800000u;
-  if (lost) lose(layout, block);
-  else if (!most) counts->zero_blocks++;
-  if (!lost && layout.scale >= 0) {
-    uint16_t scale = nibble_load16(block + layout.scale, 0) & 0x7fffu;
-    uint16_t minimum = layout.minimum < 0 ? 0 : nibble_load16(block + layout.minimum, 0) & 0x7fffu;
-    lost = scale >= 0x7c00u || minimum >= 0x7c00u;
-    if (!scale && !minimum) counts->vanished += most != 0;
-    else if (scale && scale < 0x400u) counts->subnormal++;
-  }
-  if (!lost) return;
-  counts->nonfinite += layout.numbers;
-  for (size_t i = 0; i < layout.numbers; i++) counts->finite_lost += (nibble_bits(x[i]) & 0x7fffffffu) < 0x7f800000u;
-}
-
 void nibble_ggml_encode(nibble_variant variant, nibble_ggml type, const float *x, size_t blocks, void *out, nibble_ggml_counts *counts) {
-  const nibble_ggml_layout layout = nibble_ggml_layout_of(type);
-  kernels_of(variant)->encode(type, x, blocks, out);
-  for (size_t i = 0; i < blocks; i++) note(layout, x + i * layout.numbers, (uint8_t *)out + i * layout.bytes, counts);
+  kernels_of(variant)->encode(type, x, blocks, out, counts);
 }
 
 static void narrowed(nibble_variant variant, nibble_number number, const float *x, size_t n, void *out) {
@@ -110,26 +75,26 @@ void nibble_ggml_decode(nibble_variant variant, nibble_ggml type, const void *bl
 }
 
 // One storage a type: `run` has no other way to know it.
-#define NIBBLE_STORAGE(type, numbers, bits_)                                                                            \
-  static void run_of_##type(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n,                   \
-                            nibble_number number, void *out) {                                                          \
-    nibble_ggml_decode(variant, nibble_##type, w->data, element, n, number, out);                                       \
-  }                                                                                                                     \
-  static const nibble_storage storage_of_##type = {.bits = bits_, .run = run_of_##type};
+#define NIBBLE_STORAGE(type, numbers, bytes_)                                                           \
+  static void run_of_##type(nibble_variant variant, const nibble_matrix *w, size_t element, size_t n,   \
+                            nibble_number number, void *out) {                                          \
+    nibble_ggml_decode(variant, nibble_##type, w->data, element, n, number, out);                       \
+  }                                                                                                     \
+  static const nibble_storage storage_of_##type = {.together = numbers, .size = bytes_, .run = run_of_##type};
 
-NIBBLE_STORAGE(q4_0, 32, 4)
-NIBBLE_STORAGE(q4_1, 32, 5)
-NIBBLE_STORAGE(q5_0, 32, 5)
-NIBBLE_STORAGE(q5_1, 32, 6)
-NIBBLE_STORAGE(q8_0, 32, 8)
-NIBBLE_STORAGE(q2_k, 256, 2)
-NIBBLE_STORAGE(q3_k, 256, 3)
-NIBBLE_STORAGE(q4_k, 256, 4)
-NIBBLE_STORAGE(q5_k, 256, 5)
-NIBBLE_STORAGE(q6_k, 256, 6)
-NIBBLE_STORAGE(iq4_nl, 32, 4)
-NIBBLE_STORAGE(iq4_xs, 256, 4)
-NIBBLE_STORAGE(mxfp4, 32, 4)
+NIBBLE_STORAGE(q4_0, 32, 18)
+NIBBLE_STORAGE(q4_1, 32, 20)
+NIBBLE_STORAGE(q5_0, 32, 22)
+NIBBLE_STORAGE(q5_1, 32, 24)
+NIBBLE_STORAGE(q8_0, 32, 34)
+NIBBLE_STORAGE(q2_k, 256, 84)
+NIBBLE_STORAGE(q3_k, 256, 110)
+NIBBLE_STORAGE(q4_k, 256, 144)
+NIBBLE_STORAGE(q5_k, 256, 176)
+NIBBLE_STORAGE(q6_k, 256, 210)
+NIBBLE_STORAGE(iq4_nl, 32, 18)
+NIBBLE_STORAGE(iq4_xs, 256, 136)
+NIBBLE_STORAGE(mxfp4, 32, 17)
 
 const nibble_storage *nibble_ggml_storage(nibble_ggml type) {
   switch (type) {

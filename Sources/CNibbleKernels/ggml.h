@@ -19,8 +19,8 @@ nibble_ggml_layout nibble_ggml_layout_of(nibble_ggml type);
 typedef struct {
   /// Whole blocks.
   void (*decode)(nibble_ggml type, const uint8_t *blocks, size_t count, float *out);
-  /// The same. Of numbers that are not finite any codes may come.
-  void (*encode)(nibble_ggml type, const float *x, size_t count, uint8_t *out);
+  /// The same the other way.
+  void (*encode)(nibble_ggml type, const float *x, size_t count, uint8_t *out, nibble_ggml_counts *counts);
 } nibble_ggml_kernels;
 
 extern const nibble_ggml_kernels nibble_portable_ggml;

@@ -1,4 +1,6 @@
 // ggml's blocks into float32, as loops that each variant compiles for its own instructions.
+//
+// Before this file come the definitions of lanes.h, and NIBBLE_OWN_LEVELS if the variant has its own nibble_look_up.
 
 #ifndef NIBBLE_GGML_DECODE_LOOPS_H
 #define NIBBLE_GGML_DECODE_LOOPS_H
@@ -7,8 +9,10 @@
 
 #pragma STDC FP_CONTRACT OFF
 
+#define GGML_INLINE static inline __attribute__((always_inline)) LANES_TARGET
+
 /// 32 numbers of a block are 16 bytes: the low halves first, then the high ones.
-NIBBLE_INLINE void nibble_decode_q4_0(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q4_0(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0));
   for (int i = 0; i < 16; i++) {
     y[i] = (float)((b[2 + i] & 15) - 8) * d;
@@ -16,7 +20,7 @@ NIBBLE_INLINE void nibble_decode_q4_0(const uint8_t *b, float *y) {
   }
 }
 
-NIBBLE_INLINE void nibble_decode_q4_1(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q4_1(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0)), m = nibble_from_f16(nibble_load16(b, 1));
   for (int i = 0; i < 16; i++) {
     y[i] = (float)(b[4 + i] & 15) * d + m;
@@ -24,7 +28,7 @@ NIBBLE_INLINE void nibble_decode_q4_1(const uint8_t *b, float *y) {
   }
 }
 
-NIBBLE_INLINE void nibble_decode_q5_0(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q5_0(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0));
   const uint32_t high = nibble_load32(b + 2, 0);
   for (int i = 0; i < 16; i++) {
@@ -33,7 +37,7 @@ NIBBLE_INLINE void nibble_decode_q5_0(const uint8_t *b, float *y) {
   }
 }
 
-NIBBLE_INLINE void nibble_decode_q5_1(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q5_1(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0)), m = nibble_from_f16(nibble_load16(b, 1));
   const uint32_t high = nibble_load32(b + 4, 0);
   for (int i = 0; i < 16; i++) {
@@ -42,15 +46,16 @@ NIBBLE_INLINE void nibble_decode_q5_1(const uint8_t *b, float *y) {
   }
 }
 
-NIBBLE_INLINE void nibble_decode_q8_0(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q8_0(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0));
   for (int i = 0; i < 32; i++) y[i] = (float)(int8_t)b[2 + i] * d;
 }
 
 /// 16 groups of 16 with a scale and a minimum in a byte, then the codes, 2 bits each: 128 numbers in 32 bytes, a quarter of them in
 /// each pair of bits.
-NIBBLE_INLINE void nibble_decode_q2_k(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q2_k(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b + 80, 0)), m = nibble_from_f16(nibble_load16(b + 80, 1));
+#pragma clang loop unroll(full)
   for (int group = 0; group < 16; group++) {
     const float scale = d * (float)(b[group] & 15), minimum = m * (float)(b[group] >> 4);
     const uint8_t *q = b + 16 + group / 8 * 32 + group % 2 * 16;
@@ -60,8 +65,9 @@ NIBBLE_INLINE void nibble_decode_q2_k(const uint8_t *b, float *y) {
 }
 
 /// The high bits of 256 codes, bit k of a byte for every 32nd number; the low two bits as q2_k has them; scales; d.
-NIBBLE_INLINE void nibble_decode_q3_k(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q3_k(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b + 108, 0));
+#pragma clang loop unroll(full)
   for (int group = 0; group < 16; group++) {
     const float scale = d * (float)nibble_q3_scale(b + 96, group);
     const uint8_t *q = b + 32 + group / 8 * 32 + group % 2 * 16, *high = b + group % 2 * 16;
@@ -70,8 +76,9 @@ NIBBLE_INLINE void nibble_decode_q3_k(const uint8_t *b, float *y) {
   }
 }
 
-NIBBLE_INLINE void nibble_decode_q4_k(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q4_k(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0)), m = nibble_from_f16(nibble_load16(b, 1));
+#pragma clang loop unroll(full)
   for (int group = 0; group < 8; group++) {
     uint8_t s, o;
     nibble_six_bits(b + 4, group, &s, &o);
@@ -82,46 +89,64 @@ NIBBLE_INLINE void nibble_decode_q4_k(const uint8_t *b, float *y) {
   }
 }
 
-NIBBLE_INLINE void nibble_decode_q5_k(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q5_k(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0)), m = nibble_from_f16(nibble_load16(b, 1));
+#pragma clang loop unroll(full)
   for (int group = 0; group < 8; group++) {
     uint8_t s, o;
     nibble_six_bits(b + 4, group, &s, &o);
     const float scale = d * (float)s, minimum = m * (float)o;
     const uint8_t *high = b + 16, *q = b + 48 + group / 2 * 32;
     const int shift = group % 2 * 4;
-    for (int i = 0; i < 32; i++)
-      y[32 * group + i] = scale * (float)((q[i] >> shift & 15) + (high[i] >> group & 1) * 16) - minimum;
+    uint8_t codes[32];
+    for (int i = 0; i < 32; i++) codes[i] = (uint8_t)((q[i] >> shift & 15) | (high[i] >> group & 1) << 4);
+    for (int i = 0; i < 32; i++) y[32 * group + i] = scale * (float)codes[i] - minimum;
   }
 }
 
 /// Of 128 numbers the low 4 bits are 64 bytes, low halves first; the high 2 bits are 32 bytes, a quarter of them in each pair of bits.
-NIBBLE_INLINE void nibble_decode_q6_k(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_q6_k(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b + 208, 0));
-  for (int group = 0; group < 16; group++) {
-    const float scale = d * (float)(int8_t)b[192 + group];
-    const int quarter = group % 8 / 2, half = group % 2 * 16;
-    const uint8_t *low = b + group / 8 * 64 + quarter % 2 * 32 + half, *high = b + 128 + group / 8 * 32 + half;
-    const int shift = quarter / 2 * 4, pair = quarter * 2;
-    for (int i = 0; i < 16; i++)
-      y[16 * group + i] = scale * (float)(((low[i] >> shift & 15) | (high[i] >> pair & 3) << 4) - 32);
+  for (int half = 0; half < 2; half++, y += 128) {
+    const uint8_t *low = b + 64 * half, *high = b + 128 + 32 * half;
+    const int8_t *scales = (const int8_t *)b + 192 + 8 * half;
+    int8_t codes[128];
+    for (int i = 0; i < 32; i++) {
+      codes[i] = (int8_t)(((low[i] & 15) | (high[i] & 3) << 4) - 32);
+      codes[i + 32] = (int8_t)(((low[i + 32] & 15) | (high[i] >> 2 & 3) << 4) - 32);
+      codes[i + 64] = (int8_t)((low[i] >> 4 | (high[i] >> 4 & 3) << 4) - 32);
+      codes[i + 96] = (int8_t)((low[i + 32] >> 4 | high[i] >> 6 << 4) - 32);
+    }
+    for (int group = 0; group < 8; group++) {
+      const float scale = d * (float)scales[group];
+      for (int i = 0; i < 16; i++) y[16 * group + i] = scale * (float)codes[16 * group + i];
+    }
   }
 }
 
-NIBBLE_INLINE void nibble_decode_levels(const uint8_t *codes, const int8_t *levels, float scale, float *y) {
-  for (int i = 0; i < 16; i++) {
-    y[i] = scale * (float)levels[codes[i] & 15];
-    y[i + 16] = scale * (float)levels[codes[i] >> 4];
-  }
+#if !defined(NIBBLE_OWN_LEVELS)
+/// Levels of 16 codes.
+GGML_INLINE void nibble_look_up(const int8_t *levels, const uint8_t *codes, int8_t *out) {
+  for (int i = 0; i < 16; i++) out[i] = levels[codes[i]];
+}
+#endif
+
+GGML_INLINE void nibble_decode_levels(const uint8_t *codes, const int8_t *levels, float scale, float *y) {
+  uint8_t low[16], high[16];
+  int8_t found[32];
+  for (int i = 0; i < 16; i++) low[i] = codes[i] & 15, high[i] = codes[i] >> 4;
+  nibble_look_up(levels, low, found);
+  nibble_look_up(levels, high, found + 16);
+  for (int i = 0; i < 32; i++) y[i] = scale * (float)found[i];
 }
 
-NIBBLE_INLINE void nibble_decode_iq4_xs(const uint8_t *b, float *y) {
+GGML_INLINE void nibble_decode_iq4_xs(const uint8_t *b, float *y) {
   const float d = nibble_from_f16(nibble_load16(b, 0));
   for (int group = 0; group < 8; group++)
     nibble_decode_levels(b + 8 + 16 * group, nibble_iq4_levels, d * (float)nibble_iq4_scale(b, group), y + 32 * group);
 }
 
-NIBBLE_INLINE void nibble_ggml_decode_loop(nibble_ggml type, const uint8_t *blocks, size_t count, float *out) {
+GGML_INLINE void nibble_ggml_decode_loop(nibble_ggml type, const uint8_t *blocks, size_t count, float *out) {
 #define NIBBLE_EACH(numbers, bytes, decode)                                                        \
   for (size_t i = 0; i < count; i++) {                                                             \
     const uint8_t *b = blocks + i * (bytes);                                                       \

@@ -9,10 +9,10 @@
 
 #pragma STDC FP_CONTRACT OFF
 
-/// The bits of the greatest magnitude of a block.
-NIBBLE_INLINE int32_t nibble_most_bits(const float *x) {
+/// The bits of the greatest magnitude.
+NIBBLE_INLINE int32_t nibble_most_bits(const float *x, int n) {
   int32_t most = 0;
-  for (int i = 0; i < 32; i++) {
+  for (int i = 0; i < n; i++) {
     int32_t bits = (int32_t)(nibble_bits(x[i]) & 0x7fffffffu);
     most = bits > most ? bits : most;
   }
@@ -21,15 +21,17 @@ NIBBLE_INLINE int32_t nibble_most_bits(const float *x) {
 
 /// The first number of a block that has the greatest magnitude, with its sign; 0 for zeros of either sign.
 NIBBLE_INLINE float nibble_extreme(const float *x) {
-  const int32_t most = nibble_most_bits(x);
-  int32_t plus = 32, minus = 32;
+  const int32_t most = nibble_most_bits(x, 32);
+  int32_t plus = 0, minus = 0;
   for (int i = 0; i < 32; i++) {
-    int32_t bits = (int32_t)nibble_bits(x[i]);
-    int32_t p = bits == most ? i : 32, m = bits == (most | INT32_MIN) ? i : 32;
-    plus = p < plus ? p : plus;
-    minus = m < minus ? m : minus;
+    plus |= (int32_t)nibble_bits(x[i]) == most;
+    minus |= (int32_t)nibble_bits(x[i]) == (most | INT32_MIN);
   }
-  return nibble_float((uint32_t)(minus < plus && most ? most | INT32_MIN : most));
+  // Both are rare.
+  if (plus && minus && most)
+    for (int i = 0;; i++)
+      if ((nibble_bits(x[i]) & 0x7fffffffu) == (uint32_t)most) return x[i];
+  return nibble_float((uint32_t)(minus && most ? most | INT32_MIN : most));
 }
 
 /// The whole part of a number that becomes a code. The scale of tiny numbers has an infinite reciprocal; what that makes of them is 0, as on
@@ -102,7 +104,7 @@ NIBBLE_INLINE void nibble_encode_q5_1(const float *x, uint8_t *b) {
 
 /// Halves are rounded away from 0.
 NIBBLE_INLINE void nibble_encode_q8_0(const float *x, uint8_t *b) {
-  const float d = nibble_float((uint32_t)nibble_most_bits(x)) / 127.0f, inverse = nibble_reciprocal(d);
+  const float d = nibble_float((uint32_t)nibble_most_bits(x, 32)) / 127.0f, inverse = nibble_reciprocal(d);
   nibble_store16(b, 0, nibble_to_f16(d));
   for (int i = 0; i < 32; i++) {
     float v = x[i] * inverse;
@@ -129,7 +131,7 @@ NIBBLE_INLINE int32_t nibble_rounded_exponent(float x) {
 /// ggml's exponent leaves its byte; here it is the least.
 NIBBLE_INLINE void nibble_encode_mxfp4(const float *x, uint8_t *b) {
   static const float middles[7] = {0.5f, 1.5f, 2.5f, 3.5f, 5, 7, 10};
-  const float most = nibble_float((uint32_t)nibble_most_bits(x));
+  const float most = nibble_float((uint32_t)nibble_most_bits(x, 32));
   const int32_t exponent = most > 0 ? nibble_rounded_exponent(most) + 125 : 0;
   const uint8_t e = (uint8_t)(exponent > 0 ? exponent : 0);
   const float d = nibble_half_of_e8m0(e);
@@ -144,6 +146,34 @@ NIBBLE_INLINE void nibble_encode_mxfp4(const float *x, uint8_t *b) {
   }
   b[0] = e;
   nibble_store_halves(codes, b + 1);
+}
+
+/// A block none of whose numbers is finite: its scale is NaN, or where that has no NaN, all are beyond float32.
+NIBBLE_INLINE void nibble_lose(nibble_ggml_layout layout, uint8_t *block) {
+  memset(block, layout.scale < 0 ? 0x77 : 0, layout.bytes);
+  if (layout.scale < 0) block[0] = 255;
+  else nibble_store16(block + layout.scale, 0, 0x7e00);
+}
+
+/// Looks at an encoded block beside its numbers.
+NIBBLE_INLINE void nibble_note(nibble_ggml_layout layout, const float *x, uint8_t *block, nibble_ggml_counts *counts) {
+  const int32_t most = nibble_most_bits(x, layout.numbers);
+  int lost = most >= 0x7f800000;
+  if (lost) nibble_lose(layout, block);
+  else counts->zero_blocks += !most;
+  if (!lost && layout.scale >= 0) {
+    uint16_t scale = nibble_load16(block + layout.scale, 0) & 0x7fffu;
+    uint16_t minimum = layout.minimum < 0 ? 0 : nibble_load16(block + layout.minimum, 0) & 0x7fffu;
+    lost = scale >= 0x7c00u || minimum >= 0x7c00u;
+    counts->vanished += most && !scale && !minimum;
+    // A scale of fewer of float16's least steps than there are codes on a side moves the outermost by more than half a code. In blocks of
+    // 256 codes are chosen under the scale as it is stored.
+    const int bits = (layout.bytes - (layout.minimum < 0 ? 2 : 4)) / 4;
+    counts->subnormal += layout.numbers == 32 && scale && scale < 1u << (bits - 1);
+  }
+  if (!lost) return;
+  counts->nonfinite += layout.numbers;
+  for (size_t i = 0; i < layout.numbers; i++) counts->finite_lost += (nibble_bits(x[i]) & 0x7fffffffu) < 0x7f800000u;
 }
 
 #endif

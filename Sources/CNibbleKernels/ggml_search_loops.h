@@ -500,7 +500,7 @@ LANES_STATIC void ggml_encode_iq4_xs(const float *x, size_t count, uint8_t *out)
   }
 }
 
-LANES_STATIC void ggml_encode_blocks(nibble_ggml type, const float *x, size_t count, uint8_t *out) {
+LANES_STATIC void ggml_encode_blocks(nibble_ggml type, const float *x, size_t count, uint8_t *out, nibble_ggml_counts *counts) {
 #define NIBBLE_EACH(bytes, encode) \
   for (size_t i = 0; i < count; i++) encode(x + 32 * i, out + (bytes) * i); \
   break
@@ -520,6 +520,8 @@ LANES_STATIC void ggml_encode_blocks(nibble_ggml type, const float *x, size_t co
     case nibble_iq4_xs: ggml_encode_iq4_xs(x, count, out); break;
   }
 #undef NIBBLE_EACH
+  const nibble_ggml_layout layout = nibble_ggml_layout_of(type);
+  for (size_t i = 0; i < count; i++) nibble_note(layout, x + i * layout.numbers, out + i * layout.bytes, counts);
 }
 
 LANES_STATIC void ggml_decode_blocks(nibble_ggml type, const uint8_t *blocks, size_t count, float *out) {

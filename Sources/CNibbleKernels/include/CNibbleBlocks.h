@@ -31,7 +31,7 @@ typedef struct {
   uint64_t finite_lost;  ///< of these, numbers that were
   uint64_t zero_blocks;  ///< blocks of zeros
   uint64_t vanished;     ///< blocks that become zeros, because float16 holds no scale so small
-  uint64_t subnormal;    ///< blocks whose scale is subnormal in float16
+  uint64_t subnormal;    ///< blocks of 32 whose scale has too few digits in float16 for its codes
 } nibble_ggml_counts;
 
 /// Numbers in a block; 0 for types that are none of these.

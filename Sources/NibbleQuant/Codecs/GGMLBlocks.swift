@@ -3,7 +3,7 @@ import NibbleCore
 
 extension GGMLType {
   /// The kernels' name for it.
-  var native: nibble_ggml { nibble_ggml(UInt32(number)) }
+  package var native: nibble_ggml { nibble_ggml(UInt32(number)) }
 
   /// Its line in the list of codecs. GGUF files alone hold it.
   package var kind: CodecKind {
@@ -54,8 +54,13 @@ public struct GGMLBlocks: WeightCodec {
 private final class GGMLEncoder: TensorEncoder {
   private let type: GGMLType
   private let measures: Bool
+  /// Groups whose codes stay what they are.
+  private let kept: KeptGroups?
 
-  init(_ type: GGMLType, _ task: EncodingTask) { (self.type, measures) = (type, task.measures) }
+  init(_ type: GGMLType, _ task: EncodingTask) {
+    (self.type, measures) = (type, task.measures)
+    kept = task.keepsSource ? (task.source as? Int4Decoder).flatMap { KeptGroups($0, type, count: task.count) } : nil
+  }
 
   var grain: Int { type.blockElements }
 
@@ -68,7 +73,12 @@ private final class GGMLEncoder: TensorEncoder {
     let blocks = scratch.bytes(CodecSlot.codes, count / type.blockElements * type.blockBytes)
     var sums = EncodedSums()
     guard let start = blocks.baseAddress else { return (UnsafeRawBufferPointer(blocks), sums) }
-    sums.counts = Kernels.encode(type, wanted, count: count, start)
+    if let kept {
+      kept.encode(wanted, start: elements.start, count: count, start)
+      sums.counts.nonfinite = Kernels.countNonfinite(.f32, wanted, count: count)
+    } else {
+      sums.counts = Kernels.encode(type, wanted, count: count, start)
+    }
     guard measures || restored != nil else { return (UnsafeRawBufferPointer(blocks), sums) }
     let found = restored ?? scratch.floatStart(CodecSlot.right, count)
     Kernels.decode(type, start, from: 0, count: count, .f32, found)
