@@ -45,9 +45,12 @@ import Testing
   @Test func whatIsLeftOut() throws {
     let bert = try #require(LlamaCppNames.of(modelType: "bert"))
     for name in ["bert.pooler.dense.bias", "embeddings.position_ids", "cls.predictions.bias"] {
-      #expect(bert.gguf(tensor: name) == nil)
       #expect(bert.reasonToDrop(name) != nil)
     }
+    // The pooler is the first layer of a classification head.
+    #expect(bert.reasonToDrop("bert.pooler.dense.bias", hasHead: true) == nil)
+    #expect(bert.gguf(tensor: "bert.pooler.dense.bias") == "cls.bias")
+    #expect(bert.reasonToDrop("cls.predictions.bias", hasHead: true) != nil)
     #expect(bert.reasonToDrop("qa_outputs.weight") == nil)
     let gemma = try #require(LlamaCppNames.of(modelType: "gemma"))
     #expect(gemma.gguf(tensor: "lm_head.weight") == nil && gemma.reasonToDrop("lm_head.weight") != nil)

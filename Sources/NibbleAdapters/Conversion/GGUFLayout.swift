@@ -73,9 +73,9 @@ struct GGUFLayout {
           return order.map { $0.flatMap { own[$0 * rank..<($0 + 1) * rank] } } ?? own
         })
     }
-    var metadata: [(key: String, value: GgufWriter.Value)] = [
-      ("general.architecture", .text(names.architecture)), ("general.type", .text("adapter")), ("general.file_type", .whole(0)),
-      ("adapter.type", .text("lora")), ("adapter.lora.alpha", .number(alpha)),
+    var metadata: [(key: String, value: GgufValue)] = [
+      ("general.architecture", .text(names.architecture)), ("general.type", .text("adapter")), ("general.file_type", .u32(0)),
+      ("adapter.type", .text("lora")), ("adapter.lora.alpha", .f32(alpha)),
     ]
     if let binding = contents.binding { metadata.append((Self.bindingKey, .text(binding.text))) }
     return GgufWriter(metadata, tensors)

@@ -25,12 +25,14 @@ extension ModelFamily {
       ("embeddings.token_type_embeddings", "token_types"), ("embeddings.LayerNorm", "token_embd_norm"),
     ]
     let counted = (try? Pattern(#"(^|\.)embeddings\.position_ids$"#), "llama.cpp counts positions itself")
-    let pooler = (try? Pattern(#"(^|\.)pooler\.dense\."#), "llama.cpp has no pooler")
-    func encoder(_ types: [String], prefix: String, heads: [LlamaCppNames.Pair], lost: String) -> LlamaCppNames {
+    let unpooled = (try? Pattern(#"(^|\.)pooler\.dense\."#), "llama.cpp has no pooler without a classification head")
+    func encoder(
+      _ types: [String], prefix: String, pooler: [LlamaCppNames.Pair] = [], heads: [LlamaCppNames.Pair], lost: String
+    ) -> LlamaCppNames {
       var names = LlamaCppNames(
-        types, architecture: "bert", prefix: prefix, layers: "encoder.layer.", inLayer: layer, whole: embeddings, heads: heads)
+        types, architecture: "bert", prefix: prefix, layers: "encoder.layer.", inLayer: layer, whole: embeddings + pooler, heads: heads)
       names.takesAdapters = false
-      names.dropped = [counted, pooler, (try? Pattern(lost), "llama.cpp has no head that predicts tokens for this architecture")]
+      names.dropped = [counted, unpooled, (try? Pattern(lost), "llama.cpp has no head that predicts tokens for this architecture")]
       return names
     }
     let head: [LlamaCppNames.Pair] = [("classifier.dense", "cls"), ("classifier.out_proj", "cls.output")]
@@ -40,7 +42,10 @@ extension ModelFamily {
       return names
     }
     return [
-      encoder(["bert"], prefix: "bert.", heads: [("classifier", "cls.output")], lost: #"^cls\.(predictions|seq_relationship)\."#),
+      // A layer, tanh, and the classes: llama.cpp has the pooler where a head needs it.
+      encoder(
+        ["bert"], prefix: "bert.", pooler: [("pooler.dense", "cls")], heads: [("classifier", "cls.output")],
+        lost: #"^cls\.(predictions|seq_relationship)\."#),
       roberta("roberta"), roberta("xlm-roberta"),
     ]
   }()

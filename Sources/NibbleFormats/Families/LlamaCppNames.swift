@@ -89,8 +89,11 @@ package struct LlamaCppNames: Sendable {
   }
 
   /// Why a tensor has no place in llama.cpp's file and may be left out; nil where it has one or must not.
-  package func reasonToDrop(_ tensor: String) -> String? {
-    dropped.first { (try? $0.pattern?.isFound(in: tensor)) == true }?.reason
+  ///
+  /// - Parameter hasHead: whether the checkpoint has a classification head
+  package func reasonToDrop(_ tensor: String, hasHead: Bool = false) -> String? {
+    if hasHead, gguf(tensor: tensor) != nil { return nil }
+    return dropped.first { (try? $0.pattern?.isFound(in: tensor)) == true }?.reason
   }
 
   /// Norms of TensorFlow's checkpoints are called gamma and beta.
@@ -102,6 +105,9 @@ package struct LlamaCppNames: Sendable {
 
   /// A number as it is written, so that no two texts are one layer.
   private static func isNumber(_ text: Substring) -> Bool { Int(text).map { $0 >= 0 && String($0) == text } ?? false }
+
+  /// Whether one of these tensors is a classification head's.
+  package func hasHead(_ tensors: [String]) -> Bool { tensors.contains { gguf(tensor: $0) == "cls.output.weight" } }
 
   // MARK: - Numbers
 
@@ -156,11 +162,14 @@ package enum LlamaCppForm: Equatable, Sendable {
   /// One is added to each number.
   case plusOne
 
+  /// Whether so many rows are whole heads of two halves.
+  package static func divides(rows: Int, heads: Int) -> Bool { heads > 0 && rows > 0 && rows % (2 * heads) == 0 }
+
   /// Where rows come from: entry i is the row of Hugging Face's tensor that is row i of llama.cpp's. nil for rows that no head divides.
   ///
   /// Row 2·j + h of a head is row j of its half h.
   package static func order(rows: Int, heads: Int) -> [Int]? {
-    guard heads > 0, rows > 0, rows % (2 * heads) == 0 else { return nil }
+    guard divides(rows: rows, heads: heads) else { return nil }
     let half = rows / heads / 2
     return (0..<rows).map { row in
       let (head, place) = row.quotientAndRemainder(dividingBy: 2 * half)

@@ -28,6 +28,7 @@ extension StreamJob {
     // Two builds of one version count as different programs: the source may have changed between them.
     add("nibble \(nibbleVersion) \((try? InputFile("/proc/self/exe"))?.stamp.dropFirst().prefix(3) ?? [])")
     add("\(output.format) \(output.isSingleFile) \(output.maximumShard) \(output.compression)")
+    add(output.format.container.ingredients(self))
     add("\(rules) \(encoder) \(offsets) \(dtypeName ?? "") \(changing.ingredients.text())")
     add(provenance(Digest128(high: 0, low: 0))?.text() ?? "")
     add(origin?.json.text() ?? "")

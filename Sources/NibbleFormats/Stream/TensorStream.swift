@@ -118,7 +118,7 @@ final class TensorStream {
     as target: TensorTarget, into writers: [SectionWriter]
   ) throws -> TensorOutcome {
     var outcome: TensorOutcome
-    if change == nil, source.encoding == target.encoding, source.dtype == target.dtype {
+    if change == nil, source.encoding == target.encoding, source.dtype == target.dtype, source.isTransposed == target.isTransposed {
       outcome = try copy(source, into: writers)
     } else if source.isPacked, source.isTransposed != target.isTransposed {
       outcome = try unpackTurned(source, target, into: writers[0], changedBy: change)

@@ -5,6 +5,7 @@ extension StreamJob {
   /// A job that moves `source` into another container without touching a code or a weight. Blocks of a GGUF file that have no place in
   /// that container become the float32 numbers that they stand for.
   public static func convert(_ source: Checkpoint, to output: OutputSpec) throws -> StreamJob {
+    if output.format.choosesTypes { try source.refuseUnknownQuantization() }
     let items = source.tensors.map { Item(source: $0, target: TensorTarget(keeping: $0, in: output.format.container)) }
     var job = StreamJob(source, items: items, output: output)
     job.refusesNonfinite = false
@@ -13,6 +14,7 @@ extension StreamJob {
     job.provenance = { identity in
       known ?? ["tool": JSON("nibble " + nibbleVersion), "verb": "convert", "source": JSON(identity.description)]
     }
+    try output.format.container.settle(&job)
     return job
   }
 

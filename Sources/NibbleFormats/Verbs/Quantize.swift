@@ -57,6 +57,7 @@ extension StreamJob {
   ///   quantized in ways nibble does not read
   public static func quantize(_ source: Checkpoint, _ options: QuantizeOptions, to output: OutputSpec) throws -> StreamJob {
     try source.refuseUnknownQuantization()
+    if output.format.choosesTypes { return try convert(source, to: output) }
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     var items: [Item] = []
     for decision in decisions { items.append(try item(decision, options, source, output.format.container)) }

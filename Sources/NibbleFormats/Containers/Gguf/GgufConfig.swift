@@ -3,7 +3,7 @@ import NibbleCore
 import NibbleQuant
 
 /// What a GGUF file is as a Hugging Face model: its names there, and the `config.json` that its metadata and shapes amount to.
-struct GgufModel {
+struct GgufSource {
   let names: LlamaCppNames
   let config: JSON
 
@@ -47,7 +47,7 @@ private struct GgufConfigReader {
   init(_ parts: GgufParts, _ architecture: String) throws {
     (file, self.architecture) = (parts.first, architecture)
     tensors = Dictionary(parts.tensors.map { ($0.tensor.name, $0.tensor) }) { first, _ in first }
-    let found = parts.tensors.first { $0.tensor.name == GgufModel.frequencies }
+    let found = parts.tensors.first { $0.tensor.name == GgufSource.frequencies }
     if let found, found.tensor.shape.reduce(1, { $0.multipliedReportingOverflow(by: $1).partialValue }) > 1 << 16 {
       throw NibbleError.badInput("\(path: found.file.path): \(tensor: found.tensor.name) has the shape \(found.tensor.shape)")
     }
@@ -222,7 +222,7 @@ private struct GgufConfigReader {
     let trained = try whole("rope.scaling.original_context_length")
     _ = key("rope.scaling.finetuned")
     if let frequencies {
-      set("rope_scaling", Llama3Scaling(frequencies, base: base, size: size).map(\.json) ?? ["rope_type": JSON(GgufModel.frequencies)])
+      set("rope_scaling", Llama3Scaling(frequencies, base: base, size: size).map(\.json) ?? ["rope_type": JSON(GgufSource.frequencies)])
     } else if kind == "yarn" {
       var scaling: [(key: String, value: JSON)] = [("rope_type", "yarn"), ("factor", JSON(factor))]
       if let trained { scaling.append(("original_max_position_embeddings", JSON(trained))) }

@@ -394,7 +394,7 @@ struct JSONBytes {
 
 extension Checkpoint {
   /// Adds the files of the tokenizer; a tokenizer that cannot be read is told, and refused where it is needed.
-  mutating func addTokenizer(of file: GgufFile, _ model: GgufModel?) throws {
+  mutating func addTokenizer(of file: GgufFile, _ model: GgufSource?) throws {
     let kind = file.text("tokenizer.ggml.model")
     guard let kind, kind != "none", kind != "no_vocab" else { return }
     let rows = tensors.first { ["model.embed_tokens.weight", "transformer.wte.weight", "token_embd.weight"].contains($0.name.text)
