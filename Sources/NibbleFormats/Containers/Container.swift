@@ -121,12 +121,19 @@ extension Checkpoint {
   public var ownFormat: OutputFormat {
     switch container {
     case .nbl: .nbl
+    case .gguf: .gguf
     case .folder, .safetensors: folderFormat
     }
   }
 
+  /// Whether packed tensors of this checkpoint stay as they are in a container; blocks of a GGUF file may have to be packed anew.
+  package func keepsCodes(in format: OutputFormat) -> Bool {
+    packed.contains { !$0.encoding.kind.isOfGguf || format.container.takes($0.encoding, beside: []) }
+  }
+
   /// The container of safetensors that holds what this checkpoint is made of.
   public var folderFormat: OutputFormat {
+    let packed = packed.filter { !$0.encoding.kind.isOfGguf }
     if packed.isEmpty { return .safetensors }
     return layoutFormat ?? (packed.contains { $0.encoding.codec is Int4Groups } ? .compressedTensors : .bnb)
   }

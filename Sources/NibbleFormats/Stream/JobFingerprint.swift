@@ -36,7 +36,7 @@ extension StreamJob {
     for (key, value) in source.metadata { add(JSON.array([JSON(key), JSON(value)]).text()) }
     for file in source.smallFiles {
       add(file.name)
-      add(file.section)
+      if let section = try? file.section { add(section) }
     }
     for item in items {
       let target = item.target

@@ -168,7 +168,7 @@ public struct StreamJob: Sendable {
     try checkClaim(sourceIdentity.identity)
     if !writer.takesFilesFirst {
       for small in source.smallFiles where try !writer.carry(small, stream) {
-        try stream.read(small.section, small.name, XXH3())
+        try stream.read(try small.section, small.name, XXH3())
         report.notCarried.append(small.name)
       }
     }

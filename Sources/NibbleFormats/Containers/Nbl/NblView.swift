@@ -17,7 +17,7 @@ struct NblView: Sendable {
     let files = checkpoint.smallFiles.filter { $0.name != "README.md" }  // says what the folder is, and is no part of the model
     var table = NblWriter.emptyTable(
       checkpoint.tensors.map { TensorTarget(keeping: $0) }, files, metadata: checkpoint.metadata, provenance: nil, origin: nil)
-    let sections = files.map(\.section) + checkpoint.tensors.flatMap(\.sections)
+    let sections = try files.map { try $0.section } + checkpoint.tensors.flatMap(\.sections)
     var end = NblHeader.length + table.bytes.count
     var number = 0
     let stream = TensorStream(threads: threads) { _ in }
