@@ -13,9 +13,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import ggml
+from conftest import ROOT
 from running import save_random
 
 KINDS = {number: name for name, (number, _, _) in ggml.TYPES.items()}
+LAYERS = 9
 MIXES = ["q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"]
 
 
@@ -33,7 +35,8 @@ def model(tmp_path_factory):
     """A small Llama whose rows are whole blocks of 256."""
     folder = tmp_path_factory.mktemp("rows") / "m"
     save_random(transformers.LlamaForCausalLM, "llama", folder, hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2,
-                num_hidden_layers=9, head_dim=64, tie_word_embeddings=False)
+                num_hidden_layers=LAYERS, head_dim=64, vocab_size=512, tie_word_embeddings=False)
+    shutil.copy(ROOT / "Tests" / "Fixtures" / "tokenizers" / "stories512" / "tokenizer.model", folder)
     path = folder / "model.safetensors"
     tensors = load_file(path)
     for seed, (name, tensor) in enumerate(sorted(tensors.items())):
@@ -49,12 +52,12 @@ def floats(tensors):
     return {name: tensor.float().numpy() for name, tensor in tensors.items()}
 
 
-def names(layers):
+def names():
     """llama.cpp's names by Hugging Face's."""
     pairs = {"model.embed_tokens": "token_embd", "lm_head": "output"}
     inside = {"self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
               "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
-    for layer in range(layers):
+    for layer in range(LAYERS):
         pairs |= {f"model.layers.{layer}.{theirs}": f"blk.{layer}.{ours}" for theirs, ours in inside.items()}
     return {f"{theirs}.weight": f"{ours}.weight" for theirs, ours in pairs.items()}
 
@@ -64,7 +67,7 @@ def test_written_blocks_are_ggmls(nibble, quantizers, model, tmp_path, mix):
     nibble("quantize", model, "-o", tmp_path / "m.gguf", "--gguf-type", mix)
     stored = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     source, seen = floats(load_file(model / "model.safetensors")), set()
-    for theirs, ours in names(9).items():
+    for theirs, ours in names().items():
         kind, rows = KINDS[int(stored[ours].tensor_type)], source[theirs]
         seen.add(kind)
         expected = quantizers.quantize(kind, rows).reshape(len(rows), -1)
@@ -93,7 +96,7 @@ def test_blocks_of_any_bits_decode_as_ggml_decodes_them(nibble, quantizers, mode
             writer.add_array(key, field.contents())
         else:
             writer.add_key_value(key, field.contents(), field.types[0])
-    back = {ours: theirs for theirs, ours in names(9).items()}
+    back = {ours: theirs for theirs, ours in names().items()}
     for tensor in reader.tensors:
         shape = [int(n) for n in reversed(tensor.shape)]
         if tensor.name not in back:
