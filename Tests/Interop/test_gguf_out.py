@@ -78,7 +78,7 @@ CASES = {
     "qwen2, yarn": ("Qwen2ForCausalLM", gpt2_tokenizer, {"rope_parameters": YARN, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3ForCausalLM", gpt2_tokenizer, {}),
     "gemma": ("GemmaForCausalLM", pieces, {}),
-    "gemma2": ("Gemma2ForCausalLM", pieces, {}),
+    "gemma2": ("Gemma2ForCausalLM", pieces, {"query_pre_attn_scalar": 16}),
     "granite": ("GraniteForCausalLM", pieces, {"attention_multiplier": 0.25, "embedding_multiplier": 12.0}),
     "olmo2": ("Olmo2ForCausalLM", gpt2_tokenizer, {}),
     "smollm3": ("SmolLM3ForCausalLM", gpt2_tokenizer, {"tie_word_embeddings": True}),

@@ -30,6 +30,7 @@ struct GgufPlan: Sendable {
     let model = try ModelKeys(numbers, architecture: llamaCpp.architecture, place: source.path)
     let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
     try place(&job, llamaCpp, config, hasHead: hasHead)
+    try checkWhole(job, numbers)
     try addFactors(numbers, llamaCpp)
     let fileType = try settle(&job, numbers, llamaCpp)
     metadata["general.architecture"] = .text(llamaCpp.architecture)
@@ -41,7 +42,7 @@ struct GgufPlan: Sendable {
       fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
     metadata["general.quantization_version"] = .u32(2)
     try TokenKeys(text, numbers, architecture: llamaCpp.architecture, preTokenizer: try preTokenizer(job)).write(&metadata)
-    try checkVocabulary(job)
+    if case .texts(let tokens)? = metadata["tokenizer.ggml.tokens"] { try check(vocabulary: tokens.count, job) }
     (encoded, metadata) = (metadata.encoded, GgufMetadata())
     job.warnings += model.warnings
   }
@@ -73,7 +74,7 @@ struct GgufPlan: Sendable {
       guard source.dtype.isFloat else {
         throw NibbleError.usage("\(path: path): \(tensor: name) is of \(source.dtype.rawValue); GGUF files hold float types and blocks")
       }
-      guard source.count > 0, source.shape.count <= 4 else {
+      guard source.count > 0, (1...4).contains(source.shape.count) else {
         throw NibbleError.usage("\(path: path): \(tensor: name) has the shape \(source.shape), which llama.cpp does not load")
       }
       names[source.name] = gguf
@@ -175,13 +176,33 @@ struct GgufPlan: Sendable {
         + "original is better, and \(.allowRequantize) goes on all the same")
   }
 
+  /// llama.cpp loads whole models only: every layer, and the embedding.
+  private func checkWhole(_ job: StreamJob, _ numbers: HuggingFaceNumbers) throws {
+    let path = job.source.path
+    guard names.values.contains("token_embd.weight") else {
+      throw NibbleError.usage("\(path: path): there is no embedding; llama.cpp loads whole models only")
+    }
+    try check(vocabulary: try numbers.whole(["vocab_size"]) ?? 0, job)
+    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer"]))
+    var tensors: [Int: Int] = [:]
+    for name in names.values where name.hasPrefix("blk.") {
+      tensors[Int(name.dropFirst(4).prefix { $0 != "." }) ?? -1, default: 0] += 1
+    }
+    guard tensors.count == count, tensors.keys.allSatisfy({ $0 < count }), Set(tensors.values).count <= 1 else {
+      let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || tensors[$0] != tensors.values.max() }
+      throw NibbleError.usage(
+        "\(path: path): its configuration says \(count) layers, "
+          + (odd.map { "and tensors of layer \($0) are missing" } ?? "and there are tensors of \(tensors.count)") + "; llama.cpp loads whole models only")
+    }
+  }
+
   /// llama.cpp loads no embedding that has other rows than there are tokens.
-  private func checkVocabulary(_ job: StreamJob) throws {
-    guard case .texts(let tokens)? = metadata["tokenizer.ggml.tokens"],
-      let embedding = job.items.first(where: { names[$0.target.name] == "token_embd.weight" })?.target, embedding.shape.first != tokens.count
+  private func check(vocabulary: Int, _ job: StreamJob) throws {
+    guard let embedding = job.items.first(where: { names[$0.source.name] == "token_embd.weight" })?.source,
+      embedding.logicalShape.first != vocabulary
     else { return }
     throw NibbleError.badInput(
-      "\(path: job.source.path): \(tensor: embedding.name.text) has \(embedding.shape.first ?? 0) rows, and there are \(tokens.count) tokens")
+      "\(path: job.source.path): \(tensor: embedding.name.text) has \(embedding.logicalShape.first ?? 0) rows, and there are \(vocabulary) tokens")
   }
 
   // MARK: - Metadata
