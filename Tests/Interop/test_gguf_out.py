@@ -3,17 +3,26 @@ import contextlib
 import importlib
 import json
 import logging
+import os
 import shutil
 import sys
+import types
 
-import gguf
+import numpy
 import pytest
 import torch
 import transformers
 from conftest import ROOT
 from models import make, small_config
+from running import as_float32, expected, random_ids
 
 LLAMA_CPP = ROOT / ".venv-interop" / "llama.cpp"
+# The converter's own gguf-py, which a released one may be older than.
+for module in [name for name in sys.modules if name.split(".")[0] == "gguf"]:
+    del sys.modules[module]
+sys.path.insert(0, str(LLAMA_CPP / "gguf-py"))
+import gguf  # noqa: E402
+
 TOKENIZERS = ROOT / "Tests" / "Fixtures" / "tokenizers"
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32, "rope_theta": 500000.0}
@@ -69,7 +78,7 @@ CASES = {
     "qwen2, yarn": ("Qwen2ForCausalLM", gpt2_tokenizer, {"rope_parameters": YARN, "tie_word_embeddings": True}),
     "qwen3": ("Qwen3ForCausalLM", gpt2_tokenizer, {}),
     "gemma": ("GemmaForCausalLM", pieces, {}),
-    "gemma2": ("Gemma2ForCausalLM", pieces, {}),
+    "gemma2": ("Gemma2ForCausalLM", pieces, {"query_pre_attn_scalar": 16}),
     "granite": ("GraniteForCausalLM", pieces, {"attention_multiplier": 0.25, "embedding_multiplier": 12.0}),
     "olmo2": ("Olmo2ForCausalLM", gpt2_tokenizer, {}),
     "smollm3": ("SmolLM3ForCausalLM", gpt2_tokenizer, {"tie_word_embeddings": True}),
@@ -167,3 +176,100 @@ def test_several_files_are_those_of_the_converter(nibble, work):
     assert len(theirs) > 2 and sorted(path.name for path in (work / "ours").iterdir()) == [path.name for path in theirs]
     for path in theirs:
         assert_same_file(work / "ours" / path.name, path)
+
+
+def llama_cpp():
+    """The binding of llama.cpp, where it is installed."""
+    # Only its cache on disk needs this.
+    sys.modules.setdefault("diskcache", types.ModuleType("diskcache"))
+    return pytest.importorskip("llama_cpp")
+
+
+def llama_cpp_logits(path, ids):
+    """What llama.cpp computes for a row of ids, keys and values in float32."""
+    model = llama_cpp().Llama(
+        str(path), n_ctx=64, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, flash_attn=False)
+    model.eval(ids.tolist())
+    return torch.tensor(numpy.array(model.scores[: len(ids)]))
+
+
+def llama_cpp_states(path, ids, pooling):
+    """States of an encoder, a row a token, or one row of its head."""
+    binding = llama_cpp()
+    model = binding.Llama(str(path), n_ctx=64, embedding=True, verbose=False, n_threads=1, pooling_type=pooling)
+    model._batch.reset()
+    model._batch.add_sequence(ids.tolist(), 0, True)
+    model._ctx.decode(model._batch)
+    width = binding.llama_model_n_embd(model._model.model)
+    if pooling:
+        count = binding.llama_model_n_cls_out(model._model.model)
+        return torch.tensor(binding.llama_get_embeddings_seq(model._ctx.ctx, 0)[:count])
+    rows = [binding.llama_get_embeddings_ith(model._ctx.ctx, row)[:width] for row in range(len(ids))]
+    return torch.tensor(rows)
+
+
+def written(nibble, work, case, *options):
+    name, tokenizer, changes = CASES[case]
+    save(work / "m", name, tokenizer, changes)
+    nibble("convert", work / "m", "-o", work / "ours.gguf", *options)
+    return as_float32(getattr(transformers, name), work / "m")
+
+
+@pytest.mark.parametrize("case", [
+    "llama", "llama, llama3's positions", "llama of byte pairs", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "granite", "olmo2", "gpt2",
+])
+def test_llama_cpp_computes_the_models_logits(nibble, work, case):
+    llama_cpp()
+    model = written(nibble, work, case)
+    ids = random_ids(model, batch=1, length=20, low=300)[0]
+    theirs = expected(model, input_ids=ids[None])["logits"][0]
+    ours = llama_cpp_logits(work / "ours.gguf", ids)
+    assert float((ours - theirs).abs().max()) < 1e-3 * max(1, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta"])
+def test_llama_cpp_computes_an_encoders_states(nibble, work, case):
+    llama_cpp()
+    model = written(nibble, work, case)
+    ids = random_ids(model, batch=1, length=20, low=300)[0]
+    theirs = model(input_ids=ids[None]).last_hidden_state[0].detach()
+    assert float((llama_cpp_states(work / "ours.gguf", ids, 0) - theirs).abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("name, tokenizer", [
+    ("BertForSequenceClassification", bert_tokenizer), ("RobertaForSequenceClassification", roberta_tokenizer)])
+def test_llama_cpp_computes_a_classifiers_scores(nibble, work, name, tokenizer):
+    """BERT's pooler too, which llama.cpp's converter leaves out."""
+    llama_cpp()
+    save(work / "m", name, tokenizer, {"id2label": {0: "no", 1: "maybe", 2: "yes"}})
+    nibble("convert", work / "m", "-o", work / "ours.gguf")
+    model = as_float32(getattr(transformers, name), work / "m")
+    ids = random_ids(model, batch=1, length=12, low=300)[0]
+    theirs = model(input_ids=ids[None]).logits[0].detach()
+    assert float((llama_cpp_states(work / "ours.gguf", ids, 4) - theirs).abs().max()) < 5e-3
+
+
+def test_llama_cpp_tells_the_bundled_story(nibble, work, stories):
+    """The same text, and the same tokens of the prompt."""
+    nibble("convert", stories, "-o", work / "s.gguf")
+    prompt = "Once upon a time"
+    model = llama_cpp().Llama(str(work / "s.gguf"), n_ctx=64, verbose=False, n_threads=1)
+    ours = nibble("generate", "--base", stories, "--prompt", prompt, "--max-new-tokens", 20, "--temperature", 0, "--json")
+    assert model(prompt, max_tokens=20, temperature=0)["choices"][0]["text"] == json.loads(ours.stdout)["text"]
+
+
+@pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW") or not os.environ.get("NIBBLE_SMOLLM2"), reason="NIBBLE_SLOW and NIBBLE_SMOLLM2, a folder")
+@pytest.mark.parametrize("kind", ["bf16", "q8_0"])
+def test_a_real_model_is_that_of_llama_cpp(nibble, work, kind):
+    folder = os.environ["NIBBLE_SMOLLM2"]
+    nibble("convert", folder, "-o", work / "ours.gguf", "--gguf-type", kind)
+    assert_same_file(work / "ours.gguf", by_llama_cpp(folder, work / "theirs.gguf", kind))
+
+
+def test_a_merged_adapter_is_in_the_file(nibble, work, stories):
+    """The file of a merge is that of the merged model."""
+    adapter = ROOT / "Tests" / "Fixtures" / "shakespeare" / "adapter"
+    nibble("merge", "--base", stories, "--adapter", adapter, "-o", work / "m.gguf", "--any-base")
+    nibble("merge", "--base", stories, "--adapter", adapter, "-o", work / "s", "--any-base", "--format", "safetensors")
+    nibble("convert", work / "s", "-o", work / "m2.gguf")
+    assert contents(work / "m.gguf")[1] == contents(work / "m2.gguf")[1]

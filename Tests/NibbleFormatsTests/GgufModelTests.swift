@@ -61,7 +61,9 @@ struct GgufModelTests {
     ("rms_norm_eps is '1e400'", { $0.setting("rms_norm_eps", to: .number("1e400")) }),
     ("max_position_embeddings is '-1'", { $0.setting("max_position_embeddings", to: -1) }),
     ("has 512 rows, and there are 100 tokens", { $0.setting("vocab_size", to: 100) }),
-    ("vocab_size is '99999999999'", { $0.setting("vocab_size", to: 99_999_999_999) }),
+    ("has 512 rows, and there are 99999999999 tokens", { $0.setting("vocab_size", to: 99_999_999_999) }),
+    ("its configuration says 6 layers, and tensors of layer 5 are missing", { $0.setting("num_hidden_layers", to: 6) }),
+    ("its configuration says 4 layers, and there are tensors of 5", { $0.setting("num_hidden_layers", to: 4) }),
     ("its llama3 factors make no sense", { $0.setting("rope_scaling", to: ["rope_type": "llama3", "low_freq_factor": 0]) }),
   ]
 

@@ -21,8 +21,8 @@ struct GgufModel: Container {
       throw NibbleError.usage(
         "\(path: job.source.path): \(tensor: changed.source.name.text) is changed by the adapter and left out of the file: \(changed.leftOut ?? "")")
     }
-    guard [.fail, .sixteenBits].contains(job.changing.whenLost) else {
-      throw NibbleError.usage("\(.whenLost, job.changing.whenLost.rawValue) does not go with GGUF files; fail and 16bit do")
+    guard job.changing.whenLost == .fail else {
+      throw NibbleError.usage("\(.whenLost, job.changing.whenLost.rawValue) does not go with GGUF files; \(.ggufType) has types that keep more")
     }
   }
 

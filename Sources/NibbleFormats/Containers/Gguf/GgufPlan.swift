@@ -30,6 +30,7 @@ struct GgufPlan: Sendable {
     let model = try ModelKeys(numbers, architecture: llamaCpp.architecture, place: source.path)
     let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
     try place(&job, llamaCpp, config, hasHead: hasHead)
+    try checkWhole(job, numbers)
     try addFactors(numbers, llamaCpp)
     let fileType = try settle(&job, numbers, llamaCpp)
     metadata["general.architecture"] = .text(llamaCpp.architecture)
@@ -41,6 +42,7 @@ struct GgufPlan: Sendable {
       fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
     metadata["general.quantization_version"] = .u32(2)
     try TokenKeys(text, numbers, architecture: llamaCpp.architecture, preTokenizer: try preTokenizer(job)).write(&metadata)
+    if case .texts(let tokens)? = metadata["tokenizer.ggml.tokens"] { try check(vocabulary: tokens.count, job) }
     (encoded, metadata) = (metadata.encoded, GgufMetadata())
     job.warnings += model.warnings
   }
@@ -72,7 +74,7 @@ struct GgufPlan: Sendable {
       guard source.dtype.isFloat else {
         throw NibbleError.usage("\(path: path): \(tensor: name) is of \(source.dtype.rawValue); GGUF files hold float types and blocks")
       }
-      guard source.count > 0, source.shape.count <= 4 else {
+      guard source.count > 0, (1...4).contains(source.shape.count) else {
         throw NibbleError.usage("\(path: path): \(tensor: name) has the shape \(source.shape), which llama.cpp does not load")
       }
       names[source.name] = gguf
@@ -161,9 +163,10 @@ struct GgufPlan: Sendable {
   /// Codes that are rounded to codes of another kind lose twice: refused unless that was asked for, with what it would cost.
   private func checkRounding(_ job: StreamJob, _ indices: [Int], _ types: [GGMLType]) throws {
     guard !job.output.gguf.requantizes else { return }
-    let rounded = zip(indices, types).filter { index, type in
+    let rounded = try zip(indices, types).filter { index, type in
       let source = job.items[index].source
-      return source.isPacked && source.encoding != type.encoding && !Self.faithful.contains(type)
+      return try source.isPacked && source.encoding != type.encoding && !Self.faithful.contains(type)
+        && !(forms[source.name] != .transposed && source.moves(into: type))
     }
     guard let smallest = rounded.min(by: { job.items[$0.0].source.count < job.items[$1.0].source.count }) else { return }
     let source = job.items[smallest.0].source, type = smallest.1
@@ -171,6 +174,35 @@ struct GgufPlan: Sendable {
       "\(path: job.source.path): \(rounded.count) tensors are \(source.encoding.name) already, and \(type.name) would round them once more, by another "
         + "\(decimal(100 * (try job.error(of: source, as: type)), 1)) % of \(subject: source.name.text); f16, bf16, f32 and q8_0 keep their values, quantizing the "
         + "original is better, and \(.allowRequantize) goes on all the same")
+  }
+
+  /// llama.cpp loads whole models only: every layer, and the embedding.
+  private func checkWhole(_ job: StreamJob, _ numbers: HuggingFaceNumbers) throws {
+    let path = job.source.path
+    guard names.values.contains("token_embd.weight") else {
+      throw NibbleError.usage("\(path: path): there is no embedding; llama.cpp loads whole models only")
+    }
+    try check(vocabulary: try numbers.whole(["vocab_size"]) ?? 0, job)
+    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer"]))
+    var tensors: [Int: Int] = [:]
+    for name in names.values where name.hasPrefix("blk.") {
+      tensors[Int(name.dropFirst(4).prefix { $0 != "." }) ?? -1, default: 0] += 1
+    }
+    guard tensors.count == count, tensors.keys.allSatisfy({ $0 < count }), Set(tensors.values).count <= 1 else {
+      let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || tensors[$0] != tensors.values.max() }
+      throw NibbleError.usage(
+        "\(path: path): its configuration says \(count) layers, "
+          + (odd.map { "and tensors of layer \($0) are missing" } ?? "and there are tensors of \(tensors.count)") + "; llama.cpp loads whole models only")
+    }
+  }
+
+  /// llama.cpp loads no embedding that has other rows than there are tokens.
+  private func check(vocabulary: Int, _ job: StreamJob) throws {
+    guard let embedding = job.items.first(where: { names[$0.source.name] == "token_embd.weight" })?.source,
+      embedding.logicalShape.first != vocabulary
+    else { return }
+    throw NibbleError.badInput(
+      "\(path: job.source.path): \(tensor: embedding.name.text) has \(embedding.logicalShape.first ?? 0) rows, and there are \(vocabulary) tokens")
   }
 
   // MARK: - Metadata
@@ -221,6 +253,15 @@ extension TensorTarget {
   fileprivate func storedCount(_ form: LlamaCppForm?) -> Int {
     if case .withoutFirst(let rows)? = form { return max(0, count - rows * (shape.last ?? 0)) }
     return count
+  }
+}
+
+extension StoredTensor {
+  /// Whether its groups become blocks of a type with the same numbers.
+  fileprivate func moves(into type: GGMLType) throws -> Bool {
+    guard let groups = encoding.codec as? Int4Groups, !isTransposed, groups.ggmlType != nil, type == .q4_0 || type == .q4_1 else { return false }
+    let behind = try sections.dropFirst().map { try SectionReader($0, name.text).readWhole() }
+    return groups.refusal(type, shape, behind) == nil
   }
 }
 

@@ -20,7 +20,7 @@ struct HuggingFaceNumbers {
   }
 
   private func fail(_ keys: [String], _ value: JSON) -> NibbleError {
-    .badInput("\(path: place): \(key: keys.first { config[$0] != nil } ?? keys[0]) is \(quoted(value.text()))")
+    .badInput("\(path: place): \(key: keys.first { config[$0] != nil } ?? keys[0]) is \(quoted(value.string ?? value.text()))")
   }
 
   /// A whole number.
@@ -87,7 +87,7 @@ struct HuggingFaceNumbers {
     "gemma2": [
       "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
       "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192, "rms_norm_eps": JSON(1e-06), "sliding_window": 4096,
-      "final_logit_softcapping": 30, "attn_logit_softcapping": 50,
+      "query_pre_attn_scalar": 256, "final_logit_softcapping": 30, "attn_logit_softcapping": 50,
     ],
     "granite": [
       "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,

@@ -126,7 +126,7 @@ struct ModelKeys {
       guard let value = config.config[name], value != .null else { continue }
       guard let text = value.string, activations.contains(text) else {
         throw NibbleError.usage(
-          "\(path: place): \(key: name) is \(quoted(value.text())); llama.cpp computes \(quoted(architecture)) with \(activations.sorted().joined(separator: " or ")) only"
+          "\(path: place): \(key: name) is \(quoted(value.string ?? value.text())); llama.cpp computes \(quoted(architecture)) with \(activations.sorted().joined(separator: " or ")) only"
         )
       }
       return
@@ -139,6 +139,23 @@ struct ModelKeys {
     }
     for name in ["scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"] where config.config[name]?.bool == true {
       throw NibbleError.usage("\(path: place): \(key: name) is true, which llama.cpp does not have")
+    }
+    if architecture == "gemma2", let scale = config.value(["query_pre_attn_scalar"])?.double, let size = try config.whole(["head_dim"]) {
+      // The model of 27 billion weights, which llama.cpp knows by its layers, has the width by heads.
+      let layers = try config.whole(["num_hidden_layers"]) ?? 0
+      let heads = max(1, try config.whole(["num_attention_heads"]) ?? 1), width = try config.whole(["hidden_size"]) ?? 0
+      let own = layers == 46 ? Double(width / heads) : Double(size)
+      guard scale == own else {
+        throw NibbleError.usage("\(path: place): \(key: "query_pre_attn_scalar") is \(scale); llama.cpp computes with \(own)")
+      }
+    }
+    if architecture == "smollm3", let layers = try config.whole(["num_hidden_layers"]), (0...1 << 16).contains(layers) {
+      let usual = (0..<layers).map { ($0 + 1) % 4 == 0 ? 0 : 1 }
+      let own = config.value(["no_rope_layers"])?.array?.map { $0.int ?? -1 } ?? usual
+      guard own == usual, config.value(["no_rope_layer_interval"])?.int ?? 4 == 4 || config.value(["no_rope_layers"]) != nil else {
+        throw NibbleError.usage(
+          "\(path: place): \(key: "no_rope_layers") are not every fourth layer, which llama.cpp leaves without positions")
+      }
     }
     if config.config["scale_attn_weights"]?.bool == false {
       throw NibbleError.usage("\(path: place): \(key: "scale_attn_weights") is false, which llama.cpp does not have")
@@ -177,7 +194,7 @@ struct RopeNumbers {
 
   private func number(_ key: String) throws -> Double? {
     guard let value = values[key] ?? config.config[key], value != .null else { return nil }
-    guard let number = value.double, number.isFinite else { throw NibbleError.badInput("\(path: place): \(key: key) is \(quoted(value.text()))") }
+    guard let number = value.double, number.isFinite else { throw NibbleError.badInput("\(path: place): \(key: key) is \(quoted(value.string ?? value.text()))") }
     return number
   }
 

@@ -26,8 +26,7 @@ struct SpecialTokenKeys {
   /// Keys for roles and for what is put around texts.
   private static let idKeys = [
     "bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "sep": "seperator_token_id", "pad": "padding_token_id",
-    "mask": "mask_token_id", "eot": "eot_token_id", "eom": "eom_token_id", "prefix": "prefix_token_id", "suffix": "suffix_token_id",
-    "middle": "middle_token_id",
+    "mask": "mask_token_id", "eot": "eot_token_id", "eom": "eom_token_id",
   ]
 
   func write(_ metadata: inout GgufMetadata, templates: Bool = true) throws {

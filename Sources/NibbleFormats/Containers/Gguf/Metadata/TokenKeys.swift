@@ -53,9 +53,9 @@ struct TokenKeys {
     if try !writeSentencePieces(&out), try !writeFallbackPairs(&out) { try writeBytePairs(&out) }
     let size = try config.whole(["vocab_size"])
     if size == 32016 {
-      // CodeLlama's infill marks, at their published places.
-      var special = try SpecialTokenKeys(text, config.config, roles: ["prefix", "suffix", "middle", "eot"])
-      for (index, role) in ["prefix", "suffix", "middle", "eot"].enumerated() { special.set(role, id: 32007 + index) }
+      // CodeLlama's end of a turn, at its published place; marks for filling in have no key.
+      var special = try SpecialTokenKeys(text, config.config, roles: ["eot"])
+      special.set("eot", id: 32010)
       try special.write(&out)
     }
     if size == 49152 { out["tokenizer.ggml.add_bos_token"] = .bool(false) }
@@ -212,11 +212,10 @@ struct TokenKeys {
     token.utf8.count == 6 && token.hasPrefix("<0x") && token.hasSuffix(">") && token.dropFirst(3).dropLast().allSatisfy(\.isHexDigit)
   }
 
-  /// Marks of CodeGemma at their published places: llama.cpp has them in every file of the family.
+  /// The end of a turn at its published place: llama.cpp has it in every file of the family.
   private func writeCodeGemma(_ out: inout GgufMetadata) throws {
-    let roles = ["prefix", "suffix", "middle", "fsep", "eot"]
-    var special = try SpecialTokenKeys(text, config.config, roles: roles)
-    for (role, id) in zip(roles, [67, 69, 68, 70, 107]) { special.set(role, id: id) }
+    var special = try SpecialTokenKeys(text, config.config, roles: ["eot"])
+    special.set("eot", id: 107)
     try special.write(&out, templates: false)
   }
 
