@@ -255,7 +255,7 @@ def test_every_verb_takes_a_file_with_blocks(nibble, work, models):
     (work / "train.jsonl").write_text("\n".join(json.dumps({"text": "Once upon a time there was a world."}) for _ in range(4)) + "\n")
     nibble("finetune", "--base", base, "--data", work / "train.jsonl", "-o", work / "adapter", "--max-steps", "2", "--lora-r", "2", "--learning-rate", "0.05")
     nibble("generate", "--base", base, "--adapter", work / "adapter", "--prompt", "Once", "--max-new-tokens", "2")
-    nibble("merge", "--base", base, "--adapter", work / "adapter", "-o", work / "merged")
+    nibble("merge", "--base", base, "--adapter", work / "adapter", "-o", work / "merged", "--format", "safetensors")
     merged = transformers.LlamaForCausalLM.from_pretrained(work / "merged", dtype=torch.float32)
     assert transformers.AutoTokenizer.from_pretrained(work / "merged")("Once")["input_ids"] == tokenizer("Once")["input_ids"]
     question = ask(model)

@@ -349,6 +349,18 @@ struct GgufTokenizer {
     "<｜end▁of▁sentence｜>", "<end_of_utterance>",
   ]
 
+  /// Sampling settings that the file recommends.
+  private var sampling: [(key: String, value: JSON)] {
+    let names = [("temp", "temperature"), ("top_k", "top_k"), ("top_p", "top_p"), ("min_p", "min_p"), ("penalty_repeat", "repetition_penalty")]
+    let found = names.compactMap { name, ours -> (key: String, value: JSON)? in
+      let key = "general.sampling." + name
+      return file.whole(key).map { (ours, JSON($0)) } ?? file.decimal(key).map { (ours, JSON($0)) }
+    }
+    // Only who draws tokens asks for these.
+    let draws = found.contains { ["temperature", "top_k", "top_p", "min_p"].contains($0.key) }
+    return found + (draws ? [("do_sample", true)] : [])
+  }
+
   private func generation() throws -> [UInt8] {
     var members: [(key: String, value: JSON)] = []
     if let bos = ids.bos { members.append(("bos_token_id", JSON(bos))) }
@@ -360,6 +372,7 @@ struct GgufTokenizer {
     if unique.count > 1 { members.append(("eos_token_id", JSON(unique))) }
     if let pad = ids.pad { members.append(("pad_token_id", JSON(pad))) }
     let suppressed = "tokenizer.ggml.suppress_tokens"
+    members += sampling
     if file.metadata[suppressed] != nil { members.append(("suppress_tokens", JSON(try file.wholes(suppressed)))) }
     return JSON.object(members).fileBytes
   }
