@@ -86,6 +86,6 @@ def rows(seed, columns):
         "near": 1000 + normal() * 1e-4, "tiny": normal() * 1e-7, "tinier": normal() * 1e-20, "subnormal": normal() * 1e-36,
         "large": normal() * 100, "scales": normal() * numpy.repeat(numpy.exp2(draw.uniform(-20, 4, columns // 16)), 16),
         "wide": normal() * numpy.exp(draw.uniform(-12, 3, columns)), "whole": draw.integers(-8, 8, columns).astype(float),
-        "powers": numpy.exp2(draw.integers(-12, 6, columns)) * draw.choice([-1, 1], columns), "heavy": draw.standard_cauchy(columns),
+        "powers": numpy.exp2(draw.integers(-12, 6, columns)) * draw.choice([-1, 1], columns), "heavy": draw.standard_cauchy(columns).clip(-2000, 2000),
     }
     return {name: row.astype(numpy.float32) for name, row in kinds.items()}

