@@ -35,8 +35,8 @@ let package = Package(
     .target(name: "NibbleCore", dependencies: ["CNibbleSystem", "CXXHash", "CPCRE2", "CYAML", "CZstd"]),
     .target(name: "NibbleQuant", dependencies: ["NibbleCore", "CNibbleKernels"]),
     .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
-    .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant"]),
     .target(name: "NibbleTokenizers", dependencies: ["NibbleCore", "CNibbleSentencePiece", "CUTF8Proc"]),
+    .target(name: "NibbleFormats", dependencies: ["NibbleCore", "NibbleQuant", "NibbleTokenizers"]),
     .target(name: "NibbleTemplates", dependencies: ["NibbleCore"]),
     .target(name: "NibbleAdapters", dependencies: ["NibbleCore", "NibbleCompute", "NibbleFormats"]),
     .target(

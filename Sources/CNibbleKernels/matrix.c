@@ -90,7 +90,7 @@ static void run_of_blocks(nibble_variant variant, const nibble_matrix *w, size_t
 }
 
 const nibble_storage *nibble_block_storage(void) {
-  static const nibble_storage storage = {.bits = 4, .blocks = 1, .run = run_of_blocks};
+  static const nibble_storage storage = {.together = 2, .size = 1, .blocks = 1, .run = run_of_blocks};
   return &storage;
 }
 
@@ -109,7 +109,7 @@ static void run_of_rows(nibble_variant variant, const nibble_matrix *w, size_t e
 }
 
 const nibble_storage *nibble_row_storage(void) {
-  static const nibble_storage storage = {.bits = 8, .bytes = 1, .run = run_of_rows};
+  static const nibble_storage storage = {.together = 1, .size = 1, .bytes = 1, .run = run_of_rows};
   return &storage;
 }
 

@@ -94,10 +94,9 @@ static void ask_for(const nibble_products *p, const nibble_matrix *w, int transp
   size_t numbers = least(inner - from, next->units * p->pair);
   size_t rows = transposed ? numbers : next->outputs, columns = transposed ? next->outputs : numbers;
   size_t row = transposed ? from : next->first, column = transposed ? next->first : from;
-  size_t bits = nibble_storage_bits(w);
   for (size_t r = rows * i / parts; r < rows * (i + 1) / parts; r++) {
     size_t element = (row + r) * w->columns + column;
-    const char *at = (const char *)w->data + element * bits / 8, *end = at + columns * bits / 8;
+    const char *at = (const char *)w->data + nibble_storage_bytes(w, element), *end = at + nibble_storage_bytes(w, columns);
     for (; at < end; at += 64) __builtin_prefetch(at, 0, 2);
   }
 }

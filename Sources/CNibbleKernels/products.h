@@ -65,9 +65,9 @@ extern const nibble_few_products nibble_neon_few;
 /// Whether W is 4-bit codes in blocks, which variants have their own ways with.
 NIBBLE_INLINE int nibble_has_blocks(const nibble_matrix *w) { return w->storage && w->storage->blocks; }
 
-/// Bits of a number of W.
-NIBBLE_INLINE size_t nibble_storage_bits(const nibble_matrix *w) {
-  return w->storage ? w->storage->bits : 8 * nibble_number_size(w->number);
+/// Bytes that `n` numbers of W take, as far as they are whole ones.
+NIBBLE_INLINE size_t nibble_storage_bytes(const nibble_matrix *w, size_t n) {
+  return w->storage ? n * w->storage->size / w->storage->together : n * nibble_number_size(w->number);
 }
 
 /// n / by and what is left. Blocks are nearly always powers of two, and there are many divisions by them.

@@ -1,3 +1,4 @@
+import CNibbleKernels
 import NibbleCore
 import NibbleQuant
 
@@ -81,5 +82,14 @@ extension Int4Groups: InPlaceCodec {
         zeros: own.zeros.map(store), areOffsets: own.areOffsets, owner: sections.owner)
       return isTransposed ? matrix?.turned : matrix
     }
+  }
+}
+
+extension GGMLBlocks: InPlaceCodec {
+  package func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix? {
+    guard let blocks = try sections.inPlace(.codes), blocks.count == type.byteCount([rows, columns]), let data = blocks.baseAddress,
+      let storage = nibble_ggml_storage(type.native)
+    else { return nil }
+    return Matrix(rows: rows, columns: columns, storage, data: data, isTransposed: isTransposed, owners: [sections.owner])
   }
 }

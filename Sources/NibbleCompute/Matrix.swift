@@ -20,7 +20,7 @@ package struct Matrix: @unchecked Sendable {
   /// Bytes a product reads of one row of outputs.
   package var bytesPerOutput: Int {
     guard let storage = native.storage else { return inputs * (native.number == nibble_f32 ? 4 : 2) }
-    let codes = inputs * storage.pointee.bits / 8
+    let codes = inputs * storage.pointee.size / storage.pointee.together
     return native.block == 0 ? codes : codes + inputs / native.block * (native.scales == nil ? 1 : 4)
   }
 

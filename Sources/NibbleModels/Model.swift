@@ -54,6 +54,7 @@ public final class Model: @unchecked Sendable {
     let usesModelHead = classifier?.pooling == .model
     config = ConfigReader(
       usesModelHead ? classifier?.configuration(json) ?? json : json, place: "\(path: checkpoint.path): config.json")
+    try config.refuse([GgufUntranslated.key])
     let type = try config.string("model_type") ?? ""
     guard let architecture = architectures.named(type) else {
       throw config.fail(

@@ -194,6 +194,23 @@ package enum Kernels {
     }
   }
 
+  /// Encodes `count` elements, whole blocks, as ggml does.
+  package static func encode(
+    _ type: GGMLType, _ x: UnsafePointer<Float>, count: Int, _ blocks: UnsafeMutableRawPointer, variant: KernelVariant = .current
+  ) -> EncodeCounts {
+    var counts = nibble_ggml_counts()
+    nibble_ggml_encode(variant.native, type.native, x, count / type.blockElements, blocks, &counts)
+    return EncodeCounts(counts)
+  }
+
+  /// Decodes elements `first..<first + count` of ggml's blocks into `dtype` (F32, F16 or BF16).
+  package static func decode(
+    _ type: GGMLType, _ blocks: UnsafeRawPointer, from first: Int, count: Int, _ dtype: DType, _ out: UnsafeMutableRawPointer,
+    variant: KernelVariant = .current
+  ) {
+    nibble_ggml_decode(variant.native, type.native, blocks, first, count, dtype.number ?? nibble_f32, out)
+  }
+
   /// Numbers of `dtype` as float32. Exact except for F64 and wide integers, which are rounded once.
   package static func widen(
     _ dtype: DType, _ x: UnsafeRawPointer, count: Int, _ out: UnsafeMutablePointer<Float>,
@@ -238,5 +255,10 @@ extension EncodeCounts {
   init(_ counts: nibble_encode_counts) {
     nonfinite = Int(counts.nonfinite)
     zeroBlocks = Int(counts.zero_blocks)
+  }
+
+  init(_ counts: nibble_ggml_counts) {
+    (nonfinite, finiteLost) = (Int(counts.nonfinite), Int(counts.finite_lost))
+    (zeroBlocks, vanished, subnormal) = (Int(counts.zero_blocks), Int(counts.vanished), Int(counts.subnormal))
   }
 }

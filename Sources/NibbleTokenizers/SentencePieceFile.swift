@@ -11,7 +11,8 @@ struct SentencePieceFile {
   var removesExtraSpaces = true
   var escapesSpaces = true
   var treatsSpaceAsSuffix = false
-  var hasCharacterMap = false
+  var characterMap: [UInt8] = []
+  var hasCharacterMap: Bool { !characterMap.isEmpty }
   var hasDenormalizer = false
   var bos = 1
   var eos = 2
@@ -90,8 +91,8 @@ struct SentencePieceFile {
     while let (field, value) = try fields.next() {
       switch (field, value) {
       case (2, .bytes(let map)) where !map.isEmpty:
-        hasCharacterMap = true
-        _ = try CharacterMap(Array(map), place: place)
+        characterMap = Array(map)
+        _ = try CharacterMap(characterMap, place: place)
       case (3, .number(let flag)): addsDummyPrefix = flag != 0
       case (4, .number(let flag)): removesExtraSpaces = flag != 0
       case (5, .number(let flag)): escapesSpaces = flag != 0

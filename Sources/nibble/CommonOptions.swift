@@ -63,7 +63,7 @@ struct WriteOptions: ParsableArguments {
   @Option(help: ArgumentHelp("Use at most this much memory, such as 300MB.", valueName: "bytes"))
   var maxMemory: String?
 
-  @Option(help: ArgumentHelp("Largest size of a safetensors shard.", valueName: "bytes"))
+  @Option(help: ArgumentHelp("Largest size of a shard, in a folder of safetensors or GGUF files.", valueName: "bytes"))
   var maxShardSize = "5GB"
 
   func validate() throws {
@@ -77,9 +77,14 @@ struct WriteOptions: ParsableArguments {
     }
   }
 
-  func spec(_ format: OutputFormat?, orElse other: OutputFormat) throws -> OutputSpec {
+  func spec(_ format: OutputFormat?, orElse other: OutputFormat, gguf: GgufOptions = GgufOptions()) throws -> OutputSpec {
     // A plan needs no output: the empty path is never taken.
     var spec = try OutputSpec(path: output ?? "", format: format, default: other)
+    spec.gguf = gguf
+    try spec.checkOptions()
+    if spec.format.choosesTypes, spec.isSingleFile, !Arguments.given(["--max-shard-size"]).isEmpty {
+      throw NibbleError.usage("--max-shard-size splits a folder of GGUF files; \(spec.path) is one file")
+    }
     spec.force = force
     spec.maximumShard = parseBytes(maxShardSize) ?? spec.maximumShard
     return spec

@@ -43,17 +43,19 @@ struct ConvertCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, onnx (weights for MatMulBnb4), safetensors (default: by the ending of OUT).")
+  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, onnx (weights for MatMulBnb4), gguf, safetensors (default: by the ending of OUT).")
   var format: OutputFormat?
+
+  @OptionGroup var gguf: GgufFlags
 
   @Option(help: ArgumentHelp("Compress the block file: none, zstd or zstd:LEVEL.", valueName: "method"))
   var compress = "none"
 
   func run() throws {
     let source = try Checkpoint.open(input)
-    var spec = try write.spec(format, orElse: source.folderFormat)
+    var spec = try write.spec(format, orElse: source.folderFormat, gguf: gguf.options)
     if format == nil, !write.dryRun, !spec.path.lowercased().hasSuffix(".nbl"), !spec.isSingleFile {
-      throw NibbleError.usage("--format is needed: \(spec.path) has neither the ending .nbl nor .safetensors")
+      throw NibbleError.usage("--format is needed: \(spec.path) has none of the endings .nbl, .gguf and .safetensors")
     }
     spec.compression = try CompressionChoice(flag: compress, spec.format)
     try write.run(try StreamJob.convert(source, to: spec), common, verb: "convert")

@@ -22,8 +22,10 @@ struct MergeCommand: ParsableCommand {
   @OptionGroup var write: WriteOptions
   @OptionGroup var common: CommonOptions
 
-  @Option(help: "nbl, bnb, compressed-tensors, safetensors (default: by the ending of OUT, else the base's; nbl for --when-lost keep).")
+  @Option(help: "nbl, bnb, compressed-tensors, gguf, safetensors (default: by the ending of OUT, else the base's; nbl for --when-lost keep).")
   var format: OutputFormat?
+
+  @OptionGroup var gguf: GgufFlags
 
   @Option(help: "Type of every float tensor of plain safetensors: bf16, fp16, fp32 (default: the type each tensor had).")
   var dtype: String?
@@ -80,7 +82,7 @@ struct MergeCommand: ParsableCommand {
     var write = write
     // A bundle is a folder, which may be named like one.
     if whenLost == .keep { write.output = write.output?.withoutTrailingSlashes }
-    var job = MergeJob(source, try options(source), to: try write.spec(format, orElse: whenLost == .keep ? .nbl : source.ownFormat))
+    var job = MergeJob(source, try options(source), to: try write.spec(format, orElse: whenLost == .keep ? .nbl : source.ownFormat, gguf: gguf.options))
     (job.trainedOn, job.anyBase, job.whenLost, job.undo) = (trainedOn, anyBase, whenLost, undo)
     (job.threads, job.plans, job.resumes) = (common.workers, write.dryRun, write.resume)
     job.check = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil

@@ -9,7 +9,7 @@ struct Nibble: ParsableCommand {
     commandName: "nibble",
     abstract: "Packs model checkpoints to 4 bits and works on the packed files.",
     discussion: """
-      MODEL, IN and PATH are a Hugging Face folder, a .safetensors file, an .nbl block file, a folder with a \
+      MODEL, IN and PATH are a Hugging Face folder, a .safetensors file, an .nbl block file, a .gguf file, a folder with a \
       bitsandbytes checkpoint, or ORG/NAME[@REVISION] in the local Hugging Face cache.
 
       Exit codes: 0 done; 1 failed; 2 usage; 3 bad input; 4 a checksum or an index does not hold; 5 the adapter \

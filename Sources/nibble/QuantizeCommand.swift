@@ -39,8 +39,10 @@ struct QuantizeCommand: ParsableCommand {
     transform: { RuleText(.keep, $0) })
   var keepRules: [RuleText] = []
 
-  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, onnx (weights for MatMulBnb4) (default: by the ending of OUT, else nbl).")
+  @Option(help: "nbl, bnb, compressed-tensors, gptq, mlx, onnx (weights for MatMulBnb4), gguf (default: by the ending of OUT, else nbl).")
   var format: OutputFormat?
+
+  @OptionGroup var gguf: GgufFlags
 
   @Option(
     help: ArgumentHelp(
@@ -60,6 +62,8 @@ struct QuantizeCommand: ParsableCommand {
   var maxError: Double?
 
   func run() throws {
+    if try write.spec(format, orElse: .nbl).format.choosesTypes { return try runGguf() }
+    if gguf.options.isGiven { try write.spec(format, orElse: .nbl, gguf: gguf.options).checkOptions() }
     var options = QuantizeOptions()
     let codec = codec ?? (format?.scheme == nil ? "nf4" : "int4")
     guard let choice = CodecChoice(codec) else {
@@ -124,6 +128,23 @@ struct QuantizeCommand: ParsableCommand {
       try then(job.output.path)
       return extra
     }
+  }
+
+  /// Types of ggml's have options of their own.
+  private func runGguf() throws {
+    let others = Arguments.given([
+      "--codec", "--block-size", "--tile", "--double-quant", "--no-double-quant", "--group-size", "--symmetric", "--zeros", "--bnb-rules", "--encoder",
+      "--calibration", "--target-bits", "--target-size", "--correction", "--compress", "--base-name",
+    ])
+    if let flag = others.first { throw NibbleError.usage("\(flag) does not go with GGUF files, whose types --gguf-type and --tensor choose") }
+    var options = gguf.options
+    if options.type == nil { options.type = "q4_k_m" }
+    options.rules = try RuleText.ggufRules(tensorRules + keepRules)
+    let job = try StreamJob.convert(try Checkpoint.open(model), to: try write.spec(format, orElse: .gguf, gguf: options))
+    if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
+    var checked = job
+    (checked.maximumError, checked.refusesNonfinite) = (maxError, true)
+    try write.run(checked, common, verb: "quantize", allowNonfinite: allowNonfinite)
   }
 
   private func compression(_ format: OutputFormat) throws -> CompressionChoice {
@@ -260,6 +281,13 @@ struct RuleText: Sendable {
   static func rules(_ texts: [RuleText]) throws -> [PackingRule] {
     try texts.sorted { $0.place < $1.place }.flatMap { text in
       try text.lines().map { try text.kind == .rule ? PackingRule($0) : PackingRule(keeping: $0) }
+    }
+  }
+
+  /// The same for types of ggml's.
+  static func ggufRules(_ texts: [RuleText]) throws -> [GgufRule] {
+    try texts.sorted { $0.place < $1.place }.flatMap { text in
+      try text.lines().map { try text.kind == .rule ? GgufRule($0) : GgufRule(keeping: $0) }
     }
   }
 

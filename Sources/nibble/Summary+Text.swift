@@ -64,7 +64,10 @@ extension Summary {
     }
     if verb == "quantize", !report.packed.isEmpty { return "nothing was packed: \(report.packed.count) tensors were packed already" }
     return switch verb {
-    case "convert": "converted: every code and every value as it was"
+    case "convert":
+      report.cast.isEmpty
+        ? "converted: every code and every value as it was"
+        : "converted: \(report.packed.count + report.keptCount) tensors, \(report.cast.count) of them in another type"
     case "dequantize": "unpacked: \(report.keptCount) tensors" + (report.cast.isEmpty ? "" : ", \(report.cast.count) of them in another type")
     default: "\(done): \(report.packed.count + report.keptCount) tensors"
     }

@@ -61,7 +61,7 @@ struct Chat {
   static func files(at path: String) throws -> [String: [UInt8]] {
     switch PathKind(path) {
     case .folder: return try files(ofFolder: path)
-    case .file where path.lowercased().hasSuffix(".nbl"): return try Checkpoint.open(path).contents(ofSmallFiles: ChatTemplates.fileNames + [ChatTemplates.folderName + "/"])
+    case .file where Checkpoint.isOneFile(path): return try Checkpoint.open(path).contents(ofSmallFiles: ChatTemplates.fileNames + [ChatTemplates.folderName + "/"])
     case .file: return try files(ofFolder: path.lastIndex(of: "/").map { String(path[..<$0]) } ?? ".")
     default:
       guard let snapshot = try HubCache.snapshot(path) else { throw NibbleError.badInput("\(path): no such file or folder") }

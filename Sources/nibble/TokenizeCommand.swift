@@ -8,7 +8,7 @@ struct TokenizeCommand: ParsableCommand {
     commandName: "tokenize",
     abstract: "Turn text into token ids, or token ids into text.",
     discussion: """
-      PATH is a model folder, a block file with a tokenizer inside, or one file: tokenizer.json, tokenizer.model \
+      PATH is a model folder, a block file or GGUF file with a tokenizer inside, or one file: tokenizer.json, tokenizer.model \
       (SentencePiece or tiktoken ranks), vocab.json beside merges.txt, vocab.txt.
 
       Rows of --file are {"text": …}, {"text": …, "pair": …} or, with --decode, {"ids": […]}. For each, one line is \
@@ -92,7 +92,7 @@ struct TokenizeCommand: ParsableCommand {
   }
 
   func open(_ path: String) throws -> Tokenizer {
-    guard PathKind(path) == .file, path.lowercased().hasSuffix(".nbl") else { return try Tokenizer.open(path) }
+    guard Checkpoint.isOneFile(path) else { return try Tokenizer.open(path) }
     let checkpoint = try Checkpoint.open(path)
     return try Tokenizer(files: checkpoint.contents(ofSmallFiles: Tokenizer.fileNames), place: path)
   }

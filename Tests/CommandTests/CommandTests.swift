@@ -266,7 +266,7 @@ struct CommandTests {
     expectOneLine(try Program.run(["quantize", "--config", bad, "-o", path, stories]), 2, mentioning: ["block-size"])
   }
 
-  @Test("endings that nibble does not write", arguments: ["o.gguf", "o.bin", "o.pt", "o.json"])
+  @Test("endings that nibble does not write", arguments: ["o.bin", "o.pt", "o.json"])
   func endings(_ name: String) throws {
     expectOneLine(try Program.run(["quantize", stories, "-o", folder.file(name)]), 2, mentioning: [name])
   }

@@ -172,25 +172,25 @@ struct ConversionTests {
     ("alora", { $0.keys.append(("adapter.alora.invocation_tokens", 9, littleEndian(UInt32(4)) + littleEndian(UInt64(0)))) }),
     ("lists in lists", { $0.keys.append(("l", 9, (0..<9).flatMap { _ in littleEndian(UInt32(9)) + littleEndian(UInt64(1)) })) }),
     ("cut", { $0.keys.append(("l", 9, littleEndian(UInt32(8)) + littleEndian(UInt64.max >> 1))) }),
-    ("metadata of the type", { $0.keys.append(("l", 99, [])) }),
+    ("of an unknown type, 99", { $0.keys.append(("l", 99, [])) }),
     ("UTF-8", { $0.keys.append(("l", 8, littleEndian(UInt64(1)) + [0xFF])) }),
     ("power of two", { $0.keys.append(("general.alignment", 4, littleEndian(UInt32(48)))) }),
     ("is there twice", { $0.tensors[1] = $0.tensors[0] }), ("dimensions", { $0.tensors[0].dimensions = [] }),
     ("cannot have the shape", { $0.tensors[0].dimensions = [1 << 62, 1 << 62] }),
-    ("cannot have the shape", { $0.tensors[0].dimensions = [0, 2] }), ("GGUF's type 12", { $0.tensors[0].type = 12 }),
+    ("cannot have the shape", { $0.tensors[0].dimensions = [0, 2] }), ("ggml's type 40", { $0.tensors[0].type = 40 }),
     ("cannot have the shape", { $0.tensors[0] = ("blk.0.attn_v.weight.lora_a", [31, 2], 8, 0) }),
-    ("beyond the end", { $0.tensors[1].offset = 1 << 40 }),
-    ("beyond the end", { $0.tensors[1].offset = UInt64(Int.max) / 32 * 32 }),
+    ("leaves a hole", { $0.tensors[1].offset = 1 << 40 }), ("leaves a hole", { $0.tensors[1].offset = UInt64(Int.max) / 32 * 32 }),
+    ("it is cut", { $0.data.removeLast(32) }),
     ("no multiple", { $0.tensors[1].offset = 500 }), ("overlaps", { $0.tensors[1].offset = 480 }),
     ("no module", { $0.tensors[0].name = "blk.0.attn_x.weight.lora_a" }),
-    ("no module", { $0.tensors[0].name = "blk.-1.attn_v.weight.lora_a" }), ("no lora_b", { $0.tensors.removeLast() }),
+    ("no module", { $0.tensors[0].name = "blk.-1.attn_v.weight.lora_a" }), ("no lora_b", { $0.tensors.removeLast(); $0.data.removeLast(256) }),
     (
       "no factor",
       {
-        $0.tensors[1].name = "blk.0.attn_norm.weight"; $0.tensors.removeFirst()
+        $0.tensors[1] = ("blk.0.attn_norm.weight", [2, 32], 0, 0); $0.tensors.removeFirst(); $0.data.removeLast(512)
       }
     ),
-    ("factors of shapes", { $0.tensors[1].dimensions = [4, 16] }), ("no tensors", { $0.tensors = [] }),
+    ("factors of shapes", { $0.tensors[1].dimensions = [4, 16] }), ("no tensors", { ($0.tensors, $0.data) = ([], []) }),
   ]
 
   @Test("a GGUF file that is wrong anywhere is refused with what is wrong", arguments: broken.indices)

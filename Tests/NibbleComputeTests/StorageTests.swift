@@ -12,7 +12,7 @@ struct StorageTests {
     let storage = UnsafeMutablePointer<nibble_storage>.allocate(capacity: 1)
     storage.initialize(
       to: nibble_storage(
-        bits: 8, blocks: 0, bytes: 0,
+        together: 1, size: 1, blocks: 0, bytes: 0,
         run: { variant, matrix, element, count, number, out in
           guard let matrix, let out, let step = matrix.pointee.more?.load(as: Float.self) else { return }
           for index in 0..<count {

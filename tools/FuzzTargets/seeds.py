@@ -74,6 +74,7 @@ SEEDS = {
     "block-file": lambda: [*whole("nbl/vectors/*.nbl", 0, 9_000, ROOT / "formats"), *whole("nbl/vectors/bad*.nbl", 1, 9_000, ROOT / "formats")],
     "bitsandbytes": lambda: [*whole("golden/*.safetensors"), *whole("int8_rowwise.safetensors"), *states(), *eights()],
     "layouts": lambda: [*layouts()],
+    "gguf": lambda: [*ggufs()],
     "adapter-config": lambda: [*whole("**/adapter_config.json"), *whole("adapters/*/*.safetensors", 1, 9_000)],
     "tokenizer": tokenizers,
     "rows": rows,
@@ -99,6 +100,53 @@ def layouts():
          ("m.weight_shape", "I64", [2], struct.pack("<2q", 16, 64)), ("m.weight_zero_point", "I32", [2, 2], codes[:16])],
     ]
     yield from (bytes([choice]) + safetensors(tensors) for choice, tensors in enumerate(found))
+
+
+def ggufs():
+    """A model of each kind of tokenizer, with tensors plain and in blocks, and an adapter."""
+    def text(value):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    def value(given):
+        if isinstance(given, bool):
+            return struct.pack("<IB", 7, given)
+        if isinstance(given, int):
+            return struct.pack("<II", 4, given)
+        if isinstance(given, float):
+            return struct.pack("<If", 6, given)
+        if isinstance(given, str):
+            return struct.pack("<I", 8) + text(given)
+        if isinstance(given, bytes):
+            return struct.pack("<IIQ", 9, 0, len(given)) + given
+        if isinstance(given[0], str):
+            return struct.pack("<IIQ", 9, 8, len(given)) + b"".join(map(text, given))
+        kind, form = (6, "f") if isinstance(given[0], float) else (5, "i")
+        return struct.pack("<IIQ", 9, kind, len(given)) + struct.pack(f"<{len(given)}{form}", *given)
+
+    def file(keys, tensors):
+        head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(text(key) + value(given) for key, given in keys.items())
+        data = b""
+        for name, shape, kind, length in tensors:
+            head += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), kind, len(data))
+            data += bytes(n % 251 for n in range(length)) + bytes(-length % 32)
+        return head + bytes(-len(head) % 32) + data
+
+    sizes = {"block_count": 1, "context_length": 8, "embedding_length": 32, "feed_forward_length": 32, "attention.head_count": 2}
+    for architecture, model, more in (
+            ("llama", "llama", {"tokenizer.ggml.scores": [0.0, 0.0, 0.0, -3.0, -4.0, -1.0, 0.0], "llama.rope.freq_base": 10000.0}),
+            ("qwen2", "gpt2", {"tokenizer.ggml.pre": "qwen2", "tokenizer.ggml.merges": ["a b"], "tokenizer.chat_template": "{{ messages }}"}),
+            ("gpt2", "gpt2", {"tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.merges": ["a b"], "tokenizer.ggml.add_bos_token": True}),
+            ("bert", "bert", {"tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.seperator_token_id": 2, "tokenizer.ggml.unknown_token_id": 0}),
+            ("bert", "t5", {"tokenizer.ggml.scores": [0.0, 0.0, 0.0, -3.0, -4.0, -1.0, 0.0], "tokenizer.ggml.precompiled_charsmap": bytes(8)})):
+        keys = {"general.architecture": architecture, **{f"{architecture}.{key}": size for key, size in sizes.items()},
+                "tokenizer.ggml.model": model, "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", "a", "b", "ab", "<0x0A>"],
+                "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 6], **more}
+        yield b"\0" + file(keys, [
+            ("token_embd.weight", (7, 32), 0, 896), ("blk.0.attn_q.weight", (32, 32), 8, 1088), ("blk.0.attn_qkv.weight", (4, 32), 1, 256),
+            ("position_embd.weight", (8, 32), 30, 512), ("rope_freqs.weight", (8,), 0, 32)])
+    yield b"\1" + file(
+        {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora", "adapter.lora.alpha": 4.0},
+        [("blk.0.attn_q.weight.lora_a", (2, 32), 0, 256), ("blk.0.attn_q.weight.lora_b", (16, 2), 0, 128)])
 
 
 def states():

@@ -202,6 +202,7 @@ void nibble_transpose(size_t element, const void *x, size_t rows, size_t columns
 void nibble_split_planes(size_t element, const uint8_t *x, size_t count, uint8_t *planes);
 void nibble_join_planes(size_t element, const uint8_t *planes, size_t count, uint8_t *x);
 
+#include "CNibbleBlocks.h"
 #include "CNibbleLayers.h"
 #include "CNibbleOptimizers.h"
 #include "CNibbleProducts.h"

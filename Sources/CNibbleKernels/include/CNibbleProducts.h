@@ -41,7 +41,7 @@ typedef struct nibble_matrix nibble_matrix;
 /// A way to store the numbers of a matrix: what products need of it. One that has only `run` works, a row or panel decoded at a
 /// time; variants have decoders and few-row products of their own for `blocks` and `bytes`.
 typedef struct {
-  size_t bits;  ///< of a number in `data`, by which memory is asked for ahead
+  size_t together, size;  ///< numbers that lie together in `data`, and their bytes: by these memory is asked for ahead
   int blocks;   ///< whether these are 4-bit codes in blocks
   int bytes;    ///< whether these are signed bytes with a scale a row
   /// Numbers of W from `element` on, row after row, into `out` as `number` (f32 or bf16, rounded once).

@@ -5,71 +5,35 @@ import NibbleFormats
 /// `T.weight.lora_a` [rank, inputs] and `T.weight.lora_b` [outputs, rank], T the name llama.cpp has for the base's tensor. The scale is
 /// alpha / rank, the rank each module's own.
 struct GGUFLayout {
-  private let architecture: String
   private let names: LlamaCppNames
-  /// Heads of queries and of keys, where llama.cpp has their rows in another order; nil where it has not.
-  private let heads: (queries: Int, keys: Int)?
   private let base: Checkpoint
 
   /// - Throws: `.usage` for bases whose names llama.cpp has others for, that are not known here
   init(_ base: Checkpoint) throws {
     self.base = base
-    let known = ModelFamily.all.compactMap(\.llamaCpp)
+    let known = LlamaCppNames.all.filter(\.takesAdapters)
     guard let type = base.modelType, let names = known.first(where: { $0.modelTypes.contains(type) }) else {
       throw NibbleError.usage(
         "\(path: base.path): llama.cpp's names are known for \(known.flatMap(\.modelTypes).sorted().joined(separator: ", ")), not for model_type \(base.modelType.map(quoted) ?? "none")"
       )
     }
     self.names = names
-    architecture = names.architectures[type] ?? type
-    guard names.interleaved.contains(type) else {
-      heads = nil
-      return
-    }
-    guard let queries = base.config?["num_attention_heads"]?.int, (1...1 << 16).contains(queries) else {
-      throw NibbleError.badInput("\(path: base.path): its configuration has no num_attention_heads")
-    }
-    let keys = base.config?["num_key_value_heads"]?.int ?? queries
-    guard (1...queries).contains(keys) else { throw NibbleError.badInput("\(path: base.path): num_key_value_heads is \(keys)") }
-    heads = (queries, keys)
-  }
-
-  private func name(_ path: String) -> String? {
-    if let found = names.whole.first(where: { $0.peft == path }) { return found.gguf }
-    guard path.hasPrefix(names.layers), let dot = path.dropFirst(names.layers.count).firstIndex(of: ".") else { return nil }
-    let number = path[path.index(path.startIndex, offsetBy: names.layers.count)..<dot]
-    guard Int(number) != nil, let found = names.inLayer.first(where: { $0.peft == path[path.index(after: dot)...] }) else {
-      return nil
-    }
-    return "blk.\(number).\(found.gguf)"
-  }
-
-  private func path(_ name: String) -> String? {
-    if let found = names.whole.first(where: { $0.gguf == name }) { return found.peft }
-    let parts = name.split(separator: ".", omittingEmptySubsequences: false)
-    guard parts.count == 3, parts[0] == "blk", let number = Int(parts[1]), number >= 0, String(number) == parts[1],
-      let found = names.inLayer.first(where: { $0.gguf == parts[2] })
-    else { return nil }
-    return "\(names.layers)\(number).\(found.peft)"
   }
 
   /// Where llama.cpp has the rows of `name`: entry i is the row that comes to place i; nil where all stay.
   ///
   /// - Parameter place: for messages
   private func order(_ name: String, rows: Int, of place: String) throws -> [Int]? {
-    guard let heads, let count = name.hasSuffix(".attn_q") ? heads.queries : name.hasSuffix(".attn_k") ? heads.keys : nil else {
-      return nil
+    let form: LlamaCppForm
+    do { form = try names.form(name + ".weight", base.config) } catch let error as NibbleError {
+      throw NibbleError(error.kind, "\(path: base.path): \(error.text)")
     }
-    guard rows % (2 * count) == 0 else {
+    guard case .interleaved(let heads) = form else { return nil }
+    guard let order = LlamaCppForm.order(rows: rows, heads: heads) else {
       throw NibbleError(
-        .adapterMismatch, "\(path: place): \(subject: name) has \(rows) outputs, \(base.path) \(count) heads there")
+        .adapterMismatch, "\(path: place): \(subject: name) has \(rows) outputs, \(base.path) \(heads) heads there")
     }
-    // The halves of a head that are rotated together lie side by side.
-    let half = rows / count / 2
-    return (0..<rows).map { row in
-      let (head, place) = row.quotientAndRemainder(dividingBy: 2 * half)
-      return head * 2 * half + place % 2 * half + place / 2
-    }
+    return order
   }
 
   // MARK: - Writing
@@ -86,7 +50,7 @@ struct GGUFLayout {
     var tensors: [GgufWriter.Tensor] = []
     for module in contents.modules {
       let path = ModuleNames(allPaths, of: base).index(of: module.path).map { allPaths[$0] } ?? module.path
-      guard let name = name(path) else { throw NibbleError.usage("llama.cpp has no adapters for \(quoted(module.path))") }
+      guard let name = names.gguf(module: path) else { throw NibbleError.usage("llama.cpp has no adapters for \(quoted(module.path))") }
       if name == "output", base.tiedEmbedding != nil {
         throw NibbleError.usage(
           "\(subject: module.path): llama.cpp has one weight for the head and the embedding of \(base.path)")
@@ -109,9 +73,9 @@ struct GGUFLayout {
           return order.map { $0.flatMap { own[$0 * rank..<($0 + 1) * rank] } } ?? own
         })
     }
-    var metadata: [(key: String, value: GgufWriter.Value)] = [
-      ("general.architecture", .text(architecture)), ("general.type", .text("adapter")), ("general.file_type", .whole(0)),
-      ("adapter.type", .text("lora")), ("adapter.lora.alpha", .number(alpha)),
+    var metadata: [(key: String, value: GgufValue)] = [
+      ("general.architecture", .text(names.architecture)), ("general.type", .text("adapter")), ("general.file_type", .u32(0)),
+      ("adapter.type", .text("lora")), ("adapter.lora.alpha", .f32(alpha)),
     ]
     if let binding = contents.binding { metadata.append((Self.bindingKey, .text(binding.text))) }
     return GgufWriter(metadata, tensors)
@@ -120,11 +84,7 @@ struct GGUFLayout {
   private static let bindingKey = "nibble.adapter"
 
   private var allPaths: [String] {
-    base.modulePaths.map { path in
-      // A file may lack the prefix that names have in the model.
-      name(path) == nil && name(names.layers.split(separator: ".")[0] + "." + path) != nil
-        ? names.layers.split(separator: ".")[0] + "." + path : path
-    } + (base.tiedEmbedding == nil ? [] : ["lm_head"])
+    base.modulePaths.map { names.fullPath($0) } + (base.tiedEmbedding == nil ? [] : ["lm_head"])
   }
 
   // MARK: - Reading
@@ -140,10 +100,10 @@ struct GGUFLayout {
     guard file.text("adapter.type") == "lora" else {
       throw fail("\(key: "adapter.type") = \(quoted(file.text("adapter.type") ?? "none")) is not read; lora is")
     }
-    guard file.text("general.architecture") == architecture else {
+    guard file.text("general.architecture") == names.architecture else {
       throw NibbleError(
         .adapterMismatch,
-        "\(path: path): for a base of the architecture \(quoted(file.text("general.architecture") ?? "none")), \(base.path) is of \(quoted(architecture))"
+        "\(path: path): for a base of the architecture \(quoted(file.text("general.architecture") ?? "none")), \(base.path) is of \(quoted(names.architecture))"
       )
     }
     if let odd = file.metadata.keys.sorted().first(where: {
@@ -160,8 +120,8 @@ struct GGUFLayout {
     var used = 0
     for a in file.tensors where a.name.hasSuffix(".weight.lora_a") {
       let name = String(a.name.dropLast(".weight.lora_a".count))
-      guard let module = self.path(name) else {
-        throw fail("\(tensor: a.name) is for no module of a \(architecture) model")
+      guard let module = names.huggingFace(module: name) else {
+        throw fail("\(tensor: a.name) is for no module of a \(names.architecture) model")
       }
       guard let b = tensors[ByteName(name + ".weight.lora_b")] else { throw fail("\(tensor: a.name) has no lora_b") }
       let isEmbedding = name == "token_embd"

@@ -75,7 +75,7 @@ extension StreamJob {
         + adapters.map { JSON($0.identity.description) }
         + [JSON(options.method.rawValue), options.svdRank.map { JSON($0) } ?? .null])
     let settings: JSON = options.packing.provenance
-    let isPacking = base.packed.isEmpty && output.format.holdsCodes
+    let isPacking = !base.keepsCodes(in: output.format) && output.format.holdsCodes && !output.format.choosesTypes
     let encoder = base.packed.contains { $0.encoding.kind.hasOffsets } ? job.offsets.text : job.encoder.rawValue
     job.provenance = { identity in
       var record: JSON = [
@@ -129,6 +129,12 @@ extension StreamJob {
 
   /// The same output without any adapter.
   static func unmerged(_ base: Checkpoint, _ options: MergeOptions, to output: OutputSpec) throws -> StreamJob {
+    if output.format.choosesTypes {
+      guard options.dtype == nil else { throw NibbleError.usage("\(.dtype) is for plain safetensors; \(output.format.rawValue) has \(.ggufType)") }
+      var job = try convert(base, to: output)
+      (job.provenance, job.refusesNonfinite) = ({ _ in nil }, true)
+      return job
+    }
     if !output.format.holdsCodes {
       var job = try dequantize(base, dtype: options.dtype, to: output)
       job.warnings = base.warnings
@@ -137,9 +143,10 @@ extension StreamJob {
     guard options.dtype == nil else {
       throw NibbleError.usage("\(.dtype) is for plain safetensors; \(output.format.rawValue) keeps the types tensors have")
     }
-    var job = base.packed.isEmpty ? try quantize(base, options.packing, to: output) : try convert(base, to: output)
+    let keepsCodes = base.keepsCodes(in: output.format)
+    var job = keepsCodes ? try convert(base, to: output) : try quantize(base, options.packing, to: output)
     job.rules = options.packing.bnbRules
-    if !base.packed.isEmpty {
+    if keepsCodes {
       job.encoder = options.packing.encoder ?? base.encoder
       job.offsets = base.offsets ?? job.offsets
       try job.take(offsets: options.packing.offsets)

@@ -11,6 +11,8 @@ public struct Checkpoint: Sendable {
     case folder
     /// A block file.
     case nbl
+    /// A GGUF file, or the parts of one.
+    case gguf
   }
 
   /// As it was given.
@@ -27,6 +29,8 @@ public struct Checkpoint: Sendable {
   package internal(set) var files: [InputFile] = []
   /// Configuration, tokenizer, templates, in name order.
   public package(set) var smallFiles: [SmallFile] = []
+  /// Small files that the checkpoint has in a form nibble cannot read, and why.
+  var unreadable: [(name: String, reason: NibbleError)] = []
   /// Files of the folder that are not part of the checkpoint as nibble carries it.
   public internal(set) var leftOutFiles: [String] = []
   /// config.json, as it was before nibble put a quantization_config into it.
@@ -50,14 +54,6 @@ public struct Checkpoint: Sendable {
   /// Things worth telling that are no errors.
   public package(set) var warnings: [Warning] = []
 
-  /// A file that travels with the weights.
-  public struct SmallFile: Sendable {
-    /// Its name in the model folder.
-    public let name: String
-    package let section: StoredSection
-
-    package init(name: String, section: StoredSection) { (self.name, self.section) = (name, section) }
-  }
 
   init(path: String, container: Container) {
     self.path = path
@@ -87,12 +83,12 @@ public struct Checkpoint: Sendable {
   /// Throws if any file the checkpoint was opened from has changed since.
   public func checkUnchanged() throws {
     for file in files { try file.checkUnchanged() }
-    for small in smallFiles { if case .file(let file, _) = small.section.source { try file.checkUnchanged() } }
+    for small in smallFiles { try small.inputFile?.checkUnchanged() }
   }
 }
 
 extension Checkpoint {
-  /// Opens what `path` names: a Hugging Face folder, a `.safetensors` or `.nbl` file, a folder with a bitsandbytes
+  /// Opens what `path` names: a Hugging Face folder, a `.safetensors`, `.nbl` or `.gguf` file, a folder with a bitsandbytes
   /// checkpoint, or `ORG/NAME[@REVISION]` in the local Hugging Face cache.
   ///
   /// Headers, tables and indices are read and checked whole; tensor bytes are not touched.

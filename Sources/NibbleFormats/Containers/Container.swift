@@ -15,11 +15,17 @@ protocol Container: Sendable {
   var holdsCodes: Bool { get }
   /// Whether it can compress its sections.
   var compresses: Bool { get }
+  /// Whether `settle` chooses what tensors are stored as, by options of its own.
+  var choosesTypes: Bool { get }
 
   /// How int4 is packed into it where nothing else is asked for; nil where it is packed as anywhere.
   var scheme: PackingScheme? { get }
   /// The type of scales of groups of a tensor of this type.
   func groupScale(of dtype: DType) -> DType
+  /// Makes a job's tensors what the container stores, where that is not for the verb to say.
+  func settle(_ job: inout StreamJob) throws
+  /// What decides the bytes of the output beside the tensors and what else a job says.
+  func ingredients(_ job: StreamJob) -> String
   /// Refuses by name what the container cannot hold, before anything is written.
   func check(_ job: StreamJob) throws
   /// What is packed by default, without what programs that read the container would not load packed.
@@ -45,11 +51,14 @@ protocol Container: Sendable {
 extension Container {
   var isAlwaysOneFile: Bool { false }
   var compresses: Bool { false }
+  var choosesTypes: Bool { false }
   var scheme: PackingScheme? { nil }
   func groupScale(of dtype: DType) -> DType { dtype == .bf16 ? .bf16 : .f16 }
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] { decisions }
   func warnings(_ job: StreamJob) -> [Warning] { [] }
   func bond(_ tensor: String) -> String? { nil }
+  func settle(_ job: inout StreamJob) throws {}
+  func ingredients(_ job: StreamJob) -> String { "" }
 }
 
 /// Bytes of all files of an output.
@@ -75,13 +84,15 @@ public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable, 
   public static let mlx = OutputFormat(container: MLXFolder())
   /// A folder with weights for ONNX Runtime's `MatMulBnb4`.
   public static let onnx = OutputFormat(container: OnnxFolder())
+  /// Models as llama.cpp has them.
+  public static let gguf = OutputFormat(container: GgufModel())
   /// safetensors of plain tensors.
   public static let safetensors = OutputFormat(container: PlainSafetensors())
 
   /// Every container this program writes.
-  public static let allCases: [OutputFormat] = [.nbl, .bnb, .compressedTensors, .gptq, .mlx, .onnx, .safetensors]
+  public static let allCases: [OutputFormat] = [.nbl, .bnb, .compressedTensors, .gptq, .mlx, .onnx, .gguf, .safetensors]
 
-  private init(container: any Container) { self.container = container }
+  init(container: any Container) { self.container = container }
 
   /// The container of a name.
   public init?(rawValue: String) {
@@ -96,6 +107,8 @@ public struct OutputFormat: Sendable, Hashable, RawRepresentable, CaseIterable, 
   public var holdsCodes: Bool { container.holdsCodes }
   /// Whether it can compress its sections.
   public var compresses: Bool { container.compresses }
+  /// Whether it chooses what tensors are stored as, by options of its own.
+  public var choosesTypes: Bool { container.choosesTypes }
   /// How int4 is packed into it where nothing else is asked for; nil where it has no scheme of its own.
   public var scheme: PackingScheme? { container.scheme }
 
@@ -108,12 +121,19 @@ extension Checkpoint {
   public var ownFormat: OutputFormat {
     switch container {
     case .nbl: .nbl
+    case .gguf: .gguf
     case .folder, .safetensors: folderFormat
     }
   }
 
+  /// Whether packed tensors of this checkpoint stay as they are in a container; blocks of a GGUF file may have to be packed anew.
+  package func keepsCodes(in format: OutputFormat) -> Bool {
+    packed.contains { !$0.encoding.kind.isOfGguf || format.container.takes($0.encoding, beside: []) }
+  }
+
   /// The container of safetensors that holds what this checkpoint is made of.
   public var folderFormat: OutputFormat {
+    let packed = packed.filter { !$0.encoding.kind.isOfGguf }
     if packed.isEmpty { return .safetensors }
     return layoutFormat ?? (packed.contains { $0.encoding.codec is Int4Groups } ? .compressedTensors : .bnb)
   }

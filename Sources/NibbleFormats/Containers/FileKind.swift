@@ -8,7 +8,7 @@ struct FileKind: Sendable {
   let open: @Sendable (InputFile) throws -> Checkpoint
 
   /// In this order; the first that recognises a file has it.
-  static let all: [FileKind] = [.block, .patch, .brokenBlock, .pickle, .gguf, .json, .safetensors]
+  static let all: [FileKind] = [.block, .patch, .brokenBlock, .gguf, .pickle, .json, .safetensors]
 
   private static func refused(_ endings: [String], _ reason: String) -> FileKind {
     FileKind(
@@ -33,7 +33,8 @@ struct FileKind: Sendable {
     [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"],
     "ENDING files are pickles, which can run code when loaded, and are not read; convert to safetensors")
 
-  private static let gguf = refused([".gguf"], "GGUF files are not read")
+  private static let gguf = FileKind(
+    isOne: { start, name in start.starts(with: GgufFile.magic) || name.hasSuffix(".gguf") }, open: { try Checkpoint.openGguf($0) })
 
   private static let json = refused([".json"], "a JSON file is no checkpoint; give the folder it lies in")
 

@@ -1,3 +1,5 @@
+import NibbleCore
+
 extension ModelFamily {
   /// Llama and what shares its module names; checked against transformers for each type listed.
   static let llama: ModelFamily? = {
@@ -5,15 +7,42 @@ extension ModelFamily {
       "Llama", runs: ["llama", "mistral", "qwen2"], packsOnly: ["qwen3", "gemma", "gemma2", "granite", "olmo2", "smollm3"],
       linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$"#,
       heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "model." })
-    family?.llamaCpp = LlamaCppNames(
-      modelTypes: ["llama", "mistral", "granite", "smollm3", "qwen2", "qwen3", "gemma", "gemma2", "olmo2"],
-      interleaved: ["llama", "mistral", "granite", "smollm3"], architectures: ["mistral": "llama"], layers: "model.layers.",
-      inLayer: [
-        ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"),
-        ("self_attn.o_proj", "attn_output"),
-        ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"),
-      ],
-      whole: [("model.embed_tokens", "token_embd"), ("lm_head", "output")])
+    family?.llamaCpp = llamaCppNames
     return family
+  }()
+
+  private static let llamaCppNames: [LlamaCppNames] = {
+    let linear: [LlamaCppNames.Pair] = [
+      ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"),
+      ("self_attn.o_proj", "attn_output"),
+      ("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up"), ("mlp.down_proj", "ffn_down"),
+    ]
+    let headNorms: [LlamaCppNames.Pair] = [("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm")]
+    let normsBefore: [LlamaCppNames.Pair] = [("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")]
+    let normsAfter: [LlamaCppNames.Pair] = [
+      ("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm"),
+    ]
+    let normsAround: [LlamaCppNames.Pair] = [("input_layernorm", "attn_norm"), ("pre_feedforward_layernorm", "ffn_norm")]
+
+    func names(
+      _ types: [String], _ norms: [LlamaCppNames.Pair], interleaved: Bool = false, plusOne: Bool = false
+    ) -> LlamaCppNames {
+      var names = LlamaCppNames(
+        types, architecture: types[0], prefix: "model.", layers: "layers.", inLayer: linear + norms,
+        whole: [("embed_tokens", "token_embd"), ("norm", "output_norm")], heads: plusOne ? [] : [("lm_head", "output")])
+      names.isInterleaved = interleaved
+      names.normsAddOne = plusOne
+      names.dropped = [(try? Pattern(#"\.rotary_emb\.inv_freq$"#), "llama.cpp computes the frequencies of positions itself")]
+      if plusOne {
+        names.dropped.append((try? Pattern(#"^lm_head\.weight$"#), "llama.cpp takes the embedding for the head"))
+      }
+      return names
+    }
+    return [
+      names(["llama", "mistral"], normsBefore, interleaved: true), names(["granite"], normsBefore, interleaved: true),
+      names(["smollm3"], normsBefore, interleaved: true), names(["qwen2"], normsBefore), names(["qwen3"], normsBefore + headNorms),
+      names(["gemma"], normsBefore, plusOne: true), names(["gemma2"], normsAround + normsAfter, plusOne: true),
+      names(["olmo2"], normsAfter + headNorms),
+    ]
   }()
 }

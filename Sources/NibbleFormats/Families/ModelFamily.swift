@@ -22,8 +22,8 @@ public struct ModelFamily: Sendable {
   package let tiedHeads: [String]
   /// What names in checkpoints of the bare model leave out, by `model_type`.
   private let prefixes: @Sendable (String) -> String
-  /// What llama.cpp calls its modules.
-  package var llamaCpp: LlamaCppNames?
+  /// What llama.cpp calls its tensors: entries for different `model_type`s.
+  package var llamaCpp: [LlamaCppNames] = []
 
   package init(
     _ name: String, runs: [String], packsOnly: [String] = [], linear: String, heads: String, tiedHeads: [String],
@@ -65,20 +65,6 @@ public struct ModelFamily: Sendable {
     if isConv1D(name) || (try? linear.isFound(in: name)) == true { return true }
     return hasBias && (try? heads.isFound(in: name)) == true
   }
-}
-
-/// Names of a family's modules in llama.cpp's files.
-package struct LlamaCppNames: Sendable {
-  /// `model_type`s whose names these are.
-  package var modelTypes: Set<String>
-  /// Those of them whose rotary positions are interleaved there: rows of queries and keys have another order.
-  package var interleaved: Set<String> = []
-  /// Those that llama.cpp takes for another architecture.
-  package var architectures: [String: String] = [:]
-  /// What comes before a layer's number in PEFT's names.
-  package var layers: String
-  package var inLayer: [(peft: String, gguf: String)]
-  package var whole: [(peft: String, gguf: String)]
 }
 
 /// Weights that are embeddings or output heads by their names, for unknown architectures.

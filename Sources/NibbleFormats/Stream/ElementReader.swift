@@ -8,6 +8,8 @@ struct ElementReader: Sendable {
   let reader: SectionReader
   /// Whether element i of the output is the element at row i % rows, column i / rows of what is stored.
   let isTransposing: Bool
+  /// Whether the file has the elements in that order.
+  private let liesTurned: Bool
   private let width: Int
 
   init(_ tensor: StoredTensor, transposing: Bool) throws {
@@ -15,6 +17,12 @@ struct ElementReader: Sendable {
     if transposing, section.compression != .none {
       // Columns cannot be had from frames: such a tensor is unpacked whole first.
       section = StoredSection(.data, bytes: try SectionReader(section, tensor.name.text).readWhole())
+    }
+    if transposing, case .turned? = section.order {
+      section = section.ordered(nil, section.kind, plainLength: section.storedLength)
+      liesTurned = true
+    } else {
+      liesTurned = false
     }
     self.tensor = tensor
     reader = try SectionReader(section, tensor.name.text)
@@ -29,9 +37,9 @@ struct ElementReader: Sendable {
     _ start: Int, _ count: Int, _ scratch: Scratch
   ) throws -> (elements: UnsafeMutableRawBufferPointer, stored: UnsafeRawBufferPointer) {
     let elements = scratch.bytes(TensorStream.Slot.input, count * width)
-    if !isTransposing {
+    if !isTransposing || liesTurned {
       let stored = try reader.read(start * width, into: elements, scratch, slot: TensorStream.Slot.inputStored)
-      return (elements, stored)
+      return (elements, liesTurned ? UnsafeRawBufferPointer(start: nil, count: 0) : stored)
     }
     let rows = tensor.shape[0]
     var done = 0

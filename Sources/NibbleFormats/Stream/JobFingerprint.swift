@@ -28,6 +28,7 @@ extension StreamJob {
     // Two builds of one version count as different programs: the source may have changed between them.
     add("nibble \(nibbleVersion) \((try? InputFile("/proc/self/exe"))?.stamp.dropFirst().prefix(3) ?? [])")
     add("\(output.format) \(output.isSingleFile) \(output.maximumShard) \(output.compression)")
+    add(output.format.container.ingredients(self))
     add("\(rules) \(encoder) \(offsets) \(dtypeName ?? "") \(changing.ingredients.text())")
     add(provenance(Digest128(high: 0, low: 0))?.text() ?? "")
     add(origin?.json.text() ?? "")
@@ -35,7 +36,7 @@ extension StreamJob {
     for (key, value) in source.metadata { add(JSON.array([JSON(key), JSON(value)]).text()) }
     for file in source.smallFiles {
       add(file.name)
-      add(file.section)
+      if let section = try? file.section { add(section) }
     }
     for item in items {
       let target = item.target

@@ -10,7 +10,9 @@ public struct OutputSpec: Sendable {
   public var force = false
   /// For block files only.
   public var compression = CompressionChoice.none
-  /// Bytes of tensors a safetensors shard holds at most.
+  /// For GGUF files only.
+  public var gguf = GgufOptions()
+  /// Bytes of tensors a shard holds at most.
   public var maximumShard = 5_000_000_000
 
   /// Whether safetensors go into one file instead of a folder.
@@ -24,7 +26,7 @@ public struct OutputSpec: Sendable {
   public init(path: String, format: OutputFormat?, default fallback: OutputFormat) throws {
     self.path = path
     let lower = path.lowercased()
-    for strange in [".gguf", ".bin", ".pt", ".pth", ".json", ".ckpt"] where lower.hasSuffix(strange) {
+    for strange in [".bin", ".pt", ".pth", ".json", ".ckpt"] where lower.hasSuffix(strange) {
       throw NibbleError.usage("\(path: path): nibble writes no \(strange) files")
     }
     let ending = Self.formats(endingOf: path)
@@ -41,6 +43,15 @@ public struct OutputSpec: Sendable {
     if self.format.container.isAlwaysOneFile, lower.hasSuffix("/") {
       throw NibbleError.usage("\(path: path): a block file is one file, not a folder")
     }
+  }
+
+  /// Refuses options of another container.
+  ///
+  /// - Throws: `.usage`
+  public func checkOptions() throws {
+    guard !format.choosesTypes, gguf.isGiven else { return }
+    let option: Setting = gguf.preTokenizer != nil ? .ggufPre : gguf.requantizes ? .allowRequantize : .ggufType
+    throw NibbleError.usage("\(option) is for GGUF files, not for \(format.rawValue)")
   }
 
   /// The containers that the ending of `path` asks for, most general last; nil where it asks for none.

@@ -44,7 +44,7 @@ extension StreamJob {
     var perTensor = 0
     // What is read in another order than the file's is mapped.
     var mapped = 0
-    for item in items {
+    for item in items where item.leftOut == nil {
       for section in item.source.sections where section.order?.isInPlace == false { mapped = max(mapped, section.storedLength) }
       let count = item.source.count
       let width = max(1, item.source.dtype.bitWidth / 8)

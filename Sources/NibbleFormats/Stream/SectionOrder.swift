@@ -1,4 +1,4 @@
-/// The order in which a file has the numbers of a section, where that is not the order in which they are used.
+/// How a file has the numbers of a section, where that is not how they are used: in another order, mostly.
 ///
 /// In use a section is a matrix, row after row: codes two a byte, the first in the high half; zeros in bytes; scales.
 package enum SectionOrder: Hashable, Sendable {
@@ -10,6 +10,12 @@ package enum SectionOrder: Hashable, Sendable {
   case columnWords(rows: Int, columns: Int)
   /// Words of 32 bits with eight codes of a column each.
   case rowWords(RowWords)
+  /// Rows of each head in another order: row p of its first half, then row p of its second.
+  case interleaved(headRows: Int, rowBytes: Int)
+  /// The first bytes are not in the file; they are read as zeros.
+  case withoutFirst(Int)
+  /// Numbers in float32, each one more than in use.
+  case plusOne
 
   /// Words of 32 bits with eight codes of a column each.
   package struct RowWords: Hashable, Sendable {
@@ -29,12 +35,28 @@ package enum SectionOrder: Hashable, Sendable {
   }
 
   /// Whether bytes stay where they are.
-  var isInPlace: Bool { self == .swapped }
+  var isInPlace: Bool { self == .swapped || self == .plusOne }
+
+  /// Bytes that change places among themselves and with no others; nil for the whole section.
+  var groupBytes: Int? { if case .interleaved(let rows, let bytes) = self { rows * bytes } else { nil } }
+
+  /// Brings bytes that stay where they are into the form they have in the file, or back from it.
+  func apply(_ bytes: UnsafeMutableRawBufferPointer, isWriting: Bool) {
+    switch self {
+    case .swapped: bytes.swapNibbles()
+    case .plusOne:
+      let step: Float = isWriting ? 1 : -1
+      for at in stride(from: 0, to: bytes.count - 3, by: 4) {
+        bytes.storeBytes(of: bytes.loadUnaligned(fromByteOffset: at, as: Float.self) + step, toByteOffset: at, as: Float.self)
+      }
+    default: break
+    }
+  }
 
   /// Lines of the stored matrix and bytes of one; nil where bytes stay where they are.
   private var lines: (count: Int, bytes: Int)? {
     switch self {
-    case .swapped: nil
+    case .swapped, .interleaved, .withoutFirst, .plusOne: nil
     case .turned(let rows, let columns, let width): (columns, rows * width)
     case .columnWords(let rows, let columns): (columns / 8, rows * 4)
     case .rowWords(let words): words.isTurned ? (words.columns, words.wordRows * 4) : (words.wordRows, words.columns * 4)
@@ -42,7 +64,10 @@ package enum SectionOrder: Hashable, Sendable {
   }
 
   /// Bytes in the file of a section that takes `plain` bytes in use.
-  func storedLength(plain: Int) -> Int { lines.map { $0.count * $0.bytes } ?? plain }
+  func storedLength(plain: Int) -> Int {
+    if case .withoutFirst(let first) = self { return max(0, plain - first) }
+    return lines.map { $0.count * $0.bytes } ?? plain
+  }
 }
 
 // MARK: - From the file
@@ -53,7 +78,7 @@ extension SectionOrder {
 
   private var shape: (rows: Int, rowBytes: Int) {
     switch self {
-    case .swapped: (0, 1)
+    case .swapped, .interleaved, .withoutFirst, .plusOne: (0, 1)
     case .turned(let rows, let columns, let width): (rows, columns * width)
     case .columnWords(let rows, let columns): (rows, columns / 2)
     case .rowWords(let words): (words.rows, words.rowBytes)
@@ -67,7 +92,18 @@ extension SectionOrder {
     guard let from = stored.baseAddress, let to = buffer.baseAddress else { return }
     if isInPlace {
       buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: stored[offset..<offset + buffer.count]))
-      return buffer.swapNibbles()
+      return apply(buffer, isWriting: false)
+    }
+    if case .interleaved(let rows, let bytes) = self { return Self.fill(buffer, from: offset, of: stored, rows, bytes) }
+    if case .withoutFirst(let first) = self {
+      let zeros = min(buffer.count, max(0, first - offset))
+      for at in 0..<zeros { buffer[at] = 0 }
+      let start = offset + zeros - first, rest = buffer[zeros...]
+      if !rest.isEmpty {
+        UnsafeMutableRawBufferPointer(rebasing: rest).copyMemory(
+          from: UnsafeRawBufferPointer(rebasing: stored[start..<start + rest.count]))
+      }
+      return
     }
     let (rows, rowBytes) = shape
     let end = offset + buffer.count
@@ -89,10 +125,26 @@ extension SectionOrder {
     }
   }
 
+  /// Rows of heads from pairs back into halves.
+  private static func fill(
+    _ buffer: UnsafeMutableRawBufferPointer, from offset: Int, of stored: UnsafeRawBufferPointer, _ headRows: Int, _ rowBytes: Int
+  ) {
+    guard let from = stored.baseAddress, let to = buffer.baseAddress else { return }
+    var done = 0
+    while done < buffer.count {
+      let (row, column) = (offset + done).quotientAndRemainder(dividingBy: rowBytes)
+      let (head, place) = row.quotientAndRemainder(dividingBy: headRows)
+      let count = min(rowBytes - column, buffer.count - done), half = headRows / 2
+      let other = head * headRows + (place < half ? 2 * place : 2 * (place - half) + 1)
+      (to + done).copyMemory(from: from + other * rowBytes + column, byteCount: count)
+      done += count
+    }
+  }
+
   /// Rows `first..<first + count` in use; of words of rows, the eight that share words.
   private func unpack(_ first: Int, _ count: Int, _ stored: UnsafeRawPointer, _ out: UnsafeMutableRawPointer) {
     switch self {
-    case .swapped: break
+    case .swapped, .interleaved, .withoutFirst, .plusOne: break
     case .turned(let rows, let columns, 2): Self.turn(UInt16.self, first, count, rows, columns, stored, out)
     case .turned(let rows, let columns, _): Self.turn(UInt32.self, first, count, rows, columns, stored, out)
     case .columnWords(let rows, let columns):
@@ -143,6 +195,8 @@ extension SectionOrder {
 
   /// Calls `body` with the stored form of a whole section, piece after piece.
   func forEachStored(_ plain: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) throws -> Void) rethrows {
+    if case .withoutFirst(let first) = self { return try body(UnsafeRawBufferPointer(rebasing: plain[min(first, plain.count)...])) }
+    if case .interleaved(let rows, let bytes) = self { return try Self.forEachHead(plain, rows, bytes, body) }
     guard let lines, lines.bytes > 0, let from = plain.baseAddress else { return }
     let together = max(1, Self.pieceBytes / lines.bytes)
     try withUnsafeTemporaryAllocation(byteCount: min(together, lines.count) * lines.bytes, alignment: 16) { piece in
@@ -155,10 +209,27 @@ extension SectionOrder {
     }
   }
 
+  /// Heads whose rows lie in pairs.
+  private static func forEachHead(
+    _ plain: UnsafeRawBufferPointer, _ headRows: Int, _ rowBytes: Int, _ body: (UnsafeRawBufferPointer) throws -> Void
+  ) rethrows {
+    guard headRows > 0, rowBytes > 0 else { return }
+    try withUnsafeTemporaryAllocation(byteCount: headRows * rowBytes, alignment: 16) { piece in
+      for start in stride(from: 0, to: plain.count, by: headRows * rowBytes) {
+        guard let from = plain.baseAddress, let to = piece.baseAddress else { return }
+        for row in 0..<headRows {
+          let other = row % 2 * (headRows / 2) + row / 2
+          (to + row * rowBytes).copyMemory(from: from + start + other * rowBytes, byteCount: rowBytes)
+        }
+        try body(UnsafeRawBufferPointer(piece))
+      }
+    }
+  }
+
   /// One line of the stored matrix.
   private func pack(_ line: Int, _ plain: UnsafeRawPointer, _ out: UnsafeMutableRawPointer) {
     switch self {
-    case .swapped: break
+    case .swapped, .interleaved, .withoutFirst, .plusOne: break
     case .turned(let rows, let columns, 2): Self.column(UInt16.self, line, rows, columns, plain, out)
     case .turned(let rows, let columns, _): Self.column(UInt32.self, line, rows, columns, plain, out)
     case .columnWords(let rows, let columns):

@@ -61,10 +61,10 @@ final class SectionWriter: @unchecked Sendable {
   /// - Parameter slot: the first of two scratch slots to use
   private func pack(_ plain: UnsafeRawBufferPointer, _ scratch: Scratch, slot: Int) throws -> Piece {
     guard compression != .none else {
-      guard order == .swapped else { return Piece(plain: plain, stored: plain, frames: []) }
+      guard let order, order.isInPlace else { return Piece(plain: plain, stored: plain, frames: []) }
       let out = scratch.bytes(slot, plain.count)
       out.copyMemory(from: plain)
-      out.swapNibbles()
+      order.apply(out, isWriting: true)
       return Piece(plain: plain, stored: UnsafeRawBufferPointer(out), frames: [])
     }
     let bound = Zstd.bound(frameLength)
@@ -94,8 +94,9 @@ final class SectionWriter: @unchecked Sendable {
   private func admit(_ piece: inout Piece) throws -> Int {
     if compression != .none, staysPlain == nil { staysPlain = piece.stored.count + 4 * piece.frames.count >= piece.plain.count }
     if let order, !order.isInPlace {
-      if waiting.isEmpty { waiting.reserveCapacity(plainLength) }
+      if waiting.isEmpty, order.groupBytes == nil { waiting.reserveCapacity(plainLength) }
       waiting += piece.stored
+      if let group = order.groupBytes, group > 0, waiting.count >= group { try writeOrdered(waiting.count / group * group, order) }
       return 0
     }
     if staysPlain == true { (piece.stored, piece.frames) = (piece.plain, []) }
@@ -143,12 +144,7 @@ final class SectionWriter: @unchecked Sendable {
   /// Ends the section.
   func finish(_ digest: XXH3) throws {
     if let order, !order.isInPlace {
-      try waiting.withUnsafeBytes { plain in
-        try order.forEachStored(plain) { bytes in
-          hash?.update(bytes)
-          try cursor?.file.write(bytes, at: reserve(bytes))
-        }
-      }
+      try writeOrdered(waiting.count, order)
       waiting = []
     }
     if storedCompression != .none {
@@ -158,6 +154,17 @@ final class SectionWriter: @unchecked Sendable {
     }
     if start == nil { start = try cursor?.align() }
     checksum = sharesDigest ? digest.digest64 : hash?.digest64 ?? 0
+  }
+
+  /// Writes the first `count` bytes that wait in the order that the container has them in.
+  private func writeOrdered(_ count: Int, _ order: SectionOrder) throws {
+    try waiting.withUnsafeBytes { plain in
+      try order.forEachStored(UnsafeRawBufferPointer(rebasing: plain[..<count])) { bytes in
+        hash?.update(bytes)
+        try cursor?.file.write(bytes, at: reserve(bytes))
+      }
+    }
+    waiting.removeFirst(count)
   }
 
   /// Writes a section that is in memory whole.

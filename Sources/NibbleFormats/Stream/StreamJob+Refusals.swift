@@ -27,7 +27,7 @@ extension StreamJob {
 
   /// Throws if writing `output` would replace something that is read.
   package func checkIsNoInput(_ output: String) throws {
-    try Self.checkIsNone(of: otherInputs + source.files + source.smallFiles.compactMap(\.section.inputFile), output)
+    try Self.checkIsNone(of: otherInputs + source.files + source.smallFiles.compactMap(\.inputFile), output)
     if PathKind(output) == .folder, PathKind(source.path) == .folder, isSameFolder(output, source.path) {
       throw NibbleError.usage("\(path: output) is the input; give another output")
     }
@@ -46,6 +46,3 @@ extension StreamJob {
   }
 }
 
-extension StoredSection {
-  var inputFile: InputFile? { if case .file(let file, _) = source { file } else { nil } }
-}

@@ -9,6 +9,8 @@ public struct StreamJob: Sendable {
     public let source: StoredTensor
     /// As it will be.
     public var target: TensorTarget
+    /// Why it is left out of the output, where the container has no place for it.
+    package var leftOut: String?
     /// What is written in its place.
     package var replacement: StoredTensor?
     /// What is added on the way; made when its turn comes.
@@ -142,6 +144,12 @@ public struct StreamJob: Sendable {
     var identity = IdentityHasher()
     var sourceIdentity = IdentityHasher()
     for item in items {
+      if item.leftOut != nil {
+        sourceIdentity.add(
+          item.source.name, item.source.dtype, item.source.shape, item.source.encoding, try stream.hash(item.source))
+        stream.progress(item.source.plainBytes)
+        continue
+      }
       let writers = try writer.open(item.target)
       let known = try journal?.takeOver(item.target.name, writers)
       let outcome = try known ?? send(item, stream, into: writers)
@@ -160,7 +168,7 @@ public struct StreamJob: Sendable {
     try checkClaim(sourceIdentity.identity)
     if !writer.takesFilesFirst {
       for small in source.smallFiles where try !writer.carry(small, stream) {
-        try stream.read(small.section, small.name, XXH3())
+        try stream.read(try small.section, small.name, XXH3())
         report.notCarried.append(small.name)
       }
     }

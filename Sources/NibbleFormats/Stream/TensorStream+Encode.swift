@@ -72,6 +72,7 @@ extension TensorStream {
       target.dtype, target.shape, place: source.place, rules: rules, search: search, offsets: offsets, threads: threads, pool: pool,
       measures: change == nil, memory: memory)
     task.source = feed.decoder
+    task.keepsSource = change == nil && source.shape == target.shape && source.isTransposed == target.isTransposed
     var encoder: any TensorEncoder = decided?.encoder(task) ?? target.encoding.codec.encoder(task)
     if let change, change.sharedColumns > 1, source.encoding == target.encoding, source.isTransposed == target.isTransposed,
       let moved = moved(target, change, feed, task)

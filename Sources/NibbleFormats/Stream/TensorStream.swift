@@ -28,6 +28,18 @@ public struct TensorTarget: Sendable {
     stateText = source.section(.stateText)
   }
 
+  /// The tensor as a container holds it: as it is or, where it is blocks of a GGUF file that have no place there, its elements.
+  init(keeping source: StoredTensor, in container: any Container) {
+    self.init(keeping: source)
+    if source.encoding.kind.isOfGguf, !container.takes(source.encoding, beside: []) { becomePlain(source) }
+  }
+
+  /// The model's own tensor, element by element.
+  mutating func becomePlain(_ source: StoredTensor) {
+    (encoding, stateText, foreign) = (.plain, nil, ForeignLayout())
+    (shape, isTransposed) = (source.logicalShape, false)
+  }
+
   var count: Int { elementCount(of: shape) ?? 0 }
 
   /// Its values will not be the source's: what was kept verbatim of them counts no longer.
@@ -106,7 +118,7 @@ final class TensorStream {
     as target: TensorTarget, into writers: [SectionWriter]
   ) throws -> TensorOutcome {
     var outcome: TensorOutcome
-    if change == nil, source.encoding == target.encoding, source.dtype == target.dtype {
+    if change == nil, source.encoding == target.encoding, source.dtype == target.dtype, source.isTransposed == target.isTransposed {
       outcome = try copy(source, into: writers)
     } else if source.isPacked, source.isTransposed != target.isTransposed {
       outcome = try unpackTurned(source, target, into: writers[0], changedBy: change)

@@ -2,9 +2,11 @@ import NibbleCore
 import NibbleQuant
 
 extension StreamJob {
-  /// A job that moves `source` into another container without touching a code or a weight.
+  /// A job that moves `source` into another container without touching a code or a weight. Blocks of a GGUF file that have no place in
+  /// that container become the float32 numbers that they stand for.
   public static func convert(_ source: Checkpoint, to output: OutputSpec) throws -> StreamJob {
-    let items = source.tensors.map { Item(source: $0, target: TensorTarget(keeping: $0)) }
+    if output.format.choosesTypes { try source.refuseUnknownQuantization() }
+    let items = source.tensors.map { Item(source: $0, target: TensorTarget(keeping: $0, in: output.format.container)) }
     var job = StreamJob(source, items: items, output: output)
     job.refusesNonfinite = false
     let known = source.provenance
@@ -12,6 +14,7 @@ extension StreamJob {
     job.provenance = { identity in
       known ?? ["tool": JSON("nibble " + nibbleVersion), "verb": "convert", "source": JSON(identity.description)]
     }
+    try output.format.container.settle(&job)
     return job
   }
 
@@ -26,13 +29,7 @@ extension StreamJob {
     }
     let items = source.tensors.map { tensor in
       var target = TensorTarget(keeping: tensor)
-      if tensor.isPacked {
-        target.encoding = .plain
-        target.stateText = nil
-        target.foreign = ForeignLayout()
-        target.shape = tensor.logicalShape
-        target.isTransposed = false
-      }
+      if tensor.isPacked { target.becomePlain(tensor) }
       if let dtype, tensor.dtype.isFloat { target.dtype = dtype }
       return Item(source: tensor, target: target)
     }

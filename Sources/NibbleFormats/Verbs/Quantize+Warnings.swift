@@ -15,6 +15,20 @@ extension StreamJob {
         + "them again would round twice; quantize the original, or dequantize first")
   }
 
+  /// That blocks of a GGUF file are decoded, and packed anew: their numbers were rounded before.
+  static func roundedTwice(_ items: [Item], _ source: Checkpoint) -> [Warning] {
+    let decoded = items.filter { $0.source.encoding.kind.isOfGguf && $0.source.encoding != $0.target.encoding }
+    guard !decoded.isEmpty else { return [] }
+    let counts = Dictionary(grouping: decoded, by: \.source.encoding.name).map { "\($0.value.count) \($0.key)" }.sorted()
+    let packed = decoded.count { $0.target.encoding.isPacked }
+    return [
+      .init(
+        .precision,
+        "\(path: source.path): \(decoded.count) tensors are quantized already (\(counts.joined(separator: ", "))): they are decoded, "
+          + "and packing rounds \(packed) of them a second time; quantize the original where there is one")
+    ]
+  }
+
   /// What a user might not expect of these decisions.
   static func warnings(_ decisions: [PackingDecision]) -> [Warning] {
     var warnings: [Warning] = []

@@ -57,6 +57,7 @@ extension StreamJob {
   ///   quantized in ways nibble does not read
   public static func quantize(_ source: Checkpoint, _ options: QuantizeOptions, to output: OutputSpec) throws -> StreamJob {
     try source.refuseUnknownQuantization()
+    if output.format.choosesTypes { return try convert(source, to: output) }
     let decisions = output.format.container.loadable(try decide(source, options), of: source)
     let items = try decisions.map { try item($0, options, source, output.format.container) }
     try checkPacksSomething(decisions, options, source)
@@ -70,7 +71,7 @@ extension StreamJob {
     job.provenance = { identity in
       ["tool": JSON("nibble " + nibbleVersion), "verb": "quantize", "source": JSON(identity.description), "options": settings]
     }
-    job.warnings += warnings(decisions)
+    job.warnings += warnings(decisions) + roundedTwice(items, source)
     if options.encoder ?? .absmax != .absmax, !items.contains(where: { $0.target.encoding.kind.searchesScales && !$0.source.isPacked }) {
       job.warnings.append(unusedEncoder(options.calibration?.encoder ?? job.encoder.rawValue))
     }
@@ -152,7 +153,7 @@ extension StreamJob {
   ) -> (CodecChoice, Int, PackingReason) {
     func keep(_ reason: PackingReason) -> (CodecChoice, Int, PackingReason) { (.keep, options.blockSize, reason) }
     let name = tensor.name.text
-    if tensor.isPacked { return keep(.alreadyPacked) }
+    if tensor.isPacked, !tensor.encoding.kind.isOfGguf { return keep(.alreadyPacked) }
     guard tensor.dtype.isFloat else { return keep(.notFloat) }
     if tensor.count == 0 { return keep(.empty) }
     guard tensor.shape.count == 2 else { return keep(tensor.shape.count == 3 ? .stacked : .notTwoDimensional) }
@@ -170,21 +171,24 @@ extension StreamJob {
     _ decision: PackingDecision, _ options: QuantizeOptions, _ source: Checkpoint, _ container: any Container
   ) throws -> Item {
     let tensor = decision.tensor
-    var target = TensorTarget(keeping: tensor)
+    var target = TensorTarget(keeping: tensor, in: container)
+    let isReadAsNumbers = !tensor.isPacked || tensor.encoding.kind.isOfGguf
     func refuse(_ why: MessageText) -> NibbleError {
       .usage("\(path: source.path): \(tensor: tensor.name.text) cannot become \(decision.choice.name): \(why)")
     }
     switch decision.choice {
     case .keep: break
     case .cast(let dtype):
-      guard !tensor.isPacked else { throw refuse("it is packed; dequantize it first") }
+      guard isReadAsNumbers else { throw refuse("it is packed; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
+      if tensor.isPacked { target.becomePlain(tensor) }
       target.dtype = dtype
     case .codec(let kind):
-      guard !tensor.isPacked else { throw refuse("it is packed already; dequantize it first") }
+      guard isReadAsNumbers else { throw refuse("it is packed already; dequantize it first") }
       guard tensor.dtype.isFloat else { throw refuse("its dtype is \(tensor.dtype.rawValue)") }
       guard tensor.count > 0 else { throw refuse("it has no elements") }
       let codec = options.codec(kind, blockSize: decision.blockSize, groupSize: decision.groupSize, tensor.dtype, in: container)
+      (target.shape, target.isTransposed) = (tensor.shape, tensor.isTransposed)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) {
         let size = kind.hasGroups ? Int4Groups.sizes.last { tensor.shape.last.map { $0 % Int4Groups.sizes[0] == 0 } == true && tensor.shape[1] % $0 == 0 } : nil
         throw refuse("\(reason)" + (size.map { "; \(.groupSize, $0) divides them, or keep it (\(.keep))" } ?? "; keep it (\(.keep))"))

@@ -22,12 +22,12 @@ extension Checkpoint {
   public func verify(threads: Int = availableCores, progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> VerifyReport {
     var report = VerifyReport()
     report.warnings = warnings
-    let total = tensors.reduce(0) { $0 + $1.plainBytes } + smallFiles.reduce(0) { $0 + $1.section.plainLength }
+    let total = tensors.reduce(0) { $0 + $1.plainBytes } + smallFiles.reduce(0) { $0 + $1.length }
     let stream = TensorStream(threads: threads) { count in
       report.bytes += count
       progress(report.bytes, total)
     }
-    for small in smallFiles { try stream.read(small.section, small.name, XXH3()) }
+    for small in smallFiles { try stream.read(try small.section, small.name, XXH3()) }
     var identity = IdentityHasher()
     for tensor in tensors {
       let (digest, values) = try stream.scan(tensor, statistics: tensor.dtype.canBeNonfinite || tensor.isPacked)
@@ -53,7 +53,8 @@ extension Checkpoint {
     var end = NblHeader.length + header.tableLength
     // As the file has them: this checkpoint may have been changed in memory.
     let stored = try Checkpoint.openNbl(file)
-    for section in stored.smallFiles.map(\.section) + stored.tensors.flatMap(\.sections) {
+    let small = try stored.smallFiles.map { try $0.section }
+    for section in small + stored.tensors.flatMap(\.sections) {
       guard case .file(_, let offset) = section.source, offset >= end else { continue }
       if let at = try file.bytes(at: end, count: offset - end).firstIndex(where: { $0 != 0 }) {
         throw NibbleError.integrity("\(path: path): byte \(end + at), which is padding, is not zero")

@@ -172,8 +172,8 @@ package struct GroupValues: @unchecked Sendable {
 
 /// Codes back into elements: fl(σ · fl(q − z)) or fl(fl(σ · q) + m), rounded once.
 final class Int4Decoder: TensorDecoder, @unchecked Sendable {
-  private let length: Int
-  private let groups: GroupValues
+  let length: Int
+  let groups: GroupValues
   /// Elements decoded at a time.
   private static let piece = 1024
 

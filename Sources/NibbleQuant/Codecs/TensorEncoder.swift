@@ -25,6 +25,8 @@ package struct EncodingTask: Sendable {
   package var offsets = OffsetSearch()
   /// What decodes the elements' source, where it is packed.
   package var source: (any TensorDecoder)?
+  /// Whether the elements are what the source decodes to, in its order.
+  package var keepsSource = false
   package var threads: Int
   package var pool: ScratchPool
   /// Whether the error is asked for.

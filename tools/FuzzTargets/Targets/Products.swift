@@ -7,7 +7,9 @@ import NibbleQuant
 func fuzzProducts(_ input: Input) throws {
   guard input.bytes.count >= 5 else { return }
   let number = input.bytes.map(Int.init)
-  let rows = 1 + number[0] % 40, inputs = 1 + number[1] + 256 * (number[2] % 3), outputs = 1 + number[3] % 80
+  let rows = 1 + number[0] % 40, outputs = 1 + number[3] % 80
+  // Blocks of ggml are whole in a row.
+  let inputs = number[2] < 128 ? 1 + number[1] + 256 * (number[2] % 3) : number[2] < 192 ? 32 * (1 + number[1] % 24) : 256 * (1 + number[1] % 3)
   var seed = UInt64(number[4]) << 8 | UInt64(input.choice)
   func values(_ count: Int) -> [Float] {
     (0..<count).map { _ in
@@ -57,7 +59,7 @@ private func stored(_ weight: [Float], _ outputs: Int, _ inputs: Int, _ choice: 
   let codecs: [any WeightCodec] = [
     BlockCodec(.nf4), BlockCodec(.nf4, nested: nil), BlockCodec(.fp4, blockSize: 32), BlockCodec(.nf4, blockSize: 4096), Int8Rows(),
     Int4Groups(size: 32), Int4Groups(size: 32, zero: .none), Int4Groups(size: 0, scale: .f32, zero: .float),
-  ]
+  ] + GGMLType.all.filter { $0.dtype == nil }.map { GGMLBlocks($0) }
   let index = Int(choice) % (plain.count + codecs.count)
   if index < plain.count {
     let store = FloatStore(count: weight.count)

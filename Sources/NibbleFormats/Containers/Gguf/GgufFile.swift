@@ -1,183 +1,269 @@
 import NibbleCore
 import NibbleQuant
 
-/// A GGUF file, as llama.cpp reads and writes adapters in: metadata, then tensors.
+/// A GGUF file as llama.cpp reads and writes them: metadata, then tensors. A model, one of its parts, or an adapter.
 ///
-/// Everything is checked against the file before it is used: counts, lengths, types, where data lies.
-package struct GgufFile {
-  /// What metadata holds; lists are skipped.
-  package enum Value: Equatable {
+/// The format is `docs/gguf.md` of ggml; tensors follow one another as `gguf.cpp` there asks for. Everything is checked against the file
+/// before it is used: counts, lengths, types, where data lies.
+package struct GgufFile: Sendable {
+  /// What metadata holds.
+  package enum Value: Equatable, Sendable {
     case text(String)
-    case number(Double)
-    case list
+    case whole(Int)
+    case single(Float)
+    case double(Double)
+    case bool(Bool)
+    case list(GgufList)
   }
 
-  package struct Tensor {
+  package struct Tensor: Sendable {
     package let name: String
     /// Rows first, as safetensors has it; the file has it the other way round.
     package let shape: [Int]
-    fileprivate let type: GgufType
-    fileprivate let range: Range<Int>
+    package let type: GGMLType
+    /// Where its bytes are.
+    package let range: Range<Int>
   }
 
   package static let magic: [UInt8] = Array("GGUF".utf8)
 
-  package let path: String
-  package private(set) var metadata: [String: Value] = [:]
-  package private(set) var tensors: [Tensor] = []
+  package var path: String { file.path }
   package let file: InputFile
+  package private(set) var metadata: [String: Value] = [:]
+  /// In the order of the file.
+  package private(set) var tensors: [Tensor] = []
 
-  /// Where headers must end: adapters have some thousand short names.
-  private static let longestHeader = 64 << 20
   private static let mostTensors = 1 << 18
   private static let mostKeys = 1 << 16
+  private static let longestName = 1024
 
   /// - Throws: `.badInput` for anything that is not as it should be, with the place
-  package init(_ path: String) throws {
-    self.path = path
-    file = try InputFile(path)
-    var reader = ByteReader(try file.bytes(at: 0, count: min(file.size, Self.longestHeader)), place: "\(path: path)")
-    guard try reader.take(4) == Self.magic else { throw NibbleError.badInput("\(path: path): not a GGUF file") }
-    let version = try reader.u32()
+  package init(_ path: String) throws { try self.init(InputFile(path)) }
+
+  package init(_ file: InputFile) throws {
+    self.file = file
+    var reader = GgufReader(file)
+    let start = try reader.bytes(min(4, file.size))
+    guard start == Self.magic else {
+      let other = SafetensorsHeader.foreignFormat(try file.bytes(at: 0, count: min(64, file.size)))
+      throw NibbleError.badInput("\(path: path): \(other ?? "not a GGUF file: its first bytes are not the magic of one")")
+    }
+    let version = try reader.number()
     guard (2...3).contains(version) else {
       throw reader.fail(
-        version > 0xFFFF
-          ? "written for big-endian machines, which is not read" : "GGUF version \(version), where 2 and 3 are known")
+        version > 0xFFFF ? "written for big-endian machines, which is not read," : "GGUF version \(version), where 2 and 3 are known,")
     }
     let tensorCount = try reader.count(), keyCount = try reader.count()
     guard tensorCount <= Self.mostTensors, keyCount <= Self.mostKeys else {
-      throw reader.fail("\(tensorCount) tensors and \(keyCount) keys are more than an adapter has")
+      throw reader.fail("\(tensorCount) tensors and \(keyCount) keys are more than any model has")
     }
     for _ in 0..<keyCount {
-      let key = try reader.ggufText()
-      let type = try reader.u32()
-      guard metadata.updateValue(try reader.ggufValue(type), forKey: key) == nil else {
-        throw reader.fail("the key \(subject: key) is there twice")
-      }
+      let key = try reader.text("a key", limit: 1 << 16)
+      guard metadata.updateValue(try reader.value(key), forKey: key) == nil else { throw reader.fail("\(key: key) is there twice") }
     }
     try readTensors(&reader, tensorCount)
   }
 
-  private mutating func readTensors(_ reader: inout ByteReader, _ count: Int) throws {
-    var found: [(name: String, shape: [Int], type: GgufType, offset: Int, length: Int)] = []
+  private mutating func readTensors(_ reader: inout GgufReader, _ count: Int) throws {
     var names: Set<ByteName> = []
+    var found: [(tensor: Tensor, offset: Int)] = []
     for _ in 0..<count {
-      let name = try reader.ggufText()
-      guard names.insert(ByteName(name)).inserted else { throw reader.fail("the \(tensor: name) is there twice") }
-      let rank = try reader.u32()
-      guard (1...4).contains(rank) else { throw reader.fail("\(tensor: name) has \(rank) dimensions") }
+      let name = try reader.text("the name of a tensor", limit: Self.longestName)
+      guard !name.isEmpty else { throw reader.fail("a tensor without a name") }
+      guard names.insert(ByteName(name)).inserted else { throw reader.fail("\(tensor: name) is there twice") }
+      let rank = try reader.number()
+      guard (1...4).contains(rank) else { throw reader.fail("\(tensor: name) has \(rank) dimensions, where 1 to 4 are known,") }
       var shape: [Int] = []
       for _ in 0..<rank { shape.insert(try reader.count(), at: 0) }
-      let number = try reader.u32()
-      guard let type = GgufType(rawValue: number) else {
-        throw reader.fail("\(tensor: name) is of GGUF's type \(number); F32, F16, BF16 and Q8_0 are read")
+      let number = try reader.number()
+      guard let type = GGMLType(number: number) else {
+        throw reader.fail("\(tensor: name) is of ggml's type \(number), which is not read,")
       }
-      guard let length = type.byteCount(shape) else { throw reader.fail("\(tensor: name) cannot have the shape \(shape)") }
-      found.append((name, shape, type, try reader.count(), length))
-    }
-    var alignment = 32
-    if let given = metadata["general.alignment"] {
-      guard case .number(let value) = given, let whole = Int(exactly: value), (1...1 << 16).contains(whole),
-        whole & (whole - 1) == 0
-      else { throw reader.fail("\(key: "general.alignment") is no power of two") }
-      alignment = whole
-    }
-    guard let data = aligned(reader.at, to: alignment) else { throw reader.fail("cut") }
-    var end = 0
-    for one in found.sorted(by: { $0.offset < $1.offset }) {
-      func fail(_ reason: MessageText) -> NibbleError { .badInput("\(path: path): \(tensor: one.name) \(reason)") }
-      guard one.offset % alignment == 0 else { throw fail("begins at \(one.offset), which is no multiple of \(alignment)") }
-      guard one.offset >= end else { throw fail("overlaps the one before it") }
-      guard data <= file.size, one.offset <= file.size - data, one.length <= file.size - data - one.offset else {
-        throw fail("goes beyond the end of the file")
+      guard shape.allSatisfy({ $0 > 0 }), let length = type.byteCount(shape), length <= 1 << 48 else {
+        throw reader.fail("\(tensor: name) of the type \(type.name) cannot have the shape \(shape), found")
       }
-      end = one.offset + one.length
+      found.append((Tensor(name: name, shape: shape, type: type, range: 0..<length), try reader.count()))
     }
-    tensors = found.map {
-      Tensor(name: $0.name, shape: $0.shape, type: $0.type, range: data + $0.offset..<data + $0.offset + $0.length)
+    let alignment = try alignment(reader)
+    guard let start = aligned(reader.at, to: alignment) else { throw reader.fail("the header is too long") }
+    var next = 0
+    for (tensor, offset) in found {
+      func fail(_ reason: MessageText) -> NibbleError { .badInput("\(path: path): \(tensor: tensor.name) \(reason)") }
+      guard offset == next else {
+        throw fail(
+          offset % alignment != 0
+            ? "begins at \(offset), which is no multiple of \(alignment)"
+            : "begins at \(offset) of the data, expected \(next): it \(offset < next ? "overlaps the one before it" : "leaves a hole before it")")
+      }
+      guard start <= file.size, offset <= file.size - start, tensor.range.count <= file.size - start - offset else {
+        throw fail("ends at byte \(start + offset + tensor.range.count), the file at \(file.size): it is cut")
+      }
+      let begin = start + offset
+      tensors.append(Tensor(name: tensor.name, shape: tensor.shape, type: tensor.type, range: begin..<begin + tensor.range.count))
+      // Lengths are below 2⁴⁸, and alignments below 2¹⁷.
+      next = ceilDivide(offset + tensor.range.count, alignment) * alignment
+    }
+    // What follows the last tensor is at most the padding behind it, or that of the header.
+    let end = start + next
+    guard file.size <= max(end, start) else {
+      throw NibbleError.badInput("\(path: path): \(file.size - end) bytes follow the last tensor, which ends at byte \(end)")
     }
   }
 
+  private func alignment(_ reader: GgufReader) throws -> Int {
+    let key = "general.alignment"
+    guard let given = metadata[key] else { return 32 }
+    guard let alignment = whole(key), (1...1 << 16).contains(alignment), alignment & (alignment - 1) == 0 else {
+      throw NibbleError.badInput("\(path: path): \(key: key) is \(given.text), which is no power of two up to \(1 << 16)")
+    }
+    return alignment
+  }
+}
+
+// MARK: - Metadata
+
+extension GgufFile {
   package func text(_ key: String) -> String? { if case .text(let text)? = metadata[key] { text } else { nil } }
-  package func number(_ key: String) -> Double? { if case .number(let number)? = metadata[key] { number } else { nil } }
+  package func whole(_ key: String) -> Int? { if case .whole(let number)? = metadata[key] { number } else { nil } }
+  package func bool(_ key: String) -> Bool? { if case .bool(let flag)? = metadata[key] { flag } else { nil } }
+  package func list(_ key: String) -> GgufList? { if case .list(let list)? = metadata[key] { list } else { nil } }
 
-  /// A tensor's numbers, row by row.
-  package func floats(_ tensor: Tensor) throws -> [Float] {
-    let bytes = try file.bytes(at: tensor.range.lowerBound, count: tensor.range.count)
-    let count = elementCount(of: tensor.shape) ?? 0
-    return [Float](unsafeUninitializedCapacity: count) { buffer, filled in
-      bytes.withUnsafeBytes { raw in
-        guard let from = raw.baseAddress, let to = buffer.baseAddress else { return }
-        if let dtype = tensor.type.dtype {
-          Kernels.widen(dtype, from, count: count, to)
-        } else {
-          for block in 0..<count / 32 {
-            // A float16 scale, then 32 signed bytes.
-            var scale: Float = 0
-            Kernels.widen(.f16, from + 34 * block, count: 1, &scale)
-            for index in 0..<32 {
-              to[32 * block + index] = scale * Float(raw.load(fromByteOffset: 34 * block + 2 + index, as: Int8.self))
-            }
-          }
-        }
-      }
-      filled = count
+  /// A number of any width.
+  package func number(_ key: String) -> Double? {
+    switch metadata[key] {
+    case .whole(let number): Double(number)
+    case .single(let number): Double(number)
+    case .double(let number): number
+    default: nil
     }
+  }
+
+  /// A number as a person would have written it: of a float32 the shortest decimal that rounds to it.
+  package func decimal(_ key: String) -> Double? {
+    if case .single(let number)? = metadata[key] { return Double(number.description) ?? Double(number) }
+    return number(key)
   }
 }
 
-/// The types adapters come in.
-enum GgufType: Int {
-  case f32 = 0
-  case f16 = 1
-  case q8 = 8
-  case bf16 = 30
-
-  /// nil for blocks.
-  var dtype: DType? {
+extension GgufFile.Value {
+  /// For messages.
+  var text: String {
     switch self {
-    case .f32: .f32
-    case .f16: .f16
-    case .bf16: .bf16
-    case .q8: nil
+    case .text(let text): quoted(text)
+    case .whole(let number): String(number)
+    case .single(let number): String(number)
+    case .double(let number): String(number)
+    case .bool(let flag): String(flag)
+    case .list(let list): "a list of \(list.count)"
     }
-  }
-
-  /// nil for shapes that cannot be.
-  func byteCount(_ shape: [Int]) -> Int? {
-    guard shape.allSatisfy({ $0 > 0 }), let count = elementCount(of: shape), count <= 1 << 40 else { return nil }
-    guard self == .q8 else { return dtype?.byteCount(of: count) }
-    return shape.last.map { $0 % 32 == 0 } == true ? count / 32 * 34 : nil
   }
 }
 
-extension ByteReader {
-  fileprivate mutating func ggufText() throws -> String {
-    let bytes = try take(try count())
-    guard let text = String(validating: bytes, as: UTF8.self) else { throw fail("a text that is no UTF-8") }
-    return text
+// MARK: - Lists
+
+extension GgufFile {
+  /// Texts of a list, checked to be UTF-8, as the bytes of all and where each lies.
+  package struct Texts: Sendable {
+    let bytes: [UInt8]
+    let places: [Range<Int>]
+
+    package var count: Int { places.count }
+    package subscript(index: Int) -> ArraySlice<UInt8> { bytes[places[index]] }
   }
 
-  fileprivate mutating func ggufValue(_ type: Int, depth: Int = 0) throws -> GgufFile.Value {
-    switch type {
-    case 0, 7: return .number(Double(try u8()))
-    case 1: return .number(Double(Int8(bitPattern: try u8())))
-    case 2: return .number(Double(try u16()))
-    case 3: return .number(Double(Int16(truncatingIfNeeded: try u16())))
-    case 4: return .number(Double(try u32()))
-    case 5: return .number(Double(Int32(truncatingIfNeeded: try u32())))
-    case 6: return .number(Double(Float(bitPattern: UInt32(try u32()))))
-    case 8: return .text(try ggufText())
-    case 10: return .number(Double(try u64()))
-    case 11: return .number(Double(Int64(bitPattern: try u64())))
-    case 12: return .number(Double(bitPattern: try u64()))
-    case 9:
-      guard depth < 4 else { throw fail("lists in lists in lists") }
-      let inner = try u32()
-      // Each takes a byte or more, so a count beyond the header is cut soon.
-      for _ in 0..<(try count()) { _ = try ggufValue(inner, depth: depth + 1) }
-      return .list
-    default: throw fail("metadata of the type \(type)")
+  private func wrong(_ key: String, _ expected: MessageText) -> NibbleError {
+    .badInput("\(path: path): \(key: key) is \(metadata[key]?.text ?? "missing"), expected \(expected)")
+  }
+
+  /// - Throws: `.badInput` for a key that is missing or holds something else, and for texts that are no UTF-8
+  package func texts(_ key: String) throws -> Texts {
+    guard let list = list(key), list.kind == .text else { throw wrong(key, "a list of texts") }
+    let bytes = try file.bytes(at: list.range.lowerBound, count: list.range.count)
+    var places: [Range<Int>] = []
+    places.reserveCapacity(list.count)
+    try bytes.withUnsafeBytes { raw in
+      var at = 0
+      for index in 0..<list.count {
+        guard at + 8 <= raw.count,
+          let length = Int(exactly: UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: at, as: UInt64.self))),
+          length <= raw.count - at - 8
+        else { throw NibbleError.badInput("\(path: path): changed while it was read") }
+        at += 8
+        guard String(validating: raw[at..<at + length], as: UTF8.self) != nil else {
+          throw NibbleError.badInput("\(path: path): entry \(index) of \(key: key) is no UTF-8")
+        }
+        places.append(at..<at + length)
+        at += length
+      }
     }
+    return Texts(bytes: bytes, places: places)
+  }
+
+  /// Whole numbers of a list.
+  package func wholes(_ key: String) throws -> [Int] {
+    guard let list = list(key) else { throw wrong(key, "a list of whole numbers") }
+    switch list.kind {
+    case .u8: return try numbers(list, UInt8.self) { Int($0) }
+    case .i8: return try numbers(list, Int8.self) { Int($0) }
+    case .u16: return try numbers(list, UInt16.self) { Int($0) }
+    case .i16: return try numbers(list, Int16.self) { Int($0) }
+    case .u32: return try numbers(list, UInt32.self) { Int($0) }
+    case .i32: return try numbers(list, Int32.self) { Int($0) }
+    case .i64: return try numbers(list, Int64.self) { Int($0) }
+    case .u64: return try numbers(list, UInt64.self) { Int(clamping: $0) }
+    default: throw wrong(key, "a list of whole numbers")
+    }
+  }
+
+  /// Numbers of a list as float32.
+  package func floats(_ key: String) throws -> [Float] {
+    guard let list = list(key) else { throw wrong(key, "a list of numbers") }
+    switch list.kind {
+    case .f32: return try numbers(list, UInt32.self) { Float(bitPattern: $0) }
+    case .i32: return try numbers(list, Int32.self) { Float($0) }
+    default: throw wrong(key, "a list of numbers")
+    }
+  }
+
+  /// Bytes of a list of them.
+  package func bytes(_ key: String) throws -> [UInt8] {
+    guard let list = list(key), list.kind.width == 1 else { throw wrong(key, "a list of bytes") }
+    return try file.bytes(at: list.range.lowerBound, count: list.range.count)
+  }
+
+  private func numbers<T: FixedWidthInteger, R>(_ list: GgufList, _ type: T.Type, _ convert: (T) -> R) throws -> [R] {
+    let bytes = try file.bytes(at: list.range.lowerBound, count: list.range.count)
+    return bytes.withUnsafeBytes { raw in
+      (0..<list.count).map { convert(T(littleEndian: raw.loadUnaligned(fromByteOffset: $0 * MemoryLayout<T>.size, as: type))) }
+    }
+  }
+}
+
+// MARK: - Numbers
+
+extension GgufFile {
+  /// A tensor's numbers, row by row, as float32.
+  ///
+  /// - Throws: `.badInput` for tensors of more than 2²⁸ numbers
+  package func floats(_ tensor: Tensor) throws -> [Float] {
+    guard let count = elementCount(of: tensor.shape), count <= 1 << 28 else {
+      throw NibbleError.badInput("\(path: path): \(tensor: tensor.name) of shape \(tensor.shape) is too large")
+    }
+    var values: [Float] = []
+    values.reserveCapacity(count)
+    try StoredTensor(tensor, in: self).forEachValues { _, x, count, _ in values.append(contentsOf: UnsafeBufferPointer(start: x, count: count)) }
+    return values
+  }
+}
+
+extension StoredTensor {
+  /// A tensor of a GGUF file as it lies there, under the name that it has there.
+  init(_ tensor: GgufFile.Tensor, in file: GgufFile) {
+    let encoding = tensor.type.encoding
+    let kind = encoding.codec.sections(tensor.type.elementType, tensor.shape).first?.kind ?? .data
+    self.init(
+      ByteName(tensor.name), tensor.type.elementType, tensor.shape,
+      sections: [StoredSection(kind, in: file.file, at: tensor.range.lowerBound, count: tensor.range.count)])
+    self.encoding = encoding
   }
 }

@@ -50,6 +50,6 @@ package enum ModelFileNames {
     if name.utf8.contains(UInt8(ascii: "/")) { return isPlain(name) }
     if [OnnxLayout.modelName, OnnxLayout.dataName].contains(name) { return true }
     if isCarried(name) || name == SideRecord.fileName || name == "model.safetensors.index.json" { return true }
-    return name.hasPrefix("model") && name.hasSuffix(".safetensors")
+    return name.hasPrefix("model") && (name.hasSuffix(".safetensors") || name.hasSuffix(".gguf"))
   }
 }

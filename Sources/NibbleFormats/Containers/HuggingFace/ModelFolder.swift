@@ -101,7 +101,8 @@ extension Checkpoint {
 
   private static func noWeights(_ path: String, _ names: [String]) -> NibbleError {
     for name in names {
-      for ending in [".bin", ".pt", ".pth", ".ckpt", ".gguf"] where name.hasSuffix(ending) {
+      if name.hasSuffix(".gguf") { return .badInput("\(path: path): no model folder; \(quoted(path + "/" + name)) may be given itself") }
+      for ending in [".bin", ".pt", ".pth", ".ckpt"] where name.hasSuffix(ending) {
         return .badInput("\(path: "\(path)/\(name)"): \(ending) files are not read; convert the model to safetensors")
       }
     }

@@ -10,6 +10,10 @@ struct BlockFile: Container {
   let compresses = true
 
   func check(_ job: StreamJob) throws {
+    if let foreign = job.items.first(where: { $0.target.encoding.kind.isOfGguf }) {
+      throw NibbleError.usage(
+        "\(tensor: foreign.target.name.text): block files hold no \(foreign.target.encoding.name); dequantize, or quantize anew")
+    }
     guard job.output.compression.isOn else { return }
     let tears = job.items.contains {
       !$0.target.encoding.codec.fillsFrames && $0.source.encoding != $0.target.encoding || $0.change != nil
@@ -20,7 +24,7 @@ struct BlockFile: Container {
     }
   }
 
-  func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { true }
+  func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { !encoding.kind.isOfGguf }
 
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {
     let targets = job.items.map(\.target)

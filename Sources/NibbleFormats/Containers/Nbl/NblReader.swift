@@ -46,7 +46,7 @@ extension Checkpoint {
       }
     }
     if let config = checkpoint.smallFiles.first(where: { $0.name == "config.json" }) {
-      let reader = try SectionReader(config.section, "config.json")
+      let reader = try SectionReader(try config.section, "config.json")
       do { checkpoint.config = try JSON.parse(try reader.readWhole(limit: jsonLimit)) } catch let error as JSONError {
         throw NibbleError.badInput("\(path: path): embedded config.json: \(error.reason) at byte \(error.offset)")
       }

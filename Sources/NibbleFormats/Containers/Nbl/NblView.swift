@@ -18,7 +18,7 @@ struct NblView: Sendable {
     let targets = checkpoint.tensors.map { TensorTarget(keeping: $0) }
     var table = NblWriter.emptyTable(targets, files, metadata: checkpoint.metadata, provenance: nil, origin: nil)
     table.tensors = targets.map(NblWriter.entry)
-    let sections = files.map(\.section) + checkpoint.tensors.flatMap(\.sections)
+    let sections = try files.map { try $0.section } + checkpoint.tensors.flatMap(\.sections)
     var end = NblHeader.length + table.bytes.count
     var number = 0
     let stream = TensorStream(threads: threads) { _ in }

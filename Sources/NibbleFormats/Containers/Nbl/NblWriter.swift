@@ -39,7 +39,7 @@ final class NblWriter: CheckpointWriter {
     }
     if let provenance { table.texts.append(("provenance", provenance.text())) }
     if let origin { table.texts.append(("origin", origin.json.text())) }
-    table.files = files.map { ($0.name, NblTable.Section(kind: .file, plainLength: $0.section.plainLength)) }
+    table.files = files.map { ($0.name, NblTable.Section(kind: .file, plainLength: $0.length)) }
     return table
   }
 
@@ -71,9 +71,9 @@ final class NblWriter: CheckpointWriter {
 
   func carry(_ small: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool {
     let writer = SectionWriter(
-      .file, plainLength: small.section.plainLength, to: cursor, checksummed: true,
+      .file, plainLength: small.length, to: cursor, checksummed: true,
       compression: compression.method(bitWidth: 8), level: compression.level, isFirst: true)
-    try stream.write(small.section, writer, small.name)
+    try stream.write(try small.section, writer, small.name)
     table.files.append((small.name, entry(writer)))
     return true
   }

@@ -28,7 +28,7 @@ struct OnnxFolder: Container {
 
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {
     let layout = OnnxLayout(job.items.map(\.target))
-    let small = job.source.smallFiles.reduce(0) { $0 + $1.section.plainLength }
+    let small = job.source.smallFiles.reduce(0) { $0 + $1.length }
     return OutputSize(
       bytes: layout.dataLength + layout.model(OnnxWriter.metadata(identity: Digest128(high: 0, low: 0), provenance)).count + small,
       isExact: job.card == nil)
@@ -82,10 +82,10 @@ final class OnnxWriter: CheckpointWriter {
   var compressed: CompressionReport? { nil }
 
   func carry(_ small: Checkpoint.SmallFile, _ stream: TensorStream) throws -> Bool {
-    let file = try staged.file(small.name, expectedSize: small.section.plainLength)
+    let file = try staged.file(small.name, expectedSize: small.length)
     let cursor = SectionCursor(file, at: 0, alignment: 1)
     try stream.write(
-      small.section, SectionWriter(.file, plainLength: small.section.plainLength, to: cursor, checksummed: false), small.name)
+      try small.section, SectionWriter(.file, plainLength: small.length, to: cursor, checksummed: false), small.name)
     try file.finish(length: cursor.position)
     smallBytes += cursor.position
     return true

@@ -22,6 +22,11 @@ struct Protobuf {
     bytes += value
   }
 
+  mutating func add(_ field: UInt64, _ value: Float) {
+    varint(field << 3 | 5)
+    for shift in stride(from: 0, to: 32, by: 8) { bytes.append(UInt8(truncatingIfNeeded: value.bitPattern >> UInt32(shift))) }
+  }
+
   mutating func add(_ field: UInt64, _ text: String) { add(field, Array(text.utf8)) }
 
   mutating func add(_ field: UInt64, _ build: (inout Protobuf) -> Void) {

@@ -30,7 +30,7 @@ extension SafetensorsContainer {
     if job.output.isSingleFile { return size }
     let config = config(job)
     size.bytes += job.source.smallFiles.reduce(0) { total, file in
-      total + (file.name == "config.json" && config != nil ? config?.fileBytes.count ?? 0 : file.section.plainLength)
+      total + (file.name == "config.json" && config != nil ? config?.fileBytes.count ?? 0 : file.length)
     }
     size.bytes += (record?.json.fileBytes.count ?? 0) + layout.indexLength
     // A model card tells of what is not known yet.

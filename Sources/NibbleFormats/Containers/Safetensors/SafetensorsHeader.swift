@@ -60,7 +60,7 @@ public struct SafetensorsHeader: Sendable {
     if start.starts(with: Array("version https://git-lfs".utf8)) {
       return "this is a Git LFS pointer, not the file it stands for; fetch it with 'git lfs pull'"
     }
-    if start.starts(with: Array("GGUF".utf8)) { return "this is a GGUF file, which nibble does not read" }
+    if start.starts(with: Array("GGUF".utf8)) { return "this is a GGUF file; give it a name that ends in .gguf" }
     if start.starts(with: [0x50, 0x4B, 3, 4]) || (start.count > 1 && start[0] == 0x80 && (2...5).contains(start[1])) {
       return "this is a pickle file, which can run code when loaded and is not read; convert it to safetensors"
     }

@@ -143,10 +143,10 @@ final class SafetensorsWriter: CheckpointWriter {
       try write(small.name, config.fileBytes)
       return true
     }
-    let file = try staged.file(small.name, expectedSize: small.section.plainLength)
+    let file = try staged.file(small.name, expectedSize: small.length)
     let cursor = SectionCursor(file, at: 0, alignment: 1)
-    let writer = SectionWriter(.file, plainLength: small.section.plainLength, to: cursor, checksummed: false)
-    try stream.write(small.section, writer, small.name)
+    let writer = SectionWriter(.file, plainLength: small.length, to: cursor, checksummed: false)
+    try stream.write(try small.section, writer, small.name)
     try file.finish(length: cursor.position)
     totalBytes += cursor.position
     return true

@@ -91,7 +91,7 @@ extension SafetensorsContainer {
     record.transposed = job.items.map(\.target).filter(\.isTransposed).map(\.name.text)
     if !job.output.isSingleFile, let config = job.source.smallFiles.first(where: { $0.name == "config.json" }) {
       record.config = try? String(
-        decoding: SectionReader(config.section, config.name).readWhole(limit: Checkpoint.jsonLimit), as: UTF8.self)
+        decoding: SectionReader(try config.section, config.name).readWhole(limit: Checkpoint.jsonLimit), as: UTF8.self)
     }
     return record
   }

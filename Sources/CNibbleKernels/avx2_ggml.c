@@ -1,0 +1,21 @@
+// ggml's blocks compiled for AVX2.
+
+#if defined(__x86_64__)
+
+#include "avx2.h"
+
+#define NIBBLE_OWN_LEVELS
+
+AVX2_INLINE void nibble_look_up(const int8_t *levels, const uint8_t *codes, int8_t *out) {
+  __m128i found = _mm_shuffle_epi8(_mm_loadu_si128((const void *)levels), _mm_loadu_si128((const void *)codes));
+  _mm_storeu_si128((void *)out, found);
+}
+
+#define NIBBLE_LANES 8
+#define LANES_TARGET AVX2
+
+#include "ggml_search_loops.h"
+
+const nibble_ggml_kernels nibble_avx2_ggml = NIBBLE_GGML_TABLE;
+
+#endif

@@ -1,0 +1,153 @@
+import NibbleCore
+
+/// Where everything will stand in the GGUF files to be written, known before the first byte is.
+///
+/// As gguf-py writes them: header, metadata, tensor table, then data; tensors and their beginning at multiples of 32, the last one filled
+/// up too.
+struct GgufLayout: Sendable {
+  struct Tensor: Sendable {
+    let name: String
+    /// Rows first; the file has it the other way round.
+    let shape: [Int]
+    /// ggml's number of the type.
+    let type: Int
+    /// Bytes.
+    let length: Int
+    /// The bytes, where they are known beforehand.
+    var content: [UInt8]?
+  }
+
+  struct Shard: Sendable {
+    /// Everything before the data, in pieces.
+    let header: [[UInt8]]
+    let tensors: [Tensor]
+
+    var headerLength: Int { header.reduce(0) { $0 + $1.count } }
+    /// Bytes of the file.
+    var length: Int { tensors.reduce(headerLength) { $0 + GgufLayout.padded($1.length) } }
+  }
+
+  static let alignment = 32
+  static let version = 3
+
+  let shards: [Shard]
+
+  /// - Parameter maximumShard: bytes of tensors that a file holds at most, unless one tensor is larger
+  init(_ metadata: EncodedMetadata, _ tensors: [Tensor], maximumShard: Int = .max) {
+    var parts: [[Tensor]] = [[]]
+    var filled = 0
+    for tensor in tensors {
+      if !parts[parts.count - 1].isEmpty, tensor.length > maximumShard - min(filled, maximumShard) {
+        parts.append([])
+        filled = 0
+      }
+      parts[parts.count - 1].append(tensor)
+      filled += tensor.length
+    }
+    shards = parts.indices.map { index in
+      var own = GgufMetadata()
+      if parts.count > 1 {
+        own["split.no"] = .u16(UInt16(truncatingIfNeeded: index))
+        own["split.count"] = .u16(UInt16(truncatingIfNeeded: parts.count))
+        own["split.tensors.count"] = .i32(Int32(truncatingIfNeeded: tensors.count))
+      }
+      let known = index == 0 ? [metadata, own.encoded] : [own.encoded]
+      return Shard(header: Self.header(known, parts[index]), tensors: parts[index])
+    }
+  }
+
+  /// The name of a file in a folder, as llama.cpp's gguf-split calls them.
+  func name(of shard: Int) -> String {
+    func padded(_ number: Int) -> String { String(repeating: "0", count: max(0, 5 - String(number).count)) + String(number) }
+    return shards.count == 1 ? "model.gguf" : "model-\(padded(shard + 1))-of-\(padded(shards.count)).gguf"
+  }
+
+  /// Bytes of all files.
+  var size: Int { shards.reduce(0) { $0 + $1.length } }
+
+  static func padded(_ count: Int) -> Int { ceilDivide(count, alignment) * alignment }
+
+  private static func header(_ metadata: [EncodedMetadata], _ tensors: [Tensor]) -> [[UInt8]] {
+    var start = ByteWriter()
+    start.append(GgufFile.magic)
+    start.u32(version)
+    start.u64(tensors.count)
+    start.u64(metadata.reduce(0) { $0 + $1.count })
+    var out = ByteWriter()
+    var offset = 0
+    for tensor in tensors {
+      out.ggufText(tensor.name)
+      out.u32(tensor.shape.count)
+      for dimension in tensor.shape.reversed() { out.u64(dimension) }
+      out.u32(tensor.type)
+      out.u64(offset)
+      offset += padded(tensor.length)
+    }
+    let length = metadata.reduce(start.bytes.count + out.bytes.count) { $0 + $1.bytes.count }
+    out.append([UInt8](repeating: 0, count: padded(length) - length))
+    return [start.bytes] + metadata.map(\.bytes) + [out.bytes]
+  }
+}
+
+/// One GGUF file on its way: its header, then its tensors one after another.
+final class GgufOutput {
+  private let file: OutputFile
+  private let shard: GgufLayout.Shard
+  private var next = 0
+  /// Where the next tensor goes.
+  let cursor: SectionCursor
+
+  /// Writes the header, and what is known beforehand of the tensors after it.
+  init(_ staged: StagedOutput, name: String?, _ shard: GgufLayout.Shard) throws {
+    self.shard = shard
+    file = try staged.file(name, expectedSize: shard.length)
+    cursor = SectionCursor(file, at: shard.headerLength, alignment: GgufLayout.alignment)
+    var at = 0
+    for piece in shard.header {
+      try file.write(piece, at: at)
+      at += piece.count
+    }
+    try writeKnown()
+  }
+
+  /// Whether every tensor is there.
+  var isFull: Bool { next == shard.tensors.count }
+
+  /// The tensor whose turn it is.
+  var tensor: GgufLayout.Tensor? { isFull ? nil : shard.tensors[next] }
+
+  /// Takes note that the tensor whose turn it was is written.
+  func close() throws {
+    next += 1
+    try writeKnown()
+  }
+
+  private func writeKnown() throws {
+    while let content = tensor?.content {
+      try file.write(content, at: try cursor.align(), advancing: cursor)
+      next += 1
+    }
+  }
+
+  /// Brings all that was written to the disk.
+  func sync() throws { try file.sync() }
+
+  /// Fills the file up.
+  ///
+  /// - Returns: its bytes
+  func finish() throws -> Int {
+    let length = try cursor.align()
+    guard isFull, length == shard.length else {
+      throw NibbleError(.failed, "\(path: file.path): \(length) bytes where \(shard.length) were planned")
+    }
+    try file.finish(length: length)
+    return length
+  }
+}
+
+extension OutputFile {
+  fileprivate func write(_ bytes: [UInt8], at offset: Int, advancing cursor: SectionCursor) throws {
+    try write(bytes, at: offset)
+    _ = cursor.advance(bytes.count)
+  }
+}

@@ -1,0 +1,280 @@
+import NibbleCore
+import NibbleQuant
+
+/// What a job's GGUF file holds beside the values of its tensors: names, forms, metadata. Made once, when the job is.
+struct GgufPlan: Sendable {
+  /// llama.cpp's names, by ours.
+  private(set) var names: [ByteName: String] = [:]
+  /// How the numbers of a tensor lie there, where that is not how they lie here.
+  private(set) var forms: [ByteName: LlamaCppForm] = [:]
+  private var metadata = GgufMetadata()
+  /// As the file has it.
+  private(set) var encoded = EncodedMetadata(count: 0, bytes: [])
+  /// Tensors that Hugging Face's checkpoints do not have.
+  private(set) var extra: [GgufLayout.Tensor] = []
+
+  /// Settles what becomes of every tensor of a job.
+  ///
+  /// - Throws: `.usage` for what llama.cpp does not have, `.badInput` for a configuration or tokenizer that makes no sense
+  init(_ job: inout StreamJob) throws {
+    let source = job.source
+    guard let config = source.config, let modelType = source.modelType else {
+      throw NibbleError.usage("\(path: source.path): there is no config.json, from which a GGUF file says what the model is")
+    }
+    guard let llamaCpp = LlamaCppNames.of(modelType: modelType) else {
+      throw NibbleError.usage(
+        "\(path: source.path): llama.cpp's names are known for \(LlamaCppNames.all.flatMap(\.modelTypes).sorted().joined(separator: ", ")), not for model_type \(quoted(modelType))"
+      )
+    }
+    let numbers = HuggingFaceNumbers(config, modelType, place: source.path)
+    let model = try ModelKeys(numbers, architecture: llamaCpp.architecture, place: source.path)
+    let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
+    try place(&job, llamaCpp, config, hasHead: hasHead)
+    try checkWhole(job, numbers)
+    try addFactors(numbers, llamaCpp)
+    let fileType = try settle(&job, numbers, llamaCpp)
+    metadata["general.architecture"] = .text(llamaCpp.architecture)
+    let weights = extra.reduce(0) { $0 + (elementCount(of: $1.shape) ?? 0) } + kept(job).reduce(0) { $0 + $1.target.storedCount(forms[$1.target.name]) }
+    let text = try TokenizerText(try source.contents(ofSmallFiles: TokenizerText.names), place: source.path)
+    try GeneralKeys(name: Self.name(of: source.path), config, generation: try text.json("generation_config.json"), weights: weights)
+      .write(&metadata)
+    try model.write(
+      fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
+    metadata["general.quantization_version"] = .u32(2)
+    try TokenKeys(text, numbers, architecture: llamaCpp.architecture, preTokenizer: try preTokenizer(job)).write(&metadata)
+    if case .texts(let tokens)? = metadata["tokenizer.ggml.tokens"] { try check(vocabulary: tokens.count, job) }
+    (encoded, metadata) = (metadata.encoded, GgufMetadata())
+    job.warnings += model.warnings
+  }
+
+  private func kept(_ job: StreamJob) -> [StreamJob.Item] { job.items.filter { $0.leftOut == nil } }
+
+  // MARK: - Tensors
+
+  /// Finds names and forms, and what is left out.
+  private mutating func place(_ job: inout StreamJob, _ llamaCpp: LlamaCppNames, _ config: JSON, hasHead: Bool) throws {
+    let path = job.source.path
+    var taken: [String: ByteName] = [:]
+    var lost: [(reason: String, names: [String])] = []
+    for index in job.items.indices {
+      let source = job.items[index].source, name = source.name.text
+      if let reason = llamaCpp.reasonToDrop(name, hasHead: hasHead) {
+        job.items[index].leftOut = reason
+        if let at = lost.firstIndex(where: { $0.reason == reason }) { lost[at].names.append(name) } else { lost.append((reason, [name])) }
+        continue
+      }
+      guard let gguf = llamaCpp.gguf(tensor: name) else {
+        throw NibbleError.usage(
+          "\(path: path): \(tensor: name) has no place in llama.cpp's \(quoted(llamaCpp.architecture)) models; \(job.output.format.rawValue) files hold only what llama.cpp loads"
+        )
+      }
+      if let other = taken.updateValue(source.name, forKey: gguf) {
+        throw NibbleError.badInput("\(path: path): \(tensor: name) and \(quoted(other.text)) are both llama.cpp's \(quoted(gguf))")
+      }
+      guard source.dtype.isFloat else {
+        throw NibbleError.usage("\(path: path): \(tensor: name) is of \(source.dtype.rawValue); GGUF files hold float types and blocks")
+      }
+      guard source.count > 0, (1...4).contains(source.shape.count) else {
+        throw NibbleError.usage("\(path: path): \(tensor: name) has the shape \(source.shape), which llama.cpp does not load")
+      }
+      names[source.name] = gguf
+      let form: LlamaCppForm
+      do { form = try llamaCpp.form(gguf, config) } catch let error as NibbleError {
+        throw NibbleError(error.kind, "\(path: path): \(error.text)")
+      }
+      if form != .same { forms[source.name] = form }
+      try check(form, source, path)
+    }
+    for (reason, names) in lost {
+      job.warnings.append(
+        .init(
+          .compatibility,
+          "\(path: path): \(names.count) tensors (\(subject: names[0])\(names.count > 1 ? ", …" : "")) are left out: \(reason)"))
+    }
+  }
+
+  private func check(_ form: LlamaCppForm, _ source: StoredTensor, _ path: String) throws {
+    func fail(_ reason: String) -> NibbleError { .badInput("\(path: path): \(tensor: source.name.text) of shape \(source.logicalShape) \(reason)") }
+    switch form {
+    case .same, .plusOne: break
+    case .transposed: guard source.shape.count == 2 else { throw fail("is no matrix") }
+    case .interleaved(let heads):
+      guard LlamaCppForm.divides(rows: source.logicalShape[0], heads: heads) else { throw fail("has no rows for \(heads) heads") }
+    case .withoutFirst(let rows):
+      guard source.shape.count == 2, source.logicalShape[0] > rows else { throw fail("has no \(rows) rows before those of positions") }
+    }
+  }
+
+  private mutating func addFactors(_ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws {
+    guard ["llama", "granite", "smollm3"].contains(llamaCpp.architecture), let rope = try RopeNumbers(numbers, numbers.place) else { return }
+    let heads = Int(try numbers.needed(["num_attention_heads"])), width = Int(try numbers.needed(["hidden_size"]))
+    guard heads > 0 else { return }
+    let size = try numbers.whole(["head_dim"]) ?? width / heads
+    guard (2...1 << 16).contains(size), let factors = try rope.factors(headSize: size) else { return }
+    let bytes = factors.withUnsafeBytes { Array($0) }
+    extra.append(
+      .init(name: "rope_freqs.weight", shape: [factors.count], type: GGMLType.f32.number, length: bytes.count, content: bytes))
+  }
+
+  /// Gives every tensor its type.
+  ///
+  /// - Returns: llama.cpp's number for what most of them are
+  private mutating func settle(_ job: inout StreamJob, _ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws -> Int {
+    let options = job.output.gguf, path = job.source.path
+    let indices = job.items.indices.filter { job.items[$0].leftOut == nil }
+    let tensors = indices.map { index -> GgufTypes.Tensor in
+      let source = job.items[index].source
+      return .init(
+        name: source.name, gguf: names[source.name] ?? "", shape: shape(source), dtype: source.dtype, isPacked: source.isPacked)
+    }
+    let heads = Int(try numbers.u32(["num_attention_heads", "n_head"]) ?? 0)
+    let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer"]) ?? 0)
+    let model = GgufMix.Model(
+      architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)))
+    let types = try GgufTypes(tensors, options, in: model, place: path)
+    try checkRounding(job, indices, types.types)
+    for (index, type) in zip(indices, types.types) {
+      let source = job.items[index].source
+      job.items[index].target.becomesNew()
+      job.items[index].target.foreign = ForeignLayout()
+      job.items[index].target.shape = shape(source)
+      job.items[index].target.isTransposed = forms[source.name] == .transposed
+      job.items[index].target.encoding = type.encoding
+      job.items[index].target.dtype = type.elementType
+    }
+    if let first = types.fallbacks.first {
+      job.warnings.append(
+        .init(
+          .precision,
+          "\(path: path): \(types.fallbacks.count) tensors have rows that are no whole blocks of \(first.wanted.name), \(subject: first.tensor.name.text) the first; "
+            + "they become \(Set(types.fallbacks.map(\.type.name)).sorted().joined(separator: ", "))"))
+    }
+    return types.fileType
+  }
+
+  /// The shape it has in the file, rows first.
+  private func shape(_ source: StoredTensor) -> [Int] {
+    forms[source.name] == .transposed ? source.logicalShape.reversed() : source.logicalShape
+  }
+
+  /// Types that hold the values of packed tensors about as they are.
+  private static let faithful: Set<GGMLType> = [.f32, .f16, .bf16, .q8_0]
+
+  /// Codes that are rounded to codes of another kind lose twice: refused unless that was asked for, with what it would cost.
+  private func checkRounding(_ job: StreamJob, _ indices: [Int], _ types: [GGMLType]) throws {
+    guard !job.output.gguf.requantizes else { return }
+    let rounded = try zip(indices, types).filter { index, type in
+      let source = job.items[index].source
+      return try source.isPacked && source.encoding != type.encoding && !Self.faithful.contains(type)
+        && !(forms[source.name] != .transposed && source.moves(into: type))
+    }
+    guard let smallest = rounded.min(by: { job.items[$0.0].source.count < job.items[$1.0].source.count }) else { return }
+    let source = job.items[smallest.0].source, type = smallest.1
+    throw NibbleError.usage(
+      "\(path: job.source.path): \(rounded.count) tensors are \(source.encoding.name) already, and \(type.name) would round them once more, by another "
+        + "\(decimal(100 * (try job.error(of: source, as: type)), 1)) % of \(subject: source.name.text); f16, bf16, f32 and q8_0 keep their values, quantizing the "
+        + "original is better, and \(.allowRequantize) goes on all the same")
+  }
+
+  /// llama.cpp loads whole models only: every layer, and the embedding.
+  private func checkWhole(_ job: StreamJob, _ numbers: HuggingFaceNumbers) throws {
+    let path = job.source.path
+    guard names.values.contains("token_embd.weight") else {
+      throw NibbleError.usage("\(path: path): there is no embedding; llama.cpp loads whole models only")
+    }
+    try check(vocabulary: try numbers.whole(["vocab_size"]) ?? 0, job)
+    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer"]))
+    var tensors: [Int: Int] = [:]
+    for name in names.values where name.hasPrefix("blk.") {
+      tensors[Int(name.dropFirst(4).prefix { $0 != "." }) ?? -1, default: 0] += 1
+    }
+    guard tensors.count == count, tensors.keys.allSatisfy({ $0 < count }), Set(tensors.values).count <= 1 else {
+      let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || tensors[$0] != tensors.values.max() }
+      throw NibbleError.usage(
+        "\(path: path): its configuration says \(count) layers, "
+          + (odd.map { "and tensors of layer \($0) are missing" } ?? "and there are tensors of \(tensors.count)") + "; llama.cpp loads whole models only")
+    }
+  }
+
+  /// llama.cpp loads no embedding that has other rows than there are tokens.
+  private func check(vocabulary: Int, _ job: StreamJob) throws {
+    guard let embedding = job.items.first(where: { names[$0.source.name] == "token_embd.weight" })?.source,
+      embedding.logicalShape.first != vocabulary
+    else { return }
+    throw NibbleError.badInput(
+      "\(path: job.source.path): \(tensor: embedding.name.text) has \(embedding.logicalShape.first ?? 0) rows, and there are \(vocabulary) tokens")
+  }
+
+  // MARK: - Metadata
+
+  /// What a model is called that lies there.
+  private static func name(of path: String) -> String {
+    let last = path.withoutTrailingSlashes.split(separator: "/").last.map(String.init) ?? "model"
+    let plain = last.split(separator: "@").first.map(String.init) ?? last
+    return [".nbl", ".safetensors", ".gguf"].first { plain.lowercased().hasSuffix($0) }.map { String(plain.dropLast($0.count)) } ?? plain
+  }
+
+  /// Names of the classes of a head, in the order of its rows; nil where there is no head and the configuration has no names.
+  private static func labels(_ config: JSON, _ job: StreamJob, hasHead: Bool) throws -> [String]? {
+    guard LlamaCppNames.of(modelType: config["model_type"]?.string ?? "")?.architecture == "bert" else { return nil }
+    let named = (config["id2label"]?.members ?? []).compactMap { key, value in Int(key).flatMap { id in value.string.map { (id, $0) } } }
+    let labels = named.sorted { $0.0 < $1.0 }.map(\.1)
+    guard hasHead else { return labels.isEmpty || labels.count == 2 && labels[0] == "LABEL_0" ? nil : labels }
+    let rows = job.items.first { $0.source.name.text.hasSuffix("classifier.weight") || $0.source.name.text.hasSuffix("classifier.out_proj.weight") }?.source.logicalShape.first ?? labels.count
+    return labels.count == rows ? labels : (0..<rows).map { "LABEL_\($0)" }
+  }
+
+  /// How sentence-transformers pools the states of a model: llama.cpp's number; nil where nothing says.
+  private static func pooling(_ source: Checkpoint, _ text: TokenizerText, _ llamaCpp: LlamaCppNames) throws -> UInt32? {
+    guard ["bert", "qwen2", "qwen3"].contains(llamaCpp.architecture), let modules = try text.json("modules.json")?.array,
+      let path = modules.first(where: { $0["type"]?.string?.hasSuffix("Pooling") == true })?["path"]?.string
+    else { return nil }
+    let name = path + "/config.json"
+    guard let bytes = try source.contents(ofSmallFiles: [name])[name], let config = try? JSON.parse(bytes) else { return nil }
+    for (key, mode, number) in [
+      ("pooling_mode_mean_tokens", "mean", 1), ("pooling_mode_cls_token", "cls", 2), ("pooling_mode_lasttoken", "lasttoken", 3),
+    ] where config[key]?.bool == true || config["pooling_mode"]?.string == mode {
+      return UInt32(number)
+    }
+    throw NibbleError.usage("\(path: source.path): \(subject: name) pools in a way that llama.cpp does not have; mean, cls and lasttoken are known")
+  }
+
+  private func preTokenizer(_ job: StreamJob) throws -> String? {
+    guard let name = job.output.gguf.preTokenizer else { return nil }
+    guard LlamaCppPreTokenizer.names.contains(name) || name == "default" else {
+      throw NibbleError.usage("\(.ggufPre, name) is none of llama.cpp's: default, \(LlamaCppPreTokenizer.names.sorted().joined(separator: ", "))")
+    }
+    return name
+  }
+}
+
+extension TensorTarget {
+  /// Numbers that are in the file.
+  fileprivate func storedCount(_ form: LlamaCppForm?) -> Int {
+    if case .withoutFirst(let rows)? = form { return max(0, count - rows * (shape.last ?? 0)) }
+    return count
+  }
+}
+
+extension StoredTensor {
+  /// Whether its groups become blocks of a type with the same numbers.
+  fileprivate func moves(into type: GGMLType) throws -> Bool {
+    guard let groups = encoding.codec as? Int4Groups, !isTransposed, groups.ggmlType != nil, type == .q4_0 || type == .q4_1 else { return false }
+    let behind = try sections.dropFirst().map { try SectionReader($0, name.text).readWhole() }
+    return groups.refusal(type, shape, behind) == nil
+  }
+}
+
+extension StreamJob {
+  /// What rounding a tensor to blocks would change of it, relative to its length.
+  fileprivate func error(of source: StoredTensor, as type: GGMLType) throws -> Double {
+    var target = TensorTarget(keeping: source)
+    target.becomesNew()
+    (target.shape, target.isTransposed, target.encoding, target.dtype) = (source.shape, source.isTransposed, type.encoding, .f32)
+    guard target.shape.last.map({ $0 % type.blockElements == 0 }) == true else { return .nan }
+    let writers = target.sections.enumerated().map { index, section in
+      SectionWriter(section.kind, plainLength: section.length, to: nil, checksummed: false, isFirst: index == 0)
+    }
+    return try stream().send(source, as: target, into: writers).relativeError ?? 0
+  }
+}

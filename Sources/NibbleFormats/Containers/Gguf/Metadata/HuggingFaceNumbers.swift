@@ -1,0 +1,115 @@
+import NibbleCore
+
+/// The numbers of a config.json, those it leaves out as transformers fills them in.
+struct HuggingFaceNumbers {
+  let config: JSON
+  let modelType: String
+  private let defaults: JSON
+  let place: String
+
+  init(_ config: JSON, _ modelType: String, place: String) {
+    (self.config, self.modelType, self.place) = (config, modelType, place)
+    defaults = Self.defaults[modelType] ?? .object([])
+  }
+
+  /// The value of the first of these keys that there is; nil where that is null.
+  func value(_ keys: [String]) -> JSON? {
+    let key = keys.first { config[$0] != nil || defaults[$0] != nil }
+    guard let key, let value = config[key] ?? defaults[key], value != .null else { return nil }
+    return value
+  }
+
+  private func fail(_ keys: [String], _ value: JSON) -> NibbleError {
+    .badInput("\(path: place): \(key: keys.first { config[$0] != nil } ?? keys[0]) is \(quoted(value.string ?? value.text()))")
+  }
+
+  /// A whole number.
+  ///
+  /// - Throws: `.badInput` for what is none
+  func whole(_ keys: [String]) throws -> Int? {
+    guard let value = value(keys) else { return nil }
+    guard let number = value.int else { throw fail(keys, value) }
+    return number
+  }
+
+  /// A whole number of at most 32 bits.
+  ///
+  /// - Throws: `.badInput` for what is none
+  func u32(_ keys: [String]) throws -> UInt32? {
+    guard let value = value(keys) else { return nil }
+    guard let number = value.int.flatMap(UInt32.init(exactly:)) else { throw fail(keys, value) }
+    return number
+  }
+
+  /// The same, which there must be.
+  func needed(_ keys: [String]) throws -> UInt32 {
+    guard let number = try u32(keys) else { throw NibbleError.badInput("\(path: place): its configuration has no \(key: keys[0])") }
+    return number
+  }
+
+  /// A number.
+  ///
+  /// - Throws: `.badInput` for what is none
+  func float(_ keys: [String]) throws -> Float? {
+    guard let value = value(keys) else { return nil }
+    guard let number = value.double, Float(number).isFinite else { throw fail(keys, value) }
+    return Float(number)
+  }
+
+  /// Heads of keys: where the file says null, as many as of queries.
+  func keyHeads() throws -> UInt32? {
+    if let heads = try u32(["num_key_value_heads"]) { return heads }
+    return defaults["num_key_value_heads"] == nil ? nil : try u32(["num_attention_heads"])
+  }
+
+  /// What transformers' configurations have for keys that files leave out.
+  private static let defaults: [String: JSON] = [
+    "llama": [
+      "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": .null, "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-06),
+    ],
+    "mistral": [
+      "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1e-06),
+    ],
+    "qwen2": [
+      "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": 32, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06),
+    ],
+    "qwen3": [
+      "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06),
+    ],
+    "gemma": [
+      "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28, "num_attention_heads": 16,
+      "num_key_value_heads": 16, "head_dim": 256, "max_position_embeddings": 8192, "rms_norm_eps": JSON(1e-06),
+    ],
+    "gemma2": [
+      "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+      "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 8192, "rms_norm_eps": JSON(1e-06), "sliding_window": 4096,
+      "query_pre_attn_scalar": 256, "final_logit_softcapping": 30, "attn_logit_softcapping": 50,
+    ],
+    "granite": [
+      "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": .null, "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-06), "embedding_multiplier": 1,
+      "logits_scaling": 1, "residual_multiplier": 1, "attention_multiplier": 1,
+    ],
+    "olmo2": [
+      "vocab_size": 50304, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": .null, "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-05),
+    ],
+    "smollm3": [
+      "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
+      "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06),
+    ],
+    "gpt2": [
+      "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": JSON(1e-05),
+    ],
+    "bert": encoder, "roberta": encoder, "xlm-roberta": encoder,
+  ]
+
+  private static let encoder: JSON = [
+    "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "max_position_embeddings": 512, "type_vocab_size": 2, "layer_norm_eps": JSON(1e-12),
+  ]
+}

@@ -1,0 +1,188 @@
+import NibbleCore
+
+/// What llama.cpp's files call the tensors of some `model_type`s, and how their numbers lie there: both ways.
+///
+/// The names and the row orders are those of llama.cpp's `convert_hf_to_gguf.py` and gguf-py's `tensor_mapping.py`.
+package struct LlamaCppNames: Sendable {
+  /// A Hugging Face module path and llama.cpp's name for it, both without `.weight`.
+  package typealias Pair = (peft: String, gguf: String)
+
+  /// `model_type`s whose names these are; the first is what a file of the architecture is taken for.
+  package let modelTypes: [String]
+  /// `general.architecture`, which also begins the keys of its numbers.
+  package let architecture: String
+  /// What paths begin with in the whole model, which checkpoints of the bare model leave out.
+  let prefix: String
+  /// What stands before a layer's number, after `prefix`.
+  let layers: String
+  /// Modules of a layer.
+  package let inLayer: [Pair]
+  /// Modules outside layers, after `prefix`.
+  let whole: [Pair]
+  /// Modules that have no prefix.
+  let heads: [Pair]
+  /// Whether rotary positions are interleaved there: rows of queries and keys have another order.
+  var isInterleaved = false
+  /// llama.cpp's names of weights that are stored [in, out] here.
+  var transposed: Set<String> = []
+  /// Whether norms multiply with one more than what is stored here.
+  var normsAddOne = false
+  /// Whether the table of positions begins with rows for padding, which is left out there.
+  var cutsPositions = false
+  /// Whether adapters are converted.
+  package var takesAdapters = true
+  /// Tensors that llama.cpp has no use for, and why: full names, searched.
+  var dropped: [(pattern: Pattern?, reason: String)] = []
+
+  /// - Parameters:
+  ///   - layers: what stands before a layer's number, after `prefix`
+  init(
+    _ modelTypes: [String], architecture: String, prefix: String, layers: String, inLayer: [Pair], whole: [Pair], heads: [Pair] = []
+  ) {
+    (self.modelTypes, self.architecture, self.prefix, self.layers) = (modelTypes, architecture, prefix, layers)
+    (self.inLayer, self.whole, self.heads) = (inLayer, whole, heads)
+  }
+
+  /// Those of every family.
+  package static var all: [LlamaCppNames] { ModelFamily.all.flatMap(\.llamaCpp) }
+
+  /// Those of a `model_type`, nil where llama.cpp's names are not known.
+  package static func of(modelType: String) -> LlamaCppNames? { all.first { $0.modelTypes.contains(modelType) } }
+
+  /// Those of a `general.architecture`: several where llama.cpp has one name for what are several `model_type`s here (`bert`).
+  package static func of(architecture: String) -> [LlamaCppNames] { all.filter { $0.architecture == architecture } }
+
+  // MARK: - Names
+
+  /// llama.cpp's name of a module, without `.weight`; the path with or without the model's prefix.
+  package func gguf(module path: String) -> String? {
+    if let head = heads.first(where: { $0.peft == path }) { return head.gguf }
+    let path = path.hasPrefix(prefix) ? path.dropFirst(prefix.count) : path[...]
+    if let found = whole.first(where: { $0.peft == path }) { return found.gguf }
+    guard path.hasPrefix(layers), let dot = path.dropFirst(layers.count).firstIndex(of: ".") else { return nil }
+    let number = path[path.index(path.startIndex, offsetBy: layers.count)..<dot]
+    guard Self.isNumber(number), let found = inLayer.first(where: { $0.peft == path[path.index(after: dot)...] }) else { return nil }
+    return "blk.\(number).\(found.gguf)"
+  }
+
+  /// The path of a module in the whole model, with the model's prefix.
+  package func huggingFace(module name: String) -> String? {
+    if let head = heads.first(where: { $0.gguf == name }) { return head.peft }
+    if let found = whole.first(where: { $0.gguf == name }) { return prefix + found.peft }
+    let parts = name.split(separator: ".", maxSplits: 2, omittingEmptySubsequences: false)
+    guard parts.count == 3, parts[0] == "blk", Self.isNumber(parts[1]), let found = inLayer.first(where: { $0.gguf == parts[2] })
+    else { return nil }
+    return "\(prefix)\(layers)\(parts[1]).\(found.peft)"
+  }
+
+  /// A module's path in the whole model, given its path in a checkpoint that may be the bare model's.
+  package func fullPath(_ path: String) -> String {
+    path.hasPrefix(prefix) || heads.contains { $0.peft == path } || gguf(module: path) == nil ? path : prefix + path
+  }
+
+  /// llama.cpp's name of a tensor; nil where it has none.
+  package func gguf(tensor name: String) -> String? { Self.parts(name).flatMap { part in gguf(module: part.module).map { $0 + part.suffix } } }
+
+  /// The name of a tensor in the whole model, with the model's prefix; nil where it is none of these models'.
+  package func huggingFace(tensor name: String) -> String? {
+    Self.parts(name).flatMap { part in huggingFace(module: part.module).map { $0 + part.suffix } }
+  }
+
+  /// Why a tensor has no place in llama.cpp's file and may be left out; nil where it has one or must not.
+  ///
+  /// - Parameter hasHead: whether the checkpoint has a classification head
+  package func reasonToDrop(_ tensor: String, hasHead: Bool = false) -> String? {
+    if hasHead, gguf(tensor: tensor) != nil { return nil }
+    return dropped.first { (try? $0.pattern?.isFound(in: tensor)) == true }?.reason
+  }
+
+  /// Norms of TensorFlow's checkpoints are called gamma and beta.
+  private static let suffixes = [(".weight", ".weight"), (".bias", ".bias"), (".gamma", ".weight"), (".beta", ".bias")]
+
+  private static func parts(_ name: String) -> (module: String, suffix: String)? {
+    suffixes.first { name.hasSuffix($0.0) }.map { (String(name.dropLast($0.0.count)), $0.1) }
+  }
+
+  /// A number as it is written, so that no two texts are one layer.
+  private static func isNumber(_ text: Substring) -> Bool { Int(text).map { $0 >= 0 && String($0) == text } ?? false }
+
+  /// Whether one of these tensors is a classification head's.
+  package func hasHead(_ tensors: [String]) -> Bool { tensors.contains { gguf(tensor: $0) == "cls.output.weight" } }
+
+  // MARK: - Numbers
+
+  /// How the numbers of one of llama.cpp's tensors come from Hugging Face's.
+  ///
+  /// - Parameters:
+  ///   - name: llama.cpp's, with `.weight` or `.bias`
+  ///   - config: config.json
+  /// - Throws: `.badInput` for a config without what is needed
+  package func form(_ name: String, _ config: JSON?) throws -> LlamaCppForm {
+    guard let part = Self.parts(name) else { return .same }
+    let module = part.module.split(separator: ".").last.map(String.init) ?? ""
+    if isInterleaved, module == "attn_q" || module == "attn_k" {
+      let heads = try Self.heads(config)
+      return .interleaved(heads: module == "attn_q" ? heads.queries : heads.keys)
+    }
+    if transposed.contains(module), part.suffix == ".weight" { return .transposed }
+    if normsAddOne, module.hasSuffix("norm") { return .plusOne }
+    if cutsPositions, module == "position_embd", let rows = Self.positionsLeftOut(config) { return .withoutFirst(rows: rows) }
+    return .same
+  }
+
+  /// Rows of RoBERTa's table of positions before that of the first token: one more than the number of the padding token. nil where the
+  /// configuration says that there is none.
+  package static func positionsLeftOut(_ config: JSON?) -> Int? {
+    guard let padding = config?["pad_token_id"] else { return 2 }
+    return padding.int.flatMap { (0...1 << 30).contains($0) ? $0 + 1 : nil }
+  }
+
+  /// Heads of queries and of keys.
+  ///
+  /// - Throws: `.badInput`
+  package static func heads(_ config: JSON?) throws -> (queries: Int, keys: Int) {
+    guard let queries = config?["num_attention_heads"]?.int, (1...1 << 16).contains(queries) else {
+      throw NibbleError.badInput("the configuration has no num_attention_heads")
+    }
+    let keys = config?["num_key_value_heads"]?.int ?? queries
+    guard (1...queries).contains(keys) else { throw NibbleError.badInput("num_key_value_heads is \(keys)") }
+    return (queries, keys)
+  }
+}
+
+/// How the numbers of a tensor in llama.cpp's file come from those in Hugging Face's.
+package enum LlamaCppForm: Equatable, Sendable {
+  case same
+  /// The two halves of each head, which are rotated together, lie row by row beside each other.
+  case interleaved(heads: Int)
+  /// Stored [in, out] in Hugging Face's file and [out, in] in llama.cpp's.
+  case transposed
+  /// The table lacks its first rows.
+  case withoutFirst(rows: Int)
+  /// One is added to each number.
+  case plusOne
+
+  /// Whether so many rows are whole heads of two halves.
+  package static func divides(rows: Int, heads: Int) -> Bool { heads > 0 && rows > 0 && rows % (2 * heads) == 0 }
+
+  /// Where rows come from: entry i is the row of Hugging Face's tensor that is row i of llama.cpp's. nil for rows that no head divides.
+  ///
+  /// Row 2·j + h of a head is row j of its half h.
+  package static func order(rows: Int, heads: Int) -> [Int]? {
+    guard divides(rows: rows, heads: heads) else { return nil }
+    let half = rows / heads / 2
+    return (0..<rows).map { row in
+      let (head, place) = row.quotientAndRemainder(dividingBy: 2 * half)
+      return head * 2 * half + place % 2 * half + place / 2
+    }
+  }
+
+  /// The way back: entry i is the row of llama.cpp's tensor that is row i of Hugging Face's.
+  package static func orderBack(rows: Int, heads: Int) -> [Int]? {
+    order(rows: rows, heads: heads).map { order in
+      var back = [Int](repeating: 0, count: rows)
+      for (row, from) in order.enumerated() { back[from] = row }
+      return back
+    }
+  }
+}

@@ -1,0 +1,114 @@
+import CNibbleKernels
+import NibbleCore
+
+extension GGMLType {
+  /// The kernels' name for it.
+  package var native: nibble_ggml { nibble_ggml(UInt32(number)) }
+
+  /// Its line in the list of codecs. GGUF files alone hold it.
+  package var kind: CodecKind {
+    CodecKind(number: UInt16(256 + number), name: name, isOfGguf: true, make: { _ in GGMLBlocks(self) }, read: { _ in nil })
+  }
+}
+
+/// The blocks of ggml: a few elements with their scales beside their codes, one block after another.
+///
+/// Codes are those of ggml's own quantizers without an importance matrix, bit for bit, and so are the elements they decode to.
+public struct GGMLBlocks: WeightCodec {
+  /// Which blocks.
+  public let type: GGMLType
+
+  /// - Parameter type: one that is not plain
+  public init(_ type: GGMLType) { self.type = type }
+
+  package var kind: CodecKind { type.kind }
+  package var description: [(key: String, value: JSON)] { [("block_size", JSON(type.blockElements))] }
+
+  package func refusal(_ dtype: DType, _ shape: [Int]) -> String? {
+    guard let columns = shape.last, elementCount(of: shape) ?? 0 > 0 else { return "it has no elements" }
+    guard columns % type.blockElements == 0 else {
+      let others = GGMLType.all.filter { columns % $0.blockElements == 0 }.map(\.name).joined(separator: ", ")
+      return "its rows of \(columns) are no multiple of \(type.blockElements); \(others) can hold them"
+    }
+    return type.byteCount(shape) == nil ? "it is too large" : nil
+  }
+
+  package func sections(_ dtype: DType, _ shape: [Int]) -> [SectionLength] { [(.codes, type.byteCount(shape) ?? 0)] }
+
+  package func writeIdentity(_ out: inout ByteWriter) {}
+
+  package var lossReach: String? { "values in blocks of \(type.blockElements) where one is NaN, infinite or beyond what the scales hold" }
+  package var fillsFrames: Bool { false }
+
+  package func encoder(_ task: EncodingTask) -> any TensorEncoder { GGMLEncoder(type, task) }
+
+  package func decoder(_ dtype: DType, _ shape: [Int], _ sections: [[UInt8]], _ memory: Scratch) -> any TensorDecoder { GGMLDecoder(type) }
+
+  package func memory(_ work: CodecWork, _ shape: [Int], chunk: Int) -> CodecMemory {
+    if case .changing = work { return CodecMemory(perThread: 0, perTensor: 0) }
+    return CodecMemory(perThread: min(elementCount(of: shape) ?? 0, chunk) * 13, perTensor: 0)
+  }
+}
+
+/// Elements into blocks. A block is encoded whole, so what a reader sees of it is known at once.
+private final class GGMLEncoder: TensorEncoder {
+  private let type: GGMLType
+  private let measures: Bool
+  /// Groups whose codes stay what they are.
+  private let kept: KeptGroups?
+
+  init(_ type: GGMLType, _ task: EncodingTask) {
+    (self.type, measures) = (type, task.measures)
+    kept = task.keepsSource ? (task.source as? Int4Decoder).flatMap { KeptGroups($0, type, count: task.count) } : nil
+  }
+
+  var grain: Int { type.blockElements }
+
+  func encode(
+    _ elements: Elements, restored: UnsafeMutablePointer<Float>?, _ scratch: Scratch
+  ) -> (codes: UnsafeRawBufferPointer, sums: EncodedSums) {
+    let count = elements.count
+    let wanted = scratch.floatStart(CodecSlot.wide, count)
+    Kernels.widen(elements.dtype, elements.x, count: count, wanted)
+    let blocks = scratch.bytes(CodecSlot.codes, count / type.blockElements * type.blockBytes)
+    var sums = EncodedSums()
+    guard let start = blocks.baseAddress else { return (UnsafeRawBufferPointer(blocks), sums) }
+    if let kept {
+      kept.encode(wanted, start: elements.start, count: count, start)
+      sums.counts.nonfinite = Kernels.countNonfinite(.f32, wanted, count: count)
+    } else {
+      sums.counts = Kernels.encode(type, wanted, count: count, start)
+    }
+    guard measures || restored != nil else { return (UnsafeRawBufferPointer(blocks), sums) }
+    let found = restored ?? scratch.floatStart(CodecSlot.right, count)
+    Kernels.decode(type, start, from: 0, count: count, .f32, found)
+    var difference = Difference()
+    difference.add(wanted, found, count: count)
+    (sums.error, sums.signal) = (difference.squaredDifference, difference.squaredA)
+    return (UnsafeRawBufferPointer(blocks), sums)
+  }
+
+  func restore(_ values: UnsafeMutablePointer<Float>, _ start: Int, _ count: Int, _ scratch: Scratch) {
+    let blocks = scratch.start(CodecSlot.codes, count / type.blockElements * type.blockBytes)
+    _ = Kernels.encode(type, values, count: count, blocks)
+    Kernels.decode(type, blocks, from: 0, count: count, .f32, values)
+  }
+}
+
+private final class GGMLDecoder: TensorDecoder {
+  private let type: GGMLType
+
+  init(_ type: GGMLType) { self.type = type }
+
+  var grain: Int { type.blockElements }
+
+  /// Whole blocks: `start` is a multiple of their length.
+  func codes(_ start: Int, _ count: Int) -> Range<Int> {
+    let first = start / type.blockElements, end = first + ceilDivide(count, type.blockElements)
+    return first * type.blockBytes..<end * type.blockBytes
+  }
+
+  func decode(_ codes: UnsafeRawPointer, _ start: Int, _ count: Int, _ dtype: DType, _ out: UnsafeMutableRawPointer) {
+    Kernels.decode(type, codes, from: start % type.blockElements, count: count, dtype, out)
+  }
+}

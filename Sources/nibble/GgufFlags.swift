@@ -1,0 +1,26 @@
+import ArgumentParser
+import NibbleCore
+import NibbleFormats
+
+/// Flags of verbs that write whole models as GGUF.
+struct GgufFlags: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      "GGUF: type of the matrices, or a mix of types by llama.cpp's name: \(GgufOptions.typeNames.joined(separator: ", ")) (default: quantize q4_k_m, others the types tensors have).",
+      valueName: "type"))
+  var ggufType: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "GGUF: name of the pre-tokenizer, for tokenizers that llama.cpp does not know by their tokens.", valueName: "name"))
+  var ggufPre: String?
+
+  @Flag(help: "GGUF: round the codes of a packed model to codes of another kind.")
+  var allowRequantize = false
+
+  var options: GgufOptions {
+    var options = GgufOptions()
+    (options.type, options.preTokenizer, options.requantizes) = (ggufType, ggufPre, allowRequantize)
+    return options
+  }
+}

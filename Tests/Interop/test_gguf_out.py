@@ -1,0 +1,275 @@
+"""Whole models as GGUF, compared with what llama.cpp's own converter writes: every key, every tensor, its type and its bytes."""
+import contextlib
+import importlib
+import json
+import logging
+import os
+import shutil
+import sys
+import types
+
+import numpy
+import pytest
+import torch
+import transformers
+from conftest import ROOT
+from models import make, small_config
+from running import as_float32, expected, random_ids
+
+LLAMA_CPP = ROOT / ".venv-interop" / "llama.cpp"
+# The converter's own gguf-py, which a released one may be older than.
+for module in [name for name in sys.modules if name.split(".")[0] == "gguf"]:
+    del sys.modules[module]
+sys.path.insert(0, str(LLAMA_CPP / "gguf-py"))
+import gguf  # noqa: E402
+
+TOKENIZERS = ROOT / "Tests" / "Fixtures" / "tokenizers"
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32, "rope_theta": 500000.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0, "beta_fast": 32.0}
+
+
+def gpt2_tokenizer(folder):
+    shutil.copy(TOKENIZERS / "gpt2" / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "GPT2Tokenizer", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>",
+         "unk_token": "<|endoftext|>", "chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}))
+    return 50257
+
+
+def pieces(folder):
+    shutil.copy(TOKENIZERS / "stories512" / "tokenizer.model", folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "bos_token": "<s>", "eos_token": {"content": "</s>"},
+         "added_tokens_decoder": {"512": {"content": "<|mark|>", "special": False}, "513": {"content": "▁twice", "special": False}}}))
+    return 520
+
+
+def bert_tokenizer(folder):
+    shutil.copy(TOKENIZERS / "bert" / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps(
+        {"tokenizer_class": "BertTokenizer", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "mask_token": "[MASK]",
+         "unk_token": "[UNK]", "do_lower_case": True}))
+    return 30522
+
+
+def roberta_tokenizer(folder):
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(TOKENIZERS / "roberta" / name, folder)
+    transformers.RobertaTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    return 50265
+
+
+def xlm_tokenizer(folder):
+    import sentencepiece
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(ROOT / "Tests" / "Fixtures" / "stories.txt"), model_prefix=str(folder / "sentencepiece.bpe"), vocab_size=300,
+        model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+    (folder / "sentencepiece.bpe.vocab").unlink()
+    return 302
+
+
+CASES = {
+    "llama": ("LlamaForCausalLM", pieces, {}),
+    "llama, llama3's positions": ("LlamaForCausalLM", pieces, {"rope_parameters": LLAMA3, "num_key_value_heads": 4, "attention_bias": True}),
+    "llama of byte pairs": ("LlamaForCausalLM", gpt2_tokenizer, {"tie_word_embeddings": True}),
+    "mistral": ("MistralForCausalLM", pieces, {}),
+    "qwen2": ("Qwen2ForCausalLM", gpt2_tokenizer, {}),
+    "qwen2, yarn": ("Qwen2ForCausalLM", gpt2_tokenizer, {"rope_parameters": YARN, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3ForCausalLM", gpt2_tokenizer, {}),
+    "gemma": ("GemmaForCausalLM", pieces, {}),
+    "gemma2": ("Gemma2ForCausalLM", pieces, {"query_pre_attn_scalar": 16}),
+    "granite": ("GraniteForCausalLM", pieces, {"attention_multiplier": 0.25, "embedding_multiplier": 12.0}),
+    "olmo2": ("Olmo2ForCausalLM", gpt2_tokenizer, {}),
+    "smollm3": ("SmolLM3ForCausalLM", gpt2_tokenizer, {"tie_word_embeddings": True}),
+    "gpt2": ("GPT2LMHeadModel", gpt2_tokenizer, {}),
+    "bert": ("BertModel", bert_tokenizer, {"num_labels": 2}),
+    "bert with its head of tokens": ("BertForMaskedLM", bert_tokenizer, {"num_labels": 2}),
+    "roberta": ("RobertaModel", roberta_tokenizer, {"num_labels": 2}),
+    "roberta classifier": ("RobertaForSequenceClassification", roberta_tokenizer, {"id2label": {0: "no", 1: "maybe", 2: "yes"}}),
+    "xlm-roberta": ("XLMRobertaModel", xlm_tokenizer, {"num_labels": 2}),
+}
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def save(folder, name, tokenizer, changes, dtype=torch.float32):
+    folder.mkdir()
+    model_class = getattr(transformers, name)
+    vocabulary = tokenizer(folder)
+    config = small_config(model_class.config_class.model_type, **{"vocab_size": vocabulary, **changes})
+    make(model_class, config, dtype).save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def words(*arguments):
+    before, sys.argv = sys.argv, ["convert_hf_to_gguf.py", *map(str, arguments)]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def by_llama_cpp(folder, out, kind, *options):
+    """What llama.cpp's converter makes of a folder."""
+    if not (LLAMA_CPP / "convert_hf_to_gguf.py").exists():
+        pytest.skip("llama.cpp's converter was not downloaded")
+    if str(LLAMA_CPP) not in sys.path:
+        sys.path.insert(0, str(LLAMA_CPP))
+    logging.disable(logging.CRITICAL)
+    converter = importlib.import_module("convert_hf_to_gguf")
+    with words(folder, "--outfile", out, "--outtype", kind, *options):
+        converter.main()
+    return out
+
+
+def contents(path):
+    """Keys with types and values, and tensors with types, shapes and bytes, in the order of the file."""
+    reader = gguf.GGUFReader(path)
+    keys = [(name, [kind.name for kind in field.types], field.contents())
+            for name, field in reader.fields.items() if not name.startswith("GGUF.")]
+    tensors = [(tensor.name, tensor.tensor_type.name, list(tensor.shape), tensor.data.tobytes()) for tensor in reader.tensors]
+    return keys, tensors
+
+
+def assert_same_file(ours, theirs, near=()):
+    keys, tensors = contents(ours)
+    their_keys, their_tensors = contents(theirs)
+    assert [key[0] for key in keys] == [key[0] for key in their_keys]
+    for own, other in zip(keys, their_keys):
+        assert own == other
+    assert [tensor[:3] for tensor in tensors] == [tensor[:3] for tensor in their_tensors]
+    for own, other in zip(tensors, their_tensors):
+        if own[0] in near:
+            a, b = (torch.frombuffer(bytearray(data[3]), dtype=torch.float32) for data in (own, other))
+            assert torch.allclose(a, b, rtol=1e-6)
+        else:
+            assert own[3] == other[3], f"{own[0]} differs"
+    if not near:
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_file_is_that_of_llama_cpps_converter(nibble, work, case):
+    name, tokenizer, changes = CASES[case]
+    save(work / "m", name, tokenizer, changes)
+    nibble("convert", work / "m", "-o", work / "ours.gguf")
+    near = ("rope_freqs.weight",) if changes.get("rope_parameters") is LLAMA3 else ()
+    assert_same_file(work / "ours.gguf", by_llama_cpp(work / "m", work / "theirs.gguf", "f32"), near)
+
+
+@pytest.mark.parametrize("stored, kind, case", [
+    ("f32", "f16", "llama"), ("f32", "q8_0", "llama"), ("bf16", "bf16", "qwen2"), ("f16", "f32", "gpt2"), ("bf16", "q8_0", "gpt2"),
+    ("bf16", "auto", "gemma2"), ("f32", "auto", "bert"),
+])
+def test_types_are_those_of_the_converter(nibble, work, stored, kind, case):
+    name, tokenizer, changes = CASES[case]
+    save(work / "m", name, tokenizer, changes, DTYPES[stored])
+    nibble("convert", work / "m", "-o", work / "ours.gguf", "--gguf-type", kind)
+    assert_same_file(work / "ours.gguf", by_llama_cpp(work / "m", work / "theirs.gguf", kind))
+
+
+def test_several_files_are_those_of_the_converter(nibble, work):
+    save(work / "m", *CASES["llama"])
+    nibble("convert", work / "m", "-o", work / "ours", "--format", "gguf", "--max-shard-size", "60KB")
+    by_llama_cpp(work / "m", work / "model.gguf", "f32", "--split-max-size", "60K")
+    theirs = sorted(work.glob("model-*.gguf"))
+    assert len(theirs) > 2 and sorted(path.name for path in (work / "ours").iterdir()) == [path.name for path in theirs]
+    for path in theirs:
+        assert_same_file(work / "ours" / path.name, path)
+
+
+def llama_cpp():
+    """The binding of llama.cpp, where it is installed."""
+    # Only its cache on disk needs this.
+    sys.modules.setdefault("diskcache", types.ModuleType("diskcache"))
+    return pytest.importorskip("llama_cpp")
+
+
+def llama_cpp_logits(path, ids):
+    """What llama.cpp computes for a row of ids, keys and values in float32."""
+    model = llama_cpp().Llama(
+        str(path), n_ctx=64, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, flash_attn=False)
+    model.eval(ids.tolist())
+    return torch.tensor(numpy.array(model.scores[: len(ids)]))
+
+
+def llama_cpp_states(path, ids, pooling):
+    """States of an encoder, a row a token, or one row of its head."""
+    binding = llama_cpp()
+    model = binding.Llama(str(path), n_ctx=64, embedding=True, verbose=False, n_threads=1, pooling_type=pooling)
+    model._batch.reset()
+    model._batch.add_sequence(ids.tolist(), 0, True)
+    model._ctx.decode(model._batch)
+    width = binding.llama_model_n_embd(model._model.model)
+    if pooling:
+        count = binding.llama_model_n_cls_out(model._model.model)
+        return torch.tensor(binding.llama_get_embeddings_seq(model._ctx.ctx, 0)[:count])
+    rows = [binding.llama_get_embeddings_ith(model._ctx.ctx, row)[:width] for row in range(len(ids))]
+    return torch.tensor(rows)
+
+
+def written(nibble, work, case, *options):
+    name, tokenizer, changes = CASES[case]
+    save(work / "m", name, tokenizer, changes)
+    nibble("convert", work / "m", "-o", work / "ours.gguf", *options)
+    return as_float32(getattr(transformers, name), work / "m")
+
+
+@pytest.mark.parametrize("case", [
+    "llama", "llama, llama3's positions", "llama of byte pairs", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "granite", "olmo2", "gpt2",
+])
+def test_llama_cpp_computes_the_models_logits(nibble, work, case):
+    llama_cpp()
+    model = written(nibble, work, case)
+    ids = random_ids(model, batch=1, length=20, low=300)[0]
+    theirs = expected(model, input_ids=ids[None])["logits"][0]
+    ours = llama_cpp_logits(work / "ours.gguf", ids)
+    assert float((ours - theirs).abs().max()) < 1e-3 * max(1, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("case", ["bert", "roberta"])
+def test_llama_cpp_computes_an_encoders_states(nibble, work, case):
+    llama_cpp()
+    model = written(nibble, work, case)
+    ids = random_ids(model, batch=1, length=20, low=300)[0]
+    theirs = model(input_ids=ids[None]).last_hidden_state[0].detach()
+    assert float((llama_cpp_states(work / "ours.gguf", ids, 0) - theirs).abs().max()) < 5e-3
+
+
+@pytest.mark.parametrize("name, tokenizer", [
+    ("BertForSequenceClassification", bert_tokenizer), ("RobertaForSequenceClassification", roberta_tokenizer)])
+def test_llama_cpp_computes_a_classifiers_scores(nibble, work, name, tokenizer):
+    """BERT's pooler too, which llama.cpp's converter leaves out."""
+    llama_cpp()
+    save(work / "m", name, tokenizer, {"id2label": {0: "no", 1: "maybe", 2: "yes"}})
+    nibble("convert", work / "m", "-o", work / "ours.gguf")
+    model = as_float32(getattr(transformers, name), work / "m")
+    ids = random_ids(model, batch=1, length=12, low=300)[0]
+    theirs = model(input_ids=ids[None]).logits[0].detach()
+    assert float((llama_cpp_states(work / "ours.gguf", ids, 4) - theirs).abs().max()) < 5e-3
+
+
+def test_llama_cpp_tells_the_bundled_story(nibble, work, stories):
+    """The same text, and the same tokens of the prompt."""
+    nibble("convert", stories, "-o", work / "s.gguf")
+    prompt = "Once upon a time"
+    model = llama_cpp().Llama(str(work / "s.gguf"), n_ctx=64, verbose=False, n_threads=1)
+    ours = nibble("generate", "--base", stories, "--prompt", prompt, "--max-new-tokens", 20, "--temperature", 0, "--json")
+    assert model(prompt, max_tokens=20, temperature=0)["choices"][0]["text"] == json.loads(ours.stdout)["text"]
+
+
+@pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW") or not os.environ.get("NIBBLE_SMOLLM2"), reason="NIBBLE_SLOW and NIBBLE_SMOLLM2, a folder")
+@pytest.mark.parametrize("kind", ["bf16", "q8_0"])
+def test_a_real_model_is_that_of_llama_cpp(nibble, work, kind):
+    folder = os.environ["NIBBLE_SMOLLM2"]
+    nibble("convert", folder, "-o", work / "ours.gguf", "--gguf-type", kind)
+    assert_same_file(work / "ours.gguf", by_llama_cpp(folder, work / "theirs.gguf", kind))
+
+
+def test_a_merged_adapter_is_in_the_file(nibble, work, stories):
+    """The file of a merge is that of the merged model."""
+    adapter = ROOT / "Tests" / "Fixtures" / "shakespeare" / "adapter"
+    nibble("merge", "--base", stories, "--adapter", adapter, "-o", work / "m.gguf", "--any-base")
+    nibble("merge", "--base", stories, "--adapter", adapter, "-o", work / "s", "--any-base", "--format", "safetensors")
+    nibble("convert", work / "s", "-o", work / "m2.gguf")
+    assert contents(work / "m.gguf")[1] == contents(work / "m2.gguf")[1]

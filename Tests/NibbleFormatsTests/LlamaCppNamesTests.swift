@@ -1,0 +1,83 @@
+import NibbleCore
+import Testing
+
+@testable import NibbleFormats
+
+/// Names and row orders of llama.cpp's files, checked against gguf-py's tensor_mapping.py.
+@Suite struct LlamaCppNamesTests {
+  @Test(arguments: [
+    ("llama", "model.embed_tokens.weight", "token_embd.weight"), ("llama", "model.norm.weight", "output_norm.weight"),
+    ("llama", "lm_head.weight", "output.weight"), ("mistral", "model.layers.11.input_layernorm.weight", "blk.11.attn_norm.weight"),
+    ("llama", "model.layers.0.post_attention_layernorm.weight", "blk.0.ffn_norm.weight"),
+    ("qwen2", "model.layers.3.self_attn.q_proj.bias", "blk.3.attn_q.bias"),
+    ("qwen3", "model.layers.3.self_attn.k_norm.weight", "blk.3.attn_k_norm.weight"),
+    ("gemma2", "model.layers.0.post_attention_layernorm.weight", "blk.0.post_attention_norm.weight"),
+    ("gemma2", "model.layers.0.pre_feedforward_layernorm.weight", "blk.0.ffn_norm.weight"),
+    ("olmo2", "model.layers.0.post_feedforward_layernorm.weight", "blk.0.post_ffw_norm.weight"),
+    ("gpt2", "transformer.wpe.weight", "position_embd.weight"), ("gpt2", "transformer.h.5.attn.c_attn.bias", "blk.5.attn_qkv.bias"),
+    ("bert", "bert.embeddings.token_type_embeddings.weight", "token_types.weight"),
+    ("roberta", "roberta.encoder.layer.7.attention.output.LayerNorm.bias", "blk.7.attn_output_norm.bias"),
+    ("xlm-roberta", "classifier.dense.weight", "cls.weight"),
+  ])
+  func bothWays(_ type: String, _ ours: String, _ theirs: String) throws {
+    let names = try #require(LlamaCppNames.of(modelType: type))
+    #expect(names.gguf(tensor: ours) == theirs)
+    #expect(names.huggingFace(tensor: theirs) == ours)
+  }
+
+  /// Checkpoints of the bare model leave the prefix out, TensorFlow's call norms gamma and beta.
+  @Test func otherSpellings() throws {
+    let bert = try #require(LlamaCppNames.of(modelType: "bert"))
+    #expect(bert.gguf(tensor: "encoder.layer.0.output.LayerNorm.gamma") == "blk.0.layer_output_norm.weight")
+    let gpt2 = try #require(LlamaCppNames.of(modelType: "gpt2"))
+    #expect(gpt2.gguf(tensor: "h.0.ln_1.weight") == "blk.0.attn_norm.weight")
+    #expect(gpt2.fullPath("h.0.mlp.c_fc") == "transformer.h.0.mlp.c_fc")
+  }
+
+  @Test(arguments: [
+    "model.layers.01.mlp.up_proj.weight", "model.layers.-1.mlp.up_proj.weight", "model.layers.mlp.up_proj.weight", "score.weight",
+    "model.layers.0.mlp.up_proj", "model.layers.0.self_attn.q_norm.weight", "", ".weight",
+  ])
+  func namesNobodyHas(_ name: String) throws {
+    #expect(try #require(LlamaCppNames.of(modelType: "llama")).gguf(tensor: name) == nil)
+  }
+
+  @Test func whatIsLeftOut() throws {
+    let bert = try #require(LlamaCppNames.of(modelType: "bert"))
+    for name in ["bert.pooler.dense.bias", "embeddings.position_ids", "cls.predictions.bias"] {
+      #expect(bert.reasonToDrop(name) != nil)
+    }
+    // The pooler is the first layer of a classification head.
+    #expect(bert.reasonToDrop("bert.pooler.dense.bias", hasHead: true) == nil)
+    #expect(bert.gguf(tensor: "bert.pooler.dense.bias") == "cls.bias")
+    #expect(bert.reasonToDrop("cls.predictions.bias", hasHead: true) != nil)
+    #expect(bert.reasonToDrop("qa_outputs.weight") == nil)
+    let gemma = try #require(LlamaCppNames.of(modelType: "gemma"))
+    #expect(gemma.gguf(tensor: "lm_head.weight") == nil && gemma.reasonToDrop("lm_head.weight") != nil)
+  }
+
+  @Test func formsOfNumbers() throws {
+    let config: JSON = ["num_attention_heads": 8, "num_key_value_heads": 2, "pad_token_id": 1]
+    func form(_ type: String, _ name: String) throws -> LlamaCppForm {
+      try #require(LlamaCppNames.of(modelType: type)).form(name, config)
+    }
+    #expect(try form("llama", "blk.0.attn_q.weight") == .interleaved(heads: 8))
+    #expect(try form("llama", "blk.0.attn_k.bias") == .interleaved(heads: 2))
+    #expect(try form("llama", "blk.0.attn_v.weight") == .same)
+    #expect(try form("qwen2", "blk.0.attn_q.weight") == .same)
+    #expect(try form("gpt2", "blk.0.ffn_up.weight") == .transposed)
+    #expect(try form("gpt2", "blk.0.ffn_up.bias") == .same)
+    #expect(try form("gemma2", "blk.0.post_ffw_norm.weight") == .plusOne)
+    #expect(try form("roberta", "position_embd.weight") == .withoutFirst(rows: 2))
+    #expect(try form("bert", "position_embd.weight") == .same)
+    #expect(throws: NibbleError.self) { try LlamaCppNames.of(modelType: "llama")?.form("blk.0.attn_q.weight", nil) }
+  }
+
+  @Test func rowsOfHeads() throws {
+    // Two heads of four rows: halves (0, 1 | 2, 3) become pairs (0, 2, 1, 3).
+    #expect(LlamaCppForm.order(rows: 8, heads: 2) == [0, 2, 1, 3, 4, 6, 5, 7])
+    let order = try #require(LlamaCppForm.order(rows: 96, heads: 3)), back = try #require(LlamaCppForm.orderBack(rows: 96, heads: 3))
+    #expect(order.map { back[$0] } == Array(0..<96))
+    #expect(LlamaCppForm.order(rows: 6, heads: 2) == nil && LlamaCppForm.order(rows: 8, heads: 0) == nil)
+  }
+}
