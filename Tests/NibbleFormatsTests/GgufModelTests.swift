@@ -80,12 +80,12 @@ struct GgufModelTests {
       ("down_proj=q4_k", "its rows of 172 are no multiple of 256"), ("norm=f16", "llama.cpp has norms, biases and vectors in f32"),
       ("nothing=q8_0", "matches none of"), ("attn_q=q8_0", ""),
     ] {
-      let job = { try job("a.gguf", source()) { $0.rules = [try GgufRule(rule)] } }
+      func planned() throws -> StreamJob { try job("a.gguf", source()) { $0.rules = [try GgufRule(rule)] } }
       guard !words.isEmpty else {
-        #expect(try job().items.filter { $0.target.encoding.isPacked }.count == 5)
+        #expect(try planned().items.filter { $0.target.encoding.isPacked }.count == 5)
         continue
       }
-      let error = #expect(throws: NibbleError.self) { try job() }
+      let error = #expect(throws: NibbleError.self) { try planned() }
       #expect(error?.message.contains(words) == true, "\(error?.message ?? "")")
     }
     #expect(throws: NibbleError.self) { try job("a.gguf", source()) { $0.type = "q9" } }
