@@ -168,7 +168,8 @@ struct GgufPlan: Sendable {
       return try source.isPacked && source.encoding != type.encoding && !Self.faithful.contains(type)
         && !(forms[source.name] != .transposed && source.moves(into: type))
     }
-    guard let smallest = rounded.min(by: { job.items[$0.0].source.count < job.items[$1.0].source.count }) else { return }
+    let whole = rounded.filter { job.items[$0.0].source.shape.last.map { $0 % 256 == 0 } == true }
+    guard let smallest = (whole.isEmpty ? rounded : whole).min(by: { job.items[$0.0].source.count < job.items[$1.0].source.count }) else { return }
     let source = job.items[smallest.0].source, type = smallest.1
     throw NibbleError.usage(
       "\(path: job.source.path): \(rounded.count) tensors are \(source.encoding.name) already, and \(type.name) would round them once more, by another "
