@@ -38,7 +38,7 @@ struct GgufPlan: Sendable {
     metadata["general.architecture"] = .text(llamaCpp.architecture)
     let weights = extra.reduce(0) { $0 + (elementCount(of: $1.shape) ?? 0) } + kept(job).reduce(0) { $0 + $1.target.storedCount(forms[$1.target.name]) }
     let text = try TokenizerText(try source.contents(ofSmallFiles: TokenizerText.names), place: source.path)
-    // Tables of tokens, their texts and merges, and the metadata: measured on tokenizers of 2 to 10 MB.
+    // Tables of tokens, their texts and merges, and the metadata: measured on a tokenizer of 2 MB.
     memory = text.files.values.reduce(0) { $0 + $1.count } * 12
     try GeneralKeys(name: Self.name(of: source.path), config, generation: try text.json("generation_config.json"), weights: weights)
       .write(&metadata)
