@@ -103,7 +103,7 @@ struct GgufPlan: Sendable {
     case .same, .plusOne: break
     case .transposed: guard source.shape.count == 2 else { throw fail("is no matrix") }
     case .interleaved(let heads):
-      guard LlamaCppForm.divides(rows: source.logicalShape[0], heads: heads) else { throw fail("has no rows for \(heads) heads") }
+      guard LlamaCppForm.divides(rows: source.logicalShape.first ?? 0, heads: heads) else { throw fail("has no rows for \(heads) heads") }
     case .withoutFirst(let rows):
       guard source.shape.count == 2, source.logicalShape[0] > rows else { throw fail("has no \(rows) rows before those of positions") }
     }
