@@ -273,12 +273,49 @@ def test_llama_cpp_tells_the_bundled_story(nibble, work, stories):
     assert model(prompt, max_tokens=20, temperature=0)["choices"][0]["text"] == json.loads(ours.stdout)["text"]
 
 
-@pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW") or not os.environ.get("NIBBLE_SMOLLM2"), reason="NIBBLE_SLOW and NIBBLE_SMOLLM2, a folder")
+real = pytest.mark.skipif(
+    not os.environ.get("NIBBLE_SLOW") or not os.environ.get("NIBBLE_SMOLLM2"), reason="NIBBLE_SLOW and NIBBLE_SMOLLM2, a folder")
+
+
+@real
 @pytest.mark.parametrize("kind", ["bf16", "q8_0"])
 def test_a_real_model_is_that_of_llama_cpp(nibble, work, monkeypatch, kind):
     folder = os.environ["NIBBLE_SMOLLM2"]
     nibble("convert", folder, "-o", work / "ours.gguf", "--gguf-type", kind)
     assert_same_file(work / "ours.gguf", by_llama_cpp(monkeypatch, pathlib.Path(folder), work / "theirs.gguf", kind))
+
+
+@real
+@pytest.mark.parametrize("kind", ["f32", "q4_k_m"])
+def test_llama_cpp_says_what_a_real_model_says(nibble, work, kind):
+    """nibble runs its own GGUF file, too."""
+    folder, prompt = os.environ["NIBBLE_SMOLLM2"], "The capital of France is"
+    nibble("convert", folder, "-o", work / "s.gguf", "--gguf-type", kind)
+    model = llama_cpp().Llama(str(work / "s.gguf"), n_ctx=64, verbose=False, n_threads=2, type_k=0, type_v=0, flash_attn=False)
+    ours = nibble("generate", "--base", work / "s.gguf", "--prompt", prompt, "--max-new-tokens", 16, "--temperature", 0, "--json")
+    assert model(prompt, max_tokens=16, temperature=0)["choices"][0]["text"] == json.loads(ours.stdout)["text"]
+
+
+def test_packed_models_are_not_rounded_twice(nibble, work, stories):
+    nibble("quantize", stories, "-o", work / "m.nbl")
+    said = nibble("convert", work / "m.nbl", "-o", work / "m.gguf", "--gguf-type", "q4_0", exits=2).stderr
+    assert "30 tensors are nf4 already" in said and "--allow-requantize goes on" in said and not (work / "m.gguf").exists()
+    nibble("convert", work / "m.nbl", "-o", work / "m.gguf", "--gguf-type", "f32")
+    nibble("dequantize", work / "m.nbl", "-o", work / "plain", "--dtype", "fp32")
+    nibble("convert", work / "plain", "-o", work / "plain.gguf")
+    assert contents(work / "m.gguf")[1] == contents(work / "plain.gguf")[1]
+
+
+def test_groups_of_whole_numbers_move_into_blocks(nibble, work, stories):
+    nibble("quantize", stories, "-o", work / "m.nbl", "--codec", "int4", "--group-size", 32, "--symmetric", "--keep", "down_proj")
+    nibble("convert", work / "m.nbl", "-o", work / "m.gguf", "--gguf-type", "q4_0")
+    nibble("dequantize", work / "m.nbl", "-o", work / "plain", "--dtype", "fp32")
+    nibble("convert", work / "plain", "-o", work / "plain.gguf", "--gguf-type", "f32")
+    values = {tensor.name: tensor.data for tensor in gguf.GGUFReader(work / "plain.gguf").tensors}
+    blocks = [tensor for tensor in gguf.GGUFReader(work / "m.gguf").tensors if tensor.name.startswith("blk.") and tensor.tensor_type.name == "Q4_0"]
+    assert len(blocks) == 30
+    for tensor in blocks:
+        assert numpy.array_equal(gguf.quants.dequantize(tensor.data, tensor.tensor_type), values[tensor.name])
 
 
 def test_a_merged_adapter_is_in_the_file(nibble, work, stories):
