@@ -78,6 +78,7 @@ def xlm_tokenizer(folder):
 CASES = {
     "llama": ("LlamaForCausalLM", pieces, {}),
     "llama, llama3's positions": ("LlamaForCausalLM", pieces, {"rope_parameters": LLAMA3, "num_key_value_heads": 4, "attention_bias": True}),
+    "llama, yarn": ("LlamaForCausalLM", pieces, {"rope_parameters": YARN}),
     "llama of byte pairs": ("LlamaForCausalLM", gpt2_tokenizer, {"tie_word_embeddings": True}),
     "mistral": ("MistralForCausalLM", pieces, {}),
     "qwen2": ("Qwen2ForCausalLM", gpt2_tokenizer, {}),
@@ -141,6 +142,9 @@ def contents(path):
 
 
 def assert_same_file(ours, theirs, near=()):
+    """The same bytes; where they are not, what is different. Tensors in `near` may be a rounding apart."""
+    if ours.read_bytes() == theirs.read_bytes():
+        return
     keys, tensors = contents(ours)
     their_keys, their_tensors = contents(theirs)
     assert [key[0] for key in keys] == [key[0] for key in their_keys]
@@ -153,8 +157,7 @@ def assert_same_file(ours, theirs, near=()):
             assert torch.allclose(a, b, rtol=1e-6)
         else:
             assert own[3] == other[3], f"{own[0]} differs"
-    if not near:
-        assert ours.read_bytes() == theirs.read_bytes()
+    assert near, "keys and tensors are the same, and the files are not"
 
 
 def some(*quick):
@@ -164,7 +167,7 @@ def some(*quick):
 
 
 @pytest.mark.parametrize("case", some(
-    "llama, llama3's positions", "mistral", "gemma2", "granite", "qwen2, yarn", "gpt2", "bert with its head of tokens", "roberta"))
+    "llama, llama3's positions", "llama, yarn", "mistral", "gemma2", "granite", "bert with its head of tokens", "roberta"))
 def test_the_file_is_that_of_llama_cpps_converter(nibble, work, monkeypatch, case):
     name, tokenizer, changes = CASES[case]
     save(work / "m", name, tokenizer, changes)
@@ -242,7 +245,7 @@ def test_llama_cpp_computes_the_models_logits(nibble, work, case):
     assert float((ours - theirs).abs().max()) < 1e-3 * max(1, float(theirs.abs().max()))
 
 
-@pytest.mark.parametrize("case", ["bert", "roberta"])
+@pytest.mark.parametrize("case", [case for case in some("bert") if case.values[0] in ("bert", "roberta")])
 def test_llama_cpp_computes_an_encoders_states(nibble, work, case):
     llama_cpp()
     model = written(nibble, work, case)
