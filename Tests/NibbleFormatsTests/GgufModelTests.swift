@@ -102,6 +102,14 @@ struct GgufModelTests {
     #expect(throws: Never.self) { try job("a.gguf", packed) { ($0.type, $0.requantizes) = ("q4_0", true) } }
   }
 
+  @Test("A vowel sign that continues a word is no part of the marks before it")
+  func spellings() {
+    let token = "##\u{93E}"
+    #expect(!token.hasPrefix("##") && token.begins(with: "##"))
+    #expect(token.behind("##") == "\u{93E}" && "<|a\u{93E}|>".ends(with: "|>"))
+    #expect(" \u{93E} b".replacing(scalar: " ", with: "Ġ") == "Ġ\u{93E}Ġb")
+  }
+
   @Test("Rows of heads, first rows and added ones come back from where they lie in the file", arguments: [1, 7, 64, 500])
   func orders(_ piece: Int) {
     let plain = (0..<960).map { UInt8(truncatingIfNeeded: $0 * 7) }
