@@ -80,7 +80,7 @@ struct GgufModelTests {
       ("down_proj=q4_k", "its rows of 172 are no multiple of 256"), ("norm=f16", "llama.cpp has norms, biases and vectors in f32"),
       ("nothing=q8_0", "matches none of"), ("attn_q=q8_0", ""),
     ] {
-      let job = { try job("a.gguf", source()) { $0.rules = [try GgufRule(rule)] } }
+      let job = { () throws -> StreamJob in try self.job("a.gguf", source()) { $0.rules = [try GgufRule(rule)] } }
       guard !words.isEmpty else {
         #expect(try job().items.filter { $0.target.encoding.isPacked }.count == 5)
         continue
