@@ -272,6 +272,16 @@ def test_every_verb_takes_a_file_with_blocks(nibble, work, models):
     assert_same(ours, expected(merged, **question), question["attention_mask"], tolerance=1e-4)
 
 
+def test_blocks_stay_blocks_from_file_to_file(nibble, work, models):
+    path = models["wide"][2]
+    with_blocks(path, work / "q.gguf", "Q8_0")
+    nibble("convert", work / "q.gguf", "-o", work / "again.gguf", "--gguf-pre", "llama-bpe")
+    assert nibble("hash", work / "again.gguf").stdout.split()[0] == nibble("hash", work / "q.gguf").stdout.split()[0]
+    ours, theirs = (
+        {tensor.name: (tensor.tensor_type, bytes(tensor.data)) for tensor in gguf.GGUFReader(work / name).tensors} for name in ("again.gguf", "q.gguf"))
+    assert ours == theirs
+
+
 def texts_file(work):
     path = work / "text.txt"
     path.write_text("Once upon a time there was a little world. " * 20)

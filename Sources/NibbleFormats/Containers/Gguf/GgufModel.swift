@@ -64,7 +64,7 @@ struct GgufModel: Container {
       return order.groupBytes ?? item.target.sections[0].length
     }.max() ?? 0
     // The header, and the tables it was made of.
-    return OutputFile.windowSize + turned + layout.shards.reduce(0) { $0 + $1.headerLength } * 4
+    return OutputFile.windowSize + turned + (plan?.memory ?? 0) + layout.shards.reduce(0) { $0 + $1.headerLength } * 4
   }
 
   func writer(_ job: StreamJob, _ staged: StagedOutput, _ provenance: JSON?, size: Int) throws -> any CheckpointWriter {

@@ -47,7 +47,7 @@ struct SpecialTokenKeys {
     var first: String?
     for one in template.array ?? [] {
       guard let text = one["template"]?.string else { continue }
-      let name = String((one["name"]?.string ?? "").map { $0.isASCII && ($0.isLetter || $0.isNumber) ? $0 : "_" })
+      let name = String(String.UnicodeScalarView((one["name"]?.string ?? "").unicodeScalars.map { $0.isASCII && $0.properties.isAlphabetic || ("0"..."9").contains($0) ? $0 : "_" }))
       if name == "default" {
         first = text
       } else if !name.isEmpty {
@@ -94,7 +94,7 @@ struct SpecialTokenKeys {
     for role in roles {
       if let value = settings["add_\(role)_token"]?.bool { add(role, value, insisting: false) }
       guard let entry = settings["\(role)_token"], let content = entry.string ?? entry["content"]?.string else { continue }
-      try set(role, added.first { $0["content"]?.string == content }?["id"])
+      try set(role, added.first { $0["content"] == JSON(content) }?["id"])
     }
   }
 

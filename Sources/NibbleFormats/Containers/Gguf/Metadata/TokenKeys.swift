@@ -89,8 +89,8 @@ struct TokenKeys {
 
   /// Marks that tokenizers do not say are marks.
   private static func looksSpecial(_ token: String) -> Bool {
-    ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(token) || token.hasPrefix("<|") && token.hasSuffix("|>")
-      || token.hasPrefix("<｜") && token.hasSuffix("｜>") || token.hasPrefix("<unused") && token.hasSuffix(">")
+    ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(token) || token.begins(with: "<|") && token.ends(with: "|>")
+      || token.begins(with: "<｜") && token.ends(with: "｜>") || token.begins(with: "<unused") && token.ends(with: ">")
   }
 
   private func tokenizer() throws -> Tokenizer {
@@ -108,7 +108,7 @@ struct TokenKeys {
       guard let own = tokenizer.token(id) else { return Self.padding(id) }
       guard let mark = added[id] else { return Token(text: own, kind: .normal) }
       if mark.isSpecial || Self.looksSpecial(own) { return Token(text: own, kind: .control) }
-      return Token(text: own.replacing("▁", with: " "), kind: .userDefined)
+      return Token(text: own.replacing(scalar: "▁", with: " "), kind: .userDefined)
     }
   }
 
@@ -138,7 +138,7 @@ struct TokenKeys {
     // Words begin with a mark there, and what continues one has none.
     let tokens = try tokens(tokenizer).map { token in
       var token = token
-      if token.kind != .control { token.text = token.text.hasPrefix("##") ? String(token.text.dropFirst(2)) : "▁" + token.text }
+      if token.kind != .control { token.text = token.text.begins(with: "##") ? token.text.behind("##") : "▁" + token.text }
       return token
     }
     try writeTypeCount(&out)
@@ -166,7 +166,7 @@ struct TokenKeys {
       tokens[id] =
         isMark
         ? Token(text: content, kind: .control, score: -1000)
-        : Token(text: content.replacing("▁", with: " "), kind: .userDefined, score: -1000)
+        : Token(text: content.replacing(scalar: "▁", with: " "), kind: .userDefined, score: -1000)
     }
     tables(tokens, model: "llama", pre: "default", scored: true, &out)
     try SpecialTokenKeys(text, config.config, limit: tokens.count).write(&out)
@@ -196,7 +196,7 @@ struct TokenKeys {
     }
     for (rank, merge) in text.merges.enumerated() {
       // Only the first merge that makes a token counts.
-      guard let id = tokenizer.id(of: merge.replacing(" ", with: "")), tokens[id].score == -1000, tokens[id].kind == .normal else { continue }
+      guard let id = tokenizer.id(of: merge.replacing(scalar: " ", with: "")), tokens[id].score == -1000, tokens[id].kind == .normal else { continue }
       tokens[id].score = -Float(rank)
     }
     // A character by itself comes after all that is merged.

@@ -96,18 +96,17 @@ struct TokenizerText {
       if reader.peek() == UInt8(ascii: "\"") { return found.append(try reader.string()) }
       var pair: [String] = []
       // A space in a token is spelled as the byte alphabet has it, so that the one between the tokens is the only one.
-      try reader.array { reader throws(JSONError) in pair.append(try reader.string().replacing(" ", with: "Ġ")) }
+      try reader.array { reader throws(JSONError) in pair.append(try reader.string().replacing(scalar: " ", with: "Ġ")) }
       found.append(pair.joined(separator: " "))
     }
     merges = found
   }
 
   private static func merges(ofText bytes: [UInt8]) -> [String] {
-    let lines = String(decoding: bytes, as: UTF8.self).split(whereSeparator: \.isNewline)
-    return lines.enumerated().compactMap { index, line in
-      if index == 0, line.drop(while: \.isWhitespace).hasPrefix("#") { return nil }
-      let parts = line.split(whereSeparator: \.isWhitespace)
-      return parts.count == 2 ? "\(parts[0]) \(parts[1])" : nil
+    bytes.split(separator: UInt8(ascii: "\n")).enumerated().compactMap { index, line in
+      if index == 0, line.first == UInt8(ascii: "#") { return nil }
+      let parts = line.split { [0x20, 0x09, 0x0D].contains($0) }
+      return parts.count == 2 ? String(decoding: parts[0] + [0x20] + parts[1], as: UTF8.self) : nil
     }
   }
 }
