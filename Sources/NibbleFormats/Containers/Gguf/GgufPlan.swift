@@ -129,7 +129,8 @@ struct GgufPlan: Sendable {
     let tensors = indices.map { index -> GgufTypes.Tensor in
       let source = job.items[index].source
       return .init(
-        name: source.name, gguf: names[source.name] ?? "", shape: shape(source), dtype: source.dtype, isPacked: source.isPacked)
+        name: source.name, gguf: names[source.name] ?? "", shape: shape(source), dtype: source.dtype,
+        blocks: (source.encoding.codec as? GGMLBlocks)?.type)
     }
     let heads = Int(try numbers.u32(["num_attention_heads", "n_head"]) ?? 0)
     let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer"]) ?? 0)

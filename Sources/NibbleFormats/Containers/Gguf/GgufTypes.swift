@@ -12,7 +12,8 @@ struct GgufTypes {
     let shape: [Int]
     /// The type of its elements now.
     let dtype: DType
-    let isPacked: Bool
+    /// The blocks it is stored as now, where it comes from a GGUF file.
+    let blocks: GGMLType?
   }
 
   private(set) var types: [GGMLType]
@@ -26,7 +27,7 @@ struct GgufTypes {
     let shapes = tensors.map { (name: $0.gguf, shape: $0.shape) }
     // What is f32 in every file.
     let isFixed = (GgufMix(name: "f16")?.types(of: shapes, in: model) ?? []).map { $0.type == .f32 }
-    func stored(_ index: Int) -> GGMLType { isFixed[index] ? .f32 : GGMLType(tensors[index].dtype) ?? .f32 }
+    func stored(_ index: Int) -> GGMLType { isFixed[index] ? .f32 : tensors[index].blocks ?? GGMLType(tensors[index].dtype) ?? .f32 }
     let first = tensors.indices.first { tensors[$0].shape.count >= 2 }
     var name = options.type?.lowercased()
     if name == GgufOptions.auto { name = first.map { tensors[$0].dtype == .bf16 ? "bf16" : "f16" } ?? "f16" }
