@@ -59,7 +59,7 @@ struct AdapterCheckCommand: ParsableCommand {
     case .convert(let layout): return "nibble adapter convert \(adapter) --to \(layout.rawValue) -o OUT"
     case .resize(let rank): return "nibble adapter resize \(adapter) --rank \(rank) -o OUT"
     case .merge: return "nibble merge --base \(model) --adapter \(adapter) -o OUT"
-    case .start(let flag): return "start it with \(flag)"
+    case .start(let option, let value): return "start it with --\(option) \(value)"
     case .none: return nil
     }
   }

@@ -28,8 +28,8 @@ enum Examples {
       ("Compress it for a download:", "nibble convert model.nbl -o small.nbl --compress zstd"),
     ],
     "ship": [
-      ("Write what four programs load, and measure each:", "nibble ship MODEL -o OUT --for vllm,ollama,mlx,bnb --data text.txt"),
-      ("The same of a merged adapter:", "nibble ship MODEL --adapter adapter -o OUT --data text.txt"),
+      ("Write what Ollama and llama.cpp load, and measure it:", "nibble ship MODEL -o shipped --for ollama,llama.cpp --data text.txt"),
+      ("The same of a merged adapter:", "nibble ship MODEL --adapter adapter -o shipped-adapter --for llama.cpp"),
     ],
     "plan": [
       ("See what packing takes before it runs:", "nibble plan quantize MODEL"),
@@ -48,7 +48,8 @@ enum Examples {
       ("Compare two adapters:", "nibble diff adapter other-adapter"),
     ],
     "why": [
-      ("Which packed tensors cost most, and how much is left without them:", "nibble why MODEL model.nbl --data text.txt"),
+      ("See which packed tensors cost most:", "nibble why MODEL model.nbl --data text.txt"),
+      ("See what would be left if the dearest three were not packed:", "nibble why MODEL model.nbl --data text.txt --top 3"),
     ],
     "hash": [
       ("Print the identity of a file's contents:", "nibble hash model.nbl"),

@@ -72,10 +72,10 @@ struct AdapterServerTests {
     #expect(try findings("vllm", uniform).isEmpty && findings("lorax", uniform).isEmpty)
   }
 
-  @Test("ranks above vLLM's default need a flag, above its largest nothing helps but a smaller rank", arguments: [(24, "--max-lora-rank 32"), (600, "")])
-  func large(_ rank: Int, _ flag: String) throws {
+  @Test("ranks above vLLM's default need a flag, above its largest nothing helps but a smaller rank", arguments: [(24, 32), (600, 0)])
+  func large(_ rank: Int, _ needed: Int) throws {
     let found = try findings("vllm", adapter("large", rank: { _ in rank }, alpha: { _ in 2 * Double(rank) }))
-    #expect(found.map(\.remedy) == (flag.isEmpty ? [.resize(rank: 512)] : [.start(flag)]))
+    #expect(found.map(\.remedy) == (needed == 0 ? [.resize(rank: 512)] : [.start(option: "max-lora-rank", value: needed)]))
   }
 
   @Test("what is trained beside factors is refused by one, left out by the other")

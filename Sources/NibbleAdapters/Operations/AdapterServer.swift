@@ -34,7 +34,8 @@ public struct AdapterServer: Sendable {
     case convert(AdapterConversion.Layout)
     case resize(rank: Int)
     case merge
-    case start(String)
+    /// Start the program with an option of its own.
+    case start(option: String, value: Int)
     case none
   }
 
@@ -54,7 +55,7 @@ public struct AdapterServer: Sendable {
     if let needed = ranks.first(where: { $0 >= rank }) {
       if needed > 16 {
         found.append(
-          .init(kind: .setting, text: "rank \(rank) is above vLLM's default of 16", remedy: .start("--max-lora-rank \(needed)")))
+          .init(kind: .setting, text: "rank \(rank) is above vLLM's default of 16", remedy: .start(option: "max-lora-rank", value: needed)))
       }
     } else {
       found.append(.init(kind: .refused, text: "rank \(rank) is above vLLM's largest, 512", remedy: .resize(rank: 512)))
