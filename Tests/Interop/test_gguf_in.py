@@ -343,7 +343,8 @@ def test_the_vocabulary_of_llama_2_is_that_of_sentencepiece(nibble, work):
         assert row["ids"] == model.encode(text), text
 
 
-@pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW"), reason="slow: set NIBBLE_SLOW and NIBBLE_SMOLLM2")
+@pytest.mark.skipif(
+    not os.environ.get("NIBBLE_SLOW") or not os.environ.get("NIBBLE_SMOLLM2"), reason="NIBBLE_SLOW and NIBBLE_SMOLLM2, a folder")
 def test_smollm2_goes_there_and_back(nibble, work):
     folder = os.environ["NIBBLE_SMOLLM2"]
     path = work / "smollm2.gguf"
