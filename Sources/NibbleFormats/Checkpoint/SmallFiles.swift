@@ -30,7 +30,7 @@ extension Checkpoint {
       }
     }
 
-    /// How many these are; 0 for a file that cannot be made, which is told when its bytes are read.
+    /// How many these are; 0 for a file that cannot be made; reading its bytes says why.
     package var length: Int { (try? section)?.plainLength ?? 0 }
 
     /// The file it lies in, if it lies in one.

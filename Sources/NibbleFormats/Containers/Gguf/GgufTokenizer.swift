@@ -406,7 +406,7 @@ struct JSONBytes {
 }
 
 extension Checkpoint {
-  /// Adds the files of the tokenizer; a tokenizer that cannot be read is told, and refused where it is needed.
+  /// Adds the files of the tokenizer; one that cannot be read is a warning, and refused where it is needed.
   mutating func addTokenizer(of file: GgufFile, _ model: GgufSource?) throws {
     let kind = file.text("tokenizer.ggml.model")
     guard let kind, kind != "none", kind != "no_vocab" else { return }

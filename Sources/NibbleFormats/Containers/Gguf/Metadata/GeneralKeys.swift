@@ -2,7 +2,7 @@ import NibbleCore
 
 /// What a model is called and how it is best sampled: the keys under `general`.
 ///
-/// Names and sizes are told from the folder's name and the configuration's `_name_or_path` by the rules of gguf-py's `Metadata`. Model cards
+/// Names and sizes come from the folder's name and the configuration's `_name_or_path` by the rules of gguf-py's `Metadata`. Model cards
 /// are not read.
 struct GeneralKeys {
   private let parts: [NameParts]
