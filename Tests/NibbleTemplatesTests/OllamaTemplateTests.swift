@@ -15,9 +15,9 @@ struct OllamaTemplateTests {
     + "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
     + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 
-  @Test("ChatML with a message of the system of its own")
+  @Test("ChatML with a message of the system of its own, whose first token is what messages begin with")
   func chatml() throws {
-    let found = try #require(OllamaTemplate(templates(Self.chatml)))
+    let found = try #require(OllamaTemplate(templates(Self.chatml, bos: "<|im_start|>"), mark: nil))
     #expect(found.opening == "<|im_start|>system\nBe kind<|im_end|>\n" && found.answer == "<|im_start|>assistant\n")
     #expect(
       found.go
@@ -29,12 +29,12 @@ struct OllamaTemplateTests {
     #expect(OllamaTemplate.modelfile(found).hasSuffix("\nPARAMETER stop \"<|im_end|>\"\n"))
   }
 
-  @Test("the first mark is left to Ollama")
+  @Test("the mark that the tokenizer puts first is left to Ollama")
   func mark() throws {
     let text =
       "{{ bos_token }}{% for message in messages %}{{ '[' + message['role'] + ']' + message['content'] | trim + '[end]' }}{% endfor %}"
       + "{% if add_generation_prompt %}{{ '[assistant]' }}{% endif %}"
-    let found = try #require(OllamaTemplate(templates(text)))
+    let found = try #require(OllamaTemplate(templates(text), mark: "<s>"))
     #expect(found.opening == "" && found.answer == "[assistant]" && !found.go.contains("<s>") && !found.go.contains("if or"))
     #expect(found.rendered([("user", "a"), ("assistant", "b"), ("user", "c")]) == "[user]a[end][assistant]b[end][user]c[end][assistant]")
   }
@@ -48,5 +48,5 @@ struct OllamaTemplateTests {
       "{% for m in messages %}{{ loop.index ~ m['role'] ~ ':' ~ m['content'] ~ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}",
       "{{ raise_exception('no') }}", "nothing of the messages",
     ])
-  func more(_ text: String) throws { #expect(try OllamaTemplate(templates(text)) == nil) }
+  func more(_ text: String) throws { #expect(try OllamaTemplate(templates(text), mark: nil) == nil) }
 }

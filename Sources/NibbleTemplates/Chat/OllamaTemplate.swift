@@ -14,14 +14,15 @@ public struct OllamaTemplate: Sendable {
 
   private static let roles = ["system", "user", "assistant"]
 
+  /// - Parameter mark: what the tokenizer itself puts before a text, and so does Ollama; nil for nothing. A template that begins with it does not
+  ///   write it a second time.
   /// - Returns: nil where the template is more than that
-  public init?(_ templates: ChatTemplates) {
-    let bos = templates.specialTokens.first { $0.key == "bos_token" }?.value.string ?? ""
+  public init?(_ templates: ChatTemplates, mark: String?) {
     func text(_ messages: [(String, String)], answering: Bool = false) -> String? {
       let conversation = Conversation(messages.map { Conversation.message($0.0, $0.1) })
       guard let text = try? templates.render(conversation, addsPrompt: answering, now: 0).text else { return nil }
-      // Ollama begins with the mark itself.
-      return !bos.isEmpty && text.hasPrefix(bos) ? String(text.dropFirst(bos.count)) : text
+      guard let mark, !mark.isEmpty, text.hasPrefix(mark) else { return text }
+      return String(text.dropFirst(mark.count))
     }
     let (s, u, a) = ("nibbleſystem", "nibbleſuser", "nibbleſanswer")
     guard let both = text([("system", s), ("user", u)]), let more = text([("system", s), ("user", u), ("assistant", a)]),

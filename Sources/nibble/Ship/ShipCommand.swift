@@ -125,7 +125,9 @@ struct ShipCommand: ParsableCommand {
   private func writeModelfile(_ place: String, _ source: Checkpoint) throws -> [String] {
     let files = try source.contents(ofSmallFiles: ChatTemplates.fileNames)
     let templates = try? ChatTemplates(files: files, place: model)
-    let found = templates.flatMap { OllamaTemplate($0) }
+    let tokenizer = try? Tokenizer(files: source.contents(ofSmallFiles: Tokenizer.fileNames), place: model)
+    let mark = (try? tokenizer?.encode("").ids)?.first.flatMap { tokenizer?.token($0) }
+    let found = templates.flatMap { OllamaTemplate($0, mark: mark) }
     try TextFile.write(OllamaTemplate.modelfile(found), to: place + "/Modelfile", force: true)
     guard found == nil else { return [] }
     return [
