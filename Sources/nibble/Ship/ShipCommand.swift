@@ -45,6 +45,8 @@ struct ShipCommand: ParsableCommand {
       throw NibbleError.usage(force ? "\(path: folder) is no folder" : "\(path: folder) exists; \(.force) replaces what was shipped there")
     }
     if isNew, mkdir(folder, 0o777) != 0 { throw NibbleError.cannotWrite("\(path: folder): \(errorText(errno))") }
+    // One of an earlier run would speak of files that this one replaces.
+    for name in ["passport.md", "passport.json"] { unlink(folder + "/" + name) }
     do {
       let passport = try ship(targets, source)
       let stream = passport.json
