@@ -88,7 +88,7 @@ public struct ChoiceAnswers: Sendable {
       if let own = question.subject.flatMap({ number[$0] }) { (row[2 * own], row[2 * own + 1]) = (value, 1) }
       sums.add(row)
     }
-    return CorpusScore(items: right, sums) { sums, _ in
+    return CorpusScore(items: right, sums) { sums in
       let shares = subjects.indices.filter { sums[2 * $0 + 1] > 0 }.map { sums[2 * $0] / sums[2 * $0 + 1] }
       return shares.isEmpty ? .nan : shares.reduce(0, +) / Double(shares.count)
     }

@@ -83,7 +83,7 @@ package struct ContinuationScores {
     _ onScores: (Int, [Continuation.Score]) throws -> Void
   ) throws {
     var scores = members.map { questions[$0].map { _ in Continuation.Score() } }
-    let own = members.enumerated().map { ($0, caches[$0]) }
+    let own = members.indices.map { ($0, caches[$0]) }
     let heads = members.map { Array(beginnings[$0].dropFirst(shared)) }
     try pass(
       own.map { slot, cache in

@@ -17,26 +17,21 @@ extension EvaluateCommand {
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)
     let read = try rows.read(data, keepsTexts: asking.predictions != nil)
     common.warn(rows.warnings + read.warnings)
-    let found = try RowScores(
-      open.model, read.rows.map { .init($0.input, labels: $0.labels, targets: $0.targets) }, adapters: try open.all(),
-      progress: common.progress("evaluate", unit: "rows"))
+    let scored = read.rows.map { RowScores.Row($0.input, labels: $0.labels, targets: $0.targets) }
+    let found = try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
     Progress.clear()
     guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is scored") }
-    if let predictions = asking.predictions { try Predictions(found, read, rows.classes).write(to: predictions) }
-    let seconds = monotonicSeconds() - started
-    var numbers: [(String, String, Double)] = [("loss", "loss", found.loss)]
-    if let metrics = found.metrics { numbers += metrics.figures }
-    if common.json {
-      let members: [(key: String, value: JSON)] =
-        [("task", JSON(task.rawValue)), ("base", JSON(model.base)), ("data", JSON(data)), ("rows", JSON(read.rows.count))]
-        + [(isClassifier ? "judged" : "tokens", JSON(found.count))] + numbers.map { ($0.1, JSON($0.2)) }
-        + [("seconds", JSON(seconds)), ("peak_memory", JSON(ResourceUse.now.peakBytes))]
-      return try StandardOutput.print(JSON.object(members))
+    let other = try compareTo.map { path in
+      let open = try OpenModel(model.replaced(path, adapters: compareAdapter), common)
+      return try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
     }
-    try Summary.printRows(
-      numbers.map { ($0.0, decimal($0.2, 5)) } + [
-        (isClassifier ? "rows" : "tokens", "\(found.count)"), ("time", "\(decimal(seconds, 2)) s"),
-        ("peak memory", byteText(ResourceUse.now.peakBytes)),
-      ])
+    Progress.clear()
+    if let predictions = asking.predictions { try Predictions(found, read, rows.classes).write(to: predictions) }
+    let report = FigureReport(
+      figures: try found.figures(scored), others: try other?.figures(scored) ?? [], other: [compareTo ?? ""] + compareAdapter)
+    var facts: [(label: String, key: String, value: JSON)] = [("rows", "rows", JSON(read.rows.count))]
+    facts.append(isClassifier ? ("judged", "judged", JSON(found.count)) : ("tokens", "tokens", JSON(found.count)))
+    if let confusion = found.metrics?.confusionMatrix { facts.append(("true x predicted", "confusion", .array(confusion.map { JSON($0) }))) }
+    try print(report, started, facts: facts)
   }
 }

@@ -79,8 +79,8 @@ struct EvaluateCommand: ParsableCommand {
     let rows: Set<Task> = [.lm, .classification, .pairs, .regression], written: Set<Task> = [.nlg, .labels, .qa]
     let asked = written.union([.choices])
     return [
-      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--compare-to": asked.union([.perplexity]),
-      "--compare-adapter": asked.union([.perplexity]), "--max-length": rows, "--train-on-prompt": [.lm], "--template": [.lm],
+      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--compare-to": Set(Task.allCases),
+      "--compare-adapter": Set(Task.allCases), "--max-length": rows, "--train-on-prompt": [.lm], "--template": [.lm],
       "--train-on-turns": [.lm], "--break-marks": [.lm], "--predictions": asked.union(rows).subtracting([.lm]), "--resume": asked,
       "--limit": asked, "--question-style": [.choices], "--few-shot": [.choices], "--exemplars": [.choices], "--prompt-format": written,
       "--chat": written, "--label-list": [.labels], "--max-new-tokens": written, "--num-beams": written, "--length-penalty": written,
