@@ -24,7 +24,8 @@ final class AnswerJournal {
     let first = subject.text()
     var kept = ""
     if resumes, PathKind(partial) == .file {
-      let text = String(decoding: try InputFile(partial).bytes(), as: UTF8.self)
+      let file = try InputFile(partial)
+      let text = String(decoding: try file.bytes(at: 0, count: file.size), as: UTF8.self)
       let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
       guard lines.first.map(String.init) == first || lines.count < 2 else {
         throw NibbleError.usage("\(path: partial) holds the answers to another evaluation: without --resume it is begun anew")

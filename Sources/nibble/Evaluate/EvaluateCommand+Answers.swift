@@ -44,7 +44,7 @@ extension EvaluateCommand {
     var answers: [String?] = items.indices.map { journal?.rows[$0]?["prediction"]?.string }
     let waiting = items.indices.filter { answers[$0] == nil }
     let progress = common.progress("evaluate", unit: "answers")
-    for first in stride(from: 0, to: waiting.count, by: Self.together) {
+    for first in Swift.stride(from: 0, to: waiting.count, by: Self.together) {
       try Interrupt.check()
       let part = waiting[first..<min(first + Self.together, waiting.count)]
       let prompts = try part.map { number in
@@ -59,12 +59,11 @@ extension EvaluateCommand {
       for (number, result) in zip(part, results.texts) {
         answers[number] = result.text
         let item = items[number]
-        try journal?.add(
-          number,
-          [
-            "row": JSON(number), "place": JSON(item.place), "text": JSON(item.prompt), "references": JSON(item.references),
-            "prediction": JSON(result.text), "ended": JSON(result.reason.rawValue),
-          ])
+        let row: [(key: String, value: JSON)] = [
+          ("row", JSON(number)), ("place", JSON(item.place)), ("text", JSON(item.prompt)), ("references", JSON(item.references)),
+          ("prediction", JSON(result.text)), ("ended", JSON(result.reason.rawValue)),
+        ]
+        try journal?.add(number, .object(row))
       }
       progress(items.count - waiting.count + first + part.count, items.count)
     }

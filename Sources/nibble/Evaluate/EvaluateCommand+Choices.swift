@@ -10,7 +10,7 @@ extension EvaluateCommand {
     let read = try Choices.read(data, style: style, exemplars: asking.exemplars, shots: asking.fewShot, limit: asking.limit)
     let open = try OpenModel(model, common), questions = read.questions
     let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
-    let journal = try journal(["style": JSON(read.style.name), "few_shot": JSON(asking.fewShot)])
+    let journal = try journal([("style", JSON(read.style.name)), ("few_shot", JSON(asking.fewShot))])
     let answers = try ask(questions, open, journal)
     let found = ChoiceAnswers(questions, answers)
     let others = try other.map { ChoiceAnswers(questions, try ask(questions, $0, nil)) }
