@@ -88,11 +88,11 @@ public struct LabelMetrics: Sendable, Equatable {
   public var macroRecall: Double { mean(recall) }
   public var macroF1: Double { mean(f1) }
 
-  /// The mean over the classes, each counting as often as it is true.
+  /// The mean over the classes, each counting as often as it is true; all the same where none is ever true.
   public var weightedF1: Double {
     let truths = right.indices.map { right[$0] + missed[$0] }
     let all = truths.reduce(0, +)
-    return all == 0 ? undefined : right.indices.reduce(0) { $0 + Double(truths[$1]) * f1($1) } / Double(all)
+    return all == 0 ? macroF1 : right.indices.reduce(0) { $0 + Double(truths[$1]) * f1($1) } / Double(all)
   }
 
   /// How often each class was predicted (columns) for each true one (rows); nil for texts with several classes each.
