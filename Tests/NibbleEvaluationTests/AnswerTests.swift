@@ -72,6 +72,16 @@ struct AnswerTests {
     #expect(try LabelScores([[], []], actual: [[], []], classes: 2, undefined: undefined).metrics.microF1 == undefined)
   }
 
+  @Test("a class that drawing again happens to miss is left out of the mean, not counted as right")
+  func rareClass() throws {
+    // Everything is wrong, and class 1 is in one text of thirty: about a third of the samples lack it.
+    let actual = (0..<30).map { $0 == 7 ? Set([1]) : [0] }
+    let scores = try LabelScores(Array(repeating: [], count: 30), actual: actual, classes: 2, undefined: 1)
+    let macro = try #require(scores.scores.first { $0.key == "f1_macro" }?.score)
+    #expect(macro.value == 0)
+    #expect(macro.interval(Resampling(samples: 100))?.high == 0)
+  }
+
   /// Guesses of two equally likely classes: half are right, whatever the weights, and nothing correlates.
   @Test("guessing gives what chance gives")
   func chance() throws {
@@ -90,6 +100,9 @@ struct AnswerTests {
   func confusion() throws {
     let scores = try LabelScores([0, 1, 1, 2], actual: [0, 0, 1, 1], classes: 3)
     #expect(scores.metrics.confusionMatrix == [[1, 1, 0], [0, 1, 1], [0, 0, 0]])
+    #expect(scores.metrics.confusionTable(["no", "perhaps"]) == [
+      "true \\ predicted  no  perhaps  2", "no                 1        1  0", "perhaps            0        1  1", "2                  0        0  0",
+    ])
     var counted = LabelMetrics(classes: 3)
     for (predicted, actual) in [(0, 0), (1, 0), (1, 1), (2, 1)] { counted.add(predicted: predicted, actual: actual) }
     #expect(scores.metrics == counted)
