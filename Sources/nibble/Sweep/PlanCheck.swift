@@ -1,0 +1,114 @@
+import NibbleCore
+import NibbleSweep
+
+/// Checks every command of a plan before any of them runs: the words by the program's own parser, the rest by the verbs' own plans.
+struct PlanCheck {
+  let path: String
+  let graph: StepGraph
+  let spelling: PlanSpelling
+  let threads: Int
+  /// What the plans of verbs say, by step.
+  private(set) var plans: [StepKey: JSON] = [:]
+  /// What a plan could not say yet, because its base is not packed yet.
+  private(set) var unsure: [(step: Step, message: String)] = []
+
+  init(_ path: String, _ graph: StepGraph, _ spelling: PlanSpelling, threads: Int) {
+    (self.path, self.graph, self.spelling, self.threads) = (path, graph, spelling, threads)
+  }
+
+  private func fail(_ step: Step, _ kind: NibbleError.Kind, _ text: MessageText) -> NibbleError {
+    NibbleError(kind, "\(path: "\(path):\(step.line)"): \(key: step.title): " + text)
+  }
+
+  /// Parses every command, and looks for its files.
+  func checkWords() throws {
+    for key in graph.order {
+      guard let step = graph.steps[key] else { continue }
+      do {
+        let words = try spelling.words(step, { graph.steps[$0].map { "steps/\($0.folder)/\($0.output ?? "")" } ?? "" }, step.output.map { ["-o", "steps/\(step.folder)/\($0)"] } ?? [])
+        try Self.parse(words)
+      } catch let problem as PlanProblem {
+        throw problem.error(in: path)
+      } catch let error as NibbleError {
+        throw fail(step, error.kind, error.text)
+      } catch {
+        throw fail(step, .usage, "\(Nibble.message(for: error).split(separator: "\n").joined(separator: " "))")
+      }
+      for option in step.options where Self.files.contains(option.name) {
+        guard let text = option.text, PathKind(text) == .nothing, try HubCache.snapshot(text) == nil else { continue }
+        throw NibbleError.badInput("\(path: "\(path):\(option.line)"): \(key: option.name): \(quoted(text)): no such file")
+      }
+    }
+  }
+
+  /// Options that name a file or a folder that must be there.
+  private static let files: Set = ["model", "base", "data", "valid", "init-adapter", "tokenizer", "calibration", "statistics", "compare-to", "references"]
+
+  private static func parse(_ words: [String]) throws {
+    let before = Arguments.words
+    defer { Arguments.words = before }
+    Arguments.words = words
+    let command = try Nibble.parse(words)
+    try (command as? FinetuneCommand)?.check()
+  }
+
+  /// Asks the verbs for their plans: of packing, and of training where `isDone` does not say that it is over.
+  ///
+  /// Steps of training that differ in the seed alone are asked once. Where the base is still to be packed, the model that it is packed from
+  /// stands for it: memory is corrected by the sizes, and what is refused only may be wrong.
+  mutating func plan(isDone: (StepKey) -> Bool, output: (Step) -> String) throws {
+    var asked: [[String]: Result<JSON, NibbleError>] = [:]
+    for key in graph.order {
+      guard let step = graph.steps[key], step.verb == .quantize || step.verb == .finetune, !isDone(key) else { continue }
+      try Interrupt.check()
+      var standIn: Step?
+      let seedless = step.options.filter { $0.name != "seed" }
+      let words = try spelling.words(
+        Step(copying: step, options: seedless),
+        { need in
+          guard let before = graph.steps[need] else { return "" }
+          if isDone(need) { return output(before) }
+          standIn = before
+          return before.options["model"]?.text ?? ""
+        }, ["--dry-run", "--json", "-q", "--threads", "\(threads)"])
+      let found: Result<JSON, NibbleError>
+      if let known = asked[words] { found = known } else {
+        found = try Self.ask(words)
+        asked[words] = found
+      }
+      switch found {
+      case .success(let json): plans[key] = standIn.flatMap { plans[$0.key] }.map { Self.corrected(json, $0) } ?? json
+      case .failure(let error):
+        guard standIn == nil else {
+          unsure.append((step, error.message))
+          continue
+        }
+        throw fail(step, error.kind, error.text)
+      }
+    }
+  }
+
+  private static func ask(_ words: [String]) throws -> Result<JSON, NibbleError> {
+    let done = try OwnProgram(words)
+    guard done.code == 0, let json = try? JSON.parse(Array(done.output.utf8)) else {
+      return .failure(NibbleError(NibbleError.Kind(rawValue: done.code) ?? .failed, "\(done.reason)"))
+    }
+    return .success(json)
+  }
+
+  /// The plan of training on a model, as it is on what the model is packed to.
+  private static func corrected(_ plan: JSON, _ packing: JSON) -> JSON {
+    guard let peak = plan["peak_memory"]?.int, let weights = plan["weights"]?.int, let packed = packing["bytes_out"]?.int else { return plan }
+    return plan.setting("peak_memory", to: JSON(max(0, peak - weights + packed))).setting("weights", to: JSON(packed))
+  }
+
+  /// Bytes that each step takes: training as planned, its evaluations as much as that, packing as planned.
+  var memory: [StepKey: Int] {
+    var needs = plans.compactMapValues { $0["peak_memory"]?.int }
+    for key in graph.order {
+      guard let step = graph.steps[key], needs[key] == nil else { continue }
+      needs[key] = step.needs.compactMap { needs[$0] }.max()
+    }
+    return needs
+  }
+}

@@ -1,0 +1,58 @@
+import NibbleCore
+import NibbleFormats
+import NibbleSweep
+
+/// Runs a sweep, says what happens on standard error, and keeps the summary up to date.
+struct SweepProgress {
+  let plan: SweepPlan
+  let graph: StepGraph
+  let folder: SweepFolder
+  let runner: SweepRunner
+  let isQuiet: Bool
+
+  func run() throws {
+    var titles: [StepKey: String] = [:]
+    let cells = plan.cells
+    for run in graph.runs.reversed() {
+      let title = (plan.experiments.count > 1 ? cells[run.cell].experiment + ": " : "") + cells[run.cell].title + (run.seed.map { ", seed \($0)" } ?? "")
+      for step in run.steps { titles[step.key] = step.name == "quantize" ? "" : title }
+    }
+    try writeSummary()
+    // Pictures are drawn once, when it is over or interrupted.
+    let (started, all) = (monotonicSeconds(), runner.left)
+    defer { try? writeSummary(plots: true) }
+    try runner.run(saying: isQuiet ? "" : "nibble: ending the runs, which save where they are; a second Ctrl-C stops at once\n") { event in
+      switch event {
+      case .started: break
+      case .ended(let step, let state):
+        let left = runner.left
+        let ended = max(1, all - left)
+        let name = [step.title, titles[step.key] ?? ""].filter { !$0.isEmpty }.joined(separator: " of ")
+        switch state {
+        case .done(let record):
+          let rest = left > 0 ? ", eta \(TrainingLog.clock((monotonicSeconds() - started) / Double(ended) * Double(left)))" : ""
+          say("\(name): \(Self.figures(record, step)), \(left) steps left\(rest)")
+        case .failed(let failure): say("\(name) failed: \(failure.message)")
+        default: break
+        }
+        if step.verb == .evaluate || graph.order.count < 200 { try writeSummary() }
+      }
+    }
+  }
+
+  private static func figures(_ record: StepRecord, _ step: Step) -> String {
+    let found = step.verb == .evaluate ? Figures.measured(record.report) : step.verb == .finetune ? Figures.trained(record.report) : []
+    return found.isEmpty ? "done" : found.prefix(3).map { "\($0.name.replacing("_", with: " ")) \(SweepResults.figure($0.value))" }.joined(separator: ", ")
+  }
+
+  private func say(_ text: String) {
+    guard !isQuiet else { return }
+    Progress.clear()
+    write("nibble: \(oneLine(text))\n", to: 2)
+  }
+
+  private func writeSummary(plots: Bool = false) throws {
+    let results = SweepResults(plan, graph, runner.states, version: nibbleVersion, machine: SweepCommand.machine)
+    try results.write(to: folder, plots: plots)
+  }
+}
