@@ -28,8 +28,8 @@ enum StudentT {
   static func incompleteBeta(_ x: Double, _ a: Double, _ b: Double) -> Double {
     guard x > 0 else { return 0 }
     guard x < 1 else { return 1 }
-    // The fraction converges fast on this side only.
-    guard x < (a + 1) / (a + b + 2) else { return 1 - incompleteBeta(1 - x, b, a) }
+    // The fraction converges fast on this side only. Where a is b, the other side of the border is the border.
+    guard x <= (a + 1) / (a + b + 2) else { return 1 - incompleteBeta(1 - x, b, a) }
     let front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
     let tiny = 1e-300
     func guarded(_ value: Double) -> Double { abs(value) < tiny ? tiny : value }

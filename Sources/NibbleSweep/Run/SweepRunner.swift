@@ -90,8 +90,8 @@ package final class SweepRunner {
   /// Runs to the end.
   ///
   /// - Throws: `.interrupted` and `.terminated` once the steps in hand have ended; `.cannotWrite`, `.failed` where no step can be started
-  package func run(only verbs: Set<Verb> = Set(Verb.allCases), saying notice: StaticString = "", _ tell: (Event) throws -> Void) throws {
-    try Interrupt.finishing(saying: notice) {
+  package func run(only verbs: Set<Verb> = Set(Verb.allCases), _ tell: (Event) throws -> Void) throws {
+    try Interrupt.finishing {
       do { try loop(verbs, tell) } catch {
         stop(SIGTERM)
         throw error

@@ -17,26 +17,29 @@ struct SweepProgress {
       let title = (plan.experiments.count > 1 ? cells[run.cell].experiment + ": " : "") + cells[run.cell].title + (run.seed.map { ", seed \($0)" } ?? "")
       for step in run.steps { titles[step.key] = step.name == "quantize" ? "" : title }
     }
-    try writeSummary()
-    // Pictures are drawn once, when it is over or interrupted.
-    let (started, all) = (monotonicSeconds(), runner.left)
-    defer { try? writeSummary(plots: true) }
-    try runner.run(saying: isQuiet ? "" : "nibble: ending the runs, which save where they are; a second Ctrl-C stops at once\n") { event in
-      switch event {
-      case .started: break
-      case .ended(let step, let state):
-        let left = runner.left
-        let ended = max(1, all - left)
-        let name = [step.title, titles[step.key] ?? ""].filter { !$0.isEmpty }.joined(separator: " of ")
-        switch state {
-        case .done(let record):
-          let rest = left > 0 ? ", eta \(TrainingLog.clock((monotonicSeconds() - started) / Double(ended) * Double(left)))" : ""
-          say("\(name): \(Self.figures(record, step)), \(left) steps left\(rest)")
-        case .failed(let failure): say("\(name) failed: \(failure.message)")
-        default: break
-        }
+    // Until everything is written, a signal is for the runs.
+    try Interrupt.finishing(saying: isQuiet ? "" : "nibble: ending the runs, which save where they are; a second Ctrl-C stops at once\n") {
+      try writeSummary()
+      // Pictures are drawn once, when it is over or interrupted.
+      defer { try? writeSummary(plots: true) }
+      let (started, all) = (monotonicSeconds(), runner.left)
+      try runner.run { event in
+        guard case .ended(let step, let state) = event else { return }
+        tell(step, state, titles[step.key] ?? "", (monotonicSeconds() - started) / Double(max(1, all - runner.left)))
         if step.verb == .evaluate || graph.order.count < 200 { try writeSummary() }
       }
+    }
+  }
+
+  /// - Parameter pace: seconds a step
+  private func tell(_ step: Step, _ state: SweepRunner.State, _ title: String, _ pace: Double) {
+    let name = [step.title, title].filter { !$0.isEmpty }.joined(separator: " of ")
+    switch state {
+    case .done(let record):
+      let rest = runner.left > 0 ? ", \(runner.left) steps left, eta \(TrainingLog.clock(pace * Double(runner.left)))" : ""
+      say("\(name): \(Self.figures(record, step))\(rest)")
+    case .failed(let failure): say("\(name) failed: \(failure.message)")
+    default: break
     }
   }
 
