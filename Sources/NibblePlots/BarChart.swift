@@ -32,9 +32,9 @@ public struct BarChart: Sendable {
     let (size, thick) = (ChartStyle.size, series.count > 1 ? 15.0 : 18.0)
     let heading = ChartStyle.heading(title, series, hasMarks: false)
     let names = rows.map { SVG.fitted($0.name, size, room: 170) }
-    let labels = rows.flatMap { $0.bars.compactMap { $0?.label } }
+    let labels = rows.map { $0.bars.map { $0.map { SVG.fitted($0.label, size - 1, room: 130) } ?? "" } }
     let left = 24 + (names.map { SVG.width($0, size) }.max() ?? 0)
-    let right = ChartStyle.width - 24 - (labels.map { SVG.width($0, size - 1) }.max() ?? 0)
+    let right = ChartStyle.width - 24 - (labels.joined().map { SVG.width($0, size - 1) }.max() ?? 0)
     let (top, row) = (heading.end + 4, thick * Double(series.count) + 10)
     let floor = top + row * Double(rows.count)
     let height = floor + 52
@@ -63,7 +63,7 @@ public struct BarChart: Sendable {
         let middle = y + thick / 2
         if let bounds = bar.bounds { parts.append(ChartStyle.whisker(number, (place(bounds.lowerBound), middle), (place(bounds.upperBound), middle))) }
         let end = max(b, place(bar.bounds?.upperBound ?? bar.value))
-        parts.append(SVG.text(bar.label, end + 8, middle + 4.5, "font-size=\"\(Int(size - 1))\""))
+        parts.append(SVG.text(labels[index][number], end + 8, middle + 4.5, "font-size=\"\(Int(size - 1))\""))
       }
     }
     parts += [SVG.line((place(0), top), (place(0), floor), "axis"), SVG.text(SVG.fitted(across, size, room: ChartStyle.width - 40), (left + right) / 2, height - 12, "text-anchor=\"middle\"")]

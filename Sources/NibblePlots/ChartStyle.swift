@@ -2,7 +2,7 @@
 /// (Okabe and Ito's), on light and on dark ground.
 enum ChartStyle {
   static let width = 480.0
-  static let size = 13.0
+  static let size = 14.0
   /// Series that are told apart.
   static let colours = 8
 
@@ -62,9 +62,9 @@ enum ChartStyle {
   static func titleLines(_ title: String) -> [String] {
     var lines: [String] = []
     for word in title.split(separator: " ").map(String.init) {
-      if let last = lines.last, SVG.width(last + " " + word, 15) <= width - 32 { lines[lines.count - 1] = last + " " + word } else { lines.append(word) }
+      if let last = lines.last, SVG.width(last + " " + word, 16) <= width - 32 { lines[lines.count - 1] = last + " " + word } else { lines.append(word) }
     }
-    return lines.prefix(3).map { SVG.fitted($0, 15, room: width - 32) }
+    return lines.prefix(3).map { SVG.fitted($0, 16, room: width - 32) }
   }
 
   /// Title and legend from the top.
@@ -74,8 +74,8 @@ enum ChartStyle {
   static func heading(_ title: String, _ legend: [String], hasMarks: Bool) -> (parts: [String], end: Double) {
     var (parts, y): ([String], Double) = ([], 10)
     for line in titleLines(title) {
-      y += 18
-      parts.append(SVG.text(line, 16, y, "class=\"title\" font-size=\"15\" font-weight=\"600\""))
+      y += 20
+      parts.append(SVG.text(line, 16, y, "class=\"title\" font-size=\"16\" font-weight=\"600\""))
     }
     guard legend.count > 1 || legend.first?.isEmpty == false else { return (parts, y + 12) }
     var x = 16.0
@@ -83,7 +83,7 @@ enum ChartStyle {
     for (series, name) in legend.enumerated() {
       let name = SVG.fitted(name, size, room: width - 70)
       let room = 28 + SVG.width(name, size) + 18
-      if x > 16, x + room > width - 8 { (x, y) = (16, y + 19) }
+      if x > 16, x + room > width - 8 { (x, y) = (16, y + 20) }
       if hasMarks {
         parts.append("<line x1=\"\(SVG.number(x))\" y1=\"\(SVG.number(y - 4.5))\" x2=\"\(SVG.number(x + 22))\" y2=\"\(SVG.number(y - 4.5))\" class=\"s\(series % colours)\" stroke-width=\"2\"\(dash(series))/>")
         parts.append(mark(series, x + 11, y - 4.5))

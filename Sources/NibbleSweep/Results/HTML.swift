@@ -57,7 +57,7 @@ package struct HTMLPage {
     h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.5rem 0 } h2 { font-size: 1.25rem; margin: 2rem 0 0.5rem } h3 { font-size: 1.05rem; margin: 1.5rem 0 0.5rem }
     p, li { overflow-wrap: anywhere } .soft { color: var(--soft); font-size: 0.9rem } .bad { color: var(--bad) }
     .wide { overflow-x: auto; margin: 0.75rem 0 } table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums }
-    th, td { padding: 0.35rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top } td { white-space: nowrap } th { white-space: normal }
+    th, td { padding: 0.35rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top } th, td { white-space: nowrap }
     tbody tr:nth-child(even) { background: var(--band) } .n { text-align: right }
     .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; align-items: start; margin: 1rem 0 }
     img { width: 100%; max-width: 34rem; height: auto; border: 1px solid var(--line); border-radius: 8px; box-sizing: border-box }

@@ -50,7 +50,7 @@ extension SweepResults {
 
   /// What the intervals are, in a sentence; nil where there are none.
   package var remark: String? {
-    rows.contains { $0.seeds.count > 1 } ? "Means over seeds, ± half of the 95 % interval (Student's t). Time is of the training steps; memory is the greatest of a cell's runs." : nil
+    rows.contains { $0.seeds.count > 1 } ? "Means over seeds, ± half of the 95 % interval (Student's t). Time is the mean of the training steps; memory is the greatest of the seeds." : nil
   }
 
   package var markdown: String {

@@ -13,7 +13,7 @@ package struct SweepResults: Sendable {
     package var trained: Int?
     /// Seconds of training, the mean over seeds.
     package var seconds: Double?
-    /// The greatest of its runs, in bytes.
+    /// Of training, the greatest of its seeds, in bytes; of evaluations where nothing is trained.
     package var peakMemory: Int?
     /// Runs that are done, of all its steps.
     package var done = 0
@@ -79,7 +79,9 @@ package struct SweepResults: Sendable {
           continue
         }
         if index == 0 { row.commands.append(record.command) }
-        if let peak = record.report["peak_memory"]?.int { row.peakMemory = max(row.peakMemory ?? 0, peak) }
+        if step.verb == (cell.chain.finetune == nil ? .evaluate : .finetune), let peak = record.report["peak_memory"]?.int {
+          row.peakMemory = max(row.peakMemory ?? 0, peak)
+        }
         let found: [(name: String, value: Double)]
         switch step.verb {
         case .finetune:

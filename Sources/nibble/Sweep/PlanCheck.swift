@@ -57,6 +57,7 @@ struct PlanCheck {
   /// Steps of training that differ in the seed alone are asked once. Where the base is still to be packed, the model that it is packed from
   /// stands for it: memory is corrected by the sizes, and what is refused only may be wrong.
   mutating func plan(isDone: (StepKey) -> Bool, output: (Step) -> String) throws {
+    unsure = []
     var asked: [[String]: Result<JSON, NibbleError>] = [:]
     for key in graph.order {
       guard let step = graph.steps[key], step.verb == .quantize || step.verb == .finetune, !isDone(key) else { continue }

@@ -2,6 +2,7 @@ import ArgumentParser
 import NibbleCompute
 import NibbleCore
 import NibbleFormats
+import NibbleQuant
 import NibbleSweep
 
 struct SweepCommand: ParsableCommand {
@@ -49,13 +50,20 @@ struct SweepCommand: ParsableCommand {
       folder.discardIfNew()
       throw error
     }
-    warnUnsure(check)
     let before = folder.earlierPlan()
     try folder.begin(read, graph)
     let runner = SweepRunner(graph, in: folder, version: nibbleVersion, words: { try Self.words($0, spelling) }, spelled: { "nibble " + $0.map(shellWord).joined(separator: " ") })
     (runner.jobs, runner.threads, runner.memory, runner.needs) = (jobs(check), common.workers, budget, check.memory)
     tellBefore(before != nil && before != read.text, folder, graph, runner)
-    try SweepProgress(plan: read, graph: graph, folder: folder, runner: runner, isQuiet: common.quiet).run()
+    let progress = SweepProgress(plan: read, graph: graph, folder: folder, runner: runner, isQuiet: common.quiet)
+    if !check.unsure.isEmpty {
+      // Packed, they can be asked: nothing is trained before every command is known to be good.
+      try progress.run(only: [.quantize])
+      let records = folder.records(graph)
+      try check.plan(isDone: { records[$0] != nil }, output: { folder.output($0) })
+      runner.needs = check.memory
+    }
+    try progress.run()
     let results = SweepResults(read, graph, runner.states, version: nibbleVersion, machine: Self.machine)
     if common.json { try StandardOutput.print(results.json) } else { try StandardOutput.write(results.markdown) }
     try StandardOutput.flush()
@@ -96,12 +104,6 @@ struct SweepCommand: ParsableCommand {
 
   static var machine: [(key: String, value: String)] {
     [("processor", "\(Processor.current.name), \(availableCores) cores"), ("memory", byteText(Machine.memory)), ("system", Machine.system)]
-  }
-
-  private func warnUnsure(_ check: PlanCheck) {
-    for (step, message) in check.unsure.prefix(3) {
-      common.warn([Warning(.data, "\(path: "\(plan):\(step.line)"): \(key: step.title): not known before its base is packed: \(message)")])
-    }
   }
 
   private func tellBefore(_ isChanged: Bool, _ folder: SweepFolder, _ graph: StepGraph, _ runner: SweepRunner) {

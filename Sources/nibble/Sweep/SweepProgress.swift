@@ -10,7 +10,7 @@ struct SweepProgress {
   let runner: SweepRunner
   let isQuiet: Bool
 
-  func run() throws {
+  func run(only verbs: Set<Verb> = Set(Verb.allCases)) throws {
     var titles: [StepKey: String] = [:]
     let cells = plan.cells
     for run in graph.runs.reversed() {
@@ -23,7 +23,7 @@ struct SweepProgress {
       // Pictures are drawn once, when it is over or interrupted.
       defer { try? writeSummary(plots: true) }
       let (started, all) = (monotonicSeconds(), runner.left)
-      try runner.run { event in
+      try runner.run(only: verbs) { event in
         guard case .ended(let step, let state) = event else { return }
         tell(step, state, titles[step.key] ?? "", (monotonicSeconds() - started) / Double(max(1, all - runner.left)))
         if step.verb == .evaluate || graph.order.count < 200 { try writeSummary() }
