@@ -122,12 +122,6 @@ extension Model {
   /// Whether its layers can be run one after another.
   public var isTransformer: Bool { network is Transformer }
 
-  /// Whether it can write the text it is calibrated with.
-  public var writesText: Bool {
-    guard let transformer = network as? Transformer, case .language = transformer.head else { return false }
-    return transformer.shape.isCausal
-  }
-
   /// The network, whose layers calibration runs one after another.
   ///
   /// - Throws: `.usage` for networks that are no transformer

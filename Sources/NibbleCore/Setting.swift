@@ -19,7 +19,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   case paged, learningRatePattern, noDecay, lrCycles, lrPower, lrEnd, lrDecaySteps, lrDecay, lrLeast, neftuneNoiseAlpha, labelSmoothing, asPublished
   case momentum, weightDecay, maxGradNorm, seed, noShuffle, groupByLength, computeDtype
   // Running.
-  case context, stride, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
+  case context, stride, questionStyle, fewShot, exemplars, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
   // Sweeps.
   case set
 

@@ -20,12 +20,15 @@ public struct RowScores: Sendable {
     }
   }
 
-  /// The mean over tokens that count, or over rows.
-  public private(set) var loss = 0.0
+  /// Of each token that counts, or of each row.
+  public private(set) var losses: [Double] = []
+  /// Their mean; of a regression the mean squared error.
+  public var loss: Double { losses.reduce(0, +) / Double(max(count, 1)) }
   /// Tokens or rows it is the mean of.
-  public private(set) var count = 0
-  /// Of classes; nil for numbers, of which the loss is the mean squared error.
+  public var count: Int { losses.count }
+  /// Of classes; nil for numbers.
   public private(set) var metrics: LabelMetrics?
+  let problem: ClassificationHead.Problem?
   /// Scores of the classes, a row each.
   public private(set) var scores: [[Float]] = []
 
@@ -43,7 +46,7 @@ public struct RowScores: Sendable {
 
   /// Sends rows through a model with adapters.
   public init(_ model: Model, _ rows: [Row], adapters: [ActiveAdapter], progress: (Int, Int) -> Void = { _, _ in }) throws {
-    var sum = 0.0
+    problem = if case .classification(let head) = model.head { head.problem } else { nil }
     if let classes = model.classCount, !model.isRegression { metrics = LabelMetrics(classes: classes) }
     for first in stride(from: 0, to: rows.count, by: Self.passRows) {
       try Interrupt.check()
@@ -51,18 +54,17 @@ public struct RowScores: Sendable {
       let batch = try Batch(part.map(\.input), adapters: adapters)
       let hidden = try model.network.hidden(batch, tape: nil)
       switch model.head {
-      case .language(let head): sum += try language(model.network, head.outputs, part, batch, hidden)
-      case .classification(let head): sum += try classes(model.network, head, part, batch, hidden)
+      case .language(let head): try language(model.network, head.outputs, part, batch, hidden)
+      case .classification(let head): try classes(model.network, head, part, batch, hidden)
       case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to score")
       }
       progress(first + part.count, rows.count)
     }
-    loss = sum / Double(max(count, 1))
   }
 
   private mutating func language(
     _ network: any Network, _ vocabulary: Int, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
-  ) throws -> Double {
+  ) throws {
     var wanted: [(row: Int, target: Int)] = []
     var start = 0
     for row in rows {
@@ -71,36 +73,30 @@ public struct RowScores: Sendable {
       }
       start += row.input.length
     }
-    var sum = 0.0
     for first in stride(from: 0, to: wanted.count, by: Self.scoreRows) {
       let part = wanted[first..<min(first + Self.scoreRows, wanted.count)]
       let scores = try network.logits(hidden, rows: part.map(\.row), of: batch)
       for (index, one) in part.enumerated() {
-        sum += Loss.negativeLogLikelihood(scores + index * vocabulary, count: vocabulary, target: one.target)
+        losses.append(Loss.negativeLogLikelihood(scores + index * vocabulary, count: vocabulary, target: one.target))
       }
     }
-    count += wanted.count
-    return sum
   }
 
   private mutating func classes(
     _ network: any Network, _ head: ClassificationHead, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
-  ) throws -> Double {
+  ) throws {
     let classes = head.output.outputs
     let found = try network.classScores(hidden, head, of: batch)
-    var sum = 0.0
     for (index, row) in rows.enumerated() {
       let own = Array(UnsafeBufferPointer(start: found + index * classes, count: classes))
       scores.append(own)
       switch head.problem {
       case .oneLabel:
-        sum += Loss.oneLabel(own, labels: classes, targets: [Int(row.targets[0])])
-      case .manyLabels: sum += Loss.manyLabels(own, targets: row.targets.map { Float($0) })
-      case .regression: sum += Loss.regression(own, targets: row.targets.map { Float($0) })
+        losses.append(Loss.oneLabel(own, labels: classes, targets: [Int(row.targets[0])]))
+      case .manyLabels: losses.append(Loss.manyLabels(own, targets: row.targets.map { Float($0) }))
+      case .regression: losses.append(Loss.regression(own, targets: row.targets.map { Float($0) }))
       }
-      metrics?.add(scores: own[...], targets: row.targets, head.problem)
+      metrics?.add(scores: own, targets: row.targets, head.problem)
     }
-    count += rows.count
-    return sum
   }
 }

@@ -117,6 +117,12 @@ public final class Model: @unchecked Sendable {
     return checkpoint.tensor(ByteName(bare + ".weight")) == nil ? name : bare
   }
 
+  /// Whether it continues texts: each token is scored from those before it.
+  public var writesText: Bool {
+    guard let transformer = network as? Transformer, case .language = transformer.head else { return false }
+    return transformer.shape.isCausal
+  }
+
   /// Classes a classifier tells apart; nil for other models.
   public var classCount: Int? {
     if case .classification(let head) = head { head.output.outputs } else { nil }

@@ -26,8 +26,9 @@ struct CommonOptions: ParsableArguments {
 
   var workers: Int { threads ?? availableCores }
 
-  func progress(_ label: String) -> (Int, Int) -> Void {
-    let bar = Progress(label, quiet: quiet)
+  /// - Parameter unit: what is counted; nil for bytes
+  func progress(_ label: String, unit: String? = nil) -> (Int, Int) -> Void {
+    let bar = Progress(label, unit: unit, quiet: quiet)
     return { bar.update($0, $1) }
   }
 

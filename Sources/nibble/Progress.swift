@@ -10,9 +10,11 @@ final class Progress {
   private let started = monotonicSeconds()
   private var lastDrawn = 0.0
   private let isOn: Bool
+  /// What is counted; nil for bytes.
+  private let unit: String?
 
-  init(_ label: String, quiet: Bool) {
-    self.label = label
+  init(_ label: String, unit: String? = nil, quiet: Bool) {
+    (self.label, self.unit) = (label, unit)
     isOn = Self.isTerminal && !quiet
   }
 
@@ -27,7 +29,7 @@ final class Progress {
     let bar = String(repeating: "█", count: filled) + String(repeating: "░", count: width - filled)
     let rate = Double(done) / max(now - started, 1e-9)
     let left = rate > 0 ? Double(total - done) / rate : 0
-    write("\r\(label) \(bar) \(Int(part * 100)) %  \(byteText(Int(rate)))/s  \(Self.time(left)) left \u{1B}[K", to: STDERR_FILENO)
+    write("\r\(label) \(bar) \(Int(part * 100)) %  \(unit.map { "\(decimal(rate, rate < 10 ? 1 : 0)) \($0)" } ?? byteText(Int(rate)))/s  \(Self.time(left)) left \u{1B}[K", to: STDERR_FILENO)
     Self.isShown = true
   }
 

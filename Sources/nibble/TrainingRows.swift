@@ -12,7 +12,7 @@ struct TrainingRows {
     let path: String
     var rows: [TrainingRow] = []
     /// The text of each row, where that is kept.
-    var texts: [String] = []
+    var texts: [JudgedTexts] = []
     /// Rows that were too long, and their tokens that were cut off.
     var cutRows = 0
     var cut = 0
@@ -80,7 +80,7 @@ struct TrainingRows {
       if let brokenTemplate, RowEncoder.isConversation(row) { throw brokenTemplate }
       let (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
       data.rows.append(own)
-      if keepsTexts { data.texts.append(row["text"]?.string ?? "") }
+      if keepsTexts { data.texts.append(try JudgedTexts(row, place: place)) }
       data.cut += cut
       data.cutRows += cut > 0 ? 1 : 0
       if classes == nil, own.learned == 0 { data.silent += 1 }

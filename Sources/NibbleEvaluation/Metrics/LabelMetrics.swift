@@ -43,6 +43,7 @@ public struct LabelMetrics: Sendable, Equatable {
 
   static let all = [
     Figure(label: "accuracy", key: "accuracy") { $0.accuracy },
+    Figure(label: "F1 of class 1", key: "f1") { $0.right.count == 2 && $0.confusionMatrix != nil ? $0.f1(1) : nil },
     Figure(label: "F1, macro", key: "f1_macro") { $0.macroF1 },
     Figure(label: "F1, micro", key: "f1_micro") { $0.microF1 },
     Figure(label: "F1, weighted", key: "f1_weighted") { $0.weightedF1 },

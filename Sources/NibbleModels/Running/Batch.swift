@@ -17,7 +17,7 @@ package enum Batch {
     guard images.isEmpty || images.count == inputs.count else {
       throw NibbleError.badInput("images and texts are in one batch")
     }
-    self = images.isEmpty ? .tokens(inputs.map { TokenRun($0.ids, adapters: adapters) }) : .images(images)
+    self = images.isEmpty ? .tokens(inputs.map { TokenRun($0.ids, types: $0.types, adapters: adapters) }) : .images(images)
   }
 
   package var count: Int {
@@ -180,6 +180,22 @@ package final class KeyValueCache: @unchecked Sendable {
 
   /// Forgets all but the first `count` tokens.
   package func truncate(to count: Int) { self.count = min(self.count, count) }
+
+  /// Takes over what `other` has from token `first` on, behind the tokens both have before it.
+  package func append(_ other: KeyValueCache, from first: Int) {
+    truncate(to: first)
+    guard count == first, other.count > first else { return }
+    reserve(other.count - first)
+    for layer in 0..<layers {
+      for (from, to) in [(other.keys[layer], keys[layer]), (other.values[layer], values[layer])] {
+        for head in 0..<heads {
+          (to.start + (head * capacity + first) * size).update(
+            from: from.start + (head * other.capacity + first) * size, count: (other.count - first) * size)
+        }
+      }
+    }
+    count = other.count
+  }
 
   /// Becomes what `other` is.
   package func assign(_ other: KeyValueCache) {

@@ -2,19 +2,23 @@ import NibbleCore
 
 /// What a model takes: the tokens of a text, or an image.
 public enum ModelInput: Sendable, Equatable {
-  case tokens([Int])
+  /// - Parameter types: the segment of each token, of models that tell two texts apart by it; nil for all 0
+  case tokens([Int], types: [Int]? = nil)
   case image(Image)
 
   /// Tokens, or positions of the image.
   public var length: Int {
     switch self {
-    case .tokens(let ids): ids.count
+    case .tokens(let ids, _): ids.count
     case .image(let image): image.height * image.width
     }
   }
 
   /// The tokens; empty for an image.
-  public var ids: [Int] { if case .tokens(let ids) = self { ids } else { [] } }
+  public var ids: [Int] { if case .tokens(let ids, _) = self { ids } else { [] } }
+
+  /// The segments of its tokens.
+  var types: [Int]? { if case .tokens(_, let types) = self { types } else { nil } }
 }
 
 /// An image as numbers.

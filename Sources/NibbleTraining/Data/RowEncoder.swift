@@ -189,7 +189,7 @@ public struct RowEncoder: Sendable {
   /// - Throws: `.badInput` naming the place
   public func classified(_ row: JSON, _ classes: Classes, place: String) throws -> (row: TrainingRow, cut: Int) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
-    guard let text = row["text"]?.string else { throw fail("a row for a classifier has a text and a label") }
+    let texts = try JudgedTexts(row, place: place)
     func number(_ value: JSON?) throws -> Int {
       guard let label = value.flatMap(classes.number) else { throw fail(classes.unknown(value)) }
       return label
@@ -209,7 +209,8 @@ public struct RowEncoder: Sendable {
       targets = [Double(try number(row["label"]))]
     }
     guard let tokenizer else { throw NibbleError.badInput("\(path: place): the base has no tokenizer for texts") }
-    var segments = segments(of: text)
+    if let second = texts.second { return try pair(texts.first, second, targets, tokenizer, place) }
+    var segments = segments(of: texts.first)
     let ids = try tokenizer.encode(String(segments.next() ?? "")).ids
     guard !ids.isEmpty else { throw fail("the row is empty") }
     let cut = try max(0, ids.count - maximumLength) + segments.reduce(0) { try $0 + tokenizer.encode(String($1), addSpecialTokens: false).ids.count }
@@ -220,9 +221,27 @@ public struct RowEncoder: Sendable {
     return (TrainingRow(kept, targets: targets, place: place), cut)
   }
 
+  /// Two texts as a classifier reads them together. Where they are too long, the longer is cut first, as Hugging Face's `longest_first` cuts.
+  private func pair(
+    _ first: String, _ second: String, _ targets: [Double], _ tokenizer: Tokenizer, _ place: String
+  ) throws -> (row: TrainingRow, cut: Int) {
+    let own = try (tokenizer.encode(first, addSpecialTokens: false).ids, tokenizer.encode(second, addSpecialTokens: false).ids)
+    let marks = tokenizer.addingSpecialTokens(to: [], pair: []).ids.count
+    let room = max(0, maximumLength - marks)
+    var kept = (own.0.count, own.1.count)
+    if kept.0 + kept.1 > room {
+      let short = min(kept.0, kept.1)
+      let ends = short > room / 2 ? (room / 2, room - room / 2) : (short, room - short)
+      kept = kept.0 <= kept.1 ? ends : (ends.1, ends.0)
+    }
+    let encoding = tokenizer.addingSpecialTokens(to: Array(own.0.prefix(kept.0)), pair: Array(own.1.prefix(kept.1)))
+    let types = encoding.typeIDs.contains { $0 != 0 } ? encoding.typeIDs : nil
+    return (TrainingRow(encoding.ids, types: types, targets: targets, place: place), own.0.count + own.1.count - kept.0 - kept.1)
+  }
+
   /// What a regression learns: `label`, or `labels` where there are several numbers.
   private static func numbers(_ row: JSON, _ count: Int, _ fail: (MessageText) -> NibbleError) throws -> [Double] {
-    let given = row["labels"] ?? row["label"].map { .array([$0]) }
+    let given = row["labels"] ?? (row["label"] ?? row["score"]).map { .array([$0]) }
     let values = given?.array?.map { $0.double.flatMap { Float($0).isFinite ? $0 : nil } } ?? []
     guard values.count == count, !values.contains(nil) else {
       let wanted = count == 1 ? "label is no number" : "labels are no list of \(count) numbers"

@@ -10,8 +10,9 @@ public struct TrainingRow: Sendable, Equatable {
   /// File and line.
   public var place: String
 
-  public init(_ ids: [Int], labels: [Int] = [], targets: [Double] = [], place: String) {
-    (self.input, self.labels, self.targets, self.place) = (.tokens(ids), labels, targets, place)
+  /// - Parameter types: the segment of each token of two texts; nil for all 0
+  public init(_ ids: [Int], types: [Int]? = nil, labels: [Int] = [], targets: [Double] = [], place: String) {
+    (self.input, self.labels, self.targets, self.place) = (.tokens(ids, types: types), labels, targets, place)
   }
 
   /// An image, for a classifier.

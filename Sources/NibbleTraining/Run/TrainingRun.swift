@@ -160,7 +160,7 @@ package final class TrainingRun {
       found.count += batch.count
       let count = head.output.outputs
       for (row, example) in batch.enumerated() {
-        found.metrics?.add(scores: own.scores[row * count..<(row + 1) * count], targets: example.targets, head.problem)
+        found.metrics?.add(scores: Array(own.scores[row * count..<(row + 1) * count]), targets: example.targets, head.problem)
       }
     }
     found.loss /= Double(max(found.count, 1))

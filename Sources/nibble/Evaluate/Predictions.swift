@@ -26,7 +26,8 @@ struct Predictions {
   private func row(_ index: Int) -> [(key: String, value: JSON)] {
     let (row, scores) = (data.rows[index], scores[index])
     let numbers = (targets: JSON.array(row.targets.map { JSON($0) }), scores: JSON.array(scores.map { JSON(Double($0)) }))
-    var said: [(key: String, value: JSON)] = [("place", JSON(row.place)), ("text", JSON(data.texts[index]))]
+    var said: [(key: String, value: JSON)] = [("place", JSON(row.place)), ("text", JSON(data.texts[index].first))]
+    if let second = data.texts[index].second { said.append(("text_pair", JSON(second))) }
     if classes?.areNumbers == true {
       said += [("labels", numbers.targets), ("predictions", numbers.scores)]
     } else {

@@ -1,0 +1,34 @@
+import NibbleCore
+import NibbleModels
+
+extension RowScores {
+  /// The loss, and of classes or numbers what is told of them, each with its interval.
+  ///
+  /// - Parameter rows: those that were scored
+  /// - Throws: `.badInput` if nothing was scored
+  public func figures(_ rows: [Row]) throws -> [Figure] {
+    guard count > 0 else { throw NibbleError.badInput("nothing was scored") }
+    let loss = Figure(problem == .regression ? "mean squared error" : "loss", "loss", CorpusScore(meanOf: losses))
+    switch problem {
+    case nil: return [loss]
+    case .oneLabel:
+      let predicted = scores.map(LabelMetrics.best), actual = rows.map { Int($0.targets[0]) }
+      let sureness = zip(scores, predicted).map { Self.probabilities($0, areMany: false)[$1] }
+      let calibration = try CalibrationError(sureness, isRight: zip(predicted, actual).map(==))
+      return [loss] + Self.figures(try LabelScores(predicted, actual: actual, classes: scores[0].count))
+        + [Figure("calibration error", "ece", calibration.score)]
+    case .manyLabels:
+      let actual = rows.map { row in Set(row.targets.indices.filter { row.targets[$0] > 0.5 }) }
+      return [loss] + Self.figures(try LabelScores(scores.map(LabelMetrics.positive), actual: actual, classes: scores[0].count))
+    case .regression:
+      return [loss]
+        + (try scores[0].indices.flatMap { number in
+          let found = try Correlation(scores.map { Double($0[number]) }, actual: rows.map { $0.targets[number] })
+          let (name, key) = scores[0].count == 1 ? ("", "") : (" of number \(number)", "_\(number)")
+          return [Figure("Pearson" + name, "pearson" + key, found.pearson), Figure("Spearman" + name, "spearman" + key, found.spearman)]
+        })
+    }
+  }
+
+  private static func figures(_ labels: LabelScores) -> [Figure] { labels.scores.map { Figure($0.label, $0.key, $0.score) } }
+}

@@ -1,0 +1,67 @@
+import NibbleCore
+import NibbleEvaluation
+import NibbleModels
+
+extension EvaluateCommand {
+  /// Which of the choices a model finds likeliest.
+  func askChoices(_ started: Double) throws {
+    let style = asking.questionStyle
+    if asking.fewShot > 0, asking.exemplars == nil { throw NibbleError.usage("--few-shot needs solved questions: --exemplars FILE") }
+    let read = try Choices.read(data, style: style, exemplars: asking.exemplars, shots: asking.fewShot, limit: asking.limit)
+    let open = try OpenModel(model, common), questions = read.questions
+    let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
+    let journal = try journal([("style", JSON(read.style.name)), ("few_shot", JSON(asking.fewShot))])
+    let answers = try ask(questions, open, journal)
+    let found = ChoiceAnswers(questions, answers)
+    let others = try other.map { ChoiceAnswers(questions, try ask(questions, $0, nil)) }
+    Progress.clear()
+    let report = FigureReport(figures: try found.figures(), others: try others?.figures() ?? [], other: [compareTo ?? ""] + compareAdapter)
+    try journal?.publish()
+    try print(
+      report, started, facts: [("style", "style", JSON(read.style.name)), ("shots", "few_shot", JSON(asking.fewShot)), ("questions", "questions", JSON(questions.count))],
+      table: found.table().map { ($0.subject, $0.accuracy, $0.questions) })
+  }
+
+  private func ask(_ questions: [ChoiceQuestion], _ open: OpenModel, _ journal: AnswerJournal?) throws -> [ChoiceAnswers.Answer] {
+    let tokens = try ModelTokenizer(open.model, path: tokenizer)
+    let choices = Choices(questions, empty: tokens.mark ?? tokens.end) { text in
+      try tokens.tokenizer.encode(text).ids
+    }
+    var answers: [ChoiceAnswers.Answer?] = questions.indices.map { number in
+      journal?.rows[number].flatMap { ChoiceAnswers.Answer($0, choices: questions[number].choices.count) }
+    }
+    let done = Set(answers.indices.filter { answers[$0] != nil })
+    let progress = common.progress("evaluate", unit: "questions")
+    var count = done.count
+    try choices.ask(open.model, adapters: try open.all(), done: done) { number, answer in
+      answers[number] = answer
+      try journal?.add(number, .object([("row", JSON(number))] + questions[number].told(answer)))
+      count += 1
+      progress(count, questions.count)
+    }
+    return answers.compactMap { $0 }
+  }
+}
+
+extension ChoiceAnswers.Answer {
+  /// As a journal has it; nil for a row that is none.
+  init?(_ row: JSON, choices: Int) {
+    guard let numbers = row["log_probabilities"]?.array?.map(\.double), numbers.count == choices, !numbers.contains(nil),
+      let greedy = row["greedy"]?.array?.map(\.bool), greedy.count == choices
+    else { return nil }
+    self.init(zip(numbers, greedy).map { .init(logProbability: $0 ?? 0, isGreedy: $1 ?? false) })
+  }
+}
+
+extension ChoiceQuestion {
+  /// The question and its answer as a row of `--predictions`.
+  func told(_ answer: ChoiceAnswers.Answer) -> [(key: String, value: JSON)] {
+    var row: [(key: String, value: JSON)] = [("place", JSON(place))]
+    if let subject { row.append(("subject", JSON(subject))) }
+    return row + [
+      ("text", JSON(contexts[0])), ("choices", JSON(choices)), ("answer", JSON(self.answer)), ("prediction", JSON(answer.choice)),
+      ("prediction_norm", JSON(answer.choice(by: ChoiceAnswers.characters(self)))), ("log_probabilities", .array(answer.scores.map { JSON($0.logProbability) })),
+      ("greedy", .array(answer.scores.map { .bool($0.isGreedy) })), ("probabilities", .array(answer.probabilities.map { JSON($0) })),
+    ]
+  }
+}

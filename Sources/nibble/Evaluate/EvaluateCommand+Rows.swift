@@ -1,0 +1,37 @@
+import NibbleCore
+import NibbleEvaluation
+import NibbleTraining
+
+extension EvaluateCommand {
+  /// Rows as training has them: the loss of answers, and classes.
+  func judgeRows(_ started: Double) throws {
+    let open = try OpenModel(model, common)
+    let isClassifier = open.model.classCount != nil
+    let right: [Task] = !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
+    guard right.contains(task) else {
+      let kind = !isClassifier ? "is no classifier" : open.model.isRegression ? "is a regression" : "is a classifier"
+      throw NibbleError.usage("\(model.base) \(kind): --task \(right[0].rawValue)")
+    }
+    let rows = try TrainingRows(
+      open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
+      breaksMarks: breakMarks, learnedTurns: trainOnTurns)
+    let read = try rows.read(data, keepsTexts: asking.predictions != nil)
+    common.warn(rows.warnings + read.warnings)
+    let scored = read.rows.map { RowScores.Row($0.input, labels: $0.labels, targets: $0.targets) }
+    let found = try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
+    Progress.clear()
+    guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is scored") }
+    let other = try compareTo.map { path in
+      let open = try OpenModel(model.replaced(path, adapters: compareAdapter), common)
+      return try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
+    }
+    Progress.clear()
+    if let predictions = asking.predictions { try Predictions(found, read, rows.classes).write(to: predictions) }
+    let report = FigureReport(
+      figures: try found.figures(scored), others: try other?.figures(scored) ?? [], other: [compareTo ?? ""] + compareAdapter)
+    var facts: [(label: String, key: String, value: JSON)] = [("rows", "rows", JSON(read.rows.count))]
+    facts.append(isClassifier ? ("judged", "judged", JSON(found.count)) : ("tokens", "tokens", JSON(found.count)))
+    if let confusion = found.metrics?.confusionMatrix { facts.append(("true x predicted", "confusion", .array(confusion.map { JSON($0) }))) }
+    try print(report, started, facts: facts)
+  }
+}

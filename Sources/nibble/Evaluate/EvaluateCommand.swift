@@ -1,0 +1,126 @@
+import ArgumentParser
+import NibbleCore
+import NibbleEvaluation
+import NibbleModels
+import NibbleTraining
+
+struct EvaluateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "evaluate",
+    abstract: "Measure a model on data: perplexity, loss of answers, accuracy of classes.",
+    discussion: """
+      perplexity reads a text file, which '<|endoftext|>' lines divide into documents, or rows with a "text" key (.jsonl, .json). Each token is \
+      scored once, in windows of --context tokens that begin with the tokenizer's first special token; with --stride below the context, \
+      windows overlap. A single text is scored whole. Of several texts only the first window is scored, and the summary counts the \
+      rest; --windows whole scores everything. The standard error treats tokens as independent.
+
+      lm, classification, pairs and regression read rows as finetune does. lm reports the mean loss of the answers' tokens, classification \
+      and pairs accuracy, F1 and their like, regression correlations.
+
+      choices asks questions with choices: MMLU, ARC, HellaSwag, PIQA, WinoGrande, OpenBookQA, BoolQ and Social IQa, as the files of these sets \
+      have them or with "question", "choices" and "answer", and rows with a "prompt" of your own. Prompts and figures are those of EleutherAI's \
+      lm-evaluation-harness.
+
+      nlg, labels and qa have the model write: text from data as in the E2E challenge (BLEU, NIST, ROUGE-L, CIDEr-D), lists of labels as in \
+      SemEval-2021 task 6 (F1), answers as in SQuAD (exact match, F1). --prompt-format says how a row becomes a prompt.
+
+      Every figure has its standard error and a 95 % interval. With --compare-to, both models are asked, and the difference has an interval too.
+      """)
+
+  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa }
+
+  @OptionGroup var model: ModelOptions
+  @Option(help: "The task: perplexity, lm, classification, pairs, regression, choices, nlg, labels or qa.") var task: Task = .perplexity
+  @Option(help: ArgumentHelp("The data: a text file, JSON Lines or a JSON array.", valueName: "FILE")) var data: String
+  @Option(help: "Tokens per window (default: the model's context, at most 2048).") var context: Int?
+  @Option(help: "New tokens per window (default: as many as fit).") var stride: Int?
+  @Option(help: "What to score of each document: first (window) or whole.") var windows: Perplexity.Windows?
+  @Option(help: ArgumentHelp("Compare with another model: KL divergence and top-1 agreement (perplexity; with the same tokenizer), or the difference of each figure (choices).", valueName: "MODEL"))
+  var compareTo: String?
+  @Option(
+    help: ArgumentHelp(
+      "Attach an adapter to the model that is compared with, so that a merge can be compared with its parts; may be repeated.",
+      valueName: "[NAME=]DIR[:WEIGHT]"))
+  var compareAdapter: [String] = []
+  @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
+  @Option(help: "Largest number of tokens per row (lm, classification).") var maxLength: Int?
+  @Flag(help: "Score the prompts too (lm).") var trainOnPrompt = false
+  @Option(
+    help: ArgumentHelp(
+      "How messages are rendered (lm): llama-3, chatml, mistral, zephyr, or a template file (default: the model's own template).",
+      valueName: "NAME|FILE"))
+  var template: TemplateChoice?
+  @Option(help: "Which answers of a conversation are scored (lm): all, last.") var trainOnTurns: LearnedTurns = .all
+  @Flag(help: "Accept a template whose special tokens the tokenizer splits into pieces (lm).") var breakMarks = false
+  @OptionGroup var asking: AskingOptions
+  @OptionGroup var common: CommonOptions
+
+  func run() throws {
+    let started = monotonicSeconds()
+    let ignored = Self.flags.filter { !$0.value.contains(task) && $0.key != "--predictions" }.keys.sorted()
+    common.warnIgnored(ignored, "--task is \(task.rawValue)")
+    if let predictions = asking.predictions {
+      guard Self.flags["--predictions"]?.contains(task) == true else {
+        throw NibbleError.usage("--predictions is for rows that are asked one by one, not for --task \(task.rawValue)")
+      }
+      guard PathKind(predictions) == .nothing else { throw NibbleError.usage("\(predictions) exists") }
+    }
+    if asking.resume, asking.predictions == nil { throw NibbleError.usage("--resume goes with --predictions, which holds the answers so far") }
+    switch task {
+    case .perplexity: try measurePerplexity(started)
+    case .lm, .classification, .pairs, .regression: try judgeRows(started)
+    case .choices: try askChoices(started)
+    case .nlg, .labels, .qa: if let task = try answerTask() { try judgeAnswers(task, started) }
+    }
+  }
+
+  /// Flags that only some tasks have.
+  private static let flags: [String: Set<Task>] = {
+    let rows: Set<Task> = [.lm, .classification, .pairs, .regression], written: Set<Task> = [.nlg, .labels, .qa]
+    let asked = written.union([.choices])
+    return [
+      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--compare-to": Set(Task.allCases),
+      "--compare-adapter": Set(Task.allCases), "--max-length": rows, "--train-on-prompt": [.lm], "--template": [.lm],
+      "--train-on-turns": [.lm], "--break-marks": [.lm], "--predictions": asked.union(rows).subtracting([.lm]), "--resume": asked,
+      "--limit": asked, "--question-style": [.choices], "--few-shot": [.choices], "--exemplars": [.choices], "--prompt-format": written,
+      "--chat": written, "--label-list": [.labels], "--max-new-tokens": written, "--num-beams": written, "--length-penalty": written,
+      "--no-repeat-ngram-size": written, "--stop": written,
+    ]
+  }()
+
+  /// Where the answers of this evaluation are kept; nil without `--predictions`.
+  ///
+  /// - Parameter how: what beside model, adapters and data decides about them
+  func journal(_ how: [(key: String, value: JSON)]) throws -> AnswerJournal? {
+    guard let path = asking.predictions else { return nil }
+    var subject: [(key: String, value: JSON)] = [
+      ("task", JSON(task.rawValue)), ("base", JSON(model.base)), ("adapters", JSON(model.adapter)), ("data", JSON(data)),
+      ("data_stamp", JSON(try InputFile(data).stamp)),
+    ]
+    if let exemplars = asking.exemplars { subject.append(("exemplars_stamp", JSON(try InputFile(exemplars).stamp))) }
+    if PathKind(model.base) == .file { subject.append(("base_stamp", JSON(try InputFile(model.base).stamp))) }
+    return try AnswerJournal(path, subject: .object(subject + how), resumes: asking.resume)
+  }
+
+  /// Figures and what they were found with.
+  func print(
+    _ report: FigureReport, _ started: Double, facts: [(label: String, key: String, value: JSON)],
+    table: [(name: String, value: Double, count: Int)] = []
+  ) throws {
+    let seconds = monotonicSeconds() - started
+    if common.json {
+      var members: [(key: String, value: JSON)] = [("task", JSON(task.rawValue)), ("base", JSON(model.base)), ("data", JSON(data))]
+      members += facts.map { ($0.key, $0.value) } + (try report.members())
+      if !table.isEmpty {
+        members.append(("subjects", .object(table.map { ($0.name, ["value": JSON($0.value), "count": JSON($0.count)]) })))
+      }
+      return try StandardOutput.print(.object(members + [("seconds", JSON(seconds)), ("peak_memory", JSON(ResourceUse.now.peakBytes))]))
+    }
+    try Summary.printRows(
+      report.rows() + (table.count > 1 ? table.map { (oneLine($0.name), "\(decimal($0.value, 5)) of \($0.count)") } : [])
+        + facts.map { ($0.label, $0.value.string ?? $0.value.text()) }
+        + [("time", "\(decimal(seconds, 2)) s"), ("peak memory", byteText(ResourceUse.now.peakBytes))])
+  }
+}
+
+extension Perplexity.Windows: ExpressibleByArgument {}
