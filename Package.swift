@@ -91,7 +91,7 @@ let package = Package(
     .testTarget(name: "NibbleTemplatesTests", dependencies: ["NibbleTemplates", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
     .testTarget(name: "NibbleSweepTests", dependencies: ["NibbleSweep", "NibblePlots", "TestSupport"]),
-    .testTarget(name: "CommandTests", dependencies: ["nibble", "NibbleQuant", "TestSupport"], exclude: ["faults.c"]),
+    .testTarget(name: "CommandTests", dependencies: ["nibble", "NibbleQuant", "NibbleSweep", "TestSupport"], exclude: ["faults.c"]),
   ]
 )
 

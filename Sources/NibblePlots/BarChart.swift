@@ -61,7 +61,10 @@ public struct BarChart: Sendable {
         parts.append(
           "<rect class=\"f\(number % ChartStyle.colours)\" fill-opacity=\"0.55\" x=\"\(SVG.number(a))\" y=\"\(SVG.number(y + 1.5))\" width=\"\(SVG.number(max(b - a, 0.5)))\" height=\"\(SVG.number(thick - 3))\"/>")
         let middle = y + thick / 2
-        if let bounds = bar.bounds { parts.append(ChartStyle.whisker(number, (place(bounds.lowerBound), middle), (place(bounds.upperBound), middle))) }
+        if let bounds = bar.bounds {
+          let ends = [bounds.lowerBound, bounds.upperBound].map { (x: place($0), y: middle, hasCap: range.contains($0)) }
+          parts.append(ChartStyle.whisker(number, ends, isUpright: false))
+        }
         let end = max(b, place(bar.bounds?.upperBound ?? bar.value))
         parts.append(SVG.text(labels[index][number], end + 8, middle + 4.5, "font-size=\"\(Int(size - 1))\""))
       }

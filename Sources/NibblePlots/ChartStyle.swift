@@ -50,21 +50,25 @@ enum ChartStyle {
     }
   }
 
-  /// A bar of error between two heights, with its caps.
-  static func whisker(_ series: Int, _ a: (x: Double, y: Double), _ b: (x: Double, y: Double)) -> String {
+  /// A bar of error from one place to another, straight up or across. An end without a cap lies outside the picture.
+  static func whisker(_ series: Int, _ ends: [(x: Double, y: Double, hasCap: Bool)], isUpright: Bool) -> String {
     let style = "s\(series % colours)"
-    let across = a.x == b.x ? (4.0, 0.0) : (0.0, 4.0)
-    func cap(_ at: (x: Double, y: Double)) -> String { SVG.line((at.x - across.0, at.y - across.1), (at.x + across.0, at.y + across.1), style) }
-    return SVG.line(a, b, style) + cap(a) + cap(b)
+    let (x, y) = isUpright ? (4.0, 0.0) : (0.0, 4.0)
+    let caps = ends.filter(\.hasCap).map { SVG.line(($0.x - x, $0.y - y), ($0.x + x, $0.y + y), style) }
+    guard let first = ends.first, let last = ends.last else { return "" }
+    return SVG.line((first.x, first.y), (last.x, last.y), style) + caps.joined()
   }
+
+  /// Bold letters of a title are wider than those that `SVG.width` knows.
+  private static let bold = 17.5
 
   /// Lines of a title that fit the width.
   static func titleLines(_ title: String) -> [String] {
     var lines: [String] = []
     for word in title.split(separator: " ").map(String.init) {
-      if let last = lines.last, SVG.width(last + " " + word, 16) <= width - 32 { lines[lines.count - 1] = last + " " + word } else { lines.append(word) }
+      if let last = lines.last, SVG.width(last + " " + word, bold) <= width - 32 { lines[lines.count - 1] = last + " " + word } else { lines.append(word) }
     }
-    return lines.prefix(3).map { SVG.fitted($0, 16, room: width - 32) }
+    return lines.prefix(3).map { SVG.fitted($0, bold, room: width - 32) }
   }
 
   /// Title and legend from the top.

@@ -126,7 +126,13 @@ public struct LineChart: Sendable {
     }
     guard hasMarks || one.points.count == 1 else { return parts }
     for point in one.points {
-      if let bounds = point.bounds { parts.append(ChartStyle.whisker(number, at(point, bounds.lowerBound), at(point, bounds.upperBound))) }
+      if let bounds = point.bounds {
+        let ends = [bounds.lowerBound, bounds.upperBound].map { end in
+          let found = at(point, end)
+          return (x: found.x, y: found.y, hasCap: y.contains(end))
+        }
+        parts.append(ChartStyle.whisker(number, ends, isUpright: true))
+      }
       let center = at(point, point.y)
       parts.append(ChartStyle.mark(number, center.x, center.y))
     }

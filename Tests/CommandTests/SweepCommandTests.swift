@@ -3,6 +3,9 @@ import NibbleCore
 import TestSupport
 import Testing
 
+@testable import NibbleSweep
+@testable import nibble
+
 @Suite("Sweeps")
 struct SweepCommandTests {
   let folder = TemporaryFolder()
@@ -162,5 +165,19 @@ struct SweepCommandTests {
     #expect(try Program.run(words + ["--force"]).code == 0)
     #expect(try Program.run(["report", folder.path]).code == 3)
     #expect(try Program.run(["report", folder.file("run"), "-o", folder.file("rows.jsonl")]).code == 2)
+  }
+
+  static let recipes = fixtures.deletingLastPathComponent().deletingLastPathComponent().appendingPathComponent("recipes").path
+
+  @Test("recipes are plans whose every command parses", arguments: ["classification", "labels", "e2e-ranks", "glue", "layers"])
+  func recipe(_ name: String) throws {
+    let (path, spelling) = ("\(Self.recipes)/\(name).yaml", PlanSpelling())
+    let names = try #require(YAML.parse(String(decoding: bytes(of: path), as: UTF8.self), place: path))
+    guard case .mapping(let keys) = names, case .mapping(let variables)? = keys.first(where: { $0.key == "variables" })?.value else { return _ = try #require(nil as Int?) }
+    let given = variables.filter { if case .scalar("") = $0.value { true } else { false } }
+    let plan = try SweepPlan(path, variables: Dictionary(uniqueKeysWithValues: given.map { ($0.key, "file") })) { try spelling.name($0, $1) }
+    let graph = try StepGraph(plan, path: path, keepsAnswers: EvaluateCommand.keepsAnswers)
+    try PlanCheck(path, graph, spelling, threads: 1).checkWords()
+    #expect(graph.runs.count > 5)
   }
 }

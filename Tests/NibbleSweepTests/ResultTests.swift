@@ -56,7 +56,7 @@ struct ResultTests {
     let interval = try #require(found.rows[0].interval("dev.accuracy"))
     // t of one degree of freedom is 12.706; the standard error is 0.1.
     #expect(abs(interval.high - 0.6 - 1.27062047) < 1e-6 && abs(interval.low - 0.6 + 1.27062047) < 1e-6)
-    #expect(found.markdown.contains("| 1 | attention | 0.6 ± 1.3 | 10 | 2.0 s | 1.00 MB | 2 of 2 |"), "\(found.markdown)")
+    #expect(found.markdown.contains("| 1 | attention | 0.600 ± 1.271 | 10 | 2.0 s | 1.00 MB | 2 of 2 |"), "\(found.markdown)")
     #expect(found.csv.hasPrefix("experiment,lora-r,target-modules,finetune.loss,") && found.csv.split(separator: "\n").count == 9)
   }
 
@@ -107,7 +107,7 @@ struct PlotTests {
   func kinds(_ vary: String, _ titles: [String]) throws {
     let found = try ResultTests.results("finetune: {base: B, data: D}\nseeds: [1, 2]\nevaluate: {dev: {task: lm}}\n" + vary) { cell, seed in Double(cell.title.count * seed) }
     let plots = SweepPlots(found).plots()
-    #expect(plots.map(\.title) == titles && Set(plots.map(\.name)).count == plots.count)
+    #expect(plots.map(\.title) == titles && Set(SweepPlots.named(plots + plots).map(\.name)).count == 2 * plots.count)
     for plot in plots { #expect(try Tags(plot.svg).count > 20 && !plot.svg.contains("nan") && !plot.svg.contains("inf")) }
   }
 

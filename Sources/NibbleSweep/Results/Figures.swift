@@ -5,7 +5,7 @@ package enum Figures {
   /// Members of reports that measure nothing a table should show.
   private static let ofWork: Set = [
     "rows", "judged", "tokens", "unscored_tokens", "documents", "windows", "context", "stride", "seconds", "cpu_seconds", "peak_memory", "threads", "steps",
-    "trained", "best_step", "document_losses", "classes", "questions", "items", "count", "seed", "shots", "few_shot",
+    "trained", "best_step", "document_losses", "classes", "questions", "prompts", "num_beams", "items", "count", "seed", "shots", "few_shot",
   ]
 
   /// What `evaluate` measured: `accuracy`, and `compared_to.kl_divergence` where numbers stand in an object.

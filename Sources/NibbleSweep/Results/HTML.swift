@@ -53,7 +53,7 @@ package struct HTMLPage {
     <style>
     :root { color-scheme: light dark; --ink: #1b2126; --soft: #4a5259; --line: #d0d5da; --ground: #ffffff; --band: #f4f6f8; --bad: #a61b1b }
     @media (prefers-color-scheme: dark) { :root { --ink: #e8ecef; --soft: #b4bcc4; --line: #33393f; --ground: #16191c; --band: #1e2327; --bad: #ff8a80 } }
-    body { margin: 0 auto; padding: 1rem; max-width: 64rem; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, "Helvetica Neue", Arial, sans-serif }
+    body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, "Helvetica Neue", Arial, sans-serif }
     h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.5rem 0 } h2 { font-size: 1.25rem; margin: 2rem 0 0.5rem } h3 { font-size: 1.05rem; margin: 1.5rem 0 0.5rem }
     p, li { overflow-wrap: anywhere } .soft { color: var(--soft); font-size: 0.9rem } .bad { color: var(--bad) }
     .wide { overflow-x: auto; margin: 0.75rem 0 } table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums }

@@ -20,6 +20,21 @@ package struct SweepPlots {
 
   package func plots() -> [Plot] { results.experiments.flatMap(plots(of:)) }
 
+  /// These pictures under names for files: short, and each another.
+  package static func named(_ plots: [Plot]) -> [Plot] {
+    var seen: Set<String> = []
+    return plots.map { plot in
+      var (name, number) = (String((plot.name.isEmpty ? "plot" : plot.name).prefix(100)), 1)
+      if name.hasPrefix(".") { name = "plot" + name }
+      let first = name
+      while !seen.insert(name).inserted {
+        number += 1
+        name = "\(first)-\(number)"
+      }
+      return Plot(name: name, title: plot.title, svg: plot.svg)
+    }
+  }
+
   package func plots(of experiment: String) -> [Plot] { results.figures.flatMap { plots(experiment, $0) } }
 
   private func plots(_ experiment: String, _ figure: String) -> [Plot] {
@@ -40,7 +55,10 @@ package struct SweepPlots {
 
   private func prefix(_ experiment: String) -> String { results.experiments.count > 1 ? experiment + ": " : "" }
 
-  private func name(_ parts: [String]) -> String { SweepFolder.fileName(parts.filter { !$0.isEmpty }.joined(separator: "-")) }
+  private func name(_ parts: [String]) -> String {
+    let text = parts.filter { !$0.isEmpty }.joined(separator: "-")
+    return text.split { !$0.isASCII || !($0.isLetter || $0.isNumber || "._=+".contains($0)) }.joined(separator: "-")
+  }
 
   private static func bounds(_ row: SweepResults.Row, _ figure: String) -> ClosedRange<Double>? {
     row.interval(figure).flatMap { $0.low <= $0.high ? $0.low...$0.high : nil }

@@ -12,7 +12,7 @@ extension SweepResults {
     try write("summary.md", markdown)
     guard plots else { return }
     try folder.makeFolder("plots")
-    let pictures = SweepPlots(self).plots() + SweepPlots(self).curves(in: folder.path)
+    let pictures = SweepPlots.named(SweepPlots(self).plots() + SweepPlots(self).curves(in: folder.path))
     let names = Set(pictures.map { $0.name + ".svg" })
     for old in try namesInFolder(folder.path + "/plots") where old.hasSuffix(".svg") && !names.contains(old) { unlink(folder.path + "/plots/" + old) }
     for picture in pictures { try write("plots/\(picture.name).svg", picture.svg) }

@@ -11,13 +11,14 @@ extension SweepResults {
     return names
   }
 
-  /// `0.8125 ± 0.0131`, with the digits that the interval lets count.
+  /// `0.813 ± 0.013`: with two digits of the interval, and no fewer than three of the mean.
   package static func text(_ mean: Double?, _ interval: Interval?) -> String {
     guard let mean else { return "" }
-    guard let interval, interval.high > interval.low else { return figure(mean) }
-    let reach = (interval.high - interval.low) / 2
-    // Two digits of the interval.
-    let places = min(6, max(0, 1 - Int(log10(reach).rounded(.down))))
+    guard let interval else { return figure(mean) }
+    let reach = (interval.high - interval.low) / 2, size = abs(mean)
+    guard reach > 0 else { return figure(mean) + " ± 0" }
+    let least = size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3
+    let places = min(6, max(least, 1 - Int(max(-20, min(20, log10(reach).rounded(.down))))))
     return "\(decimal(mean, places)) ± \(decimal(reach, places))"
   }
 

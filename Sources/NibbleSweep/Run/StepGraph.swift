@@ -18,11 +18,12 @@ package struct StepGraph: Sendable {
   package private(set) var order: [StepKey] = []
   package private(set) var runs: [Run] = []
 
+  /// - Parameter keepsAnswers: whether `evaluate` can write what a model says in a task
   /// - Throws: `.usage` for chains that do not hold together, `.badInput` for files that cannot be read
-  package init(_ plan: SweepPlan, path: String) throws {
+  package init(_ plan: SweepPlan, path: String, keepsAnswers: (_ task: String?) -> Bool = { _ in false }) throws {
     var identity = InputIdentity()
     for (place, cell) in plan.cells.enumerated() {
-      for seed in cell.seeds { runs.append(try run(cell, place, seed, path, &identity)) }
+      for seed in cell.seeds { runs.append(try run(cell, place, seed, path, keepsAnswers, &identity)) }
     }
   }
 
@@ -31,7 +32,9 @@ package struct StepGraph: Sendable {
     return step.key
   }
 
-  private mutating func run(_ cell: Cell, _ place: Int, _ seed: Int?, _ path: String, _ identity: inout InputIdentity) throws -> Run {
+  private mutating func run(
+    _ cell: Cell, _ place: Int, _ seed: Int?, _ path: String, _ keepsAnswers: (String?) -> Bool, _ identity: inout InputIdentity
+  ) throws -> Run {
     func fail(_ line: Int, _ reason: MessageText) -> NibbleError { .usage("\(path: "\(path):\(line)"): cell \(subject: cell.title): \(reason)") }
     var made: [(name: String, key: StepKey)] = []
     var packed: StepKey?
@@ -92,7 +95,8 @@ package struct StepGraph: Sendable {
         guard let key = merged ?? (isModel ? trained : nil) else { throw fail(task.line, "\(key: task.name): on: merged, but nothing is merged") }
         options = [PlanOption("base", [.output(of: key)], line: task.line)] + options.filter { $0.name != "base" }
       }
-      made.append((task.name, add(try Step(.evaluate, options, output: nil, line: task.line, task: task.name, identity: &identity))))
+      let output = keepsAnswers(options["task"]?.text) ? "predictions.jsonl" : nil
+      made.append((task.name, add(try Step(.evaluate, options, output: output, line: task.line, task: task.name, identity: &identity))))
     }
     return Run(cell: place, seed: seed, steps: made)
   }

@@ -20,12 +20,12 @@ struct PlanCheck {
     NibbleError(kind, "\(path: "\(path):\(step.line)"): \(key: step.title): " + text)
   }
 
-  /// Parses every command, and looks for its files.
+  /// Parses every command.
   func checkWords() throws {
     for key in graph.order {
       guard let step = graph.steps[key] else { continue }
       do {
-        let words = try spelling.words(step, { graph.steps[$0].map { "steps/\($0.folder)/\($0.output ?? "")" } ?? "" }, step.output.map { ["-o", "steps/\(step.folder)/\($0)"] } ?? [])
+        let words = try spelling.words(step, { graph.steps[$0].map { "steps/\($0.folder)/\($0.output ?? "")" } ?? "" }, Self.outputWords(step))
         try Self.parse(words)
       } catch let problem as PlanProblem {
         throw problem.error(in: path)
@@ -34,6 +34,12 @@ struct PlanCheck {
       } catch {
         throw fail(step, .usage, "\(Nibble.message(for: error).split(separator: "\n").joined(separator: " "))")
       }
+    }
+  }
+
+  /// Looks for the files that options name.
+  func checkFiles() throws {
+    for step in graph.order.compactMap({ graph.steps[$0] }) {
       for option in step.options where Self.files.contains(option.name) {
         guard let text = option.text, PathKind(text) == .nothing, try HubCache.snapshot(text) == nil else { continue }
         throw NibbleError.badInput("\(path: "\(path):\(option.line)"): \(key: option.name): \(quoted(text)): no such file")
@@ -41,8 +47,13 @@ struct PlanCheck {
     }
   }
 
+  /// Where a step writes, from the sweep's folder.
+  static func outputWords(_ step: Step) -> [String] {
+    step.output.map { [step.verb == .evaluate ? "--predictions" : "-o", "steps/\(step.folder)/\($0)"] } ?? []
+  }
+
   /// Options that name a file or a folder that must be there.
-  private static let files: Set = ["model", "base", "data", "valid", "init-adapter", "tokenizer", "calibration", "statistics", "compare-to", "references"]
+  private static let files: Set = ["model", "base", "data", "valid", "init-adapter", "tokenizer", "calibration", "statistics", "compare-to", "exemplars", "label-list"]
 
   private static func parse(_ words: [String]) throws {
     let before = Arguments.words
@@ -52,15 +63,28 @@ struct PlanCheck {
     try (command as? FinetuneCommand)?.check()
   }
 
-  /// Asks the verbs for their plans: of packing, and of training where `isDone` does not say that it is over.
+  mutating func plan(in folder: SweepFolder) throws { try plan(folder.records(graph), in: folder.path) }
+
+  /// Asks the verbs for their plans: of packing, and of training that is not done.
   ///
   /// Steps of training that differ in the seed alone are asked once. Where the base is still to be packed, the model that it is packed from
   /// stands for it: memory is corrected by the sizes, and what is refused only may be wrong.
-  mutating func plan(isDone: (StepKey) -> Bool, output: (Step) -> String) throws {
+  ///
+  /// - Parameters:
+  ///   - records: of the steps that are done
+  ///   - folder: of the sweep
+  mutating func plan(_ records: [StepKey: StepRecord] = [:], in folder: String = "") throws {
+    func output(_ step: Step) -> String { "\(folder)/steps/\(step.folder)/\(step.output ?? "")" }
+    /// What was done may have been removed since.
+    func isThere(_ key: StepKey) -> Bool { records[key] != nil && graph.steps[key].map { PathKind(output($0)) != .nothing } ?? false }
     unsure = []
     var asked: [[String]: Result<JSON, NibbleError>] = [:]
     for key in graph.order {
-      guard let step = graph.steps[key], step.verb == .quantize || step.verb == .finetune, !isDone(key) else { continue }
+      guard let step = graph.steps[key], step.verb == .quantize || step.verb == .finetune else { continue }
+      if let record = records[key] {
+        plans[key] = record.report.setting("trained_parameters", to: record.report["trained"] ?? .null)
+        continue
+      }
       try Interrupt.check()
       var standIn: Step?
       let seedless = step.options.filter { $0.name != "seed" }
@@ -68,7 +92,7 @@ struct PlanCheck {
         Step(copying: step, options: seedless),
         { need in
           guard let before = graph.steps[need] else { return "" }
-          if isDone(need) { return output(before) }
+          if isThere(need) { return output(before) }
           standIn = before
           return before.options["model"]?.text ?? ""
         }, ["--dry-run", "--json", "-q", "--threads", "\(threads)"])
@@ -103,12 +127,12 @@ struct PlanCheck {
     return plan.setting("peak_memory", to: JSON(max(0, peak - weights + packed))).setting("weights", to: JSON(packed))
   }
 
-  /// Bytes that each step takes: training as planned, its evaluations as much as that, packing as planned.
+  /// Bytes that each step takes: packing and training as planned, merging and evaluating as much as the most of the same run.
   var memory: [StepKey: Int] {
     var needs = plans.compactMapValues { $0["peak_memory"]?.int }
-    for key in graph.order {
-      guard let step = graph.steps[key], needs[key] == nil else { continue }
-      needs[key] = step.needs.compactMap { needs[$0] }.max()
+    for run in graph.runs {
+      guard let most = run.steps.compactMap({ needs[$0.key] }).max() else { continue }
+      for step in run.steps where plans[step.key] == nil { needs[step.key] = max(needs[step.key] ?? 0, most) }
     }
     return needs
   }

@@ -54,6 +54,18 @@ struct PlanSpelling {
   }
 }
 
+extension EvaluateCommand {
+  /// Whether it writes what a model says in a task of that name.
+  static func keepsAnswers(_ task: String?) -> Bool { has("--predictions", task) }
+
+  /// Whether it goes on with those of an evaluation that was interrupted.
+  static func resumes(_ task: String?) -> Bool { has("--resume", task) }
+
+  private static func has(_ flag: String, _ task: String?) -> Bool {
+    task.flatMap { Task(rawValue: $0) }.map { flags[flag]?.contains($0) == true } ?? false
+  }
+}
+
 /// What is wrong with a value of a plan, and where it stands.
 struct PlanProblem: Error {
   let line: Int

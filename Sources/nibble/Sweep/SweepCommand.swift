@@ -1,4 +1,5 @@
 import ArgumentParser
+import Glibc
 import NibbleCompute
 import NibbleCore
 import NibbleFormats
@@ -31,22 +32,22 @@ struct SweepCommand: ParsableCommand {
   func run() throws {
     let spelling = PlanSpelling()
     let read = try SweepPlan(plan, variables: try variables()) { try spelling.name($0, $1) }
-    let graph = try StepGraph(read, path: plan)
+    let graph = try StepGraph(read, path: plan, keepsAnswers: EvaluateCommand.keepsAnswers)
     var check = PlanCheck(plan, graph, spelling, threads: common.workers)
     try check.checkWords()
+    try check.checkFiles()
     guard let output else {
       guard dryRun else { throw NibbleError.usage("-o is needed: the folder to write") }
-      try check.plan(isDone: { _ in false }, output: { _ in "" })
+      try check.plan()
       return try SweepListing(plan: read, graph: graph, check: check, spelling: spelling, jobs: jobs(check), budget: budget).print(json: common.json) { _ in nil }
     }
     if dryRun {
       let records = SweepFolder.records(graph, in: output)
-      try check.plan(isDone: { records[$0] != nil }, output: { "\(output)/steps/\($0.folder)/\($0.output ?? "")" })
+      try check.plan(records, in: output)
       return try SweepListing(plan: read, graph: graph, check: check, spelling: spelling, jobs: jobs(check), budget: budget).print(json: common.json) { records[$0] }
     }
     let folder = try SweepFolder(output)
-    let records = folder.records(graph)
-    do { try check.plan(isDone: { records[$0] != nil }, output: { folder.output($0) }) } catch {
+    do { try check.plan(in: folder) } catch {
       folder.discardIfNew()
       throw error
     }
@@ -59,8 +60,7 @@ struct SweepCommand: ParsableCommand {
     if !check.unsure.isEmpty {
       // Packed, they can be asked: nothing is trained before every command is known to be good.
       try progress.run(only: [.quantize])
-      let records = folder.records(graph)
-      try check.plan(isDone: { records[$0] != nil }, output: { folder.output($0) })
+      try check.plan(in: folder)
       runner.needs = check.memory
     }
     try progress.run()
@@ -78,12 +78,16 @@ struct SweepCommand: ParsableCommand {
     }
   }
 
-  static func words(_ call: StepCall, _ spelling: PlanSpelling) throws -> [String] {
-    var more = call.output.map { ["-o", $0] } ?? []
-    switch call.step.verb {
-    case .finetune: if call.replaces { more.append(call.continues ? "--resume" : "--force") }
-    case .quantize, .merge: more += ["--resume"] + (call.replaces ? ["--force"] : [])
-    case .evaluate: break
+  private static func words(_ call: StepCall, _ spelling: PlanSpelling) throws -> [String] {
+    var more: [String] = []
+    switch (call.step.verb, call.output) {
+    case (.finetune, let output?): more = ["-o", output] + (call.replaces ? [call.continues ? "--resume" : "--force"] : [])
+    case (.evaluate, let output?):
+      // Whole, but without a report.
+      if call.replaces { unlink(output) }
+      more = ["--predictions", output] + (EvaluateCommand.resumes(call.step.options["task"]?.text) ? ["--resume"] : [])
+    case (_, let output?): more = ["-o", output, "--resume"] + (call.replaces ? ["--force"] : [])
+    case (_, nil): break
     }
     return try spelling.words(call.step, { call.inputs[$0] ?? "" }, more + ["--json", "-q", "--threads", "\(call.threads)"])
   }

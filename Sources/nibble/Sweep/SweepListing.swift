@@ -14,7 +14,7 @@ struct SweepListing {
   func print(json: Bool, _ record: (StepKey) -> StepRecord?) throws {
     let steps = try graph.order.compactMap { key -> (step: Step, command: String)? in
       guard let step = graph.steps[key] else { return nil }
-      let words = try spelling.words(step, { graph.steps[$0].map { "steps/\($0.folder)/\($0.output ?? "")" } ?? "" }, step.output.map { ["-o", "steps/\(step.folder)/\($0)"] } ?? [])
+      let words = try spelling.words(step, { graph.steps[$0].map { "steps/\($0.folder)/\($0.output ?? "")" } ?? "" }, PlanCheck.outputWords(step))
       return (step, "nibble " + words.map(shellWord).joined(separator: " "))
     }
     let memory = check.memory
