@@ -32,7 +32,7 @@ struct PlanCheck {
       } catch let error as NibbleError {
         throw fail(step, error.kind, error.text)
       } catch {
-        throw fail(step, .usage, "\(Nibble.message(for: error).split(separator: "\n").joined(separator: " "))")
+        throw fail(step, .usage, "\(Nibble.message(for: error).split { $0 == "\n" || $0 == " " }.joined(separator: " "))")
       }
     }
   }
