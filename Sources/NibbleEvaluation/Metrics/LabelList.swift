@@ -39,9 +39,7 @@ public struct LabelList: Sendable {
         at = end
       } else {
         let end = text[at...].firstIndex(of: ",") ?? text.count
-        var part = String.UnicodeScalarView()
-        part.append(contentsOf: text[at..<end])
-        unknown.append(String(part))
+        unknown.append(String(taking: text[at..<end]))
         at = end
       }
     }

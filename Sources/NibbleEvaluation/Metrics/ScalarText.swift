@@ -7,10 +7,11 @@ struct ScalarText {
 
   init(_ text: String) { scalars = Array(text.unicodeScalars) }
 
-  var string: String {
-    var view = String.UnicodeScalarView()
-    view.append(contentsOf: scalars)
-    return String(view)
+  var string: String { String(taking: scalars) }
+
+  func contains(_ part: String) -> Bool {
+    let part = Array(part.unicodeScalars)
+    return scalars.indices.contains { scalars[$0...].starts(with: part) }
   }
 
   /// Puts `new` for every `old`.
@@ -59,11 +60,13 @@ struct ScalarText {
 
   /// What stands between characters of a class.
   func words(between isSpace: Class) -> [String] {
-    scalars.split(whereSeparator: isSpace).map { word in
-      var view = String.UnicodeScalarView()
-      view.append(contentsOf: word)
-      return String(view)
-    }
+    scalars.split(whereSeparator: isSpace).map { String(taking: $0) }
+  }
+}
+
+extension String {
+  init(taking scalars: some Sequence<Unicode.Scalar>) {
+    self.init(UnicodeScalarView(scalars))
   }
 }
 

@@ -23,6 +23,8 @@ struct AskingOptions: ParsableArguments {
   @Option(parsing: .unconditional, help: "Beam search divides scores by length to this power (default: nlg 0.9, labels and qa 1).") var lengthPenalty: Double?
   @Option(help: "Never repeat a run of N tokens; 0 allows it (default: nlg 4, labels and qa 0).") var noRepeatNgramSize: Int?
   @Option(help: "An answer stops before this text; may be repeated (default: a new line).") var stop: [String] = []
+  @Option(help: "Which states make a text's vector: mean, first or last (embed; default: what the model's folder says, else mean).")
+  var pooling: Embeddings.Pooling?
   @Option(help: ArgumentHelp("Ask only so many of the rows; of each subject, where rows have subjects.", valueName: "N")) var limit: Int?
   @Option(help: ArgumentHelp("Write for each row its text, the right answer and what the model says, as JSON Lines.", valueName: "FILE"))
   var predictions: String?

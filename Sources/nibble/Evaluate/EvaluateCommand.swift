@@ -24,13 +24,15 @@ struct EvaluateCommand: ParsableCommand {
       nlg, labels and qa have the model write: text from data as in the E2E challenge (BLEU, NIST, ROUGE-L, CIDEr-D), lists of labels as in \
       SemEval-2021 task 6 (F1), answers as in SQuAD (exact match, F1). --prompt-format says how a row becomes a prompt.
 
+      embed reads pairs of texts with a number, and correlates it with the cosine of the texts' vectors.
+
       Every figure has its standard error and a 95 % interval. With --compare-to, both models are asked, and the difference has an interval too.
       """)
 
-  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa }
+  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa, embed }
 
   @OptionGroup var model: ModelOptions
-  @Option(help: "The task: perplexity, lm, classification, pairs, regression, choices, nlg, labels or qa.") var task: Task = .perplexity
+  @Option(help: "The task: perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa or embed.") var task: Task = .perplexity
   @Option(help: ArgumentHelp("The data: a text file, JSON Lines or a JSON array.", valueName: "FILE")) var data: String
   @Option(help: "Tokens per window (default: the model's context, at most 2048).") var context: Int?
   @Option(help: "New tokens per window (default: as many as fit).") var stride: Int?
@@ -70,6 +72,7 @@ struct EvaluateCommand: ParsableCommand {
     case .perplexity: try measurePerplexity(started)
     case .lm, .classification, .pairs, .regression: try judgeRows(started)
     case .choices: try askChoices(started)
+    case .embed: try compareVectors(started)
     case .nlg, .labels, .qa: if let task = try answerTask() { try judgeAnswers(task, started) }
     }
   }
@@ -81,8 +84,8 @@ struct EvaluateCommand: ParsableCommand {
     return [
       "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--compare-to": Set(Task.allCases),
       "--compare-adapter": Set(Task.allCases), "--max-length": rows, "--train-on-prompt": [.lm], "--template": [.lm],
-      "--train-on-turns": [.lm], "--break-marks": [.lm], "--predictions": asked.union(rows).subtracting([.lm]), "--resume": asked,
-      "--limit": asked, "--question-style": [.choices], "--few-shot": [.choices], "--exemplars": [.choices], "--prompt-format": written,
+      "--train-on-turns": [.lm], "--break-marks": [.lm], "--predictions": asked.union(rows).union([.embed]).subtracting([.lm]), "--resume": asked,
+      "--limit": asked.union([.embed]), "--pooling": [.embed], "--question-style": [.choices], "--few-shot": [.choices], "--exemplars": [.choices], "--prompt-format": written,
       "--chat": written, "--label-list": [.labels], "--max-new-tokens": written, "--num-beams": written, "--length-penalty": written,
       "--no-repeat-ngram-size": written, "--stop": written,
     ]
