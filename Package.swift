@@ -33,6 +33,7 @@ let package = Package(
     // Not by pkg-config, whose answer links the trainer too.
     .target(name: "CNibbleSentencePiece", linkerSettings: [.linkedLibrary("sentencepiece")]),
     .target(name: "NibbleCore", dependencies: ["CNibbleSystem", "CXXHash", "CPCRE2", "CYAML", "CZstd"]),
+    .target(name: "NibblePlots", dependencies: ["NibbleCore"]),
     .target(name: "NibbleQuant", dependencies: ["NibbleCore", "CNibbleKernels"]),
     .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
     .target(name: "NibbleTokenizers", dependencies: ["NibbleCore", "CNibbleSentencePiece", "CUTF8Proc"]),
@@ -45,17 +46,18 @@ let package = Package(
       name: "NibbleTraining",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleModels",
-        "NibbleCalibration", "NibbleEvaluation", "NibbleTemplates",
+        "NibbleCalibration", "NibbleEvaluation", "NibbleTemplates", "NibblePlots",
       ]),
     .target(
       name: "NibbleCalibration",
       dependencies: ["NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleModels", "CNibbleKernels"]),
     .target(name: "NibbleEvaluation", dependencies: ["NibbleCore", "NibbleCompute", "NibbleModels"]),
+    .target(name: "NibbleSweep", dependencies: ["NibbleCore", "NibblePlots", "NibbleEvaluation", "CNibbleSystem"]),
     .executableTarget(
       name: "nibble",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleTokenizers", "NibbleAdapters", "NibbleModels",
-        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates", "NibbleCalibration", "CEdit",
+        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates", "NibbleCalibration", "NibbleSweep", "CEdit",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(
@@ -76,7 +78,7 @@ let package = Package(
       dependencies: ["NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleFormats", "NibbleEvaluation", "TestSupport"]),
     .testTarget(
       name: "NibbleTrainingTests",
-      dependencies: ["NibbleTraining", "NibbleCalibration", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleTemplates", "NibbleEvaluation", "TestSupport"]),
+      dependencies: ["NibbleTraining", "NibbleCalibration", "NibbleModels", "NibbleAdapters", "NibbleFormats", "NibbleTokenizers", "NibbleTemplates", "NibbleEvaluation", "NibblePlots", "TestSupport"]),
     .testTarget(
       name: "NibbleAdaptersTests", dependencies: ["NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "TestSupport"]),
     .testTarget(
@@ -89,7 +91,8 @@ let package = Package(
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleTemplatesTests", dependencies: ["NibbleTemplates", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),
-    .testTarget(name: "CommandTests", dependencies: ["nibble", "NibbleQuant", "TestSupport"], exclude: ["faults.c"]),
+    .testTarget(name: "NibbleSweepTests", dependencies: ["NibbleSweep", "NibblePlots", "TestSupport"]),
+    .testTarget(name: "CommandTests", dependencies: ["nibble", "NibbleQuant", "NibbleSweep", "TestSupport"], exclude: ["faults.c"]),
   ]
 )
 

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -98,4 +100,31 @@ int nibble_page_out(void *start, unsigned long count) {
 #endif
   // The mapping is shared, so its contents stay in the file.
   return madvise(start, count, MADV_DONTNEED);
+}
+
+int nibble_start(const char *path, char *const arguments[], int out, int err, int kept) {
+  int empty = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (empty < 0) return -1;
+  pid_t parent = getpid();
+  // No handler of this program's may run in the child.
+  sigset_t all, before;
+  sigfillset(&all);
+  sigprocmask(SIG_SETMASK, &all, &before);
+  pid_t child = fork();
+  if (child == 0) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(127);
+    setpgid(0, 0);
+    struct sigaction standard = {.sa_handler = SIG_DFL};
+    for (int number = 1; number < 32; number++) sigaction(number, &standard, NULL);
+    if (dup2(empty, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || fcntl(kept, F_SETFD, 0) < 0) _exit(127);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    execv(path, arguments);
+    _exit(127);
+  }
+  int code = errno;
+  sigprocmask(SIG_SETMASK, &before, NULL);
+  close(empty);
+  errno = code;
+  return child;
 }

@@ -20,6 +20,8 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   case momentum, weightDecay, maxGradNorm, seed, noShuffle, groupByLength, computeDtype
   // Running.
   case context, stride, questionStyle, fewShot, exemplars, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize
+  // Sweeps.
+  case set
 
   /// The option's name in the library's own words.
   public var name: String { rawValue }

@@ -6,7 +6,17 @@ package indirect enum YAML: Sendable {
   case scalar(String)
   case sequence([YAML])
   /// In the order of the file.
-  case mapping([(key: String, value: YAML)])
+  case mapping([Entry])
+
+  /// A key with what stands behind it.
+  package struct Entry: Sendable {
+    package let key: String
+    package let value: YAML
+    /// The line of the key, from 1.
+    package let line: Int
+
+    package init(key: String, value: YAML, line: Int) { (self.key, self.value, self.line) = (key, value, line) }
+  }
 
   private static let maximumDepth = 16
 
@@ -51,15 +61,15 @@ package indirect enum YAML: Sendable {
         list.append(try node(next, &events, depth: depth + 1))
       }
     case .mappingStart:
-      var entries: [(key: String, value: YAML)] = []
+      var entries: [Entry] = []
+      var keys: Set<ByteName> = []
       while true {
         let next = try events.next()
         if case .mappingEnd = next { return .mapping(entries) }
         guard case .scalar(let key) = next, !key.isEmpty else { throw events.fail("a key that is no text") }
-        guard !entries.contains(where: { ByteName($0.key) == ByteName(key) }) else {
-          throw events.fail("key \(subject: key) twice")
-        }
-        entries.append((key, try node(try events.next(), &events, depth: depth + 1)))
+        guard keys.insert(ByteName(key)).inserted else { throw events.fail("key \(subject: key) twice") }
+        let line = events.line
+        entries.append(Entry(key: key, value: try node(try events.next(), &events, depth: depth + 1), line: line))
       }
     default: throw events.fail("an alias or another thing that is neither text, list nor mapping")
     }
@@ -71,6 +81,10 @@ package indirect enum YAML: Sendable {
   private struct Events {
     let parser: UnsafeMutablePointer<yaml_parser_t>
     let place: String
+    /// Where the last event begins.
+    private(set) var line = 1
+
+    init(parser: UnsafeMutablePointer<yaml_parser_t>, place: String) { (self.parser, self.place) = (parser, place) }
 
     func fail(_ reason: MessageText) -> NibbleError {
       .usage("\(path: place): line \(parser.pointee.mark.line + 1): \(reason)")
@@ -82,6 +96,7 @@ package indirect enum YAML: Sendable {
         throw fail("no YAML: \(parser.pointee.problem.map { String(cString: $0) } ?? "unreadable")")
       }
       defer { yaml_event_delete(&event) }
+      line = Int(clamping: event.start_mark.line) + 1
       switch event.type {
       case YAML_SCALAR_EVENT:
         let scalar = event.data.scalar

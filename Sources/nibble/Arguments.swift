@@ -56,7 +56,7 @@ enum Arguments {
   }
 
   /// Flags that take a list between commas, and those that may be repeated.
-  private static let lists: Set = ["target-modules", "exclude-modules", "modules-to-save", "labels"]
+  static let lists: Set = ["target-modules", "exclude-modules", "modules-to-save", "labels"]
   private static let repeatable: Set = [
     "rank-pattern", "alpha-pattern", "lambda-pattern", "learning-rate-pattern", "method-option", "no-decay", "trainable-token-indices", "tensor",
     "keep", "adapter", "use", "stop",
@@ -77,7 +77,7 @@ enum Arguments {
       throw NibbleError.usage("\(path: path): not a list of 'flag: value' lines")
     }
     var flags: (valued: [String], bare: [String]) = ([], [])
-    for (key, value) in entries {
+    for (key, value) in entries.map({ ($0.key, $0.value) }) {
       let name = String(key.map { $0 == "_" ? "-" : $0 })
       let isGiven = words.contains { word in
         word == "--" + name || word.hasPrefix("--" + name + "=") || word == "--no-" + name

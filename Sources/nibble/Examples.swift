@@ -81,6 +81,14 @@ enum Examples {
         "nibble finetune model.nbl rows.jsonl -o my-adapter --lora-r 16 --learning-rate 1e-4 --max-steps 2"
       ),
     ],
+    "sweep": [
+      ("See what a plan would run, and what it needs:", "nibble sweep plan.yaml --dry-run"),
+      ("Run it, with one of its variables set:", "nibble sweep plan.yaml -o swept --set STEPS=3"),
+    ],
+    "report": [
+      ("Write a page of what a sweep found:", "nibble report swept"),
+      ("The same of one run of training:", "nibble report trained -o trained.html"),
+    ],
     "merge": [
       ("Merge an adapter into the original model:", "nibble merge MODEL adapter -o merged"),
       (

@@ -25,7 +25,7 @@ struct Nibble: ParsableCommand {
         name: "Check", subcommands: [InspectCommand.self, VerifyCommand.self, DiffCommand.self, WhyCommand.self, HashCommand.self]),
       CommandGroup(
         name: "Run", subcommands: [GenerateCommand.self, EvaluateCommand.self, TokenizeCommand.self, ForwardCommand.self]),
-      CommandGroup(name: "Train", subcommands: [FinetuneCommand.self]),
+      CommandGroup(name: "Train", subcommands: [FinetuneCommand.self, SweepCommand.self, ReportCommand.self]),
       CommandGroup(
         name: "Adapters",
         subcommands: [MergeCommand.self, UnmergeCommand.self, PatchCommand.self, SwapCommand.self, AdapterCommand.self]),

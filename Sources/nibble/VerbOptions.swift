@@ -12,6 +12,8 @@ struct VerbOptions {
     let takesValue: Bool
     /// Whether the next word is the value even where it begins with a dash.
     let takesAnyWord: Bool
+    /// Whether it may be given several times.
+    let isRepeating: Bool
   }
 
   /// `adapter inspect`
@@ -31,7 +33,7 @@ struct VerbOptions {
       }
       return Option(
         names: names, takesValue: one["kind"]?.string == "option",
-        takesAnyWord: one["parsingStrategy"]?.string == "unconditional")
+        takesAnyWord: one["parsingStrategy"]?.string == "unconditional", isRepeating: one["isRepeating"]?.bool == true)
     }
   }
 
@@ -115,7 +117,7 @@ struct VerbOptions {
     return Double(word) == nil
   }
 
-  private func option(_ name: String) -> Option? {
+  func option(_ name: String) -> Option? {
     // Short options may stand together, or be followed by a value.
     let known = name.hasPrefix("--") ? name : String(name.prefix(2))
     return options.first { $0.names.contains(known) }
@@ -125,7 +127,7 @@ struct VerbOptions {
   private func isArgument(_ name: String) -> Bool { name.hasPrefix("--") && arguments.contains(String(name.dropFirst(2))) }
 
   /// The verb's own name for an option.
-  private func own(_ name: String) throws -> String {
+  func own(_ name: String) throws -> String {
     // `-prompt` is a long option with a dash too few.
     if !name.hasPrefix("--"), name.count > 2, options.contains(where: { $0.names.contains("-" + name) }) { throw unknown(name, "-" + name) }
     if option(name) != nil { return name }

@@ -26,6 +26,15 @@ struct ExampleFolder {
     try put("shakespeare/adapter", "other-adapter")
     try folder.write("text.txt", "Once upon a time, there was a little girl. She liked to play.")
     try folder.write("rows.jsonl", (0..<4).map { #"{"prompt": "One \#($0)", "completion": " day"}"# + "\n" }.joined())
+    try folder.write(
+      "plan.yaml",
+      """
+      variables: {STEPS: 2}
+      finetune: {base: MODEL, data: rows.jsonl, max-steps: "${STEPS}", batch-size: 2}
+      grid: {lora-r: [1, 2]}
+      seeds: [1, 2]
+      evaluate: {rows: {task: lm, data: rows.jsonl}}
+      """)
     var ids = SafetensorsBuilder()
     ids.add("input_ids", "I64", [1, 3], [1, 403, 407].flatMap { withUnsafeBytes(of: Int64($0).littleEndian) { [UInt8]($0) } })
     try folder.write("ids.safetensors", ids.bytes)
@@ -33,6 +42,7 @@ struct ExampleFolder {
       "quantize MODEL -o model.nbl", "convert model.nbl -o model-bnb --format bnb", "merge MODEL adapter -o merged --any-base",
       "merge MODEL adapter -o tuned --any-base", "merge model.nbl adapter -o merged.nbl --when-lost promote --undo undo.patch --any-base",
       "merge model.nbl adapter -o task.nbl --when-lost shape --any-base", "patch model.nbl task.nbl -o task.patch",
+      "finetune MODEL rows.jsonl -o trained --max-steps 2 -q", "sweep plan.yaml -o swept -q",
     ] {
       let result = try Program.run(command.split(separator: " ").map(String.init), folder: folder.path)
       guard result.code == 0 else { throw NibbleError(.failed, "\(command): \(result.errors)") }

@@ -1,4 +1,5 @@
 import Foundation
+import NibblePlots
 import TestSupport
 import Testing
 

@@ -1,4 +1,5 @@
 import NibbleCore
+import NibblePlots
 
 /// A curve of losses as an SVG picture, for pages of any colour: it brings its own ground, light or dark as the reader's system is.
 public struct LossCurve {
@@ -81,16 +82,6 @@ public struct LossCurve {
     <rect class="ground" x="0.5" y="0.5" width="\(width - 1)" height="\(height - 1)" rx="8"/>
     """
 
-  private static func number(_ value: Double) -> String { decimal(value, 1) }
-
-  private static func text(_ text: String, _ x: Double, _ y: Double, _ more: String = "") -> String {
-    "<text x=\"\(number(x))\" y=\"\(number(y))\"\(more.isEmpty ? "" : " " + more)>\(text)</text>"
-  }
-
-  private static func line(_ a: (x: Double, y: Double), _ b: (x: Double, y: Double), _ style: String) -> String {
-    "<line x1=\"\(number(a.x))\" y1=\"\(number(a.y))\" x2=\"\(number(b.x))\" y2=\"\(number(b.y))\" class=\"\(style)\"/>"
-  }
-
   // MARK: Axes
 
   private var axes: [String] {
@@ -99,20 +90,20 @@ public struct LossCurve {
     var parts: [String] = []
     for value in rows.values {
       let at = place(x.lowerBound, value).y
-      parts.append(Self.line((Self.left, at), (side, at), "grid"))
-      parts.append(Self.text(rows.text(value), Self.left - 9, at + 4, "text-anchor=\"end\""))
+      parts.append(SVG.line((Self.left, at), (side, at), "grid"))
+      parts.append(SVG.text(rows.text(value), Self.left - 9, at + 4, "text-anchor=\"end\""))
     }
     for value in columns.values {
       let at = place(value, y.lowerBound).x
-      parts.append(Self.line((at, Self.top), (at, floor), "grid"))
-      parts.append(Self.line((at, floor), (at, floor + 5), "axis"))
-      parts.append(Self.text(columns.text(value), at, floor + 19, "text-anchor=\"middle\""))
+      parts.append(SVG.line((at, Self.top), (at, floor), "grid"))
+      parts.append(SVG.line((at, floor), (at, floor + 5), "axis"))
+      parts.append(SVG.text(columns.text(value), at, floor + 19, "text-anchor=\"middle\""))
     }
     let middle = (Self.top + floor) / 2
     return parts + [
-      Self.line((Self.left, floor), (side, floor), "axis"),
-      Self.text("step", (Self.left + side) / 2, Self.height - 14, "text-anchor=\"middle\""),
-      Self.text("loss", 20, middle, "text-anchor=\"middle\" transform=\"rotate(-90 20 \(Self.number(middle)))\""),
+      SVG.line((Self.left, floor), (side, floor), "axis"),
+      SVG.text("step", (Self.left + side) / 2, Self.height - 14, "text-anchor=\"middle\""),
+      SVG.text("loss", 20, middle, "text-anchor=\"middle\" transform=\"rotate(-90 20 \(SVG.number(middle)))\""),
     ]
   }
 
@@ -126,8 +117,8 @@ public struct LossCurve {
       facts.append("validation " + (validation.count > 1 ? "\(figure(first.loss)) → " : "") + figure(last.loss))
     }
     var parts = [
-      Self.text("Training loss", Self.left, 32, "class=\"title\" font-size=\"17\" font-weight=\"600\""),
-      Self.text(facts.joined(separator: "  ·  "), Self.left, 53),
+      SVG.text("Training loss", Self.left, 32, "class=\"title\" font-size=\"17\" font-weight=\"600\""),
+      SVG.text(facts.joined(separator: "  ·  "), Self.left, 53),
     ]
     var entries = [("each step", "step", 1.5)]
     if losses.count > 1 { entries.append(("smoothed", "smooth", 2.5)) }
@@ -136,30 +127,30 @@ public struct LossCurve {
     for (name, style, width) in entries.reversed() {
       let start = end - Double(name.count) * 7 - 30
       parts.append(
-        "<line x1=\"\(Self.number(start))\" y1=\"28\" x2=\"\(Self.number(start + 22))\" y2=\"28\" class=\"\(style)\" stroke-width=\"\(width)\"/>")
+        "<line x1=\"\(SVG.number(start))\" y1=\"28\" x2=\"\(SVG.number(start + 22))\" y2=\"28\" class=\"\(style)\" stroke-width=\"\(width)\"/>")
       if style == "valid" { parts.append(dot((start + 11, 28))) }
-      parts.append(Self.text(name, start + 28, 32))
+      parts.append(SVG.text(name, start + 28, 32))
       end = start - 16
     }
     return parts
   }
 
   private func dot(_ at: (x: Double, y: Double)) -> String {
-    "<circle cx=\"\(Self.number(at.x))\" cy=\"\(Self.number(at.y))\" r=\"4\" class=\"valid-dot\" stroke-width=\"1.5\"/>"
+    "<circle cx=\"\(SVG.number(at.x))\" cy=\"\(SVG.number(at.y))\" r=\"4\" class=\"valid-dot\" stroke-width=\"1.5\"/>"
   }
 
   // MARK: Curves
 
   private var series: [String] {
     func curve(_ points: [(x: Double, y: Double)], _ style: String) -> String {
-      let text = points.map { "\(Self.number($0.x)),\(Self.number($0.y))" }.joined(separator: " ")
+      let text = points.map { "\(SVG.number($0.x)),\(SVG.number($0.y))" }.joined(separator: " ")
       return "<polyline \(style) stroke-linejoin=\"round\" stroke-linecap=\"round\" points=\"\(text)\"/>"
     }
     var parts = [curve(thinned(losses), "class=\"step\" stroke-width=\"1\"")]
     if losses.count <= Self.dots {
       parts += losses.enumerated().map { index, loss in
         let at = place(Double(index + 1), loss)
-        return "<circle cx=\"\(Self.number(at.x))\" cy=\"\(Self.number(at.y))\" r=\"2.5\" class=\"step-dot\"/>"
+        return "<circle cx=\"\(SVG.number(at.x))\" cy=\"\(SVG.number(at.y))\" r=\"2.5\" class=\"step-dot\"/>"
       }
     }
     if losses.count > 1 { parts.append(curve(thinned(smoothed), "class=\"smooth\" stroke-width=\"2.5\"")) }
@@ -187,13 +178,13 @@ public struct LossCurve {
     let above = losses.indices.filter { losses[$0] > y.upperBound }
     for index in above.prefix(200) {
       let at = place(Double(index + 1), y.upperBound)
-      let points = [(at.x - 4.5, at.y + 1), (at.x + 4.5, at.y + 1), (at.x, at.y - 7)].map { "\(Self.number($0.0)),\(Self.number($0.1))" }
+      let points = [(at.x - 4.5, at.y + 1), (at.x + 4.5, at.y + 1), (at.x, at.y - 7)].map { "\(SVG.number($0.0)),\(SVG.number($0.1))" }
       parts.append("<polygon class=\"spike\" points=\"\(points.joined(separator: " "))\"/>")
     }
     if let greatest = above.max(by: { losses[$0] < losses[$1] }) {
       let text = decimal(losses[greatest], losses[greatest] < 1000 ? 2 : 0)
       let at = min(max(place(Double(greatest + 1), 0).x, Self.left + 20), Self.width - Self.right - 20)
-      parts.append(Self.text(text, at, Self.top - 12, "text-anchor=\"middle\" font-size=\"11\""))
+      parts.append(SVG.text(text, at, Self.top - 12, "text-anchor=\"middle\" font-size=\"11\""))
     }
     return parts
   }

@@ -1,5 +1,5 @@
-import Glibc
 import NibbleCore
+import NibblePlots
 
 /// The losses of a run's steps, its validations, and the best of them.
 struct RunHistory {
@@ -45,21 +45,4 @@ struct RunHistory {
     best = (step, loss)
     return true
   }
-}
-
-/// A mean that forgets: each value counts 0.9 times as much as the one after it.
-///
-/// The weights of the values so far are divided by their sum, so the mean has no bias towards 0 or the first value (Kingma and Ba 2015, section 3).
-struct ExponentialMean {
-  private static let decay = 0.9
-  private var sum = 0.0
-  private var count = 0
-
-  mutating func add(_ value: Double) {
-    sum = Self.decay * sum + (1 - Self.decay) * value
-    count += 1
-  }
-
-  /// 0 before the first value.
-  var value: Double { count == 0 ? 0 : sum / (1 - pow(Self.decay, Double(count))) }
 }

@@ -63,7 +63,7 @@ public final class TrainingFolder {
   }
 
   private static let record = "run.yaml"
-  private static let files: Set = ["metrics.jsonl", record, "README.md", "loss.svg"]
+  private static let files: Set = ["metrics.jsonl", record, "README.md", "loss.svg", "report.html"]
   private static let adapterFiles: Set = [
     "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja",

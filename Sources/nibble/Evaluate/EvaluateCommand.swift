@@ -78,7 +78,7 @@ struct EvaluateCommand: ParsableCommand {
   }
 
   /// Flags that only some tasks have.
-  private static let flags: [String: Set<Task>] = {
+  static let flags: [String: Set<Task>] = {
     let rows: Set<Task> = [.lm, .classification, .pairs, .regression], written: Set<Task> = [.nlg, .labels, .qa]
     let asked = written.union([.choices])
     return [

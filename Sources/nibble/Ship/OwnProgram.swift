@@ -41,6 +41,12 @@ struct OwnProgram {
     if code == NibbleError.Kind.interrupted.rawValue { throw NibbleError(.interrupted, "interrupted") }
   }
 
+  /// What a verb says that failed, without who says it.
+  var reason: String {
+    let line = errors.split(separator: "\n").last { $0.hasPrefix("nibble: error: ") }
+    return line.map { String($0.dropFirst("nibble: error: ".count)) } ?? "the verb ended with code \(code)"
+  }
+
   /// Both ends until they are closed.
   private static func read(_ out: Int32, _ err: Int32) -> (String, String) {
     var texts: [[UInt8]] = [[], []]

@@ -73,7 +73,7 @@ struct ShipCommand: ParsableCommand {
       let words = ["merge", "--base", model] + adapters.flatMap { ["--adapter", $0] } + ["-o", merged, "--force", "-q"]
       let done = try OwnProgram(words + threads)
       guard done.code == 0 else {
-        throw NibbleError(NibbleError.Kind(rawValue: done.code) ?? .failed, "\(path: model): \(Self.reason(done))")
+        throw NibbleError(NibbleError.Kind(rawValue: done.code) ?? .failed, "\(path: model): \(done.reason)")
       }
       from = merged
     }
@@ -102,7 +102,7 @@ struct ShipCommand: ParsableCommand {
     }
     let done = try OwnProgram(["quantize", from, "-o", path, "--force", "--json"] + words + threads)
     guard done.code == 0, let report = try? JSON.parse(Array(done.output.utf8)) else {
-      (entry.refusal, entry.code) = (Self.reason(done), done.code == 0 ? 1 : done.code)
+      (entry.refusal, entry.code) = (done.reason, done.code == 0 ? 1 : done.code)
       if !target.file.isEmpty { rmdir(place) }
       return entry
     }
@@ -116,7 +116,7 @@ struct ShipCommand: ParsableCommand {
       if found.code == 0, let comparison = try? JSON.parse(Array(found.output.utf8)) {
         entry.comparison = comparison
       } else {
-        entry.warnings.append("not compared: \(Self.reason(found))")
+        entry.warnings.append("not compared: \(found.reason)")
       }
     }
     entry.bytes = Self.bytes(of: place)
@@ -142,12 +142,6 @@ struct ShipCommand: ParsableCommand {
   private var threads: [String] { common.threads.map { ["--threads", String($0)] } ?? [] }
 
   private func say(_ text: String) { if !common.quiet, !common.json { write("nibble: \(text)\n", to: 2) } }
-
-  /// What a verb says that failed, without who says it.
-  private static func reason(_ done: OwnProgram) -> String {
-    let line = done.errors.split(separator: "\n").last { $0.hasPrefix("nibble: error: ") }
-    return line.map { String($0.dropFirst("nibble: error: ".count)) } ?? "the verb ended with code \(done.code)"
-  }
 
   private static func bytes(of path: String) -> Int {
     ((try? namesInFolder(path)) ?? []).reduce(0) { sum, name in

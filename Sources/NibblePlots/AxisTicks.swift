@@ -2,12 +2,12 @@ import Glibc
 import NibbleCore
 
 /// Round numbers along an axis, and how they are written.
-struct AxisTicks: Equatable {
-  private(set) var values: [Double] = []
+package struct AxisTicks: Equatable {
+  package private(set) var values: [Double] = []
   private var step = 1.0
 
   /// Multiples of 1, 2 or 5 times a power of ten in `range`, about `count` of them.
-  init(_ range: ClosedRange<Double>, count: Int, onlyWhole: Bool = false) {
+  package init(_ range: ClosedRange<Double>, count: Int, onlyWhole: Bool = false) {
     let wanted = (range.upperBound - range.lowerBound) / Double(max(count, 1))
     guard wanted.isFinite, wanted > 0 else {
       values = [range.lowerBound]
@@ -23,7 +23,7 @@ struct AxisTicks: Equatable {
   }
 
   /// `0.25`, `400`, `20k`, `1.5M`, `2e-05`
-  func text(_ value: Double) -> String {
+  package func text(_ value: Double) -> String {
     let greatest = values.map { abs($0) }.max() ?? 0
     if value == 0 { return "0" }
     if step < 0.999e-4 || greatest >= 1e9 { return shortest(value) }
@@ -39,7 +39,7 @@ struct AxisTicks: Equatable {
   }
 
   /// `value` with so many digits that count, in powers of ten where that is shorter.
-  static func general(_ value: Double, _ digits: Int) -> String {
+  package static func general(_ value: Double, _ digits: Int) -> String {
     var buffer = [CChar](repeating: 0, count: 64)
     withVaList([Int32(digits), value]) { _ = vsnprintf(&buffer, buffer.count, "%.*g", $0) }
     return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
