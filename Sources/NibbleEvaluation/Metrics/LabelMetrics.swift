@@ -14,6 +14,8 @@ public struct LabelMetrics: Sendable, Equatable {
   public let undefined: Double
   /// confusion[true][predicted], for texts with one class each.
   private var confusion: [[Int]]
+  /// Texts with one class.
+  private var singles = 0
   /// What the texts were drawn from, where they are a sample.
   private var whole = Whole.none
 
@@ -31,6 +33,7 @@ public struct LabelMetrics: Sendable, Equatable {
   public mutating func add(predicted: Int, actual: Int) {
     add(predicted: Set([predicted]), actual: Set([actual]))
     confusion[actual][predicted] += 1
+    singles += 1
   }
 
   /// A text with any number of classes.
@@ -49,7 +52,7 @@ public struct LabelMetrics: Sendable, Equatable {
 
   static let all = [
     Figure(label: "accuracy", key: "accuracy") { $0.accuracy },
-    Figure(label: "F1 of class 1", key: "f1") { $0.right.count == 2 && $0.confusionMatrix != nil ? $0.f1(1) : nil },
+    Figure(label: "F1 of class 1", key: "f1") { $0.right.count == 2 && $0.isSingle ? $0.f1(1) : nil },
     Figure(label: "F1, macro", key: "f1_macro") { $0.macroF1 },
     Figure(label: "F1, micro", key: "f1_micro") { $0.microF1 },
     Figure(label: "F1, weighted", key: "f1_weighted") { $0.weightedF1 },
@@ -111,10 +114,11 @@ public struct LabelMetrics: Sendable, Equatable {
     return all == 0 ? macroF1 : right.indices.reduce(0) { $0 + Double(truths[$1]) * f1($1) } / Double(all)
   }
 
+  /// Whether every text has one class.
+  private var isSingle: Bool { singles == count }
+
   /// How often each class was predicted (columns) for each true one (rows); nil for texts with several classes each.
-  public var confusionMatrix: [[Int]]? {
-    confusion.reduce(0) { $0 + $1.reduce(0, +) } == count ? confusion : nil
-  }
+  public var confusionMatrix: [[Int]]? { isSingle ? confusion : nil }
 
   /// The confusion matrix as lines of a table, numbers under one another; nil for texts with several classes each.
   ///
@@ -135,10 +139,9 @@ public struct LabelMetrics: Sendable, Equatable {
   /// Matthews' correlation, of any number of classes (Gorodkin, 2004); nil for texts with several classes each. 0 where all texts are
   /// predicted to be, or are, of one class.
   public var matthews: Double? {
-    guard count > 0, let confusion = confusionMatrix else { return nil }
-    let classes = confusion.indices
-    let actual = classes.map { Double(confusion[$0].reduce(0, +)) }
-    let predicted = classes.map { own in Double(classes.reduce(0) { $0 + confusion[$1][own] }) }
+    guard count > 0, isSingle else { return nil }
+    let actual = right.indices.map { Double(right[$0] + missed[$0]) }
+    let predicted = right.indices.map { Double(right[$0] + wrong[$0]) }
     let n = Double(count), correct = Double(exact)
     func dot(_ x: [Double], _ y: [Double]) -> Double { zip(x, y).reduce(0) { $0 + $1.0 * $1.1 } }
     let root = ((n * n - dot(predicted, predicted)) * (n * n - dot(actual, actual))).squareRoot()
@@ -147,31 +150,28 @@ public struct LabelMetrics: Sendable, Equatable {
 }
 
 extension LabelMetrics {
-  /// Numbers that texts of so many classes are summed in: those of each class, exact ones, all, and the confusion matrix.
-  static func width(_ classes: Int) -> Int { 3 * classes + 2 + classes * classes }
+  /// Numbers that texts of so many classes are summed in: right, wrong and missed of each class, exact texts, all texts.
+  static func width(_ classes: Int) -> Int { 3 * classes + 2 }
 
   /// The columns in which a text counts 1.
-  ///
-  /// - Parameter single: the true and the predicted class of a text that has one
-  static func columns(_ predicted: Set<Int>, _ actual: Set<Int>, single: (actual: Int, predicted: Int)?, classes: Int) -> [Int] {
+  static func columns(_ predicted: Set<Int>, _ actual: Set<Int>, classes: Int) -> [Int] {
     var columns = [3 * classes + 1]
     for one in predicted { columns.append(actual.contains(one) ? one : classes + one) }
     for one in actual where !predicted.contains(one) { columns.append(2 * classes + one) }
     if predicted == actual { columns.append(3 * classes) }
-    if let single { columns.append(3 * classes + 2 + single.actual * classes + single.predicted) }
     return columns
   }
 
-  /// From sums over texts.
+  /// A sample of texts from its sums; it has no confusion matrix.
   ///
-  /// - Parameter whole: what the texts were drawn from, if they are a sample
-  init(classes: Int, undefined: Double, sums: [Double], whole: LabelMetrics? = nil) {
-    self.init(classes: classes, undefined: undefined)
-    for one in 0..<classes {
-      (right[one], wrong[one], missed[one]) = (Int(sums[one]), Int(sums[classes + one]), Int(sums[2 * classes + one]))
-      for other in 0..<classes { confusion[one][other] = Int(sums[3 * classes + 2 + one * classes + other]) }
-    }
-    (exact, count) = (Int(sums[3 * classes]), Int(sums[3 * classes + 1]))
-    if let whole { self.whole = .metrics(whole) }
+  /// - Parameter whole: what the texts were drawn from
+  init(sums: [Double], of whole: LabelMetrics) {
+    let classes = whole.right.count
+    self.init(classes: 0, undefined: whole.undefined)
+    let counts = sums.map { Int($0) }
+    (right, wrong, missed) = (Array(counts[..<classes]), Array(counts[classes..<2 * classes]), Array(counts[2 * classes..<3 * classes]))
+    (exact, count) = (counts[3 * classes], counts[3 * classes + 1])
+    singles = whole.isSingle ? count : 0
+    self.whole = .metrics(whole)
   }
 }

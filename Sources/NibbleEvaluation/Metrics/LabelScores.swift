@@ -32,20 +32,22 @@ public struct LabelScores: Sendable {
       }
     }
     var sums = ItemSums(width: LabelMetrics.width(classes))
+    var metrics = LabelMetrics(classes: classes, undefined: undefined)
     for (predicted, actual) in zip(predicted, actual) {
-      var single: (actual: Int, predicted: Int)?
-      if isSingle, let p = predicted.first, let a = actual.first { single = (a, p) }
-      sums.add(ones: LabelMetrics.columns(predicted, actual, single: single, classes: classes))
+      sums.add(ones: LabelMetrics.columns(predicted, actual, classes: classes))
+      if isSingle, let predicted = predicted.first, let actual = actual.first {
+        metrics.add(predicted: predicted, actual: actual)
+      } else {
+        metrics.add(predicted: predicted, actual: actual)
+      }
     }
-    let found = LabelMetrics(classes: classes, undefined: undefined, sums: sums.total)
-    metrics = found
-    scores = LabelMetrics.all.filter { $0.value(found) != nil }.map { figure in
+    let whole = metrics
+    self.metrics = whole
+    scores = LabelMetrics.all.filter { $0.value(whole) != nil }.map { figure in
       let score =
         figure.key == "accuracy"
         ? CorpusScore(meanOf: zip(predicted, actual).map { $0 == $1 ? 1 : 0 })
-        : CorpusScore(items: nil, sums) {
-          figure.value(LabelMetrics(classes: classes, undefined: undefined, sums: $0, whole: found)) ?? .nan
-        }
+        : CorpusScore(items: nil, sums) { figure.value(LabelMetrics(sums: $0, of: whole)) ?? .nan }
       return (figure.label, figure.key, score)
     }
   }
