@@ -9,15 +9,15 @@ struct AskingOptions: ParsableArguments {
       "How rows are asked: \(ChoiceStyle.all.map(\.name).joined(separator: ", ")) (choices; default: seen from the first row's keys).",
       valueName: "NAME"))
   var questionStyle: ChoiceStyle?
-  @Option(help: ArgumentHelp("Show this many solved questions before each (choices).", valueName: "K")) var fewShot = 0
+  @Option(help: ArgumentHelp("Show this many solved questions before each (choices, classification by words).", valueName: "K")) var fewShot = 0
   @Option(help: ArgumentHelp("The file of solved questions; those of a question's own subject are shown, the first first.", valueName: "FILE"))
   var exemplars: String?
   @Option(
     help: ArgumentHelp(
-      "How rows become prompts (nlg, labels, qa): a text in which {key} is the row's text under that key.", valueName: "TEXT"))
+      "How rows become prompts (nlg, labels, qa, classification by words): a text in which {key} is the row's text under that key.", valueName: "TEXT"))
   var promptFormat: String?
   @Flag(help: "Treat prompts as user messages and format them with the model's chat template (nlg, labels, qa).") var chat = false
-  @Option(help: ArgumentHelp("Every label there is, one a line (labels).", valueName: "FILE")) var labelList: String?
+  @Option(help: ArgumentHelp("Every label there is, one a line (labels; classification by words).", valueName: "FILE")) var labelList: String?
   @Option(
     help: ArgumentHelp(
       "The folder of WordNet 3.0's files, for METEOR's synonyms (nlg; default: \(WordNet.debianFolder), if it is there).", valueName: "DIR"))
@@ -58,7 +58,7 @@ struct AskingOptions: ParsableArguments {
 
   /// The labels that `--label-list` names.
   func labels() throws -> [String] {
-    guard let labelList else { throw NibbleError.usage("--task labels needs the labels there are: --label-list FILE, one a line") }
+    guard let labelList else { throw NibbleError.usage("the labels there are have to be named: --label-list FILE, one a line") }
     let lines = try SmallText.read(labelList).split(whereSeparator: \.isNewline).map(String.init)
     return lines.filter { !$0.allSatisfy(\.isWhitespace) }
   }

@@ -22,6 +22,31 @@ extension EvaluateCommand {
       table: found.table().map { ($0.subject, $0.accuracy, $0.questions) })
   }
 
+  /// Classes by their words, of a model without a head for them.
+  func chooseLabels(_ open: OpenModel, _ started: Double) throws {
+    let format = asking.promptFormat ?? LabelWords.format
+    let labels = try LabelWords(try asking.labels(), PromptFormat(format))
+    var questions = try labels.questions(data, limit: asking.limit)
+    if asking.fewShot > 0 {
+      guard let exemplars = asking.exemplars else { throw NibbleError.usage("--few-shot needs solved questions: --exemplars FILE") }
+      let solved = try labels.questions(exemplars, limit: asking.fewShot)
+      guard solved.count == asking.fewShot else {
+        throw NibbleError.badInput("\(path: exemplars): \(solved.count) solved rows where \(asking.fewShot) are to be shown")
+      }
+      questions = questions.map { $0.after(solved) }
+    }
+    let journal = try journal([("labels", JSON(labels.words)), ("prompt_format", JSON(format)), ("few_shot", JSON(asking.fewShot))])
+    let found = ChoiceAnswers(questions, try ask(questions, open, journal))
+    let others = try compareTo.map { path in
+      ChoiceAnswers(questions, try ask(questions, OpenModel(model.replaced(path, adapters: compareAdapter), common), nil))
+    }
+    Progress.clear()
+    try journal?.publish()
+    try print(
+      FigureReport(figures: try labels.figures(found), others: try others.map(labels.figures) ?? [], other: [compareTo ?? ""] + compareAdapter),
+      started, facts: [("classes", "labels", JSON(labels.words)), ("rows", "rows", JSON(questions.count))])
+  }
+
   private func ask(_ questions: [ChoiceQuestion], _ open: OpenModel, _ journal: AnswerJournal?) throws -> [ChoiceAnswers.Answer] {
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
     let choices = Choices(questions, empty: tokens.mark ?? tokens.end) { text in

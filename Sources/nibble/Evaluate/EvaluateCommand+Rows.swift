@@ -7,15 +7,18 @@ extension EvaluateCommand {
   func judgeRows(_ started: Double) throws {
     let open = try OpenModel(model, common)
     let isClassifier = open.model.classCount != nil
+    if !isClassifier, task == .classification, asking.labelList != nil { return try chooseLabels(open, started) }
     let right: [Task] = !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
     guard right.contains(task) else {
-      let kind = !isClassifier ? "is no classifier" : open.model.isRegression ? "is a regression" : "is a classifier"
+      let kind = !isClassifier ? "is no classifier (--label-list asks it for words)" : open.model.isRegression ? "is a regression" : "is a classifier"
       throw NibbleError.usage("\(model.base) \(kind): --task \(right[0].rawValue)")
     }
     let rows = try TrainingRows(
       open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)
-    let read = try rows.read(data, keepsTexts: asking.predictions != nil)
+    if isClassifier { common.warnIgnored(["--few-shot", "--exemplars", "--prompt-format", "--label-list", "--resume"], "the model has a head for classes") }
+    var read = try rows.read(data, keepsTexts: asking.predictions != nil)
+    if let limit = asking.limit { read.rows = Array(read.rows.prefix(limit)) }
     common.warn(rows.warnings + read.warnings)
     let scored = read.rows.map { RowScores.Row($0.input, labels: $0.labels, targets: $0.targets) }
     let found = try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))

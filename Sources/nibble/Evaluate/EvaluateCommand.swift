@@ -15,7 +15,8 @@ struct EvaluateCommand: ParsableCommand {
       rest; --windows whole scores everything. The standard error treats tokens as independent.
 
       lm, classification, pairs and regression read rows as finetune does. lm reports the mean loss of the answers' tokens, classification \
-      and pairs accuracy, F1 and their like, regression correlations.
+      and pairs accuracy, F1 and their like, regression correlations. A model without a head for classes is asked for their words, which \
+      --label-list names.
 
       choices asks questions with choices: MMLU, ARC, HellaSwag, PIQA, WinoGrande, OpenBookQA, BoolQ and Social IQa, as the files of these sets \
       have them or with "question", "choices" and "answer", and rows with a "prompt" of your own. Prompts and figures are those of EleutherAI's \
@@ -81,13 +82,15 @@ struct EvaluateCommand: ParsableCommand {
   static let flags: [String: Set<Task>] = {
     let rows: Set<Task> = [.lm, .classification, .pairs, .regression], written: Set<Task> = [.nlg, .labels, .qa]
     let asked = written.union([.choices])
+    let words = written.union([.classification])
     return [
-      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--compare-to": Set(Task.allCases),
-      "--compare-adapter": Set(Task.allCases), "--max-length": rows, "--train-on-prompt": [.lm], "--template": [.lm],
-      "--train-on-turns": [.lm], "--break-marks": [.lm], "--predictions": asked.union(rows).union([.embed]).subtracting([.lm]), "--resume": asked,
-      "--limit": asked.union([.embed]), "--pooling": [.embed], "--question-style": [.choices], "--few-shot": [.choices], "--exemplars": [.choices], "--prompt-format": written,
-      "--chat": written, "--label-list": [.labels], "--wordnet": [.nlg], "--paraphrases": [.nlg], "--max-new-tokens": written, "--num-beams": written, "--length-penalty": written,
-      "--no-repeat-ngram-size": written, "--stop": written,
+      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--max-length": rows, "--train-on-prompt": [.lm],
+      "--template": [.lm], "--train-on-turns": [.lm], "--break-marks": [.lm], "--question-style": [.choices],
+      "--few-shot": [.choices, .classification], "--exemplars": [.choices, .classification], "--prompt-format": words, "--chat": written,
+      "--label-list": [.labels, .classification], "--wordnet": [.nlg], "--paraphrases": [.nlg], "--max-new-tokens": written,
+      "--num-beams": written, "--length-penalty": written, "--no-repeat-ngram-size": written, "--stop": written, "--pooling": [.embed],
+      "--limit": asked.union(rows).union([.embed]), "--resume": words.union([.choices]),
+      "--predictions": asked.union(rows).union([.embed]).subtracting([.lm]),
     ]
   }()
 
