@@ -87,6 +87,7 @@ let package = Package(
         "NibbleCalibration", "NibbleModels", "NibbleAdapters", "NibbleCompute", "NibbleQuant", "NibbleFormats", "NibbleEvaluation",
         "TestSupport",
       ]),
+    .testTarget(name: "NibbleEvaluationTests", dependencies: ["NibbleEvaluation", "NibbleCore", "TestSupport"]),
     .testTarget(name: "NibbleFormatsTests", dependencies: ["NibbleFormats", "TestSupport"]),
     .testTarget(name: "NibbleTemplatesTests", dependencies: ["NibbleTemplates", "TestSupport"]),
     .testTarget(name: "NibbleTokenizersTests", dependencies: ["NibbleTokenizers", "TestSupport"]),

@@ -75,7 +75,7 @@ struct ChoicesTests {
     (#"{"passage":"p","question":"q","label":1}"#, "boolq", "p\nQuestion: q?\nAnswer:", " yes", 1),
     (#"{"passage":"p","question":"q","answer":false}"#, "boolq", "p\nQuestion: q?\nAnswer:", " no", 0),
     (#"{"context":"c","question":"q","answerA":"x","answerB":"y","answerC":"z","label":"3"}"#, "siqa", "Q: c q\nA:", " z", 2),
-    (#"{"activity_label":"L","ctx_a":"A [title] b","ctx_b":"hE","endings":[" x [step]  y.","z"],"label":"0"}"#, "hellaswag", "L: A. b He", " x y.", 0),
+    (#"{"activity_label":"L","ctx_a":"A [title] b","ctx_b":"hE","endings":[" x [step]  y.","z"],"label":"0"}"#, "hellaswag", "L: A. b He", " x  y.", 0),
     (#"{"prompt":"p","choices":["x","y"],"answer":0}"#, "plain", "p", " x", 0),
   ]
 

@@ -7,7 +7,9 @@ public struct NlgTask: AnswerTask {
   public let format = "{prompt}"
   public let search = AnswerSearch(maximumNew: 64, beams: 10, lengthPenalty: 0.9, noRepeatNgram: 4)
 
-  public init() {}
+  private let meteor: METEOR
+
+  public init(_ meteor: METEOR) { self.meteor = meteor }
 
   /// Rows with a `completion`, or with a list `references`; those with one prompt are one item.
   public func items(_ path: String, _ format: PromptFormat, limit: Int?) throws -> [AnswerItem] {
@@ -33,7 +35,7 @@ public struct NlgTask: AnswerTask {
     let texts = try ReferencedTexts(answers.map(trimmed), references: items.map(\.references))
     return [
       Figure("BLEU", "bleu", BLEU().score(texts)), Figure("NIST", "nist", NIST().score(texts)), Figure("ROUGE-L", "rouge_l", RougeL().score(texts)),
-      Figure("CIDEr-D", "cider", CIDErD().score(texts)),
+      Figure("CIDEr-D", "cider", CIDErD().score(texts)), Figure(meteor.label, meteor.key, try meteor.score(texts)),
     ]
   }
 }

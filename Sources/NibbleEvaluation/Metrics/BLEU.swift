@@ -39,7 +39,8 @@ public struct BLEU: Sendable {
   private func value(_ sums: [Double]) -> Double {
     let (matches, lengths, reference) = (sums[..<Self.order], sums[Self.order..<2 * Self.order], sums[2 * Self.order])
     let logarithms = zip(matches, lengths).reduce(0) {
-      $0 + log(max($1.0 + smoothing, 1e-15) / max($1.1 + smoothing, 1e-9))
+      // The port's precision may pass 1 where most texts are shorter than the run; this one does not.
+      $0 + log(max($1.0 + smoothing, 1e-15) / max($1.1 + smoothing, $1.0 + smoothing, 1e-9))
     }
     let words = sums[Self.order]
     let brevity = words > reference ? 1 : exp(1 - reference / max(words, 1e-5))

@@ -12,10 +12,6 @@ public struct CIDErD: Sendable {
 
   public init() {}
 
-  /// The mean over the texts, each from 0 to 10. Weights come from all references of `texts`; of a single text every weight, and so the
-  /// score, is 0.
-  public func score(_ texts: ReferencedTexts) -> CorpusScore { score(texts, tokenized: false) }
-
   /// A text: for each length its runs in order with their weights, their norm, and how many pairs of words it has.
   private struct Weighted {
     var runs: [[(run: Int, weight: Double)]] = []
@@ -23,8 +19,11 @@ public struct CIDErD: Sendable {
     var pairs = 0.0
   }
 
+  /// The mean over the texts, each from 0 to 10. Weights come from all references of `texts`; of a single text every weight, and so the
+  /// score, is 0.
+  ///
   /// - Parameter tokenized: whether words are already apart, by spaces
-  func score(_ texts: ReferencedTexts, tokenized: Bool) -> CorpusScore {
+  public func score(_ texts: ReferencedTexts, tokenized: Bool = false) -> CorpusScore {
     let tokens = texts.tokens(tokenized ? PTBTokens.spaced : PTBTokens.cut)
     var runs = NGrams()
     let references = tokens.references.map { $0.map { runs.counts($0, order: Self.order) } }

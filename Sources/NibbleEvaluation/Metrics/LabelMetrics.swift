@@ -1,3 +1,5 @@
+import NibbleCore
+
 /// Predicted classes against true ones.
 public struct LabelMetrics: Sendable, Equatable {
   /// Per class: true positives, false positives, false negatives.
@@ -12,6 +14,10 @@ public struct LabelMetrics: Sendable, Equatable {
   public let undefined: Double
   /// confusion[true][predicted], for texts with one class each.
   private var confusion: [[Int]]
+  /// What the texts were drawn from, where they are a sample.
+  private var whole = Whole.none
+
+  private indirect enum Whole: Sendable, Equatable { case none, metrics(LabelMetrics) }
 
   /// Nothing seen yet.
   public init(classes: Int, undefined: Double = 0) {
@@ -62,42 +68,68 @@ public struct LabelMetrics: Sendable, Equatable {
   /// The share of texts of which everything is right.
   public var accuracy: Double { count == 0 ? 0 : Double(exact) / Double(count) }
 
-  private func share(_ a: Int, of b: Int) -> Double { b == 0 ? undefined : Double(a) / Double(b) }
+  /// Nil for a share of nothing.
+  private static func share(_ a: Int, of b: Int) -> Double? { b == 0 ? nil : Double(a) / Double(b) }
 
   /// The share of predictions that are right, over all classes together.
-  public var microPrecision: Double { share(right.reduce(0, +), of: right.reduce(0, +) + wrong.reduce(0, +)) }
+  public var microPrecision: Double { Self.share(right.reduce(0, +), of: right.reduce(0, +) + wrong.reduce(0, +)) ?? undefined }
   /// The share of true classes that were predicted, over all classes together.
-  public var microRecall: Double { share(right.reduce(0, +), of: right.reduce(0, +) + missed.reduce(0, +)) }
+  public var microRecall: Double { Self.share(right.reduce(0, +), of: right.reduce(0, +) + missed.reduce(0, +)) ?? undefined }
   public var microF1: Double {
     let r = right.reduce(0, +)
-    return share(2 * r, of: 2 * r + wrong.reduce(0, +) + missed.reduce(0, +))
+    return Self.share(2 * r, of: 2 * r + wrong.reduce(0, +) + missed.reduce(0, +)) ?? undefined
   }
 
-  private func precision(_ one: Int) -> Double { share(right[one], of: right[one] + wrong[one]) }
-  private func recall(_ one: Int) -> Double { share(right[one], of: right[one] + missed[one]) }
+  private func precision(_ one: Int) -> Double? { Self.share(right[one], of: right[one] + wrong[one]) }
+  private func recall(_ one: Int) -> Double? { Self.share(right[one], of: right[one] + missed[one]) }
+  private func ownF1(_ one: Int) -> Double? { Self.share(2 * right[one], of: 2 * right[one] + wrong[one] + missed[one]) }
 
   /// A class' F1: 2 x right / (2 x right + wrong + missed).
-  public func f1(_ one: Int) -> Double { share(2 * right[one], of: 2 * right[one] + wrong[one] + missed[one]) }
+  public func f1(_ one: Int) -> Double { ownF1(one) ?? undefined }
 
-  private func mean(_ value: (Int) -> Double) -> Double {
-    right.isEmpty ? 0 : right.indices.reduce(0) { $0 + value($1) } / Double(right.count)
+  /// A class that a sample happens to lack is left out: it is neither right nor wrong there.
+  private func mean(_ value: (LabelMetrics, Int) -> Double?) -> Double {
+    var (sum, count) = (0.0, 0)
+    for one in right.indices {
+      let own = value(self, one)
+      if own == nil, case .metrics(let whole) = whole, value(whole, one) != nil { continue }
+      sum += own ?? undefined
+      count += 1
+    }
+    return count == 0 ? 0 : sum / Double(count)
   }
 
   /// The means over the classes, each counting the same.
-  public var macroPrecision: Double { mean(precision) }
-  public var macroRecall: Double { mean(recall) }
-  public var macroF1: Double { mean(f1) }
+  public var macroPrecision: Double { mean { $0.precision($1) } }
+  public var macroRecall: Double { mean { $0.recall($1) } }
+  public var macroF1: Double { mean { $0.ownF1($1) } }
 
-  /// The mean over the classes, each counting as often as it is true.
+  /// The mean over the classes, each counting as often as it is true; all the same where none is ever true.
   public var weightedF1: Double {
     let truths = right.indices.map { right[$0] + missed[$0] }
     let all = truths.reduce(0, +)
-    return all == 0 ? undefined : right.indices.reduce(0) { $0 + Double(truths[$1]) * f1($1) } / Double(all)
+    return all == 0 ? macroF1 : right.indices.reduce(0) { $0 + Double(truths[$1]) * f1($1) } / Double(all)
   }
 
   /// How often each class was predicted (columns) for each true one (rows); nil for texts with several classes each.
   public var confusionMatrix: [[Int]]? {
     confusion.reduce(0) { $0 + $1.reduce(0, +) } == count ? confusion : nil
+  }
+
+  /// The confusion matrix as lines of a table, numbers under one another; nil for texts with several classes each.
+  ///
+  /// - Parameter names: of the classes; those beyond have their numbers
+  public func confusionTable(_ names: [String] = []) -> [String]? {
+    guard let confusion = confusionMatrix else { return nil }
+    let names = confusion.indices.map { names.indices.contains($0) ? oneLine(names[$0]) : "\($0)" }
+    let rows = [["true \\ predicted"] + names] + confusion.indices.map { [names[$0]] + confusion[$0].map { "\($0)" } }
+    let widths = rows[0].indices.map { column in rows.map { $0[column].count }.max() ?? 0 }
+    return rows.map { row in
+      zip(row, widths).enumerated().map { column, cell in
+        let space = String(repeating: " ", count: cell.1 - cell.0.count)
+        return column == 0 ? cell.0 + space : space + cell.0
+      }.joined(separator: "  ")
+    }
   }
 
   /// Matthews' correlation, of any number of classes (Gorodkin, 2004); nil for texts with several classes each. 0 where all texts are
@@ -131,12 +163,15 @@ extension LabelMetrics {
   }
 
   /// From sums over texts.
-  init(classes: Int, undefined: Double, sums: [Double]) {
+  ///
+  /// - Parameter whole: what the texts were drawn from, if they are a sample
+  init(classes: Int, undefined: Double, sums: [Double], whole: LabelMetrics? = nil) {
     self.init(classes: classes, undefined: undefined)
     for one in 0..<classes {
       (right[one], wrong[one], missed[one]) = (Int(sums[one]), Int(sums[classes + one]), Int(sums[2 * classes + one]))
       for other in 0..<classes { confusion[one][other] = Int(sums[3 * classes + 2 + one * classes + other]) }
     }
     (exact, count) = (Int(sums[3 * classes]), Int(sums[3 * classes + 1]))
+    if let whole { self.whole = .metrics(whole) }
   }
 }

@@ -37,14 +37,15 @@ public struct LabelScores: Sendable {
       if isSingle, let p = predicted.first, let a = actual.first { single = (a, p) }
       sums.add(ones: LabelMetrics.columns(predicted, actual, single: single, classes: classes))
     }
-    @Sendable func metrics(_ sums: [Double]) -> LabelMetrics { LabelMetrics(classes: classes, undefined: undefined, sums: sums) }
-    let found = metrics(sums.total)
-    self.metrics = found
+    let found = LabelMetrics(classes: classes, undefined: undefined, sums: sums.total)
+    metrics = found
     scores = LabelMetrics.all.filter { $0.value(found) != nil }.map { figure in
       let score =
         figure.key == "accuracy"
         ? CorpusScore(meanOf: zip(predicted, actual).map { $0 == $1 ? 1 : 0 })
-        : CorpusScore(items: nil, sums) { figure.value(metrics($0)) ?? .nan }
+        : CorpusScore(items: nil, sums) {
+          figure.value(LabelMetrics(classes: classes, undefined: undefined, sums: $0, whole: found)) ?? .nan
+        }
       return (figure.label, figure.key, score)
     }
   }

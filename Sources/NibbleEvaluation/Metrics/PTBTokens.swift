@@ -147,3 +147,11 @@ enum PTBTokens {
     }
   }
 }
+
+extension ReferencedTexts {
+  /// The same texts as the COCO caption scorer hands them to its metrics: words apart, in small letters, without punctuation. The E2E
+  /// challenge's METEOR is that of these.
+  public var captions: ReferencedTexts {
+    mapped { PTBTokens.cut($0).joined(separator: " ") }
+  }
+}

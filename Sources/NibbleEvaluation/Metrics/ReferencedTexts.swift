@@ -18,7 +18,14 @@ public struct ReferencedTexts: Sendable {
     (self.predictions, self.references) = (predictions, references)
   }
 
+  private init(_ predictions: [String], _ references: [[String]]) { (self.predictions, self.references) = (predictions, references) }
+
   public var count: Int { predictions.count }
+
+  /// The same texts written otherwise.
+  func mapped(_ write: (String) -> String) -> ReferencedTexts {
+    ReferencedTexts(predictions.map(write), references.map { $0.map(write) })
+  }
 
   /// The same texts cut into words, equal words having equal numbers.
   func tokens(_ cut: (String) -> [String]) -> (predictions: [[Int]], references: [[[Int]]]) {

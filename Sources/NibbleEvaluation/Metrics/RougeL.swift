@@ -10,10 +10,9 @@ public struct RougeL: Sendable {
   public init() {}
 
   /// The mean over the texts, each from 0 to 1.
-  public func score(_ texts: ReferencedTexts) -> CorpusScore { score(texts, tokenized: false) }
-
+  ///
   /// - Parameter tokenized: whether words are already apart, by spaces
-  func score(_ texts: ReferencedTexts, tokenized: Bool) -> CorpusScore {
+  public func score(_ texts: ReferencedTexts, tokenized: Bool = false) -> CorpusScore {
     let tokens = texts.tokens(tokenized ? PTBTokens.spaced : PTBTokens.cut)
     return CorpusScore(
       meanOf: zip(tokens.predictions, tokens.references).map { text, references in

@@ -23,13 +23,16 @@ enum StudentT {
     return t < 0 ? tail : 1 - tail
   }
 
-  /// The regularized incomplete beta function I_x(a, b), by its continued fraction (Abramowitz and Stegun, 26.5.8) as Lentz
-  /// evaluates one.
+  /// The regularized incomplete beta function I_x(a, b).
   static func incompleteBeta(_ x: Double, _ a: Double, _ b: Double) -> Double {
     guard x > 0 else { return 0 }
     guard x < 1 else { return 1 }
-    // The fraction converges fast on this side only. Where a is b, the other side of the border is the border.
-    guard x <= (a + 1) / (a + b + 2) else { return 1 - incompleteBeta(1 - x, b, a) }
+    // The fraction converges fast on this side only.
+    return x < (a + 1) / (a + b + 2) ? betaFraction(x, a, b) : 1 - betaFraction(1 - x, b, a)
+  }
+
+  /// Its continued fraction (Abramowitz and Stegun, 26.5.8) as Lentz evaluates one.
+  private static func betaFraction(_ x: Double, _ a: Double, _ b: Double) -> Double {
     let front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
     let tiny = 1e-300
     func guarded(_ value: Double) -> Double { abs(value) < tiny ? tiny : value }

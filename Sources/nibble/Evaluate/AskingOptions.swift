@@ -18,6 +18,12 @@ struct AskingOptions: ParsableArguments {
   var promptFormat: String?
   @Flag(help: "Treat prompts as user messages and format them with the model's chat template (nlg, labels, qa).") var chat = false
   @Option(help: ArgumentHelp("Every label there is, one a line (labels).", valueName: "FILE")) var labelList: String?
+  @Option(
+    help: ArgumentHelp(
+      "The folder of WordNet 3.0's files, for METEOR's synonyms (nlg; default: \(WordNet.debianFolder), if it is there).", valueName: "DIR"))
+  var wordnet: String?
+  @Option(help: ArgumentHelp("METEOR's table of paraphrases, unpacked (nlg; default: METEOR without paraphrases).", valueName: "FILE"))
+  var paraphrases: String?
   @Option(help: "Maximum number of new tokens of an answer (default: nlg and labels 64, qa 32).") var maxNewTokens: Int?
   @Option(help: "Number of beams of a beam search; 1 for none (default: nlg 10, labels and qa 1).") var numBeams: Int?
   @Option(parsing: .unconditional, help: "Beam search divides scores by length to this power (default: nlg 0.9, labels and qa 1).") var lengthPenalty: Double?

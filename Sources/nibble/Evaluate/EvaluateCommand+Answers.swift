@@ -73,7 +73,7 @@ extension EvaluateCommand {
   /// What `--task` is of the tasks whose answers are written.
   func answerTask() throws -> (any AnswerTask)? {
     switch task {
-    case .nlg: NlgTask()
+    case .nlg: NlgTask(try METEOR(wordNet: asking.wordnet, paraphrases: asking.paraphrases))
     case .qa: QaTask()
     case .labels: try LabelsTask(try asking.labels())
     default: nil

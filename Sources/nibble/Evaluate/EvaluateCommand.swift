@@ -21,7 +21,7 @@ struct EvaluateCommand: ParsableCommand {
       have them or with "question", "choices" and "answer", and rows with a "prompt" of your own. Prompts and figures are those of EleutherAI's \
       lm-evaluation-harness.
 
-      nlg, labels and qa have the model write: text from data as in the E2E challenge (BLEU, NIST, ROUGE-L, CIDEr-D), lists of labels as in \
+      nlg, labels and qa have the model write: text from data as in the E2E challenge (BLEU, NIST, ROUGE-L, CIDEr-D, METEOR), lists of labels as in \
       SemEval-2021 task 6 (F1), answers as in SQuAD (exact match, F1). --prompt-format says how a row becomes a prompt.
 
       embed reads pairs of texts with a number, and correlates it with the cosine of the texts' vectors.
@@ -86,7 +86,7 @@ struct EvaluateCommand: ParsableCommand {
       "--compare-adapter": Set(Task.allCases), "--max-length": rows, "--train-on-prompt": [.lm], "--template": [.lm],
       "--train-on-turns": [.lm], "--break-marks": [.lm], "--predictions": asked.union(rows).union([.embed]).subtracting([.lm]), "--resume": asked,
       "--limit": asked.union([.embed]), "--pooling": [.embed], "--question-style": [.choices], "--few-shot": [.choices], "--exemplars": [.choices], "--prompt-format": written,
-      "--chat": written, "--label-list": [.labels], "--max-new-tokens": written, "--num-beams": written, "--length-penalty": written,
+      "--chat": written, "--label-list": [.labels], "--wordnet": [.nlg], "--paraphrases": [.nlg], "--max-new-tokens": written, "--num-beams": written, "--length-penalty": written,
       "--no-repeat-ngram-size": written, "--stop": written,
     ]
   }()

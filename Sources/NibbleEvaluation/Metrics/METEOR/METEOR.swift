@@ -18,11 +18,28 @@ public struct METEOR: Sendable {
     (self.wordNet, self.paraphrases) = (wordNet, paraphrases)
   }
 
+  /// With what there is on this machine.
+  ///
+  /// - Parameters:
+  ///   - wordNet: the folder of WordNet's files; without one, Debian's if it is there, and no synonyms otherwise
+  ///   - paraphrases: METEOR's table, unpacked; without it, no paraphrases
+  /// - Throws: `.badInput` for what is named and is not there
+  public init(wordNet: String?, paraphrases: String?) throws {
+    let folder = wordNet ?? (PathKind(WordNet.debianFolder) == .folder ? WordNet.debianFolder : nil)
+    self.init(wordNet: try folder.map { try WordNet($0) }, paraphrases: try paraphrases.map { try ParaphraseTable($0) })
+  }
+
   /// The figure's key in JSON: `meteor` only with everything that METEOR 1.5 uses, else with what is used, as in
   /// `meteor_exact_stem_synonym`.
   public var key: String {
     if wordNet != nil, paraphrases != nil { return "meteor" }
     return "meteor_exact_stem" + (wordNet == nil ? "" : "_synonym") + (paraphrases == nil ? "" : "_paraphrase")
+  }
+
+  /// The figure's name in a report.
+  public var label: String {
+    let missing = [wordNet == nil ? "synonyms" : nil, paraphrases == nil ? "paraphrases" : nil].compactMap { $0 }
+    return missing.isEmpty ? "METEOR" : "METEOR without " + missing.joined(separator: " and ")
   }
 
   /// From 0 to 1, of the corpus and of each text alone.
