@@ -58,7 +58,7 @@ package struct HTMLPage {
     .wide { overflow-x: auto; margin: 0.75rem 0 } table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums }
     th, td { padding: 0.35rem 0.7rem; text-align: left; border-bottom: 1px solid #d0d5da; vertical-align: top; white-space: nowrap }
     tbody tr:nth-child(even), pre { background: #f4f6f8 } .n { text-align: right }
-    .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; align-items: start; margin: 1rem 0 }
+    .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; align-items: start; margin: 1rem 0 }
     img { width: 100%; max-width: 34rem; height: auto; border: 1px solid #d0d5da; border-radius: 8px; box-sizing: border-box }
     details { margin: 0.5rem 0 } summary { cursor: pointer } pre { overflow-x: auto; padding: 0.75rem; border-radius: 6px; font-size: 0.8rem; line-height: 1.45 }
     @media (prefers-color-scheme: dark) {
