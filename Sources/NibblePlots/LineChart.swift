@@ -124,7 +124,7 @@ public struct LineChart: Sendable {
       let style = "class=\"s\(number % ChartStyle.colours)\" stroke-width=\"\(hasMarks ? 2 : 1.6)\"" + (hasMarks ? ChartStyle.dash(number) : "")
       parts.append(SVG.polyline(thinned(one.points.map { at($0, $0.y) }), style))
     }
-    guard hasMarks || one.points.count == 1 else { return parts }
+    guard hasMarks || one.points.count <= 40 else { return parts }
     for point in one.points {
       if let bounds = point.bounds {
         let ends = [bounds.lowerBound, bounds.upperBound].map { end in

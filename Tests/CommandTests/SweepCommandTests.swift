@@ -11,7 +11,7 @@ struct SweepCommandTests {
   let folder = TemporaryFolder()
 
   /// A plan of two ranks and two seeds on a packed model, with a model without training beside them.
-  func plan(_ more: String = "", steps: Int = 3) throws -> String {
+  func plan(_ more: String = "", steps: Int = 3, seeds: String = "[1, 2]") throws -> String {
     try folder.write("rows.jsonl", (0..<6).map { "{\"prompt\": \"Once \($0)\", \"completion\": \" upon a time\"}\n" }.joined())
     return try folder.write(
       "plan.yaml",
@@ -19,7 +19,7 @@ struct SweepCommandTests {
       name: ranks
       quantize: {model: \(stories)}
       finetune: {data: \(folder.file("rows.jsonl")), max-steps: \(steps), batch-size: 2, save-steps: 1, lora-dropout: 0.1}
-      seeds: [1, 2]
+      seeds: \(seeds)
       evaluate:
         rows: {task: lm, data: \(folder.file("rows.jsonl"))}
         before: {task: lm, data: \(folder.file("rows.jsonl")), on: base}
@@ -63,7 +63,7 @@ struct SweepCommandTests {
 
   @Test("killed three times, it gives the same table and repeats nothing that was done")
   func killed() throws {
-    _ = try plan("", steps: 4)
+    _ = try plan("", steps: 4, seeds: "[1]")
     #expect(try Program.run(["sweep", folder.file("plan.yaml"), "-o", folder.file("whole"), "-q"]).code == 0)
     func done() -> [String: Date] {
       let steps = (try? FileManager.default.contentsOfDirectory(atPath: folder.file("out/steps"))) ?? []
@@ -74,7 +74,7 @@ struct SweepCommandTests {
         })
     }
     var before: [String: Date] = [:]
-    for wanted in [1, 4, 7] {
+    for wanted in [1, 3, 5] {
       let result = try sweep(["-q"]) { process in
         while process.isRunning, done().count < wanted { usleep(1000) }
         usleep(30_000)
@@ -105,11 +105,11 @@ struct SweepCommandTests {
 
   @Test("a cell that fails does not stop the others, and its code is the sweep's")
   func failing() throws {
-    _ = try plan("cells: {good: {}, bad: {num-labels: 3}}\nmetrics: [loss]")
+    _ = try plan("cells: {good: {}, bad: {evaluate.data: \(folder.write("bad.jsonl", "{\"x\": 1}"))}}", seeds: "[1]")
     let result = try sweep(["-q"])
-    #expect(result.code != 0 && result.errorLines.count == 1 && result.errors.contains("steps failed; the first is evaluate rows"), "\(result.errors)")
+    #expect(result.code == 3 && result.errorLines.count == 1 && result.errors.contains("steps failed; the first is evaluate rows"), "\(result.errors)")
     let cells = try #require(try summary()["cells"]?.array)
-    #expect(cells[0]["done"]?.int == 2 && cells[1]["done"]?.int == 0 && cells[1]["failures"]?.array?.isEmpty == false)
+    #expect(cells[0]["done"]?.int == 1 && cells[1]["done"]?.int == 0 && cells[1]["failures"]?.array?.isEmpty == false)
     #expect(try Program.run(["report", folder.file("out"), "-o", folder.file("r.html")]).code == 0)
     #expect(try String(decoding: bytes(of: folder.file("r.html")), as: UTF8.self).contains("<h2>Failed</h2>"))
   }

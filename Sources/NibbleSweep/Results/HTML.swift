@@ -51,17 +51,20 @@ package struct HTMLPage {
     <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
     <title>\(SVG.escaped(title))</title>
     <style>
-    :root { color-scheme: light dark; --ink: #1b2126; --soft: #4a5259; --line: #d0d5da; --ground: #ffffff; --band: #f4f6f8; --bad: #a61b1b }
-    @media (prefers-color-scheme: dark) { :root { --ink: #e8ecef; --soft: #b4bcc4; --line: #33393f; --ground: #16191c; --band: #1e2327; --bad: #ff8a80 } }
-    body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, "Helvetica Neue", Arial, sans-serif }
+    :root { color-scheme: light dark }
+    body { margin: 0 auto; padding: 1rem; max-width: 76rem; background: #ffffff; color: #1b2126; font: 16px/1.5 system-ui, "Helvetica Neue", Arial, sans-serif }
     h1 { font-size: 1.6rem; line-height: 1.25; margin: 0.5rem 0 } h2 { font-size: 1.25rem; margin: 2rem 0 0.5rem } h3 { font-size: 1.05rem; margin: 1.5rem 0 0.5rem }
-    p, li { overflow-wrap: anywhere } .soft { color: var(--soft); font-size: 0.9rem } .bad { color: var(--bad) }
+    p, li { overflow-wrap: anywhere } .soft { color: #4a5259; font-size: 0.9rem } .bad { color: #a61b1b }
     .wide { overflow-x: auto; margin: 0.75rem 0 } table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums }
-    th, td { padding: 0.35rem 0.7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top } th, td { white-space: nowrap }
-    tbody tr:nth-child(even) { background: var(--band) } .n { text-align: right }
-    .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; align-items: start; margin: 1rem 0 }
-    img { width: 100%; max-width: 34rem; height: auto; border: 1px solid var(--line); border-radius: 8px; box-sizing: border-box }
-    details { margin: 0.5rem 0 } summary { cursor: pointer } pre { overflow-x: auto; background: var(--band); padding: 0.75rem; border-radius: 6px; font-size: 0.8rem; line-height: 1.45 }
+    th, td { padding: 0.35rem 0.7rem; text-align: left; border-bottom: 1px solid #d0d5da; vertical-align: top; white-space: nowrap }
+    tbody tr:nth-child(even), pre { background: #f4f6f8 } .n { text-align: right }
+    .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; align-items: start; margin: 1rem 0 }
+    img { width: 100%; max-width: 34rem; height: auto; border: 1px solid #d0d5da; border-radius: 8px; box-sizing: border-box }
+    details { margin: 0.5rem 0 } summary { cursor: pointer } pre { overflow-x: auto; padding: 0.75rem; border-radius: 6px; font-size: 0.8rem; line-height: 1.45 }
+    @media (prefers-color-scheme: dark) {
+    body { background: #16191c; color: #e8ecef } .soft { color: #b4bcc4 } .bad { color: #ff8a80 } th, td, img { border-color: #33393f }
+    tbody tr:nth-child(even), pre { background: #1e2327 }
+    }
     </style>
     </head>
     <body>

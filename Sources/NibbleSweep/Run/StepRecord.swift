@@ -1,3 +1,4 @@
+import Glibc
 import NibbleCore
 
 /// What is known of a step that is done: written once, whole, when it is.
@@ -25,6 +26,9 @@ package struct StepRecord: Sendable {
     else { return nil }
     self.init(command: command, version: version, seconds: seconds, report: report)
   }
+
+  /// Forgets that a step is done: what it wrote is about to be replaced.
+  static func remove(from folder: String) { unlink(folder + "/" + name) }
 
   func write(_ step: Step, in folder: String) throws {
     let json: JSON = [

@@ -63,6 +63,8 @@ package final class SweepRunner {
 
   package private(set) var states: [StepKey: State] = [:]
   private var running: [StepKey: Running] = [:]
+  /// Steps that could not go on with what an interrupted run left, and begin anew.
+  private var anew: Set<StepKey> = []
   /// Steps that this sweep began.
   package private(set) var begun = 0
 
@@ -147,9 +149,10 @@ package final class SweepRunner {
     let isThere = output.map { PathKind($0) != .nothing } ?? false
     let call = StepCall(
       step: step, output: output, inputs: Dictionary(uniqueKeysWithValues: Set(step.needs).compactMap { need in graph.steps[need].map { (need, folder.output($0)) } }),
-      threads: share(Set(Verb.allCases)), continues: step.verb != .finetune || isThere && PathKind((output ?? "") + "/run.yaml") == .file, replaces: isThere)
+      threads: share(Set(Verb.allCases)), continues: step.verb != .finetune || isThere && !anew.contains(key) && PathKind((output ?? "") + "/run.yaml") == .file, replaces: isThere)
     let words = try words(call)
     let command = spelled(words)
+    StepRecord.remove(from: place)
     try TextFile.write(command + "\n", to: place + "/command.txt", force: true)
     let child = try ChildProgram(program, words, output: place + "/report.partial", log: place + "/log.txt", kept: held)
     running[key] = Running(child: child, call: call, command: command, started: monotonicSeconds())
@@ -172,6 +175,11 @@ package final class SweepRunner {
   private func end(_ key: StepKey, _ one: Running, _ code: Int32, _ tell: (Event) throws -> Void) throws {
     running[key] = nil
     let (step, place) = (one.call.step, folder.place(one.call.step))
+    // What was left may be of another version, or damaged.
+    if [2, 3, 4].contains(code), step.verb == .finetune, one.call.continues, anew.insert(key).inserted {
+      states[key] = .waiting
+      return
+    }
     let state: State
     if code == 0 {
       if let report = Self.report(place + "/report.partial") {
