@@ -27,4 +27,10 @@ int nibble_write_back(int descriptor, long offset, long count, int wait);
 /// Lets go of pages of a mapped file whose contents are on the disk; 0 on success.
 int nibble_page_out(void *start, unsigned long count);
 
+/// Runs this program again with other words, its standard output and error going to `out` and `err`. It gets SIGTERM when the calling thread ends,
+/// whatever ended it.
+///
+/// Returns the process, or -1 with errno.
+int nibble_spawn_self(char *const words[], int out, int err);
+
 #endif
