@@ -38,6 +38,7 @@ public struct Exchange: Sendable {
     _ a: Model, _ b: Model, _ windows: [[Int]], top: Int, progress: (Int, Int) -> Void = { _, _ in }
   ) throws {
     let windows = try CalibrationText.first(.max, of: windows)
+    try Sensitivity.check(a, b)
     let sensitivity = try Sensitivity(a, windows)
     total = try Self.finite(sensitivity.cost(of: b), "\(path: b.path)")
     tokens = windows.reduce(0) { $0 + $1.count }

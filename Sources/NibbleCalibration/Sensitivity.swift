@@ -37,6 +37,7 @@ final class Sensitivity {
     try transformer.embedded(runs, into: first.start)
     streams.append(first)
     for half in halves {
+      try Interrupt.check()
       let next = FloatStore(count: rows * width)
       next.start.update(from: streams[streams.count - 1].start, count: rows * width)
       step(half, next.start)
@@ -94,20 +95,31 @@ final class Sensitivity {
 
   /// The cost of another model in place of this one.
   ///
-  /// - Throws: `.badInput` for a model of another shape, and what passes throw
+  /// - Parameter other: one that `check` lets through
+  /// - Throws: what passes throw
   func cost(of other: Model) throws -> TokenMean {
     let other = try other.transformer
-    guard other.shape.width == width, vocabulary(of: other) == vocabulary(of: transformer) else {
-      throw NibbleError.badInput(
-        "models of \(width) and \(other.shape.width) numbers a token, \(vocabulary(of: transformer)) and \(vocabulary(of: other)) tokens, cannot be compared")
-    }
     let stream = FloatStore(count: rows * width)
     try other.embedded(runs, into: stream.start)
-    for half in Self.halves(of: other) { step(half, stream.start) }
+    for half in Self.halves(of: other) {
+      try Interrupt.check()
+      step(half, stream.start)
+    }
     return try cost(of: other, stream)
   }
 
-  private func vocabulary(of model: Transformer) -> Int { (model as any TokenNetwork).vocabulary }
+  /// Refuses models whose answers cannot be compared.
+  ///
+  /// - Throws: `.badInput`
+  static func check(_ a: Model, _ b: Model) throws {
+    let (a, b) = (try a.transformer, try b.transformer)
+    guard a.shape.width == b.shape.width, vocabulary(of: a) == vocabulary(of: b) else {
+      throw NibbleError.badInput(
+        "models of \(a.shape.width) and \(b.shape.width) numbers a token, \(vocabulary(of: a)) and \(vocabulary(of: b)) tokens, cannot be compared")
+    }
+  }
+
+  private static func vocabulary(of model: Transformer) -> Int { (model as any TokenNetwork).vocabulary }
 
   private func cost(of model: Transformer, _ stream: FloatStore) throws -> TokenMean {
     let own = try answer(of: model, stream)
@@ -116,7 +128,7 @@ final class Sensitivity {
 
   /// KL(float ‖ own), a token.
   private func divergence(_ own: FloatStore) -> TokenMean {
-    let vocabulary = vocabulary(of: transformer)
+    let vocabulary = Self.vocabulary(of: transformer)
     let sums = FloatStore(count: rows), (p, q) = (Unchecked(answers.start), Unchecked(own.start)), out = Unchecked(sums.start)
     transformer.engine.team.split(rows, grain: 8) { part, _ in
       for row in part {

@@ -67,9 +67,9 @@ struct CalibrationReader {
 
   /// Of much more text than is needed, documents and parts of documents evenly spread over it.
   private func pieces(_ documents: [Documents.Document]) -> [Documents.Document] {
-    let limit = Self.bytesPerToken * tokens
+    let limit = Double(Self.bytesPerToken) * Double(tokens)
     let total = documents.reduce(0) { $0 + $1.text.utf8.count }
-    guard total > limit else { return documents }
+    guard Double(total) > limit else { return documents }
     // Parts of documents, cut where lines end.
     let length = 1 << 13
     var parts: [Documents.Document] = []
@@ -88,7 +88,7 @@ struct CalibrationReader {
     for part in parts {
       seen += part.text.utf8.count
       // Behind its share of the way so far.
-      guard Double(taken) * Double(total) < Double(seen) * Double(limit) else { continue }
+      guard Double(taken) * Double(total) < Double(seen) * limit else { continue }
       taken += part.text.utf8.count
       pieces.append(part)
     }

@@ -1,20 +1,17 @@
 """Adapters in the layouts of mlx-lm and llama.cpp, compared with those programs: mlx-lm computes with what nibble converted, llama.cpp's
 own converter writes the same numbers, and what the two wrote becomes PEFT's again."""
 import json
-import subprocess
-import sys
 
-import gguf
 import numpy
 import pytest
 import torch
 import transformers
-from conftest import ROOT
+import converter
+from converter import gguf
 from running import assert_same, distance, edit_config, expected, padded, random_ids, save_random
 from safetensors.torch import load_file, save_file
 from test_adapters_running import GPT2, LLAMA, by_peft, class_and_type, save_adapter
 
-CONVERTER = ROOT / ".venv-interop" / "llama.cpp" / "convert_lora_to_gguf.py"
 TIED = {"tie_word_embeddings": True}
 
 
@@ -54,12 +51,10 @@ def assert_same_adapter(work, model_class, *folders):
     ("SmolLM3ForCausalLM", {}, {"target_modules": "all-linear"}),
 ])
 def test_gguf_adapters_are_those_of_llama_cpp(nibble, work, name, changes, settings):
-    if not CONVERTER.exists():
+    if not converter.IS_HERE:
         pytest.skip("llama.cpp's converter was not downloaded")
     model_class, adapter = saved_adapter(work, name, changes, settings)
-    subprocess.run(
-        [sys.executable, CONVERTER, adapter, "--base", work / "m", "--outfile", work / "theirs.gguf", "--outtype", "f32"], check=True,
-        capture_output=True)
+    converter.convert_adapter(adapter, work / "m", work / "theirs.gguf")
     nibble("adapter", "convert", adapter, "--base", work / "m", "-o", work / "ours.gguf")
     (ours, own), (theirs, other) = tensors_of_gguf(work / "ours.gguf"), tensors_of_gguf(work / "theirs.gguf")
     assert ours.keys() == theirs.keys()
@@ -76,12 +71,10 @@ def test_gguf_adapters_are_those_of_llama_cpp(nibble, work, name, changes, setti
 
 @pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
 def test_gguf_adapters_of_fewer_bits_are_read_as_their_own_library_reads_them(nibble, work, dtype):
-    if not CONVERTER.exists():
+    if not converter.IS_HERE:
         pytest.skip("llama.cpp's converter was not downloaded")
     _, adapter = saved_adapter(work, LLAMA, {}, {"target_modules": ["v_proj", "down_proj"], "r": 32})
-    subprocess.run(
-        [sys.executable, CONVERTER, adapter, "--base", work / "m", "--outfile", work / "a.gguf", "--outtype", dtype], check=True,
-        capture_output=True)
+    converter.convert_adapter(adapter, work / "m", work / "a.gguf", dtype)
     nibble("adapter", "convert", work / "a.gguf", "--base", work / "m", "-o", work / "back")
     back = load_file(work / "back" / "adapter_model.safetensors")
     names = {"v_proj": "attn_v", "down_proj": "ffn_down"}

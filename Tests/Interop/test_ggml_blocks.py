@@ -5,7 +5,6 @@ A model's weights are rows of many kinds: ordinary ones, outliers, zeros, consta
 """
 import shutil
 
-import gguf
 import numpy
 import pytest
 import torch
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ggml
 from conftest import ROOT
+from converter import gguf
 from running import save_random
 
 KINDS = {number: name for name, (number, _, _) in ggml.TYPES.items()}

@@ -4,98 +4,20 @@ import json
 import os
 import pathlib
 import struct
-import subprocess
-import sys
 
-import gguf
 import numpy
 import pytest
 import torch
 import transformers
+import converter
 from conftest import ROOT
+from converter import gguf
 from running import assert_same, expected, forward, padded, random_ids, save_random
+from small_tokenizers import small_tokenizer
 from unicode_texts import texts
 
 FIXTURES = ROOT / "Tests" / "Fixtures" / "tokenizers"
-CONVERTER = pathlib.Path(sys.prefix) / "llama.cpp" / "convert_hf_to_gguf.py"
-# A tokenizer that was trained for a test has the hash of none that llama.cpp knows: its rule is named here.
-RUN = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import convert_hf_to_gguf
-from conversion.base import TextModel
-theirs = TextModel.get_vocab_base_pre
-for rule, words in json.loads(sys.stdin.read()):
-    TextModel.get_vocab_base_pre = (lambda self, tokenizer: rule) if rule else theirs
-    sys.argv[1:] = words
-    convert_hf_to_gguf.main()
-"""
-
-pytestmark = pytest.mark.skipif(not CONVERTER.exists(), reason="llama.cpp's converter was not downloaded")
-
-
-def convert(*jobs):
-    """Runs llama.cpp's converter: for each job the name of a rule, a folder, the file to write, and further words. One process for
-    all: it takes longer to start than to convert."""
-    words = [(rule, [str(folder), "--outfile", str(out), "--outtype", *(more or ["f32"])]) for rule, folder, out, *more in jobs]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, CONVERTER.parent], input=json.dumps(words), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def small_tokenizer(kind):
-    """A tokenizer of at most 128 tokens of the kind that a family has, and the name of its rule."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    tokenizer = Tokenizer(models.BPE())
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    if kind == "bert":
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "a", "hello", "wor", "##ld", "##s", "!", ",", "cafe"]
-        tokenizer = Tokenizer(models.WordPiece({word: id for id, word in enumerate(words)}, unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece()
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-        tokenizer.add_special_tokens(words[:5])
-        return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"), "jina-v2-de"
-    if kind == "roberta":
-        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    rule = {"llama": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2", "roberta": "roberta-bpe", "smollm": "smollm"}[kind]
-    steps = {
-        "llama": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    }
-    if kind in steps:
-        from tokenizers import Regex
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(Regex(steps[kind]), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    elif kind == "smollm":
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    else:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if kind == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.decoder = decoders.ByteLevel()
-    corpus = ["Once upon a time there was a little world.\n\n  Don't say 1234567 times: she'll, they'VE, I'm!", "the the the and and a b c é ü 日本"] * 4
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
-    ids = {token: tokenizer.token_to_id(token) for token in special}
-    if kind == "roberta":
-        tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-        tokenizer.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]), add_prefix_space=False)
-        return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>", cls_token="<s>", sep_token="</s>",
-            mask_token=AddedToken("<mask>", lstrip=True, special=True)), rule
-    if kind == "llama":
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="<|endoftext|> $A", pair="<|endoftext|> $A <|endoftext|> $B:1", special_tokens=[("<|endoftext|>", ids["<|endoftext|>"])])
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|im_end|>")
-    made.chat_template = (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-    return made, rule
+pytestmark = pytest.mark.skipif(not converter.IS_HERE, reason="llama.cpp's converter was not downloaded")
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -124,7 +46,7 @@ NAMES = list(FAMILIES) if os.environ.get("NIBBLE_SLOW") else QUICK
 def models(tmp_path_factory):
     """By name: a drawn model of a family, its tokenizer, and the file that llama.cpp's converter writes of both."""
     torch.manual_seed(20261130)
-    made, jobs = {}, []
+    made = {}
     for name in dict.fromkeys([*NAMES, "wide"]):
         class_name, model_type, kind, changes = FAMILIES[name]
         folder = tmp_path_factory.mktemp("model") / "model"
@@ -135,10 +57,9 @@ def models(tmp_path_factory):
             config = json.loads((folder / "config.json").read_text())
             (folder / "config.json").write_text(json.dumps({**config, "n_ctx": config["n_positions"]}))
         made[name] = model, tokenizer, folder.parent / "model.gguf"
-        jobs.append((rule, folder, made[name][2]))
+        converter.convert(folder, made[name][2], pre=rule)
         if name == "wide":
-            jobs.append((rule, folder, folder.parent / "part.gguf", "f32", "--split-max-tensors", "9"))
-    convert(*jobs)
+            converter.convert(folder, folder.parent / "part.gguf", "f32", "--split-max-tensors", "9", pre=rule)
     return made
 
 
@@ -348,7 +269,7 @@ def test_the_vocabulary_of_llama_2_is_that_of_sentencepiece(nibble, work):
 def test_smollm2_goes_there_and_back(nibble, work):
     folder = os.environ["NIBBLE_SMOLLM2"]
     path = work / "smollm2.gguf"
-    convert(("", folder, path, "bf16"))
+    converter.convert(pathlib.Path(folder), path, "bf16")
     asked = ["--prompt", "The capital of France is", "--max-new-tokens", "24", "--temperature", "0"]
     assert nibble.json("generate", "--base", path, *asked)["ids"] == nibble.json("generate", "--base", folder, *asked)["ids"]
     nibble("convert", path, "-o", work / "back", "--format", "safetensors")

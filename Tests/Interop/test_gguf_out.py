@@ -1,8 +1,5 @@
 """Whole models as GGUF, compared with what llama.cpp's own converter writes: every key, every tensor, its type and its bytes."""
-import contextlib
-import importlib
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -13,16 +10,11 @@ import numpy
 import pytest
 import torch
 import transformers
+import converter
 from conftest import ROOT
+from converter import assert_same_file, contents, gguf
 from models import make, small_config
 from running import as_float32, expected, random_ids
-
-LLAMA_CPP = ROOT / ".venv-interop" / "llama.cpp"
-# The converter's own gguf-py, which a released one may be older than.
-for module in [name for name in sys.modules if name.split(".")[0] == "gguf"]:
-    del sys.modules[module]
-sys.path.insert(0, str(LLAMA_CPP / "gguf-py"))
-import gguf  # noqa: E402
 
 TOKENIZERS = ROOT / "Tests" / "Fixtures" / "tokenizers"
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -107,57 +99,13 @@ def save(folder, name, tokenizer, changes, dtype=torch.float32):
     make(model_class, config, dtype).save_pretrained(folder)
 
 
-@contextlib.contextmanager
-def words(*arguments):
-    before, sys.argv = sys.argv, ["convert_hf_to_gguf.py", *map(str, arguments)]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def by_llama_cpp(patch, folder, out, kind, *options):
+def by_llama_cpp(folder, out, kind, *options):
     """What llama.cpp's converter makes of a folder."""
-    if not (LLAMA_CPP / "convert_hf_to_gguf.py").exists():
+    if not converter.IS_HERE:
         pytest.skip("llama.cpp's converter was not downloaded")
-    if str(LLAMA_CPP) not in sys.path:
-        sys.path.insert(0, str(LLAMA_CPP))
-    logging.disable(logging.CRITICAL)
-    converter = importlib.import_module("convert_hf_to_gguf")
-    if json.loads((folder / "config.json").read_text())["model_type"] == "qwen2":
-        # transformers gives a model of this type Qwen's own pre-tokenizer, whatever its tokenizer.json says.
-        patch.setattr(importlib.import_module("conversion.base").TextModel, "get_vocab_base_pre", lambda *_: "gpt-2")
-    with words(folder, "--outfile", out, "--outtype", kind, *options):
-        converter.main()
-    return out
-
-
-def contents(path):
-    """Keys with types and values, and tensors with types, shapes and bytes, in the order of the file."""
-    reader = gguf.GGUFReader(path)
-    keys = [(name, [kind.name for kind in field.types], field.contents())
-            for name, field in reader.fields.items() if not name.startswith("GGUF.")]
-    tensors = [(tensor.name, tensor.tensor_type.name, list(tensor.shape), tensor.data.tobytes()) for tensor in reader.tensors]
-    return keys, tensors
-
-
-def assert_same_file(ours, theirs, near=()):
-    """The same bytes; where they are not, what is different. Tensors in `near` may be a rounding apart."""
-    if ours.read_bytes() == theirs.read_bytes():
-        return
-    keys, tensors = contents(ours)
-    their_keys, their_tensors = contents(theirs)
-    assert [key[0] for key in keys] == [key[0] for key in their_keys]
-    for own, other in zip(keys, their_keys):
-        assert own == other
-    assert [tensor[:3] for tensor in tensors] == [tensor[:3] for tensor in their_tensors]
-    for own, other in zip(tensors, their_tensors):
-        if own[0] in near:
-            a, b = (torch.frombuffer(bytearray(data[3]), dtype=torch.float32) for data in (own, other))
-            assert torch.allclose(a, b, rtol=1e-6)
-        else:
-            assert own[3] == other[3], f"{own[0]} differs"
-    assert near, "keys and tensors are the same, and the files are not"
+    # transformers gives a model of this type Qwen's own pre-tokenizer, whatever its tokenizer.json says.
+    is_qwen2 = json.loads((folder / "config.json").read_text())["model_type"] == "qwen2"
+    return converter.convert(folder, out, kind, *options, pre="gpt-2" if is_qwen2 else None)
 
 
 def some(*quick):
@@ -168,29 +116,29 @@ def some(*quick):
 
 @pytest.mark.parametrize("case", some(
     "llama, llama3's positions", "llama, yarn", "mistral", "gemma2", "granite", "bert with its head of tokens", "roberta"))
-def test_the_file_is_that_of_llama_cpps_converter(nibble, work, monkeypatch, case):
+def test_the_file_is_that_of_llama_cpps_converter(nibble, work, case):
     name, tokenizer, changes = CASES[case]
     save(work / "m", name, tokenizer, changes)
     nibble("convert", work / "m", "-o", work / "ours.gguf")
     near = ("rope_freqs.weight",) if changes.get("rope_parameters") is LLAMA3 else ()
-    assert_same_file(work / "ours.gguf", by_llama_cpp(monkeypatch, work / "m", work / "theirs.gguf", "f32"), near)
+    assert_same_file(work / "ours.gguf", by_llama_cpp(work / "m", work / "theirs.gguf", "f32"), near)
 
 
 @pytest.mark.parametrize("stored, kind, case", [
     ("f32", "f16", "llama"), ("f32", "q8_0", "llama"), ("bf16", "bf16", "gemma2"), ("f16", "f32", "mistral"), ("bf16", "q8_0", "gpt2"),
     ("bf16", "auto", "gemma2"), ("f32", "auto", "llama"),
 ])
-def test_types_are_those_of_the_converter(nibble, work, monkeypatch, stored, kind, case):
+def test_types_are_those_of_the_converter(nibble, work, stored, kind, case):
     name, tokenizer, changes = CASES[case]
     save(work / "m", name, tokenizer, changes, DTYPES[stored])
     nibble("convert", work / "m", "-o", work / "ours.gguf", "--gguf-type", kind)
-    assert_same_file(work / "ours.gguf", by_llama_cpp(monkeypatch, work / "m", work / "theirs.gguf", kind))
+    assert_same_file(work / "ours.gguf", by_llama_cpp(work / "m", work / "theirs.gguf", kind))
 
 
-def test_several_files_are_those_of_the_converter(nibble, work, monkeypatch):
+def test_several_files_are_those_of_the_converter(nibble, work):
     save(work / "m", *CASES["llama"])
     nibble("convert", work / "m", "-o", work / "ours", "--format", "gguf", "--max-shard-size", "60KB")
-    by_llama_cpp(monkeypatch, work / "m", work / "model.gguf", "f32", "--split-max-size", "60K")
+    by_llama_cpp(work / "m", work / "model.gguf", "f32", "--split-max-size", "60K")
     theirs = sorted(work.glob("model-*.gguf"))
     assert len(theirs) > 2 and sorted(path.name for path in (work / "ours").iterdir()) == [path.name for path in theirs]
     for path in theirs:
@@ -282,10 +230,10 @@ real = pytest.mark.skipif(
 
 @real
 @pytest.mark.parametrize("kind", ["bf16", "q8_0"])
-def test_a_real_model_is_that_of_llama_cpp(nibble, work, monkeypatch, kind):
+def test_a_real_model_is_that_of_llama_cpp(nibble, work, kind):
     folder = os.environ["NIBBLE_SMOLLM2"]
     nibble("convert", folder, "-o", work / "ours.gguf", "--gguf-type", kind)
-    assert_same_file(work / "ours.gguf", by_llama_cpp(monkeypatch, pathlib.Path(folder), work / "theirs.gguf", kind))
+    assert_same_file(work / "ours.gguf", by_llama_cpp(pathlib.Path(folder), work / "theirs.gguf", kind))
 
 
 @real

@@ -145,6 +145,18 @@ struct GgufCheckpointTests {
     #expect(try MappedCheckpoint(checkpoint).floats(table) == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6])
   }
 
+  @Test("Gemma's norms lose the one that was added")
+  func gemma() throws {
+    var file = GgufBuilder()
+    file.keys = [
+      ("general.architecture", .text("gemma")), ("gemma.block_count", .u32(1)), ("gemma.context_length", .u32(3)), ("gemma.embedding_length", .u32(5)),
+      ("gemma.attention.head_count", .u32(1)), ("gemma.feed_forward_length", .u32(4)), ("gemma.attention.layer_norm_rms_epsilon", .f32(1e-6)),
+    ]
+    file.add("blk.0.attn_norm.weight", [5], [1.5, 0.25, -3, 1, 2])
+    let model = try open(file)
+    #expect(try values(#require(model.tensor("model.layers.0.input_layernorm.weight"))) == [0.5, -0.75, -4, 0, 1])
+  }
+
   @Test("parts are one model")
   func parts() throws {
     let whole = Self.llama()

@@ -31,4 +31,10 @@ int nibble_page_out(void *start, unsigned long count);
 /// it, and signals of the terminal do not reach it. Its id; -1 with errno.
 int nibble_start(const char *path, char *const arguments[], int out, int err, int kept);
 
+/// Runs this program again with other words, its standard output and error going to `out` and `err`. It gets SIGTERM when the calling thread ends,
+/// whatever ended it.
+///
+/// Returns the process, or -1 with errno.
+int nibble_spawn_self(char *const words[], int out, int err);
+
 #endif

@@ -32,7 +32,7 @@ extension StoredSection {
       guard start >= 0, start <= bytes.count, storedLength <= bytes.count - start else { throw NibbleError.badInput("\(path: file.path): too short") }
       return order.fill(buffer, from: offset, of: UnsafeRawBufferPointer(rebasing: bytes[start..<start + storedLength]))
     }
-    defer { if order != nil { buffer.swapNibbles() } }
+    defer { order?.apply(buffer, isWriting: false) }
     switch source {
     case .memory(let bytes):
       bytes.withUnsafeBytes { buffer.copyMemory(from: .init(rebasing: $0[offset..<offset + buffer.count])) }

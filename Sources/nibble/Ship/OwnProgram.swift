@@ -1,3 +1,4 @@
+import CNibbleSystem
 import Glibc
 import NibbleCore
 
@@ -17,22 +18,15 @@ struct OwnProgram {
     var out: [Int32] = [-1, -1], err: [Int32] = [-1, -1]
     guard pipe(&out) == 0, pipe(&err) == 0 else { throw NibbleError(.failed, "\(errorText(errno)) while starting a verb") }
     for end in out + err { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
-    var actions = posix_spawn_file_actions_t()
-    posix_spawn_file_actions_init(&actions)
-    posix_spawn_file_actions_adddup2(&actions, out[1], 1)
-    posix_spawn_file_actions_adddup2(&actions, err[1], 2)
-    defer {
-      posix_spawn_file_actions_destroy(&actions)
-      for end in [out[0], err[0]] { close(end) }
-    }
+    defer { for end in [out[0], err[0]] { close(end) } }
     var arguments: [UnsafeMutablePointer<CChar>?] = (["nibble"] + words).map { strdup($0) }
     arguments.append(nil)
     defer { for argument in arguments { free(argument) } }
-    var child = pid_t()
-    let status = posix_spawn(&child, "/proc/self/exe", &actions, nil, arguments, environ)
+    let child = nibble_spawn_self(arguments, out[1], err[1])
+    let status = errno
     for end in [out[1], err[1]] { close(end) }
-    guard status == 0 else { throw NibbleError(.failed, "\(errorText(status)) while starting a verb") }
-    (output, errors) = Self.read(out[0], err[0])
+    guard child > 0 else { throw NibbleError(.failed, "\(errorText(status)) while starting a verb") }
+    (output, errors) = Self.read(out[0], err[0], child)
     var state: Int32 = 0
     while waitpid(child, &state, 0) < 0, errno == EINTR {}
     // By a signal, or by itself.
@@ -41,19 +35,36 @@ struct OwnProgram {
     if code == NibbleError.Kind.interrupted.rawValue { throw NibbleError(.interrupted, "interrupted") }
   }
 
-  /// What a verb says that failed, without who says it.
+  /// What it says that failed, without who says it.
   var reason: String {
     let line = errors.split(separator: "\n").last { $0.hasPrefix("nibble: error: ") }
-    return line.map { String($0.dropFirst("nibble: error: ".count)) } ?? "the verb ended with code \(code)"
+    return line.map { String($0.dropFirst("nibble: error: ".count)) } ?? (code > 128 ? "a verb was ended by signal \(code - 128)" : "a verb ended with code \(code)")
   }
 
-  /// Both ends until they are closed.
-  private static func read(_ out: Int32, _ err: Int32) -> (String, String) {
+  /// Whether it has refused the model, as opposed to a full disk or a crash, which another model would have met too.
+  var isRefusal: Bool {
+    switch NibbleError.Kind(rawValue: code) {
+    case .usage, .badInput, .integrity, .adapterMismatch, .quality: true
+    case .failed, .cannotWrite, .interrupted, .terminated, nil: false
+    }
+  }
+
+  /// The same failure, of this process.
+  var error: NibbleError { NibbleError(NibbleError.Kind(rawValue: code) ?? .failed, "\(reason)") }
+
+  /// Both ends until they are closed. A signal that has come is passed on.
+  private static func read(_ out: Int32, _ err: Int32, _ child: pid_t) -> (String, String) {
     var texts: [[UInt8]] = [[], []]
     var open = [pollfd(fd: out, events: Int16(POLLIN), revents: 0), pollfd(fd: err, events: Int16(POLLIN), revents: 0)]
     var buffer = [UInt8](repeating: 0, count: 1 << 16)
+    var isTold = false
     while open.contains(where: { $0.fd >= 0 }) {
-      guard poll(&open, 2, -1) >= 0 else {
+      if Interrupt.hasCome, !isTold {
+        kill(child, SIGTERM)
+        isTold = true
+      }
+      // A signal that comes right before waiting wakes nobody.
+      guard poll(&open, 2, 100) >= 0 else {
         if errno == EINTR { continue }
         break
       }

@@ -10,7 +10,9 @@ struct Passport {
     var command: String
     /// Why there is nothing; nil where it was made.
     var refusal: String?
-    /// The exit code of the verb that refused.
+    /// Why it was not compared with the original, though there was a text.
+    var notCompared: String?
+    /// The exit code of the verb that refused, or failed to compare.
     var code: Int32 = 0
     /// Its account of itself.
     var report: JSON = .null
@@ -19,6 +21,9 @@ struct Passport {
     var warnings: [String] = []
     /// Bytes of all its files.
     var bytes = 0
+
+    /// What there is to know of it.
+    var said: [String] { target.notes + warnings + (notCompared.map { ["not compared: " + $0] } ?? []) }
   }
 
   let model: String
@@ -39,6 +44,7 @@ struct Passport {
             "bits_per_weight": entry.report["bits_per_weight"] ?? .null, "identity": entry.report["identity"] ?? .null,
             "kl_divergence": kl?["kl_divergence"] ?? .null, "kl_standard_error": kl?["kl_standard_error"] ?? .null,
             "top1_agreement": kl?["top1_agreement"] ?? .null, "tokens": entry.comparison["tokens"] ?? .null,
+            "not_compared": JSON(entry.notCompared),
             "notes": JSON(entry.target.notes), "warnings": JSON(entry.warnings),
           ]
         }),
@@ -64,7 +70,7 @@ struct Passport {
     if !refused.isEmpty {
       text += "\nNot made:\n\n" + refused.map { "- \($0.target.name): \(oneLine($0.refusal ?? ""))\n" }.joined()
     }
-    let said = entries.filter { $0.refusal == nil }.flatMap { entry in (entry.target.notes + entry.warnings).map { "- \(entry.target.name): \(oneLine($0))\n" } }
+    let said = entries.filter { $0.refusal == nil }.flatMap { entry in entry.said.map { "- \(entry.target.name): \(oneLine($0))\n" } }
     if !said.isEmpty { text += "\nTo know:\n\n" + said.joined() }
     text += "\nMade with nibble \(nibbleVersion):\n\n" + entries.map { "    \($0.command)\n" }.joined()
     return text

@@ -14,7 +14,8 @@ struct ShipCommand: ParsableCommand {
       Programs: vllm (compressed-tensors), ollama (GGUF and a Modelfile), llama.cpp (GGUF), mlx, bnb. Adapters are merged first. Each is \
       made by one run of 'nibble quantize', which the passport repeats; codes are chosen with --calibration, or with a text the model writes \
       itself, which takes minutes. What a program cannot hold is refused by itself; the others are \
-      made, and the exit code is that of the refusal. With --data, every file is read again and compared with the original.
+      made, and the exit code is that of the refusal. With --data, every file is read again and compared with the original. A run that is \
+      interrupted, or finds the disk full, leaves the programs that are finished, and no passport.
       """)
 
   @Argument(help: "The model: a Hugging Face folder, an .nbl file.") var model: String
@@ -35,9 +36,21 @@ struct ShipCommand: ParsableCommand {
 
   private var folder: String { output.withoutTrailingSlashes }
 
+  func validate() throws {
+    guard !output.isEmpty else { throw ValidationError("--output is empty") }
+    guard context > 1 else { throw ValidationError("--context must be at least 2") }
+    for pattern in keep { _ = try Pattern(pattern) }
+    if let ggufType, !GgufOptions.typeNames.contains(ggufType.lowercased()) {
+      throw ValidationError("--gguf-type \(oneLine(ggufType)) is none of \(GgufOptions.typeNames.joined(separator: ", "))")
+    }
+  }
+
   func run() throws {
     let targets = try programs.map { try ShipTarget.named($0) } ?? ShipTarget.all
     let source = try Checkpoint.open(model)
+    if !source.packed.isEmpty, !calibration.isEmpty {
+      common.warn([Warning(.unused, "--calibration: ignored, the codes of \(path: model) are chosen already")])
+    }
     _ = try adapters.isEmpty ? [] : WeightedAdapters.open(adapters)
     for path in [data].compactMap({ $0 }) + calibration { _ = try InputFile(path) }
     let isNew = PathKind(folder) == .nothing
@@ -45,37 +58,50 @@ struct ShipCommand: ParsableCommand {
       throw NibbleError.usage(force ? "\(path: folder) is no folder" : "\(path: folder) exists; \(.force) replaces what was shipped there")
     }
     if isNew, mkdir(folder, 0o777) != 0 { throw NibbleError.cannotWrite("\(path: folder): \(errorText(errno))") }
-    // One of an earlier run would speak of files that this one replaces.
-    for name in ["passport.md", "passport.json"] { unlink(folder + "/" + name) }
+    if !isNew { try clear(targets) }
     do {
       let passport = try ship(targets, source)
       let stream = passport.json
       try TextFile.write(passport.markdown, to: folder + "/passport.md", force: true)
       try TextFile.write(String(decoding: stream.fileBytes, as: UTF8.self), to: folder + "/passport.json", force: true)
       if common.json { try StandardOutput.print(stream) } else { try StandardOutput.write(passport.markdown) }
-      guard let first = passport.entries.first(where: { $0.refusal != nil }) else { return }
       try StandardOutput.flush()
-      throw NibbleError(
-        NibbleError.Kind(rawValue: first.code) ?? .failed,
-        "\(path: folder): not made for \(passport.entries.filter { $0.refusal != nil }.map(\.target.name).joined(separator: ", ")); the passport says why")
+      for (what, failed) in [("made", passport.entries.filter { $0.refusal != nil }), ("compared", passport.entries.filter { $0.refusal == nil && $0.code != 0 })] {
+        guard let first = failed.first else { continue }
+        throw NibbleError(
+          NibbleError.Kind(rawValue: first.code) ?? .failed,
+          "\(path: folder): not \(what) for \(failed.map(\.target.name).joined(separator: ", ")); the passport says why")
+      }
     } catch {
       if isNew { rmdir(folder) }
       throw error
     }
   }
 
+  /// The merged model, while this runs; a file where the base is packed.
+  private var mergedNames: [String] { [folder + "/.merged", folder + "/.merged.nbl"] }
+
+  /// Takes away what an earlier run left behind that this one will not replace.
+  private func clear(_ targets: [ShipTarget]) throws {
+    // A passport would speak of files that are about to change.
+    for name in ["passport.md", "passport.json"] { unlink(folder + "/" + name) }
+    for path in mergedNames { Self.remove(path) }
+    // Such as what a killed run was writing.
+    for name in try namesInFolder(folder) where name.hasPrefix(".") && name.hasSuffix(".nibble-partial") { Self.remove(folder + "/" + name) }
+    for target in ShipTarget.all where !targets.contains(where: { $0.name == target.name }) && PathKind(folder + "/" + target.name) != .nothing {
+      common.warn([Warning(.unused, "\(path: folder + "/" + target.name) is of an earlier run; the passport does not speak of it")])
+    }
+  }
+
   private func ship(_ targets: [ShipTarget], _ source: Checkpoint) throws -> Passport {
     var from = model
-    let merged = folder + "/.merged" + (source.packed.isEmpty ? "" : ".nbl")
-    defer { Self.remove(merged) }
+    defer { for path in mergedNames { Self.remove(path) } }
     if !adapters.isEmpty {
       say("merging \(adapters.map(oneLine).joined(separator: ", "))")
-      let words = ["merge", "--base", model] + adapters.flatMap { ["--adapter", $0] } + ["-o", merged, "--force", "-q"]
+      from = mergedNames[source.packed.isEmpty ? 0 : 1]
+      let words = ["merge", "--base", model] + adapters.flatMap { ["--adapter", $0] } + ["-o", from, "--force", "-q"]
       let done = try OwnProgram(words + threads)
-      guard done.code == 0 else {
-        throw NibbleError(NibbleError.Kind(rawValue: done.code) ?? .failed, "\(path: model): \(done.reason)")
-      }
-      from = merged
+      guard done.code == 0 else { throw done.error }
     }
     var passport = Passport(model: model, adapters: adapters, data: data, entries: [])
     for target in targets {
@@ -91,7 +117,7 @@ struct ShipCommand: ParsableCommand {
     var words = target.words(!source.packed.isEmpty)
     if let ggufType, let at = words.firstIndex(of: "--gguf-type") { words[at + 1] = ggufType }
     words += keep.flatMap { ["--keep", $0] }
-    if !words.contains("--gguf-type") {
+    if !words.contains("--gguf-type"), source.packed.isEmpty {
       words += calibration.flatMap { ["--calibration", $0] }
       if !calibration.isEmpty, let calibrationTokens { words += ["--calibration-tokens", String(calibrationTokens)] }
     }
@@ -100,15 +126,19 @@ struct ShipCommand: ParsableCommand {
     if !target.file.isEmpty, PathKind(place) == .nothing, mkdir(place, 0o777) != 0 {
       throw NibbleError.cannotWrite("\(path: place): \(errorText(errno))")
     }
-    let done = try OwnProgram(["quantize", from, "-o", path, "--force", "--json"] + words + threads)
-    guard done.code == 0, let report = try? JSON.parse(Array(done.output.utf8)) else {
-      (entry.refusal, entry.code) = (done.reason, done.code == 0 ? 1 : done.code)
-      if !target.file.isEmpty { rmdir(place) }
+    var done: OwnProgram?
+    // Only whole: an earlier run's file, too, would not be what this passport speaks of.
+    defer { if done?.code != 0 { discard(target, place) } }
+    // Before the model, which cannot be used without it.
+    let notes = target.hasModelfile ? try writeModelfile(place, source) : []
+    done = try OwnProgram(["quantize", from, "-o", path, "--force", "--json"] + words + threads)
+    guard let done, done.code == 0 else {
+      guard let done, done.isRefusal else { throw done?.error ?? NibbleError(.failed, "quantize did not run") }
+      (entry.refusal, entry.code) = (done.reason, done.code)
       return entry
     }
-    entry.report = report
-    entry.warnings = report["warnings"]?.array?.compactMap { $0.string ?? $0["text"]?.string } ?? []
-    if target.hasModelfile { entry.warnings += try writeModelfile(place, source) }
+    entry.report = try JSON.parse(Array(done.output.utf8))
+    entry.warnings = (entry.report["warnings"]?.array?.compactMap { $0.string ?? $0["text"]?.string } ?? []) + notes
     if let data {
       let compared = ["evaluate", "--base", path, "--data", data, "--context", String(context), "--compare-to", model]
         + adapters.flatMap { ["--compare-adapter", $0] }
@@ -116,7 +146,7 @@ struct ShipCommand: ParsableCommand {
       if found.code == 0, let comparison = try? JSON.parse(Array(found.output.utf8)) {
         entry.comparison = comparison
       } else {
-        entry.warnings.append("not compared: \(found.reason)")
+        (entry.notCompared, entry.code) = (found.reason, found.code == 0 ? NibbleError.Kind.failed.rawValue : found.code)
       }
     }
     entry.bytes = Self.bytes(of: place)
@@ -143,6 +173,18 @@ struct ShipCommand: ParsableCommand {
 
   private func say(_ text: String) { if !common.quiet, !common.json { write("nibble: \(text)\n", to: 2) } }
 
+  /// Takes away what lies in a program's place, if it is nothing but what these verbs write.
+  private func discard(_ target: ShipTarget, _ place: String) {
+    if target.file.isEmpty {
+      try? StagedOutput(place, .folder(owns: ModelFileNames.isOurs), force: true).publish()
+    } else {
+      for name in [target.file, "Modelfile"] { unlink(place + "/" + name) }
+    }
+    if PathKind(place) != .nothing, rmdir(place) != 0 {
+      common.warn([Warning(.unused, "\(path: place) is of an earlier run; the passport does not speak of it")])
+    }
+  }
+
   private static func bytes(of path: String) -> Int {
     ((try? namesInFolder(path)) ?? []).reduce(0) { sum, name in
       var status = stat()
@@ -150,9 +192,10 @@ struct ShipCommand: ParsableCommand {
     }
   }
 
+  /// A file, or a folder of files and folders of files.
   private static func remove(_ path: String) {
-    for name in (try? namesInFolder(path)) ?? [] { unlink(path + "/" + name) }
+    guard PathKind(path) != .nothing, unlink(path) != 0 else { return }
+    for name in (try? namesInFolder(path)) ?? [] { remove(path + "/" + name) }
     rmdir(path)
-    unlink(path)
   }
 }

@@ -53,6 +53,8 @@ def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=Non
     if others and case.chance(others):
         family = rng.choice([*OTHERS, *MASKED])
         class_name = OTHERS.get(family) or MASKED[family]
+    elif family in OTHERS:
+        class_name = OTHERS[family]
     else:
         names = {**DECODERS, **ENCODERS}[family]
         if kinds:

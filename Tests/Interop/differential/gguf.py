@@ -1,0 +1,205 @@
+"""Drawn models as GGUF: nibble's file is that of llama.cpp's converter, key by key and byte by byte; the converter's file says in nibble what
+the model says in transformers, and comes out again as it was; blocks are what ggml's quantizer writes and gguf-py decodes."""
+import functools
+import json
+import shutil
+
+import numpy
+import torch
+
+import converter
+import ggml
+from conftest import ROOT
+from converter import assert_same_file, contents, gguf
+from models import raw_bytes_of
+from small_tokenizers import small_tokenizer
+
+from .common import Difference, PeerRefusal, Refusal, Undrawable, answers, compare, in_double, peer
+from .drawing import draw_model
+from .forward import ask
+
+# The kind of tokenizer of a family: byte pairs by the name of a rule, or pieces.
+FAMILIES = {
+    "llama": ["pieces", "llama", "smollm"], "mistral": ["pieces", "llama"], "qwen2": ["qwen2"], "qwen3": ["qwen2"], "gemma": ["pieces"],
+    "gemma2": ["pieces"], "granite": ["pieces", "gpt2"], "olmo2": ["gpt2"], "smollm3": ["llama"], "gpt2": ["gpt2"], "bert": ["bert"],
+    "roberta": ["roberta"], "xlm-roberta": ["roberta"],
+}
+RUNS = ("llama", "mistral", "qwen2", "gpt2", "bert", "roberta")
+ACTIVATIONS = {"gpt2": "gelu_new", "bert": "gelu", "roberta": "gelu", "xlm-roberta": "gelu", "gemma": "gelu_pytorch_tanh", "gemma2": "gelu_pytorch_tanh"}
+NAMES = ["m", "model", "Llama-3.2-1B-Instruct", "tiny_7b-chat-v0.3", "my model", "gpt2-medium", "Qwen2.5-0.5B", "8x7B"]
+# What a folder's name says, which is another one on the way back.
+GENERAL = ("general.name", "general.basename", "general.finetune", "general.version", "general.size_label", "general.file_type")
+
+# Keys that a file may leave out because llama.cpp's default says the same.
+DEFAULTS = ("unknown_token_id", "add_bos_token", "add_eos_token", "add_sep_token", "add_space_prefix", "strip_accents", "key_length", "value_length")
+
+
+def run(case):
+    if not converter.IS_HERE:
+        raise Undrawable("llama.cpp's converter was not downloaded")
+    try:
+        drawn = draw(case)
+        same_file(case, drawn)
+        there_and_back(case, drawn)
+        blocks(case, drawn)
+    except AssertionError as error:
+        raise Difference(str(error)[:600]) from error
+
+
+def draw(case):
+    """A model with a tokenizer, in a folder whose name says something; `case.pre` is the name of its pre-tokenizer."""
+    rng = case.rng
+    family = rng.choice(list(FAMILIES))
+    kind = rng.choice(FAMILIES[family])
+    folder = rng.choice(NAMES)
+    tokens = tokenizer(case, case / "tokenizer", kind)
+    # Rows that no token has, as in models whose vocabulary is rounded up, or now and then too few.
+    vocabulary = tokens + rng.choices([0, 1, 7, 64, -1], [40, 15, 20, 20, 5])[0]
+    widths = {}
+    if family in ("llama", "mistral", "qwen2", "granite", "qwen3") and case.chance(0.3):
+        widths = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": rng.choice([1, 2, 4]), "head_dim": 64,
+                  "intermediate_size": rng.choice([256, 288, 512])}
+    if case.chance(0.9):
+        # What llama.cpp computes.
+        key = "activation_function" if family == "gpt2" else "hidden_activation" if "gemma" in family else "hidden_act"
+        widths[key] = ACTIVATIONS.get(family, "silu")
+    drawn = draw_model(case, folder, [family], ("language", "classes", "states", "masked"), plain=case.chance(0.7), vocabulary=vocabulary, **widths)
+    if family == "gpt2":
+        # The converter asks for it.
+        config = json.loads((drawn.folder / "config.json").read_text())
+        (drawn.folder / "config.json").write_text(json.dumps({**config, "n_ctx": config.get("n_positions", 1024)}))
+    for path in (case / "tokenizer").iterdir():
+        shutil.copy(path, drawn.folder)
+    if case.chance(0.3):
+        settings = {"temperature": rng.choice([0.6, 1.0]), "top_k": 20, "top_p": 0.9, "eos_token_id": rng.choice([2, [0, 2]]), "do_sample": True}
+        (drawn.folder / "generation_config.json").write_text(json.dumps(dict(rng.sample(sorted(settings.items()), rng.randint(1, 5)))))
+    case.note(tokenizer=kind, folder=folder, vocabulary=[tokens, vocabulary])
+    return drawn
+
+
+def tokenizer(case, folder, kind):
+    """Writes a tokenizer and says how many tokens it has."""
+    rng = case.rng
+    if kind == "pieces":
+        folder.mkdir()
+        shutil.copy(ROOT / "Tests" / "Fixtures" / "tokenizers" / "stories512" / "tokenizer.model", folder)
+        config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": rng.choice(["</s>", {"content": "</s>"}])}
+        for key, value in (("add_bos_token", case.chance(0.5)), ("add_eos_token", case.chance(0.5)), ("unk_token", "<unk>"),
+                           ("chat_template", "{{ messages[0].content }}"), ("add_prefix_space", case.chance(0.5))):
+            if case.chance(0.4):
+                config[key] = value
+        added = rng.randint(0, 3)
+        if added:
+            config["added_tokens_decoder"] = {
+                str(512 + one): {"content": rng.choice(["<|mark{}|>", "▁twice{}", "plain{}"]).format(one), "special": case.chance(0.5)} for one in range(added)}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        case.pre = None
+        return 512 + added
+    made, case.pre = small_tokenizer(kind)
+    if case.chance(0.5):
+        made.chat_template = None
+    made.save_pretrained(folder)
+    return len(made)
+
+
+def pre(case):
+    return ["--gguf-pre", case.pre] if case.pre else []
+
+
+def same_file(case, drawn):
+    """What `nibble convert` and the converter make of the folder."""
+    types = sorted({kind for kind, _, _ in raw_bytes_of(drawn.folder).values()})
+    # Which matrix of a mixed file decides is not the converter's promise.
+    kind = case.rng.choice(["f32", "f32", "f16", "bf16", "q8_0", *(["auto"] if len(types) == 1 else [])])
+    case.note(kind=kind, **{"stored types": types})
+    peer_refusal = None
+    try:
+        with peer("the converter", PeerRefusal):
+            converter.convert(drawn.folder, case / "theirs.gguf", kind, pre=case.pre)
+    except PeerRefusal as refusal:
+        peer_refusal = refusal
+    try:
+        case.nibble("convert", drawn.folder.name, "-o", "ours.gguf", "--gguf-type", kind, "-q", "-j", 1, *pre(case))
+    except Refusal:
+        if peer_refusal:
+            raise Undrawable(f"both refuse: {peer_refusal}") from None
+        raise
+    if peer_refusal:
+        raise peer_refusal
+    # One tensor is a power of the base of positions.
+    if drawn.kind == "classes":
+        # Class names always, BERT's pooler, and a row of one class in the type of matrices: docs/gguf.md.
+        return
+    assert_same_file(case / "ours.gguf", case / "theirs.gguf", near=("rope_freqs.weight",), ordered=not list(drawn.folder.glob("*.index.json")))
+
+
+def there_and_back(case, drawn):
+    """The converter's file in float32, read, run and written again."""
+    if drawn.kind == "classes":
+        case.nibble("convert", drawn.folder.name, "-o", "f32.gguf", "--gguf-type", "f32", "-q", "-j", 1, *pre(case))
+    else:
+        converter.convert(drawn.folder, case / "f32.gguf", "f32", pre=case.pre)
+    case.nibble("verify", "f32.gguf", "-q")
+    case.nibble("convert", "f32.gguf", "-o", "back", "--format", "safetensors", "-q", "-j", 1)
+    case.nibble("convert", "back", "-o", "again.gguf", "--gguf-type", "f32", "-q", "-j", 1, *pre(case))
+    # What the file does not say is llama.cpp's default; it is said on the way back.
+    left = {key[0] for key in contents(case / "f32.gguf")[0]} ^ {key[0] for key in contents(case / "again.gguf")[0]}
+    assert_same_file(case / "again.gguf", case / "f32.gguf", near=("rope_freqs.weight",), ordered=False,
+                     ignoring=(*GENERAL, *(key for key in left if key.endswith(DEFAULTS))))
+    if drawn.config["model_type"] not in RUNS or drawn.kind != "language" and drawn.is_causal or drawn.kind not in ("language", "states"):
+        return
+    if any(value == "sliding_attention" for value in drawn.config.get("layer_types") or []) or (drawn.config.get("sliding_window") or 99) < 12:
+        # Windows are unknown to llama.cpp's architectures of these families.
+        return
+    with peer("loading", PeerRefusal):
+        model = drawn.load()
+    asked = {"input_ids": torch.randint(8, model.config.vocab_size, (2, 12))}
+    with peer("asking", PeerRefusal):
+        theirs = answers(model, **asked)
+    compare(ask(case, asked, "f32.gguf"), theirs, in_double(model, asked))
+
+
+@functools.cache
+def quantizers():
+    return ggml.Quantizers() if (ggml.SOURCES / "src" / "ggml-quants.c").exists() and shutil.which("gcc") else None
+
+
+def blocks(case, drawn):
+    """A drawn mix with drawn rules: ggml's own blocks, and what gguf-py decodes is what nibble reads."""
+    rng = case.rng
+    mix = rng.choice(["q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "mxfp4"])
+    rules = []
+    if case.chance(0.5):
+        rules += ["--tensor", rng.choice(["attn_q", "ffn_down", "v_proj", "embed", "blk.0", "query"]) + "="
+                  + rng.choice(["q8_0", "q4_0", "q5_1", "q6_k", "f16", "bf16", "iq4_nl"])]
+    if case.chance(0.3):
+        rules += ["--keep", rng.choice(["output", "ffn_up", "o_proj", "layers.1"])]
+    case.note(mix=mix, rules=rules)
+    source = rng.choice([drawn.folder.name, "f32.gguf"])
+    try:
+        case.nibble("quantize", source, "-o", "q.gguf", "--gguf-type", mix, *rules, "-q", "-j", rng.choice([1, 2]), *pre(case))
+    except Refusal as refusal:
+        # Rules that match nothing, and types that rows have no whole blocks of, are named.
+        if rules and ("rule" in str(refusal) or "pattern" in str(refusal) or "cannot become" in str(refusal)):
+            return
+        raise
+    plain = {tensor.name: numpy.array(tensor.data) for tensor in gguf.GGUFReader(case / "f32.gguf").tensors}
+    decoded = {}
+    for tensor in gguf.GGUFReader(case / "q.gguf").tensors:
+        kind = tensor.tensor_type
+        data = numpy.array(tensor.data)
+        decoded[tensor.name] = values = gguf.quants.dequantize(data, kind).reshape(plain[tensor.name].shape)
+        name = kind.name.lower() if kind.name.startswith(("Q4_0", "Q4_1", "Q5_", "Q8", "IQ", "MX")) else kind.name[0].lower() + kind.name[1:]
+        if name in ggml.TYPES and quantizers():
+            expected = quantizers().quantize(name, plain[tensor.name])
+            assert numpy.array_equal(data.reshape(expected.shape), expected), f"{tensor.name}: blocks of {name} are not ggml's"
+    case.nibble("dequantize", "q.gguf", "-o", "plain", "--dtype", "fp32", "-q", "-j", 1)
+    case.nibble("convert", "plain", "-o", "plain.gguf", "--gguf-type", "f32", "-q", "-j", 1, *pre(case))
+    found = {tensor.name: numpy.array(tensor.data) for tensor in gguf.GGUFReader(case / "plain.gguf").tensors}
+    assert found.keys() == decoded.keys(), found.keys() ^ decoded.keys()
+    for name, values in decoded.items():
+        close = name == "rope_freqs.weight"
+        assert numpy.allclose(found[name], values, rtol=1e-6) if close else numpy.array_equal(found[name], values), f"{name} decodes otherwise"
+    # Blocks stay blocks.
+    case.nibble("convert", "q.gguf", "-o", "q2.gguf", "-q", "-j", 1, *pre(case))
+    assert contents(case / "q2.gguf")[1] == contents(case / "q.gguf")[1], "blocks change from file to file"
