@@ -2,7 +2,7 @@ import NibbleCore
 import NibbleModels
 
 extension RowScores {
-  /// The loss, and of classes or numbers what is told of them, each with its interval.
+  /// The loss and the figures of classes or numbers, each with its interval.
   ///
   /// - Parameter rows: those that were scored
   /// - Throws: `.badInput` if nothing was scored

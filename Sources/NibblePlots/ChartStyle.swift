@@ -3,12 +3,12 @@
 enum ChartStyle {
   static let width = 480.0
   static let size = 14.0
-  /// Series that are told apart.
+  /// Series that a reader can distinguish.
   static let colours = 8
 
   private static let light = ["#0072b2", "#d55e00", "#009e73", "#aa4499", "#b07d00", "#56b4e9", "#4a5259", "#8c564b"]
   private static let dark = ["#56b4e9", "#f08a4b", "#2fc79a", "#d98cc4", "#e6b422", "#a6d8f5", "#b4bcc4", "#c99a8e"]
-  /// Lines that cross are told apart in print, too.
+  /// Lines that cross stay distinct in print, too.
   private static let dashes = ["", "7 4", "2 4", "9 3 2 3", "", "7 4", "2 4", "9 3 2 3"]
 
   static func opening(_ title: String, height: Double) -> String {
