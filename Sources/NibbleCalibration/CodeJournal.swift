@@ -41,11 +41,7 @@ final class CodeJournal {
   /// Removes what is beside an output.
   static func remove(beside output: String) { unlink(path(output)) }
 
-  private static func path(_ output: String) -> String {
-    let path = output.withoutTrailingSlashes
-    let slash = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
-    return String(path[..<slash]) + "." + path[slash...] + ".nibble-codes"
-  }
+  private static func path(_ output: String) -> String { RecordFile.path(beside: output, "nibble-codes") }
 
   /// What was decided of a tensor; nil if nothing was.
   ///

@@ -22,6 +22,13 @@ package final class RecordFile {
     }
   }
 
+  /// Where records beside an output lie: in its folder, hidden, under its name and an ending.
+  package static func path(beside output: String, _ ending: String) -> String {
+    let path = output.withoutTrailingSlashes
+    let slash = path.lastIndex(of: "/").map { path.index(after: $0) } ?? path.startIndex
+    return String(path[..<slash]) + "." + path[slash...] + "." + ending
+  }
+
   private static func checksum(_ record: [UInt8]) -> [UInt8] {
     var writer = ByteWriter()
     writer.u64(XXH3.digest64(of: record))

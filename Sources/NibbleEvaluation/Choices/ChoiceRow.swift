@@ -58,10 +58,7 @@ struct ChoiceRow {
 /// A text without the white space around it, as Python strips it.
 func trimmed(_ text: String) -> String {
   var scalars = Substring(text).unicodeScalars
-  while let first = scalars.first, isSpace(first) { scalars.removeFirst() }
-  while let last = scalars.last, isSpace(last) { scalars.removeLast() }
+  while let first = scalars.first, first.isPythonSpace { scalars.removeFirst() }
+  while let last = scalars.last, last.isPythonSpace { scalars.removeLast() }
   return String(scalars)
 }
-
-/// White space as Python has it: Unicode's, and the four separators of ASCII.
-func isSpace(_ scalar: Unicode.Scalar) -> Bool { scalar.properties.isWhitespace || (0x1C...0x1F).contains(scalar.value) }

@@ -20,7 +20,7 @@ public struct Continuation: Sendable, Equatable {
   ///   - encode: tokens of a text, with what the tokenizer puts around it
   init(_ context: String, _ text: String, empty: Int?, contextLength: Int, encode: (String) throws -> [Int]) rethrows {
     let scalars = context.unicodeScalars
-    let end = scalars.lastIndex { !isSpace($0) }.map { scalars.index(after: $0) } ?? scalars.startIndex
+    let end = scalars.lastIndex { !$0.isPythonSpace }.map { scalars.index(after: $0) } ?? scalars.startIndex
     let before = String(scalars[..<end])
     let whole = try encode(context + text)
     var ids = before.isEmpty ? [] : try encode(before)

@@ -3,12 +3,11 @@ import NibbleCore
 
 /// The answers of an evaluation as they come, so that one that is interrupted goes on where it was.
 ///
-/// `FILE.partial` begins with a line that says what is evaluated; each line after it is a row of `FILE` with its number. A last line that was cut is
-/// asked again.
+/// The first record says what is evaluated; each other one is a row of the file of predictions with its number.
 final class AnswerJournal {
   private let path: String
   private let partial: String
-  private var descriptor: Int32 = -1
+  private let file: RecordFile
   /// Rows that are there, by number.
   private(set) var rows: [Int: JSON] = [:]
 
@@ -16,50 +15,30 @@ final class AnswerJournal {
   ///   - path: where the answers go at the end
   ///   - subject: what is evaluated, and how: the journal of anything else is not continued
   ///   - resumes: whether answers that are there count
-  /// - Throws: `.usage` if the answers that are there are those of something else, `.cannotWrite`
+  /// - Throws: `.usage` if the answers that are there are those of something else, or while another process writes them; `.cannotWrite`
   init(_ path: String, subject: JSON, resumes: Bool) throws {
     self.path = path
-    partial = path + ".partial"
+    partial = RecordFile.path(beside: path, "nibble-answers")
     guard PathKind(path) == .nothing else { throw NibbleError.usage("\(path: path) exists") }
-    let first = subject.text()
-    var kept = ""
-    if resumes, PathKind(partial) == .file {
-      let file = try InputFile(partial)
-      let text = String(decoding: try file.bytes(at: 0, count: file.size), as: UTF8.self)
-      let lines = text.split(separator: "\n", omittingEmptySubsequences: false)
-      guard lines.first.map(String.init) == first || lines.count < 2 else {
-        throw NibbleError.usage("\(path: partial) holds the answers to another evaluation: without --resume it is begun anew")
+    file = try RecordFile(partial)
+    let title = Array(subject.text().utf8)
+    if resumes, let first = file.records.first {
+      guard first == title else {
+        throw NibbleError.usage("\(path: partial) holds the answers to another evaluation; without --resume it is begun anew")
       }
-      kept = first + "\n"
-      for line in lines.dropFirst().dropLast() {
-        guard let row = try? JSON.parse(Array(line.utf8)), let number = row["row"]?.int else { break }
-        rows[number] = row
-        kept += line + "\n"
+      for record in file.records.dropFirst() {
+        if let row = try? JSON.parse(record), let number = row["row"]?.int { rows[number] = row }
       }
+    } else {
+      try file.clear()
+      try file.append(title)
     }
-    if kept.isEmpty { kept = first + "\n" }
-    descriptor = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-    guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path: partial): \(errorText(errno))") }
-    try append(kept)
   }
-
-  deinit { if descriptor >= 0 { close(descriptor) } }
 
   /// Takes down the answer to question `number`.
   func add(_ number: Int, _ row: JSON) throws {
     rows[number] = row
-    try append(row.text() + "\n")
-  }
-
-  private func append(_ text: String) throws {
-    let bytes = Array(text.utf8)
-    var done = 0
-    while done < bytes.count {
-      let count = bytes[done...].withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
-      if count < 0, errno == EINTR { continue }
-      guard count > 0 else { throw NibbleError.cannotWrite("\(path: partial): \(errorText(errno))") }
-      done += count
-    }
+    try file.append(Array(row.text().utf8))
   }
 
   /// Puts all answers where they belong.

@@ -8,15 +8,37 @@ extension EvaluateCommand {
     let open = try OpenModel(model, common)
     let isClassifier = open.model.classCount != nil
     if !isClassifier, task == .classification, asking.labelList != nil { return try chooseLabels(open, started) }
+    if isClassifier { common.warnIgnored(["--few-shot", "--exemplars", "--prompt-format", "--label-list", "--resume"], "the model has a head for classes") }
+    let own = try score(open)
+    let other = try compareTo.map { try score(OpenModel(model.replaced($0, adapters: compareAdapter), common)) }
+    Progress.clear()
+    if let predictions = asking.predictions { try Predictions(own.found, own.read, own.classes).write(to: predictions) }
+    let report = FigureReport(figures: own.figures, others: other?.figures ?? [], other: [compareTo ?? ""] + compareAdapter)
+    let (found, read) = (own.found, own.read)
+    var facts: [(label: String, key: String, value: JSON)] = [("rows", "rows", JSON(read.rows.count))]
+    facts.append(isClassifier ? ("judged", "judged", JSON(found.count)) : ("tokens", "tokens", JSON(found.count)))
+    if let confusion = found.metrics?.confusionMatrix { facts.append(("true x predicted", "confusion", .array(confusion.map { JSON($0) }))) }
+    try print(report, started, facts: facts)
+  }
+
+  /// Rows as a model reads them, and what it makes of them.
+  private struct Scored {
+    let read: TrainingRows.Data
+    let classes: Classes?
+    let found: RowScores
+    let figures: [Figure]
+  }
+
+  private func score(_ open: OpenModel) throws -> Scored {
+    let isClassifier = open.model.classCount != nil
     let right: [Task] = !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
     guard right.contains(task) else {
       let kind = !isClassifier ? "is no classifier (--label-list asks it for words)" : open.model.isRegression ? "is a regression" : "is a classifier"
-      throw NibbleError.usage("\(model.base) \(kind): --task \(right[0].rawValue)")
+      throw NibbleError.usage("\(path: open.model.path) \(kind): --task \(right[0].rawValue)")
     }
     let rows = try TrainingRows(
       open.model, tokenizerPath: tokenizer, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)
-    if isClassifier { common.warnIgnored(["--few-shot", "--exemplars", "--prompt-format", "--label-list", "--resume"], "the model has a head for classes") }
     var read = try rows.read(data, keepsTexts: asking.predictions != nil)
     if let limit = asking.limit { read.rows = Array(read.rows.prefix(limit)) }
     common.warn(rows.warnings + read.warnings)
@@ -24,17 +46,6 @@ extension EvaluateCommand {
     let found = try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
     Progress.clear()
     guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is scored") }
-    let other = try compareTo.map { path in
-      let open = try OpenModel(model.replaced(path, adapters: compareAdapter), common)
-      return try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
-    }
-    Progress.clear()
-    if let predictions = asking.predictions { try Predictions(found, read, rows.classes).write(to: predictions) }
-    let report = FigureReport(
-      figures: try found.figures(scored), others: try other?.figures(scored) ?? [], other: [compareTo ?? ""] + compareAdapter)
-    var facts: [(label: String, key: String, value: JSON)] = [("rows", "rows", JSON(read.rows.count))]
-    facts.append(isClassifier ? ("judged", "judged", JSON(found.count)) : ("tokens", "tokens", JSON(found.count)))
-    if let confusion = found.metrics?.confusionMatrix { facts.append(("true x predicted", "confusion", .array(confusion.map { JSON($0) }))) }
-    try print(report, started, facts: facts)
+    return Scored(read: read, classes: rows.classes, found: found, figures: try found.figures(scored))
   }
 }

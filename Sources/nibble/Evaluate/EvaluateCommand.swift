@@ -99,13 +99,20 @@ struct EvaluateCommand: ParsableCommand {
   /// - Parameter how: what beside model, adapters and data decides about them
   func journal(_ how: [(key: String, value: JSON)]) throws -> AnswerJournal? {
     guard let path = asking.predictions else { return nil }
-    var subject: [(key: String, value: JSON)] = [
-      ("task", JSON(task.rawValue)), ("base", JSON(model.base)), ("adapters", JSON(model.adapter)), ("data", JSON(data)),
-      ("data_stamp", JSON(try InputFile(data).stamp)),
-    ]
-    if let exemplars = asking.exemplars { subject.append(("exemplars_stamp", JSON(try InputFile(exemplars).stamp))) }
-    if PathKind(model.base) == .file { subject.append(("base_stamp", JSON(try InputFile(model.base).stamp))) }
+    var subject: [(key: String, value: JSON)] = [("task", JSON(task.rawValue)), ("compute_dtype", JSON(model.computeDtype.rawValue))]
+    // Numbers of rows depend on it where rows have subjects.
+    if let limit = asking.limit { subject.append(("limit", JSON(limit))) }
+    let files = [model.base, data, asking.exemplars, model.patch, tokenizer].compactMap { $0 } + (try model.adapters.map(\.path))
+    subject.append(("files", .array(try files.map { [JSON($0), try Self.stamps($0)] })))
+    subject.append(("adapters", JSON(model.adapter)))
     return try AnswerJournal(path, subject: .object(subject + how), resumes: asking.resume)
+  }
+
+  /// What tells a file, or the files of a folder, from others and from themselves at another time.
+  private static func stamps(_ path: String) throws -> JSON {
+    guard PathKind(path) == .folder else { return PathKind(path) == .file ? JSON(try InputFile(path).stamp) : .null }
+    return .array(
+      try namesInFolder(path).sorted().filter { PathKind(path + "/" + $0) == .file }.map { [JSON($0), JSON(try InputFile(path + "/" + $0).stamp)] })
   }
 
   /// Figures and what they were found with.
