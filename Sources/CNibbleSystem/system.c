@@ -102,7 +102,7 @@ int nibble_page_out(void *start, unsigned long count) {
   return madvise(start, count, MADV_DONTNEED);
 }
 
-int nibble_start(const char *path, char *const arguments[], int out, int err, int kept) {
+int nibble_start(const char *path, char *const arguments[], int out, int err, int kept, int ending) {
   int empty = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (empty < 0) return -1;
   pid_t parent = getpid();
@@ -112,12 +112,13 @@ int nibble_start(const char *path, char *const arguments[], int out, int err, in
   sigprocmask(SIG_SETMASK, &all, &before);
   pid_t child = fork();
   if (child == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_PDEATHSIG, ending);
     if (getppid() != parent) _exit(127);
     setpgid(0, 0);
     struct sigaction standard = {.sa_handler = SIG_DFL};
     for (int number = 1; number < 32; number++) sigaction(number, &standard, NULL);
-    if (dup2(empty, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || fcntl(kept, F_SETFD, 0) < 0) _exit(127);
+    if (dup2(empty, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0) _exit(127);
+    if (kept >= 0 && fcntl(kept, F_SETFD, 0) < 0) _exit(127);
     sigprocmask(SIG_SETMASK, &before, NULL);
     execv(path, arguments);
     _exit(127);
@@ -127,16 +128,4 @@ int nibble_start(const char *path, char *const arguments[], int out, int err, in
   close(empty);
   errno = code;
   return child;
-}
-
-int nibble_spawn_self(char *const words[], int out, int err) {
-  pid_t parent = getpid();
-  // Other threads may hold locks here, so nothing but system calls until the program is replaced.
-  pid_t child = fork();
-  if (child != 0) return child;
-  // A parent that is gone already sends nothing.
-  if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent) _exit(127);
-  if (dup2(out, 1) < 0 || dup2(err, 2) < 0) _exit(127);
-  execve("/proc/self/exe", words, environ);
-  _exit(127);
 }

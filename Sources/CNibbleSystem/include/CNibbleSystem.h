@@ -27,14 +27,8 @@ int nibble_write_back(int descriptor, long offset, long count, int wait);
 /// Lets go of pages of a mapped file whose contents are on the disk; 0 on success.
 int nibble_page_out(void *start, unsigned long count);
 
-/// Starts a program that ends at the latest when this thread does: its output goes to `out` and `err`, its input is empty, `kept` stays open in
-/// it, and signals of the terminal do not reach it. Its id; -1 with errno.
-int nibble_start(const char *path, char *const arguments[], int out, int err, int kept);
-
-/// Runs this program again with other words, its standard output and error going to `out` and `err`. It gets SIGTERM when the calling thread ends,
-/// whatever ended it.
-///
-/// Returns the process, or -1 with errno.
-int nibble_spawn_self(char *const words[], int out, int err);
+/// Starts a program that gets the signal `ending` when this thread ends, whatever ended it. Its output goes to `out` and `err`, its input is
+/// empty, `kept` stays open in it (-1 for nothing), and signals of the terminal do not reach it. Its id; -1 with errno.
+int nibble_start(const char *path, char *const arguments[], int out, int err, int kept, int ending);
 
 #endif

@@ -21,7 +21,7 @@ struct ChildProgram {
     defer { close(err) }
     var arguments: [UnsafeMutablePointer<CChar>?] = (["nibble"] + words).map { strdup($0) } + [nil]
     defer { for argument in arguments { free(argument) } }
-    id = nibble_start(program, &arguments, out, err, kept)
+    id = nibble_start(program, &arguments, out, err, kept, SIGKILL)
     guard id > 0 else { throw NibbleError(.failed, "\(errorText(errno)) while starting a verb") }
   }
 

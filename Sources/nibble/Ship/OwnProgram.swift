@@ -22,7 +22,7 @@ struct OwnProgram {
     var arguments: [UnsafeMutablePointer<CChar>?] = (["nibble"] + words).map { strdup($0) }
     arguments.append(nil)
     defer { for argument in arguments { free(argument) } }
-    let child = nibble_spawn_self(arguments, out[1], err[1])
+    let child = nibble_start("/proc/self/exe", arguments, out[1], err[1], -1, SIGTERM)
     let status = errno
     for end in [out[1], err[1]] { close(end) }
     guard child > 0 else { throw NibbleError(.failed, "\(errorText(status)) while starting a verb") }
