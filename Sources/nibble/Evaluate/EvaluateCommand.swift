@@ -38,7 +38,7 @@ struct EvaluateCommand: ParsableCommand {
   @Option(help: "Tokens per window (default: the model's context, at most 2048).") var context: Int?
   @Option(help: "New tokens per window (default: as many as fit).") var stride: Int?
   @Option(help: "What to score of each document: first (window) or whole.") var windows: Perplexity.Windows?
-  @Option(help: ArgumentHelp("Compare with another model: KL divergence and top-1 agreement (perplexity; with the same tokenizer), or the difference of each figure (choices).", valueName: "MODEL"))
+  @Option(help: ArgumentHelp("Compare with another model: KL divergence and top-1 agreement (perplexity; with the same tokenizer), or the difference of each figure (other tasks).", valueName: "MODEL"))
   var compareTo: String?
   @Option(
     help: ArgumentHelp(
@@ -46,7 +46,7 @@ struct EvaluateCommand: ParsableCommand {
       valueName: "[NAME=]DIR[:WEIGHT]"))
   var compareAdapter: [String] = []
   @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
-  @Option(help: "Largest number of tokens per row (lm, classification).") var maxLength: Int?
+  @Option(help: "Largest number of tokens per row (lm, classes, regression).") var maxLength: Int?
   @Flag(help: "Score the prompts too (lm).") var trainOnPrompt = false
   @Option(
     help: ArgumentHelp(
