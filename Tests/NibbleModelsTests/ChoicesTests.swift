@@ -114,5 +114,9 @@ struct ChoicesTests {
     #expect(figures["acc"] == 0.5 && figures["acc_norm"] == 0.5 && figures["acc_bytes"] == 0.75)
     #expect(abs((figures["acc_subjects"] ?? 0) - 1 / 3) < 1e-12)
     #expect(throws: NibbleError.self) { try ChoiceAnswers([], []).figures() }
+    // Behind a gap there is one text: dividing its scores by the lengths of what fills the gap would mean nothing.
+    var gap = question(["ab", "abcd"], 1, "s")
+    gap.continuations = [" is it.", " is it."]
+    #expect(try ChoiceAnswers([gap], [answer(-2, -3)]).figures().map(\.key) == ["acc"])
   }
 }

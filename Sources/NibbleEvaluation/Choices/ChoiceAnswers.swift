@@ -53,8 +53,8 @@ public struct ChoiceAnswers: Sendable {
     guard !questions.isEmpty else { throw NibbleError.badInput("no question was asked: there is nothing to count") }
     let plain = right { $1.choice }
     var figures = [Figure("accuracy", "acc", CorpusScore(meanOf: plain))]
-    // Letters are all of one length.
-    if questions.contains(where: { Set(Self.characters($0)).count > 1 || Set(Self.bytes($0)).count > 1 }) {
+    // Letters are all of one length, and what follows a gap is the same text whatever fills it.
+    if questions.contains(where: { Set($0.continuations).count > 1 && (Set(Self.characters($0)).count > 1 || Set(Self.bytes($0)).count > 1) }) {
       figures += [
         Figure("accuracy by character", "acc_norm", CorpusScore(meanOf: right { $1.choice(by: Self.characters($0)) })),
         Figure("accuracy by byte", "acc_bytes", CorpusScore(meanOf: right { $1.choice(by: Self.bytes($0)) })),
