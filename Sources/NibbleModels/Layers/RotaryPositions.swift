@@ -42,9 +42,7 @@ package struct RotaryPositions: Sendable, Hashable {
   ///   - size: numbers in a head
   ///   - context: `max_position_embeddings`
   ///   - layers: the kind of layers they are for, in a family that has others for each
-  init(
-    _ config: ConfigReader, size: Int, context: Int, usual: Usual = Usual(), of layers: String? = nil
-  ) throws {
+  init(_ config: ConfigReader, size: Int, context: Int, usual: Usual, of layers: String? = nil) throws {
     let scaling = try layers.map { try Self.parameters(config, of: $0) } ?? Self.parameters(config)
     func either(_ key: String, _ outer: String, default fallback: Double) throws -> Double {
       if let scaling, scaling[key] != nil { return try scaling.double(key, above: 0) }
@@ -100,6 +98,11 @@ package struct RotaryPositions: Sendable, Hashable {
       (frequencies, long) = (try stretched("short_factor"), Long(frequencies: try stretched("long_factor"), trained: trained))
     case (_, _): throw config.fail("\(key: "rope_type") = \(quoted(named)) is not implemented")
     }
+  }
+
+  /// The same for a family that takes and spells what Llama does.
+  package init(_ config: ConfigReader, size: Int, context: Int) throws {
+    try self.init(config, size: size, context: context, usual: Usual())
   }
 
   /// What scales positions. transformers 5 puts everything into rope_parameters; before, rope_theta and rope_scaling were keys of their
