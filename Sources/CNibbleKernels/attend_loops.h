@@ -132,8 +132,16 @@ LANES_INLINE void weigh_all(int queries, const float *weights, size_t t, const f
     }                                       \
   } while (0)
 
+/// cap * tanh(scale * x / cap).
+LANES_STATIC void bound(float *x, size_t n, float scale, float cap) {
+  float in = scale / cap;
+  size_t i = 0;
+  for (; i + NIBBLE_LANES <= n; i += NIBBLE_LANES) lanes_store(x + i, lanes_tanh(lanes_load(x + i) * in) * cap);
+  if (i < n) lanes_store_part(x + i, lanes_tanh(lanes_load_part(x + i, n - i) * in) * cap, n - i);
+}
+
 LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const float *k, const float *v, size_t t,
-                         size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
+                         size_t kv_stride, size_t d, float scale, float cap, const uint8_t *mask, float *out, size_t out_stride,
                          float *scratch) {
   const attend_ahead ahead = attend_ahead_of(d, kv_stride), nothing = {0, 0};
   for (size_t start = 0; start < t; start += attend_stretch) {
@@ -143,10 +151,11 @@ LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const 
                      g ? nothing : ahead, scratch + g * t + start, t);
   }
   for (size_t g = 0; g < queries; g++) {
+    if (cap > 0) bound(scratch + g * t, t, scale, cap);
     if (mask)
       for (size_t i = 0; i < t; i++)
         if (!mask[i]) scratch[g * t + i] = -__builtin_inff();
-    softmax(scratch + g * t, t, scale);
+    softmax(scratch + g * t, t, cap > 0 ? 1 : scale);
     memset(out + g * out_stride, 0, 4 * d);
   }
   for (size_t start = 0; start < t; start += attend_stretch) {

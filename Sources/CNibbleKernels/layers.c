@@ -52,6 +52,22 @@ void nibble_rotate(nibble_variant variant, float *x, const float *cosines, const
   layers_of(variant)->rotate(x, cosines, sines, half);
 }
 
+void nibble_rotate_pairs(float *x, const float *cosines, const float *sines, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    float a = x[2 * i], b = x[2 * i + 1];
+    x[2 * i] = a * cosines[i] - b * sines[i];
+    x[2 * i + 1] = b * cosines[i] + a * sines[i];
+  }
+}
+
+void nibble_scale(float a, float *x, size_t n) {
+  for (size_t i = 0; i < n; i++) x[i] *= a;
+}
+
+void nibble_tanh_back(const float *t, float *d, size_t n) {
+  for (size_t i = 0; i < n; i++) d[i] *= 1 - t[i] * t[i];
+}
+
 size_t nibble_argmax(nibble_variant variant, const float *x, size_t n, float *greatest) {
   return layers_of(variant)->argmax(x, n, greatest);
 }
@@ -59,9 +75,9 @@ size_t nibble_argmax(nibble_variant variant, const float *x, size_t n, float *gr
 int nibble_all_finite(nibble_variant variant, const float *x, size_t n) { return layers_of(variant)->all_finite(x, n); }
 
 void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const float *k, const float *v,
-                   size_t t, size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
+                   size_t t, size_t kv_stride, size_t d, float scale, float cap, const uint8_t *mask, float *out, size_t out_stride,
                    float *scratch) {
-  layers_of(variant)->attend(q, queries, q_stride, k, v, t, kv_stride, d, scale, mask, out, out_stride, scratch);
+  layers_of(variant)->attend(q, queries, q_stride, k, v, t, kv_stride, d, scale, cap, mask, out, out_stride, scratch);
 }
 
 void nibble_low_rank(nibble_variant variant, const float *left, size_t left_stride, size_t rows, const float *right,

@@ -3,7 +3,7 @@ import NibbleFormats
 
 /// Finds a base's modules under the names an adapter gives them: with or without the model's own prefix on either side.
 package struct ModuleNames: Sendable {
-  private static let prefixes = ["transformer.", "roberta.", "bert.", "model."]
+  private static let prefixes = ["transformer.", "roberta.", "bert.", "gpt_neox.", "model."]
   private let names: [String]
   /// The base's own among `prefixes`.
   private let own: [String]
@@ -30,15 +30,9 @@ package struct ModuleNames: Sendable {
   /// The prefixes that a model's names have, in the file or by its type. Where neither says, any of them: `bert.` and `roberta.` hold
   /// modules of the same names, and one's adapter is not the other's.
   private static func own(_ base: Checkpoint?, _ names: [String]) -> [String] {
-    let ofType: [String] =
-      switch (base?.family?.name, base?.modelType) {
-      case ("GPT-2", _): ["transformer."]
-      case ("BERT", "bert"): ["bert."]
-      case ("BERT", _): ["roberta."]
-      // Its heads for questions call the model `transformer`.
-      case ("Llama", _): ["model.", "transformer."]
-      default: []
-      }
+    let model = base?.modelType.flatMap { type in base?.family?.prefix(type) }
+    // Llama's heads for questions call the model `transformer`.
+    let ofType = [model, model == "model." ? "transformer." : nil].compactMap { $0 }
     let own = prefixes.filter { prefix in ofType.contains(prefix) || names.contains { $0.hasPrefix(prefix) } }
     return own.isEmpty ? prefixes : own
   }

@@ -21,6 +21,10 @@ extension StreamJob {
       throw NibbleError(.failed, "\(.encoder, options.encoder.rawValue) needs OpenBLAS with LAPACK (libopenblas.so.0), which is not installed")
     }
     let transformer = try model.transformer
+    guard transformer.addsBranchesAsTheyAre else {
+      throw NibbleError.usage(
+        "\(path: source.path): \(.encoder, options.encoder.rawValue) is not implemented for models that norm or scale what attention and MLP give")
+    }
     let windows = windows.filter { !$0.isEmpty }
     guard !windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
     let targets = targets(of: transformer)
@@ -93,7 +97,7 @@ extension StreamJob {
     for linear in transformer.weights.layers.flatMap(\.linears) {
       if let index = item(of: linear.name + ".bias"), let change = try items[index].change?() { biases[linear.id] = change }
     }
-    let norms = transformer.weights.layers.flatMap { [$0.attentionNorm, $0.mlpNorm] }.flatMap { [$0.weight, $0.bias].compactMap { $0 } }
+    let norms = transformer.weights.layers.flatMap(\.norms).flatMap { [$0.weight, $0.bias].compactMap { $0 } }
     let read = model.embeddings.map { $0.name + ".weight" } + norms.compactMap { model.parameterNames[$0.id] }
     for index in read.compactMap(item) where items[index].change != nil || items[index].replacement != nil {
       throw NibbleError.usage(
@@ -129,6 +133,9 @@ extension Model {
     get throws {
       guard let transformer = network as? Transformer else {
         throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is for transformers, which this model is not")
+      }
+      guard !transformer.shape.isParallel else {
+        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose attention and MLP stand beside each other")
       }
       return transformer
     }

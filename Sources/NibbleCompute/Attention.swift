@@ -10,13 +10,16 @@ package struct Attention: Sendable {
   package var scale: Float
   /// Whether a token sees only itself and what is before it.
   package var isCausal: Bool
+  /// Scores, scaled, become cap · tanh(score / cap); nil for as they are.
+  package var cap: Float?
 
-  package init(heads: Int, keyValueHeads: Int, size: Int, scale: Float, isCausal: Bool) {
+  package init(heads: Int, keyValueHeads: Int, size: Int, scale: Float, isCausal: Bool, cap: Float? = nil) {
     self.heads = heads
     self.keyValueHeads = keyValueHeads
     self.size = size
     self.scale = scale
     self.isCausal = isCausal
+    self.cap = cap
   }
 
   /// One sequence: its new tokens ask, all its tokens answer.
@@ -99,7 +102,7 @@ package struct Attention: Sendable {
         LayerKernels.attend(
           sequence.query + query * sequence.queryStride + head * group * size, queries: group, queryStride: size,
           keys: key + skipped * sequence.keyStride, values: value + skipped * sequence.keyStride, count: own.count,
-          keyStride: sequence.keyStride, width: size, scale: scale, mask: mask.map { $0 + skipped },
+          keyStride: sequence.keyStride, width: size, scale: scale, cap: cap, mask: mask.map { $0 + skipped },
           sequence.output + query * sequence.outputStride + head * group * size, outStride: size, scratch: scores)
       }
       return
@@ -132,10 +135,22 @@ package struct Attention: Sendable {
   }
 
   /// One row of scores becomes weights: a softmax over what is seen, zeros elsewhere.
-  func weigh(_ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?) {
+  ///
+  /// - Parameter bounded: gets tanh(score / cap) of what is seen, if there is a cap
+  func weigh(
+    _ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?,
+    bounded: UnsafeMutablePointer<Float>? = nil
+  ) {
+    let own = row + seen.lowerBound
+    if let cap {
+      LayerKernels.scale(own, by: scale / cap, count: seen.count)
+      LayerKernels.activate(.tanh, own, count: seen.count, own)
+      if let bounded { (bounded + seen.lowerBound).update(from: own, count: seen.count) }
+      LayerKernels.scale(own, by: cap, count: seen.count)
+    }
     for index in 0..<seen.lowerBound { row[index] = 0 }
     for index in seen.upperBound..<count { row[index] = 0 }
     if let mask { for index in seen where mask[index] == 0 { row[index] = -.infinity } }
-    LayerKernels.softmax(row + seen.lowerBound, count: seen.count, scale: scale)
+    LayerKernels.softmax(own, count: seen.count, scale: cap == nil ? scale : 1)
   }
 }

@@ -19,12 +19,12 @@ extension Attention {
     }
   }
 
-  private enum BackSlot { static let weights = 8, slopes = 9 }
+  private enum BackSlot { static let weights = 8, slopes = 9, bounded = 10 }
   private static var block: Int { 64 }
 
   /// Gradients of all sequences; weights are computed once more.
   ///
-  /// With P = softmax(scale · Q Kᵀ): dV = Pᵀ dO, dP = dO Vᵀ, dS = scale · P∘(dP − Σ_j P∘dP), dQ = dS K, dK = dSᵀ Q.
+  /// With a cap, dS has the slope 1 − tanh² of the scores before it, too. With P = softmax(scale · Q Kᵀ): dV = Pᵀ dO, dP = dO Vᵀ, dS = scale · P∘(dP − Σ_j P∘dP), dQ = dS K, dK = dSᵀ Q.
   package func backward(_ pairs: [(sequence: Sequence, gradient: Gradient)], _ team: Team) {
     team.run(pairs.count * keyValueHeads) { task, scratch in
       let (index, head) = task.quotientAndRemainder(dividingBy: keyValueHeads)
@@ -48,6 +48,9 @@ extension Attention {
         let (m, n) = (queries.count, keys.count)
         let weights = scratch.floatStart(BackSlot.weights, m * n)
         let slopes = scratch.floatStart(BackSlot.slopes, m * n)
+        let bounded = cap == nil ? nil : scratch.floatStart(BackSlot.bounded, m * n)
+        // Keys that are not seen have no slope, whatever is left of them here.
+        bounded?.update(repeating: 0, count: m * n)
         let query = sequence.query + first * sequence.queryStride + column
         let from = keys.lowerBound * sequence.keyStride
         multiply(query, sequence.queryStride, key + from, sequence.keyStride, transposed: true, weights, n, m, n, size)
@@ -55,7 +58,7 @@ extension Attention {
           let own = keyRange(sequence, row..<row + 1)
           weigh(
             weights + (row - first) * n, n, seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound,
-            sequence.mask.map { $0 + keys.lowerBound })
+            sequence.mask.map { $0 + keys.lowerBound }, bounded: bounded.map { $0 + (row - first) * n })
         }
         let dOut = gradient.output + first * gradient.outputStride + column
         let to = keys.lowerBound * gradient.stride
@@ -65,6 +68,7 @@ extension Attention {
         multiply(dOut, gradient.outputStride, value + from, sequence.keyStride, transposed: true, slopes, n, m, n, size)
         for row in 0..<m {
           LayerKernels.softmaxBack(weights + row * n, slopes + row * n, count: n, scale: scale)
+          if let bounded { LayerKernels.tanhBack(slopes + row * n, bounded + row * n, count: n) }
         }
         multiply(
           slopes, n, key + from, sequence.keyStride, transposed: false, gradient.query + first * gradient.stride + column,

@@ -160,6 +160,21 @@ package enum LayerKernels {
     nibble_rotate(variant.native, x, cosines, sines, half)
   }
 
+  /// Turns the pairs (x[2i], x[2i + 1]), `count` of them.
+  package static func rotatePairs(
+    _ x: UnsafeMutablePointer<Float>, cosines: UnsafePointer<Float>, sines: UnsafePointer<Float>, count: Int
+  ) {
+    nibble_rotate_pairs(x, cosines, sines, count)
+  }
+
+  /// x *= a.
+  package static func scale(_ x: UnsafeMutablePointer<Float>, by a: Float, count: Int) { nibble_scale(a, x, count) }
+
+  /// d, the gradient of t = tanh(x), becomes that of x: d · (1 − t²).
+  package static func tanhBack(_ d: UnsafeMutablePointer<Float>, _ t: UnsafePointer<Float>, count: Int) {
+    nibble_tanh_back(t, d, count)
+  }
+
   /// The greatest number and the least index that has it; the first NaN if there is one.
   package static func argmax(
     _ x: UnsafePointer<Float>, count: Int, variant: KernelVariant = .current
@@ -175,14 +190,15 @@ package enum LayerKernels {
   }
 
   /// Attention of `queries` vectors of `width` floats that share a head's `count` keys and values, whose rows begin
-  /// `keyStride` floats apart. `scratch` holds queries · count floats. Keys with 0 in `mask` are not seen.
+  /// `keyStride` floats apart. `scratch` holds queries · count floats. Keys with 0 in `mask` are not seen. Scores, scaled, become
+  /// cap · tanh(score / cap) if there is a cap.
   package static func attend(
     _ q: UnsafePointer<Float>, queries: Int, queryStride: Int, keys k: UnsafePointer<Float>, values v: UnsafePointer<Float>,
-    count: Int, keyStride: Int, width: Int, scale: Float, mask: UnsafePointer<UInt8>? = nil,
+    count: Int, keyStride: Int, width: Int, scale: Float, cap: Float? = nil, mask: UnsafePointer<UInt8>? = nil,
     _ out: UnsafeMutablePointer<Float>, outStride: Int, scratch: UnsafeMutablePointer<Float>,
     variant: KernelVariant = .current
   ) {
     nibble_attend(
-      variant.native, q, queries, queryStride, k, v, count, keyStride, width, scale, mask, out, outStride, scratch)
+      variant.native, q, queries, queryStride, k, v, count, keyStride, width, scale, cap ?? 0, mask, out, outStride, scratch)
   }
 }

@@ -19,7 +19,7 @@ SMALL = {
 def small_config(model_type, **changes):
     """The configuration of a tiny model of `model_type`."""
     plain = transformers.AutoConfig.for_model(model_type)
-    known = {key: value for key, value in SMALL.items() if hasattr(plain, key)}
+    known = {key: value for key, value in SMALL.items() if hasattr(plain, key) and not isinstance(getattr(type(plain), key, None), property)}
     return transformers.AutoConfig.for_model(model_type, **{**known, **changes})
 
 

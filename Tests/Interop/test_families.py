@@ -35,11 +35,14 @@ def classes_of(model_type):
     exported = {name: getattr(module, name) for name in module.__all__}
     return {
         name: found for name, found in exported.items()
-        if issubclass(found, transformers.PreTrainedModel) and not name.endswith("PreTrainedModel")}
+        if issubclass(found, transformers.PreTrainedModel) and not name.endswith("PreTrainedModel")
+        # The text model of Gemma 3 shares its file with the one of images and texts.
+        and found.config_class.model_type == model_type}
 
 
 def variants():
-    for model_type in listed_types():
+    # transformers replaces none of Falcon's layers, which nibble packs into block files only.
+    for model_type in sorted({*listed_types()} - {"falcon"}):
         for name in classes_of(model_type):
             yield pytest.param(model_type, name, {}, id=f"{model_type}-{name}")
             if re.search("CausalLM|LMHead|MaskedLM|PreTraining|DoubleHeads", name):

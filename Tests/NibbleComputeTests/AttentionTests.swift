@@ -12,8 +12,9 @@ struct AttentionTests {
     var window: Int?
     var hidden: Set<Int> = []
     var threads = 1
+    var cap: Float?
     var testDescription: String {
-      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads)"
+      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads), \(cap ?? 0)"
     }
   }
 
@@ -23,7 +24,8 @@ struct AttentionTests {
     Case(new: 100, isCausal: false), Case(new: 100, window: 7), Case(past: 30, new: 90, window: 40, threads: 2),
     Case(past: 30, new: 1, window: 4),
     Case(new: 6, isCausal: false, hidden: [0, 4]), Case(new: 70, hidden: [1, 2, 69]),
-    Case(heads: 8, keyValueHeads: 1, size: 80, past: 3, new: 2),
+    Case(heads: 8, keyValueHeads: 1, size: 80, past: 3, new: 2), Case(past: 7, new: 1, cap: 0.8),
+    Case(past: 9, new: 70, window: 30, hidden: [3, 60], cap: 0.8),
   ]
 
   /// By the definition, in float64.
@@ -40,7 +42,7 @@ struct AttentionTests {
           (0..<c.size).reduce(0.0) {
             $0 + Double(q[(token * c.heads + head) * c.size + $1]) * Double(k[(key * c.keyValueHeads + group) * c.size + $1])
           } / Double(c.size).squareRoot()
-        }
+        }.map { score in c.cap.map { Double($0) * tanh(score / Double($0)) } ?? score }
         let most = scores.max() ?? 0
         let weights = scores.map { exp($0 - most) }
         let sum = weights.reduce(0, +)
@@ -64,7 +66,7 @@ struct AttentionTests {
     var out = [Float](repeating: .nan, count: q.count)
     let mask = (0..<c.past + c.new).map { UInt8(c.hidden.contains($0) ? 0 : 1) }
     let attention = Attention(
-      heads: c.heads, keyValueHeads: c.keyValueHeads, size: c.size, scale: 1 / Float(c.size).squareRoot(), isCausal: c.isCausal)
+      heads: c.heads, keyValueHeads: c.keyValueHeads, size: c.size, scale: 1 / Float(c.size).squareRoot(), isCausal: c.isCausal, cap: c.cap)
     q.withUnsafeBufferPointer { q in
       k.withUnsafeBufferPointer { k in
         v.withUnsafeBufferPointer { v in

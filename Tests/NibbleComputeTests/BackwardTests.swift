@@ -106,10 +106,13 @@ struct BackwardTests {
 
   @Test(
     "through attention: queries, keys, values",
-    arguments: [(true, Int?.none, false), (true, 3, false), (false, nil, false), (false, nil, true)])
-  func attention(_ isCausal: Bool, _ window: Int?, _ isMasked: Bool) throws {
+    arguments: [
+      (true, Int?.none, false, Float?.none), (true, 3, false, nil), (false, nil, false, nil), (false, nil, true, nil), (true, nil, false, 0.7),
+      (false, nil, true, 0.7),
+    ])
+  func attention(_ isCausal: Bool, _ window: Int?, _ isMasked: Bool, _ cap: Float?) throws {
     let (heads, groups, size, tokens) = (4, 2, 6, 9)
-    let attention = Attention(heads: heads, keyValueHeads: groups, size: size, scale: 0.4, isCausal: isCausal)
+    let attention = Attention(heads: heads, keyValueHeads: groups, size: size, scale: 0.4, isCausal: isCausal, cap: cap)
     let stride = (heads + 2 * groups) * size
     let x = Self.numbers(tokens * stride, 9), dy = Self.numbers(tokens * heads * size, 10)
     let mask: [UInt8] = (0..<tokens).map { isMasked && $0 > 5 ? 0 : 1 }
@@ -122,7 +125,8 @@ struct BackwardTests {
             mask[key] != 0 && (!isCausal || key <= token) && (window.map { key > token - $0 } ?? true)
           }
           let scores = seen.map { key in
-            exp(0.4 * (0..<size).reduce(0.0) { $0 + x[q + $1] * x[key * stride + (heads + head / (heads / groups)) * size + $1] })
+            let score = 0.4 * (0..<size).reduce(0.0) { $0 + x[q + $1] * x[key * stride + (heads + head / (heads / groups)) * size + $1] }
+            return exp(cap.map { Double($0) * tanh(score / Double($0)) } ?? score)
           }
           let sum = scores.reduce(0, +)
           for (score, key) in zip(scores, seen) {

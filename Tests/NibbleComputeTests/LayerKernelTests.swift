@@ -177,7 +177,7 @@ struct LayerKernelTests {
         let stride = width + 3, scale = 1 / Float(width).squareRoot()
         let q = normals(queries * stride, t + width), k = normals(max(t, 1) * stride, t + width + 1)
         let v = normals(max(t, 1) * stride, t + width + 2)
-        for masked in [false, true] {
+        for (masked, cap) in [(false, Float?.none), (true, nil), (true, 0.6)] {
           let mask = (0..<max(t, 1)).map { UInt8(masked && $0 % 3 == 1 ? 0 : 1) }
           var keys = k, values = v
           // What is not to be seen may be anything.
@@ -188,13 +188,13 @@ struct LayerKernelTests {
           var out = [Float](repeating: 42, count: queries * stride), scratch = [Float](repeating: .nan, count: queries * t + 1)
           LayerKernels.attend(
             q, queries: queries, queryStride: stride, keys: keys, values: values, count: t, keyStride: stride, width: width,
-            scale: scale, mask: masked ? mask : nil, &out, outStride: stride, scratch: &scratch, variant: variant)
+            scale: scale, cap: cap, mask: masked ? mask : nil, &out, outStride: stride, scratch: &scratch, variant: variant)
           var worst = 0.0
           for g in 0..<queries {
             let seen = (0..<t).filter { mask[$0] != 0 }
             let scores = seen.map { i in
               (0..<width).reduce(0.0) { $0 + Double(q[g * stride + $1]) * Double(k[i * stride + $1]) } * Double(scale)
-            }
+            }.map { score in cap.map { Double($0) * tanh(score / Double($0)) } ?? score }
             let weights = scores.map { exp($0 - scores.max()!) }, sum = weights.reduce(0, +)
             for c in 0..<width {
               let exact = zip(seen, weights).reduce(0.0) { $0 + $1.1 * Double(v[$1.0 * stride + c]) } / (t == 0 ? 1 : sum)

@@ -28,6 +28,12 @@ struct ConfigTests {
     ("llama", #""head_dim": 15"#), ("llama", #""intermediate_size": 64"#), ("llama", #""rms_norm_eps": -1"#),
     ("llama", #""attention_bias": true"#), ("llama", #""quantization_config": {"quant_method": "gptq"}"#),
     ("llama", #""rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}"#),
+    ("llama", #""model_type": "qwen3""#), ("llama", #""model_type": "gemma", "use_bidirectional_attention": true"#),
+    ("llama", #""model_type": "gemma2", "sliding_window": null"#), ("llama", #""model_type": "falcon", "alibi": true"#),
+    ("llama", #""model_type": "phi3", "rope_parameters": {"rope_type": "linear", "factor": 2.0}"#),
+    ("llama", #""model_type": "gemma3_text", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}"#),
+    ("llama", #""model_type": "smollm3", "no_rope_layers": [1]"#), ("llama", #""model_type": "granite", "residual_multiplier": -1"#),
+    ("llama", #""model_type": "phi3", "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}"#),
     ("gpt2", #""scale_attn_weights": 1"#), ("gpt2", #""n_head": 5"#), ("gpt2", #""n_positions": 65"#),
     ("gpt2", #""n_inner": 128"#), ("roberta", #""position_embedding_type": "relative_key""#), ("roberta", #""is_decoder": true"#),
     ("roberta", #""architectures": ["RobertaForMaskedLM"]"#), ("roberta", #""problem_type": "ranking""#),
@@ -91,6 +97,10 @@ struct ConfigTests {
       #"{"rope_parameters": {"rope_type": "yarn", "factor": 40.0, "rope_theta": 10000.0, "original_max_position_embeddings": 2048, "mscale": 0.707}}"#,
       [1, 0.31622776, 0.1, 0.023914725, 0.0051249997, 0.00084986218, 2.4999999e-05, 7.9056945e-06], 1.3688879
     ),
+    (
+      #"{"rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 2048, "short_factor": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0], "long_factor": [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 4.0, 8.0]}}"#,
+      [1, 0.31622776, 0.1, 0.031622775, 0.0099999998, 0.0031622776, 0.001, 0.00015811388], 1.0871146
+    ),
   ]
 
   @Test("rotary positions turn as transformers has them", arguments: rotations)
@@ -105,7 +115,14 @@ struct ConfigTests {
     ("llama", [32000, 4096, 32, 32, 32, 2048, nil]), ("mistral", [32000, 4096, 32, 32, 8, 131_072, 4096]),
     ("qwen2", [151_936, 4096, 32, 32, 32, 32768, nil]), ("gpt2", [50257, 768, 12, 12, 12, 1024, nil]),
     ("bert", [30522, 768, 12, 12, 12, 512, nil]), ("roberta", [50265, 768, 12, 12, 12, 510, nil]),
-    ("xlm-roberta", [30522, 768, 12, 12, 12, 510, nil]), ("camembert", [30522, 768, 12, 12, 12, 510, nil]),
+    ("ministral", [32000, 4096, 32, 32, 8, 131_072, 4096]), ("qwen3", [151_936, 4096, 32, 32, 32, 32768, nil]),
+    ("smollm3", [128_256, 2048, 36, 16, 4, 32768, nil]), ("olmo2", [50304, 4096, 32, 32, 32, 2048, nil]),
+    ("olmo3", [50304, 4096, 32, 32, 32, 2048, 4096]), ("gemma", [256_000, 3072, 28, 16, 16, 8192, nil]),
+    ("gemma2", [256_000, 2304, 26, 8, 4, 8192, 4096]), ("gemma3_text", [262_208, 2304, 26, 8, 4, 131_072, 4096]),
+    ("granite", [32000, 4096, 32, 32, 32, 2048, nil]), ("phi3", [32064, 3072, 32, 32, 32, 4096, nil]),
+    ("glm4", [151_552, 4096, 40, 32, 2, 131_072, nil]), ("starcoder2", [49152, 3072, 30, 24, 2, 4096, nil]),
+    ("gpt_neox", [50432, 6144, 44, 64, 64, 2048, nil]), ("falcon", [65024, 4544, 32, 71, 1, 2048, nil]),
+    ("phi", [51200, 2048, 24, 32, 32, 2048, nil]), ("xlm-roberta", [30522, 768, 12, 12, 12, 510, nil]), ("camembert", [30522, 768, 12, 12, 12, 510, nil]),
   ]
 
   @Test("that are silent mean what transformers takes then", arguments: silent)

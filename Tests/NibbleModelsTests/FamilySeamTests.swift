@@ -26,8 +26,8 @@ private enum Marmot: TransformerArchitecture {
     return TransformerShape(
       vocabulary: try config.int("words", Limits.vocabulary, default: 256), width: width, heads: heads,
       keyValueHeads: try config.int("groups", Limits.heads, default: 2), headSize: width / heads, layers: layers, contextLength: 128,
-      isCausal: true, normsFirst: true, isRMSNorm: true, epsilon: 1e-6, activation: .silu, isGated: true,
-      rotary: try RotaryPositions(config, size: width / heads, context: 128), windows: Array(repeating: nil, count: layers))
+      isCausal: true, isRMSNorm: true, epsilon: 1e-6, activation: .silu, isGated: true,
+      rotary: Array(repeating: try RotaryPositions(config, size: width / heads, context: 128), count: layers), windows: Array(repeating: nil, count: layers))
   }
 
   static func weights(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> TransformerWeights {
@@ -37,13 +37,13 @@ private enum Marmot: TransformerArchitecture {
         try source.linear("trunk.\(index).\(name)", outputs: outputs, inputs: inputs, bias: .none)
       }
       return LayerWeights(
-        attentionNorm: try source.norm("trunk.\(index).before", width: width, hasBias: false),
+        attentionNorms: BranchNorms(before: try source.norm("trunk.\(index).before", width: width, hasBias: false)),
         queryKeyValue: [
           try linear("q", shape.queryWidth, width), try linear("k", shape.keyValueWidth, width),
           try linear("v", shape.keyValueWidth, width),
         ],
         attentionOutput: try linear("o", width, shape.queryWidth),
-        mlpNorm: try source.norm("trunk.\(index).between", width: width, hasBias: false),
+        mlpNorms: BranchNorms(before: try source.norm("trunk.\(index).between", width: width, hasBias: false)),
         up: [try linear("gate", inner, width), try linear("up", inner, width)], down: try linear("down", width, inner))
     }
     return TransformerWeights(

@@ -75,6 +75,15 @@ double nibble_log_sum_exp(nibble_variant variant, const float *x, size_t n);
 /// Rotary positions of one vector of `half` pairs (x[i], x[i + half]): (a cos - b sin, b cos + a sin), in place.
 void nibble_rotate(nibble_variant variant, float *x, const float *cosines, const float *sines, size_t half);
 
+/// The same of `count` pairs (x[2i], x[2i + 1]).
+void nibble_rotate_pairs(float *x, const float *cosines, const float *sines, size_t count);
+
+/// x = a x.
+void nibble_scale(float a, float *x, size_t n);
+
+/// d = d (1 - t * t), the gradient through t = tanh(x).
+void nibble_tanh_back(const float *t, float *d, size_t n);
+
 /// The greatest of n numbers and the least index that has it (a NaN anywhere wins, the first with its index); 0 and
 /// -infinity for n = 0.
 size_t nibble_argmax(nibble_variant variant, const float *x, size_t n, float *greatest);
@@ -88,7 +97,7 @@ int nibble_all_finite(nibble_variant variant, const float *x, size_t n);
 /// whose keys and values may be anything. With no key to see, out is zeros. out overlaps nothing else. Rows that lie close
 /// together (kv_stride at most 2 d) come from memory faster.
 void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const float *k, const float *v,
-                   size_t t, size_t kv_stride, size_t d, float scale, const uint8_t *mask, float *out, size_t out_stride,
+                   size_t t, size_t kv_stride, size_t d, float scale, float cap, const uint8_t *mask, float *out, size_t out_stride,
                    float *scratch);
 
 /// out[i * out_stride + j] = sum over k of left[i * left_stride + k] * right[k * right_stride + j], for `rows` i, `columns` j and

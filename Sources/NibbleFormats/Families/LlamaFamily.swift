@@ -4,7 +4,10 @@ extension ModelFamily {
   /// Llama and what shares its module names; checked against transformers for each type listed.
   static let llama: ModelFamily? = {
     var family = try? ModelFamily(
-      "Llama", runs: ["llama", "mistral", "qwen2"], packsOnly: ["qwen3", "gemma", "gemma2", "granite", "olmo2", "smollm3"],
+      "Llama",
+      runs: [
+        "llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3", "olmo2", "olmo3", "gemma", "gemma2", "gemma3_text", "granite",
+      ],
       linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$"#,
       heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "model." })
     family?.llamaCpp = llamaCppNames

@@ -22,6 +22,9 @@ public struct ModelFamily: Sendable {
   package let tiedHeads: [String]
   /// What names in checkpoints of the bare model leave out, by `model_type`.
   private let prefixes: @Sendable (String) -> String
+  /// Whether transformers puts bitsandbytes' layers in the place of its linear layers: it does so for `nn.Linear` itself, for no class
+  /// derived from it.
+  package var isInBitsAndBytes = true
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 
@@ -37,7 +40,7 @@ public struct ModelFamily: Sendable {
   /// Every family nibble knows. Another is one more file and its name here.
   public static var all: [ModelFamily] { known + added }
 
-  private static let known = [llama, gpt2, bert].compactMap { $0 }
+  private static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []

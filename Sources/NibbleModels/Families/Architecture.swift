@@ -2,64 +2,6 @@ import NibbleCompute
 import NibbleCore
 import NibbleFormats
 
-/// A transformer as numbers: what is computed, in which order. A family's file fills it in from its configuration.
-package struct TransformerShape: Sendable {
-  package var vocabulary: Int
-  package var width: Int
-  package var heads: Int
-  package var keyValueHeads: Int
-  package var headSize: Int
-  package var layers: Int
-  /// The most tokens a sequence may have.
-  package var contextLength: Int
-  /// Whether tokens see only what is before them.
-  package var isCausal: Bool
-  /// Whether norms stand before attention and MLP (with a last one at the end) or after their residual sums.
-  package var normsFirst: Bool
-  /// RMS norms or layer norms.
-  package var isRMSNorm: Bool
-  package var epsilon: Float
-  package var activation: Activation
-  /// Whether the MLP's activation is multiplied with a second projection.
-  package var isGated: Bool
-  /// nil for position embeddings.
-  package var rotary: RotaryPositions?
-  /// Position of a sequence's first token in the table of position embeddings.
-  package var firstPosition = 0
-  /// Tokens a token of each layer sees at most, nil for all.
-  package var windows: [Int?]
-  /// The id batches are padded with, where the configuration says.
-  package var padding: Int?
-  /// What scores of attention are multiplied with, by layer; nil for 1 / √headSize.
-  package var attentionScales: [Float]?
-
-  package var queryWidth: Int { heads * headSize }
-  package var keyValueWidth: Int { keyValueHeads * headSize }
-
-  package func attention(_ layer: Int) -> Attention {
-    Attention(
-      heads: heads, keyValueHeads: keyValueHeads, size: headSize,
-      scale: attentionScales?[layer] ?? 1 / Float(headSize).squareRoot(), isCausal: isCausal)
-  }
-}
-
-/// The weights of one layer.
-package struct LayerWeights: Sendable {
-  package var attentionNorm: Norm
-  /// Projections whose outputs, side by side, are queries, keys and values.
-  package var queryKeyValue: [Linear]
-  package var attentionOutput: Linear
-  package var mlpNorm: Norm
-  /// [gate, up], or the one projection of a plain MLP.
-  package var up: [Linear]
-  package var down: Linear
-
-  /// In the order of the pass.
-  package var linears: [Linear] { queryKeyValue + [attentionOutput] + up + [down] }
-  /// Numbers the projections of the MLP give, side by side.
-  package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
-}
-
 /// What stands on the states of a network.
 package enum Head: Sendable {
   /// Scores of every token of the vocabulary.
@@ -101,19 +43,6 @@ extension Head {
   }
 }
 
-/// All weights of a model.
-package struct TransformerWeights: Sendable {
-  package var tokens: Embedding
-  package var positions: Embedding?
-  package var tokenTypes: Embedding?
-  package var embeddingNorm: Norm?
-  package var layers: [LayerWeights]
-  package var finalNorm: Norm?
-  package var head: Head
-  /// Layers of the checkpoint that no result depends on, for adapters that were trained on them, too.
-  package var idle: [Linear] = []
-}
-
 /// A family that nibble runs. What else has to be known of it says its `ModelFamily`.
 package protocol Architecture: Sendable {
   /// `model_type`s whose configurations it reads.
@@ -150,7 +79,10 @@ extension TransformerArchitecture {
 /// A list of families that run.
 package struct Architectures: Sendable {
   /// Those of nibble. A further family is one more file and its name here.
-  package static let all = Architectures([Llama.self, GPT2.self, Bert.self])
+  package static let all = Architectures([
+    Llama.self, Qwen.self, SmolLM3.self, Olmo2.self, Olmo3.self, Gemma.self, Gemma2.self, Gemma3.self, Granite.self, Phi3.self, Glm.self,
+    Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self,
+  ])
 
   private let types: [any Architecture.Type]
 

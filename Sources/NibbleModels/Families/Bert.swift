@@ -27,9 +27,9 @@ enum Bert: TransformerArchitecture {
     let vocabulary = config["model_type"]?.string == "roberta" ? 50265 : 30522
     return TransformerShape(
       vocabulary: try config.int("vocab_size", Limits.vocabulary, default: vocabulary), width: width, heads: heads,
-      keyValueHeads: heads, headSize: width / heads, layers: layers, contextLength: positions - first, isCausal: false, normsFirst: false,
+      keyValueHeads: heads, headSize: width / heads, layers: layers, contextLength: positions - first, isCausal: false,
       isRMSNorm: false, epsilon: Float(try config.double("layer_norm_eps", above: 0, default: 1e-12)),
-      activation: try config.activation("hidden_act", default: "gelu"), isGated: false, rotary: nil, firstPosition: first,
+      activation: try config.activation("hidden_act", default: "gelu"), isGated: false, firstPosition: first,
       windows: Array(repeating: nil, count: layers), padding: padding)
   }
 
@@ -52,13 +52,13 @@ enum Bert: TransformerArchitecture {
         try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: .required)
       }
       return LayerWeights(
-        attentionNorm: try source.norm(layer + "attention.output.LayerNorm", width: width, hasBias: true),
+        attentionNorms: BranchNorms(behind: try source.norm(layer + "attention.output.LayerNorm", width: width, hasBias: true)),
         queryKeyValue: [
           try linear("attention.self.query", width, width), try linear("attention.self.key", width, width),
           try linear("attention.self.value", width, width),
         ],
         attentionOutput: try linear("attention.output.dense", width, width),
-        mlpNorm: try source.norm(layer + "output.LayerNorm", width: width, hasBias: true),
+        mlpNorms: BranchNorms(behind: try source.norm(layer + "output.LayerNorm", width: width, hasBias: true)),
         up: [try linear("intermediate.dense", inner, width)],
         down: try linear("output.dense", width, inner))
     }

@@ -20,9 +20,9 @@ enum GPT2: TransformerArchitecture {
     return TransformerShape(
       vocabulary: try config.int("vocab_size", Limits.vocabulary, default: 50257), width: width, heads: heads,
       keyValueHeads: heads, headSize: width / heads, layers: layers, contextLength: context,
-      isCausal: true, normsFirst: true, isRMSNorm: false,
+      isCausal: true, isRMSNorm: false,
       epsilon: Float(try config.double("layer_norm_epsilon", above: 0, default: 1e-5)),
-      activation: try config.activation("activation_function", default: "gelu_new"), isGated: false, rotary: nil,
+      activation: try config.activation("activation_function", default: "gelu_new"), isGated: false,
       windows: Array(repeating: nil, count: layers), padding: config["pad_token_id"]?.int,
       attentionScales: try attentionScales(config, headSize: width / heads, layers: layers))
   }
@@ -50,10 +50,10 @@ enum GPT2: TransformerArchitecture {
         try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: .required, isConv1D: true)
       }
       return LayerWeights(
-        attentionNorm: try source.norm(layer + "ln_1", width: width, hasBias: true),
+        attentionNorms: BranchNorms(before: try source.norm(layer + "ln_1", width: width, hasBias: true)),
         queryKeyValue: [try linear("attn.c_attn", 3 * width, width)],
         attentionOutput: try linear("attn.c_proj", width, width),
-        mlpNorm: try source.norm(layer + "ln_2", width: width, hasBias: true),
+        mlpNorms: BranchNorms(before: try source.norm(layer + "ln_2", width: width, hasBias: true)),
         up: [try linear("mlp.c_fc", inner, width)],
         down: try linear("mlp.c_proj", width, inner))
     }

@@ -9,25 +9,28 @@ extension Layers {
   /// dx of out = norm(x), and the gradients of the norm's own numbers. `dx` may be `dy`.
   func normBack(
     _ norm: Norm, _ shape: TransformerShape, _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, rows: Int, _ dx: Floats,
-    _ gradients: Gradients
+    _ gradients: Gradients, _ lie: NormRows? = nil
   ) {
-    let width = shape.width
-    let weight = segment.vector(norm.weight)
+    let lie = lie ?? NormRows(count: shape.width, groups: 1, stride: shape.width)
+    let count = lie.count
+    let weight = factors(norm, shape, segment)
     let dw = gradients.vectors[norm.weight.id]?.start
     let db = norm.bias.flatMap { gradients.vectors[$0.id]?.start }
     func run(_ part: Range<Int>) {
       for row in part {
-        let at = row * width
-        if shape.isRMSNorm {
-          LayerKernels.rmsNormBack(dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw)
-        } else {
-          LayerKernels.layerNormBack(
-            dy + at, x + at, weight: weight, count: width, epsilon: shape.epsilon, dx + at, dw: dw, db: db)
+        for group in 0..<lie.groups {
+          let at = row * lie.stride + group * count
+          if shape.isRMSNorm {
+            LayerKernels.rmsNormBack(dy + at, x + at, weight: weight, count: count, epsilon: shape.epsilon, dx + at, dw: dw)
+          } else {
+            LayerKernels.layerNormBack(
+              dy + at, x + at, weight: weight, count: count, epsilon: shape.epsilon, dx + at, dw: dw, db: db)
+          }
         }
       }
     }
     // Sums over rows are made in order.
-    if dw != nil || db != nil { run(0..<rows) } else { engine.team.split(rows, grain: grain(width)) { part, _ in run(part) } }
+    if dw != nil || db != nil { run(0..<rows) } else { engine.team.split(rows, grain: grain(count * lie.groups)) { part, _ in run(part) } }
   }
 
   /// Gradients of what is trained in `layers`, and of their common input.

@@ -2,6 +2,14 @@ import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 
+/// Where the numbers of a norm lie: `groups` vectors of `count` numbers, one behind another, in rows that begin `stride` floats apart.
+struct NormRows {
+  var count, groups, stride: Int
+}
+
+/// Memory of the operations themselves.
+private enum LayerSlot { static let factors = 13 }
+
 /// The operations of a pass, over the rows of one batch. `Layers+Back.swift` has their ways back.
 struct Layers {
   let engine: Engine
@@ -20,25 +28,39 @@ struct Layers {
 
   func timed<Result>(_ part: StepClock.Part, _ body: () -> Result) -> Result { tape?.clock.measure(part, body) ?? body() }
 
-  /// out = norm(x) for `rows`, `width` numbers a row.
-  func norm(_ norm: Norm, _ shape: TransformerShape, _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats) {
-    let width = shape.width
+  /// out = norm(x) for `rows`, `width` numbers a row if `lie` does not say otherwise.
+  func norm(
+    _ norm: Norm, _ shape: TransformerShape, _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats, _ lie: NormRows? = nil
+  ) {
+    let lie = lie ?? NormRows(count: shape.width, groups: 1, stride: shape.width)
+    let count = lie.count
     for segment in segments {
       let own = segment.rows.clamped(to: rows)
       guard !own.isEmpty else { continue }
-      let weight = segment.vector(norm.weight)
+      let weight = factors(norm, shape, segment)
       let bias = norm.bias.map { segment.vector($0) }
-      engine.team.split(own.count, grain: grain(width)) { part, _ in
+      engine.team.split(own.count, grain: grain(count * lie.groups)) { part, _ in
         for row in part {
-          let at = (own.lowerBound + row) * width
-          if shape.isRMSNorm {
-            LayerKernels.rmsNorm(x + at, weight: weight, count: width, epsilon: shape.epsilon, out + at)
-          } else {
-            LayerKernels.layerNorm(x + at, weight: weight, bias: bias, count: width, epsilon: shape.epsilon, out + at)
+          for group in 0..<lie.groups {
+            let at = (own.lowerBound + row) * lie.stride + group * count
+            if shape.isRMSNorm {
+              LayerKernels.rmsNorm(x + at, weight: weight, count: count, epsilon: shape.epsilon, out + at)
+            } else {
+              LayerKernels.layerNorm(x + at, weight: weight, bias: bias, count: count, epsilon: shape.epsilon, out + at)
+            }
           }
         }
       }
     }
+  }
+
+  /// What a norm multiplies with, which holds until the next norm.
+  func factors(_ norm: Norm, _ shape: TransformerShape, _ segment: Segment) -> UnsafePointer<Float> {
+    let weight = segment.vector(norm.weight)
+    guard shape.normAddsOne else { return weight }
+    let count = norm.weight.values.count, factors = scratch.floatStart(LayerSlot.factors, count)
+    for index in 0..<count { factors[index] = 1 + weight[index] }
+    return UnsafePointer(factors)
   }
 
   /// The outputs of layers that share their input, side by side in rows of `out`.
@@ -183,10 +205,18 @@ struct Layers {
     return UnsafePointer(rest)
   }
 
-  /// y += x, row by row.
-  func add(_ x: UnsafePointer<Float>, to y: Floats, rows: Int, width: Int) {
+  /// y += a · x, row by row.
+  func add(_ x: UnsafePointer<Float>, scaledBy a: Float = 1, to y: Floats, rows: Int, width: Int) {
     engine.team.split(rows, grain: grain(width)) { part, _ in
-      LayerKernels.add(x + part.lowerBound * width, scaledBy: 1, count: part.count * width, to: y + part.lowerBound * width)
+      LayerKernels.add(x + part.lowerBound * width, scaledBy: a, count: part.count * width, to: y + part.lowerBound * width)
+    }
+  }
+
+  /// x *= a, row by row.
+  func scale(_ x: Floats, by a: Float, rows: Int, width: Int) {
+    guard a != 1 else { return }
+    engine.team.split(rows, grain: grain(width)) { part, _ in
+      LayerKernels.scale(x + part.lowerBound * width, by: a, count: part.count * width)
     }
   }
 }

@@ -2,62 +2,139 @@ import Glibc
 import NibbleCompute
 import NibbleCore
 
-/// Rotary position embeddings: pairs (i, i + size/2) of a head turned by position · frequency i.
+/// Rotary position embeddings: pairs of numbers of a head turned by position · frequency i.
 ///
-/// Su et al., arXiv:2104.09864, in the half-split order of Hugging Face's files.
-package struct RotaryPositions: Sendable {
+/// Su et al., arXiv:2104.09864, in the half-split order of Hugging Face's files: pair i is (i, i + count), or (2i, 2i + 1). Numbers behind
+/// the pairs are not turned.
+package struct RotaryPositions: Sendable, Hashable {
   /// Turns per position of each pair.
   package let frequencies: [Float]
-  /// What cosines and sines are multiplied with (YaRN).
+  /// What cosines and sines are multiplied with (YaRN, LongRoPE).
   package let attentionFactor: Float
+  /// What replaces the frequencies, for the whole sequence, in sequences longer than `trained` tokens (LongRoPE).
+  package struct Long: Sendable, Hashable {
+    package var frequencies: [Float]
+    package var trained: Int
+  }
+  package let long: Long?
+  /// Whether pairs are neighbours.
+  package let isPaired: Bool
+
+  /// What a family takes where its configuration is silent, and how it spells keys.
+  struct Usual {
+    var base = 10_000.0
+    var baseKey = "rope_theta"
+    /// The part of each head that is turned.
+    var part = 1.0
+    var partKey = "partial_rotary_factor"
+    /// Whether that may be less than the whole.
+    var hasParts = false
+    var isPaired = false
+    /// Kinds of scaling it has, by the names for them; nil for all.
+    var kinds: [String: String]?
+    /// The context before it was extended, whatever the scaling says.
+    var trained: Int?
+  }
 
   /// The frequencies a configuration asks for.
   ///
   /// - Parameters:
   ///   - size: numbers in a head
   ///   - context: `max_position_embeddings`
-  package init(_ config: ConfigReader, size: Int, context: Int) throws {
-    // transformers 5 puts everything into rope_parameters; before, rope_theta and rope_scaling were keys of their own. Where both
-    // are, it takes rope_scaling, and rope_theta from there or from beside it.
-    let old = try config.object("rope_scaling").flatMap { $0.json.members?.isEmpty == false ? $0 : nil }
-    let scaling = try old ?? config.object("rope_parameters")
-    if let part = scaling?.json.members?.first(where: { $0.value.members != nil }) {
-      throw config.fail("rotary positions of their own for \(quoted(part.key)) are not implemented")
+  ///   - layers: the kind of layers they are for, in a family that has others for each
+  init(_ config: ConfigReader, size: Int, context: Int, usual: Usual, of layers: String? = nil) throws {
+    let scaling = try layers.map { try Self.parameters(config, of: $0) } ?? Self.parameters(config)
+    func either(_ key: String, _ outer: String, default fallback: Double) throws -> Double {
+      if let scaling, scaling[key] != nil { return try scaling.double(key, above: 0) }
+      return try config.double(outer, above: 0, default: fallback)
     }
-    func either(_ key: String, default fallback: Double) throws -> Double {
-      try (scaling?[key] == nil ? config : scaling ?? config).double(key, above: 0, default: fallback)
+    let base = try either("rope_theta", usual.baseKey, default: usual.base)
+    let part = try either("partial_rotary_factor", usual.partKey, default: usual.part)
+    guard part == 1 || usual.hasParts else { throw config.fail("\(key: usual.partKey) = \(part) is not implemented") }
+    let turned = part >= 1 ? size : Int(Double(size) * part), half = (turned + 1) / 2
+    guard part <= 1, 2 * half <= size else {
+      throw config.fail(
+        part == 1 ? "heads of \(size) numbers cannot be rotated: the size is odd"
+          : "\(key: usual.partKey) = \(part) of heads of \(size) numbers is no number of pairs")
     }
-    let base = try either("rope_theta", default: 10_000)
-    let partial = try either("partial_rotary_factor", default: 1)
-    guard partial == 1 else { throw config.fail("\(key: "partial_rotary_factor") = \(partial) is not implemented") }
-    guard size % 2 == 0 else { throw config.fail("heads of \(size) numbers cannot be rotated: the size is odd") }
-    let plain = (0..<size / 2).map { Float(1 / pow(base, Double(2 * $0) / Double(size))) }
-    let kind = try scaling?.string("rope_type") ?? scaling?.string("type") ?? "default"
+    let plain = (0..<half).map { Float(1 / pow(base, Double(2 * $0) / Double(turned))) }
+    let named = try scaling?.string("rope_type") ?? scaling?.string("type") ?? "default"
+    let kind = usual.kinds.map { $0[named] } ?? named
+    /// Where the context before the extension is looked for first.
+    let outer = layers == nil ? config : scaling
+    isPaired = usual.isPaired
     switch (kind, scaling) {
     case ("default", _), (_, nil):
-      frequencies = plain
-      attentionFactor = 1
+      (frequencies, attentionFactor, long) = (plain, 1, nil)
     case ("linear", let scaling?):
       let factor = Float(try scaling.double("factor", above: 0))
-      frequencies = plain.map { $0 / factor }
-      attentionFactor = 1
+      (frequencies, attentionFactor, long) = (plain.map { $0 / factor }, 1, nil)
     case ("dynamic", _):
       // Differs from the default only beyond the trained context, where nibble does not go.
-      frequencies = plain
-      attentionFactor = 1
+      (frequencies, attentionFactor, long) = (plain, 1, nil)
     case ("llama3", let scaling?):
-      frequencies = try Self.llama3(plain, scaling, trained: Self.trained(config, scaling, context: context))
-      attentionFactor = 1
+      let trained = try Self.trained(outer ?? config, scaling, usual, context: context)
+      (frequencies, attentionFactor, long) = (try Self.llama3(plain, scaling, trained: trained), 1, nil)
     case ("yarn", let scaling?):
-      let trained = try Self.trained(config, scaling, context: context)
-      (frequencies, attentionFactor) = try Self.yarn(plain, scaling, base: base, size: size, context: context, trained: trained)
-    case (let kind, _): throw config.fail("\(key: "rope_type") = \(quoted(kind)) is not implemented")
+      let trained = try Self.trained(outer ?? config, scaling, usual, context: context)
+      // transformers looks for `truncate` beside the kinds of layers, where it is not.
+      let truncates = try layers != nil || scaling.bool("truncate", default: true)
+      (frequencies, attentionFactor) = try Self.yarn(
+        plain, scaling, base: base, size: turned, context: context, trained: trained, truncates: truncates)
+      long = nil
+    case ("longrope", let scaling?):
+      let trained = try Self.trained(outer ?? config, scaling, usual, context: context)
+      func stretched(_ key: String) throws -> [Float] {
+        let factors = scaling[key]?.array?.compactMap(\.double) ?? []
+        guard factors.count == half, factors.allSatisfy({ $0 > 0 && $0.isFinite }) else {
+          throw scaling.fail("\(key: key) is no list of \(half) numbers above 0, one a pair of a head")
+        }
+        return factors.indices.map { 1 / (Float(factors[$0]) * Float(pow(base, Double(2 * $0) / Double(turned)))) }
+      }
+      let factor = try scaling.double("factor", above: 0, default: Double(context) / Double(trained))
+      let usualFactor = factor <= 1 ? 1 : (1 + log(factor) / log(Double(trained))).squareRoot()
+      guard usualFactor.isFinite else { throw scaling.fail("a trained context of \(trained) has no attention factor") }
+      attentionFactor = Float(try scaling.double("attention_factor", above: 0, default: usualFactor))
+      (frequencies, long) = (try stretched("short_factor"), Long(frequencies: try stretched("long_factor"), trained: trained))
+    case (_, _): throw config.fail("\(key: "rope_type") = \(quoted(named)) is not implemented")
     }
   }
 
+  /// The same for a family that takes and spells what Llama does.
+  package init(_ config: ConfigReader, size: Int, context: Int) throws {
+    try self.init(config, size: size, context: context, usual: Usual())
+  }
+
+  /// What scales positions. transformers 5 puts everything into rope_parameters; before, rope_theta and rope_scaling were keys of their
+  /// own. Where both are, it takes rope_scaling, and rope_theta from there or from beside it.
+  private static func parameters(_ config: ConfigReader) throws -> ConfigReader? {
+    let scaling = try scaling(config) ?? config.object("rope_parameters")
+    if let part = scaling?.json.members?.first(where: { $0.value.members != nil }) {
+      throw config.fail("rotary positions of their own for \(quoted(part.key)) are not implemented")
+    }
+    return scaling
+  }
+
+  /// rope_scaling, if it says anything.
+  private static func scaling(_ config: ConfigReader) throws -> ConfigReader? {
+    try config.object("rope_scaling").flatMap { $0.json.members?.isEmpty == false ? $0 : nil }
+  }
+
+  /// The same for one kind of layers: an entry of rope_parameters, and rope_scaling for those that see everything.
+  private static func parameters(_ config: ConfigReader, of layers: String) throws -> ConfigReader? {
+    let all = try config.object("rope_parameters")
+    if let stray = all?.json.members?.first(where: { $0.value.members == nil && $0.value != .null }) {
+      throw config.fail("\(key: "rope_parameters"): \(quoted(stray.key)) for all kinds of layers is not implemented")
+    }
+    let own = try all?.object(layers)
+    guard layers == LayerKind.full, let old = try scaling(config) else { return own }
+    return ConfigReader((old.json.members ?? []).reduce(own?.json ?? .object([])) { $0.setting($1.key, to: $1.value) }, place: old.place)
+  }
+
   /// The context before it was extended: the configuration's own key comes before that of the scaling.
-  private static func trained(_ config: ConfigReader, _ scaling: ConfigReader, context: Int) throws -> Int {
+  private static func trained(_ config: ConfigReader, _ scaling: ConfigReader, _ usual: Usual, context: Int) throws -> Int {
     let key = "original_max_position_embeddings"
+    if config[key] == nil, let trained = usual.trained { return trained }
     return try (config[key] == nil ? scaling : config).int(key, Limits.context, default: context)
   }
 
@@ -80,13 +157,12 @@ package struct RotaryPositions: Sendable {
 
   /// YaRN, arXiv:2309.00071: a ramp between interpolated and plain frequencies, and a temperature.
   private static func yarn(
-    _ plain: [Float], _ config: ConfigReader, base: Double, size: Int, context: Int, trained: Int
+    _ plain: [Float], _ config: ConfigReader, base: Double, size: Int, context: Int, trained: Int, truncates: Bool
   ) throws -> ([Float], Float) {
     let trained = Double(trained)
     let factor = try config.double("factor", above: 0, default: Double(context) / trained)
     let fast = try config.double("beta_fast", above: 0, default: 32)
     let slow = try config.double("beta_slow", above: 0, default: 1)
-    let truncates = try config.bool("truncate", default: true)
     func dimension(_ rotations: Double) -> Double {
       Double(size) * log(trained / (rotations * 2 * Double.pi)) / (2 * log(base))
     }
@@ -117,8 +193,11 @@ package final class RotaryTable: @unchecked Sendable {
   private let positions: RotaryPositions
   package private(set) var cosines: FloatStore
   package private(set) var sines: FloatStore
+  /// Positions there are rows for; rows of long sequences follow those of others.
   private var count = 0
-  private var half: Int { positions.frequencies.count }
+  /// Pairs of a head that are turned.
+  var half: Int { positions.frequencies.count }
+  var isPaired: Bool { positions.isPaired }
 
   package init(_ positions: RotaryPositions) {
     self.positions = positions
@@ -126,17 +205,23 @@ package final class RotaryTable: @unchecked Sendable {
     sines = FloatStore(count: 0)
   }
 
+  /// The row of position 0 of sequences within the trained length, or of longer ones.
+  func first(isLong: Bool) -> Int { isLong && positions.long != nil ? count : 0 }
+
   /// Makes the table long enough for positions below `wanted`.
   package func reach(_ wanted: Int) {
     guard wanted > count else { return }
     let length = max(wanted, 2 * count, 256)
-    let newCosines = FloatStore(count: length * half)
-    let newSines = FloatStore(count: length * half)
-    for position in 0..<length {
-      for (index, frequency) in positions.frequencies.enumerated() {
-        let angle = Float(position) * frequency
-        newCosines.values[position * half + index] = cosf(angle) * positions.attentionFactor
-        newSines.values[position * half + index] = sinf(angle) * positions.attentionFactor
+    let kinds = [positions.frequencies, positions.long?.frequencies].compactMap { $0 }
+    let newCosines = FloatStore(count: kinds.count * length * half)
+    let newSines = FloatStore(count: kinds.count * length * half)
+    for (kind, frequencies) in kinds.enumerated() {
+      for position in 0..<length {
+        for (index, frequency) in frequencies.enumerated() {
+          let angle = Float(position) * frequency, place = (kind * length + position) * half + index
+          newCosines.values[place] = cosf(angle) * positions.attentionFactor
+          newSines.values[place] = sinf(angle) * positions.attentionFactor
+        }
       }
     }
     cosines = newCosines

@@ -132,7 +132,10 @@ public struct ActiveAdapter {
 /// Keys and values of one sequence, by layer: [head, token, number], room growing as tokens come.
 package final class KeyValueCache: @unchecked Sendable {
   /// Tokens it holds.
-  package private(set) var count = 0
+  package private(set) var ids: [Int] = []
+  package var count: Int { ids.count }
+  /// Whether keys were turned as in sequences longer than the trained length (LongRoPE).
+  var isLong = false
   private let layers: Int
   private let heads: Int
   private let size: Int
@@ -175,14 +178,15 @@ package final class KeyValueCache: @unchecked Sendable {
     (keys[layer].start, values[layer].start, capacity * size)
   }
 
-  /// Takes note that `new` tokens were written to every layer.
-  func advance(_ new: Int) { count += new }
+  /// Takes note that the keys and values of `new` tokens were written to every layer.
+  func advance(_ new: [Int]) { ids += new }
 
   /// Forgets all but the first `count` tokens.
-  package func truncate(to count: Int) { self.count = min(self.count, count) }
+  package func truncate(to count: Int) { ids.removeLast(max(ids.count - max(count, 0), 0)) }
 
   /// Takes over what `other` has from token `first` on, behind the tokens both have before it.
   package func append(_ other: KeyValueCache, from first: Int) {
+    guard isLong == other.isLong else { return assign(other) }
     truncate(to: first)
     guard count == first, other.count > first else { return }
     reserve(other.count - first)
@@ -194,14 +198,14 @@ package final class KeyValueCache: @unchecked Sendable {
         }
       }
     }
-    count = other.count
+    ids += other.ids[first...]
   }
 
   /// Becomes what `other` is.
   package func assign(_ other: KeyValueCache) {
-    count = 0
+    ids = []
     reserve(other.count)
-    count = other.count
+    (ids, isLong) = (other.ids, other.isLong)
     for layer in 0..<layers where layer < other.keys.count {
       Self.copy(other.keys[layer], other.capacity, keys[layer], capacity, heads, count, size)
       Self.copy(other.values[layer], other.capacity, values[layer], capacity, heads, count, size)

@@ -5,14 +5,14 @@ import NibbleFormats
 /// Attention or the MLP of one layer, in steps: for work that has to look at what each projection takes, and to put others in their
 /// place, before the next step is computed.
 ///
-/// With the residual stream x, either half is x += exit(inner(entries(input(x)))), and the layer's norm stands first or last.
+/// With the residual stream x, either half is x += exit(inner(entries(input(x)))), with norms before, after the exit, or behind the sum.
 package struct HalfLayer {
   package enum Part: CaseIterable, Sendable { case attention, mlp }
 
   private let transformer: Transformer
   private let index: Int
   private let part: Part
-  private let norm: Norm
+  private let norms: BranchNorms
   /// Projections that share the input: queries, keys and values, or gate and up.
   package var entries: [Linear]
   /// The projection whose output is added to the residual stream.
@@ -24,15 +24,15 @@ package struct HalfLayer {
     (self.transformer, self.index, self.part) = (transformer, index, part)
     let layer = transformer.weights.layers[index]
     switch part {
-    case .attention: (norm, entries, exit) = (layer.attentionNorm, layer.queryKeyValue, layer.attentionOutput)
-    case .mlp: (norm, entries, exit) = (layer.mlpNorm, layer.up, layer.down)
+    case .attention: (norms, entries, exit) = (layer.attentionNorms, layer.queryKeyValue, layer.attentionOutput)
+    case .mlp: (norms, entries, exit) = (layer.mlpNorms, layer.up, layer.down)
     }
   }
 
   /// What the entries take, [rows, width], of the residual stream x [rows, width].
   package func input(_ x: UnsafePointer<Float>, _ rows: Int, into out: Floats) {
     let shape = transformer.shape
-    if shape.normsFirst {
+    if let norm = norms.before {
       transformer.operations(.tokens([TokenRun(Array(repeating: 0, count: rows))]), nil).norm(norm, shape, x, rows: 0..<rows, out)
     } else {
       out.update(from: x, count: rows * shape.width)
@@ -56,7 +56,7 @@ package struct HalfLayer {
     }
   }
 
-  /// Adds the exit's output to the residual stream, and takes the norm that stands last.
+  /// Adds the exit's output to the residual stream, with the norms behind it.
   ///
   /// - Parameter scratch: slot 0 is used
   package func finish(_ x: Floats, _ inner: UnsafePointer<Float>, _ rows: Int, _ scratch: Scratch) {
@@ -64,8 +64,9 @@ package struct HalfLayer {
     let layers = transformer.operations(.tokens([TokenRun(Array(repeating: 0, count: rows))]), nil)
     let added = scratch.floatStart(0, rows * shape.width)
     layers.linear([exit], inner, rows: 0..<rows, added)
-    layers.add(added, to: x, rows: rows, width: shape.width)
-    if !shape.normsFirst { layers.norm(norm, shape, x, rows: 0..<rows, x) }
+    if let norm = norms.after { layers.norm(norm, shape, added, rows: 0..<rows, added) }
+    layers.add(added, scaledBy: shape.residualScale, to: x, rows: rows, width: shape.width)
+    if let norm = norms.behind { layers.norm(norm, shape, x, rows: 0..<rows, x) }
   }
 }
 
@@ -84,6 +85,11 @@ extension Linear {
 }
 
 extension Transformer {
+  /// Whether the outputs of attention and MLP are added to the residual stream as they are.
+  package var addsBranchesAsTheyAre: Bool {
+    shape.residualScale == 1 && weights.layers.allSatisfy { $0.attentionNorms.after == nil && $0.mlpNorms.after == nil }
+  }
+
   /// States as heads take them, [rows, width], of the residual stream behind the last layer.
   package func finished(_ x: UnsafePointer<Float>, _ rows: Int, into out: UnsafeMutablePointer<Float>) {
     guard let norm = weights.finalNorm else {

@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// Memory of heads, beside what passes use.
-private enum HeadSlot { static let input = 100, rows = 101, scores = 102, pooled = 103, inputGradient = 104 }
+private enum HeadSlot { static let input = 100, rows = 101, scores = 102, pooled = 103, inputGradient = 104, bounded = 105 }
 
 /// Heads on the states of any network: forward, and the way back beside it.
 extension Network {
@@ -24,10 +24,39 @@ extension Network {
     for (index, row) in rows.enumerated() { (x + index * width).update(from: hidden + row * width, count: width) }
     let scores = floats(HeadSlot.scores, rows.count * head.outputs)
     operations(chosen(rows, of: batch), batch.adapters, tape).linear([head], x, rows: 0..<rows.count, scores, tape?.head)
+    change(scores, rows.count * head.outputs, isKept: tape != nil)
     guard LayerKernels.allFinite(scores, count: rows.count * head.outputs) else {
       throw NibbleError.quality("the output head gives NaN or infinite scores")
     }
     return UnsafePointer(scores)
+  }
+
+  /// - Parameter isKept: whether `changeBack` follows
+  private func change(_ scores: Floats, _ count: Int, isKept: Bool) {
+    let change = logitChange
+    guard !change.isNone else { return }
+    let bounded = isKept && change.cap != nil ? floats(HeadSlot.bounded, count) : nil
+    engine.team.split(count, grain: 1 << 14) { part, _ in
+      let own = scores + part.lowerBound
+      if change.divisor != 1 { LayerKernels.scale(own, by: 1 / change.divisor, count: part.count) }
+      guard let cap = change.cap else { return }
+      LayerKernels.scale(own, by: 1 / cap, count: part.count)
+      LayerKernels.activate(.tanh, own, count: part.count, own)
+      if let bounded { (bounded + part.lowerBound).update(from: own, count: part.count) }
+      LayerKernels.scale(own, by: cap, count: part.count)
+    }
+  }
+
+  /// The gradient of the latest scores becomes that of what the head gave: with t = tanh, (1 − t²) / divisor of it.
+  private func changeBack(_ gradient: Floats, _ count: Int) {
+    let change = logitChange
+    guard !change.isNone else { return }
+    let bounded = change.cap == nil ? nil : floats(HeadSlot.bounded, count)
+    engine.team.split(count, grain: 1 << 14) { part, _ in
+      let own = gradient + part.lowerBound
+      if let bounded { LayerKernels.tanhBack(own, bounded + part.lowerBound, count: part.count) }
+      if change.divisor != 1 { LayerKernels.scale(own, by: 1 / change.divisor, count: part.count) }
+    }
   }
 
   /// From the gradient of the latest `logits` to that of the states, which it is added to.
@@ -38,6 +67,7 @@ extension Network {
     _ gradients: Gradients
   ) {
     guard case .language(let head) = head else { return }
+    changeBack(scores, rows.count * head.outputs)
     // What `logits` gathered is still there.
     let x = floats(HeadSlot.input, rows.count * width), dx = floats(HeadSlot.inputGradient, rows.count * width)
     operations(chosen(rows, of: batch), batch.adapters, tape)

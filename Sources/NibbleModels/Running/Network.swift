@@ -16,6 +16,8 @@ package protocol Network: AnyObject, Sendable {
   var head: Head { get set }
   /// Numbers in a row of states.
   var width: Int { get }
+  /// What becomes of the scores of a language head.
+  var logitChange: LogitChange { get }
 
   /// Rows of states that each input of a batch gives: one a token, one a position of an image.
   func rows(_ batch: Batch) -> [Int]
@@ -101,6 +103,8 @@ package struct PassRoom: Sendable {
 }
 
 extension Network {
+  package var logitChange: LogitChange { LogitChange() }
+
   package func pooled(_ batch: Batch, _ token: ClassificationHead.Token) -> [[(row: Int, weight: Float)]] {
     rows(batch).map { count in
       switch token {

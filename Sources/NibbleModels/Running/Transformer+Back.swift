@@ -41,38 +41,56 @@ extension Transformer {
     _ gradients: Gradients, goesOn: Bool
   ) {
     let layer = weights.layers[index]
+    let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
     let width = shape.width
     let inner = layer.down.inputs
     let half = floats(Slot.half, rows * width)
+    let input = attention.before == nil ? x : tape.attentionInput.start
+    let base = shape.isParallel ? x : tape.middle.start
+    let sharesInput = shape.isParallel && mlp.before == nil
+    let mlpInput = mlp.before != nil || attention.behind != nil ? tape.mlpInput.start : shape.isParallel ? input : base
+    /// The gradient of what a branch gave before its norm, from that of the sum.
+    func enter(_ norms: BranchNorms, _ branch: FloatStore) {
+      half.update(from: gradient, count: rows * width)
+      layers.scale(half, by: shape.residualScale, rows: rows, width: width)
+      if let norm = norms.after { layers.normBack(norm, shape, half, branch.start, rows: rows, half, gradients) }
+    }
     // Behind the MLP.
-    if !shape.normsFirst { layers.normBack(layer.mlpNorm, shape, gradient, tape.end.start, rows: rows, gradient, gradients) }
+    if let norm = mlp.behind { layers.normBack(norm, shape, gradient, tape.end.start, rows: rows, gradient, gradients) }
     let dInner = floats(Slot.inner, rows * inner), dUp = floats(Slot.wide, rows * layer.upWidth)
-    half.update(from: gradient, count: rows * width)
+    enter(mlp, tape.mlpBranch)
     layers.linearBack([layer.down], tape.activated.start, rows: rows, half, dx: dInner, tape.linear, gradients)
     activateBack(dInner, tape.up.start, rows, inner: inner, dUp)
-    layers.linearBack(layer.up, tape.mlpInput.start, rows: rows, dUp, dx: half, tape.linear, gradients)
-    if shape.normsFirst {
-      layers.normBack(layer.mlpNorm, shape, half, tape.middle.start, rows: rows, half, gradients)
-      layers.add(half, to: gradient, rows: rows, width: width)
+    layers.linearBack(layer.up, mlpInput, rows: rows, dUp, dx: half, tape.linear, gradients)
+    if let norm = mlp.before { layers.normBack(norm, shape, half, base, rows: rows, half, gradients) }
+    let beside = shape.isParallel ? floats(Slot.beside, rows * width) : half
+    if shape.isParallel {
+      beside.update(from: half, count: rows * width)
     } else {
       layers.add(half, to: gradient, rows: rows, width: width)
-      layers.normBack(layer.attentionNorm, shape, gradient, tape.middle.start, rows: rows, gradient, gradients)
     }
+    if let norm = attention.behind { layers.normBack(norm, shape, gradient, tape.middle.start, rows: rows, gradient, gradients) }
     // Behind attention.
     let dAttended = floats(Slot.inner, rows * shape.queryWidth)
-    let dQueryKeyValue = floats(Slot.wide, rows * (shape.queryWidth + 2 * shape.keyValueWidth))
-    half.update(from: gradient, count: rows * width)
+    let dQueryKeyValue = floats(Slot.wide, rows * shape.attentionWidth)
+    enter(attention, tape.attentionBranch)
     layers.linearBack([layer.attentionOutput], tape.attended.start, rows: rows, half, dx: dAttended, tape.linear, gradients)
     layers.timed(.attention) { attentionBack(index, runs, tape, dAttended, dQueryKeyValue) }
-    rotate(runs, dQueryKeyValue, back: true)
+    rotate(index, runs, dQueryKeyValue, back: true)
+    normHeadsBack(index, layers, rows, dQueryKeyValue, tape, gradients)
+    var dProjected = dQueryKeyValue
+    if shape.isGrouped {
+      dProjected = floats(Slot.grouped, rows * shape.attentionWidth)
+      group(dQueryKeyValue, rows, to: dProjected)
+    }
     // Norms may be trained though nothing below them is.
-    let isNeeded = goesOn || shape.normsFirst && gradients.has(layer.attentionNorm)
-    layers.linearBack(
-      layer.queryKeyValue, shape.normsFirst ? tape.attentionInput.start : x, rows: rows, dQueryKeyValue,
-      dx: isNeeded ? half : nil, tape.linear, gradients)
+    let isNeeded = goesOn || attention.before.map { gradients.has($0) } ?? false
+    layers.linearBack(layer.queryKeyValue, input, rows: rows, dProjected, dx: isNeeded ? half : nil, tape.linear, gradients)
     guard isNeeded else { return }
-    if shape.normsFirst { layers.normBack(layer.attentionNorm, shape, half, x, rows: rows, half, gradients) }
+    if sharesInput { layers.add(beside, to: half, rows: rows, width: width) }
+    if let norm = attention.before { layers.normBack(norm, shape, half, x, rows: rows, half, gradients) }
     layers.add(half, to: gradient, rows: rows, width: width)
+    if shape.isParallel, !sharesInput { layers.add(beside, to: gradient, rows: rows, width: width) }
   }
 
   private func activateBack(_ dy: Floats, _ up: Floats, _ rows: Int, inner: Int, _ dUp: Floats) {
@@ -92,7 +110,7 @@ extension Transformer {
   private func attentionBack(
     _ index: Int, _ runs: [TokenRun], _ tape: LayerTape, _ dAttended: Floats, _ dQueryKeyValue: Floats
   ) {
-    let stride = shape.queryWidth + 2 * shape.keyValueWidth
+    let stride = shape.attentionWidth
     var row = 0
     var pairs: [(sequence: Attention.Sequence, gradient: Attention.Gradient)] = []
     for sequence in sequences(index, runs, tape.queryKeyValue.start, tape.attended.start) {
@@ -117,6 +135,7 @@ extension Transformer {
       layers.normBack(norm, shape, gradient, tape.embedded.start, rows: rows, gradient, gradients)
     }
     guard let segment = layers.segments.first else { return }
+    layers.scale(gradient, by: shape.embeddingScale, rows: rows, width: shape.width)
     for (table, indices) in try lookups(runs) {
       if let own = gradients.matrices[table.id] {
         for (row, index) in indices.enumerated() {
@@ -133,7 +152,7 @@ extension Transformer {
 
 extension Gradients {
   fileprivate func has(_ layer: LayerWeights) -> Bool {
-    layer.linears.contains { has($0) } || has(layer.attentionNorm) || has(layer.mlpNorm)
+    layer.linears.contains { has($0) } || layer.norms.contains { has($0) }
   }
 
   /// Of tables of embeddings, and of the norm behind them.

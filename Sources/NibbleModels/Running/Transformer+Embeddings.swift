@@ -22,7 +22,10 @@ extension Transformer {
         if number > 0 { LayerKernels.add(rows, scaledBy: 1, count: own.count * width, to: start) }
       }
     }
+    func scale() { layers.scale(x, by: shape.embeddingScale, rows: rows, width: width) }
+    if !shape.scalesNoise { scale() }
     noise?.add(to: x, lengths: runs.map(\.ids.count), width: width)
+    if shape.scalesNoise { scale() }
     guard let norm = weights.embeddingNorm else { return }
     tape?.keepEmbedded(x, rows * width)
     layers.norm(norm, shape, x, rows: 0..<rows, x)

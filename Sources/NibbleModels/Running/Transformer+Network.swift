@@ -26,9 +26,10 @@ extension Transformer {
   package func room(_ size: PassSize) -> PassRoom {
     let layers = weights.layers
     let rows = size.inputs * size.length
-    let attention = shape.queryWidth + 2 * shape.keyValueWidth
+    let attention = shape.attentionWidth
     let tape = layers.map { layer in
-      3 * shape.width + attention + shape.queryWidth + layer.upWidth + layer.down.inputs
+      let branches = [layer.attentionNorms, layer.mlpNorms].count { $0.after != nil }
+      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.queryWidth + layer.upWidth + layer.down.inputs
     }
     let kept = size.checkpointing ? tape.max() ?? 0 : tape.reduce(0, +)
     let scaled = layers.flatMap(\.linears).filter { size.scaled.contains($0.id) }.reduce(0) { $0 + $1.outputs }
@@ -37,7 +38,7 @@ extension Transformer {
     return PassRoom(
       rows: rows, kept: rows * ((layers.count + 1) * shape.width + kept + unscaled),
       // Left sides of products, packed, and scores of attention come last.
-      inHand: rows * (4 * shape.width + inner + wide) + rows * max(inner, wide) + size.threads * 2 * 64 * size.length)
+      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide) + rows * max(inner, wide) + size.threads * 2 * 64 * size.length)
   }
 }
 
@@ -46,6 +47,6 @@ extension TransformerWeights {
     NetworkParts(
       layers: layers.flatMap(\.linears), attention: layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] },
       mlp: layers.flatMap { $0.up + [$0.down] }, idle: idle, embeddings: [tokens, positions, tokenTypes].compactMap { $0 },
-      norms: layers.flatMap { [$0.attentionNorm, $0.mlpNorm] } + [embeddingNorm, finalNorm].compactMap { $0 })
+      norms: layers.flatMap(\.norms) + [embeddingNorm, finalNorm].compactMap { $0 })
   }
 }

@@ -14,10 +14,12 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   package let scratch = Scratch()
   package let parts: NetworkParts
   package var head: Head
-  let rotary: RotaryTable?
+  /// Of each layer; layers that turn alike share theirs.
+  let rotary: [RotaryTable?]
 
   enum Slot {
-    static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, inner = 9, wide = 10, half = 11, again = 12
+    static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
+      again = 12
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -29,7 +31,9 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     exact = Engine(.f32, team: engine.team, variant: engine.variant)
     parts = weights.parts
     head = weights.head
-    rotary = shape.rotary.map { RotaryTable($0) }
+    var tables: [RotaryPositions: RotaryTable] = [:]
+    for case let positions? in shape.rotary where tables[positions] == nil { tables[positions] = RotaryTable(positions) }
+    rotary = weights.layers.indices.map { shape.rotary.indices.contains($0) ? shape.rotary[$0].flatMap { tables[$0] } : nil }
   }
 
   package typealias Floats = UnsafeMutablePointer<Float>
@@ -38,6 +42,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   package var vocabulary: Int { shape.vocabulary }
   package var contextLength: Int { shape.contextLength }
   package var tokens: Embedding { weights.tokens }
+  package var logitChange: LogitChange { shape.logits }
   package func cache() -> KeyValueCache { KeyValueCache(shape) }
 
   package func rows(_ batch: Batch) -> [Int] {
@@ -55,6 +60,12 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   package func hidden(_ batch: Batch, tape: Tape? = nil) throws -> UnsafePointer<Float> {
     let runs = try batch.runs
     try check(runs)
+    try turnCaches(of: runs)
+    return try states(batch, runs, tape)
+  }
+
+  /// The same, of sequences whose caches have the positions they are to have.
+  func states(_ batch: Batch, _ runs: [TokenRun], _ tape: Tape?) throws -> UnsafePointer<Float> {
     let rows = runs.reduce(0) { $0 + $1.ids.count }
     let width = shape.width
     let layers = operations(batch, tape)
@@ -75,7 +86,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       }
       x = out
     }
-    for run in runs { run.cache?.advance(run.ids.count) }
+    for run in runs { run.cache?.advance(run.ids) }
     guard let norm = weights.finalNorm else { return UnsafePointer(x) }
     let h = floats(Slot.h, rows * width)
     layers.norm(norm, shape, x, rows: 0..<rows, h)
@@ -99,24 +110,28 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
 
   /// Where the numbers of one layer go, [rows, …] each. Some may be the same place.
   private struct Places {
-    var attentionInput, queryKeyValue, attended, middle, mlpInput, up, activated, end: Floats
+    var attentionInput, queryKeyValue, attended, attentionBranch, middle, mlpInput, up, activated, mlpBranch, end: Floats
   }
 
   private func places(_ layer: LayerWeights, _ rows: Int, _ x: Floats, _ out: Floats, _ tape: LayerTape?) -> Places {
     if let tape {
+      let end = layer.mlpNorms.behind == nil ? out : tape.end.start
       return Places(
         attentionInput: tape.attentionInput.start, queryKeyValue: tape.queryKeyValue.start, attended: tape.attended.start,
-        middle: tape.middle.start, mlpInput: tape.mlpInput.start, up: tape.up.start, activated: tape.activated.start,
-        end: shape.normsFirst ? out : tape.end.start)
+        attentionBranch: layer.attentionNorms.after == nil ? tape.middle.start : tape.attentionBranch.start, middle: tape.middle.start,
+        mlpInput: tape.mlpInput.start, up: tape.up.start, activated: tape.activated.start,
+        mlpBranch: layer.mlpNorms.after == nil ? end : tape.mlpBranch.start, end: end)
     }
     let h = floats(Slot.h, rows * shape.width), up = floats(Slot.up, min(rows, Self.mlpRows) * layer.upWidth)
+    let middle = shape.isParallel ? floats(Slot.beside, rows * shape.width) : h
     return Places(
-      attentionInput: h, queryKeyValue: floats(Slot.queryKeyValue, rows * (shape.queryWidth + 2 * shape.keyValueWidth)),
-      attended: floats(Slot.attended, rows * shape.queryWidth), middle: h, mlpInput: shape.normsFirst ? h : x, up: up,
-      activated: up, end: h)
+      attentionInput: h, queryKeyValue: floats(Slot.queryKeyValue, rows * shape.attentionWidth),
+      attended: floats(Slot.attended, rows * shape.queryWidth), attentionBranch: middle, middle: middle,
+      mlpInput: layer.mlpNorms.before == nil ? x : h, up: up, activated: up, mlpBranch: h, end: h)
   }
 
-  /// x + attention(norm(x)), then that + mlp(norm(that)); or norm(x + attention(x)), then norm(that + mlp(that)).
+  /// Attention and MLP, each behind(x + after(f(before(x)))) with those of the norms that the layer has: the MLP of what attention gave,
+  /// or beside it.
   ///
   /// - Parameters:
   ///   - x: spoiled without a tape
@@ -125,74 +140,64 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, from x: Floats, to out: Floats, _ tape: LayerTape?
   ) {
     let layer = weights.layers[index]
+    let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
     let width = shape.width
     let to = places(layer, rows, x, out, tape)
-    /// The sum of two, in a place that nobody needs any longer.
-    func sum(_ new: Floats, _ old: Floats, _ rows: Int) -> Floats {
-      let (term, sum) = tape == nil ? (new, old) : (old, new)
-      layers.add(term, to: sum, rows: rows, width: width)
-      return sum
+    /// x and what a branch made of it, in a place that nobody needs any longer.
+    func sum(_ branch: Floats, _ x: Floats, _ rows: Int) -> Floats {
+      guard tape != nil else {
+        layers.add(branch, scaledBy: shape.residualScale, to: x, rows: rows, width: width)
+        return x
+      }
+      layers.scale(branch, by: shape.residualScale, rows: rows, width: width)
+      layers.add(x, to: branch, rows: rows, width: width)
+      return branch
     }
-    if shape.normsFirst { layers.norm(layer.attentionNorm, shape, x, rows: 0..<rows, to.attentionInput) }
-    attend(
-      index, runs, layers, rows, layer.queryKeyValue, shape.normsFirst ? to.attentionInput : x, to.queryKeyValue, to.attended,
-      tape?.linear)
-    layers.linear([layer.attentionOutput], to.attended, rows: 0..<rows, to.middle, tape?.linear)
-    let middle = sum(to.middle, x, rows)
-    if !shape.normsFirst { layers.norm(layer.attentionNorm, shape, middle, rows: 0..<rows, to.mlpInput) }
+    if let norm = attention.before { layers.norm(norm, shape, x, rows: 0..<rows, to.attentionInput) }
+    let input = attention.before == nil ? x : to.attentionInput
+    attend(index, runs, layers, rows, layer.queryKeyValue, input, to.queryKeyValue, to.attended, tape)
+    layers.linear([layer.attentionOutput], to.attended, rows: 0..<rows, to.attentionBranch, tape?.linear)
+    if let norm = attention.after { layers.norm(norm, shape, to.attentionBranch, rows: 0..<rows, to.middle) }
+    let middle = shape.isParallel ? x : sum(to.middle, x, rows)
+    if let norm = attention.behind { layers.norm(norm, shape, middle, rows: 0..<rows, to.mlpInput) }
+    let base = attention.behind == nil ? middle : to.mlpInput
+    let mlpInput = mlp.before != nil ? to.mlpInput : shape.isParallel ? input : base
     for start in stride(from: 0, to: rows, by: tape == nil ? Self.mlpRows : max(rows, 1)) {
       let part = start..<(tape == nil ? min(start + Self.mlpRows, rows) : rows)
       let at = start * width
-      if shape.normsFirst { layers.norm(layer.mlpNorm, shape, middle, rows: part, to.mlpInput) }
-      layers.linear(layer.up, to.mlpInput + at, rows: part, to.up, tape?.linear)
+      if let norm = mlp.before { layers.norm(norm, shape, base, rows: part, to.mlpInput) }
+      layers.linear(layer.up, mlpInput + at, rows: part, to.up, tape?.linear)
       activate(to.up, part.count, inner: layer.down.inputs, to.activated)
-      layers.linear([layer.down], to.activated, rows: part, to.end + at, tape?.linear)
-      let end = sum(to.end + at, (shape.normsFirst ? middle : to.mlpInput) + at, part.count)
-      if !shape.normsFirst { layers.norm(layer.mlpNorm, shape, end - at, rows: part, out) }
+      layers.linear([layer.down], to.activated, rows: part, to.mlpBranch + at, tape?.linear)
+      if let norm = mlp.after { layers.norm(norm, shape, to.mlpBranch, rows: part, to.end) }
+      let end = sum(to.end + at, base + at, part.count)
+      if shape.isParallel { layers.add(to.middle + at, scaledBy: shape.residualScale, to: end, rows: part.count, width: width) }
+      if let norm = mlp.behind { layers.norm(norm, shape, end - at, rows: part, out) }
     }
   }
 
   /// Queries, keys and values of every run, and what attention makes of them.
   func attend(
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ projections: [Linear], _ input: Floats,
-    _ queryKeyValue: Floats, _ attended: Floats, _ kept: LinearTape? = nil
+    _ queryKeyValue: Floats, _ attended: Floats, _ tape: LayerTape? = nil
   ) {
-    layers.linear(projections, input, rows: 0..<rows, queryKeyValue, kept)
-    rotate(runs, queryKeyValue)
+    if shape.isGrouped {
+      let grouped = floats(Slot.grouped, rows * shape.attentionWidth)
+      layers.linear(projections, input, rows: 0..<rows, grouped, tape?.linear)
+      ungroup(grouped, rows, to: queryKeyValue)
+    } else {
+      layers.linear(projections, input, rows: 0..<rows, queryKeyValue, tape?.linear)
+    }
+    normHeads(index, layers, rows, queryKeyValue, tape)
+    rotate(index, runs, queryKeyValue)
     let sequences = sequences(index, runs, queryKeyValue, attended)
     // Masks live in their runs.
     layers.timed(.attention) { withExtendedLifetime(runs) { shape.attention(index).run(sequences, engine.team) } }
   }
 
-  /// Turns queries and keys to their positions, or gradients back.
-  func rotate(_ runs: [TokenRun], _ queryKeyValue: Floats, back: Bool = false) {
-    guard let rotary else { return }
-    rotary.reach(runs.reduce(0) { max($0, ($1.cache?.count ?? 0) + $1.ids.count) })
-    let (cosines, sines) = (rotary.cosines.start, rotary.sines.start)
-    let half = shape.headSize / 2
-    let stride = shape.queryWidth + 2 * shape.keyValueWidth
-    let positions = runs.flatMap { run in run.ids.indices.map { (run.cache?.count ?? 0) + $0 } }
-    engine.team.split(positions.count, grain: 16) { part, _ in
-      withUnsafeTemporaryAllocation(of: Float.self, capacity: half) { turned in
-        for row in part {
-          var sine = UnsafePointer(sines + positions[row] * half)
-          if back, let start = turned.baseAddress {
-            for i in 0..<half { start[i] = -sine[i] }
-            sine = UnsafePointer(start)
-          }
-          for head in 0..<shape.heads + shape.keyValueHeads {
-            LayerKernels.rotate(
-              queryKeyValue + row * stride + head * shape.headSize, cosines: cosines + positions[row] * half, sines: sine,
-              half: half)
-          }
-        }
-      }
-    }
-  }
-
   /// Every run's part of attention.
   func sequences(_ index: Int, _ runs: [TokenRun], _ queryKeyValue: Floats, _ attended: Floats) -> [Attention.Sequence] {
-    let stride = shape.queryWidth + 2 * shape.keyValueWidth
+    let stride = shape.attentionWidth
     var row = 0
     return runs.filter { !$0.ids.isEmpty }.map { run in
       defer { row += run.ids.count }

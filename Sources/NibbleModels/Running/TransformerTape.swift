@@ -32,14 +32,18 @@ final class TransformerTape {
 
 /// What one layer's pass leaves. [rows, …] each.
 final class LayerTape {
-  /// The normed input, where norms stand first.
+  /// The normed input, where a norm stands first.
   let attentionInput: FloatStore
+  /// Queries and keys before their norms, in rows of queries, keys and values.
+  let projected: FloatStore
   /// Queries, keys and values side by side, turned to their positions.
   let queryKeyValue: FloatStore
   let attended: FloatStore
+  /// What attention and MLP gave, where a norm follows before the sum.
+  let attentionBranch, mlpBranch: FloatStore
   /// The sum behind attention, before a norm that follows it.
   let middle: FloatStore
-  /// What the MLP took.
+  /// What the MLP took, if a norm gave it.
   let mlpInput: FloatStore
   /// Its projections before the activation, side by side.
   let up: FloatStore
@@ -53,14 +57,19 @@ final class LayerTape {
   init(_ shape: TransformerShape, _ layer: LayerWeights, rows: Int) {
     self.rows = rows
     let width = rows * shape.width
-    attentionInput = FloatStore(count: shape.normsFirst ? width : 0)
-    queryKeyValue = FloatStore(count: rows * (shape.queryWidth + 2 * shape.keyValueWidth))
+    let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
+    func store(_ count: Int, if isKept: Bool) -> FloatStore { FloatStore(count: isKept ? count : 0) }
+    attentionInput = store(width, if: attention.before != nil)
+    queryKeyValue = FloatStore(count: rows * shape.attentionWidth)
+    projected = store(rows * shape.attentionWidth, if: layer.normsHeads)
     attended = FloatStore(count: rows * shape.queryWidth)
+    attentionBranch = store(width, if: attention.after != nil)
+    mlpBranch = store(width, if: mlp.after != nil)
     middle = FloatStore(count: width)
-    mlpInput = FloatStore(count: width)
+    mlpInput = store(width, if: mlp.before != nil || attention.behind != nil)
     up = FloatStore(count: rows * layer.upWidth)
     activated = FloatStore(count: rows * layer.down.inputs)
-    end = FloatStore(count: shape.normsFirst ? 0 : width)
+    end = store(width, if: mlp.behind != nil)
   }
 
   func holds(_ rows: Int) -> Bool { rows <= self.rows }

@@ -24,9 +24,10 @@ package final class WeightSource {
   }
 
   /// Names a tensor may have in the file: with the model's prefix or without; files from before PyTorch's layer norm say
-  /// gamma and beta.
+  /// gamma and beta, GPT-NeoX's call the head embed_out.
   private func spellings(_ name: String) -> [String] {
-    let names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
+    var names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
+    if name.hasPrefix("lm_head.") { names.append("embed_out." + name.dropFirst("lm_head.".count)) }
     return [("weight", "gamma"), ("bias", "beta")].reduce(names) { names, spelling in
       guard name.hasSuffix("LayerNorm." + spelling.0) else { return names }
       return names + names.map { $0.dropLast(spelling.0.count) + spelling.1 }
@@ -128,13 +129,15 @@ package final class WeightSource {
   /// The output head `name` of a model whose configuration ties it to `embedding`.
   ///
   /// A file may hold a weight for both. transformers ties them if the two are equal; if not, each is used as it is.
-  package func tied(_ name: String, to embedding: Embedding) throws -> Linear {
+  package func tied(_ name: String, to embedding: Embedding, hasBias: Bool = false) throws -> Linear {
     var weight = embedding.matrix
     if has(name + ".weight"), has(embedding.name + ".weight") {
       let own = try matrix(name + ".weight", outputs: embedding.count, inputs: embedding.width, isConv1D: false)
       if own.isTransposed || !own.equals(embedding.matrix) { weight = own }
     }
-    return Linear(name: name, id: register(name + ".weight"), matrix: weight, bias: nil, isConv1D: false)
+    let id = register(name + ".weight")
+    let bias = hasBias ? try vector(name + ".bias", count: embedding.count) : nil
+    return Linear(name: name, id: id, matrix: weight, bias: bias, isConv1D: false)
   }
 
   package func norm(_ name: String, width: Int, hasBias: Bool) throws -> Norm {

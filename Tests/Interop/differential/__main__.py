@@ -7,6 +7,7 @@ import time
 
 from . import AREAS, area
 from .cases import run_case
+from .common import ONLY
 from .tally import Tally
 
 
@@ -18,7 +19,9 @@ def main():
     parser.add_argument("--case", type=int, metavar="K", help="only this case; its files are kept")
     parser.add_argument("--first", type=int, default=0, metavar="K", help="the first case (default: 0)")
     parser.add_argument("--root", type=pathlib.Path, metavar="DIR", help="where files are kept (default: nibble-differential in TMPDIR)")
+    parser.add_argument("--family", action="append", default=[], metavar="TYPE", help="a model_type to draw; may be repeated (default: all)")
     options = parser.parse_args()
+    ONLY.extend(options.family)
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     failures = 0

@@ -20,6 +20,8 @@ import torch
 # Logits in float32 against float32, relative to the greatest one; see `compare` for ill-conditioned models.
 TOLERANCE = 2e-5
 HANG_SECONDS = 60
+# Families that cases draw from, where somebody wants no others (`tools/differential --family`).
+ONLY = []
 # Usage, bad input, and an adapter that does not fit: what a refusal by name may exit with. The other documented codes (damage, a missed
 # gate, a full disk) are wrong here, because no drawn input is damaged and every gate is open.
 REFUSALS = (2, 3, 5)
@@ -61,7 +63,8 @@ class Case:
 
     @property
     def replay(self):
-        return f"tools/differential --area {self.area} --seed {self.seed} --case {self.number}"
+        families = "".join(f" --family {family}" for family in ONLY)
+        return f"tools/differential --area {self.area}{families} --seed {self.seed} --case {self.number}"
 
     def __truediv__(self, name):
         return self.folder / name

@@ -1,5 +1,9 @@
 """Drawn configurations, in every spelling transformers accepts: keys that are absent, null, at their old place or under an old name."""
+import sys
+
 import transformers
+
+from . import decoders
 
 # What nibble runs, and the classes it runs them as.
 DECODERS = {
@@ -7,6 +11,7 @@ DECODERS = {
     "mistral": ("MistralForCausalLM", "MistralForCausalLM", "MistralForSequenceClassification", "MistralModel"),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2Model"),
     "gpt2": ("GPT2LMHeadModel", "GPT2LMHeadModel", "GPT2ForSequenceClassification", "GPT2Model"),
+    **decoders.CLASSES,
 }
 ENCODERS = {
     "bert": ("BertForSequenceClassification", "BertModel"),
@@ -16,11 +21,8 @@ ENCODERS = {
 }
 # What can be merged and packed without being run: the fuzzer asks transformers to run the result.
 OTHERS = {
-    "opt": "OPTForCausalLM", "bloom": "BloomForCausalLM", "gemma": "GemmaForCausalLM", "gemma2": "Gemma2ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM", "phi": "PhiForCausalLM", "phi3": "Phi3ForCausalLM", "gpt_neox": "GPTNeoXForCausalLM",
-    "gpt_neo": "GPTNeoForCausalLM", "gptj": "GPTJForCausalLM", "falcon": "FalconForCausalLM", "cohere": "CohereForCausalLM",
-    "qwen3": "Qwen3ForCausalLM", "olmo2": "Olmo2ForCausalLM", "granite": "GraniteForCausalLM", "stablelm": "StableLmForCausalLM",
-    "starcoder2": "Starcoder2ForCausalLM", "smollm3": "SmolLM3ForCausalLM", "distilbert": "DistilBertForSequenceClassification",
+    "opt": "OPTForCausalLM", "bloom": "BloomForCausalLM", "gpt_neo": "GPTNeoForCausalLM", "gptj": "GPTJForCausalLM",
+    "cohere": "CohereForCausalLM", "stablelm": "StableLmForCausalLM", "distilbert": "DistilBertForSequenceClassification",
     "electra": "ElectraForSequenceClassification", "albert": "AlbertForSequenceClassification",
 }
 MASKED = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "xlm-roberta": "XLMRobertaForMaskedLM"}
@@ -38,6 +40,8 @@ def configuration(case, family, class_name, plain):
         config = llama_like(case, family, plain)
     elif family == "gpt2":
         config = gpt2(case, plain)
+    elif family in decoders.KINDS:
+        config = decoders.draw(case, family, plain, sys.modules[__name__])
     elif family in ENCODERS:
         config = bert_like(case, family, plain)
     else:
@@ -198,8 +202,6 @@ def other(case, family):
     config = {key: value for key, value in sizes.items() if key in plain.to_dict() or hasattr(plain, key)}
     for key in set(config) & set(type(plain).attribute_map):
         del config[key]
-    if family == "falcon":
-        del config["head_dim"]
     if family == "gpt_neo":
         config |= {"attention_types": [[["global", "local"], 1]], "window_size": 8}
     if case.chance(0.6):

@@ -5,7 +5,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from .common import Undrawable, peer
+from .common import ONLY, Undrawable, peer
 from .configurations import DECODERS, ENCODERS, MASKED, OTHERS, configuration
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -49,8 +49,11 @@ def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=Non
     - others: how often the family is one that nibble does not run
     """
     rng = case.rng
-    family = rng.choice([*DECODERS, *ENCODERS] if families is None else families)
-    if others and case.chance(others):
+    families = [one for one in (families or [*DECODERS, *ENCODERS]) if not ONLY or one in ONLY]
+    if not families:
+        raise Undrawable("no such family here")
+    family = rng.choice(families)
+    if others and not ONLY and case.chance(others):
         family = rng.choice([*OTHERS, *MASKED])
         class_name = OTHERS.get(family) or MASKED[family]
     elif family in OTHERS:

@@ -1,0 +1,117 @@
+import NibbleCompute
+import NibbleCore
+
+/// A transformer as numbers: what is computed, in which order. A family's file fills it in from its configuration.
+package struct TransformerShape: Sendable {
+  package var vocabulary: Int
+  package var width: Int
+  package var heads: Int
+  package var keyValueHeads: Int
+  package var headSize: Int
+  package var layers: Int
+  /// The most tokens a sequence may have.
+  package var contextLength: Int
+  /// Whether tokens see only what is before them.
+  package var isCausal: Bool
+  /// RMS norms or layer norms.
+  package var isRMSNorm: Bool
+  package var epsilon: Float
+  /// Whether norms multiply with one more than their weight (Gemma).
+  package var normAddsOne = false
+  package var activation: Activation
+  /// Whether the MLP's activation is multiplied with a second projection.
+  package var isGated: Bool
+  /// Whether attention and MLP of a layer both take its input, rather than one what the other gave.
+  package var isParallel = false
+  /// Whether one projection gives, for each head of keys, its queries, then the key, then the value (GPT-NeoX).
+  package var isGrouped = false
+  /// Of each layer, nil for one that does not turn its heads; empty for a model that turns none.
+  package var rotary: [RotaryPositions?] = []
+  /// Position of a sequence's first token in the table of position embeddings.
+  package var firstPosition = 0
+  /// Tokens a token of each layer sees at most, nil for all.
+  package var windows: [Int?]
+  /// The id batches are padded with, where the configuration says.
+  package var padding: Int?
+  /// What scores of attention are multiplied with, by layer; nil for 1 / √headSize.
+  package var attentionScales: [Float]?
+  /// Scores of attention, scaled, become cap · tanh(score / cap); nil for as they are.
+  package var attentionCap: Float?
+  /// What embeddings of tokens are multiplied with.
+  package var embeddingScale: Float = 1
+  /// Whether noise on embeddings is multiplied with it, too.
+  package var scalesNoise = false
+  /// What attention and MLP give is multiplied with before it is added to what they took.
+  package var residualScale: Float = 1
+  package var logits = LogitChange()
+
+  package var queryWidth: Int { heads * headSize }
+  package var keyValueWidth: Int { keyValueHeads * headSize }
+  /// Numbers of queries, keys and values of a token.
+  package var attentionWidth: Int { queryWidth + 2 * keyValueWidth }
+
+  package func attention(_ layer: Int) -> Attention {
+    Attention(
+      heads: heads, keyValueHeads: keyValueHeads, size: headSize,
+      scale: attentionScales?[layer] ?? 1 / Float(headSize).squareRoot(), isCausal: isCausal, cap: attentionCap)
+  }
+}
+
+/// What becomes of the scores of a language head: they are divided, then bounded to cap · tanh(score / cap).
+package struct LogitChange: Sendable {
+  package var divisor: Float = 1
+  package var cap: Float?
+
+  package init(divisor: Float = 1, cap: Float? = nil) { (self.divisor, self.cap) = (divisor, cap) }
+
+  package var isNone: Bool { divisor == 1 && cap == nil }
+}
+
+/// The norms of one branch f of a layer, attention or MLP: behind(x + after(f(before(x)))).
+package struct BranchNorms: Sendable {
+  package var before: Norm?
+  package var after: Norm?
+  package var behind: Norm?
+
+  package init(before: Norm? = nil, after: Norm? = nil, behind: Norm? = nil) {
+    (self.before, self.after, self.behind) = (before, after, behind)
+  }
+
+  package var all: [Norm] { [before, after, behind].compactMap { $0 } }
+}
+
+/// The weights of one layer.
+package struct LayerWeights: Sendable {
+  package var attentionNorms: BranchNorms
+  /// Projections whose outputs, side by side, are queries, keys and values.
+  package var queryKeyValue: [Linear]
+  /// Norms of queries and keys before they are turned: of each head, or of all of a token together, as long as their weights.
+  package var queryNorm: Norm?
+  package var keyNorm: Norm?
+  package var attentionOutput: Linear
+  /// Without a norm before it, the MLP of a parallel layer takes what attention takes.
+  package var mlpNorms: BranchNorms
+  /// [gate, up], one projection of both, or that of a plain MLP.
+  package var up: [Linear]
+  package var down: Linear
+
+  /// In the order of the pass.
+  package var linears: [Linear] { queryKeyValue + [attentionOutput] + up + [down] }
+  package var norms: [Norm] { attentionNorms.all + [queryNorm, keyNorm].compactMap { $0 } + mlpNorms.all }
+  /// Numbers the projections of the MLP give, side by side.
+  package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
+  var normsHeads: Bool { queryNorm != nil || keyNorm != nil }
+}
+
+/// All weights of a model.
+package struct TransformerWeights: Sendable {
+  package var tokens: Embedding
+  package var positions: Embedding?
+  package var tokenTypes: Embedding?
+  package var embeddingNorm: Norm?
+  package var layers: [LayerWeights]
+  package var finalNorm: Norm?
+  package var head: Head
+  /// Layers of the checkpoint that no result depends on, for adapters that were trained on them, too.
+  package var idle: [Linear] = []
+}
