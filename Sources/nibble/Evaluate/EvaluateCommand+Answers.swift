@@ -5,11 +5,11 @@ import NibbleTemplates
 
 extension EvaluateCommand {
   /// What a model writes, judged against references.
-  func judgeAnswers(_ task: any AnswerTask, _ started: Double) throws {
+  func judgeAnswers(_ task: any AnswerTask, _ started: Double, _ opened: OpenModel? = nil) throws {
     let format = try PromptFormat(asking.promptFormat ?? task.format)
     let items = try task.items(data, format, limit: asking.limit)
     let search = asking.search(task.search)
-    let open = try OpenModel(model, common)
+    let open = try opened ?? OpenModel(model, common)
     let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
     let journal = try journal([
       ("prompt_format", JSON(asking.promptFormat ?? task.format)), ("chat", .bool(asking.chat)), ("max_new_tokens", JSON(search.maximumNew)),
@@ -29,7 +29,7 @@ extension EvaluateCommand {
   /// Prompts that are answered together, between two lines of the journal.
   private static let together = 32
 
-  private func write(_ items: [AnswerItem], _ open: OpenModel, _ search: AnswerSearch, _ journal: AnswerJournal?) throws -> [String] {
+  func write(_ items: [AnswerItem], _ open: OpenModel, _ search: AnswerSearch, _ journal: AnswerJournal?) throws -> [String] {
     let tokens = try ModelTokenizer(open.model, path: tokenizer)
     let talks = try asking.chat ? ModelChat(open.model, tokens, path: tokenizer) : nil
     if asking.chat, talks == nil { throw NibbleError.usage("\(path: open.model.path) has no chat template") }
@@ -74,7 +74,6 @@ extension EvaluateCommand {
   func answerTask() throws -> (any AnswerTask)? {
     switch task {
     case .nlg: NlgTask(try METEOR(wordNet: asking.wordnet, paraphrases: asking.paraphrases))
-    case .qa: QaTask()
     case .labels: try LabelsTask(try asking.labels())
     default: nil
     }
