@@ -9,8 +9,8 @@ struct AskingOptions: ParsableArguments {
       "How rows are asked: \(ChoiceStyle.all.map(\.name).joined(separator: ", ")) (choices; default: seen from the first row's keys).",
       valueName: "NAME"))
   var questionStyle: ChoiceStyle?
-  @Option(help: ArgumentHelp("Show this many solved questions before each (choices, classification by words).", valueName: "K")) var fewShot = 0
-  @Option(help: ArgumentHelp("The file of solved questions; those of a question's own subject are shown, the first first.", valueName: "FILE"))
+  @Option(help: ArgumentHelp("Show this many solved questions or prompts before each (choices, nlg, labels, qa, classification by words).", valueName: "K")) var fewShot = 0
+  @Option(help: ArgumentHelp("The file of solved ones, rows as in the data: the first are shown, of a question's own subject where it has one.", valueName: "FILE"))
   var exemplars: String?
   @Option(
     help: ArgumentHelp(
@@ -58,6 +58,12 @@ struct AskingOptions: ParsableArguments {
     search.noRepeatNgram = noRepeatNgramSize ?? own.noRepeatNgram
     if !stop.isEmpty { search.stops = stop }
     return search
+  }
+
+  /// The file of what `--few-shot` shows.
+  func solved() throws -> String {
+    guard let exemplars else { throw NibbleError.usage("--few-shot needs solved rows: --exemplars FILE") }
+    return exemplars
   }
 
   /// The labels that `--label-list` names.

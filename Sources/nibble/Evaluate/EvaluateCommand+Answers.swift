@@ -7,14 +7,14 @@ extension EvaluateCommand {
   /// What a model writes, judged against references.
   func judgeAnswers(_ task: any AnswerTask, _ started: Double, _ opened: OpenModel? = nil) throws {
     let format = try PromptFormat(asking.promptFormat ?? task.format)
-    let items = try task.items(data, format, limit: asking.limit)
+    let items = try asked(task, format)
     let search = asking.search(task.search)
     let open = try opened ?? OpenModel(model, common)
     let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
     let journal = try journal([
       ("prompt_format", JSON(asking.promptFormat ?? task.format)), ("chat", .bool(asking.chat)), ("max_new_tokens", JSON(search.maximumNew)),
       ("num_beams", JSON(search.beams)), ("length_penalty", JSON(search.lengthPenalty)), ("no_repeat_ngram_size", JSON(search.noRepeatNgram)),
-      ("stop", JSON(search.stops)),
+      ("stop", JSON(search.stops)), ("few_shot", JSON(asking.fewShot)),
     ])
     let answers = try write(items, open, search, journal)
     let figures = try task.figures(items, answers)
@@ -24,6 +24,13 @@ extension EvaluateCommand {
     try print(
       FigureReport(figures: figures, others: others, other: [compareTo ?? ""] + compareAdapter), started,
       facts: [("prompts", "prompts", JSON(items.count)), ("beams", "num_beams", JSON(search.beams))])
+  }
+
+  /// The prompts of the data, with as many solved ones before each as are asked for.
+  func asked(_ task: any AnswerTask, _ format: PromptFormat) throws -> [AnswerItem] {
+    let items = try task.items(data, format, limit: asking.limit)
+    guard asking.fewShot > 0 else { return items }
+    return try task.showing(asking.fewShot, of: asking.solved(), format, before: items)
   }
 
   /// Prompts that are answered together, between two lines of the journal.
@@ -49,7 +56,7 @@ extension EvaluateCommand {
       let part = waiting[first..<min(first + Self.together, waiting.count)]
       let prompts = try part.map { number in
         do {
-          return (prompt: try talks?.prompt(Conversation([Conversation.message("user", items[number].prompt)])) ?? tokens.prompt(items[number].prompt), adapters: adapters)
+          return (prompt: try talks?.prompt(Conversation(items[number].messages)) ?? tokens.prompt(items[number].text), adapters: adapters)
         } catch let error as NibbleError { throw NibbleError(error.kind, "\(path: items[number].place): \(error.text)") }
       }
       for (prompt, number) in zip(prompts, part) where prompt.prompt.count >= (try open.model.contextLength) {
@@ -60,7 +67,7 @@ extension EvaluateCommand {
         answers[number] = result.text
         let item = items[number]
         let row: [(key: String, value: JSON)] = [
-          ("row", JSON(number)), ("place", JSON(item.place)), ("text", JSON(item.prompt)), ("references", JSON(item.references)),
+          ("row", JSON(number)), ("place", JSON(item.place)), ("text", JSON(item.text)), ("references", JSON(item.references)),
           ("prediction", JSON(result.text)), ("ended", JSON(result.reason.rawValue)),
         ]
         try journal?.add(number, .object(row))
@@ -77,5 +84,12 @@ extension EvaluateCommand {
     case .labels: try LabelsTask(try asking.labels())
     default: nil
     }
+  }
+}
+
+extension AnswerItem {
+  /// The prompt as a conversation: what is shown before it is what was said before.
+  fileprivate var messages: [JSON] {
+    examples.flatMap { [Conversation.message("user", $0.prompt), Conversation.message("assistant", $0.answer)] } + [Conversation.message("user", prompt)]
   }
 }

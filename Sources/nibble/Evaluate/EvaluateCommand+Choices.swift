@@ -6,7 +6,7 @@ extension EvaluateCommand {
   /// Which of the choices a model finds likeliest.
   func askChoices(_ started: Double) throws {
     let style = asking.questionStyle
-    if asking.fewShot > 0, asking.exemplars == nil { throw NibbleError.usage("--few-shot needs solved questions: --exemplars FILE") }
+    if asking.fewShot > 0 { _ = try asking.solved() }
     let read = try Choices.read(data, style: style, exemplars: asking.exemplars, shots: asking.fewShot, limit: asking.limit)
     let open = try OpenModel(model, common), questions = read.questions
     let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
@@ -28,7 +28,7 @@ extension EvaluateCommand {
     let labels = try LabelWords(try asking.labels(), PromptFormat(format))
     var questions = try labels.questions(data, limit: asking.limit)
     if asking.fewShot > 0 {
-      guard let exemplars = asking.exemplars else { throw NibbleError.usage("--few-shot needs solved questions: --exemplars FILE") }
+      let exemplars = try asking.solved()
       let solved = try labels.questions(exemplars, limit: asking.fewShot)
       guard solved.count == asking.fewShot else {
         throw NibbleError.badInput("\(path: exemplars): \(solved.count) solved rows where \(asking.fewShot) are to be shown")

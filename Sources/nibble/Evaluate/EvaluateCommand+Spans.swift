@@ -12,7 +12,7 @@ extension EvaluateCommand {
       return try judgeAnswers(task, started, open)
     }
     common.warnIgnored(
-      ["--prompt-format", "--chat", "--max-new-tokens", "--num-beams", "--length-penalty", "--no-repeat-ngram-size", "--stop"],
+      ["--few-shot", "--exemplars", "--prompt-format", "--chat", "--max-new-tokens", "--num-beams", "--length-penalty", "--no-repeat-ngram-size", "--stop"],
       "the model marks answers in the text")
     let questions = try task.questions(data, limit: asking.limit)
     let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
@@ -23,7 +23,7 @@ extension EvaluateCommand {
     let figures = try task.figures(items, try mark(questions, open, journal))
     let others = try other.map { other in
       guard !other.model.marksSpans else { return try task.figures(items, try mark(questions, other, nil)) }
-      let prompts = try task.items(data, PromptFormat(asking.promptFormat ?? task.format), limit: asking.limit)
+      let prompts = try asked(task, PromptFormat(asking.promptFormat ?? task.format))
       return try task.figures(items, try write(prompts, other, asking.search(task.search), nil))
     }
     Progress.clear()

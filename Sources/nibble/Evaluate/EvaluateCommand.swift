@@ -88,7 +88,7 @@ struct EvaluateCommand: ParsableCommand {
     return [
       "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--max-length": rows.union([.qa]), "--doc-stride": [.qa], "--max-answer-length": [.qa], "--train-on-prompt": [.lm],
       "--template": [.lm], "--train-on-turns": [.lm], "--break-marks": [.lm], "--question-style": [.choices],
-      "--few-shot": [.choices, .classification], "--exemplars": [.choices, .classification], "--prompt-format": words, "--chat": written,
+      "--few-shot": words.union([.choices]), "--exemplars": words.union([.choices]), "--prompt-format": words, "--chat": written,
       "--label-list": [.labels, .classification], "--wordnet": [.nlg], "--paraphrases": [.nlg], "--max-new-tokens": written,
       "--num-beams": written, "--length-penalty": written, "--no-repeat-ngram-size": written, "--stop": written, "--pooling": [.embed],
       "--limit": asked.union(rows).union([.embed]), "--resume": words.union([.choices]),
