@@ -23,8 +23,8 @@ extension EvaluateCommand {
     let figures = try task.figures(items, try mark(questions, open, journal))
     let others = try other.map { other in
       guard !other.model.marksSpans else { return try task.figures(items, try mark(questions, other, nil)) }
-      let prompts = try asked(task, PromptFormat(asking.promptFormat ?? task.format))
-      return try task.figures(items, try write(prompts, other, asking.search(task.search), nil))
+      let prompts = try self.items(task, PromptFormat(asking.promptFormat ?? task.format))
+      return try task.figures(items, try write(prompts, other.model, other.all(), asking.search(task.search), nil))
     }
     Progress.clear()
     try journal?.publish()
