@@ -56,6 +56,7 @@ public struct RowScores: Sendable {
       switch model.head {
       case .language(let head): try language(model.network, head.outputs, part, batch, hidden)
       case .classification(let head): try classes(model.network, head, part, batch, hidden)
+      case .spans: throw NibbleError.usage("\(path: model.path) marks answers to questions: it scores no rows")
       case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to score")
       }
       progress(first + part.count, rows.count)

@@ -128,6 +128,7 @@ extension FinetuneCommand {
       (options.adapter, options.run) = (adapterOptions, try runOptions)
       (options.validationSteps, options.saveSteps, options.savedLimit) = (evalSteps, saveSteps, saveTotalLimit)
       (options.patience, options.writesBest, options.anyBase) = (earlyStopping, keepBest, anyBase)
+      options.bestFigure = validation.metricForBestModel
       return options
     }
   }

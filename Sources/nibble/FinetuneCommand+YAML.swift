@@ -47,7 +47,7 @@ extension FinetuneCommand {
     ]
     + scheduleYAML
     // What stands behind a key is JSON, which YAML takes as it is. A switch that is off is left out: its flag has no other way.
-    return entries.compactMap { key, value in
+    return (entries + validation.yaml).compactMap { key, value in
       guard let value, value.bool != false else { return nil }
       return "\(key): \(value.text())\n"
     }.joined()

@@ -126,7 +126,8 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Steps between validations (default: only before the first step and after the last).") var evalSteps: Int?
   @Option(help: "Steps between checkpoints.") var saveSteps = 100
   @Option(help: "Number of checkpoints to keep, in addition to the best.") var saveTotalLimit = 2
-  @Flag(help: "Write the result with the lowest validation loss instead of the last.") var keepBest = false
+  @Flag(help: "Write the result with the best validation instead of the last.") var keepBest = false
+  @OptionGroup var validation: ValidationTask
   @Option(help: "Stop after this many validations without improvement, and write the best result.") var earlyStopping: Int?
   @Flag(help: "Continue from the last checkpoint in the output folder.") var resume = false
   @Flag(inversion: .prefixedNo, help: "Recompute activations in the backward pass: less memory, more time.")
@@ -155,15 +156,16 @@ struct FinetuneCommand: ParsableCommand {
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let held = try (valid ?? dataFile("valid.jsonl")).map { try rows.read($0) }
-    guard held != nil || evalSteps == nil && earlyStopping == nil && !keepBest else {
+    guard held != nil || evalSteps == nil && earlyStopping == nil && !keepBest && validation.evalTask == nil else {
       throw NibbleError.usage(
-        "--eval-steps, --early-stopping and --keep-best need rows to validate on: a valid.jsonl, or --valid")
+        "--eval-steps, --early-stopping, --keep-best and --eval-task need rows to validate on: a valid.jsonl, or --valid")
     }
     common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
     if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
     let options = try self.options(with: added, on: model)
     let tuning = try Finetuning(
       model, options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
+    tuning.measure = try validation.measure(model, base: base, rows: valid ?? dataFile("valid.jsonl"), common)
     common.warn(tuning.warnings)
     if batchSize * gradientAccumulationSteps > train.rows.count {
       common.warn([

@@ -61,7 +61,7 @@ struct InspectCommand: ParsableCommand {
       "provenance": checkpoint.provenance ?? .null, "base_name": JSON(checkpoint.origin?.name),
       "base_revision": JSON(checkpoint.origin?.revision),
       "metadata": .object(checkpoint.metadata.map { ($0.key, JSON($0.value)) }),
-      "files": .array(checkpoint.smallFiles.map { ["name": JSON($0.name), "bytes": JSON($0.length)] }),
+      "files": .array(checkpoint.smallFiles.map { ["name": JSON($0.name), "bytes": $0.knownLength.map { JSON($0) } ?? .null] }),
       "warnings": JSON(checkpoint.warnings), "tensors": .array(tensors),
     ])
   }

@@ -96,6 +96,21 @@ struct EvaluateTaskTests {
     #expect(qa["prompts"]?.int == 2 && qa["exact_match"]?.double != nil)
   }
 
+  @Test("solved rows stand before a prompt that is answered in writing, the prompt's own not among them")
+  func shown() throws {
+    try folder.write("labels.txt", "Loaded Language\nObfuscation, Intentional vagueness, Confusion\n")
+    let rows = [
+      #"{"text":"a","labels":["Loaded Language","Obfuscation, Intentional vagueness, Confusion"]}"#, #"{"text":"b","labels":[]}"#, #"{"text":"c","labels":[]}"#,
+    ]
+    let result = try evaluate(
+      "labels", rows.joined(separator: "\n") + "\n", "--label-list", folder.file("labels.txt"), "--max-new-tokens", "2", "--few-shot", "2", "--exemplars",
+      folder.file("rows.jsonl"), "--predictions", folder.file("said.jsonl"))
+    #expect(result.code == 0, "\(result.errors)")
+    let texts = try String(contentsOfFile: folder.file("said.jsonl"), encoding: .utf8).split(separator: "\n").map { try JSON.parse(String($0))["text"]?.string }
+    let first = "a <tech:> Loaded Language, Obfuscation, Intentional vagueness, Confusion\n\n"
+    #expect(texts == ["b <tech:>\n\nc <tech:>\n\na <tech:>", first + "c <tech:>\n\nb <tech:>", first + "b <tech:>\n\nc <tech:>"])
+  }
+
   @Test(
     "what cannot be asked is refused in one line with its place",
     arguments: [
@@ -108,6 +123,8 @@ struct EvaluateTaskTests {
       ("qa", #"{"question":"q","answers":["a"]}"#, [], 3, "context"), ("qa", #"{"question":"q"}"#, [], 3, "answers"),
       ("qa", #"{"question":"q","context":"c","answers":["a"]}"#, ["--prompt-format", "{question"], 2, "'}'"),
       ("nlg", #"{"prompt":"p"}"#, [], 3, "completion"), ("nlg", #"{"prompt":"p","references":[]}"#, [], 3, "references"),
+      ("nlg", #"{"prompt":"p","completion":"c"}"#, ["--few-shot", "1"], 2, "--exemplars"),
+      ("nlg", #"{"prompt":"p","completion":"c"}"#, ["--few-shot", "1", "--exemplars", "rows.jsonl"], 3, "0 solved"),
       ("labels", #"{"text":"p","labels":["a"]}"#, [], 2, "--label-list"), ("labels", #"{"text":"p","labels":["a"]}"#, ["--label-list", "rows.jsonl"], 3, "not in the list"),
       ("embed", #"{"sentence1":"a","sentence2":"b"}"#, [], 3, "score"), ("embed", #"{"text":"a","score":1}"#, [], 3, "one text"),
       ("pairs", #"{"sentence1":"a","sentence2":"b","label":1}"#, [], 2, "no classifier"),

@@ -230,6 +230,45 @@ struct FinetuneCommandTests {
     }
   }
 
+  @Test("a task is asked at each validation, and its figure decides which is the best")
+  func validationTask() throws {
+    let base = fixture("stories260K")
+    let rows = (0..<4).map { #"{"prompt":"Once upon a time, there was a little \#($0)","completion":"xqz wvk"}"# + "\n" }
+    let data = try folder.write("rows.jsonl", rows.joined()), questions = try folder.write("q.jsonl", EvaluateTaskTests.questions)
+    func train(_ output: String, _ more: [String]) throws -> Program.Result {
+      try Program.run(
+        [
+          "finetune", "--base", base, "--data", data, "--valid", data, "-o", folder.file(output), "--max-steps", "6", "--eval-steps", "2", "--learning-rate",
+          "1e-2", "--json", "-q",
+        ] + more)
+    }
+    let task = ["--eval-task", "choices", "--eval-data", questions, "--eval-option", "question-style=plain", "--eval-option", "limit=2"]
+    let result = try train("out", task + ["--metric-for-best-model", "acc_norm", "--keep-best"])
+    #expect(result.code == 0, "\(result.errors)")
+    let lines = try String(decoding: bytes(of: folder.file("out/metrics.jsonl")), as: UTF8.self).split(separator: "\n").map { try JSON.parse(String($0)) }
+    let found = lines.compactMap { row in row["valid_acc_norm"]?.double.map { (step: row["step"]?.int ?? -1, value: $0) } }
+    #expect(found.map(\.step) == [0, 2, 4, 6] && found[0].value == 1)
+    let best = try #require(found.dropFirst().max { ($0.value, -$0.step) < ($1.value, -$1.step) })
+    let said = try JSON.parse(result.output)
+    #expect(said["best_step"]?.int ?? 6 == best.step && said["valid_acc_norm"]?.double == best.value)
+    let judged = try Program.run(
+      [
+        "evaluate", "--base", base, "--adapter", folder.file("out"), "--task", "choices", "--data", questions, "--question-style", "plain", "--limit", "2",
+        "--json", "-q",
+      ])
+    #expect(try JSON.parse(judged.output)["acc_norm"]?.double == best.value, "\(judged.errors)")
+    // Which checkpoints there still are depends on it.
+    let other = try train("out", task + ["--keep-best", "--resume"])
+    #expect(other.code == 2 && other.errors.contains("--metric-for-best-model acc_norm"), "\(other.errors)")
+    for (more, words) in [
+      (["--eval-task", "perplexity"], "choices"), (["--eval-task", "choices", "--eval-option", "json=1"], "--eval-option"),
+      (["--eval-task", "labels"], "--label-list"), (task + ["--metric-for-best-model", "bleu"], "loss, acc"),
+    ] {
+      let refused = try train("x", more)
+      #expect(refused.code == 2 && refused.errorLines.count == 1 && refused.errors.contains(words) && PathKind(folder.file("x")) == .nothing, "\(refused.errors)")
+    }
+  }
+
   @Test("an adapter that is replaced stays until its successor is done")
   func replaced() throws {
     #expect(try Program.run(try arguments("out", ["--max-steps", "1"])).code == 0)

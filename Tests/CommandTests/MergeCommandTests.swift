@@ -45,6 +45,22 @@ struct MergeCommandTests {
     #expect(try loss(folder.file("rounded.nbl")) > 1.5 * attached)
   }
 
+  @Test("What blocks of a GGUF file would lose is kept in 8 or 16 bits there, too", arguments: [("promote", "q8_0"), ("16bit", "BF16")])
+  func lostInBlocks(way: String, type: String) throws {
+    try json(["quantize", stories, "-o", folder.file("base.gguf"), "--gguf-type", "q4_0"])
+    let merge = ["merge", "--base", folder.file("base.gguf"), "--adapter", Self.adapter, "--any-base", "--gguf-type", "q4_0", "-o"]
+    let refused = try Program.run(merge + [folder.file("m.gguf")])
+    #expect(refused.code == 6 && refused.errors.contains("promote or 16bit") && PathKind(folder.file("m.gguf")) == .nothing, "\(refused.errors)")
+    let shaped = try Program.run(merge + [folder.file("m.gguf"), "--when-lost", "shape"])
+    #expect(shaped.code == 2 && shaped.errors.contains("--when-lost promote"), "\(shaped.errors)")
+    let merged = try json(merge + [folder.file("m.gguf"), "--when-lost", way])
+    #expect((merged["survival_worst"]?.double ?? 0) >= 0.5)
+    let tensors = try json(["inspect", folder.file("m.gguf")])["tensors"]?.array ?? []
+    func count(_ name: String) -> Int { tensors.count { [$0["codec"]?.string, $0["dtype"]?.string].contains(name) } }
+    #expect(count(type) > 0, "\(tensors.map { $0.text() }.joined(separator: "\n"))")
+    #expect(try json(["verify", folder.file("m.gguf")])["tensors"]?.int == tensors.count)
+  }
+
   @Test("--bnb-rules also makes the 4-bit form that --trained-on names")
   func rulesOfTheFormTrainedOn() throws {
     // A block of zeros is no zeros by the CUDA rule, once its scale is coded.

@@ -112,3 +112,60 @@ def test_pairs_are_read_as_transformers_reads_them(nibble, work):
         with torch.no_grad():
             scores = model(**given).logits[0].tolist()
         assert own["scores"] == pytest.approx(scores, abs=2e-5)
+
+
+def best_spans(model, tokenizer, rows, length, overlap, longest, none):
+    """What transformers' examples for SQuAD find (`postprocess_qa_predictions`, twenty begins and ends of each window)."""
+    answers = []
+    for row in rows:
+        windows = tokenizer(
+            row["question"].lstrip(), row["context"], truncation="only_second", max_length=length, stride=overlap, return_overflowing_tokens=True,
+            return_offsets_mapping=True, return_token_type_ids=model.config.model_type == "bert")
+        found, least = [], None
+        for index, ids in enumerate(windows["input_ids"]):
+            given = {key: torch.tensor([windows[key][index]]) for key in ("input_ids", "attention_mask", "token_type_ids") if key in windows}
+            with torch.no_grad():
+                out = model(**given)
+            begins, ends = out.start_logits[0].numpy(), out.end_logits[0].numpy()
+            offsets = [pair if part == 1 else None for pair, part in zip(windows["offset_mapping"][index], windows.sequence_ids(index), strict=True)]
+            least = min(least, begins[0] + ends[0]) if least is not None else begins[0] + ends[0]
+            for begin in begins.argsort()[:-21:-1]:
+                for end in ends.argsort()[:-21:-1]:
+                    if offsets[begin] and offsets[end] and begin <= end < begin + longest:
+                        found.append((float(begins[begin] + ends[end]), row["context"][offsets[begin][0]:offsets[end][1]]))
+        score, text = max((one for one in found if one[1] or not none), key=lambda one: one[0], default=(None, ""))
+        answers.append(("" if none and score is not None and least > score else text, score, float(least), len(windows["input_ids"])))
+    return answers
+
+
+@pytest.mark.parametrize("none", [False, True], ids=["answered", "some-unanswered"])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_spans_are_those_of_transformers(nibble, work, family, none):
+    torch.manual_seed(5)
+    folder = work / "m"
+    model_class = {"bert": transformers.BertForQuestionAnswering, "roberta": transformers.RobertaForQuestionAnswering}[family]
+    model = save_random(model_class, family, folder, vocab_size={"bert": 30522, "roberta": 50265}[family], max_position_embeddings=80, num_labels=2)
+    if family == "bert":
+        tokenizer = with_tokenizer(folder, "bert")
+    else:
+        for name in ("vocab.json", "merges.txt"):
+            shutil.copy(TOKENIZERS / "roberta" / name, folder / name)
+        tokenizer = transformers.RobertaTokenizerFast.from_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    chance = random.Random(f"{os.environ['NIBBLE_SEED']} {family} {none}")
+    rows = [
+        {"question": " ".join(chance.choices(WORDS, k=chance.randint(1, 9))), "context": " ".join(chance.choices(WORDS, k=chance.choice([3, 20, 90]))),
+         "answers": [] if none and chance.random() < 0.3 else ["mat"]}
+        for _ in range(20)
+    ]
+    rows[0]["answers"] = [] if none else ["mat"]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    nibble(
+        "evaluate", folder, work / "rows.jsonl", "--task", "qa", "--max-length", "64", "--doc-stride", "16", "--max-answer-length", "8",
+        "--predictions", work / "p.jsonl")
+    told = [json.loads(line) for line in (work / "p.jsonl").read_text().splitlines()]
+    for (text, score, least, windows), own in zip(best_spans(model, tokenizer, rows, 64, 16, 8, none), told, strict=True):
+        assert own["windows"] == windows
+        assert own["score"] == pytest.approx(score, abs=1e-4)
+        assert own["score_of_none"] == pytest.approx(least, abs=1e-4)
+        assert own["prediction"] == text, own

@@ -77,6 +77,23 @@ struct GgufCheckpointTests {
     #expect(try checkpoint.diff(folder).changed.isEmpty)
   }
 
+  @Test("linear positions stay linear, whatever their factor is", arguments: [1, 2.5])
+  func linear(_ factor: Double) throws {
+    var file = Self.llama()
+    file.keys += [("llama.rope.scaling.type", .text("linear")), ("llama.rope.scaling.factor", .f32(Float(factor)))]
+    #expect(try open(file).config?["rope_scaling"] == ["rope_type": "linear", "factor": JSON(factor)])
+  }
+
+  @Test("tokens that users added are no pieces on the way back")
+  func added() throws {
+    var file = Self.llama()
+    file["tokenizer.ggml.token_type"] = .i32s([2, 3, 3, 1, 1, 1, 1, 1, 1, 6, 4, 5])
+    let name = "tokenizer_config.json"
+    let config = try JSON.parse(try #require(try open(file).contents(ofSmallFiles: [name])[name]))
+    let added = config["added_tokens_decoder"]
+    #expect(added?.members?.map(\.key) == ["10"] && added?["10"]?["content"]?.string == "<|x|>" && added?["10"]?["special"]?.bool == false)
+  }
+
   @Test("frequency factors become Llama 3's parameters again", arguments: [(8.0, 1.0, 4.0, 8192), (32, 1, 4, 8192), (4, 1, 8, 4096)])
   func frequencies(_ factor: Double, _ low: Double, _ high: Double, _ trained: Int) throws {
     var file = Self.llama()

@@ -52,6 +52,15 @@ struct GgufModelTests {
     #expect(try bytes(of: folder.file("a.gguf")) == bytes(of: folder.file("b.gguf")))
   }
 
+  @Test("Where two keys say how positions are scaled, rope_scaling counts")
+  func scaling() throws {
+    let both = try source {
+      $0.setting("rope_parameters", to: ["rope_type": "default", "rope_theta": 10_000]).setting("rope_scaling", to: ["rope_type": "linear", "factor": 2])
+    }
+    _ = try job("a.gguf", both).run()
+    #expect(try GgufFile(folder.file("a.gguf")).number("llama.rope.scaling.factor") == 2)
+  }
+
   static let refusals: [(String, @Sendable (JSON) -> JSON)] = [
     ("not for model_type 'phi'", { $0.setting("model_type", to: "phi") }),
     ("hidden_act is 'relu'", { $0.setting("hidden_act", to: "relu") }),

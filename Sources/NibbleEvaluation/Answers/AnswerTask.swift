@@ -2,10 +2,28 @@ import NibbleCore
 
 /// A prompt, and what its answer is judged by.
 public struct AnswerItem: Sendable, Equatable {
+  /// A prompt with its answer, that is shown before another.
+  public struct Solved: Sendable, Equatable {
+    public var prompt: String
+    public var answer: String
+
+    public init(prompt: String, answer: String) { (self.prompt, self.answer) = (prompt, answer) }
+  }
+
   public var prompt: String
   public var references: [String]
+  /// What is shown before it.
+  public var examples: [Solved] = []
   /// File and line.
   public var place: String
+
+  /// The prompt with what is shown before it: a space between prompt and answer where neither has one, and an empty line behind each.
+  public var text: String {
+    examples.map { one in
+      let isApart = one.answer.isEmpty || one.prompt.last?.isWhitespace != false || one.answer.first?.isWhitespace == true
+      return one.prompt + (isApart ? "" : " ") + one.answer + "\n\n"
+    }.joined() + prompt
+  }
 
   public init(prompt: String, references: [String], place: String) { (self.prompt, self.references, self.place) = (prompt, references, place) }
 }
@@ -20,6 +38,8 @@ public protocol AnswerTask: Sendable {
   ///
   /// - Throws: `.badInput` naming file and line
   func items(_ path: String, _ format: PromptFormat, limit: Int?) throws -> [AnswerItem]
+  /// The right answer as an example shows it; nil where there is none to show.
+  func shown(_ item: AnswerItem) -> String?
   /// Figures of the answers to all items.
   ///
   /// - Throws: `.badInput` for no items
@@ -43,6 +63,25 @@ public struct AnswerSearch: Sendable, Equatable {
 }
 
 extension AnswerTask {
+  public func shown(_ item: AnswerItem) -> String? { item.references.first }
+
+  /// The items, each with the first solved ones of a file before it, other than itself.
+  ///
+  /// - Throws: `.badInput` naming file and line, and for a file with too few
+  public func showing(_ shots: Int, of path: String, _ format: PromptFormat, before items: [AnswerItem]) throws -> [AnswerItem] {
+    let solved = try self.items(path, format, limit: nil).compactMap { item in
+      shown(item).map { AnswerItem.Solved(prompt: item.prompt, answer: $0) }
+    }
+    return try items.map { item in
+      var item = item
+      item.examples = Array(solved.lazy.filter { $0.prompt != item.prompt }.prefix(shots))
+      guard item.examples.count == shots else {
+        throw NibbleError.badInput("\(path: path): \(item.examples.count) solved rows, other than the one that is asked, where \(shots) are to be shown")
+      }
+      return item
+    }
+  }
+
   /// Rows one by one, until there are enough.
   func rows(_ path: String, limit: Int?, _ item: (JSON, String) throws -> AnswerItem?) throws -> [AnswerItem] {
     var items: [AnswerItem] = []

@@ -24,6 +24,8 @@ public struct LabelsTask: AnswerTask {
     }
   }
 
+  public func shown(_ item: AnswerItem) -> String? { item.references.joined(separator: ", ") }
+
   public func figures(_ items: [AnswerItem], _ answers: [String]) throws -> [Figure] {
     let number = Dictionary(list.labels.enumerated().map { ($1, $0) }) { first, _ in first }
     let actual = items.map { Set($0.references.compactMap { number[$0] }) }

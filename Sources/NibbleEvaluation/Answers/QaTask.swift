@@ -9,13 +9,29 @@ public struct QaTask: AnswerTask {
 
   /// SQuAD's own file, or rows with a `context`, a `question` and `answers`: texts, objects with a `text`, or an object whose `text` is a list.
   public func items(_ path: String, _ format: PromptFormat, limit: Int?) throws -> [AnswerItem] {
-    var items: [AnswerItem] = []
+    try rows(path, limit: limit) { row, _, answers, place in
+      AnswerItem(prompt: try format.prompt(row, place: place), references: answers, place: place)
+    }
+  }
+
+  /// The same, for a model that marks the answer in the context.
+  ///
+  /// - Throws: `.badInput` naming file and line
+  public func questions(_ path: String, limit: Int?) throws -> [SpanQuestion] {
+    try rows(path, limit: limit) { row, question, answers, place in
+      guard let context = row["context"]?.string else { throw NibbleError.badInput("\(path: place): a row without a text 'context'") }
+      return SpanQuestion(question: question, context: context, references: answers, place: place)
+    }
+  }
+
+  private func rows<Item>(_ path: String, limit: Int?, _ item: (JSON, _ question: String, _ answers: [String], _ place: String) throws -> Item) throws -> [Item] {
+    var items: [Item] = []
     func add(_ row: JSON, _ place: String) throws {
       guard items.count < limit ?? .max else { return }
-      guard row["question"]?.string != nil, let answers = Self.answers(row) else {
+      guard let question = row["question"]?.string, let answers = Self.answers(row) else {
         throw NibbleError.badInput("\(path: place): a row without a text 'question' and 'answers'")
       }
-      items.append(AnswerItem(prompt: try format.prompt(row, place: place), references: answers, place: place))
+      items.append(try item(row, question, answers, place))
     }
     try JSONLines.forEachRow(path) { row, place in
       guard let articles = row["data"]?.array else { return try add(row, place) }

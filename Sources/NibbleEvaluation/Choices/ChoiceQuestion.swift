@@ -29,7 +29,13 @@ public struct ChoiceQuestion: Sendable, Equatable {
   public func after(_ examples: [ChoiceQuestion]) -> ChoiceQuestion {
     var asked = self
     let before = preamble + examples.map { $0.solved + "\n\n" }.joined()
-    asked.contexts = contexts.map { before + $0 }
+    // Choices mostly share one text, which is then there once.
+    if let first = contexts.first, contexts.allSatisfy({ $0 == first }) {
+      let text = before + first
+      asked.contexts = contexts.map { _ in text }
+    } else {
+      asked.contexts = contexts.map { before + $0 }
+    }
     return asked
   }
 }

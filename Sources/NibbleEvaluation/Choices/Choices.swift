@@ -67,8 +67,7 @@ public struct Choices {
     _ model: Model, adapters: [ActiveAdapter], done: Set<Int> = [], onAnswer: (Int, ChoiceAnswers.Answer) throws -> Void
   ) throws {
     let scores = try ContinuationScores(model, adapters: adapters)
-    let numbers = questions.indices.filter { !done.contains($0) }
-    let continuations = try numbers.map { number in
+    func continuations(_ number: Int) throws -> [Continuation] {
       let question = questions[number]
       return try question.contexts.indices.map { choice in
         let one = try Continuation(
@@ -80,11 +79,34 @@ public struct Choices {
         return one
       }
     }
-    try scores.run(continuations) { index, scores in
-      for (choice, score) in scores.enumerated() where !score.logProbability.isFinite {
-        throw NibbleError.quality("\(path: questions[numbers[index]].place): the score of choice \(choice + 1) is no finite number")
+    let groups = parts(questions.indices.filter { !done.contains($0) })
+    // What cannot be asked is said before anything is.
+    if groups.count > 1 { for number in groups.joined() { _ = try continuations(number) } }
+    for numbers in groups {
+      try scores.run(numbers.map(continuations)) { index, scores in
+        for (choice, score) in scores.enumerated() where !score.logProbability.isFinite {
+          throw NibbleError.quality("\(path: questions[numbers[index]].place): the score of choice \(choice + 1) is no finite number")
+        }
+        try onAnswer(numbers[index], .init(scores))
       }
-      try onAnswer(numbers[index], .init(scores))
     }
+  }
+
+  /// Questions whose tokens are in memory at once, at most.
+  private static let together = 1024
+
+  /// Questions that are asked together: of one subject, which begin alike.
+  private func parts(_ numbers: [Int]) -> [[Int]] {
+    var (parts, place): ([[Int]], [String?: Int]) = ([], [:])
+    for number in numbers {
+      let subject = questions[number].subject
+      if let known = place[subject], parts[known].count < Self.together {
+        parts[known].append(number)
+      } else {
+        place[subject] = parts.count
+        parts.append([number])
+      }
+    }
+    return parts
   }
 }

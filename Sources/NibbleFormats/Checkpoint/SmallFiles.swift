@@ -33,6 +33,9 @@ extension Checkpoint {
     /// How many these are; 0 for a file that cannot be made; reading its bytes says why.
     package var length: Int { (try? section)?.plainLength ?? 0 }
 
+    /// The same, without making a file for it: nil for one that is made of something else.
+    public var knownLength: Int? { if case .stored(let section) = content { section.plainLength } else { nil } }
+
     /// The file it lies in, if it lies in one.
     var inputFile: InputFile? {
       if case .stored(let section) = content, case .file(let file, _) = section.source { file } else { nil }

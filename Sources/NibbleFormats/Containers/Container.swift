@@ -20,6 +20,10 @@ protocol Container: Sendable {
 
   /// How int4 is packed into it where nothing else is asked for; nil where it is packed as anywhere.
   var scheme: PackingScheme? { get }
+  /// What a tensor becomes that rounding would rob of its change, if 8 bits are to keep it.
+  var promoted: WeightEncoding { get }
+  /// Makes a tensor plain that rounding would rob of its change, in 16 bits.
+  func makePlain(_ item: inout StreamJob.Item)
   /// The type of scales of groups of a tensor of this type.
   func groupScale(of dtype: DType) -> DType
   /// Makes a job's tensors what the container stores, where that is not for the verb to say.
@@ -53,6 +57,8 @@ extension Container {
   var compresses: Bool { false }
   var choosesTypes: Bool { false }
   var scheme: PackingScheme? { nil }
+  var promoted: WeightEncoding { .int8 }
+  func makePlain(_ item: inout StreamJob.Item) { item.target.becomesPlain() }
   func groupScale(of dtype: DType) -> DType { dtype == .bf16 ? .bf16 : .f16 }
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] { decisions }
   func warnings(_ job: StreamJob) -> [Warning] { [] }

@@ -106,12 +106,15 @@ extension StreamJob {
   /// What may still save a packed tensor from losing its change.
   private func advice(for target: TensorTarget) -> MessageText {
     guard target.encoding.isPacked else { return "" }
-    let tried = target.encoding == WhenLost.promoted ? WhenLost.promote : changing.whenLost
+    let container = output.format.container
+    let tried = target.encoding == container.promoted ? WhenLost.promote : changing.whenLost
     let ways = tried.further.filter { way in
       switch way {
-      case .promote: output.format.container.takes(WhenLost.promoted, beside: items.map(\.target.encoding))
+      case .promote: container.takes(container.promoted, beside: items.map(\.target.encoding))
       case .shape: target.encoding.codec.canShape
       case .calibrated: target.encoding.kind.searchesScales
+      // The adapter would lie beside a base whose types are not its own.
+      case .keep: !container.choosesTypes
       default: true
       }
     }.map(\.rawValue)

@@ -5,7 +5,7 @@ import NibbleQuant
 public enum WhenLost: String, Sendable, CaseIterable {
   /// The job stops.
   case fail
-  /// The tensor is written in 8 bits, with a scale a row.
+  /// The tensor is written in 8 bits: with a scale a row, or as the container has them.
   case promote
   /// The tensor is written in 16 bits.
   case sixteenBits = "16bit"
@@ -16,9 +16,6 @@ public enum WhenLost: String, Sendable, CaseIterable {
   /// Codes and scales of every changed tensor are chosen by what the merged model does on a text: the caller decides them before the job
   /// runs.
   case calibrated
-
-  /// What `promote` makes of a tensor.
-  static let promoted = WeightEncoding.int8
 
   /// What keeps more of a packed tensor's change than this does.
   var further: [WhenLost] {
@@ -45,8 +42,8 @@ extension StreamJob {
     for index in try lostItems(least: changing.whenLost == .shape ? Self.shapedBelow : 0) {
       switch changing.whenLost {
       case .fail, .keep, .calibrated: break
-      case .promote: job.items[index].target.encoding = WhenLost.promoted
-      case .sixteenBits: job.items[index].target.becomesPlain()
+      case .promote: job.items[index].target.encoding = output.format.container.promoted
+      case .sixteenBits: output.format.container.makePlain(&job.items[index])
       case .shape: job.items[index].isShaped = items[index].target.encoding.codec.canShape
       }
     }

@@ -8,6 +8,8 @@ package enum Head: Sendable {
   case language(Linear)
   /// Scores of classes, from some rows of each input.
   case classification(ClassificationHead)
+  /// Two scores of every row: that an answer begins there, and that it ends there.
+  case spans(Linear)
   /// Nothing: hidden states are the result.
   case none
 }
@@ -36,7 +38,7 @@ extension Head {
   /// Its layers, in the order of the pass.
   package var layers: [Linear] {
     switch self {
-    case .language(let head): [head]
+    case .language(let head), .spans(let head): [head]
     case .classification(let head): head.dense + [head.output]
     case .none: []
     }

@@ -68,8 +68,8 @@ enum Bert: TransformerArchitecture {
     if case .none = head, source.has(model + "pooler.dense.weight") {
       idle.append(try source.linear(model + "pooler.dense", outputs: width, inputs: width, bias: .required))
     }
-    // Position numbers some files hold; a head for masked tokens beside a classifier's.
-    let masked = if case .classification = head { #"|^cls\.|^lm_head\."# } else { "" }
+    // Position numbers some files hold; a head for masked tokens beside another one.
+    let masked = if case .none = head { "" } else { #"|^cls\.|^lm_head\."# }
     try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."# + masked))
     return TransformerWeights(
       tokens: tokens, positions: positions, tokenTypes: types, embeddingNorm: embeddingNorm, layers: layers, head: head,
@@ -102,6 +102,8 @@ enum Bert: TransformerArchitecture {
           token: .first, dense: [try source.linear("classifier.dense", outputs: width, inputs: width, bias: .required)],
           output: try source.linear("classifier.out_proj", outputs: labels, inputs: width, bias: .required),
           problem: try config.problem(labels: labels)))
+    case "BertForQuestionAnswering", "RobertaForQuestionAnswering", "XLMRobertaForQuestionAnswering", "CamembertForQuestionAnswering":
+      return .spans(try source.linear("qa_outputs", outputs: 2, inputs: width, bias: .required))
     case "BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel": return .none
     default: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

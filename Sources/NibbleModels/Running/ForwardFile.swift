@@ -37,8 +37,8 @@ package struct ForwardFile {
     tokens = input.count
   }
 
-  /// Runs the model and writes `logits` and, where labels were given, `loss`; of a model without a head
-  /// `last_hidden_state` and its mean over visible tokens, `mean_pooled`.
+  /// Runs the model and writes `logits` and, where labels were given, `loss`; of a head that marks spans `start_logits` and `end_logits`; of a
+  /// model without a head `last_hidden_state` and its mean over visible tokens, `mean_pooled`.
   package func run(_ model: Model, adapters: [ActiveAdapter], to path: String, force: Bool) throws -> Double? {
     func writer(_ tensors: [(name: String, shape: [Int])]) throws -> TensorFile.Writer {
       try TensorFile.Writer(tensors + (hasLoss(model) ? [("loss", [1])] : []), to: path, force: force)
@@ -51,6 +51,8 @@ package struct ForwardFile {
         try language(model, head, adapters, writer([("logits", [ids.count, length, head.outputs])]))
       case .classification(let head):
         try classes(model, head, adapters, writer([("logits", [ids.count, head.output.outputs])]))
+      case .spans(let head):
+        (nil, try spans(model, head, adapters, writer(["start_logits", "end_logits"].map { ($0, [ids.count, length]) })))
       case .none:
         try states(
           model, adapters,
@@ -66,8 +68,10 @@ package struct ForwardFile {
   }
 
   private func hasLoss(_ model: Model) -> Bool {
-    if case .none = model.head { return false }
-    return labels != nil
+    switch model.head {
+    case .none, .spans: false
+    case .language, .classification: labels != nil
+    }
   }
 
   /// Tokens of one pass, if no sequence is longer: what bounds memory.
@@ -162,6 +166,19 @@ package struct ForwardFile {
       throw NibbleError.badInput("\(path: file.path): label \(bad) is neither \(Loss.ignored) nor \(expected)")
     }
     return targets
+  }
+
+  private func spans(
+    _ model: Model, _ head: Linear, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
+  ) throws -> TensorFile.Writer {
+    try passes(model, adapters) { _, batch, hidden in
+      let scores = try model.network.spanScores(hidden, head, of: batch)
+      for (column, name) in ["start_logits", "end_logits"].enumerated() {
+        let own = (0..<batch.count * length).map { scores[2 * $0 + column] }
+        try own.withUnsafeBufferPointer { try writer.add($0, to: name) }
+      }
+    }
+    return writer
   }
 
   private func states(

@@ -61,9 +61,12 @@ package final class TrainingPass {
   package var labelSmoothing = 0.0
 
   /// The batch, with what is trained as it is now.
-  func adapted(_ batch: Batch) -> Batch {
+  func adapted(_ batch: Batch) -> Batch { batch.with([current()]) }
+
+  /// What is trained, as it is now.
+  func current() -> ActiveAdapter {
     clock.measure(.trained) { network.engine.team.run(folded.count) { index, _ in folded[index].fold() } }
-    return batch.with([adapter])
+    return adapter
   }
 
   /// Room for the gradient of the batch's states, of zeros.

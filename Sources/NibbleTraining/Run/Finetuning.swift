@@ -15,7 +15,9 @@ public struct FinetuneOptions: Sendable {
   public var savedLimit = 2
   /// Validations without improvement after which the run stops; nil for no limit.
   public var patience: Int?
-  /// Whether the result with the lowest validation loss is written instead of the last; with `patience` it always is.
+  /// The figure of validations that decides which is the best; of a loss the least, of any other the greatest.
+  public var bestFigure = "loss"
+  /// Whether the result with the best validation is written instead of the last; with `patience` it always is.
   public var writesBest = false
   /// Files of a tokenizer with more tokens than the base's, by name: written beside the adapter.
   public var tokenizerFiles: [String: [UInt8]] = [:]
@@ -54,6 +56,8 @@ public final class Finetuning {
   private let start: AdapterFile?
   private let trained: Trained
   private let isFull: Bool
+  /// Further figures of each validation, of the model with what is trained attached.
+  public var measure: (([ActiveAdapter]) throws -> [(key: String, value: Double)])?
   private let run: TrainingRun
   private let data: Digest128
   private let threads: Int
@@ -205,7 +209,7 @@ public final class Finetuning {
     result.trained = parameters
     try run.optimizer.prepare(in: folder.path)
     if resume { _ = try folder.restore(run, identity: identity) }
-    var history = RunHistory(resume ? try folder.metrics() : [])
+    var history = RunHistory(resume ? try folder.metrics() : [], best: options.bestFigure)
     if run.done == 0, history.before == nil { _ = try validate(folder, &history, validated) }
     var isOver = options.patience.map { history.stale >= $0 } ?? false
     var seconds = 0.0
@@ -253,9 +257,15 @@ public final class Finetuning {
     guard found.count > 0 else {
       throw NibbleError.badInput("\(path: valid[0].place): no token of the \(valid.count) validation rows is learned")
     }
-    try folder.append(.object([("step", JSON(run.done))] + found.figures.map { ("valid_" + $0.key, JSON($0.value)) }))
+    let more = try measure.map { try run.measured($0) } ?? []
+    let figures = found.figures + more.filter { one in !found.figures.contains { $0.key == one.key } }
+    guard figures.contains(where: { $0.key == options.bestFigure }) else {
+      let keys = figures.map(\.key).joined(separator: ", ")
+      throw NibbleError.usage("\(.metricForBestModel, options.bestFigure): validations have no such figure; they have \(keys)")
+    }
+    try folder.append(.object([("step", JSON(run.done))] + figures.map { ("valid_" + $0.key, JSON($0.value)) }))
     validated(run.done, found.loss)
-    return history.add(validation: found.figures, run.done)
+    return history.add(validation: figures, run.done)
   }
 
   /// Saves a checkpoint, and returns the error that ends the run.

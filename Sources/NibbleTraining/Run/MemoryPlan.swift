@@ -44,7 +44,7 @@ public struct MemoryPlan: Sendable {
       // Scores and gradients of the layers, and the weights of a new head.
       hands += options.batchSize * 4 * (head.output.outputs + network.width)
       if model.newHead != nil { hands += head.output.outputs * network.width }
-    case .none: break
+    case .spans, .none: break
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
     let pairs = trained.modules.values.map { (rank: $0.method.pairRank($0.shape), module: $0) }

@@ -9,7 +9,9 @@ struct RunHistory {
   /// After each validated step, and its figures, the loss first; before the first step where the step is 0.
   private(set) var validations: [(step: Int, figures: Figures)] = []
   private var mean = ExponentialMean()
-  private(set) var best: (step: Int, loss: Double)?
+  private(set) var best: (step: Int, value: Double)?
+  /// The figure that decides which is the best, and whether less of it is better.
+  private let deciding: (key: String, isLoss: Bool)
 
   /// The exponential mean of the losses.
   var smoothed: Double { mean.value }
@@ -18,8 +20,14 @@ struct RunHistory {
   /// Validations since the best one.
   var stale: Int { validations.reversed().prefix { $0.step != best?.step && $0.step > 0 }.count }
 
+  /// Figures of which less is better.
+  private static let losses: Set = ["loss", "ece"]
+
   /// The history in the rows of `metrics.jsonl`.
-  init(_ rows: [JSON] = []) {
+  ///
+  /// - Parameter figure: decides which validation is the best
+  init(_ rows: [JSON] = [], best figure: String = "loss") {
+    deciding = (figure, Self.losses.contains(figure))
     for row in rows {
       if let loss = row["loss"]?.double { add(loss) }
       guard let step = row["step"]?.int, let loss = row["valid_loss"]?.double else { continue }
@@ -41,8 +49,9 @@ struct RunHistory {
   @discardableResult
   mutating func add(validation figures: Figures, _ step: Int) -> Bool {
     validations.append((step, figures))
-    guard step > 0, let loss = figures.first?.value, loss < best?.loss ?? .infinity else { return false }
-    best = (step, loss)
+    guard step > 0, let value = figures.first(where: { $0.key == deciding.key })?.value, !value.isNaN else { return false }
+    if let best, deciding.isLoss ? value >= best.value : value <= best.value { return false }
+    best = (step, value)
     return true
   }
 }

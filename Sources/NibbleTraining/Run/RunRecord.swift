@@ -100,6 +100,8 @@ extension RunRecord {
     ]
     let adapter = start == nil ? (options.adapter.json.members ?? []).map { (name: $0.key, value: $0.value) } : []
     for part in run.record + adapter where !parts.contains(where: { $0.name == part.name }) { parts.append(part) }
+    // It chooses among checkpoints, of which only some are kept.
+    if options.bestFigure != "loss" { parts.append(("metric_for_best_model", JSON(options.bestFigure))) }
     self.parts = parts
     length = [("max_steps", run.maximumSteps.map { JSON($0) } ?? .null), ("epochs", JSON(run.epochs)), ("steps", JSON(steps))]
     keepsRates = (run.schedule == .constant || run.optimizer.choice.method.isScheduleFree) && (run.warmupSteps != nil || run.warmupRatio == 0)

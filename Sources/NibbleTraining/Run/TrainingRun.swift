@@ -141,6 +141,14 @@ package final class TrainingRun {
   /// Figures of `rows`, of the numbers that would be written now.
   package func validate(_ rows: [TrainingRow]) throws -> Validation { try optimizer.averaged { try figures(rows) } }
 
+  /// What `body` finds of the model with what is trained, in the numbers that would be written now.
+  package func measured<Found>(_ body: ([ActiveAdapter]) throws -> Found) throws -> Found {
+    try optimizer.averaged {
+      try pass.round()
+      return try body([pass.current()])
+    }
+  }
+
   private func figures(_ rows: [TrainingRow]) throws -> Validation {
     var found = Validation()
     try pass.round()

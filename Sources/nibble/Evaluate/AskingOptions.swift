@@ -9,8 +9,8 @@ struct AskingOptions: ParsableArguments {
       "How rows are asked: \(ChoiceStyle.all.map(\.name).joined(separator: ", ")) (choices; default: seen from the first row's keys).",
       valueName: "NAME"))
   var questionStyle: ChoiceStyle?
-  @Option(help: ArgumentHelp("Show this many solved questions before each (choices, classification by words).", valueName: "K")) var fewShot = 0
-  @Option(help: ArgumentHelp("The file of solved questions; those of a question's own subject are shown, the first first.", valueName: "FILE"))
+  @Option(help: ArgumentHelp("Show this many solved questions or prompts before each (choices, nlg, labels, qa, classification by words).", valueName: "K")) var fewShot = 0
+  @Option(help: ArgumentHelp("The file of solved ones, rows as in the data: the first are shown, of a question's own subject where it has one.", valueName: "FILE"))
   var exemplars: String?
   @Option(
     help: ArgumentHelp(
@@ -29,6 +29,8 @@ struct AskingOptions: ParsableArguments {
   @Option(parsing: .unconditional, help: "Beam search divides scores by length to this power (default: nlg 0.9, labels and qa 1).") var lengthPenalty: Double?
   @Option(help: "Never repeat a run of N tokens; 0 allows it (default: nlg 4, labels and qa 0).") var noRepeatNgramSize: Int?
   @Option(help: "An answer stops before this text; may be repeated (default: a new line).") var stop: [String] = []
+  @Option(help: "Tokens that two windows of a context have in common (qa by a head).") var docStride = 128
+  @Option(help: "Maximum number of tokens of an answer (qa by a head).") var maxAnswerLength = 30
   @Option(help: "Which states make a text's vector: mean, first or last (embed; default: what the model's folder says, else mean).")
   var pooling: Embeddings.Pooling?
   @Option(help: ArgumentHelp("Ask only so many of the rows; of each subject, where rows have subjects.", valueName: "N")) var limit: Int?
@@ -39,6 +41,8 @@ struct AskingOptions: ParsableArguments {
   func validate() throws {
     guard (0...1000).contains(fewShot) else { throw ValidationError("--few-shot must be from 0 to 1000") }
     if let limit, limit < 1 { throw ValidationError("--limit must be 1 or more") }
+    guard docStride >= 0 else { throw ValidationError("--doc-stride must be 0 or more") }
+    guard maxAnswerLength > 0 else { throw ValidationError("--max-answer-length must be 1 or more") }
     if let maxNewTokens, !(1...1 << 20).contains(maxNewTokens) { throw ValidationError("--max-new-tokens must be from 1 to \(1 << 20)") }
     if let numBeams, !(1...1024).contains(numBeams) { throw ValidationError("--num-beams must be from 1 to 1024") }
     if let lengthPenalty, !lengthPenalty.isFinite { throw ValidationError("--length-penalty must be finite") }
@@ -54,6 +58,12 @@ struct AskingOptions: ParsableArguments {
     search.noRepeatNgram = noRepeatNgramSize ?? own.noRepeatNgram
     if !stop.isEmpty { search.stops = stop }
     return search
+  }
+
+  /// The file of what `--few-shot` shows.
+  func solved() throws -> String {
+    guard let exemplars else { throw NibbleError.usage("--few-shot needs solved rows: --exemplars FILE") }
+    return exemplars
   }
 
   /// The labels that `--label-list` names.

@@ -5,15 +5,13 @@ import NibbleModels
 extension EvaluateCommand {
   /// Which of the choices a model finds likeliest.
   func askChoices(_ started: Double) throws {
-    let style = asking.questionStyle
-    if asking.fewShot > 0, asking.exemplars == nil { throw NibbleError.usage("--few-shot needs solved questions: --exemplars FILE") }
-    let read = try Choices.read(data, style: style, exemplars: asking.exemplars, shots: asking.fewShot, limit: asking.limit)
+    let read = try choiceQuestions()
     let open = try OpenModel(model, common), questions = read.questions
     let other = try compareTo.map { try OpenModel(model.replaced($0, adapters: compareAdapter), common) }
     let journal = try journal([("style", JSON(read.style.name)), ("few_shot", JSON(asking.fewShot))])
-    let answers = try ask(questions, open, journal)
+    let answers = try ask(questions, open.model, open.all(), journal)
     let found = ChoiceAnswers(questions, answers)
-    let others = try other.map { ChoiceAnswers(questions, try ask(questions, $0, nil)) }
+    let others = try other.map { ChoiceAnswers(questions, try ask(questions, $0.model, $0.all(), nil)) }
     Progress.clear()
     let report = FigureReport(figures: try found.figures(), others: try others?.figures() ?? [], other: [compareTo ?? ""] + compareAdapter)
     try journal?.publish()
@@ -22,23 +20,36 @@ extension EvaluateCommand {
       table: found.table().map { ($0.subject, $0.accuracy, $0.questions) })
   }
 
-  /// Classes by their words, of a model without a head for them.
-  func chooseLabels(_ open: OpenModel, _ started: Double) throws {
-    let format = asking.promptFormat ?? LabelWords.format
-    let labels = try LabelWords(try asking.labels(), PromptFormat(format))
+  /// The questions of the data.
+  func choiceQuestions() throws -> (questions: [ChoiceQuestion], style: ChoiceStyle) {
+    if asking.fewShot > 0 { _ = try asking.solved() }
+    return try Choices.read(data, style: asking.questionStyle, exemplars: asking.exemplars, shots: asking.fewShot, limit: asking.limit)
+  }
+
+  /// Classes by their words, and rows that ask for them.
+  func labelQuestions() throws -> (LabelWords, [ChoiceQuestion]) {
+    let labels = try LabelWords(try asking.labels(), PromptFormat(asking.promptFormat ?? LabelWords.format))
     var questions = try labels.questions(data, limit: asking.limit)
     if asking.fewShot > 0 {
-      guard let exemplars = asking.exemplars else { throw NibbleError.usage("--few-shot needs solved questions: --exemplars FILE") }
+      let exemplars = try asking.solved()
       let solved = try labels.questions(exemplars, limit: asking.fewShot)
       guard solved.count == asking.fewShot else {
         throw NibbleError.badInput("\(path: exemplars): \(solved.count) solved rows where \(asking.fewShot) are to be shown")
       }
       questions = questions.map { $0.after(solved) }
     }
+    return (labels, questions)
+  }
+
+  /// Classes by their words, of a model without a head for them.
+  func chooseLabels(_ open: OpenModel, _ started: Double) throws {
+    let (labels, questions) = try labelQuestions()
+    let format = asking.promptFormat ?? LabelWords.format
     let journal = try journal([("labels", JSON(labels.words)), ("prompt_format", JSON(format)), ("few_shot", JSON(asking.fewShot))])
-    let found = ChoiceAnswers(questions, try ask(questions, open, journal))
+    let found = ChoiceAnswers(questions, try ask(questions, open.model, open.all(), journal))
     let others = try compareTo.map { path in
-      ChoiceAnswers(questions, try ask(questions, OpenModel(model.replaced(path, adapters: compareAdapter), common), nil))
+      let other = try OpenModel(model.replaced(path, adapters: compareAdapter), common)
+      return ChoiceAnswers(questions, try ask(questions, other.model, other.all(), nil))
     }
     Progress.clear()
     try journal?.publish()
@@ -47,8 +58,11 @@ extension EvaluateCommand {
       started, facts: [("classes", "labels", JSON(labels.words)), ("rows", "rows", JSON(questions.count))])
   }
 
-  private func ask(_ questions: [ChoiceQuestion], _ open: OpenModel, _ journal: AnswerJournal?) throws -> [ChoiceAnswers.Answer] {
-    let tokens = try ModelTokenizer(open.model, path: tokenizer)
+  /// What a model says to each question.
+  func ask(
+    _ questions: [ChoiceQuestion], _ model: Model, _ adapters: [ActiveAdapter], _ journal: AnswerJournal?
+  ) throws -> [ChoiceAnswers.Answer] {
+    let tokens = try ModelTokenizer(model, path: tokenizer)
     let choices = Choices(questions, empty: tokens.mark ?? tokens.end) { text in
       try tokens.tokenizer.encode(text).ids
     }
@@ -58,7 +72,7 @@ extension EvaluateCommand {
     let done = Set(answers.indices.filter { answers[$0] != nil })
     let progress = common.progress("evaluate", unit: "questions")
     var count = done.count
-    try choices.ask(open.model, adapters: try open.all(), done: done) { number, answer in
+    try choices.ask(model, adapters: adapters, done: done) { number, answer in
       answers[number] = answer
       try journal?.add(number, .object([("row", JSON(number))] + questions[number].told(answer)))
       count += 1

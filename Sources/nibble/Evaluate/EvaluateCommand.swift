@@ -23,7 +23,8 @@ struct EvaluateCommand: ParsableCommand {
       lm-evaluation-harness.
 
       nlg, labels and qa have the model write: text from data as in the E2E challenge (BLEU, NIST, ROUGE-L, CIDEr-D, METEOR), lists of labels as in \
-      SemEval-2021 task 6 (F1), answers as in SQuAD (exact match, F1). --prompt-format says how a row becomes a prompt.
+      SemEval-2021 task 6 (F1), answers as in SQuAD (exact match, F1). --prompt-format says how a row becomes a prompt. A model whose head marks answers in a text (BertForQuestionAnswering \
+      and its like) is asked to mark them: long contexts are read in windows of --max-length tokens that have --doc-stride tokens in common.
 
       embed reads pairs of texts with a number, and correlates it with the cosine of the texts' vectors.
 
@@ -46,7 +47,7 @@ struct EvaluateCommand: ParsableCommand {
       valueName: "[NAME=]DIR[:WEIGHT]"))
   var compareAdapter: [String] = []
   @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
-  @Option(help: "Largest number of tokens per row (lm, classes, regression).") var maxLength: Int?
+  @Option(help: "Largest number of tokens per row (lm, classes, regression), or per window (qa by a head; default: 384).") var maxLength: Int?
   @Flag(help: "Score the prompts too (lm).") var trainOnPrompt = false
   @Option(
     help: ArgumentHelp(
@@ -74,7 +75,8 @@ struct EvaluateCommand: ParsableCommand {
     case .lm, .classification, .pairs, .regression: try judgeRows(started)
     case .choices: try askChoices(started)
     case .embed: try compareVectors(started)
-    case .nlg, .labels, .qa: if let task = try answerTask() { try judgeAnswers(task, started) }
+    case .qa: try judgeQuestions(started)
+    case .nlg, .labels: if let task = try answerTask() { try judgeAnswers(task, started) }
     }
   }
 
@@ -84,9 +86,9 @@ struct EvaluateCommand: ParsableCommand {
     let asked = written.union([.choices])
     let words = written.union([.classification])
     return [
-      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--max-length": rows, "--train-on-prompt": [.lm],
+      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--max-length": rows.union([.qa]), "--doc-stride": [.qa], "--max-answer-length": [.qa], "--train-on-prompt": [.lm],
       "--template": [.lm], "--train-on-turns": [.lm], "--break-marks": [.lm], "--question-style": [.choices],
-      "--few-shot": [.choices, .classification], "--exemplars": [.choices, .classification], "--prompt-format": words, "--chat": written,
+      "--few-shot": words.union([.choices]), "--exemplars": words.union([.choices]), "--prompt-format": words, "--chat": written,
       "--label-list": [.labels, .classification], "--wordnet": [.nlg], "--paraphrases": [.nlg], "--max-new-tokens": written,
       "--num-beams": written, "--length-penalty": written, "--no-repeat-ngram-size": written, "--stop": written, "--pooling": [.embed],
       "--limit": asked.union(rows).union([.embed]), "--resume": words.union([.choices]),

@@ -53,7 +53,7 @@ struct PlanCheck {
   }
 
   /// Options that name a file or a folder that must be there.
-  private static let files: Set = ["model", "base", "data", "valid", "init-adapter", "tokenizer", "calibration", "statistics", "compare-to", "exemplars", "label-list", "wordnet", "paraphrases"]
+  private static let files: Set = ["model", "base", "data", "valid", "eval-data", "init-adapter", "tokenizer", "calibration", "statistics", "compare-to", "exemplars", "label-list", "wordnet", "paraphrases"]
 
   private static func parse(_ words: [String]) throws {
     let before = Arguments.words

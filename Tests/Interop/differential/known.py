@@ -13,17 +13,12 @@ def has_rows_under_bias(drawn, failure):
     return rows is not None and has_bias and "logits" in failure
 
 
-def is_another_kind_of_token(drawn, failure):
-    return drawn.get("tokenizer") in ("pieces", "bert") and failure.startswith("tokenizer.ggml.token_type")
-
-
 def adds_one_in_16_bits(drawn, failure):
     return drawn.get("tokenizer") == "pieces" and "norm.weight differs" in failure and drawn.get("stored types") != ["F32"]
 
 
 KNOWN = [
     ("gguf", adds_one_in_16_bits, "the converter adds one to Gemma's norms in float16 where they are stored so"),
-    ("gguf", is_another_kind_of_token, "user-defined pieces and WordPiece's unused tokens of a GGUF file are ordinary ones on the way back"),
     ("gguf", lambda drawn, failure: failure.startswith("gpt2.feed_forward_length"), "GPT-2's n_inner is written where the converter leaves it out"),
     (None, has_rows_under_bias, "PEFT's rows of tokens leave out the bias of the head"),
 ]

@@ -28,7 +28,7 @@ struct BitsAndBytesFolder: SafetensorsContainer {
       throw refuse(
         widest.target, "\(widest.target.encoding.name), which has no place among the 4-bit tensors of a bitsandbytes checkpoint")
     }
-    guard job.changing.whenLost != .promote || takes(WhenLost.promoted, beside: all) else {
+    guard job.changing.whenLost != .promote || takes(promoted, beside: all) else {
       throw NibbleError.usage(
         "\(.whenLost, "promote") writes int8 tensors, which have no place among a bitsandbytes checkpoint's 4-bit ones; use 16bit"
       )

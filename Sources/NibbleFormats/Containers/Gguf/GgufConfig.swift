@@ -218,7 +218,8 @@ private struct GgufConfigReader {
     let base = try decimal("rope.freq_base") ?? 10_000
     set("rope_theta", base)
     let kind = try text("rope.scaling.type") ?? "none"
-    let factor = try decimal("rope.scaling.factor") ?? decimal("rope.scale_linear") ?? 1
+    let said = try decimal("rope.scaling.factor")
+    let factor = try said ?? decimal("rope.scale_linear") ?? 1
     let trained = try whole("rope.scaling.original_context_length")
     _ = key("rope.scaling.finetuned")
     if let frequencies {
@@ -233,7 +234,7 @@ private struct GgufConfigReader {
       set("rope_scaling", .object(scaling))
     } else if kind != "none", kind != "linear" {
       set("rope_scaling", ["rope_type": JSON(kind)])
-    } else if factor != 1, factor != 0 {
+    } else if factor != 0, factor != 1 || kind == "linear" && said != nil {
       set("rope_scaling", ["rope_type": "linear", "factor": JSON(factor)])
     }
   }

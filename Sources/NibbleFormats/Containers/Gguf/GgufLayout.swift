@@ -18,11 +18,20 @@ struct GgufLayout: Sendable {
   }
 
   struct Shard: Sendable {
-    /// Everything before the data, in pieces.
-    let header: [[UInt8]]
+    private let metadata: [EncodedMetadata]
     let tensors: [Tensor]
+    /// Bytes before the data.
+    let headerLength: Int
 
-    var headerLength: Int { header.reduce(0) { $0 + $1.count } }
+    init(_ metadata: [EncodedMetadata], _ tensors: [Tensor]) {
+      (self.metadata, self.tensors) = (metadata, tensors)
+      // A magic, a version and two counts; of each tensor a text, its dimensions, a type and an offset.
+      let table = tensors.reduce(0) { $0 + 8 + $1.name.utf8.count + 4 + 8 * $1.shape.count + 4 + 8 }
+      headerLength = GgufLayout.padded(metadata.reduce(GgufFile.magic.count + 20 + table) { $0 + $1.bytes.count })
+    }
+
+    /// Everything before the data, in pieces.
+    var header: [[UInt8]] { GgufLayout.header(metadata, tensors, length: headerLength) }
     /// Bytes of the file.
     var length: Int { tensors.reduce(headerLength) { $0 + GgufLayout.padded($1.length) } }
   }
@@ -52,7 +61,7 @@ struct GgufLayout: Sendable {
         own["split.tensors.count"] = .i32(Int32(truncatingIfNeeded: tensors.count))
       }
       let known = index == 0 ? [metadata, own.encoded] : [own.encoded]
-      return Shard(header: Self.header(known, parts[index]), tensors: parts[index])
+      return Shard(known, parts[index])
     }
   }
 
@@ -67,7 +76,7 @@ struct GgufLayout: Sendable {
 
   static func padded(_ count: Int) -> Int { ceilDivide(count, alignment) * alignment }
 
-  private static func header(_ metadata: [EncodedMetadata], _ tensors: [Tensor]) -> [[UInt8]] {
+  private static func header(_ metadata: [EncodedMetadata], _ tensors: [Tensor], length: Int) -> [[UInt8]] {
     var start = ByteWriter()
     start.append(GgufFile.magic)
     start.u32(version)
@@ -83,8 +92,8 @@ struct GgufLayout: Sendable {
       out.u64(offset)
       offset += padded(tensor.length)
     }
-    let length = metadata.reduce(start.bytes.count + out.bytes.count) { $0 + $1.bytes.count }
-    out.append([UInt8](repeating: 0, count: padded(length) - length))
+    let filled = metadata.reduce(start.bytes.count + out.bytes.count) { $0 + $1.bytes.count }
+    out.append([UInt8](repeating: 0, count: max(0, length - filled)))
     return [start.bytes] + metadata.map(\.bytes) + [out.bytes]
   }
 }

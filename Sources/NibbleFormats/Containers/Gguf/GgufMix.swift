@@ -103,10 +103,12 @@ public struct GgufMix: Sendable {
   ///
   /// - Parameter tensors: llama.cpp's names, and shapes with rows first
   public func types(of tensors: [(name: String, shape: [Int])], in model: Model) -> [Choice] {
-    let kinds = tensors.map { Self.isQuantized($0.name, $0.shape) ? Kind($0.name) : nil }
+    var parts = Parts()
+    let said = tensors.map { parts.said(of: $0.name) }
+    let kinds = zip(tensors, said).map { tensor, said in said.isPacked && tensor.shape.drop { $0 == 1 }.count >= 2 ? said.kind : nil }
     let places = Self.places(tensors.map(\.name), kinds)
     let isTied = !tensors.contains { $0.name == "output.weight" }
-    let values = tensors.filter { Kind($0.name) == .values }.count
+    let values = said.count { $0.kind == .values }
     return tensors.indices.map { index in
       guard let kind = kinds[index], let columns = tensors[index].shape.last else { return Choice(type: .f32, wanted: .f32) }
       let head = kind == .head || isTied && kind == .tokens
@@ -135,10 +137,24 @@ public struct GgufMix: Sendable {
     ]
   }
 
-  /// Whether llama.cpp packs it: matrices whose names end in `weight`, without norms, gates of experts, and tables of positions.
-  private static func isQuantized(_ name: String, _ shape: [Int]) -> Bool {
-    guard shape.drop(while: { $0 == 1 }).count >= 2, name.hasSuffix("weight") else { return false }
-    if ["position_embd.weight", "token_types.weight"].contains(name) { return false }
+  /// What names say of tensors: found once for all layers, as looking into texts takes its time.
+  private struct Parts {
+    private var known: [Substring: (kind: Kind, isPacked: Bool)] = [:]
+
+    /// The kind of a tensor, and whether llama.cpp packs it if it is a matrix.
+    mutating func said(of name: String) -> (kind: Kind, isPacked: Bool) {
+      let rest = name.utf8.starts(with: "blk.".utf8) ? name.utf8.dropFirst(4).firstIndex(of: UInt8(ascii: ".")).map { name[$0...] } : nil
+      let part = rest ?? Substring(name)
+      if let said = known[part] { return said }
+      let said = (kind: Kind(name), isPacked: GgufMix.isPacked(name))
+      known[part] = said
+      return said
+    }
+  }
+
+  /// Whether llama.cpp packs matrices of this name: those that end in `weight`, without norms, gates of experts, and tables of positions.
+  private static func isPacked(_ name: String) -> Bool {
+    guard name.hasSuffix("weight"), !["position_embd.weight", "token_types.weight"].contains(name) else { return false }
     return !alwaysFloat.contains { name.contains($0) }
   }
 

@@ -21,12 +21,22 @@ struct GgufModel: Container {
       throw NibbleError.usage(
         "\(path: job.source.path): \(tensor: changed.source.name.text) is changed by the adapter and left out of the file: \(changed.leftOut ?? "")")
     }
-    guard job.changing.whenLost == .fail else {
-      throw NibbleError.usage("\(.whenLost, job.changing.whenLost.rawValue) does not go with GGUF files; \(.ggufType) has types that keep more")
+    guard [.fail, .promote, .sixteenBits].contains(job.changing.whenLost) else {
+      throw NibbleError.usage(
+        "\(.whenLost, job.changing.whenLost.rawValue) does not go with GGUF files; \(.whenLost, "promote") writes what would be lost as q8_0, "
+          + "\(.whenLost, "16bit") as f16 or bf16")
     }
   }
 
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { encoding.isPlain || encoding.kind.isOfGguf }
+
+  var promoted: WeightEncoding { GGMLType.q8_0.encoding }
+
+  func makePlain(_ item: inout StreamJob.Item) {
+    let type: GGMLType = item.source.dtype == .f16 ? .f16 : .bf16
+    // Rows stay as they lie in the file.
+    (item.target.encoding, item.target.dtype) = (type.encoding, type.elementType)
+  }
 
   /// The tensors of a job in the order of the file.
   func layout(_ job: StreamJob) -> GgufLayout {
@@ -55,7 +65,7 @@ struct GgufModel: Container {
     }
   }
 
-  func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize { OutputSize(bytes: layout(job).size, isExact: true) }
+  func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize { OutputSize(bytes: layout(job).size, isExact: job.changing.whenLost == .fail) }
 
   func openBytes(_ job: StreamJob) -> Int {
     let layout = layout(job)

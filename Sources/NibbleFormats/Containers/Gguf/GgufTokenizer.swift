@@ -302,6 +302,8 @@ struct GgufTokenizer {
     if case .wordPiece = kind { add("cls_token", ids.bos) } else if usesPairs { add("cls_token", ids.bos) }
     if case .sentencePiece = kind {
       members += [("add_bos_token", .bool(addsBegin)), ("add_eos_token", .bool(addsEnd)), ("add_prefix_space", .bool(addsPrefix))]
+      let added = try addedByUsers()
+      if !added.isEmpty { members.append(("added_tokens_decoder", .object(added))) }
     }
     if case .wordPiece = kind { members.append(("do_lower_case", .bool(flag("normalizer.lowercase", default: true)))) }
     members += [("clean_up_tokenization_spaces", false), ("tokenizer_class", JSON(className))]
@@ -310,6 +312,17 @@ struct GgufTokenizer {
     }
     if let template = try template { members.append(("chat_template", template)) }
     return JSON.object(members).fileBytes
+  }
+
+  /// Tokens that are no pieces and no marks: `tokenizer.model` alone does not say so to the converters that read it.
+  private func addedByUsers() throws -> [(key: String, value: JSON)] {
+    let vocabulary = try GgufVocabulary(file)
+    return (0..<vocabulary.count).filter { vocabulary.types[$0] == .userDefined && !vocabulary.texts[$0].isEmpty }.map { id in
+      (
+        String(id),
+        ["content": JSON(vocabulary.text(id)), "lstrip": false, "normalized": false, "rstrip": false, "single_word": false, "special": false]
+      )
+    }
   }
 
   private var className: String {

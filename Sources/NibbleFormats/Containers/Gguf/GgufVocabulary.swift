@@ -64,7 +64,10 @@ struct GgufVocabulary {
   func text(_ id: Int) -> String { String(decoding: texts[id], as: UTF8.self) }
 
   /// Whether a token stands for nothing: an entry that fills the vocabulary up to the rows of the embedding.
-  func isFiller(_ id: Int) -> Bool { types[id] == .unused && text(id) == "[PAD\(id)]" || texts[id].isEmpty }
+  /// Word pieces have a mark before it.
+  func isFiller(_ id: Int) -> Bool {
+    types[id] == .unused && ["[PAD\(id)]", "\u{2581}[PAD\(id)]"].contains(text(id)) || texts[id].isEmpty
+  }
 
   /// Checks, without reading texts, that what the metadata says of a vocabulary fits together.
   ///

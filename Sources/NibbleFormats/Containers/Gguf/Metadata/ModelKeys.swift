@@ -184,8 +184,9 @@ struct RopeNumbers {
   init?(_ config: HuggingFaceNumbers, _ place: String) throws {
     guard config.modelType != "gpt2", !["bert", "roberta", "xlm-roberta"].contains(config.modelType) else { return nil }
     (self.config, self.place) = (config, place)
-    func object(_ value: JSON?) -> JSON? { value?.members == nil ? nil : value }
-    let found = object(config.config["rope_parameters"]) ?? object(config.config["rope_scaling"]) ?? .object([])
+    func object(_ value: JSON?) -> JSON? { value?.members?.isEmpty == false ? value : nil }
+    // As in transformers: where both are, `rope_scaling` counts.
+    let found = object(config.config["rope_scaling"]) ?? object(config.config["rope_parameters"]) ?? .object([])
     values = object(found["full_attention"]) ?? found
   }
 

@@ -1,0 +1,25 @@
+import NibbleCompute
+import NibbleCore
+
+/// Heads that mark a span: an answer's first token and its last.
+extension Network {
+  /// For every row of states the score that an answer begins there and that it ends there, [rows, 2].
+  ///
+  /// - Throws: `.quality` if one is not finite
+  package func spanScores(_ hidden: UnsafePointer<Float>, _ head: Linear, of batch: Batch) throws -> UnsafePointer<Float> {
+    let rows = rows(batch)
+    let count = rows.reduce(0, +)
+    // Behind the slots of other heads.
+    let scores = floats(105, count * head.outputs)
+    operations(rows, batch.adapters, nil).linear([head], hidden, rows: 0..<count, scores, nil)
+    guard LayerKernels.allFinite(scores, count: count * head.outputs) else {
+      throw NibbleError.quality("the head for spans gives NaN or infinite scores")
+    }
+    return UnsafePointer(scores)
+  }
+}
+
+extension Model {
+  /// Whether its head marks answers in a text.
+  public var marksSpans: Bool { if case .spans = head { true } else { false } }
+}
