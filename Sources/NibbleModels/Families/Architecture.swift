@@ -150,7 +150,7 @@ extension TransformerArchitecture {
 /// A list of families that run.
 package struct Architectures: Sendable {
   /// Those of nibble. A further family is one more file and its name here.
-  package static let all = Architectures([Llama.self, GPT2.self, Bert.self])
+  package static let all = Architectures([Llama.self, GPT2.self, Bert.self, ResNet.self])
 
   private let types: [any Architecture.Type]
 
