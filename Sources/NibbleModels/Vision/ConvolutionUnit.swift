@@ -76,10 +76,10 @@ struct UnitPass {
 
   // MARK: Windows
 
-  /// The windows of all images, [windows, size]: the images themselves where windows are positions.
-  func windows(_ sliding: Sliding, _ x: Planes) -> UnsafePointer<Float> {
-    let all = x.sizes.map { sliding.windows($0, channels: x.channels) }
-    if all.allSatisfy(\.areRows) { return UnsafePointer(x.start) }
+  /// The windows of some images, [windows, size]: the images themselves where windows are positions.
+  private func windows(_ sliding: Sliding, _ x: Planes, of images: Range<Int>) -> UnsafePointer<Float> {
+    let all = x.sizes[images].map { sliding.windows($0, channels: x.channels) }, starts = Array(x.starts[images])
+    if all.allSatisfy(\.areRows) { return UnsafePointer(x.start + (starts.first ?? 0)) }
     let out = network.floats(Slot.windows, all.reduce(0) { $0 + $1.count * $1.size })
     var parts: [(image: Int, lines: Range<Int>, to: Int)] = []
     var to = 0
@@ -90,12 +90,25 @@ struct UnitPass {
       }
       to += own.count * own.size
     }
-    let starts = x.starts
     engine.team.run(parts.count) { index, _ in
       let part = parts[index]
       ImageKernels.take(all[part.image], x.start + starts[part.image], lines: part.lines, into: out + part.to)
     }
     return UnsafePointer(out)
+  }
+
+  /// Images whose windows of so many inputs are a megabyte or two together; all of them where they are wanted whole.
+  private func groups(of sums: Planes, _ inputs: Int, isWhole: Bool) -> [Range<Int>] {
+    guard !isWhole, !sums.sizes.isEmpty else { return sums.sizes.isEmpty ? [] : [0..<sums.sizes.count] }
+    var groups: [Range<Int>] = []
+    var (first, numbers) = (0, 0)
+    for (image, size) in sums.sizes.enumerated() {
+      numbers += size.count * inputs
+      guard numbers >= 1 << 18 || image == sums.sizes.count - 1 else { continue }
+      groups.append(first..<image + 1)
+      (first, numbers) = (image + 1, 0)
+    }
+    return groups
   }
 
   // MARK: A unit
@@ -104,7 +117,12 @@ struct UnitPass {
   func run(_ unit: ConvolutionUnit, _ x: Planes, _ kept: UnitTape?) throws -> Planes {
     let sums = Planes(x.sizes.map(unit.sliding.after), channels: unit.convolution.outputs)
     let layers = layers(sums)
-    layers.linear([unit.convolution], windows(unit.sliding, x), rows: 0..<sums.rows, sums.start, kept?.linear)
+    // Without a way back a few images at a time: their windows stay in the cache.
+    for images in groups(of: sums, unit.convolution.inputs, isWhole: kept != nil) {
+      let first = sums.starts[images.lowerBound] / sums.channels, count = sums.sizes[images].reduce(0) { $0 + $1.count }
+      layers.linear(
+        [unit.convolution], windows(unit.sliding, x, of: images), rows: first..<first + count, sums.start + first * sums.channels, kept?.linear)
+    }
     let out = kept == nil ? sums : Planes(sums.sizes, channels: sums.channels)
     for segment in layers.segments { try normalize(unit, segment, sums, out, kept) }
     if let kept { (kept.input, kept.sums, kept.output) = (x, sums, out) }
@@ -186,7 +204,7 @@ struct UnitPass {
     let dx = goesOn ? Planes(input.sizes, channels: input.channels) : nil
     let dWindows = dx.map { areRows ? $0.start : network.floats(Slot.windowGradient, sums.rows * unit.convolution.inputs) }
     // Where nothing is trained in it, nobody looks at what the layer took.
-    let taken = trained ? windows(unit.sliding, input) : UnsafePointer(dy.start)
+    let taken = trained ? windows(unit.sliding, input, of: 0..<input.sizes.count) : UnsafePointer(dy.start)
     layers(sums).linearBack([unit.convolution], taken, rows: sums.rows, dy.start, dx: dWindows, kept.linear, gradients)
     guard let dx, let dWindows, !areRows else { return dx }
     let starts = input.starts
