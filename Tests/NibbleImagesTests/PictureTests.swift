@@ -7,9 +7,10 @@ import Testing
 @Suite("Images become pixels and numbers")
 struct PictureTests {
   let folder = TemporaryFolder()
-  private static let expected = try? SmallSafetensors(fixture("images/pixels.safetensors"))
 
-  private static func pixels(_ name: String) throws -> [UInt8] { try #require(expected).floats(name).map { UInt8($0) } }
+  private static func pixels(_ name: String) throws -> [UInt8] {
+    try SmallSafetensors(fixture("images/pixels.safetensors")).floats(name).map { UInt8($0) }
+  }
 
   @Test(
     "as Pillow reads them",
@@ -42,9 +43,9 @@ struct PictureTests {
   func damaged(_ name: String) throws {
     let whole = try bytes(of: fixture("images/" + name))
     // The last bytes are the end's mark alone.
-    for length in stride(from: 0, to: whole.count - 12, by: 7) { _ = try refusal(Array(whole[..<length])) }
+    for length in stride(from: 0, to: whole.count - 12, by: 23) { _ = try refusal(Array(whole[..<length])) }
     var generator = Generator(5)
-    for _ in 0..<200 {
+    for _ in 0..<60 {
       var changed = whole
       changed[Int.random(in: 0..<whole.count, using: &generator)] = UInt8.random(in: 0...255, using: &generator)
       let path = try folder.write("image", changed)
