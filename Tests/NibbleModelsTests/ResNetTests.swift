@@ -22,7 +22,7 @@ struct ResNetTests {
   }
 
   private static func scores(_ model: Model, _ images: [Image]) throws -> [Float] {
-    try RowScores(model, images.map { .init(.image($0), targets: [0]) }).scores.flatMap { $0 }
+    try RowScores(model, images.map { .init(.image($0), targets: [0]) }, adapters: []).scores.flatMap { $0 }
   }
 
   @Test("say what transformers and torch say", arguments: forms, [1, 3])

@@ -18,7 +18,7 @@ public struct ImageAugmentation: Sendable, Equatable {
   /// The image as it is learned at place `place` of the run.
   ///
   /// - Parameter random: by place, so that a run that is resumed goes on alike
-  func applied(to image: Image, _ random: CountedRandom, place: Int) throws -> Image {
+  package func applied(to image: Image, _ random: CountedRandom, place: Int) throws -> Image {
     guard !isNone else { return image }
     func drawn(_ number: Int, below count: Int) -> Int { Int(random.uniform(UInt64(place * 3 + number)) * Double(count)) }
     let isFlipped = flips && drawn(0, below: 2) == 1
