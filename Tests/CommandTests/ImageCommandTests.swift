@@ -55,7 +55,7 @@ struct ImageCommandTests {
     let cases: [([String], Int32, String)] = [
       (["evaluate", model, "data/train", "--task", "images"], 3, "3.png: neither"), (["evaluate", model, "rows.jsonl", "--task", "images"], 3, "label 9"),
       (["evaluate", fixture("stories260K"), "rows.jsonl", "--task", "images"], 2, "takes text"),
-      (["evaluate", model, "rows.jsonl", "--task", "classification"], 2, "takes images"), (["generate", model, "Hello"], 2, "takes images"),
+      (["evaluate", model, "rows.jsonl", "--task", "classification"], 2, "takes images"), (["generate", model, "-p", "Hello"], 2, "takes images"),
       (["finetune", model, "data", "-o", "a"], 3, "3.png: neither"), (["evaluate", model, "nowhere.bin", "--task", "images"], 3, "nowhere.bin"),
     ]
     for (words, code, text) in cases {
