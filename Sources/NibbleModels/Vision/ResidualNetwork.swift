@@ -87,6 +87,7 @@ final class ResidualNetwork: Network, @unchecked Sendable {
 
   func hidden(_ batch: Batch, tape: Tape?) throws -> UnsafePointer<Float> {
     let images = try batch.images
+    try checkMemory(images.map(\.image), isKept: tape != nil)
     let pass = UnitPass(network: self, batch: batch, tape: tape)
     let kept = tape?.part { Kept() }
     func run(_ unit: ConvolutionUnit, _ x: Planes) throws -> Planes { try pass.run(unit, x, kept?.unit(unit)) }
@@ -109,6 +110,16 @@ final class ResidualNetwork: Network, @unchecked Sendable {
   }
 
   private enum Slot { static let states = 2 }
+
+  /// Throws for images so large that their pass takes more than half of the machine's memory: without a size to be resized to, files decide.
+  private func checkMemory(_ images: [Image], isKept: Bool) throws {
+    guard let largest = images.max(by: { $0.height * $0.width < $1.height * $1.width }) else { return }
+    let room = room(PassSize(inputs: isKept ? images.count : 1, length: largest.height * largest.width, threads: 1, checkpointing: false))
+    let bytes = 4 * ((isKept ? room.kept : 0) + room.inHand)
+    guard bytes > Machine.memory / 2 else { return }
+    throw NibbleError.badInput(
+      "an image of \(largest.width) x \(largest.height) pixels needs about \(byteText(bytes)) of memory; a preprocessor_config.json makes images smaller")
+  }
 
   private func shortcut(_ shortcut: Shortcut, _ x: Planes, _ run: (ConvolutionUnit, Planes) throws -> Planes) throws -> Planes {
     if case .unit(let unit) = shortcut { try run(unit, x) } else { x }
