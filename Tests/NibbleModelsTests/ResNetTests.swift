@@ -63,7 +63,7 @@ struct ResNetTests {
     "are refused by name where their configuration asks for what is not there",
     arguments: [
       (#""hidden_act": "gelu""#, "hidden_act"), (#""layer_type": "dense""#, "layer_type"), (#""depths": [1]"#, "depths"), (#""depths": []"#, "depths"),
-      (#""hidden_sizes": [4, -6]"#, "hidden_sizes"), (#""hidden_sizes": [4, 7]"#, "shape"), (#""shortcut_type": "C""#, "shortcut_type"),
+      (#""hidden_sizes": [4, -6]"#, "hidden_sizes"), (#""hidden_sizes": [4, 6]"#, "shape"), (#""hidden_sizes": [4, 7]"#, "cannot pad"), (#""shortcut_type": "C""#, "shortcut_type"),
       (#""hidden_sizes": 5"#, "hidden_sizes"), (#""depths": [1, 100000]"#, "depths"), (#""depths": [1, 3]"#, "missing"),
       (#""depths": [1, 1]"#, "no use"), (#""embedding_size": 1e18"#, "embedding_size"), (#""architectures": ["ResNetBackbone"]"#, "ResNetBackbone"),
     ])

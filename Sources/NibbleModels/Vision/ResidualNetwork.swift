@@ -102,6 +102,10 @@ final class ResidualNetwork: Network, @unchecked Sendable {
       guard LayerKernels.allFinite(x.start, count: x.values.count) else {
         throw NibbleError.quality("block \(index) gives NaN or infinite states")
       }
+      // After the check: a ReLU may make NaN 0.
+      engine.team.split(x.values.count, grain: 1 << 15) { part, _ in
+        LayerKernels.activate(.relu, x.start + part.lowerBound, count: part.count, x.start + part.lowerBound)
+      }
       kept?.outputs.append(x)
     }
     let states = floats(Slot.states, x.values.count)
@@ -125,7 +129,7 @@ final class ResidualNetwork: Network, @unchecked Sendable {
     if case .unit(let unit) = shortcut { try run(unit, x) } else { x }
   }
 
-  /// sum = relu(sum + x), where x is what came past the units.
+  /// sum += x, where x is what came past the units.
   private func add(_ shortcut: Shortcut, _ x: Planes, to sum: Planes) {
     if case .padded(let stride) = shortcut {
       forEachPadded(x, sum, stride) { from, to, channels in LayerKernels.add(x.start + from, count: channels, to: sum.start + to) }
@@ -133,9 +137,6 @@ final class ResidualNetwork: Network, @unchecked Sendable {
       engine.team.split(sum.values.count, grain: 1 << 15) { part, _ in
         LayerKernels.add(x.start + part.lowerBound, count: part.count, to: sum.start + part.lowerBound)
       }
-    }
-    engine.team.split(sum.values.count, grain: 1 << 15) { part, _ in
-      LayerKernels.activate(.relu, sum.start + part.lowerBound, count: part.count, sum.start + part.lowerBound)
     }
   }
 
@@ -267,8 +268,9 @@ final class ResidualNetwork: Network, @unchecked Sendable {
       for unit in block.units { at = pass(unit, at) }
     }
     return PassRoom(
-      rows: size.inputs * at.count, kept: size.inputs * (kept + scaled + size.length * weights.channels),
-      inHand: size.inputs * (3 * windows + 4 * widest))
+      // What one pass kept is freed among what the next keeps: memory holds about two of them.
+      rows: size.inputs * at.count, kept: size.inputs * (2 * kept + scaled + size.length * weights.channels),
+      inHand: size.inputs * (2 * windows + 4 * widest))
   }
 }
 

@@ -60,6 +60,10 @@ extension AdapterOptions {
       throw NibbleError.usage(
         "\(.targetModules): \(subject: stray) is no \(method.looksUp ? "linear layer or embedding" : "linear layer") of \(path: model.path)")
     }
+    if all.isEmpty, rank > 0, let one = parts.layers.first(where: { $0.window != nil }) {
+      throw NibbleError.usage(
+        "\(.targetModules, quoted(self.targets)): \(path: model.path) has convolutions only, which are adapted where they are named, such as \(quoted(one.name))")
+    }
     let named = try all.filter { try targets.contains($0.name, parts) }
     guard !named.isEmpty || rank == 0 else {
       throw NibbleError.usage(
