@@ -30,9 +30,12 @@ let package = Package(
     .systemLibrary(name: "CUTF8Proc", providers: [.apt(["libutf8proc-dev"])]),
     .target(name: "CNibbleKernels"),
     .target(name: "CNibbleSystem"),
+    // Errors of both libraries are jumps, which C has to catch.
+    .target(name: "CNibbleImages", linkerSettings: [.linkedLibrary("png"), .linkedLibrary("jpeg")]),
     // Not by pkg-config, whose answer links the trainer too.
     .target(name: "CNibbleSentencePiece", linkerSettings: [.linkedLibrary("sentencepiece")]),
     .target(name: "NibbleCore", dependencies: ["CNibbleSystem", "CXXHash", "CPCRE2", "CYAML", "CZstd"]),
+    .target(name: "NibbleImages", dependencies: ["NibbleCore", "CNibbleImages"]),
     .target(name: "NibblePlots", dependencies: ["NibbleCore"]),
     .target(name: "NibbleQuant", dependencies: ["NibbleCore", "CNibbleKernels"]),
     .target(name: "NibbleCompute", dependencies: ["NibbleCore", "NibbleQuant", "CNibbleKernels"]),
@@ -46,7 +49,7 @@ let package = Package(
       name: "NibbleTraining",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleCompute", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleModels",
-        "NibbleCalibration", "NibbleEvaluation", "NibbleTemplates", "NibblePlots",
+        "NibbleCalibration", "NibbleEvaluation", "NibbleTemplates", "NibblePlots", "NibbleImages",
       ]),
     .target(
       name: "NibbleCalibration",
@@ -57,7 +60,7 @@ let package = Package(
       name: "nibble",
       dependencies: [
         "NibbleCore", "NibbleQuant", "NibbleFormats", "NibbleCompute", "NibbleTokenizers", "NibbleAdapters", "NibbleModels",
-        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates", "NibbleCalibration", "NibbleSweep", "CEdit",
+        "NibbleEvaluation", "NibbleTraining", "NibbleTemplates", "NibbleCalibration", "NibbleSweep", "NibbleImages", "CEdit",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ]),
     .executableTarget(
@@ -71,6 +74,7 @@ let package = Package(
     .executableTarget(name: "Verdicts", dependencies: ["NibbleCore", "NibbleFormats"], path: "tools/Verdicts"),
     .target(name: "TestSupport", dependencies: ["NibbleCore", "NibbleFormats"], path: "Tests/TestSupport"),
     .testTarget(name: "NibbleCoreTests", dependencies: ["NibbleCore", "TestSupport"]),
+    .testTarget(name: "NibbleImagesTests", dependencies: ["NibbleImages", "TestSupport"]),
     .testTarget(name: "NibbleQuantTests", dependencies: ["NibbleQuant", "TestSupport"]),
     .testTarget(name: "NibbleComputeTests", dependencies: ["NibbleCompute", "NibbleQuant", "CNibbleKernels", "TestSupport"]),
     .testTarget(
@@ -101,7 +105,7 @@ if Context.environment["NIBBLE_FUZZ"] != nil {
   package.targets.append(
     .executableTarget(
       name: "FuzzTargets",
-      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleTraining"],
+      dependencies: ["NibbleCore", "NibbleFormats", "NibbleAdapters", "NibbleTokenizers", "NibbleTemplates", "NibbleImages", "NibbleModels", "NibbleTraining"],
       path: "tools/FuzzTargets", exclude: ["seeds.py"]))
 }
 

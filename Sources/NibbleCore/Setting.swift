@@ -17,7 +17,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   case qaloraGroupSize, qaloraGain
   case maxSteps, gradientAccumulationSteps, lrScheduler, warmupSteps, warmupRatio, optimizer, adamBeta1, adamBeta2, adamEpsilon
   case paged, learningRatePattern, noDecay, lrCycles, lrPower, lrEnd, lrDecaySteps, lrDecay, lrLeast, neftuneNoiseAlpha, labelSmoothing, asPublished
-  case metricForBestModel
+  case metricForBestModel, randomFlip, randomCrop
   case momentum, weightDecay, maxGradNorm, seed, noShuffle, groupByLength, computeDtype
   // Running.
   case context, stride, questionStyle, fewShot, exemplars, maxNewTokens, maxPromptTokens, temperature, topK, topP, minP, repetitionPenalty, noRepeatNgramSize

@@ -104,6 +104,9 @@ public final class Model: @unchecked Sendable {
   /// - Throws: `.usage` for models that take no texts
   public var vocabularySize: Int { get throws { try tokens(for: "a vocabulary").vocabulary } }
 
+  /// Whether it takes images, and no texts.
+  public var takesImages: Bool { tokenNetwork == nil }
+
   package var engine: Engine { network.engine }
   package var head: Head { network.head }
   private var modelType: String { config["model_type"]?.string ?? "" }

@@ -116,6 +116,15 @@ extension FinetuneCommand {
     return options
   }
 
+  /// The options of training on images.
+  ///
+  /// - Parameter black: what black is once it is normalized
+  func options(with added: ChatTokens, on model: Model, black: [Float]) throws -> FinetuneOptions {
+    var options = try options(with: added, on: model)
+    options.run.images.black = black
+    return options
+  }
+
   /// Divided at the last `=`.
   static func pattern(_ text: String, _ flag: String) throws -> (String, String) {
     guard let equals = text.lastIndex(of: "=") else { throw NibbleError.usage("\(flag) \(quoted(text)) is not REGEX=NUMBER") }
@@ -144,7 +153,7 @@ extension FinetuneCommand {
       (options.maximumSteps, options.epochs, options.batchSize) = (maxSteps, epochs, batchSize)
       (options.accumulation, options.shuffles, options.seed) = (gradientAccumulationSteps, !noShuffle, UInt64(max(0, seed)))
       (options.checkpointing, options.groupsByLength) = (gradientCheckpointing, groupByLength)
-      (options.noiseAlpha, options.labelSmoothing) = (neftuneNoiseAlpha, labelSmoothing)
+      (options.noiseAlpha, options.labelSmoothing, options.images) = (neftuneNoiseAlpha, labelSmoothing, images.augmentation)
       return options
     }
   }

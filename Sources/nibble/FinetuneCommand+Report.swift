@@ -32,7 +32,7 @@ extension FinetuneCommand {
     }
     try Summary.printRows(
       [
-        ("steps", "\(tuning.steps), rows of at most \(length) tokens, \(batchSize) at once"), ("rows", data.summary),
+        ("steps", "\(tuning.steps), rows of at most \(length) \(data.areImages ? "pixels" : "tokens"), \(batchSize) at once"), ("rows", data.summary),
         ("parameters", "\(tuning.parameters) of \(tuning.adapted) modules"),
       ]
         + parts.map { ($0.0, byteText($0.1)) })
@@ -68,6 +68,13 @@ extension FinetuneCommand {
       let words = CommandLine.arguments.dropFirst().filter { $0 != "--force" && $0 != "--resume" } + ["--resume"]
       throw NibbleError(error.kind, error.text + ": nibble \(words.map(shellWord).joined(separator: " "))")
     }
+  }
+
+  private func rate(_ result: Finetuning.Result, _ data: TrainingRows.Data, _ seconds: Double) -> String {
+    let seconds = max(seconds, 1e-9)
+    return data.areImages
+      ? "\(decimal(Double(result.steps * batchSize * gradientAccumulationSteps) / seconds, 0)) images a second"
+      : "\(decimal(Double(result.tokens) / seconds, 0)) tokens a second"
   }
 
   func summarize(_ result: Finetuning.Result, _ data: TrainingRows.Data, _ output: String, _ seconds: Double) throws {
@@ -106,7 +113,7 @@ extension FinetuneCommand {
       rows.append(("kernels", KernelChoice.current.summary))
     }
     rows += [
-      ("time", "\(decimal(seconds, 2)) s, \(decimal(Double(result.tokens) / max(seconds, 1e-9), 0)) tokens a second"),
+      ("time", "\(decimal(seconds, 2)) s, \(rate(result, data, seconds))"),
       ("peak memory", byteText(use.peakBytes)),
     ]
     try Summary.printRows(rows)

@@ -45,7 +45,7 @@ extension FinetuneCommand {
       ("early_stopping", earlyStopping.map { JSON($0) }),
       ("gradient_checkpointing", .bool(gradientCheckpointing)), ("compute_dtype", text(computeDtype.rawValue)),
     ]
-    + scheduleYAML
+    + scheduleYAML + images.yaml
     // What stands behind a key is JSON, which YAML takes as it is. A switch that is off is left out: its flag has no other way.
     return (entries + validation.yaml).compactMap { key, value in
       guard let value, value.bool != false else { return nil }

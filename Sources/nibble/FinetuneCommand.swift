@@ -16,7 +16,8 @@ struct FinetuneCommand: ParsableCommand {
       DATA is a folder with train.jsonl (and valid.jsonl), a file of rows (JSON Lines or one JSON array), or a .txt file. The keys of a \
       row say what it is: {"text"}; {"prompt", "completion"}, as texts or as lists of messages; {"instruction", "input", "output"}; \
       {"messages"}; {"conversations"} (ShareGPT); {"text", "label"}; {"text", "labels"}; {"input_ids", "labels"}. Only answers are \
-      learned, unless --train-on-prompt is given.
+      learned, unless --train-on-prompt is given. A model of images takes a folder with a folder of PNG and JPEG files per class (or with train \
+      and valid in it), rows of {"image", "label"}, or a .bin file of CIFAR-10.
       """)
 
   @Option(name: [.long, .customShort("m")], help: "The model to train on: a Hugging Face folder, an .nbl file or a bitsandbytes folder.") var base: String
@@ -135,6 +136,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
   @Flag(help: "Skip the checksums of an .nbl base.") var noVerify = false
   @Flag(help: "Print the tokens of the first rows and which of them are learned, and train nothing.") var showBatch = false
+  @OptionGroup var images: ImageOptions
   @OptionGroup var parts: PartOptions
   @OptionGroup var methods: MethodOptions
   @OptionGroup var common: CommonOptions
@@ -151,18 +153,31 @@ struct FinetuneCommand: ParsableCommand {
       grown, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
       verifies: !noVerify)
     common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
+    warnIgnoredOfImages(model)
+    guard !model.takesImages else {
+      let (train, held, black) = try images(for: model)
+      return try finetune(model, options(with: added, on: model, black: black), train, held, file)
+    }
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns)
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let held = try (valid ?? dataFile("valid.jsonl")).map { try rows.read($0) }
+    common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
+    if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
+    try finetune(model, self.options(with: added, on: model), train, held, file)
+  }
+
+  /// Trains on rows that were read.
+  ///
+  /// - Parameter file: an adapter to train on
+  private func finetune(
+    _ model: Model, _ options: FinetuneOptions, _ train: TrainingRows.Data, _ held: TrainingRows.Data?, _ file: AdapterFile?
+  ) throws {
     guard held != nil || evalSteps == nil && earlyStopping == nil && !keepBest && validation.evalTask == nil else {
       throw NibbleError.usage(
         "--eval-steps, --early-stopping, --keep-best and --eval-task need rows to validate on: a valid.jsonl, or --valid")
     }
-    common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
-    if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
-    let options = try self.options(with: added, on: model)
     let tuning = try Finetuning(
       model, options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
     tuning.measure = try validation.measure(model, base: base, rows: valid ?? dataFile("valid.jsonl"), common)

@@ -37,7 +37,7 @@ final class TrainingLog {
     self.first = first
     guard !isQuiet else { return }
     let elapsed = max(monotonicSeconds() - started, 1e-9)
-    let rate = "\(decimal(Double(tokens) / elapsed, 0)) tok/s"
+    let rate = tokens > 0 ? "\(decimal(Double(tokens) / elapsed, 0)) tok/s" : "\(decimal(Double(report.step - first + 1) / elapsed, 2)) steps/s"
     let left = "eta \(Self.clock(elapsed / Double(report.step - first + 1) * Double(steps - report.step)))"
     let learningRate = "lr \(Self.scientific(report.learningRate))"
     if Progress.isTerminal {

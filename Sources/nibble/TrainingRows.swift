@@ -127,7 +127,8 @@ struct TrainingRows {
 }
 
 extension TrainingRows.Data {
-  var longest: Int { rows.reduce(0) { max($0, $1.ids.count) } }
+  var areImages: Bool { if case .image? = rows.first?.input { true } else { false } }
+  var longest: Int { rows.reduce(0) { max($0, $1.input.length) } }
   var tokens: Int { rows.reduce(0) { $0 + $1.ids.count } }
   var learned: Int { rows.reduce(0) { $0 + $1.learned } }
 
@@ -146,6 +147,7 @@ extension TrainingRows.Data {
 
   /// Rows lie one behind another in a pass, none sees another: nothing is padded.
   var summary: String {
+    if areImages { return "\(rows.count) images" }
     let judged = rows[0].targets.isEmpty ? ", \(learned) learned" : ""
     return "\(rows.count), \(tokens) tokens\(judged), 0 padded, \(cut) cut off"
   }

@@ -7,7 +7,7 @@ import NibbleCore
 private let targets: [String: @Sendable (Input) throws -> Void] = [
   "header": fuzzHeader, "json": fuzzJSON, "index": fuzzIndex, "block-file": fuzzBlockFile, "bitsandbytes": fuzzBitsAndBytes,
   "adapter-config": fuzzAdapterConfig, "tokenizer": fuzzTokenizer, "rows": fuzzRows, "yaml": fuzzYAML, "template": fuzzTemplate,
-  "products": fuzzProducts, "passes": fuzzPasses, "layouts": fuzzLayouts, "gguf": fuzzGguf,
+  "products": fuzzProducts, "passes": fuzzPasses, "layouts": fuzzLayouts, "gguf": fuzzGguf, "pictures": fuzzPictures,
 ]
 
 /// The one that `FUZZ_TARGET` names.

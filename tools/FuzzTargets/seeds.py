@@ -75,6 +75,7 @@ SEEDS = {
     "bitsandbytes": lambda: [*whole("golden/*.safetensors"), *whole("int8_rowwise.safetensors"), *states(), *eights()],
     "layouts": lambda: [*layouts()],
     "gguf": lambda: [*ggufs()],
+    "pictures": lambda: [*pictures()],
     "adapter-config": lambda: [*whole("**/adapter_config.json"), *whole("adapters/*/*.safetensors", 1, 9_000)],
     "tokenizer": tokenizers,
     "rows": rows,
@@ -84,6 +85,21 @@ SEEDS = {
     "passes": lambda: [bytes([way]) + b"A token a byte\0and a row a part" for way in range(5)],
     "yaml": lambda: [b"\0lora_r: 8\nkeep: [q_proj, 'k_proj']\nrank_pattern: {\"a\": 4}\n# why\nbase: >\n  folded\n  text\n"],
 }
+
+
+def pictures():
+    yield from whole("images/*.png", 0)
+    yield from whole("images/*.jpg", 0)
+    for config in ({"feature_extractor_type": "ConvNextFeatureExtractor", "size": 24, "crop_pct": 0.875, "resample": 3},
+                   {"image_processor_type": "DeiTImageProcessor", "size": {"height": 20, "width": 24}, "crop_size": {"height": 9, "width": 9}},
+                   {"image_processor_type": "ViTImageProcessorFast", "size": {"shortest_edge": 12}, "do_center_crop": True, "crop_size": 10,
+                    "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "rescale_factor": 0.00392, "do_normalize": True}):
+        yield b"\1" + json.dumps(config).encode()
+    yield b'\2{"image": "a.png", "label": 1}\n{"image": "/b.jpg", "label": "cat"}\n'
+    yield b'\2[{"image": "a.png", "label": 1}]'
+    yield from whole("images/*/config.json", 3)
+    yield b"\3" + json.dumps({"model_type": "resnet-cifar", "hidden_sizes": [4, 8], "depths": [1, 2], "num_labels": 7, "layer_type": "basic",
+                              "shortcut_type": "A", "hidden_act": "relu", "embedding_size": 4, "downsample_in_first_stage": False}).encode()
 
 
 def layouts():

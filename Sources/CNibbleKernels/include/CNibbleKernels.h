@@ -206,5 +206,6 @@ void nibble_join_planes(size_t element, const uint8_t *planes, size_t count, uin
 #include "CNibbleLayers.h"
 #include "CNibbleOptimizers.h"
 #include "CNibbleProducts.h"
+#include "CNibbleWindows.h"
 
 #endif

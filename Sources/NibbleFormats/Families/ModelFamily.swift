@@ -16,6 +16,8 @@ public struct ModelFamily: Sendable {
   let linear: Pattern
   /// Weights of GPT-2's `Conv1D`, which the file stores [in, out].
   var conv1D: Pattern?
+  /// Weights of convolutions, [outputs, channels, height, width], that are packed. No other program loads them so.
+  var convolution: Pattern?
   /// Linear heads that come with or without a bias.
   let heads: Pattern
   /// Output heads that may share the embedding's weight.
@@ -40,7 +42,7 @@ public struct ModelFamily: Sendable {
   /// Every family nibble knows. Another is one more file and its name here.
   public static var all: [ModelFamily] { known + added }
 
-  private static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert].compactMap { $0 }
+  private static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, resNet].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []
@@ -60,6 +62,9 @@ public struct ModelFamily: Sendable {
 
   /// Whether the weight `name` is a Conv1D's, stored [in, out].
   public func isConv1D(_ name: String) -> Bool { (try? conv1D?.isFound(in: name)) ?? false }
+
+  /// Whether the weight `name` is a convolution's that is packed.
+  package func packsConvolution(_ name: String) -> Bool { (try? convolution?.isFound(in: name)) ?? false }
 
   /// Whether transformers packs the weight `name` of this family.
   ///

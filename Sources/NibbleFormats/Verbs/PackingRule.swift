@@ -104,6 +104,7 @@ public struct PackingRule: Sendable {
 public enum PackingReason: String, Sendable {
   case rule = "by your rule"
   case family = "linear layer of a known architecture"
+  case convolution = "convolution of a known architecture"
   case shape = "2-D weight of an unknown architecture"
   case keptByFamily = "no linear layer of this architecture"
   case embeddingOrHead = "embedding or output head by its name"

@@ -53,7 +53,7 @@ extension StreamJob {
       warnings.append(
         .init(
           .compatibility,
-          "\(skipped.count) 2-D weights are kept because transformers does not load them packed, the first of which is "
+          "\(skipped.count) weights are kept because transformers does not load them packed, the first of which is "
             + "\(subject: skipped[0].tensor.name.text)"))
     }
     if !kept.isEmpty {

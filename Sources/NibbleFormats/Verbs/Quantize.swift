@@ -156,6 +156,9 @@ extension StreamJob {
     if tensor.isPacked, !tensor.encoding.kind.isOfGguf { return keep(.alreadyPacked) }
     guard tensor.dtype.isFloat else { return keep(.notFloat) }
     if tensor.count == 0 { return keep(.empty) }
+    if tensor.shape.count == 4, source.family?.packsConvolution(name) == true, options.packs(tensor) {
+      return (options.codec, options.blockSize, .convolution)
+    }
     guard tensor.shape.count == 2 else { return keep(tensor.shape.count == 3 ? .stacked : .notTwoDimensional) }
     guard name.hasSuffix(".weight") else { return keep(.notTwoDimensional) }
     if let family = source.family {
@@ -206,6 +209,12 @@ extension StreamJob {
 }
 
 extension QuantizeOptions {
+  /// Whether the codec for tensors that are packed by default takes tensors of this one's type and shape.
+  fileprivate func packs(_ tensor: StoredTensor) -> Bool {
+    guard case .codec(let kind) = codec else { return true }
+    return kind.make(CodecSettings(blockSize: blockSize, doubleQuant: doubleQuant)).refusal(tensor.dtype, tensor.shape) == nil
+  }
+
   /// A codec of a kind, as these options have it for tensors of a type.
   func codec(_ kind: CodecKind, blockSize: Int?, groupSize: Int?, _ dtype: DType, in container: any Container) -> any WeightCodec {
     var settings = CodecSettings(blockSize: blockSize ?? self.blockSize, doubleQuant: doubleQuant)

@@ -130,6 +130,7 @@ extension Model {
       add(norm.weight)
       add(norm.bias)
     }
+    for vector in network.parts.statistics { add(vector) }
     return shapes
   }
 }

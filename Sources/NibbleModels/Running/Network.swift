@@ -65,12 +65,15 @@ package struct NetworkParts: Sendable {
   package var idle: [Linear] = []
   package var embeddings: [Embedding] = []
   package var norms: [Norm] = []
+  /// Running means and variances, which have no gradients: passes that train every weight move them.
+  package var statistics: [Vector] = []
 
   package init(
-    layers: [Linear], attention: [Linear] = [], mlp: [Linear] = [], idle: [Linear] = [], embeddings: [Embedding] = [], norms: [Norm] = []
+    layers: [Linear], attention: [Linear] = [], mlp: [Linear] = [], idle: [Linear] = [], embeddings: [Embedding] = [], norms: [Norm] = [],
+    statistics: [Vector] = []
   ) {
     (self.layers, self.attention, self.mlp, self.idle) = (layers, attention, mlp, idle)
-    (self.embeddings, self.norms) = (embeddings, norms)
+    (self.embeddings, self.norms, self.statistics) = (embeddings, norms, statistics)
   }
 }
 

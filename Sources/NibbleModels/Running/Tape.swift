@@ -10,6 +10,8 @@ package final class Tape {
   package var dropout: Dropout?
   /// What is added to the embeddings of the next pass; nil for nothing.
   package var noise: EmbeddingNoise?
+  /// Whether the next pass normalizes batches by their own mean and variance, and moves the running ones.
+  package var movesStatistics = false
   package let clock = StepClock()
   /// Of a language head.
   let head = LinearTape()

@@ -12,7 +12,7 @@ extension Trained {
     let whole = matrices.map { id, tensor in (id, conv1D.contains(id) ? tensor.matrix.turned : tensor.matrix) }
     return AttachedAdapter(
       name: "trained", methods: modules.compactMapValues { $0.method(engine) },
-      tables: tables.compactMapValues { $0.method(engine) }, vectors: vectors.mapValues(\.values),
+      tables: tables.compactMapValues { $0.method(engine) }, vectors: vectors.merging(statistics) { own, _ in own }.mapValues(\.values),
       matrices: Dictionary(uniqueKeysWithValues: whole),
       rows: rows.mapValues { TokenRows($0.values.values, $0.values.matrix, tokens: $0.tokens) }, merged: merged)
   }

@@ -110,6 +110,8 @@ package struct Trained {
   package var vectors: [ParameterID: TrainedTensor] = [:]
   /// Weights trained whole.
   package var matrices: [ParameterID: TrainedTensor] = [:]
+  /// Running means and variances, which passes move: they have no gradients, and no optimizer sees them.
+  package var statistics: [ParameterID: TrainedTensor] = [:]
 
   package init() {}
 

@@ -57,6 +57,12 @@ package final class TrainingPass {
     set { tape.noise = newValue }
   }
 
+  /// Whether the next passes normalize batches by their own mean and variance, and move the running ones, where these are trained.
+  package var movesStatistics: Bool {
+    get { tape.movesStatistics }
+    set { tape.movesStatistics = newValue && !trained.statistics.isEmpty }
+  }
+
   /// The share of the targets that the next passes spread over all classes.
   package var labelSmoothing = 0.0
 

@@ -28,8 +28,8 @@ struct AdaptablePlace {
 }
 
 extension AdapterOptions {
-  /// The places that the options name: layers first, then a language head and embeddings. These, and convolutions, are adapted where they
-  /// are named.
+  /// The places that the options name: layers first, then a language head, or one of classes of images, and embeddings. These, and convolutions,
+  /// are adapted where they are named.
   ///
   /// - Throws: `.usage` for names of nothing that the method adapts
   func places(_ method: any AdapterMethod.Type, on model: Model) throws -> [AdaptablePlace] {
@@ -51,12 +51,18 @@ extension AdapterOptions {
     var all = parts.layers.filter { $0.window == nil || takesWindows }.map { AdaptablePlace($0) }
     if targets.isNamed {
       if case .language(let head) = model.head { all.append(AdaptablePlace(head)) }
+      // PEFT trains the head of a classifier of texts whole; of images it knows no task, and does what it is told.
+      if case .classification = model.head, model.takesImages { all += model.head.layers.map { AdaptablePlace($0) } }
       if method.looksUp { all += parts.embeddings.map { AdaptablePlace($0) } }
     }
     let known = all.map(\.name) + model.linears.map(\.name) + modulesToSave
     if let stray = targets.names.first(where: { name in !known.contains { ModuleChoice.is($0, name) } }) {
       throw NibbleError.usage(
         "\(.targetModules): \(subject: stray) is no \(method.looksUp ? "linear layer or embedding" : "linear layer") of \(path: model.path)")
+    }
+    if all.isEmpty, rank > 0, let one = parts.layers.first(where: { $0.window != nil }) {
+      throw NibbleError.usage(
+        "\(.targetModules, quoted(self.targets)): \(path: model.path) has convolutions only, which are adapted where they are named, such as \(quoted(one.name))")
     }
     let named = try all.filter { try targets.contains($0.name, parts) }
     guard !named.isEmpty || rank == 0 else {

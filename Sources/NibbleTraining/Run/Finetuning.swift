@@ -62,6 +62,8 @@ public final class Finetuning {
   private let data: Digest128
   private let threads: Int
   private var knownIdentity: Digest128?
+  /// Of all images to train and to validate on, which are held as numbers.
+  private let imageBytes: Int
 
   /// - Parameters:
   ///   - start: an adapter to train on, which brings rank, alpha, method and targets
@@ -72,6 +74,9 @@ public final class Finetuning {
   ) throws {
     (self.model, self.options, self.valid, self.start) = (model, options, valid, start)
     isFull = options.adapter.method == .full
+    imageBytes = (train + valid).reduce(0) { sum, row in
+      if case .image(let image) = row.input { sum + 4 * image.values.count } else { sum }
+    }
     guard !isFull || start == nil else {
       throw NibbleError.usage("\(.method, "full") trains no adapter; leave out \(.initAdapter)")
     }
@@ -146,7 +151,9 @@ public final class Finetuning {
 
   /// The memory the run needs with rows of `length` tokens.
   public func memory(length: Int, threads: Int = availableCores) -> MemoryPlan {
-    MemoryPlan(model, trained, options.run, length: length, threads: threads)
+    var plan = MemoryPlan(model, trained, options.run, length: length, threads: threads)
+    plan.rest += imageBytes
+    return plan
   }
 
   /// The memory of the run as papers' tables count it.

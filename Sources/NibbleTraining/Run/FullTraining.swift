@@ -5,7 +5,7 @@ import NibbleFormats
 import NibbleModels
 
 extension Trained {
-  /// Every weight of a float base: matrices, embeddings, biases, norms.
+  /// Every weight of a float base: matrices, embeddings, biases, norms, and the running statistics of batch norms, which passes move.
   ///
   /// - Throws: `.usage` for a packed base
   package init(everythingOf model: Model) throws {
@@ -38,6 +38,10 @@ extension Trained {
       add(norm.weight)
       add(norm.bias)
     }
+    for vector in parts.statistics {
+      let values = Array(vector.values.values)
+      statistics[vector.id] = TrainedTensor(model.parameterNames[vector.id], [values.count], FloatStore(values), isFrozen: true)
+    }
   }
 
   /// A job that writes the model as it is now, in the types its weights had.
@@ -46,7 +50,7 @@ extension Trained {
     job.warnings = base.warnings
     job.origin = nil
     let names = ModuleNames(job.items.map(\.source.name.text))
-    for tensor in tensors {
+    for tensor in tensors + statistics.values {
       guard let index = names.index(of: tensor.name) else { continue }
       let bytes = [UInt8](UnsafeRawBufferPointer(tensor.values.values))
       let source = job.items[index].source

@@ -134,7 +134,8 @@ extension RunOptions {
       ("lr_decay", used(.warmupStableDecay, JSON(shape.decay.rawValue))), ("lr_least", used(.warmupStableDecay, JSON(shape.least))),
       ("neftune_noise_alpha", noiseAlpha == 0 ? .null : JSON(noiseAlpha)),
       ("label_smoothing", labelSmoothing == 0 ? .null : JSON(labelSmoothing)),
-      ("merge_aware", mergeAware ? true : .null),
+      ("merge_aware", mergeAware ? true : .null), ("random_flip", images.flips ? true : .null),
+      ("random_crop", images.padding == 0 ? .null : JSON(images.padding)),
     ]
   }
 }

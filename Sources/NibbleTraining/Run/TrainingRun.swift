@@ -31,6 +31,8 @@ public struct RunOptions: Sendable, Equatable {
   public var noiseAlpha = 0.0
   /// The share of the targets that is spread evenly over all classes. Validation does not smooth.
   public var labelSmoothing = 0.0
+  /// What is made of images before they are learned.
+  public var images = ImageAugmentation()
 
   public init() {}
 
@@ -120,7 +122,7 @@ package final class TrainingRun {
     pass = TrainingPass(model, trained, checkpointing: options.checkpointing, rounded: rounded)
     optimizer = Optimizer(options.optimizer, trained.tensors, team: model.engine.team)
     rule = try trained.rule(steps: steps)
-    optimizer.more = rule?.state ?? []
+    optimizer.more = (rule?.state ?? []) + trained.statistics.values.sorted { ByteName($0.name) < ByteName($1.name) }.map { ($0.name, $0.values) }
   }
 
   /// Figures of rows that are not trained on.
@@ -193,6 +195,14 @@ package final class TrainingRun {
     }
   }
 
+  /// The row as it is learned at a place of the run.
+  private func augmented(_ row: TrainingRow, place: Int) throws -> TrainingRow {
+    guard !options.images.isNone, case .image(let image) = row.input else { return row }
+    var row = row
+    row.input = .image(try options.images.applied(to: image, CountedRandom(seed: options.seed, stream: 1 << 32), place: place))
+    return row
+  }
+
   private func finiteStep() throws -> StepReport {
     let started = monotonicSeconds()
     let index = optimizer.steps
@@ -208,8 +218,9 @@ package final class TrainingRun {
         pass.noise = EmbeddingNoise(alpha: options.noiseAlpha, seed: options.seed, pass: UInt64(index * options.accumulation + micro))
       }
       pass.labelSmoothing = options.labelSmoothing
-      defer { (pass.dropout, pass.noise, pass.labelSmoothing) = (nil, nil, 0) }
-      let batch = (first..<first + options.batchSize).map { rows[order.row($0)] }
+      pass.movesStatistics = true
+      defer { (pass.dropout, pass.noise, pass.labelSmoothing, pass.movesStatistics) = (nil, nil, 0, false) }
+      let batch = try (first..<first + options.batchSize).map { try augmented(rows[order.row($0)], place: $0) }
       tokens += batch.reduce(0) { $0 + $1.ids.count }
       let scale = 1 / Float(options.accumulation)
       let own =

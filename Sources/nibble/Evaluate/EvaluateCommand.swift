@@ -28,14 +28,17 @@ struct EvaluateCommand: ParsableCommand {
 
       embed reads pairs of texts with a number, and correlates it with the cosine of the texts' vectors.
 
+      images asks a classifier of images: PNG and JPEG files in a folder with a folder per class, rows with "image" and "label", or a .bin file of \
+      CIFAR-10. Images are prepared as the model's preprocessor_config.json says.
+
       Every figure has its standard error and a 95 % interval. With --compare-to, both models are asked, and the difference has an interval too.
       """)
 
-  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa, embed }
+  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa, embed, images }
 
   @OptionGroup var model: ModelOptions
-  @Option(help: "The task: perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa or embed.") var task: Task = .perplexity
-  @Option(help: ArgumentHelp("The data: a text file, JSON Lines or a JSON array.", valueName: "FILE")) var data: String
+  @Option(help: "The task: perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa, embed or images.") var task: Task = .perplexity
+  @Option(help: ArgumentHelp("The data: a text file, JSON Lines or a JSON array; images as a folder with a folder per class, rows or CIFAR-10's .bin.", valueName: "FILE")) var data: String
   @Option(help: "Tokens per window (default: the model's context, at most 2048).") var context: Int?
   @Option(help: "New tokens per window (default: as many as fit).") var stride: Int?
   @Option(help: "What to score of each document: first (window) or whole.") var windows: Perplexity.Windows?
@@ -75,6 +78,7 @@ struct EvaluateCommand: ParsableCommand {
     case .lm, .classification, .pairs, .regression: try judgeRows(started)
     case .choices: try askChoices(started)
     case .embed: try compareVectors(started)
+    case .images: try judgeImages(started)
     case .qa: try judgeQuestions(started)
     case .nlg, .labels: if let task = try answerTask() { try judgeAnswers(task, started) }
     }
@@ -91,8 +95,8 @@ struct EvaluateCommand: ParsableCommand {
       "--few-shot": words.union([.choices]), "--exemplars": words.union([.choices]), "--prompt-format": words, "--chat": written,
       "--label-list": [.labels, .classification], "--wordnet": [.nlg], "--paraphrases": [.nlg], "--max-new-tokens": written,
       "--num-beams": written, "--length-penalty": written, "--no-repeat-ngram-size": written, "--stop": written, "--pooling": [.embed],
-      "--limit": asked.union(rows).union([.embed]), "--resume": words.union([.choices]),
-      "--predictions": asked.union(rows).union([.embed]).subtracting([.lm]),
+      "--limit": asked.union(rows).union([.embed, .images]), "--resume": words.union([.choices]),
+      "--predictions": asked.union(rows).union([.embed, .images]).subtracting([.lm]),
     ]
   }()
 

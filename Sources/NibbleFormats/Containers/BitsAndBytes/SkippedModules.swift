@@ -40,9 +40,11 @@ struct SkippedModules {
 }
 
 extension BitsAndBytesFolder {
-  /// Keeps what is packed by default and would not load packed: layers that are never replaced, and layers that the entry of a kept one
+  /// Keeps what is packed by default and would not load packed: convolutions, layers that are never replaced, and layers that the entry of a kept one
   /// covers. A kept layer has an entry of its own, so it may cover others.
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] {
+    var decisions = decisions
+    for index in decisions.indices where decisions[index].reason == .convolution { decisions[index].keep(.notReplaced) }
     // Of families nibble knows transformers has the rule itself: there is no list.
     guard source.config != nil, source.family == nil else { return decisions }
     var settled = decisions
