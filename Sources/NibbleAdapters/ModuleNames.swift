@@ -3,7 +3,8 @@ import NibbleFormats
 
 /// Finds a base's modules under the names an adapter gives them: with or without the model's own prefix on either side.
 package struct ModuleNames: Sendable {
-  private static let prefixes = ["transformer.", "roberta.", "bert.", "gpt_neox.", "model."]
+  /// Those of every family.
+  private static let prefixes = Set(ModelFamily.known.flatMap { family in family.modelTypes.flatMap(family.prefixes) }).sorted()
   private let names: [String]
   /// The base's own among `prefixes`.
   private let own: [String]
@@ -27,13 +28,11 @@ package struct ModuleNames: Sendable {
     self.shorn = shorn
   }
 
-  /// The prefixes that a model's names have, in the file or by its type. Where neither says, any of them: `bert.` and `roberta.` hold
+  /// The prefixes that a model's names have, in the file or by its family. Where neither says, any of them: `bert.` and `roberta.` hold
   /// modules of the same names, and one's adapter is not the other's.
   private static func own(_ base: Checkpoint?, _ names: [String]) -> [String] {
-    let model = base?.modelType.flatMap { type in base?.family?.prefix(type) }
-    // Llama's heads for questions call the model `transformer`.
-    let ofType = [model, model == "model." ? "transformer." : nil].compactMap { $0 }
-    let own = prefixes.filter { prefix in ofType.contains(prefix) || names.contains { $0.hasPrefix(prefix) } }
+    let ofFamily = base?.modelType.flatMap { type in base?.family?.prefixes(type) } ?? []
+    let own = prefixes.filter { prefix in ofFamily.contains(prefix) || names.contains { $0.hasPrefix(prefix) } }
     return own.isEmpty ? prefixes : own
   }
 

@@ -10,6 +10,8 @@ extension ModelFamily {
       ],
       linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$"#,
       heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "model." })
+    // Heads for questions call it so.
+    family?.otherPrefixes = ["transformer."]
     family?.llamaCpp = llamaCppNames
     return family
   }()

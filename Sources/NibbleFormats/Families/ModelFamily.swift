@@ -23,7 +23,9 @@ public struct ModelFamily: Sendable {
   /// Output heads that may share the embedding's weight.
   package let tiedHeads: [String]
   /// What names in checkpoints of the bare model leave out, by `model_type`.
-  private let prefixes: @Sendable (String) -> String
+  private let ownPrefix: @Sendable (String) -> String
+  /// What some heads call the model instead.
+  package var otherPrefixes: [String] = []
   /// Whether transformers puts bitsandbytes' layers in the place of its linear layers: it does so for `nn.Linear` itself, for no class
   /// derived from it.
   package var isInBitsAndBytes = true
@@ -36,13 +38,14 @@ public struct ModelFamily: Sendable {
   ) throws {
     (self.name, self.runs, self.packsOnly) = (name, runs, packsOnly)
     (self.linear, self.heads) = (try Pattern(linear), try Pattern(heads))
-    (self.tiedHeads, prefixes) = (tiedHeads, prefix)
+    (self.tiedHeads, ownPrefix) = (tiedHeads, prefix)
   }
 
   /// Every family nibble knows. Another is one more file and its name here.
   public static var all: [ModelFamily] { known + added }
 
-  private static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, resNet].compactMap { $0 }
+  /// Those of nibble.
+  package static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, resNet].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []
@@ -58,7 +61,10 @@ public struct ModelFamily: Sendable {
   package func runs(_ modelType: String) -> Bool { runs.contains(modelType) }
 
   /// What checkpoints of the bare model leave out of names.
-  package func prefix(_ modelType: String) -> String { prefixes(modelType) }
+  package func prefix(_ modelType: String) -> String { ownPrefix(modelType) }
+
+  /// Every name the model may have in those of its modules.
+  package func prefixes(_ modelType: String) -> [String] { [ownPrefix(modelType)] + otherPrefixes }
 
   /// Whether the weight `name` is a Conv1D's, stored [in, out].
   public func isConv1D(_ name: String) -> Bool { (try? conv1D?.isFound(in: name)) ?? false }

@@ -24,13 +24,14 @@ package struct ClassificationHead: Sendable {
   package enum Problem: Sendable { case oneLabel, manyLabels, regression }
   /// The token whose hidden state is looked at.
   package var token: Token
-  /// Layers with tanh behind them, before the last.
+  /// Layers with an activation behind them, before the last.
   package var dense: [Linear]
+  package var activation: Activation
   package var output: Linear
   package var problem: Problem
 
-  package init(token: Token, dense: [Linear], output: Linear, problem: Problem) {
-    (self.token, self.dense, self.output, self.problem) = (token, dense, output, problem)
+  package init(token: Token, dense: [Linear], activation: Activation = .tanh, output: Linear, problem: Problem) {
+    (self.token, self.dense, self.activation, self.output, self.problem) = (token, dense, activation, output, problem)
   }
 }
 
@@ -83,7 +84,7 @@ package struct Architectures: Sendable {
   /// Those of nibble. A further family is one more file and its name here.
   package static let all = Architectures([
     Llama.self, Qwen.self, SmolLM3.self, Olmo2.self, Olmo3.self, Gemma.self, Gemma2.self, Gemma3.self, Granite.self, Phi3.self, Glm.self,
-    Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, ResNet.self,
+    Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, DistilBert.self, ResNet.self,
   ])
 
   private let types: [any Architecture.Type]

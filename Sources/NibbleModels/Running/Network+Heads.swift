@@ -110,7 +110,7 @@ extension Network {
     for layer in head.dense {
       let sums = next(layer, slot: HeadSlot.rows)
       let y = floats(HeadSlot.input, count * layer.outputs)
-      LayerKernels.activate(.tanh, sums, count: count * layer.outputs, y)
+      LayerKernels.activate(head.activation, sums, count: count * layer.outputs, y)
       x = UnsafePointer(y)
     }
     let scores = next(head.output, slot: HeadSlot.scores)
@@ -150,7 +150,8 @@ extension Network {
       let next = FloatStore(count: count * layer.inputs)
       layers.linearBack([layer], own.input.start, rows: count, dy, dx: next.start, own.linear, gradients)
       if index > 0 {
-        LayerKernels.activateBack(.tanh, next.start, tape.dense[index - 1].sums.start, count: next.count, next.start)
+        LayerKernels.activateBack(
+          head.activation, next.start, tape.dense[index - 1].sums.start, count: next.count, next.start)
       }
       (dx, dy) = (next, next.start)
     }
