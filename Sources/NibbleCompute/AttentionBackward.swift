@@ -81,7 +81,7 @@ extension Attention {
   }
 
   /// c[m, n] = a · b, with OpenBLAS or without.
-  private func multiply(
+  func multiply(
     _ a: UnsafePointer<Float>, _ aStride: Int, _ b: UnsafePointer<Float>, _ bStride: Int, transposed: Bool,
     _ c: UnsafeMutablePointer<Float>, _ cStride: Int, _ m: Int, _ n: Int, _ k: Int, adds: Bool = false,
     transposedLeft: Bool = false
