@@ -35,7 +35,7 @@ package struct Attention: Sendable {
     /// Tokens before the first new one.
     package var past: Int
     package var new: Int
-    /// Tokens a causal token sees at most, itself included.
+    /// Tokens a token sees at most, itself included: on its left, or on either side where it is not causal.
     package var window: Int?
     /// One byte a token, 0 for those nobody may see; nil for none.
     package var mask: UnsafePointer<UInt8>?
@@ -128,7 +128,11 @@ package struct Attention: Sendable {
 
   /// Keys that at least one of `queries` sees, masks aside.
   func keyRange(_ sequence: Sequence, _ queries: Range<Int>) -> Range<Int> {
-    guard isCausal else { return 0..<sequence.past + sequence.new }
+    guard isCausal else {
+      let all = 0..<sequence.past + sequence.new
+      guard let window = sequence.window else { return all }
+      return (queries.lowerBound - window + 1..<queries.upperBound + window - 1).clamped(to: all)
+    }
     let end = sequence.past + queries.upperBound
     guard let window = sequence.window else { return 0..<end }
     return max(0, sequence.past + queries.lowerBound - window + 1)..<end

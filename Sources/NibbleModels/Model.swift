@@ -148,7 +148,7 @@ public final class Model: @unchecked Sendable {
 
   /// Every linear layer and convolution, in the order of the pass, then those no pass uses.
   package var linears: [Linear] { network.parts.layers + head.layers + network.parts.idle }
-  package var norms: [Norm] { network.parts.norms }
+  package var norms: [Norm] { network.parts.norms + head.norms }
   package var embeddings: [Embedding] { network.parts.embeddings }
 
   /// A language head whose weight is that of the embedding of tokens, and the latter.

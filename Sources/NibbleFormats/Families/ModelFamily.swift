@@ -45,7 +45,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, resNet].compactMap { $0 }
+  package static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, modernBert, deberta, resNet].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []

@@ -27,12 +27,25 @@ package struct ClassificationHead: Sendable {
   /// Layers with an activation behind them, before the last.
   package var dense: [Linear]
   package var activation: Activation
+  /// Of what those layers give.
+  package var norm: HeadNorm?
   package var output: Linear
   package var problem: Problem
 
-  package init(token: Token, dense: [Linear], activation: Activation = .tanh, output: Linear, problem: Problem) {
-    (self.token, self.dense, self.activation, self.output, self.problem) = (token, dense, activation, output, problem)
+  package init(
+    token: Token, dense: [Linear], activation: Activation = .tanh, norm: HeadNorm? = nil, output: Linear, problem: Problem
+  ) {
+    (self.token, self.dense, self.activation, self.norm) = (token, dense, activation, norm)
+    (self.output, self.problem) = (output, problem)
   }
+}
+
+/// A layer norm in a head.
+package struct HeadNorm: Sendable {
+  package var norm: Norm
+  package var epsilon: Float
+
+  package init(_ norm: Norm, epsilon: Float) { (self.norm, self.epsilon) = (norm, epsilon) }
 }
 
 extension Head {
@@ -44,6 +57,8 @@ extension Head {
     case .none: []
     }
   }
+
+  package var norms: [Norm] { if case .classification(let head) = self { [head.norm?.norm].compactMap { $0 } } else { [] } }
 }
 
 /// A family that nibble runs. What else has to be known of it says its `ModelFamily`.
@@ -84,7 +99,8 @@ package struct Architectures: Sendable {
   /// Those of nibble. A further family is one more file and its name here.
   package static let all = Architectures([
     Llama.self, Qwen.self, SmolLM3.self, Olmo2.self, Olmo3.self, Gemma.self, Gemma2.self, Gemma3.self, Granite.self, Phi3.self, Glm.self,
-    Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, DistilBert.self, ResNet.self,
+    Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, DistilBert.self,
+    ModernBert.self, Deberta.self, ResNet.self,
   ])
 
   private let types: [any Architecture.Type]

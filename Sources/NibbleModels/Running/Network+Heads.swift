@@ -113,6 +113,12 @@ extension Network {
       LayerKernels.activate(head.activation, sums, count: count * layer.outputs, y)
       x = UnsafePointer(y)
     }
+    if let norm = head.norm {
+      tape?.beforeNorm = FloatStore(Array(UnsafeBufferPointer(start: x, count: count * head.output.inputs)))
+      let y = floats(HeadSlot.input, count * head.output.inputs)
+      layers.norm(norm, x, count: head.output.inputs, y)
+      x = UnsafePointer(y)
+    }
     let scores = next(head.output, slot: HeadSlot.scores)
     guard LayerKernels.allFinite(scores, count: count * head.output.outputs) else {
       throw NibbleError.quality("the classification head gives NaN or infinite scores")
@@ -149,6 +155,9 @@ extension Network {
       let own = tape.dense[index]
       let next = FloatStore(count: count * layer.inputs)
       layers.linearBack([layer], own.input.start, rows: count, dy, dx: next.start, own.linear, gradients)
+      if let norm = head.norm, index == head.dense.count {
+        layers.normBack(norm, next.start, tape.beforeNorm.start, count: layer.inputs, rows: count, gradients)
+      }
       if index > 0 {
         LayerKernels.activateBack(
           head.activation, next.start, tape.dense[index - 1].sums.start, count: next.count, next.start)

@@ -17,6 +17,8 @@ package final class Tape {
   let head = LinearTape()
   /// Of the layers of a classification head.
   var dense: [DenseTape] = []
+  /// What the norm of a classification head took.
+  var beforeNorm = FloatStore(count: 0)
   private var own: AnyObject?
 
   package init(checkpointing: Bool = true) { self.checkpointing = checkpointing }

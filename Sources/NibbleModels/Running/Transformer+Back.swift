@@ -13,6 +13,9 @@ extension Transformer {
     let last = weights.layers.count - 1
     let reachesEmbeddings = gradients.hasEmbeddings(weights)
     let lowest = reachesEmbeddings ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
+    let relative = weights.relative.flatMap { gradients.has($0) ? $0 : nil }
+    let distances = relative.map { FloatStore(count: $0.table.count * shape.width) }
+    distances?.start.update(repeating: 0, count: distances?.count ?? 0)
     if let norm = weights.finalNorm {
       layers.normBack(norm, shape, gradient, tape.inputs[last + 1].start, rows: rows, gradient, gradients)
     }
@@ -25,20 +28,23 @@ extension Transformer {
         layer(index, runs, layers, rows, from: x, to: floats(Slot.again, rows * shape.width), own)
       }
       let goesOn = index > lowest || reachesEmbeddings
-      layerBack(index, runs, layers, rows, x, own, gradient, gradients, goesOn: goesOn)
+      layerBack(index, runs, layers, rows, x, own, gradient, gradients, goesOn: goesOn, distances: distances)
       guard LayerKernels.allFinite(gradient, count: rows * shape.width) else {
         throw NibbleError.quality("\(layer: index) gives NaN or infinite gradients")
       }
     }
+    if let relative, let distances { distancesBack(relative, distances, layers, gradients) }
     if reachesEmbeddings { try embedBack(runs, layers, rows, tape, gradient, gradients) }
   }
 
   /// From the gradient of a layer's output to that of its input, in place.
   ///
-  /// - Parameter goesOn: whether anything below needs the latter
+  /// - Parameters:
+  ///   - goesOn: whether anything below needs the latter
+  ///   - distances: gets what the table of distances has of this layer
   private func layerBack(
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: LayerTape, _ gradient: Floats,
-    _ gradients: Gradients, goesOn: Bool
+    _ gradients: Gradients, goesOn: Bool, distances: FloatStore?
   ) {
     let layer = weights.layers[index]
     let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
@@ -75,7 +81,14 @@ extension Transformer {
     let dQueryKeyValue = floats(Slot.wide, rows * shape.attentionWidth)
     enter(attention, tape.attentionBranch)
     layers.linearBack([layer.attentionOutput], tape.attended.start, rows: rows, half, dx: dAttended, tape.linear, gradients)
-    layers.timed(.attention) { attentionBack(index, runs, tape, dAttended, dQueryKeyValue) }
+    let pairs = pairs(index, runs, tape, dAttended, dQueryKeyValue)
+    withExtendedLifetime(runs) {
+      if let relative = weights.relative {
+        attendByDistanceBack(index, relative, pairs, layers, gradients, sum: distances)
+      } else {
+        layers.timed(.attention) { shape.attention(index).backward(pairs, engine.team) }
+      }
+    }
     rotate(index, runs, dQueryKeyValue, back: true)
     normHeadsBack(index, layers, rows, dQueryKeyValue, tape, gradients)
     var dProjected = dQueryKeyValue
@@ -107,9 +120,10 @@ extension Transformer {
     }
   }
 
-  private func attentionBack(
+  /// What attention took and gave, and where its gradients lie.
+  private func pairs(
     _ index: Int, _ runs: [TokenRun], _ tape: LayerTape, _ dAttended: Floats, _ dQueryKeyValue: Floats
-  ) {
+  ) -> [(sequence: Attention.Sequence, gradient: Attention.Gradient)] {
     let stride = shape.attentionWidth
     var row = 0
     var pairs: [(sequence: Attention.Sequence, gradient: Attention.Gradient)] = []
@@ -124,7 +138,7 @@ extension Transformer {
         ))
       row += sequence.new
     }
-    withExtendedLifetime(runs) { shape.attention(index).backward(pairs, engine.team) }
+    return pairs
   }
 
   /// Adds to the gradients of the tables that are trained.
@@ -136,16 +150,22 @@ extension Transformer {
     }
     guard let segment = layers.segments.first else { return }
     layers.scale(gradient, by: shape.embeddingScale, rows: rows, width: shape.width)
-    for (table, indices) in try lookups(runs) {
-      if let own = gradients.matrices[table.id] {
-        for (row, index) in indices.enumerated() {
-          LayerKernels.add(gradient + row * shape.width, count: shape.width, to: own.start + index * shape.width)
-        }
+    for (table, indices) in try lookups(runs) { add(gradient, indices, of: table, segment, layers, gradients) }
+  }
+
+  /// Adds the gradient of rows that were looked up to those of what is trained in their table.
+  func add(
+    _ gradient: UnsafePointer<Float>, _ indices: [Int], of table: Embedding, _ segment: Segment, _ layers: Layers,
+    _ gradients: Gradients
+  ) {
+    if let own = gradients.matrices[table.id] {
+      for (row, index) in indices.enumerated() {
+        LayerKernels.add(gradient + row * table.width, count: table.width, to: own.start + index * table.width)
       }
-      if let own = gradients.rows[table.id] { segment.rows(table.id)?.addGradient(indices, gradient, to: own) }
-      if let own = gradients.tables[table.id] {
-        layers.adaptBack(indices, of: table, segment, gradient, own, floats(Slot.wide, 2 * indices.count * shape.width))
-      }
+    }
+    if let own = gradients.rows[table.id] { segment.rows(table.id)?.addGradient(indices, gradient, to: own) }
+    if let own = gradients.tables[table.id] {
+      layers.adaptBack(indices, of: table, segment, gradient, own, floats(Slot.wide, 2 * indices.count * table.width))
     }
   }
 }
@@ -159,6 +179,6 @@ extension Gradients {
   fileprivate func hasEmbeddings(_ weights: TransformerWeights) -> Bool {
     let tables = [weights.tokens, weights.positions, weights.tokenTypes].compactMap { $0?.id }
     return tables.contains { matrices[$0] != nil || rows[$0] != nil || self.tables[$0] != nil }
-      || weights.embeddingNorm.map { has($0) } ?? false
+      || weights.embeddingNorm.map { has($0) } ?? false || weights.relative.map { has($0) } ?? false
   }
 }

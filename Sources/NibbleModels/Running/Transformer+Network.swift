@@ -35,18 +35,24 @@ extension Transformer {
     let scaled = layers.flatMap(\.linears).filter { size.scaled.contains($0.id) }.reduce(0) { $0 + $1.outputs }
     let unscaled = size.checkpointing ? scaled / max(layers.count, 1) : scaled
     let inner = layers.map(\.down.inputs).max() ?? 0, wide = max(attention, layers.map(\.upWidth).max() ?? 0)
+    // Distances as keys and queries with their gradients, and whole rows of scores.
+    let distances = weights.relative.map { relative in
+      let count = min(relative.table.count, 2 * size.length)
+      return count * (2 * shape.width + 4 * shape.queryWidth) + size.threads * 2 * size.length * (size.length + count)
+    }
     return PassRoom(
       rows: rows, kept: rows * ((layers.count + 1) * shape.width + kept + unscaled),
       // Left sides of products, packed, and scores of attention come last.
-      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide) + rows * max(inner, wide) + size.threads * 2 * 64 * size.length)
+      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide) + rows * max(inner, wide)
+        + size.threads * 2 * 64 * size.length + (distances ?? 0))
   }
 }
 
 extension TransformerWeights {
   var parts: NetworkParts {
     NetworkParts(
-      layers: layers.flatMap(\.linears), attention: layers.flatMap { $0.queryKeyValue + [$0.attentionOutput] },
-      mlp: layers.flatMap { $0.up + [$0.down] }, idle: idle, embeddings: [tokens, positions, tokenTypes].compactMap { $0 },
-      norms: layers.flatMap(\.norms) + [embeddingNorm, finalNorm].compactMap { $0 })
+      layers: layers.flatMap(\.linears), attention: layers.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
+      mlp: layers.flatMap { $0.up + [$0.down] }, idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table].compactMap { $0 },
+      norms: layers.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
   }
 }

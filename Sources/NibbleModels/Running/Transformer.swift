@@ -192,7 +192,13 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     rotate(index, runs, queryKeyValue)
     let sequences = sequences(index, runs, queryKeyValue, attended)
     // Masks live in their runs.
-    layers.timed(.attention) { withExtendedLifetime(runs) { shape.attention(index).run(sequences, engine.team) } }
+    withExtendedLifetime(runs) {
+      if let relative = weights.relative {
+        attendByDistance(index, relative, sequences, projections, layers)
+      } else {
+        layers.timed(.attention) { shape.attention(index).run(sequences, engine.team) }
+      }
+    }
   }
 
   /// Every run's part of attention.

@@ -88,6 +88,8 @@ package struct LayerWeights: Sendable {
   /// Norms of queries and keys before they are turned: of each head, or of all of a token together, as long as their weights.
   package var queryNorm: Norm?
   package var keyNorm: Norm?
+  /// What makes keys and queries of distances, as many as the model has; none where the tokens' own projections do.
+  package var distances: [Linear] = []
   package var attentionOutput: Linear
   /// Without a norm before it, the MLP of a parallel layer takes what attention takes.
   package var mlpNorms: BranchNorms
@@ -96,7 +98,7 @@ package struct LayerWeights: Sendable {
   package var down: Linear
 
   /// In the order of the pass.
-  package var linears: [Linear] { queryKeyValue + [attentionOutput] + up + [down] }
+  package var linears: [Linear] { queryKeyValue + distances + [attentionOutput] + up + [down] }
   package var norms: [Norm] { attentionNorms.all + [queryNorm, keyNorm].compactMap { $0 } + mlpNorms.all }
   /// Numbers the projections of the MLP give, side by side.
   package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
@@ -109,6 +111,8 @@ package struct TransformerWeights: Sendable {
   package var positions: Embedding?
   package var tokenTypes: Embedding?
   package var embeddingNorm: Norm?
+  /// Positions as distances, beside or in place of a table of positions.
+  package var relative: RelativePositions?
   package var layers: [LayerWeights]
   package var finalNorm: Norm?
   package var head: Head

@@ -43,6 +43,12 @@ package final class WeightSource {
     if hasBias { new[name + ".bias"] = ([outputs], [Float](repeating: 0, count: outputs)) }
   }
 
+  /// Gives a norm new numbers: ones, and a bias of zeros.
+  package func beginNorm(_ name: String, width: Int, hasBias: Bool) {
+    new[name + ".weight"] = ([width], [Float](repeating: 1, count: width))
+    if hasBias { new[name + ".bias"] = ([width], [Float](repeating: 0, count: width)) }
+  }
+
   /// The new numbers of parameter `name`; what the checkpoint has in their place counts as used.
   private func begun(_ name: String) -> (shape: [Int], values: [Float])? {
     guard let numbers = new[name] else { return nil }

@@ -3,7 +3,7 @@ import sys
 
 import transformers
 
-from . import decoders
+from . import decoders, encoders
 
 # What nibble runs, and the classes it runs them as.
 DECODERS = {
@@ -19,6 +19,8 @@ ENCODERS = {
     "xlm-roberta": ("XLMRobertaForSequenceClassification", "XLMRobertaModel"),
     "camembert": ("CamembertForSequenceClassification", "CamembertModel"),
     "distilbert": ("DistilBertForSequenceClassification", "DistilBertModel"),
+    "deberta-v2": ("DebertaV2ForSequenceClassification", "DebertaV2Model"),
+    "modernbert": ("ModernBertForSequenceClassification", "ModernBertModel"),
 }
 # What can be merged and packed without being run: the fuzzer asks transformers to run the result.
 OTHERS = {
@@ -43,8 +45,8 @@ def configuration(case, family, class_name, plain):
         config = gpt2(case, plain)
     elif family in decoders.KINDS:
         config = decoders.draw(case, family, plain, sys.modules[__name__])
-    elif family == "distilbert":
-        config = distilbert(case, plain)
+    elif family in encoders.KINDS:
+        config = encoders.draw(case, family, plain, sys.modules[__name__])
     elif family in ENCODERS:
         config = bert_like(case, family, plain)
     else:
@@ -187,19 +189,6 @@ def bert_like(case, family, plain):
     maybe(case, config, "type_vocab_size", rng.choice([1, 2, 3]), 0.1)
     maybe(case, config, "pad_token_id", rng.choice([0, 1, 1, 4]), 0.3)
     maybe(case, config, "position_embedding_type", "absolute", 0.6)
-    return config
-
-
-def distilbert(case, plain):
-    rng = case.rng
-    heads = rng.choice([1, 2, 3, 4, 6])
-    config = {
-        "vocab_size": rng.randint(20, 140), "dim": heads * head_size(case, plain), "n_heads": heads, "n_layers": rng.randint(1, 3),
-        "hidden_dim": rng.randint(5, 70)}
-    maybe(case, config, "max_position_embeddings", rng.choice([45, 66, 80]), 0.05)
-    maybe(case, config, "activation", activation(case, plain))
-    maybe(case, config, "sinusoidal_pos_embds", case.chance(0.3), 0.5)
-    maybe(case, config, "pad_token_id", rng.choice([0, 1, 1, 4]), 0.3)
     return config
 
 
