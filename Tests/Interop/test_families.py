@@ -41,7 +41,7 @@ def classes_of(model_type):
 
 
 def variants():
-    # transformers replaces none of Falcon's layers, which nibble packs into block files only.
+    # transformers replaces none of Falcon's layers: nibble packs them, but not into these folders.
     for model_type in sorted({*listed_types()} - {"falcon"}):
         for name in classes_of(model_type):
             yield pytest.param(model_type, name, {}, id=f"{model_type}-{name}")

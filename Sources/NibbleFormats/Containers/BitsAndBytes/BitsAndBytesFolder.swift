@@ -12,9 +12,6 @@ struct BitsAndBytesFolder: SafetensorsContainer {
       .usage("\(path: job.source.path): \(subject: target.name.text) is \(why)")
     }
     let packed = job.items.map(\.target).filter(\.encoding.isPacked)
-    if let first = packed.first, let family = job.source.family, !family.isInBitsAndBytes {
-      throw refuse(first, "a weight of \(family.name), which transformers does not load from bitsandbytes folders; block files hold it")
-    }
     var widest: (target: TensorTarget, bits: Int)?
     for target in packed {
       guard let codec = target.encoding.bitsAndBytes else {

@@ -45,12 +45,12 @@ extension BitsAndBytesFolder {
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] {
     var decisions = decisions
     for index in decisions.indices where decisions[index].reason == .convolution { decisions[index].keep(.notReplaced) }
-    // Of families nibble knows transformers has the rule itself: there is no list.
-    guard source.config != nil, source.family == nil else { return decisions }
+    // Of families nibble knows transformers has the rule itself: there is no list. It replaces none of Falcon's layers.
+    guard source.config != nil, source.family?.isInBitsAndBytes != true else { return decisions }
     var settled = decisions
     var skipped = SkippedModules.always(source.modelType)
     for decision in decisions where !decision.isPacked { decision.module.map { skipped.add($0) } }
-    while let index = settled.firstIndex(where: { $0.reason == .shape && $0.module.map(skipped.covers) == true }) {
+    while let index = settled.firstIndex(where: { [.shape, .family].contains($0.reason) && $0.module.map(skipped.covers) == true }) {
       settled[index].keep(.notReplaced)
       settled[index].module.map { skipped.add($0) }
     }
