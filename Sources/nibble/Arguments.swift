@@ -58,7 +58,7 @@ enum Arguments {
   /// Flags that take a list between commas, and those that may be repeated.
   static let lists: Set = ["target-modules", "exclude-modules", "modules-to-save", "labels"]
   private static let repeatable: Set = [
-    "rank-pattern", "alpha-pattern", "lambda-pattern", "learning-rate-pattern", "method-option", "no-decay", "trainable-token-indices", "tensor",
+    "rank-pattern", "alpha-pattern", "lambda-pattern", "learning-rate-pattern", "method-option", "eval-option", "no-decay", "trainable-token-indices", "tensor",
     "keep", "adapter", "use", "stop",
   ]
   /// Switches that are on unless they are turned off, or may be either.

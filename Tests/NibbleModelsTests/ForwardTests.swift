@@ -51,6 +51,8 @@ extension Model {
     case .classification(let head):
       let scores = try network.classScores(hidden, head, of: batch)
       return Array(UnsafeBufferPointer(start: scores, count: runs.count * head.output.outputs))
+    case .spans(let head):
+      return Array(UnsafeBufferPointer(start: try network.spanScores(hidden, head, of: batch), count: tokens * head.outputs))
     case .none: return []
     }
   }
