@@ -2,6 +2,7 @@
 
     python make.py     writes the files beside it
 """
+import copy
 import json
 import pathlib
 
@@ -97,7 +98,20 @@ class Small(torch.nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+def gradients(model, images):
+    """The loss of classes 0, 1 and 2, and the length of each parameter's gradient: by running statistics, and by the batch's."""
+    found = {}
+    for name, trains in (("running", False), ("batch", True)):
+        own = copy.deepcopy(model).train(trains)
+        said = own(images)
+        loss = torch.nn.functional.cross_entropy(getattr(said, "logits", said), torch.arange(3))
+        loss.backward()
+        found[name] = {"loss": loss.item(), "gradients": {name: value.grad.norm().item() for name, value in own.named_parameters()}}
+    return found
+
+
 if __name__ == "__main__":
+    learned = {}
     torch.manual_seed(4)
     images = torch.randn(3, 3, 14, 10)
     asked = {"images": images}
@@ -111,6 +125,7 @@ if __name__ == "__main__":
         model.save_pretrained(here / name)
         with torch.no_grad():
             asked[name] = model(images).logits
+        learned[name] = gradients(model, images)
     model = shaken(Small([4, 8], [1, 2], 7))
     (here / "small").mkdir(exist_ok=True)
     save_file(model.state_dict(), here / "small" / "model.safetensors")
@@ -118,4 +133,6 @@ if __name__ == "__main__":
         json.dumps({"model_type": "resnet-cifar", "hidden_sizes": [4, 8], "depths": [1, 2], "num_labels": 7}))
     with torch.no_grad():
         asked["small"] = model(images)
+    learned["small"] = gradients(model, images)
+    (here / "gradients.json").write_text(json.dumps(learned))
     save_file(asked, here / "logits.safetensors")
