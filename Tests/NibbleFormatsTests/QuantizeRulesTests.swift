@@ -79,7 +79,7 @@ struct QuantizeRulesTests {
     "a bitsandbytes folder packs no layer that transformers does not replace; a rule that asks for one is warned about",
     arguments: [
       // An entry of llm_int8_skip_modules stands for every module whose name it ends.
-      ("distilbert", ["distilbert.transformer.layer.0.ffn.lin1"], ["pre_classifier", "classifier", "distilbert.embeddings.x"]),
+      ("squeezebert", ["transformer.layer.0.ffn.lin1"], ["pre_classifier", "classifier", "embeddings.x"]),
       // Whatever is kept has an entry, and may cover more.
       ("marvel", ["a.fc"], ["classifier", "a.pre_classifier", "b.a.pre_classifier", "classifier.dense"]),
       ("falcon", [], ["transformer.h.0.self_attention.query_key_value", "transformer.h.0.mlp.dense_h_to_4h", "lm_head"]),

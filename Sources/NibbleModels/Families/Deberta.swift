@@ -67,9 +67,11 @@ enum Deberta: TransformerArchitecture {
         up: [try linear("intermediate.dense", inner, width)], down: try linear("output.dense", width, inner))
     }
     let head = try head(shape, config, source)
-    // Heads for masked tokens beside what is asked for; positions that only those heads use.
-    let unused = #"|^(cls|lm_predictions|mask_predictions|pooler|classifier)\."# + (hasPositions ? "" : #"|(^|\.)embeddings\.position_embeddings\."#)
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + unused))
+    // Heads for masked tokens beside what is asked for; positions that only those heads use; a norm of distances nobody looks at.
+    let heads = #"|^(cls|lm_predictions|mask_predictions|pooler|classifier)\."#
+    let positionTable = hasPositions ? "" : #"|(^|\.)embeddings\.position_embeddings\."#
+    let distances = relative == nil ? #"|(^|\.)encoder\.LayerNorm\."# : ""
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + heads + positionTable + distances))
     return TransformerWeights(
       tokens: tokens, positions: positions, tokenTypes: types, embeddingNorm: embeddingNorm, relative: relative, layers: layers, head: head)
   }

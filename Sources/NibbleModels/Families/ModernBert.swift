@@ -39,6 +39,7 @@ enum ModernBert: TransformerArchitecture {
     let normBias = try config.bool("norm_bias", default: false)
     func norm(_ name: String) throws -> Norm { try source.norm("model." + name, width: width, hasBias: normBias) }
     let tokens = try source.embedding("model.embeddings.tok_embeddings", count: shape.vocabulary, width: width)
+    let embeddingNorm = try norm("embeddings.norm")
     let layers = try (0..<shape.layers).map { index in
       let layer = "layers.\(index)."
       func linear(_ name: String, _ outputs: Int, _ inputs: Int, _ bias: WeightSource.BiasRule) throws -> Linear {
@@ -56,7 +57,7 @@ enum ModernBert: TransformerArchitecture {
     // A head for masked tokens beside what is asked for.
     try source.checkNothingLeft(ignoring: Pattern(#"^(decoder|head)\."#))
     return TransformerWeights(
-      tokens: tokens, embeddingNorm: try norm("embeddings.norm"), layers: layers, finalNorm: finalNorm, head: head)
+      tokens: tokens, embeddingNorm: embeddingNorm, layers: layers, finalNorm: finalNorm, head: head)
   }
 
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
