@@ -108,7 +108,7 @@ struct BackwardTests {
     "through attention: queries, keys, values",
     arguments: [
       (true, Int?.none, false, Float?.none), (true, 3, false, nil), (false, nil, false, nil), (false, nil, true, nil), (true, nil, false, 0.7),
-      (false, nil, true, 0.7),
+      (false, nil, true, 0.7), (false, 3, false, nil), (false, 5, true, nil),
     ])
   func attention(_ isCausal: Bool, _ window: Int?, _ isMasked: Bool, _ cap: Float?) throws {
     let (heads, groups, size, tokens) = (4, 2, 6, 9)
@@ -122,7 +122,7 @@ struct BackwardTests {
         for head in 0..<heads {
           let q = token * stride + head * size
           let seen = (0..<tokens).filter { key in
-            mask[key] != 0 && (!isCausal || key <= token) && (window.map { key > token - $0 } ?? true)
+            mask[key] != 0 && (!isCausal || key <= token) && (window.map { key > token - $0 && key < token + $0 } ?? true)
           }
           let scores = seen.map { key in
             let score = 0.4 * (0..<size).reduce(0.0) { $0 + x[q + $1] * x[key * stride + (heads + head / (heads / groups)) * size + $1] }

@@ -22,6 +22,8 @@ package struct RelativePositions: Sendable {
     (self.hasKeys, self.hasQueries) = (hasKeys, hasQueries)
   }
 
+  /// Whether distances count for anything.
+  var isUsed: Bool { hasKeys || hasQueries }
   var span: Int { buckets > 0 ? buckets : longest }
 
   /// Rows from that of distance 0 to that of each distance. In float32, as transformers has it.

@@ -83,7 +83,7 @@ extension Transformer {
     layers.linearBack([layer.attentionOutput], tape.attended.start, rows: rows, half, dx: dAttended, tape.linear, gradients)
     let pairs = pairs(index, runs, tape, dAttended, dQueryKeyValue)
     withExtendedLifetime(runs) {
-      if let relative = weights.relative {
+      if let relative = weights.relative, relative.isUsed {
         attendByDistanceBack(index, relative, pairs, layers, gradients, sum: distances)
       } else {
         layers.timed(.attention) { shape.attention(index).backward(pairs, engine.team) }

@@ -193,7 +193,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     let sequences = sequences(index, runs, queryKeyValue, attended)
     // Masks live in their runs.
     withExtendedLifetime(runs) {
-      if let relative = weights.relative {
+      if let relative = weights.relative, relative.isUsed {
         attendByDistance(index, relative, sequences, projections, layers)
       } else {
         layers.timed(.attention) { shape.attention(index).run(sequences, engine.team) }

@@ -17,7 +17,8 @@ final class TransformerTape {
   func prepare(_ shape: TransformerShape, _ weights: TransformerWeights, rows: Int) {
     let count = checkpointing ? 1 : weights.layers.count
     if layers.count < count || !layers[0].holds(rows) {
-      layers = weights.layers.prefix(max(count, 1)).map { LayerTape(shape, $0, rows: rows) }
+      // One place for all layers has room for each.
+      layers = checkpointing ? [LayerTape(shape, weights.layers, rows: rows)] : weights.layers.map { LayerTape(shape, [$0], rows: rows) }
     }
     if inputs.isEmpty || inputs[0].count < rows * shape.width {
       inputs = (0...weights.layers.count).map { _ in FloatStore(count: rows * shape.width) }
@@ -30,7 +31,7 @@ final class TransformerTape {
   }
 }
 
-/// What one layer's pass leaves. [rows, …] each.
+/// What one layer's pass leaves, or one after another of several. [rows, …] each.
 final class LayerTape {
   /// The normed input, where a norm stands first.
   let attentionInput: FloatStore
@@ -54,22 +55,22 @@ final class LayerTape {
   let linear = LinearTape()
   private let rows: Int
 
-  init(_ shape: TransformerShape, _ layer: LayerWeights, rows: Int) {
+  init(_ shape: TransformerShape, _ layers: [LayerWeights], rows: Int) {
     self.rows = rows
     let width = rows * shape.width
-    let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
-    func store(_ count: Int, if isKept: Bool) -> FloatStore { FloatStore(count: isKept ? count : 0) }
-    attentionInput = store(width, if: attention.before != nil)
+    /// Room that some of the layers need.
+    func store(_ count: Int, if isKept: (LayerWeights) -> Bool) -> FloatStore { FloatStore(count: layers.contains(where: isKept) ? count : 0) }
+    attentionInput = store(width) { $0.attentionNorms.before != nil }
     queryKeyValue = FloatStore(count: rows * shape.attentionWidth)
-    projected = store(rows * shape.attentionWidth, if: layer.normsHeads)
+    projected = store(rows * shape.attentionWidth) { $0.normsHeads }
     attended = FloatStore(count: rows * shape.queryWidth)
-    attentionBranch = store(width, if: attention.after != nil)
-    mlpBranch = store(width, if: mlp.after != nil)
+    attentionBranch = store(width) { $0.attentionNorms.after != nil }
+    mlpBranch = store(width) { $0.mlpNorms.after != nil }
     middle = FloatStore(count: width)
-    mlpInput = store(width, if: mlp.before != nil || attention.behind != nil)
-    up = FloatStore(count: rows * layer.upWidth)
-    activated = FloatStore(count: rows * layer.down.inputs)
-    end = store(width, if: mlp.behind != nil)
+    mlpInput = store(width) { $0.mlpNorms.before != nil || $0.attentionNorms.behind != nil }
+    up = FloatStore(count: rows * (layers.map(\.upWidth).max() ?? 0))
+    activated = FloatStore(count: rows * (layers.map(\.down.inputs).max() ?? 0))
+    end = store(width) { $0.mlpNorms.behind != nil }
   }
 
   func holds(_ rows: Int) -> Bool { rows <= self.rows }

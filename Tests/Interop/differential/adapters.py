@@ -34,7 +34,9 @@ class Modules:
         self.linear = [one for one in leaves(lambda name, module: isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head)
                        if one not in ("score", "classifier", "out_proj") or one not in self.heads]
         self.table = leaves(lambda name, module: module is table)
-        self.embeddings = leaves(lambda name, module: isinstance(module, torch.nn.Embedding) and module is not table)
+        self.embeddings = leaves(
+            # DeBERTa reads the weight of its table of distances itself, so that PEFT's factors beside it count for nothing until they are merged.
+            lambda name, module: isinstance(module, torch.nn.Embedding) and module is not table and not name.endswith("rel_embeddings"))
         self.norms = leaves(lambda name, module: "norm" in type(module).__name__.lower())
         self.has_conv1d = any(isinstance(module, Conv1D) for module in self.paths.values())
         self.layers = len({match.group(1) for name in self.paths if (match := re.search(r"\.(\d+)\.", name))})

@@ -226,4 +226,5 @@ def labels(case, config, plain):
     kinds = ["regression"] if count == 1 else ["single_label_classification", "multi_label_classification"]
     if count > 1:
         kinds.append("regression")
-    maybe(case, config, "problem_type", rng.choice(kinds), 0.6)
+    # DeBERTa has losses of its own where the configuration does not say.
+    maybe(case, config, "problem_type", rng.choice(kinds), 0 if config["model_type"] == "deberta-v2" else 0.6)
