@@ -19,7 +19,9 @@ SMALL = {
 def small_config(model_type, **changes):
     """The configuration of a tiny model of `model_type`."""
     plain = transformers.AutoConfig.for_model(model_type)
-    known = {key: value for key, value in SMALL.items() if hasattr(plain, key) and not isinstance(getattr(type(plain), key, None), property)}
+    # Some configurations compute what others are told.
+    computed = {key for key in SMALL if getattr(getattr(type(plain), key, None), "fset", key) is None}
+    known = {key: value for key, value in SMALL.items() if hasattr(plain, key) and key not in computed}
     return transformers.AutoConfig.for_model(model_type, **{**known, **changes})
 
 

@@ -102,8 +102,9 @@ def test_packed_convolutions_say_what_their_decoded_weights_say(nibble, work):
 
 
 def by_torch(model, batches, parameters, trains):
-    """Steps of SGD; losses and the norms of gradients."""
-    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    """Steps of SGD; losses and the norms of gradients. Small steps: behind batch norms of four pictures a ReLU that falls to the other side
+    is a hundred times as much after the next large one."""
+    optimizer = torch.optim.SGD(parameters, lr=0.005)
     model.train(trains)
     seen = []
     for x, y in batches:
@@ -119,31 +120,39 @@ def by_torch(model, batches, parameters, trains):
 
 def batches(pictures, labels):
     return [(torch.stack([numbers(own) for own in pictures[first:first + BATCH]]), torch.tensor(labels[first:first + BATCH]))
-            for first in range(0, STEPS * BATCH, BATCH)]
+            for first in range(0, len(pictures), BATCH)]
 
 
-RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.05, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
+# What rounding does to a batch norm grows from step to step.
+FULL_STEPS = 3
+RUN = ["--batch-size", BATCH, "--learning-rate", 0.005, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
        "--max-grad-norm", 0]
 
 
-def assert_same_steps(folder, seen):
+def assert_same_steps(folder, seen, exact=None):
+    """
+    - exact: the same steps in float64, if rounding may grow from step to step: then seen says how far
+    """
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for row, (loss, norm) in zip(metrics, seen, strict=True):
-        assert row["loss"] == pytest.approx(loss, rel=1e-4)
-        assert row["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    for row, rounded, true in zip(metrics, seen, exact or seen, strict=True):
+        for ours, near, value, tolerance in ((row["loss"], rounded[0], true[0], 1e-4), (row["grad_norm"], rounded[1], true[1], 1e-3)):
+            assert abs(ours - value) <= tolerance * abs(value) + 20 * abs(near - value), (ours, near, value)
 
 
 @pytest.mark.parametrize("case", range(2 if not os.environ.get("NIBBLE_SLOW") else 20))
 def test_full_training_is_torch_s_batch_norms_included(nibble, work, case):
     draw = random.Random(f"{SEED} full {case}")
     model = save_model(work / "m", draw)
-    pictures, labels = save_pictures(work / "p", STEPS * BATCH, draw, size=(33, 41))
-    nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--method", "full", *RUN)
-    assert_same_steps(work / "out", by_torch(model, batches(pictures, labels), list(model.parameters()), trains=True))
-    ours, theirs = load_file(work / "out" / "model.safetensors"), model.state_dict()
-    for name, value in theirs.items():
+    pictures, labels = save_pictures(work / "p", FULL_STEPS * BATCH, draw, size=(33, 41))
+    nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--method", "full", "--max-steps", FULL_STEPS, *RUN)
+    wide, steps = copy.deepcopy(model).double(), batches(pictures, labels)
+    exact = by_torch(wide, [(x.double(), y) for x, y in steps], list(wide.parameters()), trains=True)
+    assert_same_steps(work / "out", by_torch(model, steps, list(model.parameters()), trains=True), exact)
+    ours, near = load_file(work / "out" / "model.safetensors"), model.state_dict()
+    for name, value in wide.state_dict().items():
         if not name.endswith("num_batches_tracked"):
-            assert torch.allclose(ours[name], value, rtol=2e-3, atol=2e-4), name
+            noise = float((near[name].double() - value).abs().max())
+            assert torch.allclose(ours[name].double(), value, rtol=2e-3, atol=2e-4 + 20 * noise), name
 
 
 @pytest.mark.parametrize("settings", [
@@ -161,7 +170,7 @@ def test_adapters_of_convolutions_train_as_in_peft_and_merge(nibble, work, setti
             if "lora_B" in name:
                 parameter.mul_(0.1)
     theirs.save_pretrained(work / "start")
-    nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--init-adapter", work / "start", "--any-base", *RUN)
+    nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--init-adapter", work / "start", "--any-base", "--max-steps", STEPS, *RUN)
     assert_same_steps(work / "out", by_torch(theirs, batches(pictures, labels), [p for p in theirs.parameters() if p.requires_grad], trains=False))
     learned = peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "out").eval()
     ours, _ = scores(nibble, work, work / "m", "--adapter", work / "out")

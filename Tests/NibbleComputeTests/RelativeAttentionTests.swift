@@ -6,7 +6,7 @@ import Testing
 /// Attention that weighs distances, against its formula in float64 and the finite differences of it.
 @Suite("Distances in attention")
 struct RelativeAttentionTests {
-  private let (heads, size, tokens, count, center) = (3, 4, 7, 9, 4)
+  private let heads = 3, size = 4, tokens = 7, count = 9, center = 4
   /// Far distances share rows, and the farthest lie beyond the table.
   private let steps = [0, 1, 2, 3, 3, 4, 5]
   private var stride: Int { 3 * heads * size }
