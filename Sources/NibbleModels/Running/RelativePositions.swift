@@ -11,7 +11,7 @@ package struct RelativePositions: Sendable {
   package var norm: Norm?
   /// Distances above half of it share rows, the wider the farther; 0 for a row each.
   package var buckets: Int
-  /// The longest distance that is told from others.
+  /// `max_relative_positions`: what the buckets of far distances are spread over.
   package var longest: Int
   /// Whether contents look at positions, and positions at contents.
   package var hasKeys: Bool

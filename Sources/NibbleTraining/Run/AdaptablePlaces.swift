@@ -51,7 +51,7 @@ extension AdapterOptions {
     var all = parts.layers.filter { $0.window == nil || takesWindows }.map { AdaptablePlace($0) }
     if targets.isNamed {
       if case .language(let head) = model.head { all.append(AdaptablePlace(head)) }
-      // PEFT trains the head of a classifier of texts whole; of images it knows no task, and does what it is told.
+      // PEFT trains the head of a text classifier whole. It has no task for images, and adapts what is named.
       if case .classification = model.head, model.takesImages { all += model.head.layers.map { AdaptablePlace($0) } }
       if method.looksUp { all += parts.embeddings.map { AdaptablePlace($0) } }
     }
