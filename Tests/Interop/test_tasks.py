@@ -139,13 +139,16 @@ def best_spans(model, tokenizer, rows, length, overlap, longest, none):
 
 
 @pytest.mark.parametrize("none", [False, True], ids=["answered", "some-unanswered"])
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
 def test_spans_are_those_of_transformers(nibble, work, family, none):
     torch.manual_seed(5)
     folder = work / "m"
-    model_class = {"bert": transformers.BertForQuestionAnswering, "roberta": transformers.RobertaForQuestionAnswering}[family]
-    model = save_random(model_class, family, folder, vocab_size={"bert": 30522, "roberta": 50265}[family], max_position_embeddings=80, num_labels=2)
-    if family == "bert":
+    model_class = {
+        "bert": transformers.BertForQuestionAnswering, "roberta": transformers.RobertaForQuestionAnswering,
+        "distilbert": transformers.DistilBertForQuestionAnswering}[family]
+    model = save_random(
+        model_class, family, folder, vocab_size=50265 if family == "roberta" else 30522, max_position_embeddings=80, num_labels=2)
+    if family != "roberta":
         tokenizer = with_tokenizer(folder, "bert")
     else:
         for name in ("vocab.json", "merges.txt"):

@@ -46,22 +46,10 @@ enum Bert: TransformerArchitecture {
     let types = try source.embedding(
       embeddings + "token_type_embeddings", count: try config.int("type_vocab_size", 1...1 << 16, default: 2), width: width)
     let embeddingNorm = try source.norm(embeddings + "LayerNorm", width: width, hasBias: true)
-    let layers = try (0..<shape.layers).map { index in
-      let layer = model + "encoder.layer.\(index)."
-      func linear(_ name: String, _ outputs: Int, _ inputs: Int) throws -> Linear {
-        try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: .required)
-      }
-      return LayerWeights(
-        attentionNorms: BranchNorms(behind: try source.norm(layer + "attention.output.LayerNorm", width: width, hasBias: true)),
-        queryKeyValue: [
-          try linear("attention.self.query", width, width), try linear("attention.self.key", width, width),
-          try linear("attention.self.value", width, width),
-        ],
-        attentionOutput: try linear("attention.output.dense", width, width),
-        mlpNorms: BranchNorms(behind: try source.norm(layer + "output.LayerNorm", width: width, hasBias: true)),
-        up: [try linear("intermediate.dense", inner, width)],
-        down: try linear("output.dense", width, inner))
-    }
+    let names = EncoderNames(
+      queryKeyValue: ["attention.self.query", "attention.self.key", "attention.self.value"], attentionOutput: "attention.output.dense",
+      attentionNorm: "attention.output.LayerNorm", up: "intermediate.dense", down: "output.dense", mlpNorm: "output.LayerNorm")
+    let layers = try (0..<shape.layers).map { try source.encoderLayer(model + "encoder.layer.\($0).", names, shape, inner: inner) }
     let head = try head(shape, config, source)
     // Neither hidden states nor RoBERTa's classifiers use the pooler.
     var idle: [Linear] = []
@@ -76,11 +64,14 @@ enum Bert: TransformerArchitecture {
       idle: idle)
   }
 
+  /// The layers of a classifier.
+  private static func classifier(_ config: ConfigReader) -> (dense: String, output: String) {
+    isRoberta(config) ? ("classifier.dense", "classifier.out_proj") : ("bert.pooler.dense", "classifier")
+  }
+
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
-    let width = try shape(config).width
-    let (dense, output) = isRoberta(config) ? ("classifier.dense", "classifier.out_proj") : ("bert.pooler.dense", "classifier")
-    if !source.has(dense + ".weight") { source.begin(dense, outputs: width, inputs: width, hasBias: true) }
-    source.begin(output, outputs: labels, inputs: width, hasBias: true)
+    let (dense, output) = classifier(config)
+    source.beginClassifier(dense, output, width: try shape(config).width, labels: labels)
     return true
   }
 
@@ -88,20 +79,10 @@ enum Bert: TransformerArchitecture {
     let width = shape.width
     let name = try config.architectureClass()
     switch name {
-    case "BertForSequenceClassification":
-      let labels = try config.labelCount()
-      return .classification(
-        ClassificationHead(
-          token: .first, dense: [try source.linear("bert.pooler.dense", outputs: width, inputs: width, bias: .required)],
-          output: try source.linear("classifier", outputs: labels, inputs: width, bias: .required),
-          problem: try config.problem(labels: labels)))
-    case "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification", "CamembertForSequenceClassification":
-      let labels = try config.labelCount()
-      return .classification(
-        ClassificationHead(
-          token: .first, dense: [try source.linear("classifier.dense", outputs: width, inputs: width, bias: .required)],
-          output: try source.linear("classifier.out_proj", outputs: labels, inputs: width, bias: .required),
-          problem: try config.problem(labels: labels)))
+    case "BertForSequenceClassification", "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification",
+      "CamembertForSequenceClassification":
+      let (dense, output) = classifier(config)
+      return try source.classifier(config, dense: dense, output: output, width: width)
     case "BertForQuestionAnswering", "RobertaForQuestionAnswering", "XLMRobertaForQuestionAnswering", "CamembertForQuestionAnswering":
       return .spans(try source.linear("qa_outputs", outputs: 2, inputs: width, bias: .required))
     case "BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel": return .none

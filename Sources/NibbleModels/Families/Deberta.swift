@@ -50,25 +50,17 @@ enum Deberta: TransformerArchitecture {
     let embeddingNorm = try source.norm(embeddings + "LayerNorm", width: width, hasBias: true)
     let relative = try relative(shape, config, source)
     let hasOwn = try relative != nil && !config.bool("share_att_key", default: false)
-    let layers = try (0..<shape.layers).map { index in
-      let layer = encoder + "layer.\(index)."
-      func linear(_ name: String, _ outputs: Int, _ inputs: Int) throws -> Linear {
-        try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: .required)
-      }
-      func own(_ name: String, _ isThere: Bool?) throws -> [Linear] {
-        hasOwn && isThere == true ? [try linear("attention.self.\(name)_proj", shape.queryWidth, width)] : []
-      }
-      return LayerWeights(
-        attentionNorms: BranchNorms(behind: try source.norm(layer + "attention.output.LayerNorm", width: width, hasBias: true)),
-        queryKeyValue: try ["query", "key", "value"].map { try linear("attention.self.\($0)_proj", shape.queryWidth, width) },
-        distances: try own("pos_key", relative?.hasKeys) + own("pos_query", relative?.hasQueries),
-        attentionOutput: try linear("attention.output.dense", width, shape.queryWidth),
-        mlpNorms: BranchNorms(behind: try source.norm(layer + "output.LayerNorm", width: width, hasBias: true)),
-        up: [try linear("intermediate.dense", inner, width)], down: try linear("output.dense", width, inner))
-    }
+    func attention(_ parts: String...) -> [String] { parts.map { "attention.self.\($0)_proj" } }
+    let names = EncoderNames(
+      queryKeyValue: attention("query", "key", "value"),
+      distances: (hasOwn && relative?.hasKeys == true ? attention("pos_key") : [])
+        + (hasOwn && relative?.hasQueries == true ? attention("pos_query") : []),
+      attentionOutput: "attention.output.dense", attentionNorm: "attention.output.LayerNorm", up: "intermediate.dense",
+      down: "output.dense", mlpNorm: "output.LayerNorm")
+    let layers = try (0..<shape.layers).map { try source.encoderLayer(encoder + "layer.\($0).", names, shape, inner: inner) }
     let head = try head(shape, config, source)
     // Heads for masked tokens beside what is asked for; positions that only those heads use; a norm of distances nobody looks at.
-    let heads = #"|^(cls|lm_predictions|mask_predictions|pooler|classifier)\."#
+    let heads = #"|^(cls|lm_predictions|mask_predictions)\."#
     let positionTable = hasPositions ? "" : #"|(^|\.)embeddings\.position_embeddings\."#
     let distances = relative == nil ? #"|(^|\.)encoder\.LayerNorm\."# : ""
     try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + heads + positionTable + distances))
@@ -94,24 +86,16 @@ enum Deberta: TransformerArchitecture {
   }
 
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
-    let width = try shape(config).width
-    if !source.has("pooler.dense.weight") { source.begin("pooler.dense", outputs: width, inputs: width, hasBias: true) }
-    source.begin("classifier", outputs: labels, inputs: width, hasBias: true)
+    source.beginClassifier("pooler.dense", "classifier", width: try shape(config).width, labels: labels)
     return true
   }
 
   private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
-    let width = shape.width
     // The first files do not say.
     switch config.says("architectures") ? try config.architectureClass() : "DebertaV2Model" {
     case "DebertaV2ForSequenceClassification":
-      let labels = try config.labelCount()
-      return .classification(
-        ClassificationHead(
-          token: .first, dense: [try source.linear("pooler.dense", outputs: width, inputs: width, bias: .required)],
-          activation: try config.activation("pooler_hidden_act", default: "gelu"),
-          output: try source.linear("classifier", outputs: labels, inputs: width, bias: .required),
-          problem: try config.problem(labels: labels)))
+      let activation = try config.activation("pooler_hidden_act", default: "gelu")
+      return try source.classifier(config, dense: "pooler.dense", activation: activation, output: "classifier", width: shape.width)
     case "DebertaV2Model": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

@@ -8,15 +8,11 @@ enum GPT2: TransformerArchitecture {
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()
     try config.refuse(["add_cross_attention"])
-    /// The usual names of sizes are accepted, and come first.
-    func size(_ name: String, _ usual: String, _ range: ClosedRange<Int>, default fallback: Int) throws -> Int {
-      try config.int(config[usual] == nil ? name : usual, range, default: fallback)
-    }
-    let width = try size("n_embd", "hidden_size", Limits.width, default: 768)
-    let heads = try size("n_head", "num_attention_heads", Limits.heads, default: 12)
+    let width = try config.int("n_embd", or: "hidden_size", Limits.width, default: 768)
+    let heads = try config.int("n_head", or: "num_attention_heads", Limits.heads, default: 12)
     guard width % heads == 0 else { throw config.fail("\(key: "n_embd") \(width) is no multiple of n_head \(heads)") }
-    let layers = try size("n_layer", "num_hidden_layers", Limits.layers, default: 12)
-    let context = try size("n_positions", "max_position_embeddings", Limits.context, default: 1024)
+    let layers = try config.int("n_layer", or: "num_hidden_layers", Limits.layers, default: 12)
+    let context = try config.int("n_positions", or: "max_position_embeddings", Limits.context, default: 1024)
     return TransformerShape(
       vocabulary: try config.int("vocab_size", Limits.vocabulary, default: 50257), width: width, heads: heads,
       keyValueHeads: heads, headSize: width / heads, layers: layers, contextLength: context,

@@ -54,8 +54,9 @@ enum ModernBert: TransformerArchitecture {
     }
     let finalNorm = try norm("final_norm")
     let head = try head(shape, config, source)
-    // A head for masked tokens beside what is asked for.
-    try source.checkNothingLeft(ignoring: Pattern(#"^(decoder|head)\."#))
+    // The rest of a head for masked tokens beside a classifier's.
+    let masked = if case .none = head { "(?!)" } else { #"^decoder\."# }
+    try source.checkNothingLeft(ignoring: Pattern(masked))
     return TransformerWeights(
       tokens: tokens, embeddingNorm: embeddingNorm, layers: layers, finalNorm: finalNorm, head: head)
   }

@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// Memory of heads, beside what passes use.
-private enum HeadSlot { static let input = 100, rows = 101, scores = 102, pooled = 103, inputGradient = 104, bounded = 105 }
+enum HeadSlot { static let input = 100, rows = 101, scores = 102, pooled = 103, inputGradient = 104, bounded = 105, spans = 106 }
 
 /// Heads on the states of any network: forward, and the way back beside it.
 extension Network {

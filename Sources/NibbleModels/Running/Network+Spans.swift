@@ -9,8 +9,7 @@ extension Network {
   package func spanScores(_ hidden: UnsafePointer<Float>, _ head: Linear, of batch: Batch) throws -> UnsafePointer<Float> {
     let rows = rows(batch)
     let count = rows.reduce(0, +)
-    // Behind the slots of other heads.
-    let scores = floats(105, count * head.outputs)
+    let scores = floats(HeadSlot.spans, count * head.outputs)
     operations(rows, batch.adapters, nil).linear([head], hidden, rows: 0..<count, scores, nil)
     guard LayerKernels.allFinite(scores, count: count * head.outputs) else {
       throw NibbleError.quality("the head for spans gives NaN or infinite scores")

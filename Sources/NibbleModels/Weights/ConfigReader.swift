@@ -38,6 +38,11 @@ package struct ConfigReader: Sendable {
     return number
   }
 
+  /// The same under a family's own name or under the usual one, which comes first.
+  package func int(_ key: String, or usual: String, _ range: ClosedRange<Int>, default fallback: Int) throws -> Int {
+    try int(self[usual] == nil ? key : usual, range, default: fallback)
+  }
+
   /// A finite number above `minimum`.
   package func double(_ key: String, above minimum: Double, default fallback: Double? = nil) throws -> Double {
     guard let value = self[key] else {
