@@ -7,7 +7,7 @@ import shutil
 
 import torch
 
-from models import tensors_of
+from models import linear4bit, load, tensors_of
 from reference import by_bitsandbytes, packed_tensors
 
 from .adapters import attached, draw_adapter, is_scalable, scaled
@@ -15,6 +15,7 @@ from .attach import base_of
 from .common import Difference, Undrawable, answers, compare, in_double, peer
 from .configurations import DECODERS, ENCODERS
 from .drawing import draw_model
+from .quantize import with_prefix
 from .questions import draw_question
 
 QUIET = ("-q", "-j", 1)
@@ -74,8 +75,12 @@ def packed(case, drawn, words):
     case.nibble("merge", "--base", "m", "--adapter", words, "-o", "packed", "--format", "bnb", "--codec", codec, "--block-size", block,
                 "--no-double-quant", "--bnb-rules", "cpu", "--min-survival", 0, *QUIET)
     plain, found = tensors_of(case / "plain"), packed_tensors(tensors_of(case / "packed"))
-    if not found:
-        raise Difference("nothing is packed")
+    try:
+        layers = linear4bit(load(case / "packed", drawn.model_class))
+    except Exception as error:  # noqa: BLE001
+        raise Difference(f"transformers does not load it: {str(error).splitlines()[0][:200]}") from None
+    if layers.keys() != {name.removesuffix(".weight") for name in with_prefix(found, layers)}:
+        raise Difference("other layers are packed than transformers loads")
     for name, ours in found.items():
         weight = plain[name].reshape(-1)
         if drawn.config["model_type"] == "gpt2" and ".c_" in name:
