@@ -45,9 +45,18 @@ def convert(folder, out, kind="f32", *options, pre=None):
     """
     with _running("convert_hf_to_gguf.py", folder, "--outfile", out, "--outtype", kind, *options):
         converter = importlib.import_module("convert_hf_to_gguf")
-        model = importlib.import_module("conversion.base").TextModel
+        base = importlib.import_module("conversion.base")
+        model, load = base.TextModel, base.ModelBase.load_hparams
         found = (lambda self, tokenizer: pre) if pre else model.get_vocab_base_pre
-        with unittest.mock.patch.object(model, "get_vocab_base_pre", found):
+
+        def numbers(*words, **more):
+            """Those of a configuration; transformers 5 has another name for a number of GPT-NeoX than the converter asks for."""
+            read = load(*words, **more)
+            if read.get("model_type") == "gpt_neox":
+                read.setdefault("rotary_pct", (read.get("rope_parameters") or {}).get("partial_rotary_factor", 0.25))
+            return read
+
+        with unittest.mock.patch.object(model, "get_vocab_base_pre", found), unittest.mock.patch.object(base.ModelBase, "load_hparams", numbers):
             converter.main()
     return out
 
@@ -68,17 +77,20 @@ def contents(path):
     return keys, tensors
 
 
-def assert_same_file(ours, theirs, near=(), ordered=True, ignoring=()):
+def assert_same_file(ours, theirs, near=(), ordered=True, ignoring=(), sorted_keys=False):
     """The same bytes; where they are not, what is different.
 
     - near: tensors that may be a rounding apart
     - ordered: whether tensors must come in the same order
     - ignoring: keys that may differ
+    - sorted_keys: whether keys may come in another order
     """
     if ours.read_bytes() == theirs.read_bytes():
         return
     (keys, tensors), (their_keys, their_tensors) = (
         ([key for key in keys if key[0] not in ignoring], tensors if ordered else sorted(tensors)) for keys, tensors in (contents(ours), contents(theirs)))
+    if sorted_keys:
+        keys, their_keys = (sorted(both, key=lambda key: key[0]) for both in (keys, their_keys))
     assert [key[0] for key in keys] == [key[0] for key in their_keys], set(key[0] for key in keys) ^ set(key[0] for key in their_keys)
     for own, other in zip(keys, their_keys):
         # NaN, such as the score of a token, is itself.

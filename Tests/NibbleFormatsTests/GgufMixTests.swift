@@ -27,7 +27,7 @@ struct GgufMixTests {
     }
   }
 
-  static let names = ["llama 8B", "SmolLM2 135M", "llama 70B", "qwen2 0.5B", "mixtral", "four experts", "gpt2", "bert", "odd"]
+  static let names = ["llama 8B", "SmolLM2 135M", "llama 70B", "qwen2 0.5B", "mixtral", "four experts", "gpt2", "bert", "falcon", "odd"]
 
   @Test("are llama-quantize's, tensor by tensor", arguments: names)
   func choices(_ name: String) throws {

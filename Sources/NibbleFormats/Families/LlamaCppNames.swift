@@ -25,10 +25,15 @@ package struct LlamaCppNames: Sendable {
   var isInterleaved = false
   /// llama.cpp's names of weights that are stored [in, out] here.
   var transposed: Set<String> = []
+  /// How one projection of queries, keys and values lies here: so many groups of heads, and how many heads of each kind a group has, one
+  /// kind after another. There all queries come first, then all keys. nil where they lie here as there.
+  var fusedHeads: (@Sendable (JSON?) throws -> (groups: Int, parts: [Int]))?
   /// Whether norms multiply with one more than what is stored here.
   var normsAddOne = false
   /// Whether the table of positions begins with rows for padding, which is left out there.
   var cutsPositions = false
+  /// Modules that the first layer may lack.
+  var firstLayerLacks: [String] = []
   /// Whether adapters are converted.
   package var takesAdapters = true
   /// Tensors that llama.cpp has no use for, and why: full names, searched.
@@ -42,6 +47,11 @@ package struct LlamaCppNames: Sendable {
     (self.modelTypes, self.architecture, self.prefix, self.layers) = (modelTypes, architecture, prefix, layers)
     (self.inLayer, self.whole, self.heads) = (inLayer, whole, heads)
   }
+
+  /// What old files hold of positions.
+  static let frequencies: (pattern: Pattern?, reason: String) = (
+    try? Pattern(#"(^|\.)rotary_emb\.inv_freq$"#), "llama.cpp computes the frequencies of positions itself"
+  )
 
   /// Those of every family.
   package static var all: [LlamaCppNames] { ModelFamily.all.flatMap(\.llamaCpp) }
@@ -124,6 +134,9 @@ package struct LlamaCppNames: Sendable {
       let heads = try Self.heads(config)
       return .interleaved(heads: module == "attn_q" ? heads.queries : heads.keys)
     }
+    if module == "attn_qkv", let heads = try fusedHeads?(config), heads.groups > 1 {
+      return .gathered(groups: heads.groups, parts: heads.parts)
+    }
     if transposed.contains(module), part.suffix == ".weight" { return .transposed }
     if normsAddOne, module.hasSuffix("norm") { return .plusOne }
     if cutsPositions, module == "position_embd", let rows = Self.positionsLeftOut(config) { return .withoutFirst(rows: rows) }
@@ -161,6 +174,16 @@ package enum LlamaCppForm: Equatable, Sendable {
   case withoutFirst(rows: Int)
   /// One is added to each number.
   case plusOne
+  /// Rows are heads of queries, keys and values by groups, parts[0] heads of queries and so on; in llama.cpp's file by kind.
+  case gathered(groups: Int, parts: [Int])
+
+  /// The order of bytes of a section with so many rows; nil for rows that no such heads have.
+  static func gathered(_ groups: Int, _ parts: [Int], rows: Int, rowBytes: Int) -> SectionOrder? {
+    let heads = groups.multipliedReportingOverflow(by: parts.reduce(0, +))
+    guard groups > 0, !heads.overflow, heads.partialValue > 0, rows > 0, rows % heads.partialValue == 0 else { return nil }
+    let head = rows / heads.partialValue * rowBytes
+    return .gathered(.init(groups: groups, parts: parts.map { $0 * head }))
+  }
 
   /// Whether so many rows are whole heads of two halves.
   package static func divides(rows: Int, heads: Int) -> Bool { heads > 0 && rows > 0 && rows % (2 * heads) == 0 }

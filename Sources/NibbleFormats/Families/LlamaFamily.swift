@@ -30,15 +30,15 @@ extension ModelFamily {
     let normsAround: [LlamaCppNames.Pair] = [("input_layernorm", "attn_norm"), ("pre_feedforward_layernorm", "ffn_norm")]
 
     func names(
-      _ types: [String], _ norms: [LlamaCppNames.Pair], interleaved: Bool = false, plusOne: Bool = false
+      _ types: [String], as architecture: String? = nil, _ norms: [LlamaCppNames.Pair], interleaved: Bool = false, plusOne: Bool = false, hasHead: Bool = true
     ) -> LlamaCppNames {
       var names = LlamaCppNames(
-        types, architecture: types[0], prefix: "model.", layers: "layers.", inLayer: linear + norms,
-        whole: [("embed_tokens", "token_embd"), ("norm", "output_norm")], heads: plusOne ? [] : [("lm_head", "output")])
+        types, architecture: architecture ?? types[0], prefix: "model.", layers: "layers.", inLayer: linear + norms,
+        whole: [("embed_tokens", "token_embd"), ("norm", "output_norm")], heads: hasHead ? [("lm_head", "output")] : [])
       names.isInterleaved = interleaved
       names.normsAddOne = plusOne
-      names.dropped = [(try? Pattern(#"\.rotary_emb\.inv_freq$"#), "llama.cpp computes the frequencies of positions itself")]
-      if plusOne {
+      names.dropped = [LlamaCppNames.frequencies]
+      if !hasHead {
         names.dropped.append((try? Pattern(#"^lm_head\.weight$"#), "llama.cpp takes the embedding for the head"))
       }
       return names
@@ -46,8 +46,9 @@ extension ModelFamily {
     return [
       names(["llama", "mistral"], normsBefore, interleaved: true), names(["granite"], normsBefore, interleaved: true),
       names(["smollm3"], normsBefore, interleaved: true), names(["qwen2"], normsBefore), names(["qwen3"], normsBefore + headNorms),
-      names(["gemma"], normsBefore, plusOne: true), names(["gemma2"], normsAround + normsAfter, plusOne: true),
-      names(["olmo2"], normsAfter + headNorms),
+      names(["gemma"], normsBefore, plusOne: true, hasHead: false), names(["gemma2"], normsAround + normsAfter, plusOne: true, hasHead: false),
+      names(["gemma3_text"], as: "gemma3", normsAround + normsAfter + headNorms, plusOne: true),
+      names(["olmo2"], normsAfter + headNorms), names(["olmo3"], as: "olmo2", normsAfter + headNorms),
     ]
   }()
 }

@@ -16,6 +16,8 @@ package enum SectionOrder: Hashable, Sendable {
   case withoutFirst(Int)
   /// Numbers in float32, each one more than in use.
   case plusOne
+  /// Groups of parts, in use one group after another; in the file the first part of every group, then the second, and so on.
+  case gathered(GatheredParts)
 
   /// Words of 32 bits with eight codes of a column each.
   package struct RowWords: Hashable, Sendable {
@@ -32,6 +34,24 @@ package enum SectionOrder: Hashable, Sendable {
     var wordRows: Int { (rows + 7) / 8 }
     /// Bytes of a row in use.
     var rowBytes: Int { areBytes ? columns : columns / 2 }
+  }
+
+  /// So many groups, each of parts of so many bytes.
+  package struct GatheredParts: Hashable, Sendable {
+    var groups: Int
+    var parts: [Int]
+
+    /// Calls `body` with each part of each group in use: its place there, that in the file, and its bytes.
+    func forEach(_ body: (_ used: Int, _ stored: Int, _ count: Int) throws -> Void) rethrows {
+      let group = parts.reduce(0, +)
+      for index in 0..<groups {
+        var before = 0
+        for part in parts {
+          try body(index * group + before, groups * before + index * part, part)
+          before += part
+        }
+      }
+    }
   }
 
   /// Whether bytes stay where they are.
@@ -56,7 +76,7 @@ package enum SectionOrder: Hashable, Sendable {
   /// Lines of the stored matrix and bytes of one; nil where bytes stay where they are.
   private var lines: (count: Int, bytes: Int)? {
     switch self {
-    case .swapped, .interleaved, .withoutFirst, .plusOne: nil
+    case .swapped, .interleaved, .withoutFirst, .plusOne, .gathered: nil
     case .turned(let rows, let columns, let width): (columns, rows * width)
     case .columnWords(let rows, let columns): (columns / 8, rows * 4)
     case .rowWords(let words): words.isTurned ? (words.columns, words.wordRows * 4) : (words.wordRows, words.columns * 4)
@@ -78,7 +98,7 @@ extension SectionOrder {
 
   private var shape: (rows: Int, rowBytes: Int) {
     switch self {
-    case .swapped, .interleaved, .withoutFirst, .plusOne: (0, 1)
+    case .swapped, .interleaved, .withoutFirst, .plusOne, .gathered: (0, 1)
     case .turned(let rows, let columns, let width): (rows, columns * width)
     case .columnWords(let rows, let columns): (rows, columns / 2)
     case .rowWords(let words): (words.rows, words.rowBytes)
@@ -95,6 +115,13 @@ extension SectionOrder {
       return apply(buffer, isWriting: false)
     }
     if case .interleaved(let rows, let bytes) = self { return Self.fill(buffer, from: offset, of: stored, rows, bytes) }
+    if case .gathered(let parts) = self {
+      let end = offset + buffer.count
+      return parts.forEach { used, place, count in
+        let (low, high) = (max(used, offset), min(used + count, end))
+        if low < high { (to + (low - offset)).copyMemory(from: from + place + (low - used), byteCount: high - low) }
+      }
+    }
     if case .withoutFirst(let first) = self {
       let zeros = min(buffer.count, max(0, first - offset))
       for at in 0..<zeros { buffer[at] = 0 }
@@ -144,7 +171,7 @@ extension SectionOrder {
   /// Rows `first..<first + count` in use; of words of rows, the eight that share words.
   private func unpack(_ first: Int, _ count: Int, _ stored: UnsafeRawPointer, _ out: UnsafeMutableRawPointer) {
     switch self {
-    case .swapped, .interleaved, .withoutFirst, .plusOne: break
+    case .swapped, .interleaved, .withoutFirst, .plusOne, .gathered: break
     case .turned(let rows, let columns, 2): Self.turn(UInt16.self, first, count, rows, columns, stored, out)
     case .turned(let rows, let columns, _): Self.turn(UInt32.self, first, count, rows, columns, stored, out)
     case .columnWords(let rows, let columns):
@@ -197,6 +224,19 @@ extension SectionOrder {
   func forEachStored(_ plain: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer) throws -> Void) rethrows {
     if case .withoutFirst(let first) = self { return try body(UnsafeRawBufferPointer(rebasing: plain[min(first, plain.count)...])) }
     if case .interleaved(let rows, let bytes) = self { return try Self.forEachHead(plain, rows, bytes, body) }
+    if case .gathered(let gathered) = self {
+      // In the order of the file: a part of all groups, then the next part.
+      let group = gathered.parts.reduce(0, +)
+      var before = 0
+      for part in gathered.parts {
+        for index in 0..<gathered.groups where part > 0 {
+          let start = index * group + before
+          try body(UnsafeRawBufferPointer(rebasing: plain[start..<start + part]))
+        }
+        before += part
+      }
+      return
+    }
     guard let lines, lines.bytes > 0, let from = plain.baseAddress else { return }
     let together = max(1, Self.pieceBytes / lines.bytes)
     try withUnsafeTemporaryAllocation(byteCount: min(together, lines.count) * lines.bytes, alignment: 16) { piece in
@@ -229,7 +269,7 @@ extension SectionOrder {
   /// One line of the stored matrix.
   private func pack(_ line: Int, _ plain: UnsafeRawPointer, _ out: UnsafeMutableRawPointer) {
     switch self {
-    case .swapped, .interleaved, .withoutFirst, .plusOne: break
+    case .swapped, .interleaved, .withoutFirst, .plusOne, .gathered: break
     case .turned(let rows, let columns, 2): Self.column(UInt16.self, line, rows, columns, plain, out)
     case .turned(let rows, let columns, _): Self.column(UInt32.self, line, rows, columns, plain, out)
     case .columnWords(let rows, let columns):

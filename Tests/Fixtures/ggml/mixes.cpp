@@ -29,6 +29,7 @@ static const Model models[] = {
     {"four experts", "llama", 1024, 2816, 9, 16, 4, 4, 32000, false, false},
     {"gpt2", "gpt2", 768, 3072, 12, 12, 12, 0, 50257, true, true},
     {"bert", "bert", 312, 1200, 4, 12, 12, 0, 21128, true, false},
+    {"falcon", "falcon", 512, 2048, 32, 8, 1, 0, 1000, true, true},
     {"odd", "llama", 1000, 2700, 5, 10, 10, 0, 300, false, false},
 };
 

@@ -72,6 +72,11 @@ extension StoredTensor {
       }
       sections[0] = section.ordered(
         .interleaved(headRows: rows / heads, rowBytes: section.storedLength / rows), section.kind, plainLength: section.plainLength)
+    case .gathered(let groups, let parts):
+      guard let rows = shape.first, rows > 0,
+        let order = LlamaCppForm.gathered(groups, parts, rows: rows, rowBytes: section.storedLength / rows)
+      else { throw fail("its shape \(shape) has no rows for \(groups) groups of \(parts.reduce(0, +)) heads") }
+      sections[0] = section.ordered(order, section.kind, plainLength: section.plainLength)
     case .transposed:
       guard shape.count == 2 else { throw fail("its shape is \(shape), where a matrix is expected") }
       guard !isPacked else { return isTransposed = true }

@@ -2,8 +2,7 @@ import NibbleQuant
 
 /// A way to choose a type of ggml's for each tensor of a model, by a name such as `q4_k_m`: more bits where errors cost more.
 ///
-/// The choices are those of llama.cpp's `llama-quantize` without an importance matrix (`llama_tensor_get_type`); its exceptions for
-/// Falcon and GLM, which nibble does not know, are not here.
+/// The choices are those of llama.cpp's `llama-quantize` without an importance matrix (`llama_tensor_get_type`).
 public struct GgufMix: Sendable {
   /// The name on the command line: "q4_k_m".
   public let name: String
@@ -78,6 +77,8 @@ public struct GgufMix: Sendable {
       (self.architecture, self.layers, self.heads, self.keyHeads, self.experts) = (architecture, layers, heads, keyHeads, experts)
     }
 
+    var isFalcon: Bool { architecture == "falcon" }
+
     /// Heads of queries that share one of keys and values.
     var shares: Int { keyHeads > 0 ? heads / keyHeads : 0 }
 
@@ -112,7 +113,7 @@ public struct GgufMix: Sendable {
     return tensors.indices.map { index in
       guard let kind = kinds[index], let columns = tensors[index].shape.last else { return Choice(type: .f32, wanted: .f32) }
       let head = kind == .head || isTied && kind == .tokens
-      let wanted = head ? self.head(columns) : chosen(kind, tensors[index].shape, places[index], values, tensors[index].name, model)
+      let wanted = head ? (model.isFalcon ? .q8_0 : self.head(columns)) : chosen(kind, tensors[index].shape, places[index], values, tensors[index].name, model)
       return Choice(type: base.dtype == nil ? Self.fitting(wanted, columns) : base, wanted: base.dtype == nil ? wanted : base)
     }
   }
@@ -186,7 +187,7 @@ public struct GgufMix: Sendable {
     columns % base.blockElements != 0 || base == .q8_0 || base == .mxfp4 ? .q8_0 : .q6_k
   }
 
-  private func chosen(_ kind: Kind, _ shape: [Int], _ place: Int, _ values: Int, _ name: String, _ model: Model) -> GGMLType {
+  private func chosen(_ kind: Kind, _ shape: [Int], _ place: Int, _ values: Int, _ tensor: String, _ model: Model) -> GGMLType {
     if base == .mxfp4 { return shape.count > 2 && shape[shape.count - 3] > 1 ? base : .q8_0 }
     switch kind {
     case .head, .tokens, .other: return base
@@ -195,8 +196,24 @@ public struct GgufMix: Sendable {
       let type = self.values(place, values, model) ?? base
       return model.isOf70B && [.q3_k, .q4_k].contains(type) ? .q5_k : type
     case .keys: return model.experts == 8 ? .q8_0 : base
-    case .down: return down(model.experts > 1 ? Self.layer(name) : place, model.layers, model) ?? base
+    case .down where model.isFalcon: return falconDown(place, model.layers) ?? base
+    case .attended where model.isFalcon: return name == "q3_k_l" ? .q4_k : base
+    case .down: return down(model.experts > 1 ? Self.layer(tensor) : place, model.layers, model) ?? base
     case .attended: return attended(place, values, model) ?? base
+    }
+  }
+
+  /// Falcon's feed-forward layers take fewer bits.
+  private func falconDown(_ place: Int, _ count: Int) -> GGMLType? {
+    let isSensitive = Self.sensitive(place, count, Model(architecture: "falcon", layers: count, heads: 1, keyHeads: 1)) != nil
+    switch name {
+    case "q3_k_m": return place < count / 16 ? .q5_k : isSensitive ? .q4_k : nil
+    case "q3_k_l": return .q4_k
+    case "q4_k_m": return place < count / 16 ? .q6_k : isSensitive ? .q5_k : nil
+    case "q5_k_m": return isSensitive ? .q6_k : nil
+    case "iq4_nl", "iq4_xs": return place < count / 8 ? .q5_k : nil
+    case "q2_k": return .q3_k
+    default: return nil
     }
   }
 

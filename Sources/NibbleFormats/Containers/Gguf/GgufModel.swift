@@ -62,6 +62,7 @@ struct GgufModel: Container {
     case .interleaved(let heads): return .interleaved(headRows: rows / heads, rowBytes: rowBytes)
     case .withoutFirst(let first): return .withoutFirst(first * rowBytes)
     case .plusOne: return .plusOne
+    case .gathered(let groups, let parts): return LlamaCppForm.gathered(groups, parts, rows: rows, rowBytes: rowBytes)
     }
   }
 

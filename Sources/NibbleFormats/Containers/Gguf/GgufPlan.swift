@@ -12,6 +12,8 @@ struct GgufPlan: Sendable {
   private(set) var encoded = EncodedMetadata(count: 0, bytes: [])
   /// Memory that reading the tokenizer took, which stays with the program.
   private(set) var memory = 0
+  /// What LongRoPE multiplies queries and keys with.
+  private var attentionFactor: Float?
   /// Tensors that Hugging Face's checkpoints do not have.
   private(set) var extra: [GgufLayout.Tensor] = []
 
@@ -32,10 +34,11 @@ struct GgufPlan: Sendable {
     let model = try ModelKeys(numbers, architecture: llamaCpp.architecture, place: source.path)
     let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
     try place(&job, llamaCpp, config, hasHead: hasHead)
-    try checkWhole(job, numbers)
+    try checkWhole(job, numbers, llamaCpp)
     try addFactors(numbers, llamaCpp)
     let fileType = try settle(&job, numbers, llamaCpp)
     metadata["general.architecture"] = .text(llamaCpp.architecture)
+    if let factor = attentionFactor { metadata[llamaCpp.architecture + ".rope.scaling.attn_factor"] = .f32(factor) }
     let weights = extra.reduce(0) { $0 + (elementCount(of: $1.shape) ?? 0) } + kept(job).reduce(0) { $0 + $1.target.storedCount(forms[$1.target.name]) }
     let text = try TokenizerText(try source.contents(ofSmallFiles: TokenizerText.names), place: source.path)
     // Tables of tokens, their texts and merges, and the metadata: measured on a tokenizer of 2 MB.
@@ -104,20 +107,36 @@ struct GgufPlan: Sendable {
     case .transposed: guard source.shape.count == 2 else { throw fail("is no matrix") }
     case .interleaved(let heads):
       guard LlamaCppForm.divides(rows: source.logicalShape.first ?? 0, heads: heads) else { throw fail("has no rows for \(heads) heads") }
+    case .gathered(let groups, let parts):
+      guard LlamaCppForm.gathered(groups, parts, rows: source.logicalShape.first ?? 0, rowBytes: 1) != nil else {
+        throw fail("has no rows for \(groups) groups of \(parts.reduce(0, +)) heads")
+      }
     case .withoutFirst(let rows):
       guard source.shape.count == 2, source.logicalShape[0] > rows else { throw fail("has no \(rows) rows before those of positions") }
     }
   }
 
+  /// Tensors of what positions are computed with.
   private mutating func addFactors(_ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws {
-    guard ["llama", "granite", "smollm3"].contains(llamaCpp.architecture), let rope = try RopeNumbers(numbers, numbers.place) else { return }
-    let heads = Int(try numbers.needed(["num_attention_heads"])), width = Int(try numbers.needed(["hidden_size"]))
-    guard heads > 0 else { return }
-    let size = try numbers.whole(["head_dim"]) ?? width / heads
-    guard (2...1 << 16).contains(size), let factors = try rope.factors(headSize: size) else { return }
-    let bytes = factors.withUnsafeBytes { Array($0) }
-    extra.append(
-      .init(name: "rope_freqs.weight", shape: [factors.count], type: GGMLType.f32.number, length: bytes.count, content: bytes))
+    guard let rope = try RopeNumbers(numbers, numbers.place) else { return }
+    func add(_ name: String, _ factors: [Float]) {
+      let bytes = factors.withUnsafeBytes { Array($0) }
+      extra.append(.init(name: name, shape: [factors.count], type: GGMLType.f32.number, length: bytes.count, content: bytes))
+    }
+    switch llamaCpp.architecture {
+    case "llama", "granite", "smollm3":
+      let heads = Int(try numbers.needed(["num_attention_heads"])), width = Int(try numbers.needed(["hidden_size"]))
+      guard heads > 0 else { return }
+      let size = try numbers.whole(["head_dim"]) ?? width / heads
+      guard (2...1 << 16).contains(size), let factors = try rope.factors(headSize: size) else { return }
+      add(GgufSource.frequencies, factors)
+    case "phi3":
+      guard let factors = try rope.longRoPE() else { return }
+      attentionFactor = factors.attention
+      add(GgufSource.longFactors, factors.long)
+      add(GgufSource.shortFactors, factors.short)
+    default: break
+    }
   }
 
   /// Gives every tensor its type.
@@ -132,8 +151,8 @@ struct GgufPlan: Sendable {
         name: source.name, gguf: names[source.name] ?? "", shape: shape(source), dtype: source.dtype,
         blocks: (source.encoding.codec as? GGMLBlocks)?.type)
     }
-    let heads = Int(try numbers.u32(["num_attention_heads", "n_head"]) ?? 0)
-    let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer"]) ?? 0)
+    let heads = Int(try numbers.u32(["num_attention_heads", "n_head", "n_heads"]) ?? 0)
+    let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers"]) ?? 0)
     let model = GgufMix.Model(
       architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)))
     let types = try GgufTypes(tensors, options, in: model, place: path)
@@ -183,17 +202,18 @@ struct GgufPlan: Sendable {
   }
 
   /// llama.cpp loads whole models only: every layer, and the embedding.
-  private func checkWhole(_ job: StreamJob, _ numbers: HuggingFaceNumbers) throws {
+  private func checkWhole(_ job: StreamJob, _ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws {
     let path = job.source.path
     guard names.values.contains("token_embd.weight") else {
       throw NibbleError.usage("\(path: path): there is no embedding; llama.cpp loads whole models only")
     }
     try check(vocabulary: try numbers.whole(["vocab_size"]) ?? 0, job)
-    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer"]))
+    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer", "n_layers"]))
     var tensors: [Int: Int] = [:]
     for name in names.values where name.hasPrefix("blk.") {
       tensors[Int(name.dropFirst(4).prefix { $0 != "." }) ?? -1, default: 0] += 1
     }
+    tensors[0]? += llamaCpp.firstLayerLacks.count { name in !names.values.contains("blk.0.\(name).weight") }
     guard tensors.count == count, tensors.keys.allSatisfy({ $0 < count }), Set(tensors.values).count <= 1 else {
       let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || tensors[$0] != tensors.values.max() }
       throw NibbleError.usage(
@@ -222,7 +242,7 @@ struct GgufPlan: Sendable {
 
   /// Names of the classes of a head, in the order of its rows; nil where there is no head and the configuration has no names.
   private static func labels(_ config: JSON, _ job: StreamJob, hasHead: Bool) throws -> [String]? {
-    guard LlamaCppNames.of(modelType: config["model_type"]?.string ?? "")?.architecture == "bert" else { return nil }
+    guard ["bert", "modern-bert"].contains(LlamaCppNames.of(modelType: config["model_type"]?.string ?? "")?.architecture) else { return nil }
     let named = (config["id2label"]?.members ?? []).compactMap { key, value in Int(key).flatMap { id in value.string.map { (id, $0) } } }
     let labels = named.sorted { $0.0 < $1.0 }.map(\.1)
     guard hasHead else { return labels.isEmpty || labels.count == 2 && labels[0] == "LABEL_0" ? nil : labels }
@@ -232,7 +252,7 @@ struct GgufPlan: Sendable {
 
   /// How sentence-transformers pools the states of a model: llama.cpp's number; nil where nothing says.
   private static func pooling(_ source: Checkpoint, _ text: TokenizerText, _ llamaCpp: LlamaCppNames) throws -> UInt32? {
-    guard ["bert", "qwen2", "qwen3"].contains(llamaCpp.architecture), let modules = try text.json("modules.json")?.array,
+    guard ["bert", "modern-bert", "qwen2", "qwen3"].contains(llamaCpp.architecture), let modules = try text.json("modules.json")?.array,
       let path = modules.first(where: { $0["type"]?.string?.hasSuffix("Pooling") == true })?["path"]?.string
     else { return nil }
     let name = path + "/config.json"

@@ -62,6 +62,15 @@ struct HuggingFaceNumbers {
     return defaults["num_key_value_heads"] == nil ? nil : try u32(["num_attention_heads"])
   }
 
+  /// Of each layer, whether it sees a window only, by `layer_types`; nil where the configuration has none.
+  ///
+  /// - Throws: `.badInput`
+  func slidingLayers(_ layers: Int) throws -> [Bool]? {
+    guard let types = config["layer_types"]?.array else { return nil }
+    guard types.count == layers else { throw NibbleError.badInput("\(path: place): \(key: "layer_types") has \(types.count) entries for \(layers) layers") }
+    return types.map { $0 == "sliding_attention" }
+  }
+
   /// What transformers' configurations have for keys that files leave out.
   private static let defaults: [String: JSON] = [
     "llama": [
@@ -102,10 +111,52 @@ struct HuggingFaceNumbers {
       "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
       "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06),
     ],
+    "gemma3_text": [
+      "vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+      "num_key_value_heads": 4, "head_dim": 256, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1e-06), "sliding_window": 4096,
+      "query_pre_attn_scalar": 256,
+    ],
+    "olmo3": [
+      "vocab_size": 50304, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": .null, "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-05), "sliding_window": 4096,
+    ],
+    "phi3": [
+      "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": .null, "max_position_embeddings": 4096, "rms_norm_eps": JSON(1e-05),
+    ],
+    "phi": [
+      "vocab_size": 51200, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32,
+      "num_key_value_heads": .null, "max_position_embeddings": 2048, "layer_norm_eps": JSON(1e-05),
+    ],
+    "glm": glm, "glm4": glm,
+    "starcoder2": [
+      "vocab_size": 49152, "hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30, "num_attention_heads": 24,
+      "num_key_value_heads": 2, "max_position_embeddings": 4096, "norm_epsilon": JSON(1e-05),
+    ],
+    "gpt_neox": [
+      "vocab_size": 50432, "hidden_size": 6144, "intermediate_size": 24576, "num_hidden_layers": 44, "num_attention_heads": 64,
+      "max_position_embeddings": 2048, "layer_norm_eps": JSON(1e-05),
+    ],
+    "falcon": [
+      "vocab_size": 65024, "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "max_position_embeddings": 2048,
+      "layer_norm_epsilon": JSON(1e-05),
+    ],
+    "distilbert": [
+      "vocab_size": 30522, "dim": 768, "n_layers": 6, "n_heads": 12, "hidden_dim": 3072, "max_position_embeddings": 512,
+    ],
+    "modernbert": [
+      "vocab_size": 50368, "hidden_size": 768, "intermediate_size": 1152, "num_hidden_layers": 22, "num_attention_heads": 12,
+      "max_position_embeddings": 8192, "norm_eps": JSON(1e-05), "local_attention": 128,
+    ],
     "gpt2": [
       "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": JSON(1e-05),
     ],
     "bert": encoder, "roberta": encoder, "xlm-roberta": encoder,
+  ]
+
+  private static let glm: JSON = [
+    "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 32,
+    "num_key_value_heads": 2, "head_dim": 128, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1.5625e-07),
   ]
 
   private static let encoder: JSON = [

@@ -37,7 +37,15 @@ struct TokenKeys {
       guard try writeSentencePieces(&out) || writeFallbackPairs(&out) else { throw refused("byte pairs with bytes to fall back on") }
       if architecture == "gemma" { try writeCodeGemma(&out) }
       out["tokenizer.ggml.add_space_prefix"] = .bool(false)
-    case "gpt2", "olmo2": try writeBytePairs(&out)
+    case "gemma3":
+      if try writeSentencePieces(&out) { out["tokenizer.ggml.add_space_prefix"] = .bool(false) } else { try writeBytePairs(&out) }
+    case "phi3":
+      if text.configuration?["tokenizer_class"]?.string == "GPT2Tokenizer" { try writeBytePairs(&out) } else { try writePhi3(&out) }
+    case "modern-bert":
+      for role in ["bos", "eos", "sep"] { out["tokenizer.ggml.add_\(role)_token"] = .bool(true) }
+      try writeBytePairs(&out)
+    case "chatglm", "glm4": try writeGLM(&out)
+    case "gpt2", "olmo2", "phi2", "starcoder2", "gptneox", "falcon": try writeBytePairs(&out)
     case "qwen2", "qwen3":
       if try !writeSentencePieces(&out) { try writeBytePairs(&out) }
     default: try writeLlama(&out)
@@ -132,6 +140,19 @@ struct TokenKeys {
     try SpecialTokenKeys(text, config.config, merges: true).write(&out)
   }
 
+  /// GLM-4's byte pairs, whose text ends with a mark that files do not always name.
+  private func writeGLM(_ out: inout GgufMetadata) throws {
+    let tokenizer = try tokenizer()
+    guard tokenizer.algorithm == .bytePairs else { throw refused("byte pairs") }
+    tables(try tokens(tokenizer), model: "gpt2", pre: try pre(tokenizer), scored: false, &out)
+    var special = try SpecialTokenKeys(text, config.config, merges: true)
+    for (role, token) in [("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("bos", "<|endoftext|>")] {
+      if role == "bos", architecture != "glm4" { continue }
+      if let id = tokenizer.id(of: token) { special.set(role, id: id) }
+    }
+    try special.write(&out)
+  }
+
   private func writeWordPieces(_ out: inout GgufMetadata) throws {
     let tokenizer = try tokenizer()
     guard tokenizer.algorithm == .wordPiece else { throw refused("word pieces") }
@@ -146,11 +167,25 @@ struct TokenKeys {
     try SpecialTokenKeys(text, config.config, limit: tokens.count).write(&out)
   }
 
-  /// SentencePiece's own file.
-  ///
-  /// - Returns: false where there is none
-  private func writeSentencePieces(_ out: inout GgufMetadata) throws -> Bool {
-    guard let bytes = text["tokenizer.model"], !Tokenizer.isTiktoken(bytes) else { return false }
+  /// Phi-3's pieces: what was added counts for a mark only where it is said to be one.
+  private func writePhi3(_ out: inout GgufMetadata) throws {
+    guard var tokens = try sentencePieces() else {
+      if try !writeFallbackPairs(&out) { try writeBytePairs(&out) }
+      return
+    }
+    let decoder: [(Int?, JSON)] = (text.configuration?["added_tokens_decoder"]?.members ?? []).map { (Int($0.key), $0.value) }
+    let added: [(Int?, JSON)] = (text.rest["added_tokens"]?.array ?? []).map { ($0["id"]?.int, $0) }
+    for (id, value) in decoder + added {
+      guard let id, tokens.indices.contains(id), let content = value["content"]?.string else { continue }
+      tokens[id] = Token(text: content, kind: value["special"]?.bool == true ? .control : .userDefined, score: -1000)
+    }
+    tables(tokens, model: "llama", pre: "default", scored: true, &out)
+    try SpecialTokenKeys(text, config.config, limit: tokens.count).write(&out)
+  }
+
+  /// What SentencePiece's own file and `added_tokens.json` have; nil where there is no such file.
+  private func sentencePieces() throws -> [Token]? {
+    guard let bytes = text["tokenizer.model"], !Tokenizer.isTiktoken(bytes) else { return nil }
     let table = try SentencePieceTable(bytes, place: text.place + "/tokenizer.model")
     let size = try config.whole(["vocab_size"]) ?? table.pieces.count
     guard (1...1 << 24).contains(size) else { throw NibbleError.badInput("\(path: text.place): vocab_size is \(size)") }
@@ -160,6 +195,14 @@ struct TokenKeys {
       guard let id = value.int, tokens.indices.contains(id) else { continue }
       tokens[id] = Token(text: name, kind: .userDefined, score: -1000)
     }
+    return tokens
+  }
+
+  /// SentencePiece's own file.
+  ///
+  /// - Returns: false where there is none
+  private func writeSentencePieces(_ out: inout GgufMetadata) throws -> Bool {
+    guard var tokens = try sentencePieces() else { return false }
     for (key, value) in text.configuration?["added_tokens_decoder"]?.members ?? [] {
       guard let id = Int(key), tokens.indices.contains(id), let content = value["content"]?.string else { continue }
       let isMark = value["special"]?.bool == true || Self.looksSpecial(content)
