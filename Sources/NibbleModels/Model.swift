@@ -60,7 +60,7 @@ public final class Model: @unchecked Sendable {
       throw config.fail(
         "\(key: "model_type") \(quoted(type)) is not implemented; \(architectures.modelTypes.joined(separator: ", ")) are")
     }
-    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "")
+    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "", ModelFamily.named(type))
     if let classifier, usesModelHead, try !architecture.beginHead(config, labels: classifier.labels, source) {
       throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head of their own; choose another pooling for a new one")
     }

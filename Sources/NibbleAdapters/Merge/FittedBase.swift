@@ -155,8 +155,9 @@ extension JSON {
   ///   - classes: what they are called; empty for numbers
   ///   - problem: `problem_type`
   package func forTask(_ task: String?, labels: Int?, names classes: [String] = [], problem: String? = nil) -> JSON? {
+    let takesImages = self["model_type"]?.string.flatMap(ModelFamily.named)?.takesImages == true
     let ending = [
-      "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification", "QUESTION_ANS": "ForQuestionAnswering",
+      "SEQ_CLS": takesImages ? "ForImageClassification" : "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification", "QUESTION_ANS": "ForQuestionAnswering",
     ]
     var written = self
     if let task, let ending = ending[task], let name = self["architectures"]?.array?.first?.string {

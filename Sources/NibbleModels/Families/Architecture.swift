@@ -17,7 +17,7 @@ package enum Head: Sendable {
 package struct ClassificationHead: Sendable {
   /// Tokens of a sequence, or positions of an image.
   package enum Token: String, Sendable, CaseIterable {
-    case first, last
+    case first, second, last
     /// All that are no padding, on average.
     case mean
   }
@@ -30,6 +30,8 @@ package struct ClassificationHead: Sendable {
   /// Of what those layers give.
   package var norm: HeadNorm?
   package var output: Linear
+  /// Another layer of classes, which looks at the second token: scores are the mean of both (DeiT).
+  package var second: Linear?
   package var problem: Problem
 
   package init(
@@ -38,6 +40,11 @@ package struct ClassificationHead: Sendable {
     (self.token, self.dense, self.activation, self.norm) = (token, dense, activation, norm)
     (self.output, self.problem) = (output, problem)
   }
+}
+
+extension ClassificationHead {
+  /// In the order of the pass.
+  package var layers: [Linear] { dense + [output] + (second.map { [$0] } ?? []) }
 }
 
 /// A layer norm in a head.
@@ -53,7 +60,7 @@ extension Head {
   package var layers: [Linear] {
     switch self {
     case .language(let head), .spans(let head): [head]
-    case .classification(let head): head.dense + [head.output]
+    case .classification(let head): head.layers
     case .none: []
     }
   }
@@ -100,7 +107,7 @@ package struct Architectures: Sendable {
   package static let all = Architectures([
     Llama.self, Qwen.self, SmolLM3.self, Olmo2.self, Olmo3.self, Gemma.self, Gemma2.self, Gemma3.self, Granite.self, Phi3.self, Glm.self,
     Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, DistilBert.self,
-    ModernBert.self, Deberta.self, ResNet.self,
+    ModernBert.self, Deberta.self, ResNet.self, ViT.self,
   ])
 
   private let types: [any Architecture.Type]

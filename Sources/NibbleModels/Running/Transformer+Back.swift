@@ -6,12 +6,17 @@ import NibbleCore
 /// with the matrix turned; nothing below the lowest layer with anything trained in it is computed.
 extension Transformer {
   package func backward(_ batch: Batch, _ gradient: Floats, tape: Tape, _ gradients: Gradients) throws {
+    try backward(batch, gradient, tape: tape, gradients, goesOn: false)
+  }
+
+  /// - Parameter goesOn: whether anything needs the gradient of the embeddings, which takes the place of that of the states
+  func backward(_ batch: Batch, _ gradient: Floats, tape: Tape, _ gradients: Gradients, goesOn: Bool) throws {
     let runs = try batch.runs
     let rows = runs.reduce(0) { $0 + $1.ids.count }
     let layers = operations(batch, tape)
     let (checkpointing, tape) = (tape.checkpointing, part(of: tape))
     let last = weights.layers.count - 1
-    let reachesEmbeddings = gradients.hasEmbeddings(weights)
+    let reachesEmbeddings = goesOn || gradients.hasEmbeddings(weights)
     let lowest = reachesEmbeddings ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
     let relative = weights.relative.flatMap { gradients.has($0) ? $0 : nil }
     let distances = relative.map { FloatStore(count: $0.table.count * shape.width) }

@@ -8,6 +8,7 @@ extension Transformer {
     return runs.map { run in
       switch token {
       case .first: return [(0, 1)]
+      case .second: return [(1, 1)]
       case .last: return [(lastToken(run), 1)]
       case .mean:
         let seen = run.ids.indices.filter { run.mask?.isVisible($0) ?? true }

@@ -119,7 +119,7 @@ extension Trained {
   /// whole, and has nothing to wrap in `bert` that it does not adapt.
   private func headModules(_ model: Model) -> [String] {
     guard case .classification(let head) = model.head else { return [] }
-    let own = (head.dense + [head.output]).filter { self.modules[$0.id] == nil }.map { model.path(ofModule: $0.name) }
+    let own = head.layers.filter { self.modules[$0.id] == nil }.map { model.path(ofModule: $0.name) }
     let parameters = model.parameterNames.map { model.path(ofModule: String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)])) }
     let body = parameters.filter { !own.contains($0) }
     let modules = own.map { path in
