@@ -134,6 +134,9 @@ extension Model {
       guard let transformer = network as? Transformer else {
         throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is for transformers, which this model is not")
       }
+      guard !transformer.weights.sharesLayers else {
+        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose layers share weights")
+      }
       guard !transformer.shape.isParallel else {
         throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose attention and MLP stand beside each other")
       }

@@ -19,7 +19,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
 
   enum Slot {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
-      again = 12
+      again = 12, narrow = 14
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512

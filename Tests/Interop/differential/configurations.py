@@ -21,12 +21,14 @@ ENCODERS = {
     "distilbert": ("DistilBertForSequenceClassification", "DistilBertModel"),
     "deberta-v2": ("DebertaV2ForSequenceClassification", "DebertaV2Model"),
     "modernbert": ("ModernBertForSequenceClassification", "ModernBertModel"),
+    "electra": ("ElectraForSequenceClassification", "ElectraModel"),
+    "albert": ("AlbertForSequenceClassification", "AlbertModel"),
 }
 # What can be merged and packed without being run: the fuzzer asks transformers to run the result.
 OTHERS = {
     "opt": "OPTForCausalLM", "bloom": "BloomForCausalLM", "gpt_neo": "GPTNeoForCausalLM", "gptj": "GPTJForCausalLM",
     "cohere": "CohereForCausalLM", "stablelm": "StableLmForCausalLM",
-    "electra": "ElectraForSequenceClassification", "albert": "AlbertForSequenceClassification",
+    "convbert": "ConvBertForSequenceClassification", "mpnet": "MPNetForSequenceClassification",
 }
 MASKED = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "xlm-roberta": "XLMRobertaForMaskedLM"}
 

@@ -29,7 +29,7 @@ class Drawn:
 
     @property
     def is_causal(self):
-        return self.config["model_type"] not in (*ENCODERS, "electra", "albert")
+        return self.config["model_type"] not in (*ENCODERS, "convbert", "mpnet")
 
 
 def load(folder, model_class):
