@@ -126,15 +126,18 @@ public final class Model: @unchecked Sendable {
     return transformer.shape.isCausal
   }
 
+  /// Classes it tells apart for every token; nil for models that do not.
+  public var tokenClassCount: Int? { if case .tokens(let head) = head { head.outputs } else { nil } }
+
   /// Classes a classifier tells apart; nil for other models.
   public var classCount: Int? {
     if case .classification(let head) = head { head.output.outputs } else { nil }
   }
   /// What they are called: by the head's own record, or the configuration's `id2label`. Empty where neither says it of each.
   public var classNames: [String] {
-    guard let classCount else { return [] }
+    guard let count = classCount ?? tokenClassCount else { return [] }
     if let head = newHead ?? storedHead { return head.names }
-    let names = checkpoint.config?["id2label"].map { table in (0..<classCount).map { table[String($0)]?.string } } ?? []
+    let names = checkpoint.config?["id2label"].map { table in (0..<count).map { table[String($0)]?.string } } ?? []
     return names.contains(nil) ? [] : names.compactMap { $0 }
   }
   /// Whether a text may have several of them.

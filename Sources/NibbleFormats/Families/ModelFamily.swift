@@ -71,9 +71,14 @@ public struct ModelFamily: Sendable {
   package func prefixes(_ modelType: String) -> [String] { [ownPrefix(modelType)] + otherPrefixes }
 
   /// A path as files spell it.
-  package func inFiles(_ path: String) -> String {
-    guard !respelled.isEmpty else { return path }
-    return String(respelled.reduce("." + path + ".") { $0.replacing("." + $1.module + ".", with: "." + $1.file + ".") }.dropFirst().dropLast())
+  package func inFiles(_ path: String) -> String { Self.spelled(path, respelled.map { ($0.module, $0.file) }) }
+
+  /// A path as modules are called.
+  package func inModules(_ path: String) -> String { Self.spelled(path, respelled.map { ($0.file, $0.module) }) }
+
+  private static func spelled(_ path: String, _ pairs: [(from: String, to: String)]) -> String {
+    guard !pairs.isEmpty else { return path }
+    return String(pairs.reduce("." + path + ".") { $0.replacing("." + $1.from + ".", with: "." + $1.to + ".") }.dropFirst().dropLast())
   }
 
   /// Whether the weight `name` is a Conv1D's, stored [in, out].

@@ -69,6 +69,7 @@ enum Albert: TransformerArchitecture {
     case "AlbertForSequenceClassification":
       return try source.classifier(config, dense: model + "pooler", output: "classifier", width: shape.width)
     case "AlbertForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "AlbertForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
     case "AlbertModel": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

@@ -8,6 +8,8 @@ package enum Head: Sendable {
   case language(Linear)
   /// Scores of classes, from some rows of each input.
   case classification(ClassificationHead)
+  /// Scores of classes of every token.
+  case tokens(Linear)
   /// Two scores of every row: that an answer begins there, and that it ends there.
   case spans(Linear)
   /// Nothing: hidden states are the result.
@@ -59,9 +61,25 @@ extension Head {
   /// Its layers, in the order of the pass.
   package var layers: [Linear] {
     switch self {
-    case .language(let head), .spans(let head): [head]
+    case .language(let head), .tokens(let head), .spans(let head): [head]
     case .classification(let head): head.layers
     case .none: []
+    }
+  }
+
+  /// Whether it scores classes, of an input or of each token.
+  package var isOfClasses: Bool {
+    switch self {
+    case .classification, .tokens: true
+    case .language, .spans, .none: false
+    }
+  }
+
+  /// The layer that scores every token, the next ones or the classes of each: what is trained with a label for each.
+  package var scorer: Linear? {
+    switch self {
+    case .language(let head), .tokens(let head): head
+    case .classification, .spans, .none: nil
     }
   }
 

@@ -61,6 +61,8 @@ enum Bert: TransformerArchitecture {
       return try source.classifier(config, dense: dense, output: output, width: width)
     case "BertForQuestionAnswering", "RobertaForQuestionAnswering", "XLMRobertaForQuestionAnswering", "CamembertForQuestionAnswering":
       return .spans(try source.linear("qa_outputs", outputs: 2, inputs: width, bias: .required))
+    case "BertForTokenClassification", "RobertaForTokenClassification", "XLMRobertaForTokenClassification", "CamembertForTokenClassification":
+      return try source.tokenClassifier(config, width: width)
     case "BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel": return .none
     default: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

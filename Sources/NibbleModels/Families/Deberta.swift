@@ -96,6 +96,7 @@ enum Deberta: TransformerArchitecture {
     case "DebertaV2ForSequenceClassification":
       let activation = try config.activation("pooler_hidden_act", default: "gelu")
       return try source.classifier(config, dense: "pooler.dense", activation: activation, output: "classifier", width: shape.width)
+    case "DebertaV2ForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
     case "DebertaV2Model": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

@@ -36,6 +36,7 @@ enum Electra: TransformerArchitecture {
     case "ElectraForSequenceClassification":
       return try source.classifier(config, dense: "classifier.dense", activation: .gelu, output: "classifier.out_proj", width: shape.width)
     case "ElectraForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "ElectraForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
     case "ElectraModel": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

@@ -40,6 +40,11 @@ extension WeightSource {
         output: try linear(output, outputs: labels, inputs: width, bias: .required), problem: try config.problem(labels: labels)))
   }
 
+  /// A layer that tells of every token which class it is of.
+  func tokenClassifier(_ config: ConfigReader, width: Int) throws -> Head {
+    .tokens(try linear("classifier", outputs: try config.labelCount(), inputs: width, bias: .required))
+  }
+
   /// Lets such a classifier begin anew, and the layer before its classes where the checkpoint has none.
   func beginClassifier(_ dense: String, _ output: String, width: Int, labels: Int) {
     if !has(dense + ".weight") { begin(dense, outputs: width, inputs: width, hasBias: true) }

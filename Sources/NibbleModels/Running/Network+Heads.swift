@@ -20,15 +20,27 @@ extension Network {
     guard case .language(let head) = head else {
       throw NibbleError.usage("the model has no language head: it cannot score or generate text")
     }
+    return try scores(hidden, head, rows: rows, of: batch, tape: tape)
+  }
+
+  /// What the layer of a head gives for some rows of `hidden`, [rows, outputs].
+  ///
+  /// - Parameters:
+  ///   - head: the network's `Head.scorer`
+  ///   - rows: in ascending order
+  /// - Throws: `.quality` if one is not finite
+  package func scores(
+    _ hidden: UnsafePointer<Float>, _ head: Linear, rows: [Int], of batch: Batch, tape: Tape? = nil
+  ) throws -> UnsafePointer<Float> {
     let x = floats(HeadSlot.input, rows.count * width)
     for (index, row) in rows.enumerated() { (x + index * width).update(from: hidden + row * width, count: width) }
-    let scores = floats(HeadSlot.scores, rows.count * head.outputs)
-    operations(chosen(rows, of: batch), batch.adapters, tape).linear([head], x, rows: 0..<rows.count, scores, tape?.head)
-    change(scores, rows.count * head.outputs, isKept: tape != nil)
-    guard LayerKernels.allFinite(scores, count: rows.count * head.outputs) else {
+    let found = floats(HeadSlot.scores, rows.count * head.outputs)
+    operations(chosen(rows, of: batch), batch.adapters, tape).linear([head], x, rows: 0..<rows.count, found, tape?.head)
+    change(found, rows.count * head.outputs, isKept: tape != nil)
+    guard LayerKernels.allFinite(found, count: rows.count * head.outputs) else {
       throw NibbleError.quality("the output head gives NaN or infinite scores")
     }
-    return UnsafePointer(scores)
+    return UnsafePointer(found)
   }
 
   /// - Parameter isKept: whether `changeBack` follows
@@ -59,16 +71,15 @@ extension Network {
     }
   }
 
-  /// From the gradient of the latest `logits` to that of the states, which it is added to.
+  /// From the gradient of the latest `scores` to that of the states, which it is added to.
   ///
   /// - Parameter scores: spoiled
-  package func logitsBack(
-    _ scores: UnsafeMutablePointer<Float>, rows: [Int], of batch: Batch, to gradient: UnsafeMutablePointer<Float>, tape: Tape,
+  package func scoresBack(
+    _ scores: UnsafeMutablePointer<Float>, _ head: Linear, rows: [Int], of batch: Batch, to gradient: UnsafeMutablePointer<Float>, tape: Tape,
     _ gradients: Gradients
   ) {
-    guard case .language(let head) = head else { return }
     changeBack(scores, rows.count * head.outputs)
-    // What `logits` gathered is still there.
+    // What `scores` gathered is still there.
     let x = floats(HeadSlot.input, rows.count * width), dx = floats(HeadSlot.inputGradient, rows.count * width)
     operations(chosen(rows, of: batch), batch.adapters, tape)
       .linearBack([head], x, rows: rows.count, scores, dx: dx, tape.head, gradients)
