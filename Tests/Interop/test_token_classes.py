@@ -138,6 +138,30 @@ def test_a_new_adapter_has_the_task_and_the_head(nibble, work):
     peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "a")
 
 
+@pytest.mark.parametrize("kind", ["BertForMaskedLM", "RobertaModel", "AlbertModel", "ElectraForPreTraining", "DebertaV2Model"])
+def test_a_base_without_the_head_gets_it(nibble, work, kind):
+    draw = random.Random(f"{SEED} tokens {kind}")
+    family = getattr(transformers, kind).config_class.model_type
+    model = save_model(work / "classifier", family)
+    base = getattr(transformers, kind)(model.config)
+    base.save_pretrained(work / "m")
+    if family == "deberta-v2":
+        # As the first files have it.
+        config = json.loads((work / "m" / "config.json").read_text())
+        (work / "m" / "config.json").write_text(json.dumps({key: value for key, value in config.items() if key != "architectures"}))
+    save_tokenizer(work / "m")
+    save_rows(work / "rows.jsonl", draw, STEPS * BATCH)
+    nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", "--labels", ",".join(LABELS), "--pooling", "each", *RUN)
+    nibble("merge", work / "m", work / "a", "-o", work / "merged")
+    merged = type(model).from_pretrained(work / "merged", attn_implementation="eager").eval()
+    assert list(merged.config.id2label.values()) == LABELS
+    asked = {"input_ids": torch.randint(3, WORDS + 3, (2, 11))}
+    save_file(asked, work / "ids.safetensors")
+    for words in ([work / "merged"], [work / "m", "--adapter", work / "a"]):
+        nibble("forward", "--base", *words[:1], "--ids", work / "ids.safetensors", "-o", work / "out.safetensors", "--force", *words[1:])
+        assert distance(load_file(work / "out.safetensors")["logits"], merged(**asked).logits.detach()) < TOLERANCE
+
+
 @pytest.mark.parametrize("row, said", [
     ({"tokens": ["w1"], "ner_tags": ["B-Y"]}, "B-Y"), ({"tokens": ["w1", "w2"], "ner_tags": [0]}, "2 words"), ({"tokens": "w1", "labels": [0]}, "tokens"),
     ({"text": "w1", "label": 0}, "labels"), ({"input_ids": [1, 999], "labels": [0, 0]}, "999"), ({"tokens": [], "labels": []}, "empty"),

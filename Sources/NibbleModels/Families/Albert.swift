@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// ALBERT: BERT with embeddings of a width of their own, and layers that share their weights.
-enum Albert: TransformerArchitecture {
+enum Albert: EncoderArchitecture {
   static let modelTypes = ["albert"]
   private static let model = "albert."
 

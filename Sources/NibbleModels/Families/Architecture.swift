@@ -99,10 +99,13 @@ package protocol Architecture: Sendable {
   ///
   /// - Returns: false for a family without such a head
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool
+  /// The same for the layer of the family's class for classes of tokens.
+  static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool
 }
 
 extension Architecture {
   package static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool { false }
+  package static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool { false }
 }
 
 /// A family of transformers: numbers and weights of one.

@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// BERT and RoBERTa encoders: learned positions and token types, layer norms after each residual sum.
-enum Bert: TransformerArchitecture {
+enum Bert: EncoderArchitecture {
   static let modelTypes = ["bert", "roberta", "xlm-roberta", "camembert"]
 
   private static func isRoberta(_ config: ConfigReader) -> Bool { config["model_type"]?.string != "bert" }

@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// DistilBERT: BERT without token types and pooler, and a classifier with ReLU.
-enum DistilBert: TransformerArchitecture {
+enum DistilBert: EncoderArchitecture {
   static let modelTypes = ["distilbert"]
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {

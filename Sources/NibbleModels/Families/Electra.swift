@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// ELECTRA: BERT whose embeddings may have a width of their own, without a pooler.
-enum Electra: TransformerArchitecture {
+enum Electra: EncoderArchitecture {
   static let modelTypes = ["electra"]
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {

@@ -1,6 +1,16 @@
 import NibbleCompute
 import NibbleCore
 
+/// A transformer of BERT's kind, whose classes of tokens are one layer, `classifier`.
+protocol EncoderArchitecture: TransformerArchitecture {}
+
+extension EncoderArchitecture {
+  static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
+    source.begin("classifier", outputs: labels, inputs: try shape(config).width, hasBias: true)
+    return true
+  }
+}
+
 /// What the weights of a layer of BERT's kind are called: one with biases everywhere, and a norm behind each residual sum.
 struct EncoderNames {
   var queryKeyValue: [String]
