@@ -16,6 +16,7 @@ KINDS = {
     "bert": transformers.BertForTokenClassification, "roberta": transformers.RobertaForTokenClassification,
     "distilbert": transformers.DistilBertForTokenClassification, "electra": transformers.ElectraForTokenClassification,
     "albert": transformers.AlbertForTokenClassification, "deberta-v2": transformers.DebertaV2ForTokenClassification}
+SLOW = bool(os.environ.get("NIBBLE_SLOW"))
 WORDS, LABELS, STEPS, BATCH = 60, ["O", "B-X", "I-X"], 4, 3
 RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.02, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
        "--max-grad-norm", 0]
@@ -79,7 +80,7 @@ def loss_of(model, rows):
     return losses / count
 
 
-@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize("family", KINDS if SLOW else ["bert", "albert", "deberta-v2"])
 def test_tokens_have_transformers_scores_train_and_merge(nibble, work, family):
     draw = random.Random(f"{SEED} tokens {family}")
     model, tokenizer = save_model(work / "m", family), save_tokenizer(work / "m")
@@ -94,11 +95,10 @@ def test_tokens_have_transformers_scores_train_and_merge(nibble, work, family):
         return load_file(work / "out.safetensors")
 
     with torch.no_grad():
-        said = model(**asked)
+        said, scores = model(**asked), [model(input_ids=ids).logits[0] for ids, _ in rows]
     ours = answer(work / "m")
     assert distance(ours["logits"], said.logits) < TOLERANCE and distance(ours["loss"], said.loss.view(1)) < TOLERANCE
     report = nibble.json("evaluate", work / "m", work / "rows.jsonl", "--task", "classification")
-    scores = [model(input_ids=ids).logits[0] for ids, _ in rows]
     right = [(own.argmax(1) == labels[0])[labels[0] != -100] for own, (_, labels) in zip(scores, rows)]
     assert report["accuracy"] == pytest.approx(torch.cat(right).float().mean().item())
     assert report["loss"] == pytest.approx(loss_of(model, rows).item(), rel=1e-5)
@@ -123,7 +123,7 @@ def test_tokens_have_transformers_scores_train_and_merge(nibble, work, family):
     assert distance(answer(work / "m", "--adapter", work / "a")["logits"], wanted) < TOLERANCE
     nibble("merge", work / "m", work / "a", "-o", work / "merged")
     merged = type(model).from_pretrained(work / "merged", attn_implementation="eager").eval()
-    assert distance(merged(**asked).logits, wanted) < TOLERANCE
+    assert distance(merged(**asked).logits.detach(), wanted) < TOLERANCE
 
 
 def test_a_new_adapter_has_the_task_and_the_head(nibble, work):
@@ -138,7 +138,10 @@ def test_a_new_adapter_has_the_task_and_the_head(nibble, work):
     peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "a")
 
 
-@pytest.mark.parametrize("kind", ["BertForMaskedLM", "RobertaModel", "AlbertModel", "ElectraForPreTraining", "DebertaV2Model"])
+BASES = ["ElectraForPreTraining", "DebertaV2Model", "BertForMaskedLM", "RobertaModel", "AlbertModel"]
+
+
+@pytest.mark.parametrize("kind", BASES if SLOW else BASES[:2])
 def test_a_base_without_the_head_gets_it(nibble, work, kind):
     draw = random.Random(f"{SEED} tokens {kind}")
     family = getattr(transformers, kind).config_class.model_type
