@@ -1,13 +1,15 @@
 import NibbleCore
 import NibbleFormats
 
-/// Finds a base's modules under the names an adapter gives them: with or without the model's own prefix on either side.
+/// Finds a base's modules under the names an adapter gives them: with or without the model's own prefix on either side, as modules are
+/// called or as files spell it.
 package struct ModuleNames: Sendable {
   /// Those of every family.
   private static let prefixes = Set(ModelFamily.known.flatMap { family in family.modelTypes.flatMap(family.prefixes) }).sorted()
   private let names: [String]
   /// The base's own among `prefixes`.
   private let own: [String]
+  private let family: ModelFamily?
   /// The names as they are, and shorn of prefixes: only those that no other name is shorn to.
   private let exact: [ByteName: Int]
   private let shorn: [ByteName: [Int]]
@@ -18,11 +20,12 @@ package struct ModuleNames: Sendable {
   package init(_ names: [String], of base: Checkpoint? = nil) {
     self.names = names
     own = Self.own(base, base?.tensors.map(\.name.text) ?? names)
+    family = base?.family
     var exact: [ByteName: Int] = [:]
     var shorn: [ByteName: [Int]] = [:]
     for (index, name) in names.enumerated() {
       exact[ByteName(name)] = index
-      shorn[ByteName(Self.shorn(name, own)), default: []].append(index)
+      shorn[ByteName(Self.shorn(name, own, family)), default: []].append(index)
     }
     self.exact = exact
     self.shorn = shorn
@@ -36,20 +39,20 @@ package struct ModuleNames: Sendable {
     return own.isEmpty ? prefixes : own
   }
 
-  private static func shorn(_ name: String, _ prefixes: [String]) -> String {
+  private static func shorn(_ name: String, _ prefixes: [String], _ family: ModelFamily?) -> String {
     // A few at most: names come from files.
     var rest = name[...]
     for _ in 0..<4 {
       guard let prefix = prefixes.first(where: { rest.hasPrefix($0) }) else { break }
       rest = rest.dropFirst(prefix.count)
     }
-    return String(rest)
+    return family?.inFiles(String(rest)) ?? String(rest)
   }
 
   /// The index of the one name that `name` means; nil for none or several.
   package func index(of name: String) -> Int? {
     if let found = exact[ByteName(name)] { return found }
-    guard let found = shorn[ByteName(Self.shorn(name, own))], found.count == 1 else { return nil }
+    guard let found = shorn[ByteName(Self.shorn(name, own, family))], found.count == 1 else { return nil }
     return found[0]
   }
 

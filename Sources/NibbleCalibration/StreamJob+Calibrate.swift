@@ -132,7 +132,10 @@ extension Model {
   var transformer: Transformer {
     get throws {
       guard let transformer = network as? Transformer else {
-        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is for transformers, which this model is not")
+        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is for transformers of text, which this model is not")
+      }
+      guard !transformer.weights.sharesLayers else {
+        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose layers share weights")
       }
       guard !transformer.shape.isParallel else {
         throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose attention and MLP stand beside each other")

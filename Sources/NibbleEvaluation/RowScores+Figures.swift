@@ -10,7 +10,9 @@ extension RowScores {
     guard count > 0 else { throw NibbleError.badInput("nothing was scored") }
     let loss = Figure(problem == .regression ? "mean squared error" : "loss", "loss", CorpusScore(meanOf: losses))
     switch problem {
-    case nil: return [loss]
+    case nil:
+      guard !tokenTargets.isEmpty else { return [loss] }
+      return [loss] + Self.figures(try LabelScores(scores.map(LabelMetrics.best), actual: tokenTargets, classes: scores[0].count))
     case .oneLabel:
       let predicted = scores.map(LabelMetrics.best), actual = rows.map { Int($0.targets[0]) }
       let sureness = zip(scores, predicted).map { Self.probabilities($0, areMany: false)[$1] }

@@ -29,7 +29,9 @@ public struct RowScores: Sendable {
   /// Of classes; nil for numbers.
   public private(set) var metrics: LabelMetrics?
   let problem: ClassificationHead.Problem?
-  /// Scores of the classes, a row each.
+  /// The class of each token that counts, of models that classify tokens.
+  private(set) var tokenTargets: [Int] = []
+  /// Scores of the classes, a row or a token each.
   public private(set) var scores: [[Float]] = []
 
   /// The probability of each class: the softmax of the scores, or the logistic function of each where a text can have several classes.
@@ -47,14 +49,14 @@ public struct RowScores: Sendable {
   /// Sends rows through a model with adapters.
   public init(_ model: Model, _ rows: [Row], adapters: [ActiveAdapter], progress: (Int, Int) -> Void = { _, _ in }) throws {
     problem = if case .classification(let head) = model.head { head.problem } else { nil }
-    if let classes = model.classCount, !model.isRegression { metrics = LabelMetrics(classes: classes) }
+    if let classes = model.tokenClassCount ?? model.classCount, !model.isRegression { metrics = LabelMetrics(classes: classes) }
     for first in stride(from: 0, to: rows.count, by: Self.passRows) {
       try Interrupt.check()
       let part = Array(rows[first..<min(first + Self.passRows, rows.count)])
       let batch = try Batch(part.map(\.input), adapters: adapters)
       let hidden = try model.network.hidden(batch, tape: nil)
       switch model.head {
-      case .language(let head): try language(model.network, head.outputs, part, batch, hidden)
+      case .language(let head), .tokens(let head): try tokens(model.network, head, part, batch, hidden)
       case .classification(let head): try classes(model.network, head, part, batch, hidden)
       case .spans: throw NibbleError.usage("\(path: model.path) marks answers to questions: it scores no rows")
       case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to score")
@@ -63,8 +65,8 @@ public struct RowScores: Sendable {
     }
   }
 
-  private mutating func language(
-    _ network: any Network, _ vocabulary: Int, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
+  private mutating func tokens(
+    _ network: any Network, _ head: Linear, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
   ) throws {
     var wanted: [(row: Int, target: Int)] = []
     var start = 0
@@ -76,9 +78,14 @@ public struct RowScores: Sendable {
     }
     for first in stride(from: 0, to: wanted.count, by: Self.scoreRows) {
       let part = wanted[first..<min(first + Self.scoreRows, wanted.count)]
-      let scores = try network.logits(hidden, rows: part.map(\.row), of: batch)
+      let scores = try network.scores(hidden, head, rows: part.map(\.row), of: batch), count = head.outputs
       for (index, one) in part.enumerated() {
-        losses.append(Loss.negativeLogLikelihood(scores + index * vocabulary, count: vocabulary, target: one.target))
+        losses.append(Loss.negativeLogLikelihood(scores + index * count, count: count, target: one.target))
+        guard case .tokens = network.head else { continue }
+        let own = Array(UnsafeBufferPointer(start: scores + index * count, count: count))
+        tokenTargets.append(one.target)
+        self.scores.append(own)
+        metrics?.add(scores: own, targets: [Double(one.target)], .oneLabel)
       }
     }
   }

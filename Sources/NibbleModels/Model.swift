@@ -51,7 +51,7 @@ public final class Model: @unchecked Sendable {
     guard let json = checkpoint.config else {
       throw NibbleError.badInput("\(path: checkpoint.path): no config.json, so the architecture is not known")
     }
-    let usesModelHead = classifier?.pooling == .model
+    let usesModelHead = classifier?.isTransformers == true
     config = ConfigReader(
       usesModelHead ? classifier?.configuration(json) ?? json : json, place: "\(path: checkpoint.path): config.json")
     try config.refuse([GgufUntranslated.key])
@@ -60,8 +60,11 @@ public final class Model: @unchecked Sendable {
       throw config.fail(
         "\(key: "model_type") \(quoted(type)) is not implemented; \(architectures.modelTypes.joined(separator: ", ")) are")
     }
-    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "")
-    if let classifier, usesModelHead, try !architecture.beginHead(config, labels: classifier.labels, source) {
+    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "", ModelFamily.named(type))
+    if let classifier, classifier.pooling == .each, try !architecture.beginTokenHead(config, labels: classifier.labels, source) {
+      throw NibbleError.usage("classes of tokens are not implemented for models of model_type \(quoted(type))")
+    }
+    if let classifier, classifier.pooling == .model, try !architecture.beginHead(config, labels: classifier.labels, source) {
       throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head of their own; choose another pooling for a new one")
     }
     storedHead = try classifier == nil ? NewHead(storedIn: config, path: checkpoint.path) : nil
@@ -113,7 +116,7 @@ public final class Model: @unchecked Sendable {
 
   /// A module's path as PEFT finds it: of a bare checkpoint under a head of our own, the bare model's.
   package func path(ofModule name: String) -> String {
-    guard let newHead, newHead.pooling != .model, name != NewHead.name, checkpoint.tensor(ByteName(name + ".weight")) == nil,
+    guard let newHead, !newHead.isTransformers, name != NewHead.name, checkpoint.tensor(ByteName(name + ".weight")) == nil,
       let dot = name.firstIndex(of: ".")
     else { return name }
     let bare = String(name[name.index(after: dot)...])
@@ -126,15 +129,18 @@ public final class Model: @unchecked Sendable {
     return transformer.shape.isCausal
   }
 
+  /// Classes it tells apart for every token; nil for models that do not.
+  public var tokenClassCount: Int? { if case .tokens(let head) = head { head.outputs } else { nil } }
+
   /// Classes a classifier tells apart; nil for other models.
   public var classCount: Int? {
     if case .classification(let head) = head { head.output.outputs } else { nil }
   }
   /// What they are called: by the head's own record, or the configuration's `id2label`. Empty where neither says it of each.
   public var classNames: [String] {
-    guard let classCount else { return [] }
+    guard let count = classCount ?? tokenClassCount else { return [] }
     if let head = newHead ?? storedHead { return head.names }
-    let names = checkpoint.config?["id2label"].map { table in (0..<classCount).map { table[String($0)]?.string } } ?? []
+    let names = checkpoint.config?["id2label"].map { table in (0..<count).map { table[String($0)]?.string } } ?? []
     return names.contains(nil) ? [] : names.compactMap { $0 }
   }
   /// Whether a text may have several of them.

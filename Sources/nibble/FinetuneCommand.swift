@@ -52,7 +52,7 @@ struct FinetuneCommand: ParsableCommand {
     help: ArgumentHelp(
       "Class names of the new head: comma-separated, or one per line in a file.", valueName: "NAMES|@FILE"))
   var labels: String?
-  @Option(help: "Token states the new head reads: model, as transformers' class for the model does; mean, first or last, which only nibble runs.")
+  @Option(help: "Token states the new head reads: model, as transformers' class for the model does; each, for a class of every token; mean, first or last, which only nibble runs.")
   var pooling: NewHead.Pooling = .model
   @Flag(help: "With a new head: a text can have several classes.") var manyLabels = false
   @Option(

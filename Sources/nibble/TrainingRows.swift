@@ -24,6 +24,8 @@ struct TrainingRows {
   let encoder: RowEncoder
   /// Of a classifier.
   let classes: Classes?
+  /// Of a classifier of tokens.
+  let tokenClasses: Classes?
   private let hasLength: Bool
   /// Warnings about the tokenizer.
   let warnings: [Warning]
@@ -41,6 +43,7 @@ struct TrainingRows {
     classes = model.classCount.map {
       Classes($0, names: model.classNames, areMany: model.hasManyLabels, areNumbers: model.isRegression)
     }
+    tokenClasses = model.tokenClassCount.map { Classes($0, names: model.classNames) }
     var encoder = RowEncoder(
       own?.tokenizer, end: own?.end, vocabulary: network.vocabulary,
       maximumLength: min(maxLength ?? Int.max, network.contextLength))
@@ -78,7 +81,9 @@ struct TrainingRows {
         return
       }
       if let brokenTemplate, RowEncoder.isConversation(row) { throw brokenTemplate }
-      let (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
+      let (own, cut) =
+        try classes.map { try encoder.classified(row, $0, place: place) }
+        ?? tokenClasses.map { try encoder.tokensClassified(row, $0, place: place) } ?? encoder.language(row, place: place)
       data.rows.append(own)
       if keepsTexts { data.texts.append(try JudgedTexts(row, place: place)) }
       data.cut += cut
@@ -91,7 +96,7 @@ struct TrainingRows {
 
   /// Adds the rows of a plain text.
   private func add(_ text: String, _ place: String, to data: inout Data) throws {
-    guard classes == nil else { throw NibbleError.badInput("\(path: place): a classifier learns rows with a text and a label, not plain text") }
+    guard classes == nil, tokenClasses == nil else { throw NibbleError.badInput("\(path: place): a classifier learns rows with labels, not plain text") }
     var encoder = encoder
     if !hasLength { encoder.maximumLength = min(encoder.maximumLength, Self.textLength) }
     data.rows += try encoder.rows(of: text, place: place)
@@ -117,7 +122,8 @@ struct TrainingRows {
       try StandardOutput.print("\(row.place): \(row.ids.count) tokens, \(row.learned) learned")
       for (index, id) in row.ids.enumerated() {
         let text = tokenizer?.token(id).map { " " + oneLine($0) } ?? ""
-        let isLearned = index > 0 && index < row.labels.count && row.labels[index] != TrainingRow.ignored
+        let label = tokenClasses == nil ? index : index + 1
+        let isLearned = label > 0 && label < row.labels.count && row.labels[label] != TrainingRow.ignored
         try StandardOutput.print("  \(isLearned ? "learn" : "  -  ") \(id)\(text)")
       }
       let targets = row.targets.map { classes?.areNumbers == true ? "\($0)" : decimal($0, 0) }

@@ -44,10 +44,10 @@ extension Model {
     let hidden = try network.hidden(batch, tape: nil)
     let tokens = runs.reduce(0) { $0 + $1.ids.count }
     switch head {
-    case .language(let head):
+    case .language(let head), .tokens(let head):
       return Array(
         UnsafeBufferPointer(
-          start: try network.logits(hidden, rows: Array(0..<tokens), of: batch), count: tokens * head.outputs))
+          start: try network.scores(hidden, head, rows: Array(0..<tokens), of: batch), count: tokens * head.outputs))
     case .classification(let head):
       let scores = try network.classScores(hidden, head, of: batch)
       return Array(UnsafeBufferPointer(start: scores, count: runs.count * head.output.outputs))

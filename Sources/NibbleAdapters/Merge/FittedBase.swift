@@ -63,14 +63,16 @@ extension Checkpoint {
     guard let record else {
       return config.forTask(adapter.config.taskType, labels: outputs).map { base.with(config: $0) } ?? base
     }
-    if record["pooling"] == "model" {
+    let isOfTokens = record["pooling"] == "each"
+    if isOfTokens || record["pooling"] == "model" {
       guard let labels = record["labels"]?.int, (1...1 << 20).contains(labels) else {
         throw NibbleError.badInput("\(path: adapter.path): its record of a head is not what nibble writes there")
       }
       let names = record["names"]?.array?.compactMap(\.string) ?? []
       let problem = record["many_labels"]?.bool == true ? "multi_label" : "single_label"
       let written = config.forTask(
-        "SEQ_CLS", labels: labels, names: names, problem: labels == 1 && problem == "single_label" ? "regression" : problem + "_classification")
+        isOfTokens ? "TOKEN_CLS" : "SEQ_CLS", labels: labels, names: names,
+        problem: isOfTokens ? nil : labels == 1 && problem == "single_label" ? "regression" : problem + "_classification")
       return written.map { base.with(config: $0) } ?? base
     }
     base.warnings.append(
@@ -155,8 +157,9 @@ extension JSON {
   ///   - classes: what they are called; empty for numbers
   ///   - problem: `problem_type`
   package func forTask(_ task: String?, labels: Int?, names classes: [String] = [], problem: String? = nil) -> JSON? {
+    let takesImages = self["model_type"]?.string.flatMap(ModelFamily.named)?.takesImages == true
     let ending = [
-      "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification", "QUESTION_ANS": "ForQuestionAnswering",
+      "SEQ_CLS": takesImages ? "ForImageClassification" : "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification", "QUESTION_ANS": "ForQuestionAnswering",
     ]
     var written = self
     if let task, let ending = ending[task], let name = self["architectures"]?.array?.first?.string {

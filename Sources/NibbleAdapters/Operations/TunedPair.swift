@@ -72,7 +72,7 @@ struct TunedPair: Sendable {
   /// As the model's class calls it.
   func peftName(_ name: ByteName) -> String {
     let own = ownNames[name] ?? name.text
-    let longer = own.utf8.count > name.text.utf8.count ? own : name.text
+    let file = own.utf8.count > name.text.utf8.count ? own : name.text, longer = base.family?.inModules(file) ?? file
     guard let prefix, !isHead(longer) else { return longer }
     return prefix + longer
   }

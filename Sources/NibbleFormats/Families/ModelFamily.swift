@@ -26,6 +26,10 @@ public struct ModelFamily: Sendable {
   private let ownPrefix: @Sendable (String) -> String
   /// What some heads call the model instead.
   package var otherPrefixes: [String] = []
+  /// Parts of modules' paths that files spell otherwise: transformers renames the modules of some families when it loads a file.
+  package var respelled: [(module: String, file: String)] = []
+  /// Whether its models take images.
+  package var takesImages = false
   /// Whether transformers puts bitsandbytes' layers in the place of its linear layers: it does so for `nn.Linear` itself, for no class
   /// derived from it.
   package var isInBitsAndBytes = true
@@ -45,7 +49,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, modernBert, deberta, resNet].compactMap { $0 }
+  package static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, modernBert, deberta, resNet, vit].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []
@@ -65,6 +69,17 @@ public struct ModelFamily: Sendable {
 
   /// Every name the model may have in those of its modules.
   package func prefixes(_ modelType: String) -> [String] { [ownPrefix(modelType)] + otherPrefixes }
+
+  /// A path as files spell it.
+  package func inFiles(_ path: String) -> String { Self.spelled(path, respelled.map { ($0.module, $0.file) }) }
+
+  /// A path as modules are called.
+  package func inModules(_ path: String) -> String { Self.spelled(path, respelled.map { ($0.file, $0.module) }) }
+
+  private static func spelled(_ path: String, _ pairs: [(from: String, to: String)]) -> String {
+    guard !pairs.isEmpty else { return path }
+    return String(pairs.reduce("." + path + ".") { $0.replacing("." + $1.from + ".", with: "." + $1.to + ".") }.dropFirst().dropLast())
+  }
 
   /// Whether the weight `name` is a Conv1D's, stored [in, out].
   public func isConv1D(_ name: String) -> Bool { (try? conv1D?.isFound(in: name)) ?? false }

@@ -7,6 +7,7 @@ extension ModelFamily {
     var family = try? ModelFamily(
       "ResNet", runs: ["resnet", "resnet-cifar"], linear: #"(?!)"#, heads: #"^(classifier\.1|fc|linear)\.weight$"#, tiedHeads: [],
       prefix: { _ in "resnet." })
+    family?.takesImages = true
     family?.convolution = try? Pattern(
       #"(^|\.)stages\.\d+\.layers\.\d+\.(layer\.\d+|shortcut)\.convolution\.weight$"#
         + #"|^layer\d+\.\d+\.(conv\d+|downsample\.0)\.weight$"#)

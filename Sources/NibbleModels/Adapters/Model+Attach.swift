@@ -58,7 +58,8 @@ extension Model {
     var matrices: [ParameterID: Matrix] = [:]
     let shapes = parameterShapes
     for (name, tensor) in file.replacements {
-      guard let id = parameters.index(of: name), let shape = shapes[id] else { continue }
+      guard let id = parameters.index(of: name) else { continue }
+      guard let shape = shapes[id] else { throw file.mismatch(name, "is replaced, which is implemented for merging only") }
       guard tensor.shape == shape.dimensions else {
         throw NibbleError(
           .adapterMismatch,

@@ -8,6 +8,8 @@ package enum Head: Sendable {
   case language(Linear)
   /// Scores of classes, from some rows of each input.
   case classification(ClassificationHead)
+  /// Scores of classes of every token.
+  case tokens(Linear)
   /// Two scores of every row: that an answer begins there, and that it ends there.
   case spans(Linear)
   /// Nothing: hidden states are the result.
@@ -17,7 +19,7 @@ package enum Head: Sendable {
 package struct ClassificationHead: Sendable {
   /// Tokens of a sequence, or positions of an image.
   package enum Token: String, Sendable, CaseIterable {
-    case first, last
+    case first, second, last
     /// All that are no padding, on average.
     case mean
   }
@@ -30,6 +32,8 @@ package struct ClassificationHead: Sendable {
   /// Of what those layers give.
   package var norm: HeadNorm?
   package var output: Linear
+  /// Another layer of classes, which looks at the second token: scores are the mean of both (DeiT).
+  package var second: Linear?
   package var problem: Problem
 
   package init(
@@ -38,6 +42,11 @@ package struct ClassificationHead: Sendable {
     (self.token, self.dense, self.activation, self.norm) = (token, dense, activation, norm)
     (self.output, self.problem) = (output, problem)
   }
+}
+
+extension ClassificationHead {
+  /// In the order of the pass.
+  package var layers: [Linear] { dense + [output] + (second.map { [$0] } ?? []) }
 }
 
 /// A layer norm in a head.
@@ -52,9 +61,25 @@ extension Head {
   /// Its layers, in the order of the pass.
   package var layers: [Linear] {
     switch self {
-    case .language(let head), .spans(let head): [head]
-    case .classification(let head): head.dense + [head.output]
+    case .language(let head), .tokens(let head), .spans(let head): [head]
+    case .classification(let head): head.layers
     case .none: []
+    }
+  }
+
+  /// Whether it scores classes, of an input or of each token.
+  package var isOfClasses: Bool {
+    switch self {
+    case .classification, .tokens: true
+    case .language, .spans, .none: false
+    }
+  }
+
+  /// The layer that scores every token, the next ones or the classes of each: what is trained with a label for each.
+  package var scorer: Linear? {
+    switch self {
+    case .language(let head), .tokens(let head): head
+    case .classification, .spans, .none: nil
     }
   }
 
@@ -74,10 +99,13 @@ package protocol Architecture: Sendable {
   ///
   /// - Returns: false for a family without such a head
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool
+  /// The same for the layer of the family's class for classes of tokens.
+  static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool
 }
 
 extension Architecture {
   package static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool { false }
+  package static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool { false }
 }
 
 /// A family of transformers: numbers and weights of one.
@@ -100,7 +128,7 @@ package struct Architectures: Sendable {
   package static let all = Architectures([
     Llama.self, Qwen.self, SmolLM3.self, Olmo2.self, Olmo3.self, Gemma.self, Gemma2.self, Gemma3.self, Granite.self, Phi3.self, Glm.self,
     Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, DistilBert.self,
-    ModernBert.self, Deberta.self, ResNet.self,
+    Electra.self, Albert.self, ModernBert.self, Deberta.self, ResNet.self, ViT.self,
   ])
 
   private let types: [any Architecture.Type]

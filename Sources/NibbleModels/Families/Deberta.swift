@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// DeBERTa 2 and 3: BERT whose attention also weighs how far tokens are apart (`RelativePositions`).
-enum Deberta: TransformerArchitecture {
+enum Deberta: EncoderArchitecture {
   static let modelTypes = ["deberta-v2"]
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
@@ -85,17 +85,23 @@ enum Deberta: TransformerArchitecture {
       table: table, norm: norm, buckets: buckets, longest: longest, hasKeys: terms.contains("c2p"), hasQueries: terms.contains("p2c"))
   }
 
+  /// What the first files are, which do not say it: by the layers of a head, or without one.
+  private static func silentClass(_ source: WeightSource) -> String {
+    guard source.has("classifier.weight") else { return "DebertaV2Model" }
+    return source.has("pooler.dense.weight") ? "DebertaV2ForSequenceClassification" : "DebertaV2ForTokenClassification"
+  }
+
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
     source.beginClassifier("pooler.dense", "classifier", width: try shape(config).width, labels: labels)
     return true
   }
 
   private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
-    // The first files do not say.
-    switch config.says("architectures") ? try config.architectureClass() : "DebertaV2Model" {
+    switch config.says("architectures") ? try config.architectureClass() : silentClass(source) {
     case "DebertaV2ForSequenceClassification":
       let activation = try config.activation("pooler_hidden_act", default: "gelu")
       return try source.classifier(config, dense: "pooler.dense", activation: activation, output: "classifier", width: shape.width)
+    case "DebertaV2ForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
     case "DebertaV2Model": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

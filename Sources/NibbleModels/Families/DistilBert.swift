@@ -2,7 +2,7 @@ import NibbleCompute
 import NibbleCore
 
 /// DistilBERT: BERT without token types and pooler, and a classifier with ReLU.
-enum DistilBert: TransformerArchitecture {
+enum DistilBert: EncoderArchitecture {
   static let modelTypes = ["distilbert"]
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
@@ -51,6 +51,7 @@ enum DistilBert: TransformerArchitecture {
       return try source.classifier(
         config, dense: "pre_classifier", activation: .relu, output: "classifier", width: shape.width)
     case "DistilBertForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "DistilBertForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
     case "DistilBertModel": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

@@ -47,8 +47,8 @@ package struct ForwardFile {
     let width = model.network.width
     let (loss, file) =
       switch model.head {
-      case .language(let head):
-        try language(model, head, adapters, writer([("logits", [ids.count, length, head.outputs])]))
+      case .language(let head), .tokens(let head):
+        try tokenScores(model, head, adapters, writer([("logits", [ids.count, length, head.outputs])]))
       case .classification(let head):
         try classes(model, head, adapters, writer([("logits", [ids.count, head.output.outputs])]))
       case .spans(let head):
@@ -70,7 +70,7 @@ package struct ForwardFile {
   private func hasLoss(_ model: Model) -> Bool {
     switch model.head {
     case .none, .spans: false
-    case .language, .classification: labels != nil
+    case .language, .tokens, .classification: labels != nil
     }
   }
 
@@ -91,13 +91,14 @@ package struct ForwardFile {
     }
   }
 
-  private func language(
+  private func tokenScores(
     _ model: Model, _ head: Linear, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
   ) throws -> (Double?, TensorFile.Writer) {
     let count = head.outputs
+    let isLanguage = if case .language = model.head { true } else { false }
     let targets = try labels.map { labels in
       guard labels.count == tokens else { throw NibbleError.badInput("\(path: file.path): labels has shape \(labels.shape)") }
-      return try integers(labels, below: count, "an id of the vocabulary of \(count)")
+      return try integers(labels, below: count, isLanguage ? "an id of the vocabulary of \(count)" : "one of \(count) classes")
     }
     var sum = 0.0
     var counted = 0
@@ -105,12 +106,14 @@ package struct ForwardFile {
       let before = sequences.lowerBound * length
       for start in stride(from: 0, to: batch.count * length, by: Self.scoreRows) {
         let rows = start..<min(start + Self.scoreRows, batch.count * length)
-        let scores = try model.network.logits(hidden, rows: Array(rows), of: batch)
+        let scores = try model.network.scores(hidden, head, rows: Array(rows), of: batch)
         try writer.add(UnsafeBufferPointer(start: scores, count: rows.count * count), to: "logits")
         guard let targets else { continue }
-        // Each token is judged by the one behind it.
-        for row in rows where row % length != length - 1 && targets[before + row + 1] != Loss.ignored {
-          sum += Loss.negativeLogLikelihood(scores + (row - start) * count, count: count, target: targets[before + row + 1])
+        // A language model's scores of each token are judged by the one behind it.
+        for row in rows where !isLanguage || row % length != length - 1 {
+          let target = targets[before + row + (isLanguage ? 1 : 0)]
+          guard target != Loss.ignored else { continue }
+          sum += Loss.negativeLogLikelihood(scores + (row - start) * count, count: count, target: target)
           counted += 1
         }
       }

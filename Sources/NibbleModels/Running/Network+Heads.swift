@@ -20,15 +20,27 @@ extension Network {
     guard case .language(let head) = head else {
       throw NibbleError.usage("the model has no language head: it cannot score or generate text")
     }
+    return try scores(hidden, head, rows: rows, of: batch, tape: tape)
+  }
+
+  /// What the layer of a head gives for some rows of `hidden`, [rows, outputs].
+  ///
+  /// - Parameters:
+  ///   - head: the network's `Head.scorer`
+  ///   - rows: in ascending order
+  /// - Throws: `.quality` if one is not finite
+  package func scores(
+    _ hidden: UnsafePointer<Float>, _ head: Linear, rows: [Int], of batch: Batch, tape: Tape? = nil
+  ) throws -> UnsafePointer<Float> {
     let x = floats(HeadSlot.input, rows.count * width)
     for (index, row) in rows.enumerated() { (x + index * width).update(from: hidden + row * width, count: width) }
-    let scores = floats(HeadSlot.scores, rows.count * head.outputs)
-    operations(chosen(rows, of: batch), batch.adapters, tape).linear([head], x, rows: 0..<rows.count, scores, tape?.head)
-    change(scores, rows.count * head.outputs, isKept: tape != nil)
-    guard LayerKernels.allFinite(scores, count: rows.count * head.outputs) else {
+    let found = floats(HeadSlot.scores, rows.count * head.outputs)
+    operations(chosen(rows, of: batch), batch.adapters, tape).linear([head], x, rows: 0..<rows.count, found, tape?.head)
+    change(found, rows.count * head.outputs, isKept: tape != nil)
+    guard LayerKernels.allFinite(found, count: rows.count * head.outputs) else {
       throw NibbleError.quality("the output head gives NaN or infinite scores")
     }
-    return UnsafePointer(scores)
+    return UnsafePointer(found)
   }
 
   /// - Parameter isKept: whether `changeBack` follows
@@ -59,16 +71,15 @@ extension Network {
     }
   }
 
-  /// From the gradient of the latest `logits` to that of the states, which it is added to.
+  /// From the gradient of the latest `scores` to that of the states, which it is added to.
   ///
   /// - Parameter scores: spoiled
-  package func logitsBack(
-    _ scores: UnsafeMutablePointer<Float>, rows: [Int], of batch: Batch, to gradient: UnsafeMutablePointer<Float>, tape: Tape,
+  package func scoresBack(
+    _ scores: UnsafeMutablePointer<Float>, _ head: Linear, rows: [Int], of batch: Batch, to gradient: UnsafeMutablePointer<Float>, tape: Tape,
     _ gradients: Gradients
   ) {
-    guard case .language(let head) = head else { return }
     changeBack(scores, rows.count * head.outputs)
-    // What `logits` gathered is still there.
+    // What `scores` gathered is still there.
     let x = floats(HeadSlot.input, rows.count * width), dx = floats(HeadSlot.inputGradient, rows.count * width)
     operations(chosen(rows, of: batch), batch.adapters, tape)
       .linearBack([head], x, rows: rows.count, scores, dx: dx, tape.head, gradients)
@@ -95,7 +106,7 @@ extension Network {
     // After pooling there is one row an input.
     let count = batch.count
     let layers = operations(batch.adapters.map { _ in 1 }, batch.adapters, tape)
-    var x = pool(hidden, head, batch)
+    var x = pool(hidden, head.token, batch)
     tape?.dense = []
     func next(_ layer: Linear, slot: Int) -> Floats {
       let kept = tape.map { _ in DenseTape(input: FloatStore(Array(UnsafeBufferPointer(start: x, count: count * layer.inputs)))) }
@@ -120,6 +131,12 @@ extension Network {
       x = UnsafePointer(y)
     }
     let scores = next(head.output, slot: HeadSlot.scores)
+    if let second = head.second {
+      x = pool(hidden, .second, batch)
+      let others = next(second, slot: HeadSlot.rows)
+      LayerKernels.add(others, scaledBy: 1, count: count * second.outputs, to: scores)
+      LayerKernels.scale(scores, by: 0.5, count: count * second.outputs)
+    }
     guard LayerKernels.allFinite(scores, count: count * head.output.outputs) else {
       throw NibbleError.quality("the classification head gives NaN or infinite scores")
     }
@@ -127,11 +144,11 @@ extension Network {
   }
 
   /// What a classification head looks at, one row an input.
-  private func pool(_ hidden: UnsafePointer<Float>, _ head: ClassificationHead, _ batch: Batch) -> UnsafePointer<Float> {
+  private func pool(_ hidden: UnsafePointer<Float>, _ token: ClassificationHead.Token, _ batch: Batch) -> UnsafePointer<Float> {
     let pooled = floats(HeadSlot.pooled, batch.count * width)
     pooled.update(repeating: 0, count: batch.count * width)
     var start = 0
-    for (index, (count, looks)) in zip(rows(batch), self.pooled(batch, head.token)).enumerated() {
+    for (index, (count, looks)) in zip(rows(batch), self.pooled(batch, token)).enumerated() {
       for (row, weight) in looks {
         LayerKernels.add(hidden + (start + row) * width, scaledBy: weight, count: width, to: pooled + index * width)
       }
@@ -151,6 +168,12 @@ extension Network {
     let layers = operations(batch.adapters.map { _ in 1 }, batch.adapters, tape)
     var dy = scores
     var dx = FloatStore(count: 0)
+    if let second = head.second, let own = tape.dense.last {
+      LayerKernels.scale(scores, by: 0.5, count: count * second.outputs)
+      let (copy, next) = (FloatStore(Array(UnsafeBufferPointer(start: scores, count: count * second.outputs))), FloatStore(count: count * second.inputs))
+      layers.linearBack([second], own.input.start, rows: count, copy.start, dx: next.start, own.linear, gradients)
+      add(next, .second, batch, to: gradient)
+    }
     for (index, layer) in (head.dense + [head.output]).enumerated().reversed() {
       let own = tape.dense[index]
       let next = FloatStore(count: count * layer.inputs)
@@ -164,14 +187,17 @@ extension Network {
       }
       (dx, dy) = (next, next.start)
     }
+    add(dx, head.token, batch, to: gradient)
+  }
+
+  /// Adds the gradient of what a head looked at to that of the states.
+  private func add(_ own: FloatStore, _ token: ClassificationHead.Token, _ batch: Batch, to gradient: UnsafeMutablePointer<Float>) {
     var start = 0
-    withExtendedLifetime(dx) {
-      for (index, (rows, looks)) in zip(rows(batch), pooled(batch, head.token)).enumerated() {
-        for (row, weight) in looks {
-          LayerKernels.add(dy + index * width, scaledBy: weight, count: width, to: gradient + (start + row) * width)
-        }
-        start += rows
+    for (index, (rows, looks)) in zip(rows(batch), pooled(batch, token)).enumerated() {
+      for (row, weight) in looks {
+        LayerKernels.add(own.start + index * width, scaledBy: weight, count: width, to: gradient + (start + row) * width)
       }
+      start += rows
     }
   }
 }

@@ -64,6 +64,8 @@ package struct NetworkParts: Sendable {
   /// Layers of the checkpoint that no result depends on, for adapters that were trained on them, too.
   package var idle: [Linear] = []
   package var embeddings: [Embedding] = []
+  /// Rows that are parameters in no module, such as class tokens: trained where every weight is, and adapted by nothing.
+  package var looseRows: [Embedding] = []
   package var norms: [Norm] = []
   /// Running means and variances, which have no gradients: passes that train every weight move them.
   package var statistics: [Vector] = []
@@ -112,6 +114,7 @@ extension Network {
     rows(batch).map { count in
       switch token {
       case .first: [(0, 1)]
+      case .second: [(1, 1)]
       case .last: [(max(count - 1, 0), 1)]
       case .mean: (0..<count).map { ($0, 1 / Float(max(count, 1))) }
       }

@@ -1,7 +1,7 @@
 import NibbleAdapters
 import NibbleCompute
 
-/// What a pass leaves for its way back: what is the same for every network, and a part of the network's own. The next pass with the same
+/// What a pass leaves for its way back: what is the same for every network, and parts of the network's own. The next pass with the same
 /// tape overwrites it.
 package final class Tape {
   /// Whether layers keep their inputs only, from which they are computed once more on the way back.
@@ -19,15 +19,16 @@ package final class Tape {
   var dense: [DenseTape] = []
   /// What the norm of a classification head took.
   var beforeNorm = FloatStore(count: 0)
-  private var own: AnyObject?
+  private var own: [ObjectIdentifier: AnyObject] = [:]
 
   package init(checkpointing: Bool = true) { self.checkpointing = checkpointing }
 
-  /// The network's own part, made by the first pass and kept for those that follow.
+  /// The network's own part, or that of a network in it, made by the first pass and kept for those that follow.
   package func part<Part: AnyObject>(_ make: () -> Part) -> Part {
-    if let part = own as? Part { return part }
+    let key = ObjectIdentifier(Part.self)
+    if let part = own[key] as? Part { return part }
     let part = make()
-    own = part
+    own[key] = part
     return part
   }
 }

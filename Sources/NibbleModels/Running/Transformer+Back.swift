@@ -6,12 +6,17 @@ import NibbleCore
 /// with the matrix turned; nothing below the lowest layer with anything trained in it is computed.
 extension Transformer {
   package func backward(_ batch: Batch, _ gradient: Floats, tape: Tape, _ gradients: Gradients) throws {
+    try backward(batch, gradient, tape: tape, gradients, goesOn: false)
+  }
+
+  /// - Parameter goesOn: whether anything needs the gradient of the embeddings, which takes the place of that of the states
+  func backward(_ batch: Batch, _ gradient: Floats, tape: Tape, _ gradients: Gradients, goesOn: Bool) throws {
     let runs = try batch.runs
     let rows = runs.reduce(0) { $0 + $1.ids.count }
     let layers = operations(batch, tape)
     let (checkpointing, tape) = (tape.checkpointing, part(of: tape))
     let last = weights.layers.count - 1
-    let reachesEmbeddings = gradients.hasEmbeddings(weights)
+    let reachesEmbeddings = goesOn || gradients.hasEmbeddings(weights)
     let lowest = reachesEmbeddings ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
     let relative = weights.relative.flatMap { gradients.has($0) ? $0 : nil }
     let distances = relative.map { FloatStore(count: $0.table.count * shape.width) }
@@ -145,11 +150,17 @@ extension Transformer {
   private func embedBack(
     _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ tape: TransformerTape, _ gradient: Floats, _ gradients: Gradients
   ) throws {
+    var gradient = gradient
+    if let projection = weights.embeddingProjection {
+      let narrow = floats(Slot.narrow, rows * weights.embeddingWidth)
+      layers.linearBack([projection], tape.narrow.start, rows: rows, gradient, dx: narrow, tape.embeddingLinear, gradients)
+      gradient = narrow
+    }
     if let norm = weights.embeddingNorm {
-      layers.normBack(norm, shape, gradient, tape.embedded.start, rows: rows, gradient, gradients)
+      layers.normBack(norm, shape, gradient, tape.embedded.start, rows: rows, gradient, gradients, embeddingRows)
     }
     guard let segment = layers.segments.first else { return }
-    layers.scale(gradient, by: shape.embeddingScale, rows: rows, width: shape.width)
+    layers.scale(gradient, by: shape.embeddingScale, rows: rows, width: weights.embeddingWidth)
     for (table, indices) in try lookups(runs) { add(gradient, indices, of: table, segment, layers, gradients) }
   }
 
@@ -179,6 +190,6 @@ extension Gradients {
   fileprivate func hasEmbeddings(_ weights: TransformerWeights) -> Bool {
     let tables = [weights.tokens, weights.positions, weights.tokenTypes].compactMap { $0?.id }
     return tables.contains { matrices[$0] != nil || rows[$0] != nil || self.tables[$0] != nil }
-      || weights.embeddingNorm.map { has($0) } ?? false || weights.relative.map { has($0) } ?? false
+      || weights.embeddingNorm.map { has($0) } ?? false || weights.embeddingProjection.map { has($0) } ?? false || weights.relative.map { has($0) } ?? false
   }
 }

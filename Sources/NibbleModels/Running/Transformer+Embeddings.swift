@@ -3,13 +3,15 @@ import NibbleCompute
 import NibbleCore
 
 extension Transformer {
-  /// Embeddings of every token, through the norm behind them.
+  /// Embeddings of every token, through the norm and the projection behind them.
   ///
   /// - Parameter noise: added to the embeddings of tokens
   func embed(
-    _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: TransformerTape?, _ noise: EmbeddingNoise? = nil
+    _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ out: Floats, _ tape: TransformerTape?, _ noise: EmbeddingNoise? = nil
   ) throws {
-    let width = shape.width
+    let width = weights.embeddingWidth
+    let x = weights.embeddingProjection == nil ? out : floats(Slot.narrow, rows * width)
+    defer { project(x, layers, rows, out, tape) }
     let tables = try lookups(runs)
     for segment in layers.segments where !segment.rows.isEmpty {
       let start = x + segment.rows.lowerBound * width
@@ -28,7 +30,16 @@ extension Transformer {
     if shape.scalesNoise { scale() }
     guard let norm = weights.embeddingNorm else { return }
     tape?.keepEmbedded(x, rows * width)
-    layers.norm(norm, shape, x, rows: 0..<rows, x)
+    layers.norm(norm, shape, x, rows: 0..<rows, x, embeddingRows)
+  }
+
+  /// How embeddings lie.
+  var embeddingRows: NormRows { NormRows(count: weights.embeddingWidth, groups: 1, stride: weights.embeddingWidth) }
+
+  private func project(_ x: Floats, _ layers: Layers, _ rows: Int, _ out: Floats, _ tape: TransformerTape?) {
+    guard let projection = weights.embeddingProjection else { return }
+    tape?.keepNarrow(x, rows * weights.embeddingWidth)
+    layers.linear([projection], x, rows: 0..<rows, out, tape?.embeddingLinear)
   }
 
   /// Every table of embeddings, and its row for each token: tokens, then positions and token types.

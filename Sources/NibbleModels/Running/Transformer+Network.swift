@@ -8,6 +8,7 @@ extension Transformer {
     return runs.map { run in
       switch token {
       case .first: return [(0, 1)]
+      case .second: return [(1, 1)]
       case .last: return [(lastToken(run), 1)]
       case .mean:
         let seen = run.ids.indices.filter { run.mask?.isVisible($0) ?? true }
@@ -40,8 +41,9 @@ extension Transformer {
       let count = min(relative.table.count, 2 * size.length)
       return count * (2 * shape.width + 4 * shape.queryWidth) + size.threads * 2 * size.length * (size.length + count)
     }
+    let narrow = weights.embeddingProjection == nil ? 0 : 3 * weights.embeddingWidth
     return PassRoom(
-      rows: rows, kept: rows * ((layers.count + 1) * shape.width + kept + unscaled),
+      rows: rows, kept: rows * (narrow + (layers.count + 1) * shape.width + kept + unscaled),
       // Left sides of products, packed, and scores of attention come last.
       inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide) + rows * max(inner, wide)
         + size.threads * 2 * 64 * size.length + (distances ?? 0))
@@ -50,9 +52,10 @@ extension Transformer {
 
 extension TransformerWeights {
   var parts: NetworkParts {
-    NetworkParts(
-      layers: layers.flatMap(\.linears), attention: layers.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
-      mlp: layers.flatMap { $0.up + [$0.down] }, idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table].compactMap { $0 },
-      norms: layers.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
+    let own = distinctLayers
+    return NetworkParts(
+      layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
+      mlp: own.flatMap { $0.up + [$0.down] }, idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table].compactMap { $0 },
+      norms: own.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
   }
 }

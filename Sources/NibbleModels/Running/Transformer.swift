@@ -19,7 +19,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
 
   enum Slot {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
-      again = 12
+      again = 12, narrow = 14
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -65,7 +65,9 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   }
 
   /// The same, of sequences whose caches have the positions they are to have.
-  func states(_ batch: Batch, _ runs: [TokenRun], _ tape: Tape?) throws -> UnsafePointer<Float> {
+  ///
+  /// - Parameter added: to the embeddings, [tokens, width]
+  func states(_ batch: Batch, _ runs: [TokenRun], _ tape: Tape?, adding added: UnsafePointer<Float>? = nil) throws -> UnsafePointer<Float> {
     let rows = runs.reduce(0) { $0 + $1.ids.count }
     let width = shape.width
     let layers = operations(batch, tape)
@@ -75,6 +77,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     tape?.prepare(shape, weights, rows: rows)
     var x = tape?.inputs[0].start ?? floats(Slot.x, rows * width)
     try embed(runs, layers, rows, x, tape, noise)
+    if let added { layers.add(added, to: x, rows: rows, width: width) }
     for run in runs { run.cache?.reserve(run.ids.count) }
     for index in weights.layers.indices {
       try Interrupt.check()

@@ -111,11 +111,25 @@ package struct TransformerWeights: Sendable {
   package var positions: Embedding?
   package var tokenTypes: Embedding?
   package var embeddingNorm: Norm?
+  /// From the width of embeddings, with their norm behind them, to that of the layers; nil where they are the same.
+  package var embeddingProjection: Linear?
   /// Positions as distances, beside or in place of a table of positions.
   package var relative: RelativePositions?
+  /// In the order of the pass; one may stand several times (ALBERT).
   package var layers: [LayerWeights]
   package var finalNorm: Norm?
   package var head: Head
   /// Layers of the checkpoint that no result depends on, for adapters that were trained on them, too.
   package var idle: [Linear] = []
+}
+
+extension TransformerWeights {
+  /// Numbers in a row of the tables of embeddings.
+  var embeddingWidth: Int { tokens.width }
+  /// Its layers, each once.
+  package var distinctLayers: [LayerWeights] {
+    var seen: Set<ParameterID> = []
+    return layers.filter { seen.insert($0.down.id).inserted }
+  }
+  package var sharesLayers: Bool { distinctLayers.count < layers.count }
 }

@@ -8,6 +8,9 @@ final class TransformerTape {
   private var layers: [LayerTape] = []
   /// Sums of embeddings, where a norm follows them.
   private(set) var embedded = FloatStore(count: 0)
+  /// What their projection took.
+  private(set) var narrow = FloatStore(count: 0)
+  let embeddingLinear = LinearTape()
 
   init(checkpointing: Bool) { self.checkpointing = checkpointing }
 
@@ -23,6 +26,11 @@ final class TransformerTape {
     if inputs.isEmpty || inputs[0].count < rows * shape.width {
       inputs = (0...weights.layers.count).map { _ in FloatStore(count: rows * shape.width) }
     }
+  }
+
+  func keepNarrow(_ x: UnsafePointer<Float>, _ count: Int) {
+    if narrow.count < count { narrow = FloatStore(count: count) }
+    narrow.start.update(from: x, count: count)
   }
 
   func keepEmbedded(_ x: UnsafePointer<Float>, _ count: Int) {

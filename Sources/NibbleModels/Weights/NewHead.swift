@@ -8,6 +8,8 @@ public struct NewHead: Sendable, Equatable {
   public enum Pooling: String, Sendable, CaseIterable {
     /// What transformers' class for the family looks at, through the same layers.
     case model
+    /// Every token by itself, as transformers' class for classes of tokens has it.
+    case each
     /// One layer on a token's state, or on the mean of all: heads that only nibble has.
     case first, last, mean
   }
@@ -51,8 +53,14 @@ public struct NewHead: Sendable, Equatable {
 
   /// The configuration `config` with transformers' class for this head.
   func configuration(_ config: JSON) -> JSON {
-    config.forTask("SEQ_CLS", labels: labels, names: names, problem: problem) ?? config
+    switch pooling {
+    case .each: config.forTask("TOKEN_CLS", labels: labels, names: names) ?? config
+    case .model, .first, .last, .mean: config.forTask("SEQ_CLS", labels: labels, names: names, problem: problem) ?? config
+    }
   }
+
+  /// Whether a class of transformers has it.
+  var isTransformers: Bool { pooling == .model || pooling == .each }
 
   /// `problem_type`.
   private var problem: String {

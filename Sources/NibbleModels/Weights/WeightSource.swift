@@ -8,15 +8,17 @@ package final class WeightSource {
   package let mapped: MappedCheckpoint
   /// The model's own prefix ("model.", "bert."), which checkpoints of the bare model leave out.
   private let prefix: String
+  private let family: ModelFamily?
   /// Full names of parameters as the model knows them, by ID.
   package private(set) var names: [String] = []
   private var used: Set<ByteName> = []
   /// Parameters that begin anew, whatever the checkpoint holds under their names.
   private var new: [String: (shape: [Int], values: [Float])] = [:]
 
-  package init(_ mapped: MappedCheckpoint, prefix: String) {
+  package init(_ mapped: MappedCheckpoint, prefix: String, _ family: ModelFamily? = nil) {
     self.mapped = mapped
     self.prefix = prefix
+    self.family = family
   }
 
   private func tensor(_ name: String) -> StoredTensor? {
@@ -27,6 +29,7 @@ package final class WeightSource {
   /// gamma and beta, GPT-NeoX's call the head embed_out.
   private func spellings(_ name: String) -> [String] {
     var names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
+    if let family, !family.respelled.isEmpty { names += names.map(family.inFiles) }
     if name.hasPrefix("lm_head.") { names.append("embed_out." + name.dropFirst("lm_head.".count)) }
     return [("weight", "gamma"), ("bias", "beta")].reduce(names) { names, spelling in
       guard name.hasSuffix("LayerNorm." + spelling.0) else { return names }
@@ -144,6 +147,14 @@ package final class WeightSource {
     let id = register(name + ".weight")
     let bias = hasBias ? try vector(name + ".bias", count: embedding.count) : nil
     return Linear(name: name, id: id, matrix: weight, bias: bias, isConv1D: false)
+  }
+
+  /// Rows that are a parameter by themselves, [1, count, width] in the file.
+  package func looseRows(_ name: String, count: Int, width: Int) throws -> Embedding {
+    let tensor = try take(name)
+    guard tensor.logicalShape == [1, count, width] else { throw wrongShape(tensor, [1, count, width]) }
+    let values = FloatStore(try mapped.floats(tensor))
+    return Embedding(name: name, id: register(name), matrix: Matrix(values, rows: count, columns: width))
   }
 
   package func norm(_ name: String, width: Int, hasBias: Bool) throws -> Norm {

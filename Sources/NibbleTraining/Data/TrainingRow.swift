@@ -3,7 +3,8 @@ import NibbleModels
 /// One example: tokens or an image, and what is learned of it.
 public struct TrainingRow: Sendable, Equatable {
   public var input: ModelInput
-  /// Of language models, one a token, −100 where nothing is learned; the shift happens when the loss is taken.
+  /// Of language models, one a token, −100 where nothing is learned; the shift happens when the loss is taken. Of models that classify tokens
+  /// one more, in front: what stands behind a token is its class.
   public var labels: [Int] = []
   /// Of classifiers: one class, or a number a class.
   public var targets: [Double] = []

@@ -74,6 +74,7 @@ extension Checkpoint {
   fileprivate func stored(_ linear: Linear) -> StoredTensor? {
     let name = linear.name + ".weight"
     let prefix = modelType.flatMap { type in family?.prefix(type) } ?? ""
-    return tensor(ByteName(name)) ?? (name.hasPrefix(prefix) ? tensor(ByteName(String(name.dropFirst(prefix.count)))) : nil)
+    let names = [name] + (name.hasPrefix(prefix) ? [String(name.dropFirst(prefix.count))] : [])
+    return (names + names.compactMap { family?.inFiles($0) }).lazy.compactMap { self.tensor(ByteName($0)) }.first
   }
 }

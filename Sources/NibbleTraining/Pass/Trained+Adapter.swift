@@ -97,7 +97,9 @@ extension Trained {
   /// Whether a weight belongs to a module trained whole, or is kept tied to one.
   private func isSaved(_ name: String, _ id: ParameterID, _ file: AdapterFile, _ model: Model) -> Bool {
     if let tied = model.tied, file.config.tiesReplacedEmbedding, [tied.head.id, tied.tokens.id].contains(id) { return true }
-    return file.config.modulesToSave.contains { AdapterFile.isIn(name, $0) }
+    // PEFT finds them by the ends of paths, be it in the middle of a word: `classifier` is `pre_classifier` too.
+    let parts = name.split(separator: ".")
+    return file.config.modulesToSave.contains { saved in parts.indices.contains { parts[...$0].joined(separator: ".").hasSuffix(saved) } }
   }
 
   /// Throws `.usage` unless the weight that an adapter stores is the base's own.

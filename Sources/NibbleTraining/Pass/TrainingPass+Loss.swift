@@ -7,17 +7,17 @@ extension TrainingPass {
   /// Rows whose scores of the vocabulary are held at once.
   private static let scoreRows = 256
 
-  /// The mean next-token loss of sequences, and its gradients, times `scale`.
+  /// The mean loss of sequences whose every token is scored, and its gradients, times `scale`.
   ///
   /// - Parameters:
-  ///   - labels: one per token, −100 for ignored tokens
+  ///   - labels: one per token, −100 for ignored tokens; a token's scores are judged by the label behind it
   ///   - learns: whether gradients are wanted
   /// - Returns: the loss, and how many tokens it is the mean of; 0 tokens leave all gradients as they are
   package func language(_ runs: [TokenRun], labels: [[Int]], scale: Float = 1, learns: Bool = true) throws -> (
     loss: Double, tokens: Int
   ) {
-    guard case .language(let head) = network.head else {
-      throw NibbleError.usage("\(path: model.path) has no language head to train")
+    guard let head = network.head.scorer else {
+      throw NibbleError.usage("\(path: model.path) has no head that scores tokens to train")
     }
     var targets: [(row: Int, target: Int)] = []
     var start = 0
@@ -37,9 +37,9 @@ extension TrainingPass {
       let part = targets[first..<min(first + Self.scoreRows, targets.count)]
       let rows = part.map(\.row)
       // Scores become their gradient where they lie.
-      let scores = Floats(mutating: try network.logits(hidden, rows: rows, of: batch, tape: tape))
+      let scores = Floats(mutating: try network.scores(hidden, head, rows: rows, of: batch, tape: tape))
       loss += clock.measure(.loss) { judge(scores, head.outputs, part.map(\.target), each) }
-      if learns { network.logitsBack(scores, rows: rows, of: batch, to: gradient, tape: tape, gradients) }
+      if learns { network.scoresBack(scores, head, rows: rows, of: batch, to: gradient, tape: tape, gradients) }
     }
     if learns { try network.backward(batch, gradient, tape: tape, gradients) }
     return (loss / Double(targets.count), targets.count)

@@ -43,7 +43,7 @@ extension AdapterOptions {
   }
 
   private func named(_ method: any AdapterMethod.Type, on model: Model) throws -> [AdaptablePlace] {
-    let parts = model.network.parts, targets = try Targets(targets)
+    let parts = model.network.parts, targets = try Targets(targets, model.checkpoint.family)
     let takesWindows = targets.isNamed && method.adaptsConvolutions
     if targets.isNamed, !takesWindows, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) }) {
       throw NibbleError.usage("\(.targetModules): \(quoted(one.name)) is a convolution, which \(method.name) does not adapt")
@@ -56,7 +56,7 @@ extension AdapterOptions {
       if method.looksUp { all += parts.embeddings.map { AdaptablePlace($0) } }
     }
     let known = all.map(\.name) + model.linears.map(\.name) + modulesToSave
-    if let stray = targets.names.first(where: { name in !known.contains { ModuleChoice.is($0, name) } }) {
+    if let stray = targets.names.first(where: { name in !known.contains { targets.is($0, name) } }) {
       throw NibbleError.usage(
         "\(.targetModules): \(subject: stray) is no \(method.looksUp ? "linear layer or embedding" : "linear layer") of \(path: model.path)")
     }

@@ -25,7 +25,7 @@ extension Trained {
       let values = Array(vector.values.values)
       vectors[vector.id] = TrainedTensor(model.parameterNames[vector.id], [values.count], FloatStore(values))
     }
-    for table in model.embeddings { add(table.id, table.matrix) }
+    for table in model.embeddings + parts.looseRows { add(table.id, table.matrix) }
     for layer in model.linears where !parts.idle.contains(where: { $0.id == layer.id }) {
       if let tied, tied.head.id == layer.id {
         matrices[layer.id] = matrices[tied.tokens.id]
@@ -49,7 +49,7 @@ extension Trained {
     var job = try StreamJob.dequantize(base, dtype: nil, to: output)
     job.warnings = base.warnings
     job.origin = nil
-    let names = ModuleNames(job.items.map(\.source.name.text))
+    let names = ModuleNames(job.items.map(\.source.name.text), of: base)
     for tensor in tensors + statistics.values {
       guard let index = names.index(of: tensor.name) else { continue }
       let bytes = [UInt8](UnsafeRawBufferPointer(tensor.values.values))

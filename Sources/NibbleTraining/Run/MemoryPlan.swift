@@ -39,7 +39,7 @@ public struct MemoryPlan: Sendable {
     activations = 4 * room.kept
     var hands = room.inHand
     switch network.head {
-    case .language(let head): hands += min(room.rows, 256) * (head.outputs + 2 * network.width)
+    case .language(let head), .tokens(let head): hands += min(room.rows, 256) * (head.outputs + 2 * network.width)
     case .classification(let head):
       // Scores and gradients of the layers, and the weights of a new head.
       hands += options.batchSize * 4 * (head.output.outputs + network.width)

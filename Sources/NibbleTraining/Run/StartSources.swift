@@ -55,8 +55,11 @@ struct StartSources {
         throw NibbleError(.adapterMismatch, "\(path: original.path): \(module: layer.name) is missing or has another shape than in \(path: model.path)")
       }
     }
-    let packed = Set(model.checkpoint.packed.map(\.name.text))
-    originals = originals.filter { name, _ in packed.contains { $0 == name + ".weight" || (name + ".weight").hasSuffix("." + $0) } }
+    let packed = Set(model.checkpoint.packed.map(\.name.text)), family = model.checkpoint.family
+    originals = originals.filter { name, _ in
+      let name = (family?.inFiles(name) ?? name) + ".weight"
+      return packed.contains { $0 == name || name.hasSuffix("." + $0) }
+    }
   }
 
   private func number(_ setting: MethodSetting) -> Double { options.startSettings[setting.key] ?? setting.standard ?? 0 }

@@ -95,7 +95,7 @@ package final class TrainingRun {
     self.options = options
     self.trained = trained
     self.rows = rows
-    if case .language = model.head { isLanguage = true } else { isLanguage = false }
+    isLanguage = model.head.scorer != nil
     guard !rows.isEmpty else { throw NibbleError.badInput("there are no rows to train on") }
     guard !isLanguage || rows.contains(where: { $0.learned > 0 }) else {
       throw NibbleError.badInput(

@@ -6,8 +6,11 @@ extension EvaluateCommand {
   /// Rows as training has them: the loss of answers, and classes.
   func judgeRows(_ started: Double) throws {
     let open = try OpenModel(model, common)
-    let isClassifier = open.model.classCount != nil
-    if !isClassifier, task == .classification, asking.labelList != nil { return try chooseLabels(open, started) }
+    let isClassifier = open.model.classCount != nil, isOfTokens = open.model.tokenClassCount != nil
+    guard !isOfTokens || asking.predictions == nil else {
+      throw NibbleError.usage("--predictions is not implemented for models that classify tokens")
+    }
+    if !isClassifier, !isOfTokens, task == .classification, asking.labelList != nil { return try chooseLabels(open, started) }
     if isClassifier { common.warnIgnored(["--few-shot", "--exemplars", "--prompt-format", "--label-list", "--resume"], "the model has a head for classes") }
     let own = try score(open)
     let other = try compareTo.map { try score(OpenModel(model.replaced($0, adapters: compareAdapter), common)) }
@@ -30,8 +33,8 @@ extension EvaluateCommand {
   }
 
   private func score(_ open: OpenModel) throws -> Scored {
-    let isClassifier = open.model.classCount != nil
-    let right: [Task] = !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
+    let isClassifier = open.model.classCount != nil || open.model.tokenClassCount != nil
+    let right: [Task] = open.model.tokenClassCount != nil ? [.classification] : !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
     guard right.contains(task) else {
       let kind = !isClassifier ? "is no classifier (--label-list asks it for words)" : open.model.isRegression ? "is a regression" : "is a classifier"
       throw NibbleError.usage("\(path: open.model.path) \(kind): --task \(right[0].rawValue)")

@@ -15,7 +15,7 @@ from .drawing import DTYPES
 from .methods import draw_method
 from .methods import move as move_method
 
-TASKS = {"language": "CAUSAL_LM", "classes": "SEQ_CLS", "states": "FEATURE_EXTRACTION", "masked": None}
+TASKS = {"language": "CAUSAL_LM", "classes": "SEQ_CLS", "tokens": "TOKEN_CLS", "states": "FEATURE_EXTRACTION", "masked": None}
 
 
 class Modules:
@@ -225,5 +225,5 @@ def is_scalable(case, name="a"):
     """Whether the adapter `name` is only factors: what is trained whole has weight 1 or none."""
     settings = case.drawn[name]["settings"]
     # `scaled` knows LoRA's layers only.
-    return case.drawn[name]["config"] == "LoraConfig" and settings.get("task_type") != "SEQ_CLS" and not any(settings.get(key, "none") not in ("none", False)
+    return case.drawn[name]["config"] == "LoraConfig" and settings.get("task_type") not in ("SEQ_CLS", "TOKEN_CLS") and not any(settings.get(key, "none") not in ("none", False)
                    for key in ("modules_to_save", "use_dora", "bias", "lora_bias", "trainable_token_indices"))

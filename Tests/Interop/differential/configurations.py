@@ -14,19 +14,21 @@ DECODERS = {
     **decoders.CLASSES,
 }
 ENCODERS = {
-    "bert": ("BertForSequenceClassification", "BertModel"),
-    "roberta": ("RobertaForSequenceClassification", "RobertaModel"),
-    "xlm-roberta": ("XLMRobertaForSequenceClassification", "XLMRobertaModel"),
-    "camembert": ("CamembertForSequenceClassification", "CamembertModel"),
-    "distilbert": ("DistilBertForSequenceClassification", "DistilBertModel"),
-    "deberta-v2": ("DebertaV2ForSequenceClassification", "DebertaV2Model"),
+    "bert": ("BertForSequenceClassification", "BertForTokenClassification", "BertModel"),
+    "roberta": ("RobertaForSequenceClassification", "RobertaForTokenClassification", "RobertaModel"),
+    "xlm-roberta": ("XLMRobertaForSequenceClassification", "XLMRobertaForTokenClassification", "XLMRobertaModel"),
+    "camembert": ("CamembertForSequenceClassification", "CamembertForTokenClassification", "CamembertModel"),
+    "distilbert": ("DistilBertForSequenceClassification", "DistilBertForTokenClassification", "DistilBertModel"),
+    "deberta-v2": ("DebertaV2ForSequenceClassification", "DebertaV2ForTokenClassification", "DebertaV2Model"),
     "modernbert": ("ModernBertForSequenceClassification", "ModernBertModel"),
+    "electra": ("ElectraForSequenceClassification", "ElectraForTokenClassification", "ElectraModel"),
+    "albert": ("AlbertForSequenceClassification", "AlbertForTokenClassification", "AlbertModel"),
 }
 # What can be merged and packed without being run: the fuzzer asks transformers to run the result.
 OTHERS = {
     "opt": "OPTForCausalLM", "bloom": "BloomForCausalLM", "gpt_neo": "GPTNeoForCausalLM", "gptj": "GPTJForCausalLM",
     "cohere": "CohereForCausalLM", "stablelm": "StableLmForCausalLM",
-    "electra": "ElectraForSequenceClassification", "albert": "AlbertForSequenceClassification",
+    "convbert": "ConvBertForSequenceClassification", "mpnet": "MPNetForSequenceClassification",
 }
 MASKED = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "xlm-roberta": "XLMRobertaForMaskedLM"}
 
@@ -54,6 +56,8 @@ def configuration(case, family, class_name, plain):
     config |= {"model_type": family, "architectures": [class_name]}
     if "SequenceClassification" in class_name:
         labels(case, config, plain)
+    if "TokenClassification" in class_name:
+        config["num_labels"] = case.rng.randint(2, 6)
     return config
 
 

@@ -24,12 +24,12 @@ class Drawn:
     @property
     def kind(self):
         name = self.model_class.__name__
-        kinds = {"SequenceClassification": "classes", "CausalLM": "language", "LMHead": "language", "MaskedLM": "masked"}
+        kinds = {"SequenceClassification": "classes", "TokenClassification": "tokens", "CausalLM": "language", "LMHead": "language", "MaskedLM": "masked"}
         return next((kind for part, kind in kinds.items() if part in name), "states")
 
     @property
     def is_causal(self):
-        return self.config["model_type"] not in (*ENCODERS, "electra", "albert")
+        return self.config["model_type"] not in (*ENCODERS, "convbert", "mpnet")
 
 
 def load(folder, model_class):
@@ -44,7 +44,7 @@ def load(folder, model_class):
 def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=None, others=0.0, vocabulary=None, **changes):
     """Draws a model and writes it to the folder `name`.
 
-    - families, kinds: model types and kinds ("language", "classes", "states") to choose among; None for all
+    - families, kinds: model types and kinds ("language", "classes", "tokens", "states") to choose among; None for all
     - plain: no odd spelling, storage or padding; areas that test something else want models that run
     - others: how often the family is one that nibble does not run
     """

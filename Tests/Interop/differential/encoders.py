@@ -64,4 +64,30 @@ def modernbert(case, config, plain, tools, heads):
             kind: {"rope_type": "default", "rope_theta": rng.choice([100.0, 5000.0])} for kind in ("full_attention", "sliding_attention")}
 
 
-KINDS = {"distilbert": distilbert, "deberta-v2": deberta, "modernbert": modernbert}
+def electra(case, config, plain, tools, heads):
+    rng = case.rng
+    width = heads * tools.head_size(case, plain)
+    config |= {"hidden_size": width, "intermediate_size": rng.randint(5, 70), "embedding_size": rng.choice([width, rng.randint(4, 40)])}
+    common(case, config, plain, tools)
+
+
+def albert(case, config, plain, tools, heads):
+    rng, maybe = case.rng, tools.maybe
+    config |= {"hidden_size": heads * tools.head_size(case, plain), "intermediate_size": rng.randint(5, 70), "embedding_size": rng.randint(4, 40)}
+    config["num_hidden_layers"] = rng.randint(1, 5)
+    maybe(case, config, "num_hidden_groups", rng.randint(1, config["num_hidden_layers"]), 0.5)
+    maybe(case, config, "inner_group_num", rng.choice([1, 2, 3]), 0.5)
+    common(case, config, plain, tools)
+
+
+def common(case, config, plain, tools):
+    """What BERT's relatives have alike."""
+    rng, maybe = case.rng, tools.maybe
+    maybe(case, config, "max_position_embeddings", rng.choice([45, 66, 80]), 0.05)
+    maybe(case, config, "hidden_act", tools.activation(case, plain))
+    maybe(case, config, "layer_norm_eps", rng.choice([1e-12, 1e-5, 1e-3, 0.1]))
+    maybe(case, config, "type_vocab_size", rng.choice([1, 2, 3]), 0.1)
+    maybe(case, config, "pad_token_id", rng.choice([0, 1, 4]), 0.3)
+
+
+KINDS = {"electra": electra, "albert": albert, "distilbert": distilbert, "deberta-v2": deberta, "modernbert": modernbert}

@@ -51,6 +51,11 @@ def draw_question(case, drawn, model, simple=False):
         if length < 2 or bool((labels[:, 1:] == -100).all()):
             return asked
         asked["labels"] = labels
+    elif drawn.kind == "tokens":
+        seen = torch.rand(ids.shape) < 0.8 if mask is None else (torch.rand(ids.shape) < 0.8) & (mask == 1)
+        seen[0, 0] = mask is None or bool(mask[0, 0])
+        if bool(seen.any()):
+            asked["labels"] = torch.where(seen, torch.randint(0, model.config.num_labels, ids.shape), -100)
     else:
         count, problem = model.config.num_labels, model.config.problem_type
         if problem == "regression" or (problem is None and count == 1):

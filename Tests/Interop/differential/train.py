@@ -21,7 +21,7 @@ from .questions import draw_question, limit
 def run(case):
     how = case.rng.choices(["continued", "full", "fresh"], [60, 15, 25])[0]
     case.note(how=how)
-    drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "classes"), vocabulary=case.rng.randint(24, 90))
+    drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "classes", "tokens"), vocabulary=case.rng.randint(24, 90))
     with peer("loading"):
         model = drawn.load()
     by_class = drawn.kind == "classes"
@@ -83,6 +83,9 @@ def draw_rows(case, drawn, model, run):
         ids = [one for one in (rng.randrange(size) for _ in range(rng.randint(3, most))) if one != padding] or [size - 1]
         if drawn.kind == "classes":
             rows.append({"ids": ids, "class": class_of(rng, model)})
+        elif drawn.kind == "tokens":
+            labels = [rng.choice([-100, *range(model.config.num_labels)]) for _ in ids[1:]]
+            rows.append({"ids": ids, "labels": [rng.randrange(model.config.num_labels), *labels]})
         else:
             ids = ids + ids[:2]
             hidden = rng.randint(0, len(ids) - 2)
@@ -152,9 +155,9 @@ def micro_loss(drawn, model, rows, smoothing=0.0):
     for row in rows:
         labels = torch.tensor(row["labels"])
         logits = model(input_ids=torch.tensor([row["ids"]])).logits
-        losses = losses + torch.nn.functional.cross_entropy(logits[0, :-1], labels[1:], ignore_index=-100, reduction="sum",
-                                                            label_smoothing=smoothing)
-        count += int((labels[1:] != -100).sum())
+        scored = (logits[0], labels) if drawn.kind == "tokens" else (logits[0, :-1], labels[1:])
+        losses = losses + torch.nn.functional.cross_entropy(*scored, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
+        count += int((scored[1] != -100).sum())
     return losses / count
 
 
