@@ -12,7 +12,7 @@ import torch
 import transformers
 import converter
 from conftest import ROOT
-from converter import assert_same_file, contents
+from converter import assert_same_file, contents, gguf
 from models import make, small_config
 from running import as_float32, expected, random_ids
 
@@ -96,7 +96,8 @@ CASES = {
     "olmo3": ("Olmo3ForCausalLM", gpt2_tokenizer, {"sliding_window": 8, "layer_types": [SLIDING, FULL]}),
     "phi3": ("Phi3ForCausalLM", pieces, {"pad_token_id": 0}),
     "phi3, longrope": ("Phi3ForCausalLM", pieces, {
-        "pad_token_id": 0, "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 32}, "original_max_position_embeddings": 32}),
+        "pad_token_id": 0, "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 64}, "original_max_position_embeddings": 64,
+        "max_position_embeddings": 128}),
     "phi": ("PhiForCausalLM", gpt2_tokenizer, {"hidden_act": "gelu_new"}),
     "starcoder2": ("Starcoder2ForCausalLM", gpt2_tokenizer, {"hidden_act": "gelu_pytorch_tanh"}),
     "gpt_neox": ("GPTNeoXForCausalLM", gpt2_tokenizer, {"hidden_act": "gelu_new"}),
