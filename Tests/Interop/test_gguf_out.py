@@ -96,8 +96,8 @@ CASES = {
     "olmo3": ("Olmo3ForCausalLM", gpt2_tokenizer, {"sliding_window": 8, "layer_types": [SLIDING, FULL]}),
     "phi3": ("Phi3ForCausalLM", pieces, {"pad_token_id": 0}),
     "phi3, longrope": ("Phi3ForCausalLM", pieces, {
-        "pad_token_id": 0, "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 64}, "original_max_position_embeddings": 64,
-        "max_position_embeddings": 128}),
+        "pad_token_id": 0, "rope_parameters": {**LONGROPE, "original_max_position_embeddings": 256}, "original_max_position_embeddings": 256,
+        "max_position_embeddings": 512}),
     "phi": ("PhiForCausalLM", gpt2_tokenizer, {"hidden_act": "gelu_new"}),
     "starcoder2": ("Starcoder2ForCausalLM", gpt2_tokenizer, {"hidden_act": "gelu_pytorch_tanh"}),
     "gpt_neox": ("GPTNeoXForCausalLM", gpt2_tokenizer, {"hidden_act": "gelu_new"}),
