@@ -130,13 +130,16 @@ struct TensorCoder {
   private func drift(_ weight: FloatStore, _ outputs: Int) -> FloatStore {
     let moments = stage.moments
     let scale = Float(1 / max(moments.weight, 1e-30))
-    let (inputs, isOfOutputs) = (moments.inputs, stage.isAdded)
+    let (inputs, isOfOutputs, inverse) = (moments.inputs, stage.isAdded, stage.inverseSlopes)
     let drift = FloatStore(count: outputs * inputs)
     team.run(ceilDivide(outputs, 256)) { index, _ in
       let rows = index * 256..<min((index + 1) * 256, outputs)
       let to = drift.start + rows.lowerBound * inputs
       if isOfOutputs {
-        for place in 0..<rows.count * inputs { to[place] = moments.drift.start[rows.lowerBound * inputs + place] * scale }
+        for row in rows {
+          let factor = scale * (inverse?[row] ?? 1)
+          for place in row * inputs..<(row + 1) * inputs { drift.start[place] = moments.drift.start[place] * factor }
+        }
       } else {
         _ = BLAS.multiply(
           weight.start + rows.lowerBound * inputs, inputs, moments.drift.start, inputs, transposed: false, to, inputs,
@@ -159,7 +162,7 @@ struct TensorCoder {
       for place in stage.residual.indices { outputs.start[place] += stage.residual[place] }
     }
 
-    /// What a matrix makes of the tokens.
+    /// What a matrix makes of the tokens, as it comes into the residual stream where it is added to that.
     static func product(_ matrix: Matrix, _ x: [Float], _ stage: Stage, _ engine: Engine) -> FloatStore {
       let store = FloatStore(count: stage.measured * matrix.outputs)
       x.withUnsafeBufferPointer { x in
@@ -167,6 +170,7 @@ struct TensorCoder {
         engine.multiply(
           x, rows: stage.measured, stride: matrix.inputs, [Engine.Product(matrix, store.start, stride: matrix.outputs)])
       }
+      if let slopes = stage.slopes { store.multiplyColumns(by: slopes) }
       return store
     }
 
@@ -199,6 +203,13 @@ struct TensorCoder {
 }
 
 extension FloatStore {
+  /// Multiplies the columns of [rows, factors].
+  func multiplyColumns(by factors: [Float]) {
+    for start in stride(from: 0, to: count, by: max(factors.count, 1)) {
+      for (column, factor) in factors.enumerated() { self.start[start + column] *= factor }
+    }
+  }
+
   /// Σx²
   fileprivate var squares: Double {
     var sum = 0.0
