@@ -214,9 +214,10 @@ extension Summary {
 
   /// How far the packed layers move the model's answers.
   private static func account(_ divergence: TokenMean, _ report: CalibrationReport) -> String {
-    let place = report.heldOut > 0 ? "on the tokens held out" : "on the text itself"
+    let place = (report.corrections.isEmpty ? "" : "with the correction, ") + (report.heldOut > 0 ? "on the tokens held out" : "on the text itself")
     guard report.isDivergenceOfScores else { return "squared error \(scientific(divergence.value)) of final states, \(place)" }
-    return "KL \(scientific(divergence.value)) ± \(scientific(divergence.standardError)) nats a token from the float model's, \(place)"
+    let digits = divergence.value >= 0.001 ? 4 : 8
+    return "KL \(decimal(divergence.value, digits)) ± \(decimal(divergence.standardError, digits)) nats a token from the float model's, \(place)"
   }
 
   /// What calibration did.
