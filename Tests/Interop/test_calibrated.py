@@ -15,7 +15,7 @@ from running import as_float32, save_random
 from safetensors.torch import load_file
 from test_decoders import OWN
 
-LIGHT = {"gemma2", "olmo2", "granite", "gpt_neox", "falcon", "deberta-v2"}
+LIGHT = {"gemma2", "gpt_neox", "deberta-v2"}
 ENCODERS = {
     "bert": ("BertModel", {}), "distilbert": ("DistilBertModel", {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4}),
     "modernbert": ("ModernBertModel", {"local_attention": 8, "global_attn_every_n_layers": 2}),
