@@ -102,15 +102,18 @@ struct TensorCoder {
   private func move(_ matrix: Matrix, _ weight: FloatStore, _ wanted: Wanted) -> (move: FloatStore, strength: Float, damping: Double) {
     let outputs = matrix.outputs, inputs = matrix.inputs
     let drift = drift(weight, outputs)
+    func isFinite(_ move: FloatStore) -> Bool { LayerKernels.allFinite(move.start, count: move.count) }
+    let still = (move: weight, strength: Float(0), damping: factors[0].damping)
     guard stage.isHeldOut else {
       let isAmple = Double(stage.tokens) >= options.ampleTokens * Double(inputs)
-      return (MovedTarget.move(drift, outputs: outputs, factors[0], team), isAmple ? 1 : 0, factors[0].damping)
+      let move = MovedTarget.move(drift, outputs: outputs, factors[0], team)
+      return isAmple && isFinite(move) ? (move, 1, factors[0].damping) : still
     }
     let lack = wanted.lack(matrix, stage, engine)
     var best: (move: FloatStore, strength: Float, damping: Double, gain: Double)?
     for factor in factors {
       let move = MovedTarget.move(drift, outputs: outputs, factor, team)
-      guard
+      guard isFinite(move),
         let step = Matrix(.f32, rows: outputs, columns: inputs, UnsafeRawBufferPointer(move.values), owner: move)
       else { continue }
       let made = Wanted.product(step, stage.packed, stage, engine)
@@ -121,9 +124,9 @@ struct TensorCoder {
       }
       let strength = square > 0 ? min(max(along / square, 0), 1) : 0
       let gain = strength * (2 * along - strength * square)
-      if best == nil || gain > best?.gain ?? .infinity { best = (move, Float(strength), factor.damping, gain) }
+      if gain.isFinite, gain > best?.gain ?? -.infinity { best = (move, Float(strength), factor.damping, gain) }
     }
-    return best.map { ($0.move, $0.strength, $0.damping) } ?? (drift, 0, factors[0].damping)
+    return best.map { ($0.move, $0.strength, $0.damping) } ?? still
   }
 
   /// E[e · x̂ᵀ], with e what the output lacks: of the moments themselves, or W times what inputs lack.
