@@ -54,7 +54,7 @@ public struct TensorCertificate: Sendable {
   public let measured: Int
   public let isHeldOut: Bool
   /// ‖(Q x̂ + r̂) − (W x + r)‖² / ‖W x‖² with codes rounded to searched scales (`mse`): Q and x̂ of the packed model, W and x of the float
-  /// one, r the residual stream the output is added to.
+  /// one, r the residual stream the output is added to, with outputs multiplied as they are on their way there.
   public let before: Double
   /// The same with the calibrated codes.
   public let after: Double
@@ -83,6 +83,10 @@ public struct CalibrationReport: Sendable {
   public internal(set) var tokens = 0
   public internal(set) var heldOut = 0
   public internal(set) var windows = 0
+  /// What the packed layers make of the model's answers, on the tokens that were held out, or on some of the text's own: KL(float ‖ packed)
+  /// of next tokens in nats, or the squared error of final states over their squares.
+  public internal(set) var divergence: TokenMean?
+  public internal(set) var isDivergenceOfScores = false
   /// Tensors whose codes an earlier run decided.
   public internal(set) var resumed = 0
   public internal(set) var seconds = 0.0

@@ -6,6 +6,9 @@ import NibbleQuant
 
 /// Both models, the float one and the one that is being packed, through the calibration text, half a layer at a time: what the next
 /// matrices take is known when their codes are chosen, and what earlier codes did is made up for by later ones.
+///
+/// Where a norm or a factor stands between an exit and the residual stream, the exit's tokens and channels count as much as they come to in
+/// the stream (`HalfLayer.tokenSlopes`).
 final class CalibrationPass {
   /// A matrix that is going to be packed.
   struct Target {
@@ -39,9 +42,10 @@ final class CalibrationPass {
   /// What is merged into biases of layers, by the layer.
   private let biases: [ParameterID: any TensorChange]
   private let batches: [Batch]
-  /// The residual streams of all windows, [tokens, width], in the float and in the packed model.
-  private let float: FloatStore
-  private let packed: FloatStore
+  /// The residual streams of all windows in the float and in the packed model.
+  private let float: ResidualStream
+  private let packed: ResidualStream
+  private let tokens: Int
   /// What a batch is computed in; given back while codes are chosen.
   private var scratch = Scratch()
   /// Where decisions are kept for a run that goes on from here.
@@ -49,7 +53,7 @@ final class CalibrationPass {
   private let progress: (Int, Int) -> Void
   private var done = 0
 
-  private enum Slot { static let half = 0, input = 1, packedInput = 2, inner = 3, packedInner = 4, residual = 5, lack = 6 }
+  private enum Slot { static let half = 0, input = 1, packedInput = 2, inner = 3, packedInner = 4, residual = 5, lack = 6, output = 7 }
 
   /// Windows that are computed together.
   private struct Batch {
@@ -76,9 +80,9 @@ final class CalibrationPass {
     (self.biases, self.journal) = (biases, journal)
     exact = Engine(.f32, team: transformer.engine.team)
     batches = Self.batches(windows)
-    let tokens = windows.reduce(0) { $0 + $1.count }
-    float = FloatStore(count: tokens * transformer.shape.width)
-    packed = FloatStore(count: tokens * transformer.shape.width)
+    tokens = windows.reduce(0) { $0 + $1.count }
+    float = ResidualStream(transformer, tokens: tokens)
+    packed = ResidualStream(transformer, tokens: tokens)
     report.tokens = tokens
     report.windows = windows.count
     report.heldOut = batches.filter(\.isHeldOut).reduce(0) { $0 + $1.rows.count }
@@ -124,18 +128,22 @@ final class CalibrationPass {
   ///
   /// - Throws: `.quality` naming the layer whose numbers are not finite, `.interrupted`
   func run() throws {
-    for batch in batches {
-      let start = float.start + batch.rows.lowerBound * transformer.shape.width
-      try transformer.embedded(batch.runs, into: start)
-    }
-    packed.start.update(from: float.start, count: float.count)
+    for batch in batches { try transformer.embedded(batch.runs, into: float.at(batch.rows.lowerBound)) }
+    packed.copy(float.at(0))
     for index in transformer.weights.layers.indices {
       for part in HalfLayer.Part.allCases {
         var half = HalfLayer(transformer, layer: index, part)
-        (half.entries, half.exit) = (try half.entries.map(merged), try merged(half.exit))
+        (half.entries, half.distances, half.exit) = (try half.entries.map(merged), try half.distances.map(merged), try merged(half.exit))
+        for stream in [float, packed] { stream.begin(half) }
         try calibrate(half, index)
       }
       for linear in transformer.weights.layers[index].linears where targets[linear.id]?.isMapped == true { linear.matrix.releasePages() }
+    }
+    scratch = Scratch()
+    for batch in batches where batch.isHeldOut || batch.isAlsoMeasured {
+      let answers = Answers(transformer), at = batch.rows.lowerBound
+      report.divergence = try answers.distance(float.at(at), packed.at(at), batch.runs)
+      report.isDivergenceOfScores = answers.isLanguage
     }
   }
 
@@ -167,20 +175,21 @@ final class CalibrationPass {
       let stage = Stage(inputs: width, residual: nil, cap: options.cap)
       try forEachBatch { batch, rows in
         let (x, p) = (floats(Slot.input, rows * width), floats(Slot.packedInput, rows * width))
-        plain.input(at(float, batch), rows, into: x)
-        plain.input(at(packed, batch), rows, into: p)
+        plain.input(float.taken(by: plain, at: batch.rows.lowerBound), rows, into: x)
+        plain.input(packed.taken(by: plain, at: batch.rows.lowerBound), rows, into: p)
         stage.add(
           .init(count: rows, packed: p, float: x, residual: nil, lack: nil, isHeldOut: batch.isHeldOut),
           isAlsoMeasured: batch.isAlsoMeasured, team)
       }
       half.entries = try code(plain.entries, stage)
     }
+    half.distances = try codedDistances(plain.distances)
     let knownExit = try known([plain.exit])
     let isCoding = targets[plain.exit.id] != nil && knownExit == nil
     let inner = plain.exit.inputs
-    let tokens = float.count / max(width, 1)
     let kept = isCoding && tokens * inner <= Self.mostKept ? FloatStore(count: tokens * inner) : nil
-    let stage = Stage(inputs: isCoding ? inner : 0, residual: isCoding ? width : 0, cap: options.cap)
+    let slopes = plain.channelSlopes
+    let stage = Stage(inputs: isCoding ? inner : 0, residual: isCoding ? width : 0, slopes: slopes, cap: options.cap)
     try forEachBatch { batch, rows in
       let (z, q) = (floats(Slot.inner, rows * inner), floats(Slot.packedInner, rows * inner))
       compute(plain, batch, float, rows, z)
@@ -188,18 +197,28 @@ final class CalibrationPass {
       if isCoding {
         compute(half, batch, packed, rows, q)
         if let kept { (kept.start + batch.rows.lowerBound * inner).update(from: q, count: rows * inner) }
-        let (x, p) = (at(float, batch), at(packed, batch))
+        let (x, p) = (float.at(batch.rows.lowerBound), packed.at(batch.rows.lowerBound))
         for place in 0..<rows * width { residual[place] = x[place] - p[place] }
       }
-      plain.finish(at(float, batch), z, rows, scratch)
-      try check(at(float, batch), rows, index)
+      let output = floats(Slot.output, rows * width)
+      plain.output(z, rows, into: output)
+      if isCoding, let slopes = plain.tokenSlopes(output, rows) {
+        for start in [z, q] { for row in 0..<rows { LayerKernels.scale(start + row * inner, by: slopes[row], count: inner) } }
+      }
+      plain.add(output, rows, to: float.at(batch.rows.lowerBound))
+      try check(float.at(batch.rows.lowerBound), rows, index)
       guard isCoding else { return }
-      // What the sum would lack if the output's weight were still the float one: W (x − x̂) + r − r̂.
+      // What the sum would lack if the output's weight were still the float one: W (x − x̂) + r − r̂, as it comes into the stream.
       let lack = floats(Slot.lack, rows * width), difference = floats(Slot.half, rows * inner)
-      lack.update(from: residual, count: rows * width)
       for place in 0..<rows * inner { difference[place] = z[place] - q[place] }
+      if slopes == nil { lack.update(from: residual, count: rows * width) }
       exact.multiply(
-        difference, rows: rows, stride: inner, [Engine.Product(plain.exit.matrix, lack, stride: width, adds: true)])
+        difference, rows: rows, stride: inner, [Engine.Product(plain.exit.matrix, lack, stride: width, adds: slopes == nil)])
+      if let slopes {
+        for row in 0..<rows {
+          for place in 0..<width { lack[row * width + place] = slopes[place] * lack[row * width + place] + residual[row * width + place] }
+        }
+      }
       stage.add(
         .init(count: rows, packed: q, float: z, residual: residual, lack: lack, isHeldOut: batch.isHeldOut),
         isAlsoMeasured: batch.isAlsoMeasured, team)
@@ -208,23 +227,32 @@ final class CalibrationPass {
     try forEachBatch { batch, rows in
       let q = kept.map { $0.start + batch.rows.lowerBound * inner } ?? floats(Slot.packedInner, rows * inner)
       if kept == nil { compute(half, batch, packed, rows, q) }
-      half.finish(at(packed, batch), q, rows, scratch)
-      try check(at(packed, batch), rows, index)
+      half.finish(packed.at(batch.rows.lowerBound), q, rows, scratch)
+      try check(packed.at(batch.rows.lowerBound), rows, index)
     }
   }
 
+  /// Layers that make keys and queries of distances: what they take is the same in both models, and no text's.
+  private func codedDistances(_ plain: [Linear]) throws -> [Linear] {
+    guard plain.contains(where: { targets[$0.id] != nil }) else { return plain }
+    if let known = try known(plain) { return known }
+    let longest = batches.flatMap(\.runs).map(\.ids.count).max() ?? 0
+    guard let (values, rows) = transformer.distances(of: longest) else { return plain }
+    let stage = Stage(inputs: transformer.shape.width, residual: nil, cap: options.cap)
+    let float = FloatStore(Array(values.values))
+    stage.add(
+      .init(count: rows, packed: values.start, float: float.start, residual: nil, lack: nil, isHeldOut: false), isAlsoMeasured: true, team)
+    return try code(plain, stage)
+  }
+
   /// What the exit of half a layer takes of a batch.
-  private func compute(_ half: HalfLayer, _ batch: Batch, _ stream: FloatStore, _ rows: Int, _ out: UnsafeMutablePointer<Float>) {
+  private func compute(_ half: HalfLayer, _ batch: Batch, _ stream: ResidualStream, _ rows: Int, _ out: UnsafeMutablePointer<Float>) {
     let input = floats(Slot.input, rows * transformer.shape.width)
-    half.input(at(stream, batch), rows, into: input)
+    half.input(stream.taken(by: half, at: batch.rows.lowerBound), rows, into: input)
     half.inner(batch.runs, input, rows, into: out, scratch)
   }
 
   private func floats(_ slot: Int, _ count: Int) -> UnsafeMutablePointer<Float> { scratch.floatStart(slot, count) }
-
-  private func at(_ stream: FloatStore, _ batch: Batch) -> UnsafeMutablePointer<Float> {
-    stream.start + batch.rows.lowerBound * transformer.shape.width
-  }
 
   private func forEachBatch(_ body: (Batch, Int) throws -> Void) throws {
     for batch in batches {

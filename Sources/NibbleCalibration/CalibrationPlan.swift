@@ -39,16 +39,18 @@ public struct CalibrationPlan: Sendable {
         }
         // Tokens that matrices are measured with: what goes in, what comes out, and what is wanted of it.
         held = max(held, 4 * CalibrationPass.batchRows * (2 * inner + 8 * max(width, entries.map(\.outputs).max() ?? 0)))
-        memory = max(memory, 4 * rows * (entered + 3 * inner + 4 * width))
+        memory = max(memory, 4 * rows * (entered + 3 * inner + 5 * width))
       }
       // Attention: scores and sums, in both models.
       coding += 2 * Double(tokens) * Double(window) * 4 * Double(shape.queryWidth)
     }
+    // Answers of both models, in the end.
+    memory = max(memory, 4 * 3 * Answers.scoreRows * Answers(transformer).width)
     passing += Double(writing) * 2 * Double(model.parameterCount) * 1.5
     (passOperations, codeOperations) = (passing, coding)
     let biggest = transformer.weights.layers.first.map { $0.linears.reduce(0) { $0 + $1.outputs * $1.inputs } } ?? 0
     // The program, OpenBLAS' buffers.
-    peakMemory = (80 << 20) + model.checkpoint.storedBytes + 2 * 4 * tokens * width + memory + kept + held + packed + biggest * 2
+    peakMemory = (80 << 20) + model.checkpoint.storedBytes + 2 * 4 * ResidualStream.size(shape, tokens: tokens) + memory + kept + held + packed + biggest * 2
       + 4 * rows * (width + 8)
     seconds = (passing / Self.speed(model.engine.compute) + coding / Self.speed(.f32)) / Double(model.team.threads)
   }

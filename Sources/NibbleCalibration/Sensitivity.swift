@@ -1,4 +1,3 @@
-import Glibc
 import NibbleCompute
 import NibbleCore
 import NibbleFormats
@@ -15,16 +14,13 @@ final class Sensitivity {
   private let rows: Int
   /// The residual stream before each half layer, and behind the last, [rows, width].
   private var streams: [FloatStore] = []
-  /// Final states, or scores of the vocabulary, of the float model.
-  private var answers = FloatStore(count: 0)
+  /// What the float model answers.
+  private let answers: FloatStore
   private let scratch = Scratch()
   /// Whether costs are KL divergences of next tokens, not relative squared distances of final states.
-  let isLanguage: Bool
-  private var width: Int { transformer.shape.width }
+  var isLanguage: Bool { Answers(transformer).isLanguage }
 
-  private enum Slot { static let input = 1, inner = 2, stream = 3 }
-  /// Rows whose scores are held at once.
-  private static let scoreRows = 64
+  private enum Slot { static let input = 1, inner = 2 }
 
   /// - Parameter windows: ids as the model takes them
   /// - Throws: what passes throw
@@ -32,49 +28,29 @@ final class Sensitivity {
     transformer = try model.transformer
     runs = windows.map { TokenRun($0) }
     rows = windows.reduce(0) { $0 + $1.count }
-    if case .language = transformer.head { isLanguage = true } else { isLanguage = false }
-    let first = FloatStore(count: rows * width)
-    try transformer.embedded(runs, into: first.start)
-    streams.append(first)
-    for half in halves {
+    let stream = ResidualStream(transformer, tokens: rows)
+    try transformer.embedded(runs, into: stream.at(0))
+    for half in Self.halves(of: transformer) {
       try Interrupt.check()
-      let next = FloatStore(count: rows * width)
-      next.start.update(from: streams[streams.count - 1].start, count: rows * width)
-      step(half, next.start)
-      streams.append(next)
+      streams.append(stream.copied)
+      Self.step(half, runs, rows, stream, scratch)
     }
-    answers = try answer(of: transformer, streams[streams.count - 1])
+    answers = try Answers(transformer).all(stream.at(0), runs)
   }
 
   /// The halves of all layers in order.
-  private var halves: [HalfLayer] { Self.halves(of: transformer) }
-
   private static func halves(of transformer: Transformer) -> [HalfLayer] {
     transformer.weights.layers.indices.flatMap { layer in HalfLayer.Part.allCases.map { HalfLayer(transformer, layer: layer, $0) } }
   }
 
-  private func step(_ half: HalfLayer, _ x: UnsafeMutablePointer<Float>) {
-    let input = scratch.floatStart(Slot.input, rows * width)
-    half.input(x, rows, into: input)
+  private static func step(_ half: HalfLayer, _ runs: [TokenRun], _ rows: Int, _ stream: ResidualStream, _ scratch: Scratch) {
+    stream.begin(half)
+    let taken = stream.taken(by: half, at: 0)
+    let input = scratch.floatStart(Slot.input, rows * half.width)
+    half.input(taken, rows, into: input)
     let inner = scratch.floatStart(Slot.inner, rows * half.exit.inputs)
     half.inner(runs, input, rows, into: inner, scratch)
-    half.finish(x, inner, rows, scratch)
-  }
-
-  /// What a model says of the states behind its last layer; spoils nothing but its own memory.
-  private func answer(of model: Transformer, _ stream: FloatStore) throws -> FloatStore {
-    let states = FloatStore(count: rows * width)
-    model.finished(stream.start, rows, into: states.start)
-    guard isLanguage else { return states }
-    let network: any TokenNetwork = model
-    let vocabulary = network.vocabulary, scores = FloatStore(count: rows * vocabulary)
-    let batch = Batch.tokens(runs)
-    for first in stride(from: 0, to: rows, by: Self.scoreRows) {
-      let part = first..<min(first + Self.scoreRows, rows)
-      let found = try network.logits(states.start, rows: Array(part), of: batch)
-      (scores.start + first * vocabulary).update(from: found, count: part.count * vocabulary)
-    }
-    return scores
+    half.finish(stream.at(0), inner, rows, scratch)
   }
 
   /// The cost of the model with one projection in place of another.
@@ -83,13 +59,13 @@ final class Sensitivity {
   ///   - half: which half layer, counted from the first
   ///   - id: which of its projections
   func cost(half place: Int, _ id: ParameterID, _ matrix: Matrix) throws -> TokenMean {
-    var half = halves[place]
-    half.entries = half.entries.map { $0.id == id ? $0.with(matrix) : $0 }
-    if half.exit.id == id { half.exit = half.exit.with(matrix) }
-    let stream = FloatStore(count: rows * width)
-    stream.start.update(from: streams[place].start, count: rows * width)
-    step(half, stream.start)
-    for next in halves.dropFirst(place + 1) { step(next, stream.start) }
+    var halves = Self.halves(of: transformer)
+    // The MLP of a parallel layer takes what the layer took.
+    let first = halves[place].takesLayerInput ? place - 1 : place
+    halves[place].exchange(id, matrix)
+    let stream = ResidualStream(transformer, tokens: rows)
+    stream.copy(streams[first].start)
+    for half in halves[first...] { Self.step(half, runs, rows, stream, scratch) }
     return try cost(of: transformer, stream)
   }
 
@@ -99,11 +75,11 @@ final class Sensitivity {
   /// - Throws: what passes throw
   func cost(of other: Model) throws -> TokenMean {
     let other = try other.transformer
-    let stream = FloatStore(count: rows * width)
-    try other.embedded(runs, into: stream.start)
+    let stream = ResidualStream(other, tokens: rows)
+    try other.embedded(runs, into: stream.at(0))
     for half in Self.halves(of: other) {
       try Interrupt.check()
-      step(half, stream.start)
+      Self.step(half, runs, rows, stream, scratch)
     }
     return try cost(of: other, stream)
   }
@@ -113,45 +89,14 @@ final class Sensitivity {
   /// - Throws: `.badInput`
   static func check(_ a: Model, _ b: Model) throws {
     let (a, b) = (try a.transformer, try b.transformer)
-    guard a.shape.width == b.shape.width, vocabulary(of: a) == vocabulary(of: b) else {
+    guard a.shape.width == b.shape.width, a.shape.vocabulary == b.shape.vocabulary else {
       throw NibbleError.badInput(
-        "models of \(a.shape.width) and \(b.shape.width) numbers a token, \(vocabulary(of: a)) and \(vocabulary(of: b)) tokens, cannot be compared")
+        "models of \(a.shape.width) and \(b.shape.width) numbers a token, \(a.shape.vocabulary) and \(b.shape.vocabulary) tokens, cannot be compared")
     }
   }
 
-  private static func vocabulary(of model: Transformer) -> Int { (model as any TokenNetwork).vocabulary }
-
-  private func cost(of model: Transformer, _ stream: FloatStore) throws -> TokenMean {
-    let own = try answer(of: model, stream)
-    return isLanguage ? divergence(own) : TokenMean(value: distance(own), standardError: .nan)
-  }
-
-  /// KL(float ‖ own), a token.
-  private func divergence(_ own: FloatStore) -> TokenMean {
-    let vocabulary = Self.vocabulary(of: transformer)
-    let sums = FloatStore(count: rows), (p, q) = (Unchecked(answers.start), Unchecked(own.start)), out = Unchecked(sums.start)
-    transformer.engine.team.split(rows, grain: 8) { part, _ in
-      for row in part {
-        let (p, q) = (p.value + row * vocabulary, q.value + row * vocabulary)
-        let difference = LayerKernels.logSumExp(p, count: vocabulary)
-        let other = LayerKernels.logSumExp(q, count: vocabulary)
-        var sum = 0.0
-        for index in 0..<vocabulary {
-          let log = Double(p[index]) - difference
-          // e^-30 of probability adds nothing that counts here; NaN does.
-          if !(log <= -30) { sum += Double(expf(Float(log))) * (log - (Double(q[index]) - other)) }
-        }
-        out.value[row] = Float(max(sum, 0))
-      }
-    }
-    return TokenMean(sums.values)
-  }
-
-  /// ‖own − float‖² / ‖float‖²; NaN where a number is not finite.
-  private func distance(_ own: FloatStore) -> Double {
-    var difference = Difference()
-    difference.add(answers.start, own.start, count: own.count)
-    return difference.nonfinite > 0 ? .nan : difference.squaredDifference / max(difference.squaredA, 1e-30)
+  private func cost(of model: Transformer, _ stream: ResidualStream) throws -> TokenMean {
+    Answers(transformer).distance(answers, try Answers(model, isLanguage: isLanguage).all(stream.at(0), runs))
   }
 }
 

@@ -17,21 +17,37 @@ final class Stage {
 
   /// Whether outputs are added to the residual stream, and moments are taken of what they lack.
   let isAdded: Bool
+  /// What outputs are multiplied with on their way into the residual stream, [outputs]; nil for nothing.
+  let slopes: [Float]?
   private var inputCap: TokenCap
   private var lackCap: TokenCap
 
-  /// - Parameter residual: numbers of the outputs where they are added to the residual stream, and their lack is what moments are
-  ///   taken of; nil where that is the inputs' own
-  init(inputs: Int, residual: Int?, cap: Double) {
+  /// - Parameters:
+  ///   - residual: numbers of the outputs where they are added to the residual stream, and their lack is what moments are taken of; nil
+  ///     where that is the inputs' own
+  ///   - slopes: what these outputs are multiplied with before they are added
+  init(inputs: Int, residual: Int?, slopes: [Float]? = nil, cap: Double) {
     moments = Moments(inputs: inputs, lacking: residual ?? inputs)
-    isAdded = residual != nil
+    (isAdded, self.slopes) = (residual != nil, slopes)
     (inputCap, lackCap) = (TokenCap(times: cap), TokenCap(times: cap))
+  }
+
+  /// Factors that make of what the residual stream lacks what outputs lack, [outputs]; nil for 1. Where an output hardly counts in the
+  /// stream, it is not to make up for what the stream lacks: below a tenth of the usual slope the factors fall with it.
+  var inverseSlopes: [Float]? {
+    guard let slopes else { return nil }
+    let usual = (slopes.reduce(0.0) { $0 + Double($1) * Double($1) } / Double(max(slopes.count, 1))).squareRoot()
+    let least = usual / 10
+    return slopes.map { slope in
+      guard least > 0 else { return 0 }
+      return Float(Double(slope) / max(Double(slope) * Double(slope), least * least))
+    }
   }
 
   /// A batch's tokens.
   struct Rows {
     let count: Int
-    /// x̂ and x [count, inputs]; spoiled.
+    /// x̂ and x [count, inputs], each row multiplied with what its outputs are multiplied with; spoiled.
     let packed, float: UnsafeMutablePointer<Float>
     /// What the residual stream lacks, and what it would lack with the float weight [count, outputs]; spoiled.
     var residual, lack: UnsafeMutablePointer<Float>?

@@ -21,10 +21,6 @@ extension StreamJob {
       throw NibbleError(.failed, "\(.encoder, options.encoder.rawValue) needs OpenBLAS with LAPACK (libopenblas.so.0), which is not installed")
     }
     let transformer = try model.transformer
-    guard transformer.addsBranchesAsTheyAre else {
-      throw NibbleError.usage(
-        "\(path: source.path): \(.encoder, options.encoder.rawValue) is not implemented for models that norm or scale what attention and MLP give")
-    }
     let windows = windows.filter { !$0.isEmpty }
     guard !windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
     let targets = targets(of: transformer)
@@ -136,9 +132,6 @@ extension Model {
       }
       guard !transformer.weights.sharesLayers else {
         throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose layers share weights")
-      }
-      guard !transformer.shape.isParallel else {
-        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose attention and MLP stand beside each other")
       }
       return transformer
     }

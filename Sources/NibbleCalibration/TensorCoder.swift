@@ -102,15 +102,18 @@ struct TensorCoder {
   private func move(_ matrix: Matrix, _ weight: FloatStore, _ wanted: Wanted) -> (move: FloatStore, strength: Float, damping: Double) {
     let outputs = matrix.outputs, inputs = matrix.inputs
     let drift = drift(weight, outputs)
+    func isFinite(_ move: FloatStore) -> Bool { LayerKernels.allFinite(move.start, count: move.count) }
+    let still = (move: weight, strength: Float(0), damping: factors[0].damping)
     guard stage.isHeldOut else {
       let isAmple = Double(stage.tokens) >= options.ampleTokens * Double(inputs)
-      return (MovedTarget.move(drift, outputs: outputs, factors[0], team), isAmple ? 1 : 0, factors[0].damping)
+      let move = MovedTarget.move(drift, outputs: outputs, factors[0], team)
+      return isAmple && isFinite(move) ? (move, 1, factors[0].damping) : still
     }
     let lack = wanted.lack(matrix, stage, engine)
     var best: (move: FloatStore, strength: Float, damping: Double, gain: Double)?
     for factor in factors {
       let move = MovedTarget.move(drift, outputs: outputs, factor, team)
-      guard
+      guard isFinite(move),
         let step = Matrix(.f32, rows: outputs, columns: inputs, UnsafeRawBufferPointer(move.values), owner: move)
       else { continue }
       let made = Wanted.product(step, stage.packed, stage, engine)
@@ -121,22 +124,25 @@ struct TensorCoder {
       }
       let strength = square > 0 ? min(max(along / square, 0), 1) : 0
       let gain = strength * (2 * along - strength * square)
-      if best == nil || gain > best?.gain ?? .infinity { best = (move, Float(strength), factor.damping, gain) }
+      if gain.isFinite, gain > best?.gain ?? -.infinity { best = (move, Float(strength), factor.damping, gain) }
     }
-    return best.map { ($0.move, $0.strength, $0.damping) } ?? (drift, 0, factors[0].damping)
+    return best.map { ($0.move, $0.strength, $0.damping) } ?? still
   }
 
   /// E[e · x̂ᵀ], with e what the output lacks: of the moments themselves, or W times what inputs lack.
   private func drift(_ weight: FloatStore, _ outputs: Int) -> FloatStore {
     let moments = stage.moments
     let scale = Float(1 / max(moments.weight, 1e-30))
-    let (inputs, isOfOutputs) = (moments.inputs, stage.isAdded)
+    let (inputs, isOfOutputs, inverse) = (moments.inputs, stage.isAdded, stage.inverseSlopes)
     let drift = FloatStore(count: outputs * inputs)
     team.run(ceilDivide(outputs, 256)) { index, _ in
       let rows = index * 256..<min((index + 1) * 256, outputs)
       let to = drift.start + rows.lowerBound * inputs
       if isOfOutputs {
-        for place in 0..<rows.count * inputs { to[place] = moments.drift.start[rows.lowerBound * inputs + place] * scale }
+        for row in rows {
+          let factor = scale * (inverse?[row] ?? 1)
+          for place in row * inputs..<(row + 1) * inputs { drift.start[place] = moments.drift.start[place] * factor }
+        }
       } else {
         _ = BLAS.multiply(
           weight.start + rows.lowerBound * inputs, inputs, moments.drift.start, inputs, transposed: false, to, inputs,
@@ -159,7 +165,7 @@ struct TensorCoder {
       for place in stage.residual.indices { outputs.start[place] += stage.residual[place] }
     }
 
-    /// What a matrix makes of the tokens.
+    /// What a matrix makes of the tokens, as it comes into the residual stream where it is added to that.
     static func product(_ matrix: Matrix, _ x: [Float], _ stage: Stage, _ engine: Engine) -> FloatStore {
       let store = FloatStore(count: stage.measured * matrix.outputs)
       x.withUnsafeBufferPointer { x in
@@ -167,6 +173,7 @@ struct TensorCoder {
         engine.multiply(
           x, rows: stage.measured, stride: matrix.inputs, [Engine.Product(matrix, store.start, stride: matrix.outputs)])
       }
+      if let slopes = stage.slopes { store.multiplyColumns(by: slopes) }
       return store
     }
 
@@ -199,6 +206,13 @@ struct TensorCoder {
 }
 
 extension FloatStore {
+  /// Multiplies the columns of [rows, factors].
+  func multiplyColumns(by factors: [Float]) {
+    for start in stride(from: 0, to: count, by: max(factors.count, 1)) {
+      for (column, factor) in factors.enumerated() { self.start[start + column] *= factor }
+    }
+  }
+
   /// Σx²
   fileprivate var squares: Double {
     var sum = 0.0

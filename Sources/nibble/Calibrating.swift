@@ -212,6 +212,14 @@ extension Summary {
       ])
   }
 
+  /// How far the packed layers move the model's answers.
+  private static func account(_ divergence: TokenMean, _ report: CalibrationReport) -> String {
+    let place = (report.corrections.isEmpty ? "" : "with the correction, ") + (report.heldOut > 0 ? "on the tokens held out" : "on the text itself")
+    guard report.isDivergenceOfScores else { return "squared error \(scientific(divergence.value)) of final states, \(place)" }
+    let digits = divergence.value >= 0.001 ? 4 : 8
+    return "KL \(decimal(divergence.value, digits)) ± \(decimal(divergence.standardError, digits)) nats a token from the float model's, \(place)"
+  }
+
   /// What calibration did.
   ///
   /// - Parameters:
@@ -221,6 +229,7 @@ extension Summary {
     _ report: CalibrationReport, seconds: Double, with material: String, record: [(key: String, value: JSON)], verbose: Bool
   ) -> Extra {
     let all = report.certificates
+    let answers = report.divergence.map { [(report.isDivergenceOfScores ? "kl_divergence" : "state_error", JSON($0.value))] } ?? []
     var rows: [(String, String)] = [
       (
         "calibrated",
@@ -234,6 +243,7 @@ extension Summary {
             : all.first?.isHeldOut == true ? "on \(report.heldOut) tokens held out" : "on the text itself: too short to hold any out")
       ),
     ]
+    if let divergence = report.divergence { rows.append(("answers", account(divergence, report))) }
     if report.resumed > 0 { rows.append(("resumed", "the codes of \(report.resumed) tensors are from an earlier run")) }
     let worse = all.filter { !$0.isTaken }
     if !worse.isEmpty { rows.append(("kept mse", "\(worse.count) whose calibrated codes are no better: \(list(worse.map(\.name)))")) }
@@ -258,7 +268,7 @@ extension Summary {
       members: [
         (
           "calibration",
-          .object(record + [
+          .object(record + answers + [
             ("tokens", JSON(report.tokens)), ("windows", JSON(report.windows)), ("held_out_tokens", JSON(report.heldOut)),
             ("calibrated_tensors", JSON(report.taken)), ("output_error", JSON(report.meanAfter)),
             ("output_error_mse", JSON(report.meanBefore)), ("seconds", JSON(seconds)), ("not_calibrated", JSON(report.unreached)),

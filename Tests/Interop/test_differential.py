@@ -15,7 +15,7 @@ SEED = int(os.environ["NIBBLE_SEED"])  # drawn in conftest.py where it is not se
 
 
 def cases(name):
-    return int(os.environ.get("NIBBLE_CASES") or (8 if name == "gguf" else 30))
+    return int(os.environ.get("NIBBLE_CASES") or ({"gguf": 8, "calibrate": 8}.get(name, 30)))
 
 
 @pytest.mark.parametrize("name, number", [

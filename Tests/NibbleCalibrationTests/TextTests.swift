@@ -88,4 +88,15 @@ struct TextTests {
     func drift(_ stage: Stage) -> Double { stage.moments.drift.values.map { Double(abs($0)) }.reduce(0, +) }
     #expect(drift(massive) < 200 * drift(plain))
   }
+
+  @Test("An output that hardly counts in the residual stream makes up for little of what the stream lacks")
+  func slopes() throws {
+    func inverse(_ slopes: [Float]?) -> [Float]? { Stage(inputs: 4, residual: 4, slopes: slopes, cap: 100).inverseSlopes }
+    #expect(inverse(nil) == nil && inverse([0, 0, 0, 0]) == [0, 0, 0, 0])
+    // Half the branch is added, so outputs lack twice as much.
+    #expect(inverse([0.5, 0.5, 0.5, 0.5]) == [2, 2, 2, 2])
+    let found = try #require(inverse([2, -2, 0.01, 0]))
+    #expect(found[0] == 0.5 && found[1] == -0.5 && found[3] == 0)
+    #expect(found[2] > 0 && found[2] < 1)
+  }
 }

@@ -107,16 +107,17 @@ public struct StatisticsPass {
   private func compute(_ writer: TensorFile.Writer, _ report: inout Report, _ progress: (Int, Int) -> Void) throws {
     let width = transformer.shape.width
     let batches = Self.batches(windows)
-    let stream = FloatStore(count: report.tokens * width), scratch = Scratch()
-    for batch in batches { try transformer.embedded(batch.runs, into: stream.start + batch.start * width) }
+    let stream = ResidualStream(transformer, tokens: report.tokens), scratch = Scratch()
+    for batch in batches { try transformer.embedded(batch.runs, into: stream.at(batch.start)) }
     var done = 0
     for (layer, half) in halves {
       let entries = sums(of: half.entries[0].inputs), exit = sums(of: half.exit.inputs)
+      stream.begin(half)
       for batch in batches {
         try Interrupt.check()
-        let x = stream.start + batch.start * width
+        let x = stream.at(batch.start)
         let input = scratch.floatStart(1, batch.rows * width)
-        half.input(x, batch.rows, into: input)
+        half.input(stream.taken(by: half, at: batch.start), batch.rows, into: input)
         let inner = scratch.floatStart(2, batch.rows * half.exit.inputs)
         half.inner(batch.runs, input, batch.rows, into: inner, scratch)
         let kept = scratch.floatStart(3, batch.rows * half.exit.inputs)

@@ -26,6 +26,12 @@ package struct RelativePositions: Sendable {
   var isUsed: Bool { hasKeys || hasQueries }
   var span: Int { buckets > 0 ? buckets : longest }
 
+  /// Rows of the table that sequences look at, of their `steps`.
+  func rows(_ steps: [Int]) -> [Int] {
+    let reach = min(steps.last ?? 0, span)
+    return Array(span - reach...min(span + reach, 2 * span - 1))
+  }
+
   /// Rows from that of distance 0 to that of each distance. In float32, as transformers has it.
   func steps(_ count: Int) -> [Int] {
     let half = buckets / 2
@@ -63,33 +69,50 @@ private final class DistanceRows {
 
 extension Transformer {
   /// The layers that make keys and queries of distances: the layer's own for them, or those of its tokens.
-  private func distanceLayers(_ index: Int, _ relative: RelativePositions, _ projections: [Linear]) -> [Linear] {
-    let own = weights.layers[index].distances
+  private func distanceLayers(_ relative: RelativePositions, _ projections: [Linear], _ own: [Linear]) -> [Linear] {
     guard own.isEmpty else { return own }
     return (relative.hasKeys ? [projections[1]] : []) + (relative.hasQueries ? [projections[0]] : [])
   }
 
   private func distanceRows(
-    _ index: Int, _ relative: RelativePositions, _ segment: Segment, _ projections: [Linear], longest: Int, _ layers: Layers
+    _ relative: RelativePositions, _ segment: Segment, _ projections: [Linear], longest: Int, _ layers: Layers
   ) -> (rows: DistanceRows, layers: Layers) {
-    let steps = relative.steps(longest), span = relative.span
-    let reach = min(steps.last ?? 0, span)
-    let ids = Array(span - reach...min(span + reach, 2 * span - 1))
+    let steps = relative.steps(longest), ids = relative.rows(steps)
+    let reach = min(steps.last ?? 0, relative.span)
     let rows = DistanceRows(
-      ids, width: shape.width, layers: distanceLayers(index, relative, projections), steps: steps, center: reach)
+      ids, width: shape.width, layers: projections, steps: steps, center: reach)
     let own = Layers(
       engine: engine, exact: exact, segments: [Segment(rows: 0..<ids.count, adapters: segment.adapters)], scratch: layers.scratch,
       tape: layers.tape)
-    segment.matrix(relative.table.id, relative.table.matrix).lookUp(ids, into: rows.looked.start)
-    segment.rows(relative.table.id)?.replace(ids, in: rows.looked.start)
-    own.adapt(ids, of: relative.table, segment, rows.looked.start, layers.tape == nil ? engine : exact)
-    if let norm = relative.norm {
-      own.norm(norm, shape, rows.looked.start, rows: 0..<ids.count, rows.input.start)
-    } else {
-      rows.input.start.update(from: rows.looked.start, count: rows.looked.count)
-    }
+    look(up: ids, of: relative, segment, own, looked: rows.looked.start, into: rows.input.start)
     own.linear(rows.layers, rows.input.start, rows: 0..<ids.count, rows.projected.start, rows.tape)
     return (rows, own)
+  }
+
+  /// Rows of the table before and behind its norm, [ids, width].
+  private func look(
+    up ids: [Int], of relative: RelativePositions, _ segment: Segment, _ layers: Layers, looked: Floats, into input: Floats
+  ) {
+    segment.matrix(relative.table.id, relative.table.matrix).lookUp(ids, into: looked)
+    segment.rows(relative.table.id)?.replace(ids, in: looked)
+    layers.adapt(ids, of: relative.table, segment, looked, layers.tape == nil ? engine : exact)
+    if let norm = relative.norm {
+      layers.norm(norm, shape, looked, rows: 0..<ids.count, input)
+    } else {
+      input.update(from: looked, count: ids.count * shape.width)
+    }
+  }
+
+  /// What layers that make keys and queries of distances take where sequences have so many tokens, [count, width]; nil for a model without
+  /// such layers.
+  package func distances(of tokens: Int) -> (values: FloatStore, count: Int)? {
+    guard let relative = weights.relative, relative.isUsed, weights.layers.contains(where: { !$0.distances.isEmpty }) else { return nil }
+    let ids = relative.rows(relative.steps(tokens))
+    let layers = operations([ids.count], [[]], nil)
+    guard let segment = layers.segments.first else { return nil }
+    let (looked, input) = (FloatStore(count: ids.count * shape.width), FloatStore(count: ids.count * shape.width))
+    look(up: ids, of: relative, segment, layers, looked: looked.start, into: input.start)
+    return (input, ids.count)
   }
 
   private func attention(_ index: Int, _ relative: RelativePositions, _ rows: DistanceRows) -> RelativeAttention {
@@ -102,8 +125,10 @@ extension Transformer {
 
   /// Attention of all sequences, those with other adapters by themselves.
   func attendByDistance(
-    _ index: Int, _ relative: RelativePositions, _ sequences: [Attention.Sequence], _ projections: [Linear], _ layers: Layers
+    _ index: Int, _ relative: RelativePositions, _ sequences: [Attention.Sequence], _ projections: [Linear], _ distances: [Linear],
+    _ layers: Layers
   ) {
+    let projections = distanceLayers(relative, projections, distances)
     var rest = sequences[...]
     for segment in layers.segments {
       var left = segment.rows.count
@@ -113,7 +138,7 @@ extension Transformer {
       })
       rest = rest.dropFirst(own.count)
       guard let longest = own.map(\.new).max() else { continue }
-      let (rows, _) = distanceRows(index, relative, segment, projections, longest: longest, layers)
+      let (rows, _) = distanceRows(relative, segment, projections, longest: longest, layers)
       layers.timed(.attention) { withExtendedLifetime(rows) { attention(index, relative, rows).run(own, engine.team) } }
     }
   }
@@ -126,8 +151,8 @@ extension Transformer {
     _ layers: Layers, _ gradients: Gradients, sum: FloatStore?
   ) {
     guard let segment = layers.segments.first, let longest = pairs.map(\.sequence.new).max() else { return }
-    let projections = weights.layers[index].queryKeyValue
-    let (rows, own) = distanceRows(index, relative, segment, projections, longest: longest, layers)
+    let projections = distanceLayers(relative, weights.layers[index].queryKeyValue, weights.layers[index].distances)
+    let (rows, own) = distanceRows(relative, segment, projections, longest: longest, layers)
     let gradient = FloatStore(count: rows.projected.count)
     gradient.start.update(repeating: 0, count: gradient.count)
     let keys = relative.hasKeys ? gradient.start : nil

@@ -158,7 +158,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     }
     if let norm = attention.before { layers.norm(norm, shape, x, rows: 0..<rows, to.attentionInput) }
     let input = attention.before == nil ? x : to.attentionInput
-    attend(index, runs, layers, rows, layer.queryKeyValue, input, to.queryKeyValue, to.attended, tape)
+    attend(index, runs, layers, rows, layer.queryKeyValue, layer.distances, input, to.queryKeyValue, to.attended, tape)
     layers.linear([layer.attentionOutput], to.attended, rows: 0..<rows, to.attentionBranch, tape?.linear)
     if let norm = attention.after { layers.norm(norm, shape, to.attentionBranch, rows: 0..<rows, to.middle) }
     let middle = shape.isParallel ? x : sum(to.middle, x, rows)
@@ -181,7 +181,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
 
   /// Queries, keys and values of every run, and what attention makes of them.
   func attend(
-    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ projections: [Linear], _ input: Floats,
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ projections: [Linear], _ distances: [Linear], _ input: Floats,
     _ queryKeyValue: Floats, _ attended: Floats, _ tape: LayerTape? = nil
   ) {
     if shape.isGrouped {
@@ -197,7 +197,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     // Masks live in their runs.
     withExtendedLifetime(runs) {
       if let relative = weights.relative, relative.isUsed {
-        attendByDistance(index, relative, sequences, projections, layers)
+        attendByDistance(index, relative, sequences, projections, distances, layers)
       } else {
         layers.timed(.attention) { shape.attention(index).run(sequences, engine.team) }
       }

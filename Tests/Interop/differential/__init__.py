@@ -4,7 +4,7 @@ docs/differential.md says what is drawn and how a case is run again.
 """
 import importlib
 
-AREAS = ("forward", "quantize", "merge", "attach", "combine", "train", "generate", "gguf")
+AREAS = ("forward", "quantize", "merge", "attach", "combine", "train", "generate", "gguf", "calibrate")
 
 
 def area(name):
