@@ -38,7 +38,7 @@ package struct ModuleNames: Sendable {
 
   private static func shorn(_ name: String, _ prefixes: [String]) -> String {
     // A few at most: names come from files.
-    var rest = name[...]
+    var rest = ModelFamily.withNewExperts(name)[...]
     for _ in 0..<4 {
       guard let prefix = prefixes.first(where: { rest.hasPrefix($0) }) else { break }
       rest = rest.dropFirst(prefix.count)

@@ -137,6 +137,9 @@ extension Model {
       guard !transformer.shape.isParallel else {
         throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose attention and MLP stand beside each other")
       }
+      guard !transformer.weights.layers.contains(where: { $0.experts != nil }) else {
+        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models with experts")
+      }
       return transformer
     }
   }

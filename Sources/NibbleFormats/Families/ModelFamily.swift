@@ -29,6 +29,8 @@ public struct ModelFamily: Sendable {
   /// Whether transformers puts bitsandbytes' layers in the place of its linear layers: it does so for `nn.Linear` itself, for no class
   /// derived from it.
   package var isInBitsAndBytes = true
+  /// Weights that it leaves as they are all the same.
+  var beyondBitsAndBytes: Pattern?
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 
@@ -45,7 +47,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, modernBert, deberta, resNet].compactMap { $0 }
+  package static let known = [llama, mixtral, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, modernBert, deberta, resNet].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []
@@ -72,7 +74,10 @@ public struct ModelFamily: Sendable {
   /// Whether the weight `name` is a convolution's that is packed.
   package func packsConvolution(_ name: String) -> Bool { (try? convolution?.isFound(in: name)) ?? false }
 
-  /// Whether transformers packs the weight `name` of this family.
+  /// Whether the weight `name` has a place in bitsandbytes' layers in transformers, if it is packed.
+  func isInBitsAndBytes(_ name: String) -> Bool { isInBitsAndBytes && (try? beyondBitsAndBytes?.isFound(in: name)) != true }
+
+  /// Whether the weight `name` of this family is a linear layer's. transformers packs it, where `isInBitsAndBytes`.
   ///
   /// - Parameter hasBias: whether the same module has a bias
   public func packs(_ name: String, hasBias: Bool) -> Bool {
