@@ -29,7 +29,7 @@ public struct ModelFamily: Sendable {
   /// Whether transformers puts bitsandbytes' layers in the place of its linear layers: it does so for `nn.Linear` itself, for no class
   /// derived from it.
   package var isInBitsAndBytes = true
-  /// Weights that it leaves as they are all the same.
+  /// Weights of layers that it leaves as they are all the same.
   var beyondBitsAndBytes: Pattern?
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
@@ -74,10 +74,10 @@ public struct ModelFamily: Sendable {
   /// Whether the weight `name` is a convolution's that is packed.
   package func packsConvolution(_ name: String) -> Bool { (try? convolution?.isFound(in: name)) ?? false }
 
-  /// Whether the weight `name` has a place in bitsandbytes' layers in transformers, if it is packed.
-  func isInBitsAndBytes(_ name: String) -> Bool { isInBitsAndBytes && (try? beyondBitsAndBytes?.isFound(in: name)) != true }
+  /// Whether transformers loads the weight `name` as it is only, where it loads others of the family packed.
+  func isBeyondBitsAndBytes(_ name: String) -> Bool { (try? beyondBitsAndBytes?.isFound(in: name)) == true }
 
-  /// Whether the weight `name` of this family is a linear layer's. transformers packs it, where `isInBitsAndBytes`.
+  /// Whether transformers packs the weight `name` of this family, or would if it were a layer to it.
   ///
   /// - Parameter hasBias: whether the same module has a bias
   public func packs(_ name: String, hasBias: Bool) -> Bool {

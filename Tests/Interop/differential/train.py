@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from . import experts
 from .adapters import Modules, attached, draw_adapter, some
 from .common import Difference, Undrawable, answers, compare, distance, in_double, moved_by_rounding, peer
 from .drawing import draw_model
@@ -22,6 +23,8 @@ def run(case):
     how = case.rng.choices(["continued", "full", "fresh"], [60, 15, 25])[0]
     case.note(how=how)
     drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "classes"), vocabulary=case.rng.randint(24, 90))
+    # To an optimizer, experts that are stacked are one tensor.
+    drawn.apart |= how == "full" and drawn.config["model_type"] in experts.NAMES
     with peer("loading"):
         model = drawn.load()
     by_class = drawn.kind == "classes"

@@ -44,7 +44,10 @@ extension BitsAndBytesFolder {
   /// covers. A kept layer has an entry of its own, so it may cover others.
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] {
     var decisions = decisions
-    for index in decisions.indices where decisions[index].reason == .convolution || isLeftOut(decisions[index], source.family) {
+    let isBeyond = source.family?.isBeyondBitsAndBytes ?? { _ in false }
+    for index in decisions.indices {
+      let reason = decisions[index].reason
+      guard reason == .convolution || reason == .family && isBeyond(decisions[index].tensor.name.text) else { continue }
       decisions[index].keep(.notReplaced)
     }
     // Of families nibble knows transformers has the rule itself: there is no list. It replaces none of Falcon's layers.
@@ -59,21 +62,14 @@ extension BitsAndBytesFolder {
     return settled
   }
 
-  private func isLeftOut(_ decision: PackingDecision, _ family: ModelFamily?) -> Bool {
-    guard let family, family.isInBitsAndBytes, decision.reason == .family else { return false }
-    return !family.isInBitsAndBytes(decision.tensor.name.text)
-  }
-
   /// Tells of packed weights that transformers does not load: a rule asked for them, or they were packed before.
   func warnings(_ job: StreamJob) -> [Warning] {
     guard !job.output.isSingleFile, config(job) != nil else { return [] }
     let targets = job.items.map(\.target)
     var skipped = SkippedModules.always(job.source.modelType)
     QuantizationConfig.skippedModules(targets, job.source.family)?.forEach { skipped.add($0) }
-    let family = job.source.family
-    let lost = targets.filter {
-      $0.encoding.isPacked && ($0.module.map(skipped.covers) == true || family?.isInBitsAndBytes == true && family?.isInBitsAndBytes($0.name.text) == false)
-    }
+    let isBeyond = job.source.family?.isBeyondBitsAndBytes ?? { _ in false }
+    let lost = targets.filter { $0.encoding.isPacked && ($0.module.map(skipped.covers) == true || isBeyond($0.name.text)) }
     guard let first = lost.first else { return [] }
     return [
       .init(
