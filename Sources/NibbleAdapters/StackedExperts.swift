@@ -42,8 +42,9 @@ extension AdapterFile {
   /// - Throws: `.adapterMismatch` for shapes that do not belong together
   mutating func unstack(_ parts: inout [ByteName: [String: StoredTensor]]) throws {
     guard config.targetParameters.contains(where: { $0.split(separator: ".").last.map(AdapterConfig.isStacked) ?? false }) else { return }
-    for name in parts.keys.sorted() {
-      guard let stacked = stacked(name.text, parts) else { continue }
+    let all = parts
+    for name in all.keys.sorted() {
+      guard let stacked = stacked(name.text, all) else { continue }
       guard let found = parts.removeValue(forKey: name), found.count == 2, let a = found[LoRA.first], let b = found[LoRA.second] else {
         throw mismatch(name.text, "lacks a factor, or has more than two")
       }

@@ -1,10 +1,10 @@
 import NibbleCore
 
 extension ModelFamily {
-  /// Mixtral and Qwen3-MoE: Llama's names, and experts, which files hold one by one.
+  /// Mixtral, Qwen3-MoE and OLMoE: Llama's names, and experts, which files hold one by one.
   static let mixtral: ModelFamily? = {
     var family = try? ModelFamily(
-      "Mixtral", runs: ["mixtral", "qwen3_moe"],
+      "Mixtral", runs: ["mixtral", "qwen3_moe", "olmoe"],
       linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(experts\.\d+\.)?(gate|up|down)_proj|block_sparse_moe\.experts\.\d+\.w[123])\.weight$"#,
       heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "model." })
     family?.otherPrefixes = ["transformer."]

@@ -103,9 +103,10 @@ extension Transformer {
     tape?.routing = routing
     let taken = gather(x, routing)
     out.update(repeating: 0, count: rows.count * width)
-    for (index, expert) in experts.all.enumerated() {
+    for index in experts.all.indices {
       let pairs = routing.pairs(index)
       guard !pairs.isEmpty else { continue }
+      let expert = experts.all[index]
       let upWidth = expert.up.reduce(0) { $0 + $1.outputs }, inner = expert.down.inputs
       let at = tape == nil ? 0 : pairs.lowerBound
       let up = up + at * upWidth, activated = activated + at * inner
@@ -148,9 +149,10 @@ extension Transformer {
     let dx = floats(Slot.takenGradient, rows * width)
     dx.update(repeating: 0, count: rows * width)
     let dShares = floats(Slot.shareGradient, routing.order.count)
-    for (index, expert) in experts.all.enumerated() {
+    for index in experts.all.indices {
       let pairs = routing.pairs(index)
       guard !pairs.isEmpty else { continue }
+      let expert = experts.all[index]
       let upWidth = expert.up.reduce(0) { $0 + $1.outputs }, inner = expert.down.inputs, at = pairs.lowerBound
       let given = tape.given.start + at * width
       // The gradient of what an expert gives, then of what it takes.

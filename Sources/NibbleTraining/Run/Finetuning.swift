@@ -111,6 +111,13 @@ public final class Finetuning {
       if options.adapter.bias != .none, !trainsBias {
         warnings.append(.init(.unused, "\(.bias, options.adapter.bias.rawValue): these layers have no biases, none is trained"))
       }
+      if let unread = trained.unreadExpert(of: model) {
+        warnings.append(
+          .init(
+            .compatibility,
+            "PEFT on transformers 5, which stacks experts, will not read the factors of \(subject: unread): it reads plain LoRA of gate and up "
+              + "projections of experts together, and of no MLP beside them; nibble attaches and merges them"))
+      }
     }
     let hash = XXH3()
     for row in train {

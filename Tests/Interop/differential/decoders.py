@@ -261,6 +261,16 @@ def of_router(case, config, plain):
         config |= {"output_router_logits": not plain and case.chance(0.2), "router_aux_loss_coef": 0.02}
 
 
+def olmoe(case, config, plain, tools, head_dim):
+    count = case.rng.choice([1, 2, 3, 5, 9])
+    config[case.rng.choice(["num_experts", "num_local_experts"])] = count
+    config["num_experts_per_tok"] = case.rng.randint(1, count)
+    tools.maybe(case, config, "norm_topk_prob", case.chance(0.5), 0.2)
+    tools.maybe(case, config, "clip_qkv", 0.5 if not plain and case.chance(0.05) else None, 0.5)
+    of_router(case, config, plain)
+    tools.rotary(case, config, plain)
+
+
 def qwen3_moe(case, config, plain, tools, head_dim):
     rng = case.rng
     own_head_size(case, config, head_dim)
@@ -280,13 +290,14 @@ def qwen3_moe(case, config, plain, tools, head_dim):
 KINDS = {
     "ministral": ministral, "qwen3": qwen3, "smollm3": smollm3, "olmo2": olmo2, "olmo3": olmo3, "gemma": gemma, "gemma2": gemma2,
     "gemma3_text": gemma3, "granite": granite, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
-    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen3_moe": qwen3_moe}
+    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen3_moe": qwen3_moe, "olmoe": olmoe}
 
 CLASSES = {
     family: (f"{stem}ForCausalLM", f"{stem}ForCausalLM", f"{stem}ForSequenceClassification", f"{stem}Model")
     for family, stem in (
         ("ministral", "Ministral"), ("qwen3", "Qwen3"), ("smollm3", "SmolLM3"), ("olmo2", "Olmo2"), ("olmo3", "Olmo3"), ("gemma", "Gemma"),
         ("gemma2", "Gemma2"), ("granite", "Granite"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
-        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen3_moe", "Qwen3Moe"))}
+        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"))}
+CLASSES["olmoe"] = ("OlmoeForCausalLM", "OlmoeForCausalLM", "OlmoeModel")
 CLASSES["granite"] = ("GraniteForCausalLM", "GraniteForCausalLM", "GraniteModel")
 CLASSES["gemma3_text"] = ("Gemma3ForCausalLM", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "Gemma3TextModel")

@@ -7,7 +7,9 @@ import re
 import torch
 
 # By the kind of names: the block, and gate, up and down of an expert.
-NAMES = {"mixtral": ("block_sparse_moe", ("w1", "w3", "w2")), "qwen3_moe": ("mlp", ("gate_proj", "up_proj", "down_proj"))}
+NAMES = {
+    "mixtral": ("block_sparse_moe", ("w1", "w3", "w2")), "qwen3_moe": ("mlp", ("gate_proj", "up_proj", "down_proj")),
+    "olmoe": ("mlp", ("gate_proj", "up_proj", "down_proj"))}
 
 
 def in_files(family, tensors):

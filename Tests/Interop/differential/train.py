@@ -318,14 +318,20 @@ def fresh(case, drawn, model):
     method = rng.choice(["lora", "rslora", "dora"] if case.chance(0.6) else others)
     words = ["--method", method, "--lora-r", rng.choice([1, 3, 8]), "--lora-alpha", rng.choice([1, 4, 16])]
     words += ["--target-modules", rng.choice(["all-linear", "attention", "mlp", ",".join(some(rng, modules.linear))])]
+    if modules.stacked:
+        # PEFT reads factors of each expert into those of the stack, for LoRA's own only, and never those of an MLP in other layers.
+        method = words[1] = rng.choice(["lora", "rslora"])
+        words[-1] = rng.choice(["all-linear", "mlp", "attention"]) if len(modules.stacked) == modules.layers else "attention"
     tables = modules.table + modules.embeddings
     if case.chance(0.3):
         words += ["--bias", rng.choice(["all", "lora_only"])]
-    if method in ("lora", "rslora") and case.chance(0.2):
+    if modules.stacked:
+        pass
+    elif method in ("lora", "rslora") and case.chance(0.2):
         words += ["--lora-bias"]
     elif method in ("lora", "rslora", "dora") and case.chance(0.25):
         words[words.index("--target-modules") + 1] = ",".join(some(rng, modules.linear) + some(rng, tables, 2) + some(rng, modules.head or tables, 1))
-    if case.chance(0.2) and len(modules.linear) > 1:
+    if case.chance(0.2) and len(modules.linear) > 1 and not modules.stacked:
         words[words.index("--target-modules") + 1] = ",".join(modules.linear)
         words += ["--exclude-modules", rng.choice([rng.choice(modules.linear), rf".*\.0\..*{rng.choice(modules.linear)}"])]
     if case.chance(0.25):
