@@ -7,12 +7,8 @@ import NibbleCore
 extension AdapterConfig {
   /// The parameter of module `path` that factors are of; nil for factors of the module.
   func parameter(of path: String) -> String? {
-    if stackedParameter(of: path) != nil { return "weight" }
-    return targetParameters.lazy.compactMap { target -> String? in
-      let name = String(target.split(separator: ".").last ?? "")
-      let full = path + "." + name
-      return full == target || full.hasSuffix("." + target) ? name : nil
-    }.first
+    let name = "weight"
+    return stackedParameter(of: path) != nil || parameter(name, isOf: path) ? name : nil
   }
 
   /// Whether the parameter `name` of module `path` has factors.

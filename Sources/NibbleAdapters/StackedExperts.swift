@@ -34,6 +34,8 @@ extension AdapterFile {
   /// The first module whose factors are those of stacked experts: gate and up have one factor between them, which is not trained here.
   package var stackedModule: String? { modules.first { config.stackedParameter(of: $0.path) != nil }?.path }
 
+  /// Experts of a layer, more than any model has: each takes memory beside its numbers.
+  private static let mostExperts = 1 << 12
   /// What PEFT calls the inner one of two modules that adapt parameters of one module.
   private static let inner = ".base_layer"
 
@@ -64,9 +66,9 @@ extension AdapterFile {
   private mutating func unstack(
     _ stacked: Stacked, _ path: String, _ a: StoredTensor, _ b: StoredTensor, _ parts: inout [ByteName: [String: StoredTensor]]
   ) throws {
-    let rank = try config.rank(of: path + "." + stacked.rawValue)
+    let rank = try config.rank(ofParameter: path + "." + stacked.rawValue)
     guard a.shape.count == 2, b.shape.count == 2, b.shape[1] == a.shape[0], rank > 0, a.shape[0] > 0, a.shape[0] % rank == 0,
-      b.shape[0] % stacked.matrices.count == 0
+      b.shape[0] % stacked.matrices.count == 0, a.shape[0] / rank <= Self.mostExperts
     else { throw mismatch(path, "has factors of shapes \(a.shape) and \(b.shape), which are none of stacked experts with rank \(rank)") }
     let (count, inputs, outputs) = (a.shape[0] / rank, a.shape[1], b.shape[0] / stacked.matrices.count)
     try checkFinite(a)

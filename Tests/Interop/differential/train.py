@@ -319,8 +319,9 @@ def fresh(case, drawn, model):
     words = ["--method", method, "--lora-r", rng.choice([1, 3, 8]), "--lora-alpha", rng.choice([1, 4, 16])]
     words += ["--target-modules", rng.choice(["all-linear", "attention", "mlp", ",".join(some(rng, modules.linear))])]
     if modules.stacked:
-        # PEFT reads factors of each expert into those of the stack, for LoRA's own only, and never those of an MLP in other layers.
-        method = words[1] = rng.choice(["lora", "rslora"])
+        # PEFT reads factors of each expert into those of the stack: plain LoRA's, and never those of an MLP in other layers. It scales rsLoRA's
+        # otherwise: 2 alpha over the root of 2 r.
+        method = words[1] = "lora"
         words[-1] = rng.choice(["all-linear", "mlp", "attention"]) if len(modules.stacked) == modules.layers else "attention"
     tables = modules.table + modules.embeddings
     if case.chance(0.3):
