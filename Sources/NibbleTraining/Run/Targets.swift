@@ -4,17 +4,19 @@ import NibbleModels
 /// The modules that are adapted.
 struct Targets {
   private enum Choice {
-    case all, attention, mlp
+    case all
+    case part(Set<String>)
     case named(ModuleChoice)
   }
 
   private let choice: Choice
 
-  init(_ text: String) throws {
+  /// - Parameter parts: of the model
+  init(_ text: String, of parts: NetworkParts) throws {
     switch text {
     case "all-linear": choice = .all
-    case "attention": choice = .attention
-    case "mlp": choice = .mlp
+    case "attention": choice = .part(Set(parts.attention.map(\.name)))
+    case "mlp": choice = .part(Set(parts.mlp.map(\.name)))
     default: choice = .named(try ModuleChoice(text))
     }
   }
@@ -25,11 +27,10 @@ struct Targets {
   /// The names asked for; empty for other choices.
   var names: [String] { if case .named(let choice) = choice { choice.names } else { [] } }
 
-  func contains(_ path: String, _ parts: NetworkParts) throws -> Bool {
+  func contains(_ path: String) throws -> Bool {
     switch choice {
     case .all: true
-    case .attention: parts.attention.contains { $0.name == path }
-    case .mlp: parts.mlp.contains { $0.name == path }
+    case .part(let names): names.contains(path)
     case .named(let choice): try choice.contains(path)
     }
   }
