@@ -185,7 +185,10 @@ public struct AdapterConfig: Sendable {
   public var methodName: String { isRankStabilized && !method.scalesOutputs ? "rs" + method.name : method.name }
 
   /// The rank the configuration gives module `path`: its first matching pattern's, or the common one.
-  public func rank(of path: String) throws -> Int { try rankPattern.value(of: patternPath(path)).map { Int($0) } ?? rank }
+  public func rank(of path: String) throws -> Int { try rank(ofParameter: patternPath(path)) }
+
+  /// The same of a parameter by its full name.
+  func rank(ofParameter name: String) throws -> Int { try rankPattern.value(of: name).map { Int($0) } ?? rank }
 
   /// Module `path`'s alpha: its first matching pattern's, or the common one.
   public func alpha(of path: String) throws -> Double { try alphaPattern.value(of: patternPath(path)) ?? alpha }

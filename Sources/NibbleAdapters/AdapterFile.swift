@@ -106,6 +106,7 @@ public struct AdapterFile: Sendable {
         throw mismatch("\(module: path) has a part twice: \(quoted(name)) is another spelling of it")
       }
     }
+    try unstack(&parts)
     let found = parts.values.reduce(into: Set<String>()) { $0.formUnion($1.keys) }
     if let shown = AdapterMethods.shown(by: found, insteadOf: config.method) { config = config.adopting(shown) }
     modules = try parts.keys.sorted().map { path in
@@ -130,6 +131,9 @@ public struct AdapterFile: Sendable {
     mapped = try MappedCheckpoint(mapped.checkpoint.adding([tensor]))
     replacements.append((name, tensor))
   }
+
+  /// Takes in tensors that its file does not hold.
+  mutating func hold(_ tensors: [StoredTensor]) throws { mapped = try MappedCheckpoint(mapped.checkpoint.adding(tensors)) }
 
   /// The same with numbers that its modules share and its file does not hold.
   ///

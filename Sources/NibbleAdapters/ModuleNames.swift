@@ -41,7 +41,7 @@ package struct ModuleNames: Sendable {
 
   private static func shorn(_ name: String, _ prefixes: [String], _ family: ModelFamily?) -> String {
     // A few at most: names come from files.
-    var rest = name[...]
+    var rest = ModelFamily.withNewExperts(name)[...]
     for _ in 0..<4 {
       guard let prefix = prefixes.first(where: { rest.hasPrefix($0) }) else { break }
       rest = rest.dropFirst(prefix.count)

@@ -7,22 +7,27 @@ import NibbleCore
 extension AdapterConfig {
   /// The parameter of module `path` that factors are of; nil for factors of the module.
   func parameter(of path: String) -> String? {
-    targetParameters.lazy.compactMap { target -> String? in
-      let name = String(target.split(separator: ".").last ?? "")
-      let full = path + "." + name
-      return full == target || full.hasSuffix("." + target) ? name : nil
-    }.first
+    let name = "weight"
+    return stackedParameter(of: path) != nil || parameter(name, isOf: path) ? name : nil
+  }
+
+  /// Whether the parameter `name` of module `path` has factors.
+  func parameter(_ name: String, isOf path: String) -> Bool {
+    let full = path + "." + name
+    return targetParameters.contains { full == $0 || full.hasSuffix("." + $0) }
   }
 
   /// What patterns of ranks and alphas are looked for in.
-  func patternPath(_ path: String) -> String { parameter(of: path).map { path + "." + $0 } ?? path }
+  func patternPath(_ path: String) -> String { stackedParameter(of: path) ?? parameter(of: path).map { path + "." + $0 } ?? path }
 
   /// Why `target_parameters` cannot be what the configuration says; nil where it can, or is not there.
   static func refusalOfParameters(_ targets: [String], _ config: JSON, flags: Set<String>, _ method: any AdapterMethod.Type) -> MessageText? {
     guard !targets.isEmpty else { return nil }
-    if let other = targets.first(where: { $0.split(separator: ".").last != "weight" }) {
-      return "\(key: "target_parameters") names \(quoted(other)): factors of other parameters than the weights of layers and embeddings, such as "
-        + "fused experts, are not implemented"
+    if let other = targets.first(where: { target in
+      !(target.split(separator: ".").last.map { $0 == "weight" || AdapterConfig.isStacked($0) } ?? false)
+    }) {
+      return "\(key: "target_parameters") names \(quoted(other)): factors of other parameters than the weights of layers and embeddings, and "
+        + "\(quoted("gate_up_proj")) and \(quoted("down_proj")) of experts, are not implemented"
     }
     let odd = ["fan_in_fan_out", "lora_bias"].first(where: flags.contains) ?? method.flag
       ?? ((config["lora_dropout"]?.double ?? 0) > 0 ? "lora_dropout" : nil)

@@ -133,6 +133,9 @@ extension Model {
       guard !transformer.weights.sharesLayers else {
         throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose layers share weights")
       }
+      guard !transformer.weights.layers.contains(where: { $0.experts != nil }) else {
+        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models with experts")
+      }
       return transformer
     }
   }

@@ -14,6 +14,9 @@ OWN = {
     "phi3": {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 64},
              "original_max_position_embeddings": 64},
     "gpt_neox": {"rotary_pct": 0.5}, "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2}, "phi": {"qk_layernorm": True},
+    "mixtral": {"num_local_experts": 4, "sliding_window": 6, "head_dim": 16},
+    "qwen3_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "mlp_only_layers": [0], "norm_topk_prob": True},
+    "olmoe": {"num_experts": 5, "num_experts_per_tok": 3},
 }
 
 

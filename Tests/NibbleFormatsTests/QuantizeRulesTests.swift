@@ -49,6 +49,15 @@ struct QuantizeRulesTests {
       ])
   }
 
+  @Test("experts are packed one by one, and routers kept")
+  func experts() throws {
+    let names = ["block_sparse_moe.gate", "block_sparse_moe.experts.0.w1", "block_sparse_moe.experts.10.w2", "self_attn.q_proj"]
+    let found = try decide(names.map { ("model.layers.0.\($0).weight", [8, 8]) }, config: #"{"model_type":"mixtral"}"#)
+    #expect(
+      found.filter { $0.value.choice != .keep }.keys.sorted()
+        == names.dropFirst().map { "model.layers.0.\($0).weight" }.sorted())
+  }
+
   @Test("heads with a bias are packed, as transformers has it; without one kept", arguments: [true, false])
   func heads(_ hasBias: Bool) throws {
     var names: [(String, [Int])] = [

@@ -33,6 +33,8 @@ public struct ModelFamily: Sendable {
   /// Whether transformers puts bitsandbytes' layers in the place of its linear layers: it does so for `nn.Linear` itself, for no class
   /// derived from it.
   package var isInBitsAndBytes = true
+  /// Weights of layers that it leaves as they are all the same.
+  var beyondBitsAndBytes: Pattern?
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 
@@ -49,7 +51,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, modernBert, deberta, resNet, vit].compactMap { $0 }
+  package static let known = [llama, mixtral, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, modernBert, deberta, resNet, vit].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []
@@ -87,7 +89,10 @@ public struct ModelFamily: Sendable {
   /// Whether the weight `name` is a convolution's that is packed.
   package func packsConvolution(_ name: String) -> Bool { (try? convolution?.isFound(in: name)) ?? false }
 
-  /// Whether transformers packs the weight `name` of this family.
+  /// Whether transformers loads the weight `name` as it is only, where it loads others of the family packed.
+  func isBeyondBitsAndBytes(_ name: String) -> Bool { (try? beyondBitsAndBytes?.isFound(in: name)) == true }
+
+  /// Whether transformers packs the weight `name` of this family, or would if it were a layer to it.
   ///
   /// - Parameter hasBias: whether the same module has a bias
   public func packs(_ name: String, hasBias: Bool) -> Bool {

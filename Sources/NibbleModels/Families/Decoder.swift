@@ -29,6 +29,16 @@ struct DecoderDefaults {
   var rotary = RotaryPositions.Usual()
 }
 
+/// What experts of a decoder's layers are called, and which layers have them in the place of the MLP.
+struct DecoderExperts {
+  var router = "mlp.gate", expert = "mlp.experts."
+  /// Of an expert, as of an MLP.
+  var up = ["gate_proj", "up_proj"], down = "down_proj"
+  var count: Int, used: Int, inner: Int, addsUp: Bool
+  /// Of each layer, whether it has them.
+  var layers: [Bool]
+}
+
 /// What the weights of a decoder are called.
 struct DecoderNames {
   var tokens = "model.embed_tokens", layers = "model.layers.", finalNorm = "model.norm", head = "lm_head", classes = "score"
@@ -44,6 +54,7 @@ struct DecoderNames {
   /// Gate and up, one projection of both, or that of a plain MLP.
   var up = ["mlp.gate_proj", "mlp.up_proj"]
   var down = "mlp.down_proj"
+  var experts: DecoderExperts?
   var queryKeyValueBias = false, outputBias = false, mlpBias = false, headBias = false
 }
 
@@ -126,12 +137,24 @@ extension Decoder {
       let output = try linear(names.attentionOutput, width, shape.queryWidth, names.outputBias)
       let attentionNorms = BranchNorms(before: before, after: try norm(names.attentionNorms.after, width))
       let beforeMLP = try norm(names.mlpNorms.before, width)
-      let upWidth = names.up.count == 1 && shape.isGated ? 2 * inner : inner
-      let up = try names.up.map { try linear($0, upWidth, width, names.mlpBias) }
-      let down = try linear(names.down, width, inner, names.mlpBias)
+      func mlp(_ up: [String], _ down: String, _ inner: Int) throws -> Expert {
+        let upWidth = up.count == 1 && shape.isGated ? 2 * inner : inner
+        return Expert(
+          up: try up.map { try linear($0, upWidth, width, names.mlpBias) }, down: try linear(down, width, inner, names.mlpBias))
+      }
+      let experts = try names.experts.flatMap { $0.layers[index] ? $0 : nil }.map { own in
+        Experts(
+          router: try linear(own.router, own.count, width, false),
+          all: try (0..<own.count).map { number in
+            let expert = own.expert + "\(number)."
+            return try mlp(own.up.map { expert + $0 }, expert + own.down, own.inner)
+          }, used: own.used, addsUp: own.addsUp)
+      }
+      let dense = try experts?.all.first ?? mlp(names.up, names.down, inner)
       return LayerWeights(
         attentionNorms: attentionNorms, queryKeyValue: queryKeyValue, queryNorm: query, keyNorm: key, attentionOutput: output,
-        mlpNorms: BranchNorms(before: beforeMLP, after: try norm(names.mlpNorms.after, width)), up: up, down: down)
+        mlpNorms: BranchNorms(before: beforeMLP, after: try norm(names.mlpNorms.after, width)), up: dense.up, down: dense.down,
+        experts: experts)
     }
     let norm = try source.norm(names.finalNorm, width: width, hasBias: names.normsHaveBias)
     let head = try head(shape, names, config, source, tokens)
@@ -182,6 +205,19 @@ enum LayerKind {
 }
 
 extension ConfigReader {
+  /// `num_local_experts`, or `num_experts`, its other name in transformers.
+  ///
+  /// - Throws: where both are there, and differ
+  func expertCount(default usual: Int, least: Int = 1) throws -> Int {
+    let names = ["num_local_experts", "num_experts"].filter { self[$0] != nil }
+    let counts = try names.map { try int($0, least...1 << 16) }
+    guard Set(counts).count < 2 else { throw fail("\(key: "num_local_experts") is \(counts[0]), num_experts is \(counts[1])") }
+    return counts.first ?? usual
+  }
+
+  /// Refuses what adds the balance of experts to the loss.
+  func refuseRouterLoss() throws { try refuse(["output_router_logits"]) }
+
   /// Of each layer, whether it sees a window only, by `layer_types`; nil where the configuration has none.
   func slidingLayers(_ layers: Int) throws -> [Bool]? {
     guard let types = self["layer_types"]?.array else { return nil }

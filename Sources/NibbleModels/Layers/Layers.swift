@@ -23,6 +23,17 @@ struct Layers {
 
   typealias Floats = UnsafeMutablePointer<Float>
 
+  /// The operations over some of the rows, in their order, which are numbered anew.
+  func over(_ rows: [Int]) -> Layers {
+    var start = 0
+    let own = segments.map { segment in
+      let end = rows[start...].firstIndex { $0 >= segment.rows.upperBound } ?? rows.count
+      defer { start = end }
+      return Segment(rows: start..<end, adapters: segment.adapters)
+    }
+    return Layers(engine: engine, exact: exact, segments: own, scratch: scratch, tape: tape)
+  }
+
   /// Rows handed to a thread at once, for work of `width` numbers a row.
   func grain(_ width: Int) -> Int { max(1, (1 << 15) / max(width, 1)) }
 

@@ -54,7 +54,6 @@ extension Transformer {
     let layer = weights.layers[index]
     let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
     let width = shape.width
-    let inner = layer.down.inputs
     let half = floats(Slot.half, rows * width)
     let input = attention.before == nil ? x : tape.attentionInput.start
     let base = shape.isParallel ? x : tape.middle.start
@@ -68,11 +67,16 @@ extension Transformer {
     }
     // Behind the MLP.
     if let norm = mlp.behind { layers.normBack(norm, shape, gradient, tape.end.start, rows: rows, gradient, gradients) }
-    let dInner = floats(Slot.inner, rows * inner), dUp = floats(Slot.wide, rows * layer.upWidth)
     enter(mlp, tape.mlpBranch)
-    layers.linearBack([layer.down], tape.activated.start, rows: rows, half, dx: dInner, tape.linear, gradients)
-    activateBack(dInner, tape.up.start, rows, inner: inner, dUp)
-    layers.linearBack(layer.up, mlpInput, rows: rows, dUp, dx: half, tape.linear, gradients)
+    if let experts = layer.experts {
+      routeBack(experts, layers, mlpInput, rows: rows, half, tape, gradients)
+    } else {
+      let inner = layer.down.inputs
+      let dInner = floats(Slot.inner, rows * inner), dUp = floats(Slot.wide, rows * layer.upWidth)
+      layers.linearBack([layer.down], tape.activated.start, rows: rows, half, dx: dInner, tape.linear, gradients)
+      activateBack(dInner, tape.up.start, rows, inner: inner, dUp)
+      layers.linearBack(layer.up, mlpInput, rows: rows, dUp, dx: half, tape.linear, gradients)
+    }
     if let norm = mlp.before { layers.normBack(norm, shape, half, base, rows: rows, half, gradients) }
     let beside = shape.isParallel ? floats(Slot.beside, rows * width) : half
     if shape.isParallel {
@@ -111,7 +115,7 @@ extension Transformer {
     if shape.isParallel, !sharesInput { layers.add(beside, to: gradient, rows: rows, width: width) }
   }
 
-  private func activateBack(_ dy: Floats, _ up: Floats, _ rows: Int, inner: Int, _ dUp: Floats) {
+  func activateBack(_ dy: Floats, _ up: Floats, _ rows: Int, inner: Int, _ dUp: Floats) {
     engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, _ in
       for row in part {
         if shape.isGated {

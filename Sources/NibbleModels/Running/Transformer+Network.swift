@@ -30,8 +30,12 @@ extension Transformer {
     let attention = shape.attentionWidth
     let tape = layers.map { layer in
       let branches = [layer.attentionNorms, layer.mlpNorms].count { $0.after != nil }
-      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.queryWidth + layer.upWidth + layer.down.inputs
+      let inner = layer.used * (layer.upWidth + layer.down.inputs)
+      let routed = layer.experts.map { $0.all.count + $0.used * shape.width } ?? 0
+      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.queryWidth + inner + routed
     }
+    // Rows that experts take and give, and the gradients of both and of what they count with.
+    let routed = layers.compactMap(\.experts).map { ($0.used + 2) * shape.width + $0.all.count + $0.used }.max() ?? 0
     let kept = size.checkpointing ? tape.max() ?? 0 : tape.reduce(0, +)
     let scaled = layers.flatMap(\.linears).filter { size.scaled.contains($0.id) }.reduce(0) { $0 + $1.outputs }
     let unscaled = size.checkpointing ? scaled / max(layers.count, 1) : scaled
@@ -45,7 +49,7 @@ extension Transformer {
     return PassRoom(
       rows: rows, kept: rows * (narrow + (layers.count + 1) * shape.width + kept + unscaled),
       // Left sides of products, packed, and scores of attention come last.
-      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide) + rows * max(inner, wide)
+      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide + routed) + rows * max(inner, wide)
         + size.threads * 2 * 64 * size.length + (distances ?? 0))
   }
 }
@@ -55,7 +59,7 @@ extension TransformerWeights {
     let own = distinctLayers
     return NetworkParts(
       layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
-      mlp: own.flatMap { $0.up + [$0.down] }, idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table].compactMap { $0 },
+      mlp: own.flatMap(\.mlp), idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table].compactMap { $0 },
       norms: own.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
   }
 }

@@ -19,7 +19,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
 
   enum Slot {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
-      again = 12, narrow = 14
+      again = 12, narrow = 20
+    static let chances = 14, taken = 15, given = 16, takenGradient = 17, shareGradient = 18, chanceGradient = 19
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -169,9 +170,13 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       let part = start..<(tape == nil ? min(start + Self.mlpRows, rows) : rows)
       let at = start * width
       if let norm = mlp.before { layers.norm(norm, shape, base, rows: part, to.mlpInput) }
-      layers.linear(layer.up, mlpInput + at, rows: part, to.up, tape?.linear)
-      activate(to.up, part.count, inner: layer.down.inputs, to.activated)
-      layers.linear([layer.down], to.activated, rows: part, to.mlpBranch + at, tape?.linear)
+      if let experts = layer.experts {
+        route(experts, layers, mlpInput + at, rows: part, up: to.up, activated: to.activated, to: to.mlpBranch + at, tape)
+      } else {
+        layers.linear(layer.up, mlpInput + at, rows: part, to.up, tape?.linear)
+        activate(to.up, part.count, inner: layer.down.inputs, to.activated)
+        layers.linear([layer.down], to.activated, rows: part, to.mlpBranch + at, tape?.linear)
+      }
       if let norm = mlp.after { layers.norm(norm, shape, to.mlpBranch, rows: part, to.end) }
       let end = sum(to.end + at, base + at, part.count)
       if shape.isParallel { layers.add(to.middle + at, scaledBy: shape.residualScale, to: end, rows: part.count, width: width) }

@@ -93,15 +93,21 @@ package struct LayerWeights: Sendable {
   package var attentionOutput: Linear
   /// Without a norm before it, the MLP of a parallel layer takes what attention takes.
   package var mlpNorms: BranchNorms
-  /// [gate, up], one projection of both, or that of a plain MLP.
+  /// [gate, up], one projection of both, or that of a plain MLP. Of a layer with experts, those of the first.
   package var up: [Linear]
   package var down: Linear
+  /// What takes the MLP's place in some layers of some models.
+  package var experts: Experts?
 
   /// In the order of the pass.
-  package var linears: [Linear] { queryKeyValue + distances + [attentionOutput] + up + [down] }
+  package var linears: [Linear] { queryKeyValue + distances + [attentionOutput] + (experts?.linears ?? mlp) }
+  /// Of the MLP, or of all experts.
+  package var mlp: [Linear] { experts.map { $0.all.flatMap(\.linears) } ?? up + [down] }
   package var norms: [Norm] { attentionNorms.all + [queryNorm, keyNorm].compactMap { $0 } + mlpNorms.all }
   /// Numbers the projections of the MLP give, side by side.
   package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
+  /// MLPs that each token passes.
+  var used: Int { experts?.used ?? 1 }
   var normsHeads: Bool { queryNorm != nil || keyNorm != nil }
 }
 

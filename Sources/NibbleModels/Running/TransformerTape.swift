@@ -60,6 +60,10 @@ final class LayerTape {
   let activated: FloatStore
   /// The sum behind the MLP, where a norm follows it.
   let end: FloatStore
+  /// Of a layer with experts: p of each expert, which are taken, and what these give.
+  let chances: FloatStore
+  var routing: Routing?
+  let given: FloatStore
   let linear = LinearTape()
   private let rows: Int
 
@@ -76,8 +80,10 @@ final class LayerTape {
     mlpBranch = store(width) { $0.mlpNorms.after != nil }
     middle = FloatStore(count: width)
     mlpInput = store(width) { $0.mlpNorms.before != nil || $0.attentionNorms.behind != nil }
-    up = FloatStore(count: rows * (layers.map(\.upWidth).max() ?? 0))
-    activated = FloatStore(count: rows * (layers.map(\.down.inputs).max() ?? 0))
+    up = FloatStore(count: rows * (layers.map { $0.used * $0.upWidth }.max() ?? 0))
+    activated = FloatStore(count: rows * (layers.map { $0.used * $0.down.inputs }.max() ?? 0))
+    chances = FloatStore(count: rows * (layers.map { $0.experts?.all.count ?? 0 }.max() ?? 0))
+    given = FloatStore(count: width * (layers.map { $0.experts?.used ?? 0 }.max() ?? 0))
     end = store(width) { $0.mlpNorms.behind != nil }
   }
 

@@ -14,6 +14,11 @@ extension Trained {
     let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
     try file.checkLayers(of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
+    if let stacked = file.stackedModule {
+      throw NibbleError.usage(
+        "\(path: file.path): \(module: stacked): factors of stacked experts are attached and merged, and not trained further; a new adapter has "
+          + "factors of each expert")
+    }
     let held = Set(file.mapped.checkpoint.tensors.map(\.name))
     let file = try model.withShared(file, modules)
     var shared: [String: TrainedTensor] = [:]

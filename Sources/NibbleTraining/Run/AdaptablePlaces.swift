@@ -43,9 +43,9 @@ extension AdapterOptions {
   }
 
   private func named(_ method: any AdapterMethod.Type, on model: Model) throws -> [AdaptablePlace] {
-    let parts = model.network.parts, targets = try Targets(targets, model.checkpoint.family)
+    let parts = model.network.parts, targets = try Targets(targets, of: parts, model.checkpoint.family)
     let takesWindows = targets.isNamed && method.adaptsConvolutions
-    if targets.isNamed, !takesWindows, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name, parts) }) {
+    if targets.isNamed, !takesWindows, let one = try parts.layers.first(where: { try $0.window != nil && targets.contains($0.name) }) {
       throw NibbleError.usage("\(.targetModules): \(quoted(one.name)) is a convolution, which \(method.name) does not adapt")
     }
     var all = parts.layers.filter { $0.window == nil || takesWindows }.map { AdaptablePlace($0) }
@@ -64,7 +64,7 @@ extension AdapterOptions {
       throw NibbleError.usage(
         "\(.targetModules, quoted(self.targets)): \(path: model.path) has convolutions only, which are adapted where they are named, such as \(quoted(one.name))")
     }
-    let named = try all.filter { try targets.contains($0.name, parts) }
+    let named = try all.filter { try targets.contains($0.name) }
     guard !named.isEmpty || rank == 0 else {
       throw NibbleError.usage(
         "\(.targetModules, quoted(self.targets)) matches none of the \(all.count) modules of \(path: model.path), "

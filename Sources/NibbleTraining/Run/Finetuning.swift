@@ -111,6 +111,14 @@ public final class Finetuning {
       if options.adapter.bias != .none, !trainsBias {
         warnings.append(.init(.unused, "\(.bias, options.adapter.bias.rawValue): these layers have no biases, none is trained"))
       }
+      let isStabilized = TrainableMethod.named(options.adapter.method.rawValue)?.isRankStabilized == true
+      if let unread = trained.unreadExpert(of: model, isStabilized: isStabilized) {
+        warnings.append(
+          .init(
+            .compatibility,
+            "PEFT on transformers 5, which stacks experts, will not read the factors of \(subject: unread) as they are: it reads LoRA with a scale of "
+              + "alpha / rank, of gate and up projections of experts together, and of no MLP beside them; nibble attaches and merges them"))
+      }
     }
     let hash = XXH3()
     for row in train {

@@ -5,20 +5,23 @@ import NibbleModels
 /// The modules that are adapted.
 struct Targets {
   private enum Choice {
-    case all, attention, mlp
+    case all
+    case part(Set<String>)
     case named(ModuleChoice)
   }
 
   private let choice: Choice
   private let family: ModelFamily?
 
-  /// - Parameter family: of the model, whose files may spell paths otherwise; names and patterns may be of either spelling
-  init(_ text: String, _ family: ModelFamily?) throws {
+  /// - Parameters:
+  ///   - parts: of the model
+  ///   - family: of the model, whose files may spell paths otherwise; names and patterns may be of either spelling
+  init(_ text: String, of parts: NetworkParts, _ family: ModelFamily?) throws {
     self.family = family
     switch text {
     case "all-linear": choice = .all
-    case "attention": choice = .attention
-    case "mlp": choice = .mlp
+    case "attention": choice = .part(Set(parts.attention.map(\.name)))
+    case "mlp": choice = .part(Set(parts.mlp.map(\.name)))
     default: choice = .named(try ModuleChoice(text))
     }
   }
@@ -34,11 +37,10 @@ struct Targets {
     ModuleChoice.is(path, name) || ModuleChoice.is(family?.inFiles(path) ?? path, name)
   }
 
-  func contains(_ path: String, _ parts: NetworkParts) throws -> Bool {
+  func contains(_ path: String) throws -> Bool {
     switch choice {
     case .all: true
-    case .attention: parts.attention.contains { $0.name == path }
-    case .mlp: parts.mlp.contains { $0.name == path }
+    case .part(let names): names.contains(path)
     case .named(let choice): try choice.contains(path) || choice.contains(family?.inFiles(path) ?? path)
     }
   }

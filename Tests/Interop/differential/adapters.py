@@ -39,6 +39,8 @@ class Modules:
             lambda name, module: isinstance(module, torch.nn.Embedding) and module is not table and not name.endswith("rel_embeddings"))
         self.norms = leaves(lambda name, module: "norm" in type(module).__name__.lower())
         self.has_conv1d = any(isinstance(module, Conv1D) for module in self.paths.values())
+        # transformers' own layers of experts have no weights of their own.
+        self.stacked = [name for name, module in self.paths.items() if hasattr(module, "gate_up_proj")]
         self.layers = len({match.group(1) for name in self.paths if (match := re.search(r"\.(\d+)\.", name))})
 
 
@@ -120,7 +122,9 @@ def draw_settings(case, drawn, model, simple=False):
         settings["ensure_weight_tying"] = True
     if case.chance(0.1):
         settings["init_lora_weights"] = rng.choice(["gaussian", False])
-    if case.chance(0.08):
+    if modules.stacked and case.chance(0.6):
+        draw_stacked(case, settings)
+    elif case.chance(0.08):
         draw_parameters(case, modules, settings)
     if case.chance(0.08) and modules.layers > 1:
         draw_layers(case, modules, settings)
@@ -138,6 +142,18 @@ def draw_parameters(case, modules, settings):
     places = [one for one in modules.linear + modules.head + modules.table + modules.embeddings if one not in taken]
     if places and not tokens:
         settings |= {"target_modules": left, "target_parameters": [one + ".weight" for one in some(case.rng, places)]}
+
+
+def draw_stacked(case, settings):
+    """Factors of experts that are stacked, and of their router."""
+    if any(settings.get(key) for key in ("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out")):
+        return
+    rng = case.rng
+    settings["target_parameters"] = some(rng, ["experts.gate_up_proj", rng.choice(["experts.down_proj", "mlp.experts.down_proj"]), "gate.weight"])
+    if case.chance(0.3):
+        settings["rank_pattern"] = {rng.choice(["gate_up_proj", r".*\.down_proj", "experts.down_proj", r"0\..*gate\.weight"]): rng.choice([1, 2, 5])}
+    if case.chance(0.3):
+        settings["alpha_pattern"] = {rng.choice([".*gate_up_proj", r"experts\.down_proj"]): rng.choice([1, 5.5])}
 
 
 def draw_layers(case, modules, settings):

@@ -239,16 +239,65 @@ def phi(case, config, plain, tools, head_dim):
     tools.maybe(case, config, "rope_theta", case.rng.choice([10000.0, 500.0]), 0.5)
 
 
+def mixtral(case, config, plain, tools, head_dim):
+    rng = case.rng
+    config.pop("attention_bias", None)
+    own_head_size(case, config, head_dim)
+    # Without it transformers computes default positions only.
+    config.setdefault("head_dim", head_dim)
+    count = rng.choice([1, 2, 3, 5, 8])
+    config[rng.choice(["num_local_experts", "num_local_experts", "num_experts"])] = count
+    config["num_experts_per_tok"] = rng.randint(1, count)
+    if count == 8 and case.chance(0.4):
+        del config["num_experts_per_tok"]
+    tools.maybe(case, config, "sliding_window", rng.choice([None, 2, 5, 9, 20]), 0.3)
+    tools.maybe(case, config, "router_jitter_noise", rng.choice([0.0, 0.1]), 0.5)
+    of_router(case, config, plain)
+    tools.rotary(case, config, plain)
+
+
+def of_router(case, config, plain):
+    if case.chance(0.3):
+        config |= {"output_router_logits": not plain and case.chance(0.2), "router_aux_loss_coef": 0.02}
+
+
+def olmoe(case, config, plain, tools, head_dim):
+    count = case.rng.choice([1, 2, 3, 5, 9])
+    config[case.rng.choice(["num_experts", "num_local_experts"])] = count
+    config["num_experts_per_tok"] = case.rng.randint(1, count)
+    tools.maybe(case, config, "norm_topk_prob", case.chance(0.5), 0.2)
+    tools.maybe(case, config, "clip_qkv", 0.5 if not plain and case.chance(0.05) else None, 0.5)
+    of_router(case, config, plain)
+    tools.rotary(case, config, plain)
+
+
+def qwen3_moe(case, config, plain, tools, head_dim):
+    rng = case.rng
+    own_head_size(case, config, head_dim)
+    count = rng.choice([0, 1, 2, 3, 5, 9]) if not plain else rng.choice([2, 3, 5])
+    config[rng.choice(["num_experts", "num_local_experts"])] = count
+    config |= {"num_experts_per_tok": rng.randint(1, max(count, 1)), "moe_intermediate_size": rng.randint(5, 40)}
+    tools.maybe(case, config, "norm_topk_prob", case.chance(0.5), 0.2)
+    tools.maybe(case, config, "decoder_sparse_step", rng.choice([1, 1, 2, 3]), 0.4)
+    tools.maybe(case, config, "mlp_only_layers", rng.choice([[], None, [0], [1], [0, 2], [7]]), 0.4)
+    if case.chance(0.4):
+        config |= {"use_sliding_window": case.chance(0.8), "sliding_window": rng.choice([2, 5, 9])}
+        tools.maybe(case, config, "max_window_layers", rng.randint(0, 3))
+    of_router(case, config, plain)
+    tools.rotary(case, config, plain)
+
+
 KINDS = {
     "ministral": ministral, "qwen3": qwen3, "smollm3": smollm3, "olmo2": olmo2, "olmo3": olmo3, "gemma": gemma, "gemma2": gemma2,
     "gemma3_text": gemma3, "granite": granite, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
-    "falcon": falcon, "phi": phi}
+    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen3_moe": qwen3_moe, "olmoe": olmoe}
 
 CLASSES = {
     family: (f"{stem}ForCausalLM", f"{stem}ForCausalLM", f"{stem}ForSequenceClassification", f"{stem}Model")
     for family, stem in (
         ("ministral", "Ministral"), ("qwen3", "Qwen3"), ("smollm3", "SmolLM3"), ("olmo2", "Olmo2"), ("olmo3", "Olmo3"), ("gemma", "Gemma"),
         ("gemma2", "Gemma2"), ("granite", "Granite"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
-        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"))}
+        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"))}
+CLASSES["olmoe"] = ("OlmoeForCausalLM", "OlmoeForCausalLM", "OlmoeModel")
 CLASSES["granite"] = ("GraniteForCausalLM", "GraniteForCausalLM", "GraniteModel")
 CLASSES["gemma3_text"] = ("Gemma3ForCausalLM", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "Gemma3TextModel")

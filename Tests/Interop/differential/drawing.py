@@ -5,6 +5,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from . import experts
 from .common import ONLY, Undrawable, peer
 from .configurations import DECODERS, ENCODERS, MASKED, OTHERS, configuration
 
@@ -16,10 +17,13 @@ class Drawn:
 
     def __init__(self, folder, model_class, config, dtype):
         self.folder, self.model_class, self.config, self.dtype = folder, model_class, config, dtype
+        # Whether experts are linear layers in what `load` gives.
+        self.apart = False
 
     def load(self, folder=None):
         """The model in float32, with nothing missing."""
-        return load(folder or self.folder, self.model_class)
+        model = load(folder or self.folder, self.model_class)
+        return experts.apart(self.config["model_type"], model) if self.apart else model
 
     @property
     def kind(self):
@@ -33,7 +37,9 @@ class Drawn:
 
 
 def load(folder, model_class):
-    model, report = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    # Grouped products want rows of whole 16 bytes.
+    model, report = model_class.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager", output_loading_info=True)
     if report["missing_keys"] or report["mismatched_keys"]:
         raise ValueError(f"keys are missing: {sorted(report['missing_keys'])[:3]} {sorted(report['mismatched_keys'])[:3]}")
     # A cache is not asked for, and some configurations have none.
@@ -83,7 +89,9 @@ def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=Non
         model = model_class._from_config(read, attn_implementation="eager")
     randomize(case, model)
     store(case, folder, model, DTYPES[dtype], plain, name)
-    return Drawn(folder, model_class, config, dtype)
+    drawn = Drawn(folder, model_class, config, dtype)
+    drawn.apart = family in experts.NAMES and case.chance(0.6)
+    return drawn
 
 
 def randomize(case, model):
@@ -104,6 +112,7 @@ def store(case, folder, model, dtype, plain, name):
     """Writes the weights as hubs have them: tied heads stored or not, prefixes, old names, shards, types that are mixed."""
     rng = case.rng
     tensors = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    tensors = experts.in_files(model.config.model_type, tensors)
     tied = dict(getattr(model, "_tied_weights_keys", None) or {}) if model.config.tie_word_embeddings else {}
     tied = {key: source for key, source in tied.items() if key in tensors}
     how = "as saved"

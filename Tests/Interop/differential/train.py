@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from . import experts
 from .adapters import Modules, attached, draw_adapter, some
 from .common import Difference, Undrawable, answers, compare, distance, in_double, moved_by_rounding, peer
 from .drawing import draw_model
@@ -22,6 +23,8 @@ def run(case):
     how = case.rng.choices(["continued", "full", "fresh"], [60, 15, 25])[0]
     case.note(how=how)
     drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "classes", "tokens"), vocabulary=case.rng.randint(24, 90))
+    # To an optimizer, experts that are stacked are one tensor.
+    drawn.apart |= how == "full" and drawn.config["model_type"] in experts.NAMES
     with peer("loading"):
         model = drawn.load()
     by_class = drawn.kind == "classes"
@@ -318,14 +321,21 @@ def fresh(case, drawn, model):
     method = rng.choice(["lora", "rslora", "dora"] if case.chance(0.6) else others)
     words = ["--method", method, "--lora-r", rng.choice([1, 3, 8]), "--lora-alpha", rng.choice([1, 4, 16])]
     words += ["--target-modules", rng.choice(["all-linear", "attention", "mlp", ",".join(some(rng, modules.linear))])]
+    if modules.stacked:
+        # PEFT reads factors of each expert into those of the stack: plain LoRA's, and never those of an MLP in other layers. It scales rsLoRA's
+        # otherwise: 2 alpha over the root of 2 r.
+        method = words[1] = "lora"
+        words[-1] = rng.choice(["all-linear", "mlp", "attention"]) if len(modules.stacked) == modules.layers else "attention"
     tables = modules.table + modules.embeddings
     if case.chance(0.3):
         words += ["--bias", rng.choice(["all", "lora_only"])]
-    if method in ("lora", "rslora") and case.chance(0.2):
+    if modules.stacked:
+        pass
+    elif method in ("lora", "rslora") and case.chance(0.2):
         words += ["--lora-bias"]
     elif method in ("lora", "rslora", "dora") and case.chance(0.25):
         words[words.index("--target-modules") + 1] = ",".join(some(rng, modules.linear) + some(rng, tables, 2) + some(rng, modules.head or tables, 1))
-    if case.chance(0.2) and len(modules.linear) > 1:
+    if case.chance(0.2) and len(modules.linear) > 1 and not modules.stacked:
         words[words.index("--target-modules") + 1] = ",".join(modules.linear)
         words += ["--exclude-modules", rng.choice([rng.choice(modules.linear), rf".*\.0\..*{rng.choice(modules.linear)}"])]
     if case.chance(0.25):

@@ -28,7 +28,7 @@ enum QuantizationConfig {
     var followsRule = family != nil
     var kept: [String] = []
     for target in targets {
-      guard let module = target.module else { continue }
+      guard let module = target.module, family?.isBeyondBitsAndBytes(target.name.text) != true else { continue }
       let byRule = family?.packs(target.name.text, hasBias: names.contains(ByteName(module + ".bias"))) ?? false
       if byRule != target.encoding.isPacked { followsRule = false }
       if target.encoding.isPlain { kept.append(module) }

@@ -44,7 +44,12 @@ extension BitsAndBytesFolder {
   /// covers. A kept layer has an entry of its own, so it may cover others.
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] {
     var decisions = decisions
-    for index in decisions.indices where decisions[index].reason == .convolution { decisions[index].keep(.notReplaced) }
+    let isBeyond = source.family?.isBeyondBitsAndBytes ?? { _ in false }
+    for index in decisions.indices {
+      let reason = decisions[index].reason
+      guard reason == .convolution || reason == .family && isBeyond(decisions[index].tensor.name.text) else { continue }
+      decisions[index].keep(.notReplaced)
+    }
     // Of families nibble knows transformers has the rule itself: there is no list. It replaces none of Falcon's layers.
     guard source.config != nil, source.family?.isInBitsAndBytes != true else { return decisions }
     var settled = decisions
@@ -63,7 +68,8 @@ extension BitsAndBytesFolder {
     let targets = job.items.map(\.target)
     var skipped = SkippedModules.always(job.source.modelType)
     QuantizationConfig.skippedModules(targets, job.source.family)?.forEach { skipped.add($0) }
-    let lost = targets.filter { $0.encoding.isPacked && $0.module.map(skipped.covers) == true }
+    let isBeyond = job.source.family?.isBeyondBitsAndBytes ?? { _ in false }
+    let lost = targets.filter { $0.encoding.isPacked && ($0.module.map(skipped.covers) == true || isBeyond($0.name.text)) }
     guard let first = lost.first else { return [] }
     return [
       .init(

@@ -1,0 +1,103 @@
+import NibbleCore
+import NibbleFormats
+
+// transformers stacks the experts of a layer into parameters [experts, outputs, inputs], of which `gate_up_proj` has gate and up one below
+// the other, and PEFT has factors of those (`target_parameters`): A [experts · rank, inputs], the rows of one expert after those of another,
+// and B [outputs, rank · experts], where each rank has a column for every expert. The change of expert e is B_e · A_e: to files, which hold
+// experts one by one, these are factors of each expert's matrices, and gate and up have the same A.
+
+/// A stacked parameter of experts.
+private enum Stacked: String, CaseIterable {
+  case gateUp = "gate_up_proj"
+  case down = "down_proj"
+
+  /// The matrices of an expert that it holds.
+  var matrices: [String] { self == .gateUp ? ["gate_proj", "up_proj"] : ["down_proj"] }
+}
+
+extension AdapterConfig {
+  /// The stacked parameter that holds the matrix of an expert at `path`, if factors of that parameter are configured.
+  func stackedParameter(of path: String) -> String? {
+    let parts = path.split(separator: ".").map(String.init)
+    guard parts.count > 3, parts[parts.count - 3] == "experts", Int(parts[parts.count - 2]) != nil,
+      let stacked = Stacked.allCases.first(where: { $0.matrices.contains(parts[parts.count - 1]) })
+    else { return nil }
+    let full = (parts.dropLast(2) + [stacked.rawValue]).joined(separator: ".")
+    return targetParameters.contains { full == $0 || full.hasSuffix("." + $0) } ? full : nil
+  }
+
+  /// Whether the last part of a `target_parameters` entry is a stacked parameter's name.
+  static func isStacked(_ name: Substring) -> Bool { Stacked(rawValue: String(name)) != nil }
+}
+
+extension AdapterFile {
+  /// The first module whose factors are those of stacked experts: gate and up have one factor between them, which is not trained here.
+  package var stackedModule: String? { modules.first { config.stackedParameter(of: $0.path) != nil }?.path }
+
+  /// Experts of a layer, more than any model has: each takes memory beside its numbers.
+  private static let mostExperts = 1 << 12
+  /// What PEFT calls the inner one of two modules that adapt parameters of one module.
+  private static let inner = ".base_layer"
+
+  /// Replaces factors of stacked experts by those of each expert's matrices.
+  ///
+  /// - Throws: `.adapterMismatch` for shapes that do not belong together
+  mutating func unstack(_ parts: inout [ByteName: [String: StoredTensor]]) throws {
+    guard config.targetParameters.contains(where: { $0.split(separator: ".").last.map(AdapterConfig.isStacked) ?? false }) else { return }
+    let all = parts
+    for name in all.keys.sorted() {
+      guard let stacked = stacked(name.text, all) else { continue }
+      guard let found = parts.removeValue(forKey: name), found.count == 2, let a = found[LoRA.first], let b = found[LoRA.second] else {
+        throw mismatch(name.text, "lacks a factor, or has more than two")
+      }
+      let path = name.text.hasSuffix(Self.inner) ? String(name.text.dropLast(Self.inner.count)) : name.text
+      try unstack(stacked, path, a, b, &parts)
+    }
+  }
+
+  /// The parameter whose factors lie at `path`. Of two, gate and up are wrapped first.
+  private func stacked(_ path: String, _ parts: [ByteName: [String: StoredTensor]]) -> Stacked? {
+    guard !path.hasSuffix(".experts" + Self.inner) else { return .gateUp }
+    guard path.hasSuffix(".experts") else { return nil }
+    if parts[ByteName(path + Self.inner)] != nil { return .down }
+    return Stacked.allCases.first { config.parameter($0.rawValue, isOf: path) }
+  }
+
+  private mutating func unstack(
+    _ stacked: Stacked, _ path: String, _ a: StoredTensor, _ b: StoredTensor, _ parts: inout [ByteName: [String: StoredTensor]]
+  ) throws {
+    let rank = try config.rank(ofParameter: path + "." + stacked.rawValue)
+    guard a.shape.count == 2, b.shape.count == 2, b.shape[1] == a.shape[0], rank > 0, a.shape[0] > 0, a.shape[0] % rank == 0,
+      b.shape[0] % stacked.matrices.count == 0, a.shape[0] / rank <= Self.mostExperts
+    else { throw mismatch(path, "has factors of shapes \(a.shape) and \(b.shape), which are none of stacked experts with rank \(rank)") }
+    let (count, inputs, outputs) = (a.shape[0] / rank, a.shape[1], b.shape[0] / stacked.matrices.count)
+    try checkFinite(a)
+    try checkFinite(b)
+    let first = try mapped.floats(a), second = try mapped.floats(b)
+    func tensor(_ module: String, _ part: String, _ shape: [Int], _ values: [Float]) -> StoredTensor {
+      StoredTensor(
+        ByteName("\(Self.prefix)\(module).\(part).weight"), .f32, shape,
+        sections: [StoredSection(.data, bytes: values.withUnsafeBytes { [UInt8]($0) })])
+    }
+    var made: [StoredTensor] = []
+    for expert in 0..<count {
+      let own = Array(first[expert * rank * inputs..<(expert + 1) * rank * inputs])
+      for (number, leaf) in stacked.matrices.enumerated() {
+        let module = "\(path).\(expert).\(leaf)"
+        var columns: [Float] = []
+        columns.reserveCapacity(outputs * rank)
+        for row in number * outputs..<(number + 1) * outputs {
+          for place in 0..<rank { columns.append(second[(row * rank + place) * count + expert]) }
+        }
+        let pair = [
+          LoRA.first: tensor(module, "lora_A", [rank, inputs], own), LoRA.second: tensor(module, "lora_B", [outputs, rank], columns),
+        ]
+        guard parts.updateValue(pair, forKey: ByteName(module)) == nil else {
+          throw mismatch(module, "is adapted by itself and in a stack")
+        }
+        made += pair.values
+      }
+    }
+    try hold(made)
+  }
+}

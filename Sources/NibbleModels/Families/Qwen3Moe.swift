@@ -1,0 +1,46 @@
+import NibbleCompute
+import NibbleCore
+
+/// Qwen3-MoE: a Qwen3 with experts in the place of the MLP of most layers.
+enum Qwen3Moe: Decoder {
+  static let modelTypes = ["qwen3_moe"]
+  static let knownKeys: Set = ["num_local_experts", "num_experts"]
+
+  static func usual(_ config: ConfigReader) -> DecoderDefaults {
+    DecoderDefaults(vocabulary: 151_936, width: 2048, inner: 6144, layers: 24, context: 32768, keyValueHeads: 4)
+  }
+
+  static func shape(_ config: ConfigReader) throws -> TransformerShape {
+    try config.refuseRouterLoss()
+    var shape = try decoderShape(config)
+    guard try config.bool("use_sliding_window", default: false) else { return shape }
+    let window = try config.window(default: 4096)
+    shape.windows = Array(repeating: window, count: shape.layers)
+    return shape
+  }
+
+  static func names(_ shape: TransformerShape, _ config: ConfigReader) throws -> DecoderNames {
+    let bias = try config.bool("attention_bias", default: false)
+    var names = DecoderNames(
+      headNorms: ("self_attn.q_norm", "self_attn.k_norm", byHead: true), queryKeyValueBias: bias, outputBias: bias)
+    let count = try config.expertCount(default: 128, least: 0)
+    guard count > 0 else { return names }
+    let step = try config.int("decoder_sparse_step", 1...Limits.layers.upperBound, default: 1)
+    let dense = try denseLayers(config)
+    names.experts = DecoderExperts(
+      count: count, used: try config.int("num_experts_per_tok", 1...count, default: 8),
+      inner: try config.int("moe_intermediate_size", Limits.width, default: 768),
+      addsUp: try config.bool("norm_topk_prob", default: false),
+      layers: (0..<shape.layers).map { !dense.contains($0) && ($0 + 1) % step == 0 })
+    return names
+  }
+
+  /// `mlp_only_layers`.
+  private static func denseLayers(_ config: ConfigReader) throws -> Set<Int> {
+    guard let list = config["mlp_only_layers"] else { return [] }
+    guard let layers = list.array?.map(\.int), !layers.contains(nil) else {
+      throw config.wrong("mlp_only_layers", list, "numbers of layers")
+    }
+    return Set(layers.compactMap { $0 })
+  }
+}
