@@ -71,6 +71,11 @@ extension Checkpoint {
     guard let last = order.max(), !order.contains(where: { layers[$0] == nil }) else {
       throw fail("it names layer \(order.first { layers[$0] == nil } ?? 0), \(path: path) has \(layers.count)")
     }
+    // A layer that is unlike others, such as the first of ModernBERT, which has no norm, stays at a place of its kind.
+    let kinds = layers.mapValues { Set($0.map(\.rest)) }
+    if Set(kinds.values).count > 1, let place = order.indices.first(where: { kinds[order[$0]] != kinds[min($0, layers.count - 1)] }) {
+      throw fail("layer \(order[place]) of \(path: path) has other tensors than the layer at place \(place) must have")
+    }
     let made = with(
       tensors: others
         + order.enumerated().flatMap { index, source in

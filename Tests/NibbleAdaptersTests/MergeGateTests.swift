@@ -225,6 +225,18 @@ struct MergeGateTests {
     #expect(error?.message.contains(key) == true)
   }
 
+  @Test(
+    "a layer without the norm that others have, as ModernBERT's first, is repeated at no other place",
+    arguments: [("[[0, 1], [0, 2]]", false), ("[[0, 2], [1, 2]]", true)])
+  func layersOfTheirOwn(_ order: String, _ isMade: Bool) throws {
+    let base = try base(
+      Self.llama + [("model.layers.1.mlp.up_proj.weight", [64, 64]), ("model.layers.1.norm.weight", [64])], #"{"model_type": "llama"}"#)
+    let file = try adapter("model.layers.0.mlp.up_proj", settings: #", "layer_replication": \#(order)"#)
+    let made = Result { try base.replicatingLayers(for: [file]) { nil } }
+    guard case .failure(let error) = made else { return #expect(isMade) }
+    #expect(!isMade && (error as? NibbleError)?.kind == .adapterMismatch && "\(error)".contains("place 1"))
+  }
+
   @Test("a module trained whole that neither base nor adapter has is warned of, classifiers' common names apart")
   func strangeSavedModules() throws {
     let base = try base(Self.llama, #"{"model_type": "llama"}"#)
