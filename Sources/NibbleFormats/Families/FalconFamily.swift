@@ -12,16 +12,14 @@ extension ModelFamily {
       ("self_attention.query_key_value", "attn_qkv"), ("self_attention.dense", "attn_output"), ("mlp.dense_h_to_4h", "ffn_up"),
       ("mlp.dense_4h_to_h", "ffn_down"),
     ]
+    // What a layer calls its norms depends on how many it has.
     let norms: [LlamaCppNames.Pair] = [("input_layernorm", "attn_norm"), ("ln_mlp", "attn_norm"), ("ln_attn", "attn_norm_2")]
-    // What a layer calls its norms depends on how many it has: the second is for the way back of those with two.
-    family?.llamaCpp = [norms, Array(norms.dropFirst())].map { norms in
-      var names = LlamaCppNames(
-        ["falcon"], architecture: "falcon", prefix: "transformer.", layers: "h.", inLayer: layer + norms,
-        whole: [("word_embeddings", "token_embd"), ("ln_f", "output_norm")], heads: [("lm_head", "output")])
-      names.fusedHeads = falconHeads
-      names.takesAdapters = false
-      return names
-    }
+    var names = LlamaCppNames(
+      ["falcon"], architecture: "falcon", prefix: "transformer.", layers: "h.", inLayer: layer + norms,
+      whole: [("word_embeddings", "token_embd"), ("ln_f", "output_norm")], heads: [("lm_head", "output")])
+    names.fusedHeads = falconHeads
+    names.takesAdapters = false
+    family?.llamaCpp = [names]
     return family
   }()
 

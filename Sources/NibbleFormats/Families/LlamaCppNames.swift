@@ -16,7 +16,7 @@ package struct LlamaCppNames: Sendable {
   /// What stands before a layer's number, after `prefix`.
   let layers: String
   /// Modules of a layer.
-  package let inLayer: [Pair]
+  package private(set) var inLayer: [Pair]
   /// Modules outside layers, after `prefix`.
   let whole: [Pair]
   /// Modules that have no prefix.
@@ -83,6 +83,13 @@ package struct LlamaCppNames: Sendable {
     guard parts.count == 3, parts[0] == "blk", Self.isNumber(parts[1]), let found = inLayer.first(where: { $0.gguf == parts[2] })
     else { return nil }
     return "\(prefix)\(layers)\(parts[1]).\(found.peft)"
+  }
+
+  /// The same, where one of llama.cpp's names of a layer stands for this module of several that it may be.
+  func taking(_ module: String) -> LlamaCppNames {
+    var names = self
+    names.inLayer.sort { $0.peft == module && $1.peft != module }
+    return names
   }
 
   /// A module's path in the whole model, given its path in a checkpoint that may be the bare model's.

@@ -18,25 +18,26 @@ struct GgufSource {
       throw NibbleError.badInput("\(path: parts.first.path): \(key: "general.architecture") is missing, so this is no model")
     }
     let all = LlamaCppNames.of(architecture: architecture)
-    guard let names = all.count > 1 ? Self.chosen(all, parts) : all.first else { return nil }
+    guard let names = Self.chosen(all, parts) else { return nil }
     self.names = names
     var reader = try GgufConfigReader(parts, architecture)
     config = try reader.config(of: names)
   }
 
   /// Several families are one architecture there. BERT, RoBERTa and XLM-RoBERTa differ in their tokenizers, DistilBERT has no types of tokens,
-  /// OLMo 3 has windows, and the later Falcons have a second norm.
+  /// OLMo 3 has windows, and the later Falcons have a second norm, and other names for it.
   private static func chosen(_ all: [LlamaCppNames], _ parts: GgufParts) -> LlamaCppNames? {
     func has(_ tensor: String) -> Bool { parts.tensors.contains { $0.tensor.name == tensor } }
     let file = parts.first
-    switch all[0].architecture {
+    guard let first = all.first else { return nil }
+    switch first.architecture {
     case "bert":
       let types = ["gpt2": "roberta", "t5": "xlm-roberta"]
       let type = file.text("tokenizer.ggml.model").flatMap { types[$0] } ?? (has("token_types.weight") ? "bert" : "distilbert")
       return all.first { $0.modelTypes.contains(type) }
     case "olmo2": return all.first { $0.modelTypes.contains(file.metadata["olmo2.attention.sliding_window"] == nil ? "olmo2" : "olmo3") }
-    case "falcon": return has("blk.0.attn_norm_2.weight") ? all.last : all.first
-    default: return all.first
+    case "falcon": return has("blk.0.attn_norm_2.weight") ? first.taking("ln_mlp") : first
+    default: return first
     }
   }
 }
