@@ -48,7 +48,7 @@ extension Checkpoint {
     let identity = identity ?? { claimedIdentity }
     var base = try replicatingLayers(for: adapters, identity: identity)
     for adapter in adapters {
-      if adapter.binding?.head == nil, adapter.config.taskType == "SEQ_CLS" { base = try base.withHeads(of: adapter) }
+      if adapter.binding?.head == nil, ["SEQ_CLS", "TOKEN_CLS"].contains(adapter.config.taskType) { base = try base.withHeads(of: adapter) }
       base = try base.grown(for: adapter, identity: identity)
     }
     return base

@@ -119,8 +119,8 @@ extension StreamJob {
 }
 
 extension Model {
-  /// Whether its layers can be run one after another.
-  public var isTransformer: Bool { network is Transformer }
+  /// Whether calibration can run its layers one after another.
+  public var canBeCalibrated: Bool { (try? transformer) != nil }
 
   /// The network, whose layers calibration runs one after another.
   ///

@@ -55,7 +55,7 @@ extension Checkpoint {
   /// Whether it runs here and has a text to be calibrated with, its own or one that is given.
   fileprivate func canBeCalibrated(hasText: Bool) -> Bool {
     guard let type = modelType, family?.runs(type) == true, let model = try? Model(self, precision: .f32, team: Team(threads: 1)),
-      model.isTransformer
+      model.canBeCalibrated
     else { return false }
     return hasText || model.writesText && (try? ModelTokenizer(model, path: nil)) != nil
   }

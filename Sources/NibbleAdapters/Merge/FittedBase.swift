@@ -43,7 +43,8 @@ extension Checkpoint {
     let record = adapter.binding?.head
     let new = adapter.replacements.filter { name, tensor in
       parameters.index(of: name) == nil
-        && (name.split(separator: ".").contains { saved.contains(String($0)) } && isHead(name) || record != nil && name.contains("pooler.dense."))
+        && (isHead(name) && (record != nil || name.split(separator: ".").contains { saved.contains(String($0)) })
+          || record != nil && name.contains("pooler."))
     }
     guard !new.isEmpty || record != nil else { return self }
     let added = new.map { name, tensor in
@@ -91,7 +92,7 @@ extension Checkpoint {
 
   /// Of a classifier, at the root of the model.
   func isHead(_ name: String) -> Bool {
-    ["classifier", "score", "qa_outputs"].contains { name.hasPrefix($0 + ".") }
+    ["classifier", "pre_classifier", "cls_classifier", "distillation_classifier", "head", "score", "qa_outputs"].contains { name.hasPrefix($0 + ".") }
   }
 
   /// The number of tokens that an adapter's own embedding has.

@@ -215,6 +215,15 @@ extension ConfigReader {
     return counts.first ?? usual
   }
 
+  /// `num_experts_per_tok`.
+  func usedExperts(of count: Int, default usual: Int) throws -> Int {
+    let used = try int("num_experts_per_tok", 1...count, default: usual)
+    guard used <= count else {
+      throw fail("\(key: "num_experts_per_tok") is missing, and its default, \(usual), is more than \(count) experts")
+    }
+    return used
+  }
+
   /// Refuses what adds the balance of experts to the loss.
   func refuseRouterLoss() throws { try refuse(["output_router_logits"]) }
 

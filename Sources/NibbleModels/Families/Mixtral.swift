@@ -24,7 +24,7 @@ enum Mixtral: Decoder {
     let count = try config.expertCount(default: 8)
     let experts = DecoderExperts(
       router: "block_sparse_moe.gate", expert: "block_sparse_moe.experts.", up: ["w1", "w3"], down: "w2", count: count,
-      used: try config.int("num_experts_per_tok", 1...count, default: 2), inner: try inner(shape, config), addsUp: true,
+      used: try config.usedExperts(of: count, default: 2), inner: try inner(shape, config), addsUp: true,
       layers: Array(repeating: true, count: shape.layers))
     return DecoderNames(experts: experts)
   }

@@ -19,7 +19,7 @@ enum Olmoe: Decoder {
     let bias = try config.bool("attention_bias", default: false)
     let count = try config.expertCount(default: 64)
     let experts = DecoderExperts(
-      count: count, used: try config.int("num_experts_per_tok", 1...count, default: 8), inner: try inner(shape, config),
+      count: count, used: try config.usedExperts(of: count, default: 8), inner: try inner(shape, config),
       addsUp: try config.bool("norm_topk_prob", default: false), layers: Array(repeating: true, count: shape.layers))
     return DecoderNames(
       headNorms: ("self_attn.q_norm", "self_attn.k_norm", byHead: false), experts: experts, queryKeyValueBias: bias, outputBias: bias)

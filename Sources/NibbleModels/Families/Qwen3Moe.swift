@@ -28,7 +28,7 @@ enum Qwen3Moe: Decoder {
     let step = try config.int("decoder_sparse_step", 1...Limits.layers.upperBound, default: 1)
     let dense = try denseLayers(config)
     names.experts = DecoderExperts(
-      count: count, used: try config.int("num_experts_per_tok", 1...count, default: 8),
+      count: count, used: try config.usedExperts(of: count, default: 8),
       inner: try config.int("moe_intermediate_size", Limits.width, default: 768),
       addsUp: try config.bool("norm_topk_prob", default: false),
       layers: (0..<shape.layers).map { !dense.contains($0) && ($0 + 1) % step == 0 })

@@ -55,7 +55,7 @@ struct Routing {
       for expert in 0..<count { left[expert] = p[row * count + expert] }
       var sum: Float = 0
       for _ in 0..<used {
-        // NaN compares as less than nothing, and is taken if nothing else is left.
+        // A row with a NaN is all NaN behind the softmax: the first experts are taken, and what the layer gives is NaN.
         var best: Int?
         for expert in 0..<count where left[expert] != -1 && best.map({ left[expert] > left[$0] }) ?? true { best = expert }
         guard let best else { break }

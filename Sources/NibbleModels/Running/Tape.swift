@@ -47,6 +47,11 @@ final class LinearTape {
     unscaled[layer.id] = store
   }
 
+  func clear() {
+    changes.removeAll()
+    unscaled.removeAll()
+  }
+
   func outputs(_ layer: Linear) -> (change: OutputChange, z: UnsafePointer<Float>?) {
     let change = changes[layer.id] ?? OutputChange()
     return (change, change.scale == nil ? nil : unscaled[layer.id].map { UnsafePointer($0.start) })

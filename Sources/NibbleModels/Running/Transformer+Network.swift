@@ -37,8 +37,14 @@ extension Transformer {
     // Rows that experts take and give, and the gradients of both and of what they count with.
     let routed = layers.compactMap(\.experts).map { ($0.used + 2) * shape.width + $0.all.count + $0.used }.max() ?? 0
     let kept = size.checkpointing ? tape.max() ?? 0 : tape.reduce(0, +)
-    let scaled = layers.flatMap(\.linears).filter { size.scaled.contains($0.id) }.reduce(0) { $0 + $1.outputs }
-    let unscaled = size.checkpointing ? scaled / max(layers.count, 1) : scaled
+    // What scaled layers gave before; of experts only those that a token takes.
+    let scaled = layers.map { layer in
+      func outputs(_ linears: [Linear]) -> Int { linears.filter { size.scaled.contains($0.id) }.reduce(0) { $0 + $1.outputs } }
+      guard let experts = layer.experts else { return outputs(layer.linears) }
+      let own = experts.all.flatMap(\.linears)
+      return outputs(layer.linears) - outputs(own) + outputs(own) * experts.used / max(1, experts.all.count)
+    }
+    let unscaled = size.checkpointing ? scaled.max() ?? 0 : scaled.reduce(0, +)
     let inner = layers.map(\.down.inputs).max() ?? 0, wide = max(attention, layers.map(\.upWidth).max() ?? 0)
     // Distances as keys and queries with their gradients, and whole rows of scores.
     let distances = weights.relative.map { relative in

@@ -17,9 +17,10 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   /// Of each layer; layers that turn alike share theirs.
   let rotary: [RotaryTable?]
 
+  /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 on the heads'.
   enum Slot {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
-      again = 12, narrow = 20
+      narrow = 8, again = 12
     static let chances = 14, taken = 15, given = 16, takenGradient = 17, shareGradient = 18, chanceGradient = 19
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.

@@ -14,7 +14,15 @@ final class TransformerTape {
 
   init(checkpointing: Bool) { self.checkpointing = checkpointing }
 
-  func layer(_ index: Int) -> LayerTape { layers[checkpointing ? 0 : index] }
+  /// The layer whose numbers the one place for all has.
+  private var held = 0
+
+  func layer(_ index: Int) -> LayerTape {
+    guard checkpointing else { return layers[index] }
+    if held != index { layers[0].linear.clear() }
+    held = index
+    return layers[0]
+  }
 
   /// Makes room for so many rows.
   func prepare(_ shape: TransformerShape, _ weights: TransformerWeights, rows: Int) {

@@ -16,7 +16,7 @@ final class VisionTransformer: Network, @unchecked Sendable {
   var width: Int { body.width }
 
   private typealias Floats = UnsafeMutablePointer<Float>
-  private enum Slot { static let embedded = 40, windows = 41, projected = 42 }
+  private enum Slot { static let embedded = 60, windows = 61, projected = 62 }
   /// What a pass leaves beside what the transformer does.
   private final class Kept { let linear = LinearTape() }
 
@@ -57,8 +57,8 @@ final class VisionTransformer: Network, @unchecked Sendable {
     }
     guard image.height == wanted.height, image.width == wanted.width else {
       throw NibbleError.badInput(
-        "an image has \(image.width) x \(image.height) pixels, the model takes \(wanted.width) x \(wanted.height): its preprocessor_config.json "
-          + "has to make images so large; positions for other sizes are not interpolated")
+        "an image has \(image.width) x \(image.height) pixels, the model takes \(wanted.width) x \(wanted.height); resize images to that "
+          + "size in preprocessor_config.json: position embeddings are not interpolated")
     }
   }
 

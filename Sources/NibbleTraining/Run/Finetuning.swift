@@ -116,8 +116,8 @@ public final class Finetuning {
         warnings.append(
           .init(
             .compatibility,
-            "PEFT on transformers 5, which stacks experts, will not read the factors of \(subject: unread) as they are: it reads LoRA with a scale of "
-              + "alpha / rank, of gate and up projections of experts together, and of no MLP beside them; nibble attaches and merges them"))
+            "PEFT on transformers 5 stacks experts and does not load the factors of \(subject: unread): it takes plain LoRA scaled by alpha / rank, needs "
+              + "gate and up projections together, and must not find factors of a plain MLP in other layers; nibble attaches and merges the adapter"))
       }
     }
     let hash = XXH3()

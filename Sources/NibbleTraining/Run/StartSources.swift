@@ -57,8 +57,7 @@ struct StartSources {
     }
     let packed = Set(model.checkpoint.packed.map(\.name.text)), family = model.checkpoint.family
     originals = originals.filter { name, _ in
-      let name = (family?.inFiles(name) ?? name) + ".weight"
-      return packed.contains { $0 == name || name.hasSuffix("." + $0) }
+      [name, family?.inFiles(name) ?? name].map { $0 + ".weight" }.contains { name in packed.contains { $0 == name || name.hasSuffix("." + $0) } }
     }
   }
 

@@ -11,7 +11,7 @@ extension EvaluateCommand {
       throw NibbleError.usage("--predictions is not implemented for models that classify tokens")
     }
     if !isClassifier, !isOfTokens, task == .classification, asking.labelList != nil { return try chooseLabels(open, started) }
-    if isClassifier { common.warnIgnored(["--few-shot", "--exemplars", "--prompt-format", "--label-list", "--resume"], "the model has a head for classes") }
+    if isClassifier || isOfTokens { common.warnIgnored(["--few-shot", "--exemplars", "--prompt-format", "--label-list", "--resume"], "the model has a head for classes") }
     let own = try score(open)
     let other = try compareTo.map { try score(OpenModel(model.replaced($0, adapters: compareAdapter), common)) }
     Progress.clear()

@@ -39,8 +39,7 @@ private struct OwnWords {
 extension GgufConfigReader {
   mutating func addDecoder(_ type: String) throws {
     let words = OwnWords.all[type] ?? OwnWords(name: type)
-    let width = try needed("embedding_length"), heads = try needed("attention.head_count"), layers = try needed("block_count")
-    guard layers <= 1 << 16 else { throw fail("\(architecture).block_count", "fewer layers") }
+    let width = try needed("embedding_length"), heads = try needed("attention.head_count"), layers = try layerCount()
     let length = try whole("attention.key_length"), value = try whole("attention.value_length"), turned = try whole("rope.dimension_count")
     let size = length ?? (tensors["blk.0.attn_q.weight"].flatMap { $0.shape.first }.map { $0 / heads } ?? width / heads)
     if value ?? size != size { used.remove("\(architecture).attention.value_length") }
@@ -58,8 +57,7 @@ extension GgufConfigReader {
     if type != "gpt_neox" { set("num_key_value_heads", keyHeads) }
     if words.hasHeadSize || size != width / heads { set("head_dim", size) }
     set("max_position_embeddings", try needed("context_length"))
-    let isRMSNorm = words.epsilon == OwnWords(name: "").epsilon
-    set(words.epsilon, try decimal(isRMSNorm ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon"))
+    set(words.epsilon, try decimal(words.epsilon == "rms_norm_eps" ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon"))
     set("tie_word_embeddings", .bool(tensors["output.weight"] == nil))
     set(words.activation.0, JSON(words.activation.1))
     let hasBias = tensors[words.bias.1] != nil

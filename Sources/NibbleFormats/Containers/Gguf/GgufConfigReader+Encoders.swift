@@ -6,7 +6,7 @@ extension GgufConfigReader {
     _ = try whole("context_length")
     set("architectures", JSON(["GPT2LMHeadModel"]))
     set("n_embd", width)
-    set("n_layer", try needed("block_count"))
+    set("n_layer", try layerCount())
     set("n_head", try needed("attention.head_count"))
     set("n_positions", context)
     set("n_ctx", context)
@@ -28,7 +28,7 @@ extension GgufConfigReader {
     set("architectures", JSON([prefix + (isClassifier ? "ForSequenceClassification" : "Model")]))
     set("hidden_size", try needed("embedding_length"))
     set("intermediate_size", try needed("feed_forward_length"))
-    set("num_hidden_layers", try needed("block_count"))
+    set("num_hidden_layers", try layerCount())
     set("num_attention_heads", try needed("attention.head_count"))
     set("max_position_embeddings", positions)
     set("layer_norm_eps", try decimal("attention.layer_norm_epsilon"))
@@ -36,7 +36,7 @@ extension GgufConfigReader {
     set("hidden_act", "gelu")
     try addClasses(isClassifier)
     _ = key("pooling_type")
-    if let causal = file.metadata[key("attention.causal")], causal != .bool(false) { used.remove("\(architecture).attention.causal") }
+    expectNotCausal()
   }
 
   private mutating func addClasses(_ isClassifier: Bool) throws {
@@ -54,7 +54,7 @@ extension GgufConfigReader {
     set("architectures", JSON(["DistilBertModel"]))
     set("dim", try needed("embedding_length"))
     set("hidden_dim", try needed("feed_forward_length"))
-    set("n_layers", try needed("block_count"))
+    set("n_layers", try layerCount())
     set("n_heads", try needed("attention.head_count"))
     set("max_position_embeddings", try rows("position_embd.weight") ?? needed("context_length"))
     _ = try whole("context_length")
@@ -62,11 +62,11 @@ extension GgufConfigReader {
     // transformers has no other for the model.
     if let epsilon = try decimal("attention.layer_norm_epsilon"), epsilon != 1e-12 { used.remove("\(architecture).attention.layer_norm_epsilon") }
     _ = key("pooling_type")
-    if let causal = file.metadata[key("attention.causal")], causal != .bool(false) { used.remove("\(architecture).attention.causal") }
+    expectNotCausal()
   }
 
   mutating func addModernBert() throws {
-    let isClassifier = tensors["cls.output.weight"] != nil, layers = try needed("block_count")
+    let isClassifier = tensors["cls.output.weight"] != nil, layers = try layerCount()
     set("architectures", JSON([isClassifier ? "ModernBertForSequenceClassification" : "ModernBertModel"]))
     set("hidden_size", try needed("embedding_length"))
     set("intermediate_size", try needed("feed_forward_length"))
@@ -89,6 +89,6 @@ extension GgufConfigReader {
     set("classifier_pooling", try whole("classifier.pooling_type") == 2 ? "cls" : "mean")
     _ = key("pooling_type")
     _ = key("attention.head_count_kv")
-    if let causal = file.metadata[key("attention.causal")], causal != .bool(false) { used.remove("\(architecture).attention.causal") }
+    expectNotCausal()
   }
 }

@@ -17,7 +17,7 @@ struct GgufConfigReader {
     tensors = Dictionary(parts.tensors.map { ($0.tensor.name, $0.tensor) }) { first, _ in first }
     var factors: [String: [Float]] = [:]
     for part in parts.tensors where GgufSource.isNoWeight(part.tensor.name) {
-      guard part.tensor.shape.reduce(1, { $0.multipliedReportingOverflow(by: $1).partialValue }) <= 1 << 16 else {
+      guard (elementCount(of: part.tensor.shape) ?? .max) <= 1 << 16 else {
         throw NibbleError.badInput("\(path: part.file.path): \(tensor: part.tensor.name) has the shape \(part.tensor.shape)")
       }
       factors[part.tensor.name] = try part.file.floats(part.tensor)
@@ -73,6 +73,18 @@ struct GgufConfigReader {
   mutating func needed(_ name: String) throws -> Int {
     guard let number = try whole(name), number > 0 else { throw fail(key(name), "a whole number above 0") }
     return number
+  }
+
+  mutating func layerCount() throws -> Int {
+    let layers = try needed("block_count")
+    guard layers <= 1 << 16 else { throw fail("\(architecture).block_count", "at most 65536") }
+    return layers
+  }
+
+  /// Notes that attention looks both ways, as encoders have it.
+  mutating func expectNotCausal() {
+    let name = key("attention.causal")
+    if let causal = file.metadata[name], causal != .bool(false) { used.remove(name) }
   }
 
   func rows(_ tensor: String) -> Int? { tensors[tensor].flatMap { $0.shape.count == 2 ? $0.shape[0] : nil } }

@@ -35,7 +35,7 @@ struct GgufPlan: Sendable {
     let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
     try place(&job, llamaCpp, config, hasHead: hasHead)
     try checkWhole(job, numbers, llamaCpp)
-    try addFactors(numbers, llamaCpp)
+    try addFactors(numbers, llamaCpp, model)
     let fileType = try settle(&job, numbers, llamaCpp)
     metadata["general.architecture"] = .text(llamaCpp.architecture)
     if let factor = attentionFactor { metadata[llamaCpp.architecture + ".rope.scaling.attn_factor"] = .f32(factor) }
@@ -117,7 +117,7 @@ struct GgufPlan: Sendable {
   }
 
   /// Tensors of what positions are computed with.
-  private mutating func addFactors(_ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws {
+  private mutating func addFactors(_ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames, _ model: ModelKeys) throws {
     guard let rope = try RopeNumbers(numbers, numbers.place) else { return }
     func add(_ name: String, _ factors: [Float]) {
       let bytes = factors.withUnsafeBytes { Array($0) }
@@ -132,6 +132,10 @@ struct GgufPlan: Sendable {
       add(GgufSource.frequencies, factors)
     case "phi3":
       guard let factors = try rope.longRoPE() else { return }
+      let pairs = Int(try model.turned(default: 1)) / 2
+      guard factors.long.count == pairs else {
+        throw NibbleError.badInput("\(path: numbers.place): \(key: "long_factor") has \(factors.long.count) numbers, a head \(pairs) pairs")
+      }
       attentionFactor = factors.attention
       add(GgufSource.longFactors, factors.long)
       add(GgufSource.shortFactors, factors.short)

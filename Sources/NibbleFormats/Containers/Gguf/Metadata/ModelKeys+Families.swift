@@ -59,7 +59,7 @@ extension ModelKeys {
     if let own = try config.slidingLayers(layers) {
       let every = [Int(said ?? 3)] + Array(1...max(1, layers))
       guard let found = every.first(where: { every in every > 0 && own == (0..<layers).map { $0 % every != 0 } }) else {
-        throw NibbleError.usage("\(path: place): layers that see all tokens come at no equal distances, which llama.cpp does not have")
+        throw NibbleError.usage("\(path: place): the layers that see all tokens are not evenly spaced, as llama.cpp requires")
       }
       if said != nil || found != 3 { out[key("attention.sliding_window_pattern")] = .u32(UInt32(found)) }
     } else if let said {

@@ -134,15 +134,18 @@ struct RopeNumbers {
       throw NibbleError.usage("\(path: place): \(key: "rope_type") is \(quoted(type)), which llama.cpp does not have for this architecture")
     }
     func list(_ key: String) throws -> [Float] {
-      guard let numbers = values[key]?.array, !numbers.isEmpty, numbers.count <= 1 << 16, numbers.allSatisfy({ $0.double?.isFinite == true }) else {
-        throw NibbleError.badInput("\(path: place): \(key: key) is no list of numbers")
+      guard let numbers = values[key]?.array, !numbers.isEmpty, numbers.count <= 1 << 16, numbers.allSatisfy({ $0.double.map { Float($0).isFinite && Float($0) > 0 } ?? false })
+      else {
+        throw NibbleError.badInput("\(path: place): \(key: key) is no list of numbers above 0")
       }
       return numbers.map { Float($0.double ?? 0) }
     }
     let (long, short) = (try list("long_factor"), try list("short_factor"))
     guard long.count == short.count else { throw NibbleError.badInput("\(path: place): \(key: "long_factor") and short_factor differ in length") }
     if let own = try number("attention_factor") { return (long, short, Float(own)) }
-    let trained = Double(try trainedLength ?? 4096), scale = Double(try config.needed(["max_position_embeddings"])) / trained
+    let trained = Double(try trainedLength ?? 4096)
+    guard trained > 1 else { throw NibbleError.badInput("\(path: place): \(key: "original_max_position_embeddings") is \(Int(trained))") }
+    let scale = Double(try config.needed(["max_position_embeddings"])) / trained
     return (long, short, scale > 1 ? Float((1 + log(scale) / log(trained)).squareRoot()) : 1)
   }
 }
