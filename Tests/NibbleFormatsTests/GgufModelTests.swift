@@ -62,7 +62,7 @@ struct GgufModelTests {
   }
 
   static let refusals: [(String, @Sendable (JSON) -> JSON)] = [
-    ("not for model_type 'phi'", { $0.setting("model_type", to: "phi") }),
+    ("not for model_type 'mpt'", { $0.setting("model_type", to: "mpt") }),
     ("hidden_act is 'relu'", { $0.setting("hidden_act", to: "relu") }),
     ("rope_type is 'dynamic'", { $0.setting("rope_scaling", to: ["rope_type": "dynamic", "factor": 2]) }),
     ("has no rows for 7 heads", { $0.setting("num_attention_heads", to: 7) }),
