@@ -46,6 +46,7 @@ extension Checkpoint {
   /// - Parameter identity: of the base, where something of it is made anew
   package func grown(for adapters: [AdapterFile], identity: (() throws -> Digest128?)? = nil) throws -> Checkpoint {
     let identity = identity ?? { claimedIdentity }
+    for adapter in adapters { try adapter.checkExperts(of: self) }
     var base = try replicatingLayers(for: adapters, identity: identity)
     for adapter in adapters {
       if adapter.binding?.head == nil, ["SEQ_CLS", "TOKEN_CLS"].contains(adapter.config.taskType) { base = try base.withHeads(of: adapter) }

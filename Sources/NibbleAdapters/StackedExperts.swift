@@ -34,6 +34,17 @@ extension AdapterFile {
   /// The first module whose factors are those of stacked experts: gate and up have one factor between them, which is not trained here.
   package var stackedModule: String? { modules.first { config.stackedParameter(of: $0.path) != nil }?.path }
 
+  /// Throws unless its stacks are of as many experts as the layers of `base` have.
+  func checkExperts(of base: Checkpoint) throws {
+    let own = modules.compactMap { module -> Int? in
+      guard config.stackedParameter(of: module.path) != nil else { return nil }
+      let parts = module.path.split(separator: ".")
+      return parts.count > 1 ? Int(parts[parts.count - 2]).flatMap { $0 < Self.mostExperts ? $0 : nil } : nil
+    }.max().map { $0 + 1 }
+    guard let own, let count = (base.config?["num_local_experts"] ?? base.config?["num_experts"])?.int, own != count else { return }
+    throw NibbleError(.adapterMismatch, "\(path: path) has factors of \(own) stacked experts, the layers of \(path: base.path) have \(count)")
+  }
+
   /// Experts of a layer, more than any model has: each takes memory beside its numbers.
   private static let mostExperts = 1 << 12
   /// What PEFT calls the inner one of two modules that adapt parameters of one module.

@@ -128,13 +128,13 @@ extension Model {
   var transformer: Transformer {
     get throws {
       guard let transformer = network as? Transformer else {
-        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is for transformers of text, which this model is not")
+        throw NibbleError.usage("\(path: path): calibration is for transformers of text, which this model is not")
       }
       guard !transformer.weights.sharesLayers else {
-        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models whose layers share weights")
+        throw NibbleError.usage("\(path: path): calibration is not implemented for models whose layers share weights")
       }
       guard !transformer.weights.layers.contains(where: { $0.experts != nil }) else {
-        throw NibbleError.usage("\(path: path): \(.encoder, "calibrated") is not implemented for models with experts")
+        throw NibbleError.usage("\(path: path): calibration is not implemented for models with experts")
       }
       return transformer
     }

@@ -13,7 +13,9 @@ extension ModelFamily {
         ("attention.query_key_value", "attn_qkv"), ("attention.dense", "attn_output"), ("mlp.dense_h_to_4h", "ffn_up"),
         ("mlp.dense_4h_to_h", "ffn_down"), ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"),
       ],
-      whole: [("embed_in", "token_embd"), ("final_layer_norm", "output_norm")], heads: [("lm_head", "output"), ("embed_out", "output")])
+      whole: [("embed_in", "token_embd"), ("final_layer_norm", "output_norm")], heads: [("embed_out", "output"), ("lm_head", "output")])
+    // Files keep the name that transformers' module no longer has.
+    family?.respelled = [("lm_head", "embed_out")]
     // The query, key and value of a head follow one another.
     names.fusedHeads = { (try LlamaCppNames.heads($0).queries, [1, 1, 1]) }
     names.takesAdapters = false

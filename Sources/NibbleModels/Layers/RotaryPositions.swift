@@ -160,6 +160,8 @@ package struct RotaryPositions: Sendable, Hashable {
     _ plain: [Float], _ config: ConfigReader, base: Double, size: Int, context: Int, trained: Int, truncates: Bool
   ) throws -> ([Float], Float) {
     let trained = Double(trained)
+    // transformers takes null for the ratio of the contexts, and does not do without the key.
+    guard config.says("factor") else { throw config.fail("\(key: "factor") is missing, which yarn needs") }
     let factor = try config.double("factor", above: 0, default: Double(context) / trained)
     let fast = try config.double("beta_fast", above: 0, default: 32)
     let slow = try config.double("beta_slow", above: 0, default: 1)

@@ -26,11 +26,10 @@ package final class WeightSource {
   }
 
   /// Names a tensor may have in the file: with the model's prefix or without; files from before PyTorch's layer norm say
-  /// gamma and beta, GPT-NeoX's call the head embed_out.
+  /// gamma and beta, and some families' files call modules otherwise.
   private func spellings(_ name: String) -> [String] {
     var names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
     if let family, !family.respelled.isEmpty { names += names.map(family.inFiles) }
-    if name.hasPrefix("lm_head.") { names.append("embed_out." + name.dropFirst("lm_head.".count)) }
     return [("weight", "gamma"), ("bias", "beta")].reduce(names) { names, spelling in
       guard name.hasSuffix("LayerNorm." + spelling.0) else { return names }
       return names + names.map { $0.dropLast(spelling.0.count) + spelling.1 }

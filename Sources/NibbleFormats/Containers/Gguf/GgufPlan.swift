@@ -50,6 +50,9 @@ struct GgufPlan: Sendable {
     metadata["general.quantization_version"] = .u32(2)
     try TokenKeys(text, numbers, architecture: llamaCpp.architecture, preTokenizer: try preTokenizer(job)).write(&metadata)
     if case .texts(let tokens)? = metadata["tokenizer.ggml.tokens"] { try check(vocabulary: tokens.count, job) }
+    if let odd = metadata.entries.first(where: { !$0.value.isFinite }) {
+      throw NibbleError.badInput("\(path: source.path): its configuration makes \(key: odd.key) infinite or NaN")
+    }
     (encoded, metadata) = (metadata.encoded, GgufMetadata())
     job.warnings += model.warnings
   }

@@ -76,6 +76,9 @@ package enum GgufValue: Equatable, Sendable {
     }
   }
 
+  /// Whether a number by itself is one; scores of tokens may be NaN.
+  var isFinite: Bool { if case .f32(let value) = self { value.isFinite } else { true } }
+
   /// Whether there is nothing to write: gguf-py leaves out empty texts and lists.
   fileprivate var isEmpty: Bool {
     switch self {

@@ -13,6 +13,10 @@ struct RopeNumbers {
   init?(_ config: HuggingFaceNumbers, _ place: String) throws {
     guard !["gpt2", "bert", "roberta", "xlm-roberta", "distilbert"].contains(config.modelType) else { return nil }
     (self.config, self.place) = (config, place)
+    for key in ["rope_scaling", "rope_parameters"] {
+      guard let value = config.config[key], value != .null, value.members == nil else { continue }
+      throw NibbleError.badInput("\(path: place): \(key: key) is no object")
+    }
     func object(_ value: JSON?) -> JSON? { value?.members?.isEmpty == false ? value : nil }
     // As in transformers: where both are, `rope_scaling` counts.
     let found = object(config.config["rope_scaling"]) ?? object(config.config["rope_parameters"]) ?? .object([])
