@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
+from differential import experts
 from differential.decoders import CLASSES
 from running import as_float32, edit_config, save_random
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,7 @@ ENCODERS = {
     "bert": ("BertModel", {}), "distilbert": ("DistilBertModel", {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4}),
     "modernbert": ("ModernBertModel", {"local_attention": 8, "global_attn_every_n_layers": 2}),
     "deberta-v2": ("DebertaV2Model", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16, "norm_rel_ebd": "layer_norm"})}
-MODELS = {family: (names[0], OWN.get(family, {})) for family, names in CLASSES.items()} | ENCODERS
+MODELS = {family: (names[0], OWN.get(family, {})) for family, names in CLASSES.items() if family not in experts.NAMES} | ENCODERS
 slow = pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW"), reason="NIBBLE_SLOW is not set")
 FAMILIES = [family if family in LIGHT else pytest.param(family, marks=slow) for family in MODELS]
 VOCABULARY = 96
