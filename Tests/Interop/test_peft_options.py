@@ -189,7 +189,7 @@ def test_repeated_layers_are_not_what_others_have(nibble, work):
     ("layer_replication", [[0, 9]], 5, "names layer 2"), ("layer_replication", [[0]], 3, "expected pairs of layers"),
     ("layer_replication", [[0, 10**9]], 3, "expected pairs of layers"), ("layer_replication", "all", 3, "expected pairs of layers"),
     ("layer_replication", [[-1, 2]], 3, "expected pairs of layers"), ("layer_replication", [[0, 1]], 5, "match nothing"),
-    ("target_parameters", ["experts.gate_up_proj"], 3, "fused experts"), ("target_parameters", "q_proj.weight", 3, "expected a list"),
+    ("target_parameters", ["experts.up"], 3, "target_parameters"), ("target_parameters", "q_proj.weight", 3, "expected a list"),
 ])
 def test_what_cannot_be_is_refused(nibble, work, key, value, code, saying):
     model_class, model_type = class_and_type(LLAMA)
