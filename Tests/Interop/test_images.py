@@ -155,6 +155,19 @@ def test_full_training_is_torch_s_batch_norms_included(nibble, work, case):
             assert torch.allclose(ours[name].double(), value, rtol=2e-3, atol=2e-4 + 20 * noise), name
 
 
+def assert_adapter_trains_as_in_peft(nibble, work, model, theirs, pictures, labels):
+    """Trains `theirs`, an adapter on `model`, in both; gives PEFT's model with what nibble learned, which lies in `out`."""
+    theirs.save_pretrained(work / "start")
+    nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--init-adapter", work / "start",
+           "--any-base", "--max-steps", STEPS, *RUN)
+    assert_same_steps(work / "out", by_torch(theirs, batches(pictures, labels), [p for p in theirs.parameters() if p.requires_grad], trains=False))
+    learned = peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "out").eval()
+    ours, _ = scores(nibble, work, work / "m", "--adapter", work / "out")
+    assert distance(ours, expected(learned, pictures)) < TOLERANCE
+    assert distance(ours, expected(theirs, pictures)) < 1e-3
+    return learned
+
+
 @pytest.mark.parametrize("settings", [
     {"target_modules": r".*\.(layer\.\d|shortcut)\.convolution", "modules_to_save": ["classifier"]},
     {"target_modules": r".*convolution|classifier\.1"}, {"target_modules": r".*layer\.1\.convolution|classifier\.1", "use_dora": True},
@@ -169,13 +182,7 @@ def test_adapters_of_convolutions_train_as_in_peft_and_merge(nibble, work, setti
             # Changes of random factors as they come would drown the weights, and steps on them diverge.
             if "lora_B" in name:
                 parameter.mul_(0.1)
-    theirs.save_pretrained(work / "start")
-    nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--init-adapter", work / "start", "--any-base", "--max-steps", STEPS, *RUN)
-    assert_same_steps(work / "out", by_torch(theirs, batches(pictures, labels), [p for p in theirs.parameters() if p.requires_grad], trains=False))
-    learned = peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "out").eval()
-    ours, _ = scores(nibble, work, work / "m", "--adapter", work / "out")
-    assert distance(ours, expected(learned, pictures)) < TOLERANCE
-    assert distance(ours, expected(theirs, pictures)) < 1e-3
+    learned = assert_adapter_trains_as_in_peft(nibble, work, model, theirs, pictures, labels)
     nibble("merge", work / "m", work / "out", "-o", work / "merged")
     assert distance(scores(nibble, work, work / "merged")[0], expected(learned.merge_and_unload(), pictures)) < TOLERANCE
 

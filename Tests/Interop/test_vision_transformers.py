@@ -10,7 +10,8 @@ import torch
 import transformers
 from running import TOLERANCE, distance
 from safetensors.torch import load_file, save_file
-from test_images import BATCH, CLASSES, PLAIN, RUN, SEED, STEPS, assert_same_steps, batches, by_torch, expected, save_pictures, scores
+from test_images import (
+    BATCH, CLASSES, PLAIN, RUN, SEED, STEPS, assert_adapter_trains_as_in_peft, assert_same_steps, batches, by_torch, expected, save_pictures, scores)
 
 SLOW = bool(os.environ.get("NIBBLE_SLOW"))
 CLASSES_OF = {
@@ -109,14 +110,7 @@ def test_adapters_train_as_in_peft_and_merge(nibble, work, settings, case):
     model = save_model(work / "m", draw)
     pictures, labels = pictures_for(model, work / "p", STEPS * BATCH, draw)
     theirs = adapted(model, settings)
-    theirs.save_pretrained(work / "start")
-    nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--init-adapter", work / "start",
-           "--any-base", "--max-steps", STEPS, *RUN)
-    assert_same_steps(work / "out", by_torch(theirs, batches(pictures, labels), [p for p in theirs.parameters() if p.requires_grad], trains=False))
-    learned = peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "out").eval()
-    ours, _ = scores(nibble, work, work / "m", "--adapter", work / "out")
-    assert distance(ours, expected(learned, pictures)) < TOLERANCE
-    assert distance(ours, expected(theirs, pictures)) < 1e-3
+    learned = assert_adapter_trains_as_in_peft(nibble, work, model, theirs, pictures, labels)
     nibble("merge", work / "m", work / "out", "-o", work / "merged")
     merged = type(model).from_pretrained(work / "merged", attn_implementation="eager").eval()
     assert distance(expected(merged, pictures), expected(learned, pictures)) < TOLERANCE
