@@ -35,7 +35,7 @@ WINDOWS = ("gemma2", "gemma3_text", "olmo3", "phi3", "modernbert")
 ACTIVATIONS = {"gpt2": "gelu_new", "bert": "gelu", "roberta": "gelu", "xlm-roberta": "gelu", "gemma": "gelu_pytorch_tanh", "gemma2": "gelu_pytorch_tanh",
                "gemma3_text": "gelu_pytorch_tanh", "phi": "gelu_new", "starcoder2": "gelu_pytorch_tanh", "gpt_neox": "gelu", "falcon": "gelu",
                "distilbert": "gelu", "modernbert": "gelu"}
-ACTIVATION_KEYS = {"gpt2": "activation_function", "gemma": "hidden_activation", "gemma2": "hidden_activation", "gemma3_text": "hidden_activation",
+ACTIVATION_KEYS = {"gpt2": "activation_function", "gemma2": "hidden_activation", "gemma3_text": "hidden_activation",
                    "modernbert": "hidden_activation", "falcon": "activation", "distilbert": "activation"}
 # What the converter leaves out or takes from keys that these models do not have, docs/gguf.md: nibble writes the model's own.
 OWN = {
@@ -56,6 +56,8 @@ def run(case):
         raise Undrawable("llama.cpp's converter was not downloaded")
     try:
         drawn = draw(case)
+        if 1 in (drawn.config.get(key) for key in ("dim", "hidden_size", "n_embd")):
+            raise Undrawable("a width of one, of which the converter makes vectors")
         same_file(case, drawn)
         there_and_back(case, drawn)
         blocks(case, drawn)

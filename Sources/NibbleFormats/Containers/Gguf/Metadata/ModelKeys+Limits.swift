@@ -20,7 +20,6 @@ extension ModelKeys {
           "\(path: place): \(key: name) is \(quoted(value.string ?? value.text())); llama.cpp computes \(quoted(architecture)) with \(activations.sorted().joined(separator: " or ")) only"
         )
       }
-      return
     }
   }
 
