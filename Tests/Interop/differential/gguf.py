@@ -259,6 +259,6 @@ def blocks(case, drawn):
     for name, values in decoded.items():
         close = name == "rope_freqs.weight"
         assert numpy.allclose(found[name], values, rtol=1e-6) if close else numpy.array_equal(found[name], values), f"{name} decodes otherwise"
-    # Blocks stay blocks.
+    # Blocks stay blocks; tensors come in the order of their names here, which a file may spell otherwise (GPT-NeoX's head).
     case.nibble("convert", "q.gguf", "-o", "q2.gguf", "-q", "-j", 1, *pre(case))
-    assert contents(case / "q2.gguf")[1] == contents(case / "q.gguf")[1], "blocks change from file to file"
+    assert sorted(contents(case / "q2.gguf")[1]) == sorted(contents(case / "q.gguf")[1]), "blocks change from file to file"
