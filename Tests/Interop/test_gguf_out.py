@@ -175,6 +175,72 @@ def test_several_files_are_those_of_the_converter(nibble, work):
         assert_same_file(work / "ours" / path.name, path)
 
 
+CARDS = {
+    "a published card": """---
+license: apache-2.0
+language:
+- en
+- no
+pipeline_tag: text-generation
+tags:
+- chat
+base_model: Some-Org/Base-v1.5-7B
+datasets:
+- some-org/some-set
+- https://huggingface.co/datasets/other
+---
+# A model
+""",
+    "a merge": """---
+base_model:
+- https://huggingface.co/Org/Left-Model
+- https://example.org/right
+- name: A third
+  organization: Somebody
+  version: v2
+license: other
+license_name: its-own
+license_link: LICENSE
+tags: [merge, "a: b"]
+---
+""",
+    "a card of llama.cpp's own keys": """---
+model_name: My Model
+model_creator: Somebody
+model_type: llama
+version: v3
+description: >
+  Two lines
+  of text.
+url: https://example.org
+size_label: 7B
+license: [mit, apache-2.0]
+---
+""",
+    "no head": "# A model\n\n---\nlicense: mit\n---\n",
+    "an empty head": "---\n---\ntext\n",
+    "tabs, and no end": "---\nlicense: mit\nbase_model:\n\t- a/b\n",
+}
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_model_card_is_read_as_the_converter_reads_it(nibble, work, card):
+    save(work / "m", *CASES["llama"])
+    (work / "m" / "README.md").write_text(CARDS[card])
+    nibble("convert", work / "m", "-o", work / "ours.gguf")
+    assert_same_file(work / "ours.gguf", by_llama_cpp(work / "m", work / "theirs.gguf", "f32"))
+
+
+@pytest.mark.parametrize("card, said", [
+    ("license: [mit\n", "line 3: no YAML"), ("license: &a mit\ntags: *a\n", "line 3: an alias"), ("a: 1\na: 2\n", "line 3: key 'a' twice")])
+def test_a_model_card_that_is_no_yaml_is_left_out(nibble, work, card, said):
+    save(work / "m", *CASES["llama"])
+    (work / "m" / "README.md").write_text(f"---\n{card}---\n")
+    warned = nibble("convert", work / "m", "-o", work / "ours.gguf").stderr
+    assert "licence, languages and origin are left out" in warned and "README.md: " + said in warned
+    assert not [key for key in contents(work / "ours.gguf")[0] if key[0] == "general.license"]
+
+
 def llama_cpp():
     """The binding of llama.cpp, where it is installed."""
     # Only its cache on disk needs this.

@@ -43,8 +43,13 @@ struct GgufPlan: Sendable {
     let text = try TokenizerText(try source.contents(ofSmallFiles: TokenizerText.names), place: source.path)
     // Tables of tokens, their texts and merges, and the metadata: measured on a tokenizer of 2 MB.
     memory = text.files.values.reduce(0) { $0 + $1.count } * 12
-    try GeneralKeys(name: Self.name(of: source.path), config, generation: try text.json("generation_config.json"), weights: weights)
-      .write(&metadata)
+    var card = ModelCard()
+    do { card = try ModelCard(of: source.path) } catch let error as NibbleError {
+      job.warnings.append(Warning(.metadata, "licence, languages and origin are left out: \(error)"))
+    }
+    try GeneralKeys(
+      name: Self.name(of: source.path), config, card: card, generation: try text.json("generation_config.json"), weights: weights
+    ).write(&metadata)
     try model.write(
       fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
     metadata["general.quantization_version"] = .u32(2)

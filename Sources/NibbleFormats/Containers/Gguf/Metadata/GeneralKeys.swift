@@ -2,22 +2,23 @@ import NibbleCore
 
 /// What a model is called and how it is best sampled: the keys under `general`.
 ///
-/// Names and sizes come from the folder's name and the configuration's `_name_or_path` by the rules of gguf-py's `Metadata`. Model cards
-/// are not read.
+/// Names and sizes come from the model card, the configuration's `_name_or_path` and the folder's name, in this order, by the rules of gguf-py's
+/// `Metadata`.
 struct GeneralKeys {
   private let parts: [NameParts]
+  private let card: ModelCard
   private let generation: JSON?
   private let weights: Int
 
   /// - Parameters:
   ///   - name: of the folder or file
   ///   - weights: numbers of all tensors
-  init(name: String, _ config: JSON, generation: JSON?, weights: Int) {
+  init(name: String, _ config: JSON, card: ModelCard, generation: JSON?, weights: Int) {
     var names: [String] = []
     if let known = config["_name_or_path"]?.string, known.count(where: { $0 == "/" }) <= 1 { names.append(known) }
     names.append(name)
     parts = names.map { NameParts($0, weights: weights) }
-    (self.generation, self.weights) = (generation, weights)
+    (self.card, self.generation, self.weights) = (card, generation, weights)
   }
 
   func write(_ out: inout GgufMetadata) throws {
@@ -33,12 +34,18 @@ struct GeneralKeys {
       if !isWhole, let number = value.double { out["general.sampling." + key] = .f32(Float(number)) }
     }
     func first(_ part: (NameParts) -> String?) -> String? { parts.lazy.compactMap(part).first }
-    out["general.name"] = .text(first(\.name).map(NameParts.title) ?? "model")
-    if let version = first(\.version) { out["general.version"] = .text(version) }
-    if let organization = first(\.organization) { out["general.organization"] = .text(NameParts.title(organization)) }
-    if let finetune = first(\.finetune) { out["general.finetune"] = .text(finetune) }
-    if let base = first(\.basename) { out["general.basename"] = .text(base) }
-    out["general.size_label"] = .text(first(\.size) ?? Self.sizeLabel(weights))
+    out["general.name"] = .text(card.text("name", "model_name") ?? first(\.name).map(NameParts.title) ?? "model")
+    if let author = card.text("author", "model_author", "model_creator") { out["general.author"] = .text(author) }
+    if let version = card.text("version", "model_version") ?? first(\.version) { out["general.version"] = .text(version) }
+    if let organization = card.text("organization", "model_organization") ?? first(\.organization).map(NameParts.title) {
+      out["general.organization"] = .text(organization)
+    }
+    if let finetune = card.text("finetune", "model_finetune") ?? first(\.finetune) { out["general.finetune"] = .text(finetune) }
+    if let base = card.text("basename", "model_basename", "model_type") ?? first(\.basename) { out["general.basename"] = .text(base) }
+    if let description = card.text("description", "model_description") { out["general.description"] = .text(description) }
+    out["general.size_label"] = .text(card.text("size_label", "model_size_label") ?? first(\.size) ?? Self.sizeLabel(weights))
+    card.writeLicence(&out)
+    card.writeOrigin(weights: weights, &out)
   }
 
   /// `135M`: at least two digits.
