@@ -10,6 +10,7 @@ struct AdapterCommandTests {
   static let stories = fixture("stories260K")
   static let adapter = fixture("shakespeare/adapter")
 
+  @discardableResult
   func json(_ arguments: [String]) throws -> JSON {
     let result = try Program.run(arguments + ["--json", "-q"])
     #expect(result.code == 0, "\(result.errors)")

@@ -127,7 +127,7 @@ struct GroupMergeTests {
     #expect(error?.kind == .adapterMismatch && error?.message.contains("its tiles are of 8 x 4, the adapter's of 8 x 2") == true, "\(error?.message ?? "")")
     // A merge by rounding keeps the offsets there are.
     let pooled = try adapter(base, group: 32, "c")
-    try AdapterConversion(folder.file("c"), to: .peft).write(to: folder.file("p"), force: false)
+    _ = try AdapterConversion(folder.file("c"), to: .peft).write(to: folder.file("p"), force: false)
     #expect(pooled.modules.count == 14)
     let rounded = try MergeOptions([.init(AdapterFile.open(folder.file("p")))])
     let job = try StreamJob.merge(merged, rounded, to: OutputSpec(path: folder.file("r.nbl"), format: .nbl, default: .nbl))
@@ -165,7 +165,7 @@ struct GroupMergeTests {
     let base = try Checkpoint.open(fixture("models/llama-bnb-nf4-dq")), file = try adapter(base, group: 32)
     let error = #expect(throws: NibbleError.self) { try merge(base, file, to: "m.nbl") }
     #expect(error?.kind == .adapterMismatch && error?.message.contains("nf4 has no zeros or offsets") == true, "\(error?.message ?? "")")
-    try AdapterConversion(folder.file("a"), to: .peft).write(to: folder.file("plain"), force: false)
+    _ = try AdapterConversion(folder.file("a"), to: .peft).write(to: folder.file("plain"), force: false)
     var spec = try OutputSpec(path: folder.file("r.nbl"), format: nil, default: .nbl)
     spec.force = true
     var options = MergeOptions([.init(try AdapterFile.open(folder.file("plain")))])
