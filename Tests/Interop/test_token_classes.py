@@ -15,7 +15,8 @@ SEED = int(os.environ["NIBBLE_SEED"])
 KINDS = {
     "bert": transformers.BertForTokenClassification, "roberta": transformers.RobertaForTokenClassification,
     "distilbert": transformers.DistilBertForTokenClassification, "electra": transformers.ElectraForTokenClassification,
-    "albert": transformers.AlbertForTokenClassification, "deberta-v2": transformers.DebertaV2ForTokenClassification}
+    "albert": transformers.AlbertForTokenClassification, "deberta-v2": transformers.DebertaV2ForTokenClassification,
+    "mpnet": transformers.MPNetForTokenClassification}
 SLOW = bool(os.environ.get("NIBBLE_SLOW"))
 WORDS, LABELS, STEPS, BATCH = 60, ["O", "B-X", "I-X"], 4, 3
 RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.02, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
@@ -103,7 +104,7 @@ def test_tokens_have_transformers_scores_train_and_merge(nibble, work, family):
     assert report["accuracy"] == pytest.approx(torch.cat(right).float().mean().item())
     assert report["loss"] == pytest.approx(loss_of(model, rows).item(), rel=1e-5)
 
-    targets = ["query_proj", "value_proj"] if family == "deberta-v2" else ["q_lin", "v_lin"] if family == "distilbert" else ["query", "value"]
+    targets = ["query_proj", "value_proj"] if family == "deberta-v2" else ["q_lin", "v_lin"] if family == "distilbert" else ["q", "v"] if family == "mpnet" else ["query", "value"]
     theirs = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=3, target_modules=targets, task_type="TOKEN_CLS", init_lora_weights=False))
     theirs.save_pretrained(work / "start")
     nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "a", "--init-adapter", work / "start", "--any-base", *RUN)

@@ -93,14 +93,19 @@ extension Transformer {
   private func look(
     up ids: [Int], of relative: RelativePositions, _ segment: Segment, _ layers: Layers, looked: Floats, into input: Floats
   ) {
-    segment.matrix(relative.table.id, relative.table.matrix).lookUp(ids, into: looked)
-    segment.rows(relative.table.id)?.replace(ids, in: looked)
-    layers.adapt(ids, of: relative.table, segment, looked, layers.tape == nil ? engine : exact)
+    look(up: ids, of: relative.table, segment, layers, into: looked)
     if let norm = relative.norm {
       layers.norm(norm, shape, looked, rows: 0..<ids.count, input)
     } else {
       input.update(from: looked, count: ids.count * shape.width)
     }
+  }
+
+  /// Rows of a table of distances with all that adapters change, [ids, width of the table].
+  func look(up ids: [Int], of table: Embedding, _ segment: Segment, _ layers: Layers, into looked: Floats) {
+    segment.matrix(table.id, table.matrix).lookUp(ids, into: looked)
+    segment.rows(table.id)?.replace(ids, in: looked)
+    layers.adapt(ids, of: table, segment, looked, layers.tape == nil ? engine : exact)
   }
 
   /// What layers that make keys and queries of distances take where sequences have so many tokens, [count, width]; nil for a model without
@@ -129,6 +134,14 @@ extension Transformer {
     _ layers: Layers
   ) {
     let projections = distanceLayers(relative, projections, distances)
+    eachSegment(sequences, layers) { segment, own, longest in
+      let (rows, _) = distanceRows(relative, segment, projections, longest: longest, layers)
+      layers.timed(.attention) { withExtendedLifetime(rows) { attention(index, relative, rows).run(own, engine.team) } }
+    }
+  }
+
+  /// Hands out the sequences of each segment, with the tokens of the longest of them.
+  func eachSegment(_ sequences: [Attention.Sequence], _ layers: Layers, _ body: (Segment, [Attention.Sequence], Int) -> Void) {
     var rest = sequences[...]
     for segment in layers.segments {
       var left = segment.rows.count
@@ -137,9 +150,7 @@ extension Transformer {
         return left >= 0
       })
       rest = rest.dropFirst(own.count)
-      guard let longest = own.map(\.new).max() else { continue }
-      let (rows, _) = distanceRows(relative, segment, projections, longest: longest, layers)
-      layers.timed(.attention) { withExtendedLifetime(rows) { attention(index, relative, rows).run(own, engine.team) } }
+      if let longest = own.map(\.new).max() { body(segment, own, longest) }
     }
   }
 
@@ -184,8 +195,8 @@ extension Transformer {
 
 extension Gradients {
   /// Whether the table of distances, or the norm behind it, is trained.
-  func has(_ relative: RelativePositions) -> Bool {
-    let id = relative.table.id
-    return matrices[id] != nil || rows[id] != nil || tables[id] != nil || relative.norm.map { has($0) } ?? false
-  }
+  func has(_ relative: RelativePositions) -> Bool { has(relative.table) || relative.norm.map { has($0) } ?? false }
+
+  /// Whether a table, rows of it or an adapter of it are trained.
+  func has(_ table: Embedding) -> Bool { matrices[table.id] != nil || rows[table.id] != nil || tables[table.id] != nil }
 }

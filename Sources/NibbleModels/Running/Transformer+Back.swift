@@ -19,7 +19,10 @@ extension Transformer {
     let reachesEmbeddings = goesOn || gradients.hasEmbeddings(weights)
     let lowest = reachesEmbeddings ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
     let relative = weights.relative.flatMap { gradients.has($0) ? $0 : nil }
+    let bias = weights.positionBias.flatMap { gradients.has($0.table) ? $0 : nil }
+    let longest = runs.map(\.ids.count).max() ?? 0
     let distances = relative.map { FloatStore(count: $0.table.count * shape.width) }
+      ?? bias.map { FloatStore(count: max(0, 2 * longest - 1) * $0.table.width) }
     distances?.start.update(repeating: 0, count: distances?.count ?? 0)
     if let norm = weights.finalNorm {
       layers.normBack(norm, shape, gradient, tape.inputs[last + 1].start, rows: rows, gradient, gradients)
@@ -39,6 +42,7 @@ extension Transformer {
       }
     }
     if let relative, let distances { distancesBack(relative, distances, layers, gradients) }
+    if let bias, let distances { biasBack(bias, distances, layers, gradients) }
     if reachesEmbeddings { try embedBack(runs, layers, rows, tape, gradient, gradients) }
   }
 
@@ -94,6 +98,8 @@ extension Transformer {
     withExtendedLifetime(runs) {
       if let relative = weights.relative, relative.isUsed {
         attendByDistanceBack(index, relative, pairs, layers, gradients, sum: distances)
+      } else if let bias = weights.positionBias {
+        attendWithBiasBack(index, bias, pairs, layers, sum: distances)
       } else {
         layers.timed(.attention) { shape.attention(index).backward(pairs, engine.team) }
       }
@@ -192,8 +198,7 @@ extension Gradients {
 
   /// Of tables of embeddings, and of the norm behind them.
   fileprivate func hasEmbeddings(_ weights: TransformerWeights) -> Bool {
-    let tables = [weights.tokens, weights.positions, weights.tokenTypes].compactMap { $0?.id }
-    return tables.contains { matrices[$0] != nil || rows[$0] != nil || self.tables[$0] != nil }
+    [weights.tokens, weights.positions, weights.tokenTypes, weights.positionBias?.table].contains { $0.map { has($0) } ?? false }
       || weights.embeddingNorm.map { has($0) } ?? false || weights.embeddingProjection.map { has($0) } ?? false || weights.relative.map { has($0) } ?? false
   }
 }

@@ -50,7 +50,7 @@ extension Transformer {
     let distances = weights.relative.map { relative in
       let count = min(relative.table.count, 2 * size.length)
       return count * (2 * shape.width + 4 * shape.queryWidth) + size.threads * 2 * size.length * (size.length + count)
-    }
+    } ?? weights.positionBias.map { 4 * size.length * $0.table.width + size.threads * 2 * size.length * size.length }
     let narrow = weights.embeddingProjection == nil ? 0 : 3 * weights.embeddingWidth
     return PassRoom(
       rows: rows, kept: rows * (narrow + (layers.count + 1) * shape.width + kept + unscaled),
@@ -65,7 +65,7 @@ extension TransformerWeights {
     let own = distinctLayers
     return NetworkParts(
       layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
-      mlp: own.flatMap(\.mlp), idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table].compactMap { $0 },
+      mlp: own.flatMap(\.mlp), idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table, positionBias?.table].compactMap { $0 },
       norms: own.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
   }
 }

@@ -204,6 +204,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     withExtendedLifetime(runs) {
       if let relative = weights.relative, relative.isUsed {
         attendByDistance(index, relative, sequences, projections, distances, layers)
+      } else if let bias = weights.positionBias {
+        attendWithBias(index, bias, sequences, layers)
       } else {
         layers.timed(.attention) { shape.attention(index).run(sequences, engine.team) }
       }

@@ -121,6 +121,8 @@ package struct TransformerWeights: Sendable {
   package var embeddingProjection: Linear?
   /// Positions as distances, beside or in place of a table of positions.
   package var relative: RelativePositions?
+  /// Positions as numbers that are added to scores.
+  package var positionBias: PositionBias?
   /// In the order of the pass; one may stand several times (ALBERT).
   package var layers: [LayerWeights]
   package var finalNorm: Norm?

@@ -23,12 +23,13 @@ ENCODERS = {
     "modernbert": ("ModernBertForSequenceClassification", "ModernBertModel"),
     "electra": ("ElectraForSequenceClassification", "ElectraForTokenClassification", "ElectraModel"),
     "albert": ("AlbertForSequenceClassification", "AlbertForTokenClassification", "AlbertModel"),
+    "mpnet": ("MPNetForSequenceClassification", "MPNetForTokenClassification", "MPNetModel"),
 }
 # What can be merged and packed without being run: the fuzzer asks transformers to run the result.
 OTHERS = {
     "opt": "OPTForCausalLM", "bloom": "BloomForCausalLM", "gpt_neo": "GPTNeoForCausalLM", "gptj": "GPTJForCausalLM",
     "cohere": "CohereForCausalLM", "stablelm": "StableLmForCausalLM",
-    "convbert": "ConvBertForSequenceClassification", "mpnet": "MPNetForSequenceClassification",
+    "convbert": "ConvBertForSequenceClassification",
 }
 MASKED = {"bert": "BertForMaskedLM", "roberta": "RobertaForMaskedLM", "xlm-roberta": "XLMRobertaForMaskedLM"}
 

@@ -33,7 +33,7 @@ class Drawn:
 
     @property
     def is_causal(self):
-        return self.config["model_type"] not in (*ENCODERS, "convbert", "mpnet")
+        return self.config["model_type"] not in (*ENCODERS, "convbert")
 
 
 def load(folder, model_class):

@@ -80,6 +80,14 @@ def albert(case, config, plain, tools, heads):
     common(case, config, plain, tools)
 
 
+def mpnet(case, config, plain, tools, heads):
+    rng, maybe = case.rng, tools.maybe
+    config |= {"hidden_size": heads * tools.head_size(case, plain), "intermediate_size": rng.randint(5, 70)}
+    maybe(case, config, "relative_attention_num_buckets", rng.choice([4, 6, 8, 32, 100]), 0.4)
+    common(case, config, plain, tools)
+    config.pop("type_vocab_size", None)
+
+
 def common(case, config, plain, tools):
     """What BERT's relatives have alike."""
     rng, maybe = case.rng, tools.maybe
@@ -90,4 +98,4 @@ def common(case, config, plain, tools):
     maybe(case, config, "pad_token_id", rng.choice([0, 1, 4]), 0.3)
 
 
-KINDS = {"electra": electra, "albert": albert, "distilbert": distilbert, "deberta-v2": deberta, "modernbert": modernbert}
+KINDS = {"electra": electra, "albert": albert, "mpnet": mpnet, "distilbert": distilbert, "deberta-v2": deberta, "modernbert": modernbert}

@@ -1,0 +1,62 @@
+import NibbleCompute
+import NibbleCore
+
+/// MPNet: BERT without token types, which also adds a number for each distance to the scores (`PositionBias`).
+enum MPNet: EncoderArchitecture {
+  static let modelTypes = ["mpnet"]
+
+  static func shape(_ config: ConfigReader) throws -> TransformerShape {
+    // Positions are counted from the padding's id + 1.
+    try config.encoderShape(EncoderDefaults(vocabulary: 30527, padding: 1, countsPadding: true))
+  }
+
+  static func weights(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> TransformerWeights {
+    let width = shape.width
+    let inner = try config.int("intermediate_size", Limits.width, default: 3072)
+    let embeddings = "mpnet.embeddings."
+    let tokens = try source.embedding(embeddings + "word_embeddings", count: shape.vocabulary, width: width)
+    let positions = try source.embedding(embeddings + "position_embeddings", count: shape.contextLength + shape.firstPosition, width: width)
+    let embeddingNorm = try source.norm(embeddings + "LayerNorm", width: width, hasBias: true)
+    let names = EncoderNames(
+      queryKeyValue: ["attention.attn.q", "attention.attn.k", "attention.attn.v"], attentionOutput: "attention.attn.o",
+      attentionNorm: "attention.LayerNorm", up: "intermediate.dense", down: "output.dense", mlpNorm: "output.LayerNorm")
+    let layers = try (0..<shape.layers).map { try source.encoderLayer("mpnet.encoder.layer.\($0).", names, shape, inner: inner) }
+    let bias = try bias(shape, config, source)
+    let head = try head(shape, config, source)
+    // Neither hidden states nor classifiers use the pooler.
+    var idle: [Linear] = []
+    if case .none = head, source.has("mpnet.pooler.dense.weight") {
+      idle.append(try source.linear("mpnet.pooler.dense", outputs: width, inputs: width, bias: .required))
+    }
+    // Position numbers some files hold; a head for masked tokens beside another one.
+    let masked = if case .none = head { "" } else { #"|^lm_head\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$|(^|\.)pooler\."# + masked))
+    return TransformerWeights(
+      tokens: tokens, positions: positions, embeddingNorm: embeddingNorm, positionBias: bias, layers: layers, head: head, idle: idle)
+  }
+
+  private static func bias(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> PositionBias {
+    let buckets = try config.int("relative_attention_num_buckets", 4...1 << 16, default: 32), longest = 128
+    guard buckets % 2 == 0, buckets / 4 < longest else {
+      throw config.fail("\(key: "relative_attention_num_buckets") \(buckets) must be even and less than \(4 * longest)")
+    }
+    let table = try source.embedding("mpnet.encoder.relative_attention_bias", count: buckets, width: shape.heads)
+    return PositionBias(table: table, longest: longest)
+  }
+
+  static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
+    source.beginClassifier("classifier.dense", "classifier.out_proj", width: try shape(config).width, labels: labels)
+    return true
+  }
+
+  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+    switch try config.architectureClass() {
+    case "MPNetForSequenceClassification":
+      return try source.classifier(config, dense: "classifier.dense", output: "classifier.out_proj", width: shape.width)
+    case "MPNetForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "MPNetForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
+    case "MPNetModel": return .none
+    case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
+    }
+  }
+}
