@@ -8,16 +8,18 @@ struct GeneralKeys {
   private let parts: [NameParts]
   private let generation: JSON?
   private let weights: Int
+  private let experts: (count: Int, weights: Int)?
 
   /// - Parameters:
   ///   - name: of the folder or file
   ///   - weights: numbers of all tensors
-  init(name: String, _ config: JSON, generation: JSON?, weights: Int) {
+  ///   - experts: how many a layer has, and the numbers of all of them; nil where there are none
+  init(name: String, _ config: JSON, generation: JSON?, weights: Int, experts: (count: Int, weights: Int)?) {
     var names: [String] = []
     if let known = config["_name_or_path"]?.string, known.count(where: { $0 == "/" }) <= 1 { names.append(known) }
     names.append(name)
     parts = names.map { NameParts($0, weights: weights) }
-    (self.generation, self.weights) = (generation, weights)
+    (self.generation, self.weights, self.experts) = (generation, weights, experts)
   }
 
   func write(_ out: inout GgufMetadata) throws {
@@ -38,7 +40,13 @@ struct GeneralKeys {
     if let organization = first(\.organization) { out["general.organization"] = .text(NameParts.title(organization)) }
     if let finetune = first(\.finetune) { out["general.finetune"] = .text(finetune) }
     if let base = first(\.basename) { out["general.basename"] = .text(base) }
-    out["general.size_label"] = .text(first(\.size) ?? Self.sizeLabel(weights))
+    out["general.size_label"] = .text(first(\.size) ?? label)
+  }
+
+  /// `135M`, or `8x7B` for eight experts with the numbers of one and of what all share.
+  private var label: String {
+    guard let experts, experts.count > 0 else { return Self.sizeLabel(weights) }
+    return "\(experts.count)x\(Self.sizeLabel(weights - experts.weights + experts.weights / experts.count))"
   }
 
   /// `135M`: at least two digits.

@@ -35,7 +35,7 @@ struct RopeNumbers {
 
   /// What transformers takes where the configuration says none.
   private static let bases: [String: Double] = [
-    "smollm3": 2_000_000, "gemma3_text": 1_000_000, "modernbert": 160_000, "olmo3": 500_000,
+    "smollm3": 2_000_000, "gemma3_text": 1_000_000, "modernbert": 160_000, "olmo3": 500_000, "mixtral": 1_000_000,
   ]
 
   /// θ of most layers.
