@@ -11,7 +11,7 @@ import transformers
 from converter import contents, gguf
 from running import assert_same, edit_config, expected, forward, random_ids
 from safetensors.torch import load_file, save_file
-from test_gguf_out import CASES, by_llama_cpp, gpt2_tokenizer, llama_cpp, save
+from test_gguf_out import CASES, LLAMA3, by_llama_cpp, gpt2_tokenizer, llama_cpp, save
 
 SLOW = bool(os.environ.get("NIBBLE_SLOW"))
 FAMILIES = ["mixtral", "qwen3_moe", "olmoe"]
@@ -50,7 +50,7 @@ def test_blocks_are_those_of_llama_cpps_own_quantize(nibble, work, case, experts
         assert [name for name in ours if ours[name] != other[name]] == [], mix
 
 
-@pytest.mark.parametrize("case", FAMILIES if SLOW else ["olmoe"])
+@pytest.mark.parametrize("case", FAMILIES if SLOW else ["mixtral"])
 def test_the_converters_file_is_the_model(nibble, work, case):
     """Its logits, its content, its bytes again; packed, adapted and merged as the folder is."""
     save(work / "m", *CASES[case])
@@ -194,6 +194,12 @@ def test_biases_that_llama_cpp_does_not_load_or_cannot_do_without_are_refused(ni
     save(work / "m", name, tokenizer, changes)
     done = nibble("convert", work / "m", "-o", work / "m.gguf", exits=2)
     assert words in done.stderr and not (work / "m.gguf").exists(), done.stderr
+
+
+def test_positions_of_llama_3_are_refused_where_llama_cpp_has_no_factors(nibble, work):
+    name, tokenizer, changes = CASES["qwen2"]
+    save(work / "m", name, tokenizer, {**changes, "rope_parameters": LLAMA3})
+    assert "'llama3'" in nibble("convert", work / "m", "-o", work / "m.gguf", exits=2).stderr
 
 
 @pytest.mark.parametrize("case, changes, words", [

@@ -174,7 +174,7 @@ struct GgufPlan: Sendable {
       extra.append(.init(name: name, shape: [factors.count], type: GGMLType.f32.number, length: bytes.count, content: bytes))
     }
     switch llamaCpp.architecture {
-    case "llama", "granite", "smollm3":
+    case "llama", "granite":
       let heads = Int(try numbers.needed(["num_attention_heads"])), width = Int(try numbers.needed(["hidden_size"]))
       guard heads > 0 else { return }
       let size = try numbers.whole(["head_dim"]) ?? width / heads
