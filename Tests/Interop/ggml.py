@@ -59,7 +59,8 @@ class Quantizers:
         blocks = numpy.zeros((values.size // numbers, size), numpy.uint8)
         call = getattr(self.library, f"quantize_{name}")
         call.restype = ctypes.c_size_t
-        rows, columns = values.shape
+        columns = values.shape[-1]
+        rows = values.size // columns
         assert call(self._at(values), self._at(blocks), ctypes.c_int64(rows), ctypes.c_int64(columns), None) == blocks.size
         return blocks
 

@@ -104,6 +104,10 @@ CASES = {
     "falcon": ("FalconForCausalLM", gpt2_tokenizer, {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "glm4": ("Glm4ForCausalLM", glm_tokenizer, {"pad_token_id": 0}),
     "glm": ("GlmForCausalLM", glm_tokenizer, {"pad_token_id": 0}),
+    "mixtral": ("MixtralForCausalLM", pieces, {"num_local_experts": 4}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", gpt2_tokenizer, {
+        "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True}),
+    "olmoe": ("OlmoeForCausalLM", gpt2_tokenizer, {"num_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 4}),
     "gpt2": ("GPT2LMHeadModel", gpt2_tokenizer, {"n_ctx": 64}),
     "bert": ("BertModel", bert_tokenizer, {"num_labels": 2}),
     "bert with its head of tokens": ("BertForMaskedLM", bert_tokenizer, {"num_labels": 2}),
@@ -143,7 +147,7 @@ def some(*quick):
 
 
 @pytest.mark.parametrize("case", some(
-    "llama, llama3's positions", "llama, yarn", "mistral", "gemma2", "granite", "bert with its head of tokens", "roberta"))
+    "llama, llama3's positions", "llama, yarn", "mistral", "gemma2", "granite", "mixtral", "bert with its head of tokens", "roberta"))
 def test_the_file_is_that_of_llama_cpps_converter(nibble, work, case):
     name, tokenizer, changes = CASES[case]
     save(work / "m", name, tokenizer, changes)

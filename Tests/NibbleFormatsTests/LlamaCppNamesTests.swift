@@ -25,6 +25,29 @@ import Testing
     #expect(names.huggingFace(tensor: theirs) == ours)
   }
 
+  /// A tensor there holds all experts of a layer.
+  @Test(arguments: [
+    ("mixtral", "model.layers.3.block_sparse_moe.experts.1.w2.weight", "blk.3.ffn_down_exps.weight"),
+    ("qwen3_moe", "model.layers.0.mlp.experts.1.up_proj.weight", "blk.0.ffn_up_exps.weight"),
+    ("olmoe", "model.layers.0.mlp.experts.1.gate_proj.weight", "blk.0.ffn_gate_exps.weight"),
+  ])
+  func experts(_ type: String, _ ours: String, _ theirs: String) throws {
+    let names = try #require(LlamaCppNames.of(modelType: type))
+    #expect(names.expert(tensor: ours)?.gguf == theirs && names.expert(tensor: ours)?.number == 1)
+    #expect(names.huggingFace(experts: 2, of: theirs)?.last == ours)
+    #expect(names.gguf(tensor: ours) == nil && names.huggingFace(tensor: theirs) == nil)
+    for odd in [".01.", ".-1.", "."] {
+      #expect(names.expert(tensor: ours.replacing(".1.", with: odd)) == nil)
+    }
+    #expect(names.expert(tensor: ours.replacing(".weight", with: ".bias")) == nil)
+  }
+
+  /// llama.cpp's code for these has none.
+  @Test func biasesThatAreNotLoaded() throws {
+    #expect(try #require(LlamaCppNames.of(modelType: "qwen3")).gguf(tensor: "model.layers.0.self_attn.o_proj.bias") == nil)
+    #expect(try #require(LlamaCppNames.of(modelType: "llama")).gguf(tensor: "model.layers.0.self_attn.o_proj.bias") == "blk.0.attn_output.bias")
+  }
+
   /// Checkpoints of the bare model leave the prefix out, TensorFlow's call norms gamma and beta.
   @Test func otherSpellings() throws {
     let bert = try #require(LlamaCppNames.of(modelType: "bert"))

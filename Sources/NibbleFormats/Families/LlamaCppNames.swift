@@ -21,6 +21,8 @@ package struct LlamaCppNames: Sendable {
   let whole: [Pair]
   /// Modules that have no prefix.
   let heads: [Pair]
+  /// Modules of a layer's experts, which files hold one by one here; there a tensor holds all of a layer. nil where there are none.
+  var experts: Experts?
   /// Whether rotary positions are interleaved there: rows of queries and keys have another order.
   var isInterleaved = false
   /// llama.cpp's names of weights that are stored [in, out] here.
@@ -32,12 +34,22 @@ package struct LlamaCppNames: Sendable {
   var normsAddOne = false
   /// Whether the table of positions begins with rows for padding, which is left out there.
   var cutsPositions = false
+  /// llama.cpp's names of modules whose bias it does not load: files are not written with one.
+  var withoutBias: Set<String> = []
   /// Modules that the first layer may lack.
   var firstLayerLacks: [String] = []
   /// Whether adapters are converted.
   package var takesAdapters = true
   /// Tensors that llama.cpp has no use for, and why: full names, searched.
   var dropped: [(pattern: Pattern?, reason: String)] = []
+
+  /// Experts of a layer.
+  struct Experts: Sendable {
+    /// What stands before an expert's number, in a layer.
+    let path: String
+    /// Modules of an expert, and the tensors of all experts that hold them.
+    let modules: [Pair]
+  }
 
   /// - Parameters:
   ///   - layers: what stands before a layer's number, after `prefix`
@@ -69,10 +81,34 @@ package struct LlamaCppNames: Sendable {
     if let head = heads.first(where: { $0.peft == path }) { return head.gguf }
     let path = path.hasPrefix(prefix) ? path.dropFirst(prefix.count) : path[...]
     if let found = whole.first(where: { $0.peft == path }) { return found.gguf }
-    guard path.hasPrefix(layers), let dot = path.dropFirst(layers.count).firstIndex(of: ".") else { return nil }
-    let number = path[path.index(path.startIndex, offsetBy: layers.count)..<dot]
-    guard Self.isNumber(number), let found = inLayer.first(where: { $0.peft == path[path.index(after: dot)...] }) else { return nil }
-    return "blk.\(number).\(found.gguf)"
+    guard let place = Self.split(path, behind: layers), let found = inLayer.first(where: { $0.peft == place.rest }) else { return nil }
+    return "blk.\(place.number).\(found.gguf)"
+  }
+
+  /// A number that stands between `start` and a dot, and what follows.
+  private static func split(_ path: Substring, behind start: String) -> (number: Substring, rest: Substring)? {
+    guard path.hasPrefix(start) else { return nil }
+    let path = path.dropFirst(start.count)
+    guard let dot = path.firstIndex(of: "."), isNumber(path[..<dot]) else { return nil }
+    return (path[..<dot], path[path.index(after: dot)...])
+  }
+
+  /// llama.cpp's tensor that holds the weight of an expert, and which of them it is there; nil for what is no expert's.
+  package func expert(tensor name: String) -> (gguf: String, number: Int)? {
+    guard let experts, let part = Self.parts(name), part.suffix == ".weight" else { return nil }
+    let path = part.module.hasPrefix(prefix) ? part.module.dropFirst(prefix.count) : part.module[...]
+    guard let layer = Self.split(path, behind: layers), let expert = Self.split(layer.rest, behind: experts.path),
+      let found = experts.modules.first(where: { $0.peft == expert.rest }), let number = Int(expert.number)
+    else { return nil }
+    return ("blk.\(layer.number).\(found.gguf).weight", number)
+  }
+
+  /// The weights of so many experts that one of llama.cpp's tensors holds; nil for one that holds no experts.
+  package func huggingFace(experts count: Int, of name: String) -> [String]? {
+    guard let experts, let part = Self.parts(name), part.suffix == ".weight", let layer = Self.split(part.module[...], behind: "blk."),
+      let found = experts.modules.first(where: { $0.gguf == layer.rest })
+    else { return nil }
+    return (0..<count).map { "\(prefix)\(layers)\(layer.number).\(experts.path)\($0).\(found.peft).weight" }
   }
 
   /// The path of a module in the whole model, with the model's prefix.
@@ -98,7 +134,11 @@ package struct LlamaCppNames: Sendable {
   }
 
   /// llama.cpp's name of a tensor; nil where it has none.
-  package func gguf(tensor name: String) -> String? { Self.parts(name).flatMap { part in gguf(module: part.module).map { $0 + part.suffix } } }
+  package func gguf(tensor name: String) -> String? {
+    guard let part = Self.parts(name), let module = gguf(module: part.module) else { return nil }
+    let leaf = module.split(separator: ".").last.map(String.init) ?? module
+    return part.suffix == ".bias" && withoutBias.contains(leaf) ? nil : module + part.suffix
+  }
 
   /// The name of a tensor in the whole model, with the model's prefix; nil where it is none of these models'.
   package func huggingFace(tensor name: String) -> String? {

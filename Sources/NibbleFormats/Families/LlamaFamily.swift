@@ -30,13 +30,15 @@ extension ModelFamily {
     let normsAround: [LlamaCppNames.Pair] = [("input_layernorm", "attn_norm"), ("pre_feedforward_layernorm", "ffn_norm")]
 
     func names(
-      _ types: [String], as architecture: String? = nil, _ norms: [LlamaCppNames.Pair], interleaved: Bool = false, plusOne: Bool = false, hasHead: Bool = true
+      _ types: [String], as architecture: String? = nil, _ norms: [LlamaCppNames.Pair], interleaved: Bool = false, plusOne: Bool = false, hasHead: Bool = true,
+      hasBiases: Bool = false
     ) -> LlamaCppNames {
       var names = LlamaCppNames(
         types, architecture: architecture ?? types[0], prefix: "model.", layers: "layers.", inLayer: linear + norms,
         whole: [("embed_tokens", "token_embd"), ("norm", "output_norm")], heads: hasHead ? [("lm_head", "output")] : [])
       names.isInterleaved = interleaved
       names.normsAddOne = plusOne
+      if !hasBiases { names.withoutBias = ["attn_output", "ffn_gate", "ffn_up", "ffn_down"] }
       names.dropped = [LlamaCppNames.frequencies]
       if !hasHead {
         names.dropped.append((try? Pattern(#"^lm_head\.weight$"#), "llama.cpp takes the embedding for the head"))
@@ -44,7 +46,7 @@ extension ModelFamily {
       return names
     }
     return [
-      names(["llama", "mistral"], normsBefore, interleaved: true), names(["granite"], normsBefore, interleaved: true),
+      names(["llama", "mistral"], normsBefore, interleaved: true, hasBiases: true), names(["granite"], normsBefore, interleaved: true, hasBiases: true),
       names(["smollm3"], normsBefore, interleaved: true), names(["qwen2"], normsBefore), names(["qwen3"], normsBefore + headNorms),
       names(["gemma"], normsBefore, plusOne: true, hasHead: false), names(["gemma2"], normsAround + normsAfter, plusOne: true, hasHead: false),
       names(["gemma3_text"], as: "gemma3", normsAround + normsAfter + headNorms, plusOne: true),

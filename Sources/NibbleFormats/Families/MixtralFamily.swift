@@ -10,6 +10,26 @@ extension ModelFamily {
     family?.otherPrefixes = ["transformer."]
     // transformers stacks the experts of a layer into parameters of its own.
     family?.beyondBitsAndBytes = try? Pattern(#"\.experts\.\d+\."#)
+    let shared: [LlamaCppNames.Pair] = [
+      ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"), ("self_attn.v_proj", "attn_v"), ("self_attn.o_proj", "attn_output"),
+      ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm"),
+    ]
+    let headNorms: [LlamaCppNames.Pair] = [("self_attn.q_norm", "attn_q_norm"), ("self_attn.k_norm", "attn_k_norm")]
+    func names(_ type: String, _ architecture: String, _ more: [LlamaCppNames.Pair], in block: String, gate: String, up: String, down: String) -> LlamaCppNames {
+      var names = LlamaCppNames(
+        [type], architecture: architecture, prefix: "model.", layers: "layers.", inLayer: shared + more + [(block + ".gate", "ffn_gate_inp")],
+        whole: [("embed_tokens", "token_embd"), ("norm", "output_norm")], heads: [("lm_head", "output")])
+      names.experts = .init(path: block + ".experts.", modules: [(gate, "ffn_gate_exps"), (up, "ffn_up_exps"), (down, "ffn_down_exps")])
+      names.dropped = [LlamaCppNames.frequencies]
+      names.withoutBias = ["attn_output"]
+      return names
+    }
+    var mixtral = names("mixtral", "llama", [], in: "block_sparse_moe", gate: "w1", up: "w3", down: "w2")
+    mixtral.isInterleaved = true
+    family?.llamaCpp = [
+      mixtral, names("qwen3_moe", "qwen3moe", headNorms, in: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj"),
+      names("olmoe", "olmoe", headNorms, in: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj"),
+    ]
     return family
   }()
 

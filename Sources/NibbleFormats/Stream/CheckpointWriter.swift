@@ -1,6 +1,6 @@
 import NibbleCore
 
-/// Takes tensors in name order and makes a container of them.
+/// Takes tensors in the container's order and makes a container of them.
 protocol CheckpointWriter: AnyObject {
   /// Writers for the sections of the next target, in the order of its sections.
   func open(_ target: TensorTarget) throws -> [SectionWriter]

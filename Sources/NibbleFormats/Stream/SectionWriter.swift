@@ -189,7 +189,8 @@ final class SectionWriter: @unchecked Sendable {
 final class SectionCursor {
   let file: OutputFile
   private(set) var position: Int
-  private let alignment: Int
+  /// Sections begin at multiples of this.
+  var alignment: Int
 
   init(_ file: OutputFile, at position: Int, alignment: Int) {
     self.file = file

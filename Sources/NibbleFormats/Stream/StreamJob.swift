@@ -143,7 +143,7 @@ public struct StreamJob: Sendable {
     }
     var identity = IdentityHasher()
     var sourceIdentity = IdentityHasher()
-    for item in items {
+    for item in output.format.container.ordered(items) {
       if item.leftOut != nil {
         sourceIdentity.add(
           item.source.name, item.source.dtype, item.source.shape, item.source.encoding, try stream.hash(item.source))

@@ -39,6 +39,7 @@ extension StreamJob {
         "\(path: source.path): \(.whenLost, "shape") chooses codes of nf4 and fp4; \(subject: first.name.text) is \(first.encoding.name)")
     }
     var job = self
+    var stacks: [String: TensorTarget] = [:]
     for index in try lostItems(least: changing.whenLost == .shape ? Self.shapedBelow : 0) {
       switch changing.whenLost {
       case .fail, .keep, .calibrated: break
@@ -46,6 +47,13 @@ extension StreamJob {
       case .sixteenBits: output.format.container.makePlain(&job.items[index])
       case .shape: job.items[index].isShaped = items[index].target.encoding.codec.canShape
       }
+      if let stack = output.format.container.stack(items[index].target.name) { stacks[stack] = job.items[index].target }
+    }
+    // What lies in one tensor is stored alike.
+    guard !stacks.isEmpty else { return job }
+    for index in items.indices {
+      guard let like = output.format.container.stack(items[index].target.name).flatMap({ stacks[$0] }) else { continue }
+      (job.items[index].target.encoding, job.items[index].target.dtype) = (like.encoding, like.dtype)
     }
     return job
   }

@@ -24,12 +24,14 @@ FAMILIES = {
     "gemma2": ["pieces"], "granite": ["pieces", "gpt2"], "olmo2": ["gpt2"], "smollm3": ["llama"], "gpt2": ["gpt2"], "bert": ["bert"],
     "roberta": ["roberta"], "xlm-roberta": ["roberta"], "gemma3_text": ["pieces"], "olmo3": ["gpt2"], "phi3": ["pieces"], "phi": ["gpt2"],
     "glm": ["glm"], "glm4": ["glm"], "starcoder2": ["gpt2"], "gpt_neox": ["gpt2"], "falcon": ["gpt2"], "distilbert": ["bert"], "modernbert": ["gpt2"],
+    "mixtral": ["pieces", "llama"], "qwen3_moe": ["qwen2"], "olmoe": ["gpt2"],
 }
 RUNS = [family for family in FAMILIES if family not in ("xlm-roberta",)]
 # The converter's file of these is not always the model; it is taken where it says what ours says.
-WRONG = ("glm", "gpt_neox", "phi", "falcon", "gemma", "gemma2")
+WRONG = ("glm", "gpt_neox", "phi", "falcon", "gemma", "gemma2", "olmoe", "modernbert")
 # Of these the converter knows no other classes.
-LANGUAGE_ONLY = ("gemma2", "olmo3", "phi3", "phi", "glm", "glm4", "starcoder2", "gpt_neox", "falcon", "gemma3_text")
+LANGUAGE_ONLY = ("gemma2", "olmo3", "phi3", "phi", "glm", "glm4", "starcoder2", "gpt_neox", "falcon", "gemma3_text",
+                 "mixtral", "qwen3_moe", "olmoe")
 # Where llama.cpp's architectures have windows.
 WINDOWS = ("gemma2", "gemma3_text", "olmo3", "phi3", "modernbert")
 ACTIVATIONS = {"gpt2": "gelu_new", "bert": "gelu", "roberta": "gelu", "xlm-roberta": "gelu", "gemma": "gelu_pytorch_tanh", "gemma2": "gelu_pytorch_tanh",
@@ -40,8 +42,9 @@ ACTIVATION_KEYS = {"gpt2": "activation_function", "gemma2": "hidden_activation",
 # What the converter leaves out or takes from keys that these models do not have, docs/gguf.md: nibble writes the model's own.
 OWN = {
     "glm": ("context_length", "layer_norm_rms_epsilon", "freq_base", "key_length", "value_length", "dimension_count"), "gpt_neox": ("freq_base",),
-    "phi": ("freq_base", "head_count_kv", "feed_forward_length"), "modernbert": ("layer_norm_epsilon",),
+    "phi": ("freq_base", "head_count_kv", "feed_forward_length"), "modernbert": ("layer_norm_epsilon", "sliding_window_pattern"),
     "falcon": ("freq_base", "context_length", "feed_forward_length"), "gemma": ("freq_base",), "gemma2": ("freq_base",),
+    "olmoe": ("layer_norm_rms_epsilon",),
 }
 NAMES = ["m", "model", "Llama-3.2-1B-Instruct", "tiny_7b-chat-v0.3", "my model", "gpt2-medium", "Qwen2.5-0.5B", "8x7B"]
 # What a folder's name says, which is another one on the way back.
@@ -77,7 +80,7 @@ def draw(case):
     # Rows that no token has, as in models whose vocabulary is rounded up, or now and then too few.
     vocabulary = tokens + rng.choices([0, 1, 7, 64, -1], [40, 15, 20, 20, 5])[0]
     widths = {}
-    if family in ("llama", "mistral", "qwen2", "granite", "qwen3") and case.chance(0.3):
+    if family in ("llama", "mistral", "qwen2", "granite", "qwen3", "mixtral") and case.chance(0.3):
         widths = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": rng.choice([1, 2, 4]), "head_dim": 64,
                   "intermediate_size": rng.choice([256, 288, 512])}
     if case.chance(0.9):
@@ -115,7 +118,15 @@ def within_reach(rng, family):
         return {"alibi": False, "bias": False, "parallel_attn": True}
     if family == "phi":
         return {"qk_layernorm": False}
-    return {}
+    if family == "qwen3_moe":
+        count = rng.choice([1, 2, 3, 8])
+        return {"num_experts": count, "num_local_experts": count, "num_experts_per_tok": rng.randint(1, count), "norm_topk_prob": True, "decoder_sparse_step": 1,
+                "mlp_only_layers": [], "attention_bias": False}
+    if family == "olmoe":
+        heads = rng.choice([1, 2, 4])
+        return {"norm_topk_prob": False, "attention_bias": False, "num_attention_heads": heads, "num_key_value_heads": heads, "hidden_size": heads * rng.choice([8, 16]),
+                "tie_word_embeddings": False}
+    return {"attention_bias": False} if family in ("qwen3", "smollm3", "olmo2", "olmo3") else {}
 
 
 def tokenizer(case, folder, kind):
@@ -169,10 +180,44 @@ def same_file(case, drawn):
         raise peer_refusal
     # One tensor is a power of the base of positions.
     if drawn.kind == "classes":
-        # Class names always, BERT's pooler, and a row of one class in the type of matrices: docs/gguf.md.
-        return
-    assert_same_file(case / "ours.gguf", case / "theirs.gguf", near=("rope_freqs.weight",), ordered=not list(drawn.folder.glob("*.index.json")),
+        return same_classifier(case, own_keys(case, drawn, "ours.gguf", "theirs.gguf"))
+    is_one_file = not list(drawn.folder.glob("*.index.json"))
+    assert_same_file(case / "ours.gguf", case / "theirs.gguf", near=("rope_freqs.weight",), ordered=is_one_file,
                      ignoring=own_keys(case, drawn, "ours.gguf", "theirs.gguf"))
+    if is_one_file and case.chance(0.5):
+        several_files(case, drawn, kind)
+
+
+def same_classifier(case, own):
+    """All but class names, which ours has always, and the head, before which ours has BERT's pooler: docs/gguf.md."""
+    found = []
+    for file in ("ours.gguf", "theirs.gguf"):
+        keys, tensors = contents(case / file)
+        found.append(([key for key in keys if key[0] not in own and not key[0].endswith(("classifier.output_labels", "general.size_label"))],
+                      {tensor[0]: tensor[1:] for tensor in tensors}))
+    (keys, ours), (their_keys, theirs) = found
+    assert keys == their_keys, [pair for pair in zip(keys, their_keys) if pair[0] != pair[1]][:1]
+    odd = {name for name in (*ours, *theirs) if not name.startswith("cls.") and ours.get(name) != theirs.get(name)}
+    assert not odd, f"{min(odd)} is {ours.get(min(odd), 'missing')[:2]}, not {theirs.get(min(odd), 'missing')[:2]}"
+
+
+def several_files(case, drawn, kind):
+    """The same in parts, and what they hold together."""
+    kilobytes = case.rng.choice([4, 20, 60, 300])
+    case.note(parts=f"{kilobytes} KB")
+    case.nibble("convert", drawn.folder.name, "-o", "parts", "--format", "gguf", "--max-shard-size", f"{kilobytes}KB", "--gguf-type", kind, "-q", "-j", 1, *pre(case))
+    parts = sorted((case / "parts").iterdir())
+    if len(parts) == 1:
+        return
+    with peer("the converter", PeerRefusal):
+        converter.convert(drawn.folder, case / "model.gguf", kind, "--split-max-size", f"{kilobytes}K", pre=case.pre)
+    theirs = sorted(case.folder.glob("model-*.gguf"))
+    assert [path.name for path in parts] == [path.name for path in theirs], [len(parts), len(theirs)]
+    for ours, their in zip(parts, theirs):
+        own = own_keys(case, drawn, ours, their)
+        assert_same_file(ours, their, near=("rope_freqs.weight",), ignoring=own)
+    whole, first = (case.nibble("hash", path).stdout.split()[0] for path in ("ours.gguf", f"parts/{parts[0].name}"))
+    assert whole == first, "the parts are another model"
 
 
 def says_the_same(case, drawn):

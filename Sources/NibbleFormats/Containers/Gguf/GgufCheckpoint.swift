@@ -36,6 +36,15 @@ extension Checkpoint {
       return
     }
     for (tensor, file) in parts.tensors where !GgufSource.isNoWeight(tensor.name) {
+      if let experts = try model.experts(in: tensor, of: path) {
+        for (name, expert) in experts {
+          var stored = StoredTensor(expert, in: file)
+          stored.name = ByteName(name)
+          tensors.append(stored)
+        }
+        guard tensors.count <= GgufSource.mostTensors else { throw NibbleError.badInput("\(path: path): more than \(GgufSource.mostTensors) matrices of experts") }
+        continue
+      }
       guard let name = model.names.huggingFace(tensor: tensor.name) else {
         tensors.append(StoredTensor(tensor, in: file))
         continue

@@ -24,13 +24,36 @@ struct GgufSource {
     config = try reader.config(of: names)
   }
 
+  /// More than any model has.
+  static let mostTensors = 1 << 20
+
+  /// The experts that a tensor holds, each as a tensor under its Hugging Face name; nil for a tensor that holds none.
+  ///
+  /// - Throws: `.badInput` for a shape that so many experts do not have
+  func experts(in tensor: GgufFile.Tensor, of path: String) throws -> [(name: String, tensor: GgufFile.Tensor)]? {
+    guard names.huggingFace(experts: 0, of: tensor.name) != nil else { return nil }
+    let count = (config["num_local_experts"] ?? config["num_experts"])?.int ?? 0
+    // Programs that drop dimensions of one make a matrix of one expert.
+    let shape = count == 1 && tensor.shape.count == 2 ? [1] + tensor.shape : tensor.shape
+    guard count > 0, shape.count == 3, shape[0] == count else {
+      throw NibbleError.badInput(
+        "\(path: path): \(tensor: tensor.name) has the shape \(tensor.shape), where a matrix for each of \(count) experts is expected")
+    }
+    let length = tensor.range.count / count, first = tensor.range.lowerBound
+    return names.huggingFace(experts: count, of: tensor.name)?.enumerated().map { index, name in
+      let start = first + index * length
+      return (name, .init(name: tensor.name, shape: Array(shape.dropFirst()), type: tensor.type, range: start..<start + length))
+    }
+  }
+
   /// Several families are one architecture there. BERT, RoBERTa and XLM-RoBERTa differ in their tokenizers, DistilBERT has no types of tokens,
-  /// OLMo 3 has windows, and the later Falcons have a second norm, and other names for it.
+  /// Mixtral has experts, OLMo 3 has windows, and the later Falcons have a second norm, and other names for it.
   private static func chosen(_ all: [LlamaCppNames], _ parts: GgufParts) -> LlamaCppNames? {
     func has(_ tensor: String) -> Bool { parts.tensors.contains { $0.tensor.name == tensor } }
     let file = parts.first
     guard let first = all.first else { return nil }
     switch first.architecture {
+    case "llama": return all.first { ($0.experts != nil) == (file.whole("llama.expert_count") ?? 0 > 0) }
     case "bert":
       let types = ["gpt2": "roberta", "t5": "xlm-roberta"]
       let type = file.text("tokenizer.ggml.model").flatMap { types[$0] } ?? (has("token_types.weight") ? "bert" : "distilbert")

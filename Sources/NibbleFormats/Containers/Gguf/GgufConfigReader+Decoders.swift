@@ -15,7 +15,9 @@ private struct OwnWords {
 
   static let all: [String: OwnWords] = [
     "llama": .init(name: "Llama"), "qwen3": .init(name: "Qwen3"), "granite": .init(name: "Granite"), "olmo2": .init(name: "Olmo2"),
-    "olmo3": .init(name: "Olmo3"), "smollm3": .init(name: "SmolLM3"),
+    "olmo3": .init(name: "Olmo3"), "qwen3_moe": .init(name: "Qwen3Moe"),
+    "mixtral": .init(name: "Mixtral", hasHeadSize: false, bias: ("", "")), "olmoe": .init(name: "Olmoe", hasHeadSize: false),
+    "smollm3": .init(name: "SmolLM3"),
     "qwen2": .init(name: "Qwen2", bias: ("", "")),
     "gemma": .init(name: "Gemma", activation: ("hidden_activation", "gelu_pytorch_tanh")),
     "gemma2": .init(name: "Gemma2", activation: ("hidden_activation", "gelu_pytorch_tanh")),
@@ -68,8 +70,13 @@ extension GgufConfigReader {
       ("attention.scale", "attention_multiplier"), ("attn_logit_softcapping", "attn_logit_softcapping"),
       ("final_logit_softcapping", "final_logit_softcapping"),
     ] { set(ours, try decimal(name)) }
-    if let experts = try whole("expert_count"), experts > 0 { set("num_local_experts", experts) }
-    if let experts = try whole("expert_used_count"), experts > 0 { set("num_experts_per_tok", experts) }
+    if LlamaCppNames.of(modelType: type)?.experts != nil {
+      set(type == "mixtral" ? "num_local_experts" : "num_experts", try needed("expert_count"))
+      set("num_experts_per_tok", try needed("expert_used_count"))
+    } else {
+      if let experts = try whole("expert_count"), experts > 0 { set("num_local_experts", experts) }
+      if let experts = try whole("expert_used_count"), experts > 0 { set("num_experts_per_tok", experts) }
+    }
     try addOwn(type, width: width, heads: heads, keyHeads: keyHeads, layers: layers, size: size)
     try addRotation(type, size: turned ?? size)
   }
@@ -94,6 +101,11 @@ extension GgufConfigReader {
       } else if file.metadata[key] != nil {
         used.remove(key)
       }
+    case "qwen3_moe":
+      // llama.cpp's own default.
+      set("moe_intermediate_size", try whole("expert_feed_forward_length") ?? needed("feed_forward_length") / needed("expert_used_count"))
+      set("norm_topk_prob", true)
+    case "olmoe": set("norm_topk_prob", false)
     case "phi3":
       if let window = try whole("attention.sliding_window"), window > 0 { set("sliding_window", window) }
     case "gpt_neox":

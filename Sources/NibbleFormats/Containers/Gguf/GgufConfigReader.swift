@@ -121,6 +121,7 @@ struct GgufConfigReader {
     let harmless: [String: [GgufFile.Value]] = [
       "tensor_data_layout": [], "attention.causal": [.bool(true)], "attention.max_alibi_bias": [.single(0)],
       "attention.clamp_kqv": [.single(0)], "use_parallel_residual": [.bool(false)], "expert_shared_count": [.whole(0)],
+      "expert_gating_func": [.whole(1)], "expert_weights_scale": [.single(0), .single(1)],
     ]
     let left = file.metadata.keys.filter { key in
       guard key.hasPrefix(architecture + "."), !used.contains(key), let value = file.metadata[key] else { return false }

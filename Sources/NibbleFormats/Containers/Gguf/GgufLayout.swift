@@ -8,13 +8,15 @@ struct GgufLayout: Sendable {
   struct Tensor: Sendable {
     let name: String
     /// Rows first; the file has it the other way round.
-    let shape: [Int]
+    var shape: [Int]
     /// ggml's number of the type.
     let type: Int
     /// Bytes.
-    let length: Int
+    var length: Int
     /// The bytes, where they are known beforehand.
     var content: [UInt8]?
+    /// How many tensors of a job it is made of, one behind the other: the experts of a layer.
+    var parts = 1
   }
 
   struct Shard: Sendable {
@@ -103,6 +105,8 @@ final class GgufOutput {
   private let file: OutputFile
   private let shard: GgufLayout.Shard
   private var next = 0
+  /// Parts that are there of the tensor whose turn it is.
+  private var parts = 0
   /// Where the next tensor goes.
   let cursor: SectionCursor
 
@@ -125,9 +129,13 @@ final class GgufOutput {
   /// The tensor whose turn it is.
   var tensor: GgufLayout.Tensor? { isFull ? nil : shard.tensors[next] }
 
-  /// Takes note that the tensor whose turn it was is written.
+  /// Takes note that the tensor whose turn it was is written, or a part of it: parts follow one another without a gap.
   func close() throws {
-    next += 1
+    parts += 1
+    let isWhole = parts == tensor?.parts
+    cursor.alignment = isWhole ? GgufLayout.alignment : 1
+    guard isWhole else { return }
+    (next, parts) = (next + 1, 0)
     try writeKnown()
   }
 

@@ -40,18 +40,32 @@ struct GgufModel: Container {
 
   /// The tensors of a job in the order of the file.
   func layout(_ job: StreamJob) -> GgufLayout {
-    let tensors = job.items.filter { $0.leftOut == nil }.map { item -> GgufLayout.Tensor in
+    var tensors: [GgufLayout.Tensor] = []
+    for item in ordered(job.items) where item.leftOut == nil {
       let target = item.target, section = target.sections[0]
       var shape = target.shape
       if case .withoutFirst(let rows)? = plan?.forms[target.name], !shape.isEmpty { shape[0] -= rows }
-      return GgufLayout.Tensor(
-        name: plan?.names[target.name] ?? target.name.text, shape: shape, type: target.ggmlType.number,
-        length: order(target)?.storedLength(plain: section.length) ?? section.length)
+      let length = order(target)?.storedLength(plain: section.length) ?? section.length, expert = plan?.experts[target.name]
+      if let expert, expert > 0, !tensors.isEmpty {
+        tensors[tensors.count - 1].add(length)
+      } else {
+        tensors.append(
+          GgufLayout.Tensor(
+            name: plan?.names[target.name] ?? target.name.text, shape: (expert == nil ? [] : [1]) + shape, type: target.ggmlType.number,
+            length: length))
+      }
     }
     return GgufLayout(
       plan?.encoded ?? GgufMetadata().encoded, (plan?.extra ?? []) + tensors,
       maximumShard: job.output.isSingleFile ? Int.max : job.output.maximumShard)
   }
+
+  func ordered(_ items: [StreamJob.Item]) -> [StreamJob.Item] {
+    guard let places = plan?.places, !places.isEmpty else { return items }
+    return items.sorted { places[$0.source.name] ?? 0 < places[$1.source.name] ?? 0 }
+  }
+
+  func stack(_ tensor: ByteName) -> String? { plan?.experts[tensor] == nil ? nil : plan?.names[tensor] }
 
   /// How the bytes of a tensor lie in the file.
   func order(_ target: TensorTarget) -> SectionOrder? {
@@ -86,6 +100,15 @@ struct GgufModel: Container {
   /// What decides the bytes of the file beside the tensors.
   func ingredients(_ job: StreamJob) -> String {
     layout(job).shards.flatMap(\.header).map { hexText(XXH3.digest64(of: $0)) }.joined(separator: " ")
+  }
+}
+
+extension GgufLayout.Tensor {
+  /// Takes one more expert.
+  fileprivate mutating func add(_ bytes: Int) {
+    length += bytes
+    shape[0] += 1
+    parts += 1
   }
 }
 

@@ -7,6 +7,10 @@ struct GgufPlan: Sendable {
   private(set) var names: [ByteName: String] = [:]
   /// How the numbers of a tensor lie there, where that is not how they lie here.
   private(set) var forms: [ByteName: LlamaCppForm] = [:]
+  /// Which expert a tensor is of those that one tensor holds there.
+  private(set) var experts: [ByteName: Int] = [:]
+  /// Where each tensor of a model with experts stands in the file; of others they come by name.
+  private(set) var places: [ByteName: Int] = [:]
   private var metadata = GgufMetadata()
   /// As the file has it.
   private(set) var encoded = EncodedMetadata(count: 0, bytes: [])
@@ -34,6 +38,7 @@ struct GgufPlan: Sendable {
     let model = try ModelKeys(numbers, architecture: llamaCpp.architecture, place: source.path)
     let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
     try place(&job, llamaCpp, config, hasHead: hasHead)
+    try stackExperts(job, numbers)
     try checkWhole(job, numbers, llamaCpp)
     try addFactors(numbers, llamaCpp, model)
     let fileType = try settle(&job, numbers, llamaCpp)
@@ -43,12 +48,15 @@ struct GgufPlan: Sendable {
     let text = try TokenizerText(try source.contents(ofSmallFiles: TokenizerText.names), place: source.path)
     // Tables of tokens, their texts and merges, and the metadata: measured on a tokenizer of 2 MB.
     memory = text.files.values.reduce(0) { $0 + $1.count } * 12
+    let ofExperts = kept(job).reduce(0) { experts[$1.target.name] == nil ? $0 : $0 + $1.target.count }
+    let expertCount = (experts.values.max() ?? -1) + 1
     var card = ModelCard()
     do { card = try ModelCard(of: source.path) } catch let error as NibbleError {
       job.warnings.append(Warning(.metadata, "licence, languages and origin are left out: \(error)"))
     }
     try GeneralKeys(
-      name: Self.name(of: source.path), config, card: card, generation: try text.json("generation_config.json"), weights: weights
+      name: Self.name(of: source.path), config, card: card, generation: try text.json("generation_config.json"), weights: weights,
+      experts: expertCount == 0 ? nil : (expertCount, ofExperts)
     ).write(&metadata)
     try model.write(
       fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
@@ -69,7 +77,8 @@ struct GgufPlan: Sendable {
   /// Finds names and forms, and what is left out.
   private mutating func place(_ job: inout StreamJob, _ llamaCpp: LlamaCppNames, _ config: JSON, hasHead: Bool) throws {
     let path = job.source.path
-    var taken: [String: ByteName] = [:]
+    struct Place: Hashable { let gguf: String, expert: Int }
+    var taken: [Place: ByteName] = [:]
     var lost: [(reason: String, names: [String])] = []
     for index in job.items.indices {
       let source = job.items[index].source, name = source.name.text
@@ -78,12 +87,13 @@ struct GgufPlan: Sendable {
         if let at = lost.firstIndex(where: { $0.reason == reason }) { lost[at].names.append(name) } else { lost.append((reason, [name])) }
         continue
       }
-      guard let gguf = llamaCpp.gguf(tensor: name) else {
+      let expert = llamaCpp.expert(tensor: name)
+      guard let gguf = expert?.gguf ?? llamaCpp.gguf(tensor: name) else {
         throw NibbleError.usage(
           "\(path: path): \(tensor: name) has no place in llama.cpp's \(quoted(llamaCpp.architecture)) models; \(job.output.format.rawValue) files hold only what llama.cpp loads"
         )
       }
-      if let other = taken.updateValue(source.name, forKey: gguf) {
+      if let other = taken.updateValue(source.name, forKey: Place(gguf: gguf, expert: expert?.number ?? 0)) {
         throw NibbleError.badInput("\(path: path): \(tensor: name) and \(quoted(other.text)) are both llama.cpp's \(quoted(gguf))")
       }
       guard source.dtype.isFloat else {
@@ -93,6 +103,7 @@ struct GgufPlan: Sendable {
         throw NibbleError.usage("\(path: path): \(tensor: name) has the shape \(source.shape), which llama.cpp does not load")
       }
       names[source.name] = gguf
+      experts[source.name] = expert?.number
       let form: LlamaCppForm
       do { form = try llamaCpp.form(gguf, config) } catch let error as NibbleError {
         throw NibbleError(error.kind, "\(path: path): \(error.text)")
@@ -105,6 +116,41 @@ struct GgufPlan: Sendable {
         .init(
           .compatibility,
           "\(path: path): \(names.count) tensors (\(subject: names[0])\(names.count > 1 ? ", …" : "")) are left out: \(reason)"))
+    }
+  }
+
+  /// Finds the order of the file, in which all experts that one tensor holds follow one another.
+  ///
+  /// - Throws: `.usage` where there are none, `.badInput` where one is missing or has another shape than the first
+  private mutating func stackExperts(_ job: StreamJob, _ numbers: HuggingFaceNumbers) throws {
+    guard let count = try numbers.experts() else { return }
+    let path = job.source.path
+    guard !experts.isEmpty else { throw NibbleError.usage("\(path: path): its layers have no experts; llama.cpp loads whole models only") }
+    // The experts of a layer stand where the first of them did, by matrices and then by numbers.
+    var begins: [Substring: Int] = [:]
+    let keys = job.items.enumerated().map { index, item -> (Int, Substring, Int) in
+      let name = item.source.name
+      guard let expert = experts[name], let layer = names[name]?.dropFirst(4).prefix(while: { $0 != "." }) else { return (index, "", 0) }
+      let begin = begins[layer] ?? index
+      begins[layer] = begin
+      return (begin, name.text.split(separator: ".").dropLast().last ?? "", expert)
+    }
+    let ordered = zip(keys, job.items).sorted { $0.0 < $1.0 }.map(\.1)
+    for (place, item) in ordered.enumerated() { places[item.source.name] = place }
+    var stacks: [String: [StoredTensor]] = [:]
+    for item in ordered where experts[item.source.name] != nil { stacks[names[item.source.name] ?? "", default: []].append(item.source) }
+    for (gguf, stack) in stacks.sorted(by: { $0.key < $1.key }) {
+      let numbers = Set(stack.compactMap { experts[$0.name] })
+      if let missing = (0..<count).first(where: { !numbers.contains($0) }) {
+        throw NibbleError.badInput("\(path: path): its configuration says \(count) experts, and expert \(missing) of \(quoted(gguf)) is missing")
+      }
+      guard stack.count == count else {
+        throw NibbleError.badInput("\(path: path): its configuration says \(count) experts, and \(quoted(gguf)) has \(stack.count)")
+      }
+      if let odd = stack.first(where: { $0.logicalShape != stack[0].logicalShape || $0.shape.count != 2 }) {
+        throw NibbleError.badInput(
+          "\(path: path): \(tensor: odd.name.text) has the shape \(odd.logicalShape), expert 0 \(stack[0].logicalShape); one matrix for each was expected")
+      }
     }
   }
 
@@ -132,7 +178,7 @@ struct GgufPlan: Sendable {
       extra.append(.init(name: name, shape: [factors.count], type: GGMLType.f32.number, length: bytes.count, content: bytes))
     }
     switch llamaCpp.architecture {
-    case "llama", "granite", "smollm3":
+    case "llama", "granite":
       let heads = Int(try numbers.needed(["num_attention_heads"])), width = Int(try numbers.needed(["hidden_size"]))
       guard heads > 0 else { return }
       let size = try numbers.whole(["head_dim"]) ?? width / heads
@@ -156,20 +202,29 @@ struct GgufPlan: Sendable {
   /// - Returns: llama.cpp's number for what most of them are
   private mutating func settle(_ job: inout StreamJob, _ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws -> Int {
     let options = job.output.gguf, path = job.source.path
-    let indices = job.items.indices.filter { job.items[$0].leftOut == nil }
-    let tensors = indices.map { index -> GgufTypes.Tensor in
-      let source = job.items[index].source
+    let order = job.items.enumerated().map { places[$0.element.source.name] ?? $0.offset }
+    let indices = job.items.indices.filter { job.items[$0].leftOut == nil }.sorted { order[$0] < order[$1] }
+    // Experts that lie in one tensor there have one type.
+    var groups: [[Int]] = []
+    for index in indices {
+      if (experts[job.items[index].source.name] ?? 0) > 0, !groups.isEmpty { groups[groups.count - 1].append(index) } else { groups.append([index]) }
+    }
+    let tensors = groups.map { group -> GgufTypes.Tensor in
+      let sources = group.map { job.items[$0].source }, first = sources[0]
       return .init(
-        name: source.name, gguf: names[source.name] ?? "", shape: shape(source), dtype: source.dtype,
-        blocks: (source.encoding.codec as? GGMLBlocks)?.type)
+        names: sources.map(\.name), gguf: names[first.name] ?? "", shape: (experts[first.name] == nil ? [] : [group.count]) + shape(first),
+        dtype: Set(sources.map(\.dtype)).count == 1 ? first.dtype : .f32,
+        blocks: Set(sources.map(\.encoding)).count == 1 ? (first.encoding.codec as? GGMLBlocks)?.type : nil)
     }
     let heads = Int(try numbers.u32(["num_attention_heads", "n_head", "n_heads"]) ?? 0)
     let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers"]) ?? 0)
     let model = GgufMix.Model(
-      architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)))
+      architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)),
+      experts: try numbers.experts() ?? 0)
     let types = try GgufTypes(tensors, options, in: model, place: path)
-    try checkRounding(job, indices, types.types)
-    for (index, type) in zip(indices, types.types) {
+    let each = zip(groups, types.types).flatMap { group, type in group.map { _ in type } }
+    try checkRounding(job, indices, each)
+    for (index, type) in zip(indices, each) {
       let source = job.items[index].source
       job.items[index].target.becomesNew()
       job.items[index].target.foreign = ForeignLayout()

@@ -5,7 +5,8 @@ import NibbleQuant
 struct GgufTypes {
   /// One tensor, and what it may become.
   struct Tensor {
-    let name: ByteName
+    /// Hugging Face's names: one, or those of all experts that lie in it.
+    let names: [ByteName]
     /// llama.cpp's.
     let gguf: String
     /// As it will be, rows first.
@@ -14,6 +15,8 @@ struct GgufTypes {
     let dtype: DType
     /// The blocks it is stored as now, where it comes from a GGUF file.
     let blocks: GGMLType?
+
+    var name: ByteName { names[0] }
   }
 
   private(set) var types: [GGMLType]
@@ -57,7 +60,7 @@ struct GgufTypes {
     for (index, tensor) in tensors.enumerated() {
       var isDecided = false
       for (number, rule) in rules.enumerated() where !isDecided || !matched[number] {
-        guard try rule.pattern.isFound(in: tensor.name.text) || rule.pattern.isFound(in: tensor.gguf) else { continue }
+        guard try rule.matches(tensor, place) else { continue }
         matched[number] = true
         guard !isDecided else { continue }
         isDecided = true
@@ -66,12 +69,25 @@ struct GgufTypes {
           throw NibbleError.usage("\(path: place): \(tensor: tensor.name.text) cannot become \(type.name): \(reason)")
         }
         types[index] = type
-        fallbacks.removeAll { $0.tensor.name == tensor.name }
+        fallbacks.removeAll { $0.tensor.gguf == tensor.gguf }
       }
     }
     if let unused = matched.firstIndex(of: false) {
       throw NibbleError.usage("\(path: place): rule \(subject: rules[unused].text) matches none of the \(tensors.count) tensors")
     }
+  }
+}
+
+extension GgufRule {
+  /// - Throws: `.usage` for a rule about some of the experts that lie in one tensor
+  fileprivate func matches(_ tensor: GgufTypes.Tensor, _ place: String) throws -> Bool {
+    if try pattern.isFound(in: tensor.gguf) { return true }
+    let found = try tensor.names.count { try pattern.isFound(in: $0.text) }
+    guard found == 0 || found == tensor.names.count else {
+      throw NibbleError.usage(
+        "\(path: place): rule \(subject: text) is about \(found) of the \(tensor.names.count) experts in \(quoted(tensor.gguf)), which have one type")
+    }
+    return found > 0
   }
 }
 

@@ -9,16 +9,18 @@ struct GeneralKeys {
   private let card: ModelCard
   private let generation: JSON?
   private let weights: Int
+  private let experts: (count: Int, weights: Int)?
 
   /// - Parameters:
   ///   - name: of the folder or file
   ///   - weights: numbers of all tensors
-  init(name: String, _ config: JSON, card: ModelCard, generation: JSON?, weights: Int) {
+  ///   - experts: how many a layer has, and the numbers of all of them; nil where there are none
+  init(name: String, _ config: JSON, card: ModelCard, generation: JSON?, weights: Int, experts: (count: Int, weights: Int)?) {
     var names: [String] = []
     if let known = config["_name_or_path"]?.string, known.count(where: { $0 == "/" }) <= 1 { names.append(known) }
     names.append(name)
     parts = names.map { NameParts($0, weights: weights) }
-    (self.card, self.generation, self.weights) = (card, generation, weights)
+    (self.card, self.generation, self.weights, self.experts) = (card, generation, weights, experts)
   }
 
   func write(_ out: inout GgufMetadata) throws {
@@ -43,9 +45,15 @@ struct GeneralKeys {
     if let finetune = card.text("finetune", "model_finetune") ?? first(\.finetune) { out["general.finetune"] = .text(finetune) }
     if let base = card.text("basename", "model_basename", "model_type") ?? first(\.basename) { out["general.basename"] = .text(base) }
     if let description = card.text("description", "model_description") { out["general.description"] = .text(description) }
-    out["general.size_label"] = .text(card.text("size_label", "model_size_label") ?? first(\.size) ?? Self.sizeLabel(weights))
+    out["general.size_label"] = .text(card.text("size_label", "model_size_label") ?? first(\.size) ?? label)
     card.writeLicence(&out)
     card.writeOrigin(weights: weights, &out)
+  }
+
+  /// `135M`, or `8x7B` for eight experts with the numbers of one and of what all share.
+  private var label: String {
+    guard let experts, experts.count > 0 else { return Self.sizeLabel(weights) }
+    return "\(experts.count)x\(Self.sizeLabel(weights - experts.weights + experts.weights / experts.count))"
   }
 
   /// `135M`: at least two digits.

@@ -62,6 +62,22 @@ struct HuggingFaceNumbers {
     return defaults["num_key_value_heads"] == nil ? nil : try u32(["num_attention_heads"])
   }
 
+  /// Experts of a layer, under either of transformers' names; nil for families without.
+  ///
+  /// - Throws: `.badInput` for what is no count, and where both names are there and differ
+  func experts() throws -> Int? {
+    guard let usual = defaults["num_experts"]?.int else { return nil }
+    let keys = ["num_local_experts", "num_experts"].filter { config[$0] != nil && config[$0] != .null }
+    let counts = try keys.map { key -> Int in
+      guard let count = config[key]?.int, count >= 0 else { throw fail([key], config[key] ?? .null) }
+      return count
+    }
+    guard Set(counts).count < 2 else {
+      throw NibbleError.badInput("\(path: place): \(key: keys[0]) is \(counts[0]), \(keys[1]) is \(counts[1])")
+    }
+    return counts.first ?? usual
+  }
+
   /// Of each layer, whether it sees a window only, by `layer_types`; nil where the configuration has none.
   ///
   /// - Throws: `.badInput`
@@ -88,6 +104,19 @@ struct HuggingFaceNumbers {
     "qwen3": [
       "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
       "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06),
+    ],
+    "mixtral": [
+      "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1e-05), "num_experts": 8, "num_experts_per_tok": 2,
+    ],
+    "qwen3_moe": [
+      "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24, "num_attention_heads": 32,
+      "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06), "num_experts": 128, "num_experts_per_tok": 8,
+      "moe_intermediate_size": 768,
+    ],
+    "olmoe": [
+      "vocab_size": 50304, "hidden_size": 2048, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16,
+      "num_key_value_heads": .null, "max_position_embeddings": 4096, "rms_norm_eps": JSON(1e-05), "num_experts": 64, "num_experts_per_tok": 8,
     ],
     "gemma": [
       "vocab_size": 256000, "hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28, "num_attention_heads": 16,

@@ -135,9 +135,10 @@ extension ModelKeys {
       case "context_length": out[key(name)] = .u32(try config.needed(["max_position_embeddings"]))
       case "embedding_length": out[key(name)] = .u32(try config.needed(["hidden_size", "n_embed"]))
       case "feed_forward_length":
-        let width = try config.needed(["hidden_size", "n_embed"])
-        out[key(name)] = .u32(
-          try config.u32(["intermediate_size", "ffn_hidden_size"]) ?? width.multipliedReportingOverflow(by: 4).partialValue)
+        let keys = architecture == "falcon" ? ["ffn_hidden_size"] : ["intermediate_size"]
+        // Falcon's is four times the width where nothing says.
+        let usual = try architecture == "falcon" ? config.needed(["hidden_size", "n_embed"]).multipliedReportingOverflow(by: 4).partialValue : nil
+        out[key(name)] = .u32(try config.u32(keys) ?? usual ?? config.needed(keys))
       case "block_count": out[key(name)] = .u32(try config.needed(["num_hidden_layers"]))
       case "head_count": out[key("attention.head_count")] = .u32(try config.needed(["num_attention_heads"]))
       default: out[key("attention.head_count_kv")] = .u32(try config.keyHeads() ?? config.needed(["num_attention_heads"]))

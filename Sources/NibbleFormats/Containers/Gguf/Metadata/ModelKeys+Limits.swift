@@ -23,6 +23,17 @@ extension ModelKeys {
     }
   }
 
+  /// Heads that share the width, and keys, evenly: nothing else runs.
+  func checkHeads() throws {
+    guard let heads = try config.whole(["num_attention_heads", "n_head", "n_heads"]) else { return }
+    let keys = try architecture == "falcon" ? LlamaCppNames.falconKeys(config.config) : config.keyHeads().map(Int.init) ?? heads
+    guard heads > 0, keys > 0, heads % keys == 0 else {
+      throw NibbleError.badInput("\(path: place): \(heads) heads of queries cannot share \(keys) heads of keys and values")
+    }
+    guard try config.whole(["head_dim"]) == nil, let width = try config.whole(["hidden_size", "n_embd", "dim"]), width % heads != 0 else { return }
+    throw NibbleError.badInput("\(path: place): a width of \(width) is no multiple of \(heads) heads")
+  }
+
   func checkPositions() throws {
     if let type = config.config["position_embedding_type"]?.string, type != "absolute" {
       throw NibbleError.usage("\(path: place): \(key: "position_embedding_type") is \(quoted(type)), which llama.cpp does not have")
@@ -45,6 +56,9 @@ extension ModelKeys {
         throw NibbleError.usage("\(path: place): \(key: name) is \(own), which llama.cpp does not have")
       }
     }
+    for (type, name) in [("starcoder2", "use_bias"), ("gptneox", "attention_bias")] where architecture == type && config.config[name]?.bool == false {
+      throw NibbleError.usage("\(path: place): \(key: name) is false; llama.cpp loads \(quoted(architecture)) models with biases only")
+    }
     if architecture == "gemma3", config.config["architectures"]?.array?.first == "Gemma3TextModel" {
       throw NibbleError.usage("\(path: place): llama.cpp takes a Gemma 3 without a head for an embedding model, which nibble does not write")
     }
@@ -64,6 +78,49 @@ extension ModelKeys {
     if config.config["scale_attn_weights"]?.bool == false {
       throw NibbleError.usage("\(path: place): \(key: "scale_attn_weights") is false, which llama.cpp does not have")
     }
+  }
+
+  /// What llama.cpp's code has of experts, and how many.
+  func checkExperts() throws {
+    guard let count = try config.experts() else { return }
+    func refuse(_ key: String, _ value: String, _ reason: String) -> NibbleError { .usage("\(path: place): \(key: key) is \(value); llama.cpp \(reason)") }
+    let mostExperts = 1024, used = Int(try config.needed(["num_experts_per_tok"]))
+    guard (1...mostExperts).contains(count) else { throw refuse("num_experts", "\(count)", "has 1 to \(mostExperts) of them in every layer") }
+    guard (1...count).contains(used) else {
+      throw NibbleError.badInput("\(path: place): \(key: "num_experts_per_tok") is \(used), of \(count) experts")
+    }
+    if config.modelType != "mixtral" {
+      let addsUp = config.config["norm_topk_prob"]?.bool ?? false, wanted = architecture == "qwen3moe"
+      guard addsUp == wanted else { throw refuse("norm_topk_prob", "\(addsUp)", "computes \(quoted(architecture)) with \(wanted)") }
+    }
+    if let clip = config.value(["clip_qkv"]) { throw refuse("clip_qkv", clip.text(), "does not have it for \(quoted(architecture))") }
+    for (name, usual) in [("n_group", 1), ("topk_group", 1), ("routed_scaling_factor", 1), ("n_shared_experts", 0), ("shared_expert_intermediate_size", 0)] {
+      guard let value = config.value([name]), value.double != Double(usual) else { continue }
+      throw refuse(name, value.text(), "does not have it for \(quoted(architecture))")
+    }
+    if let function = config.value(["scoring_func"]), function.string != "softmax" {
+      throw refuse("scoring_func", quoted(function.string ?? function.text()), "has softmax for \(quoted(architecture))")
+    }
+    if architecture == "qwen3moe" { try checkDenseLayers() }
+    if architecture == "olmoe" {
+      let heads = Int(try config.needed(["num_attention_heads"])), keys = try config.keyHeads().map(Int.init) ?? heads
+      guard keys == heads else { throw refuse("num_key_value_heads", "\(keys)", "has as many as heads of queries, \(heads)") }
+      let width = Int(try config.needed(["hidden_size"])), size = try config.whole(["head_dim"]) ?? width / max(1, heads)
+      guard size.multipliedReportingOverflow(by: heads) == (width, false) else {
+        throw refuse("head_dim", "\(size)", "has heads that are the width, \(width), together")
+      }
+      guard config.config["tie_word_embeddings"]?.bool != true else { throw refuse("tie_word_embeddings", "true", "has a head of its own") }
+    }
+  }
+
+  /// llama.cpp has experts in every layer of a Qwen3-MoE.
+  private func checkDenseLayers() throws {
+    let step = config.value(["decoder_sparse_step"])?.int ?? 1, layers = try config.whole(["num_hidden_layers"]) ?? 0
+    guard step == 1 else {
+      throw NibbleError.usage("\(path: place): \(key: "decoder_sparse_step") is \(step); llama.cpp has experts in every layer")
+    }
+    guard let dense = config.value(["mlp_only_layers"])?.array, dense.contains(where: { $0.int.map { $0 >= 0 && $0 < layers } ?? true }) else { return }
+    throw NibbleError.usage("\(path: place): \(key: "mlp_only_layers") is \(JSON.array(dense).text()); llama.cpp has experts in every layer")
   }
 
   /// What goes with a warning.

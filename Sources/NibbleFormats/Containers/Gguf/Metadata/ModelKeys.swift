@@ -10,8 +10,10 @@ struct ModelKeys {
 
   init(_ config: HuggingFaceNumbers, architecture: String, place: String) throws {
     (self.config, self.architecture, self.place) = (config, architecture, place)
+    try checkHeads()
     try checkActivation()
     try checkPositions()
+    try checkExperts()
     checkWindows()
   }
 
@@ -34,6 +36,7 @@ struct ModelKeys {
     }
     switch architecture {
     case "llama", "smollm3", "granite": try writeLlama(&out)
+    case "qwen3moe": out[key("expert_feed_forward_length")] = .u32(try config.needed(["moe_intermediate_size"]))
     case "glm4": out[key("rope.dimension_count")] = .u32(try turned(default: 0.5))
     case "gemma3": try writeGemma3(&out)
     case "olmo2" where config.modelType == "olmo3": try writeOlmo3(&out)
@@ -64,6 +67,10 @@ struct ModelKeys {
     if let rope = try RopeNumbers(config, place) { try rope.write(key, &out) }
     if let epsilon = try config.float(["rms_norm_eps", "norm_eps"]) { out[key("attention.layer_norm_rms_epsilon")] = .f32(epsilon) }
     if let epsilon = try config.float(Self.epsilons) { out[key("attention.layer_norm_epsilon")] = .f32(epsilon) }
+    if let experts = try config.experts() {
+      out[key("expert_count")] = .u32(UInt32(clamping: experts))
+      out[key("expert_used_count")] = .u32(try config.needed(["num_experts_per_tok"]))
+    }
     if architecture != "granite", let size = try headSize(always: false) {
       out[key("attention.key_length")] = .u32(size)
       out[key("attention.value_length")] = .u32(size)

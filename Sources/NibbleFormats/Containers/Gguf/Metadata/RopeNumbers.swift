@@ -35,7 +35,7 @@ struct RopeNumbers {
 
   /// What transformers takes where the configuration says none.
   private static let bases: [String: Double] = [
-    "smollm3": 2_000_000, "gemma3_text": 1_000_000, "modernbert": 160_000, "olmo3": 500_000,
+    "smollm3": 2_000_000, "gemma3_text": 1_000_000, "modernbert": 160_000, "olmo3": 500_000, "mixtral": 1_000_000,
   ]
 
   /// θ of most layers.
@@ -69,7 +69,9 @@ struct RopeNumbers {
     func set(_ name: String, _ own: String) throws { if let value = try number(own) { out[key("rope.scaling." + name)] = .f32(Float(value)) } }
     let isScaled = try number("factor") != nil
     switch type {
-    case "default", "llama3": break
+    case "default": break
+    // As a tensor, which llama.cpp's code for these asks for.
+    case "llama3" where ["llama", "mistral", "mixtral", "granite"].contains(config.modelType): break
     case "linear" where isScaled:
       out[key("rope.scaling.type")] = .text("linear")
       try set("factor", "factor")
