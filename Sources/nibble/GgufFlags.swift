@@ -18,9 +18,17 @@ struct GgufFlags: ParsableArguments {
   @Flag(help: "GGUF: round the codes of a packed model to codes of another kind.")
   var allowRequantize = false
 
-  var options: GgufOptions {
+  @Option(
+    help: ArgumentHelp(
+      "GGUF: how much each input of the matrices counts in the search for scales, as llama-imatrix (GGUF or .dat) or 'nibble calibrate' found it.",
+      valueName: "FILE"))
+  var imatrix: String?
+
+  /// - Throws: `.badInput` for a file of importance that is none
+  func options() throws -> GgufOptions {
     var options = GgufOptions()
     (options.type, options.preTokenizer, options.requantizes) = (ggufType, ggufPre, allowRequantize)
+    options.importance = try imatrix.map { try Importance($0) }
     return options
   }
 }

@@ -63,7 +63,8 @@ struct QuantizeCommand: ParsableCommand {
 
   func run() throws {
     if try write.spec(format, orElse: .nbl).format.choosesTypes { return try runGguf() }
-    if gguf.options.isGiven { try write.spec(format, orElse: .nbl, gguf: gguf.options).checkOptions() }
+    let ggufOptions = try gguf.options()
+    if ggufOptions.isGiven { try write.spec(format, orElse: .nbl, gguf: ggufOptions).checkOptions() }
     var options = QuantizeOptions()
     let codec = codec ?? (format?.scheme == nil ? "nf4" : "int4")
     guard let choice = CodecChoice(codec) else {
@@ -137,7 +138,7 @@ struct QuantizeCommand: ParsableCommand {
       "--calibration", "--target-bits", "--target-size", "--correction", "--compress", "--base-name",
     ])
     if let flag = others.first { throw NibbleError.usage("\(flag) does not go with GGUF files, whose types --gguf-type and --tensor choose") }
-    var options = gguf.options
+    var options = try gguf.options()
     if options.type == nil { options.type = "q4_k_m" }
     options.rules = try RuleText.ggufRules(tensorRules + keepRules)
     let job = try StreamJob.convert(try Checkpoint.open(model), to: try write.spec(format, orElse: .gguf, gguf: options))
