@@ -39,8 +39,32 @@ public struct GGMLBlocks: WeightCodec {
 
   package var lossReach: String? { "values in blocks of \(type.blockElements) where one is NaN, infinite or beyond what the scales hold" }
   package var fillsFrames: Bool { false }
+  package var takesImportance: Bool { type != .q8_0 && type != .mxfp4 }
 
-  package func encoder(_ task: EncodingTask) -> any TensorEncoder { GGMLEncoder(type, task) }
+  /// Columns of which a scale is searched for.
+  private var group: Int { [.q2_k, .q3_k, .q6_k].contains(type) ? 16 : 32 }
+
+  /// The importance of columns as ggml's quantizers take it. A scale whose columns all have none would be 0, and with it their weights: there
+  /// they count as much as the column that counts least.
+  ///
+  /// - Returns: nil where no column counts; else the numbers, and how many were 0 with all of their group
+  package func usable(_ importance: [Float]) -> (numbers: [Float], mended: Int)? {
+    guard takesImportance, let least = importance.lazy.filter({ $0 > 0 }).min() else { return nil }
+    var (numbers, mended) = (importance, 0)
+    for start in stride(from: 0, to: numbers.count, by: group) {
+      let places = start..<min(start + group, numbers.count)
+      guard numbers[places].allSatisfy({ $0 == 0 }) else { continue }
+      for place in places { numbers[place] = least }
+      mended += places.count
+    }
+    return (numbers, mended)
+  }
+
+  package func encoder(_ task: EncodingTask) -> any TensorEncoder {
+    var task = task
+    task.importance = task.importance.flatMap { usable($0)?.numbers }
+    return GGMLEncoder(type, task)
+  }
 
   package func decoder(_ dtype: DType, _ shape: [Int], _ sections: [[UInt8]], _ memory: Scratch) -> any TensorDecoder { GGMLDecoder(type) }
 

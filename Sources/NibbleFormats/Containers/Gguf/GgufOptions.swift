@@ -14,6 +14,8 @@ public struct GgufOptions: Sendable {
 
   /// How much each input of a matrix counts in the search for scales.
   public var importance: Importance?
+  /// Whether codes will be chosen by what inputs are, so that mixes choose types as they do with an importance.
+  public var isWeighed = false
 
   /// Every tensor in its own type.
   public init() {}

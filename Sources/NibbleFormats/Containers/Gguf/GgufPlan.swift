@@ -163,7 +163,7 @@ struct GgufPlan: Sendable {
     let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers"]) ?? 0)
     var model = GgufMix.Model(
       architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)))
-    model.hasImportance = options.importance != nil
+    model.hasImportance = options.importance != nil || options.isWeighed
     let types = try GgufTypes(tensors, options, in: model, place: path)
     try checkRounding(job, indices, types.types)
     for (index, type) in zip(indices, types.types) {

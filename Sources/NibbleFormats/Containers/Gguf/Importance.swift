@@ -16,34 +16,23 @@ public struct Importance: Sendable {
   let unseen: Int
   /// The file, which no output may replace.
   let file: InputFile?
+  /// Where it was computed here.
+  var source: Source?
+
+  /// Sums that it was computed from, of so many tokens in windows of so many at most.
+  struct Source: Sendable {
+    let sums: [String: [Float]]
+    let tokens: Int
+    let longest: Int
+  }
+
+  /// Matrices it is known of.
+  public var count: Int { entries.count }
 
   package init(
     path: String, _ entries: [String: [Float]], dataset: String? = nil, chunks: Int = 0, unseen: Int = 0, file: InputFile? = nil
   ) {
     (self.path, self.entries, self.dataset, self.chunks, self.unseen, self.file) = (path, entries, dataset, chunks, unseen, file)
-  }
-
-  /// Whether errors are weighted in this type's search for scales.
-  static func counts(in type: GGMLType) -> Bool { type.dtype == nil && type != .q8_0 && type != .mxfp4 }
-
-  /// Inputs of which a type searches a scale.
-  private static func group(of type: GGMLType) -> Int { [.q2_k, .q3_k, .q6_k].contains(type) ? 16 : 32 }
-
-  /// The importance as ggml's quantizers take it. A scale whose inputs all have none would be 0, and with it the weights: there they count as
-  /// much as the input that counts least.
-  ///
-  /// - Returns: nil where no input counts; else the numbers and how many were 0 with all of their group
-  static func usable(_ numbers: [Float], in type: GGMLType) -> (numbers: [Float], mended: Int)? {
-    guard let least = numbers.lazy.filter({ $0 > 0 }).min() else { return nil }
-    var (numbers, mended) = (numbers, 0)
-    let length = group(of: type)
-    for start in stride(from: 0, to: numbers.count, by: length) {
-      let group = start..<min(start + length, numbers.count)
-      guard numbers[group].allSatisfy({ $0 == 0 }) else { continue }
-      for place in group { numbers[place] = least }
-      mended += group.count
-    }
-    return (numbers, mended)
   }
 }
 
@@ -67,14 +56,14 @@ extension GgufPlan {
     for index in job.items.indices where job.items[index].leftOut == nil {
       let target = job.items[index].target, name = target.name.text, gguf = names[target.name] ?? name
       guard let numbers = [gguf, name, prefix + name].lazy.compactMap({ importance.entries[$0] }).first else {
-        if target.searchesScales {
+        if target.searchedBlocks != nil {
           searched += 1
           lacking.append(name)
         }
         continue
       }
       found += 1
-      guard target.searchesScales, let type = target.ggmlType, let columns = target.shape.last else { continue }
+      guard let blocks = target.searchedBlocks, let columns = target.shape.last else { continue }
       searched += 1
       let wanted = columns * (target.shape.count == 3 ? target.shape[0] : 1)
       guard numbers.count == wanted else {
@@ -86,7 +75,7 @@ extension GgufPlan {
         throw NibbleError(
           .adapterMismatch, "\(path: path): \(tensor: gguf) has \(numbers.count) inputs, \(tensor: name) of \(path: model) \(wanted)")
       }
-      guard let usable = Importance.usable(numbers, in: type) else {
+      guard let usable = blocks.usable(numbers) else {
         lacking.append(name)
         continue
       }
@@ -94,7 +83,8 @@ extension GgufPlan {
       mended += usable.mended
     }
     guard searched > 0 else {
-      throw NibbleError.usage("\(.imatrix) is for types of blocks whose scales are searched for, and no tensor of \(path: job.output.path) is of one")
+      throw NibbleError.usage(
+        "\(.imatrix) is for types of blocks whose scales are searched for, and no tensor of \(path: job.output.path) is of one")
     }
     guard found > 0 else {
       throw NibbleError(.adapterMismatch, "\(path: path): none of its \(importance.entries.count) entries is a tensor of \(path: model)")
@@ -111,8 +101,6 @@ extension GgufPlan {
 }
 
 extension TensorTarget {
-  /// The blocks it becomes; nil for plain types.
-  fileprivate var ggmlType: GGMLType? { (encoding.codec as? GGMLBlocks)?.type }
-
-  fileprivate var searchesScales: Bool { ggmlType.map(Importance.counts) ?? false }
+  /// The blocks it becomes, where they have scales to search for.
+  fileprivate var searchedBlocks: GGMLBlocks? { (encoding.codec as? GGMLBlocks).flatMap { $0.takesImportance ? $0 : nil } }
 }

@@ -97,3 +97,51 @@ extension Importance {
     throw NibbleError.badInput("\(path: path): \(tensor: name) has an importance of \(bad), which is no mean square")
   }
 }
+
+// MARK: - Writing
+
+extension Importance {
+  /// - Parameters:
+  ///   - sums: of squares over all tokens, by the name of a matrix
+  ///   - name: what it is called, and the text
+  ///   - longest: tokens of the longest window
+  package init(sums: [String: [Float]], tokens: Int, name: String, windows: Int, longest: Int) {
+    self.init(
+      path: name, sums.mapValues { sums in sums.map { $0 / Float(max(tokens, 1)) } }, dataset: name, chunks: windows)
+    source = Source(sums: sums, tokens: tokens, longest: longest)
+  }
+
+  /// Writes the GGUF file that `llama-quantize --imatrix` reads, as `llama-imatrix` would.
+  ///
+  /// - Parameter checkpoint: the model it was computed with
+  /// - Returns: bytes written, and how many matrices llama.cpp has no name for
+  /// - Throws: `.usage` for a model that llama.cpp has no names for, and `.cannotWrite`
+  public func write(to path: String, of checkpoint: Checkpoint, force: Bool) throws -> (bytes: Int, unnamed: Int) {
+    guard let source else { throw NibbleError(.failed, "\(path: path): there are no sums to write") }
+    guard let names = LlamaCppNames.of(modelType: checkpoint.modelType ?? "") else {
+      throw NibbleError.usage("\(path: checkpoint.path): llama.cpp's names of its tensors are not known, so there is no importance matrix of it")
+    }
+    let metadata = GgufMetadata([
+      ("general.type", .text("imatrix")), ("imatrix.datasets", .texts([dataset ?? self.path])), ("imatrix.chunk_count", .u32(UInt32(clamping: chunks))),
+      ("imatrix.chunk_size", .u32(UInt32(clamping: source.longest))),
+    ])
+    let named = source.sums.compactMap { name, sums in names.gguf(tensor: name).map { ($0, sums) } }.sorted { $0.0 < $1.0 }
+    let writer = GgufWriter(
+      metadata.entries,
+      named.flatMap { name, sums in
+        [
+          GgufWriter.Tensor(name + Self.sums, [1, sums.count]) { sums },
+          GgufWriter.Tensor(name + Self.counts, [1, 1]) { [Float(source.tokens)] },
+        ]
+      })
+    let staged = try StagedOutput(path, .file, force: force)
+    do {
+      try writer.write(to: staged)
+      try staged.publish()
+    } catch {
+      staged.discard()
+      throw error
+    }
+    return (writer.size, source.sums.count - named.count)
+  }
+}
