@@ -281,3 +281,88 @@ def test_whole_models_are_those_of_llama_cpps_quantizer(nibble, model, tmp_path,
     for tensor in gguf.GGUFReader(tmp_path / "ours.gguf").tensors:
         assert tensor.tensor_type == theirs[tensor.name].tensor_type, tensor.name
         assert numpy.array_equal(tensor.data, theirs[tensor.name].data), (tensor.name, tensor.tensor_type)
+
+
+# MARK: Importance and codes from a text
+
+
+def mean_squares(folder, windows):
+    """What the matrices of a model's layers take: the mean of x² over all tokens, with transformers."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    sums, hooks = {}, []
+    for name, module in model.named_modules():
+        if ".layers." in name and isinstance(module, torch.nn.Linear):
+            hooks.append(module.register_forward_pre_hook(
+                lambda _, x, name=name: sums.__setitem__(name, sums.get(name, 0) + x[0].double().square().sum((0, 1)))))
+    with torch.no_grad():
+        for window in windows:
+            model(input_ids=torch.tensor([window]), use_cache=False)
+    count = sum(len(window) for window in windows)
+    return {name: (total / count).float().numpy() for name, total in sums.items()}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Rows of ids, which are taken as they are."""
+    path, random = tmp_path_factory.mktemp("rows") / "rows.jsonl", numpy.random.default_rng(5)
+    windows = [[int(token) for token in random.integers(3, 512, 64)] for _ in range(24)]
+    path.write_text("".join(f'{{"input_ids": {window}, "labels": {window}}}\n' for window in windows))
+    return path, windows
+
+
+def test_calibrate_writes_what_llama_imatrix_would(nibble, stories, rows, tmp_path):
+    path, windows = rows
+    nibble("calibrate", stories, "--data", path, "--tokens", 24 * 64, "-o", tmp_path / "i.gguf")
+    found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "i.gguf").tensors}
+    expected = mean_squares(stories, windows)
+    assert len(found) == 2 * len(expected)
+    for name, values in expected.items():
+        layer, inside = name.split(".layers.")[1].split(".", 1)
+        ours = f"blk.{layer}.{INSIDE[inside]}.weight"
+        assert found[f"{ours}.counts"].item() == 24 * 64
+        assert numpy.allclose(found[f"{ours}.in_sum2"].ravel() / (24 * 64), values, rtol=2e-4, atol=1e-9), name
+    # The same in one step.
+    nibble("quantize", stories, "-o", tmp_path / "a.gguf", "--gguf-type", "q4_0", "--imatrix", tmp_path / "i.gguf")
+    nibble("quantize", stories, "-o", tmp_path / "b.gguf", "--gguf-type", "q4_0", "--encoder", "imatrix", "--calibration", path,
+           "--calibration-tokens", 24 * 64)
+    a, b = (gguf.GGUFReader(tmp_path / f"{name}.gguf").tensors for name in "ab")
+    assert all(numpy.array_equal(one.data, other.data) for one, other in zip(a, b))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A layer whose rows are blocks of 256."""
+    folder = tmp_path_factory.mktemp("wide") / "m"
+    save_random(transformers.LlamaForCausalLM, "llama", folder, hidden_size=256, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2,
+                num_hidden_layers=1, head_dim=64, vocab_size=512, tie_word_embeddings=True)
+    shutil.copy(ROOT / "Tests" / "Fixtures" / "tokenizers" / "stories512" / "tokenizer.model", folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q4_1", "iq4_nl", "q4_k", "iq4_xs"])
+def test_calibrated_codes_leave_less(nibble, stories, wide, rows, tmp_path, kind):
+    """Blocks as ggml decodes them, with a smaller error of the outputs than the weighted search leaves."""
+    path, windows = rows
+    is_wide, mix = kind in ("q4_k", "iq4_xs"), {"q4_k": "q4_k_s"}.get(kind, kind)
+    stories = wide if is_wide else stories
+    text = ("--calibration", path, "--calibration-tokens", 24 * 64)
+    for encoder in ("imatrix", "calibrated"):
+        nibble("quantize", stories, "-o", tmp_path / f"{encoder}.gguf", "--gguf-type", mix, "--encoder", encoder, *text)
+    nibble("quantize", stories, "-o", tmp_path / "again.gguf", "--gguf-type", mix, "--encoder", "calibrated", *text, "-j", 1)
+    assert (tmp_path / "again.gguf").read_bytes() == (tmp_path / "calibrated.gguf").read_bytes()
+    weight = load_file(stories / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].float().numpy()
+    energies, left = mean_squares(stories, windows)["model.layers.0.mlp.up_proj"], {}
+    for encoder in ("imatrix", "calibrated"):
+        tensor = next(one for one in gguf.GGUFReader(tmp_path / f"{encoder}.gguf").tensors if one.name == "blk.0.ffn_up.weight")
+        assert tensor.tensor_type.name.lower() == kind
+        left[encoder] = gguf.quants.dequantize(tensor.data, tensor.tensor_type) - weight
+        assert (left[encoder] ** 2 * energies).sum() < 0.02 * (weight**2 * energies).sum()
+    # Single columns err more; what matters is what they do together, which the program's own report measures.
+    report = nibble.json("quantize", stories, "-o", tmp_path / "c.gguf", "--gguf-type", mix, "--encoder", "calibrated", *text)["calibration"]
+    assert report["output_error"] < 0.8 * report["output_error_mse"], report
+
+
+@pytest.mark.parametrize("words, code", [(("--encoder", "mse"), 2), (("--calibration", "x"), 2), (("--encoder", "calibrated", "--imatrix", "x"), 3)])
+def test_encoders_of_other_codecs_are_refused(nibble, stories, tmp_path, words, code):
+    result = nibble("quantize", stories, "-o", tmp_path / "m.gguf", "--gguf-type", "q4_0", *words, exits=code)
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "m.gguf").exists(), result.stderr
