@@ -14,7 +14,7 @@ AVX2_INLINE void nibble_look_up(const int8_t *levels, const uint8_t *codes, int8
 #define NIBBLE_LANES 8
 #define LANES_TARGET AVX2
 
-#include "ggml_search_loops.h"
+#include "ggml_weighted_loops.h"
 
 const nibble_ggml_kernels nibble_avx2_ggml = NIBBLE_GGML_TABLE;
 

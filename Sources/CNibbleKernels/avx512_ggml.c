@@ -14,7 +14,7 @@ AVX512_INLINE void nibble_look_up(const int8_t *levels, const uint8_t *codes, in
 #define NIBBLE_LANES 16
 #define LANES_TARGET AVX512
 
-#include "ggml_search_loops.h"
+#include "ggml_weighted_loops.h"
 
 const nibble_ggml_kernels nibble_avx512_ggml = NIBBLE_GGML_TABLE;
 

@@ -44,6 +44,13 @@ void nibble_ggml_encode(nibble_variant variant, nibble_ggml type, const float *x
   kernels_of(variant)->encode(type, x, blocks, out, counts);
 }
 
+void nibble_ggml_encode_rows(nibble_variant variant, nibble_ggml type, const float *x, const float *importance, size_t columns,
+                             size_t blocks, void *out, nibble_ggml_counts *counts) {
+  const nibble_ggml_kernels *kernels = kernels_of(variant);
+  if (!importance || type == nibble_q8_0 || type == nibble_mxfp4) kernels->encode(type, x, blocks, out, counts);
+  else kernels->encode_rows(type, x, importance, columns, blocks, out, counts);
+}
+
 static void narrowed(nibble_variant variant, nibble_number number, const float *x, size_t n, void *out) {
   if (number == nibble_f32) memcpy(out, x, 4 * n);
   else nibble_narrow(variant, number, x, n, out);

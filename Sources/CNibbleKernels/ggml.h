@@ -21,6 +21,9 @@ typedef struct {
   void (*decode)(nibble_ggml type, const uint8_t *blocks, size_t count, float *out);
   /// The same the other way.
   void (*encode)(nibble_ggml type, const float *x, size_t count, uint8_t *out, nibble_ggml_counts *counts);
+  /// Whole rows, with an importance of each column; of types that search for scales.
+  void (*encode_rows)(nibble_ggml type, const float *x, const float *importance, size_t columns, size_t count, uint8_t *out,
+                      nibble_ggml_counts *counts);
 } nibble_ggml_kernels;
 
 extern const nibble_ggml_kernels nibble_portable_ggml;

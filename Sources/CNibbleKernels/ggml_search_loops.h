@@ -38,7 +38,8 @@ LANES_INLINE lanes ggml_magnitude(lanes v) { return (lanes)((lanes_i)v & 0x7ffff
 
 // MARK: Groups side by side
 
-enum { ggml_longest_group = 32, ggml_most_groups = 32 };
+/// Blocks of 256 have 8 or 16 groups; weighted ones are searched as many at a time as there are lanes.
+enum { ggml_longest_group = 32, ggml_most_groups = 16 * (NIBBLE_LANES > 2 ? NIBBLE_LANES : 2) };
 
 /// Groups of `n` numbers, one after another in memory, a lane each; lanes beyond the last group repeat it.
 LANES_INLINE void ggml_load_groups(const float *x, int n, size_t groups, lanes *out) {
@@ -60,15 +61,19 @@ LANES_INLINE void ggml_store_groups(lanes v, size_t groups, float *out) {
 /// them: nearest((x - base) * step).
 typedef struct {
   float scale[ggml_most_groups], minimum[ggml_most_groups], step[ggml_most_groups], base[ggml_most_groups];
+  float weight[ggml_most_groups];  ///< the sum of the weights of a group, where scales are weighted
 } ggml_groups;
 
 /// Scale and minimum of groups with codes from 0 to `top`: of some steps the one whose codes, under the scale and the minimum that fit them
-/// best, leave the least error, weighted; ggml's make_qkx2_quants. With `absolute` errors count as they are, else squared.
-LANES_INLINE void ggml_fit_ranges(const float *numbers, int n, int32_t top, int absolute, float first, float by, int steps,
-                                  size_t groups, ggml_groups *out, size_t at) {
+/// best, leave the least error, weighted; ggml's make_qkx2_quants, and make_qkx3_quants where `given` has the weights. With `absolute` errors
+/// count as they are, else squared.
+LANES_INLINE void ggml_fit_ranges(const float *numbers, const float *given, int n, int32_t top, int absolute, float first, float by,
+                                  int steps, size_t groups, ggml_groups *out, size_t at) {
   lanes x[ggml_longest_group], weights[ggml_longest_group], codes[ggml_longest_group];
   ggml_load_groups(numbers, n, groups, x);
-  if (absolute) {
+  if (given) {
+    ggml_load_groups(given, n, groups, weights);
+  } else if (absolute) {
     for (int i = 0; i < n; i++) weights[i] = ggml_magnitude(x[i]);
   } else {
     lanes squares = {};
@@ -85,7 +90,7 @@ LANES_INLINE void ggml_fit_ranges(const float *numbers, int n, int32_t top, int 
   }
   const lanes zero = {};
   low = lanes_pick(low > 0, zero, low);
-  const lanes_i flat = low == high;
+  const lanes_i flat = given ? high <= low : low == high;
   const lanes flat_low = low;
   lanes step = (float)top / (high - low), scale = 1.0f / step, least = zero;
   for (int i = 0; i < n; i++) {
@@ -125,6 +130,7 @@ LANES_INLINE void ggml_fit_ranges(const float *numbers, int n, int32_t top, int 
   ggml_store_groups(-lanes_pick(flat, flat_low, low), groups, out->minimum + at);
   ggml_store_groups(lanes_pick(flat, zero, best_step), groups, out->step + at);
   ggml_store_groups(lanes_pick(flat, zero, best_base), groups, out->base + at);
+  if (given) ggml_store_groups(sum_w, groups, out->weight + at);
 }
 
 /// The first number of each group that has the greatest magnitude, with its sign.
@@ -140,14 +146,15 @@ LANES_INLINE lanes ggml_extremes(const lanes *x, int n, lanes *magnitude) {
   return extreme;
 }
 
-/// The scale of groups with codes from -half to half - 1: of 19 steps the one whose codes fit best, weighted by squares; ggml's
-/// make_qx_quants.
-LANES_INLINE void ggml_fit_scales(const float *numbers, int n, int32_t half, size_t groups, ggml_groups *out, size_t at) {
-  lanes x[ggml_longest_group], squares[ggml_longest_group], cubes[ggml_longest_group], most;
+/// The scale of groups with codes from -half to half - 1: of 19 steps the one whose codes fit best, weighted by squares, or as `given` says;
+/// ggml's make_qx_quants.
+LANES_INLINE void ggml_fit_scales(const float *numbers, const float *given, int n, int32_t half, size_t groups, ggml_groups *out, size_t at) {
+  lanes x[ggml_longest_group], weights[ggml_longest_group], weighted[ggml_longest_group], most;
   ggml_load_groups(numbers, n, groups, x);
+  if (given) ggml_load_groups(given, n, groups, weights);
   for (int i = 0; i < n; i++) {
-    squares[i] = x[i] * x[i];
-    cubes[i] = squares[i] * x[i];
+    if (!given) weights[i] = x[i] * x[i];
+    weighted[i] = weights[i] * x[i];
   }
   const lanes extreme = ggml_extremes(x, n, &most), zero = {};
   const lanes_i tiny = most < NIBBLE_GGML_ZERO;
@@ -159,8 +166,8 @@ LANES_INLINE void ggml_fit_scales(const float *numbers, int n, int32_t half, siz
     lanes xl = zero, ll = zero;
     for (int i = 0; i < n; i++) {
       lanes code = ggml_codes_lanes(step * x[i], -half, half - 1);
-      xl += cubes[i] * code;
-      ll += squares[i] * code * code;
+      xl += weighted[i] * code;
+      ll += weights[i] * code * code;
     }
     const lanes fit = xl / ll;
     if (k == -10) {
@@ -176,6 +183,10 @@ LANES_INLINE void ggml_fit_scales(const float *numbers, int n, int32_t half, siz
   ggml_store_groups(lanes_pick(tiny, zero, scale), groups, out->scale + at);
   ggml_store_groups(best_step, groups, out->step + at);
   ggml_store_groups((lanes)tiny, groups, out->base + at);
+  if (!given) return;
+  lanes sum = zero;
+  for (int i = 0; i < n; i++) sum += weights[i];
+  ggml_store_groups(sum, groups, out->weight + at);
 }
 
 /// The same for q3_k, whose codes from -4 to 3 are moved one by one while that fits better; ggml's make_q3_quants. `codes` gets them less
@@ -239,17 +250,10 @@ LANES_INLINE float ggml_greatest(const float *x, int n) {
   return most;
 }
 
-/// Sixteen bytes of scales and minima for eight groups: what q4_k and q5_k begin with.
-LANES_INLINE void ggml_pack_six_bits(const float *scales, const float *minima, uint8_t *b) {
-  const float most = ggml_greatest(scales, 8), most_minimum = ggml_greatest(minima, 8);
-  const float inverse = most > 0 ? 63.0f / most : 0, inverse_minimum = most_minimum > 0 ? 63.0f / most_minimum : 0;
-  nibble_store16(b, 0, nibble_to_f16(most / 63.0f));
-  nibble_store16(b, 1, nibble_to_f16(most_minimum / 63.0f));
-  uint8_t *packed = b + 4;
+/// Scales and minima of eight groups, 6 bits each. ggml has no care for what is larger; neither is there any here.
+LANES_INLINE void ggml_store_six_bits(const uint8_t *scales, const uint8_t *minima, uint8_t *packed) {
   for (int group = 0; group < 8; group++) {
-    uint8_t s = (uint8_t)ggml_nearest(inverse * scales[group]), m = (uint8_t)ggml_nearest(inverse_minimum * minima[group]);
-    s = s < 63 ? s : 63;
-    m = m < 63 ? m : 63;
+    const uint8_t s = scales[group], m = minima[group];
     if (group < 4) {
       packed[group] = s;
       packed[group + 4] = m;
@@ -261,10 +265,25 @@ LANES_INLINE void ggml_pack_six_bits(const float *scales, const float *minima, u
   }
 }
 
-/// q4_k, and q5_k with `top` 31.
+/// Sixteen bytes of scales and minima for eight groups: what q4_k and q5_k begin with.
+LANES_INLINE void ggml_pack_six_bits(const float *scales, const float *minima, uint8_t *b) {
+  const float most = ggml_greatest(scales, 8), most_minimum = ggml_greatest(minima, 8);
+  const float inverse = most > 0 ? 63.0f / most : 0, inverse_minimum = most_minimum > 0 ? 63.0f / most_minimum : 0;
+  nibble_store16(b, 0, nibble_to_f16(most / 63.0f));
+  nibble_store16(b, 1, nibble_to_f16(most_minimum / 63.0f));
+  uint8_t s[8], m[8];
+  for (int group = 0; group < 8; group++) {
+    s[group] = (uint8_t)ggml_nearest(inverse * scales[group]);
+    m[group] = (uint8_t)ggml_nearest(inverse_minimum * minima[group]);
+    s[group] = s[group] < 63 ? s[group] : 63;
+    m[group] = m[group] < 63 ? m[group] : 63;
+  }
+  ggml_store_six_bits(s, m, b + 4);
+}
+
+/// The codes of q4_k, and of q5_k with `top` 31, under the scales that are stored.
 LANES_INLINE void ggml_finish_ranges(const float *x, const ggml_groups *found, int first, int32_t top, uint8_t *b) {
   uint8_t codes[256];
-  ggml_pack_six_bits(found->scale + first, found->minimum + first, b);
   const float d = nibble_from_f16(nibble_load16(b, 0)), m = nibble_from_f16(nibble_load16(b, 1));
   for (int group = 0; group < 8; group++) {
     uint8_t s, o;
@@ -292,17 +311,22 @@ LANES_INLINE void ggml_store_pairs(const uint8_t *codes, uint8_t *out) {
     }
 }
 
-LANES_INLINE void ggml_finish_q2_k(const float *x, const ggml_groups *found, int first, uint8_t *b) {
-  const float most = ggml_greatest(found->scale + first, 16), most_minimum = ggml_greatest(found->minimum + first, 16);
+/// Sixteen bytes of scales and minima, and what they are multiplied by.
+LANES_INLINE void ggml_pack_four_bits(const float *scales, const float *minima, uint8_t *b) {
+  const float most = ggml_greatest(scales, 16), most_minimum = ggml_greatest(minima, 16);
   const float inverse = 15.0f / most, inverse_minimum = 15.0f / most_minimum;
-  uint8_t codes[256];
   for (int group = 0; group < 16; group++) {
-    int32_t s = most > 0 ? ggml_nearest(inverse * found->scale[first + group]) : 0;
-    int32_t m = most_minimum > 0 ? ggml_nearest(inverse_minimum * found->minimum[first + group]) : 0;
+    int32_t s = most > 0 ? ggml_nearest(inverse * scales[group]) : 0;
+    int32_t m = most_minimum > 0 ? ggml_nearest(inverse_minimum * minima[group]) : 0;
     b[group] = (uint8_t)((uint8_t)s | (uint32_t)m << 4);
   }
   nibble_store16(b + 80, 0, nibble_to_f16(most > 0 ? most / 15.0f : 0));
   nibble_store16(b + 80, 1, nibble_to_f16(most_minimum > 0 ? most_minimum / 15.0f : 0));
+}
+
+/// The codes of q2_k under the scales that are stored.
+LANES_INLINE void ggml_finish_q2_k(const float *x, const ggml_groups *found, int first, uint8_t *b) {
+  uint8_t codes[256];
   const float d = nibble_from_f16(nibble_load16(b + 80, 0)), m = nibble_from_f16(nibble_load16(b + 80, 1));
   for (int group = 0; group < 16; group++) {
     const float scale = d * (float)(b[group] & 15);
@@ -322,18 +346,24 @@ LANES_INLINE float ggml_extreme(const float *x, int n) {
   return extreme;
 }
 
-LANES_INLINE void ggml_finish_q3_k(const float *x, const ggml_groups *found, int first, uint8_t *codes, uint8_t *b) {
-  const float extreme = ggml_extreme(found->scale + first, 16);
+/// Scales of 16 groups, 6 bits each.
+LANES_INLINE void ggml_store_q3_scale(int group, int32_t s, uint8_t *packed) {
+  packed[group % 8] |= (uint8_t)((s & 15) << 4 * (group / 8));
+  packed[8 + group % 4] |= (uint8_t)(s >> 4 << 2 * (group / 4));
+}
+
+LANES_INLINE void ggml_pack_q3_scales(const float *scales, uint8_t *b) {
+  const float extreme = ggml_extreme(scales, 16);
   memset(b, 0, 110);
-  if (extreme != 0) {
-    const float inverse = -32.0f / extreme;
-    for (int group = 0; group < 16; group++) {
-      int32_t s = ggml_within((int8_t)ggml_nearest(inverse * found->scale[first + group]), -32, 31) + 32;
-      b[96 + group % 8] |= (uint8_t)((s & 15) << 4 * (group / 8));
-      b[104 + group % 4] |= (uint8_t)(s >> 4 << 2 * (group / 4));
-    }
-    nibble_store16(b + 108, 0, nibble_to_f16(1.0f / inverse));
-  }
+  if (extreme == 0) return;
+  const float inverse = -32.0f / extreme;
+  for (int group = 0; group < 16; group++)
+    ggml_store_q3_scale(group, ggml_within((int8_t)ggml_nearest(inverse * scales[group]), -32, 31) + 32, b + 96);
+  nibble_store16(b + 108, 0, nibble_to_f16(1.0f / inverse));
+}
+
+/// The codes of q3_k under the scales that are stored; `codes` has those of groups whose scale is 0.
+LANES_INLINE void ggml_finish_q3_k(const float *x, uint8_t *codes, uint8_t *b) {
   const float d = nibble_from_f16(nibble_load16(b + 108, 0));
   for (int group = 0; group < 16; group++) {
     const float scale = d * (float)nibble_q3_scale(b + 96, group);
@@ -341,6 +371,14 @@ LANES_INLINE void ggml_finish_q3_k(const float *x, const ggml_groups *found, int
   }
   for (int i = 0; i < 256; i++) b[i % 32] |= (uint8_t)((codes[i] > 3) << i / 32);
   ggml_store_pairs(codes, b + 32);
+}
+
+/// The codes that a group had when its scale was found, from -half to half - 1, less the lowest. A group of nothing but zeros has codes of
+/// 0, which is -half.
+LANES_INLINE void ggml_scaled_codes(const float *x, int n, const ggml_groups *found, int group, int32_t half, uint8_t *codes) {
+  const int32_t tiny = nibble_bits(found->base[group]) != 0;
+  for (int i = 0; i < n; i++)
+    codes[i] = (uint8_t)(tiny ? 0 : ggml_within(ggml_nearest(found->step[group] * x[i]), -half, half - 1) + half);
 }
 
 LANES_INLINE void ggml_finish_q6_k(const float *x, const ggml_groups *found, int first, uint8_t *b) {
@@ -361,10 +399,7 @@ LANES_INLINE void ggml_finish_q6_k(const float *x, const ggml_groups *found, int
     if (scale != 0) {
       ggml_codes(from, 16, scale, 0, -32, 31, to);
     } else {
-      // A group of nothing but zeros has codes of 0, which is -32.
-      int32_t tiny = nibble_bits(found->base[first + group]) != 0;
-      for (int i = 0; i < 16; i++)
-        to[i] = (uint8_t)(tiny ? 0 : ggml_within(ggml_nearest(found->step[first + group] * from[i]), -32, 31) + 32);
+      ggml_scaled_codes(from, 16, found, first + group, 32, to);
     }
   }
   for (int half = 0; half < 2; half++)
@@ -403,12 +438,14 @@ LANES_INLINE void ggml_iq4_codes(const float *x, float inverse, uint8_t *out) {
   nibble_store_halves(codes, out);
 }
 
-/// The scale of groups of 32: of 16 the one whose levels fit best, weighted by squares.
-LANES_INLINE void ggml_fit_levels(const float *numbers, size_t groups, float *scales) {
+/// The scale of groups of 32: of 16 the one whose levels fit best, weighted by squares, or as `given` says.
+LANES_INLINE void ggml_fit_levels(const float *numbers, const float *given, size_t groups, float *scales) {
   enum { n = 32, tries = 7 };
-  lanes x[n], squares[n], most;
+  lanes x[n], weights[n], most;
   ggml_load_groups(numbers, n, groups, x);
-  for (int i = 0; i < n; i++) squares[i] = x[i] * x[i];
+  if (given) ggml_load_groups(given, n, groups, weights);
+  else
+    for (int i = 0; i < n; i++) weights[i] = x[i] * x[i];
   const lanes extreme = ggml_extremes(x, n, &most), zero = {};
   lanes scale = zero, best = zero;
   for (int k = -tries - 1; k <= tries; k++) {
@@ -416,7 +453,7 @@ LANES_INLINE void ggml_fit_levels(const float *numbers, size_t groups, float *sc
     const lanes inverse = plain ? 1.0f / (-extreme / -127.0f) : (float)(k - 127) / extreme;
     lanes xq = zero, qq = zero;
     for (int i = 0; i < n; i++) {
-      lanes q = ggml_level_lanes(inverse * x[i]), wq = squares[i] * q;
+      lanes q = ggml_level_lanes(inverse * x[i]), wq = weights[i] * q;
       xq += wq * x[i];
       qq += wq * q;
     }
@@ -450,15 +487,19 @@ LANES_STATIC void ggml_encode_ranges(const float *x, size_t count, int32_t top, 
     size_t blocks = count - b < ggml_together ? count - b : ggml_together, groups = 8 * blocks;
     ggml_groups found;
     for (size_t g = 0; g < groups; g += NIBBLE_LANES)
-      ggml_fit_ranges(x + 256 * b + 32 * g, 32, top, 0, top > 15 ? -0.5f : -1.0f, 0.1f, top > 15 ? 15 : 20, groups - g, &found, g);
-    for (size_t k = 0; k < blocks; k++) ggml_finish_ranges(x + 256 * (b + k), &found, (int)(8 * k), top, out + bytes * (b + k));
+      ggml_fit_ranges(x + 256 * b + 32 * g, NULL, 32, top, 0, top > 15 ? -0.5f : -1.0f, 0.1f, top > 15 ? 15 : 20, groups - g, &found, g);
+    for (size_t k = 0; k < blocks; k++) {
+      ggml_pack_six_bits(found.scale + 8 * k, found.minimum + 8 * k, out + bytes * (b + k));
+      ggml_finish_ranges(x + 256 * (b + k), &found, (int)(8 * k), top, out + bytes * (b + k));
+    }
   }
 }
 
 LANES_STATIC void ggml_encode_q2_k(const float *x, size_t count, uint8_t *out) {
   for (size_t b = 0; b < count; b++) {
     ggml_groups found;
-    for (size_t g = 0; g < 16; g += NIBBLE_LANES) ggml_fit_ranges(x + 256 * b + 16 * g, 16, 3, 1, -0.5f, 0.1f, 15, 16 - g, &found, g);
+    for (size_t g = 0; g < 16; g += NIBBLE_LANES) ggml_fit_ranges(x + 256 * b + 16 * g, NULL, 16, 3, 1, -0.5f, 0.1f, 15, 16 - g, &found, g);
+    ggml_pack_four_bits(found.scale, found.minimum, out + 84 * b);
     ggml_finish_q2_k(x + 256 * b, &found, 0, out + 84 * b);
   }
 }
@@ -468,14 +509,15 @@ LANES_STATIC void ggml_encode_q3_k(const float *x, size_t count, uint8_t *out) {
     ggml_groups found;
     int8_t codes[256];
     for (size_t g = 0; g < 16; g += NIBBLE_LANES) ggml_fit_codes(x + 256 * b + 16 * g, 16 - g, &found, g, codes + 16 * g);
-    ggml_finish_q3_k(x + 256 * b, &found, 0, (uint8_t *)codes, out + 110 * b);
+    ggml_pack_q3_scales(found.scale, out + 110 * b);
+    ggml_finish_q3_k(x + 256 * b, (uint8_t *)codes, out + 110 * b);
   }
 }
 
 LANES_STATIC void ggml_encode_q6_k(const float *x, size_t count, uint8_t *out) {
   for (size_t b = 0; b < count; b++) {
     ggml_groups found;
-    for (size_t g = 0; g < 16; g += NIBBLE_LANES) ggml_fit_scales(x + 256 * b + 16 * g, 16, 32, 16 - g, &found, g);
+    for (size_t g = 0; g < 16; g += NIBBLE_LANES) ggml_fit_scales(x + 256 * b + 16 * g, NULL, 16, 32, 16 - g, &found, g);
     ggml_finish_q6_k(x + 256 * b, &found, 0, out + 210 * b);
   }
 }
@@ -483,7 +525,7 @@ LANES_STATIC void ggml_encode_q6_k(const float *x, size_t count, uint8_t *out) {
 LANES_STATIC void ggml_encode_iq4_nl(const float *x, size_t count, uint8_t *out) {
   for (size_t b = 0; b < count; b += NIBBLE_LANES) {
     float scales[NIBBLE_LANES];
-    ggml_fit_levels(x + 32 * b, count - b, scales);
+    ggml_fit_levels(x + 32 * b, NULL, count - b, scales);
     for (size_t k = 0; k < NIBBLE_LANES && b + k < count; k++) {
       nibble_store16(out + 18 * (b + k), 0, nibble_to_f16(scales[k]));
       ggml_iq4_codes(x + 32 * (b + k), nibble_reciprocal(scales[k]), out + 18 * (b + k) + 2);
@@ -495,7 +537,7 @@ LANES_STATIC void ggml_encode_iq4_xs(const float *x, size_t count, uint8_t *out)
   for (size_t b = 0; b < count; b += ggml_together) {
     size_t blocks = count - b < ggml_together ? count - b : ggml_together, groups = 8 * blocks;
     float scales[8 * ggml_together + NIBBLE_LANES];
-    for (size_t g = 0; g < groups; g += NIBBLE_LANES) ggml_fit_levels(x + 256 * b + 32 * g, groups - g, scales + g);
+    for (size_t g = 0; g < groups; g += NIBBLE_LANES) ggml_fit_levels(x + 256 * b + 32 * g, NULL, groups - g, scales + g);
     for (size_t k = 0; k < blocks; k++) ggml_finish_iq4_xs(x + 256 * (b + k), scales + 8 * k, out + 136 * (b + k));
   }
 }
@@ -527,5 +569,3 @@ LANES_STATIC void ggml_encode_blocks(nibble_ggml type, const float *x, size_t co
 LANES_STATIC void ggml_decode_blocks(nibble_ggml type, const uint8_t *blocks, size_t count, float *out) {
   nibble_ggml_decode_loop(type, blocks, count, out);
 }
-
-#define NIBBLE_GGML_TABLE {.decode = ggml_decode_blocks, .encode = ggml_encode_blocks}

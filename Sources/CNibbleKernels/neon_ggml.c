@@ -13,7 +13,7 @@ NIBBLE_INLINE void nibble_look_up(const int8_t *levels, const uint8_t *codes, in
 #define NIBBLE_LANES 4
 #define LANES_TARGET
 
-#include "ggml_search_loops.h"
+#include "ggml_weighted_loops.h"
 
 const nibble_ggml_kernels nibble_neon_ggml = NIBBLE_GGML_TABLE;
 

@@ -3,6 +3,6 @@
 #define NIBBLE_LANES 4
 #define LANES_TARGET
 
-#include "ggml_search_loops.h"
+#include "ggml_weighted_loops.h"
 
 const nibble_ggml_kernels nibble_portable_ggml = NIBBLE_GGML_TABLE;

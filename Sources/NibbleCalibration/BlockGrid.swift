@@ -1,3 +1,4 @@
+import NibbleCore
 import NibbleQuant
 
 /// What the codes of a tensor's blocks stand for: σ · (level − z), or σ · level + m. σ, z and m may change, but only to what the file can hold.
@@ -15,7 +16,7 @@ protocol BlockGrid: AnyObject, Sendable {
   /// The scale nearest to `wanted` that a block can have, and how it is stored.
   func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float)
   /// The zero nearest to `wanted` that a block can have; nil if zeros stay.
-  func nearest(zero wanted: Float) -> Float?
+  func nearest(zero wanted: Float, block: Int) -> Float?
   /// Takes a scale that `nearest` gave.
   func set(_ block: Int, _ scale: (code: UInt8, value: Float))
   /// The sections behind the codes as they are now.
@@ -23,7 +24,7 @@ protocol BlockGrid: AnyObject, Sendable {
 }
 
 extension BlockGrid {
-  func nearest(zero wanted: Float) -> Float? { nil }
+  func nearest(zero wanted: Float, block: Int) -> Float? { nil }
 
   var areOffsets: Bool { false }
 
@@ -44,7 +45,7 @@ struct BlockShape {
 
 /// A codec whose codes can be chosen one at a time.
 protocol FeedbackCodec: WeightCodec {
-  /// The level of each of the 16 codes.
+  /// The level of each of the 16 codes; none where there are other numbers of levels.
   var levels: [Float] { get }
   /// What fills the last byte of an odd number of codes.
   var filler: UInt8 { get }
@@ -52,10 +53,28 @@ protocol FeedbackCodec: WeightCodec {
   func searchedGrid(_ values: UnsafeMutablePointer<Float>, _ task: (ScaleSearch) -> EncodingTask) throws -> any BlockGrid
   /// Brings the codes of a matrix with so many columns, row by row, into the order in which files have them.
   func order(_ codes: UnsafeMutableBufferPointer<UInt8>, columns: Int)
+  /// All sections of a tensor with these codes, a byte each, and the scales of its grid.
+  func sections(_ codes: UnsafeMutableBufferPointer<UInt8>, _ grid: any BlockGrid) -> [[UInt8]]
 }
 
 extension FeedbackCodec {
   func order(_ codes: UnsafeMutableBufferPointer<UInt8>, columns: Int) {}
+
+  /// Two codes a byte, the first in the high half, and what the grid has behind them.
+  func sections(_ codes: UnsafeMutableBufferPointer<UInt8>, _ grid: any BlockGrid) -> [[UInt8]] {
+    let count = codes.count
+    let packed = [UInt8](unsafeUninitializedCapacity: ceilDivide(count, 2)) { buffer, length in
+      for place in 0..<count / 2 { buffer[place] = codes[2 * place] << 4 | codes[2 * place + 1] }
+      if count % 2 == 1 { buffer[count / 2] = codes[count - 1] << 4 | filler }
+      length = ceilDivide(count, 2)
+    }
+    return [packed] + grid.sections
+  }
+}
+
+extension WeightCodec {
+  /// Itself, if its codes can be chosen one at a time.
+  var withFeedback: (any FeedbackCodec)? { (self as? any FeedbackCodec).flatMap { $0.levels.isEmpty ? nil : $0 } }
 }
 
 extension BlockCodec: FeedbackCodec {

@@ -77,6 +77,8 @@ public struct CalibrationReport: Sendable {
   public internal(set) var certificates: [TensorCertificate] = []
   /// In the order of the pass.
   public internal(set) var corrections: [Correction] = []
+  /// Tensors whose scales were searched for with the moments, and whose codes were rounded.
+  public internal(set) var weighed = 0
   /// Packed tensors that no calibrated step of the forward pass reads.
   public internal(set) var unreached: [String] = []
   /// Tokens of the calibration text, those that were held out among them.

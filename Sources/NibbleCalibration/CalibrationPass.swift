@@ -305,6 +305,9 @@ final class CalibrationPass {
     if let certificate = found.certificate {
       report.certificates.append(certificate)
       decided[target.name] = found.codes
+    } else if target.codec.takesImportance {
+      decided[target.name] = found.codes
+      report.weighed += 1
     }
     let packed = try Matrix(found.codes, target.dtype, rows: linear.outputs, columns: linear.inputs)
     guard let correction = found.correction else { return linear.with(packed) }

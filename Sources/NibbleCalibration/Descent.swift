@@ -130,7 +130,7 @@ struct Descent {
 
   /// The zeros of one block of every row, where files hold more than whole ones. Codes are chosen for σ · level, which stays.
   private func rezero(_ first: Int, _ gradient: UnsafeMutablePointer<Float>) {
-    guard let zeros = grid.zeros, grid.nearest(zero: 0) != nil else { return }
+    guard let zeros = grid.zeros, grid.nearest(zero: 0, block: 0) != nil else { return }
     let count = shape.columns
     let units = scratch.floatStart(Slot.units, count * room)
     for column in 0..<count {
@@ -138,7 +138,7 @@ struct Descent {
     }
     _ = move(first, units, gradient) { row, step in
       let block = block(row, first)
-      guard let found = grid.nearest(zero: zeros[block] + step) else { return nil }
+      guard let found = grid.nearest(zero: zeros[block] + step, block: block) else { return nil }
       return (found - zeros[block], { zeros[block] = found })
     }
   }

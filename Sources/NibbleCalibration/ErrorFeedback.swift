@@ -55,7 +55,7 @@ struct ErrorFeedback {
       Descent(self, rows, room, damped, levels, grid, numbers, scratch).run(own)
     }
     codec.order(numbers, columns: inputs)
-    return [packed(numbers)] + grid.sections
+    return codec.sections(numbers, grid)
   }
 
   /// The groups that begin at a column get the range of what their codes are to come to.
@@ -110,16 +110,6 @@ struct ErrorFeedback {
     for (place, column) in order.enumerated() {
       for row in 0..<rows { out[place * room + row] = x[row * order.count + column] }
       for row in rows..<room { out[place * room + row] = 0 }
-    }
-  }
-
-  /// Two codes a byte, the first in the high half.
-  private func packed(_ numbers: UnsafeMutableBufferPointer<UInt8>) -> [UInt8] {
-    let count = numbers.count
-    return [UInt8](unsafeUninitializedCapacity: ceilDivide(count, 2)) { buffer, length in
-      for place in 0..<count / 2 { buffer[place] = numbers[2 * place] << 4 | numbers[2 * place + 1] }
-      if count % 2 == 1 { buffer[count / 2] = numbers[count - 1] << 4 | codec.filler }
-      length = ceilDivide(count, 2)
     }
   }
 }

@@ -47,7 +47,7 @@ final class GroupGrid: BlockGrid, @unchecked Sendable {
 
   func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float) { (0, codec.stored(scale: wanted)) }
 
-  func nearest(zero wanted: Float) -> Float? {
+  func nearest(zero wanted: Float, block: Int) -> Float? {
     codec.zero == .none || codec.zero == .int ? nil : codec.stored(zero: wanted)
   }
 

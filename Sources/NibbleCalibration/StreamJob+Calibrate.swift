@@ -41,7 +41,7 @@ extension StreamJob {
     }
     var report = pass.report
     report.resumed = journal?.taken ?? 0
-    report.unreached = items.filter { $0.target.encoding.kind.searchesScales && $0.isCodedAnew && $0.decided == nil }
+    report.unreached = items.filter { $0.isCalibrated && $0.decided == nil }
       .map(\.source.name.text)
     report.warnings = Self.warnings(report, transformer)
     report.seconds = monotonicSeconds() - started
@@ -142,6 +142,11 @@ extension Model {
 }
 
 extension StreamJob.Item {
+  /// Whether codes or scales of it depend on a text.
+  var isCalibrated: Bool {
+    isCodedAnew && leftOut == nil && (target.encoding.kind.searchesScales || target.encoding.codec.takesImportance)
+  }
+
   /// Whether codes are chosen for it: it was not packed, or what it stands for changes.
   var isCodedAnew: Bool { target.encoding.isPacked && (!source.isPacked || change != nil) }
 }

@@ -44,13 +44,16 @@ struct TensorCoder {
   func code(_ matrix: Matrix, _ goal: CalibrationPass.Target) throws -> Decision {
     let (outputs, inputs) = (matrix.outputs, matrix.inputs)
     let weight = matrix.values()
+    let importance = goal.codec.takesImportance ? stage.moments.diagonal : nil
     func task(_ search: ScaleSearch) -> EncodingTask {
-      EncodingTask(
+      var task = EncodingTask(
         goal.dtype, [outputs, inputs], place: goal.place, rules: rules, search: search, threads: team.threads, pool: pool,
         measures: false, memory: Scratch())
+      task.importance = importance
+      return task
     }
     let rounded = try goal.codec.encoded(weight.start, task(.mse))
-    guard let codec = goal.codec as? any FeedbackCodec, options.encoder == .calibrated || codec is Int4Groups else {
+    guard let codec = goal.codec.withFeedback, options.encoder == .calibrated || codec is Int4Groups else {
       return Decision(codes: rounded)
     }
     let wanted = Wanted(matrix, stage, engine)

@@ -25,7 +25,7 @@ final class TileGrid: BlockGrid, @unchecked Sendable {
   }
 
   func nearest(_ wanted: Float, block: Int) -> (code: UInt8, value: Float) { blocks.nearest(wanted, block: block) }
-  func nearest(zero wanted: Float) -> Float? { wanted }
+  func nearest(zero wanted: Float, block: Int) -> Float? { wanted }
   func set(_ block: Int, _ scale: (code: UInt8, value: Float)) { blocks.set(block, scale) }
   var sections: [[UInt8]] { blocks.sections + [zeros.map { Array(UnsafeRawBufferPointer($0)) } ?? []] }
 }

@@ -4,7 +4,7 @@
 /// such a flag.
 public enum Setting: String, Sendable, Hashable, CaseIterable {
   // Outputs.
-  case format, force, resume, compress, maxMemory, maxShardSize, undo, ggufType, ggufPre, allowRequantize
+  case format, force, resume, compress, maxMemory, maxShardSize, undo, ggufType, ggufPre, allowRequantize, imatrix
   // Packing.
   case codec, groupSize, tile, symmetric, zeros, encoder, bnbRules, keep, doubleQuant, maxError, allowNonfinite
   // Adapters and merging.

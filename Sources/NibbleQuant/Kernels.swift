@@ -194,6 +194,17 @@ package enum Kernels {
     }
   }
 
+  /// Encodes `count` elements, whole rows, as ggml does with an importance of each column: finite numbers that are not negative.
+  package static func encode(
+    _ type: GGMLType, _ x: UnsafePointer<Float>, count: Int, importance: UnsafeBufferPointer<Float>, _ blocks: UnsafeMutableRawPointer,
+    variant: KernelVariant = .current
+  ) -> EncodeCounts {
+    var counts = nibble_ggml_counts()
+    nibble_ggml_encode_rows(
+      variant.native, type.native, x, importance.baseAddress, importance.count, count / type.blockElements, blocks, &counts)
+    return EncodeCounts(counts)
+  }
+
   /// Encodes `count` elements, whole blocks, as ggml does.
   package static func encode(
     _ type: GGMLType, _ x: UnsafePointer<Float>, count: Int, _ blocks: UnsafeMutableRawPointer, variant: KernelVariant = .current

@@ -10,8 +10,9 @@ struct CalibrateCommand: ParsableCommand {
     abstract: "Write down what a model's layers take on a text, for packing, merging and training without it.",
     discussion: """
       The output holds second moments of the inputs of every linear layer. 'quantize --encoder calibrated --statistics FILE', with \
-      --correction or without, and 'merge --when-lost calibrated --statistics FILE' read it in place of a text. With a text they do \
-      better still: they also see what earlier layers' codes do to later ones. 'finetune --init-lora eva' and 'corda' begin by it.
+      --correction or without, 'quantize --imatrix FILE' for GGUF files, and 'merge --when-lost calibrated --statistics FILE' read it in place of a text. With a text they do \
+      better still: they also see what earlier layers' codes do to later ones. An output that ends in .gguf becomes the importance \
+      matrix that llama.cpp's own llama-quantize reads. 'finetune --init-lora eva' and 'corda' begin by it.
       """)
 
   @Argument(help: "The checkpoint.") var model: String
@@ -48,11 +49,33 @@ struct CalibrateCommand: ParsableCommand {
     (options.calibration, options.calibrationTokens, options.computeDtype) = (data, tokens, computeDtype)
     options.ownText = ownText
     let text = try ModelText(options, seed: seed, source, common, threads: common.workers)
+    if output.lowercased().hasSuffix(".gguf") { return try writeImportance(text, source) }
     let pass = try StatisticsPass(text.model, text.text.windows, diagonal: diagonal)
     let report = try pass.run(to: output, force: force, threads: common.workers, progress: common.progress("calibrate"))
     Progress.clear()
     common.warn(source.warnings + report.warnings)
     try print(report, text)
+  }
+
+  /// The file that llama-quantize reads.
+  private func writeImportance(_ text: ModelText, _ source: Checkpoint) throws {
+    let started = monotonicSeconds()
+    let importance = try Importance(text, source, common)
+    let (bytes, unnamed) = try importance.write(to: output, of: source, force: force)
+    var warnings = source.warnings
+    if unnamed > 0 { warnings.append(.init(.compatibility, "\(path: output): llama.cpp has no name for \(unnamed) matrices, which are left out")) }
+    common.warn(warnings)
+    let (count, seconds) = (importance.count - unnamed, monotonicSeconds() - started + text.seconds)
+    guard !common.json else {
+      return try StandardOutput.print(
+        JSON.object([
+          ("output", JSON(output)), ("layers", JSON(count)), ("text", text.record), ("bytes", JSON(bytes)), ("warnings", JSON(warnings)),
+          ("seconds", JSON(seconds)),
+        ]).text())
+    }
+    try Summary.printRows([
+      ("wrote", "\(output): llama.cpp's importance matrix of \(count) layers, \(byteText(bytes)), \(decimal(seconds, 1)) s"), ("text", text.account),
+    ])
   }
 
   private func print(_ report: StatisticsPass.Report, _ text: ModelText) throws {

@@ -243,6 +243,9 @@ extension Summary {
             : all.first?.isHeldOut == true ? "on \(report.heldOut) tokens held out" : "on the text itself: too short to hold any out")
       ),
     ]
+    if report.weighed > 0 {
+      rows.append(("by importance", "\(report.weighed) tensors whose types have more than 16 levels: their scales are searched for with the text"))
+    }
     if let divergence = report.divergence { rows.append(("answers", account(divergence, report))) }
     if report.resumed > 0 { rows.append(("resumed", "the codes of \(report.resumed) tensors are from an earlier run")) }
     let worse = all.filter { !$0.isTaken }
@@ -272,7 +275,7 @@ extension Summary {
             ("tokens", JSON(report.tokens)), ("windows", JSON(report.windows)), ("held_out_tokens", JSON(report.heldOut)),
             ("calibrated_tensors", JSON(report.taken)), ("output_error", JSON(report.meanAfter)),
             ("output_error_mse", JSON(report.meanBefore)), ("seconds", JSON(seconds)), ("not_calibrated", JSON(report.unreached)),
-            ("resumed_tensors", JSON(report.resumed)),
+            ("resumed_tensors", JSON(report.resumed)), ("weighed_tensors", JSON(report.weighed)),
             (
               "tensors",
               .array(

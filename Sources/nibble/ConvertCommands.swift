@@ -53,7 +53,7 @@ struct ConvertCommand: ParsableCommand {
 
   func run() throws {
     let source = try Checkpoint.open(input)
-    var spec = try write.spec(format, orElse: source.folderFormat, gguf: gguf.options)
+    var spec = try write.spec(format, orElse: source.folderFormat, gguf: gguf.options(for: source, threads: common.workers))
     if format == nil, !write.dryRun, !spec.path.lowercased().hasSuffix(".nbl"), !spec.isSingleFile {
       throw NibbleError.usage("--format is needed: \(spec.path) has none of the endings .nbl, .gguf and .safetensors")
     }

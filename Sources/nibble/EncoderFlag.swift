@@ -10,10 +10,10 @@ import NibbleQuant
 enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
   case absmax, mse
   case mseSigned = "mse-signed"
-  case calibrated, gptq, auto, icq
+  case calibrated, gptq, auto, icq, imatrix
 
   /// Whether a text decides the codes.
-  var readsText: Bool { [.calibrated, .gptq, .auto].contains(self) }
+  var readsText: Bool { [.calibrated, .gptq, .auto, .imatrix].contains(self) }
 
   /// How scales are chosen.
   var search: StreamJob.Encoder { readsText ? .mseSigned : StreamJob.Encoder(rawValue: rawValue) ?? .absmax }
@@ -33,6 +33,7 @@ enum EncoderFlag: String, ExpressibleByArgument, CaseIterable {
   func ofText(_ source: Checkpoint, _ kinds: [CodecKind], _ text: TextOptions) throws -> CalibrationOptions.Encoder? {
     switch self {
     case .absmax, .mse, .mseSigned, .icq: return nil
+    case .imatrix: throw NibbleError.usage("--encoder imatrix is for the blocks of GGUF files; calibrated does more for other codecs")
     case .calibrated:
       guard kinds.contains(where: \.searchesScales) else {
         throw NibbleError.usage(

@@ -82,7 +82,7 @@ struct MergeCommand: ParsableCommand {
     var write = write
     // A bundle is a folder, which may be named like one.
     if whenLost == .keep { write.output = write.output?.withoutTrailingSlashes }
-    var job = MergeJob(source, try options(source), to: try write.spec(format, orElse: whenLost == .keep ? .nbl : source.ownFormat, gguf: gguf.options))
+    var job = MergeJob(source, try options(source), to: try write.spec(format, orElse: whenLost == .keep ? .nbl : source.ownFormat, gguf: gguf.options(for: source, threads: common.workers)))
     (job.trainedOn, job.anyBase, job.whenLost, job.undo) = (trainedOn, anyBase, whenLost, undo)
     (job.threads, job.plans, job.resumes) = (common.workers, write.dryRun, write.resume)
     job.check = check ? MergeCheck(allowsNonfinite: allowNonfinite) : nil

@@ -63,7 +63,8 @@ struct QuantizeCommand: ParsableCommand {
 
   func run() throws {
     if try write.spec(format, orElse: .nbl).format.choosesTypes { return try runGguf() }
-    if gguf.options.isGiven { try write.spec(format, orElse: .nbl, gguf: gguf.options).checkOptions() }
+    let ggufOptions = try gguf.options(for: nil, threads: common.workers)
+    if ggufOptions.isGiven { try write.spec(format, orElse: .nbl, gguf: ggufOptions).checkOptions() }
     var options = QuantizeOptions()
     let codec = codec ?? (format?.scheme == nil ? "nf4" : "int4")
     guard let choice = CodecChoice(codec) else {
@@ -133,18 +134,24 @@ struct QuantizeCommand: ParsableCommand {
   /// Types of ggml's have options of their own.
   private func runGguf() throws {
     let others = Arguments.given([
-      "--codec", "--block-size", "--tile", "--double-quant", "--no-double-quant", "--group-size", "--symmetric", "--zeros", "--bnb-rules", "--encoder",
-      "--calibration", "--target-bits", "--target-size", "--correction", "--compress", "--base-name",
+      "--codec", "--block-size", "--tile", "--double-quant", "--no-double-quant", "--group-size", "--symmetric", "--zeros", "--bnb-rules",
+      "--target-bits", "--target-size", "--correction", "--compress", "--base-name",
     ])
     if let flag = others.first { throw NibbleError.usage("\(flag) does not go with GGUF files, whose types --gguf-type and --tensor choose") }
-    var options = gguf.options
+    if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
+    let source = try Checkpoint.open(model)
+    var options = try gguf.options(for: source, threads: common.workers)
     if options.type == nil { options.type = "q4_k_m" }
     options.rules = try RuleText.ggufRules(tensorRules + keepRules)
-    let job = try StreamJob.convert(try Checkpoint.open(model), to: try write.spec(format, orElse: .gguf, gguf: options))
-    if let maxError, !(maxError >= 0) { throw NibbleError.usage("--max-error \(maxError) is not a number of at least 0") }
-    var checked = job
-    (checked.maximumError, checked.refusesNonfinite) = (maxError, true)
-    try write.run(checked, common, verb: "quantize", allowNonfinite: allowNonfinite)
+    let weighing = try GgufWeighing(packing.encoder, calibrating, hasFile: gguf.imatrix != nil)
+    let extra = try weighing.apply(to: &options, source, common, isPlan: write.dryRun)
+    var job = try StreamJob.convert(source, to: try write.spec(format, orElse: .gguf, gguf: options))
+    (job.maximumError, job.refusesNonfinite) = (maxError, true)
+    let found = try extra + weighing.apply(to: &job, write, common)
+    try write.run(job, common, verb: "quantize", allowNonfinite: allowNonfinite, planned: found) { _ in
+      job.removeKeptCodes()
+      return found
+    }
   }
 
   private func compression(_ format: OutputFormat) throws -> CompressionChoice {
@@ -179,7 +186,7 @@ struct PackingOptions: ParsableArguments {
 
   @Option(
     help: ArgumentHelp(
-      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with); icq adds an offset to each block of nf4. quantize can also choose the codes, by what they do to the model's outputs on a text: calibrated; gptq, as published (int4); auto, which is calibrated where the model runs here and has a text, and mse-signed elsewhere."
+      "How scales are chosen: absmax; mse, the least squared error; mse-signed, the same with scales of either sign (default: absmax, or what a packed base was made with); icq adds an offset to each block of nf4. quantize can also choose the codes, by what they do to the model's outputs on a text: calibrated; gptq, as published (int4); auto, which is calibrated where the model runs here and has a text, and mse-signed elsewhere. GGUF files take calibrated, and imatrix, llama.cpp's search with the importance that inputs have on a text."
     ))
   var encoder: EncoderFlag?
 

@@ -52,8 +52,8 @@ class Quantizers:
     def _at(array):
         return array.ctypes.data_as(ctypes.c_void_p)
 
-    def quantize(self, name, values):
-        """Blocks of a matrix, a row of bytes each, as llama-quantize makes them without an importance matrix."""
+    def quantize(self, name, values, weights=None):
+        """Blocks of a matrix, a row of bytes each, as llama-quantize makes them; with weights, an importance of each column."""
         _, numbers, size = TYPES[name]
         values = numpy.ascontiguousarray(values, numpy.float32)
         blocks = numpy.zeros((values.size // numbers, size), numpy.uint8)
@@ -61,7 +61,8 @@ class Quantizers:
         call.restype = ctypes.c_size_t
         columns = values.shape[-1]
         rows = values.size // columns
-        assert call(self._at(values), self._at(blocks), ctypes.c_int64(rows), ctypes.c_int64(columns), None) == blocks.size
+        weights = None if weights is None else self._at(numpy.ascontiguousarray(weights, numpy.float32))
+        assert call(self._at(values), self._at(blocks), ctypes.c_int64(rows), ctypes.c_int64(columns), weights) == blocks.size
         return blocks
 
     def dequantize(self, name, blocks):

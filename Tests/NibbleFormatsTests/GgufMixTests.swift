@@ -53,4 +53,21 @@ struct GgufMixTests {
     let choice = GgufMix(name: "q4_k_s")?.types(of: [("blk.0.attn_q.weight", [576, 576]), ("blk.0.attn_q.weight", [8, 30])], in: model)
     #expect(choice?.map(\.type) == [.q5_0, .f16] && choice?.map(\.wanted) == [.q4_k, .q4_k])
   }
+
+  @Test("guard the first feed-forward layers where there is an importance matrix")
+  func importance() {
+    var model = GgufMix.Model(architecture: "llama", layers: 16, heads: 4, keyHeads: 2)
+    let tensors: [(name: String, shape: [Int])] = (0..<16).map { (name: "blk.\($0).ffn_down.weight", shape: [256, 256]) }
+    let cases: [(name: String, first: GGMLType, rest: GGMLType, without: GGMLType)] = [
+      ("q4_0", .q4_1, .q4_0, .q4_0), ("q5_0", .q5_1, .q5_0, .q5_0), ("iq4_nl", .iq4_nl, .iq4_nl, .q5_k), ("q4_k_s", .q5_k, .q4_k, .q5_k),
+    ]
+    for one in cases {
+      let mix = GgufMix(name: one.name)
+      let rest = Array(repeating: one.rest, count: 14)
+      model.hasImportance = true
+      #expect(mix?.types(of: tensors, in: model).map(\.type) == [one.first, one.first] + rest)
+      model.hasImportance = false
+      #expect(mix?.types(of: tensors, in: model).map(\.type) == [one.without, one.without] + rest)
+    }
+  }
 }

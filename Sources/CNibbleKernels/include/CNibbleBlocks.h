@@ -1,6 +1,6 @@
 // The blocks of ggml, llama.cpp's tensor library: a few numbers with their scales beside their codes, one block after another.
 //
-// Codes are those of ggml's own quantizers without an importance matrix, bit for bit, as its C code says it in IEEE arithmetic:
+// Codes are those of ggml's own quantizers, with an importance matrix and without, bit for bit, as its C code says it in IEEE arithmetic:
 // float32, every operation rounded, sums in order, nothing fused. Decoded numbers are ggml's too. Every variant gives the same bits.
 
 #ifndef CNIBBLEBLOCKS_H
@@ -42,6 +42,11 @@ size_t nibble_ggml_bytes(nibble_ggml type);
 /// Encodes `blocks` blocks of `x`; `counts` is added to, not reset. A block with a number that is not finite becomes one of which no
 /// number is finite.
 void nibble_ggml_encode(nibble_variant variant, nibble_ggml type, const float *x, size_t blocks, void *out, nibble_ggml_counts *counts);
+
+/// The same with the importance of each of `columns` columns, finite and not negative, in the search for scales; `x` begins with a row, and
+/// the blocks are whole rows. q8_0 and mxfp4 have nothing to search for.
+void nibble_ggml_encode_rows(nibble_variant variant, nibble_ggml type, const float *x, const float *importance, size_t columns,
+                             size_t blocks, void *out, nibble_ggml_counts *counts);
 
 /// Numbers first ... first + n - 1 of `blocks` as float32, rounded once into `number`, one of f32, f16, bf16.
 void nibble_ggml_decode(nibble_variant variant, nibble_ggml type, const void *blocks, size_t first, size_t n, nibble_number number,

@@ -53,7 +53,7 @@ extension StreamJob {
     }
     // Mapped, and once more as the factors in hand.
     job.changing.memory = options.adapters.reduce(0) { $0 + $1.adapter.mapped.checkpoint.storedBytes * 5 / 4 }
-    job.otherInputs = options.adapters.flatMap { $0.adapter.mapped.checkpoint.files }
+    job.otherInputs += options.adapters.flatMap { $0.adapter.mapped.checkpoint.files }
     if let check {
       let plan = merges
       job.beforePublishing = { path in

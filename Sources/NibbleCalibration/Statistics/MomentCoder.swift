@@ -34,7 +34,7 @@ struct MomentCoder {
   ) throws -> TensorCoder.Decision {
     let inputs = moments.inputs
     let rounded = try goal.codec.encoded(weight.start, task(.mse))
-    guard let codec = goal.codec as? any FeedbackCodec, options.encoder == .calibrated || codec is Int4Groups else {
+    guard let codec = goal.codec.withFeedback, options.encoder == .calibrated || codec is Int4Groups else {
       return TensorCoder.Decision(codes: rounded)
     }
     let isGPTQ = options.encoder == .gptq

@@ -59,6 +59,44 @@ public struct StatisticsFile: Sendable {
     return moments
   }
 
+  /// Whether the file at a path begins as one of these does: with the length of a JSON object.
+  public static func begins(_ path: String) -> Bool {
+    guard let file = try? InputFile(path), file.size > 9 else { return false }
+    return (try? file.bytes(at: 8, count: 1)) == [UInt8(ascii: "{")]
+  }
+
+  /// The mean square of each input of each layer.
+  ///
+  /// - Throws: `.badInput` for broken moments
+  public func importance() throws -> Importance {
+    var entries: [String: [Float]] = [:], known: [String: [Float]] = [:]
+    for (layer, owner) in owners {
+      if known[owner] == nil { known[owner] = try energies(of: owner) }
+      entries[layer + ".weight"] = known[owner]
+    }
+    return Importance(path: path, entries)
+  }
+
+  private func energies(of owner: String) throws -> [Float] {
+    if let stored = file.tensor(owner + ".energies") { return try notNegative(numbers(stored, count: stored.count), stored) }
+    guard let stored = file.tensor(owner + ".moments") else {
+      throw NibbleError.badInput("\(path: path): no moments of \(subject: owner), which it lists")
+    }
+    let inputs = Int((Double(8 * stored.count + 1).squareRoot() - 1) / 2)
+    let triangle = try numbers(stored, count: inputs * (inputs + 1) / 2)
+    var (at, diagonal) = (0, [Float]())
+    for row in 0..<inputs {
+      diagonal.append(triangle[at])
+      at += inputs - row
+    }
+    return try notNegative(diagonal, stored)
+  }
+
+  private func notNegative(_ values: [Float], _ stored: StoredTensor) throws -> [Float] {
+    guard values.allSatisfy({ $0 >= 0 }) else { throw wrong(stored, "has negative energies") }
+    return values
+  }
+
   /// Where a layer's moments are: the same for layers that take the same; nil if there are none of it.
   package func owner(of layer: String) -> String? { owners[layer] }
 

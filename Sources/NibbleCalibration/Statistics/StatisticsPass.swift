@@ -92,7 +92,7 @@ public struct StatisticsPass {
         ("format", StatisticsFile.format), ("version", "1"), ("model", identity.description), ("tokens", "\(report.tokens)"),
         ("text", CalibrationText(windows: windows, source: "").digest), ("layers", JSON.object(owners).text()),
       ], to: path, force: force)
-    try compute(writer, &report, progress)
+    try compute(&report, progress) { step, sums in try sums.write(writer, step.name + ending, means: step.name + ".means") }
     try writer.finish()
     report.bytes = bytes
     let widest = transformer.weights.layers.flatMap(\.linears).map(\.inputs).max() ?? 0
@@ -104,10 +104,24 @@ public struct StatisticsPass {
     return report
   }
 
-  private func compute(_ writer: TensorFile.Writer, _ report: inout Report, _ progress: (Int, Int) -> Void) throws {
+  /// The mean square of what each input of each layer is, no token capped: what llama.cpp calls an importance matrix.
+  ///
+  /// - Parameter progress: called with steps done and steps in all
+  /// - Throws: as `run` does
+  public func importance(_ name: String, progress: (Int, Int) -> Void = { _, _ in }) throws -> Importance {
+    var report = Report(), sums: [String: [Float]] = [:]
+    try compute(&report, progress) { step, found in
+      for linear in step.linears { sums[linear.name + ".weight"] = found.squares }
+    }
+    let tokens = windows.reduce(0) { $0 + $1.count }
+    return Importance(sums: sums, tokens: tokens, name: name, windows: windows.count, longest: windows.map(\.count).max() ?? 0)
+  }
+
+  /// - Parameter take: gets what each step's matrices take, when all of the text has gone through them
+  private func compute(_ report: inout Report, _ progress: (Int, Int) -> Void, _ take: (Step, Sums) throws -> Void) throws {
     let width = transformer.shape.width
     let batches = Self.batches(windows)
-    let stream = ResidualStream(transformer, tokens: report.tokens), scratch = Scratch()
+    let stream = ResidualStream(transformer, tokens: windows.reduce(0) { $0 + $1.count }), scratch = Scratch()
     for batch in batches { try transformer.embedded(batch.runs, into: stream.at(batch.start)) }
     var done = 0
     for (layer, half) in halves {
@@ -132,10 +146,10 @@ public struct StatisticsPass {
         progress(done, halves.count * batches.count)
       }
       for (sums, isExit) in [(entries, false), (exit, true)] {
-        let name = Step(half: half, layer: layer, isExit: isExit).name
-        try sums.write(writer, name + ending, means: name + ".means")
+        let step = Step(half: half, layer: layer, isExit: isExit)
+        try take(step, sums)
         report.tensors += 1
-        if sums.capped > report.mostCapped.tokens { report.mostCapped = (name, sums.capped) }
+        if sums.capped > report.mostCapped.tokens { report.mostCapped = (step.name, sums.capped) }
       }
       for linear in half.entries + [half.exit] { linear.matrix.releasePages() }
     }
@@ -191,6 +205,9 @@ private final class Sums {
       for row in 0..<rows { for place in 0..<inputs { energies[place] += Double(x[row * inputs + place]) * Double(x[row * inputs + place]) } }
     }
   }
+
+  /// Σ x² of each input.
+  var squares: [Float] { moments?.diagonal ?? energies.map { Float($0) } }
 
   /// Writes the means of the products, and of x.
   func write(_ writer: TensorFile.Writer, _ name: String, means: String) throws {

@@ -32,19 +32,25 @@ extension StreamJob {
         place: "\(path: source.path): \(tensor: item.source.name.text)", isMapped: false, change: item.change)
       let (base, weight) = try item.values(outputs * inputs)
       let coder = try MomentCoder(moments, tokens: statistics.tokens, options, place: goal.place, team)
+      let importance = goal.codec.takesImportance ? moments.diagonal : nil
       let decision = try coder.code(weight, from: base, outputs: outputs, goal) { search in
-        EncodingTask(
+        var task = EncodingTask(
           target.dtype, [outputs, inputs], place: goal.place, rules: rules, search: search, threads: team.threads, pool: pool,
           measures: false, memory: Scratch())
+        task.importance = importance
+        return task
       }
       if let certificate = decision.certificate {
         (items[entry.index].decided, items[entry.index].decidedChange) = (decision.codes, certificate.change)
         report.certificates.append(certificate)
+      } else if importance != nil {
+        items[entry.index].decided = decision.codes
+        report.weighed += 1
       }
       if let correction = decision.correction { report.corrections.append(correction) }
       progress(done + 1, layers.count)
     }
-    report.unreached = items.filter { $0.target.encoding.kind.searchesScales && $0.isCodedAnew && $0.decided == nil }
+    report.unreached = items.filter { $0.isCalibrated && $0.decided == nil }
       .map(\.source.name.text)
     report.seconds = monotonicSeconds() - started
     return report

@@ -46,6 +46,7 @@ extension StreamJob {
       add(item.source)
       if let replacement = item.replacement { add(replacement) }
       if let text = target.stateText { add(text) }
+      if let importance = target.importance { importance.withUnsafeBytes { add(hexText(XXH3.digest64(of: Array($0)))) } }
     }
     return hash.digest128
   }

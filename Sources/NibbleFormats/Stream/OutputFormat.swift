@@ -50,7 +50,7 @@ public struct OutputSpec: Sendable {
   /// - Throws: `.usage`
   public func checkOptions() throws {
     guard !format.choosesTypes, gguf.isGiven else { return }
-    let option: Setting = gguf.preTokenizer != nil ? .ggufPre : gguf.requantizes ? .allowRequantize : .ggufType
+    let option: Setting = gguf.importance != nil ? .imatrix : gguf.preTokenizer != nil ? .ggufPre : gguf.requantizes ? .allowRequantize : .ggufType
     throw NibbleError.usage("\(option) is for GGUF files, not for \(format.rawValue)")
   }
 

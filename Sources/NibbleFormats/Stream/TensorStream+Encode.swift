@@ -72,6 +72,7 @@ extension TensorStream {
       target.dtype, target.shape, place: source.place, rules: rules, search: search, offsets: offsets, threads: threads, pool: pool,
       measures: change == nil, memory: memory)
     task.source = feed.decoder
+    task.importance = target.importance
     task.keepsSource = change == nil && source.shape == target.shape && source.isTransposed == target.isTransposed
     var encoder: any TensorEncoder = decided?.encoder(task) ?? target.encoding.codec.encoder(task)
     if let change, change.sharedColumns > 1, source.encoding == target.encoding, source.isTransposed == target.isTransposed,
@@ -205,9 +206,10 @@ struct BaseRounding: Sendable {
     let stays = source.isPacked == target.encoding.isPacked && (source.isPacked || source.dtype == target.dtype)
     guard pass.feed.change != nil, !stays else { return nil }
     memory = stream.pool.take()
-    let task = EncodingTask(
+    var task = EncodingTask(
       target.dtype, target.shape, place: source.place, rules: stream.rules, search: stream.search, offsets: stream.offsets,
       threads: stream.threads, pool: stream.pool, measures: false, memory: memory)
+    task.importance = target.importance
     encoder = target.encoding.codec.encoder(task)
     if encoder.settlesAtOnce { return }
     let feed = try ElementFeed(

@@ -14,6 +14,8 @@ public struct TensorTarget: Sendable {
   /// How its elements are stored.
   public var encoding: WeightEncoding
   package var foreign: ForeignLayout
+  /// How much each column counts in the search for scales, of several matrices one after another; nil where all count alike.
+  package var importance: [Float]?
   /// Kept verbatim from a bitsandbytes file.
   var stateText: StoredSection?
 

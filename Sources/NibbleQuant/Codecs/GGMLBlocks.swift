@@ -13,7 +13,7 @@ extension GGMLType {
 
 /// The blocks of ggml: a few elements with their scales beside their codes, one block after another.
 ///
-/// Codes are those of ggml's own quantizers without an importance matrix, bit for bit, and so are the elements they decode to.
+/// Codes are those of ggml's own quantizers, with an importance matrix and without, bit for bit, and so are the elements they decode to.
 public struct GGMLBlocks: WeightCodec {
   /// Which blocks.
   public let type: GGMLType
@@ -39,8 +39,32 @@ public struct GGMLBlocks: WeightCodec {
 
   package var lossReach: String? { "values in blocks of \(type.blockElements) where one is NaN, infinite or beyond what the scales hold" }
   package var fillsFrames: Bool { false }
+  package var takesImportance: Bool { type != .q8_0 && type != .mxfp4 }
 
-  package func encoder(_ task: EncodingTask) -> any TensorEncoder { GGMLEncoder(type, task) }
+  /// Columns of which a scale is searched for.
+  private var group: Int { [.q2_k, .q3_k, .q6_k].contains(type) ? 16 : 32 }
+
+  /// The importance of columns as ggml's quantizers take it. A scale whose columns all have none would be 0, and with it their weights: there
+  /// they count as much as the column that counts least.
+  ///
+  /// - Returns: nil where no column counts; else the numbers, and how many were 0 with all of their group
+  package func usable(_ importance: [Float]) -> (numbers: [Float], mended: Int)? {
+    guard takesImportance, let least = importance.lazy.filter({ $0 > 0 }).min() else { return nil }
+    var (numbers, mended) = (importance, 0)
+    for start in stride(from: 0, to: numbers.count, by: group) {
+      let places = start..<min(start + group, numbers.count)
+      guard numbers[places].allSatisfy({ $0 == 0 }) else { continue }
+      for place in places { numbers[place] = least }
+      mended += places.count
+    }
+    return (numbers, mended)
+  }
+
+  package func encoder(_ task: EncodingTask) -> any TensorEncoder {
+    var task = task
+    task.importance = task.importance.flatMap { usable($0)?.numbers }
+    return GGMLEncoder(type, task)
+  }
 
   package func decoder(_ dtype: DType, _ shape: [Int], _ sections: [[UInt8]], _ memory: Scratch) -> any TensorDecoder { GGMLDecoder(type) }
 
@@ -56,13 +80,38 @@ private final class GGMLEncoder: TensorEncoder {
   private let measures: Bool
   /// Groups whose codes stay what they are.
   private let kept: KeptGroups?
+  /// How much each column of each matrix counts.
+  private let importance: [Float]?
+  private let columns: Int
+  /// Elements of a matrix.
+  private let matrix: Int
 
   init(_ type: GGMLType, _ task: EncodingTask) {
-    (self.type, measures) = (type, task.measures)
+    (self.type, measures, importance) = (type, task.measures, task.importance)
+    let width = max(1, task.shape.last ?? 1)
+    columns = width
+    matrix = task.importance.map { task.count / max(1, $0.count / width) } ?? task.count
     kept = task.keepsSource ? (task.source as? Int4Decoder).flatMap { KeptGroups($0, type, count: task.count) } : nil
   }
 
-  var grain: Int { type.blockElements }
+  /// With an importance rows stay whole: ggml's weights are made of what a whole row holds.
+  var grain: Int { importance == nil ? type.blockElements : columns }
+
+  private func blocks(
+    _ x: UnsafePointer<Float>, start: Int, count: Int, _ out: UnsafeMutableRawPointer
+  ) -> EncodeCounts {
+    guard let importance else { return Kernels.encode(type, x, count: count, out) }
+    var counts = EncodeCounts(), done = 0
+    while done < count {
+      let place = (start + done) / matrix, part = min(count - done, (place + 1) * matrix - start - done)
+      importance.withUnsafeBufferPointer { all in
+        let own = UnsafeBufferPointer(rebasing: all[place * columns..<(place + 1) * columns])
+        counts += Kernels.encode(type, x + done, count: part, importance: own, out + done / type.blockElements * type.blockBytes)
+      }
+      done += part
+    }
+    return counts
+  }
 
   func encode(
     _ elements: Elements, restored: UnsafeMutablePointer<Float>?, _ scratch: Scratch
@@ -70,28 +119,28 @@ private final class GGMLEncoder: TensorEncoder {
     let count = elements.count
     let wanted = scratch.floatStart(CodecSlot.wide, count)
     Kernels.widen(elements.dtype, elements.x, count: count, wanted)
-    let blocks = scratch.bytes(CodecSlot.codes, count / type.blockElements * type.blockBytes)
+    let codes = scratch.bytes(CodecSlot.codes, count / type.blockElements * type.blockBytes)
     var sums = EncodedSums()
-    guard let start = blocks.baseAddress else { return (UnsafeRawBufferPointer(blocks), sums) }
+    guard let start = codes.baseAddress else { return (UnsafeRawBufferPointer(codes), sums) }
     if let kept {
       kept.encode(wanted, start: elements.start, count: count, start)
       sums.counts.nonfinite = Kernels.countNonfinite(.f32, wanted, count: count)
     } else {
-      sums.counts = Kernels.encode(type, wanted, count: count, start)
+      sums.counts = blocks(wanted, start: elements.start, count: count, start)
     }
-    guard measures || restored != nil else { return (UnsafeRawBufferPointer(blocks), sums) }
+    guard measures || restored != nil else { return (UnsafeRawBufferPointer(codes), sums) }
     let found = restored ?? scratch.floatStart(CodecSlot.right, count)
     Kernels.decode(type, start, from: 0, count: count, .f32, found)
     var difference = Difference()
     difference.add(wanted, found, count: count)
     (sums.error, sums.signal) = (difference.squaredDifference, difference.squaredA)
-    return (UnsafeRawBufferPointer(blocks), sums)
+    return (UnsafeRawBufferPointer(codes), sums)
   }
 
   func restore(_ values: UnsafeMutablePointer<Float>, _ start: Int, _ count: Int, _ scratch: Scratch) {
-    let blocks = scratch.start(CodecSlot.codes, count / type.blockElements * type.blockBytes)
-    _ = Kernels.encode(type, values, count: count, blocks)
-    Kernels.decode(type, blocks, from: 0, count: count, .f32, values)
+    let codes = scratch.start(CodecSlot.codes, count / type.blockElements * type.blockBytes)
+    _ = blocks(values, start: start, count: count, codes)
+    Kernels.decode(type, codes, from: 0, count: count, .f32, values)
   }
 }
 

@@ -23,6 +23,9 @@ package struct EncodingTask: Sendable {
   package var search: ScaleSearch
   /// How offsets of blocks are chosen, where there are any.
   package var offsets = OffsetSearch()
+  /// How much each column counts in the search for scales, of several matrices of the same shape one after another; nil where all count
+  /// alike. For codecs that have a search with weights.
+  package var importance: [Float]?
   /// What decodes the elements' source, where it is packed.
   package var source: (any TensorDecoder)?
   /// Whether the elements are what the source decodes to, in its order.

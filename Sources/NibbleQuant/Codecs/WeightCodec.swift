@@ -33,6 +33,8 @@ package protocol WeightCodec: Hashable, Sendable {
 
   /// What turns the elements of one tensor into codes.
   func encoder(_ task: EncodingTask) -> any TensorEncoder
+  /// Whether its search for scales asks how much each column counts.
+  var takesImportance: Bool { get }
   /// Whether its codes can be chosen so that a change survives.
   var canShape: Bool { get }
   /// Whether the codes of every chunk are whole frames of a compressed section.
@@ -68,6 +70,7 @@ extension WeightCodec {
   package func writeParameters(_ out: inout CodecParameters) {}
   package func writeIdentity(_ out: inout ByteWriter) {}
   package var lossReach: String? { nil }
+  package var takesImportance: Bool { false }
   package var canShape: Bool { false }
   package func movingRefusal(_ shape: [Int], length: Int, rows: Int) -> String? { "\(kind.name) has no zeros or offsets of groups" }
   package func moved(_ sections: [[UInt8]], by shift: GroupShift) -> MovedGroups? { nil }

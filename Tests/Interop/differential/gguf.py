@@ -3,6 +3,7 @@ the model says in transformers, and comes out again as it was; blocks are what g
 import functools
 import json
 import shutil
+import struct
 
 import numpy
 import torch
@@ -268,8 +269,24 @@ def quantizers():
     return ggml.Quantizers() if (ggml.SOURCES / "src" / "ggml-quants.c").exists() and shutil.which("gcc") else None
 
 
+def importance(case, plain):
+    """An importance of the columns of some matrices, in llama.cpp's older form of files; none of most cases."""
+    if not case.chance(0.4):
+        return {}
+    draw = numpy.random.default_rng(case.rng.randrange(2**32))
+    weights = {name: numpy.exp(draw.uniform(-9, 4, values.shape[-1])).astype(numpy.float32)
+               for name, values in plain.items() if values.ndim == 2 and draw.random() < 0.8}
+    if weights:
+        calls, data = case.rng.choice([0, 1, 7]), struct.pack("<i", len(weights))
+        for name, values in weights.items():
+            data += struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", calls, len(values)) + values.tobytes()
+            weights[name] = values / numpy.float32(calls or 1)
+        (case / "i.dat").write_bytes(data)
+    return weights
+
+
 def blocks(case, drawn):
-    """A drawn mix with drawn rules: ggml's own blocks, and what gguf-py decodes is what nibble reads."""
+    """A drawn mix with drawn rules and a drawn importance: ggml's own blocks, and what gguf-py decodes is what nibble reads."""
     rng = case.rng
     mix = rng.choice(["q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "mxfp4"])
     rules = []
@@ -278,16 +295,19 @@ def blocks(case, drawn):
                   + rng.choice(["q8_0", "q4_0", "q5_1", "q6_k", "f16", "bf16", "iq4_nl"])]
     if case.chance(0.3):
         rules += ["--keep", rng.choice(["output", "ffn_up", "o_proj", "layers.1"])]
-    case.note(mix=mix, rules=rules)
+    plain = {tensor.name: numpy.array(tensor.data) for tensor in gguf.GGUFReader(case / "f32.gguf").tensors}
+    weights = importance(case, plain)
+    case.note(mix=mix, rules=rules, importance=len(weights))
     source = rng.choice([drawn.folder.name, "f32.gguf"])
     try:
-        case.nibble("quantize", source, "-o", "q.gguf", "--gguf-type", mix, *rules, "-q", "-j", rng.choice([1, 2]), *pre(case))
+        case.nibble("quantize", source, "-o", "q.gguf", "--gguf-type", mix, *rules, *(("--imatrix", "i.dat") if weights else ()), "-q", "-j", rng.choice([1, 2]), *pre(case))
     except Refusal as refusal:
-        # Rules that match nothing, and types that rows have no whole blocks of, are named.
+        # Rules that match nothing, types that rows have no whole blocks of, and types that search for nothing are named.
+        if weights and "--imatrix is for types of blocks" in str(refusal):
+            return
         if rules and ("rule" in str(refusal) or "pattern" in str(refusal) or "cannot become" in str(refusal)):
             return
         raise
-    plain = {tensor.name: numpy.array(tensor.data) for tensor in gguf.GGUFReader(case / "f32.gguf").tensors}
     decoded = {}
     for tensor in gguf.GGUFReader(case / "q.gguf").tensors:
         kind = tensor.tensor_type
@@ -295,7 +315,7 @@ def blocks(case, drawn):
         decoded[tensor.name] = values = gguf.quants.dequantize(data, kind).reshape(plain[tensor.name].shape)
         name = kind.name.lower() if kind.name.startswith(("Q4_0", "Q4_1", "Q5_", "Q8", "IQ", "MX")) else kind.name[0].lower() + kind.name[1:]
         if name in ggml.TYPES and quantizers():
-            expected = quantizers().quantize(name, plain[tensor.name])
+            expected = quantizers().quantize(name, plain[tensor.name], weights.get(tensor.name))
             assert numpy.array_equal(data.reshape(expected.shape), expected), f"{tensor.name}: blocks of {name} are not ggml's"
     case.nibble("dequantize", "q.gguf", "-o", "plain", "--dtype", "fp32", "-q", "-j", 1)
     case.nibble("convert", "plain", "-o", "plain.gguf", "--gguf-type", "f32", "-q", "-j", 1, *pre(case))

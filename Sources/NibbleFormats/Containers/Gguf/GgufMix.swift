@@ -2,7 +2,7 @@ import NibbleQuant
 
 /// A way to choose a type of ggml's for each tensor of a model, by a name such as `q4_k_m`: more bits where errors cost more.
 ///
-/// The choices are those of llama.cpp's `llama-quantize` without an importance matrix (`llama_tensor_get_type`).
+/// The choices are those of llama.cpp's `llama-quantize` (`llama_tensor_get_type`); some are others with an importance matrix.
 public struct GgufMix: Sendable {
   /// The name on the command line: "q4_k_m".
   public let name: String
@@ -31,13 +31,13 @@ public struct GgufMix: Sendable {
   public static let all: [GgufMix] = [
     GgufMix("f32", 0, .f32), GgufMix("f16", 1, .f16), GgufMix("bf16", 32, .bf16), GgufMix("q8_0", 7, .q8_0), GgufMix("q6_k", 18, .q6_k),
     GgufMix("q5_k_m", 17, .q5_k, values: sensitive, down: sensitive), GgufMix("q5_k_s", 16, .q5_k),
-    GgufMix("q5_1", 9, .q5_1), GgufMix("q5_0", 8, .q5_0),
+    GgufMix("q5_1", 9, .q5_1), GgufMix("q5_0", 8, .q5_0, down: guarded(.q5_1)),
     GgufMix("q4_k_m", 15, .q4_k, values: sensitive, down: sensitive, attended: ofExperts),
     GgufMix(
       "q4_k_s", 14, .q4_k, values: { place, _, _ in place < 4 ? .q5_k : nil }, down: firstEighth, attended: ofExperts),
-    GgufMix("q4_1", 3, .q4_1), GgufMix("q4_0", 2, .q4_0),
-    GgufMix("iq4_nl", 25, .iq4_nl, values: shared, down: firstEighth, attended: ofExperts),
-    GgufMix("iq4_xs", 30, .iq4_xs, values: shared, down: firstEighth, attended: ofExperts),
+    GgufMix("q4_1", 3, .q4_1), GgufMix("q4_0", 2, .q4_0, down: guarded(.q4_1)),
+    GgufMix("iq4_nl", 25, .iq4_nl, values: shared, down: unweighed, attended: ofExperts),
+    GgufMix("iq4_xs", 30, .iq4_xs, values: shared, down: unweighed, attended: ofExperts),
     GgufMix("mxfp4_moe", 38, .mxfp4),
     GgufMix(
       "q3_k_l", 13, .q3_k, values: { _, _, _ in .q5_k }, down: { _, _, _ in .q5_k },
@@ -72,6 +72,8 @@ public struct GgufMix: Sendable {
     public var keyHeads: Int
     /// Experts of a layer; 0 where there are none.
     public var experts: Int
+    /// Whether there is an importance matrix.
+    public var hasImportance = false
 
     public init(architecture: String, layers: Int, heads: Int, keyHeads: Int, experts: Int = 0) {
       (self.architecture, self.layers, self.heads, self.keyHeads, self.experts) = (architecture, layers, heads, keyHeads, experts)
@@ -196,7 +198,7 @@ public struct GgufMix: Sendable {
       let type = self.values(place, values, model) ?? base
       return model.isOf70B && [.q3_k, .q4_k].contains(type) ? .q5_k : type
     case .keys: return model.experts == 8 ? .q8_0 : base
-    case .down where model.isFalcon: return falconDown(place, model.layers) ?? base
+    case .down where model.isFalcon: return falconDown(place, model) ?? base
     case .attended where model.isFalcon: return name == "q3_k_l" ? .q4_k : base
     case .down: return down(model.experts > 1 ? Self.layer(tensor) : place, model.layers, model) ?? base
     case .attended: return attended(place, values, model) ?? base
@@ -204,14 +206,15 @@ public struct GgufMix: Sendable {
   }
 
   /// Falcon's feed-forward layers take fewer bits.
-  private func falconDown(_ place: Int, _ count: Int) -> GGMLType? {
+  private func falconDown(_ place: Int, _ model: Model) -> GGMLType? {
+    let count = model.layers
     let isSensitive = Self.sensitive(place, count, Model(architecture: "falcon", layers: count, heads: 1, keyHeads: 1)) != nil
     switch name {
     case "q3_k_m": return place < count / 16 ? .q5_k : isSensitive ? .q4_k : nil
     case "q3_k_l": return .q4_k
     case "q4_k_m": return place < count / 16 ? .q6_k : isSensitive ? .q5_k : nil
     case "q5_k_m": return isSensitive ? .q6_k : nil
-    case "iq4_nl", "iq4_xs": return place < count / 8 ? .q5_k : nil
+    case "iq4_nl", "iq4_xs", "q4_0", "q5_0": return down(place, count, model)
     case "q2_k": return .q3_k
     default: return nil
     }
@@ -239,6 +242,9 @@ public struct GgufMix: Sendable {
     place < count / 8 || place >= 7 * count / 8 || (place - count / 8) % 3 == 2 ? .q6_k : nil
   }
   private static let firstEighth: Rule = { place, count, _ in place < count / 8 ? .q5_k : nil }
+  private static let unweighed: Rule = { place, count, model in model.hasImportance ? nil : firstEighth(place, count, model) }
+  /// The first feed-forward layers go wrong with an importance matrix at times.
+  private static func guarded(_ type: GGMLType) -> Rule { { place, count, model in model.hasImportance && place < count / 8 ? type : nil } }
   /// Where four heads of queries and more share one of values.
   private static let shared: Rule = { _, _, model in model.shares >= 4 ? .q5_k : nil }
   private static let ofExperts: Rule = { _, _, model in model.experts == 8 ? .q5_k : nil }

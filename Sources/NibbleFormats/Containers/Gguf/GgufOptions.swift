@@ -12,11 +12,16 @@ public struct GgufOptions: Sendable {
   /// Whether codes of a packed model may be rounded to codes of another kind.
   public var requantizes = false
 
+  /// How much each input of a matrix counts in the search for scales.
+  public var importance: Importance?
+  /// Whether codes will be chosen by what inputs are, so that mixes choose types as they do with an importance.
+  public var isWeighed = false
+
   /// Every tensor in its own type.
   public init() {}
 
   /// Whether something was asked for.
-  public var isGiven: Bool { type != nil || !rules.isEmpty || preTokenizer != nil || requantizes }
+  public var isGiven: Bool { type != nil || !rules.isEmpty || preTokenizer != nil || requantizes || importance != nil }
 
   /// Names of types and mixes.
   public static var typeNames: [String] { GgufMix.all.map(\.name) + ["mxfp4", auto] }

@@ -61,6 +61,7 @@ struct GgufPlan: Sendable {
     try model.write(
       fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
     metadata["general.quantization_version"] = .u32(2)
+    if let importance = job.output.gguf.importance { Self.write(importance, &metadata) }
     try TokenKeys(text, numbers, architecture: llamaCpp.architecture, preTokenizer: try preTokenizer(job)).write(&metadata)
     if case .texts(let tokens)? = metadata["tokenizer.ggml.tokens"] { try check(vocabulary: tokens.count, job) }
     if let odd = metadata.entries.first(where: { !$0.value.isFinite }) {
@@ -218,9 +219,10 @@ struct GgufPlan: Sendable {
     }
     let heads = Int(try numbers.u32(["num_attention_heads", "n_head", "n_heads"]) ?? 0)
     let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers"]) ?? 0)
-    let model = GgufMix.Model(
+    var model = GgufMix.Model(
       architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)),
       experts: try numbers.experts() ?? 0)
+    model.hasImportance = options.importance != nil || options.isWeighed
     let types = try GgufTypes(tensors, options, in: model, place: path)
     let each = zip(groups, types.types).flatMap { group, type in group.map { _ in type } }
     try checkRounding(job, indices, each)
@@ -240,6 +242,7 @@ struct GgufPlan: Sendable {
           "\(path: path): \(types.fallbacks.count) tensors have rows that are no whole blocks of \(first.wanted.name), \(subject: first.tensor.name.text) the first; "
             + "they become \(Set(types.fallbacks.map(\.type.name)).sorted().joined(separator: ", "))"))
     }
+    if let importance = options.importance { try weigh(&job, by: importance) }
     return types.fileType
   }
 
