@@ -22,6 +22,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
       narrow = 8, again = 12
     static let chances = 14, taken = 15, given = 16, takenGradient = 17, shareGradient = 18, chanceGradient = 19
+    static let sinkGradient = 13
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -185,6 +186,13 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     }
   }
 
+  /// What attention of a layer computes.
+  func attention(_ index: Int) -> Attention {
+    var attention = shape.attention(index)
+    attention.sinks = weights.layers[index].sinks?.values
+    return attention
+  }
+
   /// Queries, keys and values of every run, and what attention makes of them.
   func attend(
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ projections: [Linear], _ distances: [Linear], _ input: Floats,
@@ -205,7 +213,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       if let relative = weights.relative, relative.isUsed {
         attendByDistance(index, relative, sequences, projections, distances, layers)
       } else {
-        layers.timed(.attention) { shape.attention(index).run(sequences, engine.team) }
+        layers.timed(.attention) { attention(index).run(sequences, engine.team) }
       }
     }
   }
@@ -259,8 +267,12 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     let isInPlace = out == up
     engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, _ in
       for row in part {
-        let gate = up + row * 2 * inner
-        LayerKernels.activate(shape.activation, gate: gate, times: gate + inner, count: inner, isInPlace ? gate : out + row * inner)
+        let gate = up + row * 2 * inner, to = isInPlace ? gate : out + row * inner
+        if let clamped = shape.clampedGate {
+          clamped.activate(gate, count: inner, to)
+        } else {
+          LayerKernels.activate(shape.activation, gate: gate, times: gate + inner, count: inner, to)
+        }
       }
     }
     guard isInPlace else { return }
