@@ -63,7 +63,7 @@ extension Attention {
           let own = keyRange(sequence, row..<row + 1)
           weigh(
             weights + (row - first) * n, n, seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound,
-            sequence.mask.map { $0 + keys.lowerBound }, head: head * group + member, bounded: bounded.map { $0 + (row - first) * n })
+            sequence.mask.map { $0 + keys.lowerBound }, sink: sequence.sinks?[head * group + member], bounded: bounded.map { $0 + (row - first) * n })
         }
         let dOut = gradient.output + first * gradient.outputStride + column
         let to = keys.lowerBound * gradient.stride

@@ -56,7 +56,7 @@ extension Checkpoint {
 
 extension StoredTensor {
   /// The parts of a stack; nil for other tensors.
-  fileprivate func experts(_ leaves: [String]) -> [StoredTensor]? {
+  package func experts(_ leaves: [String]) -> [StoredTensor]? {
     let parts = name.text.split(separator: ".", omittingEmptySubsequences: false)
     guard parts.count > 1, parts[parts.count - 2] == "experts", !isPacked, sections.count == 1, let section = sections.first,
       section.compression == .none, section.order == nil, case .file(let file, let offset) = section.source, let last = parts.last

@@ -90,12 +90,12 @@ extension Transformer {
     let dQueryKeyValue = floats(Slot.wide, rows * shape.attentionWidth)
     enter(attention, tape.attentionBranch)
     layers.linearBack([layer.attentionOutput], tape.attended.start, rows: rows, half, dx: dAttended, tape.linear, gradients)
-    let pairs = pairs(index, runs, tape, dAttended, dQueryKeyValue, gradients)
+    let pairs = pairs(index, runs, layers, tape, dAttended, dQueryKeyValue, gradients)
     withExtendedLifetime(runs) {
       if let relative = weights.relative, relative.isUsed {
         attendByDistanceBack(index, relative, pairs, layers, gradients, sum: distances)
       } else {
-        layers.timed(.attention) { self.attention(index).backward(pairs, engine.team) }
+        layers.timed(.attention) { shape.attention(index).backward(pairs, engine.team) }
         addSinks(layer, pairs, gradients)
       }
     }
@@ -134,13 +134,14 @@ extension Transformer {
 
   /// What attention took and gave, and where its gradients lie.
   private func pairs(
-    _ index: Int, _ runs: [TokenRun], _ tape: LayerTape, _ dAttended: Floats, _ dQueryKeyValue: Floats, _ gradients: Gradients
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ tape: LayerTape, _ dAttended: Floats, _ dQueryKeyValue: Floats,
+    _ gradients: Gradients
   ) -> [(sequence: Attention.Sequence, gradient: Attention.Gradient)] {
     let stride = shape.attentionWidth
     let sinks = weights.layers[index].sinks.flatMap { gradients.vectors[$0.id] }.map { _ in floats(Slot.sinkGradient, runs.count * shape.heads) }
     var row = 0
     var pairs: [(sequence: Attention.Sequence, gradient: Attention.Gradient)] = []
-    for sequence in sequences(index, runs, tape.queryKeyValue.start, tape.attended.start) {
+    for sequence in sequences(index, runs, layers, tape.queryKeyValue.start, tape.attended.start) {
       let to = dQueryKeyValue + row * stride
       pairs.append(
         (

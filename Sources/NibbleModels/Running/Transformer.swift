@@ -186,13 +186,6 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     }
   }
 
-  /// What attention of a layer computes.
-  func attention(_ index: Int) -> Attention {
-    var attention = shape.attention(index)
-    attention.sinks = weights.layers[index].sinks?.values
-    return attention
-  }
-
   /// Queries, keys and values of every run, and what attention makes of them.
   func attend(
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ projections: [Linear], _ distances: [Linear], _ input: Floats,
@@ -207,30 +200,35 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     }
     normHeads(index, layers, rows, queryKeyValue, tape)
     rotate(index, runs, queryKeyValue)
-    let sequences = sequences(index, runs, queryKeyValue, attended)
+    let sequences = sequences(index, runs, layers, queryKeyValue, attended)
     // Masks live in their runs.
     withExtendedLifetime(runs) {
       if let relative = weights.relative, relative.isUsed {
         attendByDistance(index, relative, sequences, projections, distances, layers)
       } else {
-        layers.timed(.attention) { attention(index).run(sequences, engine.team) }
+        layers.timed(.attention) { shape.attention(index).run(sequences, engine.team) }
       }
     }
   }
 
   /// Every run's part of attention.
-  func sequences(_ index: Int, _ runs: [TokenRun], _ queryKeyValue: Floats, _ attended: Floats) -> [Attention.Sequence] {
-    let stride = shape.attentionWidth
+  func sequences(
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ queryKeyValue: Floats, _ attended: Floats
+  ) -> [Attention.Sequence] {
+    let stride = shape.attentionWidth, sinks = weights.layers[index].sinks
     var row = 0
     return runs.filter { !$0.ids.isEmpty }.map { run in
       defer { row += run.ids.count }
-      return sequence(index, run, queryKeyValue + row * stride, stride, attended + row * shape.queryWidth)
+      let own = sinks.map { sinks in
+        layers.segments.first { $0.rows.contains(row) }?.vector(sinks) ?? UnsafePointer(sinks.values.start)
+      }
+      return sequence(index, run, queryKeyValue + row * stride, stride, attended + row * shape.queryWidth, own)
     }
   }
 
   /// One run's part of attention; its new keys and values go to its cache.
   private func sequence(
-    _ index: Int, _ run: TokenRun, _ queryKeyValue: Floats, _ stride: Int, _ attended: Floats
+    _ index: Int, _ run: TokenRun, _ queryKeyValue: Floats, _ stride: Int, _ attended: Floats, _ sinks: UnsafePointer<Float>?
   ) -> Attention.Sequence {
     let size = shape.headSize
     let newKeys = queryKeyValue + shape.queryWidth
@@ -239,6 +237,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       query: queryKeyValue, queryStride: stride, key: newKeys, value: newValues, keyStride: stride, keyHeadStride: size, past: 0,
       new: run.ids.count, window: shape.windows[index], mask: run.mask?.start, output: attended,
       outputStride: shape.queryWidth)
+    sequence.sinks = sinks
     guard let cache = run.cache else { return sequence }
     let room = cache.layer(index)
     for token in run.ids.indices {

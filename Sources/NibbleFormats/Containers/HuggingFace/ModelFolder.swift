@@ -239,7 +239,7 @@ extension Checkpoint {
   }
 
   /// The type that the configuration says the model computes in.
-  private var computeType: DType? {
+  var computeType: DType? {
     let name = (config?["dtype"] ?? config?["torch_dtype"])?.string
     return QuantState.dtypes.first { $0.name == name }?.dtype
   }
