@@ -14,7 +14,7 @@ extension Trained {
     if layers.contains(where: { $0.experts?.areStacked == true }) {
       // A stack has its own scale, whichever that is.
       guard stackedFactors(of: model) == nil else { return nil }
-      return layers.lazy.compactMap(\.experts).flatMap { $0.all.flatMap(\.linears) }.first { modules[$0.id] != nil }?.name
+      return layers.lazy.compactMap(\.experts).flatMap(\.linears).first { modules[$0.id] != nil }?.name
     }
     func adapted(_ linears: [Linear]) -> [Linear] { linears.filter { modules[$0.id] != nil } }
     for layer in layers {

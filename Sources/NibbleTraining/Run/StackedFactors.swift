@@ -2,7 +2,7 @@ import NibbleAdapters
 import NibbleModels
 
 /// Factors of the experts of a layer as PEFT has them where files stack experts: of the parameter they are stacked into
-/// (`target_parameters`), A [experts · rank, inputs], B [outputs, rank · experts].
+/// (`target_parameters`), A [experts · rank, inputs], B [outputs, rank · experts]. Their router's are of its weight, which is a parameter, too.
 struct StackedFactors {
   /// The parameter's path in the model.
   let parameter: String
@@ -29,6 +29,14 @@ extension Trained {
           let leaf = linears[0].name.split(separator: ".").last
         else { return nil }
         stacks.append((String(leaf), linears, own))
+      }
+      if let router = modules[experts.router.id] {
+        guard router.isPlainLoRA else { return nil }
+        let path = model.path(ofModule: experts.router.name)
+        found.append(
+          StackedFactors(
+            parameter: path + ".weight", rank: router.rank, scale: router.scale, layers: [experts.router.id],
+            tensors: router.tensors.map { AdapterFolder.Tensor($0.name, $0.shape, Array($0.values.values)) }))
       }
       for (index, stack) in stacks.enumerated() {
         let block = model.path(ofModule: String(stack.linears[0].name.dropLast(stack.leaf.count + ".0.".count)))
@@ -82,10 +90,10 @@ extension TrainedModule {
 }
 
 extension Model {
-  /// The layers that files hold in stacks of experts.
+  /// The layers that are parameters to PEFT: those that files hold in stacks of experts, and their routers.
   var stackedLayers: Set<ParameterID> {
     let experts = ((network as? Transformer)?.weights.layers ?? []).compactMap(\.experts)
-    return Set(experts.filter(\.areStacked).flatMap { $0.all.flatMap(\.linears) }.map(\.id))
+    return Set(experts.filter(\.areStacked).flatMap(\.linears).map(\.id))
   }
 }
 
