@@ -16,6 +16,8 @@ extension AdapterFile {
     public let scale: Double
     /// Whether the factors are of a parameter as its module holds it.
     package var isParameter = false
+    /// Whether they were part of a stack of experts: those read x as the factors of a module do, however files store the experts.
+    package var isOfStack = false
 
     /// What messages call its method.
     public var methodName: String { method.name }
@@ -51,7 +53,7 @@ extension AdapterFile {
 
     /// The same with numbers that it shares with others.
     func sharing(_ tensors: [String: StoredTensor]) -> AdaptedModule {
-      AdaptedModule(path: path, method: method, shape: shape, parts: parts.merging(tensors) { $1 }, scale: scale, isParameter: isParameter)
+      AdaptedModule(path: path, method: method, shape: shape, parts: parts.merging(tensors) { $1 }, scale: scale, isParameter: isParameter, isOfStack: isOfStack)
     }
 
     /// For messages: the shapes of its tensors.
@@ -163,7 +165,7 @@ extension AdapterFile {
     }
     return AdaptedModule(
       path: path, method: method, shape: shape, parts: parts, scale: try config.scale(of: path, rank: expected),
-      isParameter: config.parameter(of: path) != nil)
+      isParameter: config.parameter(of: path) != nil, isOfStack: config.stackedParameter(of: path) != nil)
   }
 
   /// A module of a layer that takes and gives so many numbers, which its tensors may not show.

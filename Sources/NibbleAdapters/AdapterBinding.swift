@@ -69,7 +69,7 @@ extension Checkpoint {
   var packingName: String? {
     let all = Set(packed.map(\.encoding)), searched = all.filter(\.kind.searchesScales)
     let own = searched.isEmpty ? all : searched
-    guard own.count == 1, let encoding = own.first, !encoding.kind.isOfGguf else { return nil }
+    guard own.count == 1, let encoding = own.first, !encoding.kind.isForeign else { return nil }
     var parts = [encoding.kind.askedAs ?? encoding.name]
     if let block = encoding.parameter("block_size")?.int {
       parts.append("block=\(block)")

@@ -182,7 +182,7 @@ public struct AdapterFile: Sendable {
     _ own: String, by tensor: StoredTensor, _ all: Set<ByteName>, _ seen: inout [ByteName: StoredTensor]
   ) throws {
     if own.contains(".original_module.") { return }
-    let name = Self.withoutWrapper(own.replacing(".base_layer.", with: "."), all)
+    let name = Self.withoutWrapper(own.replacing(".base_layer", with: ""), all)
     guard let other = seen.updateValue(tensor, forKey: ByteName(name)) else {
       replacements.append((name, tensor))
       return

@@ -38,7 +38,7 @@ extension AdapterConfig {
 extension AdapterFile.AdaptedModule {
   /// The module of a layer or embedding whose weight is stored [inputs, outputs], if its factors are of that parameter.
   func turned(as kind: ModuleShape.Kind) -> AdapterFile.AdaptedModule {
-    guard isParameter, !shape.isTurned, let outputs = shape.outputs, let input = shape.inputs else { return self }
+    guard isParameter, !isOfStack, !shape.isTurned, let outputs = shape.outputs, let input = shape.inputs else { return self }
     var own = self
     own.turn(ModuleShape(kind, input: [outputs], outputs: input, rank: shape.rank, settings: shape.settings))
     return own

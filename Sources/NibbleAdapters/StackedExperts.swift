@@ -13,6 +13,9 @@ private enum Stacked: String, CaseIterable {
 
   /// The matrices of an expert that it holds.
   var matrices: [String] { self == .gateUp ? ["gate_proj", "up_proj"] : ["down_proj"] }
+
+  /// Whether it holds an expert's matrix of that name: one of its own, or all of them in one.
+  func holds(_ leaf: String) -> Bool { leaf == rawValue || matrices.contains(leaf) }
 }
 
 extension AdapterConfig {
@@ -20,7 +23,7 @@ extension AdapterConfig {
   func stackedParameter(of path: String) -> String? {
     let parts = path.split(separator: ".").map(String.init)
     guard parts.count > 3, parts[parts.count - 3] == "experts", Int(parts[parts.count - 2]) != nil,
-      let stacked = Stacked.allCases.first(where: { $0.matrices.contains(parts[parts.count - 1]) })
+      let stacked = Stacked.allCases.first(where: { $0.holds(parts[parts.count - 1]) })
     else { return nil }
     let full = (parts.dropLast(2) + [stacked.rawValue]).joined(separator: ".")
     return targetParameters.contains { full == $0 || full.hasSuffix("." + $0) } ? full : nil
@@ -33,6 +36,42 @@ extension AdapterConfig {
 extension AdapterFile {
   /// The first module whose factors are those of stacked experts: gate and up have one factor between them, which is not trained here.
   package var stackedModule: String? { modules.first { config.stackedParameter(of: $0.path) != nil }?.path }
+
+  /// The same for the experts of `base`: gate and up are one matrix where its files stack them, and biases of experts are by themselves.
+  ///
+  /// - Throws: `.adapterMismatch` for stacks of other experts
+  package func fittingExperts(of base: Checkpoint) throws -> AdapterFile {
+    try checkExperts(of: base)
+    guard let leaves = base.family?.stackedExperts, !leaves.isEmpty else { return self }
+    var file = self
+    file.replacements = replacements.flatMap { name, tensor -> [(name: String, tensor: StoredTensor)] in
+      var named = tensor
+      named.name = ByteName(name)
+      return named.experts(leaves)?.map { ($0.name.text, $0) } ?? [(name, tensor)]
+    }
+    let (gate, up) = (Stacked.gateUp.matrices[0], Stacked.gateUp.matrices[1])
+    let ups = Dictionary(modules.filter { $0.isOfStack && $0.path.hasSuffix("." + up) }.map { ($0.path, $0) }) { first, _ in first }
+    var (rest, fused): ([AdaptedModule], [(path: String, parts: [String: StoredTensor])]) = ([], [])
+    for module in modules {
+      guard module.isOfStack, module.path.hasSuffix("." + gate), leaves.contains(Stacked.gateUp.rawValue) else {
+        if ups[module.path] == nil || !leaves.contains(Stacked.gateUp.rawValue) { rest.append(module) }
+        continue
+      }
+      let expert = String(module.path.dropLast(gate.count))
+      guard let a = module.parts[LoRA.first], let first = module.parts[LoRA.second], let second = ups[expert + up]?.parts[LoRA.second] else {
+        throw mismatch(module.path, "lacks a factor")
+      }
+      // Rows of the one matrix as the stack has them.
+      let values = try mapped.floats(first) + mapped.floats(second), path = expert + Stacked.gateUp.rawValue
+      let b = StoredTensor(
+        ByteName("\(Self.prefix)\(path).\(LoRA.second).weight"), .f32, [first.shape[0] + second.shape[0], first.shape[1]],
+        sections: [StoredSection(.data, bytes: values.withUnsafeBytes { [UInt8]($0) })])
+      fused.append((path, [LoRA.first: a, LoRA.second: b]))
+    }
+    try file.hold(fused.compactMap { $0.parts[LoRA.second] })
+    file.modules = try (rest + fused.map { try file.module($0.path, $0.parts, isEmbedding: false) }).sorted { ByteName($0.path) < ByteName($1.path) }
+    return file
+  }
 
   /// Throws unless its stacks are of as many experts as the layers of `base` have.
   func checkExperts(of base: Checkpoint) throws {

@@ -1,3 +1,4 @@
+import Glibc
 import NibbleCore
 import NibbleQuant
 
@@ -39,6 +40,8 @@ package struct Attention: Sendable {
     package var window: Int?
     /// One byte a token, 0 for those nobody may see; nil for none.
     package var mask: UnsafePointer<UInt8>?
+    /// A score for each head that no key has: it takes its share of the softmax and gives nothing. nil for none.
+    package var sinks: UnsafePointer<Float>?
     package var output: UnsafeMutablePointer<Float>
     package var outputStride: Int
 
@@ -94,7 +97,7 @@ package struct Attention: Sendable {
     let key = sequence.key + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
     let value = sequence.value + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
     let mask = sequence.mask.map { $0 + keys.lowerBound }
-    guard queries.count > 1, BLAS.isThere else {
+    guard queries.count > 1 && BLAS.isThere || sequence.sinks != nil else {
       for query in queries {
         let own = keyRange(sequence, query..<query + 1)
         let skipped = own.lowerBound - keys.lowerBound
@@ -110,19 +113,18 @@ package struct Attention: Sendable {
     let scores = scratch.floatStart(Slot.scores, queries.count * keys.count)
     for member in 0..<group {
       let column = (head * group + member) * size
-      _ = BLAS.multiply(
+      multiply(
         sequence.query + queries.lowerBound * sequence.queryStride + column, sequence.queryStride, key, sequence.keyStride,
-        transposed: true, scores, keys.count, m: queries.count, n: keys.count, k: size)
+        transposed: true, scores, keys.count, queries.count, keys.count, size)
       for query in queries {
         let own = keyRange(sequence, query..<query + 1)
         weigh(
           scores + (query - queries.lowerBound) * keys.count, keys.count,
-          seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound, mask)
+          seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound, mask, sink: sequence.sinks?[head * group + member])
       }
-      _ = BLAS.multiply(
+      multiply(
         scores, keys.count, value, sequence.keyStride, transposed: false,
-        sequence.output + queries.lowerBound * sequence.outputStride + column, sequence.outputStride, m: queries.count, n: size,
-        k: keys.count)
+        sequence.output + queries.lowerBound * sequence.outputStride + column, sequence.outputStride, queries.count, size, keys.count)
     }
   }
 
@@ -140,9 +142,11 @@ package struct Attention: Sendable {
 
   /// One row of scores becomes weights: a softmax over what is seen, zeros elsewhere.
   ///
-  /// - Parameter bounded: gets tanh(score / cap) of what is seen, if there is a cap
+  /// - Parameters:
+  ///   - sink: what takes its share beside the row
+  ///   - bounded: gets tanh(score / cap) of what is seen, if there is a cap
   func weigh(
-    _ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?,
+    _ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?, sink: Float? = nil,
     bounded: UnsafeMutablePointer<Float>? = nil
   ) {
     let own = row + seen.lowerBound
@@ -155,6 +159,11 @@ package struct Attention: Sendable {
     for index in 0..<seen.lowerBound { row[index] = 0 }
     for index in seen.upperBound..<count { row[index] = 0 }
     if let mask { for index in seen where mask[index] == 0 { row[index] = -.infinity } }
-    LayerKernels.softmax(own, count: seen.count, scale: cap == nil ? scale : 1)
+    guard let sink else { return LayerKernels.softmax(own, count: seen.count, scale: cap == nil ? scale : 1) }
+    if cap == nil { LayerKernels.scale(own, by: scale, count: seen.count) }
+    let sum = LayerKernels.logSumExp(own, count: seen.count)
+    LayerKernels.softmax(own, count: seen.count)
+    // Where nothing is seen, the sink has it all.
+    LayerKernels.scale(own, by: sum.isFinite ? Float(1 / (1 + exp(Double(sink) - sum))) : 0, count: seen.count)
   }
 }

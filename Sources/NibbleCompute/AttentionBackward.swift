@@ -9,11 +9,14 @@ extension Attention {
     /// As `Sequence.query`, `key` and `value`, `stride` floats between tokens; overwritten.
     package var query, key, value: UnsafeMutablePointer<Float>
     package var stride: Int
+    /// What comes back to sinks, one a head; overwritten. nil where there are none, or nobody needs it.
+    package var sinks: UnsafeMutablePointer<Float>?
 
     package init(
       output: UnsafePointer<Float>, outputStride: Int, query: UnsafeMutablePointer<Float>, key: UnsafeMutablePointer<Float>,
-      value: UnsafeMutablePointer<Float>, stride: Int
+      value: UnsafeMutablePointer<Float>, stride: Int, sinks: UnsafeMutablePointer<Float>? = nil
     ) {
+      self.sinks = sinks
       (self.output, self.outputStride, self.stride) = (output, outputStride, stride)
       (self.query, self.key, self.value) = (query, key, value)
     }
@@ -25,6 +28,7 @@ extension Attention {
   /// Gradients of all sequences; weights are computed once more.
   ///
   /// With a cap, dS has the slope 1 − tanh² of the scores before it, too. With P = softmax(scale · Q Kᵀ): dV = Pᵀ dO, dP = dO Vᵀ, dS = scale · P∘(dP − Σ_j P∘dP), dQ = dS K, dK = dSᵀ Q.
+  /// A sink has the rest of P, and no value: its gradient is −(1 − Σ_j P) · Σ_j P∘dP, over all queries of its head.
   package func backward(_ pairs: [(sequence: Sequence, gradient: Gradient)], _ team: Team) {
     team.run(pairs.count * keyValueHeads) { task, scratch in
       let (index, head) = task.quotientAndRemainder(dividingBy: keyValueHeads)
@@ -42,6 +46,7 @@ extension Attention {
     }
     for member in 0..<group {
       let column = (head * group + member) * size
+      gradient.sinks?[head * group + member] = 0
       for first in stride(from: 0, to: sequence.new, by: Self.block) {
         let queries = first..<min(first + Self.block, sequence.new)
         let keys = keyRange(sequence, queries)
@@ -58,7 +63,7 @@ extension Attention {
           let own = keyRange(sequence, row..<row + 1)
           weigh(
             weights + (row - first) * n, n, seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound,
-            sequence.mask.map { $0 + keys.lowerBound }, bounded: bounded.map { $0 + (row - first) * n })
+            sequence.mask.map { $0 + keys.lowerBound }, sink: sequence.sinks?[head * group + member], bounded: bounded.map { $0 + (row - first) * n })
         }
         let dOut = gradient.output + first * gradient.outputStride + column
         let to = keys.lowerBound * gradient.stride
@@ -67,6 +72,9 @@ extension Attention {
           transposedLeft: true)
         multiply(dOut, gradient.outputStride, value + from, sequence.keyStride, transposed: true, slopes, n, m, n, size)
         for row in 0..<m {
+          if let own = gradient.sinks {
+            own[head * group + member] += sinkGradient(weights + row * n, slopes + row * n, count: n)
+          }
           LayerKernels.softmaxBack(weights + row * n, slopes + row * n, count: n, scale: scale)
           if let bounded { LayerKernels.tanhBack(slopes + row * n, bounded + row * n, count: n) }
         }
@@ -78,6 +86,16 @@ extension Attention {
           transposedLeft: true)
       }
     }
+  }
+
+  /// Of one query.
+  private func sinkGradient(_ p: UnsafePointer<Float>, _ dp: UnsafePointer<Float>, count: Int) -> Float {
+    var (sum, mean): (Float, Float) = (0, 0)
+    for index in 0..<count {
+      sum += p[index]
+      mean += p[index] * dp[index]
+    }
+    return (sum - 1) * mean
   }
 
   /// c[m, n] = a · b, with OpenBLAS or without.

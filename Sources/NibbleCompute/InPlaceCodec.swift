@@ -93,3 +93,30 @@ extension GGMLBlocks: InPlaceCodec {
     return Matrix(rows: rows, columns: columns, storage, data: data, isTransposed: isTransposed, owners: [sections.owner])
   }
 }
+
+extension MXFP4: InPlaceCodec {
+  package func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix? {
+    guard let codes = try sections.inPlace(.codes), let scales = try sections.inPlace(.scaleCodes), columns % Self.block == 0,
+      codes.count == rows * columns / 2, scales.count == rows * columns / Self.block, let data = codes.baseAddress,
+      let first = scales.baseAddress, let storage = nibble_mxfp4_storage()
+    else { return nil }
+    var native = nibble_matrix()
+    (native.rows, native.columns, native.storage, native.data) = (rows, columns, storage, data)
+    native.scale_codes = first.assumingMemoryBound(to: UInt8.self)
+    return Matrix(native, isTransposed: isTransposed, owners: [sections.owner])
+  }
+}
+
+extension FP8Tiles: InPlaceCodec {
+  package func matrix(rows: Int, columns: Int, _ sections: MappedSections, isTransposed: Bool) throws -> Matrix? {
+    guard let codes = try sections.inPlace(.codes), let stored = try sections.inPlace(.scales), codes.count == rows * columns,
+      let data = codes.baseAddress, let storage = nibble_fp8_storage()
+    else { return nil }
+    let own = FloatStore(scales(stored))
+    guard own.count == elementCount(of: tiles([rows, columns])) else { return nil }
+    var native = nibble_matrix()
+    (native.rows, native.columns, native.storage, native.data) = (rows, columns, storage, data)
+    (native.scales, native.nested_block, native.block) = (UnsafePointer(own.start), height, width)
+    return Matrix(native, isTransposed: isTransposed, owners: [sections.owner, own])
+  }
+}

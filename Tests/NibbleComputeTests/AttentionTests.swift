@@ -13,8 +13,11 @@ struct AttentionTests {
     var hidden: Set<Int> = []
     var threads = 1
     var cap: Float?
+    var hasSinks = false
+    /// Of a head.
+    func sink(_ head: Int) -> Float { 0.5 * Float(head) - 0.7 }
     var testDescription: String {
-      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads), \(cap ?? 0)"
+      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads), \(cap ?? 0), \(hasSinks)"
     }
   }
 
@@ -26,6 +29,8 @@ struct AttentionTests {
     Case(new: 6, isCausal: false, hidden: [0, 4]), Case(new: 70, hidden: [1, 2, 69]),
     Case(heads: 8, keyValueHeads: 1, size: 80, past: 3, new: 2), Case(past: 7, new: 1, cap: 0.8),
     Case(past: 9, new: 70, window: 30, hidden: [3, 60], cap: 0.8),
+    Case(past: 7, new: 1, hasSinks: true), Case(past: 30, new: 90, window: 40, threads: 2, hasSinks: true),
+    Case(new: 70, hidden: [0, 1, 69], hasSinks: true), Case(new: 9, isCausal: false, cap: 0.8, hasSinks: true),
   ]
 
   /// By the definition, in float64.
@@ -43,9 +48,9 @@ struct AttentionTests {
             $0 + Double(q[(token * c.heads + head) * c.size + $1]) * Double(k[(key * c.keyValueHeads + group) * c.size + $1])
           } / Double(c.size).squareRoot()
         }.map { score in c.cap.map { Double($0) * tanh(score / Double($0)) } ?? score }
-        let most = scores.max() ?? 0
+        let sink = Double(c.sink(head)), most = max(scores.max() ?? 0, c.hasSinks ? sink : -.infinity)
         let weights = scores.map { exp($0 - most) }
-        let sum = weights.reduce(0, +)
+        let sum = weights.reduce(c.hasSinks ? exp(sink - most) : 0, +)
         for i in 0..<c.size {
           out.append(
             Float(zip(seen, weights).reduce(0.0) { $0 + $1.1 / sum * Double(v[($1.0 * c.keyValueHeads + group) * c.size + i]) }))
@@ -65,6 +70,7 @@ struct AttentionTests {
     )
     var out = [Float](repeating: .nan, count: q.count)
     let mask = (0..<c.past + c.new).map { UInt8(c.hidden.contains($0) ? 0 : 1) }
+    let sinks = FloatStore((0..<c.heads).map(c.sink))
     let attention = Attention(
       heads: c.heads, keyValueHeads: c.keyValueHeads, size: c.size, scale: 1 / Float(c.size).squareRoot(), isCausal: c.isCausal, cap: c.cap)
     q.withUnsafeBufferPointer { q in
@@ -74,13 +80,12 @@ struct AttentionTests {
             out.withUnsafeMutableBufferPointer { out in
               let stride = c.heads * c.size
               guard let q = q.baseAddress, let k = k.baseAddress, let v = v.baseAddress, let out = out.baseAddress else { return }
-              attention.run(
-                [
-                  .init(
-                    query: q, queryStride: stride, key: k, value: v, keyStride: c.keyValueHeads * c.size, keyHeadStride: c.size,
-                    past: c.past, new: c.new, window: c.window, mask: c.hidden.isEmpty ? nil : mask.baseAddress, output: out,
-                    outputStride: stride)
-                ], Team(threads: c.threads))
+              var sequence = Attention.Sequence(
+                query: q, queryStride: stride, key: k, value: v, keyStride: c.keyValueHeads * c.size, keyHeadStride: c.size,
+                past: c.past, new: c.new, window: c.window, mask: c.hidden.isEmpty ? nil : mask.baseAddress, output: out,
+                outputStride: stride)
+              if c.hasSinks { sequence.sinks = UnsafePointer(sinks.start) }
+              attention.run([sequence], Team(threads: c.threads))
             }
           }
         }

@@ -105,16 +105,19 @@ struct BackwardTests {
   }
 
   @Test(
-    "through attention: queries, keys, values",
+    "through attention: queries, keys, values, sinks",
     arguments: [
-      (true, Int?.none, false, Float?.none), (true, 3, false, nil), (false, nil, false, nil), (false, nil, true, nil), (true, nil, false, 0.7),
-      (false, nil, true, 0.7), (false, 3, false, nil), (false, 5, true, nil),
+      (true, Int?.none, false, Float?.none, false), (true, 3, false, nil, false), (false, nil, false, nil, false), (false, nil, true, nil, false),
+      (true, nil, false, 0.7, false), (false, nil, true, 0.7, false), (false, 3, false, nil, false), (false, 5, true, nil, false),
+      (true, nil, false, nil, true), (true, 3, false, nil, true), (false, nil, true, 0.7, true),
     ])
-  func attention(_ isCausal: Bool, _ window: Int?, _ isMasked: Bool, _ cap: Float?) throws {
+  func attention(_ isCausal: Bool, _ window: Int?, _ isMasked: Bool, _ cap: Float?, _ hasSinks: Bool) throws {
     let (heads, groups, size, tokens) = (4, 2, 6, 9)
     let attention = Attention(heads: heads, keyValueHeads: groups, size: size, scale: 0.4, isCausal: isCausal, cap: cap)
     let stride = (heads + 2 * groups) * size
-    let x = Self.numbers(tokens * stride, 9), dy = Self.numbers(tokens * heads * size, 10)
+    // Sinks follow the tokens.
+    let sinks = tokens * stride
+    let x = Self.numbers(sinks + (hasSinks ? heads : 0), 9), dy = Self.numbers(tokens * heads * size, 10)
     let mask: [UInt8] = (0..<tokens).map { isMasked && $0 > 5 ? 0 : 1 }
     func forward(_ x: [Double]) -> [Double] {
       var out = [Double](repeating: 0, count: tokens * heads * size)
@@ -128,7 +131,7 @@ struct BackwardTests {
             let score = 0.4 * (0..<size).reduce(0.0) { $0 + x[q + $1] * x[key * stride + (heads + head / (heads / groups)) * size + $1] }
             return exp(cap.map { Double($0) * tanh(score / Double($0)) } ?? score)
           }
-          let sum = scores.reduce(0, +)
+          let sum = scores.reduce(hasSinks ? exp(x[sinks + head]) : 0, +)
           for (score, key) in zip(scores, seen) {
             let v = key * stride + (heads + groups + head / (heads / groups)) * size
             for i in 0..<size { out[(token * heads + head) * size + i] += score / sum * x[v + i] }
@@ -144,13 +147,14 @@ struct BackwardTests {
           try dy.withUnsafeBufferPointer { dy in
             try mask.withUnsafeBufferPointer { mask in
               let (q, d) = (try #require(x.baseAddress), try #require(dx.baseAddress))
-              let sequence = Attention.Sequence(
+              var sequence = Attention.Sequence(
                 query: q, queryStride: stride, key: q + heads * size, value: q + (heads + groups) * size, keyStride: stride,
                 keyHeadStride: size, past: 0, new: tokens, window: window, mask: isMasked ? mask.baseAddress : nil,
                 output: try #require(out.baseAddress), outputStride: heads * size)
+              if hasSinks { sequence.sinks = q + sinks }
               let gradient = Attention.Gradient(
                 output: try #require(dy.baseAddress), outputStride: heads * size, query: d, key: d + heads * size,
-                value: d + (heads + groups) * size, stride: stride)
+                value: d + (heads + groups) * size, stride: stride, sinks: hasSinks ? d + sinks : nil)
               attention.backward([(sequence, gradient)], Team(threads: 2))
             }
           }

@@ -206,6 +206,7 @@ void nibble_join_planes(size_t element, const uint8_t *planes, size_t count, uin
 #include "CNibbleLayers.h"
 #include "CNibbleOptimizers.h"
 #include "CNibbleProducts.h"
+#include "CNibbleScaled.h"
 #include "CNibbleWindows.h"
 
 #endif

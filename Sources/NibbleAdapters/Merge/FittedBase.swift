@@ -8,7 +8,7 @@ extension Checkpoint {
   /// - Returns: the base, and the adapters without what they say twice
   /// - Throws: `.adapterMismatch` where a vocabulary is resized in one place only
   func fitted(to given: [MergeOptions.Weighted]) throws -> (base: Checkpoint, adapters: [MergeOptions.Weighted]) {
-    for one in given { try one.adapter.checkExperts(of: self) }
+    let given = try given.map { MergeOptions.Weighted(try $0.adapter.fittingExperts(of: self), weight: $0.weight) }
     let base = try replicatingLayers(for: given.map(\.adapter)) { nil }
     return try base.fittedAsItIs(to: given)
   }

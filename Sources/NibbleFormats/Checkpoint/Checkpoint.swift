@@ -131,6 +131,7 @@ extension Checkpoint {
     if let text = header.metadata.first(where: { $0.key == SideRecord.metadataKey })?.value {
       try checkpoint.apply(SideRecord(text: Array(text.utf8), place: file.path), replacingConfig: false)
     }
+    try checkpoint.unstackExperts()
     checkpoint.sortTensors()
     return checkpoint
   }

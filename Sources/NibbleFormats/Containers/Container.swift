@@ -140,12 +140,12 @@ extension Checkpoint {
 
   /// Whether packed tensors of this checkpoint stay as they are in a container; blocks of a GGUF file may have to be packed anew.
   package func keepsCodes(in format: OutputFormat) -> Bool {
-    packed.contains { !$0.encoding.kind.isOfGguf || format.container.takes($0.encoding, beside: []) }
+    packed.contains { !$0.encoding.kind.isForeign || format.container.takes($0.encoding, beside: []) }
   }
 
   /// The container of safetensors that holds what this checkpoint is made of.
   public var folderFormat: OutputFormat {
-    let packed = packed.filter { !$0.encoding.kind.isOfGguf }
+    let packed = packed.filter { !$0.encoding.kind.isForeign }
     if packed.isEmpty { return .safetensors }
     return layoutFormat ?? (packed.contains { $0.encoding.codec is Int4Groups } ? .compressedTensors : .bnb)
   }

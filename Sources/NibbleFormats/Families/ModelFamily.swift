@@ -35,6 +35,8 @@ public struct ModelFamily: Sendable {
   package var isInBitsAndBytes = true
   /// Weights of layers that it leaves as they are all the same.
   var beyondBitsAndBytes: Pattern?
+  /// Parameters of experts that files hold stacked, [experts, inputs, outputs], with biases [experts, outputs] of the name and `_bias`.
+  package var stackedExperts: [String] = []
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 
@@ -51,7 +53,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, mixtral, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, resNet, vit].compactMap { $0 }
+  package static let known = [llama, mixtral, gptOss, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, resNet, vit].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []

@@ -30,10 +30,10 @@ public struct TensorTarget: Sendable {
     stateText = source.section(.stateText)
   }
 
-  /// The tensor as a container holds it: as it is or, where it is blocks of a GGUF file that have no place there, its elements.
+  /// The tensor as a container holds it: as it is or, where it is coded as other programs' files are and has no place there, its elements.
   init(keeping source: StoredTensor, in container: any Container) {
     self.init(keeping: source)
-    if source.encoding.kind.isOfGguf, !container.takes(source.encoding, beside: []) { becomePlain(source) }
+    if source.encoding.kind.isForeign, !container.takes(source.encoding, beside: []) { becomePlain(source) }
   }
 
   /// The model's own tensor, element by element.

@@ -15,9 +15,9 @@ extension StreamJob {
         + "them again would round twice; quantize the original, or dequantize first")
   }
 
-  /// That blocks of a GGUF file are decoded, and packed anew: their numbers were rounded before.
+  /// That codes of other programs' files are decoded, and packed anew: their numbers were rounded before.
   static func roundedTwice(_ items: [Item], _ source: Checkpoint) -> [Warning] {
-    let decoded = items.filter { $0.source.encoding.kind.isOfGguf && $0.source.encoding != $0.target.encoding }
+    let decoded = items.filter { $0.source.encoding.kind.isForeign && $0.source.encoding != $0.target.encoding }
     guard !decoded.isEmpty else { return [] }
     let counts = Dictionary(grouping: decoded, by: \.source.encoding.name).map { "\($0.value.count) \($0.key)" }.sorted()
     let packed = decoded.count { $0.target.encoding.isPacked }

@@ -153,7 +153,7 @@ extension StreamJob {
   ) -> (CodecChoice, Int, PackingReason) {
     func keep(_ reason: PackingReason) -> (CodecChoice, Int, PackingReason) { (.keep, options.blockSize, reason) }
     let name = tensor.name.text
-    if tensor.isPacked, !tensor.encoding.kind.isOfGguf { return keep(.alreadyPacked) }
+    if tensor.isPacked, !tensor.encoding.kind.isForeign { return keep(.alreadyPacked) }
     guard tensor.dtype.isFloat else { return keep(.notFloat) }
     if tensor.count == 0 { return keep(.empty) }
     if tensor.shape.count == 4, source.family?.packsConvolution(name) == true, options.packs(tensor) {
@@ -175,7 +175,7 @@ extension StreamJob {
   ) throws -> Item {
     let tensor = decision.tensor
     var target = TensorTarget(keeping: tensor, in: container)
-    let isReadAsNumbers = !tensor.isPacked || tensor.encoding.kind.isOfGguf
+    let isReadAsNumbers = !tensor.isPacked || tensor.encoding.kind.isForeign
     func refuse(_ why: MessageText) -> NibbleError {
       .usage("\(path: source.path): \(tensor: tensor.name.text) cannot become \(decision.choice.name): \(why)")
     }

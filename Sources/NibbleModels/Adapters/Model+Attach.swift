@@ -8,7 +8,8 @@ extension Model {
   /// Fits an adapter to this base: every tensor of it finds its place, or nothing is attached.
   ///
   /// - Throws: `.adapterMismatch` listing what matches nothing, or the first thing of a wrong shape
-  package func attach(_ file: AdapterFile, name: String) throws -> AttachedAdapter {
+  package func attach(_ given: AdapterFile, name: String) throws -> AttachedAdapter {
+    var file = try given.fittingExperts(of: checkpoint)
     let linears = linears
     let embeddings = embeddings
     let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name), of: checkpoint)
@@ -16,7 +17,7 @@ extension Model {
     try file.checkLayers(of: checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: path)
     try file.checkSavedModules(parameterNames, of: path)
-    let file = try withShared(file, modules).withoutUnchanged(checkpoint)
+    file = try withShared(file, modules).withoutUnchanged(checkpoint)
     let vectors: [ParameterID: FloatStore]
     var matrices: [ParameterID: Matrix]
     (vectors, matrices) = try replacements(file, parameters)

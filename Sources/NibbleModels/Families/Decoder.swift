@@ -34,6 +34,10 @@ struct DecoderExperts {
   var router = "mlp.gate", expert = "mlp.experts."
   /// Of an expert, as of an MLP.
   var up = ["gate_proj", "up_proj"], down = "down_proj"
+  /// Whether router and experts have biases.
+  var hasBias = false
+  /// Whether experts' weights are stored [inputs, outputs].
+  var isTurned = false
   var count: Int, used: Int, inner: Int, addsUp: Bool
   /// Of each layer, whether it has them.
   var layers: [Bool]
@@ -51,6 +55,8 @@ struct DecoderNames {
   /// Three projections, or one of all.
   var queryKeyValue = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
   var attentionOutput = "self_attn.o_proj"
+  /// Scores of attention that no key has.
+  var sinks: String?
   /// Gate and up, one projection of both, or that of a plain MLP.
   var up = ["mlp.gate_proj", "mlp.up_proj"]
   var down = "mlp.down_proj"
@@ -124,8 +130,8 @@ extension Decoder {
       func norm(_ name: String?, _ count: Int) throws -> Norm? {
         try name.map { try source.norm(layer + $0, width: count, hasBias: names.normsHaveBias) }
       }
-      func linear(_ name: String, _ outputs: Int, _ inputs: Int, _ hasBias: Bool) throws -> Linear {
-        try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: rule(hasBias))
+      func linear(_ name: String, _ outputs: Int, _ inputs: Int, _ hasBias: Bool, isTurned: Bool = false) throws -> Linear {
+        try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: rule(hasBias), isConv1D: isTurned)
       }
       let before = try norm(names.attentionNorms.before, width)
       let widths =
@@ -137,22 +143,24 @@ extension Decoder {
       let output = try linear(names.attentionOutput, width, shape.queryWidth, names.outputBias)
       let attentionNorms = BranchNorms(before: before, after: try norm(names.attentionNorms.after, width))
       let beforeMLP = try norm(names.mlpNorms.before, width)
-      func mlp(_ up: [String], _ down: String, _ inner: Int) throws -> Expert {
+      func mlp(_ up: [String], _ down: String, _ inner: Int, _ hasBias: Bool, isTurned: Bool = false) throws -> Expert {
         let upWidth = up.count == 1 && shape.isGated ? 2 * inner : inner
         return Expert(
-          up: try up.map { try linear($0, upWidth, width, names.mlpBias) }, down: try linear(down, width, inner, names.mlpBias))
+          up: try up.map { try linear($0, upWidth, width, hasBias, isTurned: isTurned) },
+          down: try linear(down, width, inner, hasBias, isTurned: isTurned))
       }
       let experts = try names.experts.flatMap { $0.layers[index] ? $0 : nil }.map { own in
         Experts(
-          router: try linear(own.router, own.count, width, false),
+          router: try linear(own.router, own.count, width, own.hasBias),
           all: try (0..<own.count).map { number in
             let expert = own.expert + "\(number)."
-            return try mlp(own.up.map { expert + $0 }, expert + own.down, own.inner)
+            return try mlp(own.up.map { expert + $0 }, expert + own.down, own.inner, own.hasBias, isTurned: own.isTurned)
           }, used: own.used, addsUp: own.addsUp)
       }
-      let dense = try experts?.all.first ?? mlp(names.up, names.down, inner)
+      let dense = try experts?.all.first ?? mlp(names.up, names.down, inner, names.mlpBias)
       return LayerWeights(
         attentionNorms: attentionNorms, queryKeyValue: queryKeyValue, queryNorm: query, keyNorm: key, attentionOutput: output,
+        sinks: try names.sinks.map { try source.vector(layer + $0, count: shape.heads) },
         mlpNorms: BranchNorms(before: beforeMLP, after: try norm(names.mlpNorms.after, width)), up: dense.up, down: dense.down,
         experts: experts)
     }

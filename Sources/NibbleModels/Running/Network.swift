@@ -67,6 +67,8 @@ package struct NetworkParts: Sendable {
   /// Rows that are parameters in no module, such as class tokens: trained where every weight is, and adapted by nothing.
   package var looseRows: [Embedding] = []
   package var norms: [Norm] = []
+  /// Vectors that are parameters in no module's weight or bias, such as sinks of attention: trained where every weight is.
+  package var looseVectors: [Vector] = []
   /// Running means and variances, which have no gradients: passes that train every weight move them.
   package var statistics: [Vector] = []
 

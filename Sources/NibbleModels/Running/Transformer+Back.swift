@@ -94,7 +94,7 @@ extension Transformer {
     let dQueryKeyValue = floats(Slot.wide, rows * shape.attentionWidth)
     enter(attention, tape.attentionBranch)
     layers.linearBack([layer.attentionOutput], tape.attended.start, rows: rows, half, dx: dAttended, tape.linear, gradients)
-    let pairs = pairs(index, runs, tape, dAttended, dQueryKeyValue)
+    let pairs = pairs(index, runs, layers, tape, dAttended, dQueryKeyValue, gradients)
     withExtendedLifetime(runs) {
       if let relative = weights.relative, relative.isUsed {
         attendByDistanceBack(index, relative, pairs, layers, gradients, sum: distances)
@@ -102,6 +102,7 @@ extension Transformer {
         attendWithBiasBack(index, bias, pairs, layers, sum: distances)
       } else {
         layers.timed(.attention) { shape.attention(index).backward(pairs, engine.team) }
+        addSinks(layer, pairs, gradients)
       }
     }
     rotate(index, runs, dQueryKeyValue, back: true)
@@ -124,7 +125,9 @@ extension Transformer {
   func activateBack(_ dy: Floats, _ up: Floats, _ rows: Int, inner: Int, _ dUp: Floats) {
     engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, _ in
       for row in part {
-        if shape.isGated {
+        if let clamped = shape.clampedGate {
+          clamped.activateBack(dy + row * inner, up + row * 2 * inner, count: inner, dUp + row * 2 * inner)
+        } else if shape.isGated {
           let gate = up + row * 2 * inner, to = dUp + row * 2 * inner
           LayerKernels.activateBack(
             shape.activation, dy + row * inner, gate: gate, times: gate + inner, count: inner, dgate: to, dup: to + inner)
@@ -137,23 +140,35 @@ extension Transformer {
 
   /// What attention took and gave, and where its gradients lie.
   private func pairs(
-    _ index: Int, _ runs: [TokenRun], _ tape: LayerTape, _ dAttended: Floats, _ dQueryKeyValue: Floats
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ tape: LayerTape, _ dAttended: Floats, _ dQueryKeyValue: Floats,
+    _ gradients: Gradients
   ) -> [(sequence: Attention.Sequence, gradient: Attention.Gradient)] {
     let stride = shape.attentionWidth
+    let sinks = weights.layers[index].sinks.flatMap { gradients.vectors[$0.id] }.map { _ in floats(Slot.sinkGradient, runs.count * shape.heads) }
     var row = 0
     var pairs: [(sequence: Attention.Sequence, gradient: Attention.Gradient)] = []
-    for sequence in sequences(index, runs, tape.queryKeyValue.start, tape.attended.start) {
+    for sequence in sequences(index, runs, layers, tape.queryKeyValue.start, tape.attended.start) {
       let to = dQueryKeyValue + row * stride
       pairs.append(
         (
           sequence,
           Attention.Gradient(
             output: dAttended + row * shape.queryWidth, outputStride: shape.queryWidth, query: to, key: to + shape.queryWidth,
-            value: to + shape.queryWidth + shape.keyValueWidth, stride: stride)
+            value: to + shape.queryWidth + shape.keyValueWidth, stride: stride, sinks: sinks.map { $0 + pairs.count * shape.heads })
         ))
       row += sequence.new
     }
     return pairs
+  }
+
+  /// Adds what came back to the sinks of a layer, if they are trained.
+  private func addSinks(
+    _ layer: LayerWeights, _ pairs: [(sequence: Attention.Sequence, gradient: Attention.Gradient)], _ gradients: Gradients
+  ) {
+    guard let own = layer.sinks.flatMap({ gradients.vectors[$0.id] }) else { return }
+    for pair in pairs {
+      if let sinks = pair.gradient.sinks { LayerKernels.add(sinks, count: shape.heads, to: own.start) }
+    }
   }
 
   /// Adds to the gradients of the tables that are trained.
@@ -193,7 +208,7 @@ extension Transformer {
 
 extension Gradients {
   fileprivate func has(_ layer: LayerWeights) -> Bool {
-    layer.linears.contains { has($0) } || layer.norms.contains { has($0) }
+    layer.linears.contains { has($0) } || layer.norms.contains { has($0) } || layer.sinks.map { vectors[$0.id] != nil } ?? false
   }
 
   /// Of tables of embeddings, and of the norm behind them.

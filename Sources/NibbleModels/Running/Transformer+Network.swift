@@ -63,9 +63,11 @@ extension Transformer {
 extension TransformerWeights {
   var parts: NetworkParts {
     let own = distinctLayers
-    return NetworkParts(
+    var parts = NetworkParts(
       layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
       mlp: own.flatMap(\.mlp), idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table, positionBias?.table].compactMap { $0 },
       norms: own.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
+    parts.looseVectors = own.compactMap(\.sinks)
+    return parts
   }
 }

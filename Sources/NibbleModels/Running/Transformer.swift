@@ -22,6 +22,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
       narrow = 8, again = 12
     static let chances = 14, taken = 15, given = 16, takenGradient = 17, shareGradient = 18, chanceGradient = 19
+    static let sinkGradient = 13
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -199,7 +200,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     }
     normHeads(index, layers, rows, queryKeyValue, tape)
     rotate(index, runs, queryKeyValue)
-    let sequences = sequences(index, runs, queryKeyValue, attended)
+    let sequences = sequences(index, runs, layers, queryKeyValue, attended)
     // Masks live in their runs.
     withExtendedLifetime(runs) {
       if let relative = weights.relative, relative.isUsed {
@@ -213,18 +214,23 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   }
 
   /// Every run's part of attention.
-  func sequences(_ index: Int, _ runs: [TokenRun], _ queryKeyValue: Floats, _ attended: Floats) -> [Attention.Sequence] {
-    let stride = shape.attentionWidth
+  func sequences(
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ queryKeyValue: Floats, _ attended: Floats
+  ) -> [Attention.Sequence] {
+    let stride = shape.attentionWidth, sinks = weights.layers[index].sinks
     var row = 0
     return runs.filter { !$0.ids.isEmpty }.map { run in
       defer { row += run.ids.count }
-      return sequence(index, run, queryKeyValue + row * stride, stride, attended + row * shape.queryWidth)
+      let own = sinks.map { sinks in
+        layers.segments.first { $0.rows.contains(row) }?.vector(sinks) ?? UnsafePointer(sinks.values.start)
+      }
+      return sequence(index, run, queryKeyValue + row * stride, stride, attended + row * shape.queryWidth, own)
     }
   }
 
   /// One run's part of attention; its new keys and values go to its cache.
   private func sequence(
-    _ index: Int, _ run: TokenRun, _ queryKeyValue: Floats, _ stride: Int, _ attended: Floats
+    _ index: Int, _ run: TokenRun, _ queryKeyValue: Floats, _ stride: Int, _ attended: Floats, _ sinks: UnsafePointer<Float>?
   ) -> Attention.Sequence {
     let size = shape.headSize
     let newKeys = queryKeyValue + shape.queryWidth
@@ -233,6 +239,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       query: queryKeyValue, queryStride: stride, key: newKeys, value: newValues, keyStride: stride, keyHeadStride: size, past: 0,
       new: run.ids.count, window: shape.windows[index], mask: run.mask?.start, output: attended,
       outputStride: shape.queryWidth)
+    sequence.sinks = sinks
     guard let cache = run.cache else { return sequence }
     let room = cache.layer(index)
     for token in run.ids.indices {
@@ -261,8 +268,12 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     let isInPlace = out == up
     engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, _ in
       for row in part {
-        let gate = up + row * 2 * inner
-        LayerKernels.activate(shape.activation, gate: gate, times: gate + inner, count: inner, isInPlace ? gate : out + row * inner)
+        let gate = up + row * 2 * inner, to = isInPlace ? gate : out + row * inner
+        if let clamped = shape.clampedGate {
+          clamped.activate(gate, count: inner, to)
+        } else {
+          LayerKernels.activate(shape.activation, gate: gate, times: gate + inner, count: inner, to)
+        }
       }
     }
     guard isInPlace else { return }

@@ -21,6 +21,8 @@ package struct TransformerShape: Sendable {
   package var activation: Activation
   /// Whether the MLP's activation is multiplied with a second projection.
   package var isGated: Bool
+  /// What takes the place of activation(gate) · up, of one projection in which gates and ups take turns.
+  package var clampedGate: ClampedGate?
   /// Whether attention and MLP of a layer both take its input, rather than one what the other gave.
   package var isParallel = false
   /// Whether one projection gives, for each head of keys, its queries, then the key, then the value (GPT-NeoX).
@@ -91,6 +93,8 @@ package struct LayerWeights: Sendable {
   /// What makes keys and queries of distances, as many as the model has; none where the tokens' own projections do.
   package var distances: [Linear] = []
   package var attentionOutput: Linear
+  /// Scores of attention that no key has, one a head.
+  package var sinks: Vector?
   /// Without a norm before it, the MLP of a parallel layer takes what attention takes.
   package var mlpNorms: BranchNorms
   /// [gate, up], one projection of both, or that of a plain MLP. Of a layer with experts, those of the first.

@@ -6,17 +6,17 @@ public enum Codecs {
   public static var all: [CodecKind] { known + added }
 
   private static let known: [CodecKind] =
-    [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8, .int4, .nf4Offsets, .nf4Tiles]
+    [.plain] + BlockCodec.Code.all.map(\.kind) + [.int8, .int4, .nf4Offsets, .nf4Tiles, .mxfp4, .fp8]
     + GGMLType.all.filter { $0.dtype == nil }.map(\.kind)
 
   /// For tests of the seam: codecs that exist for the length of a call.
   @TaskLocal package static var added: [CodecKind] = []
 
   /// Those that make tensors smaller: what `--codec` takes.
-  public static var packing: [CodecKind] { all.filter { !$0.isPlain && $0.askedAs == nil && !$0.isOfGguf } }
+  public static var packing: [CodecKind] { all.filter { !$0.isPlain && $0.askedAs == nil && !$0.isForeign } }
 
   /// The codec of a number in a `.nbl` table; nil for numbers nobody has there.
-  package static func numbered(_ number: Int) -> CodecKind? { all.first { $0.number == number && !$0.isOfGguf } }
+  package static func numbered(_ number: Int) -> CodecKind? { all.first { $0.number == number && !$0.isForeign } }
 }
 
 /// What is known of a codec before there is a tensor: its place in files and on the command line, and how to make one.
@@ -31,6 +31,10 @@ public struct CodecKind: Hashable, Sendable {
   public let isPlain: Bool
   /// Whether GGUF files alone hold it: its number is for identities, and `--gguf-type` asks for it.
   public let isOfGguf: Bool
+  /// Whether no container that is written holds it: only checkpoints of other programs do, and its number is for identities.
+  public let isReadOnly: Bool
+  /// Whether block files and folders never hold it: where it has no place, its tensors are decoded.
+  public var isForeign: Bool { isOfGguf || isReadOnly }
   /// Whether elements share scales in blocks whose size can be chosen.
   public let hasBlocks: Bool
   /// Whether elements share scales in groups along the inputs, whose size can be chosen.
@@ -47,14 +51,14 @@ public struct CodecKind: Hashable, Sendable {
   package let read: @Sendable (inout CodecParameters) throws -> (any WeightCodec)?
 
   package init(
-    number: UInt16, name: String, askedAs: String? = nil, isPlain: Bool = false, isOfGguf: Bool = false, hasBlocks: Bool = false,
+    number: UInt16, name: String, askedAs: String? = nil, isPlain: Bool = false, isOfGguf: Bool = false, isReadOnly: Bool = false, hasBlocks: Bool = false,
     hasGroups: Bool = false, hasOffsets: Bool = false, hasTiles: Bool = false,
     make: @escaping @Sendable (CodecSettings) -> any WeightCodec,
     read: @escaping @Sendable (inout CodecParameters) throws -> (any WeightCodec)?
   ) {
     (self.number, self.name, self.askedAs, self.isPlain) = (number, name, askedAs, isPlain)
     (self.hasBlocks, self.hasGroups, self.hasOffsets) = (hasBlocks, hasGroups, hasOffsets)
-    (self.isOfGguf, self.hasTiles, self.make, self.read) = (isOfGguf, hasTiles, make, read)
+    (self.isOfGguf, self.isReadOnly, self.hasTiles, self.make, self.read) = (isOfGguf, isReadOnly, hasTiles, make, read)
   }
 
   public static func == (a: CodecKind, b: CodecKind) -> Bool { a.number == b.number }

@@ -11,6 +11,11 @@ extension Trained {
   /// - Parameter isStabilized: whether the scale is alpha / √rank
   package func unreadExpert(of model: Model, isStabilized: Bool) -> String? {
     guard let layers = (model.network as? Transformer)?.weights.layers, layers.contains(where: { $0.experts != nil }) else { return nil }
+    if layers.contains(where: { $0.experts?.areStacked == true }) {
+      // A stack has its own scale, whichever that is.
+      guard stackedFactors(of: model) == nil else { return nil }
+      return layers.lazy.compactMap(\.experts).flatMap(\.linears).first { modules[$0.id] != nil }?.name
+    }
     func adapted(_ linears: [Linear]) -> [Linear] { linears.filter { modules[$0.id] != nil } }
     for layer in layers {
       guard let experts = layer.experts else {

@@ -38,6 +38,7 @@ extension Trained {
       add(norm.weight)
       add(norm.bias)
     }
+    for vector in parts.looseVectors { add(vector) }
     for vector in parts.statistics {
       let values = Array(vector.values.values)
       statistics[vector.id] = TrainedTensor(model.parameterNames[vector.id], [values.count], FloatStore(values), isFrozen: true)

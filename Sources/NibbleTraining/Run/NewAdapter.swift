@@ -214,7 +214,9 @@ extension Trained {
     }
     try addTokenRows(options.tokenRows, model)
     guard options.bias != .none else { return }
-    for layer in model.linears where options.bias == .all || modules[layer.id] != nil { addBias(of: layer, model) }
+    // Stacked experts have no bias of a module: PEFT trains theirs with all others only.
+    let stacked = model.stackedLayers
+    for layer in model.linears where options.bias == .all || modules[layer.id] != nil && !stacked.contains(layer.id) { addBias(of: layer, model) }
   }
 
   /// Throws for parts that the method or one of the modules does not have.

@@ -14,19 +14,22 @@ extension Trained {
   package func folder(
     _ options: AdapterOptions, start: JSON?, on model: Model, binding: AdapterBinding?, rule: (any TrainingRule)? = nil
   ) -> AdapterFolder {
-    let tensors = stored.filter(\.isStored).flatMap { tensor in
+    let stacks = start == nil ? stackedFactors(of: model) ?? [] : []
+    let biases = start == nil ? stackedBiases(of: model, beside: stacks) : (parts: [], tensors: [])
+    let stacked = Set((stacks.flatMap(\.layers).compactMap { modules[$0] }.flatMap(\.tensors) + biases.parts).map(ObjectIdentifier.init))
+    let tensors = stored.filter { $0.isStored && !stacked.contains(ObjectIdentifier($0)) }.flatMap { tensor in
       let values = Array(tensor.values.values)
       let (shape, own) = rule?.stored(tensor.name, tensor.shape, values) ?? (tensor.shape, values)
       return ([tensor.name] + tensor.otherNames).map { AdapterFolder.Tensor($0, shape, own) }
     }
     let own = start.map { json in
       (try? AdapterConfig(json, place: ""))?.method.dropoutKey.map { json.setting($0, to: JSON(options.dropout)) } ?? json
-    } ?? config(options, model)
+    } ?? config(options, model, stacks)
     let config = (rule?.members ?? []).reduce(own) { $0.setting($1.0, to: $1.1) }
-    return AdapterFolder(config: config, tensors: tensors, binding: binding)
+    return AdapterFolder(config: config, tensors: tensors + stacks.flatMap(\.tensors) + biases.tensors, binding: binding)
   }
 
-  private func config(_ given: AdapterOptions, _ model: Model) -> JSON {
+  private func config(_ given: AdapterOptions, _ model: Model, _ stacks: [StackedFactors]) -> JSON {
     var options = given
     let kind = options.method.adapter, trained = kind?.method ?? LoRA.self, method = trained.storedAs
     /// Of the factors that are stored.
@@ -38,8 +41,9 @@ extension Trained {
       options.rank *= times
       options.alpha *= kind?.isRankStabilized == true ? Double(times).squareRoot() : Double(times)
     }
+    let stacked = Set(stacks.flatMap(\.layers))
     let adapted =
-      model.linears.compactMap { layer in modules[layer.id].map { (name: layer.name, module: $0) } }
+      model.linears.filter { !stacked.contains($0.id) }.compactMap { layer in modules[layer.id].map { (name: layer.name, module: $0) } }
       + model.embeddings.compactMap { table in tables[table.id].map { (name: table.name, module: $0) } }
     let heads = headModules(model)
     let isClassifier = !heads.isEmpty
@@ -52,6 +56,11 @@ extension Trained {
       let root = Double(rank(one.module.shape))
       let alpha = (one.module.scale * (isStabilized ? root.squareRoot() : root) * 1e6).rounded() / 1e6
       return alpha == options.alpha ? nil : (pattern(model.path(ofModule: one.name)), JSON(alpha))
+    }
+    let stackRanks = stacks.filter { $0.rank != options.rank }.map { (pattern($0.parameter), JSON($0.rank)) }
+    let stackAlphas = stacks.compactMap { stack -> (String, JSON)? in
+      let root = Double(stack.rank), alpha = (stack.scale * (isStabilized ? root.squareRoot() : root) * 1e6).rounded() / 1e6
+      return alpha == options.alpha ? nil : (pattern(stack.parameter), JSON(alpha))
     }
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
     let base = options.baseName.map { (name: $0.name, revision: $0.revision) } ?? model.checkpoint.nameForAdapters
@@ -68,9 +77,11 @@ extension Trained {
     let names = groups.count < 2 ? short(paths, among: open) : Set(groups.values.joined()).sorted()
     // PEFT has no name for the task of models of images.
     let task: JSON = model.tokenEmbedding == nil ? .null : model.tokenClassCount != nil ? "TOKEN_CLS" : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
+    // PEFT does not load dropout beside factors of parameters.
+    let dropout = stacks.isEmpty ? options.dropout : 0
     let factors: [(String, JSON)] =
       (method.rankKey.map { [($0, JSON(options.rank))] } ?? []) + (method.alphaKey.map { [($0, alpha)] } ?? [])
-      + (method.dropoutKey.map { [($0, JSON(options.dropout))] } ?? [])
+      + (method.dropoutKey.map { [($0, JSON(dropout))] } ?? [])
       + (method.keys.contains("use_rslora") ? [("use_rslora", .bool(isStabilized))] : [])
     let flags = method.flagMembers + options.flags.sorted().map { ($0, .bool(true)) }
     let settings = method.settings.flatMap { one -> [(String, JSON)] in
@@ -90,15 +101,16 @@ extension Trained {
       ("target_modules", JSON(names)),
       ("modules_to_save", whole.isEmpty ? .null : JSON(whole)),
     ] + (excluded.isEmpty ? [] : [("exclude_modules", JSON(short(excluded.map { model.path(ofModule: $0) }, among: known)))])
+    let parameters: [(String, JSON)] = stacks.isEmpty ? [] : [("target_parameters", JSON(stacks.map(\.parameter).sorted()))]
     let repeated: [(String, JSON)] = options.layerReplication.isEmpty ? [] : [("layer_replication", options.replicationJSON)]
     let patterns: [(String, JSON)] =
       !method.hasPatterns
       ? []
       : [
-        ("rank_pattern", .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) })),
-        ("alpha_pattern", .object(alphas)),
+        ("rank_pattern", .object(ranks.map { (pattern(model.path(ofModule: $0.0.name)), JSON($0.1)) } + stackRanks)),
+        ("alpha_pattern", .object(alphas + stackAlphas)),
       ]
-    let isConv1D = model.linears.contains { modules[$0.id] != nil && $0.isConv1D }, isCommon = method.keys.contains("init_lora_weights")
+    let isConv1D = model.linears.contains { modules[$0.id] != nil && !stacked.contains($0.id) && $0.isConv1D }, isCommon = method.keys.contains("init_lora_weights")
     let bias = options.bias == .loraOnly ? method.onlyBias : options.bias.rawValue
     let start = ["init_lora_weights", "init_ia3_weights", "init_weights"].first { method.keys.contains($0) }
     let last: [(String, JSON)] =
@@ -109,7 +121,7 @@ extension Trained {
       [
         ("peft_type", JSON(method.kind)), ("task_type", task), ("base_model_name_or_path", JSON(base.name)),
         ("revision", JSON(base.revision)),
-      ] + factors + flags + settings + targets + repeated + patterns + last)
+      ] + factors + flags + settings + targets + parameters + repeated + patterns + last)
     let rows = namedRows(model)
     if !rows.isEmpty { return config.setting("trainable_token_indices", to: .object(rows.map { ($0.path, JSON($0.tokens)) })) }
     return options.keepsTied && model.tied != nil ? config.setting("ensure_weight_tying", to: true) : config

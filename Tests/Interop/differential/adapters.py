@@ -123,7 +123,7 @@ def draw_settings(case, drawn, model, simple=False):
     if case.chance(0.1):
         settings["init_lora_weights"] = rng.choice(["gaussian", False])
     if modules.stacked and case.chance(0.6):
-        draw_stacked(case, settings)
+        draw_stacked(case, modules, settings)
     elif case.chance(0.08):
         draw_parameters(case, modules, settings)
     if case.chance(0.08) and modules.layers > 1:
@@ -144,12 +144,12 @@ def draw_parameters(case, modules, settings):
         settings |= {"target_modules": left, "target_parameters": [one + ".weight" for one in some(case.rng, places)]}
 
 
-def draw_stacked(case, settings):
+def draw_stacked(case, modules, settings):
     """Factors of experts that are stacked, and of their router."""
     if any(settings.get(key) for key in ("use_dora", "use_qalora", "lora_bias", "fan_in_fan_out")):
         return
-    rng = case.rng
-    settings["target_parameters"] = some(rng, ["experts.gate_up_proj", rng.choice(["experts.down_proj", "mlp.experts.down_proj"]), "gate.weight"])
+    rng, router = case.rng, "router.weight" if "router" in {name.rsplit(".", 1)[-1] for name in modules.paths} else "gate.weight"
+    settings["target_parameters"] = some(rng, ["experts.gate_up_proj", rng.choice(["experts.down_proj", "mlp.experts.down_proj"]), router])
     if case.chance(0.3):
         settings["rank_pattern"] = {rng.choice(["gate_up_proj", r".*\.down_proj", "experts.down_proj", r"0\..*gate\.weight"]): rng.choice([1, 2, 5])}
     if case.chance(0.3):

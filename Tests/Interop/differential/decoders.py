@@ -287,17 +287,35 @@ def qwen3_moe(case, config, plain, tools, head_dim):
     tools.rotary(case, config, plain)
 
 
+def gpt_oss(case, config, plain, tools, head_dim):
+    rng = case.rng
+    own_head_size(case, config, head_dim, always=True)
+    count = rng.choice([1, 2, 3, 5, 9]) if not plain else rng.choice([2, 3, 5])
+    config[rng.choice(["num_local_experts", "num_local_experts", "num_experts"])] = count
+    config["num_experts_per_tok"] = rng.randint(1, count)
+    types(case, config)
+    tools.maybe(case, config, "swiglu_alpha", rng.choice([1.702, 1.0, 0.5, 3.0]), 0.5)
+    tools.maybe(case, config, "swiglu_limit", rng.choice([7.0, 0.5, 0.05, 2.0]), 0.3)
+    of_router(case, config, plain)
+    if case.chance(0.3):
+        if case.chance(0.5):
+            config["rope_theta"] = rng.choice([150000.0, 1000.0])
+        return
+    tools.rotary(case, config, plain)
+
+
 KINDS = {
     "ministral": ministral, "qwen3": qwen3, "smollm3": smollm3, "olmo2": olmo2, "olmo3": olmo3, "gemma": gemma, "gemma2": gemma2,
     "gemma3_text": gemma3, "granite": granite, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
-    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen3_moe": qwen3_moe, "olmoe": olmoe}
+    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen3_moe": qwen3_moe, "olmoe": olmoe,
+    "gpt_oss": gpt_oss}
 
 CLASSES = {
     family: (f"{stem}ForCausalLM", f"{stem}ForCausalLM", f"{stem}ForSequenceClassification", f"{stem}Model")
     for family, stem in (
         ("ministral", "Ministral"), ("qwen3", "Qwen3"), ("smollm3", "SmolLM3"), ("olmo2", "Olmo2"), ("olmo3", "Olmo3"), ("gemma", "Gemma"),
         ("gemma2", "Gemma2"), ("granite", "Granite"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
-        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"))}
+        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"), ("gpt_oss", "GptOss"))}
 CLASSES["olmoe"] = ("OlmoeForCausalLM", "OlmoeForCausalLM", "OlmoeModel")
 CLASSES["granite"] = ("GraniteForCausalLM", "GraniteForCausalLM", "GraniteModel")
 CLASSES["gemma3_text"] = ("Gemma3ForCausalLM", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "Gemma3TextModel")

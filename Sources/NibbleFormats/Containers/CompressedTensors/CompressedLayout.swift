@@ -15,6 +15,7 @@ enum CompressedLayout {
   /// - Parameter config: config.json, which tells a group as long as a row from a row
   /// - Throws: `.badInput` naming the tensor whose parts do not fit together, or that is of a scheme that is not read
   static func gather(_ tensors: [StoredTensor], _ config: JSON?) throws -> [StoredTensor] {
+    if let floats = try floats(tensors, config) { return floats }
     guard tensors.contains(where: { $0.name.text.hasSuffix(packed) || $0.name.text.hasSuffix(shape) }) else { return tensors }
     var parts = PackedParts(tensors, "compressed")
     let modules = parts.modules(packed)
@@ -78,6 +79,26 @@ enum CompressedLayout {
   /// The order of zeros, a byte each in use.
   static func zerosOrder(rows: Int, groups: Int) -> SectionOrder {
     .rowWords(.init(rows: rows, columns: groups, isTurned: false, areBytes: true))
+  }
+
+  /// The tensors of `float-quantized`: F8_E4M3 with a scale for a tensor, a row or a block; nil for other formats.
+  private static func floats(_ tensors: [StoredTensor], _ config: JSON?) throws -> [StoredTensor]? {
+    guard let settings = config?["quantization_config"], settings["quant_method"]?.string == method, settings["format"]?.string == "float-quantized",
+      let first = tensors.first
+    else { return nil }
+    var tiles: Set<[Int]> = []
+    for group in weights(config) {
+      for (key, expected) in [("num_bits", JSON(8)), ("type", "float"), ("symmetric", true)] {
+        guard let value = group[key], value != expected else { continue }
+        throw NibbleError.badInput(
+          "\(path: first.sections[0].place): quantization_config: \(key: key) = \(quoted(value.text())) is not read")
+      }
+      if group["strategy"]?.string == "block" { tiles.insert(group["block_structure"]?.array?.compactMap(\.int) ?? []) }
+    }
+    guard tiles.count < 2, tiles.first.map({ $0.count == 2 && $0.allSatisfy { $0 > 0 } }) ?? true else {
+      throw NibbleError.badInput("\(path: first.sections[0].place): quantization_config: \(key: "block_structure") is not read")
+    }
+    return try FP8Layout.gather(tensors, scale: scale, tile: tiles.first.map { ($0[0], $0[1]) })
   }
 
   /// Throws for schemes that make other values of the same tensors, or that contradict them.

@@ -43,6 +43,7 @@ extension Checkpoint {
     let settings =
       try QuantizationSettings(config: checkpoint.config, place: folder + "/config.json") ?? QuantizationSettings(folder: folder, names)
     try PackedLayouts.gather(tensors, settings, into: &checkpoint, dtype: checkpoint.computeType ?? .f16)
+    try checkpoint.unstackExperts()
     try checkpoint.addSmallFiles(of: folder, names, weights: Set(shards.map(\.name)))
     if names.contains(SideRecord.fileName) {
       let record = folder + "/" + SideRecord.fileName
@@ -238,7 +239,7 @@ extension Checkpoint {
   }
 
   /// The type that the configuration says the model computes in.
-  private var computeType: DType? {
+  var computeType: DType? {
     let name = (config?["dtype"] ?? config?["torch_dtype"])?.string
     return QuantState.dtypes.first { $0.name == name }?.dtype
   }

@@ -10,7 +10,7 @@ struct BlockFile: Container {
   let compresses = true
 
   func check(_ job: StreamJob) throws {
-    if let foreign = job.items.first(where: { $0.target.encoding.kind.isOfGguf }) {
+    if let foreign = job.items.first(where: { $0.target.encoding.kind.isForeign }) {
       throw NibbleError.usage(
         "\(tensor: foreign.target.name.text): block files hold no \(foreign.target.encoding.name); dequantize, or quantize anew")
     }
@@ -24,7 +24,7 @@ struct BlockFile: Container {
     }
   }
 
-  func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { !encoding.kind.isOfGguf }
+  func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool { !encoding.kind.isForeign }
 
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {
     let targets = job.items.map(\.target)

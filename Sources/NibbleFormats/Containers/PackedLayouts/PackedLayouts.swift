@@ -22,7 +22,7 @@ extension PackedLayout {
 /// The layouts there are.
 enum PackedLayouts {
   /// Those that a folder's settings name. bitsandbytes' and compressed-tensors' are known by their tensors.
-  static let all: [any PackedLayout.Type] = [GPTQLayout.self, AWQLayout.self, MLXLayout.self]
+  static let all: [any PackedLayout.Type] = [GPTQLayout.self, AWQLayout.self, MLXLayout.self, MXFP4Layout.self, FP8Layout.self]
 
   /// Whether the container `name` stores the tensors of a folder with these settings as they are there.
   static func writes(_ settings: QuantizationSettings, _ name: String) -> Bool {
@@ -35,10 +35,12 @@ enum PackedLayouts {
   ) throws {
     if let settings, let layout = all.first(where: { $0.isOne(settings) }) {
       checkpoint.tensors = try layout.gather(tensors, settings)
+      checkpoint.giveFloatsTheirType()
       (checkpoint.layoutFormat, checkpoint.isStoredAnew) = (layout.format, layout.isStoredAnew(settings))
       return
     }
     checkpoint.tensors = try CompressedLayout.gather(BitsAndBytesLayout.gather(tensors, dtype), checkpoint.config)
+    checkpoint.giveFloatsTheirType()
     if settings?.method == CompressedLayout.method { checkpoint.layoutFormat = .compressedTensors }
   }
 }
@@ -46,6 +48,12 @@ enum PackedLayouts {
 extension Checkpoint {
   /// Whether weights quantized by this `quant_method` are packed tensors once they are read.
   package static func readsWeights(quantizedBy method: String) -> Bool {
-    ["bitsandbytes", CompressedLayout.method, GPTQLayout.method, AWQLayout.method].contains(method)
+    ["bitsandbytes", CompressedLayout.method, GPTQLayout.method, AWQLayout.method, MXFP4Layout.method, FP8Layout.method].contains(method)
+  }
+
+  /// Weights that are read and never written decode to the type that the configuration says the model has, as transformers loads them.
+  fileprivate mutating func giveFloatsTheirType() {
+    guard let type = computeType else { return }
+    for index in tensors.indices where tensors[index].encoding.kind.isReadOnly { tensors[index].dtype = type }
   }
 }

@@ -40,7 +40,12 @@ struct PackedParts {
   mutating func add(_ module: String, _ dtype: DType, _ shape: [Int], _ codec: Int4Groups, _ sections: [StoredSection]) throws {
     var tensor = StoredTensor(ByteName(module + ".weight"), dtype, shape, sections: sections)
     tensor.encoding = WeightEncoding(codec)
-    if let why = codec.refusal(dtype, shape) { throw NibbleError.badInput("\(tensor.place): \(why)") }
+    try add(tensor)
+  }
+
+  /// The same for a tensor that is made already.
+  mutating func add(_ tensor: StoredTensor) throws {
+    if let why = tensor.encoding.codec.refusal(tensor.dtype, tensor.shape) { throw NibbleError.badInput("\(tensor.place): \(why)") }
     if byName[tensor.name] != nil {
       throw NibbleError.badInput("\(tensor.place): the same weight is there plain as well")
     }

@@ -17,9 +17,10 @@ extension SafetensorsContainer {
   private func layout(_ job: StreamJob, _ record: SideRecord?) -> SafetensorsLayout {
     var metadata = job.source.metadata
     if let record, job.output.isSingleFile { metadata.append((SideRecord.metadataKey, record.json.text())) }
+    let stacks = ExpertStacks(job.items.map(\.target), job.source.family)
     return SafetensorsLayout(
-      job.items.map(\.target), metadata: metadata, maximumShard: job.output.isSingleFile ? Int.max : job.output.maximumShard,
-      entries: entries)
+      job.items.map(\.target), metadata: metadata, maximumShard: job.output.isSingleFile ? Int.max : job.output.maximumShard
+    ) { stacks.marked(entries(of: $0), $0.name) }
   }
 
   func size(_ job: StreamJob, _ provenance: JSON?) -> OutputSize {

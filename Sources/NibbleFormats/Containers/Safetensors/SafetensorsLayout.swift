@@ -11,6 +11,8 @@ struct SafetensorsLayout {
     /// Bytes; for a quantization state the most it can be.
     let length: Int
     let part: Part
+    /// Of a part of stacked experts.
+    var stack: Stack?
 
     init(name: ByteName, dtype: DType, shape: [Int], length: Int, part: Part) {
       (self.name, self.dtype, self.shape, self.length, self.part) = (name, dtype, shape, length, part)
@@ -27,8 +29,28 @@ struct SafetensorsLayout {
         name: target.name, dtype: target.dtype, shape: target.shape, length: target.sections[0].length, part: .section(.data))
     }
 
+    /// What a header lists for it: nothing for parts of a stack behind the first.
+    var listed: Listed? {
+      guard let stack else { return Listed(name: name, shape: shape, length: length) }
+      return stack.index == 0 ? Listed(name: stack.name, shape: [stack.count] + shape, length: stack.count * length) : nil
+    }
+
     /// Whether it holds that section.
     func holds(_ kind: SectionKind) -> Bool { part.section == kind }
+  }
+
+  struct Listed {
+    let name: ByteName
+    let shape: [Int]
+    let length: Int
+  }
+
+  /// Where among stacked experts an entry belongs.
+  struct Stack: Hashable, Sendable {
+    /// What is written into one file.
+    let block: String
+    let name: ByteName
+    let index, count: Int
   }
 
   /// What of a target an entry holds.
@@ -70,9 +92,13 @@ struct SafetensorsLayout {
   ) {
     self.entries = entries
     var shards = [Shard()]
+    var blocks: [String: Int] = [:]
+    for entry in targets.lazy.flatMap(entries) { if let stack = entry.stack { blocks[stack.block, default: 0] += entry.length } }
     for target in targets {
-      let length = entries(target).reduce(0) { $0 + $1.length }
-      if !shards[shards.count - 1].targets.isEmpty, length > maximumShard - shards[shards.count - 1].length {
+      let own = entries(target), length = own.reduce(0) { $0 + $1.length }
+      // A block of stacks is one as far as files go.
+      let needed = own.first?.stack.map { blocks.removeValue(forKey: $0.block) ?? 0 } ?? length
+      if !shards[shards.count - 1].targets.isEmpty, needed > 0 || own.first?.stack == nil, needed > maximumShard - shards[shards.count - 1].length {
         shards.append(Shard())
       }
       shards[shards.count - 1].targets.append(target)
@@ -147,9 +173,10 @@ struct SafetensorsLayout {
     }
     var length = 2 + Self.member(metadata).count
     for entry in shard.targets.lazy.flatMap(entries) {
+      guard let listed = entry.listed else { continue }
       let region = Self.region(entry)
-      let range = starts[region]..<starts[region] + entry.length
-      length += 1 + Self.member(entry.name, entry.dtype, entry.shape, range).utf8.count
+      let range = starts[region]..<starts[region] + listed.length
+      length += 1 + Self.member(listed.name, entry.dtype, listed.shape, range).utf8.count
       starts[region] = range.upperBound
     }
     return (length + 7) / 8 * 8
@@ -170,8 +197,14 @@ struct SafetensorsLayout {
     let turned = shards.lazy.flatMap(\.targets).flatMap(entries).filter { $0.part.order?.isInPlace == false }.map(\.length).max() ?? 0
     return turned + (shards.map { shard in
       var lengths = [Int](repeating: 0, count: Self.regions)
-      for entry in shard.targets.lazy.flatMap(entries) { lengths[Self.region(entry)] += entry.length }
-      return lengths.reduce(0) { $0 + min($1, OutputFile.windowSize) }
+      var blocks: [String: [ByteName: Int]] = [:]
+      for entry in shard.targets.lazy.flatMap(entries) {
+        lengths[Self.region(entry)] += entry.length
+        if let stack = entry.stack { blocks[stack.block, default: [:]][stack.name, default: 0] += entry.length }
+      }
+      // The stacks of a block grow side by side.
+      let stacked = blocks.values.map { $0.values.reduce(0) { $0 + min($1, OutputFile.windowSize) } }.max() ?? 0
+      return stacked + lengths.reduce(0) { $0 + min($1, OutputFile.windowSize) }
     }.max() ?? 0)
   }
 
@@ -185,7 +218,7 @@ struct SafetensorsLayout {
   var indexLength: Int {
     guard shards.count > 1 else { return 0 }
     let map = shards.enumerated().flatMap { number, shard in
-      shard.targets.flatMap(entries).map { (key: $0.name.text, value: JSON(name(of: number))) }
+      shard.targets.flatMap(entries).compactMap(\.listed).map { (key: $0.name.text, value: JSON(name(of: number))) }
     }
     return index(map, totalSize: shards.reduce(0) { $0 + $1.length }).count
   }

@@ -19,6 +19,8 @@ final class SafetensorsWriter: CheckpointWriter {
   private var file: OutputFile?
   private var headerLength = 0
   private var cursors: [SectionCursor] = []
+  /// Where stacks begin.
+  private var stacks: [ByteName: Int] = [:]
   private var placed: [(name: ByteName, dtype: DType, shape: [Int], range: Range<Int>)] = []
   private var weightMap: [(key: String, value: JSON)] = []
   private var tensorBytes = 0
@@ -40,7 +42,7 @@ final class SafetensorsWriter: CheckpointWriter {
   private func begin(_ index: Int) throws {
     shard = index
     next = 0
-    placed = []
+    (placed, stacks) = ([], [:])
     let plan = layout.shards[index]
     headerLength = layout.headerLength(plan)
     guard headerLength <= SafetensorsHeader.maximumLength else {
@@ -70,11 +72,20 @@ final class SafetensorsWriter: CheckpointWriter {
     return target.sections.enumerated().map { index, section in
       let entry = entries.first { $0.holds(section.kind) }
       // The offset and a foreign state's text become part of the state.
-      let cursor = entry.map { cursors[SafetensorsLayout.region($0)] }
+      let cursor = entry.map(cursor)
       return SectionWriter(
         section.kind, plainLength: section.length, to: cursor, checksummed: isJournalled, isFirst: index == 0,
         order: entry?.part.order)
     }
+  }
+
+  /// Where an entry goes: behind others of its kind, or to its place in its stack, for which the first part sets the room aside.
+  private func cursor(_ entry: SafetensorsLayout.Entry) -> SectionCursor {
+    let all = cursors[SafetensorsLayout.region(entry)]
+    guard let stack = entry.stack else { return all }
+    let start = stacks[stack.name] ?? all.advance(stack.count * entry.length)
+    stacks[stack.name] = start
+    return SectionCursor(all.file, at: start + stack.index * entry.length, alignment: 1)
   }
 
   /// Files that are complete were synced when they were.
@@ -85,9 +96,10 @@ final class SafetensorsWriter: CheckpointWriter {
   func close(_ target: TensorTarget, _ writers: [SectionWriter], _ outcome: TensorOutcome) throws {
     let dataStart = 8 + headerLength
     for entry in layout.entries(target) {
-      var shape = entry.shape
+      guard let listed = entry.listed else { continue }
+      var shape = listed.shape
       let start: Int
-      var length = entry.length
+      var length = listed.length
       switch entry.part {
       case .section(let kind), .ordered(let kind, _):
         start = writers.first { $0.kind == kind }?.start ?? dataStart
@@ -102,8 +114,8 @@ final class SafetensorsWriter: CheckpointWriter {
         start = try write(text, entry)
         (length, shape) = (text.count, [text.count])
       }
-      placed.append((entry.name, entry.dtype, shape, start - dataStart..<start - dataStart + length))
-      weightMap.append((entry.name.text, JSON(layout.name(of: shard))))
+      placed.append((listed.name, entry.dtype, shape, start - dataStart..<start - dataStart + length))
+      weightMap.append((listed.name.text, JSON(layout.name(of: shard))))
       tensorBytes += length
     }
   }

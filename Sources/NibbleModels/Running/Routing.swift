@@ -1,0 +1,53 @@
+/// Which experts the rows of a pass take, and how much each counts. A row with an expert it takes is a pair.
+struct Routing {
+  private let used: Int
+  /// Of each row, the experts it takes, the one of the greatest p first.
+  private(set) var taken: [Int]
+  /// What these count with.
+  private(set) var shares: [Float]
+  /// Pairs by their places in `taken`: those of the first expert, in the order of rows, then those of the next.
+  private(set) var order: [Int]
+  /// Where the pairs of each expert begin in `order`, and where those of the last end.
+  private let starts: [Int]
+
+  /// - Parameter p: of all experts, [rows, experts]
+  init(_ p: UnsafePointer<Float>, rows: Int, _ experts: Experts) {
+    let count = experts.all.count
+    used = experts.used
+    (taken, shares, order) = ([], [], [])
+    taken.reserveCapacity(rows * used)
+    shares.reserveCapacity(rows * used)
+    var left = [Float](repeating: 0, count: count)
+    for row in 0..<rows {
+      for expert in 0..<count { left[expert] = p[row * count + expert] }
+      var sum: Float = 0
+      for _ in 0..<used {
+        // A row with a NaN is all NaN behind the softmax: the first experts are taken, and what the layer gives is NaN.
+        var best: Int?
+        for expert in 0..<count where left[expert] != -1 && best.map({ left[expert] > left[$0] }) ?? true { best = expert }
+        guard let best else { break }
+        taken.append(best)
+        shares.append(left[best])
+        sum += left[best]
+        left[best] = -1
+      }
+      guard experts.addsUp else { continue }
+      for place in row * used..<(row + 1) * used { shares[place] /= sum }
+    }
+    var counts = [Int](repeating: 0, count: count)
+    for expert in taken { counts[expert] += 1 }
+    var ends = [0]
+    for count in counts { ends.append(ends[ends.count - 1] + count) }
+    starts = ends
+    order = [Int](repeating: 0, count: taken.count)
+    for (place, expert) in taken.enumerated() {
+      order[ends[expert]] = place
+      ends[expert] += 1
+    }
+  }
+
+  /// The pairs of an expert.
+  func pairs(_ expert: Int) -> Range<Int> { starts[expert]..<starts[expert + 1] }
+  func row(_ pair: Int) -> Int { order[pair] / used }
+  func share(_ pair: Int) -> Float { shares[order[pair]] }
+}

@@ -1,0 +1,118 @@
+import NibbleCompute
+import NibbleCore
+
+extension Transformer {
+  /// What the experts that `rows` take make of them together.
+  ///
+  /// - Parameters:
+  ///   - x: the first of the rows; may be `out`
+  ///   - up, activated: with a tape, room for all pairs; without, for the rows, and may be the same
+  ///   - out: the first of the rows
+  func route(
+    _ experts: Experts, _ layers: Layers, _ x: Floats, rows: Range<Int>, up: Floats, activated: Floats, to out: Floats, _ tape: LayerTape?
+  ) {
+    let (count, width) = (experts.all.count, shape.width)
+    let p = tape?.chances.start ?? floats(Slot.chances, rows.count * count)
+    layers.linear([experts.router], x, rows: rows, p, tape?.linear)
+    for row in 0..<rows.count { LayerKernels.softmax(p + row * count, count: count) }
+    let routing = Routing(p, rows: rows.count, experts)
+    tape?.routing = routing
+    let taken = gather(x, routing)
+    out.update(repeating: 0, count: rows.count * width)
+    for index in experts.all.indices {
+      let pairs = routing.pairs(index)
+      guard !pairs.isEmpty else { continue }
+      let expert = experts.all[index]
+      let upWidth = expert.up.reduce(0) { $0 + $1.outputs }, inner = expert.down.inputs
+      let at = tape == nil ? 0 : pairs.lowerBound
+      let up = up + at * upWidth, activated = activated + at * inner
+      let given = tape.map { $0.given.start + at * width } ?? floats(Slot.given, pairs.count * width)
+      let own = layers.over(pairs.map { rows.lowerBound + routing.row($0) })
+      own.linear(expert.up, taken + pairs.lowerBound * width, rows: 0..<pairs.count, up, tape?.linear)
+      activate(up, pairs.count, inner: inner, activated)
+      own.linear([expert.down], activated, rows: 0..<pairs.count, given, tape?.linear)
+      engine.team.split(pairs.count, grain: layers.grain(width)) { part, _ in
+        for index in part {
+          let pair = pairs.lowerBound + index
+          LayerKernels.add(given + index * width, scaledBy: routing.share(pair), count: width, to: out + routing.row(pair) * width)
+        }
+      }
+    }
+  }
+
+  /// Of each pair the row that is taken, [pairs, width].
+  private func gather(_ x: UnsafePointer<Float>, _ routing: Routing) -> Floats {
+    let width = shape.width, taken = floats(Slot.taken, routing.order.count * width)
+    engine.team.split(routing.order.count, grain: max(1, (1 << 15) / width)) { part, _ in
+      for pair in part { (taken + pair * width).update(from: x + routing.row(pair) * width, count: width) }
+    }
+    return taken
+  }
+
+  // MARK: The way back
+
+  /// From the gradient of what the experts gave to that of what they took, in place.
+  ///
+  /// - Parameters:
+  ///   - x: what they took, [rows, width]
+  ///   - tape: of `route` with the same rows
+  func routeBack(
+    _ experts: Experts, _ layers: Layers, _ x: UnsafePointer<Float>, rows: Int, _ gradient: Floats, _ tape: LayerTape, _ gradients: Gradients
+  ) {
+    guard let routing = tape.routing else { return }
+    let width = shape.width
+    let taken = gather(x, routing)
+    let dx = floats(Slot.takenGradient, rows * width)
+    dx.update(repeating: 0, count: rows * width)
+    let dShares = floats(Slot.shareGradient, routing.order.count)
+    for index in experts.all.indices {
+      let pairs = routing.pairs(index)
+      guard !pairs.isEmpty else { continue }
+      let expert = experts.all[index]
+      let upWidth = expert.up.reduce(0) { $0 + $1.outputs }, inner = expert.down.inputs, at = pairs.lowerBound
+      let given = tape.given.start + at * width
+      // The gradient of what an expert gives, then of what it takes.
+      let dPairs = floats(Slot.given, pairs.count * width)
+      let dInner = floats(Slot.inner, pairs.count * inner), dUp = floats(Slot.wide, pairs.count * upWidth)
+      engine.team.split(pairs.count, grain: layers.grain(width)) { part, _ in
+        for index in part {
+          let pair = at + index, dy = gradient + routing.row(pair) * width, y = given + index * width, own = dPairs + index * width
+          var sum: Float = 0
+          for place in 0..<width { sum += dy[place] * y[place] }
+          dShares[routing.order[pair]] = sum
+          let share = routing.share(pair)
+          for place in 0..<width { own[place] = share * dy[place] }
+        }
+      }
+      layers.linearBack([expert.down], tape.activated.start + at * inner, rows: pairs.count, dPairs, dx: dInner, tape.linear, gradients)
+      activateBack(dInner, tape.up.start + at * upWidth, pairs.count, inner: inner, dUp)
+      layers.linearBack(expert.up, taken + at * width, rows: pairs.count, dUp, dx: dPairs, tape.linear, gradients)
+      engine.team.split(pairs.count, grain: layers.grain(width)) { part, _ in
+        for index in part { LayerKernels.add(dPairs + index * width, count: width, to: dx + routing.row(at + index) * width) }
+      }
+    }
+    let dChances = chancesBack(experts, routing, tape.chances.start, dShares, rows)
+    layers.linearBack([experts.router], x, rows: rows, dChances, dx: gradient, tape.linear, gradients)
+    layers.add(dx, to: gradient, rows: rows, width: width)
+  }
+
+  /// From the gradient of what experts count with to that of what the router gave, [rows, experts].
+  private func chancesBack(
+    _ experts: Experts, _ routing: Routing, _ p: UnsafePointer<Float>, _ dShares: UnsafePointer<Float>, _ rows: Int
+  ) -> Floats {
+    let (count, used) = (experts.all.count, experts.used)
+    let gradient = floats(Slot.chanceGradient, rows * count)
+    gradient.update(repeating: 0, count: rows * count)
+    for row in 0..<rows {
+      let places = row * used..<(row + 1) * used
+      var (sum, mean): (Float, Float) = (1, 0)
+      if experts.addsUp {
+        sum = places.reduce(0) { $0 + p[row * count + routing.taken[$1]] }
+        mean = places.reduce(0) { $0 + dShares[$1] * routing.shares[$1] }
+      }
+      for place in places { gradient[row * count + routing.taken[place]] = (dShares[place] - mean) / sum }
+      LayerKernels.softmaxBack(p + row * count, gradient + row * count, count: count, scale: 1)
+    }
+    return gradient
+  }
+}
