@@ -100,7 +100,7 @@ extension FinetuneCommand {
     ]
     if !result.validation.isEmpty {
       func text(_ figures: [(key: String, value: Double)]) -> String {
-        figures.filter { validation.evalTask != nil || ["loss", "accuracy", "f1_macro", "matthews"].contains($0.key) }
+        figures.filter { validation.evalTask != nil || ["loss", "entity_f1", "accuracy", "f1_macro", "matthews"].contains($0.key) }
           .map { "\($0.key.replacing("_", with: " ")) \(decimal($0.value, 4))" }.joined(separator: ", ")
       }
       if !result.validationBefore.isEmpty { rows.append(("validation before", text(result.validationBefore))) }
