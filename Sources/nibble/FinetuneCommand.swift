@@ -28,6 +28,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Replace an existing output.") var force = false
   @Flag(help: "Print steps and memory, and train nothing.") var dryRun = false
   @Flag(help: "With --dry-run: also print the memory as papers' tables count it.") var asPublished = false
+  @Flag(help: "With --dry-run: also time the first steps, and print how long the run takes.") var time = false
   @Option(help: ArgumentHelp("Refuse a run that needs more memory (default: the machine's).", valueName: "bytes")) var maxMemory:
     String?
   @Option(
@@ -255,7 +256,7 @@ struct FinetuneCommand: ParsableCommand {
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }
     if method == .full { common.warnIgnored(factors + ["--lora-dropout", "--loraplus-ratio"], "--method full has no factors") }
-    if !dryRun { common.warnIgnored(["--as-published"], "this is no plan") }
+    if !dryRun { common.warnIgnored(["--as-published", "--time"], "this is no plan") }
     warnIgnoredOfOptimizer()
   }
 }

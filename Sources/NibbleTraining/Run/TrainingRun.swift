@@ -210,6 +210,11 @@ package final class TrainingRun {
     return found
   }
 
+  /// Tokens that a step processes on average.
+  var tokensAStep: Double {
+    Double(rows.reduce(0) { $0 + $1.ids.count }) / Double(max(rows.count, 1)) * Double(options.batchSize * options.accumulation)
+  }
+
   /// Seconds spent so far in each part of a pass.
   package var clock: StepClock { pass.clock }
 
