@@ -66,7 +66,7 @@ struct ResultTests {
 
   @Test("each experiment shows figures of its own, though tasks have the same names")
   func experiments() throws {
-    let text = "name: x\nfinetune: {base: B, data: D}\nevaluate: {dev: {data: E}}\nexperiments: {pairs: {evaluate: {dev: {task: pairs}}}, numbers: {evaluate: {dev: {task: regression}}}}"
+    let text = "name: x\nfinetune: {base: B, data: D}\nexperiments: {pairs: {evaluate: {dev: {task: pairs, data: E}}}, numbers: {evaluate: {dev: {task: regression, data: E}}}}"
     let plan = try plan(text)
     let graph = try StepGraph(plan, path: "p")
     var states: [StepKey: SweepRunner.State] = [:]
