@@ -49,7 +49,7 @@ extension Checkpoint {
     for adapter in adapters { try adapter.checkExperts(of: self) }
     var base = try replicatingLayers(for: adapters, identity: identity)
     for adapter in adapters {
-      if adapter.binding?.head == nil, ["SEQ_CLS", "TOKEN_CLS"].contains(adapter.config.taskType) { base = try base.withHeads(of: adapter) }
+      if adapter.binding?.head == nil, ["SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"].contains(adapter.config.taskType) { base = try base.withHeads(of: adapter) }
       base = try base.grown(for: adapter, identity: identity)
     }
     return base

@@ -13,7 +13,7 @@ extension LabelMetrics {
   }
 
   /// The class with the greatest score; of equals the last.
-  static func best(_ scores: [Float]) -> Int { scores.indices.max { scores[$0] < scores[$1] } ?? 0 }
+  package static func best(_ scores: [Float]) -> Int { scores.indices.max { scores[$0] < scores[$1] } ?? 0 }
 
   /// Classes that are more likely than not.
   static func positive(_ scores: [Float]) -> Set<Int> { Set(scores.indices.filter { scores[$0] > 0 }) }

@@ -30,7 +30,9 @@ public struct RowScores: Sendable {
   public private(set) var metrics: LabelMetrics?
   let problem: ClassificationHead.Problem?
   /// The class of each token that counts, of models that classify tokens.
-  private(set) var tokenTargets: [Int] = []
+  public private(set) var tokenTargets: [Int] = []
+  /// How many of them each row has.
+  public private(set) var tokenCounts: [Int] = []
   /// Scores of the classes, a row or a token each.
   public private(set) var scores: [[Float]] = []
 
@@ -71,9 +73,11 @@ public struct RowScores: Sendable {
     var wanted: [(row: Int, target: Int)] = []
     var start = 0
     for row in rows {
+      let before = wanted.count
       for index in 0..<max(0, row.labels.count - 1) where row.labels[index + 1] != Loss.ignored {
         wanted.append((start + index, row.labels[index + 1]))
       }
+      tokenCounts.append(wanted.count - before)
       start += row.input.length
     }
     for first in stride(from: 0, to: wanted.count, by: Self.scoreRows) {

@@ -64,6 +64,9 @@ public final class Model: @unchecked Sendable {
     if let classifier, classifier.pooling == .each, try !architecture.beginTokenHead(config, labels: classifier.labels, source) {
       throw NibbleError.usage("classes of tokens are not implemented for models of model_type \(quoted(type))")
     }
+    if let classifier, classifier.pooling == .span, try !architecture.beginSpanHead(config, source) {
+      throw NibbleError.usage("answers marked in a text are not implemented for models of model_type \(quoted(type))")
+    }
     if let classifier, classifier.pooling == .model, try !architecture.beginHead(config, labels: classifier.labels, source) {
       throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head of their own; choose another pooling for a new one")
     }

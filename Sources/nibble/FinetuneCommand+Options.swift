@@ -47,6 +47,7 @@ extension FinetuneCommand {
     if let modulesToSave, modulesToSave.allSatisfy({ $0 == "," }) {
       throw NibbleError.usage("--modules-to-save \(quoted(modulesToSave)) names nothing")
     }
+    guard docStride >= 0 else { throw NibbleError.usage("--doc-stride \(docStride) is below 0") }
     guard seed >= 0 else { throw NibbleError.usage("--seed \(seed) is below 0") }
     _ = try runOptions
   }
@@ -54,6 +55,10 @@ extension FinetuneCommand {
   /// The head that is asked for, if one is.
   func newHead() throws -> NewHead? {
     let names = try labels.map(Self.names) ?? []
+    if pooling == .span {
+      guard numLabels == nil, names.isEmpty else { throw NibbleError.usage("--pooling span marks answers: it has no classes for --num-labels and --labels") }
+      return NewHead(labels: 2, pooling: .span)
+    }
     guard let count = numLabels ?? (names.isEmpty ? nil : names.count) else { return nil }
     guard names.isEmpty || names.count == count else {
       throw NibbleError.usage("--num-labels \(count), but --labels names \(names.count)")

@@ -20,6 +20,7 @@ extension FinetuneCommand {
       [("weights", plan.weights), ("trained", plan.trained), ("gradients", plan.gradients), ("optimizer", plan.moments)]
       + (plan.paged > 0 ? [("paged states", plan.paged)] : [])
       + [("activations", plan.activations), ("rest", plan.rest), ("peak memory", plan.total)]
+    let time = time ? try tuning.time() : nil
     let published = asPublished ? try tuning.publishedMemory(length: length, threads: common.workers) : nil
     if common.json {
       let members: [(key: String, value: JSON)] =
@@ -27,6 +28,7 @@ extension FinetuneCommand {
           ("verb", "finetune"), ("steps", JSON(tuning.steps)), ("longest_row", JSON(length)), ("trained_parameters", JSON(tuning.parameters)),
         ]
         + data.counts + parts.map { ($0.0.replacing(" ", with: "_"), JSON($0.1)) }
+        + (time.map { [("seconds", JSON($0.total)), ("seconds_a_step", JSON($0.step)), ("seconds_a_validation", JSON($0.validation))] } ?? [])
         + (published.map { [("as_published", json($0))] } ?? [])
       return try StandardOutput.print(JSON.object(members))
     }
@@ -35,6 +37,7 @@ extension FinetuneCommand {
         ("steps", "\(tuning.steps), rows of at most \(length) \(data.areImages ? "pixels" : "tokens"), \(batchSize) at once"), ("rows", data.summary),
         ("parameters", "\(tuning.parameters) of \(tuning.adapted) modules"),
       ]
+        + (time.map { [("time", "about \(TrainingLog.clock($0.total)): \(decimal($0.step, 3)) s a step" + ($0.validation > 0 ? ", \(decimal($0.validation, 2)) s a validation" : ""))] } ?? [])
         + parts.map { ($0.0, byteText($0.1)) })
     if let published { try printPublished(published) }
   }
@@ -100,7 +103,7 @@ extension FinetuneCommand {
     ]
     if !result.validation.isEmpty {
       func text(_ figures: [(key: String, value: Double)]) -> String {
-        figures.filter { validation.evalTask != nil || ["loss", "accuracy", "f1_macro", "matthews"].contains($0.key) }
+        figures.filter { validation.evalTask != nil || ["loss", "entity_f1", "accuracy", "f1_macro", "matthews"].contains($0.key) }
           .map { "\($0.key.replacing("_", with: " ")) \(decimal($0.value, 4))" }.joined(separator: ", ")
       }
       if !result.validationBefore.isEmpty { rows.append(("validation before", text(result.validationBefore))) }

@@ -32,7 +32,7 @@ extension FinetuneCommand {
       ("num_labels", numLabels.map { JSON($0) }), ("labels", labels.map(text)), ("pooling", text(pooling.rawValue)),
       ("many_labels", .bool(manyLabels)), ("max_steps", maxSteps.map { JSON($0) }), ("epochs", JSON(epochs)),
       ("batch_size", JSON(batchSize)), ("gradient_accumulation_steps", JSON(gradientAccumulationSteps)),
-      ("max_length", maxLength.map { JSON($0) }), ("learning_rate", JSON(learningRate)), ("loraplus_ratio", JSON(loraplusRatio)),
+      ("max_length", maxLength.map { JSON($0) }), ("doc_stride", docStride == 128 ? nil : JSON(docStride)), ("learning_rate", JSON(learningRate)), ("loraplus_ratio", JSON(loraplusRatio)),
       ("learning_rate_pattern", learningRatePattern.isEmpty ? nil : JSON(learningRatePattern)),
       ("lr_scheduler", (try? schedule()).map { text($0.rawValue) }), ("warmup_steps", warmupSteps.map { JSON($0) }),
       ("warmup_ratio", JSON(warmupRatio)), ("optimizer", (try? choice()).map { text($0.description) }), ("paged", .bool((try? choice())?.isPaged ?? false)), ("adam_beta1", JSON(beta1)),

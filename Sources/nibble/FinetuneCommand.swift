@@ -15,7 +15,8 @@ struct FinetuneCommand: ParsableCommand {
     discussion: """
       DATA is a folder with train.jsonl (and valid.jsonl), a file of rows (JSON Lines or one JSON array), or a .txt file. The keys of a \
       row say what it is: {"text"}; {"prompt", "completion"}, as texts or as lists of messages; {"instruction", "input", "output"}; \
-      {"messages"}; {"conversations"} (ShareGPT); {"text", "label"}; {"text", "labels"}; {"input_ids", "labels"}. Only answers are \
+      {"messages"}; {"conversations"} (ShareGPT); {"text", "label"}; {"text", "labels"}; {"tokens", "labels"}; {"input_ids", "labels"}. A model that marks answers takes \
+      SQuAD's file, or rows of {"context", "question", "answers"}. Only answers are \
       learned, unless --train-on-prompt is given. A model of images takes a folder with a folder of PNG and JPEG files per class (or with train \
       and valid in it), rows of {"image", "label"}, or a .bin file of CIFAR-10.
       """)
@@ -27,6 +28,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Replace an existing output.") var force = false
   @Flag(help: "Print steps and memory, and train nothing.") var dryRun = false
   @Flag(help: "With --dry-run: also print the memory as papers' tables count it.") var asPublished = false
+  @Flag(help: "With --dry-run: also time the first steps, and print how long the run takes.") var time = false
   @Option(help: ArgumentHelp("Refuse a run that needs more memory (default: the machine's).", valueName: "bytes")) var maxMemory:
     String?
   @Option(
@@ -52,7 +54,7 @@ struct FinetuneCommand: ParsableCommand {
     help: ArgumentHelp(
       "Class names of the new head: comma-separated, or one per line in a file.", valueName: "NAMES|@FILE"))
   var labels: String?
-  @Option(help: "Token states the new head reads: model, as transformers' class for the model does; each, for a class of every token; mean, first or last, which only nibble runs.")
+  @Option(help: "Token states the new head reads: model, as transformers' class for the model does; each, for a class of every token; span, for answers marked in a text; mean, first or last, which only nibble runs.")
   var pooling: NewHead.Pooling = .model
   @Flag(help: "With a new head: a text can have several classes.") var manyLabels = false
   @Option(
@@ -70,6 +72,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Rows per micro-batch.") var batchSize = 8
   @Option(help: "Micro-batches per step.") var gradientAccumulationSteps = 1
   @Option(help: "Largest number of tokens per row; longer rows are cut, and the summary counts the tokens.") var maxLength: Int?
+  @Option(help: "Tokens that two windows of a context have in common (models that mark answers).") var docStride = 128
   @Option(help: "Peak learning rate.") var learningRate = 2e-4
   @Option(help: "LoRA+: multiplies the learning rate of the second factors.") var loraplusRatio = 1.0
   @Option(
@@ -160,7 +163,8 @@ struct FinetuneCommand: ParsableCommand {
     }
     let rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
-      breaksMarks: breakMarks, learnedTurns: trainOnTurns)
+      breaksMarks: breakMarks, learnedTurns: trainOnTurns, docStride: docStride)
+    if rows.windows == nil { common.warnIgnored(["--doc-stride"], "the model marks no answers") }
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let held = try (valid ?? dataFile("valid.jsonl")).map { try rows.read($0) }
     common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
@@ -180,7 +184,7 @@ struct FinetuneCommand: ParsableCommand {
     }
     let tuning = try Finetuning(
       model, options, train: train.rows, valid: held?.rows ?? [], start: file, threads: common.workers)
-    tuning.measure = try validation.measure(model, base: base, rows: valid ?? dataFile("valid.jsonl"), common)
+    tuning.measure = try validation.measure(model, base: base, rows: valid ?? dataFile("valid.jsonl"), windows: (maxLength, docStride), common)
     common.warn(tuning.warnings)
     if batchSize * gradientAccumulationSteps > train.rows.count {
       common.warn([
@@ -252,7 +256,7 @@ struct FinetuneCommand: ParsableCommand {
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }
     if method == .full { common.warnIgnored(factors + ["--lora-dropout", "--loraplus-ratio"], "--method full has no factors") }
-    if !dryRun { common.warnIgnored(["--as-published"], "this is no plan") }
+    if !dryRun { common.warnIgnored(["--as-published", "--time"], "this is no plan") }
     warnIgnoredOfOptimizer()
   }
 }

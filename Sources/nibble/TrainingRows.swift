@@ -1,5 +1,6 @@
 import ArgumentParser
 import NibbleCore
+import NibbleEvaluation
 import NibbleModels
 import NibbleTemplates
 import NibbleTokenizers
@@ -13,6 +14,8 @@ struct TrainingRows {
     var rows: [TrainingRow] = []
     /// The text of each row, where that is kept.
     var texts: [JudgedTexts] = []
+    /// The words of each row that have a class, where texts are kept and tokens are classified.
+    var words: [[String]] = []
     /// Rows that were too long, and their tokens that were cut off.
     var cutRows = 0
     var cut = 0
@@ -26,13 +29,15 @@ struct TrainingRows {
   let classes: Classes?
   /// Of a classifier of tokens.
   let tokenClasses: Classes?
+  /// Of a model that marks answers.
+  let windows: SpanWindows?
   private let hasLength: Bool
   /// Warnings about the tokenizer.
   let warnings: [Warning]
 
   init(
     _ model: Model, tokenizerPath: String?, maxLength: Int?, trainsOnPrompt: Bool, template: TemplateChoice?, breaksMarks: Bool,
-    learnedTurns: LearnedTurns = .all
+    learnedTurns: LearnedTurns = .all, docStride: Int = 128
   ) throws {
     let network = try model.tokens(for: "a row of text")
     // Rows of ids need none; one that is there has to be whole.
@@ -44,6 +49,8 @@ struct TrainingRows {
       Classes($0, names: model.classNames, areMany: model.hasManyLabels, areNumbers: model.isRegression)
     }
     tokenClasses = model.tokenClassCount.map { Classes($0, names: model.classNames) }
+    windows = try model.marksSpans ? own.map { try SpanWindows(model, $0.tokenizer, length: maxLength, overlap: docStride) } : nil
+    guard !model.marksSpans || windows != nil else { throw NibbleError.badInput("\(path: model.path) has no tokenizer for questions and their contexts") }
     var encoder = RowEncoder(
       own?.tokenizer, end: own?.end, vocabulary: network.vocabulary,
       maximumLength: min(maxLength ?? Int.max, network.contextLength))
@@ -75,23 +82,39 @@ struct TrainingRows {
   /// - Throws: `.badInput` naming file and line
   func read(_ path: String, keepsTexts: Bool = false) throws -> Data {
     var data = Data(path: path)
+    if let windows {
+      for question in try QaTask().questions(path, limit: nil) { data.rows += try windows.rows(question) }
+      return data
+    }
     try RowFile.forEach(path) { item, place in
       guard case .row(let row) = item else {
         if case .text(let text) = item { try add(text, place, to: &data) }
         return
       }
       if let brokenTemplate, RowEncoder.isConversation(row) { throw brokenTemplate }
-      let (own, cut) =
-        try classes.map { try encoder.classified(row, $0, place: place) }
-        ?? tokenClasses.map { try encoder.tokensClassified(row, $0, place: place) } ?? encoder.language(row, place: place)
+      let (own, cut): (row: TrainingRow, cut: Int)
+      if let tokenClasses {
+        let found = try encoder.tokensClassified(row, tokenClasses, place: place)
+        (own, cut) = (found.row, found.cut)
+        if keepsTexts { data.words.append(words(found.judged, of: row)) }
+      } else {
+        (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
+        if keepsTexts { data.texts.append(try JudgedTexts(row, place: place)) }
+      }
       data.rows.append(own)
-      if keepsTexts { data.texts.append(try JudgedTexts(row, place: place)) }
       data.cut += cut
       data.cutRows += cut > 0 ? 1 : 0
       if classes == nil, own.learned == 0 { data.silent += 1 }
     }
     guard !data.rows.isEmpty else { throw NibbleError.badInput("\(path: path): no rows in it") }
     return data
+  }
+
+  /// The words of a row by their numbers, or its tokens as they are written.
+  private func words(_ numbers: [Int], of row: JSON) -> [String] {
+    let words = row["input_ids"] == nil ? (row["tokens"] ?? row["words"])?.array?.map { $0.string ?? "" } : nil
+    let ids = row["input_ids"]?.array?.map { $0.int ?? -1 } ?? []
+    return numbers.map { number in words?[number] ?? tokenizer?.token(ids[number]) ?? "\(ids[number])" }
   }
 
   /// Adds the rows of a plain text.
@@ -123,7 +146,8 @@ struct TrainingRows {
       for (index, id) in row.ids.enumerated() {
         let text = tokenizer?.token(id).map { " " + oneLine($0) } ?? ""
         let label = tokenClasses == nil ? index : index + 1
-        let isLearned = label > 0 && label < row.labels.count && row.labels[label] != TrainingRow.ignored
+        let isAnswer = windows != nil && row.targets.contains(Double(index))
+        let isLearned = isAnswer || label > 0 && label < row.labels.count && row.labels[label] != TrainingRow.ignored
         try StandardOutput.print("  \(isLearned ? "learn" : "  -  ") \(id)\(text)")
       }
       let targets = row.targets.map { classes?.areNumbers == true ? "\($0)" : decimal($0, 0) }

@@ -20,20 +20,25 @@ struct ValidationTask: ParsableArguments {
   /// What is said once for all validations, or is no matter of a task.
   private static let options: Set = [
     "question-style", "few-shot", "exemplars", "prompt-format", "chat", "label-list", "wordnet", "paraphrases", "max-new-tokens", "num-beams",
-    "length-penalty", "no-repeat-ngram-size", "stop", "limit",
+    "length-penalty", "no-repeat-ngram-size", "stop", "limit", "max-answer-length",
   ]
 
   /// What asks the model at each validation; nil without a task. The rows are read now.
   ///
-  /// - Parameter rows: those to validate on
+  /// - Parameters:
+  ///   - rows: those to validate on
+  ///   - windows: tokens of a window of a context, and those that two have in common, of models that mark answers
   func measure(
-    _ model: Model, base: String, rows: String?, _ common: CommonOptions
+    _ model: Model, base: String, rows: String?, windows: (length: Int?, overlap: Int), _ common: CommonOptions
   ) throws -> (([ActiveAdapter]) throws -> [(key: String, value: Double)])? {
     guard let evalTask, let data = evalData ?? rows else {
       common.warnIgnored(["--eval-data", "--eval-option"], "there is no --eval-task")
       return nil
     }
     var words = ["--base", base, "--data", data, "--task", evalTask.rawValue, "--quiet"]
+    if model.marksSpans, evalTask == .qa {
+      words += ["--doc-stride", "\(windows.overlap)"] + (windows.length.map { ["--max-length", "\($0)"] } ?? [])
+    }
     for text in evalOption {
       let (name, value) = (String(text.prefix { $0 != "=" }).replacing("_", with: "-"), text.drop { $0 != "=" }.dropFirst())
       guard Self.options.contains(name) else {
@@ -65,6 +70,11 @@ extension EvaluateCommand {
   ///
   /// - Throws: `.usage` for tasks that are not asked row by row
   func asker(_ model: Model) throws -> ([ActiveAdapter]) throws -> [Figure] {
+    if task == .qa, model.marksSpans {
+      let asked = QaTask(), questions = try asked.questions(data, limit: asking.limit)
+      let items = questions.map { AnswerItem(prompt: $0.question, references: $0.references, place: $0.place) }
+      return { try asked.figures(items, mark(questions, model, $0, nil)) }
+    }
     guard model.writesText else { throw NibbleError.usage("\(path: model.path) does not write text: --eval-task cannot ask it") }
     switch task {
     case .choices:

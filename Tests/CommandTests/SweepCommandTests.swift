@@ -153,7 +153,7 @@ struct SweepCommandTests {
     defer { close(lock) }
     #expect(flock(lock, LOCK_EX) == 0)
     let result = try sweep(["-q"])
-    #expect(result.code == 2 && result.errors.contains("is being written by another sweep"), "\(result.errors)")
+    #expect(result.code == 2 && result.errors.contains("is being written by another process"), "\(result.errors)")
   }
 
   @Test("a page of one run of training")

@@ -3,6 +3,7 @@ import copy
 import json
 import os
 import random
+import warnings
 
 import peft
 import pytest
@@ -10,6 +11,8 @@ import torch
 import transformers
 from running import TOLERANCE, distance
 from safetensors.torch import load_file, save_file
+from seqeval.metrics import accuracy_score, classification_report
+from seqeval.metrics.sequence_labeling import get_entities
 
 SEED = int(os.environ["NIBBLE_SEED"])
 KINDS = {
@@ -23,15 +26,15 @@ RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.02, "--
        "--max-grad-norm", 0]
 
 
-def save_model(folder, family):
+def save_model(folder, family, labels=LABELS):
     torch.manual_seed(SEED)
     sizes = {"dim": 24, "n_heads": 2, "n_layers": 2, "hidden_dim": 20} if family == "distilbert" else {
         "hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 20}
     if family in ("electra", "albert"):
         sizes["embedding_size"] = 10
     config = transformers.AutoConfig.for_model(
-        family, vocab_size=WORDS + 3, max_position_embeddings=40, pad_token_id=1, **sizes, id2label=dict(enumerate(LABELS)),
-        label2id={name: number for number, name in enumerate(LABELS)})
+        family, vocab_size=WORDS + 3, max_position_embeddings=40, pad_token_id=1, **sizes, id2label=dict(enumerate(labels)),
+        label2id={name: number for number, name in enumerate(labels)})
     model = KINDS[family]._from_config(config, attn_implementation="eager")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -52,23 +55,23 @@ def save_tokenizer(folder):
     return transformers.PreTrainedTokenizerFast(tokenizer_object=own)
 
 
-def save_rows(path, draw, count):
+def save_rows(path, draw, count, labels=LABELS):
     rows = []
     for _ in range(count):
         starts = [f"w{draw.choice([one for one in range(WORDS) if one % 3])}" for _ in range(draw.randrange(2, 9))]
         words = [word + (f"w{3 * draw.randrange(WORDS // 3)}" if draw.random() < 0.4 else "") for word in starts]
-        rows.append({"tokens": words, "ner_tags": [draw.choice(LABELS + [draw.randrange(3)]) for _ in words]})
+        rows.append({"tokens": words, "ner_tags": [draw.choice(labels + [draw.randrange(len(labels))]) for _ in words]})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 
-def encoded(tokenizer, row):
+def encoded(tokenizer, row, names=LABELS):
     """As transformers' example of token classification has it."""
     found = tokenizer(row["tokens"], is_split_into_words=True)
     labels, before = [], None
     for word in found.word_ids():
         tag = None if word is None or word == before else row["ner_tags"][word]
-        labels.append(-100 if tag is None else LABELS.index(tag) if isinstance(tag, str) else tag)
+        labels.append(-100 if tag is None else names.index(tag) if isinstance(tag, str) else tag)
         before = word
     return torch.tensor([found["input_ids"]]), torch.tensor([labels])
 
@@ -176,3 +179,70 @@ def test_rows_that_are_none_are_refused(nibble, work, row, said):
     (work / "rows.jsonl").write_text(json.dumps(row) + "\n")
     line = nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", exits=3).stderr.strip().splitlines()[-1]
     assert said in line and "rows.jsonl" in line
+
+
+SCHEMES = {
+    "iob": ["O", "B-PER", "I-PER", "B-LOC-X", "I-LOC-X"], "one-type": ["O", "B", "I"], "iobes": ["S-A", "O", "B-A", "I-A", "E-A", "B-B", "I-B", "E-B"],
+    "inside-only": ["O", "I-A", "I-B"]}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_entities_are_seqeval_s(nibble, work, scheme):
+    """What the model says, as transformers finds it; figures of it, as seqeval finds them in its default mode."""
+    names, draw = SCHEMES[scheme], random.Random(f"{SEED} entities {scheme}")
+    model, tokenizer = save_model(work / "m", "bert", names), save_tokenizer(work / "m")
+    rows = save_rows(work / "rows.jsonl", draw, 40, names)
+    report = nibble.json("evaluate", work / "m", work / "rows.jsonl", "--task", "classification", "--predictions", work / "p.jsonl")
+    told = [json.loads(line) for line in (work / "p.jsonl").read_text().splitlines()]
+    for row, own in zip(rows, told, strict=True):
+        ids, labels = encoded(tokenizer, row, names)
+        with torch.no_grad():
+            shares = torch.softmax(model(input_ids=ids).logits[0], 1)[labels[0] != -100]
+        assert own["tokens"] == row["tokens"] and own["text"] == " ".join(row["tokens"])
+        assert own["labels"] == [names[tag] if isinstance(tag, int) else tag for tag in row["ner_tags"]]
+        assert own["predictions"] == [names[one] for one in shares.argmax(1)]
+        assert torch.tensor([[one[name] for name in names] for one in own["probabilities"]]).sub(shares).abs().max() < 1e-5
+        assert [(one["type"], one["start"], one["end"] - 1) for one in own["entities"]] == get_entities(own["predictions"])
+        assert all(one["text"] == " ".join(row["tokens"][one["start"]:one["end"]]) for one in own["entities"])
+    true, said = [one["labels"] for one in told], [one["predictions"] for one in told]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wanted = classification_report(true, said, output_dict=True)
+    assert report["accuracy"] == pytest.approx(accuracy_score(true, said))
+    for ours, theirs in (("entity_precision", "precision"), ("entity_recall", "recall"), ("entity_f1", "f1-score")):
+        assert report[ours] == pytest.approx(wanted["micro avg"][theirs]), ours
+        assert report[ours + "_interval"][0] <= report[ours] <= report[ours + "_interval"][1]
+    for name, own in report["entities"].items():
+        theirs = wanted.get(name, {"precision": 0, "recall": 0, "f1-score": 0, "support": 0})
+        assert [own[key] for key in ("precision", "recall", "f1", "number")] == pytest.approx([theirs[key] for key in ("precision", "recall", "f1-score", "support")])
+
+
+def test_validations_and_comparisons_have_the_figures_of_entities(nibble, work):
+    draw = random.Random(f"{SEED} entities of runs")
+    save_model(work / "m", "bert")
+    save_tokenizer(work / "m")
+    for name in ("train", "valid"):
+        save_rows(work / f"{name}.jsonl", draw, 12)
+    nibble("finetune", work / "m", work / "train.jsonl", "-o", work / "a", "--valid", work / "valid.jsonl", "--keep-best", "--eval-steps", 2,
+           "--metric-for-best-model", "entity_f1", *RUN)
+    asked = ["evaluate", work / "m", work / "valid.jsonl", "--task", "classification"]
+    found = {step: report for step, report in ((0, nibble.json(*asked)), (STEPS, nibble.json(*asked, "--adapter", work / "a", "--compare-to", work / "m")))}
+    metrics = [json.loads(line) for line in (work / "a" / "metrics.jsonl").read_text().splitlines()]
+    validations = [row for row in metrics if "valid_loss" in row]
+    assert [row["step"] for row in validations] == [0, 2, 4]
+    best = max(validations[1:], key=lambda row: row["valid_entity_f1"])
+    for row, report in ((validations[0], found[0]), (best, found[STEPS])):
+        for key in ("loss", "entity_precision", "entity_recall", "entity_f1", "accuracy"):
+            assert row[f"valid_{key}"] == pytest.approx(report[key], abs=1e-6), key
+    difference = found[STEPS]["compared_to"]["entity_f1_difference"]
+    assert difference == pytest.approx(found[STEPS]["entity_f1"] - found[0]["entity_f1"])
+
+
+def test_names_that_are_no_tags_have_no_entities(nibble, work):
+    names = ["NOUN", "VERB", "O"]
+    save_model(work / "m", "bert", names)
+    save_tokenizer(work / "m")
+    save_rows(work / "rows.jsonl", random.Random(SEED), 5, names)
+    report = nibble.json("evaluate", work / "m", work / "rows.jsonl", "--task", "classification", "--predictions", work / "p.jsonl")
+    assert "entity_f1" not in report and "entities" not in report and 0 <= report["accuracy"] <= 1
+    assert "entities" not in json.loads((work / "p.jsonl").read_text().splitlines()[0])

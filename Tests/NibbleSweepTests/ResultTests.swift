@@ -49,6 +49,37 @@ struct ResultTests {
 
   static let grid = "name: x\nfinetune: {base: B, data: D}\ngrid: {lora-r: [1, 2, 4, 8], target-modules: [attention, all-linear]}\nseeds: [1, 2]\nevaluate: {dev: {task: lm, data: E}}"
 
+  @Test("time left is that of steps of the same kind, trainings by their length")
+  func pace() throws {
+    let graph = try StepGraph(plan("name: x\nfinetune: {base: B, data: D}\ngrid: {lora-r: [1, 2]}\nevaluate: {dev: {task: lm, data: E}}"), path: "p")
+    let (trained, others) = (graph.runs.compactMap { $0.step("finetune") }, graph.runs.compactMap { $0.step("dev") })
+    var states = Dictionary(uniqueKeysWithValues: graph.order.map { ($0, SweepRunner.State.waiting) })
+    let pace = SweepPace(graph, trainingSteps: [trained[0]: 10, trained[1]: 30])
+    #expect(pace.left(states, jobs: 1) == nil)
+    func done(_ seconds: Double) -> SweepRunner.State { .done(StepRecord(command: "", version: "1", seconds: seconds, report: .object([]))) }
+    states[trained[0]] = done(20)
+    // 60 s of training, and two evaluations as long as what is known.
+    #expect(pace.left(states, jobs: 1) == 100 && pace.left(states, jobs: 2) == 50)
+    states[others[0]] = done(2)
+    #expect(pace.left(states, jobs: 1) == 62 && pace.left(states, jobs: 9) == 31)
+  }
+
+  @Test("each experiment shows figures of its own, though tasks have the same names")
+  func experiments() throws {
+    let text = "name: x\nfinetune: {base: B, data: D}\nexperiments: {pairs: {evaluate: {dev: {task: pairs, data: E}}}, numbers: {evaluate: {dev: {task: regression, data: E}}}}"
+    let plan = try plan(text)
+    let graph = try StepGraph(plan, path: "p")
+    var states: [StepKey: SweepRunner.State] = [:]
+    for run in graph.runs {
+      let isPairs = plan.cells[run.cell].experiment == "pairs"
+      let figures: JSON = isPairs ? ["loss": 1, "accuracy": 0.5, "f1": 0.25, "f1_macro": 0.75] : ["loss": 1, "pearson": 0.5, "spearman": 0.25]
+      for (_, key) in run.steps { states[key] = .done(StepRecord(command: "", version: "1", seconds: 1, report: figures)) }
+    }
+    let found = SweepResults(plan, graph, states, version: "1", machine: [])
+    #expect(Set(found.figures) == ["dev.accuracy", "dev.f1", "dev.f1_macro", "dev.pearson", "dev.spearman"])
+    #expect(found.markdown.contains("| dev.pearson | dev.spearman |"))
+  }
+
   @Test("means with Student's interval, of two seeds too")
   func intervals() throws {
     let found = try Self.results(Self.grid) { cell, seed in seed == 1 ? 0.5 : 0.7 }

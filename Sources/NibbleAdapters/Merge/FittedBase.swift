@@ -65,6 +65,7 @@ extension Checkpoint {
     guard let record else {
       return config.forTask(adapter.config.taskType, labels: outputs).map { base.with(config: $0) } ?? base
     }
+    if record["pooling"] == "span" { return config.forTask("QUESTION_ANS", labels: nil).map { base.with(config: $0) } ?? base }
     let isOfTokens = record["pooling"] == "each"
     if isOfTokens || record["pooling"] == "model" {
       guard let labels = record["labels"]?.int, (1...1 << 20).contains(labels) else {

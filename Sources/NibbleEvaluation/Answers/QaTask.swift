@@ -20,7 +20,7 @@ public struct QaTask: AnswerTask {
   public func questions(_ path: String, limit: Int?) throws -> [SpanQuestion] {
     try rows(path, limit: limit) { row, question, answers, place in
       guard let context = row["context"]?.string else { throw NibbleError.badInput("\(path: place): a row without a text 'context'") }
-      return SpanQuestion(question: question, context: context, references: answers, place: place)
+      return SpanQuestion(question: question, context: context, references: answers, start: Self.start(row), place: place)
     }
   }
 
@@ -54,6 +54,11 @@ public struct QaTask: AnswerTask {
     guard let given = row["answers"]?.array ?? row["answers"]?["text"]?.array ?? row["answer"].map({ [$0] }) else { return nil }
     let texts = given.map { $0.string ?? $0["text"]?.string }
     return texts.contains(nil) ? nil : texts.compactMap { $0 }
+  }
+
+  /// Where the first answer begins, if the row says it.
+  private static func start(_ row: JSON) -> Int? {
+    (row["answers"]?.array?.first?["answer_start"] ?? row["answers"]?["answer_start"]?.array?.first ?? row["answer_start"])?.int
   }
 
   public func figures(_ items: [AnswerItem], _ answers: [String]) throws -> [Figure] {

@@ -61,10 +61,12 @@ public struct Choices {
 
   /// Asks every question but those with numbers in `done`.
   ///
-  /// - Parameter onAnswer: called with a question's number and its answer, in no certain order
+  /// - Parameters:
+  ///   - onCut: called with the number of a question whose beginning does not fit the model's context and is left out, and how many tokens that are
+  ///   - onAnswer: called with a question's number and its answer, in no certain order
   /// - Throws: `.badInput` naming the place of a choice that is empty or longer than the model's context
   public func ask(
-    _ model: Model, adapters: [ActiveAdapter], done: Set<Int> = [], onAnswer: (Int, ChoiceAnswers.Answer) throws -> Void
+    _ model: Model, adapters: [ActiveAdapter], done: Set<Int> = [], onCut: (Int, Int) -> Void = { _, _ in }, onAnswer: (Int, ChoiceAnswers.Answer) throws -> Void
   ) throws {
     let scores = try ContinuationScores(model, adapters: adapters)
     func continuations(_ number: Int) throws -> [Continuation] {
@@ -83,7 +85,11 @@ public struct Choices {
     // What cannot be asked is said before anything is.
     if groups.count > 1 { for number in groups.joined() { _ = try continuations(number) } }
     for numbers in groups {
-      try scores.run(numbers.map(continuations)) { index, scores in
+      let asked = try numbers.map(continuations)
+      for (number, one) in zip(numbers, asked) {
+        if let cut = one.map(\.cut).max(), cut > 0 { onCut(number, cut) }
+      }
+      try scores.run(asked) { index, scores in
         for (choice, score) in scores.enumerated() where !score.logProbability.isFinite {
           throw NibbleError.quality("\(path: questions[numbers[index]].place): the score of choice \(choice + 1) is no finite number")
         }

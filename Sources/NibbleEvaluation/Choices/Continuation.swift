@@ -4,11 +4,15 @@ public struct Continuation: Sendable, Equatable {
   var read: [Int]
   /// The tokens that are scored, the last of which is not read.
   var scored: [Int]
+  /// Tokens at the beginning that do not fit the model's context.
+  var cut: Int
 
   /// - Parameters:
   ///   - contextLength: tokens a model can read; the beginning of what is longer is left out
   init(context: [Int], scored: [Int], contextLength: Int) {
-    read = Array((context + scored).dropLast().suffix(contextLength))
+    let all = (context + scored).dropLast()
+    read = Array(all.suffix(contextLength))
+    cut = all.count - read.count
     self.scored = scored
   }
 

@@ -67,11 +67,11 @@ extension Head {
     }
   }
 
-  /// Whether it scores classes, of an input or of each token.
-  package var isOfClasses: Bool {
+  /// Whether it is the task's own, which is trained whole beside an adapter: one of classes, or for answers.
+  package var isOfTask: Bool {
     switch self {
-    case .classification, .tokens: true
-    case .language, .spans, .none: false
+    case .classification, .tokens, .spans: true
+    case .language, .none: false
     }
   }
 
@@ -101,11 +101,14 @@ package protocol Architecture: Sendable {
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool
   /// The same for the layer of the family's class for classes of tokens.
   static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool
+  /// The same for the layer of the family's class for answers marked in a text.
+  static func beginSpanHead(_ config: ConfigReader, _ source: WeightSource) throws -> Bool
 }
 
 extension Architecture {
   package static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool { false }
   package static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool { false }
+  package static func beginSpanHead(_ config: ConfigReader, _ source: WeightSource) throws -> Bool { false }
 }
 
 /// A family of transformers: numbers and weights of one.

@@ -87,7 +87,7 @@ enum Deberta: EncoderArchitecture {
 
   /// What the first files are, which do not say it: by the layers of a head, or without one.
   private static func silentClass(_ source: WeightSource) -> String {
-    guard source.has("classifier.weight") else { return "DebertaV2Model" }
+    guard source.has("classifier.weight") else { return source.has("qa_outputs.weight") ? "DebertaV2ForQuestionAnswering" : "DebertaV2Model" }
     return source.has("pooler.dense.weight") ? "DebertaV2ForSequenceClassification" : "DebertaV2ForTokenClassification"
   }
 
@@ -102,6 +102,7 @@ enum Deberta: EncoderArchitecture {
       let activation = try config.activation("pooler_hidden_act", default: "gelu")
       return try source.classifier(config, dense: "pooler.dense", activation: activation, output: "classifier", width: shape.width)
     case "DebertaV2ForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
+    case "DebertaV2ForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
     case "DebertaV2Model": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

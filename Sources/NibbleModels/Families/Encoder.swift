@@ -1,12 +1,17 @@
 import NibbleCompute
 import NibbleCore
 
-/// A transformer of BERT's kind, whose classes of tokens are one layer, `classifier`.
+/// A transformer of BERT's kind, whose classes of tokens are one layer, `classifier`, and whose answers another, `qa_outputs`.
 protocol EncoderArchitecture: TransformerArchitecture {}
 
 extension EncoderArchitecture {
   static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
     source.begin("classifier", outputs: labels, inputs: try shape(config).width, hasBias: true)
+    return true
+  }
+
+  static func beginSpanHead(_ config: ConfigReader, _ source: WeightSource) throws -> Bool {
+    source.begin("qa_outputs", outputs: 2, inputs: try shape(config).width, hasBias: true)
     return true
   }
 }

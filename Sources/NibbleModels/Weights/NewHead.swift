@@ -2,7 +2,7 @@ import NibbleAdapters
 import NibbleCompute
 import NibbleCore
 
-/// A classification head for a base that has none, or another.
+/// A head for a base that has none, or another: of classes, or for answers marked in a text.
 public struct NewHead: Sendable, Equatable {
   /// What of a sequence the head looks at.
   public enum Pooling: String, Sendable, CaseIterable {
@@ -10,6 +10,8 @@ public struct NewHead: Sendable, Equatable {
     case model
     /// Every token by itself, as transformers' class for classes of tokens has it.
     case each
+    /// Every token by itself, as the first of an answer and as the last: transformers' class for question answering.
+    case span
     /// One layer on a token's state, or on the mean of all: heads that only nibble has.
     case first, last, mean
   }
@@ -55,12 +57,13 @@ public struct NewHead: Sendable, Equatable {
   func configuration(_ config: JSON) -> JSON {
     switch pooling {
     case .each: config.forTask("TOKEN_CLS", labels: labels, names: names) ?? config
+    case .span: config.forTask("QUESTION_ANS", labels: labels) ?? config
     case .model, .first, .last, .mean: config.forTask("SEQ_CLS", labels: labels, names: names, problem: problem) ?? config
     }
   }
 
   /// Whether a class of transformers has it.
-  var isTransformers: Bool { pooling == .model || pooling == .each }
+  var isTransformers: Bool { [.model, .each, .span].contains(pooling) }
 
   /// `problem_type`.
   private var problem: String {

@@ -104,19 +104,28 @@ package struct SweepResults: Sendable {
   }
 
   /// All figures that were found, in the order of the first row that has them.
-  package var allFigures: [String] {
+  package var allFigures: [String] { Self.figures(of: rows) }
+
+  private static func figures(of rows: [Row]) -> [String] {
     var names: [String] = []
     var seen: Set<String> = []
     for row in rows { for figure in row.figures where seen.insert(figure.name).inserted { names.append(figure.name) } }
     return names
   }
 
-  /// The plan's choice, in which `accuracy` stands for that figure of every task; without one, up to three figures of each task.
+  /// The plan's choice, in which `accuracy` stands for that figure of every task; without one, the usual ones of each experiment.
   private func chosen(_ wanted: [String]) -> [String] {
     let all = allFigures
     guard wanted.isEmpty else {
       return wanted.flatMap { name in all.contains(name) ? [name] : all.filter { $0.hasSuffix("." + name) } }
     }
+    // A task may have other figures in another experiment, though it has the same name.
+    let usual = Set(experiments.flatMap { Self.usual(Self.figures(of: rows(of: $0))) })
+    return all.filter(usual.contains)
+  }
+
+  /// Up to three figures of each task.
+  private static func usual(_ all: [String]) -> [String] {
     let tasks = all.filter { !$0.hasPrefix("finetune.") }
     guard !tasks.isEmpty else { return all.filter { $0 == "finetune.loss" || $0 == "finetune.valid_loss" || $0 == "finetune.valid_accuracy" } }
     var counts: [Substring: Int] = [:]

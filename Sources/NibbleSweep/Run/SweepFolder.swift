@@ -4,7 +4,7 @@ import NibbleCore
 /// The folder of a sweep: `steps`, a folder for each run of the program; `cells`, where they are found by cell and seed; the summary; plots.
 package final class SweepFolder {
   package let path: String
-  private let lock: Int32
+  private let lock: FolderLock
   private let isNew: Bool
 
   package static let planName = "plan.yaml"
@@ -18,24 +18,12 @@ package final class SweepFolder {
     isNew = PathKind(path) == .nothing
     if isNew, mkdir(path, 0o777) != 0 { throw NibbleError.cannotWrite("\(path: path): cannot be created: \(errorText(errno))") }
     guard PathKind(path) == .folder else { throw NibbleError.usage("\(path: path) exists and is no folder") }
-    lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard lock >= 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno))") }
-    guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
-      close(lock)
-      throw NibbleError.usage("\(path: path) is being written by another sweep")
-    }
-    do {
-      let names = try namesInFolder(path).filter { !$0.hasPrefix(".") }
-      if let stranger = names.first, !names.contains(Self.planName) {
-        throw NibbleError.usage("\(path: path) holds \(subject: stranger), and is no folder of a sweep")
-      }
-    } catch {
-      close(lock)
-      throw error
+    lock = try FolderLock(path)
+    let names = try namesInFolder(path).filter { !$0.hasPrefix(".") }
+    if let stranger = names.first, !names.contains(Self.planName) {
+      throw NibbleError.usage("\(path: path) holds \(subject: stranger), and is no folder of a sweep")
     }
   }
-
-  deinit { close(lock) }
 
   /// The plan as the last sweep in the folder had it; nil for a new folder.
   package func earlierPlan() -> String? {

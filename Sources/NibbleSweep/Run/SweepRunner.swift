@@ -144,7 +144,6 @@ package final class SweepRunner {
     begun += 1
     let place = folder.place(step)
     let held = try hold(place)
-    defer { close(held) }
     let output = step.output.map { place + "/" + $0 }
     let isThere = output.map { PathKind($0) != .nothing } ?? false
     let call = StepCall(
@@ -154,22 +153,19 @@ package final class SweepRunner {
     let command = spelled(words)
     StepRecord.remove(from: place)
     try TextFile.write(command + "\n", to: place + "/command.txt", force: true)
-    let child = try ChildProgram(program, words, output: place + "/report.partial", log: place + "/log.txt", kept: held)
+    let child = try ChildProgram(program, words, output: place + "/report.partial", log: place + "/log.txt", kept: held.descriptor)
     running[key] = Running(child: child, call: call, command: command, started: monotonicSeconds())
     try tell(.started(step))
   }
 
   /// Locks a step's folder; the program that runs in it holds the lock. One that a killed sweep left ends with that, but perhaps not at once.
-  private func hold(_ place: String) throws -> Int32 {
-    let descriptor = open(place, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard descriptor >= 0 else { throw NibbleError.cannotWrite("\(path: place): \(errorText(errno))") }
-    for _ in 0..<500 {
-      if flock(descriptor, LOCK_EX | LOCK_NB) == 0 { return descriptor }
+  private func hold(_ place: String) throws -> FolderLock {
+    var attempts = 0
+    return try FolderLock(place) {
       usleep(20_000)
-      if Interrupt.error != nil { break }
+      attempts += 1
+      return attempts < 500 && Interrupt.error == nil
     }
-    close(descriptor)
-    throw NibbleError.usage("\(path: place) is being written by another process")
   }
 
   private func end(_ key: StepKey, _ one: Running, _ code: Int32, _ tell: (Event) throws -> Void) throws {

@@ -255,8 +255,9 @@ public struct RowEncoder: Sendable {
   /// A row for a model that classifies tokens, and how many of its tokens were cut off: `tokens`, a list of words, with `labels` or
   /// `ner_tags`, a class for each, or `input_ids` with `labels`, −100 for tokens without one. Of a word the first token has its class.
   ///
+  /// - Returns: beside the row the numbers of the words, or of the given tokens, that have a class in it
   /// - Throws: `.badInput` naming the place
-  public func tokensClassified(_ row: JSON, _ classes: Classes, place: String) throws -> (row: TrainingRow, cut: Int) {
+  public func tokensClassified(_ row: JSON, _ classes: Classes, place: String) throws -> (row: TrainingRow, cut: Int, judged: [Int]) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     guard let given = (row["labels"] ?? row["ner_tags"] ?? row["tags"])?.array else { throw fail("labels is missing or not a list") }
     let targets = try given.map { label in
@@ -264,9 +265,9 @@ public struct RowEncoder: Sendable {
       guard let number = classes.number(label) else { throw fail(classes.unknown(label)) }
       return number
     }
-    func made(_ ids: [Int], _ labels: [Int], cut: Int) throws -> (row: TrainingRow, cut: Int) {
+    func made(_ ids: [Int], _ labels: [Int], cut: Int, words: [Int]) throws -> (row: TrainingRow, cut: Int, judged: [Int]) {
       guard !ids.isEmpty else { throw fail("the row is empty") }
-      return (TrainingRow(ids, labels: [TrainingRow.ignored] + labels, place: place), cut)
+      return (TrainingRow(ids, labels: [TrainingRow.ignored] + labels, place: place), cut, words)
     }
     if let list = row["input_ids"] {
       let ids = list.array?.map { $0.int ?? -1 } ?? [-1]
@@ -274,18 +275,21 @@ public struct RowEncoder: Sendable {
         throw fail("input_ids: \(bad) is not in the model's vocabulary of \(vocabulary)")
       }
       guard targets.count == ids.count else { throw fail("labels has \(targets.count) entries for \(ids.count) tokens") }
-      return try made(Array(ids.prefix(maximumLength)), Array(targets.prefix(maximumLength)), cut: max(0, ids.count - maximumLength))
+      let kept = Array(targets.prefix(maximumLength))
+      return try made(
+        Array(ids.prefix(maximumLength)), kept, cut: max(0, ids.count - maximumLength), words: kept.indices.filter { kept[$0] != TrainingRow.ignored })
     }
     guard let words = (row["tokens"] ?? row["words"])?.array?.map(\.string), !words.contains(nil) else {
       throw fail("tokens is missing or not a list of words")
     }
     guard words.count == targets.count else { throw fail("labels has \(targets.count) entries for \(words.count) words") }
     guard let tokenizer else { throw fail("the base has no tokenizer; give rows with input_ids") }
-    var ids: [Int] = [], labels: [Int] = []
+    var ids: [Int] = [], labels: [Int] = [], owners: [Int] = []
     for (index, word) in words.compactMap({ $0 }).enumerated() {
       let own = try tokenizer.encode(index == 0 ? word : " " + word, addSpecialTokens: false).ids
       ids += own
       labels += own.indices.map { $0 == 0 ? targets[index] : TrainingRow.ignored }
+      owners += own.map { _ in index }
     }
     guard !ids.isEmpty else { throw fail("the row is empty") }
     let kept = min(ids.count, max(0, maximumLength - tokenizer.addingSpecialTokens(to: []).ids.count))
@@ -293,7 +297,8 @@ public struct RowEncoder: Sendable {
     let first = (0...max(0, whole.count - kept)).first { whole[$0..<min($0 + kept, whole.count)].elementsEqual(inner) } ?? 0
     let before = [Int](repeating: TrainingRow.ignored, count: first)
     let behind = [Int](repeating: TrainingRow.ignored, count: max(0, whole.count - first - kept))
-    return try made(whole, before + labels.prefix(kept) + behind, cut: ids.count - kept)
+    let judged = (0..<kept).filter { labels[$0] != TrainingRow.ignored }.map { owners[$0] }
+    return try made(whole, before + labels.prefix(kept) + behind, cut: ids.count - kept, words: judged)
   }
 
   /// Whether a row needs a template.

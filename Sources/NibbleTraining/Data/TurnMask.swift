@@ -40,7 +40,7 @@ struct WrittenConversation {
       let through = index == conversation.messages.count - 1 ? whole : try rendered(index + 1, addsPrompt: false)
       guard whole.starts(with: before), whole.starts(with: through), before.count < through.count else {
         throw NibbleError.badInput(
-          "message \(index + 1): the template writes earlier messages differently once this one is there, so the answer's tokens cannot be distinguished "
+          "message \(index + 1): the template writes earlier messages differently once this one is there, so the answer's tokens cannot be told "
             + "apart; mark them with {% generation %}, or name another \(.template)")
       }
       var end = through.count

@@ -12,10 +12,11 @@ extension TrainingPass {
   /// - Parameters:
   ///   - labels: one per token, −100 for ignored tokens; a token's scores are judged by the label behind it
   ///   - learns: whether gradients are wanted
+  ///   - seen: is given the scores of each token that counts, in order, and its label
   /// - Returns: the loss, and how many tokens it is the mean of; 0 tokens leave all gradients as they are
-  package func language(_ runs: [TokenRun], labels: [[Int]], scale: Float = 1, learns: Bool = true) throws -> (
-    loss: Double, tokens: Int
-  ) {
+  package func language(
+    _ runs: [TokenRun], labels: [[Int]], scale: Float = 1, learns: Bool = true, seen: ((_ scores: [Float], _ label: Int) -> Void)? = nil
+  ) throws -> (loss: Double, tokens: Int) {
     guard let head = network.head.scorer else {
       throw NibbleError.usage("\(path: model.path) has no head that scores tokens to train")
     }
@@ -38,6 +39,9 @@ extension TrainingPass {
       let rows = part.map(\.row)
       // Scores become their gradient where they lie.
       let scores = Floats(mutating: try network.scores(hidden, head, rows: rows, of: batch, tape: tape))
+      if let seen {
+        for (row, one) in part.enumerated() { seen(Array(UnsafeBufferPointer(start: scores + row * head.outputs, count: head.outputs)), one.target) }
+      }
       loss += clock.measure(.loss) { judge(scores, head.outputs, part.map(\.target), each) }
       if learns { network.scoresBack(scores, head, rows: rows, of: batch, to: gradient, tape: tape, gradients) }
     }

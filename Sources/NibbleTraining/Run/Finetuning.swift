@@ -51,14 +51,14 @@ public final class Finetuning {
   }
 
   private let model: Model
-  private let options: FinetuneOptions
-  private let valid: [TrainingRow]
+  let options: FinetuneOptions
+  let valid: [TrainingRow]
   private let start: AdapterFile?
   private let trained: Trained
   private let isFull: Bool
   /// Further figures of each validation, of the model with what is trained attached.
   public var measure: (([ActiveAdapter]) throws -> [(key: String, value: Double)])?
-  private let run: TrainingRun
+  let run: TrainingRun
   private let data: Digest128
   private let threads: Int
   private var knownIdentity: Digest128?

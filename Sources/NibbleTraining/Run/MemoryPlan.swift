@@ -44,7 +44,8 @@ public struct MemoryPlan: Sendable {
       // Scores and gradients of the layers, and the weights of a new head.
       hands += options.batchSize * 4 * (head.output.outputs + network.width)
       if model.newHead != nil { hands += head.output.outputs * network.width }
-    case .spans, .none: break
+    case .spans(let head): hands += room.rows * (head.outputs + 2 * network.width)
+    case .none: break
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
     let pairs = trained.modules.values.map { (rank: $0.method.pairRank($0.shape), module: $0) }

@@ -76,7 +76,9 @@ extension Trained {
     }.mapValues { short($0.map { model.path(ofModule: $0.name) }, among: open) }
     let names = groups.count < 2 ? short(paths, among: open) : Set(groups.values.joined()).sorted()
     // PEFT has no name for the task of models of images.
-    let task: JSON = model.tokenEmbedding == nil ? .null : model.tokenClassCount != nil ? "TOKEN_CLS" : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
+    let task: JSON =
+      model.tokenEmbedding == nil
+      ? .null : model.tokenClassCount != nil ? "TOKEN_CLS" : model.marksSpans ? "QUESTION_ANS" : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
     // PEFT does not load dropout beside factors of parameters.
     let dropout = stacks.isEmpty ? options.dropout : 0
     let factors: [(String, JSON)] =
@@ -130,7 +132,7 @@ extension Trained {
   /// The modules of a classifier's head, each as large as it can be without a part of the body in it: PEFT wraps `classifier` as a
   /// whole, and has nothing to wrap in `bert` that it does not adapt.
   private func headModules(_ model: Model) -> [String] {
-    guard model.head.isOfClasses else { return [] }
+    guard model.head.isOfTask else { return [] }
     let own = model.head.layers.filter { self.modules[$0.id] == nil }.map { model.path(ofModule: $0.name) }
     let parameters = model.parameterNames.map { model.path(ofModule: String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)])) }
     let body = parameters.filter { !own.contains($0) }

@@ -18,7 +18,7 @@ public final class TrainingFolder {
   let path: String
   private let begin: Begin
   private let isNew: Bool
-  private let lock: Int32
+  private let lock: FolderLock
   private let metricsFile: Int32
   /// Bytes of `metrics.jsonl`.
   private var written = 0
@@ -41,26 +41,13 @@ public final class TrainingFolder {
     case (.folder, _): break
     default: throw NibbleError.usage("\(path: path) exists and is no folder")
     }
-    lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard lock >= 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno))") }
-    guard flock(lock, LOCK_EX | LOCK_NB) == 0 else {
-      close(lock)
-      throw NibbleError.usage("\(path: path) is being written by another process")
-    }
-    do {
-      try Self.check(path, begin, isFull)
-      metricsFile = open(path + "/metrics.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o666)
-      guard metricsFile >= 0 else { throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))") }
-    } catch {
-      close(lock)
-      throw error
-    }
+    lock = try FolderLock(path)
+    try Self.check(path, begin, isFull)
+    metricsFile = open(path + "/metrics.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o666)
+    guard metricsFile >= 0 else { throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))") }
   }
 
-  deinit {
-    close(metricsFile)
-    close(lock)
-  }
+  deinit { close(metricsFile) }
 
   private static let record = "run.yaml"
   private static let files: Set = ["metrics.jsonl", record, "README.md", "loss.svg", "report.html"]
@@ -141,7 +128,7 @@ public final class TrainingFolder {
 
   /// Waits until the names in the folder are on the disk.
   func syncFolder() throws {
-    guard fsync(lock) == 0 else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while syncing") }
+    guard lock.sync() else { throw NibbleError.cannotWrite("\(path: path): \(errorText(errno)) while syncing") }
   }
 
   /// A file or link, or a folder of ours with its files.

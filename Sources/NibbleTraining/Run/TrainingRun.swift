@@ -88,14 +88,13 @@ package final class TrainingRun {
   let rule: (any TrainingRule)?
   private let schedule: Schedule
   private var order: RowOrder
-  private let isLanguage: Bool
 
   /// - Throws: `.usage` where nothing would be learned
   package init(_ model: Model, _ trained: Trained, _ rows: [TrainingRow], _ options: RunOptions) throws {
     self.options = options
     self.trained = trained
     self.rows = rows
-    isLanguage = model.head.scorer != nil
+    let isLanguage = model.head.scorer != nil
     guard !rows.isEmpty else { throw NibbleError.badInput("there are no rows to train on") }
     guard !isLanguage || rows.contains(where: { $0.learned > 0 }) else {
       throw NibbleError.badInput(
@@ -108,6 +107,9 @@ package final class TrainingRun {
     }
     if options.labelSmoothing > 0, case .classification(let head) = model.head, head.problem != .oneLabel {
       throw NibbleError.usage("\(.labelSmoothing) is for one class of several, not for regression or many labels")
+    }
+    guard options.labelSmoothing == 0 || !model.marksSpans else {
+      throw NibbleError.usage("\(.labelSmoothing) is for classes and tokens, not for answers marked in a text")
     }
     try trained.group(options.optimizer, on: model)
     let wanted = options.steps(rows: rows.count)
@@ -133,10 +135,12 @@ package final class TrainingRun {
     package var count = 0
     /// Of classifiers.
     package var metrics: LabelMetrics?
+    /// Of classifiers of tokens whose classes are tags.
+    var entities: EntityScores?
 
     /// Every figure, by its key.
     package var figures: [(key: String, value: Double)] {
-      [("loss", loss)] + (metrics?.figures.map { ($0.key, $0.value) } ?? [])
+      [("loss", loss)] + (entities?.scores.map { ($0.key, $0.score.value) } ?? []) + (metrics?.figures.map { ($0.key, $0.value) } ?? [])
     }
   }
 
@@ -157,10 +161,24 @@ package final class TrainingRun {
     let head: ClassificationHead? =
       if case .classification(let head) = pass.model.head { head } else { nil }
     if let head, head.problem != .regression { found.metrics = LabelMetrics(classes: head.output.outputs) }
+    // Of tokens that have a class.
+    var (predicted, actual): ([Int], [Int]) = ([], [])
+    let seen: ((_ scores: [Float], _ label: Int) -> Void)? =
+      pass.model.tokenClassCount == nil
+      ? nil
+      : {
+        predicted.append(LabelMetrics.best($0))
+        actual.append($1)
+      }
     for first in stride(from: 0, to: rows.count, by: max(1, options.batchSize)) {
       let batch = rows[first..<min(first + max(1, options.batchSize), rows.count)]
+      if pass.model.marksSpans {
+        found.loss += try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), learns: false) * Double(batch.count)
+        found.count += batch.count
+        continue
+      }
       guard let head else {
-        let own = try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), learns: false)
+        let own = try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), learns: false, seen: seen)
         found.loss += own.loss * Double(own.tokens)
         found.count += own.tokens
         continue
@@ -174,7 +192,27 @@ package final class TrainingRun {
       }
     }
     found.loss /= Double(max(found.count, 1))
+    if let classes = pass.model.tokenClassCount {
+      var metrics = LabelMetrics(classes: classes)
+      for (one, other) in zip(predicted, actual) { metrics.add(predicted: one, actual: other) }
+      found.metrics = metrics
+      found.entities = EntityTags(pass.model.classNames).map { tags in
+        func texts(_ classes: [Int]) -> [[Int]] {
+          var first = 0
+          return rows.map { row in
+            defer { first += row.learned }
+            return Array(classes[first..<first + row.learned])
+          }
+        }
+        return EntityScores(texts(predicted), actual: texts(actual), tags)
+      }
+    }
     return found
+  }
+
+  /// Tokens that a step processes on average.
+  var tokensAStep: Double {
+    Double(rows.reduce(0) { $0 + $1.ids.count }) / Double(max(rows.count, 1)) * Double(options.batchSize * options.accumulation)
   }
 
   /// Seconds spent so far in each part of a pass.
@@ -203,6 +241,15 @@ package final class TrainingRun {
     return row
   }
 
+  /// The mean loss of rows, and its gradients, times `scale`.
+  private func learn(_ batch: [TrainingRow], _ scale: Float) throws -> Double {
+    switch pass.model.head {
+    case .language, .tokens: try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), scale: scale).loss
+    case .spans: try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale)
+    case .classification, .none: try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
+    }
+  }
+
   private func finiteStep() throws -> StepReport {
     let started = monotonicSeconds()
     let index = optimizer.steps
@@ -223,11 +270,7 @@ package final class TrainingRun {
       let batch = try (first..<first + options.batchSize).map { try augmented(rows[order.row($0)], place: $0) }
       tokens += batch.reduce(0) { $0 + $1.ids.count }
       let scale = 1 / Float(options.accumulation)
-      let own =
-        isLanguage
-        ? try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), scale: scale).loss
-        : try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
-      loss += own / Double(options.accumulation)
+      loss += try learn(batch, scale) / Double(options.accumulation)
     }
     loss += pass.clock.measure(.trained) { rule?.addLoss() ?? 0 }
     let norm = pass.clock.measure(.optimizer) { optimizer.clip() }

@@ -4,13 +4,13 @@ import NibbleCore
 import NibbleModels
 
 extension Trained {
-  /// Modules trained whole: those asked for, by the last parts of their paths, and the head of a classifier of texts or tokens, unless it has factors.
+  /// Modules trained whole: those asked for, by the last parts of their paths, and the head of a classifier or of one that marks answers, unless it has factors.
   ///
   /// An embedding that a head shares its weight with is trained without the head, as in PEFT: the head keeps its weight.
   ///
   /// - Throws: `.usage` for names of no module
   mutating func addWholeModules(_ names: [String], _ model: Model) throws {
-    if model.head.isOfClasses { for layer in model.head.layers where modules[layer.id] == nil { add(layer, model) } }
+    if model.head.isOfTask { for layer in model.head.layers where modules[layer.id] == nil { add(layer, model) } }
     let norms = model.norms.map { (String(model.parameterNames[$0.weight.id].dropLast(".weight".count)), $0) }
     for name in names {
       let layers = model.linears.filter { ModuleChoice.is($0.name, name) }

@@ -70,7 +70,9 @@ struct AskingOptions: ParsableArguments {
   func labels() throws -> [String] {
     guard let labelList else { throw NibbleError.usage("the labels there are have to be named: --label-list FILE, one a line") }
     let lines = try SmallText.read(labelList).split(whereSeparator: \.isNewline).map(String.init)
-    return lines.filter { !$0.allSatisfy(\.isWhitespace) }
+    let labels = lines.filter { !$0.allSatisfy(\.isWhitespace) }
+    do { _ = try LabelList(labels) } catch let error as NibbleError { throw NibbleError(error.kind, "\(path: labelList): \(error.text)") }
+    return labels
   }
 }
 

@@ -72,11 +72,18 @@ extension EvaluateCommand {
     let done = Set(answers.indices.filter { answers[$0] != nil })
     let progress = common.progress("evaluate", unit: "questions")
     var count = done.count
-    try choices.ask(model, adapters: adapters, done: done) { number, answer in
+    var cut: [Int] = []
+    try choices.ask(model, adapters: adapters, done: done, onCut: { number, _ in cut.append(number) }) { number, answer in
       answers[number] = answer
       try journal?.add(number, .object([("row", JSON(number))] + questions[number].told(answer)))
       count += 1
       progress(count, questions.count)
+    }
+    if let first = cut.min() {
+      let context = try model.contextLength
+      common.warn([
+        Warning(.data, "\(cut.count) of \(questions.count) questions do not fit the model's context of \(context) tokens: their beginnings were left out, that of \(path: questions[first].place) the first")
+      ])
     }
     return answers.compactMap { $0 }
   }

@@ -7,21 +7,24 @@ extension EvaluateCommand {
   func judgeRows(_ started: Double) throws {
     let open = try OpenModel(model, common)
     let isClassifier = open.model.classCount != nil, isOfTokens = open.model.tokenClassCount != nil
-    guard !isOfTokens || asking.predictions == nil else {
-      throw NibbleError.usage("--predictions is not implemented for models that classify tokens")
-    }
     if !isClassifier, !isOfTokens, task == .classification, asking.labelList != nil { return try chooseLabels(open, started) }
     if isClassifier || isOfTokens { common.warnIgnored(["--few-shot", "--exemplars", "--prompt-format", "--label-list", "--resume"], "the model has a head for classes") }
     let own = try score(open)
     let other = try compareTo.map { try score(OpenModel(model.replaced($0, adapters: compareAdapter), common)) }
     Progress.clear()
-    if let predictions = asking.predictions { try Predictions(own.found, own.read, own.classes).write(to: predictions) }
+    if let predictions = asking.predictions {
+      if isOfTokens {
+        try TokenPredictions(found: own.found, data: own.read, classes: own.classes).write(to: predictions)
+      } else {
+        try Predictions(own.found, own.read, own.classes).write(to: predictions)
+      }
+    }
     let report = FigureReport(figures: own.figures, others: other?.figures ?? [], other: [compareTo ?? ""] + compareAdapter)
     let (found, read) = (own.found, own.read)
     var facts: [(label: String, key: String, value: JSON)] = [("rows", "rows", JSON(read.rows.count))]
     facts.append(isClassifier ? ("judged", "judged", JSON(found.count)) : ("tokens", "tokens", JSON(found.count)))
     if let confusion = found.metrics?.confusionMatrix { facts.append(("true x predicted", "confusion", .array(confusion.map { JSON($0) }))) }
-    try print(report, started, facts: facts)
+    try print(report, started, facts: facts, entities: own.entities)
   }
 
   /// Rows as a model reads them, and what it makes of them.
@@ -30,6 +33,7 @@ extension EvaluateCommand {
     let classes: Classes?
     let found: RowScores
     let figures: [Figure]
+    let entities: [EntityScores.Counts]
   }
 
   private func score(_ open: OpenModel) throws -> Scored {
@@ -49,6 +53,9 @@ extension EvaluateCommand {
     let found = try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
     Progress.clear()
     guard found.count > 0 else { throw NibbleError.badInput("\(path: data): nothing in its \(read.rows.count) rows is scored") }
-    return Scored(read: read, classes: rows.classes, found: found, figures: try found.figures(scored))
+    let names = rows.tokenClasses?.names ?? []
+    return Scored(
+      read: read, classes: rows.classes ?? rows.tokenClasses, found: found, figures: try found.figures(scored, names: names),
+      entities: found.entities(names)?.types ?? [])
   }
 }

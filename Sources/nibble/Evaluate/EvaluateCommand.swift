@@ -124,7 +124,7 @@ struct EvaluateCommand: ParsableCommand {
   /// Figures and what they were found with.
   func print(
     _ report: FigureReport, _ started: Double, facts: [(label: String, key: String, value: JSON)],
-    table: [(name: String, value: Double, count: Int)] = []
+    table: [(name: String, value: Double, count: Int)] = [], entities: [EntityScores.Counts] = []
   ) throws {
     let seconds = monotonicSeconds() - started
     if common.json {
@@ -133,10 +133,16 @@ struct EvaluateCommand: ParsableCommand {
       if !table.isEmpty {
         members.append(("subjects", .object(table.map { ($0.name, ["value": JSON($0.value), "count": JSON($0.count)]) })))
       }
+      if !entities.isEmpty {
+        members.append(("entities", .object(entities.map { one in
+          (one.type, ["precision": JSON(one.precision), "recall": JSON(one.recall), "f1": JSON(one.f1), "number": JSON(one.actual)])
+        })))
+      }
       return try StandardOutput.print(.object(members + [("seconds", JSON(seconds)), ("peak_memory", JSON(ResourceUse.now.peakBytes))]))
     }
     try Summary.printRows(
       report.rows() + (table.count > 1 ? table.map { (oneLine($0.name), "\(decimal($0.value, 5)) of \($0.count)") } : [])
+        + entities.map { (oneLine($0.type), "F1 \(decimal($0.f1, 5)), precision \(decimal($0.precision, 5)), recall \(decimal($0.recall, 5)), \($0.actual) in the data") }
         + facts.map { ($0.label, $0.value.string ?? $0.value.text()) }
         + [("time", "\(decimal(seconds, 2)) s"), ("peak memory", byteText(ResourceUse.now.peakBytes))])
   }

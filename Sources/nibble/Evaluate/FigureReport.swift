@@ -24,6 +24,7 @@ struct FigureReport {
   }
 
   private func text(_ value: Double, _ interval: Interval?) -> String {
+    guard value.isFinite else { return "none: it is undefined for these items" }
     guard let interval else { return decimal(value, 5) }
     return "\(decimal(value, 5)) ± \(decimal(interval.standardError, 5)), 95 % from \(decimal(interval.low, 5)) to \(decimal(interval.high, 5))"
   }

@@ -7,13 +7,15 @@ struct PlanCheck {
   let graph: StepGraph
   let spelling: PlanSpelling
   let threads: Int
+  /// Whether the first steps of each training are timed.
+  let times: Bool
   /// What the plans of verbs say, by step.
   private(set) var plans: [StepKey: JSON] = [:]
   /// What a plan could not say yet, because its base is not packed yet.
   private(set) var unsure: [(step: Step, message: String)] = []
 
-  init(_ path: String, _ graph: StepGraph, _ spelling: PlanSpelling, threads: Int) {
-    (self.path, self.graph, self.spelling, self.threads) = (path, graph, spelling, threads)
+  init(_ path: String, _ graph: StepGraph, _ spelling: PlanSpelling, threads: Int, times: Bool = false) {
+    (self.path, self.graph, self.spelling, self.threads, self.times) = (path, graph, spelling, threads, times)
   }
 
   private func fail(_ step: Step, _ kind: NibbleError.Kind, _ text: MessageText) -> NibbleError {
@@ -95,7 +97,7 @@ struct PlanCheck {
           if isThere(need) { return output(before) }
           standIn = before
           return before.options["model"]?.text ?? ""
-        }, ["--dry-run", "--json", "-q", "--threads", "\(threads)"])
+        }, ["--dry-run", "--json", "-q", "--threads", "\(threads)"] + (times && step.verb == .finetune ? ["--time"] : []))
       let found: Result<JSON, NibbleError>
       if let known = asked[words] { found = known } else {
         found = try Self.ask(words)

@@ -22,6 +22,7 @@ struct SweepCommand: ParsableCommand {
   @Option(help: "Runs at once (default: as many as cores and memory allow).") var jobs: Int?
   @Option(help: ArgumentHelp("Memory for all runs together (default: most of what is free).", valueName: "bytes")) var maxMemory: String?
   @Flag(help: "Print cells, commands and memory, and run nothing.") var dryRun = false
+  @Flag(help: "With --dry-run: also time the first steps of each training, and print how long all of them take.") var time = false
   @OptionGroup var common: CommonOptions
 
   func validate() throws {
@@ -33,7 +34,8 @@ struct SweepCommand: ParsableCommand {
     let spelling = PlanSpelling()
     let read = try SweepPlan(plan, variables: try variables()) { try spelling.name($0, $1) }
     let graph = try StepGraph(read, path: plan, keepsAnswers: EvaluateCommand.keepsAnswers)
-    var check = PlanCheck(plan, graph, spelling, threads: common.workers)
+    if !dryRun { common.warnIgnored(["--time"], "this is no plan; time left is shown while the sweep runs") }
+    var check = PlanCheck(plan, graph, spelling, threads: common.workers, times: time && dryRun)
     try check.checkWords()
     try check.checkFiles()
     guard let output else {
@@ -56,7 +58,9 @@ struct SweepCommand: ParsableCommand {
     let runner = SweepRunner(graph, in: folder, version: nibbleVersion, words: { try Self.words($0, spelling) }, spelled: { "nibble " + $0.map(shellWord).joined(separator: " ") })
     (runner.jobs, runner.threads, runner.memory, runner.needs) = (jobs(check), common.workers, budget, check.memory)
     tellBefore(before != nil && before != read.text, folder, graph, runner)
-    let progress = SweepProgress(plan: read, graph: graph, folder: folder, runner: runner, isQuiet: common.quiet)
+    var progress: SweepProgress {
+      SweepProgress(plan: read, graph: graph, folder: folder, runner: runner, trainingSteps: check.plans.compactMapValues { $0["steps"]?.int }, isQuiet: common.quiet)
+    }
     if !check.unsure.isEmpty {
       // Packed, they can be asked: nothing is trained before every command is known to be good.
       try progress.run(only: [.quantize])

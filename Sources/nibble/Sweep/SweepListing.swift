@@ -28,6 +28,7 @@ struct SweepListing {
               "step": JSON(step.title), "folder": JSON("steps/" + step.folder), "command": JSON(command), "line": JSON(step.line), "done": .bool(record(step.key) != nil),
               "peak_memory": memory[step.key].map { JSON($0) } ?? .null, "steps": plan?["steps"] ?? .null, "trained_parameters": plan?["trained_parameters"] ?? .null,
               "seconds": record(step.key).map { JSON($0.seconds) } ?? .null,
+              "planned_seconds": check.times && record(step.key) == nil && step.verb == .finetune ? plan?["seconds"] ?? .null : .null,
             ]
           }),
       ])
@@ -53,11 +54,14 @@ struct SweepListing {
     for (step, message) in check.unsure { try StandardOutput.print(oneLine("line \(step.line), \(step.title): not known before its base is packed: \(message)")) }
     let done = steps.filter { record($0.step.key) != nil }
     let seconds = done.map { record($0.step.key)?.seconds ?? 0 }.reduce(0, +)
+    let training = check.times ? steps.filter { $0.step.verb == .finetune && record($0.step.key) == nil } : []
+    let timed = training.compactMap { check.plans[$0.step.key]?["seconds"]?.double }
+    let longer = timed.count < training.count ? "; \(training.count - timed.count) more were not timed" : ""
     try Summary.printRows(
       [
         ("cells", "\(cells.count), \(graph.runs.count) runs with seeds"),
         ("steps", "\(steps.count), each once" + (done.isEmpty ? "" : ", \(done.count) done in \(decimal(seconds, 1)) s")),
         ("at once", "\(jobs), in \(byteText(budget)) of memory"),
-      ])
+      ] + (timed.isEmpty ? [] : [("training", "about \(TrainingLog.clock(timed.reduce(0, +))) for \(timed.count) runs\(longer), without packing and evaluating")]))
   }
 }

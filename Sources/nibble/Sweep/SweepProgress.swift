@@ -8,6 +8,8 @@ struct SweepProgress {
   let graph: StepGraph
   let folder: SweepFolder
   let runner: SweepRunner
+  /// Steps of training, as planned.
+  let trainingSteps: [StepKey: Int]
   let isQuiet: Bool
 
   func run(only verbs: Set<Verb> = Set(Verb.allCases)) throws {
@@ -19,24 +21,24 @@ struct SweepProgress {
     }
     // Until everything is written, a signal is for the runs.
     try Interrupt.finishing(saying: isQuiet ? "" : "nibble: ending the runs, which save where they are; a second Ctrl-C stops at once\n") {
+      let pace = SweepPace(graph, trainingSteps: trainingSteps)
       try writeSummary()
       // Pictures are drawn once, when it is over or interrupted.
       defer { try? writeSummary(plots: true) }
-      let (started, all) = (monotonicSeconds(), runner.left)
       try runner.run(only: verbs) { event in
         guard case .ended(let step, let state) = event else { return }
-        tell(step, state, titles[step.key] ?? "", (monotonicSeconds() - started) / Double(max(1, all - runner.left)))
+        tell(step, state, titles[step.key] ?? "", pace)
         if step.verb == .evaluate || graph.order.count < 200 { try writeSummary() }
       }
     }
   }
 
-  /// - Parameter pace: seconds a step
-  private func tell(_ step: Step, _ state: SweepRunner.State, _ title: String, _ pace: Double) {
+  private func tell(_ step: Step, _ state: SweepRunner.State, _ title: String, _ pace: SweepPace) {
     let name = [step.title, title].filter { !$0.isEmpty }.joined(separator: " of ")
     switch state {
     case .done(let record):
-      let rest = runner.left > 0 ? ", \(runner.left) steps left, eta \(TrainingLog.clock(pace * Double(runner.left)))" : ""
+      let time = pace.left(runner.states, jobs: runner.jobs).map { ", eta \(TrainingLog.clock($0))" } ?? ""
+      let rest = runner.left > 0 ? ", \(runner.left) steps left\(time)" : ""
       say("\(name): \(Self.figures(record, step))\(rest)")
     case .failed(let failure): say("\(name) failed: \(failure.message)")
     default: break
