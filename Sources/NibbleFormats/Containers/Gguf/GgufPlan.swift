@@ -9,6 +9,8 @@ struct GgufPlan: Sendable {
   private(set) var forms: [ByteName: LlamaCppForm] = [:]
   /// Which expert a tensor is of those that one tensor holds there.
   private(set) var experts: [ByteName: Int] = [:]
+  /// How many experts a layer has; 0 where there are none.
+  var expertCount: Int { (experts.values.max() ?? -1) + 1 }
   /// Where each tensor of a model with experts stands in the file; of others they come by name.
   private(set) var places: [ByteName: Int] = [:]
   private var metadata = GgufMetadata()
@@ -49,7 +51,6 @@ struct GgufPlan: Sendable {
     // Tables of tokens, their texts and merges, and the metadata: measured on a tokenizer of 2 MB.
     memory = text.files.values.reduce(0) { $0 + $1.count } * 12
     let ofExperts = kept(job).reduce(0) { experts[$1.target.name] == nil ? $0 : $0 + $1.target.count }
-    let expertCount = (experts.values.max() ?? -1) + 1
     var card = ModelCard()
     do { card = try ModelCard(of: source.path) } catch let error as NibbleError {
       job.warnings.append(Warning(.metadata, "licence, languages and origin are left out: \(error)"))

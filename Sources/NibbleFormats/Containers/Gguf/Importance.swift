@@ -51,21 +51,23 @@ extension GgufPlan {
   func weigh(_ job: inout StreamJob, by importance: Importance) throws {
     let path = importance.path, model = job.source.path
     let prefix = job.source.modelType.flatMap { type in job.source.family?.prefix(type) } ?? ""
-    var searched = 0, found = 0, mended = 0
-    var lacking: [String] = []
+    var searched = 0, mended = 0
+    var (found, lacking): (Set<String>, [String]) = ([], [])
+    let expertCount = expertCount
     for index in job.items.indices where job.items[index].leftOut == nil {
       let target = job.items[index].target, name = target.name.text, gguf = names[target.name] ?? name
-      guard let numbers = [gguf, name, prefix + name].lazy.compactMap({ importance.entries[$0] }).first else {
+      guard let entry = [gguf, name, prefix + name].first(where: { importance.entries[$0] != nil }), var numbers = importance.entries[entry] else {
         if target.searchedBlocks != nil {
           searched += 1
           lacking.append(name)
         }
         continue
       }
-      found += 1
+      found.insert(entry)
       guard let blocks = target.searchedBlocks, let columns = target.shape.last else { continue }
       searched += 1
-      let wanted = columns * (target.shape.count == 3 ? target.shape[0] : 1)
+      // An entry of a tensor that holds all experts has the inputs of one after those of another.
+      let wanted = columns * (experts[target.name] != nil && entry == gguf ? expertCount : 1)
       guard numbers.count == wanted else {
         // Its columns are no inputs: llama.cpp passes over it too.
         if gguf == "token_embd.weight" {
@@ -75,6 +77,7 @@ extension GgufPlan {
         throw NibbleError(
           .adapterMismatch, "\(path: path): \(tensor: gguf) has \(numbers.count) inputs, \(tensor: name) of \(path: model) \(wanted)")
       }
+      if let expert = experts[target.name], entry == gguf { numbers = Array(numbers[expert * columns..<(expert + 1) * columns]) }
       guard let usable = blocks.usable(numbers) else {
         lacking.append(name)
         continue
@@ -86,7 +89,7 @@ extension GgufPlan {
       throw NibbleError.usage(
         "\(.imatrix) is for types of blocks whose scales are searched for, and no tensor of \(path: job.output.path) is of one")
     }
-    guard found > 0 else {
+    guard !found.isEmpty else {
       throw NibbleError(.adapterMismatch, "\(path: path): none of its \(importance.entries.count) entries is a tensor of \(path: model)")
     }
     func warn(_ text: MessageText) { job.warnings.append(.init(.data, "\(path: path): \(text)")) }
@@ -95,7 +98,7 @@ extension GgufPlan {
     }
     if importance.unseen > 0 { warn("\(importance.unseen) entries met no token; their inputs count alike") }
     if mended > 0 { warn("\(mended) inputs have an importance of 0 in whole groups; they count as much as the least important") }
-    if importance.entries.count > found { warn("\(importance.entries.count - found) of \(importance.entries.count) entries are of no tensor here") }
+    if importance.entries.count > found.count { warn("\(importance.entries.count - found.count) of \(importance.entries.count) entries are of no tensor here") }
     if let file = importance.file { job.otherInputs.append(file) }
   }
 }
