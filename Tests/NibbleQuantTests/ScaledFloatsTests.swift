@@ -30,7 +30,8 @@ struct ScaledFloatsTests {
   func powers() {
     let codes = [UInt8](repeating: 0x22, count: 16)
     #expect(decode(MXFP4(), [1, 32], codes, [0], 0..<32)[0].bitPattern == 0x0040_0000)
-    #expect(decode(MXFP4(), [1, 32], codes, [255], 0..<32).allSatisfy(\.isNaN))
+    let broken = decode(MXFP4(), [1, 32], codes, [255], 0..<32), count = broken.count { $0.isNaN }
+    #expect(count == 32)
   }
 
   @Test("E4M3: subnormal numbers, the greatest, NaN; tiles are cut off at the edge")

@@ -12,13 +12,13 @@ extension Trained {
     let (linears, tables) = (model.linears, model.embeddings)
     let modules = ModuleNames(linears.map(\.name) + tables.map(\.name), of: model.checkpoint)
     let parameters = ModuleNames(model.parameterNames, of: model.checkpoint)
-    try file.checkLayers(of: model.checkpoint)
-    try file.checkEverythingMatches(modules, parameters, of: model.path)
     if let stacked = file.stackedModule {
       throw NibbleError.usage(
         "\(path: file.path): \(module: stacked): factors of stacked experts are attached and merged, and not trained further; a new adapter has "
           + "factors of each expert")
     }
+    try file.checkLayers(of: model.checkpoint)
+    try file.checkEverythingMatches(modules, parameters, of: model.path)
     let held = Set(file.mapped.checkpoint.tensors.map(\.name))
     let file = try model.withShared(file, modules)
     var shared: [String: TrainedTensor] = [:]
