@@ -37,7 +37,7 @@ def quantized_by_llama_cpp(source, out, mix):
 
 @pytest.mark.parametrize("case, experts, mixes", [
     ("mixtral", 8, MIXES if SLOW else MIXES[:1]), ("mixtral", 3, MIXES if SLOW else ["q3_k_m"]),
-    *([("qwen3_moe", 5, MIXES), ("olmoe", 8, MIXES)] if SLOW else [])])
+    *([("qwen3_moe", 5, ["q4_k_m", "mxfp4_moe"]), ("olmoe", 8, ["q4_k_m", "q3_k_l"])] if SLOW else [])])
 def test_blocks_are_those_of_llama_cpps_own_quantize(nibble, work, case, experts, mixes):
     llama_cpp()
     wide(work / "m", experts, case)
