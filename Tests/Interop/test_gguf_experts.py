@@ -200,6 +200,8 @@ def test_positions_of_llama_3_are_refused_where_llama_cpp_has_no_factors(nibble,
     name, tokenizer, changes = CASES["qwen2"]
     save(work / "m", name, tokenizer, {**changes, "rope_parameters": LLAMA3})
     assert "'llama3'" in nibble("convert", work / "m", "-o", work / "m.gguf", exits=2).stderr
+    edit_config(work / "m", rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16, "truncate": False})
+    assert "truncate is false" in nibble("convert", work / "m", "-o", work / "m.gguf", exits=2).stderr
 
 
 @pytest.mark.parametrize("case, changes, words", [
