@@ -37,7 +37,7 @@ def quantized_by_llama_cpp(source, out, mix):
 
 @pytest.mark.parametrize("case, experts, mixes", [
     ("mixtral", 8, MIXES if SLOW else MIXES[:1]), ("mixtral", 3, MIXES if SLOW else ["q3_k_m"]),
-    *([("qwen3_moe", 5, MIXES), ("olmoe", 8, MIXES)] if SLOW else [])])
+    *([("qwen3_moe", 5, ["q4_k_m", "mxfp4_moe"]), ("olmoe", 8, ["q4_k_m", "q3_k_l"])] if SLOW else [])])
 def test_blocks_are_those_of_llama_cpps_own_quantize(nibble, work, case, experts, mixes):
     llama_cpp()
     wide(work / "m", experts, case)
@@ -200,6 +200,8 @@ def test_positions_of_llama_3_are_refused_where_llama_cpp_has_no_factors(nibble,
     name, tokenizer, changes = CASES["qwen2"]
     save(work / "m", name, tokenizer, {**changes, "rope_parameters": LLAMA3})
     assert "'llama3'" in nibble("convert", work / "m", "-o", work / "m.gguf", exits=2).stderr
+    edit_config(work / "m", rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16, "truncate": False})
+    assert "truncate is false" in nibble("convert", work / "m", "-o", work / "m.gguf", exits=2).stderr
 
 
 @pytest.mark.parametrize("case, changes, words", [

@@ -76,6 +76,9 @@ struct RopeNumbers {
       out[key("rope.scaling.type")] = .text("linear")
       try set("factor", "factor")
     case "yarn" where isScaled:
+      guard values["truncate"]?.bool != false else {
+        throw NibbleError.usage("\(path: place): \(key: "truncate") is false; llama.cpp rounds the bounds of yarn's positions to whole numbers")
+      }
       out[key("rope.scaling.type")] = .text("yarn")
       try set("factor", "factor")
       guard let length = try number("original_max_position_embeddings") ?? config.value(["max_position_embeddings"])?.double,
