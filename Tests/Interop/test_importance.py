@@ -358,7 +358,7 @@ def test_calibrated_codes_leave_less(nibble, stories, wide, rows, tmp_path, kind
         tensor = next(one for one in gguf.GGUFReader(tmp_path / f"{encoder}.gguf").tensors if one.name == "blk.0.ffn_up.weight")
         assert tensor.tensor_type.name.lower() == kind
         left[encoder] = gguf.quants.dequantize(tensor.data, tensor.tensor_type) - weight
-        assert (left[encoder] ** 2 * energies).sum() < 0.02 * (weight**2 * energies).sum()
+        assert (left[encoder] ** 2 * energies).sum() < 0.05 * (weight**2 * energies).sum()
     # Single columns err more; what matters is what they do together, which the program's own report measures.
     assert report["output_error"] < report["output_error_mse"] and report["calibrated_tensors"] > 0, report
 
