@@ -111,6 +111,12 @@ public final class Finetuning {
       if options.adapter.bias != .none, !trainsBias {
         warnings.append(.init(.unused, "\(.bias, options.adapter.bias.rawValue): these layers have no biases, none is trained"))
       }
+      if options.adapter.dropout > 0, trained.stackedFactors(of: model)?.isEmpty == false {
+        warnings.append(
+          .init(
+            .compatibility,
+            "\(.loraDropout, options.adapter.dropout) is trained with and not written down: PEFT does not load it beside factors of stacked experts"))
+      }
       let isStabilized = TrainableMethod.named(options.adapter.method.rawValue)?.isRankStabilized == true
       if let unread = trained.unreadExpert(of: model, isStabilized: isStabilized) {
         warnings.append(

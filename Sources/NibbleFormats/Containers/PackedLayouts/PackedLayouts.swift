@@ -33,6 +33,7 @@ enum PackedLayouts {
   static func gather(
     _ tensors: [StoredTensor], _ settings: QuantizationSettings?, into checkpoint: inout Checkpoint, dtype: DType
   ) throws {
+    defer { checkpoint.warnOfInputScales(among: tensors) }
     if let settings, let layout = all.first(where: { $0.isOne(settings) }) {
       checkpoint.tensors = try layout.gather(tensors, settings)
       checkpoint.giveFloatsTheirType()
@@ -49,6 +50,14 @@ extension Checkpoint {
   /// Whether weights quantized by this `quant_method` are packed tensors once they are read.
   package static func readsWeights(quantizedBy method: String) -> Bool {
     ["bitsandbytes", CompressedLayout.method, GPTQLayout.method, AWQLayout.method, MXFP4Layout.method, FP8Layout.method].contains(method)
+  }
+
+  /// Says how many scales by which other engines round what layers take were not kept.
+  fileprivate mutating func warnOfInputScales(among all: [StoredTensor]) {
+    func count(_ tensors: [StoredTensor]) -> Int { tensors.count { tensor in FP8Layout.inputScales.contains { tensor.name.text.hasSuffix($0) } } }
+    let lost = count(all) - count(tensors)
+    guard lost > 0 else { return }
+    warnings.append(.init(.unused, "\(path: path): \(lost) scales of inputs are left out; nibble does not round what layers take"))
   }
 
   /// Weights that are read and never written decode to the type that the configuration says the model has, as transformers loads them.
