@@ -74,6 +74,7 @@ struct GgufModelTests {
     ("has 512 rows, and there are 99999999999 tokens", { $0.setting("vocab_size", to: 99_999_999_999) }),
     ("its configuration says 6 layers, and tensors of layer 5 are missing", { $0.setting("num_hidden_layers", to: 6) }),
     ("its configuration says 4 layers, and there are tensors of 5", { $0.setting("num_hidden_layers", to: 4) }),
+    ("tie_word_embeddings is false", { $0.setting("model_type", to: "gemma2").setting("tie_word_embeddings", to: false) }),
     ("its llama3 factors make no sense", { $0.setting("rope_scaling", to: ["rope_type": "llama3", "low_freq_factor": 0]) }),
   ]
 

@@ -75,6 +75,8 @@ struct EncoderDefaults {
   var layers = 12
   var activation = "gelu"
   var padding = 0
+  /// Whether the padding is that one, whatever the configuration says.
+  var fixesPadding = false
   /// Whether positions are counted from the padding's id + 1.
   var countsPadding = false
 }
@@ -89,7 +91,8 @@ extension ConfigReader {
     guard width % heads == 0 else { throw fail("\(key: "hidden_size") \(width) is no multiple of num_attention_heads \(heads)") }
     let layers = try int("num_hidden_layers", Limits.layers, default: usual.layers)
     let positions = try int("max_position_embeddings", Limits.context, default: 512)
-    let padding = try int("pad_token_id", 0...Limits.vocabulary.upperBound, default: usual.padding)
+    let told = try int("pad_token_id", 0...Limits.vocabulary.upperBound, default: usual.padding)
+    let padding = usual.fixesPadding ? usual.padding : told
     let first = usual.countsPadding ? padding + 1 : 0
     guard positions > first else { throw fail("\(key: "max_position_embeddings") \(positions) leaves no room for tokens") }
     return TransformerShape(

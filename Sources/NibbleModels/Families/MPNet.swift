@@ -6,8 +6,8 @@ enum MPNet: EncoderArchitecture {
   static let modelTypes = ["mpnet"]
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
-    // Positions are counted from the padding's id + 1.
-    try config.encoderShape(EncoderDefaults(vocabulary: 30527, padding: 1, countsPadding: true))
+    // Positions are counted from the padding's id + 1, and that is 1 in transformers' code.
+    try config.encoderShape(EncoderDefaults(vocabulary: 30527, padding: 1, fixesPadding: true, countsPadding: true))
   }
 
   static func weights(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> TransformerWeights {
@@ -36,12 +36,10 @@ enum MPNet: EncoderArchitecture {
   }
 
   private static func bias(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> PositionBias {
-    let buckets = try config.int("relative_attention_num_buckets", 4...1 << 16, default: 32), longest = 128
-    guard buckets % 2 == 0, buckets / 4 < longest else {
-      throw config.fail("\(key: "relative_attention_num_buckets") \(buckets) must be even and less than \(4 * longest)")
-    }
-    let table = try source.embedding("mpnet.encoder.relative_attention_bias", count: buckets, width: shape.heads)
-    return PositionBias(table: table, longest: longest)
+    // transformers looks at 32 rows of the table, however many it has.
+    let rows = try config.int("relative_attention_num_buckets", 32...1 << 16, default: 32)
+    let table = try source.embedding("mpnet.encoder.relative_attention_bias", count: rows, width: shape.heads)
+    return PositionBias(table: table, buckets: 32, longest: 128)
   }
 
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {

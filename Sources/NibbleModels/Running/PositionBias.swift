@@ -6,16 +6,18 @@ import NibbleCore
 /// Positions as a number for each distance and each head, added to the scores of every layer (T5, MPNet). Near distances have a number of
 /// their own, farther ones share it, the wider the farther.
 package struct PositionBias: Sendable {
-  /// [buckets, heads]: the first half for keys at and before the query, the second for keys behind it.
+  /// [buckets or more, heads]: the first half of the buckets for keys at and before the query, the second for keys behind it.
   package var table: Embedding
+  /// An even number, 4 or more.
+  package var buckets: Int
   /// From this distance on all are in the last bucket.
   package var longest: Int
 
-  package init(table: Embedding, longest: Int) { (self.table, self.longest) = (table, longest) }
+  package init(table: Embedding, buckets: Int, longest: Int) { (self.table, self.buckets, self.longest) = (table, buckets, longest) }
 
   /// The bucket of a query's place less the key's. In float32, as transformers has it.
   func bucket(_ distance: Int) -> Int {
-    let half = table.count / 2, exact = half / 2, far = abs(distance)
+    let half = buckets / 2, exact = half / 2, far = abs(distance)
     let first = distance < 0 ? half : 0
     guard far >= exact else { return first + far }
     let ratio = logf(Float(far) / Float(exact)) / Float(log(Double(longest) / Double(exact))) * Float(half - exact)

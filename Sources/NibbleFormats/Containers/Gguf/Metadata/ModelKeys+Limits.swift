@@ -34,6 +34,12 @@ extension ModelKeys {
     throw NibbleError.badInput("\(path: place): a width of \(width) is no multiple of \(heads) heads")
   }
 
+  /// A head of its own would be left out.
+  func checkTie() throws {
+    guard ["gemma", "gemma2"].contains(architecture), config.config["tie_word_embeddings"]?.bool == false else { return }
+    throw NibbleError.usage("\(path: place): \(key: "tie_word_embeddings") is false; llama.cpp takes the embedding for the head")
+  }
+
   func checkPositions() throws {
     if let type = config.config["position_embedding_type"]?.string, type != "absolute" {
       throw NibbleError.usage("\(path: place): \(key: "position_embedding_type") is \(quoted(type)), which llama.cpp does not have")

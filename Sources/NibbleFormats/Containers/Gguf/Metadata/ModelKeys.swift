@@ -11,6 +11,7 @@ struct ModelKeys {
   init(_ config: HuggingFaceNumbers, architecture: String, place: String) throws {
     (self.config, self.architecture, self.place) = (config, architecture, place)
     try checkHeads()
+    try checkTie()
     try checkActivation()
     try checkPositions()
     try checkExperts()
