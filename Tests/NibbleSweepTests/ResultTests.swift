@@ -72,7 +72,8 @@ struct ResultTests {
     var states: [StepKey: SweepRunner.State] = [:]
     for run in graph.runs {
       let isPairs = plan.cells[run.cell].experiment == "pairs"
-      let figures: JSON = isPairs ? ["loss": 1, "accuracy": 0.5, "f1": 0.25, "f1_macro": 0.75] : ["loss": 1, "pearson": 0.5, "spearman": 0.25]
+      let figures = try JSON.parse(
+        isPairs ? #"{"loss": 1, "accuracy": 0.5, "f1": 0.25, "f1_macro": 0.75}"# : #"{"loss": 1, "pearson": 0.5, "spearman": 0.25}"#)
       for (_, key) in run.steps { states[key] = .done(StepRecord(command: "", version: "1", seconds: 1, report: figures)) }
     }
     let found = SweepResults(plan, graph, states, version: "1", machine: [])
