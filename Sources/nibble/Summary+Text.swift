@@ -65,9 +65,13 @@ extension Summary {
     if verb == "quantize", !report.packed.isEmpty { return "nothing was packed: \(report.packed.count) tensors were packed already" }
     return switch verb {
     case "convert":
-      report.cast.isEmpty
-        ? "converted: every code and every value as it was"
-        : "converted: \(report.packed.count + report.keptCount) tensors, \(report.cast.count) of them in another type"
+      if !report.cast.isEmpty {
+        "converted: \(report.packed.count + report.keptCount) tensors, \(report.cast.count) of them in another type"
+      } else if report.decoded > 0 {
+        "converted: \(report.packed.count + report.keptCount) tensors, \(report.decoded) of them decoded from their codes"
+      } else {
+        "converted: every code and every value as it was"
+      }
     case "dequantize": "unpacked: \(report.keptCount) tensors" + (report.cast.isEmpty ? "" : ", \(report.cast.count) of them in another type")
     default: "\(done): \(report.packed.count + report.keptCount) tensors"
     }

@@ -235,6 +235,15 @@ def test_a_model_card_is_read_as_the_converter_reads_it(nibble, work, card):
     assert_same_file(work / "ours.gguf", by_llama_cpp(work / "m", work / "theirs.gguf", "f32"))
 
 
+def test_what_a_file_says_of_its_model_goes_on_into_the_next(nibble, work):
+    save(work / "m", *CASES["llama"])
+    (work / "m" / "README.md").write_text(CARDS["a merge"])
+    nibble("convert", work / "m", "-o", work / "one.gguf")
+    nibble("convert", work / "one.gguf", "-o", work / "two.gguf", "--gguf-type", "q8_0")
+    one, two = ({key[0]: key[1:] for key in contents(work / name)[0] if key[0].startswith("general.")} for name in ("one.gguf", "two.gguf"))
+    assert "general.base_model.2.organization" in one and one | {"general.file_type": 0} == two | {"general.file_type": 0}
+
+
 @pytest.mark.parametrize("card, said", [
     ("license: [mit\n", "line 3: no YAML"), ("license: &a mit\ntags: *a\n", "line 3: an alias"), ("a: 1\na: 2\n", "line 3: key 'a' twice")])
 def test_a_model_card_that_is_no_yaml_is_left_out(nibble, work, card, said):

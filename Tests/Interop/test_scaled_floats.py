@@ -196,11 +196,25 @@ def test_broken_mxfp4_is_refused(nibble, tmp_path, change, expected):
     (lambda t: t.pop(INVERSE), "are missing"), (lambda t: t.pop(WEIGHT), "its weight is missing"),
     (lambda t: t.update({INVERSE: torch.ones(1, 1)}), "expected F32 of shape [2, 1]"),
     (lambda t: t.update({WEIGHT: t[WEIGHT].bfloat16()}), "expected F8_E4M3 of two dimensions"),
+    # Stacked experts, whose scales would be lost.
+    (lambda t: t.update({"model.layers.0.mlp.experts.up": torch.ones(2, 4, 8).to(torch.float8_e4m3fn)}), "no weight of a linear layer with its scales"),
+    (lambda t: t.update({"model.layers.0.mlp.experts.up_scale_inv": torch.ones(2, 1, 1)}), "no weight of a linear layer with its scales"),
 ])
 def test_broken_fp8_is_refused(nibble, tmp_path, change, expected):
     source = fp8(tmp_path / "source", change)
     failed = nibble("verify", source, exits=3)
     assert expected in failed.stderr and len(failed.stderr.splitlines()) == 1 and str(source) in failed.stderr
+
+
+@pytest.mark.parametrize("key, value", [
+    ("transform_config", {"config_groups": {"R1": {"type": "hadamard", "apply": []}}}), ("sparsity_config", {"format": "sparse-24-bitmask"})])
+def test_weights_that_are_not_the_stored_ones_are_refused(nibble, tmp_path, key, value):
+    weights = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
+    settings = {
+        "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, key: value}
+    source = fp8(tmp_path / "source", None, (64, 32), "weight_scale", lambda rows, columns: (1,), **settings)
+    failed = nibble("verify", source, exits=3)
+    assert f"quantization_config: {key} = " in failed.stderr and len(failed.stderr.splitlines()) == 1
 
 
 def nan_scale(tensors):

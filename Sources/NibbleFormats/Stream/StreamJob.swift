@@ -185,6 +185,7 @@ public struct StreamJob: Sendable {
     report.resumed = journal?.taken ?? report.resumed
     report.compressed = writer.compressed
     report.bytesIn = source.storedBytes
+    report.decoded = items.count { $0.source.encoding.kind.isForeign && !$0.target.encoding.isPacked && $0.leftOut == nil }
     report.notCarried += source.leftOutFiles
     report.warnings = warnings + output.format.container.warnings(self) + (journal?.warnings ?? []) + survivalWarnings(report) + underflowWarnings(report)
     if report.nonfinite > 0, !allowsNonfinite {

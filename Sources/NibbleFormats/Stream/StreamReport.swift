@@ -70,6 +70,8 @@ public struct StreamReport: Sendable {
   public var weights = 0
   /// Tensors that changed their plain type, with the relative error this made.
   public var cast: [(name: String, from: DType, to: DType, relativeError: Double)] = []
+  /// Plain tensors that are made of another program's codes.
+  public var decoded = 0
   /// NaN and infinite values of the output.
   public var nonfinite = 0
   /// Of these, values that are finite in the source: they share a scale with one that is not, or are beyond what scales hold.

@@ -40,7 +40,8 @@ extension StreamJob {
     }
     var job = self
     var stacks: [String: TensorTarget] = [:]
-    for index in try lostItems(least: changing.whenLost == .shape ? Self.shapedBelow : 0) {
+    let lost = try lostItems(least: changing.whenLost == .shape ? Self.shapedBelow : 0)
+    for index in lost {
       switch changing.whenLost {
       case .fail, .keep, .calibrated: break
       case .promote: job.items[index].target.encoding = output.format.container.promoted
@@ -51,9 +52,15 @@ extension StreamJob {
     }
     // What lies in one tensor is stored alike.
     guard !stacks.isEmpty else { return job }
+    var beside = 0
     for index in items.indices {
       guard let like = output.format.container.stack(items[index].target.name).flatMap({ stacks[$0] }) else { continue }
+      if job.items[index].target.encoding != like.encoding { beside += 1 }
       (job.items[index].target.encoding, job.items[index].target.dtype) = (like.encoding, like.dtype)
+    }
+    if beside > 0 {
+      job.warnings.append(
+        .init(.data, "\(beside) experts would keep their change and are stored like one of their layer that would not: they lie in one tensor"))
     }
     return job
   }

@@ -24,8 +24,8 @@ extension StreamJob {
     return [
       .init(
         .precision,
-        "\(path: source.path): \(decoded.count) tensors are quantized already (\(counts.joined(separator: ", "))): they are decoded, "
-          + "and packing rounds \(packed) of them a second time; quantize the original where there is one")
+        "\(path: source.path): \(decoded.count) tensors are quantized already (\(counts.joined(separator: ", "))): they are decoded"
+          + (packed == 0 ? "" : ", and packing rounds \(packed) of them a second time; quantize the original where there is one"))
     ]
   }
 

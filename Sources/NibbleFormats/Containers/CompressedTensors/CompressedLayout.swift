@@ -86,12 +86,11 @@ enum CompressedLayout {
     guard let settings = config?["quantization_config"], settings["quant_method"]?.string == method, settings["format"]?.string == "float-quantized",
       let first = tensors.first
     else { return nil }
+    try checkTransforms(settings, first.sections[0].place)
     var tiles: Set<[Int]> = []
     for group in weights(config) {
       for (key, expected) in [("num_bits", JSON(8)), ("type", "float"), ("symmetric", true)] {
-        guard let value = group[key], value != expected else { continue }
-        throw NibbleError.badInput(
-          "\(path: first.sections[0].place): quantization_config: \(key: key) = \(quoted(value.text())) is not read")
+        if let value = group[key], value != expected { throw unread(key, value, first.sections[0].place) }
       }
       if group["strategy"]?.string == "block" { tiles.insert(group["block_structure"]?.array?.compactMap(\.int) ?? []) }
     }
@@ -104,19 +103,26 @@ enum CompressedLayout {
   /// Throws for schemes that make other values of the same tensors, or that contradict them.
   private static func checkScheme(_ config: JSON?, _ place: String) throws {
     guard let quantization = config?["quantization_config"], quantization["quant_method"]?.string == method else { return }
-    func fail(_ key: String, _ value: JSON) -> NibbleError {
-      .badInput("\(path: place): quantization_config: \(key: key) = \(quoted(value.text())) is not read")
-    }
-    func isNothing(_ value: JSON) -> Bool { value == .null || value == .object([]) || value == .array([]) }
-    for key in ["transform_config", "sparsity_config"] {
-      if let value = quantization[key], !isNothing(value), value["format"]?.string != "dense" { throw fail(key, value) }
-    }
+    try checkTransforms(quantization, place)
+    func fail(_ key: String, _ value: JSON) -> NibbleError { unread(key, value, place) }
     if let format = quantization["format"], format != .null, format.string != "pack-quantized" { throw fail("format", format) }
     for group in weights(config) {
       for (key, expected) in [("num_bits", JSON(4)), ("type", "int")] {
         if let value = group[key], value != expected { throw fail(key, value) }
       }
     }
+  }
+
+  /// Throws for stored weights that are not the weights: turned by transforms, or with zeros left out.
+  private static func checkTransforms(_ settings: JSON, _ place: String) throws {
+    func isNothing(_ value: JSON) -> Bool { value == .null || value == .object([]) || value == .array([]) }
+    for key in ["transform_config", "sparsity_config"] {
+      if let value = settings[key], !isNothing(value), value["format"]?.string != "dense" { throw unread(key, value, place) }
+    }
+  }
+
+  private static func unread(_ key: String, _ value: JSON, _ place: String) -> NibbleError {
+    .badInput("\(path: place): quantization_config: \(key: key) = \(quoted(value.text())) is not read")
   }
 
   /// What a configuration says of each group of layers.

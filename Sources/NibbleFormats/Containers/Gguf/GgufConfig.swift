@@ -33,6 +33,9 @@ struct GgufSource {
   func experts(in tensor: GgufFile.Tensor, of path: String) throws -> [(name: String, tensor: GgufFile.Tensor)]? {
     guard names.huggingFace(experts: 0, of: tensor.name) != nil else { return nil }
     let count = (config["num_local_experts"] ?? config["num_experts"])?.int ?? 0
+    guard count <= ExpertPlace.most else {
+      throw NibbleError.badInput("\(path: path): \(count) experts of a layer, more than \(ExpertPlace.most)")
+    }
     // Programs that drop dimensions of one make a matrix of one expert.
     let shape = count == 1 && tensor.shape.count == 2 ? [1] + tensor.shape : tensor.shape
     guard count > 0, shape.count == 3, shape[0] == count else {

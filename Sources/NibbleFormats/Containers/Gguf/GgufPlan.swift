@@ -55,10 +55,11 @@ struct GgufPlan: Sendable {
     do { card = try ModelCard(of: source.path) } catch let error as NibbleError {
       job.warnings.append(Warning(.metadata, "licence, languages and origin are left out: \(error)"))
     }
-    try GeneralKeys(
+    var general = GeneralKeys(
       name: Self.name(of: source.path), config, card: card, generation: try text.json("generation_config.json"), weights: weights,
-      experts: expertCount == 0 ? nil : (expertCount, ofExperts)
-    ).write(&metadata)
+      experts: expertCount == 0 ? nil : (expertCount, ofExperts))
+    if source.container == .gguf, let file = source.files.first { general.carried = try GeneralKeys.carried(from: GgufFile(file)) }
+    try general.write(&metadata)
     try model.write(
       fileType: fileType, labels: try Self.labels(config, job, hasHead: hasHead), pooling: try Self.pooling(source, text, llamaCpp), &metadata)
     metadata["general.quantization_version"] = .u32(2)

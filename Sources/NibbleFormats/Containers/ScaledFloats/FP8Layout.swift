@@ -32,7 +32,12 @@ enum FP8Layout: PackedLayout {
       guard let lone = parts.tensor(module + weight), lone.dtype == .f8e4m3 else { continue }
       throw parts.fail(module, lone, "its scales, \(quoted(module + scale)), are missing")
     }
-    return try parts.all([], of: weight)
+    let all = try parts.all([], of: weight)
+    // Stacked experts, for one: their scales would be lost.
+    if let odd = all.first(where: { $0.dtype == .f8e4m3 || $0.name.text.hasSuffix("_scale_inv") }) {
+      throw NibbleError.badInput("\(odd.place): \(odd.dtype.rawValue) that is no weight of a linear layer with its scales, which nibble does not read")
+    }
+    return all
   }
 
   private static func gather(_ module: String, scale: String, tile: (height: Int, width: Int)?, _ parts: inout PackedParts) throws {

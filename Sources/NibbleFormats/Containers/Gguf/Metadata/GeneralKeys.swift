@@ -10,6 +10,8 @@ struct GeneralKeys {
   private let generation: JSON?
   private let weights: Int
   private let experts: (count: Int, weights: Int)?
+  /// What a GGUF file says of its model already.
+  var carried: [(key: String, value: GgufValue)] = []
 
   /// - Parameters:
   ///   - name: of the folder or file
@@ -48,6 +50,27 @@ struct GeneralKeys {
     out["general.size_label"] = .text(card.text("size_label", "model_size_label") ?? first(\.size) ?? label)
     card.writeLicence(&out)
     card.writeOrigin(weights: weights, &out)
+    for (key, value) in carried { out[key] = value }
+  }
+
+  /// Texts and counts under `general` that say nothing of how a file is stored, in order of keys.
+  ///
+  /// - Throws: `.badInput` for lists that are cut
+  static func carried(from file: GgufFile) throws -> [(key: String, value: GgufValue)] {
+    let own: Set<String> = [
+      "general.architecture", "general.type", "general.file_type", "general.quantization_version", "general.alignment",
+    ]
+    let keys = file.metadata.keys.filter { $0.hasPrefix("general.") && !$0.hasPrefix("general.sampling.") && !own.contains($0) }
+    return try keys.sorted().compactMap { key in
+      switch file.metadata[key] {
+      case .text(let text): return (key, .text(text))
+      case .whole(let number): return UInt32(exactly: number).map { (key, .u32($0)) }
+      case .list(let list) where list.kind == .text && list.count <= 1000:
+        let texts = try file.texts(key)
+        return (key, .texts((0..<texts.count).map { String(decoding: texts[$0], as: UTF8.self) }))
+      default: return nil
+      }
+    }
   }
 
   /// `135M`, or `8x7B` for eight experts with the numbers of one and of what all share.

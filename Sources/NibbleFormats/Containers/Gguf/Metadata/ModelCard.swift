@@ -3,7 +3,7 @@ import NibbleCore
 /// What the head of a folder's `README.md`, a model card, says of the model: licence, languages, where it comes from. The keys are those that
 /// gguf-py's `Metadata` reads.
 struct ModelCard {
-  /// Texts by key, in the card's order of preference.
+  /// What stands behind each key.
   private var fields: [String: YAML] = [:]
 
   /// A card that says nothing.
