@@ -153,7 +153,10 @@ package final class SweepRunner {
     let command = spelled(words)
     StepRecord.remove(from: place)
     try TextFile.write(command + "\n", to: place + "/command.txt", force: true)
-    let child = try ChildProgram(program, words, output: place + "/report.partial", log: place + "/log.txt", kept: held.descriptor)
+    // The folder stays locked until the program has its own copy of the descriptor.
+    let child = try withExtendedLifetime(held) {
+      try ChildProgram(program, words, output: place + "/report.partial", log: place + "/log.txt", kept: held.descriptor)
+    }
     running[key] = Running(child: child, call: call, command: command, started: monotonicSeconds())
     try tell(.started(step))
   }
