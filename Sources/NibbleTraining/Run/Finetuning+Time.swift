@@ -23,13 +23,13 @@ extension Finetuning {
     let (time, tokens) = (reports.reduce(0) { $0 + $1.seconds }, reports.reduce(0) { $0 + $1.tokens })
     plan.step = tokens > 0 ? time / Double(tokens) * run.tokensAStep : time / Double(reports.count)
     plan.total = plan.step * Double(run.steps)
-    if let first = valid.first {
+    if !valid.isEmpty {
       let part = Array(valid.prefix(4 * run.options.batchSize))
       let began = monotonicSeconds()
       _ = try run.validate(part)
+      // An image counts as one.
       let length: ([TrainingRow]) -> Double = { rows in Double(rows.reduce(0) { $0 + ($1.ids.isEmpty ? 1 : $1.ids.count) }) }
       plan.validation = (monotonicSeconds() - began) / max(length(part), 1) * length(valid)
-      if first.ids.isEmpty { plan.validation = (monotonicSeconds() - began) / Double(part.count) * Double(valid.count) }
       // One before the first step, then every so many, and one after the last.
       let count = 1 + (options.validationSteps.map { (run.steps + $0 - 1) / $0 } ?? 1)
       plan.total += plan.validation * Double(count)
