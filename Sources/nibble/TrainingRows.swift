@@ -21,6 +21,11 @@ struct TrainingRows {
     var cut = 0
     /// Rows of a language model with nothing to learn.
     var silent = 0
+    /// Of a model that marks answers: questions, and those with an answer that is in no window whole.
+    var questions = 0
+    var lostAnswers = 0
+    /// Of a classifier of tokens: words with a class, but no token.
+    var lostWords = 0
   }
 
   let tokenizer: Tokenizer?
@@ -83,7 +88,12 @@ struct TrainingRows {
   func read(_ path: String, keepsTexts: Bool = false) throws -> Data {
     var data = Data(path: path)
     if let windows {
-      for question in try QaTask().questions(path, limit: nil) { data.rows += try windows.rows(question) }
+      for question in try QaTask().questions(path, limit: nil) {
+        let (own, isLost) = try windows.rows(question)
+        data.rows += own
+        data.questions += 1
+        data.lostAnswers += isLost ? 1 : 0
+      }
       return data
     }
     try RowFile.forEach(path) { item, place in
@@ -96,6 +106,7 @@ struct TrainingRows {
       if let tokenClasses {
         let found = try encoder.tokensClassified(row, tokenClasses, place: place)
         (own, cut) = (found.row, found.cut)
+        data.lostWords += found.lost
         if keepsTexts { data.words.append(words(found.judged, of: row)) }
       } else {
         (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
@@ -142,7 +153,10 @@ struct TrainingRows {
           }))
     }
     for row in rows {
-      try StandardOutput.print("\(row.place): \(row.ids.count) tokens, \(row.learned) learned")
+      let learned =
+        row.targets.isEmpty
+        ? ", \(row.learned) learned" : windows == nil ? "" : row.targets == [0, 0] ? ", no answer in them: the first is learned" : ", the answer's ends are learned"
+      try StandardOutput.print("\(row.place): \(row.ids.count) tokens\(learned)")
       for (index, id) in row.ids.enumerated() {
         let text = tokenizer?.token(id).map { " " + oneLine($0) } ?? ""
         let label = tokenClasses == nil ? index : index + 1
@@ -171,6 +185,16 @@ extension TrainingRows.Data {
     }
     if silent > 0 {
       warnings.append(Warning(.data, "\(path: path): \(silent) of \(rows.count) rows have nothing to learn"))
+    }
+    if lostAnswers > 0 {
+      warnings.append(
+        Warning(
+          .data,
+          "\(path: path): \(lostAnswers) of \(questions) questions have an answer that is in no window whole, and are learned as if they had none; "
+            + "more \(.maxLength) or \(.docStride) keeps more of them"))
+    }
+    if lostWords > 0 {
+      warnings.append(Warning(.data, "\(path: path): words that have a class, but no token: \(lostWords); these classes are neither learned nor judged"))
     }
     return warnings
   }

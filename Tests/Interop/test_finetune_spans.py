@@ -84,7 +84,8 @@ def loss_of(model, rows):
 @pytest.mark.parametrize("family", FAMILIES if SLOW else ["bert"])
 def test_windows_losses_and_steps_are_those_of_transformers(nibble, work, family):
     model, tokenizer = save_model(work / "m", family)
-    rows = draw_rows(random.Random(f"{SEED} spans {family}"), STEPS * BATCH)
+    short = {"question": "who", "context": "the cat sat"}
+    rows = [short | {"answers": [{"text": "cat", "answer_start": 4}]}, short | {"answers": []}] + draw_rows(random.Random(f"{SEED} spans {family}"), STEPS * BATCH)
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     windows = [one for row in rows for one in features(tokenizer, row, family in ("bert", "electra", "albert"))]
     shown = nibble.json("finetune", work / "m", work / "rows.jsonl", "--max-length", LENGTH, "--doc-stride", STRIDE, "--batch-size", 10**6, "--show-batch")
@@ -166,6 +167,19 @@ def marks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("marks")
     save_model(folder, "bert")
     return folder
+
+
+def test_answers_that_are_in_no_window_whole_are_counted(nibble, work, marks):
+    context = " ".join(["the cat sat on the mat"] * 12)
+    rows = [{"question": "who", "context": context, "answers": answers} for answers in ([context], [context], ["cat"], [])]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["finetune", marks, work / "rows.jsonl", "--max-length", LENGTH, "--doc-stride", STRIDE]
+    assert "2 of 4 questions" in nibble(*asked, "--dry-run").stderr
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    found = nibble(*asked, "--show-batch", "--batch-size", 100)
+    assert "questions" not in found.stderr and " 0 learned" not in found.stdout
+    heads = [line for line in found.stdout.splitlines() if "rows.jsonl:" in line]
+    assert any("the answer's ends" in line for line in heads) and any("no answer" in line for line in heads)
 
 
 @pytest.mark.parametrize("change, said", [

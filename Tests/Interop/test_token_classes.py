@@ -181,6 +181,14 @@ def test_rows_that_are_none_are_refused(nibble, work, row, said):
     assert said in line and "rows.jsonl" in line
 
 
+def test_words_with_a_class_but_no_token_are_counted(nibble, work):
+    save_model(work / "m", "bert")
+    save_tokenizer(work / "m")
+    (work / "rows.jsonl").write_text(json.dumps({"tokens": ["w1", "", "w2", " "], "labels": ["O", "B-X", "O", -100]}) + "\n")
+    for asked in (["finetune", work / "m", work / "rows.jsonl", "--dry-run"], ["evaluate", work / "m", work / "rows.jsonl", "--task", "classification"]):
+        assert "no token: 1;" in nibble(*asked).stderr
+
+
 SCHEMES = {
     "iob": ["O", "B-PER", "I-PER", "B-LOC-X", "I-LOC-X"], "one-type": ["O", "B", "I"], "iobes": ["S-A", "O", "B-A", "I-A", "E-A", "B-B", "I-B", "E-B"],
     "inside-only": ["O", "I-A", "I-B"]}

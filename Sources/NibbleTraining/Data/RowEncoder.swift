@@ -255,9 +255,11 @@ public struct RowEncoder: Sendable {
   /// A row for a model that classifies tokens, and how many of its tokens were cut off: `tokens`, a list of words, with `labels` or
   /// `ner_tags`, a class for each, or `input_ids` with `labels`, −100 for tokens without one. Of a word the first token has its class.
   ///
-  /// - Returns: beside the row the numbers of the words, or of the given tokens, that have a class in it
+  /// - Returns: beside the row the numbers of the words, or of the given tokens, that have a class in it, and how many words have a class, but no token
   /// - Throws: `.badInput` naming the place
-  public func tokensClassified(_ row: JSON, _ classes: Classes, place: String) throws -> (row: TrainingRow, cut: Int, judged: [Int]) {
+  public func tokensClassified(
+    _ row: JSON, _ classes: Classes, place: String
+  ) throws -> (row: TrainingRow, cut: Int, judged: [Int], lost: Int) {
     func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
     guard let given = (row["labels"] ?? row["ner_tags"] ?? row["tags"])?.array else { throw fail("labels is missing or not a list") }
     let targets = try given.map { label in
@@ -265,9 +267,9 @@ public struct RowEncoder: Sendable {
       guard let number = classes.number(label) else { throw fail(classes.unknown(label)) }
       return number
     }
-    func made(_ ids: [Int], _ labels: [Int], cut: Int, words: [Int]) throws -> (row: TrainingRow, cut: Int, judged: [Int]) {
+    func made(_ ids: [Int], _ labels: [Int], cut: Int, words: [Int], lost: Int = 0) throws -> (row: TrainingRow, cut: Int, judged: [Int], lost: Int) {
       guard !ids.isEmpty else { throw fail("the row is empty") }
-      return (TrainingRow(ids, labels: [TrainingRow.ignored] + labels, place: place), cut, words)
+      return (TrainingRow(ids, labels: [TrainingRow.ignored] + labels, place: place), cut, words, lost)
     }
     if let list = row["input_ids"] {
       let ids = list.array?.map { $0.int ?? -1 } ?? [-1]
@@ -284,12 +286,13 @@ public struct RowEncoder: Sendable {
     }
     guard words.count == targets.count else { throw fail("labels has \(targets.count) entries for \(words.count) words") }
     guard let tokenizer else { throw fail("the base has no tokenizer; give rows with input_ids") }
-    var ids: [Int] = [], labels: [Int] = [], owners: [Int] = []
+    var ids: [Int] = [], labels: [Int] = [], owners: [Int] = [], lost = 0
     for (index, word) in words.compactMap({ $0 }).enumerated() {
       let own = try tokenizer.encode(index == 0 ? word : " " + word, addSpecialTokens: false).ids
       ids += own
       labels += own.indices.map { $0 == 0 ? targets[index] : TrainingRow.ignored }
       owners += own.map { _ in index }
+      if own.isEmpty, targets[index] != TrainingRow.ignored { lost += 1 }
     }
     guard !ids.isEmpty else { throw fail("the row is empty") }
     let kept = min(ids.count, max(0, maximumLength - tokenizer.addingSpecialTokens(to: []).ids.count))
@@ -298,7 +301,7 @@ public struct RowEncoder: Sendable {
     let before = [Int](repeating: TrainingRow.ignored, count: first)
     let behind = [Int](repeating: TrainingRow.ignored, count: max(0, whole.count - first - kept))
     let judged = (0..<kept).filter { labels[$0] != TrainingRow.ignored }.map { owners[$0] }
-    return try made(whole, before + labels.prefix(kept) + behind, cut: ids.count - kept, words: judged)
+    return try made(whole, before + labels.prefix(kept) + behind, cut: ids.count - kept, words: judged, lost: lost)
   }
 
   /// Whether a row needs a template.

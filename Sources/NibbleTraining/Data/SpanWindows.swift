@@ -22,14 +22,14 @@ public struct SpanWindows: Sendable {
       return first.lowerBound..<last.upperBound
     }
 
-    /// Where in a window an answer's first and last token are; the window's first token, twice, where the answer is not all in it, or there is none.
+    /// Where in a window an answer's first and last token are; nil where the answer is not all in it.
     ///
     /// As transformers' example for SQuAD has it: the last token that begins no later than the answer, and the first that ends no earlier.
-    func places(of answer: Range<Int>?, in window: SpanWindow) -> [Int] {
+    func places(of answer: Range<Int>, in window: SpanWindow) -> [Int]? {
       let inside = spans[window.tokens]
-      guard let answer, let first = inside.first, let last = inside.last, first.lowerBound <= answer.lowerBound, last.upperBound >= answer.upperBound,
+      guard let first = inside.first, let last = inside.last, first.lowerBound <= answer.lowerBound, last.upperBound >= answer.upperBound,
         let begin = inside.lastIndex(where: { $0.lowerBound <= answer.lowerBound }), let end = inside.firstIndex(where: { $0.upperBound >= answer.upperBound })
-      else { return [0, 0] }
+      else { return nil }
       return [begin, end].map { $0 - window.tokens.lowerBound + window.first }
     }
   }
@@ -70,14 +70,18 @@ public struct SpanWindows: Sendable {
     return Cut(windows: windows, spans: spans)
   }
 
-  /// A question as rows to learn, one a window: targets are the places of the answer's first and last token.
+  /// A question as rows to learn, one a window: targets are the places of the answer's first and last token; the window's first token, twice, where
+  /// the answer is not all in it, or there is none.
   ///
+  /// - Returns: beside the rows whether there is an answer, but all of it in none of them
   /// - Throws: `.badInput` with the question's place, also for an answer that is not where the row says
-  public func rows(_ question: SpanQuestion) throws -> [TrainingRow] {
+  public func rows(_ question: SpanQuestion) throws -> (rows: [TrainingRow], isLost: Bool) {
     let (cut, answer) = (try windows(question), try question.answer())
-    return cut.windows.map { window in
+    let places = cut.windows.map { window in answer.flatMap { cut.places(of: $0, in: window) } }
+    let rows = zip(cut.windows, places).map { window, places in
       let types = window.types.contains { $0 != 0 } ? window.types : nil
-      return TrainingRow(window.ids, types: types, targets: cut.places(of: answer, in: window).map(Double.init), place: question.place)
+      return TrainingRow(window.ids, types: types, targets: (places ?? [0, 0]).map(Double.init), place: question.place)
     }
+    return (rows, answer != nil && places.allSatisfy { $0 == nil })
   }
 }
