@@ -18,7 +18,8 @@ SLOW = bool(os.environ.get("NIBBLE_SLOW"))
 LENGTH, STRIDE, STEPS, BATCH = 40, 10, 5, 3
 FAMILIES = {
     "bert": transformers.BertForQuestionAnswering, "roberta": transformers.RobertaForQuestionAnswering, "distilbert": transformers.DistilBertForQuestionAnswering,
-    "electra": transformers.ElectraForQuestionAnswering, "albert": transformers.AlbertForQuestionAnswering, "deberta-v2": transformers.DebertaV2ForQuestionAnswering}
+    "electra": transformers.ElectraForQuestionAnswering, "albert": transformers.AlbertForQuestionAnswering, "deberta-v2": transformers.DebertaV2ForQuestionAnswering,
+    "mpnet": transformers.MPNetForQuestionAnswering}
 WORDS = "the cat sat on mat because it was warm however nobody knew why 42 people like naïve café ideas Δ 漢字 unbelievable word's end".split(" ")
 RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.05, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
        "--max-grad-norm", 0, "--max-length", LENGTH, "--doc-stride", STRIDE]
@@ -93,7 +94,7 @@ def test_windows_losses_and_steps_are_those_of_transformers(nibble, work, family
     assert [one["targets"] for one in shown] == [[begin.item(), end.item()] for _, begin, end in windows]
     assert any(one["targets"] == [0, 0] for one in shown) and any(one["targets"] != [0, 0] for one in shown)
 
-    targets = {"distilbert": ["q_lin", "v_lin"], "deberta-v2": ["query_proj", "value_proj"]}.get(family, ["query", "value"])
+    targets = {"distilbert": ["q_lin", "v_lin"], "deberta-v2": ["query_proj", "value_proj"], "mpnet": ["q", "v"]}.get(family, ["query", "value"])
     theirs = peft.get_peft_model(
         copy.deepcopy(model), peft.LoraConfig(r=3, target_modules=targets, task_type="QUESTION_ANS", init_lora_weights=False)).eval()
     theirs.save_pretrained(work / "start")
