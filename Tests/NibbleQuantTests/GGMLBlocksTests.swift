@@ -81,6 +81,27 @@ struct GGMLBlocksTests {
     #expect(counts(small).subnormal == (type.blockElements == 32 ? 1 : 0))
   }
 
+  @Test("an importance far from 1 leaves weights that are not 0", arguments: types, [Float(1e-44), 3e38])
+  func farImportance(_ type: GGMLType, _ value: Float) throws {
+    var random = Generator(9)
+    let shape = [4, 256], values = (0..<4 * 256).map { _ in random.normal() * 0.02 }
+    var task = encodingTask(shape)
+    task.importance = [Float](repeating: value, count: 256)
+    #expect(relativeError(values, decoded(try encoded(GGMLBlocks(type), values, task), shape)) < 0.5)
+  }
+
+  @Test("groups whose importance is next to nothing count as those of 0, and ordinary numbers stay what they are")
+  func usable() throws {
+    let ordinary: [Float] = (0..<64).map { $0 % 5 == 0 ? 0 : 1e-9 * Float($0) }
+    let codec = GGMLBlocks(.q4_0), (numbers, mended) = try #require(codec.usable(ordinary))
+    #expect(numbers == ordinary && mended == 0)
+    let small = try #require(codec.usable([Float](repeating: 3, count: 32) + [Float](repeating: 1e-44, count: 32)))
+    #expect(small.numbers == [Float](repeating: 3, count: 64) && small.mended == 32)
+    let large = try #require(codec.usable([Float](repeating: 3e38, count: 32) + [Float](repeating: 0, count: 32)))
+    #expect(large.numbers.allSatisfy { (1..<2).contains($0) } && large.mended == 32)
+    #expect(codec.usable([0, 0]) == nil && codec.usable([1, .infinity]) == nil)
+  }
+
   @Test("refuse rows that are not whole blocks, and name types that hold them")
   func refused() {
     let reason = GGMLBlocks(.q4_k).refusal(.f32, [4, 576])

@@ -44,16 +44,26 @@ public struct GGMLBlocks: WeightCodec {
   /// Columns of which a scale is searched for.
   private var group: Int { [.q2_k, .q3_k, .q6_k].contains(type) ? 16 : 32 }
 
-  /// The importance of columns as ggml's quantizers take it. A scale whose columns all have none would be 0, and with it their weights: there
-  /// they count as much as the column that counts least.
+  /// Exponents of the greatest importance that products with weights, and their squares, go well with.
+  private static let exponents: ClosedRange<Float.Exponent> = -32...32
+  /// The smallest importance that counts: products with less come to 0.
+  private static let smallest = Float(sign: .plus, exponent: -96, significand: 1)
+
+  /// The importance of columns as ggml's quantizers take it. Only ratios matter to them, so numbers that are too large or small for their sums
+  /// are multiplied by a power of two. A scale whose columns all have none would be 0, and with it their weights: there they count as much as the
+  /// column that counts least.
   ///
-  /// - Returns: nil where no column counts; else the numbers, and how many were 0 with all of their group
+  /// - Returns: nil where no column counts; else the numbers, and how many were 0, or next to it, with all of their group
   package func usable(_ importance: [Float]) -> (numbers: [Float], mended: Int)? {
-    guard takesImportance, let least = importance.lazy.filter({ $0 > 0 }).min() else { return nil }
+    guard takesImportance, let greatest = importance.max(), greatest > 0, greatest.isFinite else { return nil }
     var (numbers, mended) = (importance, 0)
+    if !Self.exponents.contains(greatest.exponent) {
+      for place in numbers.indices { numbers[place] = Float(sign: .plus, exponent: -greatest.exponent, significand: numbers[place]) }
+    }
+    guard let least = numbers.lazy.filter({ $0 >= Self.smallest }).min() else { return nil }
     for start in stride(from: 0, to: numbers.count, by: group) {
       let places = start..<min(start + group, numbers.count)
-      guard numbers[places].allSatisfy({ $0 == 0 }) else { continue }
+      guard numbers[places].allSatisfy({ $0 < Self.smallest }) else { continue }
       for place in places { numbers[place] = least }
       mended += places.count
     }
