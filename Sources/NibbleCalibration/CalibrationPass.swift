@@ -307,7 +307,7 @@ final class CalibrationPass {
       decided[target.name] = found.codes
     } else if target.codec.takesImportance {
       decided[target.name] = found.codes
-      report.weighed += 1
+      if found.isWeighed { report.weighed += 1 }
     }
     let packed = try Matrix(found.codes, target.dtype, rows: linear.outputs, columns: linear.inputs)
     guard let correction = found.correction else { return linear.with(packed) }

@@ -104,9 +104,11 @@ final class GgmlGrid: BlockGrid, @unchecked Sendable {
   /// Groups of a block of 256.
   private static let together = 8
 
+  /// 0 where there is none that is a number, as in a block whose weights are NaN or beyond float16.
   private static func multiple(_ wanted: Float, of unit: Float, _ range: ClosedRange<Float>) -> Float {
     let whole = (wanted / unit).rounded(.toNearestOrEven)
-    return whole.isNaN ? 0 : unit * min(max(whole, range.lowerBound), range.upperBound)
+    let nearest = whole.isNaN ? 0 : unit * min(max(whole, range.lowerBound), range.upperBound)
+    return nearest.isFinite ? nearest : 0
   }
 
   private static func throughHalf(_ value: Float) -> Float {
@@ -180,7 +182,8 @@ extension GgmlGrid {
 
   /// The multiples of a block of 256.
   private func store(_ block: Int, _ unit: (scale: Float, minimum: Float), _ out: inout [UInt8], _ at: Int) {
-    func whole(_ value: Float, _ unit: Float) -> Int { unit == 0 ? 0 : Int((value / unit).rounded(.toNearestOrEven)) }
+    // The unit of a block of 0 is 0, that of a block which holds no numbers may be NaN or infinite.
+    func whole(_ value: Float, _ unit: Float) -> Int { Int(exactly: (value / unit).rounded(.toNearestOrEven)) ?? 0 }
     for group in 0..<Self.together {
       let place = block * Self.together + group
       let scale = whole(scales[place], unit.scale)

@@ -38,13 +38,16 @@ struct TensorCoder {
     /// Where the codes are calibrated.
     var certificate: TensorCertificate?
     var correction: Correction?
+    /// Of codes that are not calibrated: whether their scales were searched for by what inputs are, which needs one that is not always 0.
+    var isWeighed = true
   }
 
   /// The codes of one matrix, a certificate where they are calibrated, and the correction that was asked for.
   func code(_ matrix: Matrix, _ goal: CalibrationPass.Target) throws -> Decision {
     let (outputs, inputs) = (matrix.outputs, matrix.inputs)
     let weight = matrix.values()
-    let importance = goal.codec.takesImportance ? stage.moments.diagonal : nil
+    let energies = stage.moments.diagonal
+    let importance = goal.codec.takesImportance && energies.contains { $0 > 0 } ? energies : nil
     func task(_ search: ScaleSearch) -> EncodingTask {
       var task = EncodingTask(
         goal.dtype, [outputs, inputs], place: goal.place, rules: rules, search: search, threads: team.threads, pool: pool,
@@ -54,13 +57,15 @@ struct TensorCoder {
     }
     let rounded = try goal.codec.encoded(weight.start, task(.mse))
     guard let codec = goal.codec.withFeedback, options.encoder == .calibrated || codec is Int4Groups else {
-      return Decision(codes: rounded)
+      return Decision(codes: rounded, isWeighed: importance != nil)
     }
     let wanted = Wanted(matrix, stage, engine)
     func error(_ codes: DecidedCodes) throws -> Double {
       wanted.error(try Matrix(codes, goal.dtype, rows: outputs, columns: inputs), stage, engine)
     }
     let before = try error(rounded)
+    // Blocks that hold no numbers: no codes mend them, and what comes next says so.
+    guard before.isFinite else { return Decision(codes: rounded, isWeighed: importance != nil) }
     let (move, strength, damping) = options.encoder == .gptq ? (weight, 0, factors[0].damping) : move(matrix, weight, wanted)
     let target = MovedTarget.target(weight, move, strength: strength)
     let feedback = ErrorFeedback(
