@@ -26,6 +26,7 @@ struct GgufWeighing {
     guard let encoder else { return Summary.Extra() }
     options.isWeighed = true
     guard encoder == .imatrix else { return Summary.Extra() }
+    try options.checkSearchesScales()
     if let path = calibrating.text.statistics {
       let statistics = try StatisticsFile(path)
       try statistics.check(source, threads: common.workers)
@@ -58,7 +59,10 @@ struct GgufWeighing {
 
 extension Importance {
   /// What a text makes of a model's inputs.
+  ///
+  /// - Throws: `.usage` for a model that no GGUF file is written of, before the text is run
   init(_ text: ModelText, _ source: Checkpoint, _ common: CommonOptions) throws {
+    try Self.check(source)
     var options = CalibrationOptions()
     // llama.cpp caps nothing.
     options.cap = .infinity

@@ -363,6 +363,41 @@ def test_calibrated_codes_leave_less(nibble, stories, wide, rows, tmp_path, kind
     assert report["output_error"] < report["output_error_mse"] and report["calibrated_tensors"] > 0, report
 
 
+@pytest.mark.parametrize("mix, bad", [("q4_k_m", numpy.nan), ("q4_k_m", 7e7), ("iq4_xs", 1e9)])
+def test_weights_that_no_block_holds_are_refused(nibble, wide, rows, tmp_path, mix, bad):
+    """NaN, and numbers beyond what scales in float16 reach: with a text as without."""
+    folder = shutil.copytree(wide, tmp_path / "m")
+    tensors = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = float(bad)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    for text in ((), ("--encoder", "calibrated", "--calibration", rows[0], "--calibration-tokens", 24 * 64)):
+        result = nibble("quantize", folder, "-o", tmp_path / "m.gguf", "--gguf-type", mix, *text, exits=6)
+        errors = [line for line in result.stderr.splitlines() if "warning: " not in line]
+        assert len(errors) == 1 and errors[0].startswith("nibble: error: "), result.stderr
+        assert not list(tmp_path.glob("*m.gguf*"))
+
+
+def test_an_importance_far_from_1_leaves_the_weights(nibble, model, tmp_path):
+    found = entries(model)
+    found["blk.1.ffn_up.weight"] = (numpy.full(256, 1e-44, numpy.float32), 1.0)
+    found["blk.2.ffn_up.weight"] = (numpy.full(256, 3e38, numpy.float32), 1.0)
+    write(tmp_path / "i.gguf", found)
+    nibble("quantize", model, "-o", tmp_path / "m.gguf", "--gguf-type", "q4_0", "--imatrix", tmp_path / "i.gguf")
+    stored = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    source = load_file(model / "model.safetensors")
+    for layer in (1, 2):
+        tensor, weight = stored[f"blk.{layer}.ffn_up.weight"], source[f"model.layers.{layer}.mlp.up_proj.weight"].float().numpy()
+        left = gguf.quants.dequantize(tensor.data, tensor.tensor_type) - weight
+        assert (left.astype(float) ** 2).sum() < 0.1 * (weight.astype(float) ** 2).sum(), layer
+
+
+def test_a_type_without_a_search_is_refused_before_the_text(nibble, stories, tmp_path):
+    """The text is not there: nothing opens it."""
+    result = nibble("quantize", stories, "-o", tmp_path / "m.gguf", "--gguf-type", "q8_0", "--encoder", "imatrix", "--calibration",
+                    tmp_path / "none.jsonl", exits=2)
+    assert "--encoder imatrix is for types" in result.stderr and "--imatrix" not in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("words, code", [(("--encoder", "mse"), 2), (("--calibration", "x"), 2), (("--encoder", "calibrated", "--imatrix", "x"), 3)])
 def test_encoders_of_other_codecs_are_refused(nibble, stories, tmp_path, words, code):
     result = nibble("quantize", stories, "-o", tmp_path / "m.gguf", "--gguf-type", "q4_0", *words, exits=code)

@@ -86,8 +86,9 @@ extension GgufPlan {
       mended += usable.mended
     }
     guard searched > 0 else {
+      let setting: MessageText = job.output.gguf.isWeighed ? "\(.encoder, "imatrix")" : "\(.imatrix)"
       throw NibbleError.usage(
-        "\(.imatrix) is for types of blocks whose scales are searched for, and no tensor of \(path: job.output.path) is of one")
+        "\(setting) is for types of blocks whose scales are searched for, and no tensor of \(path: job.output.path) is of one")
     }
     guard !found.isEmpty else {
       throw NibbleError(.adapterMismatch, "\(path: path): none of its \(importance.entries.count) entries is a tensor of \(path: model)")
@@ -97,9 +98,19 @@ extension GgufPlan {
       warn("\(lacking.count) of \(searched) tensors of blocks have no importance, \(subject: first) the first; their scales are searched for without")
     }
     if importance.unseen > 0 { warn("\(importance.unseen) entries met no token; their inputs count alike") }
-    if mended > 0 { warn("\(mended) inputs have an importance of 0 in whole groups; they count as much as the least important") }
+    if mended > 0 { warn("\(mended) inputs have an importance of 0, or next to it, in whole groups; they count as much as the least important") }
     if importance.entries.count > found.count { warn("\(importance.entries.count - found.count) of \(importance.entries.count) entries are of no tensor here") }
     if let file = importance.file { job.otherInputs.append(file) }
+  }
+}
+
+extension GgufOptions {
+  /// Refuses what is known before any work: a type without a search, where no rule brings another.
+  ///
+  /// - Throws: `.usage`
+  package func checkSearchesScales() throws {
+    guard rules.isEmpty, let type, let base = GgufMix(name: type)?.base, base.dtype != nil || !GGMLBlocks(base).takesImportance else { return }
+    throw NibbleError.usage("\(.encoder, "imatrix") is for types of blocks whose scales are searched for, and \(.ggufType, type) is none")
   }
 }
 

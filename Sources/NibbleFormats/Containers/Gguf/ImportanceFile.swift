@@ -111,6 +111,18 @@ extension Importance {
     source = Source(sums: sums, tokens: tokens, longest: longest)
   }
 
+  /// Refuses what no file can be written for, before a text is run.
+  ///
+  /// - Throws: `.usage` for a model that llama.cpp has no names for
+  package static func check(_ checkpoint: Checkpoint) throws { _ = try names(of: checkpoint) }
+
+  private static func names(of checkpoint: Checkpoint) throws -> LlamaCppNames {
+    guard let names = LlamaCppNames.of(modelType: checkpoint.modelType ?? "") else {
+      throw NibbleError.usage("\(path: checkpoint.path): llama.cpp's names of its tensors are not known, so there is no importance matrix of it")
+    }
+    return names
+  }
+
   /// Writes the GGUF file that `llama-quantize --imatrix` reads, as `llama-imatrix` would.
   ///
   /// - Parameter checkpoint: the model it was computed with
@@ -118,9 +130,7 @@ extension Importance {
   /// - Throws: `.usage` for a model that llama.cpp has no names for, and `.cannotWrite`
   public func write(to path: String, of checkpoint: Checkpoint, force: Bool) throws -> (bytes: Int, unnamed: Int) {
     guard let source else { throw NibbleError(.failed, "\(path: path): there are no sums to write") }
-    guard let names = LlamaCppNames.of(modelType: checkpoint.modelType ?? "") else {
-      throw NibbleError.usage("\(path: checkpoint.path): llama.cpp's names of its tensors are not known, so there is no importance matrix of it")
-    }
+    let names = try Self.names(of: checkpoint)
     let metadata = GgufMetadata([
       ("general.type", .text("imatrix")), ("imatrix.datasets", .texts([dataset ?? self.path])), ("imatrix.chunk_count", .u32(UInt32(clamping: chunks))),
       ("imatrix.chunk_size", .u32(UInt32(clamping: source.longest))),
