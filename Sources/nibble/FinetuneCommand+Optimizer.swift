@@ -64,6 +64,7 @@ extension FinetuneCommand {
   /// Flags without effect on this optimizer and schedule.
   func warnIgnoredOfOptimizer() {
     guard let choice = try? choice(), let schedule = try? schedule() else { return }
+    if dryRun, choice.isPaged { common.warnIgnored(["--time"], "paged states need the run's folder, which a plan does not make") }
     let settings: [Setting] = [.momentum, .adamBeta1, .adamBeta2, .adamEpsilon]
     common.warnIgnored(settings.filter { !choice.settings.contains($0) }.map(\.flag), "--optimizer is \(choice)")
     let kind = "--lr-scheduler is \(schedule.rawValue)"

@@ -252,6 +252,7 @@ struct FinetuneCommand: ParsableCommand {
       "--modules-to-save",
       "--bias",
     ] + PartOptions.flags + StartOptions.flags + MethodOptions.flags
+    if !dryRun { common.warnIgnored(["--time", "--as-published"], "only a plan prints them") }
     if initAdapter != nil { common.warnIgnored(factors + ["--method"], "--init-adapter brings its own") }
     if isBrought { common.warnIgnored(heads, "--init-adapter brings a head") }
     if !hasHead { common.warnIgnored(Array(heads.dropFirst(2)), "there is no new head") }

@@ -20,7 +20,7 @@ public struct QaTask: AnswerTask {
   public func questions(_ path: String, limit: Int?) throws -> [SpanQuestion] {
     try rows(path, limit: limit) { row, question, answers, place in
       guard let context = row["context"]?.string else { throw NibbleError.badInput("\(path: place): a row without a text 'context'") }
-      return SpanQuestion(question: question, context: context, references: answers, start: Self.start(row), place: place)
+      return SpanQuestion(question: question, context: context, references: answers, start: try Self.start(row, place), place: place)
     }
   }
 
@@ -57,8 +57,13 @@ public struct QaTask: AnswerTask {
   }
 
   /// Where the first answer begins, if the row says it.
-  private static func start(_ row: JSON) -> Int? {
-    (row["answers"]?.array?.first?["answer_start"] ?? row["answers"]?["answer_start"]?.array?.first ?? row["answer_start"])?.int
+  private static func start(_ row: JSON, _ place: String) throws -> Int? {
+    let given = row["answers"]?.array?.first?["answer_start"] ?? row["answers"]?["answer_start"]?.array?.first ?? row["answer_start"]
+    guard let given, given != .null else { return nil }
+    guard let start = given.int else {
+      throw NibbleError.badInput("\(path: place): \(key: "answer_start") is \(quoted(given.text())), expected a whole number")
+    }
+    return start
   }
 
   public func figures(_ items: [AnswerItem], _ answers: [String]) throws -> [Figure] {

@@ -118,6 +118,8 @@ public struct StreamReport: Sendable {
       keptBytes += target.sections[0].length
       if item.source.encoding.isPlain, item.source.dtype != target.dtype {
         cast.append((target.name.text, item.source.dtype, target.dtype, outcome.relativeError ?? 0))
+      } else if item.source.encoding.kind.isReadOnly, let error = outcome.relativeError, error > 0 {
+        cast.append((target.name.text, .f8e4m3, target.dtype, error))
       }
     }
   }

@@ -49,7 +49,8 @@ extension Checkpoint {
     {
       throw NibbleError.badInput("\(path: path): LLM.int8 weight \(subject: lone.name.text): its scales are missing")
     }
-    if let method = quantization?["quant_method"]?.string, method != "bitsandbytes",
+    // Block files hold the numbers of other programs' codes, whatever the configuration they came with says.
+    if container != .nbl, let method = quantization?["quant_method"]?.string, method != "bitsandbytes",
       !Checkpoint.readsWeights(quantizedBy: method) || packed.isEmpty
     {
       throw NibbleError.badInput("\(path: path): quantized with \(quoted(method)), which nibble does not read")

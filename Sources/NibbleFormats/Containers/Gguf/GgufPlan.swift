@@ -338,7 +338,11 @@ struct GgufPlan: Sendable {
   }
 
   private func preTokenizer(_ job: StreamJob) throws -> String? {
-    guard let name = job.output.gguf.preTokenizer else { return nil }
+    let source = job.source
+    guard let name = job.output.gguf.preTokenizer else {
+      // What the file that it is made of says.
+      return source.container == .gguf ? try source.files.first.flatMap { try GgufFile($0).text("tokenizer.ggml.pre") } : nil
+    }
     guard LlamaCppPreTokenizer.names.contains(name) || name == "default" else {
       throw NibbleError.usage("\(.ggufPre, name) is none of llama.cpp's: default, \(LlamaCppPreTokenizer.names.sorted().joined(separator: ", "))")
     }

@@ -12,6 +12,7 @@ struct ModelCard {
   /// - Parameter text: of the whole file; the head stands between two lines `---`
   /// - Throws: `.usage` naming `place` and the line for a head that is no YAML
   init(_ text: String, place: String) throws {
+    let text = text.hasPrefix("\u{FEFF}") ? String(text.dropFirst()) : text
     let lines = text.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
     guard lines.first == "---" else { return }
     let head = lines.dropFirst().prefix { $0 != "---" }.map { $0.replacing("\t", with: "  ") }
@@ -29,7 +30,7 @@ struct ModelCard {
       self.init()
       return
     }
-    try self.init(String(decoding: Checkpoint.readSmall(path), as: UTF8.self), place: path)
+    try self.init(String(decoding: Checkpoint.readSmall(path, limit: 1 << 20), as: UTF8.self), place: path)
   }
 
   /// The first of these keys that has a text.
