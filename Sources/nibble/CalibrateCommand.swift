@@ -48,6 +48,8 @@ struct CalibrateCommand: ParsableCommand {
     var options = TextOptions()
     (options.calibration, options.calibrationTokens, options.computeDtype) = (data, tokens, computeDtype)
     options.ownText = ownText
+    // Before the model writes a text, or one is run.
+    if output.lowercased().hasSuffix(".gguf") { try Importance.check(source) }
     let text = try ModelText(options, seed: seed, source, common, threads: common.workers)
     if output.lowercased().hasSuffix(".gguf") { return try writeImportance(text, source) }
     let pass = try StatisticsPass(text.model, text.text.windows, diagonal: diagonal)

@@ -45,7 +45,7 @@ extension StreamJob {
         report.certificates.append(certificate)
       } else if importance != nil {
         items[entry.index].decided = decision.codes
-        report.weighed += 1
+        if decision.isWeighed { report.weighed += 1 }
       }
       if let correction = decision.correction { report.corrections.append(correction) }
       progress(done + 1, layers.count)
