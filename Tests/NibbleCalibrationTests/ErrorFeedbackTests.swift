@@ -9,7 +9,8 @@ import Testing
 
 @Suite("Error feedback")
 struct ErrorFeedbackTests {
-  static let team = Team(threads: 2)
+  /// One each time: tests run beside each other, and the loops of a team do not.
+  static var team: Team { Team(threads: 2) }
 
   /// A weight, the tokens it sees, and what its outputs lack.
   struct Problem {
