@@ -156,7 +156,7 @@ def test_files_that_lie_are_one_line(nibble, work):
     nibble("convert", work / "m", "-o", work / "m.gguf")
     good = (work / "m.gguf").read_bytes()
     save_file({"input_ids": torch.arange(3, 9).reshape(1, 6)}, work / "ask.safetensors")
-    lies = [(changed(good, "llama.expert_count", value), "_exps.weight") for value in (3, 5, 1, 1 << 31)]
+    lies = [(changed(good, "llama.expert_count", value), "_exps.weight") for value in (3, 5, 1)] + [(changed(good, "llama.expert_count", 1 << 31), "more than 4096")]
     lies += [(changed(good, "llama.expert_count", 0), ""), (changed(good, "llama.expert_used_count", 0), ""), (changed(good, "llama.expert_used_count", 1 << 20), "num_experts_per_tok")]
     # The dimensions of a tensor: fastest first.
     name = b"blk.0.ffn_gate_exps.weight"

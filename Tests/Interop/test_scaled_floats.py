@@ -212,7 +212,7 @@ def test_weights_that_are_not_the_stored_ones_are_refused(nibble, tmp_path, key,
     weights = {"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True, "dynamic": False}
     settings = {
         "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, key: value}
-    source = fp8(tmp_path / "source", None, (64, 32), "weight_scale", lambda rows, columns: (1,), **settings)
+    source = fp8(tmp_path / "source", lambda tensors: None, (64, 32), "weight_scale", lambda rows, columns: (1,), **settings)
     failed = nibble("verify", source, exits=3)
     assert f"quantization_config: {key} = " in failed.stderr and len(failed.stderr.splitlines()) == 1
 

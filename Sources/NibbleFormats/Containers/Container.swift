@@ -40,6 +40,8 @@ protocol Container: Sendable {
   func takes(_ encoding: WeightEncoding, beside others: [WeightEncoding]) -> Bool
   /// What tells the tensors that programs compute in one product with this one, which must share its scheme; nil where it stands alone.
   func bond(_ tensor: String) -> String?
+  /// The job as the container lays it out: with its tensors in the order of their names, unless parts of one are written one after another.
+  func arranged(_ job: StreamJob) -> StreamJob
   /// The tensors of a job in the order in which they are written: by name, unless tensors of the file are made of several.
   func ordered(_ items: [StreamJob.Item]) -> [StreamJob.Item]
   /// The tensor of the file that this one is a part of: parts of one are stored alike; nil where it stands alone.
@@ -67,6 +69,7 @@ extension Container {
   func loadable(_ decisions: [PackingDecision], of source: Checkpoint) -> [PackingDecision] { decisions }
   func warnings(_ job: StreamJob) -> [Warning] { [] }
   func bond(_ tensor: String) -> String? { nil }
+  func arranged(_ job: StreamJob) -> StreamJob { job }
   func ordered(_ items: [StreamJob.Item]) -> [StreamJob.Item] { items }
   func stack(_ tensor: ByteName) -> String? { nil }
   func settle(_ job: inout StreamJob) throws {}

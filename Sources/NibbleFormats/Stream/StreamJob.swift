@@ -91,7 +91,7 @@ public struct StreamJob: Sendable {
   public func run(progress: @escaping (Int, Int) -> Void = { _, _ in }) throws -> StreamReport {
     try check()
     let started = monotonicSeconds()
-    let job = try savingWhatIsLost().withExpertsInOrder()
+    let job = try output.format.container.arranged(savingWhatIsLost())
     let staged = try StagedOutput(output.path, shape, force: output.force, keepingPartial: resumes)
     let undoing = try changing.undo.map { try StagedOutput($0, .file, force: output.force) }
     let journal = resumes ? try Journal(staged, job.fingerprint, expectedBytes: job.prediction().outputBytes) : nil

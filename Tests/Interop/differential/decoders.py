@@ -290,7 +290,7 @@ def qwen3_moe(case, config, plain, tools, head_dim):
 def gpt_oss(case, config, plain, tools, head_dim):
     rng = case.rng
     own_head_size(case, config, head_dim, always=True)
-    count = rng.choice([1, 2, 3, 5, 9]) if not plain else rng.choice([2, 3, 5])
+    count = rng.choice([1, 2, 3, 5, 12]) if not plain else rng.choice([2, 3, 5])
     config[rng.choice(["num_local_experts", "num_local_experts", "num_experts"])] = count
     config["num_experts_per_tok"] = rng.randint(1, count)
     types(case, config)

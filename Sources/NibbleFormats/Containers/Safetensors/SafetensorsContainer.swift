@@ -14,6 +14,8 @@ protocol SafetensorsContainer: Container {
 extension SafetensorsContainer {
   var endings: [String] { [".safetensors"] }
 
+  func arranged(_ job: StreamJob) -> StreamJob { job.withExpertsInOrder() }
+
   private func layout(_ job: StreamJob, _ record: SideRecord?) -> SafetensorsLayout {
     var metadata = job.source.metadata
     if let record, job.output.isSingleFile { metadata.append((SideRecord.metadataKey, record.json.text())) }
