@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from .common import Difference, Undrawable, peer
 from .drawing import draw_model
 
+PROJECTIONS = ("embeddings_project", "embedding_hidden_mapping_in")
 CODECS = [[], ["--codec", "fp4", "--block-size", "32"], ["--no-double-quant", "--block-size", "128"]]
 
 
@@ -26,7 +27,10 @@ def run(case):
     (case / "text.jsonl").write_text("".join(json.dumps({"input_ids": row, "labels": row}) + "\n" for row in ids.tolist()))
     case.note(text=list(ids.shape))
     moments(case, model, ids)
-    done = case.nibble("quantize", "m", "-o", "c.nbl", "--encoder", "calibrated", *rng.choice(CODECS), "--calibration", "text.jsonl", "-q", "--json",
+    # What leads from narrow embeddings to the layers is packed, and what that does is not in the number that is said: docs/limits.md.
+    projected = any(part in name for name, _ in model.named_parameters() for part in PROJECTIONS)
+    keep = ["--keep", "|".join(PROJECTIONS)] if projected else []
+    done = case.nibble("quantize", "m", "-o", "c.nbl", "--encoder", "calibrated", *rng.choice(CODECS), *keep, "--calibration", "text.jsonl", "-q", "--json",
                        "-j", rng.choice([1, 2]))
     said = json.loads(done.stdout)["calibration"]
     case.nibble("dequantize", "c.nbl", "-o", "twin", "--dtype", "fp32", "-q")
