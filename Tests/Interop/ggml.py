@@ -5,11 +5,19 @@
 import ctypes
 import hashlib
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
 
 import numpy
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from conftest import ROOT
+from running import save_random
 
 SOURCES = pathlib.Path(sys.prefix) / "llama.cpp" / "ggml"
 
@@ -91,3 +99,28 @@ def rows(seed, columns):
         "powers": numpy.exp2(draw.integers(-12, 6, columns)) * draw.choice([-1, 1], columns), "heavy": draw.standard_cauchy(columns).clip(-2000, 2000),
     }
     return {name: row.astype(numpy.float32) for name, row in kinds.items()}
+
+
+def quantizers_or_skip(folder):
+    """ggml's quantizers, compiled in `folder`."""
+    if not (SOURCES / "src" / "ggml-quants.c").exists():
+        pytest.skip("ggml's sources were not downloaded")
+    if not shutil.which("gcc"):
+        pytest.skip("ggml's quantizers are compiled with gcc, which is not here")
+    return Quantizers(folder)
+
+
+def save_llama_of_whole_blocks(folder, layers, inner):
+    """A small Llama whose rows are whole blocks of 256: ordinary rows among outliers, zeros, constants, tiny and large ones."""
+    save_random(transformers.LlamaForCausalLM, "llama", folder, hidden_size=256, intermediate_size=inner, num_attention_heads=4, num_key_value_heads=2,
+                num_hidden_layers=layers, head_dim=64, vocab_size=512, tie_word_embeddings=False)
+    shutil.copy(ROOT / "Tests" / "Fixtures" / "tokenizers" / "stories512" / "tokenizer.model", folder)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for seed, (name, tensor) in enumerate(sorted(tensors.items())):
+        if tensor.ndim == 2:
+            found = list(rows(seed, tensor.shape[1]).values())
+            for row in range(len(tensor)):
+                tensor[row] = torch.from_numpy(found[row % len(found)] * numpy.float32(1 + row // len(found)))
+    save_file(tensors, path, {"format": "pt"})
+    return folder

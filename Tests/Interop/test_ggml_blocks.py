@@ -3,18 +3,13 @@ and with gguf's; what they decode to with both.
 
 A model's weights are rows of many kinds: ordinary ones, outliers, zeros, constants, tiny and large ones.
 """
-import shutil
 
 import numpy
 import pytest
-import torch
-import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import ggml
-from conftest import ROOT
 from converter import gguf
-from running import save_random
 
 KINDS = {number: name for name, (number, _, _) in ggml.TYPES.items()}
 LAYERS = 8
@@ -23,29 +18,12 @@ MIXES = ["q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0", "iq
 
 @pytest.fixture(scope="module")
 def quantizers(tmp_path_factory):
-    if not (ggml.SOURCES / "src" / "ggml-quants.c").exists():
-        pytest.skip("ggml's sources were not downloaded")
-    if not shutil.which("gcc"):
-        pytest.skip("ggml's quantizers are compiled with gcc, which is not here")
-    return ggml.Quantizers(tmp_path_factory.mktemp("ggml"))
+    return ggml.quantizers_or_skip(tmp_path_factory.mktemp("ggml"))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A small Llama whose rows are whole blocks of 256."""
-    folder = tmp_path_factory.mktemp("rows") / "m"
-    save_random(transformers.LlamaForCausalLM, "llama", folder, hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2,
-                num_hidden_layers=LAYERS, head_dim=64, vocab_size=512, tie_word_embeddings=False)
-    shutil.copy(ROOT / "Tests" / "Fixtures" / "tokenizers" / "stories512" / "tokenizer.model", folder)
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    for seed, (name, tensor) in enumerate(sorted(tensors.items())):
-        if tensor.ndim == 2:
-            rows = list(ggml.rows(seed, tensor.shape[1]).values())
-            for row in range(len(tensor)):
-                tensor[row] = torch.from_numpy(rows[row % len(rows)] * numpy.float32(1 + row // len(rows)))
-    save_file(tensors, path, {"format": "pt"})
-    return folder
+    return ggml.save_llama_of_whole_blocks(tmp_path_factory.mktemp("rows") / "m", layers=LAYERS, inner=512)
 
 
 def floats(tensors):

@@ -30,29 +30,12 @@ NAMES = {f"model.layers.{layer}.{theirs}.weight": f"blk.{layer}.{ours}.weight" f
 
 @pytest.fixture(scope="module")
 def quantizers(tmp_path_factory):
-    if not (ggml.SOURCES / "src" / "ggml-quants.c").exists():
-        pytest.skip("ggml's sources were not downloaded")
-    if not shutil.which("gcc"):
-        pytest.skip("ggml's quantizers are compiled with gcc, which is not here")
-    return ggml.Quantizers(tmp_path_factory.mktemp("ggml"))
+    return ggml.quantizers_or_skip(tmp_path_factory.mktemp("ggml"))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A small Llama whose rows are whole blocks of 256: ordinary rows among outliers, zeros, constants, tiny and large ones."""
-    folder = tmp_path_factory.mktemp("rows") / "m"
-    save_random(transformers.LlamaForCausalLM, "llama", folder, hidden_size=256, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2,
-                num_hidden_layers=LAYERS, head_dim=64, vocab_size=512, tie_word_embeddings=False)
-    shutil.copy(ROOT / "Tests" / "Fixtures" / "tokenizers" / "stories512" / "tokenizer.model", folder)
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    for seed, (name, tensor) in enumerate(sorted(tensors.items())):
-        if tensor.ndim == 2:
-            rows = list(ggml.rows(seed, tensor.shape[1]).values())
-            for row in range(len(tensor)):
-                tensor[row] = torch.from_numpy(rows[row % len(rows)] * numpy.float32(1 + row // len(rows)))
-    save_file(tensors, path, {"format": "pt"})
-    return folder
+    return ggml.save_llama_of_whole_blocks(tmp_path_factory.mktemp("rows") / "m", layers=LAYERS, inner=256)
 
 
 def draw(seed, columns):

@@ -71,7 +71,7 @@ struct ModelCard {
 
   /// What a model was made from, and what it is for.
   ///
-  /// - Parameter weights: numbers of all tensors, by which sizes in names are told from lengths of a context
+  /// - Parameter weights: numbers of all tensors; they tell sizes in names from lengths of a context
   func writeOrigin(weights: Int, _ out: inout GgufMetadata) {
     for (kind, keys) in [
       ("base_model", ["base_model", "base_models", "base_model_sources"]), ("dataset", ["datasets", "dataset", "dataset_sources"]),
