@@ -136,6 +136,9 @@ extension Model {
       guard !transformer.weights.layers.contains(where: { $0.experts != nil }) else {
         throw NibbleError.usage("\(path: path): calibration is not implemented for models with experts")
       }
+      guard !transformer.weights.layers.contains(where: { $0.latent != nil }) else {
+        throw NibbleError.usage("\(path: path): calibration is not implemented for latent attention")
+      }
       return transformer
     }
   }

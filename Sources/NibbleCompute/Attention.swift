@@ -6,18 +6,22 @@ import NibbleQuant
 package struct Attention: Sendable {
   package var heads: Int
   package var keyValueHeads: Int
-  /// Numbers in a head.
+  /// Numbers in a head of queries or keys.
   package var size: Int
+  /// Numbers in a head of values.
+  package var valueSize: Int
   package var scale: Float
   /// Whether a token sees only itself and what is before it.
   package var isCausal: Bool
   /// Scores, scaled, become cap · tanh(score / cap); nil for as they are.
   package var cap: Float?
 
-  package init(heads: Int, keyValueHeads: Int, size: Int, scale: Float, isCausal: Bool, cap: Float? = nil) {
+  /// - Parameter valueSize: nil for that of keys
+  package init(heads: Int, keyValueHeads: Int, size: Int, valueSize: Int? = nil, scale: Float, isCausal: Bool, cap: Float? = nil) {
     self.heads = heads
     self.keyValueHeads = keyValueHeads
     self.size = size
+    self.valueSize = valueSize ?? size
     self.scale = scale
     self.isCausal = isCausal
     self.cap = cap
@@ -33,6 +37,9 @@ package struct Attention: Sendable {
     package var value: UnsafePointer<Float>
     package var keyStride: Int
     package var keyHeadStride: Int
+    /// The same of values.
+    package var valueStride: Int
+    package var valueHeadStride: Int
     /// Tokens before the first new one.
     package var past: Int
     package var new: Int
@@ -45,6 +52,7 @@ package struct Attention: Sendable {
     package var output: UnsafeMutablePointer<Float>
     package var outputStride: Int
 
+    /// Values lie as keys do.
     package init(
       query: UnsafePointer<Float>, queryStride: Int, key: UnsafePointer<Float>, value: UnsafePointer<Float>, keyStride: Int,
       keyHeadStride: Int, past: Int, new: Int, window: Int?, mask: UnsafePointer<UInt8>?, output: UnsafeMutablePointer<Float>,
@@ -56,6 +64,7 @@ package struct Attention: Sendable {
       self.value = value
       self.keyStride = keyStride
       self.keyHeadStride = keyHeadStride
+      (valueStride, valueHeadStride) = (keyStride, keyHeadStride)
       self.past = past
       self.new = new
       self.window = window
@@ -95,16 +104,18 @@ package struct Attention: Sendable {
     let group = heads / keyValueHeads
     let keys = keyRange(sequence, queries)
     let key = sequence.key + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
-    let value = sequence.value + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
+    let value = sequence.value + head * sequence.valueHeadStride + keys.lowerBound * sequence.valueStride
     let mask = sequence.mask.map { $0 + keys.lowerBound }
-    guard queries.count > 1 && BLAS.isThere || sequence.sinks != nil else {
+    // The kernel knows no sinks, and takes values that are as long as keys.
+    let isForKernel = sequence.sinks == nil && valueSize == size && sequence.valueStride == sequence.keyStride
+    guard queries.count > 1 && BLAS.isThere || !isForKernel else {
       for query in queries {
         let own = keyRange(sequence, query..<query + 1)
         let skipped = own.lowerBound - keys.lowerBound
         let scores = scratch.floatStart(Slot.scores, group * own.count)
         LayerKernels.attend(
           sequence.query + query * sequence.queryStride + head * group * size, queries: group, queryStride: size,
-          keys: key + skipped * sequence.keyStride, values: value + skipped * sequence.keyStride, count: own.count,
+          keys: key + skipped * sequence.keyStride, values: value + skipped * sequence.valueStride, count: own.count,
           keyStride: sequence.keyStride, width: size, scale: scale, cap: cap, mask: mask.map { $0 + skipped },
           sequence.output + query * sequence.outputStride + head * group * size, outStride: size, scratch: scores)
       }
@@ -112,19 +123,19 @@ package struct Attention: Sendable {
     }
     let scores = scratch.floatStart(Slot.scores, queries.count * keys.count)
     for member in 0..<group {
-      let column = (head * group + member) * size
+      let index = head * group + member
       multiply(
-        sequence.query + queries.lowerBound * sequence.queryStride + column, sequence.queryStride, key, sequence.keyStride,
+        sequence.query + queries.lowerBound * sequence.queryStride + index * size, sequence.queryStride, key, sequence.keyStride,
         transposed: true, scores, keys.count, queries.count, keys.count, size)
       for query in queries {
         let own = keyRange(sequence, query..<query + 1)
         weigh(
           scores + (query - queries.lowerBound) * keys.count, keys.count,
-          seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound, mask, sink: sequence.sinks?[head * group + member])
+          seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound, mask, sink: sequence.sinks?[index])
       }
       multiply(
-        scores, keys.count, value, sequence.keyStride, transposed: false,
-        sequence.output + queries.lowerBound * sequence.outputStride + column, sequence.outputStride, queries.count, size, keys.count)
+        scores, keys.count, value, sequence.valueStride, transposed: false,
+        sequence.output + queries.lowerBound * sequence.outputStride + index * valueSize, sequence.outputStride, queries.count, valueSize, keys.count)
     }
   }
 

@@ -38,11 +38,11 @@ extension Attention {
 
   private func backward(_ sequence: Sequence, _ gradient: Gradient, _ head: Int, _ scratch: Scratch) {
     let group = heads / keyValueHeads
-    let key = sequence.key + head * size, value = sequence.value + head * size
-    let dKey = gradient.key + head * size, dValue = gradient.value + head * size
+    let key = sequence.key + head * size, value = sequence.value + head * valueSize
+    let dKey = gradient.key + head * size, dValue = gradient.value + head * valueSize
     for token in 0..<sequence.new {
       (dKey + token * gradient.stride).update(repeating: 0, count: size)
-      (dValue + token * gradient.stride).update(repeating: 0, count: size)
+      (dValue + token * gradient.stride).update(repeating: 0, count: valueSize)
     }
     for member in 0..<group {
       let column = (head * group + member) * size
@@ -65,12 +65,14 @@ extension Attention {
             weights + (row - first) * n, n, seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound,
             sequence.mask.map { $0 + keys.lowerBound }, sink: sequence.sinks?[head * group + member], bounded: bounded.map { $0 + (row - first) * n })
         }
-        let dOut = gradient.output + first * gradient.outputStride + column
+        let dOut = gradient.output + first * gradient.outputStride + (head * group + member) * valueSize
         let to = keys.lowerBound * gradient.stride
         multiply(
-          weights, n, dOut, gradient.outputStride, transposed: false, dValue + to, gradient.stride, n, size, m, adds: true,
+          weights, n, dOut, gradient.outputStride, transposed: false, dValue + to, gradient.stride, n, valueSize, m, adds: true,
           transposedLeft: true)
-        multiply(dOut, gradient.outputStride, value + from, sequence.keyStride, transposed: true, slopes, n, m, n, size)
+        multiply(
+          dOut, gradient.outputStride, value + keys.lowerBound * sequence.valueStride, sequence.valueStride, transposed: true, slopes, n, m, n,
+          valueSize)
         for row in 0..<m {
           if let own = gradient.sinks {
             own[head * group + member] += sinkGradient(weights + row * n, slopes + row * n, count: n)

@@ -29,20 +29,6 @@ struct DecoderDefaults {
   var rotary = RotaryPositions.Usual()
 }
 
-/// What experts of a decoder's layers are called, and which layers have them in the place of the MLP.
-struct DecoderExperts {
-  var router = "mlp.gate", expert = "mlp.experts."
-  /// Of an expert, as of an MLP.
-  var up = ["gate_proj", "up_proj"], down = "down_proj"
-  /// Whether router and experts have biases.
-  var hasBias = false
-  /// Whether experts' weights are stored [inputs, outputs].
-  var isTurned = false
-  var count: Int, used: Int, inner: Int, addsUp: Bool
-  /// Of each layer, whether it has them.
-  var layers: [Bool]
-}
-
 /// What the weights of a decoder are called.
 struct DecoderNames {
   var tokens = "model.embed_tokens", layers = "model.layers.", finalNorm = "model.norm", head = "lm_head", classes = "score"
@@ -61,6 +47,10 @@ struct DecoderNames {
   var up = ["mlp.gate_proj", "mlp.up_proj"]
   var down = "mlp.down_proj"
   var experts: DecoderExperts?
+  /// Latent attention, in the place of the three.
+  var latent: DecoderLatent?
+  /// Tensors that files have and the model has no use for, as a pattern.
+  var ignored: String?
   var queryKeyValueBias = false, outputBias = false, mlpBias = false, headBias = false
 }
 
@@ -122,45 +112,30 @@ extension Decoder {
   ) throws -> TransformerWeights {
     let names = try names(shape, config), width = shape.width
     let inner = try inner(shape, config)
-    func rule(_ hasBias: Bool) -> WeightSource.BiasRule { hasBias ? .required : .none }
     let tokens = try source.embedding(
       names.tokens, count: shape.vocabulary, width: width, sharedWith: isTied(config) ? names.head : nil)
     let layers = try (0..<shape.layers).map { index in
-      let layer = names.layers + "\(index)."
+      let layer = DecoderLayer(names.layers + "\(index).", shape, source)
       func norm(_ name: String?, _ count: Int) throws -> Norm? {
-        try name.map { try source.norm(layer + $0, width: count, hasBias: names.normsHaveBias) }
-      }
-      func linear(_ name: String, _ outputs: Int, _ inputs: Int, _ hasBias: Bool, isTurned: Bool = false) throws -> Linear {
-        try source.linear(layer + name, outputs: outputs, inputs: inputs, bias: rule(hasBias), isConv1D: isTurned)
+        try name.map { try layer.norm($0, count, hasBias: names.normsHaveBias) }
       }
       let before = try norm(names.attentionNorms.before, width)
-      let widths =
-        names.queryKeyValue.count == 1 ? [shape.attentionWidth] : [shape.queryWidth, shape.keyValueWidth, shape.keyValueWidth]
-      let queryKeyValue = try zip(names.queryKeyValue, widths).map { try linear($0, $1, width, names.queryKeyValueBias) }
+      let latent = try names.latent?.projections(layer)
+      let widths = names.queryKeyValue.count == 1 ? [shape.attentionWidth] : [shape.queryWidth, shape.keyWidth, shape.valueWidth]
+      let queryKeyValue = latent != nil ? [] : try zip(names.queryKeyValue, widths).map {
+        try layer.linear($0, $1, width, hasBias: names.queryKeyValueBias)
+      }
       let heads = names.headNorms
       let query = try norm(heads?.query, heads?.byHead == true ? shape.headSize : shape.queryWidth)
-      let key = try norm(heads?.key, heads?.byHead == true ? shape.headSize : shape.keyValueWidth)
-      let output = try linear(names.attentionOutput, width, shape.queryWidth, names.outputBias)
+      let key = try norm(heads?.key, heads?.byHead == true ? shape.headSize : shape.keyWidth)
+      let output = try layer.linear(names.attentionOutput, width, shape.attendedWidth, hasBias: names.outputBias)
       let attentionNorms = BranchNorms(before: before, after: try norm(names.attentionNorms.after, width))
       let beforeMLP = try norm(names.mlpNorms.before, width)
-      func mlp(_ up: [String], _ down: String, _ inner: Int, _ hasBias: Bool, isTurned: Bool = false) throws -> Expert {
-        let upWidth = up.count == 1 && shape.isGated ? 2 * inner : inner
-        return Expert(
-          up: try up.map { try linear($0, upWidth, width, hasBias, isTurned: isTurned) },
-          down: try linear(down, width, inner, hasBias, isTurned: isTurned))
-      }
-      let experts = try names.experts.flatMap { $0.layers[index] ? $0 : nil }.map { own in
-        Experts(
-          router: try linear(own.router, own.count, width, own.hasBias),
-          all: try (0..<own.count).map { number in
-            let expert = own.expert + "\(number)."
-            return try mlp(own.up.map { expert + $0 }, expert + own.down, own.inner, own.hasBias, isTurned: own.isTurned)
-          }, used: own.used, addsUp: own.addsUp)
-      }
-      let dense = try experts?.all.first ?? mlp(names.up, names.down, inner, names.mlpBias)
+      let experts = try names.experts.flatMap { $0.layers[index] ? $0 : nil }?.experts(layer)
+      let dense = try experts?.all.first ?? layer.mlp(names.up, names.down, inner, hasBias: names.mlpBias)
       return LayerWeights(
-        attentionNorms: attentionNorms, queryKeyValue: queryKeyValue, queryNorm: query, keyNorm: key, attentionOutput: output,
-        sinks: try names.sinks.map { try source.vector(layer + $0, count: shape.heads) },
+        attentionNorms: attentionNorms, queryKeyValue: queryKeyValue, latent: latent, queryNorm: query, keyNorm: key, attentionOutput: output,
+        sinks: try names.sinks.map { try layer.vector($0, shape.heads) },
         mlpNorms: BranchNorms(before: beforeMLP, after: try norm(names.mlpNorms.after, width)), up: dense.up, down: dense.down,
         experts: experts)
     }
@@ -168,8 +143,9 @@ extension Decoder {
     let head = try head(shape, names, config, source, tokens)
     // Some old files hold the frequencies, and causal masks, too; a language head may lie beside a classifier's.
     let language = if case .classification = head { #"|^(lm_head|embed_out)\."# } else { "" }
+    let ignored = names.ignored.map { "|" + $0 } ?? ""
     try source.checkNothingLeft(
-      ignoring: Pattern(#"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$"# + language))
+      ignoring: Pattern(#"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$"# + language + ignored))
     return TransformerWeights(tokens: tokens, layers: layers, finalNorm: norm, head: head)
   }
 
@@ -213,28 +189,6 @@ enum LayerKind {
 }
 
 extension ConfigReader {
-  /// `num_local_experts`, or `num_experts`, its other name in transformers.
-  ///
-  /// - Throws: where both are there, and differ
-  func expertCount(default usual: Int, least: Int = 1) throws -> Int {
-    let names = ["num_local_experts", "num_experts"].filter { self[$0] != nil }
-    let counts = try names.map { try int($0, least...1 << 16) }
-    guard Set(counts).count < 2 else { throw fail("\(key: "num_local_experts") is \(counts[0]), num_experts is \(counts[1])") }
-    return counts.first ?? usual
-  }
-
-  /// `num_experts_per_tok`.
-  func usedExperts(of count: Int, default usual: Int) throws -> Int {
-    let used = try int("num_experts_per_tok", 1...count, default: usual)
-    guard used <= count else {
-      throw fail("\(key: "num_experts_per_tok") is missing, and its default, \(usual), is more than \(count) experts")
-    }
-    return used
-  }
-
-  /// Refuses what adds the balance of experts to the loss.
-  func refuseRouterLoss() throws { try refuse(["output_router_logits"]) }
-
   /// Of each layer, whether it sees a window only, by `layer_types`; nil where the configuration has none.
   func slidingLayers(_ layers: Int) throws -> [Bool]? {
     guard let types = self["layer_types"]?.array else { return nil }

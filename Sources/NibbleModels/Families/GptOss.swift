@@ -37,7 +37,7 @@ enum GptOss: Decoder {
     // A softmax over the experts that are taken is their part of one over all.
     let experts = DecoderExperts(
       router: "mlp.router", up: ["gate_up_proj"], hasBias: true, isTurned: true, count: count,
-      used: try config.usedExperts(of: count, default: 4), inner: try inner(shape, config), addsUp: true,
+      rule: RoutingRule(used: try config.usedExperts(of: count, default: 4), addsUp: true), inner: try inner(shape, config),
       layers: Array(repeating: true, count: shape.layers))
     return DecoderNames(sinks: "self_attn.sinks", experts: experts, queryKeyValueBias: bias, outputBias: bias)
   }

@@ -24,7 +24,7 @@ enum Mixtral: Decoder {
     let count = try config.expertCount(default: 8)
     let experts = DecoderExperts(
       router: "block_sparse_moe.gate", expert: "block_sparse_moe.experts.", up: ["w1", "w3"], down: "w2", count: count,
-      used: try config.usedExperts(of: count, default: 2), inner: try inner(shape, config), addsUp: true,
+      rule: RoutingRule(used: try config.usedExperts(of: count, default: 2), addsUp: true), inner: try inner(shape, config),
       layers: Array(repeating: true, count: shape.layers))
     return DecoderNames(experts: experts)
   }

@@ -19,8 +19,10 @@ enum Olmoe: Decoder {
     let bias = try config.bool("attention_bias", default: false)
     let count = try config.expertCount(default: 64)
     let experts = DecoderExperts(
-      count: count, used: try config.usedExperts(of: count, default: 8), inner: try inner(shape, config),
-      addsUp: try config.bool("norm_topk_prob", default: false), layers: Array(repeating: true, count: shape.layers))
+      count: count,
+      rule: RoutingRule(
+        used: try config.usedExperts(of: count, default: 8), addsUp: try config.bool("norm_topk_prob", default: false)),
+      inner: try inner(shape, config), layers: Array(repeating: true, count: shape.layers))
     return DecoderNames(
       headNorms: ("self_attn.q_norm", "self_attn.k_norm", byHead: false), experts: experts, queryKeyValueBias: bias, outputBias: bias)
   }

@@ -25,22 +25,11 @@ enum Qwen3Moe: Decoder {
       headNorms: ("self_attn.q_norm", "self_attn.k_norm", byHead: true), queryKeyValueBias: bias, outputBias: bias)
     let count = try config.expertCount(default: 128, least: 0)
     guard count > 0 else { return names }
-    let step = try config.int("decoder_sparse_step", 1...Limits.layers.upperBound, default: 1)
-    let dense = try denseLayers(config)
     names.experts = DecoderExperts(
-      count: count, used: try config.usedExperts(of: count, default: 8),
-      inner: try config.int("moe_intermediate_size", Limits.width, default: 768),
-      addsUp: try config.bool("norm_topk_prob", default: false),
-      layers: (0..<shape.layers).map { !dense.contains($0) && ($0 + 1) % step == 0 })
+      count: count,
+      rule: RoutingRule(
+        used: try config.usedExperts(of: count, default: 8), addsUp: try config.bool("norm_topk_prob", default: false)),
+      inner: try config.int("moe_intermediate_size", Limits.width, default: 768), layers: try config.sparseLayers(shape.layers))
     return names
-  }
-
-  /// `mlp_only_layers`.
-  private static func denseLayers(_ config: ConfigReader) throws -> Set<Int> {
-    guard let list = config["mlp_only_layers"] else { return [] }
-    guard let layers = list.array?.map(\.int), !layers.contains(nil) else {
-      throw config.wrong("mlp_only_layers", list, "numbers of layers")
-    }
-    return Set(layers.compactMap { $0 })
   }
 }

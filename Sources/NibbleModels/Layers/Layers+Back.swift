@@ -12,7 +12,7 @@ extension Layers {
     _ gradients: Gradients, _ lie: NormRows? = nil
   ) {
     let lie = lie ?? NormRows(count: shape.width, groups: 1, stride: shape.width)
-    let count = lie.count
+    let count = lie.count, epsilon = lie.epsilon ?? shape.epsilon
     let weight = factors(norm, shape, segment)
     let dw = gradients.vectors[norm.weight.id]?.start
     let db = norm.bias.flatMap { gradients.vectors[$0.id]?.start }
@@ -21,10 +21,10 @@ extension Layers {
         for group in 0..<lie.groups {
           let at = row * lie.stride + group * count
           if shape.isRMSNorm {
-            LayerKernels.rmsNormBack(dy + at, x + at, weight: weight, count: count, epsilon: shape.epsilon, dx + at, dw: dw)
+            LayerKernels.rmsNormBack(dy + at, x + at, weight: weight, count: count, epsilon: epsilon, dx + at, dw: dw)
           } else {
             LayerKernels.layerNormBack(
-              dy + at, x + at, weight: weight, count: count, epsilon: shape.epsilon, dx + at, dw: dw, db: db)
+              dy + at, x + at, weight: weight, count: count, epsilon: epsilon, dx + at, dw: dw, db: db)
           }
         }
       }

@@ -5,6 +5,8 @@ import NibbleCore
 /// Where the numbers of a norm lie: `groups` vectors of `count` numbers, one behind another, in rows that begin `stride` floats apart.
 struct NormRows {
   var count, groups, stride: Int
+  /// nil for that of the model's norms.
+  var epsilon: Float?
 }
 
 /// Memory of the operations themselves.
@@ -34,6 +36,9 @@ struct Layers {
     return Layers(engine: engine, exact: exact, segments: own, scratch: scratch, tape: tape)
   }
 
+  /// The same with products of float32.
+  var inFloat32: Layers { Layers(engine: exact, exact: exact, segments: segments, scratch: scratch, tape: tape) }
+
   /// Rows handed to a thread at once, for work of `width` numbers a row.
   func grain(_ width: Int) -> Int { max(1, (1 << 15) / max(width, 1)) }
 
@@ -44,7 +49,7 @@ struct Layers {
     _ norm: Norm, _ shape: TransformerShape, _ x: UnsafePointer<Float>, rows: Range<Int>, _ out: Floats, _ lie: NormRows? = nil
   ) {
     let lie = lie ?? NormRows(count: shape.width, groups: 1, stride: shape.width)
-    let count = lie.count
+    let count = lie.count, epsilon = lie.epsilon ?? shape.epsilon
     for segment in segments {
       let own = segment.rows.clamped(to: rows)
       guard !own.isEmpty else { continue }
@@ -55,9 +60,9 @@ struct Layers {
           for group in 0..<lie.groups {
             let at = (own.lowerBound + row) * lie.stride + group * count
             if shape.isRMSNorm {
-              LayerKernels.rmsNorm(x + at, weight: weight, count: count, epsilon: shape.epsilon, out + at)
+              LayerKernels.rmsNorm(x + at, weight: weight, count: count, epsilon: epsilon, out + at)
             } else {
-              LayerKernels.layerNorm(x + at, weight: weight, bias: bias, count: count, epsilon: shape.epsilon, out + at)
+              LayerKernels.layerNorm(x + at, weight: weight, bias: bias, count: count, epsilon: epsilon, out + at)
             }
           }
         }

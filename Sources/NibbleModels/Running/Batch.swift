@@ -138,7 +138,8 @@ package final class KeyValueCache: @unchecked Sendable {
   var isLong = false
   private let layers: Int
   private let heads: Int
-  private let size: Int
+  /// Numbers in a head of keys, and in one of values.
+  private let sizes: (keys: Int, values: Int)
   private var capacity = 0
   private var keys: [FloatStore] = []
   private var values: [FloatStore] = []
@@ -146,22 +147,22 @@ package final class KeyValueCache: @unchecked Sendable {
   package init(_ shape: TransformerShape) {
     layers = shape.layers
     heads = shape.keyValueHeads
-    size = shape.headSize
+    sizes = (shape.headSize, shape.valueSize)
   }
 
   /// Makes room for `more` tokens.
   package func reserve(_ more: Int) {
     guard count + more > capacity else { return }
     let wanted = max(count + more, min(2 * capacity, capacity + 1024), 64)
-    func grown(_ old: [FloatStore]) -> [FloatStore] {
+    func grown(_ old: [FloatStore], _ size: Int) -> [FloatStore] {
       (0..<layers).map { layer in
         let store = FloatStore(count: heads * wanted * size)
         if layer < old.count { Self.copy(old[layer], capacity, store, wanted, heads, count, size) }
         return store
       }
     }
-    keys = grown(keys)
-    values = grown(values)
+    keys = grown(keys, sizes.keys)
+    values = grown(values, sizes.values)
     capacity = wanted
   }
 
@@ -173,9 +174,9 @@ package final class KeyValueCache: @unchecked Sendable {
     }
   }
 
-  /// Where layer `layer`'s keys and values begin, and how far apart its heads are. Room was reserved.
-  func layer(_ layer: Int) -> (keys: UnsafeMutablePointer<Float>, values: UnsafeMutablePointer<Float>, headStride: Int) {
-    (keys[layer].start, values[layer].start, capacity * size)
+  /// Where layer `layer`'s keys and values begin, and the tokens each head has room for. Room was reserved.
+  func layer(_ layer: Int) -> (keys: UnsafeMutablePointer<Float>, values: UnsafeMutablePointer<Float>, capacity: Int) {
+    (keys[layer].start, values[layer].start, capacity)
   }
 
   /// Takes note that the keys and values of `new` tokens were written to every layer.
@@ -191,7 +192,7 @@ package final class KeyValueCache: @unchecked Sendable {
     guard count == first, other.count > first else { return }
     reserve(other.count - first)
     for layer in 0..<layers {
-      for (from, to) in [(other.keys[layer], keys[layer]), (other.values[layer], values[layer])] {
+      for (from, to, size) in [(other.keys[layer], keys[layer], sizes.keys), (other.values[layer], values[layer], sizes.values)] {
         for head in 0..<heads {
           (to.start + (head * capacity + first) * size).update(
             from: from.start + (head * other.capacity + first) * size, count: (other.count - first) * size)
@@ -207,11 +208,11 @@ package final class KeyValueCache: @unchecked Sendable {
     reserve(other.count)
     (ids, isLong) = (other.ids, other.isLong)
     for layer in 0..<layers where layer < other.keys.count {
-      Self.copy(other.keys[layer], other.capacity, keys[layer], capacity, heads, count, size)
-      Self.copy(other.values[layer], other.capacity, values[layer], capacity, heads, count, size)
+      Self.copy(other.keys[layer], other.capacity, keys[layer], capacity, heads, count, sizes.keys)
+      Self.copy(other.values[layer], other.capacity, values[layer], capacity, heads, count, sizes.values)
     }
   }
 
   /// Bytes it takes.
-  package var bytes: Int { 2 * layers * heads * capacity * size * 4 }
+  package var bytes: Int { layers * heads * capacity * (sizes.keys + sizes.values) * 4 }
 }

@@ -7,23 +7,38 @@ package struct Expert: Sendable {
   package init(up: [Linear], down: Linear) { (self.up, self.down) = (up, down) }
 
   package var linears: [Linear] { up + [down] }
+  /// Numbers its first projections give, side by side.
+  var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
 }
 
-/// The feed-forward networks of a layer, all of one size, and the router that picks some of them for each token.
-///
-/// With p = softmax(router · x) over all experts, in float32, a token x takes the experts of the greatest p. Each counts with its p, or with
-/// its part of their sum. The others are not computed.
+/// The expert of a layer that every token takes.
+package struct SharedExpert: Sendable {
+  package var expert: Expert
+  /// What the expert gives counts with σ(gate · x); nil for as it is.
+  package var gate: Linear?
+
+  package init(_ expert: Expert, gate: Linear? = nil) { (self.expert, self.gate) = (expert, gate) }
+
+  package var linears: [Linear] { expert.linears + (gate.map { [$0] } ?? []) }
+}
+
+/// The feed-forward networks of a layer, all of one size, and the router that picks some of them for each token by a rule. The others are
+/// not computed. What those that are picked give, each times what it counts with, is added up, and to that what a shared expert gives.
 package struct Experts: Sendable {
   package var router: Linear
   package var all: [Expert]
-  /// How many a token takes.
-  package var used: Int
-  /// Whether what they count with adds up to 1.
-  package var addsUp: Bool
+  package var rule: RoutingRule
+  /// Added to the scores that experts are picked by, one an expert, and to nothing else: no gradient reaches it.
+  package var correction: Vector?
+  package var shared: SharedExpert?
 
-  package init(router: Linear, all: [Expert], used: Int, addsUp: Bool) {
-    (self.router, self.all, self.used, self.addsUp) = (router, all, used, addsUp)
+  package init(router: Linear, all: [Expert], rule: RoutingRule, correction: Vector? = nil, shared: SharedExpert? = nil) {
+    (self.router, self.all, self.rule, self.correction, self.shared) = (router, all, rule, correction, shared)
   }
 
-  package var linears: [Linear] { [router] + all.flatMap(\.linears) }
+  /// How many a token takes.
+  package var used: Int { rule.used }
+  /// The router, and the experts that tokens are routed to.
+  package var routed: [Linear] { [router] + all.flatMap(\.linears) }
+  package var linears: [Linear] { routed + (shared?.linears ?? []) }
 }

@@ -1,7 +1,7 @@
 /// Which experts the rows of a pass take, and how much each counts. A row with an expert it takes is a pair.
 struct Routing {
   private let used: Int
-  /// Of each row, the experts it takes, the one of the greatest p first.
+  /// Of each row, the experts it takes, the one of the greatest score first.
   private(set) var taken: [Int]
   /// What these count with.
   private(set) var shares: [Float]
@@ -12,27 +12,33 @@ struct Routing {
 
   /// - Parameter p: of all experts, [rows, experts]
   init(_ p: UnsafePointer<Float>, rows: Int, _ experts: Experts) {
-    let count = experts.all.count
-    used = experts.used
+    let count = experts.all.count, rule = experts.rule
+    used = rule.used
     (taken, shares, order) = ([], [], [])
     taken.reserveCapacity(rows * used)
     shares.reserveCapacity(rows * used)
-    var left = [Float](repeating: 0, count: count)
+    var scores = [Float](repeating: 0, count: count)
+    var isTaken = [Bool](repeating: false, count: count)
     for row in 0..<rows {
-      for expert in 0..<count { left[expert] = p[row * count + expert] }
+      let p = p + row * count
+      for expert in 0..<count {
+        scores[expert] = p[expert] + (experts.correction?.values.start[expert] ?? 0)
+        isTaken[expert] = false
+      }
+      rule.groups?.close(&scores)
       var sum: Float = 0
       for _ in 0..<used {
-        // A row with a NaN is all NaN behind the softmax: the first experts are taken, and what the layer gives is NaN.
+        // Of numbers that are none the first are taken, and what the layer gives is NaN.
         var best: Int?
-        for expert in 0..<count where left[expert] != -1 && best.map({ left[expert] > left[$0] }) ?? true { best = expert }
+        for expert in 0..<count where !isTaken[expert] && best.map({ scores[expert] > scores[$0] }) ?? true { best = expert }
         guard let best else { break }
         taken.append(best)
-        shares.append(left[best])
-        sum += left[best]
-        left[best] = -1
+        shares.append(p[best])
+        sum += p[best]
+        isTaken[best] = true
       }
-      guard experts.addsUp else { continue }
-      for place in row * used..<(row + 1) * used { shares[place] /= sum }
+      let divisor = rule.addsUp ? sum + RoutingRule.least : 1
+      for place in row * used..<(row + 1) * used { shares[place] = shares[place] / divisor * rule.scale }
     }
     var counts = [Int](repeating: 0, count: count)
     for expert in taken { counts[expert] += 1 }

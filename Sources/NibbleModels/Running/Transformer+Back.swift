@@ -90,7 +90,7 @@ extension Transformer {
     }
     if let norm = attention.behind { layers.normBack(norm, shape, gradient, tape.middle.start, rows: rows, gradient, gradients) }
     // Behind attention.
-    let dAttended = floats(Slot.inner, rows * shape.queryWidth)
+    let dAttended = floats(Slot.inner, rows * shape.attendedWidth)
     let dQueryKeyValue = floats(Slot.wide, rows * shape.attentionWidth)
     enter(attention, tape.attentionBranch)
     layers.linearBack([layer.attentionOutput], tape.attended.start, rows: rows, half, dx: dAttended, tape.linear, gradients)
@@ -114,7 +114,11 @@ extension Transformer {
     }
     // Norms may be trained though nothing below them is.
     let isNeeded = goesOn || attention.before.map { gradients.has($0) } ?? false
-    layers.linearBack(layer.queryKeyValue, input, rows: rows, dProjected, dx: isNeeded ? half : nil, tape.linear, gradients)
+    if let latent = layer.latent {
+      projectBack(latent, layers, rows, input, dProjected, tape, dx: isNeeded ? half : nil, gradients)
+    } else {
+      layers.linearBack(layer.queryKeyValue, input, rows: rows, dProjected, dx: isNeeded ? half : nil, tape.linear, gradients)
+    }
     guard isNeeded else { return }
     if sharesInput { layers.add(beside, to: half, rows: rows, width: width) }
     if let norm = attention.before { layers.normBack(norm, shape, half, x, rows: rows, half, gradients) }
@@ -153,8 +157,8 @@ extension Transformer {
         (
           sequence,
           Attention.Gradient(
-            output: dAttended + row * shape.queryWidth, outputStride: shape.queryWidth, query: to, key: to + shape.queryWidth,
-            value: to + shape.queryWidth + shape.keyValueWidth, stride: stride, sinks: sinks.map { $0 + pairs.count * shape.heads })
+            output: dAttended + row * shape.attendedWidth, outputStride: shape.attendedWidth, query: to, key: to + shape.queryWidth,
+            value: to + shape.queryWidth + shape.keyWidth, stride: stride, sinks: sinks.map { $0 + pairs.count * shape.heads })
         ))
       row += sequence.new
     }

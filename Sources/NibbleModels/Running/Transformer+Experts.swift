@@ -13,11 +13,15 @@ extension Transformer {
   ) {
     let (count, width) = (experts.all.count, shape.width)
     let p = tape?.chances.start ?? floats(Slot.chances, rows.count * count)
-    layers.linear([experts.router], x, rows: rows, p, tape?.linear)
-    for row in 0..<rows.count { LayerKernels.softmax(p + row * count, count: count) }
+    router(experts, layers).linear([experts.router], x, rows: rows, p, tape?.linear)
+    switch experts.rule.scores {
+    case .softmax: for row in 0..<rows.count { LayerKernels.softmax(p + row * count, count: count) }
+    case .sigmoid: LayerKernels.activate(.sigmoid, p, count: rows.count * count, p)
+    }
     let routing = Routing(p, rows: rows.count, experts)
     tape?.routing = routing
     let taken = gather(x, routing)
+    let shared = experts.shared.map { share($0, layers, x, rows: rows, tape?.shared, tape?.linear) }
     out.update(repeating: 0, count: rows.count * width)
     for index in experts.all.indices {
       let pairs = routing.pairs(index)
@@ -38,7 +42,11 @@ extension Transformer {
         }
       }
     }
+    if let shared { add(shared, layers, rows: rows.count, to: out) }
   }
+
+  /// The operations of the router's product.
+  private func router(_ experts: Experts, _ layers: Layers) -> Layers { experts.rule.isExact ? layers.inFloat32 : layers }
 
   /// Of each pair the row that is taken, [pairs, width].
   private func gather(_ x: UnsafePointer<Float>, _ routing: Routing) -> Floats {
@@ -92,26 +100,32 @@ extension Transformer {
       }
     }
     let dChances = chancesBack(experts, routing, tape.chances.start, dShares, rows)
-    layers.linearBack([experts.router], x, rows: rows, dChances, dx: gradient, tape.linear, gradients)
+    let dShared = experts.shared.flatMap { shareBack($0, layers, x, rows: rows, gradient, tape, gradients) }
+    router(experts, layers).linearBack([experts.router], x, rows: rows, dChances, dx: gradient, tape.linear, gradients)
     layers.add(dx, to: gradient, rows: rows, width: width)
+    if let dShared { layers.add(dShared, to: gradient, rows: rows, width: width) }
   }
 
   /// From the gradient of what experts count with to that of what the router gave, [rows, experts].
   private func chancesBack(
     _ experts: Experts, _ routing: Routing, _ p: UnsafePointer<Float>, _ dShares: UnsafePointer<Float>, _ rows: Int
   ) -> Floats {
-    let (count, used) = (experts.all.count, experts.used)
+    let (count, used, rule) = (experts.all.count, experts.used, experts.rule)
     let gradient = floats(Slot.chanceGradient, rows * count)
     gradient.update(repeating: 0, count: rows * count)
     for row in 0..<rows {
       let places = row * used..<(row + 1) * used
+      let p = p + row * count, gradient = gradient + row * count
       var (sum, mean): (Float, Float) = (1, 0)
-      if experts.addsUp {
-        sum = places.reduce(0) { $0 + p[row * count + routing.taken[$1]] }
-        mean = places.reduce(0) { $0 + dShares[$1] * routing.shares[$1] }
+      if rule.addsUp {
+        sum = places.reduce(RoutingRule.least) { $0 + p[routing.taken[$1]] }
+        mean = places.reduce(0) { $0 + dShares[$1] * routing.shares[$1] } / rule.scale
       }
-      for place in places { gradient[row * count + routing.taken[place]] = (dShares[place] - mean) / sum }
-      LayerKernels.softmaxBack(p + row * count, gradient + row * count, count: count, scale: 1)
+      for place in places { gradient[routing.taken[place]] = (dShares[place] - mean) / sum * rule.scale }
+      switch rule.scores {
+      case .softmax: LayerKernels.softmaxBack(p, gradient, count: count, scale: 1)
+      case .sigmoid: for expert in 0..<count { gradient[expert] *= p[expert] * (1 - p[expert]) }
+      }
     }
     return gradient
   }

@@ -22,7 +22,7 @@ extension Transformer {
         let from = row * width + head * (queries + 2 * size), to = row * width
         move(to + head * queries, from, queries)
         move(to + shape.queryWidth + head * size, from + queries, size)
-        move(to + shape.queryWidth + shape.keyValueWidth + head * size, from + queries + size, size)
+        move(to + shape.queryWidth + shape.keyWidth + head * size, from + queries + size, size)
       }
     }
   }
@@ -31,7 +31,7 @@ extension Transformer {
 
   /// The norms of queries and keys, with where in a row they begin and how the numbers lie.
   private func headNorms(_ layer: LayerWeights) -> [(norm: Norm, column: Int, lie: NormRows)] {
-    [(layer.queryNorm, 0, shape.queryWidth), (layer.keyNorm, shape.queryWidth, shape.keyValueWidth)].compactMap { norm, column, width in
+    [(layer.queryNorm, 0, shape.queryWidth), (layer.keyNorm, shape.queryWidth, shape.keyWidth)].compactMap { norm, column, width in
       norm.map { norm in
         let count = norm.weight.values.count
         return (norm, column, NormRows(count: count, groups: width / max(count, 1), stride: shape.attentionWidth))
@@ -88,7 +88,7 @@ extension Transformer {
           }
           let cosine = UnsafePointer(cosines + positions[row] * half)
           for head in 0..<shape.heads + shape.keyValueHeads {
-            let x = queryKeyValue + row * stride + head * shape.headSize
+            let x = queryKeyValue + row * stride + head * shape.headSize + shape.unturned
             if rotary.isPaired {
               LayerKernels.rotatePairs(x, cosines: cosine, sines: sine, count: half)
             } else {

@@ -32,7 +32,9 @@ extension Transformer {
       let branches = [layer.attentionNorms, layer.mlpNorms].count { $0.after != nil }
       let inner = layer.used * (layer.upWidth + layer.down.inputs)
       let routed = layer.experts.map { $0.all.count + $0.used * shape.width } ?? 0
-      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.queryWidth + inner + routed
+      let shared = layer.experts?.shared.map { $0.expert.upWidth + $0.expert.down.inputs + shape.width + 1 } ?? 0
+      let latent = layer.latent.map { 2 * $0.latents } ?? 0
+      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.attendedWidth + inner + routed + shared + latent
     }
     // Rows that experts take and give, and the gradients of both and of what they count with.
     let routed = layers.compactMap(\.experts).map { ($0.used + 2) * shape.width + $0.all.count + $0.used }.max() ?? 0
@@ -45,7 +47,11 @@ extension Transformer {
       return outputs(layer.linears) - outputs(own) + outputs(own) * experts.used / max(1, experts.all.count)
     }
     let unscaled = size.checkpointing ? scaled.max() ?? 0 : scaled.reduce(0, +)
-    let inner = layers.map(\.down.inputs).max() ?? 0, wide = max(attention, layers.map(\.upWidth).max() ?? 0)
+    let shared = layers.compactMap { $0.experts?.shared?.expert }
+    let inner = (layers.map(\.down.inputs) + shared.map(\.down.inputs)).max() ?? 0
+    let wide = max(attention, (layers.map(\.upWidth) + shared.map(\.upWidth)).max() ?? 0)
+    // What an expert for all tokens gives, with two gradients; latents and what is made of them.
+    let beside = (shared.isEmpty ? 0 : 2 * shape.width + 1) + (layers.compactMap(\.latent).map(\.inHand).max().map { $0 + shape.width } ?? 0)
     // Distances as keys and queries with their gradients, and whole rows of scores.
     let distances = weights.relative.map { relative in
       let count = min(relative.table.count, 2 * size.length)
@@ -55,7 +61,7 @@ extension Transformer {
     return PassRoom(
       rows: rows, kept: rows * (narrow + (layers.count + 1) * shape.width + kept + unscaled),
       // Left sides of products, packed, and scores of attention come last.
-      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide + routed) + rows * max(inner, wide)
+      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide + routed + beside) + rows * max(inner, wide)
         + size.threads * 2 * 64 * size.length + (distances ?? 0))
   }
 }
@@ -64,7 +70,7 @@ extension TransformerWeights {
   var parts: NetworkParts {
     let own = distinctLayers
     var parts = NetworkParts(
-      layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
+      layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap(\.attention),
       mlp: own.flatMap(\.mlp), idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table, positionBias?.table].compactMap { $0 },
       norms: own.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
     parts.looseVectors = own.compactMap(\.sinks)

@@ -23,6 +23,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       narrow = 8, again = 12
     static let chances = 14, taken = 15, given = 16, takenGradient = 17, shareGradient = 18, chanceGradient = 19
     static let sinkGradient = 13
+    static let sharedUp = 60, sharedGiven = 61, sharedShares = 62, sharedGradient = 63
+    static let keysNarrow = 64, keyLatents = 65, expanded = 66, queryLatents = 67, queries = 68, latentGradient = 69
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -132,7 +134,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     let middle = shape.isParallel ? floats(Slot.beside, rows * shape.width) : h
     return Places(
       attentionInput: h, queryKeyValue: floats(Slot.queryKeyValue, rows * shape.attentionWidth),
-      attended: floats(Slot.attended, rows * shape.queryWidth), attentionBranch: middle, middle: middle,
+      attended: floats(Slot.attended, rows * shape.attendedWidth), attentionBranch: middle, middle: middle,
       mlpInput: layer.mlpNorms.before == nil ? x : h, up: up, activated: up, mlpBranch: h, end: h)
   }
 
@@ -191,7 +193,9 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ projections: [Linear], _ distances: [Linear], _ input: Floats,
     _ queryKeyValue: Floats, _ attended: Floats, _ tape: LayerTape? = nil
   ) {
-    if shape.isGrouped {
+    if let latent = weights.layers[index].latent {
+      project(latent, layers, rows, input, to: queryKeyValue, tape)
+    } else if shape.isGrouped {
       let grouped = floats(Slot.grouped, rows * shape.attentionWidth)
       layers.linear(projections, input, rows: 0..<rows, grouped, tape?.linear)
       ungroup(grouped, rows, to: queryKeyValue)
@@ -224,7 +228,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       let own = sinks.map { sinks in
         layers.segments.first { $0.rows.contains(row) }?.vector(sinks) ?? UnsafePointer(sinks.values.start)
       }
-      return sequence(index, run, queryKeyValue + row * stride, stride, attended + row * shape.queryWidth, own)
+      return sequence(index, run, queryKeyValue + row * stride, stride, attended + row * shape.attendedWidth, own)
     }
   }
 
@@ -232,27 +236,28 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   private func sequence(
     _ index: Int, _ run: TokenRun, _ queryKeyValue: Floats, _ stride: Int, _ attended: Floats, _ sinks: UnsafePointer<Float>?
   ) -> Attention.Sequence {
-    let size = shape.headSize
+    let (size, valueSize) = (shape.headSize, shape.valueSize)
     let newKeys = queryKeyValue + shape.queryWidth
-    let newValues = newKeys + shape.keyValueWidth
+    let newValues = newKeys + shape.keyWidth
     var sequence = Attention.Sequence(
       query: queryKeyValue, queryStride: stride, key: newKeys, value: newValues, keyStride: stride, keyHeadStride: size, past: 0,
       new: run.ids.count, window: shape.windows[index], mask: run.mask?.start, output: attended,
-      outputStride: shape.queryWidth)
+      outputStride: shape.attendedWidth)
     sequence.sinks = sinks
+    sequence.valueHeadStride = valueSize
     guard let cache = run.cache else { return sequence }
     let room = cache.layer(index)
     for token in run.ids.indices {
       for head in 0..<shape.keyValueHeads {
-        let to = head * room.headStride + (cache.count + token) * size
-        (room.keys + to).update(from: newKeys + token * stride + head * size, count: size)
-        (room.values + to).update(from: newValues + token * stride + head * size, count: size)
+        let to = head * room.capacity + cache.count + token
+        (room.keys + to * size).update(from: newKeys + token * stride + head * size, count: size)
+        (room.values + to * valueSize).update(from: newValues + token * stride + head * valueSize, count: valueSize)
       }
     }
     sequence.key = UnsafePointer(room.keys)
     sequence.value = UnsafePointer(room.values)
-    sequence.keyStride = size
-    sequence.keyHeadStride = room.headStride
+    (sequence.keyStride, sequence.keyHeadStride) = (size, room.capacity * size)
+    (sequence.valueStride, sequence.valueHeadStride) = (valueSize, room.capacity * valueSize)
     sequence.past = cache.count
     return sequence
   }

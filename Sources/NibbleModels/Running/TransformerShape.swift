@@ -7,6 +7,7 @@ package struct TransformerShape: Sendable {
   package var width: Int
   package var heads: Int
   package var keyValueHeads: Int
+  /// Numbers in a head of queries or keys.
   package var headSize: Int
   package var layers: Int
   /// The most tokens a sequence may have.
@@ -27,6 +28,10 @@ package struct TransformerShape: Sendable {
   package var isParallel = false
   /// Whether one projection gives, for each head of keys, its queries, then the key, then the value (GPT-NeoX).
   package var isGrouped = false
+  /// Numbers in a head of values; nil for as many as in one of keys.
+  package var valueHeadSize: Int?
+  /// Numbers of each head before those that are turned to their positions.
+  package var unturned = 0
   /// Of each layer, nil for one that does not turn its heads; empty for a model that turns none.
   package var rotary: [RotaryPositions?] = []
   /// Position of a sequence's first token in the table of position embeddings.
@@ -48,13 +53,17 @@ package struct TransformerShape: Sendable {
   package var logits = LogitChange()
 
   package var queryWidth: Int { heads * headSize }
-  package var keyValueWidth: Int { keyValueHeads * headSize }
+  package var keyWidth: Int { keyValueHeads * headSize }
+  package var valueSize: Int { valueHeadSize ?? headSize }
+  package var valueWidth: Int { keyValueHeads * valueSize }
   /// Numbers of queries, keys and values of a token.
-  package var attentionWidth: Int { queryWidth + 2 * keyValueWidth }
+  package var attentionWidth: Int { queryWidth + keyWidth + valueWidth }
+  /// Numbers that attention makes of them.
+  package var attendedWidth: Int { heads * valueSize }
 
   package func attention(_ layer: Int) -> Attention {
     Attention(
-      heads: heads, keyValueHeads: keyValueHeads, size: headSize,
+      heads: heads, keyValueHeads: keyValueHeads, size: headSize, valueSize: valueSize,
       scale: attentionScales?[layer] ?? 1 / Float(headSize).squareRoot(), isCausal: isCausal, cap: attentionCap)
   }
 }
@@ -87,6 +96,8 @@ package struct LayerWeights: Sendable {
   package var attentionNorms: BranchNorms
   /// Projections whose outputs, side by side, are queries, keys and values.
   package var queryKeyValue: [Linear]
+  /// What gives them in place of these.
+  package var latent: LatentProjections?
   /// Norms of queries and keys before they are turned: of each head, or of all of a token together, as long as their weights.
   package var queryNorm: Norm?
   package var keyNorm: Norm?
@@ -104,10 +115,11 @@ package struct LayerWeights: Sendable {
   package var experts: Experts?
 
   /// In the order of the pass.
-  package var linears: [Linear] { queryKeyValue + distances + [attentionOutput] + (experts?.linears ?? mlp) }
+  package var linears: [Linear] { attention + (experts?.linears ?? mlp) }
+  package var attention: [Linear] { queryKeyValue + (latent?.linears ?? []) + distances + [attentionOutput] }
   /// Of the MLP, or of all experts.
-  package var mlp: [Linear] { experts.map { $0.all.flatMap(\.linears) } ?? up + [down] }
-  package var norms: [Norm] { attentionNorms.all + [queryNorm, keyNorm].compactMap { $0 } + mlpNorms.all }
+  package var mlp: [Linear] { experts.map { $0.all.flatMap(\.linears) + ($0.shared?.expert.linears ?? []) } ?? up + [down] }
+  package var norms: [Norm] { attentionNorms.all + [queryNorm, keyNorm].compactMap { $0 } + (latent?.norms ?? []) + mlpNorms.all }
   /// Numbers the projections of the MLP give, side by side.
   package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
   /// MLPs that each token passes.

@@ -72,6 +72,9 @@ final class LayerTape {
   let chances: FloatStore
   var routing: Routing?
   let given: FloatStore
+  /// Of the expert that all tokens take, and of latent attention.
+  let shared: SharedTape?
+  let latent: LatentTape?
   let linear = LinearTape()
   private let rows: Int
 
@@ -83,7 +86,7 @@ final class LayerTape {
     attentionInput = store(width) { $0.attentionNorms.before != nil }
     queryKeyValue = FloatStore(count: rows * shape.attentionWidth)
     projected = store(rows * shape.attentionWidth) { $0.normsHeads }
-    attended = FloatStore(count: rows * shape.queryWidth)
+    attended = FloatStore(count: rows * shape.attendedWidth)
     attentionBranch = store(width) { $0.attentionNorms.after != nil }
     mlpBranch = store(width) { $0.mlpNorms.after != nil }
     middle = FloatStore(count: width)
@@ -92,6 +95,8 @@ final class LayerTape {
     activated = FloatStore(count: rows * (layers.map { $0.used * $0.down.inputs }.max() ?? 0))
     chances = FloatStore(count: rows * (layers.map { $0.experts?.all.count ?? 0 }.max() ?? 0))
     given = FloatStore(count: width * (layers.map { $0.experts?.used ?? 0 }.max() ?? 0))
+    shared = SharedTape(layers, width: shape.width, rows: rows)
+    latent = LatentTape(layers, rows: rows)
     end = store(width) { $0.mlpNorms.behind != nil }
   }
 

@@ -6,7 +6,7 @@ extension Trained {
   ///
   /// PEFT puts plain LoRA factors of each expert into factors of the stack. Gate and up are in one, of twice the rank, so it wants both or
   /// neither, and a scale of alpha / rank; and it takes the names of an expert's projections for experts' in every layer, also where there
-  /// is a plain MLP.
+  /// is a plain MLP, or an expert that every token takes.
   ///
   /// - Parameter isStabilized: whether the scale is alpha / √rank
   package func unreadExpert(of model: Model, isStabilized: Bool) -> String? {
@@ -22,7 +22,8 @@ extension Trained {
         if let one = adapted(layer.mlp).first { return one.name }
         continue
       }
-      if let odd = adapted(experts.linears).first(where: { layer in
+      if let shared = experts.shared, let one = adapted(shared.expert.linears).first { return one.name }
+      if let odd = adapted(experts.routed).first(where: { layer in
         isStabilized && layer.id != experts.router.id || modules[layer.id].map { Set($0.parts.keys) } != [LoRA.first, LoRA.second]
       }) {
         return odd.name

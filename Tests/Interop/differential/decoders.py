@@ -287,6 +287,27 @@ def qwen3_moe(case, config, plain, tools, head_dim):
     tools.rotary(case, config, plain)
 
 
+def qwen2_moe(case, config, plain, tools, head_dim):
+    rng = case.rng
+    config.pop("attention_bias", None)
+    own_head_size(case, config, head_dim)
+    count = rng.choice([0, 1, 2, 5, 9, 12]) if not plain else rng.choice([2, 3, 5, 11])
+    config |= {
+        "num_experts": count, "num_experts_per_tok": rng.randint(1, max(count, 1)), "moe_intermediate_size": rng.randint(5, 40),
+        "shared_expert_intermediate_size": rng.randint(5, 60)}
+    tools.maybe(case, config, "norm_topk_prob", case.chance(0.5), 0.2)
+    tools.maybe(case, config, "qkv_bias", case.chance(0.6), 0.4)
+    tools.maybe(case, config, "decoder_sparse_step", rng.choice([1, 1, 2, 3]), 0.4)
+    tools.maybe(case, config, "mlp_only_layers", rng.choice([[], None, [0], [1], [0, 2], [7]]), 0.4)
+    if case.chance(0.4):
+        config |= {"use_sliding_window": case.chance(0.8), "sliding_window": rng.choice([2, 5, 9])}
+        tools.maybe(case, config, "max_window_layers", rng.randint(0, 4))
+        if config["use_sliding_window"] and case.chance(0.4):
+            types(case, config, 1)
+    of_router(case, config, plain)
+    tools.rotary(case, config, plain)
+
+
 def gpt_oss(case, config, plain, tools, head_dim):
     rng = case.rng
     own_head_size(case, config, head_dim, always=True)
@@ -307,7 +328,7 @@ def gpt_oss(case, config, plain, tools, head_dim):
 KINDS = {
     "ministral": ministral, "qwen3": qwen3, "smollm3": smollm3, "olmo2": olmo2, "olmo3": olmo3, "gemma": gemma, "gemma2": gemma2,
     "gemma3_text": gemma3, "granite": granite, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
-    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen3_moe": qwen3_moe, "olmoe": olmoe,
+    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "olmoe": olmoe,
     "gpt_oss": gpt_oss}
 
 CLASSES = {
@@ -315,7 +336,7 @@ CLASSES = {
     for family, stem in (
         ("ministral", "Ministral"), ("qwen3", "Qwen3"), ("smollm3", "SmolLM3"), ("olmo2", "Olmo2"), ("olmo3", "Olmo3"), ("gemma", "Gemma"),
         ("gemma2", "Gemma2"), ("granite", "Granite"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
-        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"), ("gpt_oss", "GptOss"))}
+        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen2_moe", "Qwen2Moe"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"), ("gpt_oss", "GptOss"))}
 CLASSES["olmoe"] = ("OlmoeForCausalLM", "OlmoeForCausalLM", "OlmoeModel")
 CLASSES["granite"] = ("GraniteForCausalLM", "GraniteForCausalLM", "GraniteModel")
 CLASSES["gemma3_text"] = ("Gemma3ForCausalLM", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "Gemma3TextModel")

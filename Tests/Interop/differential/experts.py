@@ -9,7 +9,10 @@ import torch
 # By the kind of names: the block, and gate, up and down of an expert.
 NAMES = {
     "mixtral": ("block_sparse_moe", ("w1", "w3", "w2")), "qwen3_moe": ("mlp", ("gate_proj", "up_proj", "down_proj")),
-    "olmoe": ("mlp", ("gate_proj", "up_proj", "down_proj"))}
+    **{family: ("mlp", ("gate_proj", "up_proj", "down_proj")) for family in ("olmoe", "qwen2_moe")}}
+
+
+SHARED = ("shared_expert", "shared_expert_gate")
 
 
 def in_files(family, tensors):
@@ -43,7 +46,7 @@ class Expert(torch.nn.Module):
 
 
 class Block(torch.nn.Module):
-    """Router and experts, each a linear layer. Every expert has a gradient, be it zero, as a part of a stacked parameter has."""
+    """Router and experts, each a linear layer, and the expert that every token takes. Every expert has a gradient, be it zero, as a part of a stacked parameter has."""
 
     def __init__(self, names, block):
         super().__init__()
@@ -53,6 +56,9 @@ class Block(torch.nn.Module):
         self.gate = torch.nn.Linear(stacked.hidden_dim, stacked.num_experts, bias=False)
         self.gate.weight = torch.nn.Parameter(block.gate.weight.detach().clone())
         self.experts = torch.nn.ModuleList(Expert(names, *pair) for pair in zip(stacked.gate_up_proj, stacked.down_proj))
+        for name in SHARED:
+            if hasattr(block, name):
+                setattr(self, name, getattr(block, name))
 
     def forward(self, x):
         flat = x.reshape(-1, x.shape[-1])
@@ -63,6 +69,8 @@ class Block(torch.nn.Module):
         for number, expert in enumerate(self.experts):
             rows, places = torch.where(taken == number)
             out = out.index_add(0, rows, expert(flat[rows], self.activation) * shares[rows, places, None])
+        if hasattr(self, "shared_expert"):
+            out = out + self.shared_expert_gate(flat).sigmoid() * self.shared_expert(flat)
         return out.reshape(x.shape)
 
 

@@ -1,0 +1,119 @@
+import NibbleCompute
+import NibbleCore
+
+/// What the projections of latent attention leave for their way back: latents before and behind their norms, [rows, size] each.
+final class LatentTape {
+  let queryBefore, query, keyValueBefore, keyValue: FloatStore
+
+  /// Room for those of each of several layers.
+  init?(_ layers: [LayerWeights], rows: Int) {
+    let latents = layers.compactMap(\.latent)
+    guard !latents.isEmpty else { return nil }
+    let queries = rows * (latents.map { $0.queryLatent?.size ?? 0 }.max() ?? 0)
+    let keys = rows * (latents.map(\.keyValueLatent.size).max() ?? 0)
+    (queryBefore, query) = (FloatStore(count: queries), FloatStore(count: queries))
+    (keyValueBefore, keyValue) = (FloatStore(count: keys), FloatStore(count: keys))
+  }
+}
+
+/// Queries, keys and values of latent attention. Keys and values are expanded for every token, once, and attention and caches have them so.
+extension Transformer {
+  /// Numbers of a key that are turned, which its heads share.
+  private var turned: Int { shape.headSize - shape.unturned }
+
+  /// Queries, keys and values side by side, before they are turned.
+  ///
+  /// - Parameter input: what the layer takes
+  func project(_ latent: LatentProjections, _ layers: Layers, _ rows: Int, _ input: Floats, to queryKeyValue: Floats, _ tape: LayerTape?) {
+    let (queryWidth, stride, narrow) = (shape.queryWidth, shape.attentionWidth, latent.keyValueLatent.down.outputs)
+    let queries = floats(Slot.queries, rows * queryWidth), keys = floats(Slot.keysNarrow, rows * narrow)
+    var asking = input
+    if let own = latent.queryLatent {
+      asking = tape?.latent?.query.start ?? floats(Slot.queryLatents, rows * own.size)
+      let before = tape?.latent?.queryBefore.start ?? asking
+      layers.linear([own.down], input, rows: 0..<rows, before, tape?.linear)
+      norm(own, layers, before, rows, to: asking)
+    }
+    layers.linear([latent.query], asking, rows: 0..<rows, queries, tape?.linear)
+    layers.linear([latent.keyValueLatent.down], input, rows: 0..<rows, keys, tape?.linear)
+    let size = latent.keyValueLatent.size
+    let latents = tape?.latent?.keyValue.start ?? floats(Slot.keyLatents, rows * size), before = tape?.latent?.keyValueBefore.start ?? latents
+    for row in 0..<rows { (before + row * size).update(from: keys + row * narrow, count: size) }
+    norm(latent.keyValueLatent, layers, before, rows, to: latents)
+    let expanded = floats(Slot.expanded, rows * latent.keyValue.outputs)
+    layers.linear([latent.keyValue], latents, rows: 0..<rows, expanded, tape?.linear)
+    engine.team.split(rows, grain: layers.grain(stride)) { part, _ in
+      for row in part {
+        (queryKeyValue + row * stride).update(from: queries + row * queryWidth, count: queryWidth)
+        for (own, key, value) in heads(expanded + row * latent.keyValue.outputs, queryKeyValue + row * stride) {
+          key.update(from: own, count: shape.unturned)
+          (key + shape.unturned).update(from: keys + row * narrow + size, count: turned)
+          value.update(from: own + shape.unturned, count: shape.valueSize)
+        }
+      }
+    }
+  }
+
+  /// Of each head what its token's latent was expanded to, its key and its value, in one row.
+  private func heads(_ expanded: Floats, _ queryKeyValue: Floats) -> [(own: Floats, key: Floats, value: Floats)] {
+    let keys = queryKeyValue + shape.queryWidth, values = keys + shape.keyWidth
+    return (0..<shape.heads).map { head in
+      (expanded + head * (shape.unturned + shape.valueSize), keys + head * shape.headSize, values + head * shape.valueSize)
+    }
+  }
+
+  private func lie(_ latent: LatentProjections.Latent) -> NormRows {
+    NormRows(count: latent.size, groups: 1, stride: latent.size, epsilon: LatentProjections.epsilon)
+  }
+
+  private func norm(_ latent: LatentProjections.Latent, _ layers: Layers, _ x: Floats, _ rows: Int, to out: Floats) {
+    layers.norm(latent.norm, shape, x, rows: 0..<rows, out, lie(latent))
+  }
+
+  /// The way back from the gradient of queries, keys and values before they were turned.
+  ///
+  /// - Parameters:
+  ///   - input: what the layer took
+  ///   - dx: gets the gradient of that; nil where nobody needs it
+  func projectBack(
+    _ latent: LatentProjections, _ layers: Layers, _ rows: Int, _ input: Floats, _ gradient: Floats, _ tape: LayerTape, dx: Floats?,
+    _ gradients: Gradients
+  ) {
+    guard let own = tape.latent else { return }
+    let (queryWidth, stride, narrow) = (shape.queryWidth, shape.attentionWidth, latent.keyValueLatent.down.outputs)
+    let size = latent.keyValueLatent.size
+    let dQueries = floats(Slot.queries, rows * queryWidth), dKeys = floats(Slot.keysNarrow, rows * narrow)
+    let dExpanded = floats(Slot.expanded, rows * latent.keyValue.outputs)
+    engine.team.split(rows, grain: layers.grain(stride)) { part, _ in
+      for row in part {
+        (dQueries + row * queryWidth).update(from: gradient + row * stride, count: queryWidth)
+        let dShared = dKeys + row * narrow + size
+        dShared.update(repeating: 0, count: turned)
+        for (own, key, value) in heads(dExpanded + row * latent.keyValue.outputs, gradient + row * stride) {
+          own.update(from: key, count: shape.unturned)
+          LayerKernels.add(key + shape.unturned, count: turned, to: dShared)
+          (own + shape.unturned).update(from: value, count: shape.valueSize)
+        }
+      }
+    }
+    let dLatents = floats(Slot.keyLatents, rows * size)
+    layers.linearBack([latent.keyValue], own.keyValue.start, rows: rows, dExpanded, dx: dLatents, tape.linear, gradients)
+    normBack(latent.keyValueLatent, layers, dLatents, own.keyValueBefore.start, rows, gradients)
+    for row in 0..<rows { (dKeys + row * narrow).update(from: dLatents + row * size, count: size) }
+    layers.linearBack([latent.keyValueLatent.down], input, rows: rows, dKeys, dx: dx, tape.linear, gradients)
+    let part = dx.map { _ in floats(Slot.latentGradient, rows * shape.width) }
+    if let asking = latent.queryLatent {
+      let dAsking = floats(Slot.queryLatents, rows * asking.size)
+      layers.linearBack([latent.query], own.query.start, rows: rows, dQueries, dx: dAsking, tape.linear, gradients)
+      normBack(asking, layers, dAsking, own.queryBefore.start, rows, gradients)
+      layers.linearBack([asking.down], input, rows: rows, dAsking, dx: part, tape.linear, gradients)
+    } else {
+      layers.linearBack([latent.query], input, rows: rows, dQueries, dx: part, tape.linear, gradients)
+    }
+    if let dx, let part { layers.add(part, to: dx, rows: rows, width: shape.width) }
+  }
+
+  private func normBack(_ latent: LatentProjections.Latent, _ layers: Layers, _ gradient: Floats, _ x: Floats, _ rows: Int, _ gradients: Gradients) {
+    layers.normBack(latent.norm, shape, gradient, x, rows: rows, gradient, gradients, lie(latent))
+  }
+}
