@@ -37,6 +37,8 @@ public struct ModelFamily: Sendable {
   var beyondBitsAndBytes: Pattern?
   /// Parameters of experts that files hold stacked, [experts, inputs, outputs], with biases [experts, outputs] of the name and `_bias`.
   package var stackedExperts: [String] = []
+  /// Whether PEFT puts factors of each expert together into those of the parameters that transformers stacks experts into.
+  package var joinsExperts = true
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 
@@ -53,7 +55,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, mixtral, qwen2Moe, gptOss, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, resNet, vit].compactMap { $0 }
+  package static let known = [llama, mixtral, qwen2Moe, deepseek, gptOss, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, resNet, vit].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []

@@ -14,7 +14,9 @@ struct DecoderExperts {
   var correction: String?
   /// The expert that every token takes, with a gate of its own or without.
   struct Shared {
-    var name: String, gate: String?, inner: Int, hasBias = false
+    var name: String
+    var gate: String?
+    var inner: Int, hasBias = false
   }
   var shared: Shared?
   var count: Int, rule: RoutingRule, inner: Int

@@ -107,7 +107,7 @@ package struct RotaryPositions: Sendable, Hashable {
 
   /// What scales positions. transformers 5 puts everything into rope_parameters; before, rope_theta and rope_scaling were keys of their
   /// own. Where both are, it takes rope_scaling, and rope_theta from there or from beside it.
-  private static func parameters(_ config: ConfigReader) throws -> ConfigReader? {
+  static func parameters(_ config: ConfigReader) throws -> ConfigReader? {
     let scaling = try scaling(config) ?? config.object("rope_parameters")
     if let part = scaling?.json.members?.first(where: { $0.value.members != nil }) {
       throw config.fail("rotary positions of their own for \(quoted(part.key)) are not implemented")

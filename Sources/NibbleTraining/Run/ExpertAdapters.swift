@@ -16,6 +16,9 @@ extension Trained {
       guard stackedFactors(of: model) == nil else { return nil }
       return layers.lazy.compactMap(\.experts).flatMap(\.linears).first { modules[$0.id] != nil }?.name
     }
+    guard model.checkpoint.family?.joinsExperts != false else {
+      return layers.lazy.compactMap(\.experts).flatMap(\.routed).first { modules[$0.id] != nil }?.name
+    }
     func adapted(_ linears: [Linear]) -> [Linear] { linears.filter { modules[$0.id] != nil } }
     for layer in layers {
       guard let experts = layer.experts else {

@@ -122,8 +122,11 @@ public final class Finetuning {
         warnings.append(
           .init(
             .compatibility,
-            "PEFT on transformers 5 stacks experts and does not load the factors of \(subject: unread): it takes plain LoRA scaled by alpha / rank, needs "
-              + "gate and up projections together, and must not find factors of a plain MLP in other layers; nibble attaches and merges the adapter"))
+            model.checkpoint.family?.joinsExperts == false
+              ? "PEFT on transformers 5 stacks experts and does not load the factors of \(subject: unread); nibble attaches and merges the adapter"
+              : "PEFT on transformers 5 stacks experts and does not load the factors of \(subject: unread): it takes plain LoRA scaled by alpha / rank, needs "
+                + "gate and up projections together, and must not find factors of a plain MLP in other layers, or of experts that every token takes; "
+                + "nibble attaches and merges the adapter"))
       }
     }
     let hash = XXH3()

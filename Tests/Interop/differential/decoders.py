@@ -308,6 +308,60 @@ def qwen2_moe(case, config, plain, tools, head_dim):
     tools.rotary(case, config, plain)
 
 
+def deepseek(case, config, plain, tools):
+    """What V2 and V3 have in common: latent attention, and which layers have experts."""
+    rng = case.rng
+    turned, unturned = rng.choice([2, 4, 8, 12]), rng.choice([1, 4, 6, 16])
+    config |= {
+        "num_key_value_heads": config["num_attention_heads"], "hidden_size": config["num_attention_heads"] * rng.randint(4, 14),
+        "qk_rope_head_dim": turned, "qk_nope_head_dim": unturned, "v_head_dim": rng.choice([1, 3, 8, 16, turned + unturned]),
+        "q_lora_rank": rng.choice([None, None, 5, 24]), "kv_lora_rank": rng.choice([4, 9, 32]),
+        "moe_intermediate_size": rng.randint(5, 40), "n_shared_experts": rng.choice([1, 2, 3])}
+    # Rotary positions of the part that is turned.
+    sizes = {**config, "head_dim": turned}
+    tools.rotary(case, sizes, plain)
+    config |= {key: value for key, value in sizes.items() if key.startswith("rope") or key == "original_max_position_embeddings"}
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if scaling.get("rope_type", scaling.get("type", "default")) not in ("default", "longrope") and case.chance(0.5):
+        scaling |= {"mscale_all_dim": rng.choice([1.0, 0.5, 0.707])}
+        tools.maybe(case, scaling, "mscale", rng.choice([1.0, 0.7]), 0.3)
+    tools.maybe(case, config, "first_k_dense_replace", rng.choice([0, 0, 1, 2]), 0 if plain else 0.1)
+    tools.maybe(case, config, "routed_scaling_factor", rng.choice([1.0, 2.5, 0.5, 16.0]))
+    of_router(case, config, plain)
+
+
+def deepseek_v2(case, config, plain, tools, head_dim):
+    rng = case.rng
+    deepseek(case, config, plain, tools)
+    # Complex numbers, which transformers turns V2's heads as, want even places.
+    config |= {"qk_nope_head_dim": 2 * rng.choice([1, 2, 8]), "kv_lora_rank": 2 * rng.choice([2, 5, 16])}
+    tools.maybe(case, config, "mlp_bias", case.chance(0.5))
+    groups, size = rng.choice([(1, 5), (2, 3), (3, 4), (4, 1), (2, 6)])
+    config["n_routed_experts" if case.chance(0.7) else "num_experts"] = groups * size
+    if case.chance(0.5):
+        used = rng.randint(1, groups)
+        config |= {"topk_method": "group_limited_greedy", "n_group": groups, "topk_group": used, "num_experts_per_tok": rng.randint(1, used * size)}
+    else:
+        tools.maybe(case, config, "topk_method", "greedy")
+        config["num_experts_per_tok"] = rng.randint(1, groups * size)
+    tools.maybe(case, config, "norm_topk_prob", not plain and case.chance(0.1), 0.5)
+
+
+def deepseek_v3(case, config, plain, tools, head_dim):
+    rng = case.rng
+    deepseek(case, config, plain, tools)
+    tools.maybe(case, config, "rope_interleave", case.chance(0.6), 0.4)
+    sigmoid_router(case, config, tools)
+
+
+def sigmoid_router(case, config, tools):
+    rng = case.rng
+    groups, size = rng.choice([(1, 5), (2, 3), (3, 4), (4, 2), (2, 6)])
+    used = rng.randint(1, groups)
+    config |= {"n_routed_experts": groups * size, "n_group": groups, "topk_group": used, "num_experts_per_tok": rng.randint(1, used * size)}
+    tools.maybe(case, config, "norm_topk_prob", case.chance(0.5))
+
+
 def gpt_oss(case, config, plain, tools, head_dim):
     rng = case.rng
     own_head_size(case, config, head_dim, always=True)
@@ -328,7 +382,7 @@ def gpt_oss(case, config, plain, tools, head_dim):
 KINDS = {
     "ministral": ministral, "qwen3": qwen3, "smollm3": smollm3, "olmo2": olmo2, "olmo3": olmo3, "gemma": gemma, "gemma2": gemma2,
     "gemma3_text": gemma3, "granite": granite, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
-    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "olmoe": olmoe,
+    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "olmoe": olmoe, "deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3,
     "gpt_oss": gpt_oss}
 
 CLASSES = {
@@ -336,7 +390,7 @@ CLASSES = {
     for family, stem in (
         ("ministral", "Ministral"), ("qwen3", "Qwen3"), ("smollm3", "SmolLM3"), ("olmo2", "Olmo2"), ("olmo3", "Olmo3"), ("gemma", "Gemma"),
         ("gemma2", "Gemma2"), ("granite", "Granite"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
-        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen2_moe", "Qwen2Moe"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"), ("gpt_oss", "GptOss"))}
+        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen2_moe", "Qwen2Moe"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"), ("deepseek_v2", "DeepseekV2"), ("deepseek_v3", "DeepseekV3"), ("gpt_oss", "GptOss"))}
 CLASSES["olmoe"] = ("OlmoeForCausalLM", "OlmoeForCausalLM", "OlmoeModel")
 CLASSES["granite"] = ("GraniteForCausalLM", "GraniteForCausalLM", "GraniteModel")
 CLASSES["gemma3_text"] = ("Gemma3ForCausalLM", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "Gemma3TextModel")

@@ -104,6 +104,9 @@ def randomize(case, model):
                 continue
             strong = parameter.dim() == 2 and any(part in name for part in ("q_proj", "k_proj", "c_attn", "query", "key"))
             parameter.copy_(torch.randn(parameter.shape) * spread * (3 if strong else 1))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.3 * torch.randn(buffer.shape))
 
 
 # MARK: - Files

@@ -2,6 +2,7 @@
 
 transformers stacks the experts of a layer into two parameters. Files keep them one by one, under the names that they had as modules.
 """
+import copy
 import re
 
 import torch
@@ -9,10 +10,10 @@ import torch
 # By the kind of names: the block, and gate, up and down of an expert.
 NAMES = {
     "mixtral": ("block_sparse_moe", ("w1", "w3", "w2")), "qwen3_moe": ("mlp", ("gate_proj", "up_proj", "down_proj")),
-    **{family: ("mlp", ("gate_proj", "up_proj", "down_proj")) for family in ("olmoe", "qwen2_moe")}}
+    **{family: ("mlp", ("gate_proj", "up_proj", "down_proj")) for family in ("olmoe", "qwen2_moe", "deepseek_v2", "deepseek_v3")}}
 
 
-SHARED = ("shared_expert", "shared_expert_gate")
+SHARED = ("shared_expert", "shared_expert_gate", "shared_experts")
 
 
 def in_files(family, tensors):
@@ -46,13 +47,20 @@ class Expert(torch.nn.Module):
 
 
 class Block(torch.nn.Module):
-    """Router and experts, each a linear layer, and the expert that every token takes. Every expert has a gradient, be it zero, as a part of a stacked parameter has."""
+    """Router and experts, each a linear layer, and the expert that every token takes.
+
+    Every expert has a gradient, be it zero, as a part of a stacked parameter has.
+    """
 
     def __init__(self, names, block):
         super().__init__()
         stacked = block.experts
-        self.used, self.activation = block.gate.top_k, stacked.act_fn
-        self.adds_up = getattr(block.gate, "norm_topk_prob", True)
+        self.activation = stacked.act_fn
+        # The model's own router, which picks experts by what the linear layer gives.
+        self.rule = copy.deepcopy(block.gate)
+        del self.rule.weight
+        self.rule.register_buffer("weight", torch.eye(stacked.num_experts), persistent=False)
+        self.rule.hidden_dim = stacked.num_experts
         self.gate = torch.nn.Linear(stacked.hidden_dim, stacked.num_experts, bias=False)
         self.gate.weight = torch.nn.Parameter(block.gate.weight.detach().clone())
         self.experts = torch.nn.ModuleList(Expert(names, *pair) for pair in zip(stacked.gate_up_proj, stacked.down_proj))
@@ -62,15 +70,15 @@ class Block(torch.nn.Module):
 
     def forward(self, x):
         flat = x.reshape(-1, x.shape[-1])
-        shares, taken = self.gate(flat).softmax(-1).topk(self.used, -1)
-        if self.adds_up:
-            shares = shares / shares.sum(-1, keepdim=True)
+        _, shares, taken = self.rule(self.gate(flat))
         out = torch.zeros_like(flat)
         for number, expert in enumerate(self.experts):
             rows, places = torch.where(taken == number)
             out = out.index_add(0, rows, expert(flat[rows], self.activation) * shares[rows, places, None])
         if hasattr(self, "shared_expert"):
             out = out + self.shared_expert_gate(flat).sigmoid() * self.shared_expert(flat)
+        if hasattr(self, "shared_experts"):
+            out = out + self.shared_experts(flat)
         return out.reshape(x.shape)
 
 

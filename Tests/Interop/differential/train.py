@@ -328,7 +328,8 @@ def fresh(case, drawn, model):
         # PEFT reads factors of each expert into those of the stack: plain LoRA's, and never those of an MLP in other layers. It scales rsLoRA's
         # otherwise: 2 alpha over the root of 2 r.
         method = words[1] = "lora"
-        words[-1] = rng.choice(["all-linear", "mlp", "attention"]) if len(modules.stacked) == modules.layers else "attention"
+        is_read = len(modules.stacked) == modules.layers and not any("shared_expert" in name for name in modules.paths)
+        words[-1] = rng.choice(["all-linear", "mlp", "attention"]) if is_read else "attention"
     tables = modules.table + modules.embeddings
     if case.chance(0.3):
         words += ["--bias", rng.choice(["all", "lora_only"])]

@@ -1,0 +1,76 @@
+import Glibc
+import NibbleCompute
+import NibbleCore
+
+/// DeepSeek-V2 and V3: latent attention, and in all but the first layers experts with one that every token takes.
+enum Deepseek: Decoder {
+  static let modelTypes = ["deepseek_v2", "deepseek_v3"]
+  static let knownKeys: Set = ["num_local_experts", "num_experts"]
+  /// Heads are turned in part, by sizes of their own.
+  static let hasKindsOfPositions = true
+
+  private static func isThird(_ config: ConfigReader) -> Bool { config["model_type"]?.string == "deepseek_v3" }
+
+  static func usual(_ config: ConfigReader) -> DecoderDefaults {
+    isThird(config)
+      ? DecoderDefaults(vocabulary: 129_280, width: 7168, inner: 18432, layers: 61, heads: 128, context: 4096)
+      : DecoderDefaults(vocabulary: 102_400)
+  }
+
+  static func shape(_ config: ConfigReader) throws -> TransformerShape {
+    try config.refuseRouterLoss()
+    // Neither does transformers know it.
+    try config.refuse(["moe_layer_freq"], unless: [1])
+    let sizes = 1...1 << 16
+    let turned = try config.int("qk_rope_head_dim", sizes, default: 64), unturned = try config.int("qk_nope_head_dim", sizes, default: 128)
+    // Configurations call the turned part a head.
+    let json = config.json.setting("head_dim", to: JSON(turned + unturned))
+    var shape = try decoderShape(ConfigReader(json, place: config.place))
+    guard shape.keyValueHeads == shape.heads else {
+      throw config.fail("\(key: "num_key_value_heads") is \(shape.keyValueHeads), latent attention has as many as num_attention_heads, \(shape.heads)")
+    }
+    shape.valueHeadSize = try config.int("v_head_dim", sizes, default: 128)
+    shape.unturned = unturned
+    let isPaired = try !isThird(config) || config.flag("rope_interleave", default: true)
+    let positions = try RotaryPositions(config, size: turned, context: shape.contextLength, usual: .init(isPaired: isPaired))
+    shape.rotary = Array(repeating: positions, count: shape.layers)
+    let scale = try RotaryPositions.latentScale(config) / Double(shape.headSize).squareRoot()
+    shape.attentionScales = Array(repeating: Float(scale), count: shape.layers)
+    return shape
+  }
+
+  static func names(_ shape: TransformerShape, _ config: ConfigReader) throws -> DecoderNames {
+    let bias = try config.bool("attention_bias", default: false), mlpBias = try !isThird(config) && config.bool("mlp_bias", default: false)
+    var names = DecoderNames(outputBias: bias, mlpBias: mlpBias)
+    names.latent = DecoderLatent(
+      queryRank: config.says("q_lora_rank") && config["q_lora_rank"] == nil ? nil : try config.int("q_lora_rank", Limits.width, default: 1536),
+      keyValueRank: try config.int("kv_lora_rank", Limits.width, default: 512), hasBias: bias)
+    let count = try config.expertCount(
+      ["n_routed_experts", isThird(config) ? "num_local_experts" : "num_experts"], default: isThird(config) ? 256 : 64)
+    let inner = try config.int("moe_intermediate_size", Limits.width, default: isThird(config) ? 2048 : 1407)
+    let first = try config.int("first_k_dense_replace", 0...Limits.layers.upperBound, default: isThird(config) ? 3 : 0)
+    names.experts = DecoderExperts(
+      correction: isThird(config) ? "mlp.gate.e_score_correction_bias" : nil,
+      shared: .init(
+        name: "mlp.shared_experts", inner: inner * (try config.int("n_shared_experts", 1...1 << 10, default: isThird(config) ? 1 : 2)),
+        hasBias: mlpBias),
+      count: count, rule: try isThird(config) ? config.sigmoidRouting(of: count, .deepseek) : config.softmaxRouting(of: count), inner: inner,
+      layers: (0..<shape.layers).map { $0 >= first })
+    if isThird(config) { names.ignored = try config.predictingLayers(behind: shape.layers, default: 1) }
+    return names
+  }
+}
+
+extension RotaryPositions {
+  /// What 1 / √headSize is multiplied with: the square of YaRN's temperature for `mscale_all_dim`, whatever scales positions.
+  fileprivate static func latentScale(_ config: ConfigReader) throws -> Double {
+    guard let scaling = try parameters(config), let kind = try scaling.string("rope_type") ?? scaling.string("type"), kind != "default" else {
+      return 1
+    }
+    let scale = try scaling.double("mscale_all_dim", above: -.infinity, default: 0)
+    guard scale != 0 else { return 1 }
+    let factor = try scaling.double("factor", above: 0)
+    let temperature = factor <= 1 ? 1 : 0.1 * scale * log(factor) + 1
+    return temperature * temperature
+  }
+}
