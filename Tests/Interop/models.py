@@ -14,6 +14,16 @@ SMALL = {
     "n_positions": 64, "type_vocab_size": 2, "num_labels": 3, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
     "sliding_window": 32, "use_cache": False,
 }
+CORRECTED = {
+    "moe_intermediate_size": 24, "n_shared_experts": 2, "first_k_dense_replace": 1, "num_experts_per_tok": 3, "n_routed_experts": 12, "n_group": 3,
+    "topk_group": 2}
+LATENT = {
+    **CORRECTED, "num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 32, "qk_rope_head_dim": 8, "head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12}
+# Of model types whose other sizes are large by default.
+OWN_SMALL = {
+    "deepseek_v2": {**LATENT, "topk_method": "group_limited_greedy"}, "deepseek_v3": LATENT, "glm4_moe": CORRECTED,
+    "qwen2_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 80},
+}
 
 
 def small_config(model_type, **changes):
@@ -22,7 +32,7 @@ def small_config(model_type, **changes):
     # Some configurations compute what others are told.
     computed = {key for key in SMALL if getattr(getattr(type(plain), key, None), "fset", key) is None}
     known = {key: value for key, value in SMALL.items() if hasattr(plain, key) and key not in computed}
-    return transformers.AutoConfig.for_model(model_type, **{**known, **changes})
+    return transformers.AutoConfig.for_model(model_type, **{**known, **OWN_SMALL.get(model_type, {}), **changes})
 
 
 def make(model_class, config, dtype=torch.float32):

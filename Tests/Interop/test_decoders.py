@@ -15,8 +15,11 @@ OWN = {
              "original_max_position_embeddings": 64},
     "gpt_neox": {"rotary_pct": 0.5}, "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2}, "phi": {"qk_layernorm": True},
     "mixtral": {"num_local_experts": 4, "sliding_window": 6, "head_dim": 16},
-    "qwen2_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 80,
-                  "use_sliding_window": True, "sliding_window": 6},
+    "glm4_moe": {"use_qk_norm": True, "partial_rotary_factor": 0.5},
+    "qwen2_moe": {"use_sliding_window": True, "sliding_window": 6},
+    # As the published ones scale positions, each in its own way.
+    **{family: {"rope_scaling": {"type": "yarn", "factor": 4.0, "mscale": scale, "mscale_all_dim": scale, "original_max_position_embeddings": 16}}
+       for family, scale in (("deepseek_v2", 0.707), ("deepseek_v3", 1.0))},
     "qwen3_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "mlp_only_layers": [0], "norm_topk_prob": True},
     "olmoe": {"num_experts": 5, "num_experts_per_tok": 3},
 }

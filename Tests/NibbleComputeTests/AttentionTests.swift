@@ -14,10 +14,13 @@ struct AttentionTests {
     var threads = 1
     var cap: Float?
     var hasSinks = false
+    /// Numbers in a head of values; nil for as many as in one of keys.
+    var ownValueSize: Int?
+    var valueSize: Int { ownValueSize ?? size }
     /// Of a head.
     func sink(_ head: Int) -> Float { 0.5 * Float(head) - 0.7 }
     var testDescription: String {
-      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads), \(cap ?? 0), \(hasSinks)"
+      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads), \(cap ?? 0), \(hasSinks), \(valueSize)"
     }
   }
 
@@ -31,6 +34,7 @@ struct AttentionTests {
     Case(past: 9, new: 70, window: 30, hidden: [3, 60], cap: 0.8),
     Case(past: 7, new: 1, hasSinks: true), Case(past: 30, new: 90, window: 40, threads: 2, hasSinks: true),
     Case(new: 70, hidden: [0, 1, 69], hasSinks: true), Case(new: 9, isCausal: false, cap: 0.8, hasSinks: true),
+    Case(past: 7, new: 1, ownValueSize: 5), Case(past: 9, new: 70, ownValueSize: 24), Case(past: 30, new: 90, window: 40, threads: 2, ownValueSize: 1),
   ]
 
   /// By the definition, in float64.
@@ -51,9 +55,9 @@ struct AttentionTests {
         let sink = Double(c.sink(head)), most = max(scores.max() ?? 0, c.hasSinks ? sink : -.infinity)
         let weights = scores.map { exp($0 - most) }
         let sum = weights.reduce(c.hasSinks ? exp(sink - most) : 0, +)
-        for i in 0..<c.size {
+        for i in 0..<c.valueSize {
           out.append(
-            Float(zip(seen, weights).reduce(0.0) { $0 + $1.1 / sum * Double(v[($1.0 * c.keyValueHeads + group) * c.size + i]) }))
+            Float(zip(seen, weights).reduce(0.0) { $0 + $1.1 / sum * Double(v[($1.0 * c.keyValueHeads + group) * c.valueSize + i]) }))
         }
       }
     }
@@ -66,13 +70,14 @@ struct AttentionTests {
     func numbers(_ count: Int) -> [Float] { (0..<count).map { _ in random.normal() } }
     let (q, k, v) = (
       numbers(c.new * c.heads * c.size), numbers((c.past + c.new) * c.keyValueHeads * c.size),
-      numbers((c.past + c.new) * c.keyValueHeads * c.size)
+      numbers((c.past + c.new) * c.keyValueHeads * c.valueSize)
     )
-    var out = [Float](repeating: .nan, count: q.count)
+    var out = [Float](repeating: .nan, count: c.new * c.heads * c.valueSize)
     let mask = (0..<c.past + c.new).map { UInt8(c.hidden.contains($0) ? 0 : 1) }
     let sinks = FloatStore((0..<c.heads).map(c.sink))
     let attention = Attention(
-      heads: c.heads, keyValueHeads: c.keyValueHeads, size: c.size, scale: 1 / Float(c.size).squareRoot(), isCausal: c.isCausal, cap: c.cap)
+      heads: c.heads, keyValueHeads: c.keyValueHeads, size: c.size, valueSize: c.valueSize, scale: 1 / Float(c.size).squareRoot(),
+      isCausal: c.isCausal, cap: c.cap)
     q.withUnsafeBufferPointer { q in
       k.withUnsafeBufferPointer { k in
         v.withUnsafeBufferPointer { v in
@@ -83,7 +88,8 @@ struct AttentionTests {
               var sequence = Attention.Sequence(
                 query: q, queryStride: stride, key: k, value: v, keyStride: c.keyValueHeads * c.size, keyHeadStride: c.size,
                 past: c.past, new: c.new, window: c.window, mask: c.hidden.isEmpty ? nil : mask.baseAddress, output: out,
-                outputStride: stride)
+                outputStride: c.heads * c.valueSize)
+              (sequence.valueStride, sequence.valueHeadStride) = (c.keyValueHeads * c.valueSize, c.valueSize)
               if c.hasSinks { sequence.sinks = UnsafePointer(sinks.start) }
               attention.run([sequence], Team(threads: c.threads))
             }

@@ -39,8 +39,8 @@ private enum Marmot: TransformerArchitecture {
       return LayerWeights(
         attentionNorms: BranchNorms(before: try source.norm("trunk.\(index).before", width: width, hasBias: false)),
         queryKeyValue: [
-          try linear("q", shape.queryWidth, width), try linear("k", shape.keyValueWidth, width),
-          try linear("v", shape.keyValueWidth, width),
+          try linear("q", shape.queryWidth, width), try linear("k", shape.keyWidth, width),
+          try linear("v", shape.keyWidth, width),
         ],
         attentionOutput: try linear("o", width, shape.queryWidth),
         mlpNorms: BranchNorms(before: try source.norm("trunk.\(index).between", width: width, hasBias: false)),

@@ -31,7 +31,7 @@ struct DecoderExperts {
     return Experts(
       router: try layer.linear(router, count, layer.shape.width, hasBias: hasBias),
       all: try (0..<count).map { try mlp(expert + "\($0).", inner, hasBias) }, rule: rule,
-      correction: try correction.map { try layer.vector($0, count) },
+      correction: try correction.map { try layer.finiteVector($0, count) },
       shared: try shared.map { own in
         SharedExpert(
           try mlp(own.name + ".", own.inner, own.hasBias), gate: try own.gate.map { try layer.linear($0, 1, layer.shape.width) })

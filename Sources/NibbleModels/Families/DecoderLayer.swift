@@ -14,6 +14,15 @@ struct DecoderLayer {
 
   func vector(_ name: String, _ count: Int) throws -> Vector { try source.vector(prefix + name, count: count) }
 
+  /// - Throws: for one that holds infinities or NaN, too
+  func finiteVector(_ name: String, _ count: Int) throws -> Vector {
+    let vector = try vector(name, count)
+    guard vector.values.values.allSatisfy(\.isFinite) else {
+      throw NibbleError.badInput("\(path: source.mapped.checkpoint.path): \(tensor: prefix + name) has NaN or infinite values")
+    }
+    return vector
+  }
+
   func norm(_ name: String, _ count: Int, hasBias: Bool = false) throws -> Norm {
     try source.norm(prefix + name, width: count, hasBias: hasBias)
   }

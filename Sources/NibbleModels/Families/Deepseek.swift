@@ -23,7 +23,8 @@ enum Deepseek: Decoder {
     try config.refuse(["moe_layer_freq"], unless: [1])
     let sizes = 1...1 << 16
     let turned = try config.int("qk_rope_head_dim", sizes, default: 64), unturned = try config.int("qk_nope_head_dim", sizes, default: 128)
-    // Configurations call the turned part a head.
+    // Configurations call the turned part a head. V2's is that part, whatever they say.
+    if isThird(config) { try config.refuse(["head_dim"], unless: [JSON(turned)]) }
     let json = config.json.setting("head_dim", to: JSON(turned + unturned))
     var shape = try decoderShape(ConfigReader(json, place: config.place))
     guard shape.keyValueHeads == shape.heads else {
@@ -45,18 +46,15 @@ enum Deepseek: Decoder {
     names.latent = DecoderLatent(
       queryRank: config.says("q_lora_rank") && config["q_lora_rank"] == nil ? nil : try config.int("q_lora_rank", Limits.width, default: 1536),
       keyValueRank: try config.int("kv_lora_rank", Limits.width, default: 512), hasBias: bias)
-    let count = try config.expertCount(
-      ["n_routed_experts", isThird(config) ? "num_local_experts" : "num_experts"], default: isThird(config) ? 256 : 64)
-    let inner = try config.int("moe_intermediate_size", Limits.width, default: isThird(config) ? 2048 : 1407)
-    let first = try config.int("first_k_dense_replace", 0...Limits.layers.upperBound, default: isThird(config) ? 3 : 0)
-    names.experts = DecoderExperts(
-      correction: isThird(config) ? "mlp.gate.e_score_correction_bias" : nil,
-      shared: .init(
-        name: "mlp.shared_experts", inner: inner * (try config.int("n_shared_experts", 1...1 << 10, default: isThird(config) ? 1 : 2)),
-        hasBias: mlpBias),
-      count: count, rule: try isThird(config) ? config.sigmoidRouting(of: count, .deepseek) : config.softmaxRouting(of: count), inner: inner,
-      layers: (0..<shape.layers).map { $0 >= first })
-    if isThird(config) { names.ignored = try config.predictingLayers(behind: shape.layers, default: 1) }
+    guard !isThird(config) else {
+      names.experts = try config.correctedExperts(
+        shape.layers, UsualExperts(count: 256, inner: 2048, firstLayer: 3, used: 8, groups: 8, usedGroups: 4, scale: 2.5))
+      names.ignored = try config.predictingLayers(behind: shape.layers)
+      return names
+    }
+    let count = try config.expertCount(["n_routed_experts", "num_experts"], default: 64)
+    names.experts = try config.expertsWithShared(shape.layers, count, config.softmaxRouting(of: count), inner: 1407, firstLayer: 0, shared: 2)
+    names.experts?.shared?.hasBias = mlpBias
     return names
   }
 }

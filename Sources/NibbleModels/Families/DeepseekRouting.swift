@@ -1,15 +1,37 @@
 import NibbleCore
 
-extension ConfigReader {
-  /// What a family takes where its configuration is silent of how experts are picked.
-  struct UsualRouting {
-    var used: Int, groups: Int, usedGroups: Int, scale: Double
+/// What a family with DeepSeek-V3's experts takes where its configuration is silent.
+struct UsualExperts {
+  var count: Int, inner: Int, firstLayer: Int, used: Int, groups: Int, usedGroups: Int, scale: Double
+}
 
-    static let deepseek = UsualRouting(used: 8, groups: 8, usedGroups: 4, scale: 2.5)
+/// DeepSeek's experts, which other families have, too: those of the layers behind the first, and beside them one that every token takes, of
+/// the size of some.
+extension ConfigReader {
+  /// V3's.
+  func correctedExperts(_ layers: Int, _ usual: UsualExperts) throws -> DecoderExperts {
+    let count = try expertCount(["n_routed_experts", "num_local_experts"], default: usual.count)
+    var experts = try expertsWithShared(
+      layers, count, sigmoidRouting(of: count, usual), inner: usual.inner, firstLayer: usual.firstLayer, shared: 1)
+    experts.correction = "mlp.gate.e_score_correction_bias"
+    return experts
+  }
+
+  /// - Parameters:
+  ///   - inner, firstLayer, shared: where the configuration is silent, numbers between an expert's projections, the first layer with experts,
+  ///     and experts of that size that are one for all tokens
+  func expertsWithShared(
+    _ layers: Int, _ count: Int, _ rule: RoutingRule, inner: Int, firstLayer: Int, shared: Int
+  ) throws -> DecoderExperts {
+    let inner = try int("moe_intermediate_size", Limits.width, default: inner)
+    let first = try int("first_k_dense_replace", 0...Limits.layers.upperBound, default: firstLayer)
+    return DecoderExperts(
+      shared: .init(name: "mlp.shared_experts", inner: inner * (try int("n_shared_experts", 1...1 << 10, default: shared))),
+      count: count, rule: rule, inner: inner, layers: (0..<layers).map { $0 >= first })
   }
 
   /// DeepSeek-V3's: sigmoids, corrected where experts are picked, from the groups whose two best are the best.
-  func sigmoidRouting(of count: Int, _ usual: UsualRouting) throws -> RoutingRule {
+  private func sigmoidRouting(of count: Int, _ usual: UsualExperts) throws -> RoutingRule {
     try refuse(["scoring_func"], unless: ["sigmoid"])
     try refuse(["topk_method"], unless: ["noaux_tc"])
     var rule = RoutingRule(
@@ -64,9 +86,9 @@ extension ConfigReader {
   }
 
   /// A pattern for tensors of the layers behind the last, which predict further tokens and which no result depends on; nil for none.
-  func predictingLayers(behind layers: Int, default usual: Int) throws -> String? {
+  func predictingLayers(behind layers: Int) throws -> String? {
     let key = self["num_nextn_predict_layers"] == nil ? "num_mtp_layers" : "num_nextn_predict_layers"
-    let count = try int(key, 0...64, default: usual)
+    let count = try int(key, 0...64, default: 1)
     guard count > 0 else { return nil }
     return #"^(model\.)?layers\.("# + (layers..<layers + count).map { "\($0)" }.joined(separator: "|") + #")\."#
   }

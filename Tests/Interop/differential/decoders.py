@@ -362,6 +362,20 @@ def sigmoid_router(case, config, tools):
     tools.maybe(case, config, "norm_topk_prob", case.chance(0.5))
 
 
+def glm4_moe(case, config, plain, tools, head_dim):
+    rng = case.rng
+    head_dim = rng.choice([4, 8, 12, 16])
+    own_head_size(case, config, head_dim, always=True)
+    some_rotary(case, config, tools, head_dim)
+    tools.maybe(case, config, "rope_theta", rng.choice([10000.0, 500.0]), 0.3)
+    tools.maybe(case, config, "use_qk_norm", case.chance(0.6))
+    config |= {"moe_intermediate_size": rng.randint(5, 40), "n_shared_experts": rng.choice([1, 2])}
+    tools.maybe(case, config, "first_k_dense_replace", rng.choice([0, 0, 1, 2]))
+    tools.maybe(case, config, "routed_scaling_factor", rng.choice([1.0, 2.5, 0.5]))
+    sigmoid_router(case, config, tools)
+    of_router(case, config, plain)
+
+
 def gpt_oss(case, config, plain, tools, head_dim):
     rng = case.rng
     own_head_size(case, config, head_dim, always=True)
@@ -382,7 +396,7 @@ def gpt_oss(case, config, plain, tools, head_dim):
 KINDS = {
     "ministral": ministral, "qwen3": qwen3, "smollm3": smollm3, "olmo2": olmo2, "olmo3": olmo3, "gemma": gemma, "gemma2": gemma2,
     "gemma3_text": gemma3, "granite": granite, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
-    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "olmoe": olmoe, "deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3,
+    "falcon": falcon, "phi": phi, "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "olmoe": olmoe, "deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3, "glm4_moe": glm4_moe,
     "gpt_oss": gpt_oss}
 
 CLASSES = {
@@ -390,7 +404,7 @@ CLASSES = {
     for family, stem in (
         ("ministral", "Ministral"), ("qwen3", "Qwen3"), ("smollm3", "SmolLM3"), ("olmo2", "Olmo2"), ("olmo3", "Olmo3"), ("gemma", "Gemma"),
         ("gemma2", "Gemma2"), ("granite", "Granite"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
-        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen2_moe", "Qwen2Moe"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"), ("deepseek_v2", "DeepseekV2"), ("deepseek_v3", "DeepseekV3"), ("gpt_oss", "GptOss"))}
+        ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen2_moe", "Qwen2Moe"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"), ("deepseek_v2", "DeepseekV2"), ("deepseek_v3", "DeepseekV3"), ("glm4_moe", "Glm4Moe"), ("gpt_oss", "GptOss"))}
 CLASSES["olmoe"] = ("OlmoeForCausalLM", "OlmoeForCausalLM", "OlmoeModel")
 CLASSES["granite"] = ("GraniteForCausalLM", "GraniteForCausalLM", "GraniteModel")
 CLASSES["gemma3_text"] = ("Gemma3ForCausalLM", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "Gemma3TextModel")

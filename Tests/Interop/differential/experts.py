@@ -10,7 +10,7 @@ import torch
 # By the kind of names: the block, and gate, up and down of an expert.
 NAMES = {
     "mixtral": ("block_sparse_moe", ("w1", "w3", "w2")), "qwen3_moe": ("mlp", ("gate_proj", "up_proj", "down_proj")),
-    **{family: ("mlp", ("gate_proj", "up_proj", "down_proj")) for family in ("olmoe", "qwen2_moe", "deepseek_v2", "deepseek_v3")}}
+    **{family: ("mlp", ("gate_proj", "up_proj", "down_proj")) for family in ("olmoe", "qwen2_moe", "deepseek_v2", "deepseek_v3", "glm4_moe")}}
 
 
 SHARED = ("shared_expert", "shared_expert_gate", "shared_experts")
