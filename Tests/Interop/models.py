@@ -36,12 +36,15 @@ def small_config(model_type, **changes):
 
 
 def make(model_class, config, dtype=torch.float32):
-    """A model whose every parameter is random: heads, biases and norms that start at 0 or 1 included."""
+    """A model whose every parameter is random: heads, biases and norms that start at 0 or 1 included, and corrections of routers."""
     model = model_class(config)
     with torch.no_grad():
         for parameter in model.parameters():
             spread = 0.06 if parameter.dim() > 1 else 0.02
             parameter.add_(torch.randn(parameter.shape) * spread)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.add_(torch.randn(buffer.shape) * 0.2)
     return model.to(dtype).eval()
 
 
