@@ -46,6 +46,8 @@ def in_fp8(folder, tile=32):
 def test_a_checkpoint_in_fp8_with_a_layer_that_predicts_further(nibble, work):
     save(work / "m", "deepseek_v3", torch.bfloat16)
     in_fp8(work / "m")
+    # What the published configuration says beside, of what is so anyway or of its own training.
+    edit_config(work / "m", scoring_func="sigmoid", topk_method="noaux_tc", moe_layer_freq=1, ep_size=1, seq_aux=True, aux_loss_alpha=0.001)
     stored = load_file(work / "m" / "model.safetensors")
     assert stored["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"].shape[0] % 32
     nibble("dequantize", work / "m", "-o", work / "plain", "--dtype", "fp32")
@@ -114,7 +116,7 @@ REFUSED = [
     ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method"), ("deepseek_v2", {"norm_topk_prob": True}, "norm_topk_prob"),
     ("deepseek_v2", {"num_experts_per_tok": None}, "num_experts_per_tok"), ("deepseek_v2", {"num_experts": 5}, "num_experts"),
     ("qwen2_moe", {"num_experts_per_tok": 6}, "num_experts_per_tok"), ("qwen2_moe", {"output_router_logits": True}, "output_router_logits"),
-    ("qwen2_moe", {"layer_types": ["sliding_attention", "full_attention"]}, "sliding_window"),
+    ("qwen2_moe", {"layer_types": ["sliding_attention", "full_attention"]}, "use_sliding_window"),
     ("glm4_moe", {"scoring_func": "softmax"}, "scoring_func"),
 ]
 

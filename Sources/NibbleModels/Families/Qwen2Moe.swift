@@ -17,7 +17,11 @@ enum Qwen2Moe: Decoder {
     let first = try config.int("max_window_layers", 0...Limits.layers.upperBound, default: 28)
     // Every other one of the lower layers.
     let usual = (0..<shape.layers).map { isOn && $0 % 2 == 0 && $0 < first }
-    shape.windows = try config.windows(config.slidingLayers(shape.layers) ?? usual, isOn ? config.window(default: 4096) : nil)
+    let isSliding = try config.slidingLayers(shape.layers) ?? usual
+    guard isOn || !isSliding.contains(true) else {
+      throw config.fail("\(key: "layer_types"): layers see a window, and use_sliding_window is false")
+    }
+    shape.windows = try config.windows(isSliding, isOn ? config.window(default: 4096) : nil)
     return shape
   }
 

@@ -293,8 +293,8 @@ def qwen2_moe(case, config, plain, tools, head_dim):
     own_head_size(case, config, head_dim)
     count = rng.choice([0, 1, 2, 5, 9, 12]) if not plain else rng.choice([2, 3, 5, 11])
     config |= {
-        "num_experts": count, "num_experts_per_tok": rng.randint(1, max(count, 1)), "moe_intermediate_size": rng.randint(5, 40),
-        "shared_expert_intermediate_size": rng.randint(5, 60)}
+        "num_experts": count, "num_experts_per_tok": rng.randint(1, max(count, 1)), "moe_intermediate_size": rng.randint(8, 40),
+        "shared_expert_intermediate_size": rng.randint(8, 60)}
     tools.maybe(case, config, "norm_topk_prob", case.chance(0.5), 0.2)
     tools.maybe(case, config, "qkv_bias", case.chance(0.6), 0.4)
     tools.maybe(case, config, "decoder_sparse_step", rng.choice([1, 1, 2, 3]), 0.4)
@@ -316,7 +316,7 @@ def deepseek(case, config, plain, tools):
         "num_key_value_heads": config["num_attention_heads"], "hidden_size": config["num_attention_heads"] * rng.randint(4, 14),
         "qk_rope_head_dim": turned, "qk_nope_head_dim": unturned, "v_head_dim": rng.choice([1, 3, 8, 16, turned + unturned]),
         "q_lora_rank": rng.choice([None, None, 5, 24]), "kv_lora_rank": rng.choice([4, 9, 32]),
-        "moe_intermediate_size": rng.randint(5, 40), "n_shared_experts": rng.choice([1, 2, 3])}
+        "moe_intermediate_size": rng.randint(8, 40), "n_shared_experts": rng.choice([1, 2, 3])}
     # Rotary positions of the part that is turned.
     sizes = {**config, "head_dim": turned}
     tools.rotary(case, sizes, plain)
@@ -369,7 +369,7 @@ def glm4_moe(case, config, plain, tools, head_dim):
     some_rotary(case, config, tools, head_dim)
     tools.maybe(case, config, "rope_theta", rng.choice([10000.0, 500.0]), 0.3)
     tools.maybe(case, config, "use_qk_norm", case.chance(0.6))
-    config |= {"moe_intermediate_size": rng.randint(5, 40), "n_shared_experts": rng.choice([1, 2])}
+    config |= {"moe_intermediate_size": rng.randint(8, 40), "n_shared_experts": rng.choice([1, 2])}
     tools.maybe(case, config, "first_k_dense_replace", rng.choice([0, 0, 1, 2]))
     tools.maybe(case, config, "routed_scaling_factor", rng.choice([1.0, 2.5, 0.5]))
     sigmoid_router(case, config, tools)
