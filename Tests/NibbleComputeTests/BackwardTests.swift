@@ -112,15 +112,16 @@ struct BackwardTests {
       (true, nil, false, nil, true), (true, 3, false, nil, true), (false, nil, true, 0.7, true),
     ])
   func attention(_ isCausal: Bool, _ window: Int?, _ isMasked: Bool, _ cap: Float?, _ hasSinks: Bool) throws {
-    let (heads, groups, size, tokens) = (4, 2, 6, 9)
-    let attention = Attention(heads: heads, keyValueHeads: groups, size: size, scale: 0.4, isCausal: isCausal, cap: cap)
-    let stride = (heads + 2 * groups) * size
+    let (heads, groups, size, valueSize, tokens) = (4, 2, 6, 4, 9)
+    let attention = Attention(
+      heads: heads, keyValueHeads: groups, size: size, valueSize: valueSize, scale: 0.4, isCausal: isCausal, cap: cap)
+    let values = (heads + groups) * size, stride = values + groups * valueSize
     // Sinks follow the tokens.
     let sinks = tokens * stride
-    let x = Self.numbers(sinks + (hasSinks ? heads : 0), 9), dy = Self.numbers(tokens * heads * size, 10)
+    let x = Self.numbers(sinks + (hasSinks ? heads : 0), 9), dy = Self.numbers(tokens * heads * valueSize, 10)
     let mask: [UInt8] = (0..<tokens).map { isMasked && $0 > 5 ? 0 : 1 }
     func forward(_ x: [Double]) -> [Double] {
-      var out = [Double](repeating: 0, count: tokens * heads * size)
+      var out = [Double](repeating: 0, count: tokens * heads * valueSize)
       for token in 0..<tokens {
         for head in 0..<heads {
           let q = token * stride + head * size
@@ -133,8 +134,8 @@ struct BackwardTests {
           }
           let sum = scores.reduce(hasSinks ? exp(x[sinks + head]) : 0, +)
           for (score, key) in zip(scores, seen) {
-            let v = key * stride + (heads + groups + head / (heads / groups)) * size
-            for i in 0..<size { out[(token * heads + head) * size + i] += score / sum * x[v + i] }
+            let v = key * stride + values + head / (heads / groups) * valueSize
+            for i in 0..<valueSize { out[(token * heads + head) * valueSize + i] += score / sum * x[v + i] }
           }
         }
       }
@@ -148,13 +149,14 @@ struct BackwardTests {
             try mask.withUnsafeBufferPointer { mask in
               let (q, d) = (try #require(x.baseAddress), try #require(dx.baseAddress))
               var sequence = Attention.Sequence(
-                query: q, queryStride: stride, key: q + heads * size, value: q + (heads + groups) * size, keyStride: stride,
+                query: q, queryStride: stride, key: q + heads * size, value: q + values, keyStride: stride,
                 keyHeadStride: size, past: 0, new: tokens, window: window, mask: isMasked ? mask.baseAddress : nil,
-                output: try #require(out.baseAddress), outputStride: heads * size)
+                output: try #require(out.baseAddress), outputStride: heads * valueSize)
+              sequence.valueHeadStride = valueSize
               if hasSinks { sequence.sinks = q + sinks }
               let gradient = Attention.Gradient(
-                output: try #require(dy.baseAddress), outputStride: heads * size, query: d, key: d + heads * size,
-                value: d + (heads + groups) * size, stride: stride, sinks: hasSinks ? d + sinks : nil)
+                output: try #require(dy.baseAddress), outputStride: heads * valueSize, query: d, key: d + heads * size,
+                value: d + values, stride: stride, sinks: hasSinks ? d + sinks : nil)
               attention.backward([(sequence, gradient)], Team(threads: 2))
             }
           }

@@ -19,7 +19,7 @@ enum Deepseek: Decoder {
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.refuseRouterLoss()
-    // Neither does transformers know it.
+    // DeepSeek's own program knows it, transformers does not.
     try config.refuse(["moe_layer_freq"], unless: [1])
     let sizes = 1...1 << 16
     let turned = try config.int("qk_rope_head_dim", sizes, default: 64), unturned = try config.int("qk_nope_head_dim", sizes, default: 128)
