@@ -23,8 +23,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       narrow = 8, again = 12
     static let chances = 14, taken = 15, given = 16, takenGradient = 17, shareGradient = 18, chanceGradient = 19
     static let sinkGradient = 13
-    static let sharedUp = 60, sharedGiven = 61, sharedShares = 62, sharedGradient = 63
-    static let keysNarrow = 64, keyLatents = 65, expanded = 66, queryLatents = 67, queries = 68, latentGradient = 69
+    static let sharedUp = 70, sharedGiven = 71, sharedShares = 72, sharedGradient = 73
+    static let keysNarrow = 74, keyLatents = 75, expanded = 76, queryLatents = 77, queries = 78, latentGradient = 79
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
