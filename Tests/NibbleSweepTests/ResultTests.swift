@@ -109,6 +109,7 @@ struct ResultTests {
   func chosen() throws {
     let found = try Self.results(Self.grid + "\nmetrics: [loss, dev.accuracy, none.such]") { _, _ in 1 }
     #expect(found.figures == ["finetune.loss", "dev.loss", "dev.accuracy"])
+    #expect(found.unknown(["loss", "dev.accuracy", "none.such", "acurracy"]) == ["none.such", "acurracy"])
   }
 
   @Test("a page that needs nothing else, with everything escaped")
