@@ -9,6 +9,8 @@
 
 #include "backward_loops.h"
 #include "change_loops.h"
+#include "channels_loops.h"
+#include "convolution_loops.h"
 #include "layers_loops.h"
 
 /// Queries whose sums fit into the registers together with four keys.
@@ -172,7 +174,9 @@ LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const 
     .multiply_by = multiply_by, .softmax = softmax, .log_sum_exp = log_sum_exp, .rotate = rotate, .argmax = argmax, \
     .all_finite = all_finite, .attend = attend, .low_rank = low_rank, .change_sums = change_sums, .shape = shape, \
     .activate_back = activate_back, .rms_norm_back = rms_norm_back, .layer_norm_back = layer_norm_back,          \
-    .softmax_back = softmax_back                                                                                 \
+    .softmax_back = softmax_back, .lanes = NIBBLE_LANES, .convolve = convolve, .convolve_give = convolve_give,   \
+    .convolve_gradient = convolve_gradient, .channels_scale = channels_scale, .channels_moments = channels_moments, \
+    .channels_moments_back = channels_moments_back, .channels_combine = channels_combine                         \
   }
 
 #endif

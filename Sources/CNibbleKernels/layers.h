@@ -30,7 +30,17 @@ typedef struct {
   void (*layer_norm_back)(const float *dy, const float *x, const float *weight, size_t n, float eps, float *dx, float *dw,
                           float *db);
   void (*softmax_back)(const float *p, float *d, size_t n, float scale);
+  void (*channels_scale)(const float *x, size_t rows, size_t channels, const float *scale, const float *shift, int positive, float *out);
+  void (*channels_moments)(const float *x, size_t rows, size_t channels, double *sums);
+  void (*channels_moments_back)(const float *dy, const float *x, size_t rows, size_t channels, const float *mean, const float *inverse, double *sums);
+  void (*channels_combine)(const float *dy, const float *x, size_t rows, size_t channels, const float *a, const float *b, const float *c, float *out);
+  size_t lanes;
+  void (*convolve)(const nibble_convolution *k, const float *x, const float *weights, size_t line, float *out);
+  void (*convolve_give)(const nibble_convolution *k, const float *dy, const float *weights, size_t line, float *dx);
+  void (*convolve_gradient)(const nibble_convolution *k, const float *x, const float *dy, size_t first, size_t end, float *dw);
 } nibble_layers;
+
+const nibble_layers *nibble_layers_of(nibble_variant variant);
 
 extern const nibble_layers nibble_portable_layers;
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-// Windows over images, and normalization by channel.
+// Windows over images.
 
 #include "CNibbleWindows.h"
 
@@ -137,36 +137,5 @@ void nibble_windows_greatest(const nibble_windows *w, const float *x, float *out
 void nibble_windows_greatest_back(const nibble_windows *w, const float *dy, const uint32_t *from, float *dx) {
   for (size_t place = 0; place < w->out_height * w->out_width; place++, dy += w->channels, from += w->channels) {
     for (size_t c = 0; c < w->channels; c++) dx[from[c] * w->channels + c] += dy[c];
-  }
-}
-
-void nibble_channels_scale(const float *x, size_t rows, size_t channels, const float *restrict scale, const float *restrict shift, int positive,
-                           float *out) {
-  for (size_t row = 0; row < rows; row++, x += channels, out += channels) {
-    for (size_t c = 0; c < channels; c++) out[c] = x[c] * scale[c] + shift[c];
-    // NaN stays.
-    if (positive) for (size_t c = 0; c < channels; c++) out[c] = out[c] < 0 ? 0 : out[c];
-  }
-}
-
-void nibble_channels_moments(const float *x, size_t rows, size_t channels, double *restrict sums) {
-  for (size_t row = 0; row < rows; row++, x += channels) {
-    for (size_t c = 0; c < channels; c++) sums[c] += x[c];
-    for (size_t c = 0; c < channels; c++) sums[channels + c] += (double)x[c] * x[c];
-  }
-}
-
-void nibble_channels_moments_back(const float *dy, const float *x, size_t rows, size_t channels, const float *restrict mean,
-                                  const float *restrict inverse, double *restrict sums) {
-  for (size_t row = 0; row < rows; row++, x += channels, dy += channels) {
-    for (size_t c = 0; c < channels; c++) sums[c] += dy[c];
-    for (size_t c = 0; c < channels; c++) sums[channels + c] += (double)dy[c] * ((x[c] - mean[c]) * inverse[c]);
-  }
-}
-
-void nibble_channels_combine(const float *dy, const float *x, size_t rows, size_t channels, const float *restrict a,
-                             const float *restrict b, const float *restrict c, float *out) {
-  for (size_t row = 0; row < rows; row++, x += channels, dy += channels, out += channels) {
-    for (size_t k = 0; k < channels; k++) out[k] = a[k] * dy[k] + b[k] * x[k] + c[k];
   }
 }

@@ -1,8 +1,9 @@
 import CNibbleKernels
+import NibbleQuant
 
 /// The windows that slide over images of one size. An image is a row of `channels` numbers for each of its positions, line by line.
 package struct Windows: Sendable {
-  fileprivate let native: nibble_windows
+  let native: nibble_windows
 
   /// - Parameters:
   ///   - window: height and width; no larger than the image with its padding
@@ -56,29 +57,29 @@ package enum ImageKernels {
   /// out = x · scale + shift by channel, and no less than 0 if `isPositive`. `out` may be `x`.
   package static func scale(
     _ x: UnsafePointer<Float>, rows: Int, channels: Int, by scale: UnsafePointer<Float>, shift: UnsafePointer<Float>, isPositive: Bool,
-    _ out: UnsafeMutablePointer<Float>
+    _ out: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
   ) {
-    nibble_channels_scale(x, rows, channels, scale, shift, isPositive ? 1 : 0, out)
+    nibble_channels_scale(variant.native, x, rows, channels, scale, shift, isPositive ? 1 : 0, out)
   }
 
   /// Adds to the sums of x by channel and, behind them, of x².
-  package static func addMoments(_ x: UnsafePointer<Float>, rows: Int, channels: Int, to sums: UnsafeMutablePointer<Double>) {
-    nibble_channels_moments(x, rows, channels, sums)
+  package static func addMoments(_ x: UnsafePointer<Float>, rows: Int, channels: Int, to sums: UnsafeMutablePointer<Double>, variant: KernelVariant = .current) {
+    nibble_channels_moments(variant.native, x, rows, channels, sums)
   }
 
   /// Adds to the sums of dy by channel and, behind them, of dy∘(x − mean) · inverse.
   package static func addMomentsBack(
     _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, rows: Int, channels: Int, mean: UnsafePointer<Float>,
-    inverse: UnsafePointer<Float>, to sums: UnsafeMutablePointer<Double>
+    inverse: UnsafePointer<Float>, to sums: UnsafeMutablePointer<Double>, variant: KernelVariant = .current
   ) {
-    nibble_channels_moments_back(dy, x, rows, channels, mean, inverse, sums)
+    nibble_channels_moments_back(variant.native, dy, x, rows, channels, mean, inverse, sums)
   }
 
   /// out = a∘dy + b∘x + c by channel. `out` may be `dy`.
   package static func combine(
     _ dy: UnsafePointer<Float>, _ x: UnsafePointer<Float>, rows: Int, channels: Int, _ a: UnsafePointer<Float>, _ b: UnsafePointer<Float>,
-    _ c: UnsafePointer<Float>, _ out: UnsafeMutablePointer<Float>
+    _ c: UnsafePointer<Float>, _ out: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
   ) {
-    nibble_channels_combine(dy, x, rows, channels, a, b, c, out)
+    nibble_channels_combine(variant.native, dy, x, rows, channels, a, b, c, out)
   }
 }

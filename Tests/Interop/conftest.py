@@ -21,9 +21,13 @@ os.environ.update(
 # Drawn here, before the processes that share the tests begin: all must draw the same cases.
 os.environ.setdefault("NIBBLE_SEED", str(random.SystemRandom().randrange(10**6)))
 
+import bitsandbytes
 import pytest
 import torch
 import transformers
+
+# On a processor with AVX512-BF16 its layers would repack their weights in place, for rows that blocks of 16 divide, and compute with bfloat16 scales.
+bitsandbytes.nn.modules.has_avx512bf16 = lambda: False
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -31,7 +35,6 @@ transformers.utils.logging.disable_progress_bar()
 
 
 def pytest_report_header():
-    import bitsandbytes
     import safetensors
 
     return (

@@ -54,9 +54,6 @@ def load(folder, model_class, **options):
         folder, device_map={"": "cpu"}, output_loading_info=True, dtype="auto", **options)
     for what, keys in report.items():
         assert not keys, f"{folder}: {what}: {keys}"
-    for layer in linear4bit(model).values():
-        # On a CPU with AVX512-BF16 the layer would repack its weight in place and compute with bfloat16 scales.
-        layer.support_avx512bf16_for_cpu = False
     return model.eval()
 
 

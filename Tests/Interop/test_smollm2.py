@@ -50,7 +50,7 @@ def test_the_vectors_are_what_lm_eval_finds(smollm2, work):
     model = transformers.AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
     wanted = json.loads((FOLDER / "lm_eval.json").read_text())
-    for name in ("arc_easy", "arc_challenge", "mmlu"):
+    for name in ("arc_easy", "arc_challenge", "winogrande", "mmlu"):
         found, _ = ask(questions(name, work, limit=3)[:1], model, tokenizer)[0]
         for (numbers, greedy), expected, flags in zip(found, wanted[name]["log_probabilities"], wanted[name]["greedy"]):
             assert numbers == pytest.approx(expected, abs=1e-3) and greedy == flags

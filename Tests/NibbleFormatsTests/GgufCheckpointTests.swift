@@ -190,6 +190,14 @@ struct GgufCheckpointTests {
     let other = try bench.folder.write("m-00002-of-00002.gguf", second.bytes)
     #expect(try Checkpoint.open(path).hash() == open(whole).hash())
     refused("part 2 of 2; give the first, ", other)
+    // Their folder is the model, too, as long as it holds one: what reads images beside it is none.
+    let folder = TemporaryFolder()
+    for (name, bytes) in [("m-00001-of-00002.gguf", first.bytes), ("m-00002-of-00002.gguf", second.bytes), ("mmproj-m.gguf", second.bytes)] {
+      try folder.write(name, bytes)
+    }
+    #expect(try Checkpoint.open(folder.path).hash() == open(whole).hash())
+    try folder.write("other-q8-of-8.gguf", whole.bytes)
+    refused("2 models in GGUF; give one of them itself, such as", folder.path)
     refused("must end in", try bench.folder.write("lone.gguf", first.bytes))
     second.keys[2].value = .u32(9)
     first.keys[first.keys.count - 1].value = .u32(9)

@@ -57,6 +57,9 @@ struct ResultTests {
     let pace = SweepPace(graph, trainingSteps: [trained[0]: 10, trained[1]: 30])
     #expect(pace.left(states, jobs: 1) == nil)
     func done(_ seconds: Double) -> SweepRunner.State { .done(StepRecord(command: "", version: "1", seconds: seconds, report: .object([]))) }
+    states[others[0]] = done(2)
+    #expect(pace.left(states, jobs: 1) == nil, "an evaluation says nothing of trainings")
+    states[others[0]] = .waiting
     states[trained[0]] = done(20)
     // 60 s of training, and two evaluations as long as what is known.
     #expect(pace.left(states, jobs: 1) == 100 && pace.left(states, jobs: 2) == 50)
@@ -109,6 +112,7 @@ struct ResultTests {
   func chosen() throws {
     let found = try Self.results(Self.grid + "\nmetrics: [loss, dev.accuracy, none.such]") { _, _ in 1 }
     #expect(found.figures == ["finetune.loss", "dev.loss", "dev.accuracy"])
+    #expect(found.unknown(["loss", "dev.accuracy", "none.such", "acurracy"]) == ["none.such", "acurracy"])
   }
 
   @Test("a page that needs nothing else, with everything escaped")

@@ -50,6 +50,23 @@ struct ResNetTrainingTests {
     }
   }
 
+  @Test("has the slopes of the loss for gradients of adapters, with dropout and without", arguments: forms, [0, 0.3])
+  func slopes(_ form: String, _ rate: Double) throws {
+    let model = try Model(fixture("images/" + form), threads: 2)
+    let trained = try Trained(Self.options(.lora).adapter, on: model)
+    let random = CountedRandom(seed: 3, stream: 0)
+    for (place, tensor) in trained.tensors.enumerated() {
+      for index in 0..<tensor.values.count { tensor.values.start[index] += Float(0.05 * random.normal(UInt64(place * 100_000 + index))) }
+    }
+    let pass = TrainingPass(model, trained), rows = try Self.rows(3, seed: 9)
+    pass.dropout = rate > 0 ? Dropout(rate: rate, seed: 5, pass: 2) : nil
+    func loss(learns: Bool = false) throws -> Double {
+      try pass.classes(Batch(rows.map(\.input)), targets: rows.map(\.targets), learns: learns).loss
+    }
+    _ = try loss(learns: true)
+    try checkSlopes(of: trained, change: 0.004) { try loss() }
+  }
+
   @Test("leaves the base's statistics alone with an adapter, and moves and saves them where everything is trained")
   func statistics() throws {
     let path = fixture("images/basic")

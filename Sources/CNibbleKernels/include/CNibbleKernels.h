@@ -203,6 +203,7 @@ void nibble_split_planes(size_t element, const uint8_t *x, size_t count, uint8_t
 void nibble_join_planes(size_t element, const uint8_t *planes, size_t count, uint8_t *x);
 
 #include "CNibbleBlocks.h"
+#include "CNibbleConvolutions.h"
 #include "CNibbleLayers.h"
 #include "CNibbleOptimizers.h"
 #include "CNibbleProducts.h"

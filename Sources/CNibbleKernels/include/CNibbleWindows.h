@@ -1,11 +1,10 @@
 // What a network of images does between its matrix products. An image is a row of `channels` numbers for each of its positions, line by
-// line. Plain C that compilers vectorize: the products beside it are what takes the time.
+// line.
 
 #ifndef CNIBBLEWINDOWS_H
 #define CNIBBLEWINDOWS_H
 
-#include <stddef.h>
-#include <stdint.h>
+#include "CNibbleKernels.h"
 
 /// The windows that slide over one image, with zeros beyond its edges.
 typedef struct {
@@ -29,17 +28,17 @@ void nibble_windows_greatest(const nibble_windows *windows, const float *x, floa
 void nibble_windows_greatest_back(const nibble_windows *windows, const float *dy, const uint32_t *from, float *dx);
 
 /// out = x * scale + shift by channel, and no less than 0 if `positive`. `out` may be `x`.
-void nibble_channels_scale(const float *x, size_t rows, size_t channels, const float *scale, const float *shift, int positive, float *out);
+void nibble_channels_scale(nibble_variant variant, const float *x, size_t rows, size_t channels, const float *scale, const float *shift, int positive, float *out);
 
 /// Adds to sums[channel] of x and, behind them, of x * x.
-void nibble_channels_moments(const float *x, size_t rows, size_t channels, double *sums);
+void nibble_channels_moments(nibble_variant variant, const float *x, size_t rows, size_t channels, double *sums);
 
 /// Adds to sums[channel] of dy and, behind them, of dy * (x - mean) * inverse.
-void nibble_channels_moments_back(const float *dy, const float *x, size_t rows, size_t channels, const float *mean, const float *inverse,
+void nibble_channels_moments_back(nibble_variant variant, const float *dy, const float *x, size_t rows, size_t channels, const float *mean, const float *inverse,
                                   double *sums);
 
 /// out = a * dy + b * x + c by channel. `out` may be `dy`.
-void nibble_channels_combine(const float *dy, const float *x, size_t rows, size_t channels, const float *a, const float *b, const float *c,
+void nibble_channels_combine(nibble_variant variant, const float *dy, const float *x, size_t rows, size_t channels, const float *a, const float *b, const float *c,
                              float *out);
 
 #endif

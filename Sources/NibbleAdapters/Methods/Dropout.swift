@@ -12,10 +12,12 @@ package struct Dropout: Sendable {
 
   /// x with some numbers left out; `out` may be `x`.
   ///
-  /// - Parameter layer: a number of the layer's own
+  /// - Parameters:
+  ///   - layer: a number of the layer's own
+  ///   - first: the place of the first number, which is even
   @discardableResult
   package func applied(
-    _ x: UnsafePointer<Float>, count: Int, layer: Int, _ out: UnsafeMutablePointer<Float>
+    _ x: UnsafePointer<Float>, count: Int, layer: Int, _ out: UnsafeMutablePointer<Float>, from first: Int = 0
   ) -> UnsafePointer<Float> {
     let random = CountedRandom(seed: seed &+ 0x51ED_270B &* (pass &+ 1), stream: UInt64(layer))
     let limit = UInt64(rate * 0x1p32)
@@ -23,7 +25,7 @@ package struct Dropout: Sendable {
     // One draw serves two numbers.
     var index = 0
     while index < count {
-      let bits = random.bits(UInt64(index / 2))
+      let bits = random.bits(UInt64((first + index) / 2))
       out[index] = bits & 0xFFFF_FFFF < limit ? 0 : x[index] * keep
       if index + 1 < count { out[index + 1] = bits >> 32 < limit ? 0 : x[index + 1] * keep }
       index += 2

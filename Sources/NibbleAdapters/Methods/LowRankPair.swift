@@ -58,6 +58,19 @@ package struct LowRankPair: Sendable {
   }
 }
 
+extension AdapterMethod {
+  /// The pair, where it is two of the method's parts and all that the method does.
+  package var barePair: LowRankPair? {
+    guard let pair, !pair.isTurned, !Self.folds, Self.isSum, undropped == nil, term == nil, pooled == nil, bias == nil else { return nil }
+    return pair
+  }
+}
+
+extension PartGradients {
+  /// Where the gradients of such a pair go.
+  package var ofPair: (a: UnsafeMutablePointer<Float>?, b: UnsafeMutablePointer<Float>?) { (self[LoRA.first]?.start, self[LoRA.second]?.start) }
+}
+
 /// Slots of a pass's scratch that belong to adapters; the pass's own are below 20.
 package enum AdapterSlot {
   static let low = 20, lowGradient = 21, inputGradient = 22, tableLow = 23, tableSums = 24, tableLowGradient = 25
@@ -108,7 +121,7 @@ package struct PairPass {
     of method: any AdapterMethod, _ gradients: PartGradients
   ) {
     guard type(of: method).folds else {
-      let (a, b) = (gradients[LoRA.first]?.start, gradients[LoRA.second]?.start)
+      let (a, b) = gradients.ofPair
       return pair.isTurned ? backward(dz, stride: stride, x, a: b, b: a) : backward(dz, stride: stride, x, a: a, b: b)
     }
     func zeros(_ slot: Int, _ count: Int) -> Floats {

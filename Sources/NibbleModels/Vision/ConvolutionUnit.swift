@@ -117,11 +117,15 @@ struct UnitPass {
   func run(_ unit: ConvolutionUnit, _ x: Planes, _ kept: UnitTape?) throws -> Planes {
     let sums = Planes(x.sizes.map(unit.sliding.after), channels: unit.convolution.outputs)
     let layers = layers(sums)
-    // Without a way back a few images at a time: their windows stay in the cache.
-    for images in groups(of: sums, unit.convolution.inputs, isWhole: kept != nil) {
-      let first = sums.starts[images.lowerBound] / sums.channels, count = sums.sizes[images].reduce(0) { $0 + $1.count }
-      layers.linear(
-        [unit.convolution], windows(unit.sliding, x, of: images), rows: first..<first + count, sums.start + first * sums.channels, kept?.linear)
+    if let direct = DirectConvolution(unit, x, self, layers.segments) {
+      direct.run(x.start, to: sums.start)
+    } else {
+      // Without a way back a few images at a time: their windows stay in the cache.
+      for images in groups(of: sums, unit.convolution.inputs, isWhole: kept != nil) {
+        let first = sums.starts[images.lowerBound] / sums.channels, count = sums.sizes[images].reduce(0) { $0 + $1.count }
+        layers.linear(
+          [unit.convolution], windows(unit.sliding, x, of: images), rows: first..<first + count, sums.start + first * sums.channels, kept?.linear)
+      }
     }
     let out = kept == nil ? sums : Planes(sums.sizes, channels: sums.channels)
     for segment in layers.segments { try normalize(unit, segment, sums, out, kept) }
@@ -202,10 +206,16 @@ struct UnitPass {
     let all = input.sizes.map { unit.sliding.windows($0, channels: input.channels) }
     let areRows = all.allSatisfy(\.areRows)
     let dx = goesOn ? Planes(input.sizes, channels: input.channels) : nil
+    let layers = layers(sums)
+    if let direct = DirectConvolution(unit, input, self, layers.segments) {
+      dx?.values.values.update(repeating: 0)
+      direct.back(input.start, dy.start, dx: dx?.start, gradients)
+      return dx
+    }
     let dWindows = dx.map { areRows ? $0.start : network.floats(Slot.windowGradient, sums.rows * unit.convolution.inputs) }
     // Where nothing is trained in it, nobody looks at what the layer took.
     let taken = trained ? windows(unit.sliding, input, of: 0..<input.sizes.count) : UnsafePointer(dy.start)
-    layers(sums).linearBack([unit.convolution], taken, rows: sums.rows, dy.start, dx: dWindows, kept.linear, gradients)
+    layers.linearBack([unit.convolution], taken, rows: sums.rows, dy.start, dx: dWindows, kept.linear, gradients)
     guard let dx, let dWindows, !areRows else { return dx }
     let starts = input.starts
     let froms = Planes(sums.sizes, channels: unit.convolution.inputs, of: sums.values).starts

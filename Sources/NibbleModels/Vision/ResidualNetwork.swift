@@ -249,11 +249,17 @@ final class ResidualNetwork: Network, @unchecked Sendable {
   func room(_ size: PassSize) -> PassRoom {
     // As if images were squares.
     let side = Int(Double(size.length).squareRoot().rounded(.up))
-    var (kept, windows, scaled, widest) = (0, 0, 0, 0)
+    var (kept, windows, padded, sums, scaled, widest) = (0, 0, 0, 0, 0, 0)
     func pass(_ unit: ConvolutionUnit, _ from: Planes.Size) -> Planes.Size {
       let to = unit.sliding.after(from)
       kept += 2 * to.count * unit.convolution.outputs
-      windows = max(windows, to.count * unit.convolution.inputs)
+      let inputs = unit.convolution.inputs, window = unit.sliding.window, edge = 2 * unit.sliding.padding
+      if engine.compute != .f32 || size.scaled.contains(unit.convolution.id) {
+        windows = max(windows, to.count * inputs)
+      } else {
+        padded = max(padded, (from.height + edge) * (from.width + edge) * inputs / max(window.height * window.width, 1))
+        sums = max(sums, DirectConvolution.sums(unit.convolution))
+      }
       widest = max(widest, to.count * unit.convolution.outputs, from.count * unit.convolution.inputs / max(unit.sliding.window.height * unit.sliding.window.width, 1))
       if size.scaled.contains(unit.convolution.id) { scaled += to.count * unit.convolution.outputs }
       return to
@@ -270,7 +276,7 @@ final class ResidualNetwork: Network, @unchecked Sendable {
     return PassRoom(
       // What one pass kept is freed among what the next keeps: memory holds about two of them.
       rows: size.inputs * at.count, kept: size.inputs * (2 * kept + scaled + size.length * weights.channels),
-      inHand: size.inputs * (2 * windows + 4 * widest))
+      inHand: size.inputs * (2 * windows + 3 * padded + 4 * widest) + sums)
   }
 }
 

@@ -113,12 +113,21 @@ package struct SweepResults: Sendable {
     return names
   }
 
-  /// The plan's choice, in which `accuracy` stands for that figure of every task; without one, the usual ones of each experiment.
+  /// Which of the plan's `metrics` nothing that was run has; none as long as nothing has a figure.
+  package func unknown(_ wanted: [String]) -> [String] {
+    let all = allFigures
+    return all.isEmpty ? [] : wanted.filter { Self.meant($0, all).isEmpty }
+  }
+
+  /// The figures that a name stands for: `accuracy` is that of every task.
+  private static func meant(_ name: String, _ all: [String]) -> [String] {
+    all.contains(name) ? [name] : all.filter { $0.hasSuffix("." + name) }
+  }
+
+  /// The plan's choice; without one, the usual ones of each experiment.
   private func chosen(_ wanted: [String]) -> [String] {
     let all = allFigures
-    guard wanted.isEmpty else {
-      return wanted.flatMap { name in all.contains(name) ? [name] : all.filter { $0.hasSuffix("." + name) } }
-    }
+    guard wanted.isEmpty else { return wanted.flatMap { Self.meant($0, all) } }
     // A task may have other figures in another experiment, though it has the same name.
     let usual = Set(experiments.flatMap { Self.usual(Self.figures(of: rows(of: $0))) })
     return all.filter(usual.contains)

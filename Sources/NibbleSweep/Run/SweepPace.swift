@@ -5,15 +5,17 @@ package struct SweepPace {
   /// Steps of training where they are known, else 1.
   private let work: [StepKey: Double]
 
+  private static let training = Verb.finetune.rawValue
+
   /// - Parameter trainingSteps: of runs of `finetune`, as far as they are planned
   package init(_ graph: StepGraph, trainingSteps: [StepKey: Int]) {
     kinds = graph.steps.mapValues(\.title)
     work = graph.steps.reduce(into: [:]) { work, one in work[one.key] = Double(max(1, trainingSteps[one.key] ?? 1)) }
   }
 
-  /// Seconds until all steps are done; nil while none is.
+  /// Seconds until all steps are done; nil while none is, and as long as no training says how long the others take.
   ///
-  /// A kind of which none is done yet takes as long as the others on average.
+  /// Another kind of which none is done yet takes as long as the steps that are, on average.
   ///
   /// - Parameter jobs: steps at once
   package func left(_ states: [StepKey: SweepRunner.State], jobs: Int) -> Double? {
@@ -30,7 +32,7 @@ package struct SweepPace {
       case .failed, .blocked: break
       }
     }
-    guard count > 0 else { return nil }
+    guard count > 0, done[Self.training] != nil || !rest.contains(where: { kinds[$0] == Self.training }) else { return nil }
     let all = rest.reduce(0) { sum, key in
       let known = done[kinds[key] ?? ""].map { $0.seconds / $0.work * (work[key] ?? 1) }
       return sum + (known ?? seconds / Double(count))

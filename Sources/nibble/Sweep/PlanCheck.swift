@@ -129,12 +129,13 @@ struct PlanCheck {
     return plan.setting("peak_memory", to: JSON(max(0, peak - weights + packed))).setting("weights", to: JSON(packed))
   }
 
-  /// Bytes that each step takes: packing and training as planned, merging and evaluating as much as the most of the same run.
+  /// Bytes that each step takes: packing and training as planned, merging and evaluating as much as the most of the same run, and no less than the model that is packed.
   var memory: [StepKey: Int] {
     var needs = plans.compactMapValues { $0["peak_memory"]?.int }
     for run in graph.runs {
       guard let most = run.steps.compactMap({ needs[$0.key] }).max() else { continue }
-      for step in run.steps where plans[step.key] == nil { needs[step.key] = max(needs[step.key] ?? 0, most) }
+      let model = run.steps.compactMap { plans[$0.key]?["bytes_out"]?.int }.max() ?? 0
+      for step in run.steps where plans[step.key] == nil { needs[step.key] = max(needs[step.key] ?? 0, most, model) }
     }
     return needs
   }

@@ -71,6 +71,9 @@ struct SweepCommand: ParsableCommand {
     let results = SweepResults(read, graph, runner.states, version: nibbleVersion, machine: Self.machine)
     if common.json { try StandardOutput.print(results.json) } else { try StandardOutput.write(results.markdown) }
     try StandardOutput.flush()
+    for name in results.unknown(read.figures) {
+      common.warn([Warning(.unused, "\(path: plan): metrics: \(quoted(oneLine(name))) is a figure of no run; there are \(results.allFigures.joined(separator: ", "))")])
+    }
     try report(runner, graph, output)
   }
 

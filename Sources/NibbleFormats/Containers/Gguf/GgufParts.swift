@@ -50,6 +50,21 @@ struct GgufParts {
     }
   }
 
+  /// The files in a folder that hold a model, or its first part; what reads images beside a model (`mmproj`) is none.
+  static func models(_ names: [String]) -> [String] {
+    names.filter { name in
+      guard name.hasSuffix(".gguf"), !name.hasPrefix("mmproj"), let part = Self.part(name) else { return false }
+      return part == 1
+    }.sorted()
+  }
+
+  /// The number of a part by its name, from 1 on; 1 for whole models.
+  private static func part(_ name: String) -> Int? {
+    let words = name.dropLast(".gguf".count).split(separator: "-", omittingEmptySubsequences: false).suffix(3)
+    guard words.count == 3, words[words.startIndex + 1] == "of", words.allSatisfy({ $0 == "of" || $0.count == 5 && $0.allSatisfy(\.isNumber) }) else { return 1 }
+    return Int(words[words.startIndex])
+  }
+
   /// How llama.cpp ends the names of parts; numbers count from 0 in files, from 1 in names.
   private static func ending(_ number: Int, of count: Int) -> String {
     func five(_ number: Int) -> String { String(repeating: "0", count: max(0, 5 - String(number).count)) + String(number) }

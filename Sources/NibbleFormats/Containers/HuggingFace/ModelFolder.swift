@@ -11,6 +11,12 @@ extension Checkpoint {
   ///   - needsConfig: refuses folders without one
   static func openFolder(_ folder: String, as path: String, needsConfig: Bool = true) throws -> Checkpoint {
     let names = try namesInFolder(folder)
+    if needsConfig, !names.contains(weightsName), !names.contains(indexName), case let models = GgufParts.models(names), !models.isEmpty {
+      guard models.count == 1 else {
+        throw NibbleError.badInput("\(path: path): \(models.count) models in GGUF; give one of them itself, such as \(quoted(folder + "/" + models[0]))")
+      }
+      return try open(folder + "/" + models[0])
+    }
     var checkpoint = Checkpoint(path: path, container: .folder)
     if !names.contains("config.json"), !needsConfig {
       // The weights alone.
@@ -102,7 +108,6 @@ extension Checkpoint {
 
   private static func noWeights(_ path: String, _ names: [String]) -> NibbleError {
     for name in names {
-      if name.hasSuffix(".gguf") { return .badInput("\(path: path): no model folder; \(quoted(path + "/" + name)) may be given itself") }
       for ending in [".bin", ".pt", ".pth", ".ckpt"] where name.hasSuffix(ending) {
         return .badInput("\(path: "\(path)/\(name)"): \(ending) files are not read; convert the model to safetensors")
       }

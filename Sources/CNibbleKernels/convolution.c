@@ -1,0 +1,58 @@
+// The public entries of convolutions, and how their weights are packed: in blocks of as many outputs, or channels on the way back, as two registers hold, the last
+// of one register if that is enough.
+
+#include "layers.h"
+
+/// Numbers of the block that begins at `start`.
+static size_t block_width(size_t count, size_t start, size_t lanes) { return count - start > lanes ? 2 * lanes : lanes; }
+
+size_t nibble_convolve_packed(nibble_variant variant, size_t across, size_t inputs) {
+  size_t lanes = nibble_layers_of(variant)->lanes, width = 0;
+  for (size_t at = 0; at < across; at += block_width(across, at, lanes)) width += block_width(across, at, lanes);
+  return width * inputs;
+}
+
+void nibble_convolve_pack(nibble_variant variant, const nibble_convolution *k, const float *weights, float *packed) {
+  size_t lanes = nibble_layers_of(variant)->lanes, taps = k->window_height * k->window_width;
+  for (size_t o = 0; o < k->outputs;) {
+    size_t width = block_width(k->outputs, o, lanes);
+    for (size_t t = 0; t < taps; t++)
+      for (size_t c = 0; c < k->channels; c++)
+        for (size_t l = 0; l < width; l++) *packed++ = o + l < k->outputs ? weights[((o + l) * k->channels + c) * taps + t] : 0;
+    o += width;
+  }
+}
+
+void nibble_convolve_pack_back(nibble_variant variant, const nibble_convolution *k, const float *weights, float *packed) {
+  size_t lanes = nibble_layers_of(variant)->lanes, taps = k->window_height * k->window_width;
+  for (size_t c = 0; c < k->channels;) {
+    size_t width = block_width(k->channels, c, lanes);
+    for (size_t t = 0; t < taps; t++)
+      for (size_t o = 0; o < k->outputs; o++)
+        for (size_t l = 0; l < width; l++) *packed++ = c + l < k->channels ? weights[(o * k->channels + c + l) * taps + t] : 0;
+    c += width;
+  }
+}
+
+void nibble_convolve_unpack(nibble_variant variant, const nibble_convolution *k, const float *packed, float scale, float *dw) {
+  size_t lanes = nibble_layers_of(variant)->lanes, taps = k->window_height * k->window_width;
+  for (size_t o = 0; o < k->outputs;) {
+    size_t width = block_width(k->outputs, o, lanes);
+    for (size_t t = 0; t < taps; t++)
+      for (size_t c = 0; c < k->channels; c++, packed += width)
+        for (size_t l = 0; l < width && o + l < k->outputs; l++) dw[((o + l) * k->channels + c) * taps + t] += scale * packed[l];
+    o += width;
+  }
+}
+
+void nibble_convolve(nibble_variant variant, const nibble_convolution *k, const float *x, const float *packed, size_t line, float *out) {
+  nibble_layers_of(variant)->convolve(k, x, packed, line, out);
+}
+
+void nibble_convolve_give(nibble_variant variant, const nibble_convolution *k, const float *dy, const float *packed, size_t line, float *dx) {
+  nibble_layers_of(variant)->convolve_give(k, dy, packed, line, dx);
+}
+
+void nibble_convolve_gradient(nibble_variant variant, const nibble_convolution *k, const float *x, const float *dy, size_t first, size_t end, float *packed) {
+  nibble_layers_of(variant)->convolve_gradient(k, x, dy, first, end, packed);
+}
