@@ -32,7 +32,8 @@ extension Transformer {
       let branches = [layer.attentionNorms, layer.mlpNorms].count { $0.after != nil }
       let inner = layer.used * (layer.upWidth + layer.down.inputs)
       let routed = layer.experts.map { $0.all.count + $0.used * shape.width } ?? 0
-      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.queryWidth + inner + routed
+      let cross = layer.cross == nil ? 0 : 2 * (shape.width + shape.queryWidth + shape.keyValueWidth)
+      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.queryWidth + inner + routed + cross
     }
     // Rows that experts take and give, and the gradients of both and of what they count with.
     let routed = layers.compactMap(\.experts).map { ($0.used + 2) * shape.width + $0.all.count + $0.used }.max() ?? 0
@@ -50,12 +51,14 @@ extension Transformer {
     let distances = weights.relative.map { relative in
       let count = min(relative.table.count, 2 * size.length)
       return count * (2 * shape.width + 4 * shape.queryWidth) + size.threads * 2 * size.length * (size.length + count)
-    } ?? weights.positionBias.map { 4 * size.length * $0.table.width + size.threads * 2 * size.length * size.length }
+    } ?? weights.positionBias.map { 6 * size.length * $0.table.width }
+    // Keys and values of sources with what comes back, and what does so to their states.
+    let crossed = layers.contains { $0.cross != nil } ? 2 * shape.keyValueWidth + shape.width : 0
     let narrow = weights.embeddingProjection == nil ? 0 : 3 * weights.embeddingWidth
     return PassRoom(
       rows: rows, kept: rows * (narrow + (layers.count + 1) * shape.width + kept + unscaled),
       // Left sides of products, packed, and scores of attention come last.
-      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide + routed) + rows * max(inner, wide)
+      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide + routed + crossed) + rows * max(inner, wide)
         + size.threads * 2 * 64 * size.length + (distances ?? 0))
   }
 }
@@ -64,7 +67,7 @@ extension TransformerWeights {
   var parts: NetworkParts {
     let own = distinctLayers
     var parts = NetworkParts(
-      layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap { $0.queryKeyValue + $0.distances + [$0.attentionOutput] },
+      layers: (embeddingProjection.map { [$0] } ?? []) + own.flatMap(\.linears), attention: own.flatMap(\.attention),
       mlp: own.flatMap(\.mlp), idle: idle, embeddings: [tokens, positions, tokenTypes, relative?.table, positionBias?.table].compactMap { $0 },
       norms: own.flatMap(\.norms) + [embeddingNorm, relative?.norm, finalNorm].compactMap { $0 })
     parts.looseVectors = own.compactMap(\.sinks)

@@ -178,7 +178,7 @@ package final class TrainingRun {
         continue
       }
       guard let head else {
-        let own = try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), learns: false, seen: seen)
+        let own = try pass.language(batch.map(\.run), labels: batch.map(\.labels), learns: false, seen: seen)
         found.loss += own.loss * Double(own.tokens)
         found.count += own.tokens
         continue
@@ -244,7 +244,7 @@ package final class TrainingRun {
   /// The mean loss of rows, and its gradients, times `scale`.
   private func learn(_ batch: [TrainingRow], _ scale: Float) throws -> Double {
     switch pass.model.head {
-    case .language, .tokens: try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), scale: scale).loss
+    case .language, .tokens: try pass.language(batch.map(\.run), labels: batch.map(\.labels), scale: scale).loss
     case .spans: try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale)
     case .classification, .none: try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
     }
