@@ -10,6 +10,7 @@ from running import as_float32, edit_config
 CLASSES = {"t5": transformers.T5ForConditionalGeneration, "mt5": transformers.MT5ForConditionalGeneration}
 VOCABULARY = 96
 PAD, EOS = 0, 1
+MARKS = ["<pad>", "</s>", "<unk>"]
 
 
 def chance(name):
@@ -50,10 +51,10 @@ def save_t5(folder, name, **changes):
     model.save_pretrained(folder)
     edit_config(folder, tie_word_embeddings=tied, scale_decoder_outputs=None)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"t{i}": i for i in range(VOCABULARY)}, unk_token="t2"))
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({word_of(i): i for i in range(VOCABULARY)}, unk_token=MARKS[2]))
     words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    words.post_processor = tokenizers.processors.TemplateProcessing(single="$A t1", pair="$A t1 $B t1", special_tokens=[("t1", EOS)])
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="t1", pad_token="t0", unk_token="t2").save_pretrained(folder)
+    words.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", EOS)])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", pad_token="<pad>", unk_token="<unk>").save_pretrained(folder)
     model = as_float32(CLASSES[kind], folder)
     assert (model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()) == own_head
     return model
@@ -63,5 +64,9 @@ def ids_of(batch, length):
     return torch.randint(3, VOCABULARY, (batch, length))
 
 
+def word_of(id):
+    return MARKS[id] if id < len(MARKS) else f"t{id}"
+
+
 def text_of(ids):
-    return " ".join(f"t{i}" for i in ids)
+    return " ".join(map(word_of, ids))

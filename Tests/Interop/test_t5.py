@@ -73,14 +73,14 @@ def test_the_table_of_tokens_under_its_other_names(nibble, work, name, is_copy):
 
 
 @pytest.mark.parametrize("changes, reason", [
-    ({"feed_forward_proj": "gated-gelu-new"}, "feed_forward_proj"), ({"feed_forward_proj": "gated-snake"}, "snake"),
+    ({"feed_forward_proj": "gated-gelu-new"}, "feed_forward_proj"), ({"feed_forward_proj": "gated-snake", "dense_act_fn": None}, "snake"),
     ({"is_encoder_decoder": False}, "is_encoder_decoder"), ({"architectures": ["T5EncoderModel"]}, "T5EncoderModel"),
     ({"relative_attention_max_distance": 2}, "relative_attention_max_distance"), ({"relative_attention_num_buckets": 1}, "relative_attention_num_buckets"),
     ({"decoder_start_token_id": VOCABULARY}, "decoder_start_token_id"), ({"d_kv": -1}, "d_kv"), ({"num_decoder_layers": 0}, "num_decoder_layers")], ids=str)
 def test_what_is_not_done_is_refused_by_name(nibble, work, changes, reason):
     save_t5(work / "m", "refused", kind="t5", feed_forward_proj="relu", relative_attention_num_buckets=16)
     edit_config(work / "m", **changes)
-    said = nibble("generate", "--base", work / "m", "--prompt", "t5", exits=2).stderr
+    said = nibble("generate", "--base", work / "m", "--prompt", "t5", exits=3).stderr
     assert reason in said and len(said.strip().splitlines()) == 1
 
 
@@ -89,7 +89,7 @@ def test_other_tables_of_tokens_are_refused(nibble, work):
     path = work / "m" / "model.safetensors"
     tensors = load_file(path)
     save_file(tensors | {"decoder.embed_tokens.weight": tensors["shared.weight"] + 1}, path, {"format": "pt"})
-    assert "decoder.embed_tokens.weight" in nibble("generate", "--base", work / "m", "--prompt", "t5", exits=2).stderr
+    assert "decoder.embed_tokens.weight" in nibble("generate", "--base", work / "m", "--prompt", "t5", exits=3).stderr
 
 
 # Generation.
@@ -97,10 +97,12 @@ def test_other_tables_of_tokens_are_refused(nibble, work):
 
 def answered(model, prompt, new=20, **options):
     """What transformers writes to the prompt, which ends as the tokenizer ends texts, without the token that ends it; and the beam search's score."""
+    # The cache that transformers makes has as many layers as the encoder.
+    use_cache = model.config.num_decoder_layers <= model.config.num_layers
     with torch.no_grad():
         out = model.generate(
             torch.tensor([[*prompt, EOS]]), attention_mask=torch.ones(1, len(prompt) + 1, dtype=torch.long), max_new_tokens=new, do_sample=False,
-            return_dict_in_generate=True, output_scores=True, use_cache=True, **options)
+            return_dict_in_generate=True, output_scores=True, use_cache=use_cache, **options)
     ids = out.sequences[0, 1:].tolist()
     ids = ids[:ids.index(EOS)] if EOS in ids else ids
     return ids, float(out.sequences_scores[0]) if "sequences_scores" in out else None
@@ -124,7 +126,7 @@ def test_texts(nibble, work, search, case):
         assert said["ids"] == ids
         assert said["text"] == text_of(i for i in ids if i not in (PAD, EOS, 2))
         if score is not None:
-            assert said["score"] == pytest.approx(score, abs=2e-5)
+            assert said["score"] == pytest.approx(score, rel=2e-5, abs=5e-5)
 
 
 def test_many_prompts_at_once(nibble, work):
@@ -237,7 +239,8 @@ def test_full_training_is_pytorch_s(nibble, work, case):
     assert_same_steps(work / "out", by_torch(model, made))
     final = as_float32(type(model), work / "out")
     for (name, ours), (_, theirs) in zip(final.named_parameters(), model.named_parameters(), strict=True):
-        assert float((ours - theirs).abs().max()) <= 2e-4, name
+        # Adam's steps are as long whatever the gradient: those near 0 may go either way.
+        assert float((ours - theirs).abs().max()) <= STEPS * RATE and float((ours - theirs).abs().mean()) <= 2e-6, name
 
 
 def test_validation_and_evaluation_have_the_loss_of_rows(nibble, work):
@@ -265,7 +268,7 @@ def test_rows_of_ids_and_rows_that_do_not_fit(nibble, work):
     for bad, reason in (({"text": "t5 t6"}, "prompt and completion"), ({"input_ids": [5]}, "labels"), ({"input_ids": [5], "labels": [VOCABULARY]}, "vocabulary"),
                         ({"prompt": "t5", "completion": 3}, "completion"), ({"messages": []}, "prompt and completion"), ({"input_ids": [], "labels": [5]}, "empty")):
         (work / "bad.jsonl").write_text(json.dumps(bad) + "\n")
-        said = nibble("finetune", "--base", work / "m", "--data", work / "bad.jsonl", "-o", work / "out", "--max-steps", 1, exits=2).stderr
+        said = nibble("finetune", "--base", work / "m", "--data", work / "bad.jsonl", "-o", work / "out", "--max-steps", 1, exits=3).stderr
         assert reason in said and "bad.jsonl" in said and len(said.strip().splitlines()) == 1, said
 
 
@@ -290,7 +293,7 @@ def test_packed_models_run(nibble, work, output):
     """As their decoded twins do in transformers; the last layers of MLPs stay as they are in folders, where transformers does not replace them."""
     save_t5(work / "m", "packed", d_model=64, d_ff=64, d_kv=16, num_heads=4)
     nibble("quantize", work / "m", "-o", work / output, *(["--format", "bnb"] if output == "folder" else []))
-    nibble("dequantize", work / output, "-o", work / "twin", "--dtype", "f32")
+    nibble("dequantize", work / output, "-o", work / "twin", "--dtype", "fp32")
     kind = json.loads((work / "m" / "config.json").read_text())["model_type"]
     twin = as_float32(CLASSES[kind], work / "twin")
     assert_forward(nibble, work / output, twin, work, input_ids=ids_of(2, 20), labels=labels_of(2, 8))
@@ -308,5 +311,5 @@ def test_what_looks_at_one_text_is_refused(nibble, work, words):
     save_t5(work / "m", "one text")
     row = {"text": "t5 t6", "choices": ["t7", "t8"], "question": "t5", "label": 0, "sentence1": "t5", "sentence2": "t6", "score": 1, "context": "t5", "gold": 0}
     (work / "data.jsonl").write_text(json.dumps(row) + "\n")
-    said = nibble(*words, "--base", work / "m", "--data", work / "data.jsonl", exits=1).stderr
+    said = nibble(*words, "--base", work / "m", "--data", work / "data.jsonl", exits=2).stderr
     assert "reads one text and writes another" in said and len(said.strip().splitlines()) == 1
