@@ -74,6 +74,9 @@ public final class Model: @unchecked Sendable {
     let output = try storedHead.map { try source.linear(NewHead.name, outputs: $0.labels) }
     network = try architecture.network(config, source, Engine(precision, team: team))
     tokenNetwork = network as? any TokenNetwork
+    guard classifier == nil && storedHead == nil || !(network is EncoderDecoder) else {
+      throw NibbleError.usage("\(path): classes and answers marked in a text are not implemented for models of model_type \(quoted(type))")
+    }
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
     if let storedHead, let output {

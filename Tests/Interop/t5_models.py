@@ -1,4 +1,5 @@
 """Small T5s and mT5s that are drawn, not chosen, with a tokenizer of words that ends texts as T5's does."""
+import math
 import os
 import random
 
@@ -17,13 +18,28 @@ def chance(name):
     return random.Random(f"{os.environ['NIBBLE_SEED']} {name}")
 
 
+def rounds_alike(buckets, longest):
+    """Whether PyTorch's logarithm, which is not always rounded to the nearest number, puts no distance on the other side of a border between buckets."""
+    for count in (buckets, buckets // 2):
+        exact = count // 2
+        x = torch.arange(exact, longest + 1).float() / exact
+        parts = [logarithm / math.log(longest / exact) * (count - exact) for logarithm in (x.log(), x.double().log().float())]
+        if not torch.equal(*(part.long() for part in parts)):
+            return False
+    return True
+
+
 def settings(rng):
     """What a configuration says, and whether the head has a weight of its own."""
-    buckets = rng.randint(4, 33)
+    while True:
+        buckets = rng.randint(4, 33)
+        longest = buckets // 2 + rng.randint(1, 40)
+        if rounds_alike(buckets, longest):
+            break
     drawn = {
         "vocab_size": VOCABULARY, "d_model": rng.choice([20, 32, 48, 64]), "d_kv": rng.choice([4, 8, 12, 16]), "d_ff": rng.choice([24, 40, 64, 96]),
         "num_heads": rng.randint(1, 5), "num_layers": rng.randint(1, 3), "num_decoder_layers": rng.choice([None, 1, 2, 3, 4]),
-        "relative_attention_num_buckets": buckets, "relative_attention_max_distance": buckets // 2 + rng.randint(1, 40),
+        "relative_attention_num_buckets": buckets, "relative_attention_max_distance": longest,
         "feed_forward_proj": rng.choice(["relu", "gated-gelu", "gated-silu", "gelu", "gated-relu"]), "layer_norm_epsilon": rng.choice([1e-6, 1e-5, 1e-3]),
         "decoder_start_token_id": rng.choice([PAD, 0, 7]), "pad_token_id": PAD, "eos_token_id": EOS, "use_cache": True}
     return {key: value for key, value in drawn.items() if value is not None}, rng.random() < 0.5

@@ -105,6 +105,9 @@ package final class TrainingRun {
     guard options.noiseAlpha == 0 || model.network is any TokenNetwork else {
       throw NibbleError.usage("\(.neftuneNoiseAlpha) is noise on the embeddings of tokens; \(path: model.path) has none")
     }
+    guard options.noiseAlpha == 0 || !model.answersPrompts else {
+      throw NibbleError.usage("\(.neftuneNoiseAlpha) is not implemented for models that read one text and write another; \(path: model.path) is one")
+    }
     if options.labelSmoothing > 0, case .classification(let head) = model.head, head.problem != .oneLabel {
       throw NibbleError.usage("\(.labelSmoothing) is for one class of several, not for regression or many labels")
     }
