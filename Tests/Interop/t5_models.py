@@ -1,11 +1,11 @@
 """Small T5s and mT5s that are drawn, not chosen, with a tokenizer of words that ends texts as T5's does."""
-import math
 import os
 import random
 
 import tokenizers
 import torch
 import transformers
+from differential.pairs import rounds_alike
 from running import as_float32, edit_config
 
 CLASSES = {"t5": transformers.T5ForConditionalGeneration, "mt5": transformers.MT5ForConditionalGeneration}
@@ -16,17 +16,6 @@ MARKS = ["<pad>", "</s>", "<unk>"]
 
 def chance(name):
     return random.Random(f"{os.environ['NIBBLE_SEED']} {name}")
-
-
-def rounds_alike(buckets, longest):
-    """Whether PyTorch's logarithm, which is not always rounded to the nearest number, puts no distance on the other side of a border between buckets."""
-    for count in (buckets, buckets // 2):
-        exact = count // 2
-        x = torch.arange(exact, longest + 1).float() / exact
-        parts = [logarithm / math.log(longest / exact) * (count - exact) for logarithm in (x.log(), x.double().log().float())]
-        if not torch.equal(*(part.long() for part in parts)):
-            return False
-    return True
 
 
 def settings(rng):

@@ -44,7 +44,7 @@ extension Model {
   /// these until they are merged.
   package var splitTable: Embedding? { answersPrompts ? tokenEmbedding : nil }
 
-  package static let splitReason: MessageText = "is looked up by two modules, the encoder's and the decoder's; changes of it are implemented for merging only"
+  package static let splitReason: MessageText = "is looked up by two modules, the encoder's and the decoder's; changes of it are not implemented"
 
   /// An adapter with the numbers that its modules share.
   package func withShared(_ file: AdapterFile, _ names: ModuleNames) throws -> AdapterFile {

@@ -19,7 +19,8 @@ enum T5: Architecture {
     let encoder = try weights("encoder", shape, tokens, config, source)
     var own = shape
     own.isCausal = true
-    own.layers = try config.int("num_decoder_layers", Limits.layers, default: shape.layers)
+    // As many as the encoder's, where these are called by the family's name: transformers reads the other one later.
+    own.layers = try config.int("num_decoder_layers", Limits.layers, default: config.int("num_layers", Limits.layers, default: isMT5(config) ? 8 : 6))
     own.windows = Array(repeating: nil, count: own.layers)
     own.attentionScales = Array(repeating: 1, count: own.layers)
     if try scalesStates(config) { own.logits.divisor = Float(Double(shape.width).squareRoot()) }
