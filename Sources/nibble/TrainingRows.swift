@@ -47,7 +47,8 @@ struct TrainingRows {
     let network = try model.tokens(for: "a row of text")
     // Rows of ids need none; one that is there has to be whole.
     let holders: Set = ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"]
-    let isThere = tokenizerPath != nil || model.checkpoint.smallFiles.contains { holders.contains($0.name) }
+    let isThere = tokenizerPath != nil
+      || model.checkpoint.smallFiles.contains { holders.contains($0.name) || model.answersPrompts && $0.name == "spiece.model" }
     let own = isThere ? try ModelTokenizer(model, path: tokenizerPath) : nil
     tokenizer = own?.tokenizer
     classes = model.classCount.map {

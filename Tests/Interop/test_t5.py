@@ -4,6 +4,7 @@ import json
 
 import peft
 import pytest
+import sentencepiece
 import torch
 from models import raw_bytes_of
 from running import as_float32, assert_forward, edit_config, padded
@@ -155,6 +156,28 @@ def test_sampling_draws_from_the_decoder_s_scores(nibble, work):
     assert bool(((found - chances).abs() <= 4 * (chances * (1 - chances) / count).sqrt() + 1 / count).all())
 
 
+def test_pieces_in_a_file_of_t5_s_name(nibble, work):
+    """Files of mT5 have no tokenizer.json."""
+    text = "Once upon a time there was a little model that read one text and wrote another. It was very proud of its two halves. "
+    (work / "text.txt").write_text("\n".join(text.split(". ") * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(work / "text.txt"), model_prefix=str(work / "spiece"), vocab_size=40, hard_vocab_limit=False, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
+        model_type="unigram", minloglevel=2)
+    model = save_t5(work / "m", "pieces")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (work / "m" / name).unlink(missing_ok=True)
+    (work / "spiece.model").rename(work / "m" / "spiece.model")
+    (work / "m" / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    pieces = sentencepiece.SentencePieceProcessor(str(work / "m" / "spiece.model"))
+    prompt = "a little text was very proud"
+    said = nibble.json("generate", "--base", work / "m", "--prompt", prompt, "--max-new-tokens", 9)
+    assert said["prompt_tokens"] == len(pieces.encode(prompt)) + 1
+    assert said["ids"] == answered(model, pieces.encode(prompt), 9)[0]
+    (work / "rows.jsonl").write_text(json.dumps({"prompt": prompt, "completion": "two halves"}) + "\n")
+    row, = nibble.json("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "out", "--show-batch")
+    assert (row["input_ids"], row["labels"]) == ([*pieces.encode(prompt), EOS], [*pieces.encode("two halves"), EOS])
+
+
 # Training.
 
 
@@ -215,7 +238,7 @@ def peft_start(base, folder, **options):
     return model
 
 
-@pytest.mark.parametrize("targets", [["q", "v"], "all-linear", r"decoder\..*EncDecAttention\.[kv]", r"encoder\..*\.wo"], ids=str)
+@pytest.mark.parametrize("targets", [["q", "v"], "all-linear", ["wi_0", "wi", "relative_attention_bias"], r"decoder\..*EncDecAttention\.[kv]", r"encoder\..*\.wo"], ids=str)
 @pytest.mark.parametrize("case", range(2))
 @pytest.mark.parametrize("more", [[], ["--no-gradient-checkpointing"]], ids=str)
 def test_steps_are_peft_s(nibble, work, targets, case, more):
@@ -228,6 +251,33 @@ def test_steps_are_peft_s(nibble, work, targets, case, more):
     assert config["task_type"] == "SEQ_2_SEQ_LM"
     base = as_float32(type(model.get_base_model()), work / "m")
     final = peft.PeftModel.from_pretrained(base, work / "out").eval()
+    with torch.no_grad():
+        assert float(loss_of(final, made[:BATCH])) == pytest.approx(float(loss_of(model, made[:BATCH])), rel=2e-4)
+
+
+def test_steps_on_packed_weights_are_peft_s(nibble, work):
+    save_t5(work / "m", "packed steps", d_model=64, d_ff=64, d_kv=16, num_heads=4)
+    nibble("quantize", work / "m", "-o", work / "m.nbl")
+    nibble("dequantize", work / "m.nbl", "-o", work / "twin", "--dtype", "fp32")
+    model = peft_start(work / "twin", work / "start", target_modules="all-linear")
+    made = rows(work / "rows.jsonl")
+    nibble("finetune", "--base", work / "m.nbl", "--data", work / "rows.jsonl", "--init-adapter", work / "start", "-o", work / "out", "--any-base", *RUN)
+    assert_same_steps(work / "out", by_torch(model, made))
+
+
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_full_training_of_a_table_under_another_name(nibble, work, is_copy):
+    """A copy of the table in the file is trained with it."""
+    model = save_t5(work / "m", "copies", own_head=False)
+    path = work / "m" / "model.safetensors"
+    tensors = load_file(path)
+    shared = tensors["shared.weight"] if is_copy else tensors.pop("shared.weight")
+    save_file(tensors | {f"{stack}.embed_tokens.weight": shared.clone() for stack in ("encoder", "decoder")}, path, {"format": "pt"})
+    made = rows(work / "rows.jsonl")
+    nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", "full", "-o", work / "out", *RUN)
+    assert_same_steps(work / "out", by_torch(model, made))
+    final = as_float32(type(model), work / "out")
+    assert final.encoder.embed_tokens.weight.data_ptr() == final.shared.weight.data_ptr() == final.lm_head.weight.data_ptr()
     with torch.no_grad():
         assert float(loss_of(final, made[:BATCH])) == pytest.approx(float(loss_of(model, made[:BATCH])), rel=2e-4)
 
@@ -304,6 +354,38 @@ def test_packed_models_run(nibble, work, output):
     prompt = ids_of(1, 9)[0].tolist()
     said = nibble.json("generate", "--base", work / output, "--prompt", text_of(prompt), "--max-new-tokens", 12)
     assert said["ids"] == answered(twin, prompt, 12)[0]
+
+
+def test_what_the_two_stacks_look_up_is_not_adapted(nibble, work):
+    save_t5(work / "m", "tables adapted", own_head=False)
+    rows(work / "rows.jsonl")
+    for words in (["--target-modules", "q,shared"], ["--trainable-token-indices", "3"], ["--modules-to-save", "shared"]):
+        said = nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "out", *words, exits=2).stderr
+        assert "'shared' is looked up by two modules" in said and len(said.strip().splitlines()) == 1
+    peft_start(work / "m", work / "a", target_modules=["q", "shared"])
+    assert "'shared' is looked up by two modules" in nibble(
+        "generate", "--base", work / "m", "--adapter", work / "a", "--prompt", "t5", exits=5).stderr
+    assert "can only be attached" in nibble("merge", "--base", work / "m", "--adapter", work / "a", "-o", work / "merged", exits=3).stderr
+
+
+@pytest.mark.parametrize("words, reason", [
+    (["--num-labels", 2, "--pooling", "last"], "classes"), (["--neftune-noise-alpha", 5], "--neftune-noise-alpha"), (["--train-on-prompt"], "--train-on-prompt")], ids=str)
+def test_options_that_do_not_fit_are_refused(nibble, work, words, reason):
+    save_t5(work / "m", "options", kind="t5")
+    (work / "rows.jsonl").write_text(json.dumps({"prompt": "t5", "completion": "t6", "text": "t5", "label": 1}) + "\n")
+    said = nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "out", *words, exits=2).stderr
+    assert reason in said and len(said.strip().splitlines()) == 1
+
+
+def test_calibration_and_gguf_are_refused(nibble, work):
+    save_t5(work / "m", "calibrated", kind="t5")
+    (work / "text.txt").write_text("t5 t6 t7")
+    for words, reason in ((["quantize", work / "m", "-o", work / "q.nbl", "--encoder", "calibrated", "--calibration", work / "text.txt"], "reads one text"),
+                          (["quantize", work / "m", "-o", work / "q.nbl", "--encoder", "calibrated"], "transformers of text"),
+                          (["calibrate", work / "m", "--calibration", work / "text.txt", "-o", work / "s"], "reads one text"),
+                          (["convert", work / "m", "-o", work / "m.gguf"], "t5")):
+        said = nibble(*words, exits=2).stderr
+        assert reason in said and len(said.strip().splitlines()) == 1, said
 
 
 @pytest.mark.parametrize("words", [

@@ -15,7 +15,7 @@ enum T5: Architecture {
     try config.refuse(["is_decoder"])
     try config.refuse(["is_encoder_decoder"], unless: [.bool(true)])
     let shape = try shape(config), vocabulary = 0...shape.vocabulary - 1
-    let tokens = try tokens(shape, source)
+    let (tokens, copies) = try tokens(shape, source)
     let encoder = try weights("encoder", shape, tokens, config, source)
     var own = shape
     own.isCausal = true
@@ -29,8 +29,10 @@ enum T5: Architecture {
     // Files of old hold a table of distances to the source, which no version of transformers looks at.
     try source.checkNothingLeft(ignoring: Pattern(#"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"#))
     return EncoderDecoder(
-      Transformer(shape, encoder, engine), Transformer(own, decoder, engine), start: try config.int("decoder_start_token_id", vocabulary, default: isMT5(config) ? 0 : nil),
-      padding: config.says("pad_token_id") && config["pad_token_id"] == nil ? nil : try config.int("pad_token_id", vocabulary, default: 0))
+      Transformer(shape, encoder, engine), Transformer(own, decoder, engine),
+      start: try config.int("decoder_start_token_id", vocabulary, default: isMT5(config) ? 0 : nil),
+      padding: config.says("pad_token_id") && config["pad_token_id"] == nil ? nil : try config.int("pad_token_id", vocabulary, default: 0),
+      tableCopies: copies.map { $0 + ".weight" })
   }
 
   private static func isMT5(_ config: ConfigReader) -> Bool { config["model_type"]?.string == "mt5" }
@@ -69,13 +71,14 @@ enum T5: Architecture {
     return (try read.activation("dense_act_fn", default: name), try config.bool("is_gated_act", default: words.count == 2))
   }
 
-  /// The table of tokens that both transformers share. Files may hold it under several names.
-  private static func tokens(_ shape: TransformerShape, _ source: WeightSource) throws -> Embedding {
+  /// The table of tokens that both transformers share, and the names of its copies in the file.
+  private static func tokens(_ shape: TransformerShape, _ source: WeightSource) throws -> (Embedding, copies: [String]) {
     let stacks = ["encoder.embed_tokens", "decoder.embed_tokens"]
     let name = (["shared"] + stacks + ["lm_head"]).first { source.has($0 + ".weight") } ?? "shared"
     let tokens = try source.embedding(name, count: shape.vocabulary, width: shape.width)
-    for other in stacks where other != name { try source.checkCopy(other, of: tokens) }
-    return tokens
+    let copies = stacks.filter { $0 != name && source.has($0 + ".weight") }
+    for copy in copies { try source.checkCopy(copy, of: tokens) }
+    return (tokens, copies)
   }
 
   private static func weights(

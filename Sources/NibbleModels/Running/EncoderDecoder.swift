@@ -15,14 +15,16 @@ package final class EncoderDecoder: TokenNetwork, @unchecked Sendable {
   package let start: Int
   /// What stands for labels that are left out where the written text is made of labels; nil where the configuration has none.
   package let padding: Int?
+  /// Parameters of the checkpoint that are copies of the table of tokens.
+  package let tableCopies: [String]
 
   private enum Slot { static let states = 110, written = 111, sources = 112 }
 
   /// - Parameters:
   ///   - encoder: without a head
   ///   - decoder: its head scores what is written; its layers have cross attention
-  package init(_ encoder: Transformer, _ decoder: Transformer, start: Int, padding: Int?) {
-    (self.encoder, self.decoder, self.start, self.padding) = (encoder, decoder, start, padding)
+  package init(_ encoder: Transformer, _ decoder: Transformer, start: Int, padding: Int?, tableCopies: [String] = []) {
+    (self.encoder, self.decoder, self.start, self.padding, self.tableCopies) = (encoder, decoder, start, padding, tableCopies)
     head = decoder.head
     parts = encoder.parts.joined(decoder.parts)
   }

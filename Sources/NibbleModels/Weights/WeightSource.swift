@@ -148,11 +148,10 @@ package final class WeightSource {
     return Linear(name: name, id: id, matrix: weight, bias: bias, isConv1D: false)
   }
 
-  /// Counts a copy of an embedding's weight that the checkpoint may hold as used.
+  /// Counts a copy of an embedding's weight as used.
   ///
   /// - Throws: `.badInput` where its values are others
   package func checkCopy(_ name: String, of embedding: Embedding) throws {
-    guard has(name + ".weight") else { return }
     let own = try matrix(name + ".weight", outputs: embedding.count, inputs: embedding.width, isConv1D: false)
     guard !own.isTransposed, own.equals(embedding.matrix) else {
       throw NibbleError.badInput(
