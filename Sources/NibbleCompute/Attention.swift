@@ -49,6 +49,12 @@ package struct Attention: Sendable {
     package var mask: UnsafePointer<UInt8>?
     /// A score for each head that no key has: it takes its share of the softmax and gives nothing. nil for none.
     package var sinks: UnsafePointer<Float>?
+    /// Tokens that answer, from `key` and `value` on, where they are others than those that ask: all are seen. nil for the sequence's own.
+    package var others: Int?
+    /// Numbers that are added to scores once these are scaled, by the place of the key less that of the query: the one for 0 of head 0, those of
+    /// heads `biasStride` floats apart. nil for none.
+    package var bias: UnsafePointer<Float>?
+    package var biasStride = 0
     package var output: UnsafeMutablePointer<Float>
     package var outputStride: Int
 
@@ -72,6 +78,9 @@ package struct Attention: Sendable {
       self.output = output
       self.outputStride = outputStride
     }
+
+    /// Tokens that answer.
+    var keys: Int { others ?? past + new }
   }
 
   private enum Slot { static let scores = 8 }
@@ -87,7 +96,7 @@ package struct Attention: Sendable {
       }
     }
     // A token at a time over few keys is less work than waking a thread.
-    let work = sequences.reduce(0) { $0 + $1.new * ($1.past + $1.new) } * heads * size
+    let work = sequences.reduce(0) { $0 + $1.new * $1.keys } * heads * size
     let body = { (task: Int, scratch: Scratch) in
       let (sequence, head, queries) = tasks[task]
       run(sequences[sequence], head, queries, scratch)
@@ -106,8 +115,8 @@ package struct Attention: Sendable {
     let key = sequence.key + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
     let value = sequence.value + head * sequence.valueHeadStride + keys.lowerBound * sequence.valueStride
     let mask = sequence.mask.map { $0 + keys.lowerBound }
-    // The kernel knows no sinks, and takes values that are as long as keys.
-    let isForKernel = sequence.sinks == nil && valueSize == size && sequence.valueStride == sequence.keyStride
+    // The kernel knows no sinks and no bias, and takes values that are as long as keys.
+    let isForKernel = sequence.sinks == nil && sequence.bias == nil && valueSize == size && sequence.valueStride == sequence.keyStride
     guard queries.count > 1 && BLAS.isThere || !isForKernel else {
       for query in queries {
         let own = keyRange(sequence, query..<query + 1)
@@ -131,7 +140,8 @@ package struct Attention: Sendable {
         let own = keyRange(sequence, query..<query + 1)
         weigh(
           scores + (query - queries.lowerBound) * keys.count, keys.count,
-          seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound, mask, sink: sequence.sinks?[index])
+          seen: own.lowerBound - keys.lowerBound..<own.upperBound - keys.lowerBound, mask, sink: sequence.sinks?[index],
+          bias: bias(sequence, index, query, own.lowerBound))
       }
       multiply(
         scores, keys.count, value, sequence.valueStride, transposed: false,
@@ -141,6 +151,7 @@ package struct Attention: Sendable {
 
   /// Keys that at least one of `queries` sees, masks aside.
   func keyRange(_ sequence: Sequence, _ queries: Range<Int>) -> Range<Int> {
+    if let others = sequence.others { return 0..<others }
     guard isCausal else {
       let all = 0..<sequence.past + sequence.new
       guard let window = sequence.window else { return all }
@@ -151,14 +162,20 @@ package struct Attention: Sendable {
     return max(0, sequence.past + queries.lowerBound - window + 1)..<end
   }
 
+  /// What is added to the score of a query, counted from the first new one, and a key; those of the keys behind it follow.
+  func bias(_ sequence: Sequence, _ head: Int, _ query: Int, _ key: Int) -> UnsafePointer<Float>? {
+    sequence.bias.map { $0 + (head * sequence.biasStride + key - sequence.past - query) }
+  }
+
   /// One row of scores becomes weights: a softmax over what is seen, zeros elsewhere.
   ///
   /// - Parameters:
   ///   - sink: what takes its share beside the row
+  ///   - bias: what is added to the scores of what is seen; nil for nothing
   ///   - bounded: gets tanh(score / cap) of what is seen, if there is a cap
   func weigh(
     _ row: UnsafeMutablePointer<Float>, _ count: Int, seen: Range<Int>, _ mask: UnsafePointer<UInt8>?, sink: Float? = nil,
-    bounded: UnsafeMutablePointer<Float>? = nil
+    bias: UnsafePointer<Float>? = nil, bounded: UnsafeMutablePointer<Float>? = nil
   ) {
     let own = row + seen.lowerBound
     if let cap {
@@ -167,11 +184,16 @@ package struct Attention: Sendable {
       if let bounded { (bounded + seen.lowerBound).update(from: own, count: seen.count) }
       LayerKernels.scale(own, by: cap, count: seen.count)
     }
+    if let bias {
+      if cap == nil, scale != 1 { LayerKernels.scale(own, by: scale, count: seen.count) }
+      LayerKernels.add(bias, count: seen.count, to: own)
+    }
+    let left = cap == nil && bias == nil ? scale : 1
     for index in 0..<seen.lowerBound { row[index] = 0 }
     for index in seen.upperBound..<count { row[index] = 0 }
     if let mask { for index in seen where mask[index] == 0 { row[index] = -.infinity } }
-    guard let sink else { return LayerKernels.softmax(own, count: seen.count, scale: cap == nil ? scale : 1) }
-    if cap == nil { LayerKernels.scale(own, by: scale, count: seen.count) }
+    guard let sink else { return LayerKernels.softmax(own, count: seen.count, scale: left) }
+    if left != 1 { LayerKernels.scale(own, by: left, count: seen.count) }
     let sum = LayerKernels.logSumExp(own, count: seen.count)
     LayerKernels.softmax(own, count: seen.count)
     // Where nothing is seen, the sink has it all.

@@ -3,14 +3,11 @@ import NibbleCore
 /// Attention whose scores also depend on how far two tokens are apart.
 ///
 /// With q's query Q, k's key K and the row δ(q − k) of a table of distances, projected to keys P and to queries R, scores are
-/// Q·K + Q·P[δ] + K·R[δ]: contents, content to position, position to content (He et al., arXiv:2006.03654, eq. 4). A table of one number a
-/// head, B, is added to what softmax takes: scale · Q·K + B[δ] (Raffel et al., arXiv:1910.10683, section 2.1).
+/// Q·K + Q·P[δ] + K·R[δ]: contents, content to position, position to content (He et al., arXiv:2006.03654, eq. 4).
 package struct RelativeAttention {
   package var attention: Attention
   /// Rows of distances as keys and as queries, heads side by side; nil for a term that is not there.
   package var keys, queries: UnsafePointer<Float>?
-  /// Numbers of distances, one a head, [count, heads]; nil where there are none.
-  package var bias: UnsafePointer<Float>?
   /// Floats between rows of either.
   package var stride: Int
   /// Rows there are.
@@ -21,19 +18,19 @@ package struct RelativeAttention {
   package var center: Int
 
   package init(
-    _ attention: Attention, keys: UnsafePointer<Float>? = nil, queries: UnsafePointer<Float>? = nil, bias: UnsafePointer<Float>? = nil,
-    stride: Int = 0, count: Int, steps: [Int], center: Int
+    _ attention: Attention, keys: UnsafePointer<Float>? = nil, queries: UnsafePointer<Float>? = nil, stride: Int,
+    count: Int, steps: [Int], center: Int
   ) {
-    (self.attention, self.keys, self.queries, self.bias, self.stride) = (attention, keys, queries, bias, stride)
+    (self.attention, self.keys, self.queries, self.stride) = (attention, keys, queries, stride)
     (self.count, self.steps, self.center) = (count, steps, center)
   }
 
   /// What comes back to the rows of distances, [count, …] as they are; added to.
   package struct TableGradient {
-    package var keys, queries, bias: UnsafeMutablePointer<Float>?
+    package var keys, queries: UnsafeMutablePointer<Float>?
 
-    package init(keys: UnsafeMutablePointer<Float>? = nil, queries: UnsafeMutablePointer<Float>? = nil, bias: UnsafeMutablePointer<Float>? = nil) {
-      (self.keys, self.queries, self.bias) = (keys, queries, bias)
+    package init(keys: UnsafeMutablePointer<Float>? = nil, queries: UnsafeMutablePointer<Float>? = nil) {
+      (self.keys, self.queries) = (keys, queries)
     }
   }
 
@@ -73,10 +70,6 @@ package struct RelativeAttention {
       attention.multiply(key, sequence.keyStride, queries + column, stride, transposed: true, term, count, n, count, size)
       for i in 0..<n { for j in 0..<n { weights[i * n + j] += term[j * count + row(i, j)] } }
     }
-    if let bias {
-      // Scores are scaled behind this.
-      for i in 0..<n { for j in 0..<n { weights[i * n + j] += bias[row(i, j) * attention.heads + head] / attention.scale } }
-    }
     for i in 0..<n { attention.weigh(weights + i * n, n, seen: 0..<n, sequence.mask) }
     return weights
   }
@@ -85,7 +78,7 @@ package struct RelativeAttention {
   /// sequences are added in one order.
   ///
   /// With dS the gradient of the scores and C[q, r], D[k, r] its sums over keys and queries at distance r:
-  /// dQ = dS K + C P, dK = dSᵀ Q + D R, dP = Cᵀ Q, dR = Dᵀ K. The gradient of B is the sum of dS at each distance, without the scale.
+  /// dQ = dS K + C P, dK = dSᵀ Q + D R, dP = Cᵀ Q, dR = Dᵀ K.
   package func backward(_ pairs: [(sequence: Attention.Sequence, gradient: Attention.Gradient)], _ table: TableGradient, _ team: Team) {
     team.run(attention.heads) { head, scratch in
       for pair in pairs { backward(pair.sequence, pair.gradient, table, head, scratch) }
@@ -121,9 +114,6 @@ package struct RelativeAttention {
         attention.multiply(
           sums, count, own, ownStride, transposed: false, dRows + column, stride, count, size, n, adds: true, transposedLeft: true)
       }
-    }
-    if let dBias = table.bias {
-      for i in 0..<n { for j in 0..<n { dBias[row(i, j) * attention.heads + head] += slopes[i * n + j] / attention.scale } }
     }
     if let keys { spread(keys, table.keys, query, sequence.queryStride, dQuery, byKey: false) }
     if let queries { spread(queries, table.queries, key, sequence.keyStride, dKey, byKey: true) }

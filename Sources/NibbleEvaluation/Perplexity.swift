@@ -118,7 +118,7 @@ public struct Perplexity {
     _ documents: [[Int]], mark: Int?, model: Model, adapters: [ActiveAdapter] = [],
     comparedTo other: Model? = nil, with otherAdapters: [ActiveAdapter] = [], progress: (Int, Int) -> Void = { _, _ in }
   ) throws -> Report {
-    let model = try model.tokens(for: "perplexity"), other = try other?.tokens(for: "perplexity")
+    let model = try model.oneText(for: "perplexity"), other = try other?.oneText(for: "perplexity")
     let limit = min(model.contextLength, other?.contextLength ?? .max)
     let context = self.context ?? min(limit, 2048)
     guard context >= 2, context <= limit else {

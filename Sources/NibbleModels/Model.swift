@@ -74,6 +74,9 @@ public final class Model: @unchecked Sendable {
     let output = try storedHead.map { try source.linear(NewHead.name, outputs: $0.labels) }
     network = try architecture.network(config, source, Engine(precision, team: team))
     tokenNetwork = network as? any TokenNetwork
+    guard classifier == nil && storedHead == nil || !(network is EncoderDecoder) else {
+      throw NibbleError.usage("\(path): classes and answers marked in a text are not implemented for models of model_type \(quoted(type))")
+    }
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
     if let storedHead, let output {
@@ -101,6 +104,17 @@ public final class Model: @unchecked Sendable {
     return tokenNetwork
   }
 
+  /// The same for what looks at one text, each token scored from the others.
+  ///
+  /// - Throws: `.usage` naming the model's type and the purpose for other models, and for those that read one text and write another
+  package func oneText(for purpose: String) throws -> any TokenNetwork {
+    guard !answersPrompts else {
+      throw NibbleError.usage(
+        "\(path): \(purpose) needs a model that continues a text; one of model_type \(quoted(modelType)) reads one text and writes another")
+    }
+    return try tokens(for: purpose)
+  }
+
   /// The most tokens a sequence may have.
   ///
   /// - Throws: `.usage` for models that take no texts
@@ -126,11 +140,17 @@ public final class Model: @unchecked Sendable {
     return checkpoint.tensor(ByteName(bare + ".weight")) == nil ? name : bare
   }
 
-  /// Whether it continues texts: each token is scored from those before it.
+  /// Whether it writes texts: each token is scored from those before it.
   public var writesText: Bool {
-    guard let transformer = network as? Transformer, case .language = transformer.head else { return false }
-    return transformer.shape.isCausal
+    guard case .language = head else { return false }
+    return (network as? Transformer)?.shape.isCausal ?? answersPrompts
   }
+
+  /// Whether what it writes does not continue the prompt: an encoder reads that, and a decoder writes.
+  public var answersPrompts: Bool { answering != nil }
+
+  /// The network, if it is an encoder and a decoder.
+  package var answering: EncoderDecoder? { network as? EncoderDecoder }
 
   /// Classes it tells apart for every token; nil for models that do not.
   public var tokenClassCount: Int? { if case .tokens(let head) = head { head.outputs } else { nil } }

@@ -5,8 +5,10 @@ struct TokenizerFiles {
   /// Files that a tokenizer is read from; others are ignored.
   static let names = [
     "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "special_tokens.json", "generation_config.json", "config.json",
+    "special_tokens_map.json", "added_tokens.json", "special_tokens.json", "generation_config.json", "config.json", spiece,
   ]
+  /// A SentencePiece model of families that use one in their own way.
+  static let spiece = "spiece.model"
   /// Larger files are refused.
   static let maximumSize = 1 << 28
 
@@ -44,7 +46,7 @@ extension Tokenizer {
   /// Opens a model folder, one of the local Hugging Face cache by its name, or one file that holds a tokenizer, with what lies
   /// beside it.
   ///
-  /// Of several forms the first is taken, as transformers does: tokenizer.json, tokenizer.model, vocab.json with
+  /// Of several forms the first is taken, as transformers does: tokenizer.json, tokenizer.model (of T5, spiece.model), vocab.json with
   /// merges.txt, vocab.txt.
   ///
   /// - Throws: `.badInput`
@@ -59,7 +61,7 @@ extension Tokenizer {
       // Beside it only what configures it, not another form of it.
       var beside = ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json"]
       switch form(of: name) {
-      case "tokenizer.model": beside += ["special_tokens.json", "added_tokens.json"]
+      case "tokenizer.model", TokenizerFiles.spiece: beside += ["special_tokens.json", "added_tokens.json"]
       case "vocab.json", "merges.txt": beside += ["vocab.json", "merges.txt", "added_tokens.json"]
       default: beside += ["added_tokens.json"]
       }
@@ -75,7 +77,7 @@ extension Tokenizer {
 
   /// The well-known name for a file that has another: `llama.model`, `bert-vocab.txt`.
   private static func form(of name: String) -> String {
-    if TokenizerFiles.names.contains(name) { return name }
+    if TokenizerFiles.names.contains(name), name != TokenizerFiles.spiece { return name }
     if name.hasSuffix(".json") { return "tokenizer.json" }
     if name.hasSuffix(".txt") { return "vocab.txt" }
     return "tokenizer.model"
@@ -95,6 +97,12 @@ extension Tokenizer {
     return try file.bytes(at: 0, count: file.size)
   }
 
+  /// The file of pieces or ranks. Those of other families than T5 that call theirs spiece.model use it with rules of their own.
+  private static func model(_ files: TokenizerFiles, _ config: TokenizerConfig) -> (name: String, bytes: [UInt8])? {
+    let names = ["tokenizer.model"] + (config.tokenizerClass == "T5Tokenizer" ? [TokenizerFiles.spiece] : [])
+    return names.lazy.compactMap { name in files[name].map { (name, $0) } }.first
+  }
+
   /// Reads a tokenizer from a model's files by name; other names are ignored.
   ///
   /// - Parameter place: what messages call the place the files are in
@@ -106,8 +114,8 @@ extension Tokenizer {
       let place = files.place(of: "tokenizer.json")
       let parts = try TokenizerJSON(bytes, place: place).parts(config)
       self.init(parts, special: config.special(parts), source: .tokenizerJSON, place: place)
-    } else if let bytes = files["tokenizer.model"] {
-      let place = files.place(of: "tokenizer.model")
+    } else if let (name, bytes) = Self.model(files, config) {
+      let place = files.place(of: name)
       if TiktokenRanks.isRanks(bytes) {
         let parts = try TiktokenRanks.parts(bytes, try files.json("special_tokens.json"), files)
         self.init(parts, special: config.special(parts), source: .tiktoken, place: place)

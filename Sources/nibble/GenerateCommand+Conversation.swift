@@ -93,7 +93,7 @@ extension GenerateCommand {
   }
 
   private func greeting(_ open: OpenModel, isChat: Bool) -> String {
-    let kind = isChat ? "Type a message." : "No chat template: the model continues the text you type."
+    let kind = isChat ? "Type a message." : open.model.answersPrompts ? "The model answers each line by itself." : "No chat template: the model continues the text you type."
     return "\(oneLine(open.model.path)). \(kind)\n/help lists the commands. Ctrl-C stops an answer, Ctrl-D ends.\n"
   }
 

@@ -39,7 +39,7 @@ struct TextGenerator {
     if let beams { return try search(beams, requests, &timing) }
     var decoders = requests.map { _ in tokens.tokenizer.streamingDecoder(skipSpecialTokens: true) }
     // The prompt is not printed again, but decides whether the first new token reads with a space before it.
-    for (row, request) in requests.enumerated() { for id in request.prompt { _ = try decoders[row].feed(id) } }
+    for (row, request) in requests.enumerated() { for id in before(request) { _ = try decoders[row].feed(id) } }
     var watchers = requests.map { _ in StopStrings(stops) }
     var texts = requests.map { Text(promptTokens: $0.prompt.count, adapters: $0.adapters.map(\.adapter.name)) }
     func take(_ row: Int, _ piece: String) throws {
@@ -60,6 +60,9 @@ struct TextGenerator {
     return Results(texts: texts, timing: timing)
   }
 
+  /// What stands before the new tokens of a request: its prompt, unless that is answered in a text of its own.
+  private func before(_ request: Generator.Request) -> [Int] { generator.answersPrompts ? [] : request.prompt }
+
   private func search(
     _ beams: BeamSearch, _ requests: [Generator.Request], _ timing: inout Generator.Timing
   ) throws -> Results {
@@ -70,7 +73,7 @@ struct TextGenerator {
         ids: result.ids, promptTokens: request.prompt.count, reason: result.reason,
         adapters: request.adapters.map(\.adapter.name), score: score)
       var decoder = tokens.tokenizer.streamingDecoder(skipSpecialTokens: true)
-      for id in request.prompt { _ = try decoder.feed(id) }
+      for id in before(request) { _ = try decoder.feed(id) }
       text.text =
         try watcher.feed(
           result.ids.filter { tokens.tokenizer.token($0) != nil }.map { try decoder.feed($0) }.joined() + decoder.finish())

@@ -47,7 +47,8 @@ struct TrainingRows {
     let network = try model.tokens(for: "a row of text")
     // Rows of ids need none; one that is there has to be whole.
     let holders: Set = ["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"]
-    let isThere = tokenizerPath != nil || model.checkpoint.smallFiles.contains { holders.contains($0.name) }
+    let isThere = tokenizerPath != nil
+      || model.checkpoint.smallFiles.contains { holders.contains($0.name) || model.answersPrompts && $0.name == "spiece.model" }
     let own = isThere ? try ModelTokenizer(model, path: tokenizerPath) : nil
     tokenizer = own?.tokenizer
     classes = model.classCount.map {
@@ -60,6 +61,10 @@ struct TrainingRows {
       own?.tokenizer, end: own?.end, vocabulary: network.vocabulary,
       maximumLength: min(maxLength ?? Int.max, network.contextLength))
     hasLength = maxLength != nil
+    if let answering = model.answering {
+      if trainsOnPrompt { throw NibbleError.usage("\(path: model.path): --train-on-prompt is for models that continue a prompt; this one's decoder writes answers only") }
+      encoder.answer = { try answering.written(for: $0) }
+    }
     encoder.trainsOnPrompt = trainsOnPrompt
     encoder.learnedTurns = learnedTurns
     switch try template?.resolved() {
@@ -146,13 +151,17 @@ struct TrainingRows {
         .array(
           rows.map { row in
             [
-              "place": JSON(row.place), "input_ids": .array(row.ids.map { JSON($0) }),
-              "labels": .array(row.labels.map { JSON($0) }),
+              "place": JSON(row.place), "input_ids": .array(read(row).map { JSON($0) }),
+              "labels": .array(labels(row).map { JSON($0) }),
               "targets": .array(row.targets.map { JSON($0) }),
             ]
           }))
     }
     for row in rows {
+      if encoder.answer != nil {
+        try showAnswer(row)
+        continue
+      }
       let learned =
         row.targets.isEmpty
         ? ", \(row.learned) learned" : windows == nil ? "" : row.targets == [0, 0] ? ", no answer in them: the first is learned" : ", the answer's ends are learned"
@@ -167,6 +176,28 @@ struct TrainingRows {
       let targets = row.targets.map { classes?.areNumbers == true ? "\($0)" : decimal($0, 0) }
       if !targets.isEmpty { try StandardOutput.print("  label \(targets.joined(separator: " "))") }
     }
+  }
+}
+
+/// Rows of a model that reads one text and writes another.
+extension TrainingRows {
+  /// What such a model reads; of other models all tokens.
+  private func read(_ row: TrainingRow) -> [Int] {
+    encoder.answer == nil ? row.ids : zip(row.ids, row.input.types ?? []).filter { $1 == 0 }.map { $0.0 }
+  }
+
+  /// What it writes; of other models a label for each token.
+  private func labels(_ row: TrainingRow) -> [Int] {
+    encoder.answer == nil ? row.labels : Array(row.labels.dropFirst(read(row).count + 1))
+  }
+
+  private func showAnswer(_ row: TrainingRow) throws {
+    try StandardOutput.print("\(row.place): \(read(row).count) tokens read, \(row.learned) learned")
+    func show(_ id: Int, _ mark: String) throws {
+      try StandardOutput.print("  \(mark) \(id)\(tokenizer?.token(id).map { " " + oneLine($0) } ?? "")")
+    }
+    for id in read(row) { try show(id, "  -  ") }
+    for id in labels(row) { try show(id, id == TrainingRow.ignored ? "  -  " : "learn") }
   }
 }
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from running import as_float32, assert_same, expected, forward, random_ids, save_random
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from test_adapters_running import LLAMA, by_peft, class_and_type, packed_and_twin, save_adapter
 
@@ -118,6 +118,22 @@ def test_steps_are_pytorch_s(nibble, work, name, settings, base):
 def test_full_training_is_pytorch_s(nibble, work, name, tied):
     model_class, model_type = class_and_type(name)
     save_random(model_class, model_type, work / "m", tie_word_embeddings=tied)
+    model = as_float32(model_class, work / "m")
+    made = rows(model, work / "rows.jsonl")
+    nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", "full", "-o", work / "out", *RUN)
+    assert_same_steps(work / "out", by_torch(model, made))
+    final = as_float32(model_class, work / "out")
+    ids = random_ids(final, 2, 12)
+    assert_same(expected(final, input_ids=ids), expected(model, input_ids=ids), tolerance=1e-3)
+
+
+def test_full_training_of_a_head_that_is_stored_though_it_is_tied(nibble, work):
+    """The copy in the file is trained with the table: transformers ties only what is equal."""
+    model_class, model_type = class_and_type(LLAMA)
+    save_random(model_class, model_type, work / "m", tie_word_embeddings=True)
+    path = work / "m" / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path, {"format": "pt"})
     model = as_float32(model_class, work / "m")
     made = rows(model, work / "rows.jsonl")
     nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", "full", "-o", work / "out", *RUN)

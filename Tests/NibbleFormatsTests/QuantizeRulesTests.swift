@@ -92,7 +92,7 @@ struct QuantizeRulesTests {
       // Whatever is kept has an entry, and may cover more.
       ("marvel", ["a.fc"], ["classifier", "a.pre_classifier", "b.a.pre_classifier", "classifier.dense"]),
       ("falcon", [], ["transformer.h.0.self_attention.query_key_value", "transformer.h.0.mlp.dense_h_to_4h", "lm_head"]),
-      ("t5", ["encoder.block.0.layer.1.DenseReluDense.wi"], ["encoder.block.0.layer.1.DenseReluDense.wo", "shared"]),
+      ("umt5", ["encoder.block.0.layer.1.DenseReluDense.wi"], ["encoder.block.0.layer.1.DenseReluDense.wo", "shared"]),
     ])
   func notReplaced(_ type: String, _ packed: [String], _ kept: [String]) throws {
     var builder = SafetensorsBuilder()

@@ -55,7 +55,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, mixtral, qwen2Moe, deepseek, gptOss, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, resNet, vit].compactMap { $0 }
+  package static let known = [llama, mixtral, qwen2Moe, deepseek, gptOss, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, t5, resNet, vit].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []

@@ -34,8 +34,17 @@ extension Model {
       }
     }
     let rows = try tokenRows(file, methods, &matrices)
+    if let table = splitTable, tables[table.id] != nil || rows[table.id] != nil || matrices[table.id] != nil {
+      throw file.mismatch(table.name, Self.splitReason)
+    }
     return AttachedAdapter(name: name, methods: methods, tables: tables, vectors: vectors, matrices: matrices, rows: rows)
   }
+
+  /// The table of tokens, where an encoder and a decoder have a module each that looks it up: PEFT's adapters of the table change neither of
+  /// these until they are merged.
+  package var splitTable: Embedding? { answersPrompts ? tokenEmbedding : nil }
+
+  package static let splitReason: MessageText = "is looked up by two modules, the encoder's and the decoder's; changes of it are not implemented"
 
   /// An adapter with the numbers that its modules share.
   package func withShared(_ file: AdapterFile, _ names: ModuleNames) throws -> AdapterFile {

@@ -32,7 +32,7 @@ package struct BeamSearch {
   ) throws -> (result: Generator.Result, score: Double) {
     let network = try generator.network
     let room = try generator.room(for: request, network)
-    let count = network.vocabulary
+    let count = network.vocabulary, begun = network.opening(request.prompt).written
     let started = monotonicSeconds()
     var caches = (0..<width).map { _ in network.cache() }
     var spare = (0..<width).map { _ in network.cache() }
@@ -46,7 +46,7 @@ package struct BeamSearch {
     var finished = (0..<width).map { _ in Beam(score: Self.never) }
     var scores = first
     for step in 1...max(room, 1) {
-      let candidates = candidates(running, scores, count, isFirst: step == 1, generator, request.prompt)
+      let candidates = candidates(running, scores, count, isFirst: step == 1, generator, begun)
       let isLast = step == room
       let ends = candidates.map { isLast || generator.endIDs.contains($0.ids.last ?? -1) }
       finished = merged(finished, candidates, ends, length: step)
@@ -79,7 +79,7 @@ package struct BeamSearch {
 
   /// The best continuations of all beams, twice as many as beams, or more where more tokens end a sequence.
   private func candidates(
-    _ running: [Beam], _ scores: UnsafePointer<Float>, _ count: Int, isFirst: Bool, _ generator: Generator, _ prompt: [Int]
+    _ running: [Beam], _ scores: UnsafePointer<Float>, _ count: Int, isFirst: Bool, _ generator: Generator, _ begun: [Int]
   ) -> [Beam] {
     let wanted = max(2, 1 + generator.endIDs.count) * width
     var all: [(score: Double, beam: Int, id: Int)] = []
@@ -90,7 +90,7 @@ package struct BeamSearch {
       let logs = FloatStore((0..<count).map { own[$0] - normal })
       let start = logs.start
       generator.sampling.adjust(
-        start, count: count, history: prompt + beam.ids, prompt: prompt.count, ends: generator.endIDs)
+        start, count: count, history: begun + beam.ids, prompt: begun.count, ends: generator.endIDs)
       all += greatest(start, count: count, wanted).map { (beam.score + Double(start[$0]), index, $0) }
     }
     all.sort { ($0.score, $1.beam, $1.id) > ($1.score, $0.beam, $0.id) }

@@ -29,17 +29,18 @@ public struct GenerationConfig: Sendable {
   public init(_ model: Model) throws {
     let name = "generation_config.json"
     guard let bytes = try model.checkpoint.contents(ofSmallFiles: [name], limit: 1 << 20)[name] else {
-      try self.init(model.config, vocabulary: try model.vocabularySize)
+      try self.init(model.config, vocabulary: try model.vocabularySize, start: model.answering?.start)
       return
     }
     let place: MessageText = "\(path: model.path): \(name)"
     let json: JSON
     do { json = try JSON.parse(bytes) } catch { throw NibbleError.badInput("\(place): \(error.reason) at byte \(error.offset)") }
     guard json.members != nil else { throw NibbleError.badInput("\(place): not a JSON object") }
-    try self.init(ConfigReader(json, place: place), vocabulary: try model.vocabularySize)
+    try self.init(ConfigReader(json, place: place), vocabulary: try model.vocabularySize, start: model.answering?.start)
   }
 
-  package init(_ config: ConfigReader, vocabulary: Int) throws {
+  /// - Parameter start: the token that a decoder beside an encoder begins with; nil for other models
+  package init(_ config: ConfigReader, vocabulary: Int, start: Int? = nil) throws {
     place = config.place
     endIDs = Set(try config.ids("eos_token_id"))
     rules.suppressed = Set(try config.ids("suppress_tokens"))
@@ -58,6 +59,7 @@ public struct GenerationConfig: Sendable {
     let beams = Self.settings(config, [("num_beams", [1])])
     if !beams.isEmpty { choices += beams + Self.settings(config, [("length_penalty", [1])]) }
     notImplemented = Self.settings(config, Self.unknown)
+    if let start { notImplemented += Self.settings(config, [("decoder_start_token_id", [JSON(start)])]) }
   }
 
   private static func settings(_ config: ConfigReader, _ keys: [(key: String, harmless: [JSON])]) -> [Setting] {
@@ -74,7 +76,7 @@ public struct GenerationConfig: Sendable {
     ("forced_bos_token_id", []), ("forced_eos_token_id", []), ("exponential_decay_length_penalty", []),
     ("renormalize_logits", [false]), ("watermarking_config", []), ("stop_strings", []), ("token_healing", [false]),
     ("penalty_alpha", [0]), ("dola_layers", []), ("num_beam_groups", [1]), ("diversity_penalty", [0]), ("constraints", []),
-    ("force_words_ids", []), ("max_time", []),
+    ("force_words_ids", []), ("max_time", []), ("encoder_repetition_penalty", [1]), ("encoder_no_repeat_ngram_size", [0]),
   ]
 }
 

@@ -51,6 +51,9 @@ public struct Generator {
   /// - Throws: `.usage` for models that take no texts
   var network: any TokenNetwork { get throws { try model.tokens(for: "generation") } }
 
+  /// Whether texts are written to prompts, and do not continue them.
+  public var answersPrompts: Bool { model.answersPrompts }
+
   /// Prompt tokens computed in one pass: bounds memory, and is enough for full speed.
   static let promptRows = 512
   /// Sequences continued together, and tokens that they may come to: bound the memory of caches.
@@ -99,6 +102,8 @@ public struct Generator {
     let row: Int
     let request: Request
     let cache: KeyValueCache
+    /// What stands in the text before the new tokens.
+    let begun: [Int]
     /// New tokens it may get.
     let room: Int
     var next: Int
@@ -112,9 +117,10 @@ public struct Generator {
     var sequences = try group.indices.map { row in
       let cache = network.cache()
       let scores = UnsafeBufferPointer(start: try Self.readPrompt(group[row], cache, network), count: network.vocabulary)
+      let begun = network.opening(group[row].prompt).written
       return Sequence(
-        row: row, request: group[row], cache: cache, room: try room(for: group[row], network),
-        next: choose(scores, group[row].prompt, [], row: row, step: 0))
+        row: row, request: group[row], cache: cache, begun: begun, room: try room(for: group[row], network),
+        next: choose(scores, begun, [], row: row, step: 0))
     }
     let decoding = monotonicSeconds()
     timing.promptSeconds += decoding - started
@@ -131,7 +137,7 @@ public struct Generator {
       let (scores, count) = (try network.logits(hidden, rows: Array(active.indices), of: batch), network.vocabulary)
       for (index, one) in active.enumerated() {
         let (own, sequence) = (UnsafeBufferPointer(start: scores + index * count, count: count), sequences[one])
-        sequences[one].next = choose(own, sequence.request.prompt, sequence.result.ids, row: sequence.row, step: step)
+        sequences[one].next = choose(own, sequence.begun, sequence.result.ids, row: sequence.row, step: step)
       }
       timing.decodedTokens += active.count
     }
@@ -160,7 +166,7 @@ public struct Generator {
   /// - Throws: `.usage` for a prompt that is empty or leaves no room in the context
   func room(for request: Request, _ network: any TokenNetwork) throws -> Int {
     guard !request.prompt.isEmpty else { throw NibbleError.usage("the prompt is empty: there is nothing to continue") }
-    let left = network.contextLength - request.prompt.count
+    let left = network.contextLength - network.opening(request.prompt).ids.count
     guard left >= min(maximumNew, 1) else {
       throw NibbleError.usage(
         "the prompt has \(request.prompt.count) tokens and the model's context \(network.contextLength), which leaves no room for an answer; "
@@ -173,21 +179,24 @@ public struct Generator {
   static func readPrompt(
     _ request: Request, _ cache: KeyValueCache, _ network: any TokenNetwork
   ) throws -> UnsafePointer<Float> {
+    let opening = network.opening(request.prompt), count = opening.ids.count
     var start = 0
     while true {
-      let part = Array(request.prompt[start..<min(start + promptRows, request.prompt.count)])
-      let batch = Batch.tokens([TokenRun(part, cache: cache, adapters: request.adapters)])
+      // An encoder sees all of it at once.
+      let part = Array(opening.ids[start..<(opening.types == nil ? min(start + promptRows, count) : count)])
+      let batch = Batch.tokens([TokenRun(part, cache: cache, types: opening.types, adapters: request.adapters)])
       let hidden = try network.hidden(batch, tape: nil)
       start += part.count
-      if start == request.prompt.count { return try network.logits(hidden, rows: [part.count - 1], of: batch) }
+      if start == count { return try network.logits(hidden, rows: [part.count - 1], of: batch) }
     }
   }
 
-  private func choose(_ scores: UnsafeBufferPointer<Float>, _ prompt: [Int], _ new: [Int], row: Int, step: Int) -> Int {
+  /// - Parameter begun: what stands in the text before the new tokens
+  private func choose(_ scores: UnsafeBufferPointer<Float>, _ begun: [Int], _ new: [Int], row: Int, step: Int) -> Int {
     let draw = CountedRandom(seed: sampling.seed, stream: UInt64(row)).uniform(UInt64(step))
     if !sampling.adjusts, let start = scores.baseAddress { return sampling.choose(start, count: scores.count, draw: draw) }
     let adjusted = FloatStore(Array(scores)), count = scores.count
-    sampling.adjust(adjusted.start, count: count, history: prompt + new, prompt: prompt.count, ends: endIDs)
+    sampling.adjust(adjusted.start, count: count, history: begun + new, prompt: begun.count, ends: endIDs)
     return sampling.choose(adjusted.start, count: count, draw: draw)
   }
 }

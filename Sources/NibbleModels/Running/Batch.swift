@@ -81,7 +81,7 @@ package struct TokenRun {
   package var cache: KeyValueCache?
   /// Tokens nobody may attend to. Only without a cache.
   package var mask: TokenMask?
-  /// BERT's segments; nil for all 0.
+  /// BERT's segments, or 0 for tokens an encoder reads and 1 for those its decoder writes; nil for all 0.
   package var types: [Int]?
   /// Adapters that are on, with their weights.
   package var adapters: [ActiveAdapter]
@@ -136,6 +136,8 @@ package final class KeyValueCache: @unchecked Sendable {
   package var count: Int { ids.count }
   /// Whether keys were turned as in sequences longer than the trained length (LongRoPE).
   var isLong = false
+  /// Of a decoder beside an encoder: what its layers made of the sequence's source.
+  var source: SourceKeys?
   private let layers: Int
   private let heads: Int
   /// Numbers in a head of keys, and in one of values.
@@ -206,7 +208,7 @@ package final class KeyValueCache: @unchecked Sendable {
   package func assign(_ other: KeyValueCache) {
     ids = []
     reserve(other.count)
-    (ids, isLong) = (other.ids, other.isLong)
+    (ids, isLong, source) = (other.ids, other.isLong, other.source)
     for layer in 0..<layers where layer < other.keys.count {
       Self.copy(other.keys[layer], other.capacity, keys[layer], capacity, heads, count, sizes.keys)
       Self.copy(other.values[layer], other.capacity, values[layer], capacity, heads, count, sizes.values)
@@ -214,5 +216,5 @@ package final class KeyValueCache: @unchecked Sendable {
   }
 
   /// Bytes it takes.
-  package var bytes: Int { layers * heads * capacity * (sizes.keys + sizes.values) * 4 }
+  package var bytes: Int { layers * heads * capacity * (sizes.keys + sizes.values) * 4 + (source?.bytes ?? 0) }
 }

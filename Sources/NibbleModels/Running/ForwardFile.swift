@@ -5,15 +5,16 @@ import NibbleFormats
 /// One pass over the ids of a file, its results in another: for comparing nibble with other programs.
 package struct ForwardFile {
   /// Token ids, [batch][length].
-  private var ids: [[Int]]
-  private var masks: [TokenMask?]
-  private var types: [[Int]]?
-  private let labels: StoredTensor?
-  private let file: TensorFile
+  let ids: [[Int]]
+  private let masks: [TokenMask?]
+  private let types: [[Int]]?
+  let labels: StoredTensor?
+  let file: TensorFile
   private let length: Int
   package let tokens: Int
 
-  /// Reads `input_ids` [batch, length] and, if there, `attention_mask`, `token_type_ids` and `labels`.
+  /// Reads `input_ids` [batch, length] and, if there, `attention_mask`, `token_type_ids` and `labels`. For an encoder and a decoder there are
+  /// `labels` or `decoder_input_ids`, or both, of a length of their own.
   package init(_ path: String) throws {
     let file = try TensorFile(path)
     self.file = file
@@ -44,6 +45,7 @@ package struct ForwardFile {
       try TensorFile.Writer(tensors + (hasLoss(model) ? [("loss", [1])] : []), to: path, force: force)
     }
     _ = try model.tokens(for: "a pass over ids")
+    if let network = model.answering { return try answers(model, network, adapters, writer) }
     let width = model.network.width
     let (loss, file) =
       switch model.head {
@@ -67,6 +69,9 @@ package struct ForwardFile {
     return loss
   }
 
+  /// Whether a token of a sequence may be attended to.
+  func isVisible(_ token: Int, in sequence: Int) -> Bool { masks[sequence]?.isVisible(token) ?? true }
+
   private func hasLoss(_ model: Model) -> Bool {
     switch model.head {
     case .none, .spans: false
@@ -75,9 +80,9 @@ package struct ForwardFile {
   }
 
   /// Tokens of one pass, if no sequence is longer: what bounds memory.
-  private static let passTokens = 4096
+  static let passTokens = 4096
   /// Rows whose scores of the vocabulary are held at once.
-  private static let scoreRows = 256
+  static let scoreRows = 256
 
   /// Runs the model over some sequences after others.
   private func passes(
@@ -163,7 +168,7 @@ package struct ForwardFile {
     }
   }
 
-  private func integers(_ labels: StoredTensor, below count: Int, _ expected: String) throws -> [Int] {
+  func integers(_ labels: StoredTensor, below count: Int, _ expected: String) throws -> [Int] {
     let targets = try file.integers(labels)
     if let bad = targets.first(where: { $0 != Loss.ignored && !(0..<count).contains($0) }) {
       throw NibbleError.badInput("\(path: file.path): label \(bad) is neither \(Loss.ignored) nor \(expected)")
@@ -192,7 +197,7 @@ package struct ForwardFile {
     try passes(model, adapters) { sequences, batch, hidden in
       try writer.add(UnsafeBufferPointer(start: hidden, count: batch.count * length * width), to: "last_hidden_state")
       for (index, sequence) in sequences.enumerated() {
-        let visible = (0..<length).filter { masks[sequence]?.isVisible($0) ?? true }
+        let visible = (0..<length).filter { isVisible($0, in: sequence) }
         for column in 0..<width {
           let sum = visible.reduce(0.0) { $0 + Double(hidden[(index * length + $1) * width + column]) }
           mean.values[column] = Float(sum / Double(max(visible.count, 1)))

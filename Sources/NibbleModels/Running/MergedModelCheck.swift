@@ -68,7 +68,9 @@ public final class MergedModelCheck: @unchecked Sendable {
   private static func outputs(_ model: Model, _ adapters: [ActiveAdapter]) throws -> [[Float]] {
     let network = try model.tokens(for: "a prompt")
     let length = min(length, network.contextLength)
-    let batch = Batch.tokens([TokenRun((0..<length).map { (7919 * $0 + 11) % network.vocabulary }, adapters: adapters)])
+    // Of a model that reads one text and writes another, half of it is written.
+    let types = model.answersPrompts ? (0..<length).map { 2 * $0 / length } : nil
+    let batch = Batch.tokens([TokenRun((0..<length).map { (7919 * $0 + 11) % network.vocabulary }, types: types, adapters: adapters)])
     let hidden = try network.hidden(batch, tape: nil)
     func rows(_ start: UnsafePointer<Float>, _ count: Int, _ width: Int) -> [[Float]] {
       (0..<count).map { Array(UnsafeBufferPointer(start: start + $0 * width, count: width)) }

@@ -2,7 +2,8 @@ import NibbleCore
 
 /// What a model takes: the tokens of a text, or an image.
 public enum ModelInput: Sendable, Equatable {
-  /// - Parameter types: the segment of each token, of models that tell two texts apart by it; nil for all 0
+  /// - Parameter types: the segment of each token, of models that tell two texts apart by it: of an encoder and a decoder 0 for what the first
+  ///   reads, 1 for what the second writes; nil for all 0
   case tokens([Int], types: [Int]? = nil)
   case image(Image)
 
@@ -18,7 +19,7 @@ public enum ModelInput: Sendable, Equatable {
   public var ids: [Int] { if case .tokens(let ids, _) = self { ids } else { [] } }
 
   /// The segments of its tokens.
-  var types: [Int]? { if case .tokens(_, let types) = self { types } else { nil } }
+  package var types: [Int]? { if case .tokens(_, let types) = self { types } else { nil } }
 }
 
 /// An image as numbers.

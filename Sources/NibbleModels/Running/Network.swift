@@ -52,6 +52,24 @@ package protocol TokenNetwork: Network {
   var tokens: Embedding { get }
   /// An empty cache for one sequence.
   func cache() -> KeyValueCache
+  /// What a sequence begins with that continues, or answers, a prompt.
+  func opening(_ prompt: [Int]) -> Opening
+}
+
+/// The beginning of a text that a network writes.
+package struct Opening: Sendable {
+  /// What the first pass takes.
+  package var ids: [Int]
+  /// The segment of each of its tokens; nil for all 0, and for passes over parts of it one after another.
+  package var types: [Int]?
+  /// What stands in the text already: the prompt where it is continued, the decoder's first token where it is answered.
+  package var written: [Int]
+
+  package init(ids: [Int], types: [Int]? = nil, written: [Int]) { (self.ids, self.types, self.written) = (ids, types, written) }
+}
+
+extension TokenNetwork {
+  package func opening(_ prompt: [Int]) -> Opening { Opening(ids: prompt, written: prompt) }
 }
 
 /// What adapters and training find in a network, beside its head.

@@ -140,7 +140,7 @@ extension Transformer {
     }
   }
 
-  /// Hands out the sequences of each segment, with the tokens of the longest of them.
+  /// Hands out the sequences of each segment, with the tokens of the longest of them, what caches hold included.
   func eachSegment(_ sequences: [Attention.Sequence], _ layers: Layers, _ body: (Segment, [Attention.Sequence], Int) -> Void) {
     var rest = sequences[...]
     for segment in layers.segments {
@@ -150,7 +150,7 @@ extension Transformer {
         return left >= 0
       })
       rest = rest.dropFirst(own.count)
-      if let longest = own.map(\.new).max() { body(segment, own, longest) }
+      if let longest = own.map({ $0.past + $0.new }).max() { body(segment, own, longest) }
     }
   }
 

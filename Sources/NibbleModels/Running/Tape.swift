@@ -24,8 +24,10 @@ package final class Tape {
   package init(checkpointing: Bool = true) { self.checkpointing = checkpointing }
 
   /// The network's own part, or that of a network in it, made by the first pass and kept for those that follow.
-  package func part<Part: AnyObject>(_ make: () -> Part) -> Part {
-    let key = ObjectIdentifier(Part.self)
+  ///
+  /// - Parameter owner: the network, where there are several of its kind
+  package func part<Part: AnyObject>(of owner: AnyObject? = nil, _ make: () -> Part) -> Part {
+    let key = owner.map(ObjectIdentifier.init) ?? ObjectIdentifier(Part.self)
     if let part = own[key] as? Part { return part }
     let part = make()
     own[key] = part

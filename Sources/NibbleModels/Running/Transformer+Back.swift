@@ -9,20 +9,24 @@ extension Transformer {
     try backward(batch, gradient, tape: tape, gradients, goesOn: false)
   }
 
-  /// - Parameter goesOn: whether anything needs the gradient of the embeddings, which takes the place of that of the states
-  func backward(_ batch: Batch, _ gradient: Floats, tape: Tape, _ gradients: Gradients, goesOn: Bool) throws {
+  /// - Parameters:
+  ///   - goesOn: whether anything needs the gradient of the embeddings, which takes the place of that of the states
+  ///   - source: what cross attention looked at
+  func backward(
+    _ batch: Batch, _ gradient: Floats, tape: Tape, _ gradients: Gradients, goesOn: Bool, source: SourceStates? = nil
+  ) throws {
     let runs = try batch.runs
     let rows = runs.reduce(0) { $0 + $1.ids.count }
     let layers = operations(batch, tape)
     let (checkpointing, tape) = (tape.checkpointing, part(of: tape))
     let last = weights.layers.count - 1
     let reachesEmbeddings = goesOn || gradients.hasEmbeddings(weights)
-    let lowest = reachesEmbeddings ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
+    let lowest = reachesEmbeddings || source?.gradient != nil ? 0 : weights.layers.firstIndex { gradients.has($0) } ?? weights.layers.count
     let relative = weights.relative.flatMap { gradients.has($0) ? $0 : nil }
     let bias = weights.positionBias.flatMap { gradients.has($0.table) ? $0 : nil }
     let longest = runs.map(\.ids.count).max() ?? 0
     let distances = relative.map { FloatStore(count: $0.table.count * shape.width) }
-      ?? bias.map { FloatStore(count: max(0, 2 * longest - 1) * $0.table.width) }
+      ?? bias.map { FloatStore(count: $0.places(max(longest, 1)) * $0.table.width) }
     distances?.start.update(repeating: 0, count: distances?.count ?? 0)
     if let norm = weights.finalNorm {
       layers.normBack(norm, shape, gradient, tape.inputs[last + 1].start, rows: rows, gradient, gradients)
@@ -33,16 +37,16 @@ extension Transformer {
       let x = tape.inputs[index].start
       // The last layer's own is still there.
       if checkpointing, index != last {
-        layer(index, runs, layers, rows, from: x, to: floats(Slot.again, rows * shape.width), own)
+        layer(index, runs, layers, rows, from: x, to: floats(Slot.again, rows * shape.width), own, source)
       }
       let goesOn = index > lowest || reachesEmbeddings
-      layerBack(index, runs, layers, rows, x, own, gradient, gradients, goesOn: goesOn, distances: distances)
+      layerBack(index, runs, layers, rows, x, own, gradient, gradients, goesOn: goesOn, distances: distances, source)
       guard LayerKernels.allFinite(gradient, count: rows * shape.width) else {
         throw NibbleError.quality("\(layer: index) gives NaN or infinite gradients")
       }
     }
     if let relative, let distances { distancesBack(relative, distances, layers, gradients) }
-    if let bias, let distances { biasBack(bias, distances, layers, gradients) }
+    if let bias, let distances { biasBack(bias, distances, tokens: max(longest, 1), layers, gradients) }
     if reachesEmbeddings { try embedBack(runs, layers, rows, tape, gradient, gradients) }
   }
 
@@ -53,14 +57,14 @@ extension Transformer {
   ///   - distances: gets what the table of distances has of this layer
   private func layerBack(
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ x: Floats, _ tape: LayerTape, _ gradient: Floats,
-    _ gradients: Gradients, goesOn: Bool, distances: FloatStore?
+    _ gradients: Gradients, goesOn: Bool, distances: FloatStore?, _ source: SourceStates?
   ) {
     let layer = weights.layers[index]
     let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
     let width = shape.width
     let half = floats(Slot.half, rows * width)
     let input = attention.before == nil ? x : tape.attentionInput.start
-    let base = shape.isParallel ? x : tape.middle.start
+    let base = shape.isParallel ? x : tape.cross?.sum.start ?? tape.middle.start
     let sharesInput = shape.isParallel && mlp.before == nil
     let mlpInput = mlp.before != nil || attention.behind != nil ? tape.mlpInput.start : shape.isParallel ? input : base
     /// The gradient of what a branch gave before its norm, from that of the sum.
@@ -87,6 +91,9 @@ extension Transformer {
       beside.update(from: half, count: rows * width)
     } else {
       layers.add(half, to: gradient, rows: rows, width: width)
+    }
+    if let cross = layer.cross, let source {
+      crossBack(cross, index, runs, layers, rows, tape.middle.start, source, tape, gradient, gradients)
     }
     if let norm = attention.behind { layers.normBack(norm, shape, gradient, tape.middle.start, rows: rows, gradient, gradients) }
     // Behind attention.

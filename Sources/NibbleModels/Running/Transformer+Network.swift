@@ -34,7 +34,8 @@ extension Transformer {
       let routed = layer.experts.map { $0.all.count + $0.used * shape.width } ?? 0
       let shared = layer.experts?.shared.map { $0.expert.upWidth + $0.expert.down.inputs + shape.width + 1 } ?? 0
       let latent = layer.latent.map { 2 * $0.latents } ?? 0
-      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.attendedWidth + inner + routed + shared + latent
+      let cross = layer.cross == nil ? 0 : 2 * (shape.width + shape.queryWidth + shape.keyValueWidth)
+      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.attendedWidth + inner + routed + shared + latent + cross
     }
     // Rows that experts take and give, and the gradients of both and of what they count with.
     let routed = layers.compactMap(\.experts).map { ($0.used + 2) * shape.width + $0.all.count + $0.used }.max() ?? 0
@@ -56,12 +57,14 @@ extension Transformer {
     let distances = weights.relative.map { relative in
       let count = min(relative.table.count, 2 * size.length)
       return count * (2 * shape.width + 4 * shape.queryWidth) + size.threads * 2 * size.length * (size.length + count)
-    } ?? weights.positionBias.map { 4 * size.length * $0.table.width + size.threads * 2 * size.length * size.length }
+    } ?? weights.positionBias.map { 6 * size.length * $0.table.width }
+    // Keys and values of sources with what comes back, and what does so to their states.
+    let crossed = layers.contains { $0.cross != nil } ? 2 * shape.keyValueWidth + shape.width : 0
     let narrow = weights.embeddingProjection == nil ? 0 : 3 * weights.embeddingWidth
     return PassRoom(
       rows: rows, kept: rows * (narrow + (layers.count + 1) * shape.width + kept + unscaled),
       // Left sides of products, packed, and scores of attention come last.
-      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide + routed + beside) + rows * max(inner, wide)
+      inHand: rows * ((shape.isParallel ? 5 : 4) * shape.width + (shape.isGrouped ? attention : 0) + inner + wide + routed + beside + crossed) + rows * max(inner, wide)
         + size.threads * 2 * 64 * size.length + (distances ?? 0))
   }
 }

@@ -17,7 +17,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   /// Of each layer; layers that turn alike share theirs.
   let rotary: [RotaryTable?]
 
-  /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 on the heads'.
+  /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 on the heads' and those of networks around it.
   enum Slot {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
       narrow = 8, again = 12
@@ -25,6 +25,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     static let sinkGradient = 13
     static let sharedUp = 70, sharedGiven = 71, sharedShares = 72, sharedGradient = 73
     static let keysNarrow = 74, keyLatents = 75, expanded = 76, queryLatents = 77, queries = 78, latentGradient = 79
+    static let source = 60, sourceGradient = 61
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
   private static let mlpRows = 512
@@ -55,7 +56,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   }
 
   /// What of a tape is its own.
-  func part(of tape: Tape) -> TransformerTape { tape.part { TransformerTape(checkpointing: tape.checkpointing) } }
+  func part(of tape: Tape) -> TransformerTape { tape.part(of: self) { TransformerTape(checkpointing: tape.checkpointing) } }
 
   /// Hidden states of every token of every run, [tokens, width], behind the last norm.
   ///
@@ -71,15 +72,19 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
 
   /// The same, of sequences whose caches have the positions they are to have.
   ///
-  /// - Parameter added: to the embeddings, [tokens, width]
-  func states(_ batch: Batch, _ runs: [TokenRun], _ tape: Tape?, adding added: UnsafePointer<Float>? = nil) throws -> UnsafePointer<Float> {
+  /// - Parameters:
+  ///   - added: to the embeddings, [tokens, width]
+  ///   - source: what cross attention looks at; nil for none, or where caches have it
+  func states(
+    _ batch: Batch, _ runs: [TokenRun], _ tape: Tape?, adding added: UnsafePointer<Float>? = nil, source: SourceStates? = nil
+  ) throws -> UnsafePointer<Float> {
     let rows = runs.reduce(0) { $0 + $1.ids.count }
     let width = shape.width
     let layers = operations(batch, tape)
     assert(tape == nil || layers.segments.count <= 1)
     let noise = tape?.noise
     let tape = tape.map(part)
-    tape?.prepare(shape, weights, rows: rows)
+    tape?.prepare(shape, weights, rows: rows, sources: source?.rows ?? 0)
     var x = tape?.inputs[0].start ?? floats(Slot.x, rows * width)
     try embed(runs, layers, rows, x, tape, noise)
     if let added { layers.add(added, to: x, rows: rows, width: width) }
@@ -87,7 +92,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     for index in weights.layers.indices {
       try Interrupt.check()
       let out = tape?.inputs[index + 1].start ?? x
-      layer(index, runs, layers, rows, from: x, to: out, tape?.layer(index))
+      layer(index, runs, layers, rows, from: x, to: out, tape?.layer(index), source)
       guard LayerKernels.allFinite(out, count: rows * width) else {
         let cause = tape == nil ? "; its weights or those of an adapter are broken" : ""
         throw NibbleError.quality("\(layer: index) gives NaN or infinite values\(cause)")
@@ -145,7 +150,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   ///   - x: spoiled without a tape
   ///   - out: may be x without a tape
   func layer(
-    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, from x: Floats, to out: Floats, _ tape: LayerTape?
+    _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, from x: Floats, to out: Floats, _ tape: LayerTape?,
+    _ source: SourceStates? = nil
   ) {
     let layer = weights.layers[index]
     let (attention, mlp) = (layer.attentionNorms, layer.mlpNorms)
@@ -166,7 +172,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     attend(index, runs, layers, rows, layer.queryKeyValue, layer.distances, input, to.queryKeyValue, to.attended, tape)
     layers.linear([layer.attentionOutput], to.attended, rows: 0..<rows, to.attentionBranch, tape?.linear)
     if let norm = attention.after { layers.norm(norm, shape, to.attentionBranch, rows: 0..<rows, to.middle) }
-    let middle = shape.isParallel ? x : sum(to.middle, x, rows)
+    var middle = shape.isParallel ? x : sum(to.middle, x, rows)
+    if let cross = layer.cross { middle = crossAttend(cross, index, runs, layers, rows, middle, source, tape) }
     if let norm = attention.behind { layers.norm(norm, shape, middle, rows: 0..<rows, to.mlpInput) }
     let base = attention.behind == nil ? middle : to.mlpInput
     let mlpInput = mlp.before != nil ? to.mlpInput : shape.isParallel ? input : base

@@ -106,6 +106,8 @@ package struct LayerWeights: Sendable {
   package var attentionOutput: Linear
   /// Scores of attention that no key has, one a head.
   package var sinks: Vector?
+  /// Between attention and the MLP, in a decoder beside an encoder.
+  package var cross: CrossAttention?
   /// Without a norm before it, the MLP of a parallel layer takes what attention takes.
   package var mlpNorms: BranchNorms
   /// [gate, up], one projection of both, or that of a plain MLP. Of a layer with experts, those of the first.
@@ -116,10 +118,11 @@ package struct LayerWeights: Sendable {
 
   /// In the order of the pass.
   package var linears: [Linear] { attention + (experts?.linears ?? mlp) }
-  package var attention: [Linear] { queryKeyValue + (latent?.linears ?? []) + distances + [attentionOutput] }
+  /// Of attention, to other texts included.
+  package var attention: [Linear] { queryKeyValue + (latent?.linears ?? []) + distances + [attentionOutput] + (cross?.linears ?? []) }
   /// Of the MLP, or of all experts.
   package var mlp: [Linear] { experts.map { $0.all.flatMap(\.linears) + ($0.shared?.expert.linears ?? []) } ?? up + [down] }
-  package var norms: [Norm] { attentionNorms.all + [queryNorm, keyNorm].compactMap { $0 } + (latent?.norms ?? []) + mlpNorms.all }
+  package var norms: [Norm] { attentionNorms.all + [queryNorm, keyNorm, cross?.norm].compactMap { $0 } + (latent?.norms ?? []) + mlpNorms.all }
   /// Numbers the projections of the MLP give, side by side.
   package var upWidth: Int { up.reduce(0) { $0 + $1.outputs } }
   /// MLPs that each token passes.

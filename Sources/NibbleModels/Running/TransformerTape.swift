@@ -24,12 +24,12 @@ final class TransformerTape {
     return layers[0]
   }
 
-  /// Makes room for so many rows.
-  func prepare(_ shape: TransformerShape, _ weights: TransformerWeights, rows: Int) {
+  /// Makes room for so many rows, and rows of sources.
+  func prepare(_ shape: TransformerShape, _ weights: TransformerWeights, rows: Int, sources: Int) {
     let count = checkpointing ? 1 : weights.layers.count
-    if layers.count < count || !layers[0].holds(rows) {
+    if layers.count < count || !layers[0].holds(rows, sources) {
       // One place for all layers has room for each.
-      layers = checkpointing ? [LayerTape(shape, weights.layers, rows: rows)] : weights.layers.map { LayerTape(shape, [$0], rows: rows) }
+      layers = (checkpointing ? [weights.layers] : weights.layers.map { [$0] }).map { LayerTape(shape, $0, rows: rows, sources: sources) }
     }
     if inputs.isEmpty || inputs[0].count < rows * shape.width {
       inputs = (0...weights.layers.count).map { _ in FloatStore(count: rows * shape.width) }
@@ -76,10 +76,13 @@ final class LayerTape {
   let shared: SharedTape?
   let latent: LatentTape?
   let linear = LinearTape()
-  private let rows: Int
+  /// Of a layer that looks at another text, too.
+  let cross: CrossTape?
+  private let rows, sources: Int
 
-  init(_ shape: TransformerShape, _ layers: [LayerWeights], rows: Int) {
-    self.rows = rows
+  init(_ shape: TransformerShape, _ layers: [LayerWeights], rows: Int, sources: Int) {
+    (self.rows, self.sources) = (rows, sources)
+    cross = layers.contains { $0.cross != nil } ? CrossTape(shape, rows: rows, sources: sources) : nil
     let width = rows * shape.width
     /// Room that some of the layers need.
     func store(_ count: Int, if isKept: (LayerWeights) -> Bool) -> FloatStore { FloatStore(count: layers.contains(where: isKept) ? count : 0) }
@@ -100,5 +103,5 @@ final class LayerTape {
     end = store(width) { $0.mlpNorms.behind != nil }
   }
 
-  func holds(_ rows: Int) -> Bool { rows <= self.rows }
+  func holds(_ rows: Int, _ sources: Int) -> Bool { rows <= self.rows && sources <= self.sources }
 }

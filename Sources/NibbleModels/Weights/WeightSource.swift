@@ -148,6 +148,17 @@ package final class WeightSource {
     return Linear(name: name, id: id, matrix: weight, bias: bias, isConv1D: false)
   }
 
+  /// Counts a copy of an embedding's weight as used.
+  ///
+  /// - Throws: `.badInput` where its values are others
+  package func checkCopy(_ name: String, of embedding: Embedding) throws {
+    let own = try matrix(name + ".weight", outputs: embedding.count, inputs: embedding.width, isConv1D: false)
+    guard !own.isTransposed, own.equals(embedding.matrix) else {
+      throw NibbleError.badInput(
+        "\(path: mapped.checkpoint.path): \(tensor: name + ".weight") and \(tensor: embedding.name + ".weight") differ; tables of their own are not implemented")
+    }
+  }
+
   /// Rows that are a parameter by themselves, [1, count, width] in the file.
   package func looseRows(_ name: String, count: Int, width: Int) throws -> Embedding {
     let tensor = try take(name)

@@ -17,9 +17,11 @@ public struct RowEncoder: Sendable {
   /// Bytes of a long text that are tokenized at once, at least.
   var segmentSize = 1 << 20
   /// What ends an answer.
-  private let end: Int?
+  let end: Int?
   private let vocabulary: Int
-  private let tokenizer: Tokenizer?
+  let tokenizer: Tokenizer?
+  /// Of a model whose encoder reads what its decoder answers: what the decoder reads so that it is judged by labels. nil for other models.
+  public var answer: (@Sendable (_ labels: [Int]) throws -> [Int])?
 
   /// - Parameters:
   ///   - tokenizer: nil where rows are tokens already
@@ -56,16 +58,22 @@ public struct RowEncoder: Sendable {
   ///
   /// - Throws: `.badInput` naming the place
   public func language(_ row: JSON, place: String) throws -> (row: TrainingRow, cut: Int) {
+    if let answer { return try answered(row, answer, place: place) }
     let (ids, labels, dropped) = try parts(row, place)
+    try check(ids, labels, place)
+    guard !ids.isEmpty else { throw NibbleError.badInput("\(path: place): the row is empty") }
+    let cut = max(0, ids.count - maximumLength) + dropped
+    return (TrainingRow(Array(ids.prefix(maximumLength)), labels: Array(labels.prefix(maximumLength)), place: place), cut)
+  }
+
+  /// Throws for tokens and labels that the model does not know.
+  func check(_ ids: [Int], _ labels: [Int], _ place: String) throws {
     if let bad = ids.first(where: { !(0..<vocabulary).contains($0) }) {
       throw NibbleError.badInput("\(path: place): token id \(bad) is not in the model's vocabulary of \(vocabulary)")
     }
     if let bad = labels.first(where: { $0 != TrainingRow.ignored && !(0..<vocabulary).contains($0) }) {
       throw NibbleError.badInput("\(path: place): label \(bad) is neither −100 nor in the model's vocabulary of \(vocabulary)")
     }
-    guard !ids.isEmpty else { throw NibbleError.badInput("\(path: place): the row is empty") }
-    let cut = max(0, ids.count - maximumLength) + dropped
-    return (TrainingRow(Array(ids.prefix(maximumLength)), labels: Array(labels.prefix(maximumLength)), place: place), cut)
   }
 
   /// Tokens and labels of a row, and how many tokens behind them are dropped already.
@@ -109,7 +117,7 @@ public struct RowEncoder: Sendable {
   }
 
   /// The format of Stanford's Alpaca.
-  private static func alpaca(_ instruction: String, _ input: String) -> String {
+  static func alpaca(_ instruction: String, _ input: String) -> String {
     let task =
       input.isEmpty
       ? "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -311,6 +319,9 @@ public struct RowEncoder: Sendable {
   ///
   /// - Throws: `.badInput` naming the place
   public func rows(of text: String, place: String) throws -> [TrainingRow] {
+    guard answer == nil else {
+      throw NibbleError.badInput("\(path: place): a model that reads one text and writes another learns rows with both, not plain text")
+    }
     var ids: [Int] = []
     do {
       for segment in segments(of: text) { ids += try encode(String(segment), marks: ids.isEmpty) }

@@ -4,7 +4,8 @@ import NibbleModels
 public struct TrainingRow: Sendable, Equatable {
   public var input: ModelInput
   /// Of language models, one a token, −100 where nothing is learned; the shift happens when the loss is taken. Of models that classify tokens
-  /// one more, in front: what stands behind a token is its class.
+  /// one more, in front: what stands behind a token is its class. Of an encoder and a decoder one more, too: what stands behind a token that is
+  /// written is the next one.
   public var labels: [Int] = []
   /// Of classifiers: one class, or a number a class.
   public var targets: [Double] = []
@@ -23,6 +24,9 @@ public struct TrainingRow: Sendable, Equatable {
 
   /// Its tokens; empty for an image.
   public var ids: [Int] { input.ids }
+
+  /// Its tokens as a pass takes them.
+  package var run: TokenRun { TokenRun(ids, types: input.types) }
 
   /// The label of tokens that are not learned.
   public static let ignored = -100

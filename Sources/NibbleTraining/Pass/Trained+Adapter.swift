@@ -48,6 +48,13 @@ extension Trained {
       }
       try add(rows, of: table, sharing: !ownHead, file, model)
     }
+    try checkSplitTable(of: model)
+  }
+
+  /// Throws where an adapter is to change the table that an encoder and a decoder look up.
+  func checkSplitTable(of model: Model) throws {
+    guard let table = model.splitTable, tables[table.id] != nil || rows[table.id] != nil || matrices[table.id] != nil else { return }
+    throw NibbleError.usage("\(path: model.path): \(module: table.name) \(Model.splitReason)")
   }
 
   /// Modules that PEFT looks for where `ensure_weight_tying` is set; it ties nothing where it finds none of them.

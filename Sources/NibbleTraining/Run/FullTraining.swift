@@ -34,6 +34,9 @@ extension Trained {
       }
       add(layer.bias)
     }
+    // Copies that the file may have of one weight stay copies.
+    let copies = (tied.map { [model.parameterNames[$0.head.id]] } ?? []) + (model.answering?.tableCopies ?? [])
+    if let table = model.tokenEmbedding { matrices[table.id]?.otherNames += copies }
     for norm in model.norms {
       add(norm.weight)
       add(norm.bias)
@@ -52,10 +55,11 @@ extension Trained {
     job.origin = nil
     let names = ModuleNames(job.items.map(\.source.name.text), of: base)
     for tensor in tensors + statistics.values {
-      guard let index = names.index(of: tensor.name) else { continue }
       let bytes = [UInt8](UnsafeRawBufferPointer(tensor.values.values))
-      let source = job.items[index].source
-      job.items[index].replacement = StoredTensor(source.name, .f32, source.shape, sections: [StoredSection(.data, bytes: bytes)])
+      for index in ([tensor.name] + tensor.otherNames).compactMap(names.index(of:)) {
+        let source = job.items[index].source
+        job.items[index].replacement = StoredTensor(source.name, .f32, source.shape, sections: [StoredSection(.data, bytes: bytes)])
+      }
     }
     return job
   }

@@ -213,6 +213,7 @@ extension Trained {
       throw NibbleError.usage("\(.trainableTokenIndices): PEFT has rows of tokens beside LoRA's methods, not beside \(kind.method.name)")
     }
     try addTokenRows(options.tokenRows, model)
+    try checkSplitTable(of: model)
     guard options.bias != .none else { return }
     // Stacked experts have no bias of a module: PEFT trains theirs with all others only.
     let stacked = model.stackedLayers

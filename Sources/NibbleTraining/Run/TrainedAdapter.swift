@@ -78,7 +78,7 @@ extension Trained {
     // PEFT has no name for the task of models of images.
     let task: JSON =
       model.tokenEmbedding == nil
-      ? .null : model.tokenClassCount != nil ? "TOKEN_CLS" : model.marksSpans ? "QUESTION_ANS" : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
+      ? .null : model.tokenClassCount != nil ? "TOKEN_CLS" : model.marksSpans ? "QUESTION_ANS" : isClassifier ? "SEQ_CLS" : model.answersPrompts ? "SEQ_2_SEQ_LM" : "CAUSAL_LM"
     // PEFT does not load dropout beside factors of parameters.
     let dropout = stacks.isEmpty ? options.dropout : 0
     let factors: [(String, JSON)] =

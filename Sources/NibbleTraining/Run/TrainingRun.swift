@@ -105,6 +105,9 @@ package final class TrainingRun {
     guard options.noiseAlpha == 0 || model.network is any TokenNetwork else {
       throw NibbleError.usage("\(.neftuneNoiseAlpha) is noise on the embeddings of tokens; \(path: model.path) has none")
     }
+    guard options.noiseAlpha == 0 || !model.answersPrompts else {
+      throw NibbleError.usage("\(.neftuneNoiseAlpha) is not implemented for models that read one text and write another; \(path: model.path) is one")
+    }
     if options.labelSmoothing > 0, case .classification(let head) = model.head, head.problem != .oneLabel {
       throw NibbleError.usage("\(.labelSmoothing) is for one class of several, not for regression or many labels")
     }
@@ -178,7 +181,7 @@ package final class TrainingRun {
         continue
       }
       guard let head else {
-        let own = try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), learns: false, seen: seen)
+        let own = try pass.language(batch.map(\.run), labels: batch.map(\.labels), learns: false, seen: seen)
         found.loss += own.loss * Double(own.tokens)
         found.count += own.tokens
         continue
@@ -244,7 +247,7 @@ package final class TrainingRun {
   /// The mean loss of rows, and its gradients, times `scale`.
   private func learn(_ batch: [TrainingRow], _ scale: Float) throws -> Double {
     switch pass.model.head {
-    case .language, .tokens: try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), scale: scale).loss
+    case .language, .tokens: try pass.language(batch.map(\.run), labels: batch.map(\.labels), scale: scale).loss
     case .spans: try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale)
     case .classification, .none: try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
     }

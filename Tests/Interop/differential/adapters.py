@@ -15,7 +15,7 @@ from .drawing import DTYPES
 from .methods import draw_method
 from .methods import move as move_method
 
-TASKS = {"language": "CAUSAL_LM", "classes": "SEQ_CLS", "tokens": "TOKEN_CLS", "states": "FEATURE_EXTRACTION", "masked": None}
+TASKS = {"language": "CAUSAL_LM", "answers": "SEQ_2_SEQ_LM", "classes": "SEQ_CLS", "tokens": "TOKEN_CLS", "states": "FEATURE_EXTRACTION", "masked": None}
 
 
 class Modules:
@@ -36,7 +36,9 @@ class Modules:
         self.table = leaves(lambda name, module: module is table)
         self.embeddings = leaves(
             # DeBERTa reads the weight of its table of distances itself, so that PEFT's factors beside it count for nothing until they are merged.
-            lambda name, module: isinstance(module, torch.nn.Embedding) and module is not table and not name.endswith("rel_embeddings"))
+            lambda name, module: isinstance(module, torch.nn.Embedding) and module is not table and not name.endswith("rel_embeddings")
+            # Those of an encoder and a decoder are one table.
+            and module.weight is not table.weight)
         self.norms = leaves(lambda name, module: "norm" in type(module).__name__.lower())
         self.has_conv1d = any(isinstance(module, Conv1D) for module in self.paths.values())
         # transformers' own layers of experts have no weights of their own.

@@ -42,4 +42,4 @@ def run(case):
     asked = draw_question(case, drawn, model)
     theirs = answers(adapted, **asked)
     ours = ask(case, asked, base, "--adapter", words)
-    compare(ours, theirs, in_double(adapted, asked), mask=asked.get("attention_mask"))
+    compare(ours, theirs, in_double(adapted, asked), mask=drawn.mask(asked))

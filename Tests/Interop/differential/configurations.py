@@ -3,7 +3,7 @@ import sys
 
 import transformers
 
-from . import decoders, encoders
+from . import decoders, encoders, pairs
 
 # What nibble runs, and the classes it runs them as.
 DECODERS = {
@@ -25,6 +25,7 @@ ENCODERS = {
     "albert": ("AlbertForSequenceClassification", "AlbertForTokenClassification", "AlbertModel"),
     "mpnet": ("MPNetForSequenceClassification", "MPNetForTokenClassification", "MPNetModel"),
 }
+PAIRS = pairs.CLASSES
 # What can be merged and packed without being run: the fuzzer asks transformers to run the result.
 OTHERS = {
     "opt": "OPTForCausalLM", "bloom": "BloomForCausalLM", "gpt_neo": "GPTNeoForCausalLM", "gptj": "GPTJForCausalLM",
@@ -50,6 +51,8 @@ def configuration(case, family, class_name, plain):
         config = decoders.draw(case, family, plain, sys.modules[__name__])
     elif family in encoders.KINDS:
         config = encoders.draw(case, family, plain, sys.modules[__name__])
+    elif family in PAIRS:
+        config = pairs.draw(case, family, plain, sys.modules[__name__])
     elif family in ENCODERS:
         config = bert_like(case, family, plain)
     else:

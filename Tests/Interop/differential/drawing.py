@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from . import experts
 from .common import ONLY, Undrawable, peer
-from .configurations import DECODERS, ENCODERS, MASKED, OTHERS, configuration
+from .configurations import DECODERS, ENCODERS, MASKED, OTHERS, PAIRS, configuration
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,8 +28,13 @@ class Drawn:
     @property
     def kind(self):
         name = self.model_class.__name__
-        kinds = {"SequenceClassification": "classes", "TokenClassification": "tokens", "CausalLM": "language", "LMHead": "language", "MaskedLM": "masked"}
+        kinds = {"SequenceClassification": "classes", "TokenClassification": "tokens", "CausalLM": "language", "LMHead": "language", "MaskedLM": "masked",
+                 "ConditionalGeneration": "answers"}
         return next((kind for part, kind in kinds.items() if part in name), "states")
+
+    def mask(self, asked):
+        """The mask of the tokens that logits or states are of: a decoder's beside an encoder have none."""
+        return None if self.kind == "answers" else asked.get("attention_mask")
 
     @property
     def is_causal(self):
@@ -50,12 +55,13 @@ def load(folder, model_class):
 def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=None, others=0.0, vocabulary=None, **changes):
     """Draws a model and writes it to the folder `name`.
 
-    - families, kinds: model types and kinds ("language", "classes", "tokens", "states") to choose among; None for all
+    - families, kinds: model types and kinds ("language", "answers", "classes", "tokens", "states") to choose among; None for all
     - plain: no odd spelling, storage or padding; areas that test something else want models that run
     - others: how often the family is one that nibble does not run
     """
     rng = case.rng
-    families = [one for one in (families or [*DECODERS, *ENCODERS]) if not ONLY or one in ONLY]
+    classes = {**DECODERS, **ENCODERS, **PAIRS}
+    families = [one for one in (families or [one for one in classes if one not in PAIRS or not kinds or "answers" in kinds]) if not ONLY or one in ONLY]
     if not families:
         raise Undrawable("no such family here")
     family = rng.choice(families)
@@ -65,7 +71,7 @@ def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=Non
     elif family in OTHERS:
         class_name = OTHERS[family]
     else:
-        names = {**DECODERS, **ENCODERS}[family]
+        names = classes[family]
         if kinds:
             names = [one for one in names if Drawn(None, getattr(transformers, one), None, None).kind in kinds]
             if not names:
@@ -102,7 +108,7 @@ def randomize(case, model):
             if "norm" in name.lower() or ".ln_" in name or "layernorm" in name.lower():
                 parameter.copy_((0.0 if name.endswith("bias") else 1.0) + 0.2 * torch.randn(parameter.shape))
                 continue
-            strong = parameter.dim() == 2 and any(part in name for part in ("q_proj", "k_proj", "c_attn", "query", "key"))
+            strong = parameter.dim() == 2 and any(part in name for part in ("q_proj", "k_proj", "c_attn", "query", "key", "relative_attention_bias"))
             parameter.copy_(torch.randn(parameter.shape) * spread * (3 if strong else 1))
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):

@@ -34,4 +34,4 @@ def run(case):
     with peer("asking", PeerRefusal):
         theirs = answers(model, **asked)
     ours = ask(case, asked)
-    compare(ours, theirs, in_double(model, asked), mask=asked.get("attention_mask"))
+    compare(ours, theirs, in_double(model, asked), mask=drawn.mask(asked))

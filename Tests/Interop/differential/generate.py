@@ -9,7 +9,7 @@ import torch
 
 from .adapters import attached, draw_adapter
 from .common import Difference, Refusal, Undrawable, peer
-from .configurations import DECODERS
+from .configurations import DECODERS, PAIRS
 from .drawing import draw_model
 from .train import write_tokenizer
 
@@ -20,10 +20,10 @@ MARGIN = 2e-4
 def run(case):
     rng = case.rng
     size = rng.randint(24, 90)
-    drawn = draw_model(case, plain=case.chance(0.8), families=list(DECODERS), kinds=("language",), dtype="float32", vocabulary=size)
+    drawn = draw_model(case, plain=case.chance(0.8), families=[*DECODERS, *PAIRS], kinds=("language", "answers"), dtype="float32", vocabulary=size)
     own_end(case, drawn)
     write_tokenizer(case / "m", size)
-    settings = draw_generation_config(case, size)
+    settings = draw_generation_config(case, size, drawn.config.get("decoder_start_token_id"))
     options = draw_flags(case)
     with peer("loading"):
         model = drawn.load()
@@ -53,7 +53,8 @@ def run(case):
         raise
     said = case.nibble("generate", "--base", "m", "--prompt", text, "--max-new-tokens", new, "--json", "-j", 1, *words)
     document = json.loads(said.stdout)
-    theirs = out.sequences[0, len(prompt):].tolist()
+    # What is written to a prompt begins with the decoder's own token.
+    theirs = out.sequences[0, 1 if drawn.kind == "answers" else len(prompt):].tolist()
     ends = model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     place = next((place for place, one in enumerate(theirs) if one in ends), None)
@@ -110,8 +111,11 @@ def own_end(case, drawn):
     path.write_text(json.dumps(config))
 
 
-def draw_generation_config(case, size):
-    """generation_config.json: absent, or with keys that change what is generated, or keys that do not."""
+def draw_generation_config(case, size, start):
+    """generation_config.json: absent, or with keys that change what is generated, or keys that do not.
+
+    - start: what the model's own configuration says a decoder beside an encoder begins with
+    """
     rng = case.rng
     if case.chance(0.25):
         return None
@@ -152,6 +156,8 @@ def draw_generation_config(case, size):
     if case.chance(0.5):
         names.append("eos_token_id")
     settings = {name: keys[name]() for name in dict.fromkeys(names)}
+    if start is not None:
+        settings["decoder_start_token_id"] = rng.randrange(size) if case.chance(0.1) else start
     case.note(generation_config=settings)
     (case / "m" / "generation_config.json").write_text(json.dumps(settings))
     return settings

@@ -63,7 +63,7 @@ def run(case):
     except Exception as error:  # noqa: BLE001
         raise Difference(f"transformers does not load the output: {type(error).__name__}: {error}"[:300]) from None
     ours = answers(merged, **asked)
-    compare(ours, theirs, in_double(adapted, asked), mask=asked.get("attention_mask"), what="merged: ", tolerance=5e-5)
+    compare(ours, theirs, in_double(adapted, asked), mask=drawn.mask(asked), what="merged: ", tolerance=5e-5)
 
 
 def packed(case, drawn, words):

@@ -1,6 +1,7 @@
 """Drawn questions: ids, and masks, token types and labels beside them."""
 import torch
 
+from . import pairs
 from .configurations import ENCODERS
 
 
@@ -37,6 +38,8 @@ def draw_question(case, drawn, model, simple=False):
     elif drawn.kind == "classes" and drawn.is_causal and padding is not None:
         # A padding id in the middle would move the token the head looks at in transformers only.
         asked["input_ids"] = ids = torch.where(ids == padding, (ids + 1) % vocabulary, ids)
+    if drawn.kind == "answers":
+        return pairs.question(case, model, asked, simple)
     kinds = getattr(model.config, "type_vocab_size", 0)
     if drawn.config["model_type"] in ENCODERS and kinds and case.chance(0.4):
         asked["token_type_ids"] = torch.randint(0, kinds, ids.shape)

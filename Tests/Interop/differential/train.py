@@ -11,7 +11,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from . import experts
+from . import experts, pairs
 from .adapters import Modules, attached, draw_adapter, some
 from .common import Difference, Undrawable, answers, compare, distance, in_double, moved_by_rounding, peer
 from .drawing import draw_model
@@ -22,7 +22,7 @@ from .questions import draw_question, limit
 def run(case):
     how = case.rng.choices(["continued", "full", "fresh"], [60, 15, 25])[0]
     case.note(how=how)
-    drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "classes", "tokens"), vocabulary=case.rng.randint(24, 90))
+    drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "answers", "classes", "tokens"), vocabulary=case.rng.randint(24, 90))
     # To an optimizer, experts that are stacked are one tensor.
     drawn.apart |= how == "full" and drawn.config["model_type"] in experts.NAMES
     with peer("loading"):
@@ -53,7 +53,7 @@ def draw_run(case, kind):
         "optimizer": rng.choices(["adamw", "adam", "sgd", "adafactor"], [60, 15, 15, 10])[0], "schedule": rng.choice([*SCHEDULES]),
         "warmup": rng.choice([0, 0, 1, 2]), "decay": rng.choice([0.0, 0.01, 0.3]), "clip": rng.choice([0.0, 0.05, 1.0]),
         "betas": rng.choice([(0.9, 0.999), (0.8, 0.95)]), "epsilon": rng.choice([1e-8, 1e-6, 1e-3]), "momentum": rng.choice([0.0, 0.9]),
-        "smoothing": rng.choice([0.0, 0.0, 0.1]) if kind == "language" else 0.0, "paged": rng.random() < 0.2}
+        "smoothing": rng.choice([0.0, 0.0, 0.1]) if kind in ("language", "answers") else 0.0, "paged": rng.random() < 0.2}
     case.note(run=drawn)
     return drawn
 
@@ -81,8 +81,8 @@ def draw_rows(case, drawn, model, run):
     size, most = model.config.vocab_size, min(limit(drawn.config, model), 20)
     padding = model.config.pad_token_id
     count = rng.choice([run["steps"] * run["batch"] * run["accumulation"], 2 * run["batch"] + 1])
-    rows = []
-    for _ in range(count):
+    rows = pairs.rows(rng, size, count) if drawn.kind == "answers" else []
+    for _ in range(count - len(rows)):
         ids = [one for one in (rng.randrange(size) for _ in range(rng.randint(3, most))) if one != padding] or [size - 1]
         if drawn.kind == "classes":
             rows.append({"ids": ids, "class": class_of(rng, model)})
@@ -156,9 +156,12 @@ def micro_loss(drawn, model, rows, smoothing=0.0):
         return total / len(rows)
     losses, count = 0.0, 0
     for row in rows:
-        labels = torch.tensor(row["labels"])
-        logits = model(input_ids=torch.tensor([row["ids"]])).logits
-        scored = (logits[0], labels) if drawn.kind == "tokens" else (logits[0, :-1], labels[1:])
+        if drawn.kind == "answers":
+            scored = pairs.scored(model, row)
+        else:
+            labels = torch.tensor(row["labels"])
+            logits = model(input_ids=torch.tensor([row["ids"]])).logits
+            scored = (logits[0], labels) if drawn.kind == "tokens" else (logits[0, :-1], labels[1:])
         losses = losses + torch.nn.functional.cross_entropy(*scored, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
         count += int((scored[1] != -100).sum())
     return losses / count
@@ -300,7 +303,7 @@ def loaded(case, drawn, model, name="out"):
         raise Difference(f"PEFT does not load what was trained: {error}") from None
     asked = draw_question(case, drawn, model, simple=True)
     theirs = answers(final, **asked)
-    compare(ask(case, asked, "m", "--adapter", name), theirs, in_double(final, asked), mask=asked.get("attention_mask"), what="trained: ")
+    compare(ask(case, asked, "m", "--adapter", name), theirs, in_double(final, asked), mask=drawn.mask(asked), what="trained: ")
 
 
 def full(case, drawn, model):
