@@ -58,7 +58,7 @@ public struct RowScores: Sendable {
       let batch = try Batch(part.map(\.input), adapters: adapters)
       let hidden = try model.network.hidden(batch, tape: nil)
       switch model.head {
-      case .language(let head), .tokens(let head): try tokens(model.network, head, part, batch, hidden)
+      case .language, .masked, .tokens: if let head = model.head.scorer { try tokens(model.network, head, part, batch, hidden) }
       case .classification(let head): try classes(model.network, head, part, batch, hidden)
       case .spans: throw NibbleError.usage("\(path: model.path) marks answers to questions: it scores no rows")
       case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to score")
@@ -68,7 +68,7 @@ public struct RowScores: Sendable {
   }
 
   private mutating func tokens(
-    _ network: any Network, _ head: Linear, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
+    _ network: any Network, _ head: RowHead, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
   ) throws {
     var wanted: [(row: Int, target: Int)] = []
     var start = 0

@@ -37,6 +37,8 @@ public struct ModelFamily: Sendable {
   var beyondBitsAndBytes: Pattern?
   /// Parameters of experts that files hold stacked, [experts, inputs, outputs], with biases [experts, outputs] of the name and `_bias`.
   package var stackedExperts: [String] = []
+  /// Whether a configuration's head shares parameters at all, as the table of tied weights says of its class.
+  package var tiesHead: @Sendable (JSON) -> Bool = { _ in true }
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 

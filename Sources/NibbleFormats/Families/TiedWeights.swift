@@ -51,6 +51,7 @@ extension Checkpoint {
   private var architecture: String? { config?["architectures"]?.array?.first?.string }
 
   private var ties: TiedWeights? {
+    if let config, let family, !family.tiesHead(config) { return nil }
     if let architecture, let known = TiedWeights.known[architecture] { return known }
     // A configuration may lack the name, or have one of a program that derives from a family's.
     guard let family, let head = family.tiedHeads.first,

@@ -66,7 +66,8 @@ package final class WeightSource {
     return tensor
   }
 
-  private func register(_ name: String) -> ParameterID {
+  /// A number for a parameter that is found under this name.
+  func register(_ name: String) -> ParameterID {
     names.append(name)
     return names.count - 1
   }

@@ -83,7 +83,7 @@ extension Trained {
 
   private mutating func addReplacements(_ file: AdapterFile, _ parameters: ModuleNames, _ model: Model) throws {
     for (name, stored) in file.replacements {
-      guard let id = parameters.index(of: name) else { continue }
+      guard let id = parameters.index(of: name).map(model.own) else { continue }
       let isWrapped = stored.name.text.contains(".base_layer.")
       let isAdapted = isWrapped && (modules[id] != nil || tables[id] != nil)
       // PEFT stores weights of embeddings and heads that were not trained: those under factors, and what no module trained whole is.

@@ -50,7 +50,10 @@ extension AdapterOptions {
     }
     var all = parts.layers.filter { $0.window == nil || takesWindows }.map { AdaptablePlace($0) }
     if targets.isNamed {
-      if case .language(let head) = model.head { all.append(AdaptablePlace(head)) }
+      switch model.head {
+      case .language, .masked: all += model.head.layers.map { AdaptablePlace($0) }
+      case .classification, .tokens, .spans, .none: break
+      }
       // PEFT trains the head of a text classifier whole. It has no task for images, and adapts what is named.
       if case .classification = model.head, model.takesImages { all += model.head.layers.map { AdaptablePlace($0) } }
       if method.looksUp { all += parts.embeddings.map { AdaptablePlace($0) } }

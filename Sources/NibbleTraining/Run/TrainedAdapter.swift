@@ -75,9 +75,9 @@ extension Trained {
       method.settings.filter { $0.namesModules && one.module.shape.settings[$0.key] == 1 }.map(\.key)
     }.mapValues { short($0.map { model.path(ofModule: $0.name) }, among: open) }
     let names = groups.count < 2 ? short(paths, among: open) : Set(groups.values.joined()).sorted()
-    // PEFT has no name for the task of models of images.
+    // PEFT has no name for the task of models of images, nor for that of masked tokens.
     let task: JSON =
-      model.tokenEmbedding == nil
+      model.tokenEmbedding == nil || model.fillsMasks
       ? .null : model.tokenClassCount != nil ? "TOKEN_CLS" : model.marksSpans ? "QUESTION_ANS" : isClassifier ? "SEQ_CLS" : "CAUSAL_LM"
     // PEFT does not load dropout beside factors of parameters.
     let dropout = stacks.isEmpty ? options.dropout : 0

@@ -244,7 +244,7 @@ package final class TrainingRun {
   /// The mean loss of rows, and its gradients, times `scale`.
   private func learn(_ batch: [TrainingRow], _ scale: Float) throws -> Double {
     switch pass.model.head {
-    case .language, .tokens: try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), scale: scale).loss
+    case .language, .masked, .tokens: try pass.language(batch.map { TokenRun($0.ids) }, labels: batch.map(\.labels), scale: scale).loss
     case .spans: try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale)
     case .classification, .none: try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
     }

@@ -44,6 +44,12 @@ extension Trained {
     add(bias, "\(model.path(ofModule: layer.name)).\(modules[layer.id] == nil ? "bias" : "base_layer.bias")")
   }
 
+  /// The bias of a head that is no layer's.
+  mutating func addLooseBias(_ model: Model) {
+    guard case .masked(let head) = model.head, !head.isModule, let bias = head.output.bias else { return }
+    add(bias, model.path(ofModule: model.parameterNames[bias.id]))
+  }
+
   private mutating func add(_ layer: Linear, _ model: Model) {
     add(layer.matrix, layer.id, layer.shape, "\(model.path(ofModule: layer.name)).weight")
     addBias(of: layer, model)
