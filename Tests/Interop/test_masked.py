@@ -36,8 +36,8 @@ def draw_config(draw, family, **changes):
         sizes |= {"eos_token_id": 2, "bos_token_id": 0, "cls_token_id": 0, "sep_token_id": 2}
     if family == "deberta-v2":
         sizes |= {"legacy": draw.random() < 0.5, "relative_attention": draw.random() < 0.5, "pos_att_type": ["p2c", "c2p"]}
-    return transformers.AutoConfig.for_model(
-        family, vocab_size=SIZE, max_position_embeddings=40, pad_token_id=1, tie_word_embeddings=draw.random() < 0.6, **sizes | changes)
+    sizes |= {"vocab_size": SIZE, "max_position_embeddings": 40, "pad_token_id": 1, "tie_word_embeddings": draw.random() < 0.6}
+    return transformers.AutoConfig.for_model(family, **sizes | changes)
 
 
 def make(config, kind="MaskedLM"):
@@ -76,3 +76,77 @@ def test_scores_and_loss_are_transformers_own(nibble, work, family):
         model = make(draw_config(draw, family))
         model.save_pretrained(work / str(number))
         assert_answers(nibble, work / str(number), model, work, question())
+
+
+@pytest.mark.parametrize("kind", ["TokenClassification", "QuestionAnswering"])
+def test_modernbert_scores_tokens_and_answers(nibble, work, kind):
+    for number in range(4):
+        draw = random.Random(f"{SEED} {kind} {number}")
+        torch.manual_seed(draw.randrange(2**32))
+        labels = {"num_labels": draw.randint(2, 5)} if kind == "TokenClassification" else {}
+        model = make(draw_config(draw, "modernbert", **labels), kind)
+        model.save_pretrained(work / str(number))
+        asked = question()
+        if kind == "TokenClassification":
+            asked["labels"] = torch.where(asked["labels"] < 0, asked["labels"], asked["labels"] % labels["num_labels"])
+            assert_same(forward(nibble, work / str(number), work, **asked), expected(model, **asked), asked["attention_mask"])
+            continue
+        del asked["labels"]
+        ours = forward(nibble, work / str(number), work, **asked)
+        with torch.no_grad():
+            theirs = model(**asked)
+        for name in ("start_logits", "end_logits"):
+            assert distance(ours[name], theirs[name], asked["attention_mask"]) < TOLERANCE
+
+
+STORED = ["both", "only the decoder", "both biases", "two weights", "two biases"]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "albert", "mpnet", "deberta-v2"])
+@pytest.mark.parametrize("stored", STORED)
+def test_a_file_may_hold_what_is_tied_under_either_name(nibble, work, family, stored):
+    """As transformers reads it: two that differ are not tied."""
+    draw = random.Random(f"{SEED} {family} {stored}")
+    torch.manual_seed(draw.randrange(2**32))
+    model = make(draw_config(draw, family, tie_word_embeddings=True, **({"legacy": True} if family == "deberta-v2" else {})))
+    model.save_pretrained(work / "m")
+    tensors = load_file(work / "m" / "model.safetensors")
+    word = next(name for name in tensors if name.endswith("word_embeddings.weight"))
+    bias = next(name for name in tensors if name.endswith(("predictions.bias", "lm_head.bias")))
+    decoder = bias.removesuffix("bias") + "decoder."
+    if stored == "both":
+        tensors[decoder + "weight"] = tensors[word].clone()
+    elif stored == "only the decoder":
+        tensors[decoder + "weight"], tensors[decoder + "bias"] = tensors.pop(word), tensors.pop(bias)
+    elif stored == "both biases":
+        tensors[decoder + "bias"] = tensors[bias].clone()
+    elif stored == "two weights":
+        tensors[decoder + "weight"] = torch.randn(tensors[word].shape)
+    else:
+        tensors[decoder + "bias"] = torch.randn(tensors[bias].shape)
+    save_file(tensors, work / "m" / "model.safetensors", metadata={"format": "pt"})
+    assert_answers(nibble, work / "m", type(model).from_pretrained(work / "m", attn_implementation="eager").eval(), work, question())
+
+
+@pytest.mark.parametrize("kind", ["ElectraForPreTraining", "BertForPreTraining", "BertForNextSentencePrediction", "AlbertForPreTraining"])
+def test_other_heads_of_pretraining_are_refused_by_name(nibble, work, kind):
+    found = getattr(transformers, kind)
+    family = found.config_class.model_type
+    found(draw_config(random.Random(SEED), family)).save_pretrained(work / "m")
+    save_file({"input_ids": torch.randint(3, SIZE, (1, 4))}, work / "ask.safetensors")
+    line = nibble("forward", "--base", work / "m", "--ids", work / "ask.safetensors", "-o", work / "out.safetensors", exits=3).stderr
+    assert kind in line
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"decoder_bias": "yes"}, "decoder_bias"), ({"sparse_pred_ignore_index": 3}, "sparse_pred_ignore_index"), ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
+    ({"classifier_activation": "laplace"}, "classifier_activation"), ({"classifier_bias": True}, "head.dense.bias"), ({"norm_bias": True}, "bias"),
+    ({"decoder_bias": True}, "decoder.bias"),
+])
+def test_configurations_that_are_wrong_are_refused(nibble, work, changes, said):
+    draw = random.Random(SEED)
+    make(draw_config(draw, "modernbert", decoder_bias=False, classifier_bias=False, norm_bias=False)).save_pretrained(work / "m")
+    edit_config(work / "m", **changes)
+    save_file({"input_ids": torch.randint(3, SIZE, (1, 4))}, work / "ask.safetensors")
+    line = nibble("forward", "--base", work / "m", "--ids", work / "ask.safetensors", "-o", work / "out.safetensors", exits=3).stderr
+    assert said in line and len(line.strip().splitlines()) == 1
