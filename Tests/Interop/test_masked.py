@@ -150,3 +150,127 @@ def test_configurations_that_are_wrong_are_refused(nibble, work, changes, said):
     save_file({"input_ids": torch.randint(3, SIZE, (1, 4))}, work / "ask.safetensors")
     line = nibble("forward", "--base", work / "m", "--ids", work / "ask.safetensors", "-o", work / "out.safetensors", exits=3).stderr
     assert said in line and len(line.strip().splitlines()) == 1
+
+
+# MARK: - Training
+
+STEPS, BATCH = 5, 3
+RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.02, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
+       "--max-grad-norm", 0]
+
+
+def draw_rows(draw, count):
+    """Ids and labels as a collator leaves them: rows of different lengths, some without anything to learn."""
+    rows = []
+    for _ in range(count):
+        ids = [draw.randrange(3, SIZE) for _ in range(draw.randint(3, 20))]
+        rows.append({"input_ids": ids, "labels": [draw.randrange(SIZE) if draw.random() < 0.3 else -100 for _ in ids]})
+    return rows
+
+
+def save_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def loss_of(model, rows):
+    """The mean over the learned tokens of rows, none of which sees padding."""
+    losses, count = 0.0, 0
+    for row in rows:
+        logits, labels = model(input_ids=torch.tensor([row["input_ids"]])).logits[0], torch.tensor(row["labels"])
+        losses = losses + torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+        count += int((labels != -100).sum())
+    return losses / count
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_steps(folder, model, rows, steps=STEPS):
+    """The losses and gradients of the steps are PyTorch's, which takes them on `model`."""
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.02)
+    told = [row for row in metrics_of(folder) if "loss" in row]
+    assert len(told) == steps
+    for step, row in enumerate(told):
+        optimizer.zero_grad()
+        loss = loss_of(model.eval(), [rows[(step * BATCH + place) % len(rows)] for place in range(BATCH)])
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(trained, 1e9)
+        optimizer.step()
+        assert row["loss"] == pytest.approx(loss.item(), rel=1e-4) and row["grad_norm"] == pytest.approx(norm.item(), rel=2e-3), step
+
+
+def targets_of(family):
+    return {"distilbert": ["q_lin", "v_lin"], "mpnet": ["q", "v"], "deberta-v2": ["query_proj", "value_proj"], "modernbert": ["Wqkv", "Wo"]}.get(
+        family, ["query", "value"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_train_attach_and_merge_as_in_peft(nibble, work, family):
+    draw = random.Random(f"{SEED} training {family}")
+    torch.manual_seed(draw.randrange(2**32))
+    model = make(draw_config(draw, family))
+    model.save_pretrained(work / "m")
+    rows = draw_rows(draw, STEPS * BATCH)
+    save_rows(work / "rows.jsonl", rows)
+    dense = {"distilbert": "vocab_transform", "electra": "generator_predictions.dense", "albert": "predictions.dense", "modernbert": "head.dense"}.get(
+        family, "dense")
+    targets = targets_of(family) + ([dense] if draw.random() < 0.6 else [])
+    theirs = peft.get_peft_model(
+        copy.deepcopy(model), peft.LoraConfig(r=3, target_modules=targets, init_lora_weights=False, bias=draw.choice(["none", "all", "lora_only"])))
+    theirs.save_pretrained(work / "start")
+    nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "a", "--init-adapter", work / "start", "--any-base", *RUN)
+    assert_steps(work / "a", theirs, rows)
+    learned = peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "a").eval()
+    asked = {"input_ids": torch.randint(3, SIZE, (2, 11))}
+    wanted = expected(learned, **asked)
+    assert_same(forward(nibble, work / "m", work, "--adapter", work / "a", **asked), wanted)
+    nibble("merge", work / "m", work / "a", "-o", work / "merged", "--check-model")
+    merged = type(model).from_pretrained(work / "merged", attn_implementation="eager").eval()
+    assert distance(expected(merged, **asked)["logits"], wanted["logits"]) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_trains(nibble, work, family):
+    draw = random.Random(f"{SEED} full {family}")
+    torch.manual_seed(draw.randrange(2**32))
+    model = make(draw_config(draw, family))
+    model.save_pretrained(work / "m")
+    rows = draw_rows(draw, STEPS * BATCH)
+    save_rows(work / "rows.jsonl", rows)
+    nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "out", "--method", "full", *RUN)
+    assert_steps(work / "out", model, rows)
+    written = type(model).from_pretrained(work / "out", attn_implementation="eager").eval()
+    asked = {"input_ids": torch.randint(3, SIZE, (2, 11))}
+    assert distance(expected(written, **asked)["logits"], expected(model, **asked)["logits"]) < 5e-4
+
+
+def test_what_a_file_holds_twice_is_trained_once(nibble, work):
+    torch.manual_seed(SEED)
+    model = make(draw_config(random.Random(SEED), "bert", tie_word_embeddings=True))
+    model.save_pretrained(work / "m")
+    tensors = load_file(work / "m" / "model.safetensors")
+    for own, other in (("bert.embeddings.word_embeddings.weight", "decoder.weight"), ("cls.predictions.bias", "decoder.bias")):
+        tensors["cls.predictions." + other] = tensors[own].clone()
+    save_file(tensors, work / "m" / "model.safetensors", metadata={"format": "pt"})
+    rows = draw_rows(random.Random(SEED), STEPS * BATCH)
+    save_rows(work / "rows.jsonl", rows)
+    nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "out", "--method", "full", *RUN)
+    assert_steps(work / "out", model, rows)
+    found = load_file(work / "out" / "model.safetensors")
+    for own, other in (("bert.embeddings.word_embeddings.weight", "decoder.weight"), ("cls.predictions.bias", "decoder.bias")):
+        assert torch.equal(found[own], found["cls.predictions." + other]) and not torch.equal(found[own], tensors[own])
+
+
+def test_a_new_adapter_is_one_for_peft(nibble, work):
+    torch.manual_seed(SEED)
+    model = make(draw_config(random.Random(SEED), "bert"))
+    model.save_pretrained(work / "m")
+    rows = draw_rows(random.Random(SEED), STEPS * BATCH)
+    save_rows(work / "rows.jsonl", rows)
+    nibble("quantize", work / "m", "-o", work / "m.nbl")
+    nibble("finetune", work / "m.nbl", work / "rows.jsonl", "-o", work / "a", "--target-modules", "query,value", *RUN)
+    config = json.loads((work / "a" / "adapter_config.json").read_text())
+    assert config["task_type"] is None and config["modules_to_save"] is None and config["target_modules"] == ["query", "value"]
+    peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "a")

@@ -128,7 +128,10 @@ extension Model {
       shapes[linear.id] = (linear.shape, linear.isConv1D)
       add(linear.bias)
     }
-    if case .masked(let head) = head { add(head.output.bias) }
+    if case .masked(let head) = head {
+      add(head.output.bias)
+      add(head.idleBias)
+    }
     for table in embeddings { shapes[table.id] = ([table.count, table.width], false) }
     for norm in norms {
       add(norm.weight)

@@ -10,6 +10,8 @@ package struct RowHead: Sendable {
   package var isModule = true
   /// Another parameter with the values of the output's bias, where transformers ties the two.
   package var otherBias: ParameterID?
+  /// That parameter where it is not tied, and nothing is computed with it.
+  package var idleBias: Vector?
 
   package init(_ output: Linear, transform: HeadTransform? = nil) { (self.output, self.transform) = (output, transform) }
 
@@ -54,11 +56,25 @@ extension WeightSource {
     let transform = try transform(
       names.dense, names.norm, shape, width: tokens.width, activation: activation, denseBias: denseBias, normBias: normBias)
     let isTied = try config.tiesEmbeddings()
-    let bias = try decoderBias ? bias(of: names.decoder, or: names.otherBias, count: tokens.count, isTied: isTied) : nil
     let plain = isTied
       ? try tied(names.decoder, to: tokens) : try linear(names.decoder, outputs: tokens.count, inputs: tokens.width, bias: .none)
-    var head = RowHead(plain.with(bias: bias?.vector), transform: transform)
-    head.otherBias = bias?.other
+    var head = RowHead(plain, transform: transform)
+    guard decoderBias else { return .masked(head) }
+    let (own, count) = (names.decoder + ".bias", tokens.count)
+    if isTied, let other = names.otherBias {
+      // A file may hold it under either name; two that differ are not tied, and the decoder's own counts.
+      let (first, second) = has(own) ? (own, other) : (other, own)
+      let bias = try vector(first, count: count), twin = has(second) ? try vector(second, count: count) : nil
+      head.output = plain.with(bias: bias)
+      if let twin, !twin.values.values.elementsEqual(bias.values.values) {
+        head.idleBias = twin
+      } else {
+        head.otherBias = twin?.id ?? register(second)
+      }
+    } else {
+      head.output = plain.with(bias: try vector(own, count: count))
+      head.idleBias = try names.otherBias.flatMap { has($0) ? try vector($0, count: count) : nil }
+    }
     return .masked(head)
   }
 
@@ -69,21 +85,6 @@ extension WeightSource {
     HeadTransform(
       try linear(dense, outputs: width, inputs: shape.width, bias: denseBias ? .required : .none), activation,
       HeadNorm(try self.norm(norm, width: width, hasBias: normBias), epsilon: shape.epsilon))
-  }
-
-  /// The decoder's bias, under its own name or another one that is tied to it.
-  private func bias(of decoder: String, or other: String?, count: Int, isTied: Bool) throws -> (vector: Vector, other: ParameterID?) {
-    let own = decoder + ".bias"
-    guard let other else { return (try vector(own, count: count), nil) }
-    guard isTied else {
-      // The other one is a parameter that nothing is computed with.
-      if has(other) { _ = try vector(other, count: count) }
-      return (try vector(own, count: count), nil)
-    }
-    let pair = has(own) ? (own, other) : (other, own)
-    let vector = try vector(pair.0, count: count)
-    if has(pair.1) { return (vector, try self.vector(pair.1, count: count).id) }
-    return (vector, register(pair.1))
   }
 }
 
