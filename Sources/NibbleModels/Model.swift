@@ -173,6 +173,9 @@ public final class Model: @unchecked Sendable {
     return (head, tokens)
   }
 
+  /// The same where the former is no layer: what takes the embedding's place takes its.
+  package var embeddingScorer: (head: Linear, tokens: Embedding)? { vocabularyLayer == nil ? sharedTokens : nil }
+
   /// The layer that scores the vocabulary.
   package var vocabularyLayer: Linear? { head.vocabulary.flatMap { own in head.layers.contains { $0.id == own.id } ? own : nil } }
 
@@ -185,9 +188,9 @@ public final class Model: @unchecked Sendable {
   /// Whether it tells which token a mask hides.
   public var fillsMasks: Bool { if case .masked = head { true } else { false } }
 
-  /// The layer that scores the vocabulary, as the table of a row for each token that it is.
+  /// What scores the vocabulary, as the table of a row for each token that it is.
   package var headTable: Embedding? {
-    guard let layer = vocabularyLayer, !layer.isConv1D, !layer.matrix.isTransposed else { return nil }
+    guard let layer = head.vocabulary, !layer.isConv1D, !layer.matrix.isTransposed else { return nil }
     return Embedding(name: layer.name, id: layer.id, matrix: layer.matrix)
   }
 

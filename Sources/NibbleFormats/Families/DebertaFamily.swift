@@ -4,8 +4,8 @@ extension ModelFamily {
   /// DeBERTa 2 and 3.
   static let deberta: ModelFamily? = {
     var family = plainDeberta
-    // The head of DeBERTa's authors multiplies with the embedding's own weight: no other parameter is tied to it.
-    family?.tiesHead = { $0["legacy"]?.bool != false }
+    // The head of DeBERTa's authors multiplies with the embedding's own weight, whatever a configuration says of ties.
+    family?.embeddingScorer = { $0["legacy"]?.bool == false ? "lm_predictions.lm_head.weight" : nil }
     return family
   }()
 

@@ -37,8 +37,9 @@ public struct ModelFamily: Sendable {
   var beyondBitsAndBytes: Pattern?
   /// Parameters of experts that files hold stacked, [experts, inputs, outputs], with biases [experts, outputs] of the name and `_bias`.
   package var stackedExperts: [String] = []
-  /// Whether a configuration's head shares parameters at all, as the table of tied weights says of its class.
-  package var tiesHead: @Sendable (JSON) -> Bool = { _ in true }
+  /// What stands for the weight of a head that multiplies with the embedding's own, of configurations whose masked models have such a head: no file
+  /// holds it, and no setting takes the two apart.
+  package var embeddingScorer: @Sendable (JSON) -> String? = { _ in nil }
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 

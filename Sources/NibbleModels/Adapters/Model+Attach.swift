@@ -110,7 +110,7 @@ extension Model {
     guard let head = head.vocabulary, let tokens = tokenEmbedding, matrices[head.id] == nil, rows[head.id] == nil else { return rows }
     let names = ModuleNames([tokens.name]), shared = file.tokenRows.first { names.index(of: $0.path) != nil }
     let isShared = head.matrix.native.data == tokens.matrix.native.data
-    if isShared, shared == nil, file.config.tiesReplacedEmbedding { matrices[head.id] = matrices[tokens.id] }
+    if isShared, shared == nil, file.config.tiesReplacedEmbedding || embeddingScorer != nil { matrices[head.id] = matrices[tokens.id] }
     if let shared, let table = headTable, isShared || checkpoint.tiedHeadName != nil { try put(shared, table) }
     return rows
   }

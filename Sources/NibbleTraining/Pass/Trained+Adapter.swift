@@ -37,6 +37,7 @@ extension Trained {
     for one in shared.values { one.isStored = held.contains(ByteName(one.name)) }
     try addReplacements(file, parameters, model)
     try share(file, model)
+    shareScorer(model)
     let head = model.headTable
     let ownHead = file.tokenRows.contains { rows in modules.index(of: rows.path).map { $0 < linears.count && linears[$0].id == head?.id } ?? false }
     for rows in file.tokenRows {

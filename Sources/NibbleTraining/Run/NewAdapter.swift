@@ -209,6 +209,7 @@ extension Trained {
     }
     try addWholeModules(options.modulesToSave, model)
     if options.keepsTied { shareTied(model) }
+    shareScorer(model)
     guard options.tokenRows.isEmpty || kind.method.kind == LoRA.kind || !kind.method.isInPEFT else {
       throw NibbleError.usage("\(.trainableTokenIndices): PEFT has rows of tokens beside LoRA's methods, not beside \(kind.method.name)")
     }

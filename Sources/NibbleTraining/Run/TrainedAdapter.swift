@@ -148,7 +148,8 @@ extension Trained {
   private func wholePaths(_ model: Model) -> [String] {
     // Under this name PEFT gives the head what takes the embedding's place; it does not look for others.
     let follower = model.tied.flatMap { ModuleChoice.is($0.tokens.name, "embed_tokens") && matrices[$0.head.id] === matrices[$0.tokens.id] ? $0.head.id : nil }
-    let ids = matrices.keys.filter { $0 != follower } + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
+    let scorer = model.embeddingScorer?.head.id
+    let ids = matrices.keys.filter { $0 != follower && $0 != scorer } + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
     return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
 }

@@ -31,6 +31,11 @@ extension Trained {
     }
   }
 
+  /// Lets a head that multiplies with the embedding's own weight follow it.
+  mutating func shareScorer(_ model: Model) {
+    if let (head, tokens) = model.embeddingScorer { matrices[head.id] = matrices[tokens.id] }
+  }
+
   /// Makes one trained weight of those of an embedding and a head that share theirs, stored under both names.
   mutating func shareTied(_ model: Model) {
     guard let (head, tokens) = model.tied, let one = matrices[tokens.id], matrices[head.id] !== one else { return }
