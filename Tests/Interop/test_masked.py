@@ -188,3 +188,72 @@ def test_a_new_adapter_is_one_for_peft(nibble, work):
     config = json.loads((work / "a" / "adapter_config.json").read_text())
     assert config["task_type"] is None and config["modules_to_save"] is None and config["target_modules"] == ["query", "value"]
     peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "a")
+
+
+def embedding_settings(model, draw):
+    """Adapters of the embedding and of the decoder, of which transformers ties the weights or does not."""
+    def path(module):
+        return next(name for name, other in model.named_modules() if other is module)
+
+    embedding, inner = path(model.get_input_embeddings()), targets_of(model.config.model_type)[:1]
+    rows = {"trainable_token_indices": {embedding: sorted(draw.sample(range(SIZE), 3))}}
+    kinds = {"factors": {"target_modules": [*inner, embedding]}, "whole": {"target_modules": inner, "modules_to_save": [embedding]},
+             "rows": {"target_modules": inner, **rows}}
+    if getattr(model.config, "legacy", True):
+        decoder = path(model.get_output_embeddings())
+        kinds |= {"decoder's factors": {"target_modules": [*inner, decoder]}, "decoder whole": {"target_modules": inner, "modules_to_save": [decoder]}}
+    return kinds
+
+
+def with_bias(adapted):
+    """PEFT's rows of tokens leave out the bias of a head that shares them: here it counts."""
+    head = adapted.base_model.model.get_output_embeddings()
+    if type(head).__name__ == "TrainableTokensWrapper" and head.original_module.bias is not None:
+        head.register_forward_hook(lambda module, taken, given: given + module.original_module.bias)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_of_the_embedding_and_the_decoder_are_peft_s(nibble, work, family):
+    draw = random.Random(f"{SEED} embedding {family}")
+    torch.manual_seed(draw.randrange(2**32))
+    model = make(draw_config(draw, family))
+    model.save_pretrained(work / "m")
+    asked = {"input_ids": torch.randint(3, SIZE, (2, 11))}
+    rows = draw_rows(draw, STEPS * BATCH)
+    save_rows(work / "rows.jsonl", rows)
+    for number, (kind, settings) in enumerate(embedding_settings(model, draw).items()):
+        own = work / str(number)
+        adapted = with_bias(peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, init_lora_weights=False, **settings)))
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.2 * torch.randn(parameter.shape))
+        adapted.save_pretrained(own / "a")
+        wanted = expected(with_bias(peft.PeftModel.from_pretrained(copy.deepcopy(model), own / "a")), **asked)
+        assert_same(forward(nibble, work / "m", work, "--adapter", own / "a", **asked), wanted)
+        if kind in ("factors", "whole") and not getattr(model.config, "legacy", True):
+            # The head multiplies with the embedding's own weight, and nothing takes the two apart.
+            assert "can only be attached" in nibble("merge", work / "m", own / "a", "-o", own / "merged", exits=3).stderr
+        else:
+            nibble("merge", work / "m", own / "a", "-o", own / "merged")
+            merged = type(model).from_pretrained(own / "merged", attn_implementation="eager").eval()
+            assert distance(expected(merged, **asked)["logits"], wanted["logits"]) < TOLERANCE, kind
+        nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", own / "more", "--init-adapter", own / "a", "--any-base", *RUN)
+        assert_steps(own / "more", adapted, rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_models_are_what_transformers_makes_of_them(nibble, work, family):
+    """Block files and bitsandbytes folders, which transformers loads and computes alike."""
+    draw = random.Random(f"{SEED} packed {family}")
+    torch.manual_seed(draw.randrange(2**32))
+    wide = {"dim": 64, "n_heads": 2} if family == "distilbert" else {"hidden_size": 64, "num_attention_heads": 2}
+    model = make(draw_config(draw, family, **wide))
+    model.save_pretrained(work / "m")
+    nibble("quantize", work / "m", "-o", work / "bnb", "--format", "bnb")
+    nibble("quantize", work / "m", "-o", work / "m.nbl")
+    nibble("dequantize", work / "bnb", "-o", work / "plain")
+    theirs = type(model).from_pretrained(work / "plain", attn_implementation="eager").eval()
+    for base in ("bnb", "m.nbl"):
+        assert_answers(nibble, work / base, theirs, work, question())
