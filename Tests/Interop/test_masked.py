@@ -205,6 +205,20 @@ def embedding_settings(model, draw):
     return kinds
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_linear_layers_are_those_of_peft(nibble, work, family):
+    torch.manual_seed(SEED)
+    model = make(draw_config(random.Random(f"{SEED} all {family}"), family))
+    model.save_pretrained(work / "m")
+    save_rows(work / "rows.jsonl", draw_rows(random.Random(SEED), 6))
+    nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", "--lora-r", 2, "--target-modules", "all-linear", "--max-steps", 1)
+    theirs = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, target_modules="all-linear"))
+    assert load_file(work / "a" / "adapter_model.safetensors").keys() == peft.get_peft_model_state_dict(theirs).keys()
+    asked = {"input_ids": torch.randint(3, SIZE, (2, 9))}
+    assert_same(forward(nibble, work / "m", work, "--adapter", work / "a", **asked), expected(
+        peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "a").eval(), **asked))
+
+
 def with_bias(adapted):
     """PEFT's rows of tokens leave out the bias of a head that shares them: here it counts."""
     head = adapted.base_model.model.get_output_embeddings()
