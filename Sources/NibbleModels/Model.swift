@@ -21,6 +21,8 @@ public final class Model: @unchecked Sendable {
   private let storedHead: NewHead?
   /// Full names of parameters, by ID.
   package let parameterNames: [String]
+  /// Names of the checkpoint's tensors that this model does without: those of a head that another one takes the place of, and numbers of positions.
+  public let unusedTensors: [String]
 
   /// Opens the checkpoint at `path` to run it. Only vectors are copied.
   ///
@@ -74,6 +76,7 @@ public final class Model: @unchecked Sendable {
     let output = try storedHead.map { try source.linear(NewHead.name, outputs: $0.labels) }
     network = try architecture.network(config, source, Engine(precision, team: team))
     tokenNetwork = network as? any TokenNetwork
+    unusedTensors = source.unused
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
     if let storedHead, let output {

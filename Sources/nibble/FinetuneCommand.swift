@@ -158,6 +158,7 @@ struct FinetuneCommand: ParsableCommand {
       grown, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
       verifies: !noVerify)
     common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
+    if head != nil { common.warn(Self.warningOfOtherHead(model)) }
     warnIgnoredOfImages(model)
     guard !model.takesImages else {
       let (train, held, black) = try images(for: model)
@@ -221,6 +222,16 @@ struct FinetuneCommand: ParsableCommand {
     Progress.clear()
     common.warn(result.warnings)
     try summarize(result, train, output, monotonicSeconds() - started)
+  }
+
+  /// What a new head leaves out of the base.
+  private static func warningOfOtherHead(_ model: Model) -> [Warning] {
+    let left = model.unusedTensors.filter { name in !["position_ids", "token_type_ids"].contains { name.hasSuffix($0) } }.sorted()
+    guard let first = left.first else { return [] }
+    return [
+      Warning(
+        .unused, "\(path: model.path): the new head leaves out \(left.count) tensor\(left.count == 1 ? "" : "s") of the base, \(subject: first) the first")
+    ]
   }
 
   private func dataFile(_ name: String) throws -> String? {

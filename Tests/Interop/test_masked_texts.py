@@ -208,7 +208,9 @@ def test_a_base_with_this_head_gets_another(nibble, work, family, pooling):
     save_rows(work / "rows.jsonl", [row] * 4)
     head = ["--pooling", pooling] + ([] if pooling == "span" else ["--num-labels", 2])
     span = ["--max-length", 20, "--doc-stride", 2] if pooling == "span" else []
-    nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", *head, *span, "--lora-r", 2, "--max-steps", 2, "--batch-size", 2)
+    said = nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", *head, *span, "--lora-r", 2, "--max-steps", 2, "--batch-size", 2).stderr
+    # ModernBERT's heads have all but the decoder in common.
+    assert pooling == "mean" or family == "modernbert" or "the new head leaves out" in said
     nibble("merge", work / "m", work / "a", "-o", work / "merged")
     asked = {"input_ids": torch.randint(3, SIZE, (2, 7))}
     attached, merged = forward(nibble, work / "m", work, "--adapter", work / "a", **asked), forward(nibble, work / "merged", work, **asked)
