@@ -12,6 +12,11 @@ extension RowScores {
     guard count > 0 else { throw NibbleError.badInput("nothing was scored") }
     let loss = Figure(problem == .regression ? "mean squared error" : "loss", "loss", CorpusScore(meanOf: losses))
     switch problem {
+    case nil where !ranks.isEmpty:
+      let found = [("accuracy", "accuracy", 1), ("top-5 accuracy", "top_5_accuracy", 5)].map { label, key, first in
+        Figure(label, key, CorpusScore(meanOf: ranks.map { $0 < first ? 1 : 0 }))
+      }
+      return [loss] + found
     case nil:
       guard !tokenTargets.isEmpty else { return [loss] }
       let labels = try LabelScores(scores.map(LabelMetrics.best), actual: tokenTargets, classes: scores[0].count, words: tokenCounts)

@@ -33,6 +33,8 @@ public struct RowScores: Sendable {
   public private(set) var tokenTargets: [Int] = []
   /// How many of them each row has.
   public private(set) var tokenCounts: [Int] = []
+  /// How many tokens score above each token that was to be found, of models that fill masks.
+  public private(set) var ranks: [Int] = []
   /// Scores of the classes, a row or a token each.
   public private(set) var scores: [[Float]] = []
 
@@ -58,7 +60,7 @@ public struct RowScores: Sendable {
       let batch = try Batch(part.map(\.input), adapters: adapters)
       let hidden = try model.network.hidden(batch, tape: nil)
       switch model.head {
-      case .language(let head), .tokens(let head): try tokens(model.network, head, part, batch, hidden)
+      case .language, .masked, .tokens: if let head = model.head.scorer { try tokens(model.network, head, part, batch, hidden) }
       case .classification(let head): try classes(model.network, head, part, batch, hidden)
       case .spans: throw NibbleError.usage("\(path: model.path) marks answers to questions: it scores no rows")
       case .none: throw NibbleError.usage("\(path: model.path) has no head: there is nothing to score")
@@ -68,7 +70,7 @@ public struct RowScores: Sendable {
   }
 
   private mutating func tokens(
-    _ network: any Network, _ head: Linear, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
+    _ network: any Network, _ head: RowHead, _ rows: [Row], _ batch: Batch, _ hidden: UnsafePointer<Float>
   ) throws {
     var wanted: [(row: Int, target: Int)] = []
     var start = 0
@@ -85,6 +87,7 @@ public struct RowScores: Sendable {
       let scores = try network.scores(hidden, head, rows: part.map(\.row), of: batch), count = head.outputs
       for (index, one) in part.enumerated() {
         losses.append(Loss.negativeLogLikelihood(scores + index * count, count: count, target: one.target))
+        if case .masked = network.head { ranks.append(Self.rank(of: one.target, scores + index * count, count)) }
         guard case .tokens = network.head else { continue }
         let own = Array(UnsafeBufferPointer(start: scores + index * count, count: count))
         tokenTargets.append(one.target)
@@ -92,6 +95,12 @@ public struct RowScores: Sendable {
         metrics?.add(scores: own, targets: [Double(one.target)], .oneLabel)
       }
     }
+  }
+
+  /// Of equal scores the first counts as the greater.
+  private static func rank(of target: Int, _ scores: UnsafePointer<Float>, _ count: Int) -> Int {
+    let own = scores[target]
+    return (0..<count).count { scores[$0] > own || scores[$0] == own && $0 < target }
   }
 
   private mutating func classes(

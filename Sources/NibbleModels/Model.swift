@@ -21,6 +21,8 @@ public final class Model: @unchecked Sendable {
   private let storedHead: NewHead?
   /// Full names of parameters, by ID.
   package let parameterNames: [String]
+  /// Names of the checkpoint's tensors that this model does without: those of a head that another one takes the place of, and numbers of positions.
+  public let unusedTensors: [String]
 
   /// Opens the checkpoint at `path` to run it. Only vectors are copied.
   ///
@@ -77,6 +79,7 @@ public final class Model: @unchecked Sendable {
     guard classifier == nil && storedHead == nil || !(network is EncoderDecoder) else {
       throw NibbleError.usage("\(path): classes and answers marked in a text are not implemented for models of model_type \(quoted(type))")
     }
+    unusedTensors = source.unused
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
     if let storedHead, let output {
@@ -180,17 +183,38 @@ public final class Model: @unchecked Sendable {
   package var norms: [Norm] { network.parts.norms + head.norms }
   package var embeddings: [Embedding] { network.parts.embeddings }
 
-  /// A language head whose weight is that of the embedding of tokens, and the latter.
+  /// A layer that scores the vocabulary and shares the weight of the embedding of tokens, and the latter.
   package var tied: (head: Linear, tokens: Embedding)? {
-    guard case .language(let head) = head, let tokens = tokenNetwork?.tokens, head.matrix.native.data == tokens.matrix.native.data
+    guard let pair = sharedTokens, vocabularyLayer != nil else { return nil }
+    return pair
+  }
+
+  /// What scores the vocabulary with the weight of the embedding of tokens, be it no layer of its own, and the latter.
+  package var sharedTokens: (head: Linear, tokens: Embedding)? {
+    guard let head = head.vocabulary, let tokens = tokenNetwork?.tokens, head.matrix.native.data == tokens.matrix.native.data
     else { return nil }
     return (head, tokens)
   }
 
-  /// A language head as the table of a row for each token that it is.
+  /// The same where the former is no layer: what takes the embedding's place takes its.
+  package var embeddingScorer: (head: Linear, tokens: Embedding)? { vocabularyLayer == nil ? sharedTokens : nil }
+
+  /// The layer that scores the vocabulary.
+  package var vocabularyLayer: Linear? { head.vocabulary.flatMap { own in head.layers.contains { $0.id == own.id } ? own : nil } }
+
+  /// The parameter that `id` stands for: another one where two names mean one parameter.
+  package func own(_ id: ParameterID) -> ParameterID {
+    guard case .masked(let head) = head, head.otherBias == id, let bias = head.output.bias else { return id }
+    return bias.id
+  }
+
+  /// Whether it tells which token a mask hides.
+  public var fillsMasks: Bool { if case .masked = head { true } else { false } }
+
+  /// What scores the vocabulary, as the table of a row for each token that it is.
   package var headTable: Embedding? {
-    guard case .language(let head) = head, !head.isConv1D, !head.matrix.isTransposed else { return nil }
-    return Embedding(name: head.name, id: head.id, matrix: head.matrix)
+    guard let layer = head.vocabulary, !layer.isConv1D, !layer.matrix.isTransposed else { return nil }
+    return Embedding(name: layer.name, id: layer.id, matrix: layer.matrix)
   }
 
   /// The embedding of tokens, of a model that has one.

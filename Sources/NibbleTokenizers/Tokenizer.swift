@@ -139,6 +139,10 @@ public struct SpecialTokens: Sendable, Equatable {
   public var pad: Int?
   /// What stands for the unknown.
   public var unknown: Int?
+  /// What hides a token that is to be found.
+  public var mask: Int?
+  /// Every token that the configurations name for a part it plays.
+  public var named: Set<Int> = []
   /// Tokens that end what a model says: `eos`, and those the generation configuration adds.
   public var stops: [Int] = []
 

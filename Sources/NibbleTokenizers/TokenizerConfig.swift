@@ -61,7 +61,17 @@ struct TokenizerConfig {
       (\.eos, "eos_token", ["<|end_of_text|>", "</s>", "<eos>", "[SEP]", "<|im_end|>", "<|endoftext|>"]),
       (\.pad, "pad_token", ["<pad>", "[PAD]", "<|finetune_right_pad_id|>"]),
       (\.unknown, "unk_token", ["<unk>", "[UNK]"]),
+      (\.mask, "mask_token", ["<mask>", "[MASK]"]),
     ]
+  }
+
+  /// The texts of all tokens that have a part to play: of one each, and of lists.
+  private var named: [String] {
+    let single = Self.roles.map(\.name) + ["sep_token", "cls_token"]
+    let lists = ["additional_special_tokens", "extra_special_tokens"].flatMap { key in
+      [json, tokensMap ?? .null].flatMap { ($0[key]?.array ?? []) + ($0[key]?.members?.map(\.value) ?? []) }
+    }
+    return single.compactMap(tokenText) + lists.compactMap { $0.string ?? $0["content"]?.string }
   }
 
   /// Which tokens have a meaning: what the configurations say; where they are silent, what the tokens' names say.
@@ -86,6 +96,7 @@ struct TokenizerConfig {
       if let id, !stops.contains(id) { stops.append(id) }
     }
     special.stops = stops
+    special.named = Set(named.compactMap { parts.vocabulary.id(of: $0).map { Int($0) } })
     return special
   }
 

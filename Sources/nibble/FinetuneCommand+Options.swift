@@ -40,6 +40,7 @@ extension FinetuneCommand {
       (Double(warmupSteps ?? 0), "--warmup-steps", warmupSteps ?? 0 >= 0),
       (lrEnd, "--lr-end", lrEnd >= 0 && (lrEnd < learningRate || kind != .polynomial)), (lrLeast, "--lr-least", (0...1).contains(lrLeast)),
       (neftuneNoiseAlpha, "--neftune-noise-alpha", neftuneNoiseAlpha >= 0 && neftuneNoiseAlpha.isFinite),
+      (mlmProbability, "--mlm-probability", mlmProbability > 0 && mlmProbability <= 1),
     ] where !isGood { throw NibbleError.usage("\(flag) \(value) is out of range") }
     if let maxMemory, parseBytes(maxMemory) == nil {
       throw NibbleError.usage("--max-memory \(quoted(maxMemory)) is not a size such as 300MB")
@@ -159,6 +160,7 @@ extension FinetuneCommand {
       (options.accumulation, options.shuffles, options.seed) = (gradientAccumulationSteps, !noShuffle, UInt64(max(0, seed)))
       (options.checkpointing, options.groupsByLength) = (gradientCheckpointing, groupByLength)
       (options.noiseAlpha, options.labelSmoothing, options.images) = (neftuneNoiseAlpha, labelSmoothing, images.augmentation)
+      options.maskProbability = mlmProbability
       return options
     }
   }

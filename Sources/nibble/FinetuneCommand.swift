@@ -15,7 +15,8 @@ struct FinetuneCommand: ParsableCommand {
     discussion: """
       DATA is a folder with train.jsonl (and valid.jsonl), a file of rows (JSON Lines or one JSON array), or a .txt file. The keys of a \
       row say what it is: {"text"}; {"prompt", "completion"}, as texts or as lists of messages; {"instruction", "input", "output"}; \
-      {"messages"}; {"conversations"} (ShareGPT); {"text", "label"}; {"text", "labels"}; {"tokens", "labels"}; {"input_ids", "labels"}. A model that marks answers takes \
+      {"messages"}; {"conversations"} (ShareGPT); {"text", "label"}; {"text", "labels"}; {"tokens", "labels"}; {"input_ids", "labels"}. Of texts a model that fills masks (BertForMaskedLM and its like) learns tokens that are \
+      hidden anew each time. A model that marks answers takes \
       SQuAD's file, or rows of {"context", "question", "answers"}. Only answers are \
       learned, unless --train-on-prompt is given. A model of images takes a folder with a folder of PNG and JPEG files per class (or with train \
       and valid in it), rows of {"image", "label"}, or a .bin file of CIFAR-10.
@@ -73,6 +74,7 @@ struct FinetuneCommand: ParsableCommand {
   @Option(help: "Micro-batches per step.") var gradientAccumulationSteps = 1
   @Option(help: "Largest number of tokens per row; longer rows are cut, and the summary counts the tokens.") var maxLength: Int?
   @Option(help: "Tokens that two windows of a context have in common (models that mark answers).") var docStride = 128
+  @Option(help: "How likely a token of a text is hidden, and learned (models that fill masks).") var mlmProbability = 0.15
   @Option(help: "Peak learning rate.") var learningRate = 2e-4
   @Option(help: "LoRA+: multiplies the learning rate of the second factors.") var loraplusRatio = 1.0
   @Option(
@@ -156,6 +158,7 @@ struct FinetuneCommand: ParsableCommand {
       grown, precision: computeDtype, team: Team(threads: common.workers), classifier: head,
       verifies: !noVerify)
     common.warn(model.checkpoint.warnings + (baseName == nil && method != .full ? model.checkpoint.nameWarnings : []))
+    if head != nil { common.warn(Self.warningOfOtherHead(model)) }
     warnIgnoredOfImages(model)
     guard !model.takesImages else {
       let (train, held, black) = try images(for: model)
@@ -165,10 +168,18 @@ struct FinetuneCommand: ParsableCommand {
       model, tokenizerPath: nil, maxLength: maxLength, trainsOnPrompt: trainOnPrompt, template: template,
       breaksMarks: breakMarks, learnedTurns: trainOnTurns, docStride: docStride)
     if rows.windows == nil { common.warnIgnored(["--doc-stride"], "the model marks no answers") }
+    if rows.fillsMasks {
+      common.warnIgnored(["--train-on-prompt", "--template", "--train-on-turns", "--break-marks"], "the model fills masks")
+    } else {
+      common.warnIgnored(["--mlm-probability"], "the model fills no masks")
+    }
     let train = try rows.read(try dataFile("train.jsonl") ?? data)
     let held = try (valid ?? dataFile("valid.jsonl")).map { try rows.read($0) }
     common.warn(rows.warnings + train.warnings + (held?.warnings ?? []))
-    if showBatch { return try rows.show(train.rows.prefix(batchSize), json: common.json) }
+    if showBatch {
+      let first = TrainingRow.hidden(Array(train.rows.prefix(batchSize)), seed: UInt64(max(0, seed)), probability: mlmProbability)
+      return try rows.show(first[...], json: common.json)
+    }
     try finetune(model, self.options(with: added, on: model), train, held, file)
   }
 
@@ -211,6 +222,16 @@ struct FinetuneCommand: ParsableCommand {
     Progress.clear()
     common.warn(result.warnings)
     try summarize(result, train, output, monotonicSeconds() - started)
+  }
+
+  /// What a new head leaves out of the base.
+  private static func warningOfOtherHead(_ model: Model) -> [Warning] {
+    let left = model.unusedTensors.filter { name in !["position_ids", "token_type_ids"].contains { name.hasSuffix($0) } }.sorted()
+    guard let first = left.first else { return [] }
+    return [
+      Warning(
+        .unused, "\(path: model.path): the new head leaves out \(left.count) tensor\(left.count == 1 ? "" : "s") of the base, \(subject: first) the first")
+    ]
   }
 
   private func dataFile(_ name: String) throws -> String? {

@@ -36,6 +36,8 @@ struct TrainingRows {
   let tokenClasses: Classes?
   /// Of a model that marks answers.
   let windows: SpanWindows?
+  /// Whether the model fills masks.
+  let fillsMasks: Bool
   private let hasLength: Bool
   /// Warnings about the tokenizer.
   let warnings: [Warning]
@@ -55,11 +57,13 @@ struct TrainingRows {
       Classes($0, names: model.classNames, areMany: model.hasManyLabels, areNumbers: model.isRegression)
     }
     tokenClasses = model.tokenClassCount.map { Classes($0, names: model.classNames) }
+    fillsMasks = model.fillsMasks
     windows = try model.marksSpans ? own.map { try SpanWindows(model, $0.tokenizer, length: maxLength, overlap: docStride) } : nil
     guard !model.marksSpans || windows != nil else { throw NibbleError.badInput("\(path: model.path) has no tokenizer for questions and their contexts") }
     var encoder = RowEncoder(
       own?.tokenizer, end: own?.end, vocabulary: network.vocabulary,
       maximumLength: min(maxLength ?? Int.max, network.contextLength))
+    encoder.masking = own.flatMap { own in own.tokenizer.special.mask.map { TokenMasking(mask: $0, tokens: own.tokenizer.vocabularySize) } }
     hasLength = maxLength != nil
     if let answering = model.answering {
       if trainsOnPrompt { throw NibbleError.usage("\(path: model.path): --train-on-prompt is for models that continue a prompt; this one's decoder writes answers only") }
@@ -106,13 +110,15 @@ struct TrainingRows {
         if case .text(let text) = item { try add(text, place, to: &data) }
         return
       }
-      if let brokenTemplate, RowEncoder.isConversation(row) { throw brokenTemplate }
+      if let brokenTemplate, !fillsMasks, RowEncoder.isConversation(row) { throw brokenTemplate }
       let (own, cut): (row: TrainingRow, cut: Int)
       if let tokenClasses {
         let found = try encoder.tokensClassified(row, tokenClasses, place: place)
         (own, cut) = (found.row, found.cut)
         data.lostWords += found.lost
         if keepsTexts { data.words.append(words(found.judged, of: row)) }
+      } else if fillsMasks {
+        (own, cut) = try encoder.masked(row, place: place)
       } else {
         (own, cut) = try classes.map { try encoder.classified(row, $0, place: place) } ?? encoder.language(row, place: place)
         if keepsTexts { data.texts.append(try JudgedTexts(row, place: place)) }
@@ -138,7 +144,7 @@ struct TrainingRows {
     guard classes == nil, tokenClasses == nil else { throw NibbleError.badInput("\(path: place): a classifier learns rows with labels, not plain text") }
     var encoder = encoder
     if !hasLength { encoder.maximumLength = min(encoder.maximumLength, Self.textLength) }
-    data.rows += try encoder.rows(of: text, place: place)
+    data.rows += try fillsMasks ? encoder.maskedRows(of: text, place: place) : encoder.rows(of: text, place: place)
   }
 
   /// Tokens of a row of plain text, where no other length is given.
@@ -168,7 +174,7 @@ struct TrainingRows {
       try StandardOutput.print("\(row.place): \(row.ids.count) tokens\(learned)")
       for (index, id) in row.ids.enumerated() {
         let text = tokenizer?.token(id).map { " " + oneLine($0) } ?? ""
-        let label = tokenClasses == nil ? index : index + 1
+        let label = row.labels.count > row.ids.count ? index + 1 : index
         let isAnswer = windows != nil && row.targets.contains(Double(index))
         let isLearned = isAnswer || label > 0 && label < row.labels.count && row.labels[label] != TrainingRow.ignored
         try StandardOutput.print("  \(isLearned ? "learn" : "  -  ") \(id)\(text)")
@@ -188,7 +194,7 @@ extension TrainingRows {
 
   /// What it writes; of other models a label for each token.
   private func labels(_ row: TrainingRow) -> [Int] {
-    encoder.answer == nil ? row.labels : Array(row.labels.dropFirst(read(row).count + 1))
+    Array(row.labels.dropFirst(encoder.answer != nil ? read(row).count + 1 : fillsMasks ? 1 : 0))
   }
 
   private func showAnswer(_ row: TrainingRow) throws {
@@ -233,7 +239,8 @@ extension TrainingRows.Data {
   /// Rows lie one behind another in a pass, none sees another: nothing is padded.
   var summary: String {
     if areImages { return "\(rows.count) images" }
-    let judged = rows[0].targets.isEmpty ? ", \(learned) learned" : ""
+    let learned = rows.contains { $0.masking != nil } ? "\(learned) may be hidden" : "\(learned) learned"
+    let judged = rows[0].targets.isEmpty ? ", \(learned)" : ""
     return "\(rows.count), \(tokens) tokens\(judged), 0 padded, \(cut) cut off"
   }
 

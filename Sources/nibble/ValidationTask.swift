@@ -87,7 +87,7 @@ extension EvaluateCommand {
       let asked = try answerTask() ?? QaTask()
       let (items, search) = (try items(asked, PromptFormat(asking.promptFormat ?? asked.format)), asking.search(asked.search))
       return { try asked.figures(items, write(items, model, $0, search, nil)) }
-    case .perplexity, .lm, .pairs, .regression, .embed, .images:
+    case .perplexity, .lm, .mlm, .pairs, .regression, .embed, .images:
       throw NibbleError.usage("--eval-task \(task.rawValue): validations can ask for choices, nlg, labels, qa, or classification by words")
     }
   }

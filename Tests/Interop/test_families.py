@@ -54,6 +54,7 @@ def variants():
     for model_type, name in (("bert", "BertLMHeadModel"), ("roberta", "RobertaForCausalLM"), ("gpt2", "GPT2LMHeadModel")):
         yield pytest.param(
             model_type, name, {"add_cross_attention": True, "is_decoder": True}, id=f"{model_type}-{name}-cross-attention")
+    yield pytest.param("deberta-v2", "DebertaV2ForMaskedLM", {"legacy": False}, id="deberta-v2-DebertaV2ForMaskedLM-not-legacy")
     for name in ("LlamaForCausalLM", "LlamaForSequenceClassification"):
         yield pytest.param("llama", name, {"attention_bias": True, "mlp_bias": True}, id=f"llama-{name}-biases")
 

@@ -19,7 +19,7 @@ LENGTH, STRIDE, STEPS, BATCH = 40, 10, 5, 3
 FAMILIES = {
     "bert": transformers.BertForQuestionAnswering, "roberta": transformers.RobertaForQuestionAnswering, "distilbert": transformers.DistilBertForQuestionAnswering,
     "electra": transformers.ElectraForQuestionAnswering, "albert": transformers.AlbertForQuestionAnswering, "deberta-v2": transformers.DebertaV2ForQuestionAnswering,
-    "mpnet": transformers.MPNetForQuestionAnswering}
+    "mpnet": transformers.MPNetForQuestionAnswering, "modernbert": transformers.ModernBertForQuestionAnswering}
 WORDS = "the cat sat on mat because it was warm however nobody knew why 42 people like naïve café ideas Δ 漢字 unbelievable word's end".split(" ")
 RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.05, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
        "--max-grad-norm", 0, "--max-length", LENGTH, "--doc-stride", STRIDE]
@@ -27,7 +27,7 @@ RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.05, "--
 
 def save_model(folder, family):
     torch.manual_seed(SEED)
-    shape = {"deberta-v2": {"type_vocab_size": 0}}.get(family, {})
+    shape = {"deberta-v2": {"type_vocab_size": 0}, "modernbert": {"sep_token_id": 2, "cls_token_id": 0}}.get(family, {})
     model = save_random(FAMILIES[family], family, folder, vocab_size=50265 if family == "roberta" else 30522, max_position_embeddings=LENGTH + 8, num_labels=2, **shape)
     if family == "roberta":
         for name in ("vocab.json", "merges.txt"):
@@ -82,7 +82,7 @@ def loss_of(model, rows):
     return sum(model(**given, start_positions=begin, end_positions=end).loss for given, begin, end in rows) / len(rows)
 
 
-@pytest.mark.parametrize("family", FAMILIES if SLOW else ["bert"])
+@pytest.mark.parametrize("family", FAMILIES if SLOW else ["bert", "modernbert"])
 def test_windows_losses_and_steps_are_those_of_transformers(nibble, work, family):
     model, tokenizer = save_model(work / "m", family)
     short = {"question": "who", "context": "the cat sat"}
@@ -94,13 +94,15 @@ def test_windows_losses_and_steps_are_those_of_transformers(nibble, work, family
     assert [one["targets"] for one in shown] == [[begin.item(), end.item()] for _, begin, end in windows]
     assert any(one["targets"] == [0, 0] for one in shown) and any(one["targets"] != [0, 0] for one in shown)
 
-    targets = {"distilbert": ["q_lin", "v_lin"], "deberta-v2": ["query_proj", "value_proj"], "mpnet": ["q", "v"]}.get(family, ["query", "value"])
+    head = "classifier" if family == "modernbert" else "qa_outputs"
+    targets = {"distilbert": ["q_lin", "v_lin"], "deberta-v2": ["query_proj", "value_proj"], "mpnet": ["q", "v"], "modernbert": ["Wqkv", "Wo"]}.get(family, ["query", "value"])
     theirs = peft.get_peft_model(
-        copy.deepcopy(model), peft.LoraConfig(r=3, target_modules=targets, task_type="QUESTION_ANS", init_lora_weights=False)).eval()
+        copy.deepcopy(model), peft.LoraConfig(
+            r=3, target_modules=targets, task_type="QUESTION_ANS", init_lora_weights=False, modules_to_save=[head])).eval()
     theirs.save_pretrained(work / "start")
     nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", "--init-adapter", work / "start", "--any-base", *RUN)
     trained = [one for one in theirs.parameters() if one.requires_grad]
-    assert any("qa_outputs" in name for name, one in theirs.named_parameters() if one.requires_grad)
+    assert any(head in name for name, one in theirs.named_parameters() if one.requires_grad)
     optimizer = torch.optim.SGD(trained, lr=0.05)
     metrics = [json.loads(line) for line in (work / "a" / "metrics.jsonl").read_text().splitlines()]
     for step, row in enumerate(metrics):

@@ -19,7 +19,7 @@ FAMILIES = [
     "OPTForCausalLM", "BloomForCausalLM", "Gemma3ForCausalLM", "Phi3ForCausalLM", "GPTNeoXForCausalLM", "FalconForCausalLM",
     "CohereForCausalLM", "LlamaForCausalLM", "GPT2LMHeadModel", "BertForMaskedLM", "RobertaForMaskedLM", "DistilBertForMaskedLM",
     "AlbertForMaskedLM", "ElectraForMaskedLM", "XLMRobertaForMaskedLM", "BartForConditionalGeneration", "MarianMTModel",
-    "WhisperForCausalLM", "ModernBertForMaskedLM",
+    "WhisperForCausalLM", "ModernBertForMaskedLM", "MPNetForMaskedLM", "DebertaV2ForMaskedLM",
 ]
 KINDS = ["embedding whole", "embedding factors", "head factors", "both factors", "head whole", "all biases", "kept tied"]
 

@@ -19,7 +19,7 @@ KINDS = {
     "bert": transformers.BertForTokenClassification, "roberta": transformers.RobertaForTokenClassification,
     "distilbert": transformers.DistilBertForTokenClassification, "electra": transformers.ElectraForTokenClassification,
     "albert": transformers.AlbertForTokenClassification, "deberta-v2": transformers.DebertaV2ForTokenClassification,
-    "mpnet": transformers.MPNetForTokenClassification}
+    "mpnet": transformers.MPNetForTokenClassification, "modernbert": transformers.ModernBertForTokenClassification}
 SLOW = bool(os.environ.get("NIBBLE_SLOW"))
 WORDS, LABELS, STEPS, BATCH = 60, ["O", "B-X", "I-X"], 4, 3
 RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.02, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
@@ -32,6 +32,8 @@ def save_model(folder, family, labels=LABELS):
         "hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 20}
     if family in ("electra", "albert"):
         sizes["embedding_size"] = 10
+    if family == "modernbert":
+        sizes |= {"bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2, "local_attention": 6}
     config = transformers.AutoConfig.for_model(
         family, vocab_size=WORDS + 3, max_position_embeddings=40, pad_token_id=1, **sizes, id2label=dict(enumerate(labels)),
         label2id={name: number for number, name in enumerate(labels)})
@@ -84,7 +86,7 @@ def loss_of(model, rows):
     return losses / count
 
 
-@pytest.mark.parametrize("family", KINDS if SLOW else ["bert", "albert", "deberta-v2"])
+@pytest.mark.parametrize("family", KINDS if SLOW else ["bert", "albert", "deberta-v2", "modernbert"])
 def test_tokens_have_transformers_scores_train_and_merge(nibble, work, family):
     draw = random.Random(f"{SEED} tokens {family}")
     model, tokenizer = save_model(work / "m", family), save_tokenizer(work / "m")
@@ -107,7 +109,7 @@ def test_tokens_have_transformers_scores_train_and_merge(nibble, work, family):
     assert report["accuracy"] == pytest.approx(torch.cat(right).float().mean().item())
     assert report["loss"] == pytest.approx(loss_of(model, rows).item(), rel=1e-5)
 
-    targets = ["query_proj", "value_proj"] if family == "deberta-v2" else ["q_lin", "v_lin"] if family == "distilbert" else ["q", "v"] if family == "mpnet" else ["query", "value"]
+    targets = ["query_proj", "value_proj"] if family == "deberta-v2" else ["q_lin", "v_lin"] if family == "distilbert" else ["q", "v"] if family == "mpnet" else ["Wqkv", "Wo"] if family == "modernbert" else ["query", "value"]
     theirs = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=3, target_modules=targets, task_type="TOKEN_CLS", init_lora_weights=False))
     theirs.save_pretrained(work / "start")
     nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "-o", work / "a", "--init-adapter", work / "start", "--any-base", *RUN)

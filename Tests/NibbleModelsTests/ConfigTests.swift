@@ -36,7 +36,8 @@ struct ConfigTests {
     ("llama", #""model_type": "phi3", "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}"#),
     ("gpt2", #""scale_attn_weights": 1"#), ("gpt2", #""n_head": 5"#), ("gpt2", #""n_positions": 65"#),
     ("gpt2", #""n_inner": 128"#), ("roberta", #""position_embedding_type": "relative_key""#), ("roberta", #""is_decoder": true"#),
-    ("roberta", #""architectures": ["RobertaForMaskedLM"]"#), ("roberta", #""problem_type": "ranking""#),
+    ("roberta", #""architectures": ["RobertaForMultipleChoice"]"#), ("roberta", #""architectures": ["RobertaForMaskedLM"]"#),
+    ("roberta", #""problem_type": "ranking""#),
     ("roberta", #""max_position_embeddings": 1"#), ("roberta", #""pad_token_id": 10000"#),
   ]
 

@@ -44,7 +44,8 @@ extension Model {
     let hidden = try network.hidden(batch, tape: nil)
     let tokens = runs.reduce(0) { $0 + $1.ids.count }
     switch head {
-    case .language(let head), .tokens(let head):
+    case .language, .masked, .tokens:
+      guard let head = head.scorer else { return [] }
       return Array(
         UnsafeBufferPointer(
           start: try network.scores(hidden, head, rows: Array(0..<tokens), of: batch), count: tokens * head.outputs))

@@ -39,6 +39,9 @@ public struct ModelFamily: Sendable {
   package var stackedExperts: [String] = []
   /// Whether PEFT puts factors of each expert together into those of the parameters that transformers stacks experts into.
   package var joinsExperts = true
+  /// What stands for the weight of a head that multiplies with the embedding's own, of configurations whose masked models have such a head: no file
+  /// holds it, and no setting takes the two apart.
+  package var embeddingScorer: @Sendable (JSON) -> String? = { _ in nil }
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 

@@ -51,7 +51,12 @@ extension Checkpoint {
   private var architecture: String? { config?["architectures"]?.array?.first?.string }
 
   private var ties: TiedWeights? {
-    if let architecture, let known = TiedWeights.known[architecture] { return known }
+    if let architecture, let known = TiedWeights.known[architecture] {
+      guard architecture.hasSuffix("ForMaskedLM"), let config, let scorer = family?.embeddingScorer(config),
+        let source = known.pairs.first(where: { $0.parameter.hasSuffix(".weight") })?.source
+      else { return known }
+      return TiedWeights(pairs: [(scorer, source)], isDefault: true, isFlagOnly: false)
+    }
     // A configuration may lack the name, or have one of a program that derives from a family's.
     guard let family, let head = family.tiedHeads.first,
       architecture.map({ $0.contains("CausalLM") || $0.contains("LMHead") }) ?? true

@@ -68,7 +68,8 @@ extension Model {
     var matrices: [ParameterID: Matrix] = [:]
     let shapes = parameterShapes
     for (name, tensor) in file.replacements {
-      guard let id = parameters.index(of: name) else { continue }
+      guard let named = parameters.index(of: name) else { continue }
+      let id = own(named)
       guard let shape = shapes[id] else { throw file.mismatch(name, "is replaced, which is implemented for merging only") }
       guard tensor.shape == shape.dimensions else {
         throw NibbleError(
@@ -115,10 +116,10 @@ extension Model {
       }
       try put(own, table)
     }
-    guard case .language(let head) = head, let tokens = tokenEmbedding, matrices[head.id] == nil, rows[head.id] == nil else { return rows }
+    guard let head = head.vocabulary, let tokens = tokenEmbedding, matrices[head.id] == nil, rows[head.id] == nil else { return rows }
     let names = ModuleNames([tokens.name]), shared = file.tokenRows.first { names.index(of: $0.path) != nil }
     let isShared = head.matrix.native.data == tokens.matrix.native.data
-    if isShared, shared == nil, file.config.tiesReplacedEmbedding { matrices[head.id] = matrices[tokens.id] }
+    if isShared, shared == nil, file.config.tiesReplacedEmbedding || embeddingScorer != nil { matrices[head.id] = matrices[tokens.id] }
     if let shared, let table = headTable, isShared || checkpoint.tiedHeadName != nil { try put(shared, table) }
     return rows
   }
@@ -135,6 +136,10 @@ extension Model {
     for linear in linears {
       shapes[linear.id] = (linear.shape, linear.isConv1D)
       add(linear.bias)
+    }
+    if case .masked(let head) = head {
+      add(head.output.bias)
+      add(head.idleBias)
     }
     for table in embeddings { shapes[table.id] = ([table.count, table.width], false) }
     for norm in norms {

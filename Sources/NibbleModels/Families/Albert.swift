@@ -5,6 +5,8 @@ import NibbleCore
 enum Albert: EncoderArchitecture {
   static let modelTypes = ["albert"]
   private static let model = "albert."
+  private static let masked = MaskedHeadNames(
+    dense: "predictions.dense", norm: "predictions.LayerNorm", decoder: "predictions.decoder", otherBias: "predictions.bias")
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     var shape = try config.encoderShape(EncoderDefaults(vocabulary: 30000, width: 4096, heads: 64, activation: "gelu_new"))
@@ -23,7 +25,7 @@ enum Albert: EncoderArchitecture {
   static func weights(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> TransformerWeights {
     let inner = try config.int("intermediate_size", Limits.width, default: 16384)
     let width = try config.int("embedding_size", Limits.width, default: 128)
-    let tables = try EncoderTables(model, shape, width: width, config, source)
+    let tables = try EncoderTables(model, shape, width: width, config, source, sharedWith: config.sharedDecoder(masked))
     let projection = try source.linear(model + "encoder.embedding_hidden_mapping_in", outputs: shape.width, inputs: width, bias: .required)
     let groups = try groups(shape, inner: inner, config, source)
     let rounds = shape.layers / max(groups[0].count, 1)
@@ -32,7 +34,7 @@ enum Albert: EncoderArchitecture {
       groups[min(Int(Double(round) / (Double(rounds) / Double(groups.count))), groups.count - 1)]
     }
     let used = Set(layers.map(\.down.id))
-    let head = try head(shape, config, source)
+    let head = try head(shape, tables.tokens, config, source)
     var idle = groups.joined().filter { !used.contains($0.down.id) }.flatMap(\.linears)
     // No state depends on the pooler.
     if case .none = head, source.has(model + "pooler.weight") {
@@ -64,12 +66,13 @@ enum Albert: EncoderArchitecture {
     return true
   }
 
-  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+  private static func head(_ shape: TransformerShape, _ tokens: Embedding, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
     switch try config.architectureClass() {
     case "AlbertForSequenceClassification":
       return try source.classifier(config, dense: model + "pooler", output: "classifier", width: shape.width)
-    case "AlbertForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "AlbertForQuestionAnswering": return try source.spanMarker(width: shape.width)
     case "AlbertForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
+    case "AlbertForMaskedLM": return try source.masked(masked, config, shape, tokens: tokens, activation: shape.activation)
     case "AlbertModel": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

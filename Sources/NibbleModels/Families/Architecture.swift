@@ -4,14 +4,16 @@ import NibbleFormats
 
 /// What stands on the states of a network.
 package enum Head: Sendable {
-  /// Scores of every token of the vocabulary.
+  /// Scores of every token of the vocabulary, for the token that follows.
   case language(Linear)
+  /// The same for the token itself, which a mask may hide.
+  case masked(RowHead)
   /// Scores of classes, from some rows of each input.
   case classification(ClassificationHead)
   /// Scores of classes of every token.
-  case tokens(Linear)
+  case tokens(RowHead)
   /// Two scores of every row: that an answer begins there, and that it ends there.
-  case spans(Linear)
+  case spans(RowHead)
   /// Nothing: hidden states are the result.
   case none
 }
@@ -61,7 +63,8 @@ extension Head {
   /// Its layers, in the order of the pass.
   package var layers: [Linear] {
     switch self {
-    case .language(let head), .tokens(let head), .spans(let head): [head]
+    case .language(let head): [head]
+    case .masked(let head), .tokens(let head), .spans(let head): head.layers
     case .classification(let head): head.layers
     case .none: []
     }
@@ -71,19 +74,38 @@ extension Head {
   package var isOfTask: Bool {
     switch self {
     case .classification, .tokens, .spans: true
-    case .language, .none: false
+    case .language, .masked, .none: false
     }
   }
 
-  /// The layer that scores every token, the next ones or the classes of each: what is trained with a label for each.
-  package var scorer: Linear? {
+  /// What scores every token, the next ones, the hidden ones or the classes of each: what is trained with a label for each.
+  package var scorer: RowHead? {
     switch self {
-    case .language(let head), .tokens(let head): head
+    case .language(let head): RowHead(head)
+    case .masked(let head), .tokens(let head): head
     case .classification, .spans, .none: nil
     }
   }
 
-  package var norms: [Norm] { if case .classification(let head) = self { [head.norm?.norm].compactMap { $0 } } else { [] } }
+  /// The layer that scores the vocabulary.
+  package var vocabulary: Linear? {
+    switch self {
+    case .language(let head): head
+    case .masked(let head): head.output
+    case .classification, .tokens, .spans, .none: nil
+    }
+  }
+
+  /// Whether the scores of a token are for the one behind it.
+  package var looksAhead: Bool { if case .language = self { true } else { false } }
+
+  package var norms: [Norm] {
+    switch self {
+    case .classification(let head): [head.norm?.norm].compactMap { $0 }
+    case .masked(let head), .tokens(let head), .spans(let head): [head.transform?.norm.norm].compactMap { $0 }
+    case .language, .none: []
+    }
+  }
 }
 
 /// A family that nibble runs. What else has to be known of it says its `ModelFamily`.

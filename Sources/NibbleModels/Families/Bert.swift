@@ -9,6 +9,11 @@ enum Bert: EncoderArchitecture {
 
   private static func prefix(_ config: ConfigReader) -> String { isRoberta(config) ? "roberta." : "bert." }
 
+  private static func masked(_ config: ConfigReader) -> MaskedHeadNames {
+    isRoberta(config)
+      ? MaskedHeadNames(dense: "lm_head.dense", norm: "lm_head.layer_norm", decoder: "lm_head.decoder", otherBias: "lm_head.bias") : .bert
+  }
+
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.refuse(["position_embedding_type"], unless: ["absolute"])
     return try config.encoderShape(
@@ -24,17 +29,17 @@ enum Bert: EncoderArchitecture {
     let width = shape.width
     let inner = try config.int("intermediate_size", Limits.width, default: 3072)
     let model = prefix(config)
-    let tables = try EncoderTables(model, shape, width: width, config, source)
+    let tables = try EncoderTables(model, shape, width: width, config, source, sharedWith: config.sharedDecoder(masked(config)))
     let layers = try (0..<shape.layers).map { try source.encoderLayer(model + "encoder.layer.\($0).", .bert, shape, inner: inner) }
-    let head = try head(shape, config, source)
+    let head = try head(shape, tables.tokens, config, source)
     // Neither hidden states nor RoBERTa's classifiers use the pooler.
     var idle: [Linear] = []
     if case .none = head, source.has(model + "pooler.dense.weight") {
       idle.append(try source.linear(model + "pooler.dense", outputs: width, inputs: width, bias: .required))
     }
     // Position numbers some files hold; a head for masked tokens beside another one.
-    let masked = if case .none = head { "" } else { #"|^cls\.|^lm_head\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."# + masked))
+    let other = if case .none = head { "" } else { #"|^cls\.|^lm_head\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."# + other))
     return TransformerWeights(
       tokens: tables.tokens, positions: tables.positions, tokenTypes: tables.types, embeddingNorm: tables.norm, layers: layers, head: head,
       idle: idle)
@@ -51,7 +56,7 @@ enum Bert: EncoderArchitecture {
     return true
   }
 
-  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+  private static func head(_ shape: TransformerShape, _ tokens: Embedding, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
     let width = shape.width
     let name = try config.architectureClass()
     switch name {
@@ -60,7 +65,10 @@ enum Bert: EncoderArchitecture {
       let (dense, output) = classifier(config)
       return try source.classifier(config, dense: dense, output: output, width: width)
     case "BertForQuestionAnswering", "RobertaForQuestionAnswering", "XLMRobertaForQuestionAnswering", "CamembertForQuestionAnswering":
-      return .spans(try source.linear("qa_outputs", outputs: 2, inputs: width, bias: .required))
+      return try source.spanMarker(width: width)
+    case "BertForMaskedLM", "RobertaForMaskedLM", "XLMRobertaForMaskedLM", "CamembertForMaskedLM":
+      // RoBERTa's head has its own activation.
+      return try source.masked(masked(config), config, shape, tokens: tokens, activation: isRoberta(config) ? .gelu : shape.activation)
     case "BertForTokenClassification", "RobertaForTokenClassification", "XLMRobertaForTokenClassification", "CamembertForTokenClassification":
       return try source.tokenClassifier(config, width: width)
     case "BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel": return .none

@@ -5,6 +5,9 @@ import NibbleCore
 enum Deberta: EncoderArchitecture {
   static let modelTypes = ["deberta-v2"]
 
+  /// Whether a head for masked tokens is BERT's, and not the one of DeBERTa's authors.
+  private static func isLegacy(_ config: ConfigReader) throws -> Bool { try config.bool("legacy", default: true) }
+
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()
     try config.refuse(["conv_kernel_size"], unless: [0])
@@ -41,7 +44,8 @@ enum Deberta: EncoderArchitecture {
     let width = shape.width
     let inner = try config.int("intermediate_size", Limits.width, default: 6144)
     let embeddings = "deberta.embeddings.", encoder = "deberta.encoder."
-    let tokens = try source.embedding(embeddings + "word_embeddings", count: shape.vocabulary, width: width)
+    let tokens = try source.embedding(
+      embeddings + "word_embeddings", count: shape.vocabulary, width: width, sharedWith: isLegacy(config) ? config.sharedDecoder(.bert) : nil)
     let hasPositions = try config.bool("position_biased_input", default: true)
     let positions =
       hasPositions ? try source.embedding(embeddings + "position_embeddings", count: shape.contextLength, width: width) : nil
@@ -58,7 +62,7 @@ enum Deberta: EncoderArchitecture {
       attentionOutput: "attention.output.dense", attentionNorm: "attention.output.LayerNorm", up: "intermediate.dense",
       down: "output.dense", mlpNorm: "output.LayerNorm")
     let layers = try (0..<shape.layers).map { try source.encoderLayer(encoder + "layer.\($0).", names, shape, inner: inner) }
-    let head = try head(shape, config, source)
+    let head = try head(shape, tokens, config, source)
     // Heads for masked tokens beside what is asked for; positions that only those heads use; a norm of distances nobody looks at.
     let heads = #"|^(cls|lm_predictions|mask_predictions)\."#
     let positionTable = hasPositions ? "" : #"|(^|\.)embeddings\.position_embeddings\."#
@@ -96,13 +100,27 @@ enum Deberta: EncoderArchitecture {
     return true
   }
 
-  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+  /// The head of DeBERTa's authors, which multiplies with the embedding's own weight.
+  private static func masked(_ shape: TransformerShape, _ tokens: Embedding, _ source: WeightSource) throws -> Head {
+    let name = "lm_predictions.lm_head"
+    let transform = try source.transform(name + ".dense", name + ".LayerNorm", shape, width: shape.width, activation: shape.activation)
+    let bias = try source.vector(name + ".bias", count: tokens.count)
+    let output = Linear(name: name, id: source.register(name + ".weight"), matrix: tokens.matrix, bias: bias, isConv1D: false)
+    var head = RowHead(output, transform: transform)
+    head.isModule = false
+    return .masked(head)
+  }
+
+  private static func head(_ shape: TransformerShape, _ tokens: Embedding, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
     switch config.says("architectures") ? try config.architectureClass() : silentClass(source) {
     case "DebertaV2ForSequenceClassification":
       let activation = try config.activation("pooler_hidden_act", default: "gelu")
       return try source.classifier(config, dense: "pooler.dense", activation: activation, output: "classifier", width: shape.width)
     case "DebertaV2ForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
-    case "DebertaV2ForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "DebertaV2ForQuestionAnswering": return try source.spanMarker(width: shape.width)
+    case "DebertaV2ForMaskedLM":
+      guard try isLegacy(config) else { return try masked(shape, tokens, source) }
+      return try source.masked(.bert, config, shape, tokens: tokens, activation: shape.activation)
     case "DebertaV2Model": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

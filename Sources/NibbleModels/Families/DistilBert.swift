@@ -5,6 +5,8 @@ import NibbleCore
 enum DistilBert: EncoderArchitecture {
   static let modelTypes = ["distilbert"]
 
+  private static let masked = MaskedHeadNames(dense: "vocab_transform", norm: "vocab_layer_norm", decoder: "vocab_projector")
+
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()
     let width = try config.int("dim", or: "hidden_size", Limits.width, default: 768)
@@ -24,7 +26,7 @@ enum DistilBert: EncoderArchitecture {
     let width = shape.width
     let inner = try config.int("hidden_dim", Limits.width, default: 3072)
     let embeddings = "distilbert.embeddings."
-    let tokens = try source.embedding(embeddings + "word_embeddings", count: shape.vocabulary, width: width)
+    let tokens = try source.embedding(embeddings + "word_embeddings", count: shape.vocabulary, width: width, sharedWith: config.sharedDecoder(masked))
     let positions = try source.embedding(embeddings + "position_embeddings", count: shape.contextLength, width: width)
     let embeddingNorm = try source.norm(embeddings + "LayerNorm", width: width, hasBias: true)
     let names = EncoderNames(
@@ -33,10 +35,10 @@ enum DistilBert: EncoderArchitecture {
     let layers = try (0..<shape.layers).map {
       try source.encoderLayer("distilbert.transformer.layer.\($0).", names, shape, inner: inner)
     }
-    let head = try head(shape, config, source)
+    let head = try head(shape, tokens, config, source)
     // Position numbers some files hold; a head for masked tokens beside another one.
-    let masked = if case .none = head { "" } else { #"|^vocab_(transform|layer_norm|projector)\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + masked))
+    let other = if case .none = head { "" } else { #"|^vocab_(transform|layer_norm|projector)\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + other))
     return TransformerWeights(tokens: tokens, positions: positions, embeddingNorm: embeddingNorm, layers: layers, head: head)
   }
 
@@ -45,13 +47,14 @@ enum DistilBert: EncoderArchitecture {
     return true
   }
 
-  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+  private static func head(_ shape: TransformerShape, _ tokens: Embedding, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
     switch try config.architectureClass() {
     case "DistilBertForSequenceClassification":
       return try source.classifier(
         config, dense: "pre_classifier", activation: .relu, output: "classifier", width: shape.width)
-    case "DistilBertForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "DistilBertForQuestionAnswering": return try source.spanMarker(width: shape.width)
     case "DistilBertForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
+    case "DistilBertForMaskedLM": return try source.masked(masked, config, shape, tokens: tokens, activation: shape.activation)
     case "DistilBertModel": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

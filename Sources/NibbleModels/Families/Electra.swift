@@ -5,6 +5,9 @@ import NibbleCore
 enum Electra: EncoderArchitecture {
   static let modelTypes = ["electra"]
 
+  private static let masked = MaskedHeadNames(
+    dense: "generator_predictions.dense", norm: "generator_predictions.LayerNorm", decoder: "generator_lm_head")
+
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.encoderShape(EncoderDefaults(width: 256, heads: 4))
   }
@@ -13,11 +16,11 @@ enum Electra: EncoderArchitecture {
     let model = "electra."
     let inner = try config.int("intermediate_size", Limits.width, default: 1024)
     let width = try config.int("embedding_size", Limits.width, default: 128)
-    let tables = try EncoderTables(model, shape, width: width, config, source)
+    let tables = try EncoderTables(model, shape, width: width, config, source, sharedWith: config.sharedDecoder(masked))
     let projection =
       width == shape.width ? nil : try source.linear(model + "embeddings_project", outputs: shape.width, inputs: width, bias: .required)
     let layers = try (0..<shape.layers).map { try source.encoderLayer(model + "encoder.layer.\($0).", .bert, shape, inner: inner) }
-    let head = try head(shape, config, source)
+    let head = try head(shape, tables.tokens, config, source)
     // Position numbers some files hold; heads of pretraining beside another one.
     let pretraining = if case .none = head { "" } else { #"|^(discriminator_predictions|generator_predictions|generator_lm_head)\."# }
     try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$"# + pretraining))
@@ -31,12 +34,14 @@ enum Electra: EncoderArchitecture {
     return true
   }
 
-  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+  private static func head(_ shape: TransformerShape, _ tokens: Embedding, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
     switch try config.architectureClass() {
     case "ElectraForSequenceClassification":
       return try source.classifier(config, dense: "classifier.dense", activation: .gelu, output: "classifier.out_proj", width: shape.width)
-    case "ElectraForQuestionAnswering": return .spans(try source.linear("qa_outputs", outputs: 2, inputs: shape.width, bias: .required))
+    case "ElectraForQuestionAnswering": return try source.spanMarker(width: shape.width)
     case "ElectraForTokenClassification": return try source.tokenClassifier(config, width: shape.width)
+    // The head has its own activation.
+    case "ElectraForMaskedLM": return try source.masked(masked, config, shape, tokens: tokens, activation: .gelu)
     case "ElectraModel": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

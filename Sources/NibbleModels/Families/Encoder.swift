@@ -57,8 +57,11 @@ extension WeightSource {
 
   /// A layer that tells of every token which class it is of.
   func tokenClassifier(_ config: ConfigReader, width: Int) throws -> Head {
-    .tokens(try linear("classifier", outputs: try config.labelCount(), inputs: width, bias: .required))
+    .tokens(RowHead(try linear("classifier", outputs: try config.labelCount(), inputs: width, bias: .required)))
   }
+
+  /// A layer that tells of every token whether an answer begins or ends there.
+  func spanMarker(width: Int) throws -> Head { .spans(RowHead(try linear("qa_outputs", outputs: 2, inputs: width, bias: .required))) }
 
   /// Lets such a classifier begin anew, and the layer before its classes where the checkpoint has none.
   func beginClassifier(_ dense: String, _ output: String, width: Int, labels: Int) {
@@ -109,15 +112,26 @@ struct EncoderTables {
   var tokens, positions, types: Embedding
   var norm: Norm
 
-  /// - Parameter model: what the names of the model's tensors begin with
-  init(_ model: String, _ shape: TransformerShape, width: Int, _ config: ConfigReader, _ source: WeightSource) throws {
+  /// - Parameters:
+  ///   - model: what the names of the model's tensors begin with
+  ///   - decoder: the layer of a head that may share the weight of the table of tokens
+  init(
+    _ model: String, _ shape: TransformerShape, width: Int, _ config: ConfigReader, _ source: WeightSource, sharedWith decoder: String? = nil
+  ) throws {
     let name = model + "embeddings."
-    tokens = try source.embedding(name + "word_embeddings", count: shape.vocabulary, width: width)
+    tokens = try source.embedding(name + "word_embeddings", count: shape.vocabulary, width: width, sharedWith: decoder)
     positions = try source.embedding(name + "position_embeddings", count: shape.contextLength + shape.firstPosition, width: width)
     types = try source.embedding(
       name + "token_type_embeddings", count: try config.int("type_vocab_size", 1...1 << 16, default: 2), width: width)
     norm = try source.norm(name + "LayerNorm", width: width, hasBias: true)
   }
+}
+
+extension MaskedHeadNames {
+  /// BERT's own.
+  static let bert = MaskedHeadNames(
+    dense: "cls.predictions.transform.dense", norm: "cls.predictions.transform.LayerNorm", decoder: "cls.predictions.decoder",
+    otherBias: "cls.predictions.bias")
 }
 
 extension EncoderNames {

@@ -5,6 +5,8 @@ import NibbleCore
 enum ModernBert: TransformerArchitecture {
   static let modelTypes = ["modernbert"]
 
+  private static let masked = MaskedHeadNames(dense: "head.dense", norm: "head.norm", decoder: "decoder")
+
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     try config.checkQuantization()
     try config.refuse(["rope_scaling"], unless: [[:]])
@@ -38,7 +40,7 @@ enum ModernBert: TransformerArchitecture {
     let mlpBias: WeightSource.BiasRule = try config.bool("mlp_bias", default: false) ? .required : .none
     let normBias = try config.bool("norm_bias", default: false)
     func norm(_ name: String) throws -> Norm { try source.norm("model." + name, width: width, hasBias: normBias) }
-    let tokens = try source.embedding("model.embeddings.tok_embeddings", count: shape.vocabulary, width: width)
+    let tokens = try source.embedding("model.embeddings.tok_embeddings", count: shape.vocabulary, width: width, sharedWith: config.sharedDecoder(masked))
     let embeddingNorm = try norm("embeddings.norm")
     let layers = try (0..<shape.layers).map { index in
       let layer = "layers.\(index)."
@@ -53,44 +55,76 @@ enum ModernBert: TransformerArchitecture {
         up: [try linear("mlp.Wi", 2 * inner, width, mlpBias)], down: try linear("mlp.Wo", width, inner, mlpBias))
     }
     let finalNorm = try norm("final_norm")
-    let head = try head(shape, config, source)
-    // The rest of a head for masked tokens beside a classifier's.
-    let masked = if case .none = head { "(?!)" } else { #"^decoder\."# }
-    try source.checkNothingLeft(ignoring: Pattern(masked))
+    let head = try head(shape, tokens, config, source)
+    // The rest of a head for masked tokens beside another one.
+    let other = if case .none = head { "(?!)" } else { #"^decoder\."# }
+    try source.checkNothingLeft(ignoring: Pattern(other))
     return TransformerWeights(
       tokens: tokens, embeddingNorm: embeddingNorm, layers: layers, finalNorm: finalNorm, head: head)
   }
 
   static func beginHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
+    try begin(config, outputs: labels, source)
+    return true
+  }
+
+  static func beginTokenHead(_ config: ConfigReader, labels: Int, _ source: WeightSource) throws -> Bool {
+    try begin(config, outputs: labels, source)
+    return true
+  }
+
+  static func beginSpanHead(_ config: ConfigReader, _ source: WeightSource) throws -> Bool {
+    try begin(config, outputs: 2, source)
+    return true
+  }
+
+  /// Lets the last layer begin anew, and the one before it where the checkpoint has none.
+  private static func begin(_ config: ConfigReader, outputs: Int, _ source: WeightSource) throws {
     let width = try shape(config).width
     if !source.has("head.dense.weight") {
       source.begin("head.dense", outputs: width, inputs: width, hasBias: try config.bool("classifier_bias", default: false))
       source.beginNorm("head.norm", width: width, hasBias: try config.bool("norm_bias", default: false))
     }
-    source.begin("classifier", outputs: labels, inputs: width, hasBias: true)
-    return true
+    source.begin("classifier", outputs: outputs, inputs: width, hasBias: true)
   }
 
-  private static func head(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
+  /// What all heads make of a state first.
+  private static func transform(_ shape: TransformerShape, _ config: ConfigReader, _ source: WeightSource) throws -> HeadTransform {
+    try source.transform(
+      masked.dense, masked.norm, shape, width: shape.width, activation: config.activation("classifier_activation", default: "gelu"),
+      denseBias: config.bool("classifier_bias", default: false), normBias: config.bool("norm_bias", default: false))
+  }
+
+  private static func head(_ shape: TransformerShape, _ tokens: Embedding, _ config: ConfigReader, _ source: WeightSource) throws -> Head {
     let width = shape.width
     switch try config.architectureClass() {
     case "ModernBertForSequenceClassification":
       let labels = try config.labelCount()
-      let bias: WeightSource.BiasRule = try config.bool("classifier_bias", default: false) ? .required : .none
       let token: ClassificationHead.Token =
         switch try config.string("classifier_pooling") ?? "cls" {
         case "cls": .first
         case "mean": .mean
         case let other: throw config.fail("\(key: "classifier_pooling") = \(quoted(other)) is not implemented")
         }
+      let transform = try transform(shape, config, source)
       return .classification(
         ClassificationHead(
-          token: token, dense: [try source.linear("head.dense", outputs: width, inputs: width, bias: bias)],
-          activation: try config.activation("classifier_activation", default: "gelu"),
-          norm: HeadNorm(
-            try source.norm("head.norm", width: width, hasBias: config.bool("norm_bias", default: false)), epsilon: shape.epsilon),
+          token: token, dense: [transform.dense], activation: transform.activation, norm: transform.norm,
           output: try source.linear("classifier", outputs: labels, inputs: width, bias: .required),
           problem: try config.problem(labels: labels)))
+    case "ModernBertForTokenClassification":
+      let transform = try transform(shape, config, source)
+      return .tokens(RowHead(try source.linear("classifier", outputs: config.labelCount(), inputs: width, bias: .required), transform: transform))
+    case "ModernBertForQuestionAnswering":
+      let transform = try transform(shape, config, source)
+      return .spans(RowHead(try source.linear("classifier", outputs: 2, inputs: width, bias: .required), transform: transform))
+    case "ModernBertForMaskedLM":
+      // `sparse_prediction` leaves out scores of tokens without a label, which no loss depends on.
+      try config.refuse(["sparse_pred_ignore_index"], unless: [.number("-100")])
+      return try source.masked(
+        masked, config, shape, tokens: tokens, activation: config.activation("classifier_activation", default: "gelu"),
+        denseBias: config.bool("classifier_bias", default: false), normBias: config.bool("norm_bias", default: false),
+        decoderBias: config.bool("decoder_bias", default: true))
     case "ModernBertModel": return .none
     case let name: throw config.fail("architecture \(quoted(name)) is not implemented")
     }

@@ -49,7 +49,9 @@ package struct ForwardFile {
     let width = model.network.width
     let (loss, file) =
       switch model.head {
-      case .language(let head), .tokens(let head):
+      case .language(let head):
+        try tokenScores(model, RowHead(head), adapters, writer([("logits", [ids.count, length, head.outputs])]))
+      case .masked(let head), .tokens(let head):
         try tokenScores(model, head, adapters, writer([("logits", [ids.count, length, head.outputs])]))
       case .classification(let head):
         try classes(model, head, adapters, writer([("logits", [ids.count, head.output.outputs])]))
@@ -75,7 +77,7 @@ package struct ForwardFile {
   private func hasLoss(_ model: Model) -> Bool {
     switch model.head {
     case .none, .spans: false
-    case .language, .tokens, .classification: labels != nil
+    case .language, .masked, .tokens, .classification: labels != nil
     }
   }
 
@@ -97,13 +99,13 @@ package struct ForwardFile {
   }
 
   private func tokenScores(
-    _ model: Model, _ head: Linear, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
+    _ model: Model, _ head: RowHead, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
   ) throws -> (Double?, TensorFile.Writer) {
     let count = head.outputs
-    let isLanguage = if case .language = model.head { true } else { false }
+    let looksAhead = model.head.looksAhead
     let targets = try labels.map { labels in
       guard labels.count == tokens else { throw NibbleError.badInput("\(path: file.path): labels has shape \(labels.shape)") }
-      return try integers(labels, below: count, isLanguage ? "an id of the vocabulary of \(count)" : "one of \(count) classes")
+      return try integers(labels, below: count, model.head.vocabulary != nil ? "an id of the vocabulary of \(count)" : "one of \(count) classes")
     }
     var sum = 0.0
     var counted = 0
@@ -115,8 +117,8 @@ package struct ForwardFile {
         try writer.add(UnsafeBufferPointer(start: scores, count: rows.count * count), to: "logits")
         guard let targets else { continue }
         // A language model's scores of each token are judged by the one behind it.
-        for row in rows where !isLanguage || row % length != length - 1 {
-          let target = targets[before + row + (isLanguage ? 1 : 0)]
+        for row in rows where !looksAhead || row % length != length - 1 {
+          let target = targets[before + row + (looksAhead ? 1 : 0)]
           guard target != Loss.ignored else { continue }
           sum += Loss.negativeLogLikelihood(scores + (row - start) * count, count: count, target: target)
           counted += 1
@@ -177,7 +179,7 @@ package struct ForwardFile {
   }
 
   private func spans(
-    _ model: Model, _ head: Linear, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
+    _ model: Model, _ head: RowHead, _ adapters: [ActiveAdapter], _ writer: TensorFile.Writer
   ) throws -> TensorFile.Writer {
     try passes(model, adapters) { _, batch, hidden in
       let scores = try model.network.spanScores(hidden, head, of: batch)

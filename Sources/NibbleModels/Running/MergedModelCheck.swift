@@ -80,7 +80,7 @@ public final class MergedModelCheck: @unchecked Sendable {
       return rows(try network.logits(hidden, rows: Array(0..<length), of: batch), length, head.outputs)
     case .classification(let head):
       return rows(try network.classScores(hidden, head, of: batch), 1, head.output.outputs)
-    case .tokens(let head):
+    case .masked(let head), .tokens(let head):
       return rows(try network.scores(hidden, head, rows: Array(0..<length), of: batch), length, head.outputs)
     case .spans(let head):
       let scores = try network.spanScores(hidden, head, of: batch)

@@ -2,7 +2,10 @@ import NibbleCompute
 import NibbleCore
 
 /// Memory of heads, beside what passes use.
-enum HeadSlot { static let input = 100, rows = 101, scores = 102, pooled = 103, inputGradient = 104, bounded = 105, spans = 106 }
+enum HeadSlot {
+  static let input = 100, rows = 101, scores = 102, pooled = 103, inputGradient = 104, bounded = 105, spans = 106, sums = 107, active = 108,
+    normed = 109, transformGradient = 110
+}
 
 /// Heads on the states of any network: forward, and the way back beside it.
 extension Network {
@@ -17,25 +20,29 @@ extension Network {
   package func logits(
     _ hidden: UnsafePointer<Float>, rows: [Int], of batch: Batch, tape: Tape? = nil
   ) throws -> UnsafePointer<Float> {
+    if case .masked = head {
+      throw NibbleError.usage("the model fills masks in a text and cannot continue one; 'evaluate' with the task mlm, and 'forward', ask it for hidden tokens")
+    }
     guard case .language(let head) = head else {
       throw NibbleError.usage("the model has no language head: it cannot score or generate text")
     }
-    return try scores(hidden, head, rows: rows, of: batch, tape: tape)
+    return try scores(hidden, RowHead(head), rows: rows, of: batch, tape: tape)
   }
 
-  /// What the layer of a head gives for some rows of `hidden`, [rows, outputs].
+  /// What a head gives for some rows of `hidden`, [rows, outputs].
   ///
   /// - Parameters:
   ///   - head: the network's `Head.scorer`
   ///   - rows: in ascending order
   /// - Throws: `.quality` if one is not finite
   package func scores(
-    _ hidden: UnsafePointer<Float>, _ head: Linear, rows: [Int], of batch: Batch, tape: Tape? = nil
+    _ hidden: UnsafePointer<Float>, _ head: RowHead, rows: [Int], of batch: Batch, tape: Tape? = nil
   ) throws -> UnsafePointer<Float> {
     let x = floats(HeadSlot.input, rows.count * width)
     for (index, row) in rows.enumerated() { (x + index * width).update(from: hidden + row * width, count: width) }
     let found = floats(HeadSlot.scores, rows.count * head.outputs)
-    operations(chosen(rows, of: batch), batch.adapters, tape).linear([head], x, rows: 0..<rows.count, found, tape?.head)
+    let layers = operations(chosen(rows, of: batch), batch.adapters, tape)
+    layers.linear([head.output], transformed(x, head, layers, rows.count, tape), rows: 0..<rows.count, found, tape?.head)
     change(found, rows.count * head.outputs, isKept: tape != nil)
     guard LayerKernels.allFinite(found, count: rows.count * head.outputs) else {
       throw NibbleError.quality("the output head gives NaN or infinite scores")
@@ -75,15 +82,43 @@ extension Network {
   ///
   /// - Parameter scores: spoiled
   package func scoresBack(
-    _ scores: UnsafeMutablePointer<Float>, _ head: Linear, rows: [Int], of batch: Batch, to gradient: UnsafeMutablePointer<Float>, tape: Tape,
+    _ scores: UnsafeMutablePointer<Float>, _ head: RowHead, rows: [Int], of batch: Batch, to gradient: UnsafeMutablePointer<Float>, tape: Tape,
     _ gradients: Gradients
   ) {
     changeBack(scores, rows.count * head.outputs)
-    // What `scores` gathered is still there.
-    let x = floats(HeadSlot.input, rows.count * width), dx = floats(HeadSlot.inputGradient, rows.count * width)
-    operations(chosen(rows, of: batch), batch.adapters, tape)
-      .linearBack([head], x, rows: rows.count, scores, dx: dx, tape.head, gradients)
+    // What `scores` gathered, and made of it, is still there.
+    let x = floats(HeadSlot.input, rows.count * width), inner = rows.count * head.output.inputs
+    let layers = operations(chosen(rows, of: batch), batch.adapters, tape)
+    let taken = head.transform == nil ? x : floats(HeadSlot.normed, inner), own = floats(HeadSlot.inputGradient, inner)
+    layers.linearBack([head.output], taken, rows: rows.count, scores, dx: own, tape.head, gradients)
+    let dx = transformedBack(own, x, head, layers, rows.count, tape, gradients)
     for (index, row) in rows.enumerated() { LayerKernels.add(dx + index * width, count: width, to: gradient + row * width) }
+  }
+
+  /// What a head scores: rows of states, or what its transform makes of them.
+  func transformed(_ x: UnsafePointer<Float>, _ head: RowHead, _ layers: Layers, _ rows: Int, _ tape: Tape?) -> UnsafePointer<Float> {
+    guard let transform = head.transform else { return x }
+    let width = transform.dense.outputs, count = rows * width
+    let sums = floats(HeadSlot.sums, count), active = floats(HeadSlot.active, count), normed = floats(HeadSlot.normed, count)
+    layers.linear([transform.dense], x, rows: 0..<rows, sums, tape?.head)
+    engine.team.split(rows, grain: layers.grain(width)) { part, _ in
+      let first = part.lowerBound * width
+      LayerKernels.activate(transform.activation, sums + first, count: part.count * width, active + first)
+    }
+    layers.norm(transform.norm, active, count: width, normed)
+    return UnsafePointer(normed)
+  }
+
+  /// From the gradient of what a head scored, which is spoiled, to that of the states.
+  private func transformedBack(
+    _ gradient: Floats, _ x: UnsafePointer<Float>, _ head: RowHead, _ layers: Layers, _ rows: Int, _ tape: Tape, _ gradients: Gradients
+  ) -> Floats {
+    guard let transform = head.transform else { return gradient }
+    let count = rows * transform.dense.outputs, dx = floats(HeadSlot.transformGradient, rows * width)
+    layers.normBack(transform.norm, gradient, floats(HeadSlot.active, count), count: transform.dense.outputs, rows: rows, gradients)
+    LayerKernels.activateBack(transform.activation, gradient, floats(HeadSlot.sums, count), count: count, gradient)
+    layers.linearBack([transform.dense], x, rows: rows, gradient, dx: dx, tape.head, gradients)
+    return dx
   }
 
   /// How many rows of each input are among those chosen.

@@ -6,11 +6,12 @@ extension Network {
   /// For every row of states the score that an answer begins there and that it ends there, [rows, 2].
   ///
   /// - Throws: `.quality` if one is not finite
-  package func spanScores(_ hidden: UnsafePointer<Float>, _ head: Linear, of batch: Batch) throws -> UnsafePointer<Float> {
+  package func spanScores(_ hidden: UnsafePointer<Float>, _ head: RowHead, of batch: Batch) throws -> UnsafePointer<Float> {
     let rows = rows(batch)
     let count = rows.reduce(0, +)
     let scores = floats(HeadSlot.spans, count * head.outputs)
-    operations(rows, batch.adapters, nil).linear([head], hidden, rows: 0..<count, scores, nil)
+    let layers = operations(rows, batch.adapters, nil)
+    layers.linear([head.output], transformed(hidden, head, layers, count, nil), rows: 0..<count, scores, nil)
     guard LayerKernels.allFinite(scores, count: count * head.outputs) else {
       throw NibbleError.quality("the head for spans gives NaN or infinite scores")
     }

@@ -30,6 +30,11 @@ package struct Linear: Sendable {
   }
   package var inputs: Int { matrix.inputs }
   package var outputs: Int { matrix.outputs }
+
+  /// The same layer with another bias, or none.
+  func with(bias: Vector?) -> Linear {
+    Linear(name: name, id: id, matrix: matrix, bias: bias, isConv1D: isConv1D, window: window)
+  }
 }
 
 /// Rows looked up by number.

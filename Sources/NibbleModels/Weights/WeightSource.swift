@@ -12,6 +12,8 @@ package final class WeightSource {
   /// Full names of parameters as the model knows them, by ID.
   package private(set) var names: [String] = []
   private var used: Set<ByteName> = []
+  /// Names of tensors that no part of the model has asked for, and that it may do without.
+  private(set) var unused: [String] = []
   /// Parameters that begin anew, whatever the checkpoint holds under their names.
   private var new: [String: (shape: [Int], values: [Float])] = [:]
 
@@ -66,7 +68,8 @@ package final class WeightSource {
     return tensor
   }
 
-  private func register(_ name: String) -> ParameterID {
+  /// A number for a parameter that is found under this name.
+  func register(_ name: String) -> ParameterID {
     names.append(name)
     return names.count - 1
   }
@@ -191,7 +194,9 @@ package final class WeightSource {
   ///
   /// - Parameter ignored: what such files hold beside their weights
   package func checkNothingLeft(ignoring ignored: Pattern) throws {
-    let left = try mapped.checkpoint.tensors.filter { try !used.contains($0.name) && !ignored.isFound(in: $0.name.text) }
+    let all = mapped.checkpoint.tensors.filter { !used.contains($0.name) }
+    unused = try all.map(\.name.text).filter { try ignored.isFound(in: $0) }
+    let left = try all.filter { try !ignored.isFound(in: $0.name.text) }
     guard let first = left.first else { return }
     throw NibbleError.badInput(
       "\(path: mapped.checkpoint.path): \(left.count) tensor\(left.count == 1 ? "" : "s") the model has no use for, first "

@@ -18,10 +18,12 @@ public struct RowEncoder: Sendable {
   var segmentSize = 1 << 20
   /// What ends an answer.
   let end: Int?
-  private let vocabulary: Int
+  let vocabulary: Int
   let tokenizer: Tokenizer?
   /// Of a model whose encoder reads what its decoder answers: what the decoder reads so that it is judged by labels. nil for other models.
   public var answer: (@Sendable (_ labels: [Int]) throws -> [Int])?
+  /// What hides tokens of texts from models that fill masks; nil for a tokenizer without a mask.
+  public var masking: TokenMasking?
 
   /// - Parameters:
   ///   - tokenizer: nil where rows are tokens already
@@ -218,15 +220,24 @@ public struct RowEncoder: Sendable {
     }
     guard let tokenizer else { throw NibbleError.badInput("\(path: place): the base has no tokenizer for texts") }
     if let second = texts.second { return try pair(texts.first, second, targets, tokenizer, place) }
-    var segments = segments(of: texts.first)
+    let (ids, cut) = try marked(texts.first, place: place)
+    return (TrainingRow(ids, targets: targets, place: place), cut)
+  }
+
+  /// The tokens of a text between those that the tokenizer puts around it, and how many were cut off.
+  ///
+  /// - Throws: `.badInput` for a text without tokens
+  func marked(_ text: String, place: String) throws -> (ids: [Int], cut: Int) {
+    guard let tokenizer else { throw NibbleError.badInput("\(path: place): the base has no tokenizer for texts") }
+    var segments = segments(of: text)
     let ids = try tokenizer.encode(String(segments.next() ?? "")).ids
-    guard !ids.isEmpty else { throw fail("the row is empty") }
+    guard !ids.isEmpty else { throw NibbleError.badInput("\(path: place): the row is empty") }
     let cut = try max(0, ids.count - maximumLength) + segments.reduce(0) { try $0 + tokenizer.encode(String($1), addSpecialTokens: false).ids.count }
     // What ends a text stays.
     let kept =
       cut > 0 && maximumLength > 1
       ? Array(ids.prefix(maximumLength - 1)) + [ids[ids.count - 1]] : Array(ids.prefix(maximumLength))
-    return (TrainingRow(kept, targets: targets, place: place), cut)
+    return (kept, cut)
   }
 
   /// Two texts as a classifier reads them together. Where they are too long, the longer is cut first, as Hugging Face's `longest_first` cuts.
@@ -338,7 +349,7 @@ public struct RowEncoder: Sendable {
     }
   }
 
-  private func segments(of text: String) -> TextSegments { TextSegments(text, size: max(segmentSize, 64 * min(maximumLength, 1 << 20))) }
+  func segments(of text: String) -> TextSegments { TextSegments(text, size: max(segmentSize, 64 * min(maximumLength, 1 << 20))) }
 
   /// The first tokens of a text, at least as many as a row can have, and the number of tokens after them.
   private func cutTokens(_ text: String, marks: Bool = true) throws -> (ids: [Int], dropped: Int) {

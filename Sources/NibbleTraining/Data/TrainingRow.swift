@@ -3,12 +3,14 @@ import NibbleModels
 /// One example: tokens or an image, and what is learned of it.
 public struct TrainingRow: Sendable, Equatable {
   public var input: ModelInput
-  /// Of language models, one a token, −100 where nothing is learned; the shift happens when the loss is taken. Of models that classify tokens
-  /// one more, in front: what stands behind a token is its class. Of an encoder and a decoder one more, too: what stands behind a token that is
-  /// written is the next one.
+  /// Of language models, one a token, −100 where nothing is learned; the shift happens when the loss is taken. Of models that classify tokens, or
+  /// fill masks, one more, in front: what stands behind a token is its class, or the token to be found there. Of an encoder and a decoder one more,
+  /// too: what stands behind a token that is written is the next one.
   public var labels: [Int] = []
   /// Of classifiers: one class, or a number a class.
   public var targets: [Double] = []
+  /// What hides some of its tokens each time it is learned, of which the labels then are; nil where the row is learned as it is.
+  public var masking: TokenMasking?
   /// File and line.
   public var place: String
 

@@ -37,6 +37,7 @@ extension Trained {
     for one in shared.values { one.isStored = held.contains(ByteName(one.name)) }
     try addReplacements(file, parameters, model)
     try share(file, model)
+    shareScorer(model)
     let head = model.headTable
     let ownHead = file.tokenRows.contains { rows in modules.index(of: rows.path).map { $0 < linears.count && linears[$0].id == head?.id } ?? false }
     for rows in file.tokenRows {
@@ -90,7 +91,7 @@ extension Trained {
 
   private mutating func addReplacements(_ file: AdapterFile, _ parameters: ModuleNames, _ model: Model) throws {
     for (name, stored) in file.replacements {
-      guard let id = parameters.index(of: name) else { continue }
+      guard let id = parameters.index(of: name).map(model.own) else { continue }
       let isWrapped = stored.name.text.contains(".base_layer.")
       let isAdapted = isWrapped && (modules[id] != nil || tables[id] != nil)
       // PEFT stores weights of embeddings and heads that were not trained: those under factors, and what no module trained whole is.

@@ -28,7 +28,7 @@ struct AdaptablePlace {
 }
 
 extension AdapterOptions {
-  /// The places that the options name: layers first, then a language head, or one of classes of images, and embeddings. These, and convolutions,
+  /// The places that the options name: layers first, then a head for tokens, or one of classes of images, and embeddings. These, and convolutions,
   /// are adapted where they are named.
   ///
   /// - Throws: `.usage` for names of nothing that the method adapts
@@ -49,8 +49,10 @@ extension AdapterOptions {
       throw NibbleError.usage("\(.targetModules): \(quoted(one.name)) is a convolution, which \(method.name) does not adapt")
     }
     var all = parts.layers.filter { $0.window == nil || takesWindows }.map { AdaptablePlace($0) }
+    // The layer before the scores of masked tokens is one of all; where it stands for the output embedding, PEFT leaves it out.
+    if case .masked(let head) = model.head, let transform = head.transform, head.isModule || targets.isNamed { all.append(AdaptablePlace(transform.dense)) }
     if targets.isNamed {
-      if case .language(let head) = model.head { all.append(AdaptablePlace(head)) }
+      if let head = model.vocabularyLayer { all.append(AdaptablePlace(head)) }
       // PEFT trains the head of a text classifier whole. It has no task for images, and adapts what is named.
       if case .classification = model.head, model.takesImages { all += model.head.layers.map { AdaptablePlace($0) } }
       if method.looksUp { all += parts.embeddings.map { AdaptablePlace($0) } }

@@ -72,7 +72,8 @@ public final class Finetuning {
     _ model: Model, _ options: FinetuneOptions, train: [TrainingRow], valid: [TrainingRow] = [], start: AdapterFile? = nil,
     threads: Int = availableCores
   ) throws {
-    (self.model, self.options, self.valid, self.start) = (model, options, valid, start)
+    (self.model, self.options, self.start) = (model, options, start)
+    self.valid = TrainingRow.judged(valid, seed: options.run.seed, probability: options.run.maskProbability)
     isFull = options.adapter.method == .full
     imageBytes = (train + valid).reduce(0) { sum, row in
       if case .image(let image) = row.input { sum + 4 * image.values.count } else { sum }

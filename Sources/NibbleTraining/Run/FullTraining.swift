@@ -13,7 +13,7 @@ extension Trained {
       throw NibbleError.usage(
         "\(.method, "full") trains float weights; \(path: model.path) holds packed ones, \(subject: packed.name.text) the first")
     }
-    let (parts, tied) = (model.network.parts, model.tied)
+    let (parts, shared) = (model.network.parts, model.sharedTokens)
     func add(_ id: ParameterID, _ matrix: Matrix) {
       let (rows, columns) = (matrix.native.rows, matrix.native.columns)
       let values = FloatStore(count: rows * columns)
@@ -27,16 +27,20 @@ extension Trained {
     }
     for table in model.embeddings + parts.looseRows { add(table.id, table.matrix) }
     for layer in model.linears where !parts.idle.contains(where: { $0.id == layer.id }) {
-      if let tied, tied.head.id == layer.id {
-        matrices[layer.id] = matrices[tied.tokens.id]
-      } else {
-        add(layer.id, layer.matrix)
-      }
+      if shared?.head.id != layer.id { add(layer.id, layer.matrix) }
       add(layer.bias)
     }
-    // Copies that the file may have of one weight stay copies.
-    let copies = (tied.map { [model.parameterNames[$0.head.id]] } ?? []) + (model.answering?.tableCopies ?? [])
-    if let table = model.tokenEmbedding { matrices[table.id]?.otherNames += copies }
+    if let shared {
+      matrices[shared.head.id] = matrices[shared.tokens.id]
+      // The file may hold the weight under both names.
+      matrices[shared.tokens.id]?.otherNames.append(model.parameterNames[shared.head.id])
+      add(shared.head.bias)
+    }
+    if case .masked(let head) = model.head, let other = head.otherBias, let bias = head.output.bias {
+      vectors[bias.id]?.otherNames.append(model.parameterNames[other])
+    }
+    // So may a file with tables for an encoder and a decoder.
+    if let table = model.tokenEmbedding, let copies = model.answering?.tableCopies { matrices[table.id]?.otherNames += copies }
     for norm in model.norms {
       add(norm.weight)
       add(norm.bias)
@@ -56,7 +60,7 @@ extension Trained {
     let names = ModuleNames(job.items.map(\.source.name.text), of: base)
     for tensor in tensors + statistics.values {
       let bytes = [UInt8](UnsafeRawBufferPointer(tensor.values.values))
-      for index in ([tensor.name] + tensor.otherNames).compactMap(names.index(of:)) {
+      for index in Set(([tensor.name] + tensor.otherNames).compactMap(names.index(of:))) {
         let source = job.items[index].source
         job.items[index].replacement = StoredTensor(source.name, .f32, source.shape, sections: [StoredSection(.data, bytes: bytes)])
       }

@@ -39,12 +39,13 @@ public struct MemoryPlan: Sendable {
     activations = 4 * room.kept
     var hands = room.inHand
     switch network.head {
-    case .language(let head), .tokens(let head): hands += min(room.rows, 256) * (head.outputs + 2 * network.width)
+    case .language(let head): hands += min(room.rows, 256) * RowHead(head).room(network.width)
+    case .masked(let head), .tokens(let head): hands += min(room.rows, 256) * head.room(network.width)
     case .classification(let head):
       // Scores and gradients of the layers, and the weights of a new head.
       hands += options.batchSize * 4 * (head.output.outputs + network.width)
       if model.newHead != nil { hands += head.output.outputs * network.width }
-    case .spans(let head): hands += room.rows * (head.outputs + 2 * network.width)
+    case .spans(let head): hands += room.rows * head.room(network.width)
     case .none: break
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.

@@ -209,6 +209,7 @@ extension Trained {
     }
     try addWholeModules(options.modulesToSave, model)
     if options.keepsTied { shareTied(model) }
+    shareScorer(model)
     guard options.tokenRows.isEmpty || kind.method.kind == LoRA.kind || !kind.method.isInPEFT else {
       throw NibbleError.usage("\(.trainableTokenIndices): PEFT has rows of tokens beside LoRA's methods, not beside \(kind.method.name)")
     }
@@ -218,6 +219,7 @@ extension Trained {
     // Stacked experts have no bias of a module: PEFT trains theirs with all others only.
     let stacked = model.stackedLayers
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil && !stacked.contains(layer.id) { addBias(of: layer, model) }
+    if options.bias == .all { addLooseBias(model) }
   }
 
   /// Throws for parts that the method or one of the modules does not have.

@@ -134,6 +134,7 @@ extension RunOptions {
       ("lr_decay", used(.warmupStableDecay, JSON(shape.decay.rawValue))), ("lr_least", used(.warmupStableDecay, JSON(shape.least))),
       ("neftune_noise_alpha", noiseAlpha == 0 ? .null : JSON(noiseAlpha)),
       ("label_smoothing", labelSmoothing == 0 ? .null : JSON(labelSmoothing)),
+      ("mlm_probability", maskProbability == 0.15 ? .null : JSON(maskProbability)),
       ("merge_aware", mergeAware ? true : .null), ("random_flip", images.flips ? true : .null),
       ("random_crop", images.padding == 0 ? .null : JSON(images.padding)),
     ]

@@ -75,9 +75,9 @@ extension Trained {
       method.settings.filter { $0.namesModules && one.module.shape.settings[$0.key] == 1 }.map(\.key)
     }.mapValues { short($0.map { model.path(ofModule: $0.name) }, among: open) }
     let names = groups.count < 2 ? short(paths, among: open) : Set(groups.values.joined()).sorted()
-    // PEFT has no name for the task of models of images.
+    // PEFT has no name for the task of models of images, nor for that of masked tokens.
     let task: JSON =
-      model.tokenEmbedding == nil
+      model.tokenEmbedding == nil || model.fillsMasks
       ? .null : model.tokenClassCount != nil ? "TOKEN_CLS" : model.marksSpans ? "QUESTION_ANS" : isClassifier ? "SEQ_CLS" : model.answersPrompts ? "SEQ_2_SEQ_LM" : "CAUSAL_LM"
     // PEFT does not load dropout beside factors of parameters.
     let dropout = stacks.isEmpty ? options.dropout : 0
@@ -148,7 +148,8 @@ extension Trained {
   private func wholePaths(_ model: Model) -> [String] {
     // Under this name PEFT gives the head what takes the embedding's place; it does not look for others.
     let follower = model.tied.flatMap { ModuleChoice.is($0.tokens.name, "embed_tokens") && matrices[$0.head.id] === matrices[$0.tokens.id] ? $0.head.id : nil }
-    let ids = matrices.keys.filter { $0 != follower } + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
+    let scorer = model.embeddingScorer?.head.id
+    let ids = matrices.keys.filter { $0 != follower && $0 != scorer } + model.norms.map(\.weight.id).filter { vectors[$0] != nil }
     return ids.map { model.path(ofModule: String(model.parameterNames[$0].dropLast(".weight".count))) }.sorted()
   }
 }

@@ -39,14 +39,14 @@ extension Trained {
     }
     guard !isTrained(table), modules[table.id] == nil else { throw fail(table.name) }
     rows[table.id] = own
-    guard sharing, table.id == model.tokenEmbedding?.id, let head = model.tied?.head, matrices[head.id] == nil else { return }
+    guard sharing, table.id == model.tokenEmbedding?.id, let head = model.sharedTokens?.head, matrices[head.id] == nil else { return }
     guard modules[head.id] == nil else { throw fail(head.name) }
     rows[head.id] = own
   }
 
   /// The rows that adapters name, by the path of their module: not a head's that are the embedding's.
   func namedRows(_ model: Model) -> [(path: String, tokens: [Int])] {
-    let follower = model.tied.flatMap { rows[$0.head.id]?.values === rows[$0.tokens.id]?.values ? $0.head.id : nil }
+    let follower = model.sharedTokens.flatMap { rows[$0.head.id]?.values === rows[$0.tokens.id]?.values ? $0.head.id : nil }
     return rows.filter { $0.key != follower }.sorted { $0.key < $1.key }.map { id, own in
       (model.path(ofModule: String(model.parameterNames[id].dropLast(".weight".count))), own.tokens)
     }

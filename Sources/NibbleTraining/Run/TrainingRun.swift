@@ -31,6 +31,8 @@ public struct RunOptions: Sendable, Equatable {
   public var noiseAlpha = 0.0
   /// The share of the targets that is spread evenly over all classes. Validation does not smooth.
   public var labelSmoothing = 0.0
+  /// How likely each token that may be hidden is hidden, of models that fill masks.
+  public var maskProbability = 0.15
   /// What is made of images before they are learned.
   public var images = ImageAugmentation()
 
@@ -238,6 +240,7 @@ package final class TrainingRun {
 
   /// The row as it is learned at a place of the run.
   private func augmented(_ row: TrainingRow, place: Int) throws -> TrainingRow {
+    if row.masking != nil { return row.hidden(.training, place: place, seed: options.seed, probability: options.maskProbability) }
     guard !options.images.isNone, case .image(let image) = row.input else { return row }
     var row = row
     row.input = .image(try options.images.applied(to: image, CountedRandom(seed: options.seed, stream: 1 << 32), place: place))
@@ -247,7 +250,7 @@ package final class TrainingRun {
   /// The mean loss of rows, and its gradients, times `scale`.
   private func learn(_ batch: [TrainingRow], _ scale: Float) throws -> Double {
     switch pass.model.head {
-    case .language, .tokens: try pass.language(batch.map(\.run), labels: batch.map(\.labels), scale: scale).loss
+    case .language, .masked, .tokens: try pass.language(batch.map(\.run), labels: batch.map(\.labels), scale: scale).loss
     case .spans: try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale)
     case .classification, .none: try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
     }

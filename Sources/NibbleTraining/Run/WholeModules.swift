@@ -31,6 +31,11 @@ extension Trained {
     }
   }
 
+  /// Lets a head that multiplies with the embedding's own weight follow it.
+  mutating func shareScorer(_ model: Model) {
+    if let (head, tokens) = model.embeddingScorer { matrices[head.id] = matrices[tokens.id] }
+  }
+
   /// Makes one trained weight of those of an embedding and a head that share theirs, stored under both names.
   mutating func shareTied(_ model: Model) {
     guard let (head, tokens) = model.tied, let one = matrices[tokens.id], matrices[head.id] !== one else { return }
@@ -42,6 +47,12 @@ extension Trained {
   mutating func addBias(of layer: Linear, _ model: Model) {
     guard let bias = layer.bias else { return }
     add(bias, "\(model.path(ofModule: layer.name)).\(modules[layer.id] == nil ? "bias" : "base_layer.bias")")
+  }
+
+  /// The bias of a head that is no layer's.
+  mutating func addLooseBias(_ model: Model) {
+    guard case .masked(let head) = model.head, !head.isModule, let bias = head.output.bias else { return }
+    add(bias, model.path(ofModule: model.parameterNames[bias.id]))
   }
 
   private mutating func add(_ layer: Linear, _ model: Model) {

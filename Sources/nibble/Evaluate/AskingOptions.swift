@@ -29,6 +29,7 @@ struct AskingOptions: ParsableArguments {
   @Option(parsing: .unconditional, help: "Beam search divides scores by length to this power (default: nlg 0.9, labels and qa 1).") var lengthPenalty: Double?
   @Option(help: "Never repeat a run of N tokens; 0 allows it (default: nlg 4, labels and qa 0).") var noRepeatNgramSize: Int?
   @Option(help: "An answer stops before this text; may be repeated (default: a new line).") var stop: [String] = []
+  @Option(help: "How likely a token of a text is hidden (mlm). The same tokens are hidden each time.") var mlmProbability = 0.15
   @Option(help: "Tokens that two windows of a context have in common (qa by a head).") var docStride = 128
   @Option(help: "Maximum number of tokens of an answer (qa by a head).") var maxAnswerLength = 30
   @Option(help: "Which states make a text's vector: mean, first or last (embed; default: what the model's folder says, else mean).")
@@ -41,6 +42,7 @@ struct AskingOptions: ParsableArguments {
   func validate() throws {
     guard (0...1000).contains(fewShot) else { throw ValidationError("--few-shot must be from 0 to 1000") }
     if let limit, limit < 1 { throw ValidationError("--limit must be 1 or more") }
+    guard mlmProbability > 0, mlmProbability <= 1 else { throw ValidationError("--mlm-probability must be above 0 and at most 1") }
     guard docStride >= 0 else { throw ValidationError("--doc-stride must be 0 or more") }
     guard maxAnswerLength > 0 else { throw ValidationError("--max-answer-length must be 1 or more") }
     if let maxNewTokens, !(1...1 << 20).contains(maxNewTokens) { throw ValidationError("--max-new-tokens must be from 1 to \(1 << 20)") }

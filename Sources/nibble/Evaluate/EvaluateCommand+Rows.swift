@@ -38,9 +38,9 @@ extension EvaluateCommand {
 
   private func score(_ open: OpenModel) throws -> Scored {
     let isClassifier = open.model.classCount != nil || open.model.tokenClassCount != nil
-    let right: [Task] = open.model.tokenClassCount != nil ? [.classification] : !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
+    let right: [Task] = open.model.fillsMasks ? [.mlm] : open.model.tokenClassCount != nil ? [.classification] : !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
     guard right.contains(task) else {
-      let kind = !isClassifier ? "is no classifier (--label-list asks it for words)" : open.model.isRegression ? "is a regression" : "is a classifier"
+      let kind = open.model.fillsMasks ? "fills masks" : !isClassifier ? "is no classifier (--label-list asks it for words)" : open.model.isRegression ? "is a regression" : "is a classifier"
       throw NibbleError.usage("\(path: open.model.path) \(kind): --task \(right[0].rawValue)")
     }
     let rows = try TrainingRows(
@@ -49,6 +49,7 @@ extension EvaluateCommand {
     var read = try rows.read(data, keepsTexts: asking.predictions != nil)
     if let limit = asking.limit { read.rows = Array(read.rows.prefix(limit)) }
     common.warn(rows.warnings + read.warnings)
+    read.rows = TrainingRow.judged(read.rows, seed: 0, probability: asking.mlmProbability)
     let scored = read.rows.map { RowScores.Row($0.input, labels: $0.labels, targets: $0.targets) }
     let found = try RowScores(open.model, scored, adapters: try open.all(), progress: common.progress("evaluate", unit: "rows"))
     Progress.clear()

@@ -14,7 +14,8 @@ struct EvaluateCommand: ParsableCommand {
       windows overlap. A single text is scored whole. Of several texts only the first window is scored, and the summary counts the \
       rest; --windows whole scores everything. The standard error treats tokens as independent.
 
-      lm, classification, pairs and regression read rows as finetune does. lm reports the mean loss of the answers' tokens, classification \
+      lm, mlm, classification, pairs and regression read rows as finetune does. lm reports the mean loss of the answers' tokens, mlm asks a model \
+      that fills masks (BertForMaskedLM and its like) for hidden tokens and reports loss, accuracy and top-5 accuracy, classification \
       and pairs accuracy, F1 and their like, regression correlations. A model without a head for classes is asked for their words, which \
       --label-list names.
 
@@ -34,10 +35,10 @@ struct EvaluateCommand: ParsableCommand {
       Every figure has its standard error and a 95 % interval. With --compare-to, both models are asked, and the difference has an interval too.
       """)
 
-  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa, embed, images }
+  enum Task: String, ExpressibleByArgument, CaseIterable { case perplexity, lm, mlm, classification, pairs, regression, choices, nlg, labels, qa, embed, images }
 
   @OptionGroup var model: ModelOptions
-  @Option(help: "The task: perplexity, lm, classification, pairs, regression, choices, nlg, labels, qa, embed or images.") var task: Task = .perplexity
+  @Option(help: "The task: perplexity, lm, mlm, classification, pairs, regression, choices, nlg, labels, qa, embed or images.") var task: Task = .perplexity
   @Option(help: ArgumentHelp("The data: a text file, JSON Lines or a JSON array; images as a folder with a folder per class, rows or CIFAR-10's .bin.", valueName: "FILE")) var data: String
   @Option(help: "Tokens per window (default: the model's context, at most 2048).") var context: Int?
   @Option(help: "New tokens per window (default: as many as fit).") var stride: Int?
@@ -50,7 +51,7 @@ struct EvaluateCommand: ParsableCommand {
       valueName: "[NAME=]DIR[:WEIGHT]"))
   var compareAdapter: [String] = []
   @Option(help: "A tokenizer other than the model's own.") var tokenizer: String?
-  @Option(help: "Largest number of tokens per row (lm, classes, regression), or per window (qa by a head; default: 384).") var maxLength: Int?
+  @Option(help: "Largest number of tokens per row (lm, mlm, classes, regression), or per window (qa by a head; default: 384).") var maxLength: Int?
   @Flag(help: "Score the prompts too (lm).") var trainOnPrompt = false
   @Option(
     help: ArgumentHelp(
@@ -75,7 +76,7 @@ struct EvaluateCommand: ParsableCommand {
     if asking.resume, asking.predictions == nil { throw NibbleError.usage("--resume goes with --predictions, which holds the answers so far") }
     switch task {
     case .perplexity: try measurePerplexity(started)
-    case .lm, .classification, .pairs, .regression: try judgeRows(started)
+    case .lm, .mlm, .classification, .pairs, .regression: try judgeRows(started)
     case .choices: try askChoices(started)
     case .embed: try compareVectors(started)
     case .images: try judgeImages(started)
@@ -86,17 +87,17 @@ struct EvaluateCommand: ParsableCommand {
 
   /// Flags that only some tasks have.
   static let flags: [String: Set<Task>] = {
-    let rows: Set<Task> = [.lm, .classification, .pairs, .regression], written: Set<Task> = [.nlg, .labels, .qa]
+    let rows: Set<Task> = [.lm, .mlm, .classification, .pairs, .regression], written: Set<Task> = [.nlg, .labels, .qa]
     let asked = written.union([.choices])
     let words = written.union([.classification])
     return [
-      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--max-length": rows.union([.qa]), "--doc-stride": [.qa], "--max-answer-length": [.qa], "--train-on-prompt": [.lm],
+      "--context": [.perplexity], "--stride": [.perplexity], "--windows": [.perplexity], "--max-length": rows.union([.qa]), "--doc-stride": [.qa], "--mlm-probability": [.mlm], "--max-answer-length": [.qa], "--train-on-prompt": [.lm],
       "--template": [.lm], "--train-on-turns": [.lm], "--break-marks": [.lm], "--question-style": [.choices],
       "--few-shot": words.union([.choices]), "--exemplars": words.union([.choices]), "--prompt-format": words, "--chat": written,
       "--label-list": [.labels, .classification], "--wordnet": [.nlg], "--paraphrases": [.nlg], "--max-new-tokens": written,
       "--num-beams": written, "--length-penalty": written, "--no-repeat-ngram-size": written, "--stop": written, "--pooling": [.embed],
       "--limit": asked.union(rows).union([.embed, .images]), "--resume": words.union([.choices]),
-      "--predictions": asked.union(rows).union([.embed, .images]).subtracting([.lm]),
+      "--predictions": asked.union(rows).union([.embed, .images]).subtracting([.lm, .mlm]),
     ]
   }()
 

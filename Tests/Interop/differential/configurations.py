@@ -14,16 +14,16 @@ DECODERS = {
     **decoders.CLASSES,
 }
 ENCODERS = {
-    "bert": ("BertForSequenceClassification", "BertForTokenClassification", "BertModel"),
-    "roberta": ("RobertaForSequenceClassification", "RobertaForTokenClassification", "RobertaModel"),
-    "xlm-roberta": ("XLMRobertaForSequenceClassification", "XLMRobertaForTokenClassification", "XLMRobertaModel"),
-    "camembert": ("CamembertForSequenceClassification", "CamembertForTokenClassification", "CamembertModel"),
-    "distilbert": ("DistilBertForSequenceClassification", "DistilBertForTokenClassification", "DistilBertModel"),
-    "deberta-v2": ("DebertaV2ForSequenceClassification", "DebertaV2ForTokenClassification", "DebertaV2Model"),
-    "modernbert": ("ModernBertForSequenceClassification", "ModernBertModel"),
-    "electra": ("ElectraForSequenceClassification", "ElectraForTokenClassification", "ElectraModel"),
-    "albert": ("AlbertForSequenceClassification", "AlbertForTokenClassification", "AlbertModel"),
-    "mpnet": ("MPNetForSequenceClassification", "MPNetForTokenClassification", "MPNetModel"),
+    "bert": ("BertForSequenceClassification", "BertForTokenClassification", "BertForMaskedLM", "BertModel"),
+    "roberta": ("RobertaForSequenceClassification", "RobertaForTokenClassification", "RobertaForMaskedLM", "RobertaModel"),
+    "xlm-roberta": ("XLMRobertaForSequenceClassification", "XLMRobertaForTokenClassification", "XLMRobertaForMaskedLM", "XLMRobertaModel"),
+    "camembert": ("CamembertForSequenceClassification", "CamembertForTokenClassification", "CamembertForMaskedLM", "CamembertModel"),
+    "distilbert": ("DistilBertForSequenceClassification", "DistilBertForTokenClassification", "DistilBertForMaskedLM", "DistilBertModel"),
+    "deberta-v2": ("DebertaV2ForSequenceClassification", "DebertaV2ForTokenClassification", "DebertaV2ForMaskedLM", "DebertaV2Model"),
+    "modernbert": ("ModernBertForSequenceClassification", "ModernBertForTokenClassification", "ModernBertForMaskedLM", "ModernBertModel"),
+    "electra": ("ElectraForSequenceClassification", "ElectraForTokenClassification", "ElectraForMaskedLM", "ElectraModel"),
+    "albert": ("AlbertForSequenceClassification", "AlbertForTokenClassification", "AlbertForMaskedLM", "AlbertModel"),
+    "mpnet": ("MPNetForSequenceClassification", "MPNetForTokenClassification", "MPNetForMaskedLM", "MPNetModel"),
 }
 PAIRS = pairs.CLASSES
 # What can be merged and packed without being run: the fuzzer asks transformers to run the result.
@@ -62,6 +62,8 @@ def configuration(case, family, class_name, plain):
         labels(case, config, plain)
     if "TokenClassification" in class_name:
         config["num_labels"] = case.rng.randint(2, 6)
+    if "MaskedLM" in class_name and family in ENCODERS:
+        encoders.masked(case, config, sys.modules[__name__])
     return config
 
 

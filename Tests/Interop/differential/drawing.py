@@ -55,7 +55,7 @@ def load(folder, model_class):
 def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=None, others=0.0, vocabulary=None, **changes):
     """Draws a model and writes it to the folder `name`.
 
-    - families, kinds: model types and kinds ("language", "answers", "classes", "tokens", "states") to choose among; None for all
+    - families, kinds: model types and kinds ("language", "answers", "classes", "tokens", "masked", "states") to choose among; None for all
     - plain: no odd spelling, storage or padding; areas that test something else want models that run
     - others: how often the family is one that nibble does not run
     """

@@ -88,6 +88,16 @@ def mpnet(case, config, plain, tools, heads):
     config.pop("type_vocab_size", None)
 
 
+def masked(case, config, tools):
+    """What only heads for masked tokens ask for."""
+    tools.maybe(case, config, "tie_word_embeddings", case.chance(0.6), 0.3)
+    if config["model_type"] == "deberta-v2":
+        tools.maybe(case, config, "legacy", case.chance(0.6), 0.2)
+    if config["model_type"] == "modernbert":
+        tools.maybe(case, config, "decoder_bias", case.chance(0.5), 0.3)
+        tools.maybe(case, config, "sparse_prediction", case.chance(0.5), 0.5)
+
+
 def common(case, config, plain, tools):
     """What BERT's relatives have alike."""
     rng, maybe = case.rng, tools.maybe

@@ -8,9 +8,9 @@ from .common import Known
 def has_rows_under_bias(drawn, failure):
     if "m" not in drawn:
         return False
-    rows = drawn.get("a", {}).get("settings", {}).get("trainable_token_indices")
+    rows = drawn.get("a", {}).get("settings", {}).get("trainable_token_indices") or ("--trainable-token-indices" in drawn.get("words", []) or None)
     has_bias = drawn["m"]["config"]["model_type"] in ("gptj", "phi") or "MaskedLM" in drawn["m"]["class"]
-    return rows is not None and has_bias and "logits" in failure
+    return rows is not None and has_bias and any(part in failure for part in ("logits", "loss is", "grad_norm is", "what was trained"))
 
 
 def adds_one_in_16_bits(drawn, failure):

@@ -45,6 +45,9 @@ def draw_question(case, drawn, model, simple=False):
         asked["token_type_ids"] = torch.randint(0, kinds, ids.shape)
     if simple or not case.chance(0.5) or drawn.kind == "states":
         return asked
+    if getattr(model.config, "sparse_prediction", False):
+        # With labels transformers gives scores of the tokens that have one, and no others.
+        return asked
     mask = asked.get("attention_mask")
     if drawn.kind in ("language", "masked"):
         labels = torch.where(torch.rand(ids.shape) < 0.2, -100, ids)

@@ -22,7 +22,7 @@ from .questions import draw_question, limit
 def run(case):
     how = case.rng.choices(["continued", "full", "fresh"], [60, 15, 25])[0]
     case.note(how=how)
-    drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "answers", "classes", "tokens"), vocabulary=case.rng.randint(24, 90))
+    drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "answers", "classes", "tokens", "masked"), vocabulary=case.rng.randint(24, 90))
     # To an optimizer, experts that are stacked are one tensor.
     drawn.apart |= how == "full" and drawn.config["model_type"] in experts.NAMES
     with peer("loading"):
@@ -53,7 +53,7 @@ def draw_run(case, kind):
         "optimizer": rng.choices(["adamw", "adam", "sgd", "adafactor"], [60, 15, 15, 10])[0], "schedule": rng.choice([*SCHEDULES]),
         "warmup": rng.choice([0, 0, 1, 2]), "decay": rng.choice([0.0, 0.01, 0.3]), "clip": rng.choice([0.0, 0.05, 1.0]),
         "betas": rng.choice([(0.9, 0.999), (0.8, 0.95)]), "epsilon": rng.choice([1e-8, 1e-6, 1e-3]), "momentum": rng.choice([0.0, 0.9]),
-        "smoothing": rng.choice([0.0, 0.0, 0.1]) if kind in ("language", "answers") else 0.0, "paged": rng.random() < 0.2}
+        "smoothing": rng.choice([0.0, 0.0, 0.1]) if kind in ("language", "answers", "masked") else 0.0, "paged": rng.random() < 0.2}
     case.note(run=drawn)
     return drawn
 
@@ -89,6 +89,9 @@ def draw_rows(case, drawn, model, run):
         elif drawn.kind == "tokens":
             labels = [rng.choice([-100, *range(model.config.num_labels)]) for _ in ids[1:]]
             rows.append({"ids": ids, "labels": [rng.randrange(model.config.num_labels), *labels]})
+        elif drawn.kind == "masked":
+            labels = [rng.choice([-100, rng.randrange(size)]) for _ in ids[1:]]
+            rows.append({"ids": ids, "labels": [rng.randrange(size), *labels]})
         else:
             ids = ids + ids[:2]
             hidden = rng.randint(0, len(ids) - 2)
@@ -161,7 +164,7 @@ def micro_loss(drawn, model, rows, smoothing=0.0):
         else:
             labels = torch.tensor(row["labels"])
             logits = model(input_ids=torch.tensor([row["ids"]])).logits
-            scored = (logits[0], labels) if drawn.kind == "tokens" else (logits[0, :-1], labels[1:])
+            scored = (logits[0], labels) if drawn.kind in ("tokens", "masked") else (logits[0, :-1], labels[1:])
         losses = losses + torch.nn.functional.cross_entropy(*scored, ignore_index=-100, reduction="sum", label_smoothing=smoothing)
         count += int((scored[1] != -100).sum())
     return losses / count
