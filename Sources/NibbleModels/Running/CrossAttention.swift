@@ -55,13 +55,13 @@ final class CrossTape {
     query = FloatStore(count: rows * shape.queryWidth)
     attended = FloatStore(count: rows * shape.queryWidth)
     sum = FloatStore(count: rows * shape.width)
-    keyValue = FloatStore(count: sources * 2 * shape.keyValueWidth)
+    keyValue = FloatStore(count: sources * 2 * shape.keyWidth)
   }
 }
 
 extension Transformer {
   /// Numbers of keys and values of a source's token.
-  private var sourceWidth: Int { 2 * shape.keyValueWidth }
+  private var sourceWidth: Int { 2 * shape.keyWidth }
 
   private func crossAttention(_ index: Int) -> Attention {
     var attention = shape.attention(index)
@@ -133,7 +133,7 @@ extension Transformer {
         continue
       }
       var sequence = Attention.Sequence(
-        query: query + row * shape.queryWidth, queryStride: shape.queryWidth, key: key, value: key + shape.keyValueWidth,
+        query: query + row * shape.queryWidth, queryStride: shape.queryWidth, key: key, value: key + shape.keyWidth,
         keyStride: sourceWidth, keyHeadStride: shape.headSize, past: 0, new: run.ids.count, window: nil, mask: mask?.start,
         output: attended + row * shape.queryWidth, outputStride: shape.queryWidth)
       sequence.others = count
@@ -163,7 +163,7 @@ extension Transformer {
         sequence: sequence,
         gradient: Attention.Gradient(
           output: dAttended + row * shape.queryWidth, outputStride: shape.queryWidth, query: dQuery + row * shape.queryWidth, key: to,
-          value: to + shape.keyValueWidth, stride: shape.queryWidth, keyStride: sourceWidth)
+          value: to + shape.keyWidth, stride: shape.queryWidth, keyStride: sourceWidth)
       )
     }
     withExtendedLifetime((runs, source)) { layers.timed(.attention) { crossAttention(index).backward(pairs, engine.team) } }

@@ -34,7 +34,7 @@ extension Transformer {
       let routed = layer.experts.map { $0.all.count + $0.used * shape.width } ?? 0
       let shared = layer.experts?.shared.map { $0.expert.upWidth + $0.expert.down.inputs + shape.width + 1 } ?? 0
       let latent = layer.latent.map { 2 * $0.latents } ?? 0
-      let cross = layer.cross == nil ? 0 : 2 * (shape.width + shape.queryWidth + shape.keyValueWidth)
+      let cross = layer.cross == nil ? 0 : 2 * (shape.width + shape.queryWidth + shape.keyWidth)
       return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.attendedWidth + inner + routed + shared + latent + cross
     }
     // Rows that experts take and give, and the gradients of both and of what they count with.
@@ -59,7 +59,7 @@ extension Transformer {
       return count * (2 * shape.width + 4 * shape.queryWidth) + size.threads * 2 * size.length * (size.length + count)
     } ?? weights.positionBias.map { 6 * size.length * $0.table.width }
     // Keys and values of sources with what comes back, and what does so to their states.
-    let crossed = layers.contains { $0.cross != nil } ? 2 * shape.keyValueWidth + shape.width : 0
+    let crossed = layers.contains { $0.cross != nil } ? 2 * shape.keyWidth + shape.width : 0
     let narrow = weights.embeddingProjection == nil ? 0 : 3 * weights.embeddingWidth
     return PassRoom(
       rows: rows, kept: rows * (narrow + (layers.count + 1) * shape.width + kept + unscaled),
