@@ -1,5 +1,5 @@
 """DeepSeek, Qwen2-MoE and GLM-4.5: checkpoints in FP8 and with layers that predict further tokens, what of their adapters PEFT reads, and
-configurations that are refused. What they compute, the differential fuzzer compares on drawn configurations (`differential/decoders.py`)."""
+configurations that are refused. What they compute, the differential fuzzer compares on drawn configurations (`differential/mixtures.py`)."""
 import json
 
 import peft

@@ -45,7 +45,7 @@ extension Transformer {
     engine.team.split(rows, grain: layers.grain(stride)) { part, _ in
       for row in part {
         (queryKeyValue + row * stride).update(from: queries + row * queryWidth, count: queryWidth)
-        for (own, key, value) in heads(expanded + row * latent.keyValue.outputs, queryKeyValue + row * stride) {
+        eachHead(expanded + row * latent.keyValue.outputs, queryKeyValue + row * stride) { own, key, value in
           key.update(from: own, count: shape.unturned)
           (key + shape.unturned).update(from: keys + row * narrow + size, count: turned)
           value.update(from: own + shape.unturned, count: shape.valueSize)
@@ -54,12 +54,11 @@ extension Transformer {
     }
   }
 
-  /// Of each head what its token's latent was expanded to, its key and its value, in one row.
-  private func heads(_ expanded: Floats, _ queryKeyValue: Floats) -> [(own: Floats, key: Floats, value: Floats)] {
+  /// Hands out of each head what its token's latent was expanded to, its key and its value, in one row.
+  private func eachHead(_ expanded: Floats, _ queryKeyValue: Floats, _ body: (_ own: Floats, _ key: Floats, _ value: Floats) -> Void) {
     let keys = queryKeyValue + shape.queryWidth, values = keys + shape.keyWidth
-    return (0..<shape.heads).map { head in
-      (expanded + head * (shape.unturned + shape.valueSize), keys + head * shape.headSize, values + head * shape.valueSize)
-    }
+    let (keySize, valueSize) = (shape.headSize, shape.valueSize)
+    for head in 0..<shape.heads { body(expanded + head * (shape.unturned + valueSize), keys + head * keySize, values + head * valueSize) }
   }
 
   private func lie(_ latent: LatentProjections.Latent) -> NormRows {
@@ -89,7 +88,7 @@ extension Transformer {
         (dQueries + row * queryWidth).update(from: gradient + row * stride, count: queryWidth)
         let dShared = dKeys + row * narrow + size
         dShared.update(repeating: 0, count: turned)
-        for (own, key, value) in heads(dExpanded + row * latent.keyValue.outputs, gradient + row * stride) {
+        eachHead(dExpanded + row * latent.keyValue.outputs, gradient + row * stride) { own, key, value in
           own.update(from: key, count: shape.unturned)
           LayerKernels.add(key + shape.unturned, count: turned, to: dShared)
           (own + shape.unturned).update(from: value, count: shape.valueSize)
