@@ -26,7 +26,7 @@ public struct Embeddings {
 
   /// - Throws: `.usage` for models that take no texts
   public init(_ model: Model, _ pooling: Pooling, adapters: [ActiveAdapter] = []) throws {
-    network = try model.oneText(for: "a vector of a text")
+    network = try model.oneText(for: "vectors of texts")
     (self.pooling, self.adapters) = (pooling, adapters)
   }
 

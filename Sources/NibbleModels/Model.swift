@@ -113,7 +113,7 @@ public final class Model: @unchecked Sendable {
   package func oneText(for purpose: String) throws -> any TokenNetwork {
     guard !answersPrompts else {
       throw NibbleError.usage(
-        "\(path): \(purpose) needs a model that continues a text; one of model_type \(quoted(modelType)) reads one text and writes another")
+        "\(path): \(purpose): not for models that read one text and write another; model_type \(quoted(modelType)) is one")
     }
     return try tokens(for: purpose)
   }

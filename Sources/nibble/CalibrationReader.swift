@@ -20,7 +20,7 @@ struct CalibrationReader {
   ///   - tokens: wanted in all
   init(_ model: Model, length: Int, tokens: Int) throws {
     (self.model, self.length, self.tokens) = (model, length, tokens)
-    _ = try model.oneText(for: "a text to measure with")
+    _ = try model.oneText(for: "a calibration")
     rows = try TrainingRows(
       model, tokenizerPath: nil, maxLength: try model.contextLength, trainsOnPrompt: true, template: nil,
       breaksMarks: true)

@@ -395,4 +395,4 @@ def test_what_looks_at_one_text_is_refused(nibble, work, words):
     row = {"text": "t5 t6", "choices": ["t7", "t8"], "question": "t5", "label": 0, "sentence1": "t5", "sentence2": "t6", "score": 1, "context": "t5", "gold": 0}
     (work / "data.jsonl").write_text(json.dumps(row) + "\n")
     said = nibble(*words, "--base", work / "m", "--data", work / "data.jsonl", exits=2).stderr
-    assert "reads one text and writes another" in said and len(said.strip().splitlines()) == 1
+    assert "read one text and write another" in said and len(said.strip().splitlines()) == 1

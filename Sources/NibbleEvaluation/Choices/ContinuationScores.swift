@@ -9,7 +9,7 @@ package struct ContinuationScores {
 
   /// - Throws: `.usage` for models that do not write text
   package init(_ model: Model, adapters: [ActiveAdapter]) throws {
-    network = try model.oneText(for: "a score of choices")
+    network = try model.oneText(for: "scores of choices")
     guard model.writesText else { throw NibbleError.usage("\(path: model.path) does not write text: it has no scores for choices") }
     self.adapters = adapters
   }

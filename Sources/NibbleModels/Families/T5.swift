@@ -26,7 +26,7 @@ enum T5: Architecture {
     if try scalesStates(config) { own.logits.divisor = Float(Double(shape.width).squareRoot()) }
     var decoder = try weights("decoder", own, tokens, config, source)
     decoder.head = .language(try source.tied("lm_head", to: tokens))
-    // Files of old hold a table of distances to the source, which no version of transformers looks at.
+    // Old files hold a table of distances to the source, which no version of transformers looks at.
     try source.checkNothingLeft(ignoring: Pattern(#"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"#))
     return EncoderDecoder(
       Transformer(shape, encoder, engine), Transformer(own, decoder, engine),

@@ -18,7 +18,7 @@ package final class EncoderDecoder: TokenNetwork, @unchecked Sendable {
   /// Parameters of the checkpoint that are copies of the table of tokens.
   package let tableCopies: [String]
 
-  private enum Slot { static let states = 110, written = 111, sources = 112 }
+  private enum Slot { static let states = 120, written = 121, sources = 122 }
 
   /// - Parameters:
   ///   - encoder: without a head
@@ -88,7 +88,8 @@ package final class EncoderDecoder: TokenNetwork, @unchecked Sendable {
         states: try encoder.hidden(.tokens(halves.sources), tape: tape), lengths: halves.sources.map(\.ids.count), masks: halves.sources.map(\.mask))
     }
     if let read = source { try give(read, to: halves) }
-    // Runs with caches look at what these hold.
+    // Runs with caches look at what these hold. All have one, or none.
+    guard Set(runs.map { $0.cache != nil }).count < 2 else { throw NibbleError.usage("texts with caches and without cannot be read together") }
     let looked = runs.contains { $0.cache != nil } ? nil : source
     if let tape { tape.part(of: self) { Kept() }.source = looked }
     let written = try decoder.states(.tokens(halves.written), halves.written, tape, source: looked)
@@ -162,6 +163,7 @@ extension NetworkParts {
 extension Gradients {
   /// Whether anything in a network is trained.
   fileprivate func hasAny(of parts: NetworkParts) -> Bool {
-    parts.layers.contains { has($0) } || parts.norms.contains { has($0) } || parts.embeddings.contains { has($0) }
+    parts.layers.contains { has($0) } || parts.norms.contains { has($0) } || (parts.embeddings + parts.looseRows).contains { has($0) }
+      || parts.looseVectors.contains { vectors[$0.id] != nil }
   }
 }

@@ -21,7 +21,7 @@ extension Network {
     _ hidden: UnsafePointer<Float>, rows: [Int], of batch: Batch, tape: Tape? = nil
   ) throws -> UnsafePointer<Float> {
     if case .masked = head {
-      throw NibbleError.usage("the model fills masks in a text and cannot continue one; 'evaluate' with the task mlm, and 'forward', ask it for hidden tokens")
+      throw NibbleError.usage("the model fills masks in a text and cannot continue one")
     }
     guard case .language(let head) = head else {
       throw NibbleError.usage("the model has no language head: it cannot score or generate text")

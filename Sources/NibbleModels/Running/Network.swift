@@ -109,9 +109,16 @@ package struct PassSize: Sendable {
   package var checkpointing: Bool
   /// Layers whose methods scale outputs, which are kept unscaled.
   package var scaled: Set<ParameterID>
+  /// Layers that more, or something else, is done with than that a pair is added.
+  package var changed: Set<ParameterID>
+  /// The greatest rank of a pair.
+  package var rank: Int
 
-  package init(inputs: Int, length: Int, threads: Int, checkpointing: Bool, scaled: Set<ParameterID> = []) {
-    (self.inputs, self.length, self.threads, self.checkpointing, self.scaled) = (inputs, length, threads, checkpointing, scaled)
+  package init(
+    inputs: Int, length: Int, threads: Int, checkpointing: Bool, scaled: Set<ParameterID> = [], changed: Set<ParameterID> = [], rank: Int = 0
+  ) {
+    (self.inputs, self.length, self.threads, self.checkpointing) = (inputs, length, threads, checkpointing)
+    (self.scaled, self.changed, self.rank) = (scaled, changed, rank)
   }
 }
 

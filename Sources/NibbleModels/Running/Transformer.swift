@@ -17,7 +17,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   /// Of each layer; layers that turn alike share theirs.
   let rotary: [RotaryTable?]
 
-  /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 on the heads' and those of networks around it.
+  /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 to 119 the heads', those from 120 on those of networks around it.
   enum Slot {
     static let x = 0, h = 1, queryKeyValue = 2, attended = 3, up = 4, rows = 5, beside = 6, grouped = 7, inner = 9, wide = 10, half = 11,
       narrow = 8, again = 12

@@ -117,9 +117,7 @@ struct UnitPass {
   func run(_ unit: ConvolutionUnit, _ x: Planes, _ kept: UnitTape?) throws -> Planes {
     let sums = Planes(x.sizes.map(unit.sliding.after), channels: unit.convolution.outputs)
     let layers = layers(sums)
-    if let direct = DirectConvolution(unit, x, self, layers.segments) {
-      direct.run(x.start, to: sums.start)
-    } else {
+    if !DirectConvolution.run(unit, x, to: sums, self, layers.segments) {
       // Without a way back a few images at a time: their windows stay in the cache.
       for images in groups(of: sums, unit.convolution.inputs, isWhole: kept != nil) {
         let first = sums.starts[images.lowerBound] / sums.channels, count = sums.sizes[images].reduce(0) { $0 + $1.count }

@@ -31,13 +31,17 @@ struct DirectConvolution {
 
   /// - Returns: nil where windows are taken: products in bf16, single positions, images with different adapters, adapters that do more than add a pair
   init?(_ unit: ConvolutionUnit, _ x: Planes, _ pass: UnitPass, _ segments: [Segment]) {
+    self.init(unit, x.sizes, channels: x.channels, pass, segments)
+  }
+
+  private init?(_ unit: ConvolutionUnit, _ sizes: [Planes.Size], channels: Int, _ pass: UnitPass, _ segments: [Segment]) {
     layer = unit.convolution
-    images = x.sizes.map { unit.sliding.windows($0, channels: x.channels) }
+    images = sizes.map { unit.sliding.windows($0, channels: channels) }
     guard pass.network.engine.compute == .f32, layer.bias == nil, segments.count == 1, let segment = segments.first, !images.contains(where: \.areRows),
       !segment.holdsPairs(layer.id), segment.rows(layer.id) == nil, segment.methods(layer.id).allSatisfy({ $0.method.barePair != nil })
     else { return nil }
-    (self.pass, self.segment, channels) = (pass, segment, x.channels)
-    froms = Self.begins(x.sizes.map(\.count))
+    (self.pass, self.segment, self.channels) = (pass, segment, channels)
+    froms = Self.begins(sizes.map(\.count))
     tos = Self.begins(images.map(\.count))
   }
 
@@ -170,8 +174,24 @@ struct DirectConvolution {
 
   // MARK: Forward and back
 
+  /// Numbers of images that are padded together where there is no way back; one image at least.
+  static let together = 1 << 22
+
+  /// The convolution of all images, some at a time without a way back; false where windows are taken.
+  static func run(_ unit: ConvolutionUnit, _ x: Planes, to sums: Planes, _ pass: UnitPass, _ segments: [Segment]) -> Bool {
+    var (first, count) = (0, 0)
+    for (image, size) in x.sizes.enumerated() {
+      count += size.count * x.channels
+      guard image + 1 == x.sizes.count || pass.tape == nil && count >= together else { continue }
+      guard let own = DirectConvolution(unit, Array(x.sizes[first...image]), channels: x.channels, pass, segments) else { return false }
+      own.run(x.start + x.starts[first], to: sums.start + sums.starts[first])
+      (first, count) = (image + 1, 0)
+    }
+    return true
+  }
+
   /// - Parameter out: [rows, outputs]
-  func run(_ x: UnsafePointer<Float>, to out: UnsafeMutablePointer<Float>) {
+  private func run(_ x: UnsafePointer<Float>, to out: UnsafeMutablePointer<Float>) {
     timed(.weights) { apply(segment.matrix(layer.id, layer.matrix), padded(x, Slot.padded), to: out) }
     timed(.trained) {
       for (method, weight) in segment.methods(layer.id) {

@@ -249,14 +249,15 @@ final class ResidualNetwork: Network, @unchecked Sendable {
   func room(_ size: PassSize) -> PassRoom {
     // As if images were squares.
     let side = Int(Double(size.length).squareRoot().rounded(.up))
-    var (kept, windows, padded, sums, scaled, widest) = (0, 0, 0, 0, 0, 0)
+    var (kept, windows, padded, low, sums, scaled, widest) = (0, 0, 0, 0, 0, 0, 0)
     func pass(_ unit: ConvolutionUnit, _ from: Planes.Size) -> Planes.Size {
       let to = unit.sliding.after(from)
       kept += 2 * to.count * unit.convolution.outputs
       let inputs = unit.convolution.inputs, window = unit.sliding.window, edge = 2 * unit.sliding.padding
-      if engine.compute != .f32 || size.scaled.contains(unit.convolution.id) {
+      if engine.compute != .f32 || size.changed.contains(unit.convolution.id) {
         windows = max(windows, to.count * inputs)
       } else {
+        low = max(low, 2 * size.rank * to.count)
         padded = max(padded, (from.height + edge) * (from.width + edge) * inputs / max(window.height * window.width, 1))
         sums = max(sums, DirectConvolution.sums(unit.convolution))
       }
@@ -276,7 +277,7 @@ final class ResidualNetwork: Network, @unchecked Sendable {
     return PassRoom(
       // What one pass kept is freed among what the next keeps: memory holds about two of them.
       rows: size.inputs * at.count, kept: size.inputs * (2 * kept + scaled + size.length * weights.channels),
-      inHand: size.inputs * (2 * windows + 3 * padded + 4 * widest) + sums)
+      inHand: size.inputs * (2 * windows + 3 * padded + low + 4 * widest) + sums)
   }
 }
 

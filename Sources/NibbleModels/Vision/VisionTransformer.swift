@@ -16,7 +16,7 @@ final class VisionTransformer: Network, @unchecked Sendable {
   var width: Int { body.width }
 
   private typealias Floats = UnsafeMutablePointer<Float>
-  private enum Slot { static let embedded = 60, windows = 61, projected = 62 }
+  private enum Slot { static let embedded = 120, windows = 121, projected = 122 }
   /// What a pass leaves beside what the transformer does.
   private final class Kept { let linear = LinearTape() }
 

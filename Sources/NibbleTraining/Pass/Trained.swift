@@ -48,6 +48,8 @@ package struct TrainedModule {
   package let shape: ModuleShape
   /// The last ranks of its factors that stay as they began.
   package let kept: Int
+  /// Whether its parts are a pair that is added, and nothing else.
+  package var isBarePair: Bool { method.isSum && !method.folds && Set(parts.keys) == [LoRA.first, LoRA.second] }
 
   /// - Parameters:
   ///   - shared: what all modules share, by part

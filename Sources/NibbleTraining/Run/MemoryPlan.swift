@@ -33,9 +33,12 @@ public struct MemoryPlan: Sendable {
     let states = Optimizer.stateBytes(optimizer, trained.tensors)
     (moments, paged) = optimizer.choice.isPaged ? (Optimizer.pagedBytes(optimizer, trained.tensors), states) : (states, 0)
     let scaled = trained.modules.filter { $0.value.method.scalesOutputs }.keys
+    let changed = options.mergeAware ? trained.modules.keys.map { $0 } : trained.modules.filter { !$0.value.isBarePair }.map(\.key)
+    let pairs = trained.modules.values.map { (rank: $0.method.pairRank($0.shape), module: $0) }, rank = pairs.map(\.rank).max() ?? 0
     let room = network.room(
       PassSize(
-        inputs: options.batchSize, length: length, threads: threads, checkpointing: options.checkpointing, scaled: Set(scaled)))
+        inputs: options.batchSize, length: length, threads: threads, checkpointing: options.checkpointing, scaled: Set(scaled),
+        changed: Set(changed), rank: rank))
     activations = 4 * room.kept
     var hands = room.inHand
     switch network.head {
@@ -49,8 +52,7 @@ public struct MemoryPlan: Sendable {
     case .none: break
     }
     // Low-rank products of a layer, packed and not, and a copy of what was trained while it is written.
-    let pairs = trained.modules.values.map { (rank: $0.method.pairRank($0.shape), module: $0) }
-    hands += room.rows * 4 * (pairs.map(\.rank).max() ?? 0) + numbers
+    hands += room.rows * 4 * rank + numbers
     // Pairs that are made of what is trained.
     hands += pairs.filter { $0.module.method.folds }
       .reduce(0) { $0 + $1.rank * (($1.module.shape.inputs ?? 0) + ($1.module.shape.outputs ?? 0)) }
