@@ -202,10 +202,16 @@ public final class Model: @unchecked Sendable {
   /// The layer that scores the vocabulary.
   package var vocabularyLayer: Linear? { head.vocabulary.flatMap { own in head.layers.contains { $0.id == own.id } ? own : nil } }
 
-  /// The parameter that `id` stands for: another one where two names mean one parameter.
-  package func own(_ id: ParameterID) -> ParameterID {
-    guard case .masked(let head) = head, head.otherBias == id, let bias = head.output.bias else { return id }
+  /// The parameter that `id` stands for where two names mean one: the other one, unless that is among those `given` by its own name.
+  package func own(_ id: ParameterID, given: [ParameterID]) -> ParameterID {
+    guard case .masked(let head) = head, head.otherBias == id, let bias = head.output.bias, !given.contains(bias.id) else { return id }
     return bias.id
+  }
+
+  /// Another name of the parameter `id`.
+  package func otherName(of id: ParameterID) -> ParameterID? {
+    guard case .masked(let head) = head, head.output.bias?.id == id else { return nil }
+    return head.otherBias
   }
 
   /// Whether it tells which token a mask hides.

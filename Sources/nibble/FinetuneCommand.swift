@@ -226,7 +226,7 @@ struct FinetuneCommand: ParsableCommand {
 
   /// What a new head leaves out of the base.
   private static func warningOfOtherHead(_ model: Model) -> [Warning] {
-    let left = model.unusedTensors.filter { name in !["position_ids", "token_type_ids"].contains { name.hasSuffix($0) } }.sorted()
+    let left = model.unusedTensors.sorted()
     guard let first = left.first else { return [] }
     return [
       Warning(

@@ -217,6 +217,14 @@ def test_all_linear_layers_are_those_of_peft(nibble, work, family):
     asked = {"input_ids": torch.randint(3, SIZE, (2, 9))}
     assert_same(forward(nibble, work / "m", work, "--adapter", work / "a", **asked), expected(
         peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "a").eval(), **asked))
+    # Biases that transformers ties are stored under both names.
+    words = ["--lora-r", 2, "--target-modules", ",".join(targets_of(family)), "--bias", "all", "--max-steps", 1]
+    nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "b", *words)
+    theirs = peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(r=2, target_modules=targets_of(family), bias="all"))
+    def biases(keys):
+        return {key for key in keys if key.endswith(("lm_head.bias", "predictions.bias", "decoder.bias", "vocab_projector.bias"))}
+    if model.config.tie_word_embeddings:
+        assert biases(load_file(work / "b" / "adapter_model.safetensors")) == biases(peft.get_peft_model_state_dict(theirs))
 
 
 def with_bias(adapted):

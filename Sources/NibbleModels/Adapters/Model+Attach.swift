@@ -67,9 +67,9 @@ extension Model {
     var vectors: [ParameterID: FloatStore] = [:]
     var matrices: [ParameterID: Matrix] = [:]
     let shapes = parameterShapes
+    let given = file.replacements.compactMap { parameters.index(of: $0.name) }
     for (name, tensor) in file.replacements {
-      guard let named = parameters.index(of: name) else { continue }
-      let id = own(named)
+      guard let id = parameters.index(of: name).map({ own($0, given: given) }) else { continue }
       guard let shape = shapes[id] else { throw file.mismatch(name, "is replaced, which is implemented for merging only") }
       guard tensor.shape == shape.dimensions else {
         throw NibbleError(
@@ -140,6 +140,7 @@ extension Model {
     if case .masked(let head) = head {
       add(head.output.bias)
       add(head.idleBias)
+      if let other = head.otherBias, let bias = head.output.bias { shapes[other] = ([bias.values.values.count], false) }
     }
     for table in embeddings { shapes[table.id] = ([table.count, table.width], false) }
     for norm in norms {

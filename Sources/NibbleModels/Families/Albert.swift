@@ -40,8 +40,8 @@ enum Albert: EncoderArchitecture {
     if case .none = head, source.has(model + "pooler.weight") {
       idle.append(try source.linear(model + "pooler", outputs: shape.width, inputs: shape.width, bias: .required))
     }
-    let pretraining = if case .none = head { "" } else { #"|^(predictions|sop_classifier)\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\.(weight|bias)$"# + pretraining))
+    let pretraining: String? = if case .none = head { nil } else { #"^(predictions|sop_classifier)\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\.(weight|bias)$"#), head: pretraining)
     return TransformerWeights(
       tokens: tables.tokens, positions: tables.positions, tokenTypes: tables.types, embeddingNorm: tables.norm,
       embeddingProjection: projection, layers: layers, head: head, idle: idle)

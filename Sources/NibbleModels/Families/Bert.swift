@@ -38,8 +38,8 @@ enum Bert: EncoderArchitecture {
       idle.append(try source.linear(model + "pooler.dense", outputs: width, inputs: width, bias: .required))
     }
     // Position numbers some files hold; a head for masked tokens beside another one.
-    let other = if case .none = head { "" } else { #"|^cls\.|^lm_head\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."# + other))
+    let other: String? = if case .none = head { nil } else { #"^cls\.|^lm_head\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$|(^|\.)pooler\."#), head: other)
     return TransformerWeights(
       tokens: tables.tokens, positions: tables.positions, tokenTypes: tables.types, embeddingNorm: tables.norm, layers: layers, head: head,
       idle: idle)

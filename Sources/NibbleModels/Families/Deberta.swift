@@ -64,10 +64,10 @@ enum Deberta: EncoderArchitecture {
     let layers = try (0..<shape.layers).map { try source.encoderLayer(encoder + "layer.\($0).", names, shape, inner: inner) }
     let head = try head(shape, tokens, config, source)
     // Heads for masked tokens beside what is asked for; positions that only those heads use; a norm of distances nobody looks at.
-    let heads = #"|^(cls|lm_predictions|mask_predictions)\."#
+    let heads = #"^(cls|lm_predictions|mask_predictions)\."#
     let positionTable = hasPositions ? "" : #"|(^|\.)embeddings\.position_embeddings\."#
     let distances = relative == nil ? #"|(^|\.)encoder\.LayerNorm\."# : ""
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + heads + positionTable + distances))
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + positionTable + distances), head: heads)
     return TransformerWeights(
       tokens: tokens, positions: positions, tokenTypes: types, embeddingNorm: embeddingNorm, relative: relative, layers: layers, head: head)
   }

@@ -142,10 +142,10 @@ extension Decoder {
     let norm = try source.norm(names.finalNorm, width: width, hasBias: names.normsHaveBias)
     let head = try head(shape, names, config, source, tokens)
     // Some old files hold the frequencies, and causal masks, too; a language head may lie beside a classifier's.
-    let language = if case .classification = head { #"|^(lm_head|embed_out)\."# } else { "" }
+    let language: String? = if case .classification = head { #"^(lm_head|embed_out)\."# } else { nil }
     let ignored = names.ignored.map { "|" + $0 } ?? ""
     try source.checkNothingLeft(
-      ignoring: Pattern(#"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$"# + language + ignored))
+      ignoring: Pattern(#"rotary_emb\.inv_freq$|\.attention\.(masked_)?bias$"# + ignored), head: language)
     return TransformerWeights(tokens: tokens, layers: layers, finalNorm: norm, head: head)
   }
 

@@ -37,8 +37,8 @@ enum DistilBert: EncoderArchitecture {
     }
     let head = try head(shape, tokens, config, source)
     // Position numbers some files hold; a head for masked tokens beside another one.
-    let other = if case .none = head { "" } else { #"|^vocab_(transform|layer_norm|projector)\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"# + other))
+    let other: String? = if case .none = head { nil } else { #"^vocab_(transform|layer_norm|projector)\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$"#), head: other)
     return TransformerWeights(tokens: tokens, positions: positions, embeddingNorm: embeddingNorm, layers: layers, head: head)
   }
 

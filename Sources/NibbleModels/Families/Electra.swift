@@ -22,8 +22,8 @@ enum Electra: EncoderArchitecture {
     let layers = try (0..<shape.layers).map { try source.encoderLayer(model + "encoder.layer.\($0).", .bert, shape, inner: inner) }
     let head = try head(shape, tables.tokens, config, source)
     // Position numbers some files hold; heads of pretraining beside another one.
-    let pretraining = if case .none = head { "" } else { #"|^(discriminator_predictions|generator_predictions|generator_lm_head)\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$"# + pretraining))
+    let pretraining: String? = if case .none = head { nil } else { #"^(discriminator_predictions|generator_predictions|generator_lm_head)\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.(position_ids|token_type_ids)$"#), head: pretraining)
     return TransformerWeights(
       tokens: tables.tokens, positions: tables.positions, tokenTypes: tables.types, embeddingNorm: tables.norm,
       embeddingProjection: projection, layers: layers, head: head)

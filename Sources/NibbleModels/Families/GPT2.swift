@@ -56,8 +56,8 @@ enum GPT2: TransformerArchitecture {
     let norm = try source.norm("transformer.ln_f", width: width, hasBias: true)
     let head = try head(shape, config, source, tokens)
     // Causal masks that old files hold as tensors; a language head may lie beside a classifier's.
-    let language = if case .classification = head { #"|^lm_head\."# } else { "" }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$"# + language))
+    let language: String? = if case .classification = head { #"^lm_head\."# } else { nil }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)h\.\d+\.attn\.(bias|masked_bias)$"#), head: language)
     return TransformerWeights(tokens: tokens, positions: positions, layers: layers, finalNorm: norm, head: head)
   }
 

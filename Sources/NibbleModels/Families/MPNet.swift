@@ -32,8 +32,8 @@ enum MPNet: EncoderArchitecture {
       idle.append(try source.linear("mpnet.pooler.dense", outputs: width, inputs: width, bias: .required))
     }
     // Position numbers some files hold; a head for masked tokens beside another one.
-    let other = if case .none = head { "" } else { #"|^lm_head\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$|(^|\.)pooler\."# + other))
+    let other: String? = if case .none = head { nil } else { #"^lm_head\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.position_ids$|(^|\.)pooler\."#), head: other)
     return TransformerWeights(
       tokens: tokens, positions: positions, embeddingNorm: embeddingNorm, positionBias: bias, layers: layers, head: head, idle: idle)
   }

@@ -57,8 +57,7 @@ enum ModernBert: TransformerArchitecture {
     let finalNorm = try norm("final_norm")
     let head = try head(shape, tokens, config, source)
     // The rest of a head for masked tokens beside another one.
-    let other = if case .none = head { "(?!)" } else { #"^decoder\."# }
-    try source.checkNothingLeft(ignoring: Pattern(other))
+    try source.checkNothingLeft(head: { if case .none = head { nil } else { #"^decoder\."# } }())
     return TransformerWeights(
       tokens: tokens, embeddingNorm: embeddingNorm, layers: layers, finalNorm: finalNorm, head: head)
   }

@@ -63,13 +63,13 @@ extension WeightSource {
     let (own, count) = (names.decoder + ".bias", tokens.count)
     if isTied, let other = names.otherBias {
       // A file may hold it under either name; two that differ are not tied, and the decoder's own counts.
-      let (first, second) = has(own) ? (own, other) : (other, own)
-      let bias = try vector(first, count: count), twin = has(second) ? try vector(second, count: count) : nil
+      let twin = has(other) ? try vector(other, count: count) : nil
+      let bias = try twin.flatMap { has(own) ? nil : Vector(id: register(own), values: $0.values) } ?? vector(own, count: count)
       head.output = plain.with(bias: bias)
       if let twin, !twin.values.values.elementsEqual(bias.values.values) {
         head.idleBias = twin
       } else {
-        head.otherBias = twin?.id ?? register(second)
+        head.otherBias = twin?.id ?? register(other)
       }
     } else {
       head.output = plain.with(bias: try vector(own, count: count))

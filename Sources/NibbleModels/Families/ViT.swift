@@ -22,8 +22,8 @@ enum ViT: Architecture {
       idle.append(try source.linear(model + "pooler.dense", outputs: outputs, inputs: width, bias: .required))
     }
     // What masked patches become, and a pooler that no classifier uses; the classes of a head beside the one that is asked for.
-    let other = if case .none = head { "" } else { #"|^(cls_|distillation_)?classifier\."# }
-    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.mask_token$|(^|\.)pooler\."# + other))
+    let other: String? = if case .none = head { nil } else { #"^(cls_|distillation_)?classifier\."# }
+    try source.checkNothingLeft(ignoring: Pattern(#"(^|\.)embeddings\.mask_token$|(^|\.)pooler\."#), head: other)
     let weights = TransformerWeights(tokens: positions, layers: layers, finalNorm: finalNorm, head: head, idle: idle)
     return VisionTransformer(shape, weights, embedding, engine)
   }

@@ -12,7 +12,7 @@ package final class WeightSource {
   /// Full names of parameters as the model knows them, by ID.
   package private(set) var names: [String] = []
   private var used: Set<ByteName> = []
-  /// Names of tensors that no part of the model has asked for, and that it may do without.
+  /// Names of tensors of another head than the model's.
   private(set) var unused: [String] = []
   /// Parameters that begin anew, whatever the checkpoint holds under their names.
   private var new: [String: (shape: [Int], values: [Float])] = [:]
@@ -192,11 +192,17 @@ package final class WeightSource {
 
   /// Refuses a checkpoint that holds tensors no part of the model has asked for: they may be what makes it another model.
   ///
-  /// - Parameter ignored: what such files hold beside their weights
-  package func checkNothingLeft(ignoring ignored: Pattern) throws {
-    let all = mapped.checkpoint.tensors.filter { !used.contains($0.name) }
-    unused = try all.map(\.name.text).filter { try ignored.isFound(in: $0) }
-    let left = try all.filter { try !ignored.isFound(in: $0.name.text) }
+  /// - Parameters:
+  ///   - ignored: what such files hold beside their weights
+  ///   - head: what belongs to another head than the model's, which such files may hold
+  package func checkNothingLeft(ignoring ignored: Pattern? = nil, head: String? = nil) throws {
+    let head = try head.map { try Pattern($0) }
+    var left = mapped.checkpoint.tensors.filter { !used.contains($0.name) }
+    if let ignored { left = try left.filter { try !ignored.isFound(in: $0.name.text) } }
+    if let head {
+      unused = try left.map(\.name.text).filter { try head.isFound(in: $0) }
+      left = try left.filter { try !head.isFound(in: $0.name.text) }
+    }
     guard let first = left.first else { return }
     throw NibbleError.badInput(
       "\(path: mapped.checkpoint.path): \(left.count) tensor\(left.count == 1 ? "" : "s") the model has no use for, first "

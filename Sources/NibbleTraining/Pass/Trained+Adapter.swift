@@ -38,6 +38,7 @@ extension Trained {
     try addReplacements(file, parameters, model)
     try share(file, model)
     shareScorer(model)
+    shareBias(model)
     let head = model.headTable
     let ownHead = file.tokenRows.contains { rows in modules.index(of: rows.path).map { $0 < linears.count && linears[$0].id == head?.id } ?? false }
     for rows in file.tokenRows {
@@ -90,8 +91,9 @@ extension Trained {
   // MARK: Trained whole
 
   private mutating func addReplacements(_ file: AdapterFile, _ parameters: ModuleNames, _ model: Model) throws {
+    let given = file.replacements.compactMap { parameters.index(of: $0.name) }
     for (name, stored) in file.replacements {
-      guard let id = parameters.index(of: name).map(model.own) else { continue }
+      guard let id = parameters.index(of: name).map({ model.own($0, given: given) }) else { continue }
       let isWrapped = stored.name.text.contains(".base_layer.")
       let isAdapted = isWrapped && (modules[id] != nil || tables[id] != nil)
       // PEFT stores weights of embeddings and heads that were not trained: those under factors, and what no module trained whole is.
@@ -104,6 +106,15 @@ extension Trained {
       let own = AdapterFile.prefix + (isWrapped ? name[..<end] + ".base_layer" + name[end...] : name[...])
       let tensor = TrainedTensor(own, stored.shape, FloatStore(try file.mapped.floats(stored)))
       if stored.shape.count == 1 { vectors[id] = tensor } else { matrices[id] = tensor }
+    }
+  }
+
+  /// Makes one of a bias that is there under two names, with the same values.
+  private mutating func shareBias(_ model: Model) {
+    for (id, one) in vectors {
+      guard let other = model.otherName(of: id), let twin = vectors[other], twin.values.values.elementsEqual(one.values.values) else { continue }
+      one.otherNames.append(twin.name)
+      vectors[other] = nil
     }
   }
 

@@ -36,9 +36,7 @@ extension Trained {
       matrices[shared.tokens.id]?.otherNames.append(model.parameterNames[shared.head.id])
       add(shared.head.bias)
     }
-    if case .masked(let head) = model.head, let other = head.otherBias, let bias = head.output.bias {
-      vectors[bias.id]?.otherNames.append(model.parameterNames[other])
-    }
+    for (id, vector) in vectors { if let other = model.otherName(of: id) { vector.otherNames.append(model.parameterNames[other]) } }
     // So may a file with tables for an encoder and a decoder.
     if let table = model.tokenEmbedding, let copies = model.answering?.tableCopies { matrices[table.id]?.otherNames += copies }
     for norm in model.norms {

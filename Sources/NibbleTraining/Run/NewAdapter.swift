@@ -219,7 +219,7 @@ extension Trained {
     // Stacked experts have no bias of a module: PEFT trains theirs with all others only.
     let stacked = model.stackedLayers
     for layer in model.linears where options.bias == .all || modules[layer.id] != nil && !stacked.contains(layer.id) { addBias(of: layer, model) }
-    if options.bias == .all { addLooseBias(model) }
+    if options.bias == .all { addHeadBias(model) }
   }
 
   /// Throws for parts that the method or one of the modules does not have.

@@ -49,10 +49,14 @@ extension Trained {
     add(bias, "\(model.path(ofModule: layer.name)).\(modules[layer.id] == nil ? "bias" : "base_layer.bias")")
   }
 
-  /// The bias of a head that is no layer's.
-  mutating func addLooseBias(_ model: Model) {
-    guard case .masked(let head) = model.head, !head.isModule, let bias = head.output.bias else { return }
-    add(bias, model.path(ofModule: model.parameterNames[bias.id]))
+  /// The bias of a head for masked tokens under all of its names, a layer's or none.
+  mutating func addHeadBias(_ model: Model) {
+    guard case .masked(let head) = model.head, let bias = head.output.bias else { return }
+    if !head.isModule { add(bias, model.path(ofModule: model.parameterNames[bias.id])) }
+    if let other = head.otherBias {
+      // As PEFT, whose layer and head hold the one parameter.
+      vectors[bias.id]?.otherNames.append("base_model.model." + model.path(ofModule: model.parameterNames[other]))
+    }
   }
 
   private mutating func add(_ layer: Linear, _ model: Model) {

@@ -79,7 +79,8 @@ def draw_rows(case, drawn, model, run):
     """Rows of ids; for classifiers texts whose words are ids, and their classes."""
     rng = case.rng
     size, most = model.config.vocab_size, min(limit(drawn.config, model), 20)
-    padding = model.config.pad_token_id
+    # What a table does not learn: MPNet's padding is 1, whatever its configuration says.
+    padding = 1 if drawn.config["model_type"] == "mpnet" else model.config.pad_token_id
     count = rng.choice([run["steps"] * run["batch"] * run["accumulation"], 2 * run["batch"] + 1])
     rows = pairs.rows(rng, size, count) if drawn.kind == "answers" else []
     for _ in range(count - len(rows)):
