@@ -99,7 +99,8 @@ extension Tokenizer {
 
   /// The file of pieces or ranks. Those of other families than T5 that call theirs spiece.model use it with rules of their own.
   private static func model(_ files: TokenizerFiles, _ config: TokenizerConfig) -> (name: String, bytes: [UInt8])? {
-    let names = ["tokenizer.model"] + (config.tokenizerClass == "T5Tokenizer" ? [TokenizerFiles.spiece] : [])
+    let isT5 = config.tokenizerClass.map { $0 == "T5Tokenizer" } ?? ["t5", "mt5"].contains(config.modelType)
+    let names = ["tokenizer.model"] + (isT5 ? [TokenizerFiles.spiece] : [])
     return names.lazy.compactMap { name in files[name].map { (name, $0) } }.first
   }
 
