@@ -65,19 +65,21 @@ extension Transformer {
     let expert = shared.expert, width = shape.width, inner = expert.down.inputs
     let dx = floats(Slot.sharedGradient, rows * width), dGiven = floats(Slot.sharedGiven, rows * width)
     let dGate = floats(Slot.sharedShares, rows)
-    for row in 0..<rows {
-      let at = row * width
-      guard shared.gate != nil else {
-        (dGiven + at).update(from: gradient + at, count: width)
-        continue
+    engine.team.split(rows, grain: layers.grain(width)) { part, _ in
+      for row in part {
+        let at = row * width
+        guard shared.gate != nil else {
+          (dGiven + at).update(from: gradient + at, count: width)
+          continue
+        }
+        let share = own.shares.start[row]
+        var sum: Float = 0
+        for place in at..<at + width {
+          sum += gradient[place] * own.given.start[place]
+          dGiven[place] = share * gradient[place]
+        }
+        dGate[row] = sum * share * (1 - share)
       }
-      let share = own.shares.start[row]
-      var sum: Float = 0
-      for place in at..<at + width {
-        sum += gradient[place] * own.given.start[place]
-        dGiven[place] = share * gradient[place]
-      }
-      dGate[row] = sum * share * (1 - share)
     }
     let dInner = floats(Slot.inner, rows * inner), dUp = floats(Slot.wide, rows * expert.upWidth)
     layers.linearBack([expert.down], own.activated.start, rows: rows, dGiven, dx: dInner, tape.linear, gradients)
