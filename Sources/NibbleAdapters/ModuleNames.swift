@@ -5,7 +5,7 @@ import NibbleFormats
 /// called or as files spell it.
 package struct ModuleNames: Sendable {
   /// Those of every family.
-  private static let prefixes = Set(ModelFamily.known.flatMap { family in family.modelTypes.flatMap(family.prefixes) }).sorted()
+  private static let prefixes = Set(ModelFamily.known.flatMap { family in family.modelTypes.flatMap(family.prefixes) }).filter { !$0.isEmpty }.sorted()
   private let names: [String]
   /// The base's own among `prefixes`.
   private let own: [String]

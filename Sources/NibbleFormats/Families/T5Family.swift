@@ -6,7 +6,7 @@ extension ModelFamily {
     var family = try? ModelFamily(
       "T5", runs: ["t5", "mt5"],
       linear: #"(^|\.)block\.\d+\.layer\.\d+\.((SelfAttention|EncDecAttention)\.[qkvo]|DenseReluDense\.(wi|wi_0|wi_1|wo))\.weight$"#,
-      heads: #"^(classification_head\.(dense|out_proj)|classifier|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "" })
+      heads: #"^(classification_head\.(dense|out_proj)|classifier|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "transformer." })
     family?.beyondBitsAndBytes = try? Pattern(#"\.wo\.weight$"#)
     return family
   }()
