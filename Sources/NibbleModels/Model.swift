@@ -70,7 +70,7 @@ public final class Model: @unchecked Sendable {
       throw NibbleError.usage("answers marked in a text are not implemented for models of model_type \(quoted(type))")
     }
     if let classifier, classifier.pooling == .model, try !architecture.beginHead(config, labels: classifier.labels, source) {
-      throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head of their own; choose another pooling for a new one")
+      throw NibbleError.usage("models of model_type \(quoted(type)) have no classification head that begins anew")
     }
     storedHead = try classifier == nil ? NewHead(storedIn: config, path: checkpoint.path) : nil
     let output = try storedHead.map { try source.linear(NewHead.name, outputs: $0.labels) }

@@ -118,7 +118,9 @@ extension StreamJob {
       default: true
       }
     }.map(\.rawValue)
-    let listed = ways.dropLast().joined(separator: ", ") + " or \(ways.last ?? "")"
-    return "; merge into the 16-bit original and pack that anew (\(.base, "ORIGINAL")), or use \(.whenLost, listed)"
+    let anew: MessageText = "; merge into the 16-bit original and pack that anew (\(.base, "ORIGINAL"))"
+    guard let last = ways.last else { return anew }
+    let listed = ways.count == 1 ? last : ways.dropLast().joined(separator: ", ") + " or " + last
+    return anew + ", or use \(.whenLost, listed)"
   }
 }

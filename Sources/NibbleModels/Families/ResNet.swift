@@ -68,8 +68,11 @@ enum ResNet: Architecture {
     guard isSmall || shortcut == "B" else { throw config.fail("\(key: "shortcut_type") is a key of model_type 'resnet-cifar'") }
     let widths = try config.numbers("hidden_sizes", Limits.width, default: isSmall ? [16, 32, 64] : [256, 512, 1024, 2048])
     let depths = try config.numbers("depths", Limits.layers, default: isSmall ? [3, 3, 3] : [3, 4, 6, 3])
-    guard !depths.isEmpty, widths.count == depths.count, widths.count <= 64 else {
+    guard !depths.isEmpty, widths.count == depths.count else {
       throw config.fail("\(key: "depths") has \(depths.count) stages, hidden_sizes \(widths.count)")
+    }
+    guard widths.count <= 64 else {
+      throw config.fail("\(key: "depths") has \(depths.count) stages; at most 64 are taken")
     }
     return Shape(
       channels: try config.int("num_channels", 1...64, default: 3),
@@ -148,7 +151,7 @@ extension ConfigReader {
   fileprivate func numbers(_ key: String, _ range: ClosedRange<Int>, default fallback: [Int]) throws -> [Int] {
     guard let value = self[key] else { return fallback }
     let numbers = value.array?.map { $0.int ?? -1 } ?? []
-    guard !numbers.isEmpty, numbers.allSatisfy(range.contains) else { throw wrong(key, value, "a list of whole numbers from 1") }
+    guard !numbers.isEmpty, numbers.allSatisfy(range.contains) else { throw wrong(key, value, "a list of whole numbers from \(range.lowerBound) to \(range.upperBound)") }
     return numbers
   }
 }

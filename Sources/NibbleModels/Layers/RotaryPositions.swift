@@ -76,6 +76,9 @@ package struct RotaryPositions: Sendable, Hashable {
       let trained = try Self.trained(outer ?? config, scaling, usual, context: context)
       (frequencies, attentionFactor, long) = (try Self.llama3(plain, scaling, trained: trained), 1, nil)
     case ("yarn", let scaling?):
+      guard turned % 2 == 0 else {
+        throw config.fail("\(key: usual.partKey) = \(part) of heads of \(size) numbers is an odd number, which yarn is not defined for")
+      }
       let trained = try Self.trained(outer ?? config, scaling, usual, context: context)
       // transformers looks for `truncate` beside the kinds of layers, where it is not.
       let truncates = try layers != nil || scaling.bool("truncate", default: true)

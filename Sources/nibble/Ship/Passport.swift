@@ -6,6 +6,8 @@ struct Passport {
   /// What was made for one program.
   struct Entry {
     let target: ShipTarget
+    /// What its users type.
+    let loads: String
     /// The verb that made it, as one would type it.
     var command: String
     /// Why there is nothing; nil where it was made.
@@ -40,7 +42,7 @@ struct Passport {
           let kl = entry.comparison["compared_to"]
           return [
             "name": JSON(entry.target.name), "made": JSON.bool(entry.refusal == nil), "refusal": JSON(entry.refusal), "command": JSON(entry.command),
-            "loads": JSON(entry.target.loads), "format": entry.report["format"] ?? .null, "bytes": JSON(entry.bytes),
+            "loads": JSON(entry.loads), "format": entry.report["format"] ?? .null, "bytes": JSON(entry.bytes),
             "bits_per_weight": entry.report["bits_per_weight"] ?? .null, "identity": entry.report["identity"] ?? .null,
             "kl_divergence": kl?["kl_divergence"] ?? .null, "kl_standard_error": kl?["kl_standard_error"] ?? .null,
             "top1_agreement": kl?["top1_agreement"] ?? .null, "tokens": entry.comparison["tokens"] ?? .null,
@@ -60,7 +62,7 @@ struct Passport {
     for entry in entries where entry.refusal == nil {
       let kl = entry.comparison["compared_to"]
       let cells = [
-        entry.target.name, "`\(entry.target.loads)`", byteText(entry.bytes), entry.report["bits_per_weight"]?.double.map { decimal($0, 2) } ?? "",
+        entry.target.name, "`\(entry.loads)`", byteText(entry.bytes), entry.report["bits_per_weight"]?.double.map { decimal($0, 2) } ?? "",
         kl?["kl_divergence"]?.double.map { "\(decimal($0, 4)) ± \(decimal(kl?["kl_standard_error"]?.double ?? .nan, 4))" } ?? "not measured",
         kl?["top1_agreement"]?.double.map { Summary.percent($0) } ?? "",
       ]

@@ -122,7 +122,7 @@ struct ShipCommand: ParsableCommand {
       if !calibration.isEmpty, let calibrationTokens { words += ["--calibration-tokens", String(calibrationTokens)] }
     }
     let typed = ["nibble", "quantize", adapters.isEmpty ? model : "MERGED", "-o", target.name + (target.file.isEmpty ? "" : "/" + target.file)] + words
-    var entry = Passport.Entry(target: target, command: typed.map(oneLine).joined(separator: " "))
+    var entry = Passport.Entry(target: target, loads: target.loads(source.config), command: typed.map(oneLine).joined(separator: " "))
     if !target.file.isEmpty, PathKind(place) == .nothing, mkdir(place, 0o777) != 0 {
       throw NibbleError.cannotWrite("\(path: place): \(errorText(errno))")
     }

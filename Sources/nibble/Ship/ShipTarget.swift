@@ -7,7 +7,7 @@ import NibbleFormats
 struct ShipTarget: Sendable {
   /// What `--for` calls it.
   let name: String
-  /// The folder's file or folder that it loads, given to its users.
+  /// The folder's file or folder that it loads, given to its users; `AutoModel` stands for the class of the model.
   let loads: String
   /// Where the model lies in the target's folder; empty for the folder itself.
   let file: String
@@ -37,8 +37,19 @@ struct ShipTarget: Sendable {
     name: "mlx", loads: "mlx_lm.generate --model mlx", file: "", words: { _ in ["--format", "mlx"] })
 
   private static let bnb = ShipTarget(
-    name: "bnb", loads: "AutoModelForCausalLM.from_pretrained('bnb')", file: "", words: { _ in ["--format", "bnb", "--encoder", "auto"] },
+    name: "bnb", loads: "AutoModel.from_pretrained('bnb')", file: "", words: { _ in ["--format", "bnb", "--encoder", "auto"] },
     notes: ["vLLM reads it with its bitsandbytes plug-in alone"])
+
+  /// What users of a model of this configuration type.
+  func loads(_ config: JSON?) -> String { loads.replacing("AutoModel.", with: Self.autoClass(config?["architectures"]?.array?.first?.string ?? "") + ".") }
+
+  /// The class of transformers that loads an architecture.
+  private static func autoClass(_ architecture: String) -> String {
+    let tasks = ["CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM", "ImageClassification"]
+    if let task = tasks.first(where: { architecture.hasSuffix("For" + $0) }) { return "AutoModelFor" + task }
+    if architecture.hasSuffix("LMHeadModel") { return "AutoModelForCausalLM" }
+    return architecture.hasSuffix("ForConditionalGeneration") ? "AutoModelForSeq2SeqLM" : "AutoModel"
+  }
 
   /// - Throws: `.usage` for a name nobody has, or twice the same
   static func named(_ text: String) throws -> [ShipTarget] {

@@ -11,7 +11,7 @@ extension Checkpoint {
   ///   - needsConfig: refuses folders without one
   static func openFolder(_ folder: String, as path: String, needsConfig: Bool = true) throws -> Checkpoint {
     let names = try namesInFolder(folder)
-    if needsConfig, !names.contains(weightsName), !names.contains(indexName), case let models = GgufParts.models(names), !models.isEmpty {
+    if !names.contains(weightsName), !names.contains(indexName), case let models = GgufParts.models(names), !models.isEmpty {
       guard models.count == 1 else {
         throw NibbleError.badInput("\(path: path): \(models.count) models in GGUF; give one of them itself, such as \(quoted(folder + "/" + models[0]))")
       }
