@@ -50,7 +50,7 @@ struct ResNetTrainingTests {
     }
   }
 
-  @Test("has the slopes of the loss for gradients of adapters, with dropout and without", arguments: forms, [0, 0.3])
+  @Test("has the slopes of the loss for gradients of adapters, with dropout and without", arguments: ["basic", "small"], [0, 0.3])
   func slopes(_ form: String, _ rate: Double) throws {
     let model = try Model(fixture("images/" + form), threads: 2)
     let trained = try Trained(Self.options(.lora).adapter, on: model)
@@ -64,7 +64,8 @@ struct ResNetTrainingTests {
       try pass.classes(Batch(rows.map(\.input)), targets: rows.map(\.targets), learns: learns).loss
     }
     _ = try loss(learns: true)
-    try checkSlopes(of: trained, change: 0.004) { try loss() }
+    // Between a ReLU's two slopes only where steps are small.
+    try checkSlopes(of: trained, change: 0.0003) { try loss() }
   }
 
   @Test("leaves the base's statistics alone with an adapter, and moves and saves them where everything is trained")
