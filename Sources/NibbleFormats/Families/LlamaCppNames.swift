@@ -34,6 +34,8 @@ package struct LlamaCppNames: Sendable {
   var normsAddOne = false
   /// Whether the table of positions begins with rows for padding, which is left out there.
   var cutsPositions = false
+  /// llama.cpp's names of modules whose weight is a matrix of one row here. llama.cpp takes it for a vector, and writes it as one.
+  var ofOneRow: Set<String> = []
   /// llama.cpp's names of modules whose bias it does not load: files are not written with one.
   var withoutBias: Set<String> = []
   /// Modules that the first layer may lack.
@@ -167,6 +169,14 @@ package struct LlamaCppNames: Sendable {
   package func hasHead(_ tensors: [String]) -> Bool { tensors.contains { gguf(tensor: $0) == "cls.output.weight" } }
 
   // MARK: - Numbers
+
+  /// The shape here of one of llama.cpp's tensors that has this shape there, rows first.
+  func shape(of name: String, _ shape: [Int]) -> [Int] {
+    guard shape.count == 1, let part = Self.parts(name), part.suffix == ".weight",
+      ofOneRow.contains(part.module.split(separator: ".").last.map(String.init) ?? "")
+    else { return shape }
+    return [1] + shape
+  }
 
   /// How the numbers of one of llama.cpp's tensors come from Hugging Face's.
   ///

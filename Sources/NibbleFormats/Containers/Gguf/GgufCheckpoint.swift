@@ -51,6 +51,7 @@ extension Checkpoint {
       }
       var stored = StoredTensor(tensor, in: file)
       stored.name = ByteName(name)
+      stored.shape = model.names.shape(of: tensor.name, stored.shape)
       let form: LlamaCppForm
       do { form = try model.names.form(tensor.name, model.config) } catch let error as NibbleError {
         throw NibbleError(error.kind, "\(path: path): \(error.text)")

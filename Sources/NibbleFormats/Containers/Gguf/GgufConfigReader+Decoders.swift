@@ -16,6 +16,7 @@ private struct OwnWords {
   static let all: [String: OwnWords] = [
     "llama": .init(name: "Llama"), "qwen3": .init(name: "Qwen3"), "granite": .init(name: "Granite"), "olmo2": .init(name: "Olmo2"),
     "olmo3": .init(name: "Olmo3"), "qwen3_moe": .init(name: "Qwen3Moe"),
+    "qwen2_moe": .init(name: "Qwen2Moe", hasHeadSize: false, bias: ("qkv_bias", "blk.0.attn_q.bias"), hasBias: true),
     "mixtral": .init(name: "Mixtral", hasHeadSize: false, bias: ("", "")), "olmoe": .init(name: "Olmoe", hasHeadSize: false),
     "smollm3": .init(name: "SmolLM3"),
     "qwen2": .init(name: "Qwen2", bias: ("", "")),
@@ -105,6 +106,11 @@ extension GgufConfigReader {
       // llama.cpp's own default.
       set("moe_intermediate_size", try whole("expert_feed_forward_length") ?? needed("feed_forward_length") / needed("expert_used_count"))
       set("norm_topk_prob", true)
+    case "qwen2_moe":
+      // llama.cpp's own defaults.
+      set("moe_intermediate_size", try whole("expert_feed_forward_length") ?? needed("feed_forward_length") / needed("expert_used_count"))
+      set("shared_expert_intermediate_size", try whole("expert_shared_feed_forward_length") ?? needed("feed_forward_length"))
+      set("norm_topk_prob", false)
     case "olmoe": set("norm_topk_prob", false)
     case "phi3":
       if let window = try whole("attention.sliding_window"), window > 0 { set("sliding_window", window) }

@@ -100,17 +100,20 @@ extension ModelKeys {
       guard addsUp == wanted else { throw refuse("norm_topk_prob", "\(addsUp)", "computes \(quoted(architecture)) with \(wanted)") }
     }
     if let clip = config.value(["clip_qkv"]) { throw refuse("clip_qkv", clip.text(), "does not have it for \(quoted(architecture))") }
-    for (name, usual) in [("n_group", 1), ("topk_group", 1), ("routed_scaling_factor", 1), ("n_shared_experts", 0), ("shared_expert_intermediate_size", 0)] {
+    for (name, usual) in [("n_group", 1), ("topk_group", 1), ("routed_scaling_factor", 1), ("n_shared_experts", 0), ("shared_expert_intermediate_size", 0)]
+    where name != "shared_expert_intermediate_size" || architecture != "qwen2moe" {
       guard let value = config.value([name]), value.double != Double(usual) else { continue }
       throw refuse(name, value.text(), "does not have it for \(quoted(architecture))")
     }
     if let function = config.value(["scoring_func"]), function.string != "softmax" {
       throw refuse("scoring_func", quoted(function.string ?? function.text()), "has softmax for \(quoted(architecture))")
     }
-    if architecture == "qwen3moe" { try checkDenseLayers() }
-    if architecture == "olmoe" {
+    if ["qwen2moe", "qwen3moe"].contains(architecture) { try checkDenseLayers() }
+    if ["qwen2moe", "olmoe"].contains(architecture) {
       let heads = Int(try config.needed(["num_attention_heads"])), keys = try config.keyHeads().map(Int.init) ?? heads
-      guard keys == heads else { throw refuse("num_key_value_heads", "\(keys)", "has as many as heads of queries, \(heads)") }
+      guard keys == heads || architecture == "qwen2moe" else {
+        throw refuse("num_key_value_heads", "\(keys)", "has as many as heads of queries, \(heads)")
+      }
       let width = Int(try config.needed(["hidden_size"])), size = try config.whole(["head_dim"]) ?? width / max(1, heads)
       guard size.multipliedReportingOverflow(by: heads) == (width, false) else {
         throw refuse("head_dim", "\(size)", "has heads that are the width, \(width), together")
@@ -119,7 +122,7 @@ extension ModelKeys {
     }
   }
 
-  /// llama.cpp has experts in every layer of a Qwen3-MoE.
+  /// llama.cpp has experts in every layer of a Qwen2-MoE or Qwen3-MoE.
   private func checkDenseLayers() throws {
     let step = config.value(["decoder_sparse_step"])?.int ?? 1, layers = try config.whole(["num_hidden_layers"]) ?? 0
     guard step == 1 else {
