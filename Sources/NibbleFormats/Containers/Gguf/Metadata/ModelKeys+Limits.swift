@@ -95,7 +95,8 @@ extension ModelKeys {
     guard (1...count).contains(used) else {
       throw NibbleError.badInput("\(path: place): \(key: "num_experts_per_tok") is \(used), of \(count) experts")
     }
-    if config.modelType != "mixtral" {
+    if architecture == "gpt-oss" { try checkGptOss() }
+    if !["mixtral", "gpt_oss"].contains(config.modelType) {
       let addsUp = config.config["norm_topk_prob"]?.bool ?? false, wanted = architecture == "qwen3moe"
       guard addsUp == wanted else { throw refuse("norm_topk_prob", "\(addsUp)", "computes \(quoted(architecture)) with \(wanted)") }
     }
@@ -132,8 +133,30 @@ extension ModelKeys {
     throw NibbleError.usage("\(path: place): \(key: "mlp_only_layers") is \(JSON.array(dense).text()); llama.cpp has experts in every layer")
   }
 
+  /// What llama.cpp's code for gpt-oss has as a number of its own, or cannot do without.
+  private func checkGptOss() throws {
+    func refuse(_ key: String, _ value: String, _ reason: String) -> NibbleError { .usage("\(path: place): \(key: key) is \(value); llama.cpp \(reason)") }
+    for (name, usual) in [("swiglu_alpha", 1.702), ("swiglu_limit", 7)] {
+      guard let value = config.value([name]), value.double != usual else { continue }
+      throw refuse(name, value.text(), "computes with \(usual)")
+    }
+    guard config.config["attention_bias"]?.bool != false else { throw refuse("attention_bias", "false", "loads \(quoted(architecture)) models with biases only") }
+    guard config.config["tie_word_embeddings"]?.bool != true else { throw refuse("tie_word_embeddings", "true", "has a head of its own") }
+    guard config.value(["rope_parameters"]) != nil || config.value(["rope_scaling"]) != nil else {
+      throw NibbleError.usage("\(path: place): its configuration has neither \(key: "rope_parameters") nor \(key: "rope_scaling"), which say how positions are scaled")
+    }
+    let layers = try config.whole(["num_hidden_layers"]) ?? 0
+    guard (0...1 << 16).contains(layers), try config.slidingLayers(layers).map({ $0 == (0..<layers).map { $0 % 2 == 0 } }) ?? true else {
+      throw NibbleError.usage("\(path: place): \(key: "layer_types"): other layers than every second see all tokens, which llama.cpp does not have")
+    }
+  }
+
   /// What goes with a warning.
   mutating func checkWindows() {
+    if architecture == "gpt-oss", (config.config["rope_scaling"] ?? config.config["rope_parameters"])?["truncate"]?.bool == false {
+      warnings.append(
+        .init(.compatibility, "\(path: place): \(key: "truncate") is false; llama.cpp rounds the bounds of yarn's positions to whole numbers, so results differ a little"))
+    }
     guard !hasWindows, let window = config.config["sliding_window"]?.int, config.config["use_sliding_window"]?.bool != false,
       let length = config.value(["max_position_embeddings"])?.int, window < length
     else { return }
@@ -145,7 +168,7 @@ extension ModelKeys {
   }
 
   /// Whether the file says which layers see a window.
-  private var hasWindows: Bool { ["gemma2", "gemma3", "phi3", "modern-bert"].contains(architecture) || config.modelType == "olmo3" }
+  private var hasWindows: Bool { ["gemma2", "gemma3", "phi3", "modern-bert", "gpt-oss"].contains(architecture) || config.modelType == "olmo3" }
 
   /// llama.cpp lets every second layer of a Gemma 2 see all tokens, and every sixth of a Gemma 3.
   private func checkGemmaWindows() throws {
