@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_gguf_out import CASES, LLAMA3, by_llama_cpp, gpt2_tokenizer, llama_cpp, save
 
 SLOW = bool(os.environ.get("NIBBLE_SLOW"))
-FAMILIES = ["mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "gpt_oss"]
+FAMILIES = ["mixtral", "qwen3_moe", "olmoe", "qwen2_moe"]
 # Rows of whole blocks of every type.
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64, "num_hidden_layers": 3}
 MIXES = ["q4_k_m", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k", "mxfp4_moe"]

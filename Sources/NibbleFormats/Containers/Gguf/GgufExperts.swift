@@ -54,7 +54,7 @@ extension StoredTensor {
     guard encoding.codec is MXFP4, let codes = section(.codes), let scales = section(.scaleCodes),
       let blocks = StoredSection(.codes, .mxfp4, [codes, scales])
     else { return nil }
-    var tensor = StoredTensor(name, dtype, shape, sections: [blocks])
+    var tensor = StoredTensor(name, GGMLType.mxfp4.elementType, shape, sections: [blocks])
     (tensor.isTransposed, tensor.encoding) = (isTransposed, GGMLType.mxfp4.encoding)
     return tensor
   }

@@ -138,7 +138,7 @@ struct GgufPlan: Sendable {
       let begin = begins[layer] ?? index
       begins[layer] = begin
       // The converter writes what is MXFP4 before all others.
-      let isFirst = item.whole?.encoding.codec is MXFP4
+      let isFirst = llamaCpp.experts?.joined != nil && item.source.encoding == GGMLType.mxfp4.encoding
       return (isFirst ? begin - job.items.count : begin, llamaCpp.experts?.place(of: name.text) ?? "", expert)
     }
     let ordered = zip(keys, job.items).sorted { $0.0 < $1.0 }.map(\.1)
