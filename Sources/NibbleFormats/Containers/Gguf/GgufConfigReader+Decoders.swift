@@ -144,6 +144,11 @@ extension GgufConfigReader {
         "rope_parameters",
         ["full_attention": .object(full.map { (key: $0.0, value: $0.1) }), "sliding_attention": ["rope_type": "default", "rope_theta": JSON(sliding)]])
     }
+    if type == "gpt_oss" {
+      // Where nothing says how positions are scaled, transformers scales them.
+      let own = scaling?.members.map(Array.init) ?? [("rope_type", "default")]
+      return set("rope_parameters", .object((own + [("rope_theta", JSON(base))]).map { (key: $0.0, value: $0.1) }))
+    }
     set(type == "gpt_neox" ? "rotary_emb_base" : "rope_theta", base)
     if type == "gemma3_text" { set("rope_local_base_freq", try decimal("rope.freq_base_swa") ?? 10_000) }
     if let scaling { set("rope_scaling", scaling) }
