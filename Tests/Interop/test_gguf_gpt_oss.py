@@ -94,6 +94,19 @@ def test_bits_of_mxfp4_are_those_of_the_converter(nibble, work):
         assert numpy.array_equal(gguf.quants.dequantize(tensor.data, tensor.tensor_type), values.numpy()), tensor.name
 
 
+def test_bits_of_mxfp4_stay_where_the_rest_is_packed(nibble, work):
+    folder = published(work)
+    nibble("convert", folder, "-o", work / "a.gguf")
+    nibble("quantize", folder, "-o", work / "b.gguf", "--gguf-type", "mxfp4_moe")
+    a, b = ({tensor[0]: tensor[1:] for tensor in contents(work / name)[1]} for name in ("a.gguf", "b.gguf"))
+    experts = [name for name in a if name.endswith("_exps.weight")]
+    assert len(experts) == 6 and all(a[name] == b[name] for name in experts) and b["blk.0.attn_q.weight"][0] == "Q8_0"
+    said = nibble("quantize", folder, "-o", work / "c.gguf", "--gguf-type", "q4_0", exits=2).stderr
+    assert "are mxfp4 already" in said and not (work / "c.gguf").exists()
+    nibble("quantize", folder, "-o", work / "c.gguf", "--gguf-type", "q4_0", "--allow-requantize")
+    nibble("verify", work / "c.gguf")
+
+
 def test_mxfp4_runs_from_the_file(nibble, work):
     folder = published(work)
     theirs = by_llama_cpp(folder, work / "theirs.gguf", "bf16")

@@ -41,6 +41,14 @@ package final class ComposedBytes: Sendable {
     }
   }
 
+  /// Bytes of memory that making them takes, with their parts.
+  var memory: Int {
+    parts.reduce(count) { sum, part in
+      if case .composed(let other) = part.source { return sum + part.plainLength + other.memory }
+      return sum + part.plainLength
+    }
+  }
+
   /// All of them; made once for as long as they are kept.
   func bytes(_ name: String) throws -> [UInt8] {
     try made.withLock { known in
