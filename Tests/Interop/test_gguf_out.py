@@ -108,6 +108,8 @@ CASES = {
     "qwen3_moe": ("Qwen3MoeForCausalLM", gpt2_tokenizer, {
         "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "norm_topk_prob": True}),
     "olmoe": ("OlmoeForCausalLM", gpt2_tokenizer, {"num_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 4}),
+    "gpt_oss": ("GptOssForCausalLM", gpt2_tokenizer, {"num_local_experts": 3, "num_experts_per_tok": 2, "intermediate_size": 96, "sliding_window": 8}),
+    "qwen2_moe": ("Qwen2MoeForCausalLM", gpt2_tokenizer, {}),
     "gpt2": ("GPT2LMHeadModel", gpt2_tokenizer, {"n_ctx": 64}),
     "bert": ("BertModel", bert_tokenizer, {"num_labels": 2}),
     "bert with its head of tokens": ("BertForMaskedLM", bert_tokenizer, {"num_labels": 2}),

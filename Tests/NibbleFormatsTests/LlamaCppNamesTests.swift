@@ -18,6 +18,10 @@ import Testing
     ("bert", "bert.embeddings.token_type_embeddings.weight", "token_types.weight"),
     ("roberta", "roberta.encoder.layer.7.attention.output.LayerNorm.bias", "blk.7.attn_output_norm.bias"),
     ("xlm-roberta", "classifier.dense.weight", "cls.weight"),
+    ("qwen2_moe", "model.layers.2.mlp.shared_expert.up_proj.weight", "blk.2.ffn_up_shexp.weight"),
+    ("qwen2_moe", "model.layers.2.mlp.shared_expert_gate.weight", "blk.2.ffn_gate_inp_shexp.weight"),
+    ("gpt_oss", "model.layers.1.self_attn.sinks", "blk.1.attn_sinks.weight"), ("gpt_oss", "model.layers.1.mlp.router.bias", "blk.1.ffn_gate_inp.bias"),
+    ("gpt_oss", "model.layers.0.post_attention_layernorm.weight", "blk.0.post_attention_norm.weight"),
   ])
   func bothWays(_ type: String, _ ours: String, _ theirs: String) throws {
     let names = try #require(LlamaCppNames.of(modelType: type))
@@ -30,6 +34,7 @@ import Testing
     ("mixtral", "model.layers.3.block_sparse_moe.experts.1.w2.weight", "blk.3.ffn_down_exps.weight"),
     ("qwen3_moe", "model.layers.0.mlp.experts.1.up_proj.weight", "blk.0.ffn_up_exps.weight"),
     ("olmoe", "model.layers.0.mlp.experts.1.gate_proj.weight", "blk.0.ffn_gate_exps.weight"),
+    ("qwen2_moe", "model.layers.0.mlp.experts.1.gate_proj.weight", "blk.0.ffn_gate_exps.weight"),
   ])
   func experts(_ type: String, _ ours: String, _ theirs: String) throws {
     let names = try #require(LlamaCppNames.of(modelType: type))
@@ -40,6 +45,21 @@ import Testing
       #expect(names.expert(tensor: ours.replacing(".1.", with: odd)) == nil)
     }
     #expect(names.expert(tensor: ours.replacing(".weight", with: ".bias")) == nil)
+  }
+
+  /// gpt-oss's have biases, and outputs of gate and up in turn, which a job parts before it asks.
+  @Test(arguments: [("down_proj", "ffn_down_exps"), ("gate_proj", "ffn_gate_exps"), ("up_proj", "ffn_up_exps")])
+  func expertsWithBiases(_ ours: String, _ theirs: String) throws {
+    let names = try #require(LlamaCppNames.of(modelType: "gpt_oss"))
+    for suffix in [".weight", ".bias"] {
+      let name = "model.layers.4.mlp.experts.1.\(ours)\(suffix)"
+      #expect(names.expert(tensor: name)?.gguf == "blk.4.\(theirs)\(suffix)")
+      #expect(names.huggingFace(experts: 2, of: "blk.4.\(theirs)\(suffix)")?.last == name)
+    }
+    #expect(names.expert(tensor: "model.layers.4.mlp.experts.1.gate_up_proj.weight") == nil)
+    let order = ["down_proj.weight", "down_proj.bias", "gate_proj.weight", "up_proj.weight", "gate_proj.bias", "up_proj.bias"]
+    let places = order.compactMap { names.experts?.place(of: "model.layers.4.mlp.experts.1." + $0) }
+    #expect(places.count == 6 && places == places.sorted() && Set(places).count == 6)
   }
 
   /// llama.cpp's code for these has none.

@@ -132,6 +132,10 @@ extension StreamJob {
     if output.format.choosesTypes {
       guard options.dtype == nil else { throw NibbleError.usage("\(.dtype) is for plain safetensors; \(output.format.rawValue) has \(.ggufType)") }
       var job = try convert(base, to: output)
+      guard job.items.count == base.tensors.count, !job.items.contains(where: { $0.whole != nil }) else {
+        throw NibbleError.usage(
+          "\(path: base.path): \(output.format.rawValue) files hold its experts in other parts than adapters change; merge into safetensors, and convert those")
+      }
       (job.provenance, job.refusesNonfinite) = ({ _ in nil }, true)
       return job
     }

@@ -9,6 +9,8 @@ package final class MappedCheckpoint: @unchecked Sendable {
   private let overlay: PatchOverlay?
   /// By where the originals lie.
   private let orderedCopies = Mutex<[UInt: OrderedBytes]>([:])
+  /// Of sections that are put together of others.
+  private let composedCopies = Mutex<[ObjectIdentifier: OrderedBytes]>([:])
   /// Copies of the sections of tensors that are in memory, at places that stay.
   private var copies: [ByteName: UnsafeMutableRawBufferPointer] = [:]
 
@@ -46,11 +48,25 @@ package final class MappedCheckpoint: @unchecked Sendable {
       return bytes
     }
     if case .memory = section.source, section.kind == .data, let copy = copies[ByteName(name)] { return UnsafeRawBufferPointer(copy) }
+    if case .composed(let composed) = section.source { return try copy(of: composed, section, name) }
     guard case .file(let file, let offset) = section.source, let map = maps[ObjectIdentifier(file)],
       offset >= 0, offset <= map.bytes.count, section.storedLength <= map.bytes.count - offset
     else { throw NibbleError.badInput("\(path: checkpoint.path): \(tensor: name) lies outside its file") }
     let bytes = UnsafeRawBufferPointer(rebasing: map.bytes[offset..<offset + section.storedLength])
     return section.order.map { ordered(bytes, $0, count: section.plainLength) } ?? bytes
+  }
+
+  /// What is put together, in the order in which it is used, made once.
+  private func copy(of composed: ComposedBytes, _ section: StoredSection, _ name: String) throws -> UnsafeRawBufferPointer {
+    let place = ObjectIdentifier(composed)
+    if let known = composedCopies.withLock({ $0[place] }) { return UnsafeRawBufferPointer(known.bytes) }
+    let copy = try OrderedBytes(SectionReader(section, name).readWhole())
+    let kept = composedCopies.withLock { copies in
+      if let other = copies[place] { return other }
+      copies[place] = copy
+      return copy
+    }
+    return UnsafeRawBufferPointer(kept.bytes)
   }
 
   /// A copy in the order in which the bytes are used, made once.
@@ -74,6 +90,11 @@ package final class MappedCheckpoint: @unchecked Sendable {
     init(_ stored: UnsafeRawBufferPointer, _ order: SectionOrder, count: Int) {
       bytes = .allocate(byteCount: count, alignment: 64)
       order.fill(bytes, from: 0, of: stored)
+    }
+
+    init(_ made: [UInt8]) {
+      bytes = .allocate(byteCount: made.count, alignment: 64)
+      bytes.copyBytes(from: made)
     }
 
     deinit { bytes.deallocate() }

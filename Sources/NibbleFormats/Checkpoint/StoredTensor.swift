@@ -27,6 +27,8 @@ package struct StoredSection: Sendable {
     case memory([UInt8])
     /// Bytes of a file with a patch applied to them.
     case patched(PatchedBytes)
+    /// Bytes put together of other sections.
+    case composed(ComposedBytes)
   }
 
   package var kind: SectionKind
@@ -68,6 +70,7 @@ package struct StoredSection: Sendable {
     switch source {
     case .file(let file, _): file.path
     case .patched(let patched): patched.patch.path
+    case .composed(let composed): composed.parts.first?.place ?? ""
     case .memory: ""
     }
   }

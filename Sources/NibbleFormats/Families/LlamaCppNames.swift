@@ -23,6 +23,8 @@ package struct LlamaCppNames: Sendable {
   let heads: [Pair]
   /// Modules of a layer's experts, which files hold one by one here; there a tensor holds all of a layer. nil where there are none.
   var experts: Experts?
+  /// Parameters of a layer that are no module's weight or bias, and llama.cpp's tensors.
+  var parameters: [Pair] = []
   /// Whether rotary positions are interleaved there: rows of queries and keys have another order.
   var isInterleaved = false
   /// llama.cpp's names of weights that are stored [in, out] here.
@@ -34,6 +36,8 @@ package struct LlamaCppNames: Sendable {
   var normsAddOne = false
   /// Whether the table of positions begins with rows for padding, which is left out there.
   var cutsPositions = false
+  /// llama.cpp's names of modules whose weight is a matrix of one row here. llama.cpp takes it for a vector, and writes it as one.
+  var ofOneRow: Set<String> = []
   /// llama.cpp's names of modules whose bias it does not load: files are not written with one.
   var withoutBias: Set<String> = []
   /// Modules that the first layer may lack.
@@ -49,6 +53,19 @@ package struct LlamaCppNames: Sendable {
     let path: String
     /// Modules of an expert, and the tensors of all experts that hold them.
     let modules: [Pair]
+    /// Whether modules have biases.
+    var hasBiases = false
+    /// A module whose outputs are those of two of `modules` in turn, which are parted there; nil where there is none.
+    var joined: (whole: String, first: String, second: String)?
+
+    /// What the tensor that an expert's weight or bias is part of is sorted by among those of its layer: by the names that files have here.
+    func place(of tensor: String) -> String {
+      let parts = tensor.split(separator: ".").suffix(2).map(String.init)
+      guard let module = parts.first else { return "" }
+      let bias = parts.last == "bias" ? "_bias" : ""
+      guard let joined, module == joined.first || module == joined.second else { return module + bias }
+      return joined.whole + bias + (module == joined.first ? "0" : "1")
+    }
   }
 
   /// - Parameters:
@@ -95,20 +112,20 @@ package struct LlamaCppNames: Sendable {
 
   /// llama.cpp's tensor that holds the weight of an expert, and which of them it is there; nil for what is no expert's.
   package func expert(tensor name: String) -> (gguf: String, number: Int)? {
-    guard let experts, let part = Self.parts(name), part.suffix == ".weight" else { return nil }
+    guard let experts, let part = Self.parts(name), part.suffix == ".weight" || experts.hasBiases else { return nil }
     let path = part.module.hasPrefix(prefix) ? part.module.dropFirst(prefix.count) : part.module[...]
     guard let layer = Self.split(path, behind: layers), let expert = Self.split(layer.rest, behind: experts.path),
       let found = experts.modules.first(where: { $0.peft == expert.rest }), let number = Int(expert.number)
     else { return nil }
-    return ("blk.\(layer.number).\(found.gguf).weight", number)
+    return ("blk.\(layer.number).\(found.gguf)\(part.suffix)", number)
   }
 
   /// The weights of so many experts that one of llama.cpp's tensors holds; nil for one that holds no experts.
   package func huggingFace(experts count: Int, of name: String) -> [String]? {
-    guard let experts, let part = Self.parts(name), part.suffix == ".weight", let layer = Self.split(part.module[...], behind: "blk."),
+    guard let experts, let part = Self.parts(name), part.suffix == ".weight" || experts.hasBiases, let layer = Self.split(part.module[...], behind: "blk."),
       let found = experts.modules.first(where: { $0.gguf == layer.rest })
     else { return nil }
-    return (0..<count).map { "\(prefix)\(layers)\(layer.number).\(experts.path)\($0).\(found.peft).weight" }
+    return (0..<count).map { "\(prefix)\(layers)\(layer.number).\(experts.path)\($0).\(found.peft)\(part.suffix)" }
   }
 
   /// The path of a module in the whole model, with the model's prefix.
@@ -135,6 +152,10 @@ package struct LlamaCppNames: Sendable {
 
   /// llama.cpp's name of a tensor; nil where it has none.
   package func gguf(tensor name: String) -> String? {
+    let path = name.hasPrefix(prefix) ? name.dropFirst(prefix.count) : name[...]
+    if !parameters.isEmpty, let place = Self.split(path, behind: layers), let found = parameters.first(where: { $0.peft == place.rest }) {
+      return "blk.\(place.number).\(found.gguf)"
+    }
     guard let part = Self.parts(name), let module = gguf(module: part.module) else { return nil }
     let leaf = module.split(separator: ".").last.map(String.init) ?? module
     return part.suffix == ".bias" && withoutBias.contains(leaf) ? nil : module + part.suffix
@@ -142,7 +163,10 @@ package struct LlamaCppNames: Sendable {
 
   /// The name of a tensor in the whole model, with the model's prefix; nil where it is none of these models'.
   package func huggingFace(tensor name: String) -> String? {
-    Self.parts(name).flatMap { part in huggingFace(module: part.module).map { $0 + part.suffix } }
+    if !parameters.isEmpty, let place = Self.split(name[...], behind: "blk."), let found = parameters.first(where: { $0.gguf == place.rest }) {
+      return "\(prefix)\(layers)\(place.number).\(found.peft)"
+    }
+    return Self.parts(name).flatMap { part in huggingFace(module: part.module).map { $0 + part.suffix } }
   }
 
   /// Why a tensor has no place in llama.cpp's file and may be left out; nil where it has one or must not.
@@ -167,6 +191,14 @@ package struct LlamaCppNames: Sendable {
   package func hasHead(_ tensors: [String]) -> Bool { tensors.contains { gguf(tensor: $0) == "cls.output.weight" } }
 
   // MARK: - Numbers
+
+  /// The shape here of one of llama.cpp's tensors that has this shape there, rows first.
+  func shape(of name: String, _ shape: [Int]) -> [Int] {
+    guard shape.count == 1, let part = Self.parts(name), part.suffix == ".weight",
+      ofOneRow.contains(part.module.split(separator: ".").last.map(String.init) ?? "")
+    else { return shape }
+    return [1] + shape
+  }
 
   /// How the numbers of one of llama.cpp's tensors come from Hugging Face's.
   ///

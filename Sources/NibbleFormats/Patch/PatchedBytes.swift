@@ -27,6 +27,9 @@ extension StoredSection {
   /// Fills `buffer` with stored bytes from `offset`, in the order in which they are used.
   func read(into buffer: UnsafeMutableRawBufferPointer, at offset: Int) throws {
     if let order, !order.isInPlace {
+      if case .composed(let composed) = source {
+        return try composed.bytes(place).withUnsafeBytes { order.fill(buffer, from: offset, of: $0) }
+      }
       guard case .file(let file, let start) = source else { return }
       let bytes = try file.sharedMap().bytes
       guard start >= 0, start <= bytes.count, storedLength <= bytes.count - start else { throw NibbleError.badInput("\(path: file.path): too short") }
@@ -38,11 +41,14 @@ extension StoredSection {
       bytes.withUnsafeBytes { buffer.copyMemory(from: .init(rebasing: $0[offset..<offset + buffer.count])) }
     case .file(let file, let start): try file.read(into: buffer, at: start + offset)
     case .patched(let patched): try patched.read(into: buffer, at: offset)
+    case .composed(let composed):
+      try composed.bytes(place).withUnsafeBytes { buffer.copyMemory(from: .init(rebasing: $0[offset..<offset + buffer.count])) }
     }
   }
 
   /// Lets go of memory that reading it took.
   func release() {
+    if case .composed(let composed) = source { return composed.release() }
     guard let order, !order.isInPlace, case .file(let file, let start) = source else { return }
     try? file.sharedMap().release(start..<start + storedLength)
   }

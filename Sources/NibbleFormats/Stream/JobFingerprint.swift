@@ -17,6 +17,9 @@ extension StreamJob {
       case .patched(let bytes):
         add("\(bytes.part) \(bytes.patch.file.stamp)")
         if let base = bytes.base { add(base) }
+      case .composed(let composed):
+        add("\(composed.rule)")
+        for part in composed.parts { add(part) }
       }
     }
     func add(_ tensor: StoredTensor) {
@@ -44,6 +47,7 @@ extension StreamJob {
       identity.add(target.name, target.dtype, target.shape, target.encoding, Digest128(high: 0, low: 0))
       add("\(identity.identity) \(target.isTransposed) \(target.foreign.storage) \(item.isShaped) \(item.change != nil)")
       add(item.source)
+      if let whole = item.whole { add(whole) }
       if let replacement = item.replacement { add(replacement) }
       if let text = target.stateText { add(text) }
       if let importance = target.importance { importance.withUnsafeBytes { add(hexText(XXH3.digest64(of: Array($0)))) } }

@@ -11,6 +11,10 @@ public struct StreamJob: Sendable {
     public var target: TensorTarget
     /// Why it is left out of the output, where the container has no place for it.
     package var leftOut: String?
+    /// The tensor of the source that it is a part of, or another form of, where it is not one of the source's own.
+    package var whole: StoredTensor?
+    /// Whether `whole` counts for the source's identity with it: of several parts it does once.
+    package var countsWhole = true
     /// What is written in its place.
     package var replacement: StoredTensor?
     /// What is added on the way; made when its turn comes.
@@ -158,7 +162,11 @@ public struct StreamJob: Sendable {
       try writer.close(item.target, writers, outcome)
       if known == nil { try journal?.note(item.target.name, writers, outcome, sync: writer.sync) }
       identity.add(item.target.name, item.target.dtype, item.target.shape, item.target.encoding, outcome.digest)
-      if !source.added.contains(item.source.name) {
+      if let whole = item.whole {
+        if item.countsWhole, !source.added.contains(whole.name) {
+          sourceIdentity.add(whole.name, whole.dtype, whole.shape, whole.encoding, try stream.hash(whole))
+        }
+      } else if !source.added.contains(item.source.name) {
         sourceIdentity.add(
           item.source.name, item.source.dtype, item.source.shape, item.source.encoding, outcome.sourceDigest)
       }

@@ -25,16 +25,16 @@ FAMILIES = {
     "gemma2": ["pieces"], "granite": ["pieces", "gpt2"], "olmo2": ["gpt2"], "smollm3": ["llama"], "gpt2": ["gpt2"], "bert": ["bert"],
     "roberta": ["roberta"], "xlm-roberta": ["roberta"], "gemma3_text": ["pieces"], "olmo3": ["gpt2"], "phi3": ["pieces"], "phi": ["gpt2"],
     "glm": ["glm"], "glm4": ["glm"], "starcoder2": ["gpt2"], "gpt_neox": ["gpt2"], "falcon": ["gpt2"], "distilbert": ["bert"], "modernbert": ["gpt2"],
-    "mixtral": ["pieces", "llama"], "qwen3_moe": ["qwen2"], "olmoe": ["gpt2"],
+    "mixtral": ["pieces", "llama"], "qwen3_moe": ["qwen2"], "olmoe": ["gpt2"], "qwen2_moe": ["qwen2"], "gpt_oss": ["gpt2"],
 }
 RUNS = [family for family in FAMILIES if family not in ("xlm-roberta",)]
 # The converter's file of these is not always the model; it is taken where it says what ours says.
 WRONG = ("glm", "gpt_neox", "phi", "falcon", "gemma", "gemma2", "olmoe", "modernbert")
 # Of these the converter knows no other classes.
 LANGUAGE_ONLY = ("gemma2", "olmo3", "phi3", "phi", "glm", "glm4", "starcoder2", "gpt_neox", "falcon", "gemma3_text",
-                 "mixtral", "qwen3_moe", "olmoe")
+                 "mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "gpt_oss")
 # Where llama.cpp's architectures have windows.
-WINDOWS = ("gemma2", "gemma3_text", "olmo3", "phi3", "modernbert")
+WINDOWS = ("gemma2", "gemma3_text", "olmo3", "phi3", "modernbert", "gpt_oss")
 ACTIVATIONS = {"gpt2": "gelu_new", "bert": "gelu", "roberta": "gelu", "xlm-roberta": "gelu", "gemma": "gelu_pytorch_tanh", "gemma2": "gelu_pytorch_tanh",
                "gemma3_text": "gelu_pytorch_tanh", "phi": "gelu_new", "starcoder2": "gelu_pytorch_tanh", "gpt_neox": "gelu", "falcon": "gelu",
                "distilbert": "gelu", "modernbert": "gelu"}
@@ -130,6 +130,15 @@ def within_reach(rng, family):
         heads = rng.choice([1, 2, 4])
         return {"norm_topk_prob": False, "attention_bias": False, "num_attention_heads": heads, "num_key_value_heads": heads, "hidden_size": heads * rng.choice([8, 16]),
                 "tie_word_embeddings": False}
+    if family == "qwen2_moe":
+        count, heads, size = rng.choice([1, 2, 3, 8]), rng.choice([1, 2, 4]), rng.choice([8, 16])
+        return {"num_experts": count, "num_experts_per_tok": rng.randint(1, count), "norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": [],
+                "num_attention_heads": heads, "num_key_value_heads": rng.choice([1, heads]), "head_dim": size, "hidden_size": heads * size, "tie_word_embeddings": False}
+    if family == "gpt_oss":
+        layers = rng.choice([1, 2, 3])
+        yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0, "truncate": rng.choice([False, True])}
+        return {"rope_parameters": rng.choice([yarn, yarn, {"rope_type": "default", "rope_theta": 500.0}]), "attention_bias": True, "tie_word_embeddings": False, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "sliding_window": rng.choice([2, 5, 9]),
+                "num_hidden_layers": layers, "layer_types": ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]}
     return {"attention_bias": False} if family in ("qwen3", "smollm3", "olmo2", "olmo3") else {}
 
 
@@ -320,7 +329,13 @@ def blocks(case, drawn):
         if name in ggml.TYPES and quantizers():
             expected = quantizers().quantize(name, plain[tensor.name], weights.get(tensor.name))
             assert numpy.array_equal(data.reshape(expected.shape), expected), f"{tensor.name}: blocks of {name} are not ggml's"
-    case.nibble("dequantize", "q.gguf", "-o", "plain", "--dtype", "fp32", "-q", "-j", 1)
+    try:
+        case.nibble("dequantize", "q.gguf", "-o", "plain", "--dtype", "fp32", "-q", "-j", 1)
+    except Refusal as refusal:
+        # Of gate and up, which are one parameter here, a rule made different types.
+        if rules and "does not go with" in str(refusal):
+            return
+        raise
     case.nibble("convert", "plain", "-o", "plain.gguf", "--gguf-type", "f32", "-q", "-j", 1, *pre(case))
     found = {tensor.name: numpy.array(tensor.data) for tensor in gguf.GGUFReader(case / "plain.gguf").tensors}
     assert found.keys() == decoded.keys(), found.keys() ^ decoded.keys()

@@ -35,12 +35,15 @@ extension Checkpoint {
       tensors = parts.tensors.map { StoredTensor($0.tensor, in: $0.file) }
       return
     }
+    var joining = GgufExperts(model.names)
     for (tensor, file) in parts.tensors where !GgufSource.isNoWeight(tensor.name) {
       if let experts = try model.experts(in: tensor, of: path) {
         for (name, expert) in experts {
           var stored = StoredTensor(expert, in: file)
           stored.name = ByteName(name)
-          tensors.append(stored)
+          guard var whole = try joining.take(stored) else { continue }
+          try whole.put(back: try model.names.form(tensor.name, model.config))
+          tensors.append(whole)
         }
         guard tensors.count <= GgufSource.mostTensors else { throw NibbleError.badInput("\(path: path): more than \(GgufSource.mostTensors) matrices of experts") }
         continue
@@ -51,6 +54,7 @@ extension Checkpoint {
       }
       var stored = StoredTensor(tensor, in: file)
       stored.name = ByteName(name)
+      stored.shape = model.names.shape(of: tensor.name, stored.shape)
       let form: LlamaCppForm
       do { form = try model.names.form(tensor.name, model.config) } catch let error as NibbleError {
         throw NibbleError(error.kind, "\(path: path): \(error.text)")
@@ -58,6 +62,7 @@ extension Checkpoint {
       try stored.put(back: form)
       tensors.append(stored)
     }
+    try joining.finish()
     // Several of llama.cpp's names may be one of ours, or another's own.
     var names: Set<ByteName> = []
     if let twice = tensors.first(where: { !names.insert($0.name).inserted }) {

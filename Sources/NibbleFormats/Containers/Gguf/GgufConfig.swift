@@ -37,10 +37,11 @@ struct GgufSource {
       throw NibbleError.badInput("\(path: path): \(count) experts of a layer, more than \(ExpertPlace.most)")
     }
     // Programs that drop dimensions of one make a matrix of one expert.
-    let shape = count == 1 && tensor.shape.count == 2 ? [1] + tensor.shape : tensor.shape
-    guard count > 0, shape.count == 3, shape[0] == count else {
+    let rank = tensor.name.hasSuffix(".bias") ? 2 : 3
+    let shape = count == 1 && tensor.shape.count == rank - 1 ? [1] + tensor.shape : tensor.shape
+    guard count > 0, shape.count == rank, shape[0] == count else {
       throw NibbleError.badInput(
-        "\(path: path): \(tensor: tensor.name) has the shape \(tensor.shape), where a matrix for each of \(count) experts is expected")
+        "\(path: path): \(tensor: tensor.name) has the shape \(tensor.shape), where a \(rank == 2 ? "bias" : "matrix") for each of \(count) experts is expected")
     }
     let length = tensor.range.count / count, first = tensor.range.lowerBound
     return names.huggingFace(experts: count, of: tensor.name)?.enumerated().map { index, name in

@@ -16,8 +16,9 @@ private struct OwnWords {
   static let all: [String: OwnWords] = [
     "llama": .init(name: "Llama"), "qwen3": .init(name: "Qwen3"), "granite": .init(name: "Granite"), "olmo2": .init(name: "Olmo2"),
     "olmo3": .init(name: "Olmo3"), "qwen3_moe": .init(name: "Qwen3Moe"),
+    "qwen2_moe": .init(name: "Qwen2Moe", hasHeadSize: false, bias: ("qkv_bias", "blk.0.attn_q.bias"), hasBias: true),
     "mixtral": .init(name: "Mixtral", hasHeadSize: false, bias: ("", "")), "olmoe": .init(name: "Olmoe", hasHeadSize: false),
-    "smollm3": .init(name: "SmolLM3"),
+    "smollm3": .init(name: "SmolLM3"), "gpt_oss": .init(name: "GptOss", hasBias: true),
     "qwen2": .init(name: "Qwen2", bias: ("", "")),
     "gemma": .init(name: "Gemma", activation: ("hidden_activation", "gelu_pytorch_tanh")),
     "gemma2": .init(name: "Gemma2", activation: ("hidden_activation", "gelu_pytorch_tanh")),
@@ -51,7 +52,8 @@ extension GgufConfigReader {
     set("hidden_size", width)
     let inner = try needed("feed_forward_length")
     // The converter of some families writes what their published models have; the tensors say what is.
-    set("intermediate_size", ["phi", "falcon"].contains(type) ? columns("blk.0.ffn_down.weight") ?? inner : inner)
+    let ofExperts = type == "gpt_oss" ? try whole("expert_feed_forward_length") : nil
+    set("intermediate_size", ofExperts ?? (["phi", "falcon"].contains(type) ? columns("blk.0.ffn_down.weight") ?? inner : inner))
     set("num_hidden_layers", layers)
     set("num_attention_heads", heads)
     var keyHeads = try whole("attention.head_count_kv") ?? heads
@@ -71,7 +73,7 @@ extension GgufConfigReader {
       ("final_logit_softcapping", "final_logit_softcapping"),
     ] { set(ours, try decimal(name)) }
     if LlamaCppNames.of(modelType: type)?.experts != nil {
-      set(type == "mixtral" ? "num_local_experts" : "num_experts", try needed("expert_count"))
+      set(["mixtral", "gpt_oss"].contains(type) ? "num_local_experts" : "num_experts", try needed("expert_count"))
       set("num_experts_per_tok", try needed("expert_used_count"))
     } else {
       if let experts = try whole("expert_count"), experts > 0 { set("num_local_experts", experts) }
@@ -105,7 +107,15 @@ extension GgufConfigReader {
       // llama.cpp's own default.
       set("moe_intermediate_size", try whole("expert_feed_forward_length") ?? needed("feed_forward_length") / needed("expert_used_count"))
       set("norm_topk_prob", true)
+    case "qwen2_moe":
+      // llama.cpp's own defaults.
+      set("moe_intermediate_size", try whole("expert_feed_forward_length") ?? needed("feed_forward_length") / needed("expert_used_count"))
+      set("shared_expert_intermediate_size", try whole("expert_shared_feed_forward_length") ?? needed("feed_forward_length"))
+      set("norm_topk_prob", false)
     case "olmoe": set("norm_topk_prob", false)
+    case "gpt_oss":
+      set("sliding_window", try whole("attention.sliding_window"))
+      set("layer_types", kinds { $0 % 2 == 0 })
     case "phi3":
       if let window = try whole("attention.sliding_window"), window > 0 { set("sliding_window", window) }
     case "gpt_neox":
@@ -134,6 +144,11 @@ extension GgufConfigReader {
         "rope_parameters",
         ["full_attention": .object(full.map { (key: $0.0, value: $0.1) }), "sliding_attention": ["rope_type": "default", "rope_theta": JSON(sliding)]])
     }
+    if type == "gpt_oss" {
+      // Where nothing says how positions are scaled, transformers scales them.
+      let own = scaling?.members.map(Array.init) ?? [("rope_type", "default")]
+      return set("rope_parameters", .object((own + [("rope_theta", JSON(base))]).map { (key: $0.0, value: $0.1) }))
+    }
     set(type == "gpt_neox" ? "rotary_emb_base" : "rope_theta", base)
     if type == "gemma3_text" { set("rope_local_base_freq", try decimal("rope.freq_base_swa") ?? 10_000) }
     if let scaling { set("rope_scaling", scaling) }
@@ -158,6 +173,8 @@ extension GgufConfigReader {
         if let number = try decimal("rope.scaling." + name) { scaling.append((ours, JSON(number))) }
       }
       if let number = try decimal("rope.scaling.yarn_attn_factor") ?? decimal("rope.scaling.attn_factor") { scaling.append(("attention_factor", JSON(number))) }
+      // llama.cpp rounds the bounds for every model; those that are published do not.
+      if type == "gpt_oss" { scaling.append(("truncate", false)) }
       return .object(scaling)
     }
     if kind != "none", kind != "linear" { return ["rope_type": JSON(kind)] }

@@ -38,9 +38,10 @@ struct GgufPlan: Sendable {
     }
     let numbers = HuggingFaceNumbers(config, modelType, place: source.path)
     let model = try ModelKeys(numbers, architecture: llamaCpp.architecture, place: source.path)
+    try job.partExperts(llamaCpp)
     let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
     try place(&job, llamaCpp, config, hasHead: hasHead)
-    try stackExperts(job, numbers)
+    try stackExperts(job, numbers, llamaCpp)
     try checkWhole(job, numbers, llamaCpp)
     try addFactors(numbers, llamaCpp, model)
     let fileType = try settle(&job, numbers, llamaCpp)
@@ -50,7 +51,7 @@ struct GgufPlan: Sendable {
     let text = try TokenizerText(try source.contents(ofSmallFiles: TokenizerText.names), place: source.path)
     // Tables of tokens, their texts and merges, and the metadata: measured on a tokenizer of 2 MB.
     memory = text.files.values.reduce(0) { $0 + $1.count } * 12
-    let ofExperts = kept(job).reduce(0) { experts[$1.target.name] == nil ? $0 : $0 + $1.target.count }
+    let ofExperts = kept(job).reduce(0) { experts[$1.target.name] == nil || !$1.target.name.text.hasSuffix(".weight") ? $0 : $0 + $1.target.count }
     var card = ModelCard()
     do { card = try ModelCard(of: source.path) } catch let error as NibbleError {
       job.warnings.append(Warning(.metadata, "licence, languages and origin are left out: \(error)"))
@@ -125,18 +126,20 @@ struct GgufPlan: Sendable {
   /// Finds the order of the file, in which all experts that one tensor holds follow one another.
   ///
   /// - Throws: `.usage` where there are none, `.badInput` where one is missing or has another shape than the first
-  private mutating func stackExperts(_ job: StreamJob, _ numbers: HuggingFaceNumbers) throws {
+  private mutating func stackExperts(_ job: StreamJob, _ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws {
     guard let count = try numbers.experts() else { return }
     let path = job.source.path
     guard !experts.isEmpty else { throw NibbleError.usage("\(path: path): its layers have no experts; llama.cpp loads whole models only") }
     // The experts of a layer stand where the first of them did, by matrices and then by numbers.
     var begins: [Substring: Int] = [:]
-    let keys = job.items.enumerated().map { index, item -> (Int, Substring, Int) in
+    let keys = job.items.enumerated().map { index, item -> (Int, String, Int) in
       let name = item.source.name
       guard let expert = experts[name], let layer = names[name]?.dropFirst(4).prefix(while: { $0 != "." }) else { return (index, "", 0) }
       let begin = begins[layer] ?? index
       begins[layer] = begin
-      return (begin, name.text.split(separator: ".").dropLast().last ?? "", expert)
+      // The converter writes what is MXFP4 before all others.
+      let isFirst = llamaCpp.experts?.joined != nil && item.source.encoding == GGMLType.mxfp4.encoding
+      return (isFirst ? begin - job.items.count : begin, llamaCpp.experts?.place(of: name.text) ?? "", expert)
     }
     let ordered = zip(keys, job.items).sorted { $0.0 < $1.0 }.map(\.1)
     for (place, item) in ordered.enumerated() { places[item.source.name] = place }
@@ -150,9 +153,9 @@ struct GgufPlan: Sendable {
       guard stack.count == count else {
         throw NibbleError.badInput("\(path: path): its configuration says \(count) experts, and \(quoted(gguf)) has \(stack.count)")
       }
-      if let odd = stack.first(where: { $0.logicalShape != stack[0].logicalShape || $0.shape.count != 2 }) {
+      if let odd = stack.first(where: { $0.logicalShape != stack[0].logicalShape || $0.shape.count != (gguf.hasSuffix(".bias") ? 1 : 2) }) {
         throw NibbleError.badInput(
-          "\(path: path): \(tensor: odd.name.text) has the shape \(odd.logicalShape), expert 0 \(stack[0].logicalShape); one matrix for each was expected")
+          "\(path: path): \(tensor: odd.name.text) has the shape \(odd.logicalShape), expert 0 \(stack[0].logicalShape); one matrix or bias for each was expected")
       }
     }
   }

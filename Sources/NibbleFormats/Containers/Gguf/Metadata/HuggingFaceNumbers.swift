@@ -114,6 +114,16 @@ struct HuggingFaceNumbers {
       "num_key_value_heads": 4, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06), "num_experts": 128, "num_experts_per_tok": 8,
       "moe_intermediate_size": 768,
     ],
+    "qwen2_moe": [
+      "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
+      "num_key_value_heads": 16, "max_position_embeddings": 32768, "rms_norm_eps": JSON(1e-06), "num_experts": 60, "num_experts_per_tok": 4,
+      "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632,
+    ],
+    "gpt_oss": [
+      "vocab_size": 201088, "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 36, "num_attention_heads": 64,
+      "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1e-05), "num_experts": 128,
+      "num_experts_per_tok": 4, "sliding_window": 128,
+    ],
     "olmoe": [
       "vocab_size": 50304, "hidden_size": 2048, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16,
       "num_key_value_heads": .null, "max_position_embeddings": 4096, "rms_norm_eps": JSON(1e-05), "num_experts": 64, "num_experts_per_tok": 8,

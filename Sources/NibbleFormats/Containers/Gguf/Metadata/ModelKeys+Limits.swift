@@ -13,6 +13,8 @@ extension ModelKeys {
   }
 
   func checkActivation() throws {
+    // gpt-oss's experts have one gate, whatever the key says.
+    guard architecture != "gpt-oss" else { return }
     for name in ["hidden_activation", "hidden_act", "activation_function", "activation"] {
       guard let value = config.config[name], value != .null else { continue }
       guard let text = value.string, activations.contains(text) else {
@@ -95,22 +97,26 @@ extension ModelKeys {
     guard (1...count).contains(used) else {
       throw NibbleError.badInput("\(path: place): \(key: "num_experts_per_tok") is \(used), of \(count) experts")
     }
-    if config.modelType != "mixtral" {
+    if architecture == "gpt-oss" { try checkGptOss() }
+    if !["mixtral", "gpt_oss"].contains(config.modelType) {
       let addsUp = config.config["norm_topk_prob"]?.bool ?? false, wanted = architecture == "qwen3moe"
       guard addsUp == wanted else { throw refuse("norm_topk_prob", "\(addsUp)", "computes \(quoted(architecture)) with \(wanted)") }
     }
     if let clip = config.value(["clip_qkv"]) { throw refuse("clip_qkv", clip.text(), "does not have it for \(quoted(architecture))") }
-    for (name, usual) in [("n_group", 1), ("topk_group", 1), ("routed_scaling_factor", 1), ("n_shared_experts", 0), ("shared_expert_intermediate_size", 0)] {
+    for (name, usual) in [("n_group", 1), ("topk_group", 1), ("routed_scaling_factor", 1), ("n_shared_experts", 0), ("shared_expert_intermediate_size", 0)]
+    where name != "shared_expert_intermediate_size" || architecture != "qwen2moe" {
       guard let value = config.value([name]), value.double != Double(usual) else { continue }
       throw refuse(name, value.text(), "does not have it for \(quoted(architecture))")
     }
     if let function = config.value(["scoring_func"]), function.string != "softmax" {
       throw refuse("scoring_func", quoted(function.string ?? function.text()), "has softmax for \(quoted(architecture))")
     }
-    if architecture == "qwen3moe" { try checkDenseLayers() }
-    if architecture == "olmoe" {
+    if ["qwen2moe", "qwen3moe"].contains(architecture) { try checkDenseLayers() }
+    if ["qwen2moe", "olmoe"].contains(architecture) {
       let heads = Int(try config.needed(["num_attention_heads"])), keys = try config.keyHeads().map(Int.init) ?? heads
-      guard keys == heads else { throw refuse("num_key_value_heads", "\(keys)", "has as many as heads of queries, \(heads)") }
+      guard keys == heads || architecture == "qwen2moe" else {
+        throw refuse("num_key_value_heads", "\(keys)", "has as many as heads of queries, \(heads)")
+      }
       let width = Int(try config.needed(["hidden_size"])), size = try config.whole(["head_dim"]) ?? width / max(1, heads)
       guard size.multipliedReportingOverflow(by: heads) == (width, false) else {
         throw refuse("head_dim", "\(size)", "has heads that are the width, \(width), together")
@@ -119,7 +125,7 @@ extension ModelKeys {
     }
   }
 
-  /// llama.cpp has experts in every layer of a Qwen3-MoE.
+  /// llama.cpp has experts in every layer of a Qwen2-MoE or Qwen3-MoE.
   private func checkDenseLayers() throws {
     let step = config.value(["decoder_sparse_step"])?.int ?? 1, layers = try config.whole(["num_hidden_layers"]) ?? 0
     guard step == 1 else {
@@ -129,8 +135,30 @@ extension ModelKeys {
     throw NibbleError.usage("\(path: place): \(key: "mlp_only_layers") is \(JSON.array(dense).text()); llama.cpp has experts in every layer")
   }
 
+  /// What llama.cpp's code for gpt-oss has as a number of its own, or cannot do without.
+  private func checkGptOss() throws {
+    func refuse(_ key: String, _ value: String, _ reason: String) -> NibbleError { .usage("\(path: place): \(key: key) is \(value); llama.cpp \(reason)") }
+    for (name, usual) in [("swiglu_alpha", 1.702), ("swiglu_limit", 7)] {
+      guard let value = config.value([name]), value.double != usual else { continue }
+      throw refuse(name, value.text(), "computes with \(usual)")
+    }
+    guard config.config["attention_bias"]?.bool != false else { throw refuse("attention_bias", "false", "loads \(quoted(architecture)) models with biases only") }
+    guard config.config["tie_word_embeddings"]?.bool != true else { throw refuse("tie_word_embeddings", "true", "has a head of its own") }
+    guard config.value(["rope_parameters"]) != nil || config.value(["rope_scaling"]) != nil else {
+      throw NibbleError.usage("\(path: place): its configuration has neither \(key: "rope_parameters") nor \(key: "rope_scaling"), which say how positions are scaled")
+    }
+    let layers = try config.whole(["num_hidden_layers"]) ?? 0
+    guard (0...1 << 16).contains(layers), try config.slidingLayers(layers).map({ $0 == (0..<layers).map { $0 % 2 == 0 } }) ?? true else {
+      throw NibbleError.usage("\(path: place): \(key: "layer_types"): other layers than every second see all tokens, which llama.cpp does not have")
+    }
+  }
+
   /// What goes with a warning.
   mutating func checkWindows() {
+    if architecture == "gpt-oss", (config.config["rope_scaling"] ?? config.config["rope_parameters"])?["truncate"]?.bool == false {
+      warnings.append(
+        .init(.compatibility, "\(path: place): \(key: "truncate") is false; llama.cpp rounds the bounds of yarn's positions to whole numbers, so results differ a little"))
+    }
     guard !hasWindows, let window = config.config["sliding_window"]?.int, config.config["use_sliding_window"]?.bool != false,
       let length = config.value(["max_position_embeddings"])?.int, window < length
     else { return }
@@ -142,7 +170,7 @@ extension ModelKeys {
   }
 
   /// Whether the file says which layers see a window.
-  private var hasWindows: Bool { ["gemma2", "gemma3", "phi3", "modern-bert"].contains(architecture) || config.modelType == "olmo3" }
+  private var hasWindows: Bool { ["gemma2", "gemma3", "phi3", "modern-bert", "gpt-oss"].contains(architecture) || config.modelType == "olmo3" }
 
   /// llama.cpp lets every second layer of a Gemma 2 see all tokens, and every sixth of a Gemma 3.
   private func checkGemmaWindows() throws {

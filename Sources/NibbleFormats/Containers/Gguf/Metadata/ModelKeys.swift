@@ -38,6 +38,12 @@ struct ModelKeys {
     switch architecture {
     case "llama", "smollm3", "granite": try writeLlama(&out)
     case "qwen3moe": out[key("expert_feed_forward_length")] = .u32(try config.needed(["moe_intermediate_size"]))
+    case "qwen2moe":
+      out[key("expert_feed_forward_length")] = .u32(try config.needed(["moe_intermediate_size"]))
+      out[key("expert_shared_feed_forward_length")] = .u32(try config.needed(["shared_expert_intermediate_size"]))
+    case "gpt-oss":
+      out[key("attention.sliding_window")] = .u32(try config.needed(["sliding_window"]))
+      out[key("expert_feed_forward_length")] = .u32(try config.needed(["intermediate_size"]))
     case "glm4": out[key("rope.dimension_count")] = .u32(try turned(default: 0.5))
     case "gemma3": try writeGemma3(&out)
     case "olmo2" where config.modelType == "olmo3": try writeOlmo3(&out)

@@ -36,6 +36,7 @@ struct RopeNumbers {
   /// What transformers takes where the configuration says none.
   private static let bases: [String: Double] = [
     "smollm3": 2_000_000, "gemma3_text": 1_000_000, "modernbert": 160_000, "olmo3": 500_000, "mixtral": 1_000_000,
+    "gpt_oss": 150_000,
   ]
 
   /// θ of most layers.
@@ -76,7 +77,7 @@ struct RopeNumbers {
       out[key("rope.scaling.type")] = .text("linear")
       try set("factor", "factor")
     case "yarn" where isScaled:
-      guard values["truncate"]?.bool != false else {
+      guard values["truncate"]?.bool != false || config.modelType == "gpt_oss" else {
         throw NibbleError.usage("\(path: place): \(key: "truncate") is false; llama.cpp rounds the bounds of yarn's positions to whole numbers")
       }
       out[key("rope.scaling.type")] = .text("yarn")

@@ -1,0 +1,182 @@
+"""gpt-oss as GGUF: gate and up, which its files hold in turns in one parameter, are two tensors there. Files are the converter's, come back as the
+model that they were made of, and hold the bits of MXFP4 as they are."""
+import json
+
+import numpy
+import pytest
+import torch
+import transformers
+from converter import assert_same_file, contents, gguf
+from running import as_float32, assert_same, edit_config, expected, forward, random_ids
+from safetensors.torch import load_file, save_file
+from test_gguf_experts import changed
+from test_gguf_out import CASES, DTYPES, by_llama_cpp, gpt2_tokenizer, save
+from test_scaled_floats import mxfp4
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+CASE = CASES["gpt_oss"]
+
+
+@pytest.fixture
+def model(work):
+    save(work / "m", *CASE)
+    return work / "m"
+
+
+def published(work, **changes):
+    """A tiny model as the published ones are: experts in MXFP4, the rest in bfloat16."""
+    folder = mxfp4(work / "m", vocab_size=50257, **changes)
+    gpt2_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("stored, kind", [("f32", "f16"), ("bf16", "bf16"), ("f32", "q8_0")])
+def test_types_are_those_of_the_converter(nibble, work, stored, kind):
+    save(work / "m", *CASE, DTYPES[stored])
+    nibble("convert", work / "m", "-o", work / "ours.gguf", "--gguf-type", kind)
+    assert_same_file(work / "ours.gguf", by_llama_cpp(work / "m", work / "theirs.gguf", kind))
+
+
+def test_several_files_are_those_of_the_converter(nibble, work, model):
+    nibble("convert", model, "-o", work / "ours", "--format", "gguf", "--max-shard-size", "100KB")
+    by_llama_cpp(model, work / "model.gguf", "f32", "--split-max-size", "100K")
+    theirs = sorted(work.glob("model-*.gguf"))
+    assert len(theirs) > 2 and [path.read_bytes() for path in theirs] == [path.read_bytes() for path in sorted((work / "ours").iterdir())]
+    assert nibble("hash", theirs[0]).stdout.split()[0] == nibble("hash", model).stdout.split()[0]
+
+
+def test_the_converters_file_is_the_model(nibble, work, model):
+    """Its logits, its content, and the same file again."""
+    theirs = by_llama_cpp(model, work / "theirs.gguf", "f32")
+    peer = as_float32(transformers.GptOssForCausalLM, model)
+    question = {"input_ids": random_ids(peer, 2, 20)}
+    assert_same(forward(nibble, theirs, work, **question), expected(peer, **question), torch.ones(2, 20), tolerance=1e-4)
+    identity = nibble("hash", model).stdout.split()[0]
+    assert nibble("hash", theirs).stdout.split()[0] == identity
+    nibble("verify", theirs)
+    nibble("convert", theirs, "-o", work / "back", "--format", "safetensors")
+    assert nibble("hash", work / "back").stdout.split()[0] == identity
+    again = as_float32(transformers.GptOssForCausalLM, work / "back")
+    assert_same(expected(again, **question), expected(peer, **question), torch.ones(2, 20), tolerance=1e-5)
+    assert not nibble.json("diff", theirs, model)["changed"]
+    nibble("convert", theirs, "-o", work / "again.gguf")
+    assert contents(work / "again.gguf")[1] == contents(theirs)[1]
+    nibble("quantize", theirs, "-o", work / "a.nbl")
+    nibble("quantize", model, "-o", work / "b.nbl")
+    assert nibble("hash", work / "a.nbl").stdout.split()[0] == nibble("hash", work / "b.nbl").stdout.split()[0]
+
+
+def test_block_files_are_parted_where_their_numbers_are_plain(nibble, work, model):
+    nibble("convert", model, "-o", work / "whole.nbl", "--compress", "zstd")
+    nibble("convert", work / "whole.nbl", "-o", work / "a.gguf")
+    nibble("convert", model, "-o", work / "b.gguf")
+    assert contents(work / "a.gguf")[1] == contents(work / "b.gguf")[1]
+    nibble("quantize", model, "-o", work / "packed.nbl")
+    said = nibble("convert", work / "packed.nbl", "-o", work / "c.gguf", exits=2).stderr
+    assert "gate_up_proj" in said and "dequantize the model first" in said and not (work / "c.gguf").exists()
+
+
+def test_bits_of_mxfp4_are_those_of_the_converter(nibble, work):
+    folder = published(work)
+    nibble("convert", folder, "-o", work / "ours.gguf")
+    theirs = by_llama_cpp(folder, work / "theirs.gguf", "bf16")
+    # It calls the file by the type that was asked for; the experts are most of it.
+    assert_same_file(work / "ours.gguf", theirs, ignoring=("general.file_type",))
+    stored = load_file(folder / "model.safetensors")
+    for tensor in gguf.GGUFReader(work / "ours.gguf").tensors:
+        if not tensor.name.endswith("_exps.weight"):
+            continue
+        assert tensor.tensor_type.name == "MXFP4"
+        layer, kind = tensor.name.split(".")[1], tensor.name.split("_")[1]
+        name = f"model.layers.{layer}.mlp.experts.{'down_proj' if kind == 'down' else 'gate_up_proj'}"
+        values = convert_moe_packed_tensors(stored[name + "_blocks"], stored[name + "_scales"], dtype=torch.float32).transpose(1, 2)
+        values = {"down": values, "gate": values[:, ::2], "up": values[:, 1::2]}[kind]
+        assert numpy.array_equal(gguf.quants.dequantize(tensor.data, tensor.tensor_type), values.numpy()), tensor.name
+
+
+def test_bits_of_mxfp4_stay_where_the_rest_is_packed(nibble, work):
+    folder = published(work)
+    nibble("convert", folder, "-o", work / "a.gguf")
+    nibble("quantize", folder, "-o", work / "b.gguf", "--gguf-type", "mxfp4_moe")
+    a, b = ({tensor[0]: tensor[1:] for tensor in contents(work / name)[1]} for name in ("a.gguf", "b.gguf"))
+    experts = [name for name in a if name.endswith("_exps.weight")]
+    assert len(experts) == 6 and all(a[name] == b[name] for name in experts) and b["blk.0.attn_q.weight"][0] == "Q8_0"
+    said = nibble("quantize", folder, "-o", work / "c.gguf", "--gguf-type", "q4_0", exits=2).stderr
+    assert "are mxfp4 already" in said and not (work / "c.gguf").exists()
+    nibble("quantize", folder, "-o", work / "c.gguf", "--gguf-type", "q4_0", "--allow-requantize")
+    nibble("verify", work / "c.gguf")
+
+
+def test_mxfp4_runs_from_the_file(nibble, work):
+    folder = published(work)
+    theirs = by_llama_cpp(folder, work / "theirs.gguf", "bf16")
+    question = {"input_ids": torch.arange(5, 25).reshape(2, 10)}
+    ours, other = forward(nibble, theirs, work, **question), forward(nibble, folder, work, **question)
+    assert_same(ours, other, torch.ones(2, 10), tolerance=1e-6)
+    nibble("verify", theirs)
+    nibble("convert", theirs, "-o", work / "again.gguf")
+    assert contents(work / "again.gguf")[1] == contents(theirs)[1]
+    nibble("dequantize", theirs, "-o", work / "a", "--dtype", "fp32")
+    nibble("dequantize", folder, "-o", work / "b", "--dtype", "fp32")
+    a, b = (load_file(work / name / "model.safetensors") for name in "ab")
+    assert a.keys() == b.keys() and [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+REFUSED = [
+    ({"swiglu_limit": 6.0}, "swiglu_limit"), ({"swiglu_alpha": 1.5}, "swiglu_alpha"), ({"attention_bias": False}, "attention_bias"),
+    ({"tie_word_embeddings": True}, "tie_word_embeddings"), ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ({"rope_parameters": None}, "rope_parameters"),
+]
+
+
+def test_what_llama_cpp_computes_otherwise_is_refused_by_name(nibble, work, model):
+    original = (model / "config.json").read_text()
+    for changes, words in REFUSED:
+        edit_config(model, **changes)
+        done = nibble("convert", model, "-o", work / "m.gguf", exits=2)
+        lines = [line for line in done.stderr.strip().splitlines() if line.startswith("nibble: error:")]
+        assert len(lines) == 1 and words in lines[0], (changes, done.stderr)
+        assert not (work / "m.gguf").exists()
+        (model / "config.json").write_text(original)
+    assert "truncate is false" in nibble("convert", model, "-o", work / "m.gguf").stderr
+
+
+def test_adapters_are_merged_elsewhere(nibble, work, model):
+    module = "model.layers.1.self_attn.q_proj"
+    rows = load_file(model / "model.safetensors")[module + ".weight"].shape[0]
+    (work / "a").mkdir()
+    save_file({f"base_model.model.{module}.lora_{part}.weight": torch.full(shape, 0.01) for part, shape in (("A", (1, 64)), ("B", (rows, 1)))},
+              work / "a" / "adapter_model.safetensors")
+    (work / "a" / "adapter_config.json").write_text(json.dumps(
+        {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": [module], "task_type": "CAUSAL_LM"}))
+    said = nibble("merge", "--base", model, "--adapter", work / "a", "-o", work / "m.gguf", "--any-base", exits=2).stderr
+    assert "merge into safetensors" in said and not (work / "m.gguf").exists()
+    nibble("convert", model, "-o", work / "base.gguf")
+    nibble("merge", "--base", work / "base.gguf", "--adapter", work / "a", "-o", work / "s", "--any-base", "--format", "safetensors")
+    nibble("merge", "--base", model, "--adapter", work / "a", "-o", work / "t", "--any-base", "--format", "safetensors")
+    assert nibble("hash", work / "s").stdout.split()[0] == nibble("hash", work / "t").stdout.split()[0]
+
+
+def test_files_that_lie_are_one_line(nibble, work, model):
+    nibble("convert", model, "-o", work / "m.gguf")
+    good = (work / "m.gguf").read_bytes()
+    lies = [(changed(good, "gpt-oss.expert_count", value), "_exps.") for value in (2, 4, 1)]
+    lies += [(good.replace(b"blk.1.ffn_up_exps.weight", b"blk.1.ffn_xx_exps.weight"), "without its other half"),
+             (good.replace(b"blk.1.ffn_up_exps.bias", b"blk.1.ffn_xx_exps.bias"), "without its other half")]
+    at = good.index(b"blk.0.ffn_up_exps.weight") + len(b"blk.0.ffn_up_exps.weight") + 4
+    lies.append((good[:at] + good[at + 8:at + 16] + good[at:at + 8] + good[at + 16:], "does not go with"))
+    for number, (data, words) in enumerate(lies):
+        (work / "lie.gguf").write_bytes(data)
+        done = nibble("hash", work / "lie.gguf", exits=3)
+        lines = done.stderr.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("nibble: error:") and "lie.gguf" in lines[0] and words in lines[0], (number, lines)
+
+
+def test_experts_that_are_odd_are_named(nibble, work, model):
+    path = model / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.1.mlp.experts.gate_up_proj"
+    for value, words in ((tensors[name][:, :, :-1].contiguous(), "no outputs in turn"), (tensors[name][:-1].contiguous(), "expert 2")):
+        save_file({**tensors, name: value}, path)
+        done = nibble("convert", model, "-o", work / "m.gguf", exits=3)
+        assert words in done.stderr and not (work / "m.gguf").exists(), done.stderr
