@@ -125,7 +125,6 @@ def test_mxfp4_runs_from_the_file(nibble, work):
 REFUSED = [
     ({"swiglu_limit": 6.0}, "swiglu_limit"), ({"swiglu_alpha": 1.5}, "swiglu_alpha"), ({"attention_bias": False}, "attention_bias"),
     ({"tie_word_embeddings": True}, "tie_word_embeddings"), ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
-    ({"rope_parameters": None}, "rope_parameters"),
 ]
 
 
@@ -139,6 +138,13 @@ def test_what_llama_cpp_computes_otherwise_is_refused_by_name(nibble, work, mode
         assert not (work / "m.gguf").exists()
         (model / "config.json").write_text(original)
     assert "truncate is false" in nibble("convert", model, "-o", work / "m.gguf").stderr
+
+
+def test_positions_are_scaled_where_nothing_says_it(nibble, work, model):
+    """As transformers does."""
+    edit_config(model, rope_parameters=None)
+    nibble("convert", model, "-o", work / "ours.gguf")
+    assert_same_file(work / "ours.gguf", by_llama_cpp(model, work / "theirs.gguf", "f32"))
 
 
 def test_adapters_are_merged_elsewhere(nibble, work, model):

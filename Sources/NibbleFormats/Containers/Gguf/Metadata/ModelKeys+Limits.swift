@@ -144,9 +144,6 @@ extension ModelKeys {
     }
     guard config.config["attention_bias"]?.bool != false else { throw refuse("attention_bias", "false", "loads \(quoted(architecture)) models with biases only") }
     guard config.config["tie_word_embeddings"]?.bool != true else { throw refuse("tie_word_embeddings", "true", "has a head of its own") }
-    guard config.value(["rope_parameters"]) != nil || config.value(["rope_scaling"]) != nil else {
-      throw NibbleError.usage("\(path: place): its configuration has neither \(key: "rope_parameters") nor \(key: "rope_scaling"), which say how positions are scaled")
-    }
     let layers = try config.whole(["num_hidden_layers"]) ?? 0
     guard (0...1 << 16).contains(layers), try config.slidingLayers(layers).map({ $0 == (0..<layers).map { $0 % 2 == 0 } }) ?? true else {
       throw NibbleError.usage("\(path: place): \(key: "layer_types"): other layers than every second see all tokens, which llama.cpp does not have")
@@ -155,7 +152,7 @@ extension ModelKeys {
 
   /// What goes with a warning.
   mutating func checkWindows() {
-    if architecture == "gpt-oss", (config.config["rope_scaling"] ?? config.config["rope_parameters"])?["truncate"]?.bool == false {
+    if architecture == "gpt-oss", (try? RopeNumbers(config, place))?.hasExactBounds == true {
       warnings.append(
         .init(.compatibility, "\(path: place): \(key: "truncate") is false; llama.cpp rounds the bounds of yarn's positions to whole numbers, so results differ a little"))
     }

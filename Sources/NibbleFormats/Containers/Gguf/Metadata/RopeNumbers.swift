@@ -19,10 +19,19 @@ struct RopeNumbers {
     }
     func object(_ value: JSON?) -> JSON? { value?.members?.isEmpty == false ? value : nil }
     // As in transformers: where both are, `rope_scaling` counts.
-    let found = object(config.config["rope_scaling"]) ?? object(config.config["rope_parameters"]) ?? .object([])
+    let isSilent = config.modelType == "gpt_oss" && config.config["rope_parameters"] ?? .null == .null
+    let found = object(config.config["rope_scaling"]) ?? object(config.config["rope_parameters"]) ?? (isSilent ? Self.gptOss : .object([]))
     values = object(found["full_attention"]) ?? found
     sliding = object(found["sliding_attention"]) ?? .object([])
   }
+
+  /// What transformers scales gpt-oss's positions with where nothing says it.
+  private static let gptOss: JSON = [
+    "rope_type": "yarn", "factor": 32, "beta_fast": 32, "beta_slow": 1, "truncate": false, "original_max_position_embeddings": 4096,
+  ]
+
+  /// Whether the bounds of yarn's positions are not rounded to whole numbers, as llama.cpp rounds them.
+  var hasExactBounds: Bool { type == "yarn" && values["truncate"]?.bool == false }
 
   /// `default`, `linear`, `llama3` …
   var type: String { (values["rope_type"] ?? values["type"])?.string ?? "default" }
