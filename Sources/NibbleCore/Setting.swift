@@ -11,7 +11,7 @@ public enum Setting: String, Sendable, Hashable, CaseIterable {
   case base, baseName, anyBase, trainedOn, whenLost, dtype, check, checkModel, method, svdRank, density, minSurvival, rank, energy, minEnergy, others
   // Training.
   case targetModules, excludeModules, modulesToSave, trainableTokenIndices, layerReplication, initAdapter, numLabels, labels, template, breakMarks
-  case addTokens, showBatch, epochs, batchSize, maxLength, docStride
+  case addTokens, showBatch, epochs, batchSize, maxLength, docStride, mlmProbability
   case learningRate, gradientCheckpointing, loraRank, loraAlpha, loraDropout, rankPattern, alphaPattern, bias, loraBias, initLora, initOption
   case statistics, original, loraplusRatio, mergeAware
   case qaloraGroupSize, qaloraGain

@@ -18,6 +18,7 @@ public struct Embeddings {
     }
   }
 
+  private let model: Model
   private let network: any TokenNetwork
   private let pooling: Pooling
   private let adapters: [ActiveAdapter]
@@ -27,7 +28,7 @@ public struct Embeddings {
   /// - Throws: `.usage` for models that take no texts
   public init(_ model: Model, _ pooling: Pooling, adapters: [ActiveAdapter] = []) throws {
     network = try model.oneText(for: "vectors of texts")
-    (self.pooling, self.adapters) = (pooling, adapters)
+    (self.model, self.pooling, self.adapters) = (model, pooling, adapters)
   }
 
   /// The vector of each text.
@@ -46,7 +47,7 @@ public struct Embeddings {
       }
       let part = fitting.isEmpty ? texts[vectors.count...vectors.count] : fitting
       let batch = Batch.tokens(part.map { TokenRun(Array($0.prefix(network.contextLength)), adapters: adapters) })
-      let hidden = try network.hidden(batch, tape: nil)
+      let hidden = try model.naming { try network.hidden(batch, tape: nil) }
       var start = 0
       for (count, weights) in zip(network.rows(batch), network.pooled(batch, pooling.token)) {
         var sum = [Float](repeating: 0, count: network.width)

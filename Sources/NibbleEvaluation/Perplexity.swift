@@ -118,6 +118,10 @@ public struct Perplexity {
     _ documents: [[Int]], mark: Int?, model: Model, adapters: [ActiveAdapter] = [],
     comparedTo other: Model? = nil, with otherAdapters: [ActiveAdapter] = [], progress: (Int, Int) -> Void = { _, _ in }
   ) throws -> Report {
+    for one in [model, other].compactMap({ $0 }) where one.fillsMasks {
+      throw NibbleError.usage("\(path: one.path) fills masks in a text and cannot continue one: it has no perplexity")
+    }
+    let own = model, compared = other
     let model = try model.oneText(for: "perplexity"), other = try other?.oneText(for: "perplexity")
     let limit = min(model.contextLength, other?.contextLength ?? .max)
     let context = self.context ?? min(limit, 2048)
@@ -148,7 +152,7 @@ public struct Perplexity {
         next += 1
       } while next < windows.count && rows + windows[next].tokens.count + 1 <= Self.passRows
       let batch = windows[first..<next].map { Stretch($0, of: documents[$0.document], mark: mark) }
-      try score(batch, (model, adapters), other.map { ($0, otherAdapters) }, &report, &byDocument)
+      try score(batch, (own, model, adapters), compared.flatMap { one in other.map { (one, $0, otherAdapters) } }, &report, &byDocument)
       progress(next, windows.count)
     }
     report.documentLosses = byDocument.map(\.value)
@@ -171,14 +175,14 @@ public struct Perplexity {
   }
 
   private func score(
-    _ stretches: [Stretch], _ own: (model: any TokenNetwork, adapters: [ActiveAdapter]),
-    _ other: (model: any TokenNetwork, adapters: [ActiveAdapter])?, _ report: inout Report, _ byDocument: inout [Mean]
+    _ stretches: [Stretch], _ own: (named: Model, model: any TokenNetwork, adapters: [ActiveAdapter]),
+    _ other: (named: Model, model: any TokenNetwork, adapters: [ActiveAdapter])?, _ report: inout Report, _ byDocument: inout [Mean]
   ) throws {
     let plain = Batch.tokens(stretches.map { TokenRun($0.ids) })
     let batch = plain.with(own.adapters), model = own.model
-    let hidden = try model.hidden(batch, tape: nil)
+    let hidden = try own.named.naming { try model.hidden(batch, tape: nil) }
     let otherBatch = plain.with(other?.adapters ?? [])
-    let otherHidden = try other?.model.hidden(otherBatch, tape: nil)
+    let otherHidden = try other.map { other in try other.named.naming { try other.model.hidden(otherBatch, tape: nil) } }
     // Rows whose next token is scored.
     var targets: [(row: Int, id: Int, document: Int)] = []
     var start = 0

@@ -58,7 +58,7 @@ public struct RowScores: Sendable {
       try Interrupt.check()
       let part = Array(rows[first..<min(first + Self.passRows, rows.count)])
       let batch = try Batch(part.map(\.input), adapters: adapters)
-      let hidden = try model.network.hidden(batch, tape: nil)
+      let hidden = try model.naming { try model.network.hidden(batch, tape: nil) }
       switch model.head {
       case .language, .masked, .tokens: if let head = model.head.scorer { try tokens(model.network, head, part, batch, hidden) }
       case .classification(let head): try classes(model.network, head, part, batch, hidden)

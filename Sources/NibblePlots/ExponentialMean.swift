@@ -10,11 +10,13 @@ package struct ExponentialMean: Sendable {
 
   package init() {}
 
+  /// NaN is left out.
   package mutating func add(_ value: Double) {
+    guard !value.isNaN else { return }
     sum = Self.decay * sum + (1 - Self.decay) * value
     count += 1
   }
 
-  /// 0 before the first value.
-  package var value: Double { count == 0 ? 0 : sum / (1 - pow(Self.decay, Double(count))) }
+  /// NaN before the first value.
+  package var value: Double { count == 0 ? .nan : sum / (1 - pow(Self.decay, Double(count))) }
 }

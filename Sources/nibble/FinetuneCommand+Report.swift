@@ -99,7 +99,7 @@ extension FinetuneCommand {
     }
     var rows = [
       ("output", output), ("trained", "\(result.trained) parameters"), ("rows", data.summary),
-      ("steps", "\(result.steps), smoothed loss \(decimal(result.smoothedLoss, 4))"),
+      ("steps", "\(result.steps), " + (result.smoothedLoss.isNaN ? "nothing learned" : "smoothed loss \(decimal(result.smoothedLoss, 4))")),
     ]
     if !result.validation.isEmpty {
       func text(_ figures: [(key: String, value: Double)]) -> String {

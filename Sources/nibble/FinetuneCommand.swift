@@ -135,7 +135,7 @@ struct FinetuneCommand: ParsableCommand {
   @Flag(help: "Write the result with the best validation instead of the last.") var keepBest = false
   @OptionGroup var validation: ValidationTask
   @Option(help: "Stop after this many validations without improvement, and write the best result.") var earlyStopping: Int?
-  @Flag(help: "Continue from the last checkpoint in the output folder.") var resume = false
+  @Flag(help: "Continue from the last checkpoint in the output folder; begin where there is none.") var resume = false
   @Flag(inversion: .prefixedNo, help: "Recompute activations in the backward pass: less memory, more time.")
   var gradientCheckpointing = false
   @Option(help: "Precision of matrix products: fp32, or bf16 with float32 sums.") var computeDtype: Compute = .f32
@@ -213,11 +213,12 @@ struct FinetuneCommand: ParsableCommand {
       of: model.checkpoint.files + (file?.mapped.checkpoint.files ?? []) + (options.adapter.original?.files ?? []), output)
     let folder = try TrainingFolder(output, resume ? .resume : .anew(force: force), isFull: method == .full)
     let started = monotonicSeconds()
-    if resume { common.warn(try tuning.checkResumes(folder)) }
-    if !common.quiet, !resume { write(Self.trained(tuning, of: model) + "\n", to: STDERR_FILENO) }
+    if folder.continues { common.warn(try tuning.checkResumes(folder)) }
+    if resume, !folder.continues, !common.quiet { write("nibble: --resume: there is no run in \(oneLine(output)) yet, a new one begins\n", to: STDERR_FILENO) }
+    if !common.quiet, !folder.continues { write(Self.trained(tuning, of: model) + "\n", to: STDERR_FILENO) }
     let log = TrainingLog(steps: tuning.steps, every: logEvery, isQuiet: common.quiet)
     let result = try interruptible {
-      try tuning.train(in: folder, record: yaml, resume: resume, validated: { log.show(validation: $1, step: $0) }) { log.show($0, smoothed: $1) }
+      try tuning.train(in: folder, record: yaml, resume: folder.continues, validated: { log.show(validation: $1, step: $0) }) { log.show($0, smoothed: $1) }
     }
     Progress.clear()
     common.warn(result.warnings)

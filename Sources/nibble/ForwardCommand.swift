@@ -9,8 +9,9 @@ struct ForwardCommand: ParsableCommand {
     commandName: "forward",
     abstract: "Run a model once on given ids and write its logits, for comparison with other programs.",
     discussion: """
-      Tensors read: input_ids [batch, length]; optionally attention_mask, token_type_ids and labels (-100 is ignored; for language \
-      models, labels align with input_ids and are shifted here). Tensors written: logits, and loss if there are labels; for models \
+      Tensors read: input_ids [batch, length]; optionally attention_mask, token_type_ids and labels (-100 is ignored; for models that \
+      continue a text, labels align with input_ids and are shifted here; those of models that fill masks are not shifted). Models that read one \
+      text and write another (T5) take labels, which are not shifted, or decoder_input_ids, or both. Tensors written: logits, and loss if there are labels; for models \
       without an output head, last_hidden_state and mean_pooled.
       """)
 

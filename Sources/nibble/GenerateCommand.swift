@@ -121,9 +121,10 @@ struct GenerateCommand: ParsableCommand {
     let talks = try chat || messages != nil || interactive ? ModelChat(open.model, tokens, path: tokenizer) : nil
     if talks == nil, chat || messages != nil || system != nil { throw noTemplate(open.model) }
     let ends = config.endIDs.union(talks?.answerEnd.map { [$0] } ?? [])
+    var generator = Generator(open.model, sampling: sampling(following: config), maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : ends)
+    generator.start = config.start
     let writer = TextGenerator(
-      generator: Generator(
-        open.model, sampling: sampling(following: config), maximumNew: maxNewTokens, endIDs: ignoreEos ? [] : ends),
+      generator: generator,
       tokens: tokens, stops: stop, beams: numBeams > 1 ? BeamSearch(width: numBeams, lengthPenalty: lengthPenalty) : nil)
     if interactive { return try converse(open, writer, talks) }
     let isStreaming = prompts == nil && !common.json && numBeams == 1

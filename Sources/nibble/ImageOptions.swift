@@ -51,6 +51,8 @@ extension FinetuneCommand {
   func warnIgnoredOfImages(_ model: Model) {
     guard model.takesImages else { return common.warnIgnored(ImageOptions.flags, "the model takes no images") }
     common.warnIgnored(
-      ["--max-length", "--train-on-prompt", "--template", "--train-on-turns", "--break-marks", "--group-by-length"], "the model takes images")
+      [
+        "--max-length", "--train-on-prompt", "--template", "--train-on-turns", "--break-marks", "--group-by-length", "--mlm-probability", "--doc-stride",
+      ], "the model takes images")
   }
 }

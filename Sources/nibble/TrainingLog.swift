@@ -32,7 +32,7 @@ final class TrainingLog {
 
   func show(_ report: StepReport, smoothed: Double) {
     tokens += report.tokens
-    losses.append(report.loss)
+    if !report.loss.isNaN { losses.append(report.loss) }
     let first = first ?? report.step
     self.first = first
     guard !isQuiet else { return }
@@ -42,14 +42,16 @@ final class TrainingLog {
     let learningRate = "lr \(Self.scientific(report.learningRate))"
     if Progress.isTerminal {
       return Progress.show(
-        "step \(report.step)/\(steps)  loss \(decimal(report.loss, 4))  smoothed \(decimal(smoothed, 4))  \(learningRate)  "
+        "step \(report.step)/\(steps)  \(Self.loss(report.loss, 4))  smoothed \(smoothed.isNaN ? "-" : decimal(smoothed, 4))  \(learningRate)  "
           + "norm \(decimal(report.gradientNorm, 3))  \(rate)  \(left)  \(byteText(ResourceUse.now.peakBytes))")
     }
     guard report.step % every == 0 || report.step == steps else { return }
-    let mean = losses.reduce(0, +) / Double(losses.count)
+    let mean = losses.isEmpty ? .nan : losses.reduce(0, +) / Double(losses.count)
     losses = []
-    line("step \(report.step)/\(steps)  loss \(decimal(mean, 3))  \(learningRate)  \(rate)  \(left)")
+    line("step \(report.step)/\(steps)  \(Self.loss(mean, 3))  \(learningRate)  \(rate)  \(left)")
   }
+
+  private static func loss(_ value: Double, _ digits: Int) -> String { value.isNaN ? "nothing learned" : "loss \(decimal(value, digits))" }
 
   func show(validation loss: Double, step: Int) {
     guard !isQuiet else { return }

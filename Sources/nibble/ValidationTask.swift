@@ -5,10 +5,13 @@ import NibbleModels
 
 /// A task of `evaluate` at each validation of a training run.
 struct ValidationTask: ParsableArguments {
+  /// Tasks of `evaluate` that validations can ask for: those asked row by row.
+  enum Task: String, ExpressibleByArgument, CaseIterable { case choices, nlg, labels, qa, classification }
+
   @Option(
     help: ArgumentHelp(
       "Measure a task of 'evaluate' at each validation, too: choices, nlg, labels, qa, or classification by words.", valueName: "TASK"))
-  var evalTask: EvaluateCommand.Task?
+  var evalTask: Task?
   @Option(help: ArgumentHelp("The rows of --eval-task (default: those to validate on).", valueName: "FILE")) var evalData: String?
   @Option(
     parsing: .singleValue,

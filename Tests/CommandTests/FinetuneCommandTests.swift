@@ -144,7 +144,7 @@ struct FinetuneCommandTests {
     arguments: [
       ["--lora-r", "0"], ["--learning-rate", "-1"], ["--target-modules", "nothing"], ["--batch-size", "0"],
       ["--lora-dropout", "1"],
-      ["--resume"], ["--method", "full", "--init-adapter", fixture("adapters/dec_lora_qv")], ["--template", "unknown"],
+      ["--method", "full", "--init-adapter", fixture("adapters/dec_lora_qv")], ["--template", "unknown"],
       ["--rank-pattern", "q"], ["--warmup-ratio", "2"], ["--early-stopping", "2"], ["--keep-best"],
       ["--group-by-length", "--no-shuffle"], ["--adam-beta1", "1"], ["--num-labels", "3", "--labels", "a,b"],
       ["--labels", "a,a"], ["--labels", "1,0"], ["--rank-pattern", "nope=4"], ["--rank-pattern", "lm_head=4"],
@@ -156,6 +156,21 @@ struct FinetuneCommandTests {
     let result = try Program.run(try arguments("out", ["--max-steps", "1"] + more))
     #expect(result.code == 2 && result.errorLines.count == 1, "\(result.code) \(result.errors)")
     #expect(folder.contents == ["train.jsonl"])
+  }
+
+  @Test("a first run may be called one to resume", arguments: [true, false])
+  func resumesNothing(isThere: Bool) throws {
+    #expect(try Program.run(try arguments("plain", ["--max-steps", "2"])).code == 0)
+    if isThere { try FileManager.default.createDirectory(atPath: folder.file("out"), withIntermediateDirectories: false) }
+    let words = try arguments("out", ["--max-steps", "2", "--resume"])
+    let first = try Program.run(words.filter { $0 != "-q" })
+    #expect(first.code == 0 && first.errors.contains("a new one begins"), "\(first.errors)")
+    #expect(try adapter("out") == adapter("plain"))
+    let second = try Program.run(words.filter { $0 != "-q" })
+    #expect(second.code == 0 && !second.errors.contains("a new one begins"), "\(second.errors)")
+    try folder.write("other/mine", "x")
+    let other = try Program.run(try arguments("other", ["--max-steps", "2", "--resume"]))
+    #expect(other.code == 2 && other.errors.contains("mine") && other.errorLines.count == 1, "\(other.errors)")
   }
 
   @Test("of two runs into one folder the second is refused, and the first goes on")

@@ -417,3 +417,29 @@ def test_a_model_of_a_billion_weights(nibble, work):
     torch.set_num_threads(os.cpu_count() or 1)
     # 16 layers of 2048: sums are longer, errors grow with their square root.
     assert_same(ours, expected(model, input_ids=ids, labels=ids), tolerance=5e-5)
+
+
+def test_ids_and_masks_that_make_no_sense_name_their_file_and_row(nibble, work):
+    save_random(transformers.LlamaForCausalLM, "llama", work / "m")
+    ids = torch.randint(0, 20, (3, 5))
+    mask = torch.ones_like(ids)
+    wrong, hidden = ids.clone(), mask.clone()
+    wrong[1, 3] = 10**6
+    hidden[2] = 0
+    ask = ["forward", "--base", work / "m", "--ids", work / "in.safetensors", "-o", work / "out.safetensors"]
+    for tensors, words in (({"input_ids": wrong}, ["input_ids", "1000000", "row 2"]), ({"input_ids": ids, "attention_mask": hidden}, ["attention_mask", "row 3"])):
+        save_file(tensors, work / "in.safetensors")
+        line = nibble(*ask, exits=3).stderr
+        assert all(word in line for word in ["in.safetensors", *words]) and len(line.strip().splitlines()) == 1, line
+        assert not (work / "out.safetensors").exists()
+
+
+def test_broken_weights_are_said_to_be_the_model_s(nibble, work):
+    save_random(transformers.LlamaForCausalLM, "llama", work / "broken")
+    path = work / "broken" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    save_file({"input_ids": torch.randint(0, 20, (1, 5))}, work / "in.safetensors")
+    line = nibble("forward", "--base", work / "broken", "--ids", work / "in.safetensors", "-o", work / "out.safetensors", exits=6).stderr
+    assert "broken: layer 0 gives NaN" in line and not (work / "out.safetensors").exists(), line

@@ -7,7 +7,7 @@ import torch
 import transformers
 from masked import (
     BATCH, FAMILIES, RUN, SEED, SIZE, SLOW, STEPS, assert_steps, draw_config, draw_rows, loss_of, make, metrics_of, save_rows, save_tokenizer)
-from running import TOLERANCE, distance, forward
+from running import TOLERANCE, distance, forward, save_random
 
 
 def save_texts(path, draw, count, longest=12):
@@ -85,6 +85,33 @@ def test_steps_on_texts_are_those_on_their_masks(nibble, work):
     losses = [row["loss"] for row in metrics if "loss" in row]
     assert all(one != other for one, other in zip(losses[:STEPS], losses[STEPS:]))
     assert losses[0] == pytest.approx(loss_of(start, masks[:BATCH]).item(), rel=1e-4)
+
+
+def test_steps_in_which_nothing_is_hidden_have_no_loss(nibble, work):
+    torch.manual_seed(SEED)
+    make(draw_config(random.Random(SEED), "bert")).save_pretrained(work / "m")
+    save_tokenizer(work / "m", "bert")
+    save_texts(work / "rows.jsonl", random.Random(SEED), 4, longest=4)
+    words = ["finetune", work / "m", work / "rows.jsonl", "--lora-r", 2, "--learning-rate", 1e-7, "--lr-scheduler", "constant", "--save-steps", 1]
+    one = [*words, "--batch-size", 1, "--mlm-probability", 0.2]
+    told = nibble(*one, "-o", work / "one", "--max-steps", 40, "--log-every", 1)
+    losses = [row["loss"] for row in metrics_of(work / "one")]
+    learned = [loss for loss in losses if loss is not None]
+    assert len(losses) == 40 and 0 < len(learned) < 40 and min(learned) > 0.1
+    assert told.stderr.count("nothing learned") == 40 - len(learned) and "loss 0.000" not in told.stderr
+    weights = [0.9 ** place for place in reversed(range(len(learned)))]
+    smoothed = sum(weight * loss for weight, loss in zip(weights, learned)) / sum(weights)
+    assert float(told.stdout.split("smoothed loss ")[1].split()[0]) == pytest.approx(smoothed, abs=1e-4)
+    # A run that goes on remembers them; a step of several passes has the mean of those that learn something.
+    nibble(*one, "-o", work / "parts", "--max-steps", 17)
+    assert nibble.json(*one, "-o", work / "parts", "--max-steps", 40, "--resume")["loss"] == pytest.approx(smoothed, abs=1e-4)
+    assert [row["loss"] for row in metrics_of(work / "parts")] == losses
+    nibble(*one, "-o", work / "four", "--max-steps", 10, "--gradient-accumulation-steps", 4)
+    for row, part in zip(metrics_of(work / "four"), (losses[i:i + 4] for i in range(0, 40, 4)), strict=True):
+        own = [loss for loss in part if loss is not None]
+        assert row["loss"] == (pytest.approx(sum(own) / len(own), rel=1e-3) if own else None)
+    none = nibble(*words, "-o", work / "none", "--max-steps", 3, "--mlm-probability", 1e-9)
+    assert "no token was hidden in any step" in none.stderr and "nothing learned" in none.stdout
 
 
 def test_a_run_that_is_resumed_hides_the_same_tokens(nibble, work):
@@ -191,10 +218,16 @@ def test_what_continues_texts_is_refused_with_a_hint(nibble, work):
     save_tokenizer(work / "m", "bert")
     (work / "text.txt").write_text("w1 w2 w3 w4 w5")
     save_rows(work / "rows.jsonl", [{"text": "w1 w2", "label": 1}])
-    assert "mlm" in nibble("generate", work / "m", "--prompt", "w1", exits=2).stderr
-    assert "mlm" in nibble("evaluate", work / "m", work / "text.txt", exits=2).stderr
+    assert f"{work / 'm'} fills masks" in nibble("generate", work / "m", "--prompt", "w1", exits=2).stderr
+    assert f"{work / 'm'} fills masks" in nibble("evaluate", work / "m", work / "text.txt", exits=2).stderr
     for task in ("lm", "classification"):
         assert "fills masks: --task mlm" in nibble("evaluate", work / "m", work / "rows.jsonl", "--task", task, exits=2).stderr
+    save_random(transformers.LlamaForCausalLM, "llama", work / "llama")
+    save_tokenizer(work / "llama", "bert")
+    save_rows(work / "rows.jsonl", [{"text": "w1 w2 w3 w4 w5 w6 w7 w8 w9"}] * 3)
+    for words in ([work / "llama"], [work / "m", "--compare-to", work / "llama"]):
+        line = nibble("evaluate", words[0], work / "rows.jsonl", "--task", "mlm", *words[1:], exits=2).stderr
+        assert f"{work / 'llama'} fills no masks: --task lm" in line and "--label-list" not in line
 
 
 @pytest.mark.parametrize("family", FAMILIES)

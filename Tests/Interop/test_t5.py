@@ -6,6 +6,7 @@ import peft
 import pytest
 import sentencepiece
 import torch
+import transformers
 from models import raw_bytes_of
 from running import as_float32, assert_forward, edit_config, padded
 from safetensors.torch import load_file, save_file
@@ -137,6 +138,38 @@ def test_many_prompts_at_once(nibble, work):
     (work / "prompts.jsonl").write_text("".join(json.dumps({"prompt": text_of(prompt)}) + "\n" for prompt in prompts))
     said = nibble.json("generate", "--base", work / "m", "--prompts", work / "prompts.jsonl", "--max-new-tokens", 15)
     assert [row["ids"] for row in said["results"]] == [answered(model, prompt, 15)[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3}], ids=str)
+def test_the_first_token_is_generation_config_s(nibble, work, search):
+    save_t5(work / "m", "first token")
+    prompt = ids_of(1, 7)[0].tolist()
+    written = set()
+    for start in (0, 5, VOCABULARY - 1):
+        (work / "m" / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": start, "eos_token_id": EOS, "pad_token_id": PAD}))
+        model = as_float32(transformers.AutoModelForSeq2SeqLM, work / "m")
+        flags = [word for key, value in search.items() for word in ("--" + key.replace("_", "-"), value)]
+        said = nibble("generate", "--base", work / "m", "--prompt", text_of(prompt), "--max-new-tokens", 12, "--json", *flags)
+        assert json.loads(said.stdout)["ids"] == answered(model, prompt, 12, **search)[0] and "decoder_start" not in said.stderr
+        written.add(tuple(json.loads(said.stdout)["ids"]))
+    assert len(written) > 1
+    for start in (VOCABULARY, -1, [0, 5], "x"):
+        (work / "m" / "generation_config.json").write_text(json.dumps({"decoder_start_token_id": start}))
+        line = nibble("generate", "--base", work / "m", "--prompt", text_of(prompt), exits=3).stderr
+        assert "generation_config.json" in line and "decoder_start_token_id" in line and len(line.strip().splitlines()) == 1, line
+
+
+@pytest.mark.parametrize("name", ["decoder_attention_mask", "token_type_ids"])
+def test_tensors_that_are_not_looked_at_are_refused(nibble, work, name):
+    save_t5(work / "m", "tensors")
+    tensors = {"input_ids": ids_of(2, 5), "labels": ids_of(2, 4)}
+    ask = ["forward", "--base", work / "m", "--ids", work / "in.safetensors", "-o", work / "out.safetensors"]
+    save_file(tensors | {name: torch.ones(2, 4 if name[0] == "d" else 5, dtype=torch.long)}, work / "in.safetensors")
+    line = nibble(*ask, exits=3).stderr
+    assert "in.safetensors" in line and name in line and not (work / "out.safetensors").exists()
+    save_file(tensors | {"decoder_input_ids": torch.full((2, 4), VOCABULARY)}, work / "in.safetensors")
+    line = nibble(*ask, exits=3).stderr
+    assert "in.safetensors: decoder_input_ids" in line and str(VOCABULARY) in line
 
 
 def test_sampling_draws_from_the_decoder_s_scores(nibble, work):
@@ -380,9 +413,9 @@ def test_options_that_do_not_fit_are_refused(nibble, work, words, reason):
 def test_calibration_and_gguf_are_refused(nibble, work):
     save_t5(work / "m", "calibrated", kind="t5")
     (work / "text.txt").write_text("t5 t6 t7")
-    for words, reason in ((["quantize", work / "m", "-o", work / "q.nbl", "--encoder", "calibrated", "--calibration", work / "text.txt"], "reads one text"),
+    for words, reason in ((["quantize", work / "m", "-o", work / "q.nbl", "--encoder", "calibrated", "--calibration", work / "text.txt"], "read one text"),
                           (["quantize", work / "m", "-o", work / "q.nbl", "--encoder", "calibrated"], "transformers of text"),
-                          (["calibrate", work / "m", "--calibration", work / "text.txt", "-o", work / "s"], "reads one text"),
+                          (["calibrate", work / "m", "--calibration", work / "text.txt", "-o", work / "s"], "read one text"),
                           (["convert", work / "m", "-o", work / "m.gguf"], "t5")):
         said = nibble(*words, exits=2).stderr
         assert reason in said and len(said.strip().splitlines()) == 1, said

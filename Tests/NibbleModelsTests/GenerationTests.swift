@@ -187,8 +187,21 @@ struct SamplingTests {
 
 @Suite("Generation configurations")
 struct GenerationConfigTests {
-  static func read(_ json: String) throws -> GenerationConfig {
-    try GenerationConfig(ConfigReader(try JSON.parse(json), place: "generation_config.json"), vocabulary: 100)
+  static func read(_ json: String, start: Int? = nil) throws -> GenerationConfig {
+    try GenerationConfig(ConfigReader(try JSON.parse(json), place: "generation_config.json"), vocabulary: 100, start: start)
+  }
+
+  @Test("say what a decoder beside an encoder begins with")
+  func start() throws {
+    #expect(try Self.read("{}", start: 3).start == 3)
+    #expect(try Self.read(#"{"decoder_start_token_id": null}"#, start: 3).start == 3)
+    #expect(try Self.read(#"{"decoder_start_token_id": 99}"#, start: 3).start == 99)
+    #expect(try Self.read(#"{"decoder_start_token_id": [0, 1]}"#).start == nil)
+    for value in ["100", "-1", "[0, 1]", "1.5", "true"] {
+      let error = #expect(throws: NibbleError.self) { try Self.read(#"{"decoder_start_token_id": \#(value)}"#, start: 3) }
+      #expect(error?.kind == .badInput && error?.message.contains("generation_config.json") == true, "\(value)")
+      #expect(error?.message.contains("decoder_start_token_id") == true, "\(value)")
+    }
   }
 
   @Test("say what is applied, what flags choose, and what is not implemented")

@@ -4,6 +4,7 @@ import NibbleModels
 
 /// Scores continuations with a model. What questions, and the choices of one, begin with in common is computed once.
 package struct ContinuationScores {
+  private let model: Model
   private let network: any TokenNetwork
   private let adapters: [ActiveAdapter]
 
@@ -11,7 +12,7 @@ package struct ContinuationScores {
   package init(_ model: Model, adapters: [ActiveAdapter]) throws {
     network = try model.oneText(for: "scores of choices")
     guard model.writesText else { throw NibbleError.usage("\(path: model.path) does not write text: it has no scores for choices") }
-    self.adapters = adapters
+    (self.model, self.adapters) = (model, adapters)
   }
 
   package var contextLength: Int { network.contextLength }
@@ -73,7 +74,7 @@ package struct ContinuationScores {
   private func read(_ ids: [Int], _ cache: KeyValueCache) throws {
     for first in stride(from: 0, to: ids.count, by: Self.passRows) {
       let part = Array(ids[first..<min(first + Self.passRows, ids.count)])
-      _ = try network.hidden(.tokens([TokenRun(part, cache: cache, adapters: adapters)]), tape: nil)
+      _ = try model.naming { try network.hidden(.tokens([TokenRun(part, cache: cache, adapters: adapters)]), tape: nil) }
     }
   }
 
@@ -140,7 +141,7 @@ package struct ContinuationScores {
     let readings = readings.filter { !$0.ids.isEmpty }
     guard !readings.isEmpty else { return }
     let batch = Batch.tokens(readings.map { TokenRun($0.ids, cache: $0.cache, adapters: adapters) })
-    let hidden = try network.hidden(batch, tape: nil)
+    let hidden = try model.naming { try network.hidden(batch, tape: nil) }
     var wanted: [(row: Int, question: Int, choice: Int, id: Int)] = []
     var start = 0
     for reading in readings {

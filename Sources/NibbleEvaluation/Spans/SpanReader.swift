@@ -25,7 +25,7 @@ public struct SpanReader {
       }
       let part = fitting.isEmpty ? windows[found.count...found.count] : fitting
       let batch = Batch.tokens(part.map { TokenRun($0.ids, types: $0.types, adapters: adapters) })
-      let scores = try model.network.spanScores(model.network.hidden(batch, tape: nil), head, of: batch)
+      let scores = try model.naming { try model.network.spanScores(model.network.hidden(batch, tape: nil), head, of: batch) }
       var start = 0
       for window in part {
         let rows = start..<start + window.ids.count

@@ -32,11 +32,11 @@ package struct BeamSearch {
   ) throws -> (result: Generator.Result, score: Double) {
     let network = try generator.network
     let room = try generator.room(for: request, network)
-    let count = network.vocabulary, begun = network.opening(request.prompt).written
+    let count = network.vocabulary, begun = generator.opening(request, network).written
     let started = monotonicSeconds()
     var caches = (0..<width).map { _ in network.cache() }
     var spare = (0..<width).map { _ in network.cache() }
-    let first = try Generator.readPrompt(request, caches[0], network)
+    let first = try generator.naming { try generator.readPrompt(request, caches[0], network) }
     for cache in caches.dropFirst() { cache.assign(caches[0]) }
     timing.promptSeconds += monotonicSeconds() - started
     timing.promptTokens += request.prompt.count
@@ -64,7 +64,7 @@ package struct BeamSearch {
       if isLast || !canImprove || ends.allSatisfy({ $0 }) { break }
       let batch = Batch.tokens(
         running.indices.map { TokenRun([running[$0].ids.last ?? 0], cache: caches[$0], adapters: request.adapters) })
-      scores = try network.logits(try network.hidden(batch, tape: nil), rows: Array(running.indices), of: batch)
+      scores = try generator.naming { try network.logits(try network.hidden(batch, tape: nil), rows: Array(running.indices), of: batch) }
       timing.decodedTokens += running.count
     }
     timing.decodeSeconds += monotonicSeconds() - decoding

@@ -14,6 +14,8 @@ public struct GenerationConfig: Sendable {
   public let place: MessageText
   /// Tokens that end a sequence. A generation configuration that names none means none.
   public let endIDs: Set<Int>
+  /// The token that a decoder beside an encoder begins with; nil for other models.
+  public let start: Int?
   /// What may come next.
   public private(set) var rules = ScoreRules()
   /// `repetition_penalty`; 1 for none.
@@ -39,9 +41,10 @@ public struct GenerationConfig: Sendable {
     try self.init(ConfigReader(json, place: place), vocabulary: try model.vocabularySize, start: model.answering?.start)
   }
 
-  /// - Parameter start: the token that a decoder beside an encoder begins with; nil for other models
+  /// - Parameter start: the token that a decoder beside an encoder begins with where the file names none; nil for other models
   package init(_ config: ConfigReader, vocabulary: Int, start: Int? = nil) throws {
     place = config.place
+    self.start = try start.map { try config.int("decoder_start_token_id", 0...max(vocabulary - 1, 0), default: $0) }
     endIDs = Set(try config.ids("eos_token_id"))
     rules.suppressed = Set(try config.ids("suppress_tokens"))
     rules.suppressedFirst = Set(try config.ids("begin_suppress_tokens"))
@@ -59,7 +62,6 @@ public struct GenerationConfig: Sendable {
     let beams = Self.settings(config, [("num_beams", [1])])
     if !beams.isEmpty { choices += beams + Self.settings(config, [("length_penalty", [1])]) }
     notImplemented = Self.settings(config, Self.unknown)
-    if let start { notImplemented += Self.settings(config, [("decoder_start_token_id", [JSON(start)])]) }
   }
 
   private static func settings(_ config: ConfigReader, _ keys: [(key: String, harmless: [JSON])]) -> [Setting] {

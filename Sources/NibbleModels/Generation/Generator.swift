@@ -35,6 +35,8 @@ public struct Generator {
   public var maximumNew: Int
   /// Tokens that end a sequence.
   public var endIDs: Set<Int>
+  /// The first token of texts that a decoder beside an encoder writes; nil for the configuration's.
+  public var start: Int?
 
   /// - Parameters:
   ///   - maximumNew: the most new tokens a sequence gets, 0 or more
@@ -48,8 +50,16 @@ public struct Generator {
 
   /// What computes.
   ///
-  /// - Throws: `.usage` for models that take no texts
-  var network: any TokenNetwork { get throws { try model.tokens(for: "generation") } }
+  /// - Throws: `.usage` for models that take no texts, and for those that fill masks
+  var network: any TokenNetwork {
+    get throws {
+      guard !model.fillsMasks else { throw NibbleError.usage("\(path: model.path) fills masks in a text and cannot continue one") }
+      return try model.tokens(for: "generation")
+    }
+  }
+
+  /// Runs `body`, and names the model in what it says of numbers that are not finite.
+  func naming<Found>(_ body: () throws -> Found) throws -> Found { try model.naming(body) }
 
   /// Whether texts are written to prompts, and do not continue them.
   public var answersPrompts: Bool { model.answersPrompts }
@@ -92,7 +102,7 @@ public struct Generator {
         return tokens <= Self.groupTokens
       }
       let count = max(group.count, 1)
-      results += try run(requests[results.count..<results.count + count], network, &timing, onToken)
+      results += try naming { try run(requests[results.count..<results.count + count], network, &timing, onToken) }
     }
     return results
   }
@@ -116,8 +126,8 @@ public struct Generator {
     let started = monotonicSeconds()
     var sequences = try group.indices.map { row in
       let cache = network.cache()
-      let scores = UnsafeBufferPointer(start: try Self.readPrompt(group[row], cache, network), count: network.vocabulary)
-      let begun = network.opening(group[row].prompt).written
+      let scores = UnsafeBufferPointer(start: try readPrompt(group[row], cache, network), count: network.vocabulary)
+      let begun = opening(group[row], network).written
       return Sequence(
         row: row, request: group[row], cache: cache, begun: begun, room: try room(for: group[row], network),
         next: choose(scores, begun, [], row: row, step: 0))
@@ -166,7 +176,7 @@ public struct Generator {
   /// - Throws: `.usage` for a prompt that is empty or leaves no room in the context
   func room(for request: Request, _ network: any TokenNetwork) throws -> Int {
     guard !request.prompt.isEmpty else { throw NibbleError.usage("the prompt is empty: there is nothing to continue") }
-    let left = network.contextLength - network.opening(request.prompt).ids.count
+    let left = network.contextLength - opening(request, network).ids.count
     guard left >= min(maximumNew, 1) else {
       throw NibbleError.usage(
         "the prompt has \(request.prompt.count) tokens and the model's context \(network.contextLength), which leaves no room for an answer; "
@@ -175,15 +185,18 @@ public struct Generator {
     return min(maximumNew, left)
   }
 
+  /// What a sequence begins with.
+  func opening(_ request: Request, _ network: any TokenNetwork) -> Opening { network.opening(request.prompt, start: start) }
+
   /// Computes a prompt, and the scores of what comes after it.
-  static func readPrompt(
+  func readPrompt(
     _ request: Request, _ cache: KeyValueCache, _ network: any TokenNetwork
   ) throws -> UnsafePointer<Float> {
-    let opening = network.opening(request.prompt), count = opening.ids.count
+    let opening = opening(request, network), count = opening.ids.count
     var start = 0
     while true {
       // An encoder sees all of it at once.
-      let part = Array(opening.ids[start..<(opening.types == nil ? min(start + promptRows, count) : count)])
+      let part = Array(opening.ids[start..<(opening.types == nil ? min(start + Self.promptRows, count) : count)])
       let batch = Batch.tokens([TokenRun(part, cache: cache, types: opening.types, adapters: request.adapters)])
       let hidden = try network.hidden(batch, tape: nil)
       start += part.count

@@ -42,8 +42,9 @@ package final class EncoderDecoder: TokenNetwork, @unchecked Sendable {
 
   package func rows(_ batch: Batch) -> [Int] { decoder.rows(batch) }
 
-  package func opening(_ prompt: [Int]) -> Opening {
-    Opening(ids: prompt + [start], types: Array(repeating: 0, count: prompt.count) + [1], written: [start])
+  package func opening(_ prompt: [Int], start: Int?) -> Opening {
+    let start = start ?? self.start
+    return Opening(ids: prompt + [start], types: Array(repeating: 0, count: prompt.count) + [1], written: [start])
   }
 
   /// A batch as its two networks see it.

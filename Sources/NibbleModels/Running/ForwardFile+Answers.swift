@@ -7,6 +7,9 @@ extension ForwardFile {
   func answers(
     _ model: Model, _ network: EncoderDecoder, _ adapters: [ActiveAdapter], _ writer: ([(name: String, shape: [Int])]) throws -> TensorFile.Writer
   ) throws -> Double? {
+    for name in ["decoder_attention_mask", "token_type_ids"] where file.tensor(name) != nil {
+      throw NibbleError.badInput("\(path: file.path): \(name) is not implemented for models that read one text and write another")
+    }
     let count = network.vocabulary
     let targets = try labels.map { try self.targets($0, count) }
     let written = try written(network, targets)
@@ -58,6 +61,7 @@ extension ForwardFile {
   private func written(_ network: EncoderDecoder, _ targets: [[Int]]?) throws -> [[Int]] {
     if let tensor = file.tensor("decoder_input_ids") {
       let written = try rows(tensor, "decoder_input_ids", file.integers(tensor))
+      try checkIDs(written, of: "decoder_input_ids", network)
       guard targets == nil || targets?.first?.count == written.first?.count else {
         throw NibbleError.badInput("\(path: file.path): labels and decoder_input_ids are not equally long")
       }

@@ -33,6 +33,9 @@ package struct ForwardFile {
     }
     ids = try rows("input_ids") ?? []
     masks = try rows("attention_mask")?.map { TokenMask($0.map { $0 != 0 }) } ?? ids.map { _ in nil }
+    if let row = masks.firstIndex(where: { mask in mask.map { mask in !(0..<length).contains { mask.isVisible($0) } } ?? false }) {
+      throw fail("attention_mask hides every token of row \(row + 1)")
+    }
     types = try rows("token_type_ids")
     labels = file.tensor("labels")
     tokens = input.count
@@ -44,7 +47,13 @@ package struct ForwardFile {
     func writer(_ tensors: [(name: String, shape: [Int])]) throws -> TensorFile.Writer {
       try TensorFile.Writer(tensors + (hasLoss(model) ? [("loss", [1])] : []), to: path, force: force)
     }
-    _ = try model.tokens(for: "a pass over ids")
+    try check(try model.tokens(for: "a pass over ids"))
+    return try model.naming { try results(model, adapters, writer) }
+  }
+
+  private func results(
+    _ model: Model, _ adapters: [ActiveAdapter], _ writer: ([(name: String, shape: [Int])]) throws -> TensorFile.Writer
+  ) throws -> Double? {
     if let network = model.answering { return try answers(model, network, adapters, writer) }
     let width = model.network.width
     let (loss, file) =
@@ -69,6 +78,23 @@ package struct ForwardFile {
     }
     try file.finish()
     return loss
+  }
+
+  /// Throws for ids that the model has not, and for sequences longer than its context.
+  private func check(_ network: any TokenNetwork) throws {
+    try checkIDs(ids, of: "input_ids", network)
+    guard length <= network.contextLength else {
+      throw NibbleError.badInput("\(path: file.path): a sequence of \(length) tokens is longer than the model's context of \(network.contextLength)")
+    }
+  }
+
+  /// Throws for ids outside the vocabulary.
+  func checkIDs(_ rows: [[Int]], of name: String, _ network: any TokenNetwork) throws {
+    for (row, ids) in rows.enumerated() {
+      guard let id = ids.first(where: { !(0..<network.vocabulary).contains($0) }) else { continue }
+      throw NibbleError.badInput(
+        "\(path: file.path): \(name) has token id \(id) in row \(row + 1), which is not in the model's vocabulary of \(network.vocabulary)")
+    }
   }
 
   /// Whether a token of a sequence may be attended to.

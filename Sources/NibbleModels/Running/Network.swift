@@ -53,7 +53,9 @@ package protocol TokenNetwork: Network {
   /// An empty cache for one sequence.
   func cache() -> KeyValueCache
   /// What a sequence begins with that continues, or answers, a prompt.
-  func opening(_ prompt: [Int]) -> Opening
+  ///
+  /// - Parameter start: the first token of an answer; nil for the configuration's
+  func opening(_ prompt: [Int], start: Int?) -> Opening
 }
 
 /// The beginning of a text that a network writes.
@@ -69,7 +71,8 @@ package struct Opening: Sendable {
 }
 
 extension TokenNetwork {
-  package func opening(_ prompt: [Int]) -> Opening { Opening(ids: prompt, written: prompt) }
+  package func opening(_ prompt: [Int], start: Int?) -> Opening { Opening(ids: prompt, written: prompt) }
+  package func opening(_ prompt: [Int]) -> Opening { opening(prompt, start: nil) }
 }
 
 /// What adapters and training find in a network, beside its head.

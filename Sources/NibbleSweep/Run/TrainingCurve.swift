@@ -2,7 +2,7 @@ import NibbleCore
 
 /// The `metrics.jsonl` of a run of training.
 package struct TrainingCurve: Sendable {
-  /// Of each step.
+  /// Of each step; NaN where nothing was learned.
   package private(set) var losses: [Double] = []
   /// Steps, 0 before the first, and the losses after them.
   package private(set) var validation: [(step: Int, loss: Double)] = []
@@ -18,7 +18,7 @@ package struct TrainingCurve: Sendable {
     guard PathKind(path) == .file else { return nil }
     do {
       try JSONLines.forEach(path) { row, _ in
-        if let loss = row["loss"]?.double { losses.append(loss) }
+        if row["tokens"] != nil || row["loss"] != nil { losses.append(row["loss"]?.double ?? .nan) }
         seconds += row["seconds"]?.double ?? 0
         if let step = row["step"]?.int, let loss = row["valid_loss"]?.double {
           validation.append((step, loss))

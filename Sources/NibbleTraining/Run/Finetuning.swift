@@ -32,6 +32,7 @@ public final class Finetuning {
   /// The outcome of a run.
   public struct Result: Sendable {
     public var steps = 0
+    /// NaN where no step learned anything.
     public var smoothedLoss = 0.0
     /// Of what was written.
     public var validation: [(key: String, value: Double)] = []
@@ -256,6 +257,10 @@ public final class Finetuning {
     }
     result.steps = run.done
     result.smoothedLoss = history.smoothed
+    if history.losses.allSatisfy(\.isNaN) {
+      result.warnings.append(
+        .init(.data, model.fillsMasks ? "no token was hidden in any step, nothing is learned: a greater \(.mlmProbability) or more steps" : "no step learned anything"))
+    }
     result.validationBefore = history.before ?? []
     if let last = history.validations.last, last.step > 0 { result.validation = last.figures }
     if needsBest, let best = history.best, best.step != run.done {

@@ -15,7 +15,7 @@ public struct LossCurve {
   private static let dots = 40
 
   /// - Parameters:
-  ///   - losses: of each step
+  ///   - losses: of each step; NaN where nothing was learned, which is left out
   ///   - validation: steps, 0 before the first, and the losses after them
   /// - Returns: an empty text where there is nothing to draw
   public static func svg(_ losses: [Double], validation: [(step: Int, loss: Double)] = []) -> String {
@@ -148,7 +148,7 @@ public struct LossCurve {
     }
     var parts = [curve(thinned(losses), "class=\"step\" stroke-width=\"1\"")]
     if losses.count <= Self.dots {
-      parts += losses.enumerated().map { index, loss in
+      parts += losses.enumerated().filter { !$1.isNaN }.map { index, loss in
         let at = place(Double(index + 1), loss)
         return "<circle cx=\"\(SVG.number(at.x))\" cy=\"\(SVG.number(at.y))\" r=\"2.5\" class=\"step-dot\"/>"
       }
@@ -163,7 +163,7 @@ public struct LossCurve {
   /// At most two points for each unit of width, the least and the greatest: spikes stay.
   private func thinned(_ values: [Double]) -> [(x: Double, y: Double)] {
     let columns = Int(Self.width - Self.left - Self.right)
-    let points = values.enumerated().map { place(Double($0 + 1), $1) }
+    let points = values.enumerated().filter { !$1.isNaN }.map { place(Double($0 + 1), $1) }
     guard points.count > 2 * columns else { return points }
     return (0..<columns).flatMap { column in
       let range = column * points.count / columns..<(column + 1) * points.count / columns

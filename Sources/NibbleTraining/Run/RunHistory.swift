@@ -5,6 +5,7 @@ import NibblePlots
 struct RunHistory {
   typealias Figures = [(key: String, value: Double)]
 
+  /// NaN for steps that learned nothing.
   private(set) var losses: [Double] = []
   /// After each validated step, and its figures, the loss first; before the first step where the step is 0.
   private(set) var validations: [(step: Int, figures: Figures)] = []
@@ -13,7 +14,7 @@ struct RunHistory {
   /// The figure that decides which is the best, and whether less of it is better.
   private let deciding: (key: String, isLoss: Bool)
 
-  /// The exponential mean of the losses.
+  /// The exponential mean of the losses; NaN where no step learned anything.
   var smoothed: Double { mean.value }
   /// Figures before the first step.
   var before: Figures? { validations.first.flatMap { $0.step == 0 ? $0.figures : nil } }
@@ -29,7 +30,7 @@ struct RunHistory {
   init(_ rows: [JSON] = [], best figure: String = "loss") {
     deciding = (figure, Self.losses.contains(figure))
     for row in rows {
-      if let loss = row["loss"]?.double { add(loss) }
+      if row["tokens"] != nil || row["loss"] != nil { add(row["loss"]?.double ?? .nan) }
       guard let step = row["step"]?.int, let loss = row["valid_loss"]?.double else { continue }
       let others = (row.members ?? []).compactMap { member -> (key: String, value: Double)? in
         guard member.key.hasPrefix("valid_"), member.key != "valid_loss", let value = member.value.double else { return nil }

@@ -11,13 +11,15 @@ public final class TrainingFolder {
   public enum Begin: Sendable {
     /// Nothing, or with `force` another run's files, which are replaced.
     case anew(force: Bool)
-    /// A run that was interrupted.
+    /// A run that was interrupted; where there is nothing yet, a new one.
     case resume
   }
 
   let path: String
   private let begin: Begin
   private let isNew: Bool
+  /// Whether there is a run to continue.
+  public let continues: Bool
   private let lock: FolderLock
   private let metricsFile: Int32
   /// Bytes of `metrics.jsonl`.
@@ -30,19 +32,24 @@ public final class TrainingFolder {
   ///   `.cannotWrite`
   public init(_ path: String, _ begin: Begin, isFull: Bool = false) throws {
     let path = path.withoutTrailingSlashes
-    (self.path, self.begin) = (path, begin)
+    self.path = path
     isNew = PathKind(path) == .nothing
-    switch (PathKind(path), begin) {
-    case (.nothing, .resume): throw NibbleError.usage("\(.resume): there is no \(path: path) to resume")
-    case (.nothing, .anew):
+    let isEmpty = try isNew || PathKind(path) == .folder && namesInFolder(path).isEmpty
+    switch begin {
+    case .resume where !isEmpty: continues = true
+    default: continues = false
+    }
+    self.begin = isEmpty ? .anew(force: false) : begin
+    switch PathKind(path) {
+    case .nothing:
       guard mkdir(path, 0o777) == 0 else {
         throw NibbleError.cannotWrite("\(path: path): cannot be created: \(errorText(errno))")
       }
-    case (.folder, _): break
+    case .folder: break
     default: throw NibbleError.usage("\(path: path) exists and is no folder")
     }
     lock = try FolderLock(path)
-    try Self.check(path, begin, isFull)
+    try Self.check(path, self.begin, isFull)
     metricsFile = open(path + "/metrics.jsonl", O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o666)
     guard metricsFile >= 0 else { throw NibbleError.cannotWrite("\(path: path + "/metrics.jsonl"): \(errorText(errno))") }
   }

@@ -57,7 +57,7 @@ public struct RunOptions: Sendable, Equatable {
 public struct StepReport: Sendable {
   /// Counted from 1.
   public let step: Int
-  /// The mean over the micro-batches.
+  /// The mean over the micro-batches in which something is learned; NaN where that is none, as where no token happened to be hidden.
   public let loss: Double
   /// Before clipping.
   public let gradientNorm: Double
@@ -150,7 +150,7 @@ package final class TrainingRun {
   }
 
   /// Figures of `rows`, of the numbers that would be written now.
-  package func validate(_ rows: [TrainingRow]) throws -> Validation { try optimizer.averaged { try figures(rows) } }
+  package func validate(_ rows: [TrainingRow]) throws -> Validation { try pass.model.naming { try optimizer.averaged { try figures(rows) } } }
 
   /// What `body` finds of the model with what is trained, in the numbers that would be written now.
   package func measured<Found>(_ body: ([ActiveAdapter]) throws -> Found) throws -> Found {
@@ -231,7 +231,7 @@ package final class TrainingRun {
   /// - Throws: `.quality` naming step and layer where a number is not finite; the last checkpoint is still good
   package func step() throws -> StepReport {
     let number = done + 1
-    do { return try finiteStep() } catch let error as NibbleError where error.kind == .quality {
+    do { return number > 1 ? try finiteStep() : try pass.model.naming(finiteStep) } catch let error as NibbleError where error.kind == .quality {
       // A failure in the first step comes from the base, the adapter or the data, not from the learning rate.
       let advice: MessageText = number > 1 ? "; a lower \(.learningRate) may help" : ""
       throw NibbleError.quality("step \(number): \(error.text)\(advice)")
@@ -247,12 +247,14 @@ package final class TrainingRun {
     return row
   }
 
-  /// The mean loss of rows, and its gradients, times `scale`.
-  private func learn(_ batch: [TrainingRow], _ scale: Float) throws -> Double {
+  /// The mean loss of rows, and its gradients, times `scale`; nil where no token of them is learned.
+  private func learn(_ batch: [TrainingRow], _ scale: Float) throws -> Double? {
     switch pass.model.head {
-    case .language, .masked, .tokens: try pass.language(batch.map(\.run), labels: batch.map(\.labels), scale: scale).loss
-    case .spans: try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale)
-    case .classification, .none: try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
+    case .language, .masked, .tokens:
+      let found = try pass.language(batch.map(\.run), labels: batch.map(\.labels), scale: scale)
+      return found.tokens > 0 ? found.loss : nil
+    case .spans: return try pass.spans(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale)
+    case .classification, .none: return try pass.classes(Batch(batch.map(\.input)), targets: batch.map(\.targets), scale: scale).loss
     }
   }
 
@@ -261,7 +263,7 @@ package final class TrainingRun {
     let index = optimizer.steps
     optimizer.clearGradients()
     try pass.round()
-    var loss = 0.0, tokens = 0
+    var loss = 0.0, tokens = 0, learned = 0
     for micro in 0..<options.accumulation {
       let first = (index * options.accumulation + micro) * options.batchSize
       if options.dropout > 0 {
@@ -276,8 +278,12 @@ package final class TrainingRun {
       let batch = try (first..<first + options.batchSize).map { try augmented(rows[order.row($0)], place: $0) }
       tokens += batch.reduce(0) { $0 + $1.ids.count }
       let scale = 1 / Float(options.accumulation)
-      loss += try learn(batch, scale) / Double(options.accumulation)
+      guard let own = try learn(batch, scale) else { continue }
+      loss += own / Double(options.accumulation)
+      learned += 1
     }
+    // Gradients are those of a loss of 0 where nothing is learned; what is reported is the mean of the others.
+    if learned > 0, learned < options.accumulation { loss *= Double(options.accumulation) / Double(learned) }
     loss += pass.clock.measure(.trained) { rule?.addLoss() ?? 0 }
     let norm = pass.clock.measure(.optimizer) { optimizer.clip() }
     guard loss.isFinite, norm.isFinite else {
@@ -294,6 +300,6 @@ package final class TrainingRun {
       }
     }
     return StepReport(
-      step: index + 1, loss: loss, gradientNorm: norm, learningRate: rate, tokens: tokens, seconds: monotonicSeconds() - started)
+      step: index + 1, loss: learned > 0 ? loss : .nan, gradientNorm: norm, learningRate: rate, tokens: tokens, seconds: monotonicSeconds() - started)
   }
 }

@@ -46,9 +46,11 @@ extension EvaluateCommand {
     let config = try GenerationConfig(model)
     var sampling = Sampling()
     sampling.noRepeatNgram = search.noRepeatNgram
+    var generator = Generator(
+      model, sampling: sampling, maximumNew: search.maximumNew, endIDs: config.endIDs.union(talks?.answerEnd.map { [$0] } ?? []))
+    generator.start = config.start
     let writer = TextGenerator(
-      generator: Generator(
-        model, sampling: sampling, maximumNew: search.maximumNew, endIDs: config.endIDs.union(talks?.answerEnd.map { [$0] } ?? [])),
+      generator: generator,
       tokens: tokens, stops: search.stops, beams: search.beams > 1 ? BeamSearch(width: search.beams, lengthPenalty: search.lengthPenalty) : nil)
     var answers: [String?] = items.indices.map { journal?.rows[$0]?["prediction"]?.string }
     let waiting = items.indices.filter { answers[$0] == nil }

@@ -40,7 +40,7 @@ extension EvaluateCommand {
     let isClassifier = open.model.classCount != nil || open.model.tokenClassCount != nil
     let right: [Task] = open.model.fillsMasks ? [.mlm] : open.model.tokenClassCount != nil ? [.classification] : !isClassifier ? [.lm] : open.model.isRegression ? [.regression, .classification] : [.classification, .pairs]
     guard right.contains(task) else {
-      let kind = open.model.fillsMasks ? "fills masks" : !isClassifier ? "is no classifier (--label-list asks it for words)" : open.model.isRegression ? "is a regression" : "is a classifier"
+      let kind = open.model.fillsMasks ? "fills masks" : task == .mlm ? "fills no masks" : !isClassifier ? "is no classifier (--label-list asks it for words)" : open.model.isRegression ? "is a regression" : "is a classifier"
       throw NibbleError.usage("\(path: open.model.path) \(kind): --task \(right[0].rawValue)")
     }
     let rows = try TrainingRows(
