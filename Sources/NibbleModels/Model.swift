@@ -63,6 +63,7 @@ public final class Model: @unchecked Sendable {
         "\(key: "model_type") \(quoted(type)) is not implemented; \(architectures.modelTypes.joined(separator: ", ")) are")
     }
     let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "", ModelFamily.named(type))
+    source.headSeed = classifier?.seed ?? 0
     if let classifier, classifier.pooling == .each, try !architecture.beginTokenHead(config, labels: classifier.labels, source) {
       throw NibbleError.usage("classes of tokens are not implemented for models of model_type \(quoted(type))")
     }

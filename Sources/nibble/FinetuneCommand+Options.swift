@@ -58,13 +58,13 @@ extension FinetuneCommand {
     let names = try labels.map(Self.names) ?? []
     if pooling == .span {
       guard numLabels == nil, names.isEmpty else { throw NibbleError.usage("--pooling span marks answers: it has no classes for --num-labels and --labels") }
-      return NewHead(labels: 2, pooling: .span)
+      return NewHead(labels: 2, pooling: .span, seed: seed)
     }
     guard let count = numLabels ?? (names.isEmpty ? nil : names.count) else { return nil }
     guard names.isEmpty || names.count == count else {
       throw NibbleError.usage("--num-labels \(count), but --labels names \(names.count)")
     }
-    return NewHead(labels: count, pooling: pooling, hasManyLabels: manyLabels, names: names)
+    return NewHead(labels: count, pooling: pooling, hasManyLabels: manyLabels, names: names, seed: seed)
   }
 
   private static func names(_ text: String) throws -> [String] {

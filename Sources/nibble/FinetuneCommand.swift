@@ -110,7 +110,7 @@ struct FinetuneCommand: ParsableCommand {
     help: ArgumentHelp("What does not decay: biases, norms, or a pattern for names of tensors; can be repeated.", valueName: "REGEX"))
   var noDecay: [String] = []
   @Option(help: "Clip the gradient norm to this; 0 disables clipping.") var maxGradNorm = 1.0
-  @Option(help: "Seed for the order of rows, the initial factors and dropout.") var seed = 0
+  @Option(help: "Seed for the order of rows, the initial factors, a new head and dropout.") var seed = 0
   @Flag(help: "Keep the rows in file order.") var noShuffle = false
   @Flag(help: "Put rows of similar length into the same micro-batch.") var groupByLength = false
   @Flag(help: "Also learn prompts, not only answers.") var trainOnPrompt = false

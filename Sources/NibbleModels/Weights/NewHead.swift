@@ -23,26 +23,28 @@ public struct NewHead: Sendable, Equatable {
   public var hasManyLabels: Bool
   /// What the classes are called; empty where they are numbers.
   public var names: [String]
+  /// Of the random numbers it begins with.
+  public var seed: Int
 
-  public init(labels: Int, pooling: Pooling = .model, hasManyLabels: Bool = false, names: [String] = []) {
-    (self.labels, self.pooling, self.hasManyLabels, self.names) = (labels, pooling, hasManyLabels, names)
+  public init(labels: Int, pooling: Pooling = .model, hasManyLabels: Bool = false, names: [String] = [], seed: Int = 0) {
+    (self.labels, self.pooling, self.hasManyLabels, self.names, self.seed) = (labels, pooling, hasManyLabels, names, seed)
   }
 
   /// The module's path.
   package static let name = "classifier"
 
-  /// The head, with small random weights, the same every time.
+  /// The head, with small random weights, the same every time for a seed.
   ///
   /// - Parameter id: of its weight; that of its bias is the next
   func head(width: Int, id: ParameterID) -> ClassificationHead {
     let bias = Vector(id: id + 1, values: FloatStore([Float](repeating: 0, count: labels)))
-    let weight = Matrix(Self.values(labels * width, stream: labels), rows: labels, columns: width)
+    let weight = Matrix(Self.values(labels * width, stream: labels, seed: seed), rows: labels, columns: width)
     return head(Linear(name: Self.name, id: id, matrix: weight, bias: bias, isConv1D: false))
   }
 
-  /// Small random numbers, the same every time.
-  static func values(_ count: Int, stream: Int) -> [Float] {
-    let random = CountedRandom(seed: 0, stream: UInt64(stream))
+  /// Small random numbers.
+  static func values(_ count: Int, stream: Int, seed: Int) -> [Float] {
+    let random = CountedRandom(seed: UInt64(bitPattern: Int64(seed)), stream: UInt64(stream))
     return (0..<count).map { Float(0.02 * random.normal(UInt64($0))) }
   }
 

@@ -14,6 +14,8 @@ package final class WeightSource {
   private var used: Set<ByteName> = []
   /// Names of tensors of another head than the model's.
   private(set) var unused: [String] = []
+  /// Of the random numbers that new heads begin with.
+  var headSeed = 0
   /// Parameters that begin anew, whatever the checkpoint holds under their names.
   private var new: [String: (shape: [Int], values: [Float])] = [:]
 
@@ -43,7 +45,7 @@ package final class WeightSource {
 
   /// Gives a layer new numbers: a random weight, and a bias of zeros.
   package func begin(_ name: String, outputs: Int, inputs: Int, hasBias: Bool) {
-    new[name + ".weight"] = ([outputs, inputs], NewHead.values(outputs * inputs, stream: outputs))
+    new[name + ".weight"] = ([outputs, inputs], NewHead.values(outputs * inputs, stream: outputs, seed: headSeed))
     if hasBias { new[name + ".bias"] = ([outputs], [Float](repeating: 0, count: outputs)) }
   }
 
