@@ -138,6 +138,10 @@ REFUSED = {
         ({"norm_topk_prob": True}, 2, "norm_topk_prob"), ({"clip_qkv": 8.0}, 2, "clip_qkv"), ({"num_key_value_heads": 2}, 2, "num_key_value_heads"),
         ({"tie_word_embeddings": True}, 2, "tie_word_embeddings"), ({"head_dim": 8}, 2, "head_dim"),
     ],
+    "qwen2_moe": [
+        ({"norm_topk_prob": True}, 2, "norm_topk_prob"), ({"decoder_sparse_step": 2}, 2, "decoder_sparse_step"), ({"mlp_only_layers": [1]}, 2, "mlp_only_layers"),
+        ({"tie_word_embeddings": True}, 2, "tie_word_embeddings"), ({"head_dim": 8}, 2, "head_dim"), ({"num_experts": 4}, 3, "has 5"),
+    ],
     "mixtral": [({"num_local_experts": -1}, 3, "num_local_experts"), ({"num_local_experts": 1e30}, 3, "num_local_experts"), ({"num_local_experts": 2000}, 2, "1 to 1024")],
 }
 
