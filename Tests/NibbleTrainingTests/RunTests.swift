@@ -246,7 +246,6 @@ struct RunTests {
     try train("run", Self.options(steps: 5))
     #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 4), resume: true) }
     #expect(throws: NibbleError.self) { try train("run", Self.options(steps: 5)) }
-    #expect(throws: NibbleError.self) { try train("new", Self.options(steps: 5), resume: true) }
   }
 
   @Test("targets are layers of attention, of the MLP, names or patterns")
