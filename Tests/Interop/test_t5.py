@@ -119,7 +119,8 @@ SEARCHES = {
 @pytest.mark.parametrize("search", SEARCHES)
 @pytest.mark.parametrize("case", range(4))
 def test_texts(nibble, work, search, case):
-    model = save_t5(work / "m", f"texts {case}")
+    # A head that is the table repeats a token with a probability of 1; then beams that repeat another of their tokens have the same score, and either may come first.
+    model = save_t5(work / "m", f"texts {case}", **({"own_head": True, "tied": False} if "num_beams" in SEARCHES[search] else {}))
     for length in (1, 9, 70):
         prompt = ids_of(1, length)[0].tolist()
         flags = [word for key, value in SEARCHES[search].items() for word in ("--" + key.replace("_", "-"), value)]
