@@ -12,26 +12,23 @@ size_t nibble_convolve_packed(nibble_variant variant, size_t across, size_t inpu
   return width * inputs;
 }
 
-void nibble_convolve_pack(nibble_variant variant, const nibble_convolution *k, const float *weights, float *packed) {
-  size_t lanes = nibble_layers_of(variant)->lanes, taps = k->window_height * k->window_width;
-  for (size_t o = 0; o < k->outputs;) {
-    size_t width = block_width(k->outputs, o, lanes);
+/// Blocks of what lies `step` taps apart, `across` of it; in each every tap of what is packed along, `along` things `stride` taps apart.
+static void pack(size_t lanes, size_t taps, size_t across, size_t step, size_t along, size_t stride, const float *weights, float *packed) {
+  for (size_t at = 0; at < across;) {
+    size_t width = block_width(across, at, lanes);
     for (size_t t = 0; t < taps; t++)
-      for (size_t c = 0; c < k->channels; c++)
-        for (size_t l = 0; l < width; l++) *packed++ = o + l < k->outputs ? weights[((o + l) * k->channels + c) * taps + t] : 0;
-    o += width;
+      for (size_t i = 0; i < along; i++)
+        for (size_t l = 0; l < width; l++) *packed++ = at + l < across ? weights[((at + l) * step + i * stride) * taps + t] : 0;
+    at += width;
   }
 }
 
+void nibble_convolve_pack(nibble_variant variant, const nibble_convolution *k, const float *weights, float *packed) {
+  pack(nibble_layers_of(variant)->lanes, k->window_height * k->window_width, k->outputs, k->channels, k->channels, 1, weights, packed);
+}
+
 void nibble_convolve_pack_back(nibble_variant variant, const nibble_convolution *k, const float *weights, float *packed) {
-  size_t lanes = nibble_layers_of(variant)->lanes, taps = k->window_height * k->window_width;
-  for (size_t c = 0; c < k->channels;) {
-    size_t width = block_width(k->channels, c, lanes);
-    for (size_t t = 0; t < taps; t++)
-      for (size_t o = 0; o < k->outputs; o++)
-        for (size_t l = 0; l < width; l++) *packed++ = c + l < k->channels ? weights[(o * k->channels + c + l) * taps + t] : 0;
-    c += width;
-  }
+  pack(nibble_layers_of(variant)->lanes, k->window_height * k->window_width, k->channels, 1, k->outputs, k->channels, weights, packed);
 }
 
 void nibble_convolve_unpack(nibble_variant variant, const nibble_convolution *k, const float *packed, float scale, float *dw) {
