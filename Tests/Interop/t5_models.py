@@ -18,8 +18,9 @@ def chance(name):
     return random.Random(f"{os.environ['NIBBLE_SEED']} {name}")
 
 
-def settings(rng):
-    """What a configuration says, and whether the head has a weight of its own."""
+def settings(rng, is_smooth):
+    """What a configuration says, and whether the head has a weight of its own. Rounding pushes nothing of a smooth model over an edge, so that
+    steps can be compared."""
     while True:
         buckets = rng.randint(4, 33)
         longest = buckets // 2 + rng.randint(1, 40)
@@ -29,15 +30,15 @@ def settings(rng):
         "vocab_size": VOCABULARY, "d_model": rng.choice([20, 32, 48, 64]), "d_kv": rng.choice([4, 8, 12, 16]), "d_ff": rng.choice([24, 40, 64, 96]),
         "num_heads": rng.randint(1, 5), "num_layers": rng.randint(1, 3), "num_decoder_layers": rng.choice([None, 1, 2, 3, 4]),
         "relative_attention_num_buckets": buckets, "relative_attention_max_distance": longest,
-        "feed_forward_proj": rng.choice(["relu", "gated-gelu", "gated-silu", "gelu", "gated-relu"]), "layer_norm_epsilon": rng.choice([1e-6, 1e-5, 1e-3]),
+        "feed_forward_proj": rng.choice(["gated-gelu", "gated-silu", "gelu", *([] if is_smooth else ["relu", "gated-relu"])]), "layer_norm_epsilon": rng.choice([1e-6, 1e-5, 1e-3]),
         "decoder_start_token_id": rng.choice([PAD, 0, 7]), "pad_token_id": PAD, "eos_token_id": EOS, "use_cache": True}
     return {key: value for key, value in drawn.items() if value is not None}, rng.random() < 0.5
 
 
-def save_t5(folder, name, **changes):
+def save_t5(folder, name, is_smooth=False, **changes):
     """A drawn model whose every part counts, and what transformers makes of its folder."""
     rng = chance(name)
-    drawn, own_head = settings(rng)
+    drawn, own_head = settings(rng, is_smooth)
     kind, tied = rng.choice(["t5", "t5", "mt5"]), rng.choice([True, False, None])
     kind, tied, own_head = changes.pop("kind", kind), changes.pop("tied", tied), changes.pop("own_head", own_head)
     torch.manual_seed(rng.randrange(10**6))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from rounding import runs_moved_by_rounding
 from running import TOLERANCE, distance
 from safetensors.torch import load_file
 
@@ -101,9 +102,10 @@ def test_packed_convolutions_say_what_their_decoded_weights_say(nibble, work):
     assert distance(scores(nibble, work, work / "m.nbl")[0], expected(twin, pictures)) < TOLERANCE
 
 
-def by_torch(model, batches, parameters, trains):
+def by_torch(model, batches, trains):
     """Steps of SGD; losses and the norms of gradients. Small steps: behind batch norms of four pictures a ReLU that falls to the other side
     is a hundred times as much after the next large one."""
+    parameters = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.005)
     model.train(trains)
     seen = []
@@ -129,14 +131,21 @@ RUN = ["--batch-size", BATCH, "--learning-rate", 0.005, "--optimizer", "sgd", "-
        "--max-grad-norm", 0]
 
 
-def assert_same_steps(folder, seen, exact=None):
+def assert_same_steps(folder, model, batches, trains=False):
     """
-    - exact: the same steps in float64, if rounding may grow from step to step: then seen says how far
+    The steps that `folder` tells of are those of PyTorch, which takes them on `model`. Thousands of ReLUs are a few ulps from their edge, and a
+    batch norm makes much of one that falls: where a step differs, it may differ as much as PyTorch's own does on weights moved by that little.
     """
+    start, moved = copy.deepcopy(model), []
+    seen = by_torch(model, batches, trains)
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for row, rounded, true in zip(metrics, seen, exact or seen, strict=True):
-        for ours, near, value, tolerance in ((row["loss"], rounded[0], true[0], 1e-4), (row["grad_norm"], rounded[1], true[1], 1e-3)):
-            assert abs(ours - value) <= tolerance * abs(value) + 20 * abs(near - value), (ours, near, value)
+    for number, (row, true) in enumerate(zip(metrics, seen, strict=True)):
+        for place, name, tolerance in ((0, "loss", 1e-4), (1, "grad_norm", 1e-3)):
+            off, allowed = abs(row[name] - true[place]), tolerance * abs(true[place])
+            if not off <= allowed:
+                moved = moved or runs_moved_by_rounding(start, lambda own: by_torch(own, batches, trains))
+                allowed += 2 * max(abs(one[number][place] - true[place]) for one in moved)
+            assert off <= allowed, (number, name, row[name], true[place])
 
 
 @pytest.mark.parametrize("case", range(2 if not os.environ.get("NIBBLE_SLOW") else 20))
@@ -145,14 +154,19 @@ def test_full_training_is_torch_s_batch_norms_included(nibble, work, case):
     model = save_model(work / "m", draw)
     pictures, labels = save_pictures(work / "p", FULL_STEPS * BATCH, draw, size=(33, 41))
     nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--method", "full", "--max-steps", FULL_STEPS, *RUN)
-    wide, steps = copy.deepcopy(model).double(), batches(pictures, labels)
-    exact = by_torch(wide, [(x.double(), y) for x, y in steps], list(wide.parameters()), trains=True)
-    assert_same_steps(work / "out", by_torch(model, steps, list(model.parameters()), trains=True), exact)
-    ours, near = load_file(work / "out" / "model.safetensors"), model.state_dict()
-    for name, value in wide.state_dict().items():
+    steps = batches(pictures, labels)
+
+    def trained(own):
+        by_torch(own, steps, trains=True)
+        return own.state_dict()
+
+    moved = runs_moved_by_rounding(model, trained)
+    assert_same_steps(work / "out", model, steps, trains=True)
+    ours = load_file(work / "out" / "model.safetensors")
+    for name, value in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
-            noise = float((near[name].double() - value).abs().max())
-            assert torch.allclose(ours[name].double(), value, rtol=2e-3, atol=2e-4 + 20 * noise), name
+            off, noise = (ours[name] - value).abs().max(), max((one[name] - value).abs().max() for one in moved)
+            assert off <= 2e-4 + 2e-3 * value.abs().max() + 2 * noise, name
 
 
 def assert_adapter_trains_as_in_peft(nibble, work, model, theirs, pictures, labels):
@@ -160,7 +174,7 @@ def assert_adapter_trains_as_in_peft(nibble, work, model, theirs, pictures, labe
     theirs.save_pretrained(work / "start")
     nibble("finetune", "--base", work / "m", "--data", work / "p" / "rows.jsonl", "-o", work / "out", "--init-adapter", work / "start",
            "--any-base", "--max-steps", STEPS, *RUN)
-    assert_same_steps(work / "out", by_torch(theirs, batches(pictures, labels), [p for p in theirs.parameters() if p.requires_grad], trains=False))
+    assert_same_steps(work / "out", theirs, batches(pictures, labels))
     learned = peft.PeftModel.from_pretrained(copy.deepcopy(model), work / "out").eval()
     ours, _ = scores(nibble, work, work / "m", "--adapter", work / "out")
     assert distance(ours, expected(learned, pictures)) < TOLERANCE

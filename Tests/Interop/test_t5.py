@@ -276,7 +276,7 @@ def peft_start(base, folder, **options):
 @pytest.mark.parametrize("case", range(2))
 @pytest.mark.parametrize("more", [[], ["--no-gradient-checkpointing"]], ids=str)
 def test_steps_are_peft_s(nibble, work, targets, case, more):
-    save_t5(work / "m", f"steps {case}")
+    save_t5(work / "m", f"steps {case}", is_smooth=True)
     model = peft_start(work / "m", work / "start", target_modules=targets)
     made = rows(work / "rows.jsonl")
     nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--init-adapter", work / "start", "-o", work / "out", *RUN, *more)
@@ -290,7 +290,7 @@ def test_steps_are_peft_s(nibble, work, targets, case, more):
 
 
 def test_steps_on_packed_weights_are_peft_s(nibble, work):
-    save_t5(work / "m", "packed steps", d_model=64, d_ff=64, d_kv=16, num_heads=4)
+    save_t5(work / "m", "packed steps", is_smooth=True, d_model=64, d_ff=64, d_kv=16, num_heads=4)
     nibble("quantize", work / "m", "-o", work / "m.nbl")
     nibble("dequantize", work / "m.nbl", "-o", work / "twin", "--dtype", "fp32")
     model = peft_start(work / "twin", work / "start", target_modules="all-linear")
@@ -302,7 +302,7 @@ def test_steps_on_packed_weights_are_peft_s(nibble, work):
 @pytest.mark.parametrize("is_copy", [True, False])
 def test_full_training_of_a_table_under_another_name(nibble, work, is_copy):
     """A copy of the table in the file is trained with it."""
-    model = save_t5(work / "m", "copies", own_head=False)
+    model = save_t5(work / "m", "copies", is_smooth=True, own_head=False)
     path = work / "m" / "model.safetensors"
     tensors = load_file(path)
     shared = tensors["shared.weight"] if is_copy else tensors.pop("shared.weight")
@@ -318,7 +318,7 @@ def test_full_training_of_a_table_under_another_name(nibble, work, is_copy):
 
 @pytest.mark.parametrize("case", range(4))
 def test_full_training_is_pytorch_s(nibble, work, case):
-    model = save_t5(work / "m", f"full {case}")
+    model = save_t5(work / "m", f"full {case}", is_smooth=True)
     made = rows(work / "rows.jsonl")
     nibble("finetune", "--base", work / "m", "--data", work / "rows.jsonl", "--method", "full", "-o", work / "out", *RUN)
     assert_same_steps(work / "out", by_torch(model, made))
@@ -329,7 +329,7 @@ def test_full_training_is_pytorch_s(nibble, work, case):
 
 
 def test_validation_and_evaluation_have_the_loss_of_rows(nibble, work):
-    model = save_t5(work / "m", "validation")
+    model = save_t5(work / "m", "validation", is_smooth=True)
     rows(work / "rows.jsonl")
     made = rows(work / "held.jsonl", 7)
     start = peft_start(work / "m", work / "start", target_modules=["q", "v"])

@@ -16,6 +16,7 @@ import warnings
 
 from conftest import find_binary  # first: it quiets the libraries before anything imports them
 import torch
+from rounding import moved_by_rounding
 
 # Logits in float32 against float32, relative to the greatest one; see `compare` for ill-conditioned models.
 TOLERANCE = 2e-5
@@ -187,15 +188,3 @@ def in_double(model, tensors):
         exact = answers(model.double(), **wide)
         return exact, answers(moved_by_rounding(model), **wide)
     return compute
-
-
-def moved_by_rounding(model):
-    """The model with every weight moved by what float32 rounds off, and the frequencies of rotary positions by an ulp: each side computes
-    them its own way, and a far position makes an angle of them that has lost as many digits as it is long."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1 + 2.0**-24 * torch.randn(parameter.shape))
-        for name, buffer in model.named_buffers():
-            if name.endswith("inv_freq"):
-                buffer.mul_(1 + 2.0**-23 * torch.randn(buffer.shape))
-    return model

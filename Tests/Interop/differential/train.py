@@ -9,11 +9,12 @@ import json
 import peft
 import torch
 import transformers
+from rounding import moved_by_rounding
 from safetensors.torch import load_file
 
 from . import experts, pairs
 from .adapters import Modules, attached, draw_adapter, some
-from .common import Difference, Undrawable, answers, compare, distance, in_double, moved_by_rounding, peer
+from .common import Difference, Undrawable, answers, compare, distance, in_double, peer
 from .drawing import draw_model
 from .forward import ask
 from .questions import draw_question, limit
