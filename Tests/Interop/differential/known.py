@@ -17,9 +17,17 @@ def adds_one_in_16_bits(drawn, failure):
     return drawn.get("tokenizer") == "pieces" and "norm.weight differs" in failure and drawn.get("stored types") != ["F32"]
 
 
+def has_layers_in_other_places(drawn, failure):
+    """A layer that sees a window, repeated in the place of one that does not, or the other way round."""
+    replication = drawn.get("a", {}).get("settings", {}).get("layer_replication")
+    kinds = drawn.get("m", {}).get("config", {}).get("layer_types") or []
+    return bool(replication) and len(set(kinds)) > 1 and any(part in failure for part in ("logits", "loss is", "grad_norm is", "what was trained"))
+
+
 KNOWN = [
     ("gguf", adds_one_in_16_bits, "the converter adds one to Gemma's norms in float16 where they are stored so"),
     ("gguf", lambda drawn, failure: failure.startswith("gpt2.feed_forward_length"), "GPT-2's n_inner is written where the converter leaves it out"),
+    (None, has_layers_in_other_places, "transformers masks a repeated layer by its new place, nibble by its own"),
     (None, has_rows_under_bias, "PEFT's rows of tokens leave out the bias of the head"),
 ]
 
