@@ -1,4 +1,5 @@
 import NibbleCore
+import NibbleTokenizers
 
 /// Rows for a model whose encoder reads a prompt and whose decoder writes the answer.
 extension RowEncoder {
@@ -10,13 +11,12 @@ extension RowEncoder {
   func answered(
     _ row: JSON, _ answer: (_ labels: [Int]) throws -> [Int], place: String
   ) throws -> (row: TrainingRow, cut: Int) {
-    func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
-    let (prompt, labels) = try twoTexts(row, place)
-    try check(prompt, labels, place)
-    guard !prompt.isEmpty, !labels.isEmpty else { throw fail("the row is empty") }
+    let row = try RowFields(row, place: place), (prompt, labels) = try twoTexts(row)
+    try check(prompt, labels: labels, place: place)
+    guard !prompt.isEmpty, !labels.isEmpty else { throw row.fail("the row is empty") }
     let (read, judged) = (cut(prompt), cut(labels))
     let written: [Int]
-    do { written = try answer(judged) } catch let error as NibbleError { throw fail("\(error.text)") }
+    do { written = try answer(judged) } catch let error as NibbleError { throw row.fail("\(error.text)") }
     let before = [Int](repeating: TrainingRow.ignored, count: read.count + 1)
     let types = read.map { _ in 0 } + written.map { _ in 1 }
     return (
@@ -24,33 +24,14 @@ extension RowEncoder {
     )
   }
 
-  private func twoTexts(_ row: JSON, _ place: String) throws -> (prompt: [Int], labels: [Int]) {
-    func fail(_ reason: MessageText) -> NibbleError { NibbleError.badInput("\(path: place): \(reason)") }
-    func text(_ key: String) throws -> String {
-      guard let text = row[key]?.string else { throw fail("\(key: key) is missing or not a text") }
-      return text
-    }
-    func numbers(_ key: String) throws -> [Int] {
-      guard let list = row[key]?.array?.map(\.int), !list.contains(nil) else { throw fail("\(key: key) is missing or not a list of whole numbers") }
-      return list.compactMap { $0 }
-    }
-    guard row.members != nil else { throw fail("a row is no JSON object") }
-    if row["input_ids"] != nil { return (try numbers("input_ids"), try numbers("labels")) }
-    if row["completion"] != nil { return (try marked(text("prompt"), place), try ended(marked(text("completion"), place))) }
-    if row["output"] != nil {
-      if let input = row["input"], input != .null, input.string == nil { throw fail("input is not a text") }
-      let prompt = try Self.alpaca(text("instruction"), row["input"]?.string ?? "")
-      return (try marked(prompt, place), try ended(marked(text("output"), place)))
-    }
-    throw fail(
-      "keys \((row.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) fit no kind of row that a model learns which reads one "
-        + "text and writes another: prompt and completion; instruction, input and output; input_ids and labels")
+  private func twoTexts(_ row: RowFields) throws -> (prompt: [Int], labels: [Int]) {
+    if row.has("input_ids") { return try (row.numbers("input_ids"), row.numbers("labels")) }
+    if let (prompt, answer) = try Self.promptAndAnswer(row) { return try (marked(prompt), ended(marked(answer))) }
+    throw row.fitsNoKind(
+      " that a model learns which reads one text and writes another: prompt and completion; instruction, input and output; input_ids and labels")
   }
 
-  private func marked(_ text: String, _ place: String) throws -> [Int] {
-    guard let tokenizer else { throw NibbleError.badInput("\(path: place): the base has no tokenizer; give rows with input_ids") }
-    return try tokenizer.encode(text).ids
-  }
+  private func marked(_ text: String) throws -> [Int] { try texts().encode(text).ids }
 
   /// With what ends a text, whether or not the tokenizer adds it.
   private func ended(_ ids: [Int]) -> [Int] { end.map { ids.last == $0 ? ids : ids + [$0] } ?? ids }

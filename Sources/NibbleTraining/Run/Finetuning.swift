@@ -3,30 +3,6 @@ import NibbleCore
 import NibbleFormats
 import NibbleModels
 
-/// The options that decide what a training run computes.
-public struct FinetuneOptions: Sendable {
-  public var adapter = AdapterOptions()
-  public var run = RunOptions()
-  /// Steps between validations; nil for one before the first step and one after the last.
-  public var validationSteps: Int?
-  /// Steps between checkpoints.
-  public var saveSteps = 100
-  /// Number of checkpoints to keep, in addition to the best.
-  public var savedLimit = 2
-  /// Validations without improvement after which the run stops; nil for no limit.
-  public var patience: Int?
-  /// The figure of validations that decides which is the best; of a loss the least, of any other the greatest.
-  public var bestFigure = "loss"
-  /// Whether the result with the best validation is written instead of the last; with `patience` it always is.
-  public var writesBest = false
-  /// Files of a tokenizer with more tokens than the base's, by name: written beside the adapter.
-  public var tokenizerFiles: [String: [UInt8]] = [:]
-  /// Accepts an initial adapter that was trained on another base.
-  public var anyBase = false
-
-  public init() {}
-}
-
 /// A training run from its first step to the adapter it leaves.
 public final class Finetuning {
   /// The outcome of a run.
@@ -51,12 +27,12 @@ public final class Finetuning {
     public var validationLoss: Double? { validation.first?.value }
   }
 
-  private let model: Model
+  let model: Model
   let options: FinetuneOptions
   let valid: [TrainingRow]
   private let start: AdapterFile?
-  private let trained: Trained
-  private let isFull: Bool
+  let trained: Trained
+  let isFull: Bool
   /// Further figures of each validation, of the model with what is trained attached.
   public var measure: (([ActiveAdapter]) throws -> [(key: String, value: Double)])?
   let run: TrainingRun
@@ -64,7 +40,7 @@ public final class Finetuning {
   private let threads: Int
   private var knownIdentity: Digest128?
   /// Of all images to train and to validate on, which are held as numbers.
-  private let imageBytes: Int
+  let imageBytes: Int
 
   /// - Parameters:
   ///   - start: an adapter to train on, which brings rank, alpha, method and targets
@@ -167,39 +143,6 @@ public final class Finetuning {
 
   /// Steps of the whole run.
   public var steps: Int { run.steps }
-
-  /// The memory the run needs with rows of `length` tokens.
-  public func memory(length: Int, threads: Int = availableCores) -> MemoryPlan {
-    var plan = MemoryPlan(model, trained, options.run, length: length, threads: threads)
-    plan.rest += imageBytes
-    return plan
-  }
-
-  /// The memory of the run as papers' tables count it.
-  ///
-  /// - Throws: `.usage` for adapters on a base that is not packed, of which there is no such table
-  public func publishedMemory(length: Int, threads: Int = availableCores) throws -> PublishedMemory {
-    let checkpoint = model.checkpoint
-    guard let dtype = checkpoint.tensors.max(by: { $0.count < $1.count })?.dtype else { throw NibbleError.usage("the model has no tensors") }
-    guard isFull || !checkpoint.packed.isEmpty else {
-      throw NibbleError.usage("\(.asPublished): published tables are of packed bases and of \(.method, "full"); \(path: model.path) is not packed")
-    }
-    return PublishedMemory(
-      parameters: checkpoint.tensors.reduce(0) { $0 + $1.count }, trained: trained.tensors.reduce(0) { $0 + $1.values.count },
-      weightBits: isFull ? dtype.bitWidth : 4, isFull: isFull, plan: memory(length: length, threads: threads))
-  }
-
-  /// Throws for a run that takes more memory than `limit`, or than the machine has.
-  ///
-  /// - Parameter length: tokens of the longest row
-  /// - Throws: `.usage` with both figures
-  public func checkMemory(length: Int, limit: Int?, threads: Int = availableCores) throws {
-    let needed = memory(length: length, threads: threads).total
-    guard needed > limit ?? Machine.memory else { return }
-    throw NibbleError.usage(
-      "the run needs about \(byteText(needed)) of memory, \(byteText(limit ?? Machine.memory)) are \(limit == nil ? "available" : "allowed"); "
-        + "a smaller \(.batchSize), \(.maxLength) or \(.loraRank), or \(.gradientCheckpointing) needs less")
-  }
 
   /// Compares with the run in `folder`, which is to be resumed.
   ///
