@@ -33,30 +33,30 @@ final class CalibrationPass {
   let rules: EncodingRules
   var team: Team { transformer.engine.team }
   /// Computes what codes are judged by, in float32 whatever the model computes in.
-  private let exact: Engine
-  private(set) var report = CalibrationReport()
+  let exact: Engine
+  var report = CalibrationReport()
   /// By tensor name.
-  private(set) var decided: [String: DecidedCodes] = [:]
+  var decided: [String: DecidedCodes] = [:]
   let pool = ScratchPool()
-  private var targets: [ParameterID: Target]
+  var targets: [ParameterID: Target]
   /// What is merged into biases of layers, by the layer.
   private let biases: [ParameterID: any TensorChange]
-  private let batches: [Batch]
+  let batches: [Batch]
   /// The residual streams of all windows in the float and in the packed model.
-  private let float: ResidualStream
-  private let packed: ResidualStream
-  private let tokens: Int
+  let float: ResidualStream
+  let packed: ResidualStream
+  let tokens: Int
   /// What a batch is computed in; given back while codes are chosen.
-  private var scratch = Scratch()
+  var scratch = Scratch()
   /// Where decisions are kept for a run that goes on from here.
   private let journal: CodeJournal?
   private let progress: (Int, Int) -> Void
   private var done = 0
 
-  private enum Slot { static let half = 0, input = 1, packedInput = 2, inner = 3, packedInner = 4, residual = 5, lack = 6, output = 7 }
+  enum Slot { static let half = 0, input = 1, packedInput = 2, inner = 3, packedInner = 4, residual = 5, lack = 6, output = 7 }
 
   /// Windows that are computed together.
-  private struct Batch {
+  struct Batch {
     let rows: Range<Int>
     let runs: [TokenRun]
     let isHeldOut: Bool
@@ -132,10 +132,13 @@ final class CalibrationPass {
     packed.copy(float.at(0))
     for index in transformer.weights.layers.indices {
       for part in HalfLayer.Part.allCases {
-        var half = HalfLayer(transformer, layer: index, part)
-        (half.entries, half.distances, half.exit) = (try half.entries.map(merged), try half.distances.map(merged), try merged(half.exit))
+        let half = HalfLayer(transformer, layer: index, part)
         for stream in [float, packed] { stream.begin(half) }
-        try calibrate(half, index)
+        if part == .mlp, let experts = transformer.weights.layers[index].experts {
+          try calibrate(half, experts, index)
+        } else {
+          try calibrate(merged(half), index)
+        }
       }
       for linear in transformer.weights.layers[index].linears where targets[linear.id]?.isMapped == true { linear.matrix.releasePages() }
     }
@@ -147,8 +150,14 @@ final class CalibrationPass {
     }
   }
 
+  private func merged(_ half: HalfLayer) throws -> HalfLayer {
+    var half = half
+    (half.entries, half.distances, half.exit) = (try half.entries.map(merged), try half.distances.map(merged), try merged(half.exit))
+    return half
+  }
+
   /// The layer with what is merged into it: what its codes are to come to.
-  private func merged(_ linear: Linear) throws -> Linear {
+  func merged(_ linear: Linear) throws -> Linear {
     let linear = biases[linear.id].map { linear.adding($0) } ?? linear
     guard let change = try targets[linear.id]?.change?() else { return linear }
     targets[linear.id]?.base = linear.matrix
@@ -252,9 +261,9 @@ final class CalibrationPass {
     half.inner(batch.runs, input, rows, into: out, scratch)
   }
 
-  private func floats(_ slot: Int, _ count: Int) -> UnsafeMutablePointer<Float> { scratch.floatStart(slot, count) }
+  func floats(_ slot: Int, _ count: Int) -> UnsafeMutablePointer<Float> { scratch.floatStart(slot, count) }
 
-  private func forEachBatch(_ body: (Batch, Int) throws -> Void) throws {
+  func forEachBatch(_ body: (Batch, Int) throws -> Void) throws {
     for batch in batches {
       try Interrupt.check()
       try body(batch, batch.rows.count)
@@ -263,14 +272,14 @@ final class CalibrationPass {
     }
   }
 
-  private func check(_ x: UnsafePointer<Float>, _ rows: Int, _ index: Int) throws {
+  func check(_ x: UnsafePointer<Float>, _ rows: Int, _ index: Int) throws {
     guard LayerKernels.allFinite(x, count: rows * transformer.shape.width) else {
       throw NibbleError.quality("calibration: layer \(index) gives NaN or infinite values")
     }
   }
 
   /// The layers with packed weights in place of those that are targets.
-  private func code(_ linears: [Linear], _ stage: Stage) throws -> [Linear] {
+  func code(_ linears: [Linear], _ stage: Stage) throws -> [Linear] {
     let wanted = linears.compactMap { targets[$0.id] }
     guard let first = wanted.first else { return linears }
     scratch = Scratch()
@@ -284,7 +293,7 @@ final class CalibrationPass {
   }
 
   /// The layers as an earlier run decided them; nil if it did not come so far.
-  private func known(_ linears: [Linear]) throws -> [Linear]? {
+  func known(_ linears: [Linear]) throws -> [Linear]? {
     guard let journal, linears.contains(where: { targets[$0.id] != nil }) else { return nil }
     var known: [Linear] = []
     for linear in linears {

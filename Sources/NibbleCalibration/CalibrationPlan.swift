@@ -16,12 +16,18 @@ public struct CalibrationPlan: Sendable {
   ///   - packed: bytes of all packed tensors, which wait in memory until they are written
   ///   - writing: tokens that the model writes itself
   public init(_ model: Model, tokens: Int, window: Int, packed: Int, writing: Int, _ options: CalibrationOptions = .init()) throws {
-    let transformer = try model.transformer, shape = transformer.shape
+    let transformer = try model.calibrated, shape = transformer.shape
     let width = shape.width, rows = min(tokens, CalibrationPass.batchRows + window)
     var passing = 0.0, coding = 0.0, memory = 0, kept = 0, held = 0
     for layer in transformer.weights.layers {
-      for (entries, exit) in [(layer.queryKeyValue, layer.attentionOutput), (layer.up, layer.down)] {
-        let n = Double(tokens), inner = exit.inputs
+      // What experts take in both models, and the last projection of one.
+      if let experts = layer.experts {
+        let inner = (experts.all + (experts.shared.map { [$0.expert] } ?? [])).map(\.down.inputs).max() ?? 0
+        kept = max(kept, 8 * tokens * (width + inner))
+      }
+      for step in Self.steps(layer) {
+        let (entries, exit) = (step.entries, step.exit)
+        let n = Double(tokens) * step.share, inner = exit.inputs
         let entered = entries.reduce(0) { $0 + $1.outputs }
         // The float model once; the packed one up to the exit and through it, what the exit takes perhaps twice.
         let isKept = tokens * inner <= CalibrationPass.mostKept
@@ -53,6 +59,14 @@ public struct CalibrationPlan: Sendable {
     peakMemory = (80 << 20) + model.checkpoint.storedBytes + 2 * 4 * ResidualStream.size(shape, tokens: tokens) + memory + kept + held + packed + biggest * 2
       + 4 * rows * (width + 8)
     seconds = (passing / Self.speed(model.engine.compute) + coding / Self.speed(.f32)) / Double(model.team.threads)
+  }
+
+  /// Projections of a layer that share their input, the one that takes what comes of them, and the share of the tokens that they see.
+  private static func steps(_ layer: LayerWeights) -> [(entries: [Linear], exit: Linear, share: Double)] {
+    let attention = (layer.queryKeyValue, layer.attentionOutput, 1.0)
+    guard let experts = layer.experts else { return [attention, (layer.up, layer.down, 1)] }
+    let share = Double(experts.used) / Double(max(experts.all.count, 1))
+    return [attention] + experts.all.map { ($0.up, $0.down, share) } + (experts.shared.map { [($0.expert.up, $0.expert.down, 1)] } ?? [])
   }
 
   /// Operations a second of one thread, from a product of the usual kind.

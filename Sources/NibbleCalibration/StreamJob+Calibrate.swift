@@ -20,14 +20,18 @@ extension StreamJob {
     guard BLAS.isThere, LAPACK.hasCholesky else {
       throw NibbleError(.failed, "\(.encoder, options.encoder.rawValue) needs OpenBLAS with LAPACK (libopenblas.so.0), which is not installed")
     }
-    let transformer = try model.transformer
+    let transformer = try model.calibrated
     let windows = windows.filter { !$0.isEmpty }
     guard !windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
+    let places = ItemPlaces(self)
+    for linear in transformer.weights.layers.flatMap({ $0.experts?.routed ?? [] }) where places[linear.name + ".weight"] == nil {
+      throw NibbleError.usage("\(path: model.path): calibration is not implemented for experts in one tensor, such as \(quoted(linear.name))")
+    }
     let targets = targets(of: transformer)
     guard !targets.isEmpty else { return CalibrationReport() }
     let journal = resumes ? try CodeJournal(beside: output.path, job: codeFingerprint(windows, options, transformer.engine.compute)) : nil
     let pass = CalibrationPass(
-      transformer, windows, targets, biases: try changedBiases(of: transformer, in: model), options, rules: rules, journal: journal,
+      transformer, windows, targets, biases: try changedBiases(of: transformer, in: model, places), options, rules: rules, journal: journal,
       progress: progress)
     do { try pass.run() } catch let error as NibbleError {
       guard journal != nil, error.isPassing else { throw error }
@@ -41,8 +45,7 @@ extension StreamJob {
     }
     var report = pass.report
     report.resumed = journal?.taken ?? 0
-    report.unreached = items.filter { $0.isCalibrated && $0.decided == nil }
-      .map(\.source.name.text)
+    report.unreached += items.filter { $0.isCalibrated && $0.decided == nil }.map(\.source.name.text)
     report.warnings = Self.warnings(report, transformer)
     report.seconds = monotonicSeconds() - started
     return report
@@ -63,10 +66,11 @@ extension StreamJob {
 
   /// The packed matrices that the layers of a model read.
   func targets(of transformer: Transformer) -> [ParameterID: CalibrationPass.Target] {
+    let places = ItemPlaces(self)
     var targets: [ParameterID: CalibrationPass.Target] = [:]
     for layer in transformer.weights.layers {
       for linear in layer.linears {
-        guard let index = item(of: linear.name + ".weight"), items[index].isCodedAnew else { continue }
+        guard let index = places[linear.name + ".weight"], items[index].isCodedAnew else { continue }
         let known = items[index].source.name.text, target = items[index].target
         // A packed weight is stored [outputs, inputs]; another one is left to the stream.
         guard target.shape == [linear.outputs, linear.inputs] else { continue }
@@ -78,24 +82,31 @@ extension StreamJob {
     return targets
   }
 
-  /// The item of a tensor that the model calls by this name.
-  private func item(of name: String) -> Int? {
-    let prefix = source.modelType.flatMap { type in source.family?.prefix(type) } ?? ""
-    let names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
-    return names.lazy.compactMap { name in items.firstIndex { $0.source.name.text == name } }.first
+  /// The items by the names of their tensors.
+  private struct ItemPlaces {
+    private let places: [String: Int]
+    private let prefix: String
+
+    init(_ job: StreamJob) {
+      prefix = job.source.modelType.flatMap { type in job.source.family?.prefix(type) } ?? ""
+      places = Dictionary(job.items.indices.map { (job.items[$0].source.name.text, $0) }, uniquingKeysWith: { first, _ in first })
+    }
+
+    /// The item of a tensor that the model calls by this name.
+    subscript(name: String) -> Int? { places[name] ?? (name.hasPrefix(prefix) ? places[String(name.dropFirst(prefix.count))] : nil) }
   }
 
   /// What is merged into biases of layers.
   ///
   /// - Throws: `.usage` for a merge that changes an embedding or a norm, which layers are calibrated with as they were
-  private func changedBiases(of transformer: Transformer, in model: Model) throws -> [ParameterID: any TensorChange] {
+  private func changedBiases(of transformer: Transformer, in model: Model, _ places: ItemPlaces) throws -> [ParameterID: any TensorChange] {
     var biases: [ParameterID: any TensorChange] = [:]
     for linear in transformer.weights.layers.flatMap(\.linears) {
-      if let index = item(of: linear.name + ".bias"), let change = try items[index].change?() { biases[linear.id] = change }
+      if let index = places[linear.name + ".bias"], let change = try items[index].change?() { biases[linear.id] = change }
     }
     let norms = transformer.weights.layers.flatMap(\.norms).flatMap { [$0.weight, $0.bias].compactMap { $0 } }
     let read = model.embeddings.map { $0.name + ".weight" } + norms.compactMap { model.parameterNames[$0.id] }
-    for index in read.compactMap(item) where items[index].change != nil || items[index].replacement != nil {
+    for index in read.compactMap({ places[$0] }) where items[index].change != nil || items[index].replacement != nil {
       throw NibbleError.usage(
         "\(path: source.path): \(tensor: items[index].source.name.text) is trained too, and \(.whenLost, "calibrated") is for adapters of linear "
           + "layers; \(.whenLost, "shape") takes them")
@@ -122,19 +133,29 @@ extension Model {
   /// Whether calibration can run its layers one after another.
   public var canBeCalibrated: Bool { (try? transformer) != nil }
 
+  /// The network, for work that knows layers without experts.
+  ///
+  /// - Throws: `.usage` for networks that are no transformer, or whose layers do more
+  var transformer: Transformer {
+    get throws {
+      let transformer = try calibrated
+      guard !transformer.weights.layers.contains(where: { $0.experts != nil }) else {
+        throw NibbleError.usage("\(path: path): statistics and budgets are not implemented for models with experts")
+      }
+      return transformer
+    }
+  }
+
   /// The network, whose layers calibration runs one after another.
   ///
   /// - Throws: `.usage` for networks that are no transformer
-  var transformer: Transformer {
+  var calibrated: Transformer {
     get throws {
       guard let transformer = network as? Transformer else {
         throw NibbleError.usage("\(path: path): calibration is for transformers of text, which this model is not")
       }
       guard !transformer.weights.sharesLayers else {
         throw NibbleError.usage("\(path: path): calibration is not implemented for models whose layers share weights")
-      }
-      guard !transformer.weights.layers.contains(where: { $0.experts != nil }) else {
-        throw NibbleError.usage("\(path: path): calibration is not implemented for models with experts")
       }
       guard !transformer.weights.layers.contains(where: { $0.latent != nil }) else {
         throw NibbleError.usage("\(path: path): calibration is not implemented for latent attention")

@@ -11,14 +11,8 @@ extension Transformer {
   func route(
     _ experts: Experts, _ layers: Layers, _ x: Floats, rows: Range<Int>, up: Floats, activated: Floats, to out: Floats, _ tape: LayerTape?
   ) {
-    let (count, width) = (experts.all.count, shape.width)
-    let p = tape?.chances.start ?? floats(Slot.chances, rows.count * count)
-    router(experts, layers).linear([experts.router], x, rows: rows, p, tape?.linear)
-    switch experts.rule.scores {
-    case .softmax: for row in 0..<rows.count { LayerKernels.softmax(p + row * count, count: count) }
-    case .sigmoid: LayerKernels.activate(.sigmoid, p, count: rows.count * count, p)
-    }
-    let routing = Routing(p, rows: rows.count, experts)
+    let width = shape.width
+    let routing = routing(experts, layers, x, rows: rows, tape)
     tape?.routing = routing
     let taken = gather(x, routing)
     let shared = experts.shared.map { share($0, layers, x, rows: rows, tape?.shared, tape?.linear) }
@@ -43,6 +37,19 @@ extension Transformer {
       }
     }
     if let shared { add(shared, layers, rows: rows.count, to: out) }
+  }
+
+  /// Which experts `rows` take.
+  ///
+  /// - Parameter x: the first of the rows
+  func routing(_ experts: Experts, _ layers: Layers, _ x: Floats, rows: Range<Int>, _ tape: LayerTape?) -> Routing {
+    let count = experts.all.count, p = tape?.chances.start ?? floats(Slot.chances, rows.count * count)
+    router(experts, layers).linear([experts.router], x, rows: rows, p, tape?.linear)
+    switch experts.rule.scores {
+    case .softmax: for row in 0..<rows.count { LayerKernels.softmax(p + row * count, count: count) }
+    case .sigmoid: LayerKernels.activate(.sigmoid, p, count: rows.count * count, p)
+    }
+    return Routing(p, rows: rows.count, experts)
   }
 
   /// The operations of the router's product.
