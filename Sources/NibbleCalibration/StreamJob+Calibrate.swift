@@ -23,15 +23,11 @@ extension StreamJob {
     let transformer = try model.calibrated
     let windows = windows.filter { !$0.isEmpty }
     guard !windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
-    let places = ItemPlaces(self)
-    for linear in transformer.weights.layers.flatMap({ $0.experts?.routed ?? [] }) where places[linear.name + ".weight"] == nil {
-      throw NibbleError.usage("\(path: model.path): calibration is not implemented for experts in one tensor, such as \(quoted(linear.name))")
-    }
     let targets = targets(of: transformer)
     guard !targets.isEmpty else { return CalibrationReport() }
     let journal = resumes ? try CodeJournal(beside: output.path, job: codeFingerprint(windows, options, transformer.engine.compute)) : nil
     let pass = CalibrationPass(
-      transformer, windows, targets, biases: try changedBiases(of: transformer, in: model, places), options, rules: rules, journal: journal,
+      transformer, windows, targets, biases: try changedBiases(of: transformer, in: model), options, rules: rules, journal: journal,
       progress: progress)
     do { try pass.run() } catch let error as NibbleError {
       guard journal != nil, error.isPassing else { throw error }
@@ -66,7 +62,7 @@ extension StreamJob {
 
   /// The packed matrices that the layers of a model read.
   func targets(of transformer: Transformer) -> [ParameterID: CalibrationPass.Target] {
-    let places = ItemPlaces(self)
+    let places = itemPlaces
     var targets: [ParameterID: CalibrationPass.Target] = [:]
     for layer in transformer.weights.layers {
       for linear in layer.linears {
@@ -82,24 +78,13 @@ extension StreamJob {
     return targets
   }
 
-  /// The items by the names of their tensors.
-  private struct ItemPlaces {
-    private let places: [String: Int]
-    private let prefix: String
-
-    init(_ job: StreamJob) {
-      prefix = job.source.modelType.flatMap { type in job.source.family?.prefix(type) } ?? ""
-      places = Dictionary(job.items.indices.map { (job.items[$0].source.name.text, $0) }, uniquingKeysWith: { first, _ in first })
-    }
-
-    /// The item of a tensor that the model calls by this name.
-    subscript(name: String) -> Int? { places[name] ?? (name.hasPrefix(prefix) ? places[String(name.dropFirst(prefix.count))] : nil) }
-  }
+  private var itemPlaces: TensorPlaces { TensorPlaces(items.map(\.source.name.text), of: source) }
 
   /// What is merged into biases of layers.
   ///
   /// - Throws: `.usage` for a merge that changes an embedding or a norm, which layers are calibrated with as they were
-  private func changedBiases(of transformer: Transformer, in model: Model, _ places: ItemPlaces) throws -> [ParameterID: any TensorChange] {
+  private func changedBiases(of transformer: Transformer, in model: Model) throws -> [ParameterID: any TensorChange] {
+    let places = itemPlaces
     var biases: [ParameterID: any TensorChange] = [:]
     for linear in transformer.weights.layers.flatMap(\.linears) {
       if let index = places[linear.name + ".bias"], let change = try items[index].change?() { biases[linear.id] = change }
@@ -131,7 +116,7 @@ extension StreamJob {
 
 extension Model {
   /// Whether calibration can run its layers one after another.
-  public var canBeCalibrated: Bool { (try? transformer) != nil }
+  public var canBeCalibrated: Bool { (try? calibrated) != nil }
 
   /// The network, for work that knows layers without experts.
   ///
@@ -157,12 +142,31 @@ extension Model {
       guard !transformer.weights.sharesLayers else {
         throw NibbleError.usage("\(path: path): calibration is not implemented for models whose layers share weights")
       }
+      let places = TensorPlaces(checkpoint.tensors.map(\.name.text), of: checkpoint)
+      if let stacked = transformer.weights.layers.flatMap({ $0.experts?.routed ?? [] }).first(where: { places[$0.name + ".weight"] == nil }) {
+        throw NibbleError.usage("\(path: path): calibration is not implemented for experts in one tensor, such as \(quoted(stacked.name))")
+      }
       guard !transformer.weights.layers.contains(where: { $0.latent != nil }) else {
         throw NibbleError.usage("\(path: path): calibration is not implemented for latent attention")
       }
       return transformer
     }
   }
+}
+
+/// Tensors of a checkpoint by their names.
+private struct TensorPlaces {
+  private let places: [String: Int]
+  /// What the model's names of a family begin with, and those of a bare network do not.
+  private let prefix: String
+
+  init(_ names: [String], of checkpoint: Checkpoint) {
+    prefix = checkpoint.modelType.flatMap { type in checkpoint.family?.prefix(type) } ?? ""
+    places = Dictionary(zip(names, names.indices), uniquingKeysWith: { first, _ in first })
+  }
+
+  /// The place of a tensor that the model calls by this name.
+  subscript(name: String) -> Int? { places[name] ?? (name.hasPrefix(prefix) ? places[String(name.dropFirst(prefix.count))] : nil) }
 }
 
 extension StreamJob.Item {
