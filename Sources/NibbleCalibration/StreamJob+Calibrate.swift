@@ -125,7 +125,7 @@ extension Model {
     get throws {
       let transformer = try calibrated
       guard !transformer.weights.layers.contains(where: { $0.experts != nil }) else {
-        throw NibbleError.usage("\(path: path): statistics and budgets are not implemented for models with experts")
+        throw NibbleError.usage("\(path: path): moments and budgets are not implemented for models with experts")
       }
       return transformer
     }

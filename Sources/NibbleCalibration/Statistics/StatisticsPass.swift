@@ -29,36 +29,33 @@ public struct StatisticsPass {
   ///   - diagonal: whether only energies of channels are kept
   /// - Throws: `.usage` for a model that is no transformer, and without any token
   public init(_ model: Model, _ windows: [[Int]], diagonal: Bool, _ options: CalibrationOptions = .init()) throws {
-    (self.model, transformer, isDiagonal, cap) = (model, try model.transformer, diagonal, options.cap)
+    (self.model, transformer, isDiagonal, cap) = (model, try diagonal ? model.calibrated : model.transformer, diagonal, options.cap)
     self.windows = windows.filter { !$0.isEmpty }
     guard !self.windows.isEmpty else { throw NibbleError.usage("there is no token to calibrate with") }
   }
 
-  /// A step of a layer: matrices that share their input.
-  private struct Step {
-    let half: HalfLayer
-    let layer: Int
-    let isExit: Bool
-    var linears: [Linear] { isExit ? [half.exit] : half.entries }
+  /// Matrices that share their input.
+  struct Step {
+    let linears: [Linear]
     var name: String { linears.first?.name ?? "" }
     var inputs: Int { linears.first?.inputs ?? 0 }
   }
 
-  private var halves: [(layer: Int, half: HalfLayer)] {
+  private var halves: [(layer: Int, part: HalfLayer.Part, half: HalfLayer)] {
     transformer.weights.layers.indices.flatMap { layer in
-      HalfLayer.Part.allCases.map { (layer, HalfLayer(transformer, layer: layer, $0)) }
+      HalfLayer.Part.allCases.map { (layer, $0, HalfLayer(transformer, layer: layer, $0)) }
     }
   }
+
+  /// Those of a model without experts.
+  private var steps: [Step] { halves.flatMap { [Step(linears: $0.half.entries), Step(linears: [$0.half.exit])] } }
 
   private var ending: String { isDiagonal ? ".energies" : ".moments" }
 
   /// The tensors of the file.
   private var tensors: [(name: String, shape: [Int])] {
-    halves.flatMap { layer, half in
-      [false, true].map { isExit in
-        let step = Step(half: half, layer: layer, isExit: isExit)
-        return [(step.name + ending, [isDiagonal ? step.inputs : step.inputs * (step.inputs + 1) / 2]), (step.name + ".means", [step.inputs])]
-      }.joined()
+    steps.flatMap { step in
+      [(step.name + ending, [isDiagonal ? step.inputs : step.inputs * (step.inputs + 1) / 2]), (step.name + ".means", [step.inputs])]
     }
   }
 
@@ -68,7 +65,8 @@ public struct StatisticsPass {
   /// Runs the text and writes the file.
   ///
   /// - Parameter progress: called with steps done and steps in all
-  /// - Throws: `.quality` naming the layer whose numbers are not finite, `.failed` without OpenBLAS, `.interrupted`, `.cannotWrite`
+  /// - Throws: `.quality` naming the layer whose numbers are not finite, `.failed` without OpenBLAS, `.usage` for models with experts, `.interrupted`,
+  ///   `.cannotWrite`
   public func run(
     to path: String, force: Bool, threads: Int, progress: (Int, Int) -> Void = { _, _ in }
   ) throws -> Report {
@@ -77,12 +75,8 @@ public struct StatisticsPass {
       throw NibbleError(.failed, "statistics need OpenBLAS (libopenblas.so.0), which is not installed")
     }
     var report = Report()
-    let owners = halves.flatMap { layer, half in
-      [false, true].flatMap { isExit -> [(String, JSON)] in
-        let step = Step(half: half, layer: layer, isExit: isExit)
-        return step.linears.map { ($0.name, JSON(step.name)) }
-      }
-    }
+    _ = try model.transformer
+    let owners = steps.flatMap { step in step.linears.map { ($0.name, JSON(step.name)) } }
     report.layers = owners.count
     report.tokens = windows.reduce(0) { $0 + $1.count }
     let identity = try model.checkpoint.claimedIdentity ?? model.checkpoint.hash(threads: threads)
@@ -109,12 +103,11 @@ public struct StatisticsPass {
   /// - Parameter progress: called with steps done and steps in all
   /// - Throws: as `run` does
   public func importance(_ name: String, progress: (Int, Int) -> Void = { _, _ in }) throws -> Importance {
-    var report = Report(), sums: [String: [Float]] = [:]
+    var report = Report(), sums: [String: Importance.Sum] = [:]
     try compute(&report, progress) { step, found in
-      for linear in step.linears { sums[linear.name + ".weight"] = found.squares }
+      for linear in step.linears { sums[linear.name + ".weight"] = Importance.Sum(squares: found.squares, tokens: found.tokens) }
     }
-    let tokens = windows.reduce(0) { $0 + $1.count }
-    return Importance(sums: sums, tokens: tokens, name: name, windows: windows.count, longest: windows.map(\.count).max() ?? 0)
+    return Importance(sums, name: name, windows: windows.count, longest: windows.map(\.count).max() ?? 0)
   }
 
   /// - Parameter take: gets what each step's matrices take, when all of the text has gone through them
@@ -124,34 +117,29 @@ public struct StatisticsPass {
     let stream = ResidualStream(transformer, tokens: windows.reduce(0) { $0 + $1.count }), scratch = Scratch()
     for batch in batches { try transformer.embedded(batch.runs, into: stream.at(batch.start)) }
     var done = 0
-    for (layer, half) in halves {
-      let entries = sums(of: half.entries[0].inputs), exit = sums(of: half.exit.inputs)
+    for (layer, part, half) in halves {
+      let experts = part == .mlp ? transformer.weights.layers[layer].experts : nil
+      let team = transformer.engine.team
+      let found: any StepSums = experts.map { ExpertSums(transformer, $0, team, of: sums) } ?? HalfSums(half, team, of: sums)
       stream.begin(half)
       for batch in batches {
         try Interrupt.check()
         let x = stream.at(batch.start)
         let input = scratch.floatStart(1, batch.rows * width)
         half.input(stream.taken(by: half, at: batch.start), batch.rows, into: input)
-        let inner = scratch.floatStart(2, batch.rows * half.exit.inputs)
-        half.inner(batch.runs, input, batch.rows, into: inner, scratch)
-        let kept = scratch.floatStart(3, batch.rows * half.exit.inputs)
-        kept.update(from: inner, count: batch.rows * half.exit.inputs)
-        entries.add(input, batch.rows, transformer.engine.team)
-        exit.add(kept, batch.rows, transformer.engine.team)
-        half.finish(x, inner, batch.rows, scratch)
+        found.add(batch.runs, input, batch.rows, to: x, half, scratch)
         guard LayerKernels.allFinite(x, count: batch.rows * width) else {
           throw NibbleError.quality("calibration: layer \(layer) gives NaN or infinite values")
         }
         done += 1
         progress(done, halves.count * batches.count)
       }
-      for (sums, isExit) in [(entries, false), (exit, true)] {
-        let step = Step(half: half, layer: layer, isExit: isExit)
+      for (step, sums) in found.steps {
         try take(step, sums)
         report.tensors += 1
         if sums.capped > report.mostCapped.tokens { report.mostCapped = (step.name, sums.capped) }
+        for linear in step.linears { linear.matrix.releasePages() }
       }
-      for linear in half.entries + [half.exit] { linear.matrix.releasePages() }
     }
   }
 
@@ -168,55 +156,5 @@ public struct StatisticsPass {
       }
     }
     return batches
-  }
-}
-
-/// Sums over what one step's matrices take.
-private final class Sums {
-  private let moments: Moments?
-  private var energies: [Double]
-  private var means: [Double]
-  private var weight = 0.0
-  private var cap: TokenCap
-  private(set) var capped = 0
-
-  init(moments inputs: Int, _ cap: Double) {
-    (moments, energies, self.cap) = (Moments(inputs: inputs, lacking: 0), [], TokenCap(times: cap))
-    means = Array(repeating: 0, count: inputs)
-  }
-
-  init(energies inputs: Int, _ cap: Double) {
-    (moments, energies, self.cap) = (nil, Array(repeating: 0, count: inputs), TokenCap(times: cap))
-    means = Array(repeating: 0, count: inputs)
-  }
-
-  /// Adds x [rows, inputs], which is spoiled.
-  func add(_ x: UnsafeMutablePointer<Float>, _ rows: Int, _ team: Team) {
-    let inputs = means.count
-    let weights = cap.weights(x, rows, inputs)
-    for row in 0..<rows { for place in 0..<inputs { means[place] += weights[row] * Double(x[row * inputs + place]) } }
-    TokenCap.scale(x, inputs, by: weights)
-    capped += weights.count { $0 < 1 }
-    let sum = weights.reduce(0, +)
-    weight += sum
-    if let moments {
-      moments.add(x, lack: x, rows: rows, weight: sum, team)
-    } else {
-      for row in 0..<rows { for place in 0..<inputs { energies[place] += Double(x[row * inputs + place]) * Double(x[row * inputs + place]) } }
-    }
-  }
-
-  /// Σ x² of each input.
-  var squares: [Float] { moments?.diagonal ?? energies.map { Float($0) } }
-
-  /// Writes the means of the products, and of x.
-  func write(_ writer: TensorFile.Writer, _ name: String, means: String) throws {
-    let scale = 1 / max(weight, 1e-30)
-    try self.means.map { Float($0 * scale) }.withUnsafeBufferPointer { try writer.add($0, to: means) }
-    guard let moments else { return try energies.map { Float($0 * scale) }.withUnsafeBufferPointer { try writer.add($0, to: name) } }
-    for row in 0..<moments.inputs {
-      let line = (row..<moments.inputs).map { Float(Double(moments.hessian.start[row * moments.inputs + $0]) * scale) }
-      try line.withUnsafeBufferPointer { try writer.add($0, to: name) }
-    }
   }
 }

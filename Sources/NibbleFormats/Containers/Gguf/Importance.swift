@@ -19,11 +19,22 @@ public struct Importance: Sendable {
   /// Where it was computed here.
   var source: Source?
 
-  /// Sums that it was computed from, of so many tokens in windows of so many at most.
+  /// Sums that it was computed from, by the name of a matrix, in windows of so many tokens at most.
   struct Source: Sendable {
-    let sums: [String: [Float]]
-    let tokens: Int
+    let sums: [String: Sum]
     let longest: Int
+  }
+
+  /// Of what a matrix takes of some tokens.
+  package struct Sum: Sendable {
+    /// Σ x² of each input.
+    package let squares: [Float]
+    package let tokens: Int
+
+    package init(squares: [Float], tokens: Int) { (self.squares, self.tokens) = (squares, tokens) }
+
+    /// Without tokens all inputs count alike.
+    var means: [Float] { squares.map { tokens > 0 ? $0 / Float(tokens) : 1 } }
   }
 
   /// Matrices it is known of.

@@ -102,13 +102,12 @@ extension Importance {
 
 extension Importance {
   /// - Parameters:
-  ///   - sums: of squares over all tokens, by the name of a matrix
+  ///   - sums: by the name of a matrix
   ///   - name: what it is called, and the text
   ///   - longest: tokens of the longest window
-  package init(sums: [String: [Float]], tokens: Int, name: String, windows: Int, longest: Int) {
-    self.init(
-      path: name, sums.mapValues { sums in sums.map { $0 / Float(max(tokens, 1)) } }, dataset: name, chunks: windows)
-    source = Source(sums: sums, tokens: tokens, longest: longest)
+  package init(_ sums: [String: Sum], name: String, windows: Int, longest: Int) {
+    self.init(path: name, sums.mapValues(\.means), dataset: name, chunks: windows, unseen: sums.count { $0.value.tokens == 0 })
+    source = Source(sums: sums, longest: longest)
   }
 
   /// Refuses what no file can be written for, before a text is run.
@@ -135,13 +134,13 @@ extension Importance {
       ("general.type", .text("imatrix")), ("imatrix.datasets", .texts([dataset ?? self.path])), ("imatrix.chunk_count", .u32(UInt32(clamping: chunks))),
       ("imatrix.chunk_size", .u32(UInt32(clamping: source.longest))),
     ])
-    let named = source.sums.compactMap { name, sums in names.gguf(tensor: name).map { ($0, sums) } }.sorted { $0.0 < $1.0 }
+    let (stacks, unnamed) = Self.stacks(source.sums, names)
     let writer = GgufWriter(
       metadata.entries,
-      named.flatMap { name, sums in
+      stacks.flatMap { name, sums in
         [
-          GgufWriter.Tensor(name + Self.sums, [1, sums.count]) { sums },
-          GgufWriter.Tensor(name + Self.counts, [1, 1]) { [Float(source.tokens)] },
+          GgufWriter.Tensor(name + Self.sums, [sums.count, sums[0].squares.count]) { sums.flatMap(\.squares) },
+          GgufWriter.Tensor(name + Self.counts, [sums.count, 1]) { sums.map { Float($0.tokens) } },
         ]
       })
     let staged = try StagedOutput(path, .file, force: force)
@@ -152,6 +151,21 @@ extension Importance {
       staged.discard()
       throw error
     }
-    return (writer.size, source.sums.count - named.count)
+    return (writer.size, unnamed)
+  }
+
+  /// The sums by llama.cpp's names, of the experts that one of its tensors holds in their order; and how many matrices it has no name for.
+  private static func stacks(_ sums: [String: Sum], _ names: LlamaCppNames) -> (stacks: [(name: String, sums: [Sum])], unnamed: Int) {
+    var stacks: [String: [(number: Int, sum: Sum)]] = [:], unnamed = 0
+    for (name, sum) in sums {
+      if let (gguf, number) = names.expert(tensor: name) {
+        stacks[gguf, default: []].append((number, sum))
+      } else if let gguf = names.gguf(tensor: name) {
+        stacks[gguf, default: []].append((0, sum))
+      } else {
+        unnamed += 1
+      }
+    }
+    return (stacks.map { ($0, $1.sorted { $0.number < $1.number }.map(\.sum)) }.sorted { $0.0 < $1.0 }, unnamed)
   }
 }
