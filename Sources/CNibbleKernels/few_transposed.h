@@ -1,5 +1,6 @@
 // Transposed products of few rows, part of few_loops.h. Rows of W are taken some at a time and followed side by side, so that sums are
-// loaded and stored once for all of them. Every output is a sum in the order of the rows, whichever outputs it is computed with.
+// loaded and stored once for all of them; with one row of x plain numbers one at a time, since memory is faster in one stream than in
+// eight. Every output is a sum in the order of the rows, whichever outputs it is computed with.
 //
 // Weights of float32 and bfloat16, and codes where the variant looks units of them up (FEW_UNITS), are added to the sums as they are
 // read. Others are decoded a piece at a time.
@@ -18,9 +19,9 @@ TARGET_INLINE vec direct_load(const int half, const char *row, size_t at) {
   return (vec)(__builtin_convertvector(bits, few_words) << 16);
 }
 
-/// sums[0...n] += x[0] * row 0 + x[1] * row 1 + ... for `deep` rows; `n` is a multiple of 2 * WIDTH. The rows behind them are fetched.
-TARGET_INLINE void direct_numbers(const int m, const int half, const char *rows, size_t row_bytes, const float *x, size_t x_stride,
-                                  size_t deep, size_t n, float *sums, size_t sums_stride) {
+/// sums[0...n] += x[0] * row 0 + x[1] * row 1 + ... for `deep` rows; `n` is a multiple of 2 * WIDTH. What lies `ahead` bytes on is fetched.
+TARGET_INLINE void direct_numbers(const int m, const int half, const char *rows, size_t row_bytes, size_t ahead, const float *x,
+                                  size_t x_stride, size_t deep, size_t n, float *sums, size_t sums_stride) {
   for (size_t c = 0; c < n; c += 2 * WIDTH) {
     vec s[nibble_few][2];
 #pragma clang loop unroll(full)
@@ -29,7 +30,9 @@ TARGET_INLINE void direct_numbers(const int m, const int half, const char *rows,
       for (size_t v = 0; v < 2; v++) s[r][v] = VEC_LOAD(sums + (size_t)r * sums_stride + c + v * WIDTH);
     for (size_t l = 0; l < deep; l++) {
       const char *row = rows + l * row_bytes;
-      __builtin_prefetch((const void *)((uintptr_t)row + deep * row_bytes + (half ? 2 : 4) * c), 0, 2);
+      uintptr_t next = (uintptr_t)row + ahead + (half ? 2 : 4) * c;
+      __builtin_prefetch((const void *)next, 0, 2);
+      if (!half && WIDTH == 16) __builtin_prefetch((const void *)(next + 64), 0, 2);
       vec w0 = direct_load(half, row, c), w1 = direct_load(half, row, c + WIDTH);
 #pragma clang loop unroll(full)
       for (int r = 0; r < m; r++) {
@@ -49,8 +52,8 @@ TARGET_INLINE void direct_numbers(const int m, const int half, const char *rows,
 /// The same of codes in whole blocks of units: of every unit the sums at even places lie first, then those at odd ones.
 ///
 /// `scales` has those of each row's blocks, `scales_stride` apart, the first of them of the block that `within` numbers of lie before.
-TARGET_INLINE void direct_codes(const int m, const nibble_matrix *w, const uint8_t *codes, const float *scales, size_t scales_stride,
-                                size_t within, const float *x, size_t x_stride, size_t deep, size_t n, float *sums, size_t sums_stride) {
+TARGET_INLINE void direct_codes(const int m, const nibble_matrix *w, const uint8_t *codes, size_t ahead, const float *scales,
+                                size_t scales_stride, size_t within, const float *x, size_t x_stride, size_t deep, size_t n, float *sums, size_t sums_stride) {
   enum { unit = 2 * WIDTH };
   const size_t row_bytes = w->columns / 2;
   const few_book book = few_book_of(w->codebook);
@@ -64,7 +67,7 @@ TARGET_INLINE void direct_codes(const int m, const nibble_matrix *w, const uint8
         for (size_t v = 0; v < 2; v++) s[r][v] = VEC_LOAD(sums + (size_t)r * sums_stride + at + v * WIDTH);
       for (size_t l = 0; l < deep; l++) {
         const uint8_t *row = codes + l * row_bytes + at / 2;
-        __builtin_prefetch((const void *)((uintptr_t)row + deep * row_bytes), 0, 2);
+        __builtin_prefetch((const void *)((uintptr_t)row + ahead), 0, 2);
         vec both[2];
         few_look_up(book, scales[l * scales_stride], row, both);
 #pragma clang loop unroll(full)
@@ -107,16 +110,19 @@ NIBBLE_INLINE size_t direct_columns(const nibble_matrix *w, size_t first, size_t
 /// Outputs first ... first + count - 1, of which `direct_columns` is true. `scratch` is few_deep * few_wide floats.
 TARGET_INLINE void direct_transposed(const int m, const nibble_matrix *w, const float *x, size_t x_stride, size_t first, size_t count,
                                      float *sums, size_t sums_stride, float *scratch) {
-  const size_t together = (size_t)direct_sums / (size_t)m / 64 * 64;
+  const size_t together = (size_t)direct_sums / (size_t)m / 64 * 64, deepest = m == 1 && !w->storage ? 1 : few_deep;
+  const size_t row_bytes = nibble_storage_bytes(w, w->columns);
   for (size_t c = 0; c < count; c += together) {
     size_t n = count - c < together ? count - c : together;
-    for (size_t j = 0; j < w->rows; j += few_deep) {
-      size_t deep = w->rows - j < few_deep ? w->rows - j : few_deep, element = j * w->columns + first + c;
+    // As far as memory is slow, in whole rows; or those that follow.
+    const size_t ahead = deepest == 1 ? (4096 / nibble_storage_bytes(w, n) + 1) * row_bytes : deepest * row_bytes;
+    for (size_t j = 0; j < w->rows; j += deepest) {
+      size_t deep = w->rows - j < deepest ? w->rows - j : deepest, element = j * w->columns + first + c;
       const char *rows = (const char *)w->data + nibble_storage_bytes(w, element);
       if (!w->storage && w->number == nibble_bf16) {
-        direct_numbers(m, 1, rows, 2 * w->columns, x + j, x_stride, deep, n, sums + c, sums_stride);
+        direct_numbers(m, 1, rows, row_bytes, ahead, x + j, x_stride, deep, n, sums + c, sums_stride);
       } else if (!w->storage) {
-        direct_numbers(m, 0, rows, 4 * w->columns, x + j, x_stride, deep, n, sums + c, sums_stride);
+        direct_numbers(m, 0, rows, row_bytes, ahead, x + j, x_stride, deep, n, sums + c, sums_stride);
       } else {
 #ifdef FEW_UNITS
         size_t within = 0;
@@ -124,7 +130,7 @@ TARGET_INLINE void direct_transposed(const int m, const nibble_matrix *w, const 
           size_t block = nibble_divide(element + l * w->columns, w->block, &within);
           FEW_SCALES(w, block, nibble_blocks(w, within + n), scratch + l * few_wide);
         }
-        direct_codes(m, w, (const uint8_t *)rows, scratch, few_wide, within, x + j, x_stride, deep, n, sums + c, sums_stride);
+        direct_codes(m, w, (const uint8_t *)rows, ahead, scratch, few_wide, within, x + j, x_stride, deep, n, sums + c, sums_stride);
 #endif
       }
     }
