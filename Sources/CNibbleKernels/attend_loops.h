@@ -142,29 +142,43 @@ LANES_STATIC void bound(float *x, size_t n, float scale, float cap) {
   if (i < n) lanes_store_part(x + i, lanes_tanh(lanes_load_part(x + i, n - i) * in) * cap, n - i);
 }
 
-LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const float *k, const float *v, size_t t,
-                         size_t kv_stride, size_t d, float scale, float cap, const uint8_t *mask, float *out, size_t out_stride,
+/// A row of scores becomes weights; with a sink, it has a place behind them.
+LANES_STATIC void weights_of(const nibble_answers *answers, size_t query, float *row) {
+  size_t t = answers->t;
+  float scale = answers->scale;
+  if (answers->cap > 0) bound(row, t, scale, answers->cap), scale = 1;
+  if (scale != 1 && (answers->bias || answers->sinks)) {
+    for (size_t i = 0; i < t; i++) row[i] *= scale;
+    scale = 1;
+  }
+  if (answers->bias) add_scaled(1, answers->bias + query * answers->bias_stride, t, row);
+  if (answers->mask)
+    for (size_t i = 0; i < t; i++)
+      if (!answers->mask[i]) row[i] = -__builtin_inff();
+  if (answers->sinks) row[t] = answers->sinks[query];
+  softmax(row, answers->sinks ? t + 1 : t, scale);
+}
+
+LANES_STATIC void attend(const float *q, size_t queries, size_t q_stride, const nibble_answers *answers, float *out, size_t out_stride,
                          float *scratch) {
-  const attend_ahead ahead = attend_ahead_of(d, kv_stride), nothing = {0, 0};
+  const size_t t = answers->t, k_stride = answers->k_stride, v_stride = answers->v_stride, row = answers->sinks ? t + 1 : t;
+  const attend_ahead keys = attend_ahead_of(answers->k_width, k_stride), values = attend_ahead_of(answers->v_width, v_stride);
+  const attend_ahead nothing = {0, 0};
   for (size_t start = 0; start < t; start += attend_stretch) {
     size_t count = t - start < attend_stretch ? t - start : attend_stretch;
     for (size_t g = 0; g < queries; g += attend_queries)
-      ATTEND_QUERIES(scores_of, queries - g, q + g * q_stride, q_stride, k + start * kv_stride, count, kv_stride, d,
-                     g ? nothing : ahead, scratch + g * t + start, t);
+      ATTEND_QUERIES(scores_of, queries - g, q + g * q_stride, q_stride, answers->k + start * k_stride, count, k_stride, answers->k_width,
+                     g ? nothing : keys, scratch + g * row + start, row);
   }
   for (size_t g = 0; g < queries; g++) {
-    if (cap > 0) bound(scratch + g * t, t, scale, cap);
-    if (mask)
-      for (size_t i = 0; i < t; i++)
-        if (!mask[i]) scratch[g * t + i] = -__builtin_inff();
-    softmax(scratch + g * t, t, cap > 0 ? 1 : scale);
-    memset(out + g * out_stride, 0, 4 * d);
+    weights_of(answers, g, scratch + g * row);
+    memset(out + g * out_stride, 0, 4 * answers->v_width);
   }
   for (size_t start = 0; start < t; start += attend_stretch) {
     size_t count = t - start < attend_stretch ? t - start : attend_stretch;
     for (size_t g = 0; g < queries; g += attend_queries)
-      ATTEND_QUERIES(weigh_all, queries - g, scratch + g * t + start, t, v + start * kv_stride, count, kv_stride, d,
-                     g ? nothing : ahead, mask ? mask + start : NULL, out + g * out_stride, out_stride);
+      ATTEND_QUERIES(weigh_all, queries - g, scratch + g * row + start, row, answers->v + start * v_stride, count, v_stride,
+                     answers->v_width, g ? nothing : values, answers->mask ? answers->mask + start : NULL, out + g * out_stride, out_stride);
   }
 }
 

@@ -21,16 +21,30 @@ AVX2_INLINE __m256 part_of(const void *p, size_t n) {
   return _mm256_loadu_ps(part);
 }
 
-#include "few_loops.h"
-
-/// Floats from one split row to the next.
-static size_t split_stride(size_t k) { return (k + 15) / 16 * 16 + 8; }
-
 /// table[index] by an index's lower four bits; `top` has the fourth at its top.
 AVX2_INLINE __m256 lookup(__m256 low, __m256 high, __m256i index, __m256i top) {
   return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index),
                           _mm256_castsi256_ps(top));
 }
+
+#define FEW_UNITS
+typedef struct {
+  __m256 low, high;
+} few_book;
+
+AVX2_INLINE few_book few_book_of(const float *codebook) { return (few_book){_mm256_loadu_ps(codebook), _mm256_loadu_ps(codebook + 8)}; }
+
+AVX2_INLINE void few_look_up(few_book book, float scale, const uint8_t *codes, __m256 *out) {
+  __m256 low = _mm256_mul_ps(book.low, _mm256_set1_ps(scale)), high = _mm256_mul_ps(book.high, _mm256_set1_ps(scale));
+  __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)codes));
+  out[0] = lookup(low, high, _mm256_srli_epi32(index, 4), _mm256_slli_epi32(index, 24));
+  out[1] = lookup(low, high, index, _mm256_slli_epi32(index, 28));
+}
+
+#include "few_loops.h"
+
+/// Floats from one split row to the next.
+static size_t split_stride(size_t k) { return (k + 15) / 16 * 16 + 8; }
 
 /// Rows of codes whose blocks, and so whose rows, are made of whole 16 elements.
 AVX2_INLINE void rows_of_codes(const int m, const int n, const few_product *few, size_t j, vec sums[][nibble_few]) {

@@ -13,6 +13,18 @@
 #define KERNELS &nibble_avx512_kernels
 #define FEW_DECODE(w, element, n, out) decode_floats(0, w, element, n, out)
 
+#define FEW_UNITS
+typedef __m512 few_book;
+AVX512_INLINE __m512 few_book_of(const float *codebook) { return _mm512_loadu_ps(codebook); }
+
+AVX512_INLINE void few_look_up(__m512 book, float scale, const uint8_t *codes, __m512 *out) {
+  __m512 table = _mm512_mul_ps(book, _mm512_set1_ps(scale));
+  __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)codes));
+  // The permute reads the low four bits of an index only.
+  out[0] = _mm512_permutexvar_ps(_mm512_srli_epi32(index, 4), table);
+  out[1] = _mm512_permutexvar_ps(index, table);
+}
+
 #include "few_loops.h"
 
 /// Of every 32 numbers the 16 at even places, then the 16 at odd ones: in this order bytes of codes give indices.

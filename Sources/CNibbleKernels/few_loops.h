@@ -7,6 +7,8 @@
 //   FEW_MOST               8, 10 or 12: rows that count as few
 //   FEW_PAIRS              rows of x up to which the sums of two rows of W fit the registers
 //   FEW_DECODE, FEW_SCALES  how a piece of a row and scales of blocks are decoded
+//   FEW_UNITS              if there are few_book, few_book_of and few_look_up: a codebook, and 2 * WIDTH numbers of a block in two registers,
+//                          those at even places and those at odd ones
 //   KERNELS                the variant's decoders
 // and afterwards the function `rows` declared below.
 //
@@ -17,8 +19,6 @@
 #ifndef TARGET_INLINE
 #define TARGET_INLINE static inline __attribute__((always_inline)) TARGET
 #endif
-
-enum { few_deep = 8, few_wide = 512 };  ///< the piece of W that a transposed product decodes at once
 
 /// A product of few rows: its matrix, x, and memory for a decoded row and its scales.
 typedef struct {
@@ -220,58 +220,12 @@ TARGET static void few_short(const few_product *few, size_t m, size_t first, siz
     default: call(12); break;
 #endif
 
+#include "few_transposed.h"
+
 /// A decoded row and the scales of its blocks; or sums of the outputs, and pieces of W.
 TARGET static size_t few_scratch(const nibble_matrix *w, size_t m, size_t count) {
   size_t forward = few_stride(w->columns) + w->columns + 64, backward = m * few_stride(count) + few_deep * few_wide;
   return 4 * (forward > backward ? forward : backward);
-}
-
-/// out[0...n] += x[0] * w[0 * few_wide ...] + x[1] * ..., for `deep` rows of W.
-TARGET_INLINE void add_rows(const int m, const float *x, size_t x_stride, const float *w, size_t deep, size_t n, float *out,
-                            size_t out_stride) {
-  for (size_t c = 0; c < n; c += 2 * WIDTH) {
-    vec s[nibble_few][2];
-#pragma clang loop unroll(full)
-    for (int r = 0; r < m; r++)
-#pragma clang loop unroll(full)
-      for (int v = 0; v < 2; v++) s[r][v] = VEC_LOAD(out + (size_t)r * out_stride + c + (size_t)v * WIDTH);
-    for (size_t j = 0; j < deep; j++) {
-      vec w0 = VEC_LOAD(w + j * few_wide + c), w1 = VEC_LOAD(w + j * few_wide + c + WIDTH);
-#pragma clang loop unroll(full)
-      for (int r = 0; r < m; r++) {
-        vec factor = VEC_FILL(x[(size_t)r * x_stride + j]);
-        s[r][0] = VEC_FMA(w0, factor, s[r][0]);
-        s[r][1] = VEC_FMA(w1, factor, s[r][1]);
-      }
-    }
-#pragma clang loop unroll(full)
-    for (int r = 0; r < m; r++)
-#pragma clang loop unroll(full)
-      for (int v = 0; v < 2; v++) VEC_STORE(out + (size_t)r * out_stride + c + (size_t)v * WIDTH, s[r][v]);
-  }
-}
-
-TARGET static void few_transposed(const nibble_matrix *w, const void *packed, size_t m, size_t first, size_t count, int add,
-                                  float *dx, size_t stride, void *scratch) {
-  const float *x = packed;
-  size_t x_stride = few_stride(w->rows), padded = few_stride(count);
-  float *piece = scratch, *sums = piece + few_deep * few_wide;
-  memset(sums, 0, 4 * m * padded);
-  for (size_t j = 0; j < w->rows; j += few_deep) {
-    size_t deep = w->rows - j < few_deep ? w->rows - j : few_deep;
-    for (size_t c = 0; c < count; c += few_wide) {
-      size_t n = count - c < few_wide ? count - c : few_wide;
-      for (size_t l = 0; l < deep; l++) FEW_DECODE(w, (j + l) * w->columns + first + c, n, piece + l * few_wide);
-#define CALL(m) add_rows(m, x + j, x_stride, piece, deep, n, sums + c, padded)
-      FEW_CASES(CALL)
-#undef CALL
-    }
-  }
-  for (size_t i = 0; i < m; i++) {
-    float *out = dx + i * stride + first;
-    const float *from = sums + i * padded;
-    for (size_t c = 0; c < count; c++) out[c] = add ? out[c] + from[c] : from[c];
-  }
 }
 
 static size_t few_packed_bytes(size_t m, size_t k) { return 4 * m * few_stride(k); }

@@ -74,10 +74,9 @@ size_t nibble_argmax(nibble_variant variant, const float *x, size_t n, float *gr
 
 int nibble_all_finite(nibble_variant variant, const float *x, size_t n) { return nibble_layers_of(variant)->all_finite(x, n); }
 
-void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const float *k, const float *v,
-                   size_t t, size_t kv_stride, size_t d, float scale, float cap, const uint8_t *mask, float *out, size_t out_stride,
-                   float *scratch) {
-  nibble_layers_of(variant)->attend(q, queries, q_stride, k, v, t, kv_stride, d, scale, cap, mask, out, out_stride, scratch);
+void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const nibble_answers *answers, float *out,
+                   size_t out_stride, float *scratch) {
+  nibble_layers_of(variant)->attend(q, queries, q_stride, answers, out, out_stride, scratch);
 }
 
 void nibble_low_rank(nibble_variant variant, const float *left, size_t left_stride, size_t rows, const float *right,

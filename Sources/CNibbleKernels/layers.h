@@ -17,8 +17,8 @@ typedef struct {
   void (*rotate)(float *x, const float *cosines, const float *sines, size_t half);
   size_t (*argmax)(const float *x, size_t n, float *greatest);
   int (*all_finite)(const float *x, size_t n);
-  void (*attend)(const float *q, size_t queries, size_t q_stride, const float *k, const float *v, size_t t, size_t kv_stride,
-                 size_t d, float scale, float cap, const uint8_t *mask, float *out, size_t out_stride, float *scratch);
+  void (*attend)(const float *q, size_t queries, size_t q_stride, const nibble_answers *answers, float *out, size_t out_stride,
+                 float *scratch);
   void (*low_rank)(const float *left, size_t left_stride, size_t rows, const float *right, size_t right_stride, size_t columns,
                    size_t rank, float *out, size_t out_stride);
   void (*change_sums)(const float *base, const float *written, const float *delta, size_t n, double *sums);

@@ -115,18 +115,18 @@ package struct Attention: Sendable {
     let key = sequence.key + head * sequence.keyHeadStride + keys.lowerBound * sequence.keyStride
     let value = sequence.value + head * sequence.valueHeadStride + keys.lowerBound * sequence.valueStride
     let mask = sequence.mask.map { $0 + keys.lowerBound }
-    // The kernel knows no sinks and no bias, and takes values that are as long as keys.
-    let isForKernel = sequence.sinks == nil && sequence.bias == nil && valueSize == size && sequence.valueStride == sequence.keyStride
-    guard queries.count > 1 && BLAS.isThere || !isForKernel else {
+    guard queries.count > 1, BLAS.isThere else {
       for query in queries {
         let own = keyRange(sequence, query..<query + 1)
         let skipped = own.lowerBound - keys.lowerBound
-        let scores = scratch.floatStart(Slot.scores, group * own.count)
+        let scores = scratch.floatStart(Slot.scores, group * (own.count + 1))
         LayerKernels.attend(
           sequence.query + query * sequence.queryStride + head * group * size, queries: group, queryStride: size,
           keys: key + skipped * sequence.keyStride, values: value + skipped * sequence.valueStride, count: own.count,
-          keyStride: sequence.keyStride, width: size, scale: scale, cap: cap, mask: mask.map { $0 + skipped },
-          sequence.output + query * sequence.outputStride + head * group * size, outStride: size, scratch: scores)
+          keyStride: sequence.keyStride, valueStride: sequence.valueStride, width: size, valueWidth: valueSize, scale: scale, cap: cap,
+          bias: bias(sequence, head * group, query, own.lowerBound), biasStride: sequence.biasStride, mask: mask.map { $0 + skipped },
+          sinks: sequence.sinks.map { $0 + head * group }, sequence.output + query * sequence.outputStride + head * group * valueSize,
+          outStride: valueSize, scratch: scores)
       }
       return
     }

@@ -190,15 +190,23 @@ package enum LayerKernels {
   }
 
   /// Attention of `queries` vectors of `width` floats that share a head's `count` keys and values, whose rows begin
-  /// `keyStride` floats apart. `scratch` holds queries · count floats. Keys with 0 in `mask` are not seen. Scores, scaled, become
+  /// `keyStride` floats apart. `scratch` holds queries · (count + 1) floats. Keys with 0 in `mask` are not seen. Scores, scaled, become
   /// cap · tanh(score / cap) if there is a cap.
+  ///
+  /// - Parameters:
+  ///   - valueStride: nil for that of keys
+  ///   - valueWidth: nil for that of keys
+  ///   - bias: what is added to the scores of a query, those of the next `biasStride` floats on; nil for nothing
+  ///   - sinks: of each query a score that takes its share and gives nothing; nil for none
   package static func attend(
     _ q: UnsafePointer<Float>, queries: Int, queryStride: Int, keys k: UnsafePointer<Float>, values v: UnsafePointer<Float>,
-    count: Int, keyStride: Int, width: Int, scale: Float, cap: Float? = nil, mask: UnsafePointer<UInt8>? = nil,
-    _ out: UnsafeMutablePointer<Float>, outStride: Int, scratch: UnsafeMutablePointer<Float>,
-    variant: KernelVariant = .current
+    count: Int, keyStride: Int, valueStride: Int? = nil, width: Int, valueWidth: Int? = nil, scale: Float, cap: Float? = nil,
+    bias: UnsafePointer<Float>? = nil, biasStride: Int = 0, mask: UnsafePointer<UInt8>? = nil, sinks: UnsafePointer<Float>? = nil,
+    _ out: UnsafeMutablePointer<Float>, outStride: Int, scratch: UnsafeMutablePointer<Float>, variant: KernelVariant = .current
   ) {
-    nibble_attend(
-      variant.native, q, queries, queryStride, k, v, count, keyStride, width, scale, cap ?? 0, mask, out, outStride, scratch)
+    var answers = nibble_answers(
+      k: k, v: v, t: count, k_stride: keyStride, v_stride: valueStride ?? keyStride, k_width: width, v_width: valueWidth ?? width,
+      scale: scale, cap: cap ?? 0, bias: bias, bias_stride: biasStride, mask: mask, sinks: sinks)
+    nibble_attend(variant.native, q, queries, queryStride, &answers, out, outStride, scratch)
   }
 }

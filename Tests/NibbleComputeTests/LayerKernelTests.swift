@@ -208,6 +208,39 @@ struct LayerKernelTests {
     }
   }
 
+  @Test("attention with values of another length, biases and sinks", arguments: variants) func attentionOfMore(_ variant: KernelVariant) {
+    for (width, valueWidth) in [(96, 64), (16, 40), (20, 20), (576, 512)] {
+      for (queries, t) in [(1, 1), (1, 33), (3, 70), (5, 100), (2, 0)] {
+        let stride = width + 5, valueStride = valueWidth + 3, scale = 1 / Float(width).squareRoot()
+        let q = normals(queries * stride, t), k = normals(max(t, 1) * stride, t + 1), v = normals(max(t, 1) * valueStride, t + 2)
+        let biases = normals(queries * (t + 2), t + 3), sinks = normals(queries, t + 4)
+        for (biased, sunk, masked, cap) in [(false, false, false, Float?.none), (true, false, true, nil), (false, true, true, nil), (true, true, false, 0.6)] {
+          let mask = (0..<max(t, 1)).map { UInt8(masked && $0 % 3 != 1 ? 0 : 1) }
+          var out = [Float](repeating: 42, count: queries * valueStride), scratch = [Float](repeating: .nan, count: queries * (t + 1))
+          LayerKernels.attend(
+            q, queries: queries, queryStride: stride, keys: k, values: v, count: t, keyStride: stride, valueStride: valueStride, width: width,
+            valueWidth: valueWidth, scale: scale, cap: cap, bias: biased ? biases : nil, biasStride: t + 2, mask: masked ? mask : nil,
+            sinks: sunk ? sinks : nil, &out, outStride: valueStride, scratch: &scratch, variant: variant)
+          var worst = 0.0
+          for g in 0..<queries {
+            let seen = (0..<t).filter { mask[$0] != 0 }
+            let scores = seen.map { i in
+              let score = (0..<width).reduce(0.0) { $0 + Double(q[g * stride + $1]) * Double(k[i * stride + $1]) } * Double(scale)
+              return (cap.map { Double($0) * tanh(score / Double($0)) } ?? score) + (biased ? Double(biases[g * (t + 2) + i]) : 0)
+            }
+            let weights = scores.map { exp($0) }, sum = weights.reduce(sunk ? exp(Double(sinks[g])) : 0, +)
+            for c in 0..<valueWidth {
+              let exact = seen.isEmpty ? 0 : zip(seen, weights).reduce(0.0) { $0 + $1.1 * Double(v[$1.0 * valueStride + c]) } / sum
+              worst = max(worst, abs(Double(out[g * valueStride + c]) - exact))
+            }
+            #expect(out[g * valueStride + valueWidth] == 42)
+          }
+          #expect(worst < 5e-6, "widths \(width) and \(valueWidth), \(queries) queries, \(t) keys")
+        }
+      }
+    }
+  }
+
   @Test("a NaN among keys or values is not lost", arguments: variants) func attentionOfNaN(_ variant: KernelVariant) {
     let q = normals(64, 1), v = normals(5 * 64, 3)
     var k = normals(5 * 64, 2), out = [Float](repeating: 0, count: 64), scratch = [Float](repeating: 0, count: 5)

@@ -91,14 +91,24 @@ size_t nibble_argmax(nibble_variant variant, const float *x, size_t n, float *gr
 /// Whether all n numbers are finite.
 int nibble_all_finite(nibble_variant variant, const float *x, size_t n);
 
-/// Attention of `queries` query vectors that share one key-value head and one position: for each query q[g * q_stride ...] of `d`
-/// floats, scores over `t` keys k[i * kv_stride ...], softmax of scale * scores, and the weighted sum of v[i * kv_stride ...]
-/// into out[g * out_stride ...]. `scratch` holds queries * t floats. `mask` is NULL or t bytes, 0 for keys not to be seen,
-/// whose keys and values may be anything. With no key to see, out is zeros. out overlaps nothing else. Rows that lie close
-/// together (kv_stride at most 2 d) come from memory faster.
-void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const float *k, const float *v,
-                   size_t t, size_t kv_stride, size_t d, float scale, float cap, const uint8_t *mask, float *out, size_t out_stride,
-                   float *scratch);
+/// Keys and values of one head, and what is done with scores over them.
+typedef struct {
+  const float *k, *v;         ///< rows of keys and values
+  size_t t;                   ///< how many of each
+  size_t k_stride, v_stride;  ///< floats from one to the next; rows that lie close together (at most twice their length) come faster
+  size_t k_width, v_width;    ///< floats of each
+  float scale, cap;           ///< scores become scale * score, and with cap > 0 cap * tanh of that / cap
+  const float *bias;          ///< NULL, or what is then added: t floats of each query,
+  size_t bias_stride;         ///< so far apart
+  const uint8_t *mask;        ///< NULL, or t bytes, 0 for keys not to be seen, whose keys and values may be anything
+  const float *sinks;         ///< NULL, or of each query a score that takes its share and gives nothing
+} nibble_answers;
+
+/// Attention of `queries` query vectors that share one key-value head and one position: for each query q[g * q_stride ...], scores over
+/// all keys, their softmax, and the weighted sum of the values into out[g * out_stride ...]. `scratch` holds queries * (t + 1) floats.
+/// With no key to see, out is zeros. out overlaps nothing else.
+void nibble_attend(nibble_variant variant, const float *q, size_t queries, size_t q_stride, const nibble_answers *answers, float *out,
+                   size_t out_stride, float *scratch);
 
 /// out[i * out_stride + j] = sum over k of left[i * left_stride + k] * right[k * right_stride + j], for `rows` i, `columns` j and
 /// `rank` k: one fused multiply-add a k, in ascending order, so that every variant gives the same bits.
