@@ -11,6 +11,7 @@ extension ModelFamily {
     family?.conv1D = experts
     family?.beyondBitsAndBytes = experts
     family?.stackedExperts = ["gate_up_proj", "down_proj"]
+    family?.partsPackedExperts = true
     family?.turnsExpertFactors = true
     var names = LlamaCppNames(
       ["llama4_text"], architecture: "llama4", prefix: "model.", layers: "layers.",

@@ -37,6 +37,8 @@ public struct ModelFamily: Sendable {
   var beyondBitsAndBytes: Pattern?
   /// Parameters of experts that files hold stacked, [experts, inputs, outputs], with biases [experts, outputs] of the name and `_bias`.
   package var stackedExperts: [String] = []
+  /// Whether transformers takes such stacks apart where layers are packed with bitsandbytes: it loads no folder of packed layers that has them.
+  package var partsPackedExperts = false
   /// Whether PEFT takes those, which are stored [experts, inputs, outputs], for [experts, outputs, inputs]: the factors it has of them are those of
   /// the matrices turned.
   package var turnsExpertFactors = false

@@ -17,7 +17,12 @@ def adds_one_in_16_bits(drawn, failure):
     return drawn.get("tokenizer") == "pieces" and "norm.weight differs" in failure and drawn.get("stored types") != ["F32"]
 
 
+def packs_stacked_experts(drawn, failure):
+    return "m" in drawn and drawn["m"]["config"]["model_type"] == "llama4_text" and "transformers does not load it: \"normal_kernel_cpu\"" in failure
+
+
 KNOWN = [
+    (None, packs_stacked_experts, "transformers takes Llama 4's experts apart in packed folders and does not load any, its own included"),
     ("gguf", adds_one_in_16_bits, "the converter adds one to Gemma's norms in float16 where they are stored so"),
     ("gguf", lambda drawn, failure: failure.startswith("gpt2.feed_forward_length"), "GPT-2's n_inner is written where the converter leaves it out"),
     (None, has_rows_under_bias, "PEFT's rows of tokens leave out the bias of the head"),
