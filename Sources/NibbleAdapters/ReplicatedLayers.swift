@@ -114,9 +114,12 @@ extension JSON {
     var config = self
     let names = ["num_hidden_layers", "n_layer"].filter { config[$0] != nil }
     for name in names.isEmpty ? ["num_hidden_layers"] : names { config = config.setting(name, to: JSON(order.count)) }
-    if let types = config["layer_types"]?.array, types.count == count {
-      config = config.setting("layer_types", to: .array(order.map { types[$0] }))
-    } else if config["use_sliding_window"]?.bool == true {
+    for key in ["layer_types", "no_rope_layers"] {
+      guard let kinds = config[key]?.array, kinds.count >= count else { continue }
+      config = config.setting(key, to: .array(order.map { kinds[$0] }))
+    }
+    if config["layer_types"]?.array?.count == order.count { return config }
+    if config["use_sliding_window"]?.bool == true {
       // Which layers have a window is a question of their numbers.
       let first = config["max_window_layers"]?.int ?? 28
       config = config.setting("layer_types", to: .array(order.map { $0 >= first ? "sliding_attention" : "full_attention" }))

@@ -63,14 +63,33 @@ extension AdapterFile {
       }
       // Rows of the one matrix as the stack has them.
       let values = try mapped.floats(first) + mapped.floats(second), path = expert + Stacked.gateUp.rawValue
-      let b = StoredTensor(
-        ByteName("\(Self.prefix)\(path).\(LoRA.second).weight"), .f32, [first.shape[0] + second.shape[0], first.shape[1]],
-        sections: [StoredSection(.data, bytes: values.withUnsafeBytes { [UInt8]($0) })])
+      let b = Self.factor(path, LoRA.second, [first.shape[0] + second.shape[0], first.shape[1]], values)
       fused.append((path, [LoRA.first: a, LoRA.second: b]))
     }
     try file.hold(fused.compactMap { $0.parts[LoRA.second] })
+    if base.family?.turnsExpertFactors == true {
+      fused += rest.filter(\.isOfStack).map { ($0.path, $0.parts) }
+      rest.removeAll { $0.isOfStack }
+      fused = try fused.map { ($0.path, try file.turned($0.path, $0.parts)) }
+      try file.hold(fused.flatMap(\.parts.values))
+    }
     file.modules = try (rest + fused.map { try file.module($0.path, $0.parts, isEmbedding: false) }).sorted { ByteName($0.path) < ByteName($1.path) }
     return file
+  }
+
+  /// Factors of a matrix as those of the matrix turned: PEFT takes all stacks for [experts, outputs, inputs] where transformers does not tell it.
+  private func turned(_ path: String, _ parts: [String: StoredTensor]) throws -> [String: StoredTensor] {
+    guard let a = parts[LoRA.first], let b = parts[LoRA.second], a.shape.count == 2, b.shape.count == 2 else { throw mismatch(path, "lacks a factor") }
+    func turn(_ tensor: StoredTensor, _ part: String) throws -> StoredTensor {
+      let values = try mapped.floats(tensor), (rows, columns) = (tensor.shape[0], tensor.shape[1])
+      return Self.factor(path, part, [columns, rows], (0..<values.count).map { values[$0 % rows * columns + $0 / rows] })
+    }
+    return [LoRA.first: try turn(b, LoRA.first), LoRA.second: try turn(a, LoRA.second)]
+  }
+
+  private static func factor(_ module: String, _ part: String, _ shape: [Int], _ values: [Float]) -> StoredTensor {
+    StoredTensor(
+      ByteName("\(prefix)\(module).\(part).weight"), .f32, shape, sections: [StoredSection(.data, bytes: values.withUnsafeBytes { [UInt8]($0) })])
   }
 
   /// Throws unless its stacks are of as many experts as the layers of `base` have.
@@ -118,29 +137,25 @@ extension AdapterFile {
   ) throws {
     let rank = try config.rank(ofParameter: path + "." + stacked.rawValue)
     guard a.shape.count == 2, b.shape.count == 2, b.shape[1] == a.shape[0], rank > 0, a.shape[0] > 0, a.shape[0] % rank == 0,
-      b.shape[0] % stacked.matrices.count == 0, a.shape[0] / rank <= Self.mostExperts
+      a.shape[0] / rank <= Self.mostExperts
     else { throw mismatch(path, "has factors of shapes \(a.shape) and \(b.shape), which are none of stacked experts with rank \(rank)") }
-    let (count, inputs, outputs) = (a.shape[0] / rank, a.shape[1], b.shape[0] / stacked.matrices.count)
+    let (count, inputs, rows, matrices) = (a.shape[0] / rank, a.shape[1], b.shape[0], stacked.matrices.count)
     try checkFinite(a)
     try checkFinite(b)
     let first = try mapped.floats(a), second = try mapped.floats(b)
-    func tensor(_ module: String, _ part: String, _ shape: [Int], _ values: [Float]) -> StoredTensor {
-      StoredTensor(
-        ByteName("\(Self.prefix)\(module).\(part).weight"), .f32, shape,
-        sections: [StoredSection(.data, bytes: values.withUnsafeBytes { [UInt8]($0) })])
-    }
     var made: [StoredTensor] = []
     for expert in 0..<count {
       let own = Array(first[expert * rank * inputs..<(expert + 1) * rank * inputs])
       for (number, leaf) in stacked.matrices.enumerated() {
         let module = "\(path).\(expert).\(leaf)"
         var columns: [Float] = []
-        columns.reserveCapacity(outputs * rank)
-        for row in number * outputs..<(number + 1) * outputs {
+        let outputs = number * rows / matrices..<(number + 1) * rows / matrices
+        columns.reserveCapacity(outputs.count * rank)
+        for row in outputs {
           for place in 0..<rank { columns.append(second[(row * rank + place) * count + expert]) }
         }
         let pair = [
-          LoRA.first: tensor(module, "lora_A", [rank, inputs], own), LoRA.second: tensor(module, "lora_B", [outputs, rank], columns),
+          LoRA.first: Self.factor(module, "lora_A", [rank, inputs], own), LoRA.second: Self.factor(module, "lora_B", [outputs.count, rank], columns),
         ]
         guard parts.updateValue(pair, forKey: ByteName(module)) == nil else {
           throw mismatch(module, "is adapted by itself and in a stack")

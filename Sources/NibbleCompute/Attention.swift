@@ -45,6 +45,10 @@ package struct Attention: Sendable {
     package var new: Int
     /// Tokens a token sees at most, itself included: on its left, or on either side where it is not causal.
     package var window: Int?
+    /// Tokens of a chunk, of which a token that is causal sees those of its own only; nil for none.
+    package var chunk: Int?
+    /// Tokens before those of the first chunk.
+    package var chunkStart = 0
     /// One byte a token, 0 for those nobody may see; nil for none.
     package var mask: UnsafePointer<UInt8>?
     /// A score for each head that no key has: it takes its share of the softmax and gives nothing. nil for none.
@@ -157,9 +161,10 @@ package struct Attention: Sendable {
       guard let window = sequence.window else { return all }
       return (queries.lowerBound - window + 1..<queries.upperBound + window - 1).clamped(to: all)
     }
-    let end = sequence.past + queries.upperBound
-    guard let window = sequence.window else { return 0..<end }
-    return max(0, sequence.past + queries.lowerBound - window + 1)..<end
+    let first = sequence.past + queries.lowerBound, end = sequence.past + queries.upperBound
+    let chunk = sequence.chunk.map { max(0, first - max(0, first - sequence.chunkStart) % $0) } ?? 0
+    guard let window = sequence.window else { return chunk..<end }
+    return max(chunk, first - window + 1)..<end
   }
 
   /// What is added to the score of a query, counted from the first new one, and a key; those of the keys behind it follow.

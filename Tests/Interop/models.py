@@ -22,6 +22,10 @@ LATENT = {
 # Of model types whose other sizes are large by default.
 OWN_SMALL = {
     "deepseek_v2": {**LATENT, "topk_method": "group_limited_greedy"}, "deepseek_v3": LATENT, "glm4_moe": CORRECTED,
+    "granitemoehybrid": {
+        "shared_intermediate_size": 96, "num_local_experts": 0, "num_experts_per_tok": 0, "layer_types": ["attention"] * 2, "mamba_n_heads": 1,
+        "position_embedding_type": "rope"},
+    "llama4_text": {"intermediate_size": 48, "intermediate_size_mlp": 96, "num_local_experts": 5},
     "qwen2_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 80},
 }
 

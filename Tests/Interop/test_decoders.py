@@ -22,6 +22,11 @@ OWN = {
        for family, scale in (("deepseek_v2", 0.707), ("deepseek_v3", 1.0))},
     "qwen3_moe": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "mlp_only_layers": [0], "norm_topk_prob": True},
     "olmoe": {"num_experts": 5, "num_experts_per_tok": 3},
+    "granitemoehybrid": {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.1, "logits_scaling": 2.0},
+    "ministral3": {"sliding_window": None, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}},
+    "llama4_text": {
+        "num_experts_per_tok": 2, "num_hidden_layers": 3, "no_rope_layers": [1, 0, 1], "moe_layers": [0, 2], "attention_chunk_size": 6, "floor_scale": 4, "attn_scale": 0.5},
 }
 
 

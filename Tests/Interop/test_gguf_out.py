@@ -14,7 +14,7 @@ import converter
 from conftest import ROOT
 from converter import assert_same_file, contents, gguf
 from models import make, small_config
-from running import as_float32, expected, random_ids
+from running import as_float32, edit_config, expected, random_ids
 
 TOKENIZERS = ROOT / "Tests" / "Fixtures" / "tokenizers"
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -110,6 +110,11 @@ CASES = {
     "olmoe": ("OlmoeForCausalLM", gpt2_tokenizer, {"num_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 4}),
     "gpt_oss": ("GptOssForCausalLM", gpt2_tokenizer, {"num_local_experts": 3, "num_experts_per_tok": 2, "intermediate_size": 96, "sliding_window": 8}),
     "qwen2_moe": ("Qwen2MoeForCausalLM", gpt2_tokenizer, {}),
+    "granite4": ("GraniteMoeHybridForCausalLM", gpt2_tokenizer, {"attention_multiplier": 0.25, "embedding_multiplier": 12.0, "logits_scaling": 2.0}),
+    "granite4 without positions": ("GraniteMoeHybridForCausalLM", gpt2_tokenizer, {"position_embedding_type": "nope", "tie_word_embeddings": True}),
+    "ministral3": ("Ministral3ForCausalLM", pieces, {"rope_parameters": {
+        **YARN, "original_max_position_embeddings": 8, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}, "sliding_window": None}),
+    "llama4": ("Llama4ForCausalLM", gpt2_tokenizer, {"num_hidden_layers": 5, "interleave_moe_layer_step": 2, "num_experts_per_tok": 2}),
     "gpt2": ("GPT2LMHeadModel", gpt2_tokenizer, {"n_ctx": 64}),
     "bert": ("BertModel", bert_tokenizer, {"num_labels": 2}),
     "bert with its head of tokens": ("BertForMaskedLM", bert_tokenizer, {"num_labels": 2}),
@@ -121,6 +126,7 @@ CASES = {
 }
 # Keys in which a file is not the converter's, docs/gguf.md.
 OWN = {"phi": ("feed_forward_length", "head_count_kv"), "falcon": ("context_length", "feed_forward_length"), "modernbert": ("layer_norm_epsilon",),
+       "granite4 without positions": ("rope.scaling.finetuned",),
        "glm": ("context_length", "layer_norm_rms_epsilon", "freq_base", "dimension_count")}
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -131,6 +137,9 @@ def save(folder, name, tokenizer, changes, dtype=torch.float32):
     vocabulary = tokenizer(folder)
     config = small_config(model_class.config_class.model_type, **{"vocab_size": vocabulary, **changes})
     make(model_class, config, dtype).save_pretrained(folder)
+    if config.model_type == "granitemoehybrid":
+        # As published: the converter takes the kinds that transformers writes for Mamba, and looks at another key for the width of the MLP.
+        edit_config(folder, layer_types=["attention"] * config.num_hidden_layers, intermediate_size=config.shared_intermediate_size)
 
 
 def by_llama_cpp(folder, out, kind, *options):

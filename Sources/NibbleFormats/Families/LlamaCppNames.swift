@@ -40,6 +40,10 @@ package struct LlamaCppNames: Sendable {
   var ofOneRow: Set<String> = []
   /// llama.cpp's names of modules whose bias it does not load: files are not written with one.
   var withoutBias: Set<String> = []
+  /// A module whose outputs are there those of two, first all of one: both are `inLayer`, under names of their own. nil where there is none.
+  var halves: (whole: String, first: String, second: String)?
+  /// Whether some layers have other modules than the rest.
+  var layersDiffer = false
   /// Modules that the first layer may lack.
   var firstLayerLacks: [String] = []
   /// Whether adapters are converted.
@@ -55,8 +59,10 @@ package struct LlamaCppNames: Sendable {
     let modules: [Pair]
     /// Whether modules have biases.
     var hasBiases = false
-    /// A module whose outputs are those of two of `modules` in turn, which are parted there; nil where there is none.
+    /// A module whose outputs are those of two of `modules`, which are parted there; nil where there is none.
     var joined: (whole: String, first: String, second: String)?
+    /// Whether its outputs are those of the two in turn, rather than first all of one.
+    var takesTurns = true
 
     /// What the tensor that an expert's weight or bias is part of is sorted by among those of its layer: by the names that files have here.
     func place(of tensor: String) -> String {
@@ -76,6 +82,9 @@ package struct LlamaCppNames: Sendable {
     (self.modelTypes, self.architecture, self.prefix, self.layers) = (modelTypes, architecture, prefix, layers)
     (self.inLayer, self.whole, self.heads) = (inLayer, whole, heads)
   }
+
+  /// What of a model is one parameter here and two tensors there.
+  var parted: (whole: String, first: String, second: String)? { experts?.joined ?? halves }
 
   /// What old files hold of positions.
   static let frequencies: (pattern: Pattern?, reason: String) = (

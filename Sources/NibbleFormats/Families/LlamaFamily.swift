@@ -7,8 +7,9 @@ extension ModelFamily {
       "Llama",
       runs: [
         "llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3", "olmo2", "olmo3", "gemma", "gemma2", "gemma3_text", "granite",
+        "granitemoehybrid", "ministral3",
       ],
-      linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight$"#,
+      linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj|shared_mlp\.(input|output)_linear)\.weight$"#,
       heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "model." })
     // Heads for questions call it so.
     family?.otherPrefixes = ["transformer."]
@@ -45,7 +46,16 @@ extension ModelFamily {
       }
       return names
     }
+    var granite4 = LlamaCppNames(
+      ["granitemoehybrid"], architecture: "granite", prefix: "model.", layers: "layers.",
+      inLayer: linear.prefix(4) + normsBefore + [
+        ("shared_mlp.gate", "ffn_gate"), ("shared_mlp.up", "ffn_up"), ("shared_mlp.output_linear", "ffn_down"),
+      ], whole: [("embed_tokens", "token_embd"), ("norm", "output_norm")], heads: [("lm_head", "output")])
+    granite4.halves = ("shared_mlp.input_linear", "shared_mlp.gate", "shared_mlp.up")
+    granite4.isInterleaved = true
+    granite4.dropped = [LlamaCppNames.frequencies]
     return [
+      granite4, names(["ministral3"], as: "mistral3", normsBefore, interleaved: true),
       names(["llama", "mistral"], normsBefore, interleaved: true, hasBiases: true), names(["granite"], normsBefore, interleaved: true, hasBiases: true),
       names(["smollm3"], normsBefore, interleaved: true), names(["qwen2"], normsBefore), names(["qwen3"], normsBefore + headNorms),
       names(["gemma"], normsBefore, plusOne: true, hasHead: false), names(["gemma2"], normsAround + normsAfter, plusOne: true, hasHead: false),

@@ -37,6 +37,11 @@ public struct ModelFamily: Sendable {
   var beyondBitsAndBytes: Pattern?
   /// Parameters of experts that files hold stacked, [experts, inputs, outputs], with biases [experts, outputs] of the name and `_bias`.
   package var stackedExperts: [String] = []
+  /// Whether transformers takes such stacks apart where layers are packed with bitsandbytes: it loads no folder of packed layers that has them.
+  package var partsPackedExperts = false
+  /// Whether PEFT takes those, which are stored [experts, inputs, outputs], for [experts, outputs, inputs]: the factors it has of them are those of
+  /// the matrices turned.
+  package var turnsExpertFactors = false
   /// Whether PEFT puts factors of each expert together into those of the parameters that transformers stacks experts into.
   package var joinsExperts = true
   /// What stands for the weight of a head that multiplies with the embedding's own, of configurations whose masked models have such a head: no file
@@ -58,7 +63,7 @@ public struct ModelFamily: Sendable {
   public static var all: [ModelFamily] { known + added }
 
   /// Those of nibble.
-  package static let known = [llama, mixtral, qwen2Moe, deepseek, gptOss, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, t5, resNet, vit].compactMap { $0 }
+  package static let known = [llama, mixtral, qwen2Moe, deepseek, gptOss, llama4, fused, plain, gptNeoX, falcon, gpt2, bert, distilBert, electra, albert, mpNet, modernBert, deberta, t5, resNet, vit].compactMap { $0 }
 
   /// For tests of the seam: families that exist for the length of a call.
   @TaskLocal package static var added: [ModelFamily] = []

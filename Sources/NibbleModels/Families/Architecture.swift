@@ -152,7 +152,7 @@ package struct Architectures: Sendable {
   /// Those of nibble. A further family is one more file and its name here.
   package static let all = Architectures([
     Llama.self, Mixtral.self, GptOss.self, Qwen.self, Qwen2Moe.self, Qwen3Moe.self, Deepseek.self, Glm4Moe.self, SmolLM3.self, Olmo2.self, Olmo3.self, Olmoe.self, Gemma.self, Gemma2.self,
-    Gemma3.self, Granite.self, Phi3.self, Glm.self, Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, DistilBert.self,
+    Gemma3.self, Granite.self, Granite4.self, Ministral3.self, Llama4.self, Phi3.self, Glm.self, Starcoder2.self, GPTNeoX.self, Falcon.self, Phi.self, GPT2.self, Bert.self, DistilBert.self,
     Electra.self, Albert.self, MPNet.self, ModernBert.self, Deberta.self, T5.self, ResNet.self, ViT.self,
   ])
 

@@ -16,6 +16,8 @@ struct DecoderExperts {
   struct Shared {
     var name: String
     var gate: String?
+    /// Its first projections, stored as those of an MLP; nil for the same as of the others.
+    var up: [String]?
     var inner: Int, hasBias = false
   }
   var shared: Shared?
@@ -25,8 +27,8 @@ struct DecoderExperts {
 
   /// Those of one layer.
   func experts(_ layer: DecoderLayer) throws -> Experts {
-    func mlp(_ name: String, _ inner: Int, _ hasBias: Bool) throws -> Expert {
-      try layer.mlp(up.map { name + $0 }, name + down, inner, hasBias: hasBias, isTurned: isTurned)
+    func mlp(_ name: String, _ inner: Int, _ hasBias: Bool, up own: [String]? = nil) throws -> Expert {
+      try layer.mlp((own ?? up).map { name + $0 }, name + down, inner, hasBias: hasBias, isTurned: own == nil && isTurned)
     }
     return Experts(
       router: try layer.linear(router, count, layer.shape.width, hasBias: hasBias),
@@ -34,7 +36,7 @@ struct DecoderExperts {
       correction: try correction.map { try layer.finiteVector($0, count) },
       shared: try shared.map { own in
         SharedExpert(
-          try mlp(own.name + ".", own.inner, own.hasBias), gate: try own.gate.map { try layer.linear($0, 1, layer.shape.width) })
+          try mlp(own.name + ".", own.inner, own.hasBias, up: own.up), gate: try own.gate.map { try layer.linear($0, 1, layer.shape.width) })
       })
   }
 }

@@ -8,8 +8,11 @@ enum Granite: Decoder {
 
   static func usual(_ config: ConfigReader) -> DecoderDefaults { DecoderDefaults() }
 
-  static func shape(_ config: ConfigReader) throws -> TransformerShape {
-    var shape = try decoderShape(config)
+  static func shape(_ config: ConfigReader) throws -> TransformerShape { try scaled(decoderShape(config), config) }
+
+  /// The same with Granite's scales.
+  static func scaled(_ shape: TransformerShape, _ config: ConfigReader) throws -> TransformerShape {
+    var shape = shape
     func scale(_ key: String) throws -> Float { Float(try config.double(key, above: 0, default: 1)) }
     shape.embeddingScale = try scale("embedding_multiplier")
     // The model scales what its table gives, noise included.

@@ -14,7 +14,7 @@ enum SmolLM3: Decoder {
 
   static func shape(_ config: ConfigReader) throws -> TransformerShape {
     var shape = try decoderShape(config)
-    let turns = try turningLayers(config, shape.layers)
+    let turns = try config.turningLayers(shape.layers)
     let window = try config.window(default: nil)
     let slides = try config.bool("use_sliding_window", default: false) && window != nil
     shape.windows = try config.windows(config.slidingLayers(shape.layers) ?? turns.map { slides && !$0 }, window)
@@ -22,21 +22,26 @@ enum SmolLM3: Decoder {
     return shape
   }
 
-  /// Whether each layer turns its heads: in `no_rope_layers`, the numbers other than 0.
-  private static func turningLayers(_ config: ConfigReader, _ layers: Int) throws -> [Bool] {
-    guard let entries = config["no_rope_layers"]?.array else {
-      let interval = try config.int("no_rope_layer_interval", 1...Limits.layers.upperBound, default: 4)
-      return (0..<layers).map { ($0 + 1) % interval != 0 }
-    }
-    let numbers = entries.compactMap(\.int)
-    guard numbers.count == entries.count, numbers.count >= layers else {
-      throw config.fail("\(key: "no_rope_layers") has not a whole number for each of \(layers) layers")
-    }
-    return numbers.prefix(layers).map { $0 != 0 }
-  }
-
   static func names(_ shape: TransformerShape, _ config: ConfigReader) throws -> DecoderNames {
     let bias = try config.bool("attention_bias", default: false)
     return DecoderNames(queryKeyValueBias: bias, outputBias: bias, mlpBias: try config.bool("mlp_bias", default: false))
+  }
+}
+
+extension ConfigReader {
+  /// Whether each layer turns its heads: in `no_rope_layers`, the numbers other than 0; without it, all but every so many.
+  ///
+  /// - Parameter isEmptySilent: whether an empty list says nothing
+  func turningLayers(_ layers: Int, isEmptySilent: Bool = false) throws -> [Bool] {
+    let list = self["no_rope_layers"]
+    guard let list, !(isEmptySilent && list.array?.isEmpty == true) else {
+      let interval = try int("no_rope_layer_interval", 1...Limits.layers.upperBound, default: 4)
+      return (0..<layers).map { ($0 + 1) % interval != 0 }
+    }
+    let entries = list.array ?? [], numbers = entries.compactMap(\.int)
+    guard numbers.count == entries.count, numbers.count >= layers else {
+      throw fail("\(key: "no_rope_layers") has not a whole number for each of \(layers) layers")
+    }
+    return numbers.prefix(layers).map { $0 != 0 }
   }
 }

@@ -10,7 +10,7 @@ package struct RotaryPositions: Sendable, Hashable {
   /// Turns per position of each pair.
   package let frequencies: [Float]
   /// What cosines and sines are multiplied with (YaRN, LongRoPE).
-  package let attentionFactor: Float
+  package private(set) var attentionFactor: Float
   /// What replaces the frequencies, for the whole sequence, in sequences longer than `trained` tokens (LongRoPE).
   package struct Long: Sendable, Hashable {
     package var frequencies: [Float]
@@ -101,6 +101,13 @@ package struct RotaryPositions: Sendable, Hashable {
       (frequencies, long) = (try stretched("short_factor"), Long(frequencies: try stretched("long_factor"), trained: trained))
     case (_, _): throw config.fail("\(key: "rope_type") = \(quoted(named)) is not implemented")
     }
+  }
+
+  /// The same with cosines and sines as they are.
+  var withoutFactor: RotaryPositions {
+    var own = self
+    own.attentionFactor = 1
+    return own
   }
 
   /// The same for a family that takes and spells what Llama does.

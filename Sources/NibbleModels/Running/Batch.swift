@@ -112,6 +112,8 @@ package final class TokenMask: @unchecked Sendable {
 
   /// One byte a token, 0 for those that are hidden.
   package var start: UnsafePointer<UInt8>? { UnsafePointer(bytes.baseAddress) }
+  /// Hidden tokens before the first that is visible.
+  var leading: Int { bytes.firstIndex { $0 != 0 } ?? bytes.count }
   /// The last visible token.
   var last: Int? { bytes.lastIndex { $0 != 0 } }
   package func isVisible(_ token: Int) -> Bool { bytes.indices.contains(token) && bytes[token] != 0 }

@@ -1,6 +1,10 @@
+import Glibc
+
 /// Which experts the rows of a pass take, and how much each counts. A row with an expert it takes is a pair.
 struct Routing {
   private let used: Int
+  /// Whether experts' inputs are multiplied with what they count with, not what they give.
+  let isOfInput: Bool
   /// Of each row, the experts it takes, the one of the greatest score first.
   private(set) var taken: [Int]
   /// What these count with.
@@ -14,6 +18,7 @@ struct Routing {
   init(_ p: UnsafePointer<Float>, rows: Int, _ experts: Experts) {
     let count = experts.all.count, rule = experts.rule
     used = rule.used
+    isOfInput = rule.scores == .ofInput
     (taken, shares, order) = ([], [], [])
     taken.reserveCapacity(rows * used)
     shares.reserveCapacity(rows * used)
@@ -33,7 +38,7 @@ struct Routing {
         for expert in 0..<count where !isTaken[expert] && best.map({ scores[expert] > scores[$0] }) ?? true { best = expert }
         guard let best else { break }
         taken.append(best)
-        shares.append(p[best])
+        shares.append(isOfInput ? 1 / (1 + expf(-p[best])) : p[best])
         sum += p[best]
         isTaken[best] = true
       }
@@ -55,5 +60,7 @@ struct Routing {
   /// The pairs of an expert.
   func pairs(_ expert: Int) -> Range<Int> { starts[expert]..<starts[expert + 1] }
   func row(_ pair: Int) -> Int { order[pair] / used }
-  func share(_ pair: Int) -> Float { shares[order[pair]] }
+  /// What an expert's output is multiplied with, and its input.
+  func share(_ pair: Int) -> Float { isOfInput ? 1 : shares[order[pair]] }
+  func inputShare(_ pair: Int) -> Float { isOfInput ? shares[order[pair]] : 1 }
 }

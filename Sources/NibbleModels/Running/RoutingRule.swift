@@ -3,7 +3,11 @@
 /// With p, a softmax over all experts or a sigmoid of each, in float32, a token takes the experts of the greatest p. Each counts with its p,
 /// or with its part of their sum.
 package struct RoutingRule: Sendable {
-  package enum Scores: Sendable { case softmax, sigmoid }
+  package enum Scores: Sendable {
+    case softmax, sigmoid
+    /// A sigmoid of what experts are picked by, which counts before the expert: its input is multiplied with it (Llama 4).
+    case ofInput
+  }
 
   /// How many experts a token takes.
   package var used: Int

@@ -112,6 +112,7 @@ extension Transformer {
         addSinks(layer, pairs, gradients)
       }
     }
+    scaleQueries(index, runs, dQueryKeyValue)
     rotate(index, runs, dQueryKeyValue, back: true)
     normHeadsBack(index, layers, rows, dQueryKeyValue, tape, gradients)
     var dProjected = dQueryKeyValue

@@ -48,6 +48,7 @@ extension Transformer {
     switch experts.rule.scores {
     case .softmax: for row in 0..<rows.count { LayerKernels.softmax(p + row * count, count: count) }
     case .sigmoid: LayerKernels.activate(.sigmoid, p, count: rows.count * count, p)
+    case .ofInput: break
     }
     return Routing(p, rows: rows.count, experts)
   }
@@ -55,11 +56,14 @@ extension Transformer {
   /// The operations of the router's product.
   private func router(_ experts: Experts, _ layers: Layers) -> Layers { experts.rule.isExact ? layers.inFloat32 : layers }
 
-  /// Of each pair the row that is taken, [pairs, width].
+  /// Of each pair the row that is taken, times what it counts with if the rule says so, [pairs, width].
   private func gather(_ x: UnsafePointer<Float>, _ routing: Routing) -> Floats {
     let width = shape.width, taken = floats(Slot.taken, routing.order.count * width)
     engine.team.split(routing.order.count, grain: max(1, (1 << 15) / width)) { part, _ in
-      for pair in part { (taken + pair * width).update(from: x + routing.row(pair) * width, count: width) }
+      for pair in part {
+        (taken + pair * width).update(from: x + routing.row(pair) * width, count: width)
+        if routing.isOfInput { LayerKernels.scale(taken + pair * width, by: routing.inputShare(pair), count: width) }
+      }
     }
     return taken
   }
@@ -103,7 +107,14 @@ extension Transformer {
       activateBack(dInner, tape.up.start + at * upWidth, pairs.count, inner: inner, dUp)
       layers.linearBack(expert.up, taken + at * width, rows: pairs.count, dUp, dx: dPairs, tape.linear, gradients)
       engine.team.split(pairs.count, grain: layers.grain(width)) { part, _ in
-        for index in part { LayerKernels.add(dPairs + index * width, count: width, to: dx + routing.row(at + index) * width) }
+        for index in part {
+          let pair = at + index, row = routing.row(pair) * width, own = dPairs + index * width
+          if routing.isOfInput {
+            dShares[routing.order[pair]] = (0..<width).reduce(into: Float(0)) { $0 += own[$1] * x[row + $1] }
+            LayerKernels.scale(own, by: routing.inputShare(pair), count: width)
+          }
+          LayerKernels.add(own, count: width, to: dx + row)
+        }
       }
     }
     let dChances = chancesBack(experts, routing, tape.chances.start, dShares, rows)
@@ -132,6 +143,7 @@ extension Transformer {
       switch rule.scores {
       case .softmax: LayerKernels.softmaxBack(p, gradient, count: count, scale: 1)
       case .sigmoid: for expert in 0..<count { gradient[expert] *= p[expert] * (1 - p[expert]) }
+      case .ofInput: for place in places { gradient[routing.taken[place]] *= routing.shares[place] * (1 - routing.shares[place]) }
       }
     }
     return gradient

@@ -30,11 +30,13 @@ extension Transformer {
   // MARK: Norms
 
   /// The norms of queries and keys, with where in a row they begin and how the numbers lie.
-  private func headNorms(_ layer: LayerWeights) -> [(norm: Norm, column: Int, lie: NormRows)] {
-    [(layer.queryNorm, 0, shape.queryWidth), (layer.keyNorm, shape.queryWidth, shape.keyWidth)].compactMap { norm, column, width in
+  private func headNorms(_ index: Int) -> [(norm: Norm, column: Int, lie: NormRows)] {
+    let layer = weights.layers[index], epsilon = shape.plainHeadNorms.indices.contains(index) ? shape.plainHeadNorms[index] : nil
+    let plain = epsilon.map { _ in plainHeadNorm }
+    return [(layer.queryNorm ?? plain, 0, shape.queryWidth), (layer.keyNorm ?? plain, shape.queryWidth, shape.keyWidth)].compactMap { norm, column, width in
       norm.map { norm in
         let count = norm.weight.values.count
-        return (norm, column, NormRows(count: count, groups: width / max(count, 1), stride: shape.attentionWidth))
+        return (norm, column, NormRows(count: count, groups: width / max(count, 1), stride: shape.attentionWidth, epsilon: epsilon))
       }
     }
   }
@@ -43,7 +45,7 @@ extension Transformer {
   ///
   /// - Parameter tape: gets what they were
   func normHeads(_ index: Int, _ layers: Layers, _ rows: Int, _ queryKeyValue: Floats, _ tape: LayerTape?) {
-    for (norm, column, lie) in headNorms(weights.layers[index]) {
+    for (norm, column, lie) in headNorms(index) {
       if let tape {
         for row in 0..<rows {
           let at = row * shape.attentionWidth + column
@@ -58,7 +60,7 @@ extension Transformer {
   func normHeadsBack(
     _ index: Int, _ layers: Layers, _ rows: Int, _ gradient: Floats, _ tape: LayerTape, _ gradients: Gradients
   ) {
-    for (norm, column, lie) in headNorms(weights.layers[index]) {
+    for (norm, column, lie) in headNorms(index) {
       layers.normBack(
         norm, shape, gradient + column, tape.projected.start + column, rows: rows, gradient + column, gradients, lie)
     }

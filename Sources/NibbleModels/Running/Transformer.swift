@@ -16,6 +16,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   package var head: Head
   /// Of each layer; layers that turn alike share theirs.
   let rotary: [RotaryTable?]
+  /// What norms of heads multiply with that multiply with nothing.
+  let plainHeadNorm: Norm
 
   /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 to 119 the heads', those from 120 on those of networks around it.
   enum Slot {
@@ -37,6 +39,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     exact = Engine(.f32, team: engine.team, variant: engine.variant)
     parts = weights.parts
     head = weights.head
+    plainHeadNorm = Norm(weight: Vector(id: -1, values: FloatStore(Array(repeating: 1, count: shape.headSize))), bias: nil)
     var tables: [RotaryPositions: RotaryTable] = [:]
     for case let positions? in shape.rotary where tables[positions] == nil { tables[positions] = RotaryTable(positions) }
     rotary = weights.layers.indices.map { shape.rotary.indices.contains($0) ? shape.rotary[$0].flatMap { tables[$0] } : nil }
@@ -211,6 +214,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     }
     normHeads(index, layers, rows, queryKeyValue, tape)
     rotate(index, runs, queryKeyValue)
+    scaleQueries(index, runs, queryKeyValue)
     let sequences = sequences(index, runs, layers, queryKeyValue, attended)
     // Masks live in their runs.
     withExtendedLifetime(runs) {
@@ -251,6 +255,9 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       new: run.ids.count, window: shape.windows[index], mask: run.mask?.start, output: attended,
       outputStride: shape.attendedWidth)
     sequence.sinks = sinks
+    if shape.chunks.indices.contains(index), let chunk = shape.chunks[index] {
+      (sequence.chunk, sequence.chunkStart) = (chunk, run.mask?.leading ?? 0)
+    }
     sequence.valueHeadStride = valueSize
     guard let cache = run.cache else { return sequence }
     let room = cache.layer(index)

@@ -38,6 +38,12 @@ package struct TransformerShape: Sendable {
   package var firstPosition = 0
   /// Tokens a token of each layer sees at most, nil for all.
   package var windows: [Int?]
+  /// Tokens of a chunk, of which a token of each layer sees those of its own only; nil for all, empty for a model without.
+  package var chunks: [Int?] = []
+  /// What queries of each layer are multiplied with by their positions; nil for nothing, empty for a model without.
+  package var queryScales: [QueryScale?] = []
+  /// Epsilons of norms of each head of queries and keys that multiply with nothing, by layer; nil for none, empty for a model without.
+  package var plainHeadNorms: [Float?] = []
   /// The id batches are padded with, where the configuration says.
   package var padding: Int?
   /// What scores of attention are multiplied with, by layer; nil for 1 / √headSize.

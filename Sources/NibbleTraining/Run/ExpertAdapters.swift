@@ -12,6 +12,10 @@ extension Trained {
   package func unreadExpert(of model: Model, isStabilized: Bool) -> String? {
     guard let layers = (model.network as? Transformer)?.weights.layers, layers.contains(where: { $0.experts != nil }) else { return nil }
     if layers.contains(where: { $0.experts?.areStacked == true }) {
+      // PEFT adapts the router's weight as a parameter, and not that of a router that is a linear layer to it.
+      if model.checkpoint.family?.turnsExpertFactors == true, let router = layers.lazy.compactMap(\.experts?.router).first(where: { modules[$0.id] != nil }) {
+        return router.name
+      }
       // A stack has its own scale, whichever that is.
       guard stackedFactors(of: model) == nil else { return nil }
       return layers.lazy.compactMap(\.experts).flatMap(\.linears).first { modules[$0.id] != nil }?.name

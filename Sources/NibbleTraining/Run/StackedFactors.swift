@@ -45,7 +45,7 @@ extension Trained {
         found.append(
           StackedFactors(
             parameter: block + "." + stack.leaf, rank: stack.modules[0].rank, scale: stack.modules[0].scale, layers: Set(stack.linears.map(\.id)),
-            tensors: Self.stacked(stack.modules, path)))
+            tensors: Self.stacked(stack.modules, path, turned: model.checkpoint.family?.turnsExpertFactors == true)))
       }
     }
     return found
@@ -70,16 +70,25 @@ extension Trained {
     return (parts, tensors)
   }
 
-  private static func stacked(_ modules: [TrainedModule], _ path: String) -> [AdapterFolder.Tensor] {
+  /// - Parameter turned: whether they are to be those of the matrices turned
+  private static func stacked(_ modules: [TrainedModule], _ path: String, turned: Bool) -> [AdapterFolder.Tensor] {
     let first = modules.compactMap { $0.parts[LoRA.first] }, second = modules.compactMap { $0.parts[LoRA.second] }
     guard first.count == modules.count, second.count == modules.count, first[0].shape.count == 2, second[0].shape.count == 2 else { return [] }
-    let (rank, inputs, outputs, count) = (first[0].shape[0], first[0].shape[1], second[0].shape[0], modules.count)
+    let (rank, count) = (first[0].shape[0], modules.count)
+    var (inputs, outputs) = (first[0].shape[1], second[0].shape[0])
+    func values(_ factor: TrainedTensor) -> [Float] { Array(factor.values.values) }
+    func turn(_ values: [Float], _ rows: Int) -> [Float] {
+      let columns = values.count / rows
+      return (0..<values.count).map { values[$0 % rows * columns + $0 / rows] }
+    }
+    let pairs = zip(first, second).map { a, b in turned ? (turn(values(b), outputs), turn(values(a), rank)) : (values(a), values(b)) }
+    if turned { (inputs, outputs) = (outputs, inputs) }
     var b = [Float](repeating: 0, count: outputs * rank * count)
-    for (expert, factor) in second.enumerated() {
-      for place in 0..<outputs * rank { b[place * count + expert] = factor.values.start[place] }
+    for (expert, pair) in pairs.enumerated() {
+      for place in 0..<outputs * rank { b[place * count + expert] = pair.1[place] }
     }
     return [
-      AdapterFolder.Tensor("\(path)\(LoRA.first).weight", [count * rank, inputs], first.flatMap { Array($0.values.values) }),
+      AdapterFolder.Tensor("\(path)\(LoRA.first).weight", [count * rank, inputs], pairs.flatMap(\.0)),
       AdapterFolder.Tensor("\(path)\(LoRA.second).weight", [outputs, rank * count], b),
     ]
   }

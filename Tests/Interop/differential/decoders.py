@@ -134,6 +134,37 @@ def granite(case, config, plain, tools, head_dim):
     tools.rotary(case, config, plain)
 
 
+def granite4(case, config, plain, tools, head_dim):
+    rng = case.rng
+    granite(case, config, plain, tools, head_dim)
+    config.pop("mlp_bias", None)
+    config["shared_intermediate_size"] = config.pop("intermediate_size")
+    # What layers of Mamba would be has to fit, too.
+    config |= {"num_local_experts": 0, "mamba_n_heads": 1, "layer_types": [rng.choice(["attention", "full_attention"]) for _ in range(config["num_hidden_layers"])]}
+    tools.maybe(case, config, "num_experts_per_tok", 0, 0.5)
+    tools.maybe(case, config, "position_embedding_type", rng.choice(["rope", "rope", "rope", "nope", None]), 0.1)
+    if not plain and case.chance(0.04):
+        config["layer_types"][-1] = rng.choice(["mamba", "linear_attention"])
+    elif not plain and case.chance(0.04):
+        config |= {"num_local_experts": 2, "num_experts_per_tok": 1}
+
+
+def ministral3(case, config, plain, tools, head_dim):
+    rng = case.rng
+    config.pop("attention_bias", None)
+    own_head_size(case, config, head_dim, always=True)
+    tools.maybe(case, config, "sliding_window", rng.choice([None, 2, 5, 9]), 0.5)
+    if case.chance(0.15):
+        tools.maybe(case, config, "rope_parameters", None)
+        return
+    tools.rotary(case, config, plain)
+    if config.get("rope_scaling") is None and "rope_parameters" not in config:
+        config["rope_scaling"] = {"type": "default"}
+    scaling = config.get("rope_scaling") or config["rope_parameters"]
+    scaling["llama_4_scaling_beta"] = rng.choice([0.1, 0.1, 1.0, 0, -0.3])
+    scaling.setdefault("original_max_position_embeddings", rng.choice([2, 4, 8, 16]))
+
+
 def phi3(case, config, plain, tools, head_dim):
     rng = case.rng
     config.pop("attention_bias", None)
@@ -218,17 +249,19 @@ def phi(case, config, plain, tools, head_dim):
 
 KINDS = {
     "ministral": ministral, "qwen3": qwen3, "smollm3": smollm3, "olmo2": olmo2, "olmo3": olmo3, "gemma": gemma, "gemma2": gemma2,
-    "gemma3_text": gemma3, "granite": granite, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
+    "gemma3_text": gemma3, "granite": granite, "granitemoehybrid": granite4, "ministral3": ministral3, "phi3": phi3, "glm": glm, "glm4": glm, "starcoder2": starcoder2, "gpt_neox": gpt_neox,
     "falcon": falcon, "phi": phi, **mixtures.KINDS}
 
 CLASSES = {
     family: (f"{stem}ForCausalLM", f"{stem}ForCausalLM", f"{stem}ForSequenceClassification", f"{stem}Model")
     for family, stem in (
         ("ministral", "Ministral"), ("qwen3", "Qwen3"), ("smollm3", "SmolLM3"), ("olmo2", "Olmo2"), ("olmo3", "Olmo3"), ("gemma", "Gemma"),
-        ("gemma2", "Gemma2"), ("granite", "Granite"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
+        ("gemma2", "Gemma2"), ("granite", "Granite"), ("ministral3", "Ministral3"), ("phi3", "Phi3"), ("glm", "Glm"), ("glm4", "Glm4"), ("starcoder2", "Starcoder2"),
         ("gpt_neox", "GPTNeoX"), ("falcon", "Falcon"), ("phi", "Phi"), ("mixtral", "Mixtral"), ("qwen2_moe", "Qwen2Moe"), ("qwen3_moe", "Qwen3Moe"), ("olmoe", "Olmoe"),
         ("deepseek_v2", "DeepseekV2"), ("deepseek_v3", "DeepseekV3"), ("glm4_moe", "Glm4Moe"), ("gpt_oss", "GptOss"))}
 CLASSES["olmoe"] = ("OlmoeForCausalLM", "OlmoeForCausalLM", "OlmoeModel")
 CLASSES["glm4_moe"] = ("Glm4MoeForCausalLM", "Glm4MoeForCausalLM", "Glm4MoeModel")
 CLASSES["granite"] = ("GraniteForCausalLM", "GraniteForCausalLM", "GraniteModel")
+CLASSES["granitemoehybrid"] = ("GraniteMoeHybridForCausalLM", "GraniteMoeHybridForCausalLM", "GraniteMoeHybridModel")
+CLASSES["llama4_text"] = ("Llama4ForCausalLM", "Llama4ForCausalLM", "Llama4TextModel")
 CLASSES["gemma3_text"] = ("Gemma3ForCausalLM", "Gemma3ForCausalLM", "Gemma3TextForSequenceClassification", "Gemma3TextModel")

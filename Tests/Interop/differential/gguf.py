@@ -26,13 +26,14 @@ FAMILIES = {
     "roberta": ["roberta"], "xlm-roberta": ["roberta"], "gemma3_text": ["pieces"], "olmo3": ["gpt2"], "phi3": ["pieces"], "phi": ["gpt2"],
     "glm": ["glm"], "glm4": ["glm"], "starcoder2": ["gpt2"], "gpt_neox": ["gpt2"], "falcon": ["gpt2"], "distilbert": ["bert"], "modernbert": ["gpt2"],
     "mixtral": ["pieces", "llama"], "qwen3_moe": ["qwen2"], "olmoe": ["gpt2"], "qwen2_moe": ["qwen2"], "gpt_oss": ["gpt2"],
+    "granitemoehybrid": ["gpt2"], "ministral3": ["pieces", "llama"], "llama4_text": ["gpt2"],
 }
 RUNS = [family for family in FAMILIES if family not in ("xlm-roberta",)]
 # The converter's file of these is not always the model; it is taken where it says what ours says.
 WRONG = ("glm", "gpt_neox", "phi", "falcon", "gemma", "gemma2", "olmoe", "modernbert")
 # Of these the converter knows no other classes.
 LANGUAGE_ONLY = ("gemma2", "olmo3", "phi3", "phi", "glm", "glm4", "starcoder2", "gpt_neox", "falcon", "gemma3_text",
-                 "mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "gpt_oss")
+                 "mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "gpt_oss", "granitemoehybrid", "ministral3", "llama4_text")
 # Where llama.cpp's architectures have windows.
 WINDOWS = ("gemma2", "gemma3_text", "olmo3", "phi3", "modernbert", "gpt_oss")
 ACTIVATIONS = {"gpt2": "gelu_new", "bert": "gelu", "roberta": "gelu", "xlm-roberta": "gelu", "gemma": "gelu_pytorch_tanh", "gemma2": "gelu_pytorch_tanh",
@@ -45,7 +46,7 @@ OWN = {
     "glm": ("context_length", "layer_norm_rms_epsilon", "freq_base", "key_length", "value_length", "dimension_count"), "gpt_neox": ("freq_base",),
     "phi": ("freq_base", "head_count_kv", "feed_forward_length"), "modernbert": ("layer_norm_epsilon", "sliding_window_pattern"),
     "falcon": ("freq_base", "context_length", "feed_forward_length"), "gemma": ("freq_base",), "gemma2": ("freq_base",),
-    "olmoe": ("layer_norm_rms_epsilon",),
+    "olmoe": ("layer_norm_rms_epsilon",), "granitemoehybrid": ("rope.scaling.finetuned",),
 }
 NAMES = ["m", "model", "Llama-3.2-1B-Instruct", "tiny_7b-chat-v0.3", "my model", "gpt2-medium", "Qwen2.5-0.5B", "8x7B"]
 # What a folder's name says, which is another one on the way back.
@@ -138,6 +139,26 @@ def within_reach(rng, family):
         layers = rng.choice([1, 2, 3])
         return {"attention_bias": True, "tie_word_embeddings": False, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "sliding_window": rng.choice([2, 5, 9]),
                 "num_hidden_layers": layers, "layer_types": ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]}
+    heads, size, layers = rng.choice([1, 2, 4]), rng.choice([8, 16]), rng.choice([1, 2, 4, 5])
+    if family == "granitemoehybrid":
+        # The converter reads the file itself: no default is filled in, kinds that transformers writes are Mamba's, and the MLP has the width of another key.
+        width = rng.randint(5, 70)
+        multipliers = {name + "_multiplier": rng.choice([0.5, 2.0]) for name in ("embedding", "attention", "residual")}
+        return {**multipliers, "logits_scaling": 4.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+                "num_hidden_layers": layers, "layer_types": ["attention"] * layers, "num_local_experts": 0, "num_experts_per_tok": 0, "attention_bias": False,
+                "num_attention_heads": heads, "num_key_value_heads": rng.choice([1, heads]), "head_dim": size, "hidden_size": heads * size,
+                "position_embedding_type": rng.choice(["rope", "rope", "rope", "nope"]), "intermediate_size": width, "shared_intermediate_size": width,
+                "mamba_n_heads": 1, "mamba_d_head": 2 * heads * size, "mamba_d_conv": 4, "mamba_d_state": 256, "mamba_n_groups": 1, "mamba_expand": 2}
+    if family == "ministral3":
+        scaling = {"rope_type": "yarn", "rope_theta": rng.choice([1e6, 100.0]), "factor": rng.choice([1.5, 4.0, 16.0]), "beta_fast": 32.0, "beta_slow": 1.0,
+                   "original_max_position_embeddings": rng.choice([4, 8, 32]), "mscale": 1.0, "mscale_all_dim": rng.choice([1.0, 0.5]),
+                   "llama_4_scaling_beta": rng.choice([0.1, 1.0])}
+        return {"rope_parameters": scaling, "rope_scaling": None, "sliding_window": None, "original_max_position_embeddings": scaling["original_max_position_embeddings"]}
+    if family == "llama4_text":
+        count = rng.choice([1, 2, 5])
+        return {"num_hidden_layers": layers, "num_local_experts": count, "num_experts_per_tok": rng.randint(1, count), "attention_chunk_size": 8192, "floor_scale": 8192,
+                "interleave_moe_layer_step": rng.choice([1, 1, layers]), "attn_scale": 0.1, "attn_temperature_tuning": True, "no_rope_layers": [], "no_rope_layer_interval": 4, "layer_types": None, "use_qk_norm": True,
+                "moe_layers": None, "attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "rope_scaling": None}
     return {"attention_bias": False} if family in ("qwen3", "smollm3", "olmo2", "olmo3") else {}
 
 

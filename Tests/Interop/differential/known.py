@@ -24,7 +24,12 @@ def has_layers_in_other_places(drawn, failure):
     return bool(replication) and len(set(kinds)) > 1 and any(part in failure for part in ("logits", "loss is", "grad_norm is", "what was trained"))
 
 
+def packs_stacked_experts(drawn, failure):
+    return "m" in drawn and drawn["m"]["config"]["model_type"] == "llama4_text" and "transformers does not load it: \"normal_kernel_cpu\"" in failure
+
+
 KNOWN = [
+    (None, packs_stacked_experts, "transformers takes Llama 4's experts apart in packed folders and does not load any, its own included"),
     ("gguf", adds_one_in_16_bits, "the converter adds one to Gemma's norms in float16 where they are stored so"),
     ("gguf", lambda drawn, failure: failure.startswith("gpt2.feed_forward_length"), "GPT-2's n_inner is written where the converter leaves it out"),
     (None, has_layers_in_other_places, "transformers masks a repeated layer by its new place, nibble by its own"),

@@ -156,6 +156,28 @@ def gpt_oss(case, config, plain, tools, head_dim):
     tools.rotary(case, config, plain)
 
 
+def llama4(case, config, plain, tools, head_dim):
+    rng, layers = case.rng, config["num_hidden_layers"]
+    own_head_size(case, config, head_dim, always=True)
+    count = rng.choice([1, 2, 3, 5, 12])
+    config |= {"num_local_experts": count, "intermediate_size_mlp": rng.randint(5, 70), "attention_chunk_size": rng.choice([2, 3, 5, 9, 8192])}
+    tools.maybe(case, config, "num_experts_per_tok", rng.randint(1, count))
+    tools.maybe(case, config, "interleave_moe_layer_step", rng.choice([1, 1, 2, 3]))
+    tools.maybe(case, config, "moe_layers", rng.choice([None, [0], [], [1], [0, 2]]), 0.6)
+    tools.maybe(case, config, "use_qk_norm", case.chance(0.5), 0.4)
+    tools.maybe(case, config, "attn_temperature_tuning", case.chance(0.6), 0.4)
+    tools.maybe(case, config, "floor_scale", rng.choice([1, 2, 4, 9]), 0.1)
+    tools.maybe(case, config, "attn_scale", rng.choice([0.1, 1.0, -0.2, 0.0]))
+    if case.chance(0.5):
+        config["no_rope_layers"] = [rng.choice([0, 1]) for _ in range(layers)] if case.chance(0.8) else []
+    else:
+        tools.maybe(case, config, "no_rope_layer_interval", rng.choice([1, 2, 3]), 0.3)
+    if case.chance(0.3):
+        config["layer_types"] = [rng.choice(["full_attention", "chunked_attention"]) for _ in range(layers)]
+    of_router(case, config, plain)
+    tools.rotary(case, config, plain)
+
+
 KINDS = {
-    "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "olmoe": olmoe, "deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3,
+    "llama4_text": llama4, "mixtral": mixtral, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe, "olmoe": olmoe, "deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3,
     "glm4_moe": glm4_moe, "gpt_oss": gpt_oss}

@@ -70,6 +70,13 @@ extension BitsAndBytesFolder {
     QuantizationConfig.skippedModules(targets, job.source.family)?.forEach { skipped.add($0) }
     let isBeyond = job.source.family?.isBeyondBitsAndBytes ?? { _ in false }
     let lost = targets.filter { $0.encoding.isPacked && ($0.module.map(skipped.covers) == true || isBeyond($0.name.text)) }
+    if job.source.family?.partsPackedExperts == true, targets.contains(where: { isBeyond($0.name.text) }) {
+      return [
+        .init(
+          .compatibility,
+          "\(path: job.output.path): transformers does not load the folder: beside packed layers it looks for experts one by one, and files stack them; nibble runs it")
+      ]
+    }
     guard let first = lost.first else { return [] }
     return [
       .init(

@@ -60,7 +60,7 @@ extension Checkpoint {
         throw NibbleError(error.kind, "\(path: path): \(error.text)")
       }
       try stored.put(back: form)
-      tensors.append(stored)
+      if model.names.halves == nil { tensors.append(stored) } else if let whole = try joining.take(stored) { tensors.append(whole) }
     }
     try joining.finish()
     // Several of llama.cpp's names may be one of ours, or another's own.

@@ -51,7 +51,7 @@ struct GgufSource {
   }
 
   /// Several families are one architecture there. BERT, RoBERTa and XLM-RoBERTa differ in their tokenizers, DistilBERT has no types of tokens,
-  /// Mixtral has experts, OLMo 3 has windows, and the later Falcons have a second norm, and other names for it.
+  /// Mixtral has experts, Granite 4 a size of what experts share, OLMo 3 has windows, and the later Falcons have a second norm, and other names for it.
   private static func chosen(_ all: [LlamaCppNames], _ parts: GgufParts) -> LlamaCppNames? {
     func has(_ tensor: String) -> Bool { parts.tensors.contains { $0.tensor.name == tensor } }
     let file = parts.first
@@ -63,6 +63,9 @@ struct GgufSource {
       let type = file.text("tokenizer.ggml.model").flatMap { types[$0] } ?? (has("token_types.weight") ? "bert" : "distilbert")
       return all.first { $0.modelTypes.contains(type) }
     case "olmo2": return all.first { $0.modelTypes.contains(file.metadata["olmo2.attention.sliding_window"] == nil ? "olmo2" : "olmo3") }
+    case "granite":
+      let isFourth = file.metadata["granite.expert_shared_feed_forward_length"] != nil
+      return all.first { $0.modelTypes.contains(isFourth ? "granitemoehybrid" : "granite") }
     case "falcon": return has("blk.0.attn_norm_2.weight") ? first.taking("ln_mlp") : first
     default: return first
     }

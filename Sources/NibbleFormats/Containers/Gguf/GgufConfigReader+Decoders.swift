@@ -18,7 +18,8 @@ private struct OwnWords {
     "olmo3": .init(name: "Olmo3"), "qwen3_moe": .init(name: "Qwen3Moe"),
     "qwen2_moe": .init(name: "Qwen2Moe", hasHeadSize: false, bias: ("qkv_bias", "blk.0.attn_q.bias"), hasBias: true),
     "mixtral": .init(name: "Mixtral", hasHeadSize: false, bias: ("", "")), "olmoe": .init(name: "Olmoe", hasHeadSize: false),
-    "smollm3": .init(name: "SmolLM3"), "gpt_oss": .init(name: "GptOss", hasBias: true),
+    "smollm3": .init(name: "SmolLM3"), "granitemoehybrid": .init(name: "GraniteMoeHybrid"), "ministral3": .init(name: "Ministral3", bias: ("", "")),
+    "llama4_text": .init(name: "Llama4"), "gpt_oss": .init(name: "GptOss", hasBias: true),
     "qwen2": .init(name: "Qwen2", bias: ("", "")),
     "gemma": .init(name: "Gemma", activation: ("hidden_activation", "gelu_pytorch_tanh")),
     "gemma2": .init(name: "Gemma2", activation: ("hidden_activation", "gelu_pytorch_tanh")),
@@ -52,7 +53,7 @@ extension GgufConfigReader {
     set("hidden_size", width)
     let inner = try needed("feed_forward_length")
     // The converter of some families writes what their published models have; the tensors say what is.
-    let ofExperts = type == "gpt_oss" ? try whole("expert_feed_forward_length") : nil
+    let ofExperts = ["gpt_oss", "llama4_text"].contains(type) ? try whole("expert_feed_forward_length") : nil
     set("intermediate_size", ofExperts ?? (["phi", "falcon"].contains(type) ? columns("blk.0.ffn_down.weight") ?? inner : inner))
     set("num_hidden_layers", layers)
     set("num_attention_heads", heads)
@@ -73,7 +74,7 @@ extension GgufConfigReader {
       ("final_logit_softcapping", "final_logit_softcapping"),
     ] { set(ours, try decimal(name)) }
     if LlamaCppNames.of(modelType: type)?.experts != nil {
-      set(["mixtral", "gpt_oss"].contains(type) ? "num_local_experts" : "num_experts", try needed("expert_count"))
+      set(["mixtral", "gpt_oss", "llama4_text"].contains(type) ? "num_local_experts" : "num_experts", try needed("expert_count"))
       set("num_experts_per_tok", try needed("expert_used_count"))
     } else {
       if let experts = try whole("expert_count"), experts > 0 { set("num_local_experts", experts) }
@@ -113,6 +114,11 @@ extension GgufConfigReader {
       set("shared_expert_intermediate_size", try whole("expert_shared_feed_forward_length") ?? needed("feed_forward_length"))
       set("norm_topk_prob", false)
     case "olmoe": set("norm_topk_prob", false)
+    case "granitemoehybrid": try addGranite4(width: width, layers: layers)
+    case "llama4_text":
+      set("intermediate_size_mlp", try needed("feed_forward_length"))
+      set("interleave_moe_layer_step", try whole("interleave_moe_layer_step"))
+      set("use_qk_norm", .bool(try needed("expert_count") != 128))
     case "gpt_oss":
       set("sliding_window", try whole("attention.sliding_window"))
       set("layer_types", kinds { $0 % 2 == 0 })
@@ -131,6 +137,17 @@ extension GgufConfigReader {
       if isLater { set("num_ln_in_parallel_attn", hasTwo ? 2 : 1) } else { set("multi_query", .bool(keyHeads == 1)) }
     default: break
     }
+  }
+
+  private mutating func addGranite4(width: Int, layers: Int) throws {
+    set("shared_intermediate_size", try needed("expert_shared_feed_forward_length"))
+    set("layer_types", JSON(Array(repeating: "attention", count: layers)))
+    for name in ["num_local_experts", "num_experts_per_tok"] { set(name, 0) }
+    set("position_embedding_type", file.bool(key("rope.scaling.finetuned")) == false ? "nope" : "rope")
+    for (name, ours) in [("conv_kernel", "mamba_d_conv"), ("state_size", "mamba_d_state"), ("group_count", "mamba_n_groups"), ("time_step_rank", "mamba_n_heads")] {
+      set(ours, try whole("ssm." + name))
+    }
+    if let inner = try whole("ssm.inner_size") { set("mamba_expand", inner / width) }
   }
 
   private mutating func addRotation(_ type: String, size: Int) throws {
@@ -173,6 +190,10 @@ extension GgufConfigReader {
         if let number = try decimal("rope.scaling." + name) { scaling.append((ours, JSON(number))) }
       }
       if let number = try decimal("rope.scaling.yarn_attn_factor") ?? decimal("rope.scaling.attn_factor") { scaling.append(("attention_factor", JSON(number))) }
+      if type == "ministral3" {
+        if let scale = try decimal("rope.scaling.yarn_log_multiplier") { scaling += [("mscale", 1), ("mscale_all_dim", JSON(scale))] }
+        scaling.append(("llama_4_scaling_beta", JSON(try decimal("attention.temperature_scale") ?? 0)))
+      }
       // llama.cpp rounds the bounds for every model; those that are published do not.
       if type == "gpt_oss" { scaling.append(("truncate", false)) }
       return .object(scaling)

@@ -1,15 +1,15 @@
 import NibbleCore
 import NibbleQuant
 
-// A family may have one parameter for what are two of llama.cpp's tensors: gpt-oss's experts give a gate's output and another's in turn.
-// A job parts it for the file, and a file that is read has it joined again.
+// A family may have one parameter for what are two of llama.cpp's tensors: gpt-oss's experts give a gate's output and another's in turn, Llama 4's
+// and Granite 4's MLP first all of the gate. A job parts it for the file, and a file that is read has it joined again.
 
 extension StreamJob {
   /// Parts what llama.cpp's files hold as two tensors, and takes the bits of MXFP4 for ggml's blocks.
   ///
   /// - Throws: `.usage` for codes that have no place in those files, `.badInput` for shapes that have no halves
   mutating func partExperts(_ names: LlamaCppNames) throws {
-    guard let joined = names.experts?.joined else { return }
+    guard let joined = names.parted else { return }
     var parted: [Item] = []
     for item in items {
       let own = item.source.asGGMLBlocks, source = own ?? item.source
@@ -18,7 +18,7 @@ extension StreamJob {
         continue
       }
       for (name, isSecond) in [(joined.first, false), (joined.second, true)] {
-        var part = Item(try source.half(isSecond: isSecond), of: item, name: ByteName(stem + name + suffix))
+        var part = Item(try source.half(isSecond: isSecond, names), of: item, name: ByteName(stem + name + suffix))
         part.countsWhole = !isSecond
         parted.append(part)
       }
@@ -59,27 +59,29 @@ extension StoredTensor {
     return tensor
   }
 
-  /// Every second output of a matrix that is stored inputs first or packed outputs first, or of its bias.
-  fileprivate func half(isSecond: Bool) throws -> StoredTensor {
+  /// Half of the outputs of a matrix, or of its bias: every second where they take turns. Experts are stored inputs first or packed outputs first.
+  fileprivate func half(isSecond: Bool, _ names: LlamaCppNames) throws -> StoredTensor {
     guard encoding.isPlain || encoding.codec is GGMLBlocks else {
       throw NibbleError.usage(
         "\(place) is \(encoding.name) and holds what are two tensors of llama.cpp's; such codes are not parted: dequantize the model first")
     }
-    let outputs = logicalShape.last ?? 0, unit = isPacked ? plainBytes / max(1, outputs) : dtype.bitWidth / 8
-    guard (1...2).contains(shape.count), outputs > 0, outputs % 2 == 0, isPacked == isTransposed, sections.count == 1,
+    let isOfExpert = names.experts?.joined != nil, outputs = (isOfExpert ? logicalShape.last : logicalShape.first) ?? 0
+    let isOutputsFirst = isPacked || !isOfExpert, run = names.experts?.takesTurns == true ? 1 : outputs / 2
+    let unit = run * (isOutputsFirst ? plainBytes / max(1, outputs) : dtype.bitWidth / 8)
+    guard (1...2).contains(shape.count), outputs > 0, outputs % 2 == 0, isTransposed == (isPacked && isOfExpert), sections.count == 1,
       let half = StoredSection(sections[0].kind, .half(isSecond: isSecond, unit: unit), sections)
-    else { throw NibbleError.badInput("\(place) of shape \(logicalShape) has no outputs in turn") }
+    else { throw NibbleError.badInput("\(place) of shape \(logicalShape) has no outputs of two layers") }
     var tensor = self
     (tensor.sections, tensor.digest) = ([half], nil)
-    tensor.shape[isPacked ? 0 : shape.count - 1] /= 2
+    tensor.shape[isOutputsFirst ? 0 : shape.count - 1] /= 2
     return tensor
   }
 
-  /// Outputs of this and another matrix in turn, or of their biases, as a file of llama.cpp's has them.
-  fileprivate func woven(with other: StoredTensor, as name: ByteName) throws -> StoredTensor {
+  /// Outputs of this and another matrix, in turn or one after another, or of their biases, as a file of llama.cpp's has them.
+  fileprivate func woven(with other: StoredTensor, as name: ByteName, takesTurns: Bool) throws -> StoredTensor {
     guard let rows = shape.first, rows > 0, other.shape == shape, other.dtype == dtype, other.encoding == encoding, sections.count == 1,
       other.sections.count == 1,
-      let woven = StoredSection(sections[0].kind, .woven(unit: sections[0].storedLength / rows), [sections[0], other.sections[0]])
+      let woven = StoredSection(sections[0].kind, .woven(unit: sections[0].storedLength / (takesTurns ? rows : 1)), [sections[0], other.sections[0]])
     else {
       throw NibbleError.badInput(
         "\(place) of \(isPacked ? encoding.name : dtype.rawValue) and shape \(shape) does not go with \(quoted(other.name.text)) of "
@@ -92,7 +94,7 @@ extension StoredTensor {
   }
 }
 
-/// The experts of a file, on their way to what the model's own files have.
+/// The experts of a file, and other halves of parameters, on their way to what the model's own files have.
 struct GgufExperts {
   private let names: LlamaCppNames
   /// By the name that both will have: what came first.
@@ -104,7 +106,8 @@ struct GgufExperts {
   ///
   /// - Returns: what is whole with it; nil for a half whose other is not there yet
   mutating func take(_ tensor: StoredTensor) throws -> StoredTensor? {
-    guard let joined = names.experts?.joined else { return tensor }
+    guard let joined = names.parted else { return tensor }
+    let takesTurns = names.experts?.takesTurns == true
     for (module, isSecond) in [(joined.first, false), (joined.second, true)] {
       guard let (stem, suffix) = tensor.name.parts(of: module) else { continue }
       let whole = ByteName(stem + joined.whole + suffix)
@@ -113,7 +116,8 @@ struct GgufExperts {
         return nil
       }
       guard other.isSecond != isSecond else { throw NibbleError.badInput("\(tensor.place) is there under two names") }
-      return try isSecond ? other.tensor.woven(with: tensor, as: whole) : tensor.woven(with: other.tensor, as: whole)
+      let (first, second) = isSecond ? (other.tensor, tensor) : (tensor, other.tensor)
+      return try first.woven(with: second, as: whole, takesTurns: takesTurns)
     }
     return tensor
   }

@@ -184,7 +184,7 @@ struct GgufPlan: Sendable {
       extra.append(.init(name: name, shape: [factors.count], type: GGMLType.f32.number, length: bytes.count, content: bytes))
     }
     switch llamaCpp.architecture {
-    case "llama", "granite":
+    case "llama", "granite", "mistral3", "llama4":
       let heads = Int(try numbers.needed(["num_attention_heads"])), width = Int(try numbers.needed(["hidden_size"]))
       guard heads > 0 else { return }
       let size = try numbers.whole(["head_dim"]) ?? width / heads
@@ -289,7 +289,7 @@ struct GgufPlan: Sendable {
       tensors[Int(name.dropFirst(4).prefix { $0 != "." }) ?? -1, default: 0] += 1
     }
     tensors[0]? += llamaCpp.firstLayerLacks.count { name in !names.values.contains("blk.0.\(name).weight") }
-    guard tensors.count == count, tensors.keys.allSatisfy({ $0 < count }), Set(tensors.values).count <= 1 else {
+    guard tensors.count == count, tensors.keys.allSatisfy({ $0 < count }), llamaCpp.layersDiffer || Set(tensors.values).count <= 1 else {
       let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || tensors[$0] != tensors.values.max() }
       throw NibbleError.usage(
         "\(path: path): its configuration says \(count) layers, "

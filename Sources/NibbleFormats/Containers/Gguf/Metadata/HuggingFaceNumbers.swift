@@ -142,6 +142,22 @@ struct HuggingFaceNumbers {
       "num_key_value_heads": .null, "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-06), "embedding_multiplier": 1,
       "logits_scaling": 1, "residual_multiplier": 1, "attention_multiplier": 1,
     ],
+    "granitemoehybrid": [
+      "vocab_size": 32000, "hidden_size": 4096, "shared_intermediate_size": 1024, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "num_key_value_heads": .null, "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-06), "embedding_multiplier": 1,
+      "logits_scaling": 1, "residual_multiplier": 1, "attention_multiplier": 1, "mamba_d_conv": 4, "mamba_d_state": 256, "mamba_n_groups": 1,
+      "mamba_expand": 2, "mamba_n_heads": 128,
+    ],
+    "ministral3": [
+      "vocab_size": 131072, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 34, "num_attention_heads": 32,
+      "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144, "rms_norm_eps": JSON(1e-05),
+    ],
+    "llama4_text": [
+      "vocab_size": 202048, "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_hidden_layers": 48,
+      "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1e-05),
+      "num_experts": 16, "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "attention_chunk_size": 8192, "floor_scale": 8192,
+      "attn_scale": JSON(0.1), "no_rope_layer_interval": 4,
+    ],
     "olmo2": [
       "vocab_size": 50304, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
       "num_key_value_heads": .null, "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-05),

@@ -43,7 +43,13 @@ extension ModelKeys {
   }
 
   func checkPositions() throws {
-    if let type = config.config["position_embedding_type"]?.string, type != "absolute" {
+    switch config.modelType {
+    case "granitemoehybrid": try checkGranite4()
+    case "ministral3": try checkMinistral3()
+    case "llama4_text": try checkLlama4()
+    default: break
+    }
+    if config.modelType != "granitemoehybrid", let type = config.config["position_embedding_type"]?.string, type != "absolute" {
       throw NibbleError.usage("\(path: place): \(key: "position_embedding_type") is \(quoted(type)), which llama.cpp does not have")
     }
     for name in ["scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"] where config.config[name]?.bool == true {

@@ -36,7 +36,7 @@ struct ModelKeys {
     default: try writeUsual(fileType, &out)
     }
     switch architecture {
-    case "llama", "smollm3", "granite": try writeLlama(&out)
+    case "llama", "smollm3", "granite", "mistral3", "llama4": try writeLlama(&out)
     case "qwen3moe": out[key("expert_feed_forward_length")] = .u32(try config.needed(["moe_intermediate_size"]))
     case "qwen2moe":
       out[key("expert_feed_forward_length")] = .u32(try config.needed(["moe_intermediate_size"]))
@@ -67,7 +67,7 @@ struct ModelKeys {
       out[key("context_length")] = .u32(length - UInt32(left))
     }
     out[key("embedding_length")] = .u32(try config.needed(["hidden_size", "dim"]))
-    out[key("feed_forward_length")] = .u32(try config.needed(["intermediate_size", "hidden_dim"]))
+    out[key("feed_forward_length")] = .u32(try config.needed(Self.inner[config.modelType] ?? ["intermediate_size", "hidden_dim"]))
     out[key("attention.head_count")] = .u32(try config.needed(["num_attention_heads", "n_heads"]))
     if let heads = try config.keyHeads() { out[key("attention.head_count_kv")] = .u32(heads) }
     if config.value(["is_causal"])?.bool == false { out[key("attention.causal")] = .bool(false) }
@@ -78,6 +78,7 @@ struct ModelKeys {
       out[key("expert_count")] = .u32(UInt32(clamping: experts))
       out[key("expert_used_count")] = .u32(try config.needed(["num_experts_per_tok"]))
     }
+    if config.modelType == "granitemoehybrid" { (out[key("expert_count")], out[key("expert_used_count")]) = (.u32(0), .u32(0)) }
     if architecture != "granite", let size = try headSize(always: false) {
       out[key("attention.key_length")] = .u32(size)
       out[key("attention.value_length")] = .u32(size)
@@ -85,12 +86,20 @@ struct ModelKeys {
     out["general.file_type"] = .u32(UInt32(fileType))
   }
 
+  /// What families call the numbers between the projections of an MLP.
+  private static let inner = ["granitemoehybrid": ["shared_intermediate_size"], "llama4_text": ["intermediate_size_mlp"]]
+
   /// Those of layer norms. ModernBERT's own name comes last: the converter takes it for that of RMS norms.
   static let epsilons = ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"]
 
   private func writeLlama(_ out: inout GgufMetadata) throws {
     out[key("vocab_size")] = .u32(try config.needed(["vocab_size"]))
     if let size = try headSize(always: true) { out[key("rope.dimension_count")] = .u32(size) }
+    if architecture == "mistral3" { try writeMinistral3(&out) }
+    if architecture == "llama4" {
+      out[key("interleave_moe_layer_step")] = .u32(try config.needed(["interleave_moe_layer_step"]))
+      out[key("expert_feed_forward_length")] = .u32(try config.needed(["intermediate_size"]))
+    }
     guard architecture == "granite" else { return }
     for (name, own) in [
       ("attention.scale", "attention_multiplier"), ("embedding_scale", "embedding_multiplier"), ("residual_scale", "residual_multiplier"),
@@ -98,6 +107,7 @@ struct ModelKeys {
     ] {
       if let value = try config.float([own]), value != 0 { out[key(name)] = .f32(value) }
     }
+    if config.modelType == "granitemoehybrid" { try writeGranite4(&out) }
   }
 
   /// - Parameter always: computes it of the widths where the configuration does not have it

@@ -19,8 +19,8 @@ struct RopeNumbers {
     }
     func object(_ value: JSON?) -> JSON? { value?.members?.isEmpty == false ? value : nil }
     // As in transformers: where both are, `rope_scaling` counts.
-    let isSilent = config.modelType == "gpt_oss" && config.config["rope_parameters"] ?? .null == .null
-    let found = object(config.config["rope_scaling"]) ?? object(config.config["rope_parameters"]) ?? (isSilent ? Self.gptOss : .object([]))
+    let isSilent = config.config["rope_parameters"] ?? .null == .null, usual = ["gpt_oss": Self.gptOss, "ministral3": Self.ministral3][config.modelType]
+    let found = object(config.config["rope_scaling"]) ?? object(config.config["rope_parameters"]) ?? (isSilent ? usual : nil) ?? .object([])
     values = object(found["full_attention"]) ?? found
     sliding = object(found["sliding_attention"]) ?? .object([])
   }
@@ -30,13 +30,19 @@ struct RopeNumbers {
     "rope_type": "yarn", "factor": 32, "beta_fast": 32, "beta_slow": 1, "truncate": false, "original_max_position_embeddings": 4096,
   ]
 
+  /// The same of Ministral 3's.
+  private static let ministral3: JSON = [
+    "rope_type": "yarn", "rope_theta": 1_000_000, "factor": 16, "original_max_position_embeddings": 16384, "beta_fast": 32, "beta_slow": 1,
+    "mscale_all_dim": 1, "mscale": 1, "llama_4_scaling_beta": JSON(0.1),
+  ]
+
   /// Whether the bounds of yarn's positions are not rounded to whole numbers, as llama.cpp rounds them.
   var hasExactBounds: Bool { type == "yarn" && values["truncate"]?.bool == false }
 
   /// `default`, `linear`, `llama3` …
   var type: String { (values["rope_type"] ?? values["type"])?.string ?? "default" }
 
-  private func number(_ key: String) throws -> Double? {
+  func number(_ key: String) throws -> Double? {
     guard let value = values[key] ?? config.config[key], value != .null else { return nil }
     guard let number = value.double, number.isFinite else { throw NibbleError.badInput("\(path: place): \(key: key) is \(quoted(value.string ?? value.text()))") }
     return number
@@ -45,7 +51,7 @@ struct RopeNumbers {
   /// What transformers takes where the configuration says none.
   private static let bases: [String: Double] = [
     "smollm3": 2_000_000, "gemma3_text": 1_000_000, "modernbert": 160_000, "olmo3": 500_000, "mixtral": 1_000_000,
-    "gpt_oss": 150_000,
+    "gpt_oss": 150_000, "llama4_text": 500_000,
   ]
 
   /// θ of most layers.
@@ -81,7 +87,7 @@ struct RopeNumbers {
     switch type {
     case "default": break
     // As a tensor, which llama.cpp's code for these asks for.
-    case "llama3" where ["llama", "mistral", "mixtral", "granite"].contains(config.modelType): break
+    case "llama3" where ["llama", "mistral", "mixtral", "granite", "granitemoehybrid", "llama4_text"].contains(config.modelType): break
     case "linear" where isScaled:
       out[key("rope.scaling.type")] = .text("linear")
       try set("factor", "factor")

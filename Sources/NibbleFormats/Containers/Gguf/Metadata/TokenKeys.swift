@@ -45,8 +45,8 @@ struct TokenKeys {
       for role in ["bos", "eos", "sep"] { out["tokenizer.ggml.add_\(role)_token"] = .bool(true) }
       try writeBytePairs(&out)
     case "chatglm", "glm4": try writeGLM(&out)
-    case "gpt2", "olmo2", "phi2", "starcoder2", "gptneox", "falcon", "olmoe", "qwen2moe", "qwen3moe", "gpt-oss": try writeBytePairs(&out)
-    case "qwen2", "qwen3":
+    case "gpt2", "olmo2", "phi2", "starcoder2", "gptneox", "falcon", "olmoe", "qwen2moe", "qwen3moe", "gpt-oss", "llama4": try writeBytePairs(&out)
+    case _ where ["qwen2", "qwen3", "granitemoehybrid"].contains(config.modelType):
       if try !writeSentencePieces(&out) { try writeBytePairs(&out) }
     default: try writeLlama(&out)
     }
