@@ -14,18 +14,23 @@ from safetensors.torch import load_file, save_file
 from test_gguf_out import CASES, LLAMA3, by_llama_cpp, gpt2_tokenizer, llama_cpp, save
 
 SLOW = bool(os.environ.get("NIBBLE_SLOW"))
-FAMILIES = ["mixtral", "qwen3_moe", "olmoe", "qwen2_moe"]
+FAMILIES = ["mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "glm4_moe", "deepseek_v2", "deepseek_v3"]
 # Rows of whole blocks of every type.
 WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64, "num_hidden_layers": 3}
+# Groups that divide the experts.
+ROUTED = {"glm4_moe": {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2}}
+LATENT = {**ROUTED["glm4_moe"], "num_key_value_heads": 4, "head_dim": 64, "q_lora_rank": 256, "kv_lora_rank": 256, "qk_nope_head_dim": 64, "v_head_dim": 64}
+ROUTED |= {"deepseek_v2": LATENT, "deepseek_v3": {**LATENT, "qk_nope_head_dim": 256, "qk_rope_head_dim": 64}}
 SHARED = {"shared_expert_intermediate_size": 512}
 MIXES = ["q4_k_m", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k", "mxfp4_moe"]
 
 
 def wide(folder, experts, case="mixtral", **changes):
     name, tokenizer, own = CASES[case]
-    known = {key: value for key, value in WIDE.items() if case in ("qwen3_moe", "qwen2_moe") or key != "moe_intermediate_size"}
-    known |= SHARED if case == "qwen2_moe" else {}
-    save(folder, name, tokenizer, {**own, **known, "num_experts" if case in ("olmoe", "qwen2_moe") else "num_local_experts": experts, **changes})
+    known = {key: value for key, value in WIDE.items() if case in ("qwen3_moe", "qwen2_moe", *ROUTED) or key != "moe_intermediate_size"}
+    known |= SHARED if case == "qwen2_moe" else ROUTED.get(case, {})
+    count = "num_experts" if case in ("olmoe", "qwen2_moe") else "n_routed_experts" if case in ROUTED else "num_local_experts"
+    save(folder, name, tokenizer, {**own, **known, count: experts, **changes})
 
 
 def without_ones(shape):
@@ -48,7 +53,7 @@ def quantized_by_llama_cpp(source, out, mix):
 @pytest.mark.parametrize("case, experts, mixes", [
     ("mixtral", 8, MIXES if SLOW else MIXES[:1]), ("mixtral", 3, MIXES if SLOW else ["q3_k_m"]),
     *([("qwen3_moe", 5, ["q4_k_m", "mxfp4_moe"]), ("olmoe", 8, ["q4_k_m", "q3_k_l"]), ("qwen2_moe", 8, ["q4_k_m", "iq4_xs"]), ("qwen2_moe", 5, ["q3_k_l"]),
-      ("gpt_oss", 8, ["q4_k_m", "mxfp4_moe"]), ("gpt_oss", 5, ["q2_k"])] if SLOW else [])])
+      ("glm4_moe", 8, ["q4_k_m", "q2_k", "mxfp4_moe"]), ("glm4_moe", 5, ["q3_k_l", "iq4_xs"]), ("deepseek_v2", 8, ["q4_k_m", "q2_k", "mxfp4_moe"]), ("deepseek_v3", 5, ["q4_k_m", "q3_k_m", "iq4_nl"]), ("gpt_oss", 8, ["q4_k_m", "mxfp4_moe"]), ("gpt_oss", 5, ["q2_k"])] if SLOW else [])])
 def test_blocks_are_those_of_llama_cpps_own_quantize(nibble, work, case, experts, mixes):
     llama_cpp()
     wide(work / "m", experts, case)

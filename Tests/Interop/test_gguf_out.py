@@ -67,13 +67,17 @@ def xlm_tokenizer(folder):
     return 302
 
 
-def glm_tokenizer(folder):
-    """Byte pairs with the mark that GLM-4's converter asks for."""
+def glm_tokenizer(folder, *marks):
+    """Byte pairs with the marks that GLM's converter asks for."""
     gpt2_tokenizer(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", *marks]})
     tokenizer.save_pretrained(folder)
     return len(tokenizer)
+
+
+def glm45_tokenizer(folder):
+    return glm_tokenizer(folder, "[gMASK]", "<|observation|>")
 
 
 SLIDING, FULL = "sliding_attention", "full_attention"
@@ -115,6 +119,17 @@ CASES = {
     "ministral3": ("Ministral3ForCausalLM", pieces, {"rope_parameters": {
         **YARN, "original_max_position_embeddings": 8, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5}, "sliding_window": None}),
     "llama4": ("Llama4ForCausalLM", gpt2_tokenizer, {"num_hidden_layers": 5, "interleave_moe_layer_step": 2, "num_experts_per_tok": 2}),
+    "glm4_moe": ("Glm4MoeForCausalLM", glm45_tokenizer, {"pad_token_id": 0, "use_qk_norm": True, "attention_bias": True, "routed_scaling_factor": 2.5}),
+    "glm4_moe, no groups": ("Glm4MoeForCausalLM", glm45_tokenizer, {
+        "pad_token_id": 0, "n_group": 1, "topk_group": 1, "n_routed_experts": 5, "num_hidden_layers": 3, "first_k_dense_replace": 2, "norm_topk_prob": False,
+        "tie_word_embeddings": True}),
+    "deepseek_v3": ("DeepseekV3ForCausalLM", gpt2_tokenizer, {"pad_token_id": 0}),
+    "deepseek_v3, yarn": ("DeepseekV3ForCausalLM", gpt2_tokenizer, {
+        "pad_token_id": 0, "q_lora_rank": None, "rope_parameters": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.707}, "first_k_dense_replace": 0}),
+    "deepseek_v2": ("DeepseekV2ForCausalLM", gpt2_tokenizer, {"pad_token_id": 0, "topk_method": "greedy", "n_group": 1, "topk_group": 1}),
+    "deepseek_v2, lite": ("DeepseekV2ForCausalLM", gpt2_tokenizer, {
+        "pad_token_id": 0, "topk_method": "greedy", "n_group": None, "topk_group": None, "q_lora_rank": None, "num_hidden_layers": 27, "n_routed_experts": 4,
+        "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}}),
     "gpt2": ("GPT2LMHeadModel", gpt2_tokenizer, {"n_ctx": 64}),
     "bert": ("BertModel", bert_tokenizer, {"num_labels": 2}),
     "bert with its head of tokens": ("BertForMaskedLM", bert_tokenizer, {"num_labels": 2}),
@@ -125,7 +140,7 @@ CASES = {
     "xlm-roberta": ("XLMRobertaModel", xlm_tokenizer, {"num_labels": 2}),
 }
 # Keys in which a file is not the converter's, docs/gguf.md.
-OWN = {"phi": ("feed_forward_length", "head_count_kv"), "falcon": ("context_length", "feed_forward_length"), "modernbert": ("layer_norm_epsilon",),
+OWN = {"deepseek_v3": ("expert_gating_func",), "deepseek_v3, yarn": ("expert_gating_func", "q_lora_rank"), "phi": ("feed_forward_length", "head_count_kv"), "falcon": ("context_length", "feed_forward_length"), "modernbert": ("layer_norm_epsilon",),
        "granite4 without positions": ("rope.scaling.finetuned",),
        "glm": ("context_length", "layer_norm_rms_epsilon", "freq_base", "dimension_count")}
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

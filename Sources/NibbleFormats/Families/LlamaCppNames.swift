@@ -23,6 +23,8 @@ package struct LlamaCppNames: Sendable {
   let heads: [Pair]
   /// Modules of a layer's experts, which files hold one by one here; there a tensor holds all of a layer. nil where there are none.
   var experts: Experts?
+  /// The second projection of latents, which is two tensors there; nil where there is none.
+  var latent: Latent?
   /// Parameters of a layer that are no module's weight or bias, and llama.cpp's tensors.
   var parameters: [Pair] = []
   /// Whether rotary positions are interleaved there: rows of queries and keys have another order.
@@ -44,12 +46,24 @@ package struct LlamaCppNames: Sendable {
   var halves: (whole: String, first: String, second: String)?
   /// Whether some layers have other modules than the rest.
   var layersDiffer = false
+  /// What becomes of layers behind the last, which predict further tokens.
+  var further = FurtherLayers.refused
   /// Modules that the first layer may lack.
   var firstLayerLacks: [String] = []
   /// Whether adapters are converted.
   package var takesAdapters = true
   /// Tensors that llama.cpp has no use for, and why: full names, searched.
   var dropped: [(pattern: Pattern?, reason: String)] = []
+
+  /// Layers behind the last, which predict further tokens: models run without them.
+  enum FurtherLayers: Sendable {
+    /// There are none.
+    case refused
+    /// llama.cpp's files have them.
+    case kept
+    /// They are left out of llama.cpp's files.
+    case leftOut
+  }
 
   /// Experts of a layer.
   struct Experts: Sendable {
@@ -109,6 +123,11 @@ package struct LlamaCppNames: Sendable {
     if let found = whole.first(where: { $0.peft == path }) { return found.gguf }
     guard let place = Self.split(path, behind: layers), let found = inLayer.first(where: { $0.peft == place.rest }) else { return nil }
     return "blk.\(place.number).\(found.gguf)"
+  }
+
+  /// The layer that a tensor is of; nil for those outside layers.
+  func layer(of tensor: String) -> Int? {
+    Self.split(tensor.hasPrefix(prefix) ? tensor.dropFirst(prefix.count) : tensor[...], behind: layers).flatMap { Int($0.number) }
   }
 
   /// A number that stands between `start` and a dot, and what follows.

@@ -35,7 +35,7 @@ extension Checkpoint {
       tensors = parts.tensors.map { StoredTensor($0.tensor, in: $0.file) }
       return
     }
-    var joining = GgufExperts(model.names)
+    var joining = GgufExperts(model.names), latents = GgufLatents(model.names)
     for (tensor, file) in parts.tensors where !GgufSource.isNoWeight(tensor.name) {
       if let experts = try model.experts(in: tensor, of: path) {
         for (name, expert) in experts {
@@ -60,9 +60,10 @@ extension Checkpoint {
         throw NibbleError(error.kind, "\(path: path): \(error.text)")
       }
       try stored.put(back: form)
-      if model.names.halves == nil { tensors.append(stored) } else if let whole = try joining.take(stored) { tensors.append(whole) }
+      if let whole = try model.names.halves == nil ? latents.take(stored) : joining.take(stored) { tensors.append(whole) }
     }
     try joining.finish()
+    try latents.finish()
     // Several of llama.cpp's names may be one of ours, or another's own.
     var names: Set<ByteName> = []
     if let twice = tensors.first(where: { !names.insert($0.name).inserted }) {

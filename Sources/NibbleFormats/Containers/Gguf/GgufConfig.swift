@@ -32,7 +32,7 @@ struct GgufSource {
   /// - Throws: `.badInput` for a shape that so many experts do not have
   func experts(in tensor: GgufFile.Tensor, of path: String) throws -> [(name: String, tensor: GgufFile.Tensor)]? {
     guard names.huggingFace(experts: 0, of: tensor.name) != nil else { return nil }
-    let count = (config["num_local_experts"] ?? config["num_experts"])?.int ?? 0
+    let count = (config["num_local_experts"] ?? config["num_experts"] ?? config["n_routed_experts"])?.int ?? 0
     guard count <= ExpertPlace.most else {
       throw NibbleError.badInput("\(path: path): \(count) experts of a layer, more than \(ExpertPlace.most)")
     }
@@ -66,6 +66,10 @@ struct GgufSource {
     case "granite":
       let isFourth = file.metadata["granite.expert_shared_feed_forward_length"] != nil
       return all.first { $0.modelTypes.contains(isFourth ? "granitemoehybrid" : "granite") }
+    case "deepseek2":
+      // What corrects the scores of experts came with V3, and sigmoids with it.
+      let isThird = file.whole("deepseek2.expert_gating_func") == 2 || parts.tensors.contains { $0.tensor.name.hasSuffix(".exp_probs_b.bias") }
+      return all.first { $0.modelTypes.contains(isThird ? "deepseek_v3" : "deepseek_v2") }
     case "falcon": return has("blk.0.attn_norm_2.weight") ? first.taking("ln_mlp") : first
     default: return first
     }

@@ -28,6 +28,7 @@ private struct OwnWords {
     "phi": .init(
       name: "Phi", epsilon: "layer_norm_eps", activation: ("hidden_act", "gelu_new"), usualPart: 0.5, hasHeadSize: false, bias: ("", "")),
     "glm": .init(name: "Glm", usualPart: 0.5, hasBias: true), "glm4": .init(name: "Glm4", usualPart: 0.5, hasBias: true),
+    "glm4_moe": .init(name: "Glm4Moe", usualPart: 0.5),
     "starcoder2": .init(
       name: "Starcoder2", epsilon: "norm_epsilon", activation: ("hidden_act", "gelu_pytorch_tanh"), hasHeadSize: false,
       bias: ("use_bias", "blk.0.attn_q.bias"), hasBias: true),
@@ -55,7 +56,7 @@ extension GgufConfigReader {
     // The converter of some families writes what their published models have; the tensors say what is.
     let ofExperts = ["gpt_oss", "llama4_text"].contains(type) ? try whole("expert_feed_forward_length") : nil
     set("intermediate_size", ofExperts ?? (["phi", "falcon"].contains(type) ? columns("blk.0.ffn_down.weight") ?? inner : inner))
-    set("num_hidden_layers", layers)
+    set("num_hidden_layers", layers - (try furtherLayers(type, of: layers)))
     set("num_attention_heads", heads)
     var keyHeads = try whole("attention.head_count_kv") ?? heads
     if type == "phi", size > 0, let rows = rows("blk.0.attn_k.weight") { keyHeads = rows / size }
@@ -74,7 +75,8 @@ extension GgufConfigReader {
       ("final_logit_softcapping", "final_logit_softcapping"),
     ] { set(ours, try decimal(name)) }
     if LlamaCppNames.of(modelType: type)?.experts != nil {
-      set(["mixtral", "gpt_oss", "llama4_text"].contains(type) ? "num_local_experts" : "num_experts", try needed("expert_count"))
+      let count = ["mixtral", "gpt_oss", "llama4_text"].contains(type) ? "num_local_experts" : type == "glm4_moe" ? "n_routed_experts" : "num_experts"
+      set(count, try needed("expert_count"))
       set("num_experts_per_tok", try needed("expert_used_count"))
     } else {
       if let experts = try whole("expert_count"), experts > 0 { set("num_local_experts", experts) }
@@ -119,6 +121,7 @@ extension GgufConfigReader {
       set("intermediate_size_mlp", try needed("feed_forward_length"))
       set("interleave_moe_layer_step", try whole("interleave_moe_layer_step"))
       set("use_qk_norm", .bool(try needed("expert_count") != 128))
+    case "glm4_moe": try addGlm4Moe()
     case "gpt_oss":
       set("sliding_window", try whole("attention.sliding_window"))
       set("layer_types", kinds { $0 % 2 == 0 })
@@ -150,7 +153,7 @@ extension GgufConfigReader {
     if let inner = try whole("ssm.inner_size") { set("mamba_expand", inner / width) }
   }
 
-  private mutating func addRotation(_ type: String, size: Int) throws {
+  mutating func addRotation(_ type: String, size: Int) throws {
     let base = try decimal("rope.freq_base") ?? 10_000
     let scaling = try scaling(type, base: base, size: size)
     guard type != "olmo3" else {
@@ -196,6 +199,7 @@ extension GgufConfigReader {
       }
       // llama.cpp rounds the bounds for every model; those that are published do not.
       if type == "gpt_oss" { scaling.append(("truncate", false)) }
+      scaling += try latentTemperature(type)
       return .object(scaling)
     }
     if kind != "none", kind != "linear" { return ["rope_type": JSON(kind)] }

@@ -110,6 +110,7 @@ struct GgufConfigReader {
     case "bert" where type == "distilbert": try addDistilBert()
     case "bert": try addEncoder(type)
     case "modern-bert": try addModernBert()
+    case "deepseek2": try addDeepseek(type)
     default: try addDecoder(type)
     }
     addUntranslated()

@@ -29,7 +29,7 @@ extension StreamJob {
 
 extension StreamJob.Item {
   /// - Parameter source: what is made of the item's own; nil where that stays
-  fileprivate init(_ source: StoredTensor?, of item: StreamJob.Item, name: ByteName? = nil) {
+  init(_ source: StoredTensor?, of item: StreamJob.Item, name: ByteName? = nil) {
     guard var source else {
       self = item
       return
@@ -42,7 +42,7 @@ extension StreamJob.Item {
 
 extension ByteName {
   /// What stands before and behind a module's name in that of its weight or bias; nil for another's.
-  fileprivate func parts(of module: String) -> (stem: String, suffix: String)? {
+  func parts(of module: String) -> (stem: String, suffix: String)? {
     guard let suffix = [".weight", ".bias"].first(where: { text.hasSuffix("." + module + $0) }) else { return nil }
     return (String(text.dropLast(module.count + suffix.count)), suffix)
   }

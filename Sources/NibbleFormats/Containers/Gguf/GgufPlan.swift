@@ -39,8 +39,9 @@ struct GgufPlan: Sendable {
     let numbers = HuggingFaceNumbers(config, modelType, place: source.path)
     let model = try ModelKeys(numbers, architecture: llamaCpp.architecture, place: source.path)
     try job.partExperts(llamaCpp)
+    try job.partLatents(llamaCpp, numbers)
     let hasHead = llamaCpp.hasHead(job.items.map(\.source.name.text))
-    try place(&job, llamaCpp, config, hasHead: hasHead)
+    try place(&job, llamaCpp, numbers, hasHead: hasHead)
     try stackExperts(job, numbers, llamaCpp)
     try checkWhole(job, numbers, llamaCpp)
     try addFactors(numbers, llamaCpp, model)
@@ -79,14 +80,15 @@ struct GgufPlan: Sendable {
   // MARK: - Tensors
 
   /// Finds names and forms, and what is left out.
-  private mutating func place(_ job: inout StreamJob, _ llamaCpp: LlamaCppNames, _ config: JSON, hasHead: Bool) throws {
-    let path = job.source.path
+  private mutating func place(_ job: inout StreamJob, _ llamaCpp: LlamaCppNames, _ numbers: HuggingFaceNumbers, hasHead: Bool) throws {
+    let path = job.source.path, further = try numbers.layersLeftOut(llamaCpp)
     struct Place: Hashable { let gguf: String, expert: Int }
     var taken: [Place: ByteName] = [:]
     var lost: [(reason: String, names: [String])] = []
     for index in job.items.indices {
       let source = job.items[index].source, name = source.name.text
-      if let reason = llamaCpp.reasonToDrop(name, hasHead: hasHead) {
+      let isFurther = further.map { layers in llamaCpp.layer(of: name).map(layers.contains) ?? false } ?? false
+      if let reason = isFurther ? "llama.cpp's files have no layers that predict further tokens" : llamaCpp.reasonToDrop(name, hasHead: hasHead) {
         job.items[index].leftOut = reason
         if let at = lost.firstIndex(where: { $0.reason == reason }) { lost[at].names.append(name) } else { lost.append((reason, [name])) }
         continue
@@ -109,7 +111,7 @@ struct GgufPlan: Sendable {
       names[source.name] = gguf
       experts[source.name] = expert?.number
       let form: LlamaCppForm
-      do { form = try llamaCpp.form(gguf, config) } catch let error as NibbleError {
+      do { form = try llamaCpp.form(gguf, numbers.config) } catch let error as NibbleError {
         throw NibbleError(error.kind, "\(path: path): \(error.text)")
       }
       if form != .same { forms[source.name] = form }
@@ -223,7 +225,7 @@ struct GgufPlan: Sendable {
         blocks: Set(sources.map(\.encoding)).count == 1 ? (first.encoding.codec as? GGMLBlocks)?.type : nil)
     }
     let heads = Int(try numbers.u32(["num_attention_heads", "n_head", "n_heads"]) ?? 0)
-    let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers"]) ?? 0)
+    let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers"]) ?? 0) + (try numbers.furtherLayers(llamaCpp))
     var model = GgufMix.Model(
       architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)),
       experts: try numbers.experts() ?? 0)
@@ -283,14 +285,18 @@ struct GgufPlan: Sendable {
       throw NibbleError.usage("\(path: path): there is no embedding; llama.cpp loads whole models only")
     }
     try check(vocabulary: try numbers.whole(["vocab_size"]) ?? 0, job)
-    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer", "n_layers"]))
+    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer", "n_layers"])), further = try numbers.furtherLayers(llamaCpp)
+    let dense = try numbers.firstWithExperts() ?? 0
     var tensors: [Int: Int] = [:]
     for name in names.values where name.hasPrefix("blk.") {
       tensors[Int(name.dropFirst(4).prefix { $0 != "." }) ?? -1, default: 0] += 1
     }
     tensors[0]? += llamaCpp.firstLayerLacks.count { name in !names.values.contains("blk.0.\(name).weight") }
-    guard tensors.count == count, tensors.keys.allSatisfy({ $0 < count }), llamaCpp.layersDiffer || Set(tensors.values).count <= 1 else {
-      let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || tensors[$0] != tensors.values.max() }
+    // Layers of a kind have as many tensors; those behind the last may be missing.
+    var most: [Bool: Int] = [:]
+    for (layer, own) in tensors where layer < count { most[layer < dense] = max(own, most[layer < dense] ?? 0) }
+    let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || !llamaCpp.layersDiffer && tensors[$0] != most[$0 < dense] }
+    guard count <= 1 << 16, odd == nil, tensors.keys.allSatisfy({ $0 < count + further }) else {
       throw NibbleError.usage(
         "\(path: path): its configuration says \(count) layers, "
           + (odd.map { "and tensors of layer \($0) are missing" } ?? "and there are tensors of \(tensors.count)") + "; llama.cpp loads whole models only")

@@ -66,8 +66,9 @@ struct HuggingFaceNumbers {
   ///
   /// - Throws: `.badInput` for what is no count, and where both names are there and differ
   func experts() throws -> Int? {
-    guard let usual = defaults["num_experts"]?.int else { return nil }
-    let keys = ["num_local_experts", "num_experts"].filter { config[$0] != nil && config[$0] != .null }
+    guard let usual = (defaults["num_experts"] ?? defaults["n_routed_experts"])?.int else { return nil }
+    let names = ["num_local_experts", "num_experts"] + (defaults["n_routed_experts"] == nil ? [] : ["n_routed_experts"])
+    let keys = names.filter { config[$0] != nil && config[$0] != .null }
     let counts = try keys.map { key -> Int in
       guard let count = config[key]?.int, count >= 0 else { throw fail([key], config[key] ?? .null) }
       return count
@@ -76,6 +77,20 @@ struct HuggingFaceNumbers {
       throw NibbleError.badInput("\(path: place): \(key: keys[0]) is \(counts[0]), \(keys[1]) is \(counts[1])")
     }
     return counts.first ?? usual
+  }
+
+  /// Layers behind the last, which predict further tokens and which a file counts; 0 where it has none.
+  func furtherLayers(_ names: LlamaCppNames) throws -> Int {
+    guard names.further == .kept else { return 0 }
+    let count = Int(try u32(["num_nextn_predict_layers"]) ?? 0)
+    guard count <= 64 else { throw NibbleError.badInput("\(path: place): \(key: "num_nextn_predict_layers") is \(count)") }
+    return count
+  }
+
+  /// The first layer with experts; nil for families that have them in all.
+  func firstWithExperts() throws -> Int? {
+    guard defaults["first_k_dense_replace"] != nil else { return nil }
+    return Int(try u32(["first_k_dense_replace"]) ?? 0)
   }
 
   /// Of each layer, whether it sees a window only, by `layer_types`; nil where the configuration has none.
@@ -184,6 +199,25 @@ struct HuggingFaceNumbers {
       "num_key_value_heads": .null, "max_position_embeddings": 2048, "layer_norm_eps": JSON(1e-05),
     ],
     "glm": glm, "glm4": glm,
+    "deepseek_v2": [
+      "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+      "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-06), "n_routed_experts": 64, "moe_intermediate_size": 1407,
+      "n_shared_experts": 2, "first_k_dense_replace": 0, "routed_scaling_factor": 1, "q_lora_rank": 1536, "kv_lora_rank": 512,
+      "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128,
+    ],
+    "deepseek_v3": [
+      "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61, "num_attention_heads": 128,
+      "max_position_embeddings": 4096, "rms_norm_eps": JSON(1e-06), "n_routed_experts": 256, "num_experts_per_tok": 8,
+      "moe_intermediate_size": 2048, "n_shared_experts": 1, "first_k_dense_replace": 3, "n_group": 8, "topk_group": 4,
+      "routed_scaling_factor": JSON(2.5), "norm_topk_prob": true, "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+      "qk_nope_head_dim": 128, "v_head_dim": 128,
+    ],
+    "glm4_moe": [
+      "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 10944, "num_hidden_layers": 46, "num_attention_heads": 96,
+      "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1e-05), "n_routed_experts": 128,
+      "num_experts_per_tok": 8, "moe_intermediate_size": 1408, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
+      "topk_group": 1, "routed_scaling_factor": 1, "norm_topk_prob": true,
+    ],
     "starcoder2": [
       "vocab_size": 49152, "hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30, "num_attention_heads": 24,
       "num_key_value_heads": 2, "max_position_embeddings": 4096, "norm_epsilon": JSON(1e-05),

@@ -104,6 +104,7 @@ extension ModelKeys {
       throw NibbleError.badInput("\(path: place): \(key: "num_experts_per_tok") is \(used), of \(count) experts")
     }
     if architecture == "gpt-oss" { try checkGptOss() }
+    if try config.firstWithExperts() != nil { return try checkRouter(count) }
     if !["mixtral", "gpt_oss"].contains(config.modelType) {
       let addsUp = config.config["norm_topk_prob"]?.bool ?? false, wanted = architecture == "qwen3moe"
       guard addsUp == wanted else { throw refuse("norm_topk_prob", "\(addsUp)", "computes \(quoted(architecture)) with \(wanted)") }

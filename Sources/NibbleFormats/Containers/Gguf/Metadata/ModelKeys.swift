@@ -44,6 +44,8 @@ struct ModelKeys {
     case "gpt-oss":
       out[key("attention.sliding_window")] = .u32(try config.needed(["sliding_window"]))
       out[key("expert_feed_forward_length")] = .u32(try config.needed(["intermediate_size"]))
+    case "glm4moe": try writeGlm4Moe(&out)
+    case "deepseek2": try writeDeepseek(&out)
     case "glm4": out[key("rope.dimension_count")] = .u32(try turned(default: 0.5))
     case "gemma3": try writeGemma3(&out)
     case "olmo2" where config.modelType == "olmo3": try writeOlmo3(&out)
@@ -60,7 +62,10 @@ struct ModelKeys {
 
   private func writeUsual(_ fileType: Int, _ out: inout GgufMetadata) throws {
     if config.modelType == "distilbert" { out[key("attention.layer_norm_epsilon")] = .f32(1e-12) }
-    out[key("block_count")] = .u32(try config.needed(["num_hidden_layers", "n_layers"]))
+    let further = try LlamaCppNames.of(modelType: config.modelType).map { try config.furtherLayers($0) } ?? 0
+    let (layers, overflow) = try config.needed(["num_hidden_layers", "n_layers"]).addingReportingOverflow(UInt32(further))
+    guard !overflow else { throw NibbleError.badInput("\(path: place): num_hidden_layers is \(UInt32.max)") }
+    out[key("block_count")] = .u32(layers)
     if let length = try config.u32(["max_position_embeddings"]) {
       let left = config.modelType.hasSuffix("roberta") ? LlamaCppNames.positionsLeftOut(config.config) ?? 0 : 0
       guard length > left else { throw NibbleError.badInput("\(path: place): max_position_embeddings is \(length)") }
@@ -69,7 +74,7 @@ struct ModelKeys {
     out[key("embedding_length")] = .u32(try config.needed(["hidden_size", "dim"]))
     out[key("feed_forward_length")] = .u32(try config.needed(Self.inner[config.modelType] ?? ["intermediate_size", "hidden_dim"]))
     out[key("attention.head_count")] = .u32(try config.needed(["num_attention_heads", "n_heads"]))
-    if let heads = try config.keyHeads() { out[key("attention.head_count_kv")] = .u32(heads) }
+    if let heads = try isLatent ? 1 : config.keyHeads() { out[key("attention.head_count_kv")] = .u32(heads) }
     if config.value(["is_causal"])?.bool == false { out[key("attention.causal")] = .bool(false) }
     if let rope = try RopeNumbers(config, place) { try rope.write(key, &out) }
     if let epsilon = try config.float(["rms_norm_eps", "norm_eps"]) { out[key("attention.layer_norm_rms_epsilon")] = .f32(epsilon) }
@@ -77,6 +82,7 @@ struct ModelKeys {
     if let experts = try config.experts() {
       out[key("expert_count")] = .u32(UInt32(clamping: experts))
       out[key("expert_used_count")] = .u32(try config.needed(["num_experts_per_tok"]))
+      try writeRouter(&out)
     }
     if config.modelType == "granitemoehybrid" { (out[key("expert_count")], out[key("expert_used_count")]) = (.u32(0), .u32(0)) }
     if architecture != "granite", let size = try headSize(always: false) {

@@ -140,6 +140,20 @@ struct RopeNumbers {
     }
   }
 
+  /// What YaRN's temperature for all numbers of a head is scaled with.
+  var temperature: Double? { get throws { try values["mscale_all_dim"] == nil ? nil : number("mscale_all_dim") } }
+
+  /// llama.cpp's attention through latents has YaRN's temperature in the product of queries and keys only.
+  func checkLatents() throws {
+    guard type != "default" else { return }
+    guard type == "yarn" else { throw NibbleError.usage("\(path: place): \(key: "rope_type") is \(quoted(type)), which llama.cpp does not have for this architecture") }
+    let (scale, all) = (try number("mscale") ?? 0, try number("mscale_all_dim") ?? 0)
+    guard all != 0, try number("attention_factor") ?? (scale == all ? 1 : 0) == 1 else {
+      throw NibbleError.usage(
+        "\(path: place): \(key: "mscale") is \(scale), \(key: "mscale_all_dim") \(all); llama.cpp computes as if both were the same and neither 0")
+    }
+  }
+
   /// How long texts were that the model was trained on, of those that say it.
   var trainedLength: UInt32? {
     get throws {

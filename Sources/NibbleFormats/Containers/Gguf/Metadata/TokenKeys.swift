@@ -44,8 +44,8 @@ struct TokenKeys {
     case "modern-bert":
       for role in ["bos", "eos", "sep"] { out["tokenizer.ggml.add_\(role)_token"] = .bool(true) }
       try writeBytePairs(&out)
-    case "chatglm", "glm4": try writeGLM(&out)
-    case "gpt2", "olmo2", "phi2", "starcoder2", "gptneox", "falcon", "olmoe", "qwen2moe", "qwen3moe", "gpt-oss", "llama4": try writeBytePairs(&out)
+    case "chatglm", "glm4", "glm4moe": try writeGLM(&out)
+    case "gpt2", "olmo2", "phi2", "starcoder2", "gptneox", "falcon", "olmoe", "qwen2moe", "qwen3moe", "gpt-oss", "deepseek2", "llama4": try writeBytePairs(&out)
     case _ where ["qwen2", "qwen3", "granitemoehybrid"].contains(config.modelType):
       if try !writeSentencePieces(&out) { try writeBytePairs(&out) }
     default: try writeLlama(&out)
@@ -146,8 +146,11 @@ struct TokenKeys {
     guard tokenizer.algorithm == .bytePairs else { throw refused("byte pairs") }
     tables(try tokens(tokenizer), model: "gpt2", pre: try pre(tokenizer), scored: false, &out)
     var special = try SpecialTokenKeys(text, config.config, merges: true)
-    for (role, token) in [("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("bos", "<|endoftext|>")] {
-      if role == "bos", architecture != "glm4" { continue }
+    let marks = architecture == "glm4moe"
+      ? [("bos", "[gMASK]"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("eom", "<|observation|>")]
+      : [("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("bos", "<|endoftext|>")]
+    for (role, token) in marks {
+      if role == "bos", architecture == "chatglm" { continue }
       if let id = tokenizer.id(of: token) { special.set(role, id: id) }
     }
     try special.write(&out)
