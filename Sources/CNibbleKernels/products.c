@@ -87,18 +87,19 @@ typedef struct {
   size_t first, outputs, unit, units;
 } stretch;
 
-/// Asks for the memory of part `i` of `parts` of a panel that is decoded next.
-static void ask_for(const nibble_products *p, const nibble_matrix *w, int transposed, const stretch *next, size_t i,
-                    size_t parts) {
+/// What fetches a panel that is decoded next, or nothing.
+static nibble_fetch fetch_of(const nibble_products *p, const nibble_matrix *w, int transposed, const stretch *next) {
+  static const char nothing[64];
+  nibble_fetch fetch = {.at = (uintptr_t)nothing, .end = UINTPTR_MAX};
+  if (!next->outputs) return fetch;
   size_t inner = transposed ? w->rows : w->columns, from = next->unit * p->pair;
   size_t numbers = least(inner - from, next->units * p->pair);
-  size_t rows = transposed ? numbers : next->outputs, columns = transposed ? next->outputs : numbers;
   size_t row = transposed ? from : next->first, column = transposed ? next->first : from;
-  for (size_t r = rows * i / parts; r < rows * (i + 1) / parts; r++) {
-    size_t element = (row + r) * w->columns + column;
-    const char *at = (const char *)w->data + nibble_storage_bytes(w, element), *end = at + nibble_storage_bytes(w, columns);
-    for (; at < end; at += 64) __builtin_prefetch(at, 0, 2);
-  }
+  size_t stride = nibble_storage_bytes(w, w->columns), bytes = nibble_storage_bytes(w, transposed ? next->outputs : numbers);
+  fetch.at = (uintptr_t)w->data + nibble_storage_bytes(w, row * w->columns + column);
+  fetch.end = fetch.at + bytes, fetch.step = 64, fetch.stride = stride, fetch.skip = stride - bytes;
+  fetch.pieces = transposed ? numbers : next->outputs;
+  return fetch;
 }
 
 static void multiply(const nibble_products *p, const nibble_matrix *w, int transposed, const char *packed, size_t m,
@@ -119,15 +120,16 @@ static void multiply(const nibble_products *p, const nibble_matrix *w, int trans
       next.units = least(units - next.unit, nibble_depth);
       fill_panel(p, w, transposed, now.first, now.outputs, now.unit, now.units, panel);
       size_t parts = (now.outputs + p->tile - 1) / p->tile;
+      nibble_fetch fetch = fetch_of(p, w, transposed, &next);
       for (size_t i = m0; i < end; i += wide) {
         size_t across = least(end - i, wide);
         const char *x = packed + 4 * (i * units + across * now.unit);
         float *c = sums + (i - m0) * nibble_panel;
         for (size_t part = 0; part < parts; part++) {
           size_t j = part * p->tile;
-          if (i == m0 && next.outputs) ask_for(p, w, transposed, &next, part, parts);
+          for (size_t u = 0; across <= p->width && fetch.step && u < now.units; u++) nibble_fetch_line(&fetch);
           p->tile_product(panel + j * (transposed ? 1 : nibble_depth), transposed, x, now.units, least(now.outputs - j, p->tile),
-                          across, now.unit > 0, c + j * across);
+                          across, now.unit > 0, c + j * across, &fetch);
         }
         if (now.unit + now.units == units)
           p->store(c, now.outputs, across, least(m - i, across), add, y + i * stride + now.first, stride);

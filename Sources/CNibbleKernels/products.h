@@ -29,6 +29,25 @@ typedef struct {
 
 enum { nibble_few = 12 };  ///< the most rows of x that count as few anywhere
 
+/// Memory that is asked for while something else is computed, a line at each step: more at once would keep that waiting.
+typedef struct {
+  uintptr_t at, end;  ///< the next line of a piece, and where that ends
+  size_t step;        ///< 64, and 0 once there is no more
+  size_t stride;      ///< from the end of a piece to that of the next
+  size_t skip;        ///< from the end of the last line to the next piece, less what lines have beyond it
+  size_t pieces;      ///< that are left, this one included
+} nibble_fetch;
+
+/// The next step.
+NIBBLE_INLINE void nibble_fetch_line(nibble_fetch *f) {
+  __builtin_prefetch((const void *)f->at, 0, 2);
+  f->at += f->step;
+  if (f->at < f->end) return;
+  f->at = f->end + f->skip, f->end += f->stride;
+  if (--f->pieces) return;
+  f->step = 0, f->end = UINTPTR_MAX;
+}
+
 /// Products of many rows. Rows of x come packed: tiles of 2 * `width` rows (the last one perhaps of `width`), each as
 /// [unit][row].
 typedef struct {
@@ -43,9 +62,9 @@ typedef struct {
   /// Units of a pair of rows; `rows` is 1 where there is no second. NULL where a unit is one number.
   void (*decode_pair)(const nibble_matrix *w, size_t row, size_t rows, size_t column, size_t n, uint32_t *out);
   /// c[output * lanes + row] = or += sums over `units` of panel * x; outputs are `nibble_depth` units apart in the panel,
-  /// or (`along`) units are `nibble_panel` outputs apart.
+  /// or (`along`) units are `nibble_panel` outputs apart. With two registers of rows a line is fetched for each unit.
   void (*tile_product)(const uint32_t *panel, int along, const void *x, size_t units, size_t outputs, size_t lanes, int add,
-                       float *c);
+                       float *c, nibble_fetch *fetch);
   /// y[row * stride + output] = or += c[output * lanes + row].
   void (*store)(const float *c, size_t outputs, size_t lanes, size_t rows, int add, float *y, size_t stride);
 

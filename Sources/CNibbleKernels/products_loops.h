@@ -17,13 +17,15 @@
 /// Rows of outputs and registers of rows of x are constants here: the sums stay in registers. With one register of x every
 /// output has two sums, of even and odd units, or the next product would wait for the last.
 TARGET_INLINE void tile_loop(const int rows, const int across, const size_t row, const size_t unit, const uint32_t *panel,
-                             const float *x, size_t units, int add, float *c) {
+                             const float *x, size_t units, int add, float *c, nibble_fetch *ahead) {
   vec sums[TILE][2];
 #pragma clang loop unroll(full)
   for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = (vec){0};
   if (across == 2) {
+    nibble_fetch fetch = *ahead;
     for (size_t u = 0; u < units; u++, panel += unit, x += 2 * WIDTH) {
       vec x0 = VEC_LOAD(x), x1 = VEC_LOAD(x + WIDTH);
+      nibble_fetch_line(&fetch);
 #pragma clang loop unroll(full)
       for (int r = 0; r < rows; r++) {
         vec w = VEC_SPREAD(panel + (size_t)r * row);
@@ -31,6 +33,7 @@ TARGET_INLINE void tile_loop(const int rows, const int across, const size_t row,
         sums[r][1] = VEC_STEP(sums[r][1], w, x1);
       }
     }
+    *ahead = fetch;
   } else {
     size_t u = 0;
     for (; u + 2 <= units; u += 2, panel += 2 * unit, x += 2 * WIDTH) {
@@ -55,13 +58,13 @@ TARGET_INLINE void tile_loop(const int rows, const int across, const size_t row,
 
 #define TILE_CASES(along, across, row, unit)                                                                       \
   do {                                                                                                             \
-    if (outputs > TILE * 2 / 3) tile_loop(TILE, across, row, unit, panel, x, units, add, c);                       \
-    else if (outputs > TILE / 3) tile_loop(TILE * 2 / 3, across, row, unit, panel, x, units, add, c);              \
-    else tile_loop(TILE / 3, across, row, unit, panel, x, units, add, c);                                          \
+    if (outputs > TILE * 2 / 3) tile_loop(TILE, across, row, unit, panel, x, units, add, c, fetch);                       \
+    else if (outputs > TILE / 3) tile_loop(TILE * 2 / 3, across, row, unit, panel, x, units, add, c, fetch);              \
+    else tile_loop(TILE / 3, across, row, unit, panel, x, units, add, c, fetch);                                          \
   } while (0)
 
 TARGET static void tile_product(const uint32_t *panel, int along, const void *packed, size_t units, size_t outputs,
-                                size_t lanes, int add, float *c) {
+                                size_t lanes, int add, float *c, nibble_fetch *fetch) {
   const float *x = packed;
   if (lanes > WIDTH) {
     if (along) TILE_CASES(along, 2, 1, nibble_panel);

@@ -55,7 +55,7 @@ package final class Engine: @unchecked Sendable {
     }
   }
 
-  private enum Slot { static let packed = 0, packedRows = 1, lowRank = 2, packedLowRank = 3, kernel = 4 }
+  private enum Slot { static let packed = 0, packedRows = 1, lowRank = 2, packedLowRank = 3, kernel = 4, ownPacked = 5 }
 
   /// Outputs computed together where OpenBLAS does it: fixed, so that sums do not depend on the number of threads.
   private static let blasRun = 512
@@ -81,6 +81,36 @@ package final class Engine: @unchecked Sendable {
       let (product, range) = runs[index]
       base(products[product], range, x, m, stride, packed, scratch)
       for term in terms where term.product == product { add(term, products[product], range, scratch) }
+    }
+  }
+
+  /// One product among several small ones, each of which has another x.
+  package struct OwnProduct {
+    package var x: UnsafePointer<Float>
+    package var product: Product
+
+    package init(_ x: UnsafePointer<Float>, _ matrix: Matrix, _ output: UnsafeMutablePointer<Float>, stride: Int) {
+      (self.x, product) = (x, Product(matrix, output, stride: stride))
+    }
+  }
+
+  /// Computes every product, x[m, inputs] of each with rows `stride` floats apart, without terms.
+  package func multiply(rows m: Int, stride: Int, each products: [OwnProduct]) {
+    guard m > 0, let first = products.first?.product.matrix else { return }
+    let body = { [compute, variant] (index: Int, scratch: Scratch) in
+      let (x, own) = (products[index].x, products[index].product), k = own.matrix.inputs
+      let packed = scratch.start(Slot.ownPacked, ProductKernels.packedBytes(compute, m: m, k: k, variant: variant))
+      ProductKernels.pack(compute, x, m: m, k: k, stride: stride, into: packed, variant: variant)
+      own.matrix.multiply(
+        compute, packed, m: m, outputs: 0..<own.matrix.outputs, add: false, into: own.output, stride: own.stride, scratch, slot: Slot.kernel,
+        variant: variant)
+    }
+    // Little work is done before a thread wakes.
+    if products.count * m * first.inputs * first.outputs < 1 << 18 {
+      let scratch = team.serialScratch
+      for index in products.indices { body(index, scratch) }
+    } else {
+      team.run(products.count, body)
     }
   }
 

@@ -146,6 +146,33 @@ extension Matrix {
   /// The same with numbers added to groups of stored rows.
   func adding(_ offsets: GroupOffsets) -> Matrix { Matrix(native, isTransposed: isTransposed, offsets: offsets, owners: owners) }
 
+  /// Some of its rows where they lie; nil where what is stored cannot be parted there.
+  package func part(_ rows: Range<Int>) -> Matrix? {
+    guard !isTransposed, offsets == nil, 0 <= rows.lowerBound, rows.upperBound <= native.rows, let data = native.data else { return nil }
+    var own = native
+    let first = rows.lowerBound * native.columns
+    own.rows = rows.count
+    guard let storage = native.storage else {
+      own.data = data + first * (native.number == nibble_f32 ? 4 : 2)
+      return Matrix(own, isTransposed: false, owners: owners)
+    }
+    if storage.pointee.bytes != 0 {
+      own.data = data + first
+      own.scales = native.scales.map { $0 + rows.lowerBound }
+      return Matrix(own, isTransposed: false, owners: owners)
+    }
+    guard storage.pointee.blocks != 0, first % native.block == 0 else { return nil }
+    let blocks = first / native.block
+    own.data = data + first / 2
+    own.scales = native.scales.map { $0 + blocks }
+    if native.scales == nil {
+      guard blocks % native.nested_block == 0 else { return nil }
+      own.scale_codes = native.scale_codes.map { $0 + blocks }
+      own.nested_scales = native.nested_scales.map { $0 + blocks / native.nested_block }
+    }
+    return Matrix(own, isTransposed: false, owners: owners)
+  }
+
   /// The weight's transpose: the same memory, read the other way.
   package var turned: Matrix { Matrix(native, isTransposed: !isTransposed, offsets: offsets, owners: owners) }
 

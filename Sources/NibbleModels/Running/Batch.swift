@@ -131,7 +131,8 @@ public struct ActiveAdapter {
   }
 }
 
-/// Keys and values of one sequence, by layer: [head, token, number], room growing as tokens come.
+/// Keys and values of one sequence, by layer: [head, token, number], room growing as tokens come. Or of each token one vector that both are
+/// made of (latent attention): it is the key of a single head then, and there are no values.
 package final class KeyValueCache: @unchecked Sendable {
   /// Tokens it holds.
   package private(set) var ids: [Int] = []
@@ -141,17 +142,27 @@ package final class KeyValueCache: @unchecked Sendable {
   /// Of a decoder beside an encoder: what its layers made of the sequence's source.
   var source: SourceKeys?
   private let layers: Int
-  private let heads: Int
+  /// Whether it has vectors that keys and values are made of.
+  private(set) var keepsLatents: Bool
+  private var heads: Int
   /// Numbers in a head of keys, and in one of values.
-  private let sizes: (keys: Int, values: Int)
+  private var sizes: (keys: Int, values: Int)
   private var capacity = 0
   private var keys: [FloatStore] = []
   private var values: [FloatStore] = []
 
-  package init(_ shape: TransformerShape) {
+  /// - Parameter latent: numbers of the vectors it is to keep; nil to keep keys and values
+  package init(_ shape: TransformerShape, latent: Int? = nil) {
     layers = shape.layers
-    heads = shape.keyValueHeads
-    sizes = (shape.headSize, shape.valueSize)
+    keepsLatents = latent != nil
+    heads = latent == nil ? shape.keyValueHeads : 1
+    sizes = latent.map { ($0, 0) } ?? (shape.headSize, shape.valueSize)
+  }
+
+  /// Forgets all tokens, and keeps keys and values from now on.
+  func keepExpanded(_ shape: TransformerShape) {
+    (ids, keepsLatents, heads, sizes) = ([], false, shape.keyValueHeads, (shape.headSize, shape.valueSize))
+    (keys, values, capacity) = ([], [], 0)
   }
 
   /// Makes room for `more` tokens.
@@ -191,7 +202,7 @@ package final class KeyValueCache: @unchecked Sendable {
 
   /// Takes over what `other` has from token `first` on, behind the tokens both have before it.
   package func append(_ other: KeyValueCache, from first: Int) {
-    guard isLong == other.isLong else { return assign(other) }
+    guard isLong == other.isLong, keepsLatents == other.keepsLatents else { return assign(other) }
     truncate(to: first)
     guard count == first, other.count > first else { return }
     reserve(other.count - first)
@@ -209,6 +220,10 @@ package final class KeyValueCache: @unchecked Sendable {
   /// Becomes what `other` is.
   package func assign(_ other: KeyValueCache) {
     ids = []
+    if keepsLatents != other.keepsLatents {
+      (keepsLatents, heads, sizes) = (other.keepsLatents, other.heads, other.sizes)
+      (keys, values, capacity) = ([], [], 0)
+    }
     reserve(other.count)
     (ids, isLong, source) = (other.ids, other.isLong, other.source)
     for layer in 0..<layers where layer < other.keys.count {

@@ -70,10 +70,16 @@ extension Transformer {
 
   /// Turns queries and keys of a layer to their positions, or gradients back.
   func rotate(_ index: Int, _ runs: [TokenRun], _ queryKeyValue: Floats, back: Bool = false) {
+    rotate(
+      index, runs, queryKeyValue + shape.unturned, heads: shape.heads + shape.keyValueHeads, apart: shape.headSize, stride: shape.attentionWidth,
+      back: back)
+  }
+
+  /// Turns vectors of every token, `apart` floats from one to the next and `stride` from token to token.
+  func rotate(_ index: Int, _ runs: [TokenRun], _ vectors: Floats, heads: Int, apart: Int, stride: Int, back: Bool = false) {
     guard let rotary = rotary[index] else { return }
     rotary.reach(runs.reduce(0) { max($0, ($1.cache?.count ?? 0) + $1.ids.count) })
     let half = rotary.half
-    let stride = shape.attentionWidth
     /// Rows of the table.
     let positions = runs.flatMap { run in
       let past = run.cache?.count ?? 0, first = rotary.first(isLong: isLong(run))
@@ -89,8 +95,8 @@ extension Transformer {
             sine = UnsafePointer(start)
           }
           let cosine = UnsafePointer(cosines + positions[row] * half)
-          for head in 0..<shape.heads + shape.keyValueHeads {
-            let x = queryKeyValue + row * stride + head * shape.headSize + shape.unturned
+          for head in 0..<heads {
+            let x = vectors + row * stride + head * apart
             if rotary.isPaired {
               LayerKernels.rotatePairs(x, cosines: cosine, sines: sine, count: half)
             } else {

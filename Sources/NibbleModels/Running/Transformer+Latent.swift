@@ -16,15 +16,27 @@ final class LatentTape {
   }
 }
 
-/// Queries, keys and values of latent attention. Keys and values are expanded for every token, once, and attention and caches have them so.
+/// What a pass has of its tokens before keys and values are made of it.
+struct KeyLatents {
+  /// Behind their norm, one token's after another's.
+  var latents: UnsafePointer<Float>
+  /// What heads share of their keys, turned, `stride` floats from one token's to the next.
+  var shared: UnsafePointer<Float>
+  var stride: Int
+}
+
+/// Queries, keys and values of latent attention.
 extension Transformer {
   /// Numbers of a key that are turned, which its heads share.
-  private var turned: Int { shape.headSize - shape.unturned }
+  var turned: Int { shape.headSize - shape.unturned }
 
-  /// Queries, keys and values side by side, before they are turned.
+  /// Queries, turned, in rows of queries, keys and values, and of keys and values what they are made of.
   ///
   /// - Parameter input: what the layer takes
-  func project(_ latent: LatentProjections, _ layers: Layers, _ rows: Int, _ input: Floats, to queryKeyValue: Floats, _ tape: LayerTape?) {
+  func project(
+    _ index: Int, _ latent: LatentProjections, _ runs: [TokenRun], _ layers: Layers, _ rows: Int, _ input: Floats, to queryKeyValue: Floats,
+    _ tape: LayerTape?
+  ) -> KeyLatents {
     let (queryWidth, stride, narrow) = (shape.queryWidth, shape.attentionWidth, latent.keyValueLatent.down.outputs)
     let queries = floats(Slot.queries, rows * queryWidth), keys = floats(Slot.keysNarrow, rows * narrow)
     var asking = input
@@ -40,15 +52,24 @@ extension Transformer {
     let latents = tape?.latent?.keyValue.start ?? floats(Slot.keyLatents, rows * size), before = tape?.latent?.keyValueBefore.start ?? latents
     for row in 0..<rows { (before + row * size).update(from: keys + row * narrow, count: size) }
     norm(latent.keyValueLatent, layers, before, rows, to: latents)
-    let expanded = floats(Slot.expanded, rows * latent.keyValue.outputs)
-    layers.linear([latent.keyValue], latents, rows: 0..<rows, expanded, tape?.linear)
+    for row in 0..<rows { (queryKeyValue + row * stride).update(from: queries + row * queryWidth, count: queryWidth) }
+    rotate(index, runs, queryKeyValue + shape.unturned, heads: shape.heads, apart: shape.headSize, stride: stride)
+    rotate(index, runs, keys + size, heads: 1, apart: 0, stride: narrow)
+    return KeyLatents(latents: latents, shared: keys + size, stride: narrow)
+  }
+
+  /// Keys, turned, and values of every token.
+  func expand(
+    _ latent: LatentProjections, _ own: KeyLatents, _ layers: Layers, _ rows: Int, to queryKeyValue: Floats, _ tape: LayerTape?
+  ) {
+    let stride = shape.attentionWidth, expanded = floats(Slot.expanded, rows * latent.keyValue.outputs)
+    layers.linear([latent.keyValue], own.latents, rows: 0..<rows, expanded, tape?.linear)
     engine.team.split(rows, grain: layers.grain(stride)) { part, _ in
       for row in part {
-        (queryKeyValue + row * stride).update(from: queries + row * queryWidth, count: queryWidth)
-        eachHead(expanded + row * latent.keyValue.outputs, queryKeyValue + row * stride) { own, key, value in
-          key.update(from: own, count: shape.unturned)
-          (key + shape.unturned).update(from: keys + row * narrow + size, count: turned)
-          value.update(from: own + shape.unturned, count: shape.valueSize)
+        eachHead(expanded + row * latent.keyValue.outputs, queryKeyValue + row * stride) { head, key, value in
+          key.update(from: head, count: shape.unturned)
+          (key + shape.unturned).update(from: own.shared + row * own.stride, count: turned)
+          value.update(from: head + shape.unturned, count: shape.valueSize)
         }
       }
     }

@@ -18,6 +18,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   let rotary: [RotaryTable?]
   /// What norms of heads multiply with that multiply with nothing.
   let plainHeadNorm: Norm
+  /// Of each layer, what attention over latents multiplies with; nil where caches are to hold keys and values.
+  let latentHeads: [LatentHeads]?
 
   /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 to 119 the heads', those from 120 on those of networks around it.
   enum Slot {
@@ -27,6 +29,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     static let sinkGradient = 13
     static let sharedUp = 70, sharedGiven = 71, sharedShares = 72, sharedGradient = 73
     static let keysNarrow = 74, keyLatents = 75, expanded = 76, queryLatents = 77, queries = 78, latentGradient = 79
+    static let absorbed = 80, absorbedGiven = 81, latentKeys = 82, latentValues = 83
     static let source = 60, sourceGradient = 61
   }
   /// Rows whose MLP is computed together where nothing is kept: what bounds the memory of long passes.
@@ -42,6 +45,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     plainHeadNorm = Norm(weight: Vector(id: -1, values: FloatStore(Array(repeating: 1, count: shape.headSize))), bias: nil)
     var tables: [RotaryPositions: RotaryTable] = [:]
     for case let positions? in shape.rotary where tables[positions] == nil { tables[positions] = RotaryTable(positions) }
+    latentHeads = LatentHeads.all(of: weights, shape)
     rotary = weights.layers.indices.map { shape.rotary.indices.contains($0) ? shape.rotary[$0].flatMap { tables[$0] } : nil }
   }
 
@@ -52,7 +56,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   package var contextLength: Int { shape.contextLength }
   package var tokens: Embedding { weights.tokens }
   package var logitChange: LogitChange { shape.logits }
-  package func cache() -> KeyValueCache { KeyValueCache(shape) }
+  package func cache() -> KeyValueCache { KeyValueCache(shape, latent: latentHeads.flatMap { $0.first.map { $0.rank + turned } }) }
 
   package func rows(_ batch: Batch) -> [Int] {
     if case .tokens(let runs) = batch { runs.map(\.ids.count) } else { [] }
@@ -69,6 +73,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   package func hidden(_ batch: Batch, tape: Tape? = nil) throws -> UnsafePointer<Float> {
     let runs = try batch.runs
     try check(runs)
+    try expandCaches(of: runs)
     try turnCaches(of: runs)
     return try states(batch, runs, tape)
   }
@@ -204,7 +209,9 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     _ queryKeyValue: Floats, _ attended: Floats, _ tape: LayerTape? = nil
   ) {
     if let latent = weights.layers[index].latent {
-      project(latent, layers, rows, input, to: queryKeyValue, tape)
+      let own = project(index, latent, runs, layers, rows, input, to: queryKeyValue, tape)
+      attendLatents(index, latent, own, runs, queryKeyValue, attended)
+      if !runs.allSatisfy({ $0.cache?.keepsLatents ?? false }) { expand(latent, own, layers, rows, to: queryKeyValue, tape) }
     } else if shape.isGrouped {
       let grouped = floats(Slot.grouped, rows * shape.attentionWidth)
       layers.linear(projections, input, rows: 0..<rows, grouped, tape?.linear)
@@ -212,9 +219,11 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     } else {
       layers.linear(projections, input, rows: 0..<rows, queryKeyValue, tape?.linear)
     }
-    normHeads(index, layers, rows, queryKeyValue, tape)
-    rotate(index, runs, queryKeyValue)
-    scaleQueries(index, runs, queryKeyValue)
+    if weights.layers[index].latent == nil {
+      normHeads(index, layers, rows, queryKeyValue, tape)
+      rotate(index, runs, queryKeyValue)
+      scaleQueries(index, runs, queryKeyValue)
+    }
     let sequences = sequences(index, runs, layers, queryKeyValue, attended)
     // Masks live in their runs.
     withExtendedLifetime(runs) {
@@ -228,14 +237,15 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     }
   }
 
-  /// Every run's part of attention.
+  /// Every run's part of attention, but those whose caches keep latents.
   func sequences(
     _ index: Int, _ runs: [TokenRun], _ layers: Layers, _ queryKeyValue: Floats, _ attended: Floats
   ) -> [Attention.Sequence] {
     let stride = shape.attentionWidth, sinks = weights.layers[index].sinks
     var row = 0
-    return runs.filter { !$0.ids.isEmpty }.map { run in
+    return runs.compactMap { run in
       defer { row += run.ids.count }
+      guard !run.ids.isEmpty, run.cache?.keepsLatents != true else { return nil }
       let own = sinks.map { sinks in
         layers.segments.first { $0.rows.contains(row) }?.vector(sinks) ?? UnsafePointer(sinks.values.start)
       }
