@@ -38,7 +38,7 @@ struct AttentionTests {
     Case(past: 7, new: 1, hasSinks: true), Case(past: 30, new: 90, window: 40, threads: 2, hasSinks: true),
     Case(new: 70, hidden: [0, 1, 69], hasSinks: true), Case(new: 9, isCausal: false, cap: 0.8, hasSinks: true),
     Case(past: 7, new: 1, chunk: 3), Case(past: 8, new: 1, chunk: 3), Case(past: 30, new: 90, chunk: 7, threads: 2), Case(new: 100, chunk: 200),
-    Case(past: 2, new: 80, window: 4, chunk: 9, hasSinks: true), Case(new: 20, chunk: 4, chunkStart: 6, hidden: [0, 1, 2, 3, 4, 5]),
+    Case(past: 2, new: 80, window: 4, chunk: 9, hasSinks: true), Case(new: 20, chunk: 4, chunkStart: 6, hidden: [0, 1, 2, 3, 4, 5], hasSinks: true),
     Case(past: 7, new: 1, ownValueSize: 5), Case(past: 9, new: 70, ownValueSize: 24), Case(past: 30, new: 90, window: 40, threads: 2, ownValueSize: 1),
   ]
 
