@@ -10,6 +10,7 @@ from differential.decoders import CLASSES
 from models import make, small_config
 from running import TOLERANCE, as_float32, distance, edit_config, expected, forward, random_ids
 from safetensors.torch import load_file, save_file
+from test_generate import MODELS, continued, generate, prompt_of, save_model
 
 YARN = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
 OWN = {"ministral3": {"rope_parameters": YARN}, "llama4_text": {"no_rope_layers": [1, 0], "attention_chunk_size": 6, "floor_scale": 4, "num_experts_per_tok": 2}}
@@ -19,6 +20,15 @@ def save(folder, family, **changes):
     model = make(getattr(transformers, CLASSES[family][0]), small_config(family, **{**OWN.get(family, {}), **changes}))
     model.save_pretrained(folder)
     return model
+
+
+@pytest.mark.parametrize("family", OWN)
+def test_beams_grow_over_chunks_and_positions(nibble, work, monkeypatch, family):
+    monkeypatch.setitem(MODELS, family, (getattr(transformers, CLASSES[family][0]), family, OWN[family]))
+    model, prompt = save_model(work / "m", family), prompt_of(9)
+    said = generate(nibble, work / "m", prompt, "--num-beams", 3, new=20)
+    ids, score = continued(model, prompt, 20, num_beams=3)
+    assert said["ids"] == ids and said["score"] == pytest.approx(score, rel=1e-4, abs=1e-5)
 
 
 # MARK: - Adapters

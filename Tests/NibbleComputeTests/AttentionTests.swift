@@ -10,6 +10,9 @@ struct AttentionTests {
     var heads = 4, keyValueHeads = 2, size = 16, past = 0, new = 5
     var isCausal = true
     var window: Int?
+    var chunk: Int?
+    /// Tokens before the first chunk.
+    var chunkStart = 0
     var hidden: Set<Int> = []
     var threads = 1
     var cap: Float?
@@ -20,7 +23,7 @@ struct AttentionTests {
     /// Of a head.
     func sink(_ head: Int) -> Float { 0.5 * Float(head) - 0.7 }
     var testDescription: String {
-      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(hidden.count), \(threads), \(cap ?? 0), \(hasSinks), \(valueSize)"
+      "\(heads)/\(keyValueHeads) x \(size), \(past)+\(new), \(isCausal), \(window ?? 0), \(chunk ?? 0), \(hidden.count), \(threads), \(cap ?? 0), \(hasSinks), \(valueSize)"
     }
   }
 
@@ -34,6 +37,8 @@ struct AttentionTests {
     Case(past: 9, new: 70, window: 30, hidden: [3, 60], cap: 0.8),
     Case(past: 7, new: 1, hasSinks: true), Case(past: 30, new: 90, window: 40, threads: 2, hasSinks: true),
     Case(new: 70, hidden: [0, 1, 69], hasSinks: true), Case(new: 9, isCausal: false, cap: 0.8, hasSinks: true),
+    Case(past: 7, new: 1, chunk: 3), Case(past: 8, new: 1, chunk: 3), Case(past: 30, new: 90, chunk: 7, threads: 2), Case(new: 100, chunk: 200),
+    Case(past: 2, new: 80, window: 4, chunk: 9, hasSinks: true), Case(new: 20, chunk: 4, chunkStart: 6, hidden: [0, 1, 2, 3, 4, 5], hasSinks: true),
     Case(past: 7, new: 1, ownValueSize: 5), Case(past: 9, new: 70, ownValueSize: 24), Case(past: 30, new: 90, window: 40, threads: 2, ownValueSize: 1),
   ]
 
@@ -45,7 +50,9 @@ struct AttentionTests {
         let group = head / (c.heads / c.keyValueHeads)
         let seen = (0..<c.past + c.new).filter { key in
           let isBefore = !c.isCausal || (key <= c.past + token && key > c.past + token - (c.window ?? .max / 2))
-          return isBefore && !c.hidden.contains(key)
+          // Tokens before the first chunk are chunks of their own.
+          func chunk(_ place: Int) -> Int { c.chunk.map { place < c.chunkStart ? -1 - place : (place - c.chunkStart) / $0 } ?? 0 }
+          return isBefore && chunk(key) == chunk(c.past + token) && !c.hidden.contains(key)
         }
         let scores = seen.map { key in
           (0..<c.size).reduce(0.0) {
@@ -90,6 +97,7 @@ struct AttentionTests {
                 past: c.past, new: c.new, window: c.window, mask: c.hidden.isEmpty ? nil : mask.baseAddress, output: out,
                 outputStride: c.heads * c.valueSize)
               (sequence.valueStride, sequence.valueHeadStride) = (c.keyValueHeads * c.valueSize, c.valueSize)
+              (sequence.chunk, sequence.chunkStart) = (c.chunk, c.chunkStart)
               if c.hasSinks { sequence.sinks = UnsafePointer(sinks.start) }
               attention.run([sequence], Team(threads: c.threads))
             }

@@ -22,6 +22,10 @@ import Testing
     ("qwen2_moe", "model.layers.2.mlp.shared_expert_gate.weight", "blk.2.ffn_gate_inp_shexp.weight"),
     ("gpt_oss", "model.layers.1.self_attn.sinks", "blk.1.attn_sinks.weight"), ("gpt_oss", "model.layers.1.mlp.router.bias", "blk.1.ffn_gate_inp.bias"),
     ("gpt_oss", "model.layers.0.post_attention_layernorm.weight", "blk.0.post_attention_norm.weight"),
+    ("granitemoehybrid", "model.layers.0.shared_mlp.output_linear.weight", "blk.0.ffn_down.weight"),
+    ("ministral3", "model.layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight"),
+    ("llama4_text", "model.layers.1.feed_forward.shared_expert.up_proj.weight", "blk.1.ffn_up_shexp.weight"),
+    ("llama4_text", "model.layers.1.feed_forward.router.weight", "blk.1.ffn_gate_inp.weight"),
   ])
   func bothWays(_ type: String, _ ours: String, _ theirs: String) throws {
     let names = try #require(LlamaCppNames.of(modelType: type))
@@ -45,6 +49,14 @@ import Testing
       #expect(names.expert(tensor: ours.replacing(".1.", with: odd)) == nil)
     }
     #expect(names.expert(tensor: ours.replacing(".weight", with: ".bias")) == nil)
+  }
+
+  /// What is one parameter here: outputs in turn, or one half behind the other.
+  @Test func partedParameters() throws {
+    let names = try ["gpt_oss", "llama4_text", "granitemoehybrid", "llama"].map { try #require(LlamaCppNames.of(modelType: $0)) }
+    #expect(names.map { $0.parted?.whole } == ["gate_up_proj", "gate_up_proj", "shared_mlp.input_linear", nil])
+    #expect(names.map { $0.experts?.takesTurns } == [true, false, nil, nil])
+    #expect(names[2].gguf(module: "model.layers.0.shared_mlp.input_linear") == nil && names[2].gguf(module: "model.layers.0.shared_mlp.up") == "blk.0.ffn_up")
   }
 
   /// gpt-oss's have biases, and outputs of gate and up in turn, which a job parts before it asks.

@@ -32,6 +32,8 @@ struct ConfigTests {
     ("llama", #""model_type": "gemma2", "sliding_window": null"#), ("llama", #""model_type": "falcon", "alibi": true"#),
     ("llama", #""model_type": "phi3", "rope_parameters": {"rope_type": "linear", "factor": 2.0}"#),
     ("llama", #""model_type": "gemma3_text", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}"#),
+    ("llama", #""model_type": "granitemoehybrid", "num_local_experts": 0"#), ("llama", #""model_type": "granitemoehybrid", "layer_types": ["mamba"]"#),
+    ("llama", #""model_type": "ministral3", "rope_parameters": {"rope_type": "yarn", "factor": 4.0}"#), ("llama", #""model_type": "llama4_text", "floor_scale": 0"#),
     ("llama", #""model_type": "smollm3", "no_rope_layers": [1]"#), ("llama", #""model_type": "granite", "residual_multiplier": -1"#),
     ("llama", #""model_type": "phi3", "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}"#),
     ("gpt2", #""scale_attn_weights": 1"#), ("gpt2", #""n_head": 5"#), ("gpt2", #""n_positions": 65"#),
@@ -45,6 +47,24 @@ struct ConfigTests {
   func refusals(base: String, change: String) throws {
     let error = #expect(throws: NibbleError.self) { try Self.open(base, change) }
     #expect(error?.kind == .badInput && error?.path != nil, "\(error?.message ?? "")")
+  }
+
+  /// Llama 4's layers, by what a configuration says of positions and kinds.
+  @Test("chunks, positions, scales and norms of Llama 4's layers", arguments: [
+    ("", [8192, 8192, 8192, nil], [true, true, true, false]),
+    (#", "no_rope_layers": [0, 1, 1, 1], "attention_chunk_size": 16"#, [nil, 16, 16, 16], [false, true, true, true]),
+    (
+      #", "no_rope_layer_interval": 2, "layer_types": ["full_attention", "full_attention", "chunked_attention", "chunked_attention"]"#,
+      [nil, nil, 8192, 8192], [true, false, true, false]
+    ),
+  ] as [(String, [Int?], [Bool])])
+  func llama4(more: String, chunks: [Int?], turns: [Bool]) throws {
+    let text = #"{"model_type": "llama4_text", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16\#(more)}"#
+    let family = try #require(Architectures.all.named("llama4_text") as? any TransformerArchitecture.Type)
+    let shape = try family.shape(ConfigReader(try JSON.parse(text), place: "config.json"))
+    #expect(shape.chunks == chunks && shape.rotary.map { $0 != nil } == turns)
+    #expect(shape.queryScales.map { $0 == nil } == turns && shape.plainHeadNorms.map { $0 != nil } == turns)
+    #expect(shape.queryScales.compactMap { $0 }.allSatisfy { $0 == QueryScale(slope: 0.1, span: 8192, first: 1) })
   }
 
   @Test("that only say otherwise what they said run")
@@ -123,6 +143,7 @@ struct ConfigTests {
     ("granite", [32000, 4096, 32, 32, 32, 2048, nil]), ("phi3", [32064, 3072, 32, 32, 32, 4096, nil]),
     ("glm4", [151_552, 4096, 40, 32, 2, 131_072, nil]), ("starcoder2", [49152, 3072, 30, 24, 2, 4096, nil]),
     ("gpt_neox", [50432, 6144, 44, 64, 64, 2048, nil]), ("falcon", [65024, 4544, 32, 71, 1, 2048, nil]),
+    ("ministral3", [131_072, 4096, 34, 32, 8, 262_144, nil]), ("llama4_text", [202_048, 5120, 48, 40, 8, 131_072, nil]),
     ("phi", [51200, 2048, 24, 32, 32, 2048, nil]), ("xlm-roberta", [30522, 768, 12, 12, 12, 510, nil]), ("camembert", [30522, 768, 12, 12, 12, 510, nil]),
   ]
 

@@ -55,12 +55,12 @@ extension ModelFamily {
     granite4.isInterleaved = true
     granite4.dropped = [LlamaCppNames.frequencies]
     return [
-      granite4, names(["ministral3"], as: "mistral3", normsBefore, interleaved: true),
       names(["llama", "mistral"], normsBefore, interleaved: true, hasBiases: true), names(["granite"], normsBefore, interleaved: true, hasBiases: true),
       names(["smollm3"], normsBefore, interleaved: true), names(["qwen2"], normsBefore), names(["qwen3"], normsBefore + headNorms),
       names(["gemma"], normsBefore, plusOne: true, hasHead: false), names(["gemma2"], normsAround + normsAfter, plusOne: true, hasHead: false),
       names(["gemma3_text"], as: "gemma3", normsAround + normsAfter + headNorms, plusOne: true),
       names(["olmo2"], normsAfter + headNorms), names(["olmo3"], as: "olmo2", normsAfter + headNorms),
+      names(["ministral3"], as: "mistral3", normsBefore, interleaved: true), granite4,
     ]
   }()
 }

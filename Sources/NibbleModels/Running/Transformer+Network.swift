@@ -35,7 +35,7 @@ extension Transformer {
       let shared = layer.experts?.shared.map { $0.expert.upWidth + $0.expert.down.inputs + shape.width + 1 } ?? 0
       let latent = layer.latent.map { 2 * $0.latents } ?? 0
       let cross = layer.cross == nil ? 0 : 2 * (shape.width + shape.queryWidth + shape.keyWidth)
-      return (3 + branches) * shape.width + attention * (layer.normsHeads ? 2 : 1) + shape.attendedWidth + inner + routed + shared + latent + cross
+      return (3 + branches) * shape.width + attention * (layer.normsHeads || shape.normsHeadsPlainly ? 2 : 1) + shape.attendedWidth + inner + routed + shared + latent + cross
     }
     // Rows that experts take and give, and the gradients of both and of what they count with.
     let routed = layers.compactMap(\.experts).map { ($0.used + 2) * shape.width + $0.all.count + $0.used }.max() ?? 0

@@ -265,9 +265,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       new: run.ids.count, window: shape.windows[index], mask: run.mask?.start, output: attended,
       outputStride: shape.attendedWidth)
     sequence.sinks = sinks
-    if shape.chunks.indices.contains(index), let chunk = shape.chunks[index] {
-      (sequence.chunk, sequence.chunkStart) = (chunk, run.mask?.leading ?? 0)
-    }
+    if let chunk = shape.chunk(index) { (sequence.chunk, sequence.chunkStart) = (chunk, run.mask?.leading ?? 0) }
     sequence.valueHeadStride = valueSize
     guard let cache = run.cache else { return sequence }
     let room = cache.layer(index)

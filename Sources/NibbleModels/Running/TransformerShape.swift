@@ -67,6 +67,11 @@ package struct TransformerShape: Sendable {
   /// Numbers that attention makes of them.
   package var attendedWidth: Int { heads * valueSize }
 
+  /// Tokens of a layer's chunks; nil for a layer without.
+  func chunk(_ layer: Int) -> Int? { chunks.indices.contains(layer) ? chunks[layer] : nil }
+  /// Whether some layers have norms of heads that multiply with nothing.
+  var normsHeadsPlainly: Bool { plainHeadNorms.contains { $0 != nil } }
+
   package func attention(_ layer: Int) -> Attention {
     Attention(
       heads: heads, keyValueHeads: keyValueHeads, size: headSize, valueSize: valueSize,

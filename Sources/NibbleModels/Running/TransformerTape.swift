@@ -88,8 +88,7 @@ final class LayerTape {
     func store(_ count: Int, if isKept: (LayerWeights) -> Bool) -> FloatStore { FloatStore(count: layers.contains(where: isKept) ? count : 0) }
     attentionInput = store(width) { $0.attentionNorms.before != nil }
     queryKeyValue = FloatStore(count: rows * shape.attentionWidth)
-    let normsPlainly = shape.plainHeadNorms.contains { $0 != nil }
-    projected = store(rows * shape.attentionWidth) { $0.normsHeads || normsPlainly }
+    projected = store(rows * shape.attentionWidth) { $0.normsHeads || shape.normsHeadsPlainly }
     attended = FloatStore(count: rows * shape.attendedWidth)
     attentionBranch = store(width) { $0.attentionNorms.after != nil }
     mlpBranch = store(width) { $0.mlpNorms.after != nil }
