@@ -111,6 +111,7 @@ struct GgufConfigReader {
     case "bert": try addEncoder(type)
     case "modern-bert": try addModernBert()
     case "deepseek2": try addDeepseek(type)
+    case "t5": try addT5()
     default: try addDecoder(type)
     }
     addUntranslated()
