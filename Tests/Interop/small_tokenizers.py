@@ -18,11 +18,11 @@ def small_tokenizer(kind):
         tokenizer.add_special_tokens(words[:5])
         return transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"), "jina-v2-de"
-    if kind == "glm":
-        special = ["<|endoftext|>", "<|user|>", "<|im_start|>", "<|im_end|>"]
+    if kind.startswith("glm"):
+        special = ["<|endoftext|>", "<|user|>", "<|im_start|>", "<|im_end|>"] + (["[gMASK]", "<|observation|>"] if kind == "glm4.5" else [])
     if kind == "roberta":
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    rule = {"llama": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2", "roberta": "roberta-bpe", "smollm": "smollm", "glm": "glm4"}[kind]
+    rule = {"llama": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2", "roberta": "roberta-bpe", "smollm": "smollm", "glm": "glm4", "glm4.5": "glm4"}[kind]
     steps = {
         "llama": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",

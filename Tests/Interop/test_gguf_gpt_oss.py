@@ -3,6 +3,7 @@ model that they were made of, and hold the bits of MXFP4 as they are."""
 import json
 
 import numpy
+import peft
 import pytest
 import torch
 import transformers
@@ -147,20 +148,45 @@ def test_positions_are_scaled_where_nothing_says_it(nibble, work, model):
     assert_same_file(work / "ours.gguf", by_llama_cpp(model, work / "theirs.gguf", "f32"))
 
 
-def test_adapters_are_merged_elsewhere(nibble, work, model):
-    module = "model.layers.1.self_attn.q_proj"
-    rows = load_file(model / "model.safetensors")[module + ".weight"].shape[0]
-    (work / "a").mkdir()
-    save_file({f"base_model.model.{module}.lora_{part}.weight": torch.full(shape, 0.01) for part, shape in (("A", (1, 64)), ("B", (rows, 1)))},
-              work / "a" / "adapter_model.safetensors")
-    (work / "a" / "adapter_config.json").write_text(json.dumps(
-        {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": [module], "task_type": "CAUSAL_LM"}))
-    said = nibble("merge", "--base", model, "--adapter", work / "a", "-o", work / "m.gguf", "--any-base", exits=2).stderr
-    assert "merge into safetensors" in said and not (work / "m.gguf").exists()
+def drawn_adapter(base, out):
+    """PEFT's adapter of layers and of both parameters of the experts, every number drawn."""
+    model = peft.get_peft_model(as_float32(transformers.GptOssForCausalLM, base), peft.LoraConfig(
+        r=2, lora_alpha=2, target_modules=["q_proj", "o_proj"], target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape) * 0.2)
+    model.save_pretrained(out)
+    return out
+
+
+def same_merges(nibble, work, adapter, bases, *options):
+    """The file of a merge is that of the merged model, from each of these bases."""
+    nibble("merge", "--base", bases[0], "--adapter", adapter, "-o", work / "s", "--any-base", "--format", "safetensors", "--dtype", "fp32")
+    nibble("convert", work / "s", "-o", work / "s.gguf", "--gguf-type", "f32")
+    nibble("convert", bases[0], "-o", work / "before.gguf", "--gguf-type", "f32")
+    merged, before = ({tensor[0]: tensor[1:] for tensor in contents(work / name)[1]} for name in ("s.gguf", "before.gguf"))
+    assert {f"blk.0.{name}.weight" for name in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "attn_q")} <= {name for name in merged if merged[name] != before[name]}
+    for number, base in enumerate(bases):
+        nibble("merge", "--base", base, "--adapter", adapter, "-o", work / f"{number}.gguf", "--any-base", "--gguf-type", "f32")
+        ours = {tensor[0]: tensor[1:] for tensor in contents(work / f"{number}.gguf")[1]}
+        assert ours.keys() == merged.keys() and [name for name in ours if ours[name] != merged[name]] == [], number
+
+
+def test_a_merge_is_the_file_of_the_merged_model(nibble, work, model):
+    """Parameters that are two tensors there, too."""
     nibble("convert", model, "-o", work / "base.gguf")
-    nibble("merge", "--base", work / "base.gguf", "--adapter", work / "a", "-o", work / "s", "--any-base", "--format", "safetensors")
-    nibble("merge", "--base", model, "--adapter", work / "a", "-o", work / "t", "--any-base", "--format", "safetensors")
-    assert nibble("hash", work / "s").stdout.split()[0] == nibble("hash", work / "t").stdout.split()[0]
+    same_merges(nibble, work, drawn_adapter(model, work / "a"), [model, work / "base.gguf"])
+    report = nibble.json("merge", "--base", model, "--adapter", work / "a", "-o", work / "q.gguf", "--any-base", "--gguf-type", "q8_0", "--min-survival", "0.5")
+    assert report
+    nibble("verify", work / "q.gguf")
+
+
+def test_a_merge_into_bits_of_mxfp4_is_that_of_their_numbers(nibble, work):
+    folder = published(work)
+    nibble("dequantize", folder, "-o", work / "plain", "--dtype", "fp32")
+    nibble("convert", folder, "-o", work / "base.gguf")
+    same_merges(nibble, work, drawn_adapter(work / "plain", work / "a"), [folder, work / "base.gguf"])
 
 
 def test_files_that_lie_are_one_line(nibble, work, model):

@@ -198,6 +198,9 @@ def lie(kind, model, path):
           **({"lone__in_sum2": numpy.ones((1, 4), numpy.float32)} if kind == "no counts" else {}),
           **({"lone__counts": numpy.ones((1, 1), numpy.float32)} if kind == "no sums" else {}),
           **({"odd__in_sum2": numpy.ones((1, 5), numpy.float32), "odd__counts": numpy.ones((2, 1), numpy.float32)} if kind == "odd" else {}),
+          **({"across__in_sum2": numpy.ones((4, 2), numpy.float32), "across__counts": numpy.ones((2, 1), numpy.float32)} if kind == "across" else {}),
+          **({"deep__in_sum2": numpy.ones((2, 2, 2), numpy.float32), "deep__counts": numpy.ones((1, 1), numpy.float32)} if kind == "deep" else {}),
+          **({"none__in_sum2": numpy.ones((1, 4), numpy.float32), "none__counts": numpy.ones((0, 1), numpy.float32)} if kind == "none counted" else {}),
           **({"f16__in_sum2": numpy.ones((1, 4), numpy.float16), "f16__counts": numpy.ones((1, 1), numpy.float32)} if kind == "f16" else {}))
     if kind == "cut":
         path.write_bytes(path.read_bytes()[:-100])
@@ -205,7 +208,7 @@ def lie(kind, model, path):
 
 @pytest.mark.parametrize("kind, code", [
     ("nan", 3), ("infinite", 3), ("negative", 3), ("negative count", 3), ("count nan", 3), ("wrong size", 5), ("another model", 5), ("no matrix", 3),
-    ("no counts", 3), ("no sums", 3), ("odd", 3), ("f16", 3), ("cut", 3)])
+    ("no counts", 3), ("no sums", 3), ("odd", 3), ("across", 3), ("deep", 3), ("none counted", 3), ("f16", 3), ("cut", 3)])
 def test_files_that_lie_are_refused(nibble, model, tmp_path, kind, code):
     lie(kind, model, tmp_path / "i.gguf")
     assert_refused(nibble, model, tmp_path, tmp_path / "i.gguf", code)

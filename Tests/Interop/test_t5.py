@@ -411,13 +411,13 @@ def test_options_that_do_not_fit_are_refused(nibble, work, words, reason):
     assert reason in said and len(said.strip().splitlines()) == 1
 
 
-def test_calibration_and_gguf_are_refused(nibble, work):
+def test_calibration_is_refused(nibble, work):
     save_t5(work / "m", "calibrated", kind="t5")
     (work / "text.txt").write_text("t5 t6 t7")
     for words, reason in ((["quantize", work / "m", "-o", work / "q.nbl", "--encoder", "calibrated", "--calibration", work / "text.txt"], "read one text"),
                           (["quantize", work / "m", "-o", work / "q.nbl", "--encoder", "calibrated"], "transformers of text"),
                           (["calibrate", work / "m", "--calibration", work / "text.txt", "-o", work / "s"], "read one text"),
-                          (["convert", work / "m", "-o", work / "m.gguf"], "t5")):
+                          (["calibrate", work / "m", "--calibration", work / "text.txt", "-o", work / "s.gguf"], "read one text")):
         said = nibble(*words, exits=2).stderr
         assert reason in said and len(said.strip().splitlines()) == 1, said
 

@@ -26,6 +26,14 @@ import Testing
     ("ministral3", "model.layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight"),
     ("llama4_text", "model.layers.1.feed_forward.shared_expert.up_proj.weight", "blk.1.ffn_up_shexp.weight"),
     ("llama4_text", "model.layers.1.feed_forward.router.weight", "blk.1.ffn_gate_inp.weight"),
+    ("glm4_moe", "model.layers.2.mlp.gate.e_score_correction_bias", "blk.2.exp_probs_b.bias"),
+    ("glm4_moe", "model.layers.46.shared_head.head.weight", "blk.46.nextn.shared_head_head.weight"),
+    ("deepseek_v3", "model.layers.1.self_attn.k_b_proj.weight", "blk.1.attn_k_b.weight"),
+    ("deepseek_v2", "model.layers.1.mlp.shared_experts.down_proj.weight", "blk.1.ffn_down_shexp.weight"),
+    ("t5", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "enc.blk.0.attn_rel_b.weight"),
+    ("t5", "decoder.block.11.layer.1.EncDecAttention.o.weight", "dec.blk.11.cross_attn_o.weight"),
+    ("mt5", "decoder.block.1.layer.2.DenseReluDense.wi_0.weight", "dec.blk.1.ffn_gate.weight"),
+    ("t5", "decoder.final_layer_norm.weight", "dec.output_norm.weight"), ("t5", "shared.weight", "token_embd.weight"),
   ])
   func bothWays(_ type: String, _ ours: String, _ theirs: String) throws {
     let names = try #require(LlamaCppNames.of(modelType: type))
@@ -39,6 +47,8 @@ import Testing
     ("qwen3_moe", "model.layers.0.mlp.experts.1.up_proj.weight", "blk.0.ffn_up_exps.weight"),
     ("olmoe", "model.layers.0.mlp.experts.1.gate_proj.weight", "blk.0.ffn_gate_exps.weight"),
     ("qwen2_moe", "model.layers.0.mlp.experts.1.gate_proj.weight", "blk.0.ffn_gate_exps.weight"),
+    ("glm4_moe", "model.layers.3.mlp.experts.1.down_proj.weight", "blk.3.ffn_down_exps.weight"),
+    ("deepseek_v3", "model.layers.3.mlp.experts.1.up_proj.weight", "blk.3.ffn_up_exps.weight"),
   ])
   func experts(_ type: String, _ ours: String, _ theirs: String) throws {
     let names = try #require(LlamaCppNames.of(modelType: type))

@@ -26,30 +26,36 @@ extension StreamJob {
       job.warnings += try one.adapter.warnings + one.adapter.targetWarnings(base)
     }
     if !options.method.isSum { try job.warnings += merges.combine(options) }
+    // A file may hold a tensor in parts.
+    let places = job.places(of: base.tensors)
     for (index, replacement) in merges.replacements {
-      job.items[index].replacement = replacement.tensor
-      job.items[index].target.becomesNew()
-      if replacement.tensor.shape != base.tensors[index].logicalShape { job.items[index].target.shape = replacement.tensor.shape }
+      guard let place = places[index].first, job.items[place].part == nil else {
+        throw NibbleError.usage(
+          "\(path: base.path): \(tensor: base.tensors[index].name.text) is replaced by the adapter, and \(output.format.rawValue) files hold it in parts; "
+            + "merge into safetensors, and convert those")
+      }
+      job.items[place].replacement = replacement.tensor
+      job.items[place].target.becomesNew()
+      if replacement.tensor.shape != base.tensors[index].logicalShape { job.items[place].target.shape = replacement.tensor.shape }
     }
     try merges.checkTogether()
     for (index, rows) in merges.tokenRows {
-      job.items[index].target.becomesNew()
-      job.items[index].change = { rows }
+      for place in places[index] {
+        job.items[place].target.becomesNew()
+        job.items[place].change = { rows }
+      }
     }
-    for (index, vector) in merges.vectors { job.items[index].change = { vector } }
+    for (index, vector) in merges.vectors {
+      for place in places[index] {
+        let item = job.items[place], whole = base.tensors[index]
+        job.items[place].change = {
+          guard item.part != nil else { return vector }
+          return try PartedChange(vector, of: whole, for: item)
+        }
+      }
+    }
     for (index, merging) in merges.matrices.sorted(by: { $0.key < $1.key }) {
-      job.items[index].target.becomesNew()
-      let item = job.items[index]
-      guard item.target.dtype != .f64 else {
-        throw NibbleError.usage("\(tensor: item.source.name.text) is F64, which is not merged into; give \(.dtype)")
-      }
-      let rows = merges.tokenRows[index]
-      if rows == nil { try merging.checkMoves(item) }
-      job.items[index].change = {
-        guard var rows else { return try merging.change(item) }
-        rows.factors = try merging.change(item)
-        return rows
-      }
+      for place in places[index] { try job.items[place].merge(merging, rows: merges.tokenRows[index], whole: base.tensors[index]) }
     }
     // Mapped, and once more as the factors in hand.
     job.changing.memory = options.adapters.reduce(0) { $0 + $1.adapter.mapped.checkpoint.storedBytes * 5 / 4 }
@@ -132,10 +138,6 @@ extension StreamJob {
     if output.format.choosesTypes {
       guard options.dtype == nil else { throw NibbleError.usage("\(.dtype) is for plain safetensors; \(output.format.rawValue) has \(.ggufType)") }
       var job = try convert(base, to: output)
-      guard job.items.count == base.tensors.count, !job.items.contains(where: { $0.whole != nil }) else {
-        throw NibbleError.usage(
-          "\(path: base.path): \(output.format.rawValue) files hold its experts in other parts than adapters change; merge into safetensors, and convert those")
-      }
       (job.provenance, job.refusesNonfinite) = ({ _ in nil }, true)
       return job
     }
@@ -160,6 +162,33 @@ extension StreamJob {
     }
     job.refusesNonfinite = true
     return job
+  }
+}
+
+extension StreamJob.Item {
+  /// - Parameters:
+  ///   - rows: of tokens that are trained beside
+  ///   - whole: the base's tensor, of which this may be a part
+  fileprivate mutating func merge(_ merging: Merging, rows: TokenRowsChange?, whole: StoredTensor) throws {
+    target.becomesNew()
+    let item = self
+    guard item.target.dtype != .f64 else {
+      throw NibbleError.usage("\(tensor: item.source.name.text) is F64, which is not merged into; give \(.dtype)")
+    }
+    guard item.part == nil else {
+      change = {
+        var own = StreamJob.Item(source: whole, target: TensorTarget(keeping: whole))
+        own.target.isTransposed = item.target.isTransposed
+        return try PartedChange(merging.change(own), of: whole, for: item)
+      }
+      return
+    }
+    if rows == nil { try merging.checkMoves(item) }
+    change = {
+      guard var rows else { return try merging.change(item) }
+      rows.factors = try merging.change(item)
+      return rows
+    }
   }
 }
 

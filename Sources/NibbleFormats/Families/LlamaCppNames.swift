@@ -48,12 +48,24 @@ package struct LlamaCppNames: Sendable {
   var layersDiffer = false
   /// What becomes of layers behind the last, which predict further tokens.
   var further = FurtherLayers.refused
+  /// Stacks of layers beside each other, as an encoder with a decoder has them; `inLayer` is empty then.
+  var stacks: [Stack] = []
   /// Modules that the first layer may lack.
   var firstLayerLacks: [String] = []
   /// Whether adapters are converted.
   package var takesAdapters = true
   /// Tensors that llama.cpp has no use for, and why: full names, searched.
   var dropped: [(pattern: Pattern?, reason: String)] = []
+
+  /// One of several stacks of layers.
+  struct Stack: Sendable {
+    /// What stands before a layer's number here, and there.
+    let layers: String, gguf: String
+    /// Modules of a layer.
+    var inLayer: [Pair]
+    /// The configuration's keys of how many layers it has.
+    let count: [String]
+  }
 
   /// Layers behind the last, which predict further tokens: models run without them.
   enum FurtherLayers: Sendable {
@@ -121,6 +133,10 @@ package struct LlamaCppNames: Sendable {
     if let head = heads.first(where: { $0.peft == path }) { return head.gguf }
     let path = path.hasPrefix(prefix) ? path.dropFirst(prefix.count) : path[...]
     if let found = whole.first(where: { $0.peft == path }) { return found.gguf }
+    for stack in stacks {
+      guard let place = Self.split(path, behind: stack.layers), let found = stack.inLayer.first(where: { $0.peft == place.rest }) else { continue }
+      return "\(stack.gguf)\(place.number).\(found.gguf)"
+    }
     guard let place = Self.split(path, behind: layers), let found = inLayer.first(where: { $0.peft == place.rest }) else { return nil }
     return "blk.\(place.number).\(found.gguf)"
   }
@@ -160,6 +176,10 @@ package struct LlamaCppNames: Sendable {
   package func huggingFace(module name: String) -> String? {
     if let head = heads.first(where: { $0.gguf == name }) { return head.peft }
     if let found = whole.first(where: { $0.gguf == name }) { return prefix + found.peft }
+    for stack in stacks {
+      guard let place = Self.split(name[...], behind: stack.gguf), let found = stack.inLayer.first(where: { $0.gguf == place.rest }) else { continue }
+      return "\(stack.layers)\(place.number).\(found.peft)"
+    }
     let parts = name.split(separator: ".", maxSplits: 2, omittingEmptySubsequences: false)
     guard parts.count == 3, parts[0] == "blk", Self.isNumber(parts[1]), let found = inLayer.first(where: { $0.gguf == parts[2] })
     else { return nil }
@@ -170,6 +190,7 @@ package struct LlamaCppNames: Sendable {
   func taking(_ module: String) -> LlamaCppNames {
     var names = self
     names.inLayer.sort { $0.peft == module && $1.peft != module }
+    for index in names.stacks.indices { names.stacks[index].inLayer.sort { $0.peft.hasSuffix("." + module) && !$1.peft.hasSuffix("." + module) } }
     return names
   }
 

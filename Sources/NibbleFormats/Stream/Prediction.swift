@@ -56,6 +56,7 @@ extension StreamJob {
         perThread = max(perThread, memory.perThread)
         perTensor = max(perTensor, memory.perTensor)
       }
+      if item.change != nil, item.part != nil, let whole = item.whole { composed = max(composed, whole.count * 16) }
       if item.change != nil {
         // Values, the change, their sum, all in float32, beside what is read and written.
         perThread = max(perThread, min(count, 2 * chunk) * (12 + width + item.target.dtype.bitWidth / 8))

@@ -13,6 +13,8 @@ public struct StreamJob: Sendable {
     package var leftOut: String?
     /// The tensor of the source that it is a part of, or another form of, where it is not one of the source's own.
     package var whole: StoredTensor?
+    /// How its numbers come of those of `whole`, where they are a part of them.
+    package var part: ComposedBytes.Rule?
     /// Whether `whole` counts for the source's identity with it: of several parts it does once.
     package var countsWhole = true
     /// What is written in its place.

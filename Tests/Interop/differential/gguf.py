@@ -27,13 +27,15 @@ FAMILIES = {
     "glm": ["glm"], "glm4": ["glm"], "starcoder2": ["gpt2"], "gpt_neox": ["gpt2"], "falcon": ["gpt2"], "distilbert": ["bert"], "modernbert": ["gpt2"],
     "mixtral": ["pieces", "llama"], "qwen3_moe": ["qwen2"], "olmoe": ["gpt2"], "qwen2_moe": ["qwen2"], "gpt_oss": ["gpt2"],
     "granitemoehybrid": ["gpt2"], "ministral3": ["pieces", "llama"], "llama4_text": ["gpt2"],
+    "glm4_moe": ["glm4.5"], "deepseek_v2": ["gpt2"], "deepseek_v3": ["gpt2"],
 }
 RUNS = [family for family in FAMILIES if family not in ("xlm-roberta",)]
 # The converter's file of these is not always the model; it is taken where it says what ours says.
 WRONG = ("glm", "gpt_neox", "phi", "falcon", "gemma", "gemma2", "olmoe", "modernbert")
 # Of these the converter knows no other classes.
 LANGUAGE_ONLY = ("gemma2", "olmo3", "phi3", "phi", "glm", "glm4", "starcoder2", "gpt_neox", "falcon", "gemma3_text",
-                 "mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "gpt_oss", "granitemoehybrid", "ministral3", "llama4_text")
+                 "mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "gpt_oss", "granitemoehybrid", "ministral3", "llama4_text",
+                 "glm4_moe", "deepseek_v2", "deepseek_v3")
 # Where llama.cpp's architectures have windows.
 WINDOWS = ("gemma2", "gemma3_text", "olmo3", "phi3", "modernbert", "gpt_oss")
 ACTIVATIONS = {"gpt2": "gelu_new", "bert": "gelu", "roberta": "gelu", "xlm-roberta": "gelu", "gemma": "gelu_pytorch_tanh", "gemma2": "gelu_pytorch_tanh",
@@ -47,6 +49,8 @@ OWN = {
     "phi": ("freq_base", "head_count_kv", "feed_forward_length"), "modernbert": ("layer_norm_epsilon", "sliding_window_pattern"),
     "falcon": ("freq_base", "context_length", "feed_forward_length"), "gemma": ("freq_base",), "gemma2": ("freq_base",),
     "olmoe": ("layer_norm_rms_epsilon",), "granitemoehybrid": ("rope.scaling.finetuned",),
+    "glm4_moe": (), "deepseek_v2": ("q_lora_rank", "expert_group_count", "expert_group_used_count"),
+    "deepseek_v3": ("q_lora_rank", "expert_gating_func"),
 }
 NAMES = ["m", "model", "Llama-3.2-1B-Instruct", "tiny_7b-chat-v0.3", "my model", "gpt2-medium", "Qwen2.5-0.5B", "8x7B"]
 # What a folder's name says, which is another one on the way back.
@@ -139,6 +143,19 @@ def within_reach(rng, family):
         layers = rng.choice([1, 2, 3])
         return {"attention_bias": True, "tie_word_embeddings": False, "swiglu_alpha": 1.702, "swiglu_limit": 7.0, "sliding_window": rng.choice([2, 5, 9]),
                 "num_hidden_layers": layers, "layer_types": ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]}
+    if family in ("deepseek_v2", "deepseek_v3", "glm4_moe"):
+        groups, size = rng.choice([(1, 5), (2, 3), (3, 4), (1, 2)])
+        used = rng.randint(1, max(1, groups - 1))
+        own = {"n_group": groups, "topk_group": used, "n_routed_experts": groups * size, "num_experts_per_tok": rng.randint(1, used * size),
+               "num_hidden_layers": 3, "first_k_dense_replace": rng.choice([0, 1, 2])}
+        if family == "glm4_moe":
+            return {**own, "attention_bias": rng.random() < 0.5}
+        scale = rng.choice([1.0, 0.707, 0.5])
+        rope = rng.choice([{"rope_type": "default"}, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "mscale": scale, "mscale_all_dim": scale}])
+        own |= {"attention_bias": False, "rope_parameters": {**rope, "rope_theta": rng.choice([10000.0, 500.0])}, "rope_scaling": None}
+        if family == "deepseek_v3":
+            return {**own, "rope_interleave": True}
+        return {**own, "mlp_bias": False, "norm_topk_prob": False, "topk_method": "greedy", "num_experts": groups * size}
     heads, size, layers = rng.choice([1, 2, 4]), rng.choice([8, 16]), rng.choice([1, 2, 4, 5])
     if family == "granitemoehybrid":
         # The converter reads the file itself: no default is filled in, kinds that transformers writes are Mamba's, and the MLP has the width of another key.

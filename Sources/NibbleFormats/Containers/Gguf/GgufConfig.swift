@@ -70,6 +70,7 @@ struct GgufSource {
       // What corrects the scores of experts came with V3, and sigmoids with it.
       let isThird = file.whole("deepseek2.expert_gating_func") == 2 || parts.tensors.contains { $0.tensor.name.hasSuffix(".exp_probs_b.bias") }
       return all.first { $0.modelTypes.contains(isThird ? "deepseek_v3" : "deepseek_v2") }
+    case "t5": return has("enc.blk.0.ffn_gate.weight") ? first.taking("wi_1") : first
     case "falcon": return has("blk.0.attn_norm_2.weight") ? first.taking("ln_mlp") : first
     default: return first
     }

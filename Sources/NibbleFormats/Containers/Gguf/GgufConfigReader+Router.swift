@@ -13,8 +13,7 @@ extension GgufConfigReader {
   mutating func addGlm4Moe() throws {
     try addRouter()
     set("use_qk_norm", .bool(tensors["blk.0.attn_q_norm.weight"] != nil))
-    let gate = key("expert_gating_func")
-    if let function = file.whole(gate), function != 0, function != 2 { used.remove(gate) }
+    if let function = try whole("expert_gating_func"), function != 0, function != 2 { refuse("expert_gating_func") }
   }
 
   mutating func addDeepseek(_ type: String) throws {
@@ -43,15 +42,17 @@ extension GgufConfigReader {
     set("n_routed_experts", try needed("expert_count"))
     set("num_experts_per_tok", try needed("expert_used_count"))
     try addRouter()
-    let gate = key("expert_gating_func"), function = file.whole(gate) ?? 0, usual = type == "deepseek_v2" ? 1 : 2
+    let function = try whole("expert_gating_func") ?? 0, usual = type == "deepseek_v2" ? 1 : 2
     if type == "deepseek_v2" {
       set("topk_method", try whole("expert_group_count") ?? 1 > 1 ? "group_limited_greedy" : "greedy")
       if function != 0 { set("scoring_func", "softmax") }
     } else {
       set("scoring_func", "sigmoid")
     }
-    if function != 0, function != usual { used.remove(gate) }
+    if function != 0, function != usual { refuse("expert_gating_func") }
     try addRotation(type, size: turned)
+    // llama.cpp's product of queries and keys has a temperature then, and the model's none.
+    if try text("rope.scaling.type") == "linear" { refuse("rope.scaling.type") }
   }
 
   /// What YaRN's temperature is scaled with; the file has a tenth of it.
@@ -59,7 +60,7 @@ extension GgufConfigReader {
     guard type.hasPrefix("deepseek") else { return [] }
     guard let tenth = try decimal("rope.scaling.yarn_log_multiplier"), tenth != 0 else {
       // llama.cpp's product of queries and keys has no temperature of the model's then.
-      used.remove(key("rope.scaling.type"))
+      refuse("rope.scaling.type")
       return []
     }
     // The shortest number that it is a tenth of.

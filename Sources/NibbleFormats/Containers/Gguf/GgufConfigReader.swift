@@ -10,6 +10,8 @@ struct GgufConfigReader {
   let factors: [String: [Float]]
   private let dtype: String
   var used: Set<String> = []
+  /// Keys that make it another model than its names say.
+  private var contrary: Set<String> = []
   private(set) var members: [(key: String, value: JSON)] = []
 
   init(_ parts: GgufParts, _ architecture: String) throws {
@@ -81,6 +83,9 @@ struct GgufConfigReader {
     return layers
   }
 
+  /// Notes that what a key says is not what the model computes.
+  mutating func refuse(_ name: String) { contrary.insert(key(name)) }
+
   /// Notes that attention looks both ways, as encoders have it.
   mutating func expectNotCausal() {
     let name = key("attention.causal")
@@ -111,6 +116,7 @@ struct GgufConfigReader {
     case "bert": try addEncoder(type)
     case "modern-bert": try addModernBert()
     case "deepseek2": try addDeepseek(type)
+    case "t5": try addT5()
     default: try addDecoder(type)
     }
     addUntranslated()
@@ -124,8 +130,12 @@ struct GgufConfigReader {
       "attention.clamp_kqv": [.single(0)], "use_parallel_residual": [.bool(false)], "expert_shared_count": [.whole(0)],
       "expert_gating_func": [.whole(1)], "expert_weights_scale": [.single(0), .single(1)],
     ]
+    // Files of other programs say of experts that there are none.
+    let hasExperts = file.whole(architecture + ".expert_count") ?? 0 > 0
     let left = file.metadata.keys.filter { key in
+      if contrary.contains(key) { return true }
       guard key.hasPrefix(architecture + "."), !used.contains(key), let value = file.metadata[key] else { return false }
+      if !hasExperts, key.hasPrefix(architecture + ".expert_") { return false }
       let allowed = harmless[String(key.dropFirst(architecture.count + 1))]
       return allowed.map { !$0.isEmpty && !$0.contains(value) } ?? true
     }

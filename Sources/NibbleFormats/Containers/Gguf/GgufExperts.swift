@@ -20,6 +20,7 @@ extension StreamJob {
       for (name, isSecond) in [(joined.first, false), (joined.second, true)] {
         var part = Item(try source.half(isSecond: isSecond, names), of: item, name: ByteName(stem + name + suffix))
         part.countsWhole = !isSecond
+        part.part = .half(isSecond: isSecond, unit: 1)
         parted.append(part)
       }
     }

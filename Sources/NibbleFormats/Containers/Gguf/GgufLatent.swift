@@ -35,6 +35,8 @@ extension StreamJob {
       for (name, section, size) in [(latent.keys, first, [heads, shape[1], keys]), (latent.values, second, [heads, values, shape[1]])] {
         var part = Item(StoredTensor(plain.name, plain.dtype, size, sections: [section]), of: item, name: ByteName(stem + name + suffix))
         part.countsWhole = name == latent.keys
+        let rows = ComposedBytes.LatentHeads(heads: heads, keys: keys, values: values, rank: shape[1], width: 4)
+        part.part = name == latent.keys ? .latentKeys(rows) : .latentValues(rows)
         parted.append(part)
       }
     }

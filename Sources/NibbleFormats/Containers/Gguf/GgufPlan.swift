@@ -72,7 +72,7 @@ struct GgufPlan: Sendable {
       throw NibbleError.badInput("\(path: source.path): its configuration makes \(key: odd.key) infinite or NaN")
     }
     (encoded, metadata) = (metadata.encoded, GgufMetadata())
-    job.warnings += model.warnings
+    job.warnings += model.warnings + (try warnings(numbers))
   }
 
   private func kept(_ job: StreamJob) -> [StreamJob.Item] { job.items.filter { $0.leftOut == nil } }
@@ -224,8 +224,8 @@ struct GgufPlan: Sendable {
         dtype: Set(sources.map(\.dtype)).count == 1 ? first.dtype : .f32,
         blocks: Set(sources.map(\.encoding)).count == 1 ? (first.encoding.codec as? GGMLBlocks)?.type : nil)
     }
-    let heads = Int(try numbers.u32(["num_attention_heads", "n_head", "n_heads"]) ?? 0)
-    let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers"]) ?? 0) + (try numbers.furtherLayers(llamaCpp))
+    let heads = Int(try numbers.u32(["num_attention_heads", "n_head", "n_heads", "num_heads"]) ?? 0)
+    let layers = Int(try numbers.u32(["num_hidden_layers", "n_layer", "n_layers", "num_layers"]) ?? 0) + (try numbers.furtherLayers(llamaCpp))
     var model = GgufMix.Model(
       architecture: llamaCpp.architecture, layers: layers, heads: heads, keyHeads: Int(try numbers.keyHeads() ?? UInt32(heads)),
       experts: try numbers.experts() ?? 0)
@@ -285,6 +285,7 @@ struct GgufPlan: Sendable {
       throw NibbleError.usage("\(path: path): there is no embedding; llama.cpp loads whole models only")
     }
     try check(vocabulary: try numbers.whole(["vocab_size"]) ?? 0, job)
+    guard llamaCpp.stacks.isEmpty else { return try checkStacks(numbers, llamaCpp) }
     let count = Int(try numbers.needed(["num_hidden_layers", "n_layer", "n_layers"])), further = try numbers.furtherLayers(llamaCpp)
     let dense = try numbers.firstWithExperts() ?? 0
     var tensors: [Int: Int] = [:]

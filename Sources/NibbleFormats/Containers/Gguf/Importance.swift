@@ -80,8 +80,9 @@ extension GgufPlan {
       // An entry of a tensor that holds all experts has the inputs of one after those of another.
       let wanted = columns * (experts[target.name] != nil && entry == gguf ? expertCount : 1)
       guard numbers.count == wanted else {
-        // Its columns are no inputs: llama.cpp passes over it too.
-        if gguf == "token_embd.weight" {
+        // Its columns are no inputs: llama.cpp passes over it too. Of heads that have inputs of their own blocks have none.
+        let isByHeads = target.shape.count == 3 && numbers.count == columns.multipliedReportingOverflow(by: target.shape[0]).partialValue
+        if gguf == "token_embd.weight" || isByHeads {
           lacking.append(name)
           continue
         }

@@ -27,7 +27,9 @@ extension Importance {
       guard tensor.type == .f32, divisors.type == .f32 else { throw fail("\(tensor: name) is of \(tensor.type.name) and \(divisors.type.name), both must be f32") }
       var values = try file.floats(tensor)
       let times = try file.floats(divisors)
-      guard values.count % times.count == 0 else { throw fail("\(tensor: name) has \(values.count) sums and \(times.count) counts") }
+      guard !times.isEmpty, !values.isEmpty, values.count % times.count == 0, tensor.shape.last == values.count / times.count else {
+        throw fail("\(tensor: name) has sums of shape \(tensor.shape) and \(times.count) counts")
+      }
       let inputs = values.count / times.count
       for (expert, number) in times.enumerated() {
         guard number >= 0, number.isFinite else { throw fail("\(tensor: name) has a count of \(number)") }

@@ -199,6 +199,7 @@ struct HuggingFaceNumbers {
       "num_key_value_heads": .null, "max_position_embeddings": 2048, "layer_norm_eps": JSON(1e-05),
     ],
     "glm": glm, "glm4": glm,
+    "t5": t5.setting("vocab_size", to: 32128), "mt5": mt5,
     "deepseek_v2": [
       "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
       "max_position_embeddings": 2048, "rms_norm_eps": JSON(1e-06), "n_routed_experts": 64, "moe_intermediate_size": 1407,
@@ -241,6 +242,15 @@ struct HuggingFaceNumbers {
       "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": JSON(1e-05),
     ],
     "bert": encoder, "roberta": encoder, "xlm-roberta": encoder,
+  ]
+
+  private static let t5: JSON = [
+    "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8, "relative_attention_num_buckets": 32,
+    "layer_norm_epsilon": JSON(1e-06), "feed_forward_proj": "relu",
+  ]
+  private static let mt5: JSON = [
+    "vocab_size": 250112, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "relative_attention_num_buckets": 32,
+    "layer_norm_epsilon": JSON(1e-06), "feed_forward_proj": "gated-gelu", "decoder_start_token_id": 0,
   ]
 
   private static let glm: JSON = [

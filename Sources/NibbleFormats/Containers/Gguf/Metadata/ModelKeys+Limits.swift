@@ -52,7 +52,8 @@ extension ModelKeys {
     if config.modelType != "granitemoehybrid", let type = config.config["position_embedding_type"]?.string, type != "absolute" {
       throw NibbleError.usage("\(path: place): \(key: "position_embedding_type") is \(quoted(type)), which llama.cpp does not have")
     }
-    for name in ["scale_attn_by_inverse_layer_idx", "add_cross_attention", "is_encoder_decoder"] where config.config[name]?.bool == true {
+    for name in ["scale_attn_by_inverse_layer_idx", "add_cross_attention"] + (architecture == "t5" ? [] : ["is_encoder_decoder"])
+    where config.config[name]?.bool == true {
       throw NibbleError.usage("\(path: place): \(key: name) is true, which llama.cpp does not have")
     }
     if ["gemma2", "gemma3"].contains(architecture), let scale = config.value(["query_pre_attn_scalar"])?.double, let size = try config.whole(["head_dim"]) {

@@ -15,6 +15,7 @@ struct ModelKeys {
     try checkActivation()
     try checkPositions()
     try checkExperts()
+    try checkT5()
     checkWindows()
   }
 
@@ -27,6 +28,7 @@ struct ModelKeys {
   func write(fileType: Int, labels: [String]?, pooling: UInt32?, _ out: inout GgufMetadata) throws {
     switch architecture {
     case "gpt2": try writeGPT2(fileType, &out)
+    case "t5": try writeT5(fileType, &out)
     case "gemma", "gemma2": try writeGemma(fileType, &out)
     case "phi2": try writePhi2(fileType, &out)
     case "phi3": try writePhi3(fileType, &out)

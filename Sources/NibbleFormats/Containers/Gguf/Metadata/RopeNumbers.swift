@@ -11,7 +11,7 @@ struct RopeNumbers {
 
   /// - Returns: nil for models without
   init?(_ config: HuggingFaceNumbers, _ place: String) throws {
-    guard !["gpt2", "bert", "roberta", "xlm-roberta", "distilbert"].contains(config.modelType) else { return nil }
+    guard !["gpt2", "bert", "roberta", "xlm-roberta", "distilbert", "t5", "mt5"].contains(config.modelType) else { return nil }
     (self.config, self.place) = (config, place)
     for key in ["rope_scaling", "rope_parameters"] {
       guard let value = config.config[key], value != .null, value.members == nil else { continue }

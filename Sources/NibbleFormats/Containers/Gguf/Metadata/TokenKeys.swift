@@ -33,6 +33,7 @@ struct TokenKeys {
       try writeBytePairs(&out)
       try writeTypeCount(&out)
     case "bert": try writeWordPieces(&out)
+    case "t5": try writeT5Pieces(&out)
     case "gemma", "gemma2":
       guard try writeSentencePieces(&out) || writeFallbackPairs(&out) else { throw refused("byte pairs with bytes to fall back on") }
       if architecture == "gemma" { try writeCodeGemma(&out) }
@@ -189,7 +190,10 @@ struct TokenKeys {
   /// What SentencePiece's own file and `added_tokens.json` have; nil where there is no such file.
   private func sentencePieces() throws -> [Token]? {
     guard let bytes = text["tokenizer.model"], !Tokenizer.isTiktoken(bytes) else { return nil }
-    let table = try SentencePieceTable(bytes, place: text.place + "/tokenizer.model")
+    return try sentencePieces(SentencePieceTable(bytes, place: text.place + "/tokenizer.model"))
+  }
+
+  private func sentencePieces(_ table: SentencePieceTable) throws -> [Token] {
     let size = try config.whole(["vocab_size"]) ?? table.pieces.count
     guard (1...1 << 24).contains(size) else { throw NibbleError.badInput("\(path: text.place): vocab_size is \(size)") }
     var tokens = (0..<size).map(Self.padding)
@@ -265,7 +269,21 @@ struct TokenKeys {
     try special.write(&out, templates: false)
   }
 
-  /// XLM-RoBERTa's pieces.
+  /// T5's pieces: of SentencePiece's own file, as the converter has them, or else of tokenizer.json, where marks have names.
+  private func writeT5Pieces(_ out: inout GgufMetadata) throws {
+    guard let name = ["tokenizer.model", "spiece.model"].first(where: { text[$0] != nil }), let bytes = text[name] else { return try writeUnigram(&out) }
+    let table = try SentencePieceTable(bytes, place: text.place + "/" + name)
+    guard table.isUnigram else { throw refused("Unigram pieces") }
+    let tokens = try sentencePieces(table)
+    guard table.pieces.count <= tokens.count else { _ = try size(table.pieces.count); return }
+    tables(tokens, model: "t5", pre: "default", scored: true, &out)
+    out["tokenizer.ggml.add_space_prefix"] = .bool(table.addsDummyPrefix)
+    out["tokenizer.ggml.remove_extra_whitespaces"] = .bool(table.removesExtraSpaces)
+    if !table.characterMap.isEmpty { out["tokenizer.ggml.precompiled_charsmap"] = .bytes(table.characterMap) }
+    try SpecialTokenKeys(text, config.config, limit: tokens.count).write(&out)
+  }
+
+  /// XLM-RoBERTa's pieces, and T5's of tokenizer.json.
   private func writeUnigram(_ out: inout GgufMetadata) throws {
     let wanted = try config.whole(["vocab_size"]) ?? 0
     guard (0...1 << 24).contains(wanted) else { throw NibbleError.badInput("\(path: text.place): vocab_size is \(wanted)") }
@@ -293,15 +311,20 @@ struct TokenKeys {
         return Token(text: own, kind: kind, score: Float(text.scores[id]))
       }
       addsPrefix = text.configuration?["add_prefix_space"]?.bool ?? true
-      removesSpaces = text.configuration?["clean_up_tokenization_spaces"]?.bool ?? false
+      removesSpaces = architecture == "t5" ? Self.cutsSpaces(text.rest["normalizer"]) : text.configuration?["clean_up_tokenization_spaces"]?.bool ?? false
       map = Self.characterMap(text.rest["normalizer"]) ?? []
     }
     tables(tokens, model: "t5", pre: "default", scored: true, &out)
     out["tokenizer.ggml.add_space_prefix"] = .bool(addsPrefix)
-    try writeTypeCount(&out)
+    if architecture != "t5" { try writeTypeCount(&out) }
     out["tokenizer.ggml.remove_extra_whitespaces"] = .bool(removesSpaces)
-    out["tokenizer.ggml.precompiled_charsmap"] = .bytes(map)
+    if architecture != "t5" || !map.isEmpty { out["tokenizer.ggml.precompiled_charsmap"] = .bytes(map) }
     try SpecialTokenKeys(text, config.config, limit: tokens.count).write(&out)
+  }
+
+  /// Whether a normalizer leaves one space of several.
+  private static func cutsSpaces(_ normalizer: JSON?) -> Bool {
+    normalizer?["pattern"]?["Regex"]?.string == " {2,}" || normalizer?["normalizers"]?.array?.contains { cutsSpaces($0) } ?? false
   }
 
   private static func characterMap(_ normalizer: JSON?) -> [UInt8]? {
