@@ -44,12 +44,14 @@ package struct PositionBias: Sendable {
 }
 
 extension Transformer {
-  /// The numbers of every place, [heads, places].
+  /// The numbers of every place, [heads, places]: made once for all layers of a pass.
   private func numbers(_ bias: PositionBias, _ segment: Segment, tokens: Int, _ layers: Layers) -> FloatStore {
+    if let own = biasNumbers?[segment.rows] { return own }
     let buckets = bias.buckets(tokens), heads = bias.table.width
     let rows = FloatStore(count: buckets.count * heads), numbers = FloatStore(count: rows.count)
     look(up: buckets, of: bias.table, segment, layers, into: rows.start)
     for place in buckets.indices { for head in 0..<heads { numbers.start[head * buckets.count + place] = rows.start[place * heads + head] } }
+    biasNumbers?[segment.rows] = numbers
     return numbers
   }
 

@@ -79,11 +79,8 @@ extension Transformer {
     if let experts = layer.experts {
       routeBack(experts, layers, mlpInput, rows: rows, half, tape, gradients)
     } else {
-      let inner = layer.down.inputs
-      let dInner = floats(Slot.inner, rows * inner), dUp = floats(Slot.wide, rows * layer.upWidth)
-      layers.linearBack([layer.down], tape.activated.start, rows: rows, half, dx: dInner, tape.linear, gradients)
-      activateBack(dInner, tape.up.start, rows, inner: inner, dUp)
-      layers.linearBack(layer.up, mlpInput, rows: rows, dUp, dx: half, tape.linear, gradients)
+      feedForwardBack(
+        layer.own, layers, mlpInput, rows: rows, up: tape.up.start, activated: tape.activated.start, half, dx: half, tape.linear, gradients)
     }
     if let norm = mlp.before { layers.normBack(norm, shape, half, base, rows: rows, half, gradients) }
     let beside = shape.isParallel ? floats(Slot.beside, rows * width) : half

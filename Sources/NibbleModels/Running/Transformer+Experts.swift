@@ -21,14 +21,12 @@ extension Transformer {
       let pairs = routing.pairs(index)
       guard !pairs.isEmpty else { continue }
       let expert = experts.all[index]
-      let upWidth = expert.up.reduce(0) { $0 + $1.outputs }, inner = expert.down.inputs
       let at = tape == nil ? 0 : pairs.lowerBound
-      let up = up + at * upWidth, activated = activated + at * inner
       let given = tape.map { $0.given.start + at * width } ?? floats(Slot.given, pairs.count * width)
       let own = layers.over(pairs.map { rows.lowerBound + routing.row($0) })
-      own.linear(expert.up, taken + pairs.lowerBound * width, rows: 0..<pairs.count, up, tape?.linear)
-      activate(up, pairs.count, inner: inner, activated)
-      own.linear([expert.down], activated, rows: 0..<pairs.count, given, tape?.linear)
+      feedForward(
+        expert, own, taken + pairs.lowerBound * width, rows: 0..<pairs.count, up: up + at * expert.upWidth,
+        activated: activated + at * expert.down.inputs, to: given, tape?.linear)
       engine.team.split(pairs.count, grain: layers.grain(width)) { part, _ in
         for index in part {
           let pair = pairs.lowerBound + index
@@ -88,11 +86,10 @@ extension Transformer {
       let pairs = routing.pairs(index)
       guard !pairs.isEmpty else { continue }
       let expert = experts.all[index]
-      let upWidth = expert.up.reduce(0) { $0 + $1.outputs }, inner = expert.down.inputs, at = pairs.lowerBound
+      let at = pairs.lowerBound
       let given = tape.given.start + at * width
       // The gradient of what an expert gives, then of what it takes.
       let dPairs = floats(Slot.given, pairs.count * width)
-      let dInner = floats(Slot.inner, pairs.count * inner), dUp = floats(Slot.wide, pairs.count * upWidth)
       engine.team.split(pairs.count, grain: layers.grain(width)) { part, _ in
         for index in part {
           let pair = at + index, dy = gradient + routing.row(pair) * width, y = given + index * width, own = dPairs + index * width
@@ -103,9 +100,9 @@ extension Transformer {
           for place in 0..<width { own[place] = share * dy[place] }
         }
       }
-      layers.linearBack([expert.down], tape.activated.start + at * inner, rows: pairs.count, dPairs, dx: dInner, tape.linear, gradients)
-      activateBack(dInner, tape.up.start + at * upWidth, pairs.count, inner: inner, dUp)
-      layers.linearBack(expert.up, taken + at * width, rows: pairs.count, dUp, dx: dPairs, tape.linear, gradients)
+      feedForwardBack(
+        expert, layers, taken + at * width, rows: pairs.count, up: tape.up.start + at * expert.upWidth,
+        activated: tape.activated.start + at * expert.down.inputs, dPairs, dx: dPairs, tape.linear, gradients)
       engine.team.split(pairs.count, grain: layers.grain(width)) { part, _ in
         for index in part {
           let pair = at + index, row = routing.row(pair) * width, own = dPairs + index * width

@@ -33,9 +33,7 @@ extension Transformer {
     let expert = shared.expert, count = rows.count
     let up = tape?.up.start ?? floats(Slot.sharedUp, count * expert.upWidth), activated = tape?.activated.start ?? up
     let given = tape?.given.start ?? floats(Slot.sharedGiven, count * shape.width)
-    layers.linear(expert.up, x, rows: rows, up, kept)
-    activate(up, count, inner: expert.down.inputs, activated)
-    layers.linear([expert.down], activated, rows: rows, given, kept)
+    feedForward(expert, layers, x, rows: rows, up: up, activated: activated, to: given, kept)
     guard let gate = shared.gate else { return (given, nil) }
     let shares = tape?.shares.start ?? floats(Slot.sharedShares, count)
     layers.linear([gate], x, rows: rows, shares, kept)
@@ -62,7 +60,7 @@ extension Transformer {
     _ gradients: Gradients
   ) -> Floats? {
     guard let own = tape.shared else { return nil }
-    let expert = shared.expert, width = shape.width, inner = expert.down.inputs
+    let width = shape.width
     let dx = floats(Slot.sharedGradient, rows * width), dGiven = floats(Slot.sharedGiven, rows * width)
     let dGate = floats(Slot.sharedShares, rows)
     engine.team.split(rows, grain: layers.grain(width)) { part, _ in
@@ -81,10 +79,8 @@ extension Transformer {
         dGate[row] = sum * share * (1 - share)
       }
     }
-    let dInner = floats(Slot.inner, rows * inner), dUp = floats(Slot.wide, rows * expert.upWidth)
-    layers.linearBack([expert.down], own.activated.start, rows: rows, dGiven, dx: dInner, tape.linear, gradients)
-    activateBack(dInner, own.up.start, rows, inner: inner, dUp)
-    layers.linearBack(expert.up, x, rows: rows, dUp, dx: dx, tape.linear, gradients)
+    feedForwardBack(
+      shared.expert, layers, x, rows: rows, up: own.up.start, activated: own.activated.start, dGiven, dx: dx, tape.linear, gradients)
     if let gate = shared.gate {
       layers.linearBack([gate], x, rows: rows, dGate, dx: dGiven, tape.linear, gradients)
       layers.add(dGiven, to: dx, rows: rows, width: width)

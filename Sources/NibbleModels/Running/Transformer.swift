@@ -20,6 +20,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
   let plainHeadNorm: Norm
   /// Of each layer, what attention over latents multiplies with; nil where caches are to hold keys and values.
   let latentHeads: [LatentHeads]?
+  /// While a pass runs, what positions add to scores, by the rows of segments; nil between passes.
+  var biasNumbers: [Range<Int>: FloatStore]?
 
   /// Places in a pass's scratch. Those from 20 to 59 are the adapters', those from 100 to 119 the heads', those from 120 on those of networks around it.
   enum Slot {
@@ -97,6 +99,8 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     try embed(runs, layers, rows, x, tape, noise)
     if let added { layers.add(added, to: x, rows: rows, width: width) }
     for run in runs { run.cache?.reserve(run.ids.count) }
+    biasNumbers = [:]
+    defer { biasNumbers = nil }
     for index in weights.layers.indices {
       try Interrupt.check()
       let out = tape?.inputs[index + 1].start ?? x
@@ -192,9 +196,7 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
       if let experts = layer.experts {
         route(experts, layers, mlpInput + at, rows: part, up: to.up, activated: to.activated, to: to.mlpBranch + at, tape)
       } else {
-        layers.linear(layer.up, mlpInput + at, rows: part, to.up, tape?.linear)
-        activate(to.up, part.count, inner: layer.down.inputs, to.activated)
-        layers.linear([layer.down], to.activated, rows: part, to.mlpBranch + at, tape?.linear)
+        feedForward(layer.own, layers, mlpInput + at, rows: part, up: to.up, activated: to.activated, to: to.mlpBranch + at, tape?.linear)
       }
       if let norm = mlp.after { layers.norm(norm, shape, to.mlpBranch, rows: part, to.end) }
       let end = sum(to.end + at, base + at, part.count)
@@ -282,29 +284,5 @@ package final class Transformer: TokenNetwork, @unchecked Sendable {
     (sequence.valueStride, sequence.valueHeadStride) = (valueSize, room.capacity * valueSize)
     sequence.past = cache.count
     return sequence
-  }
-
-  /// Rows of `inner` numbers from rows of one or two projections. `out` may be `up`.
-  func activate(_ up: Floats, _ rows: Int, inner: Int, _ out: Floats) {
-    guard shape.isGated else {
-      engine.team.split(rows * inner, grain: 1 << 14) { part, _ in
-        LayerKernels.activate(shape.activation, up + part.lowerBound, count: part.count, out + part.lowerBound)
-      }
-      return
-    }
-    let isInPlace = out == up
-    engine.team.split(rows, grain: max(1, (1 << 13) / inner)) { part, _ in
-      for row in part {
-        let gate = up + row * 2 * inner, to = isInPlace ? gate : out + row * inner
-        if let clamped = shape.clampedGate {
-          clamped.activate(gate, count: inner, to)
-        } else {
-          LayerKernels.activate(shape.activation, gate: gate, times: gate + inner, count: inner, to)
-        }
-      }
-    }
-    guard isInPlace else { return }
-    // Rows close up: each moves down to where only rows before it were.
-    for row in 1..<max(rows, 1) { (up + row * inner).update(from: up + row * 2 * inner, count: inner) }
   }
 }

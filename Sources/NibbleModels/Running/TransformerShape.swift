@@ -127,6 +127,8 @@ package struct LayerWeights: Sendable {
   /// What takes the MLP's place in some layers of some models.
   package var experts: Experts?
 
+  /// The MLP; of a layer with experts, the first.
+  var own: Expert { Expert(up: up, down: down) }
   /// In the order of the pass.
   package var linears: [Linear] { attention + (experts?.linears ?? mlp) }
   /// Of attention, to other texts included.
