@@ -134,7 +134,7 @@ extension StreamJob {
       var job = try convert(base, to: output)
       guard job.items.count == base.tensors.count, !job.items.contains(where: { $0.whole != nil }) else {
         throw NibbleError.usage(
-          "\(path: base.path): \(output.format.rawValue) files hold its experts in other parts than adapters change; merge into safetensors, and convert those")
+          "\(path: base.path): \(output.format.rawValue) files hold some of its parameters in parts that adapters do not change one by one; merge into safetensors, and convert those")
       }
       (job.provenance, job.refusesNonfinite) = ({ _ in nil }, true)
       return job
