@@ -114,6 +114,11 @@ extension JSON {
     var config = self
     let names = ["num_hidden_layers", "n_layer"].filter { config[$0] != nil }
     for name in names.isEmpty ? ["num_hidden_layers"] : names { config = config.setting(name, to: JSON(order.count)) }
+    // Which layers have no positions is a question of their numbers, too.
+    if ["llama4_text", "smollm3"].contains(config["model_type"]?.string), config["no_rope_layers"]?.array?.isEmpty ?? true {
+      let interval = max(1, config["no_rope_layer_interval"]?.int ?? 4)
+      config = config.setting("no_rope_layers", to: .array((0..<count).map { ($0 + 1) % interval == 0 ? 0 : 1 }))
+    }
     for key in ["layer_types", "no_rope_layers"] {
       guard let kinds = config[key]?.array, kinds.count >= count else { continue }
       config = config.setting(key, to: .array(order.map { kinds[$0] }))

@@ -23,7 +23,7 @@ ENCODERS = {
     "modernbert": ("ModernBertModel", {"local_attention": 8, "global_attn_every_n_layers": 2}),
     "deberta-v2": ("DebertaV2Model", {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16, "norm_rel_ebd": "layer_norm"}),
     "mpnet": ("MPNetModel", {})}
-MODELS = {family: (names[0], OWN.get(family, {})) for family, names in CLASSES.items() if family not in (*experts.NAMES, "gpt_oss")} | ENCODERS
+MODELS = {family: (names[0], OWN.get(family, {})) for family, names in CLASSES.items() if family not in (*experts.NAMES, "gpt_oss", "llama4_text")} | ENCODERS
 # Their experts are tensors of their own in the file. Statistics and budgets know no experts.
 MIXTURES = {family: (CLASSES[family][0], OWN.get(family, {})) for family in ("mixtral", "qwen3_moe", "qwen2_moe", "olmoe", "glm4_moe")}
 slow = pytest.mark.skipif(not os.environ.get("NIBBLE_SLOW"), reason="NIBBLE_SLOW is not set")

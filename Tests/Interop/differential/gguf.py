@@ -31,7 +31,7 @@ FAMILIES = {
 }
 RUNS = [family for family in FAMILIES if family not in ("xlm-roberta",)]
 # The converter's file of these is not always the model; it is taken where it says what ours says.
-WRONG = ("glm", "gpt_neox", "phi", "falcon", "gemma", "gemma2", "olmoe", "modernbert")
+WRONG = ("glm", "gpt_neox", "phi", "falcon", "gemma", "gemma2", "olmoe", "modernbert", "granitemoehybrid")
 # Of these the converter knows no other classes.
 LANGUAGE_ONLY = ("gemma2", "olmo3", "phi3", "phi", "glm", "glm4", "starcoder2", "gpt_neox", "falcon", "gemma3_text",
                  "mixtral", "qwen3_moe", "olmoe", "qwen2_moe", "gpt_oss", "granitemoehybrid", "ministral3", "llama4_text",
@@ -48,7 +48,7 @@ OWN = {
     "glm": ("context_length", "layer_norm_rms_epsilon", "freq_base", "key_length", "value_length", "dimension_count"), "gpt_neox": ("freq_base",),
     "phi": ("freq_base", "head_count_kv", "feed_forward_length"), "modernbert": ("layer_norm_epsilon", "sliding_window_pattern"),
     "falcon": ("freq_base", "context_length", "feed_forward_length"), "gemma": ("freq_base",), "gemma2": ("freq_base",),
-    "olmoe": ("layer_norm_rms_epsilon",), "granitemoehybrid": ("rope.scaling.finetuned",),
+    "olmoe": ("layer_norm_rms_epsilon",), "granitemoehybrid": ("rope.scaling.finetuned", "freq_base"),
     "glm4_moe": (), "deepseek_v2": ("q_lora_rank", "expert_group_count", "expert_group_used_count"),
     "deepseek_v3": ("q_lora_rank", "expert_gating_func"),
 }
