@@ -86,7 +86,8 @@ struct ModelKeys {
       out[key("expert_used_count")] = .u32(try config.needed(["num_experts_per_tok"]))
       try writeRouter(&out)
     }
-    if architecture != "granite", let size = try headSize(always: false) {
+    // Where heads are sizes of their own, these keep their place for what is written later.
+    if architecture != "granite", let size = try isLatent ? 0 : headSize(always: false) {
       out[key("attention.key_length")] = .u32(size)
       out[key("attention.value_length")] = .u32(size)
     }
