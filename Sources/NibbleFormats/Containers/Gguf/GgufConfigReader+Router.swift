@@ -4,7 +4,8 @@ import NibbleCore
 extension GgufConfigReader {
   /// Layers behind the last, which predict further tokens, of so many in all.
   mutating func furtherLayers(_ type: String, of layers: Int) throws -> Int {
-    guard LlamaCppNames.of(modelType: type)?.further ?? .refused != .refused, let count = try whole("nextn_predict_layers") else { return 0 }
+    guard LlamaCppNames.of(modelType: type)?.further ?? .refused != .refused else { return 0 }
+    let count = try whole("nextn_predict_layers") ?? 0
     guard count < layers, count <= 64 else { throw fail(key("nextn_predict_layers"), "fewer than \(layers) layers") }
     set("num_nextn_predict_layers", count)
     return count

@@ -87,8 +87,10 @@ struct GgufPlan: Sendable {
     var lost: [(reason: String, names: [String])] = []
     for index in job.items.indices {
       let source = job.items[index].source, name = source.name.text
+      // As the converter has it for DeepSeek.
+      let isTied = llamaCpp.latent != nil && name == "lm_head.weight" && numbers.config["tie_word_embeddings"]?.bool == true
       let isFurther = further.map { layers in llamaCpp.layer(of: name).map(layers.contains) ?? false } ?? false
-      if let reason = isFurther ? "llama.cpp's files have no layers that predict further tokens" : llamaCpp.reasonToDrop(name, hasHead: hasHead) {
+      if let reason = isFurther ? "llama.cpp's files have no layers that predict further tokens" : isTied ? "the embedding is the head" : llamaCpp.reasonToDrop(name, hasHead: hasHead) {
         job.items[index].leftOut = reason
         if let at = lost.firstIndex(where: { $0.reason == reason }) { lost[at].names.append(name) } else { lost.append((reason, [name])) }
         continue

@@ -82,7 +82,7 @@ struct HuggingFaceNumbers {
   /// Layers behind the last, which predict further tokens and which a file counts; 0 where it has none.
   func furtherLayers(_ names: LlamaCppNames) throws -> Int {
     guard names.further == .kept else { return 0 }
-    let count = Int(try u32(["num_nextn_predict_layers"]) ?? 0)
+    let count = Int(try u32(["num_nextn_predict_layers", "num_mtp_layers"]) ?? 0)
     guard count <= 64 else { throw NibbleError.badInput("\(path: place): \(key: "num_nextn_predict_layers") is \(count)") }
     return count
   }
@@ -217,7 +217,7 @@ struct HuggingFaceNumbers {
       "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 10944, "num_hidden_layers": 46, "num_attention_heads": 96,
       "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": JSON(1e-05), "n_routed_experts": 128,
       "num_experts_per_tok": 8, "moe_intermediate_size": 1408, "n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1,
-      "topk_group": 1, "routed_scaling_factor": 1, "norm_topk_prob": true,
+      "topk_group": 1, "routed_scaling_factor": 1, "norm_topk_prob": true, "num_mtp_layers": 1,
     ],
     "starcoder2": [
       "vocab_size": 49152, "hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30, "num_attention_heads": 24,

@@ -75,9 +75,7 @@ extension ModelKeys {
     out[key("expert_gating_func")] = .u32(2)
     try writeScale(&out)
     if let addsUp = config.value(["norm_topk_prob"])?.bool { out[key("expert_weights_norm")] = .bool(addsUp) }
-    if config.config["num_nextn_predict_layers"] ?? .null != .null {
-      out[key("nextn_predict_layers")] = .u32(try config.needed(["num_nextn_predict_layers"]))
-    }
+    if let layers = try config.u32(["num_nextn_predict_layers", "num_mtp_layers"]) { out[key("nextn_predict_layers")] = .u32(layers) }
   }
 
   private func writeScale(_ out: inout GgufMetadata) throws {

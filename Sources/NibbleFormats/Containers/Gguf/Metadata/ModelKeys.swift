@@ -87,7 +87,8 @@ struct ModelKeys {
       try writeRouter(&out)
     }
     if config.modelType == "granitemoehybrid" { (out[key("expert_count")], out[key("expert_used_count")]) = (.u32(0), .u32(0)) }
-    if architecture != "granite", let size = try headSize(always: false) {
+    // Where heads are sizes of their own, these keep their place for what is written later.
+    if architecture != "granite", let size = try isLatent ? 0 : headSize(always: false) {
       out[key("attention.key_length")] = .u32(size)
       out[key("attention.value_length")] = .u32(size)
     }
