@@ -59,7 +59,7 @@ struct ConfigTests {
     ),
   ] as [(String, [Int?], [Bool])])
   func llama4(more: String, chunks: [Int?], turns: [Bool]) throws {
-    let text = #"{"model_type": "llama4_text", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 16\#(more)}"#
+    let text = #"{"model_type": "llama4_text", "num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16\#(more)}"#
     let family = try #require(Architectures.all.named("llama4_text") as? any TransformerArchitecture.Type)
     let shape = try family.shape(ConfigReader(try JSON.parse(text), place: "config.json"))
     #expect(shape.chunks == chunks && shape.rotary.map { $0 != nil } == turns)

@@ -75,7 +75,7 @@ struct GgufPlan: Sendable {
     job.warnings += model.warnings + (try warnings(numbers))
   }
 
-  private func kept(_ job: StreamJob) -> [StreamJob.Item] { job.items.filter { $0.leftOut == nil } }
+  func kept(_ job: StreamJob) -> [StreamJob.Item] { job.items.filter { $0.leftOut == nil } }
 
   // MARK: - Tensors
 
@@ -278,87 +278,6 @@ struct GgufPlan: Sendable {
       "\(path: job.source.path): \(rounded.count) tensors are \(source.encoding.name) already, and \(type.name) would round them once more, by another "
         + "\(decimal(100 * (try job.error(of: source, as: type)), 1)) % of \(subject: source.name.text); f16, bf16, f32 and q8_0 keep their values, quantizing the "
         + "original is better, and \(.allowRequantize) goes on all the same")
-  }
-
-  /// llama.cpp loads whole models only: every layer, and the embedding.
-  private func checkWhole(_ job: StreamJob, _ numbers: HuggingFaceNumbers, _ llamaCpp: LlamaCppNames) throws {
-    let path = job.source.path
-    guard names.values.contains("token_embd.weight") else {
-      throw NibbleError.usage("\(path: path): there is no embedding; llama.cpp loads whole models only")
-    }
-    try check(vocabulary: try numbers.whole(["vocab_size"]) ?? 0, job)
-    guard llamaCpp.stacks.isEmpty else { return try checkStacks(numbers, llamaCpp) }
-    let count = Int(try numbers.needed(["num_hidden_layers", "n_layer", "n_layers"])), further = try numbers.furtherLayers(llamaCpp)
-    let dense = try numbers.firstWithExperts() ?? 0
-    var tensors: [Int: Int] = [:]
-    for name in names.values where name.hasPrefix("blk.") {
-      tensors[Int(name.dropFirst(4).prefix { $0 != "." }) ?? -1, default: 0] += 1
-    }
-    tensors[0]? += llamaCpp.firstLayerLacks.count { name in !names.values.contains("blk.0.\(name).weight") }
-    // Layers of a kind have as many tensors; those behind the last may be missing.
-    var most: [Bool: Int] = [:]
-    for (layer, own) in tensors where layer < count { most[layer < dense] = max(own, most[layer < dense] ?? 0) }
-    let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || !llamaCpp.layersDiffer && tensors[$0] != most[$0 < dense] }
-    guard count <= 1 << 16, odd == nil, tensors.keys.allSatisfy({ $0 < count + further }) else {
-      throw NibbleError.usage(
-        "\(path: path): its configuration says \(count) layers, "
-          + (odd.map { "and tensors of layer \($0) are missing" } ?? "and there are tensors of \(tensors.count)") + "; llama.cpp loads whole models only")
-    }
-  }
-
-  /// llama.cpp loads no embedding that has other rows than there are tokens.
-  private func check(vocabulary: Int, _ job: StreamJob) throws {
-    guard let embedding = job.items.first(where: { names[$0.source.name] == "token_embd.weight" })?.source,
-      embedding.logicalShape.first != vocabulary
-    else { return }
-    throw NibbleError.badInput(
-      "\(path: job.source.path): \(tensor: embedding.name.text) has \(embedding.logicalShape.first ?? 0) rows, and there are \(vocabulary) tokens")
-  }
-
-  // MARK: - Metadata
-
-  /// What a model is called that lies there.
-  private static func name(of path: String) -> String {
-    let last = path.withoutTrailingSlashes.split(separator: "/").last.map(String.init) ?? "model"
-    let plain = last.split(separator: "@").first.map(String.init) ?? last
-    return [".nbl", ".safetensors", ".gguf"].first { plain.lowercased().hasSuffix($0) }.map { String(plain.dropLast($0.count)) } ?? plain
-  }
-
-  /// Names of the classes of a head, in the order of its rows; nil where there is no head and the configuration has no names.
-  private static func labels(_ config: JSON, _ job: StreamJob, hasHead: Bool) throws -> [String]? {
-    guard ["bert", "modern-bert"].contains(LlamaCppNames.of(modelType: config["model_type"]?.string ?? "")?.architecture) else { return nil }
-    let named = (config["id2label"]?.members ?? []).compactMap { key, value in Int(key).flatMap { id in value.string.map { (id, $0) } } }
-    let labels = named.sorted { $0.0 < $1.0 }.map(\.1)
-    guard hasHead else { return labels.isEmpty || labels.count == 2 && labels[0] == "LABEL_0" ? nil : labels }
-    let rows = job.items.first { $0.source.name.text.hasSuffix("classifier.weight") || $0.source.name.text.hasSuffix("classifier.out_proj.weight") }?.source.logicalShape.first ?? labels.count
-    return labels.count == rows ? labels : (0..<rows).map { "LABEL_\($0)" }
-  }
-
-  /// How sentence-transformers pools the states of a model: llama.cpp's number; nil where nothing says.
-  private static func pooling(_ source: Checkpoint, _ text: TokenizerText, _ llamaCpp: LlamaCppNames) throws -> UInt32? {
-    guard ["bert", "modern-bert", "qwen2", "qwen3"].contains(llamaCpp.architecture), let modules = try text.json("modules.json")?.array,
-      let path = modules.first(where: { $0["type"]?.string?.hasSuffix("Pooling") == true })?["path"]?.string
-    else { return nil }
-    let name = path + "/config.json"
-    guard let bytes = try source.contents(ofSmallFiles: [name])[name], let config = try? JSON.parse(bytes) else { return nil }
-    for (key, mode, number) in [
-      ("pooling_mode_mean_tokens", "mean", 1), ("pooling_mode_cls_token", "cls", 2), ("pooling_mode_lasttoken", "lasttoken", 3),
-    ] where config[key]?.bool == true || config["pooling_mode"]?.string == mode {
-      return UInt32(number)
-    }
-    throw NibbleError.usage("\(path: source.path): \(subject: name) pools in a way that llama.cpp does not have; mean, cls and lasttoken are known")
-  }
-
-  private func preTokenizer(_ job: StreamJob) throws -> String? {
-    let source = job.source
-    guard let name = job.output.gguf.preTokenizer else {
-      // What the file that it is made of says.
-      return source.container == .gguf ? try source.files.first.flatMap { try GgufFile($0).text("tokenizer.ggml.pre") } : nil
-    }
-    guard LlamaCppPreTokenizer.names.contains(name) || name == "default" else {
-      throw NibbleError.usage("\(.ggufPre, name) is none of llama.cpp's: default, \(LlamaCppPreTokenizer.names.sorted().joined(separator: ", "))")
-    }
-    return name
   }
 }
 

@@ -4,20 +4,20 @@ import NibbleTokenizers
 /// A model's tokenizer as GGUF has it, key by key as llama.cpp's converter writes it.
 struct TokenKeys {
   /// What a token is to llama.cpp.
-  private enum Kind: Int32 {
+  enum Kind: Int32 {
     case normal = 1, unknown, control, userDefined, unused, byte
   }
 
   /// One row of the tables.
-  private struct Token {
+  struct Token {
     var text: String
     var kind: Kind
     var score: Float = 0
   }
 
-  private let text: TokenizerText
-  private let config: HuggingFaceNumbers
-  private let architecture: String
+  let text: TokenizerText
+  let config: HuggingFaceNumbers
+  let architecture: String
   /// The name of the pre-tokenizer that was asked for, where the tokenizer shows none.
   private let preTokenizer: String?
 
@@ -53,7 +53,7 @@ struct TokenKeys {
     }
   }
 
-  private func refused(_ wanted: String) -> NibbleError {
+  func refused(_ wanted: String) -> NibbleError {
     .usage("\(path: text.place): llama.cpp has no tokenizer for \(quoted(architecture)) but \(wanted), which this model's is not")
   }
 
@@ -72,7 +72,7 @@ struct TokenKeys {
 
   // MARK: - The tables
 
-  private func tables(_ tokens: [Token], model: String, pre: String, scored: Bool, _ out: inout GgufMetadata) {
+  func tables(_ tokens: [Token], model: String, pre: String, scored: Bool, _ out: inout GgufMetadata) {
     out["tokenizer.ggml.model"] = .text(model)
     out["tokenizer.ggml.pre"] = .text(pre)
     out["tokenizer.ggml.tokens"] = .texts(tokens.map(\.text))
@@ -80,14 +80,14 @@ struct TokenKeys {
     out["tokenizer.ggml.token_type"] = .i32s(tokens.map(\.kind.rawValue))
   }
 
-  private func writeTypeCount(_ out: inout GgufMetadata) throws {
+  func writeTypeCount(_ out: inout GgufMetadata) throws {
     out["tokenizer.ggml.token_type_count"] = .u32(try config.u32(["type_vocab_size"]) ?? 1)
   }
 
-  private static func padding(_ id: Int) -> Token { Token(text: "[PAD\(id)]", kind: .unused, score: -10000) }
+  static func padding(_ id: Int) -> Token { Token(text: "[PAD\(id)]", kind: .unused, score: -10000) }
 
   /// Rows of the embedding: as many tokens are written.
-  private func size(_ tokens: Int) throws -> Int {
+  func size(_ tokens: Int) throws -> Int {
     let size = try config.whole(["vocab_size"]) ?? tokens
     guard tokens <= size, size <= 1 << 24 else {
       throw NibbleError.badInput(
@@ -102,7 +102,7 @@ struct TokenKeys {
       || token.begins(with: "<｜") && token.ends(with: "｜>") || token.begins(with: "<unused") && token.ends(with: ">")
   }
 
-  private func tokenizer() throws -> Tokenizer {
+  func tokenizer() throws -> Tokenizer {
     let files = text.files
     guard Tokenizer.fileNames.prefix(5).contains(where: { files[$0] != nil }) else {
       throw NibbleError.badInput("\(path: text.place): no tokenizer, which a GGUF file needs")
@@ -111,7 +111,7 @@ struct TokenKeys {
   }
 
   /// Tokens of a tokenizer of words and pairs, as long as the vocabulary; those without a token are called by their numbers.
-  private func tokens(_ tokenizer: Tokenizer) throws -> [Token] {
+  func tokens(_ tokenizer: Tokenizer) throws -> [Token] {
     let added = Dictionary(tokenizer.addedTokens.map { ($0.id, $0) }) { first, _ in first }
     return try (0..<size(tokenizer.vocabularySize)).map { id in
       guard let own = tokenizer.token(id) else { return Self.padding(id) }
@@ -188,12 +188,12 @@ struct TokenKeys {
   }
 
   /// What SentencePiece's own file and `added_tokens.json` have; nil where there is no such file.
-  private func sentencePieces() throws -> [Token]? {
+  func sentencePieces() throws -> [Token]? {
     guard let bytes = text["tokenizer.model"], !Tokenizer.isTiktoken(bytes) else { return nil }
     return try sentencePieces(SentencePieceTable(bytes, place: text.place + "/tokenizer.model"))
   }
 
-  private func sentencePieces(_ table: SentencePieceTable) throws -> [Token] {
+  func sentencePieces(_ table: SentencePieceTable) throws -> [Token] {
     let size = try config.whole(["vocab_size"]) ?? table.pieces.count
     guard (1...1 << 24).contains(size) else { throw NibbleError.badInput("\(path: text.place): vocab_size is \(size)") }
     var tokens = (0..<size).map(Self.padding)
@@ -223,7 +223,7 @@ struct TokenKeys {
     return true
   }
 
-  private static func token(_ piece: (text: String, score: Float, kind: SentencePieceTable.Kind)) -> Token {
+  static func token(_ piece: (text: String, score: Float, kind: SentencePieceTable.Kind)) -> Token {
     // llama.cpp takes pieces that users defined for others.
     let kind: Kind = piece.kind == .userDefined ? .normal : Kind(rawValue: Int32(piece.kind.rawValue)) ?? .normal
     return Token(text: piece.text, kind: kind, score: piece.score)
@@ -267,68 +267,5 @@ struct TokenKeys {
     var special = try SpecialTokenKeys(text, config.config, roles: ["eot"])
     special.set("eot", id: 107)
     try special.write(&out, templates: false)
-  }
-
-  /// T5's pieces: of SentencePiece's own file, as the converter has them, or else of tokenizer.json, where marks have names.
-  private func writeT5Pieces(_ out: inout GgufMetadata) throws {
-    guard let name = ["tokenizer.model", "spiece.model"].first(where: { text[$0] != nil }), let bytes = text[name] else { return try writeUnigram(&out) }
-    let table = try SentencePieceTable(bytes, place: text.place + "/" + name)
-    guard table.isUnigram else { throw refused("Unigram pieces") }
-    let tokens = try sentencePieces(table)
-    guard table.pieces.count <= tokens.count else { _ = try size(table.pieces.count); return }
-    tables(tokens, model: "t5", pre: "default", scored: true, &out)
-    out["tokenizer.ggml.add_space_prefix"] = .bool(table.addsDummyPrefix)
-    out["tokenizer.ggml.remove_extra_whitespaces"] = .bool(table.removesExtraSpaces)
-    if !table.characterMap.isEmpty { out["tokenizer.ggml.precompiled_charsmap"] = .bytes(table.characterMap) }
-    try SpecialTokenKeys(text, config.config, limit: tokens.count).write(&out)
-  }
-
-  /// XLM-RoBERTa's pieces, and T5's of tokenizer.json.
-  private func writeUnigram(_ out: inout GgufMetadata) throws {
-    let wanted = try config.whole(["vocab_size"]) ?? 0
-    guard (0...1 << 24).contains(wanted) else { throw NibbleError.badInput("\(path: text.place): vocab_size is \(wanted)") }
-    var tokens: [Token]
-    let (addsPrefix, removesSpaces, map): (Bool, Bool, [UInt8])
-    if let bytes = text["sentencepiece.bpe.model"] {
-      let table = try SentencePieceTable(bytes, place: text.place + "/sentencepiece.bpe.model")
-      guard table.isUnigram, table.pieces.count > 4 else { throw refused("Unigram pieces") }
-      tokens = (0..<max(wanted, table.pieces.count)).map(Self.padding)
-      for (id, piece) in table.pieces.enumerated() { tokens[id] = Self.token(piece) }
-      // Ids are those of fairseq: four marks, then the pieces without SentencePiece's three.
-      let marks = [("<s>", Kind.control), ("<pad>", .control), ("</s>", .control), ("<unk>", .unknown)]
-      tokens = marks.map { Token(text: $0, kind: $1) } + tokens[3..<tokens.count - 1]
-      (addsPrefix, removesSpaces, map) = (table.addsDummyPrefix, table.removesExtraSpaces, table.characterMap)
-    } else {
-      let tokenizer = try tokenizer()
-      guard tokenizer.algorithm == .unigram else { throw refused("Unigram pieces") }
-      let added = Dictionary(tokenizer.addedTokens.map { ($0.id, $0) }) { first, _ in first }
-      let name = text.configuration?["unk_token"]
-      let unknown = (name?.string ?? name?["content"]?.string).flatMap { tokenizer.id(of: $0) } ?? text.model["unk_id"]?.int ?? 3
-      tokens = (0..<max(wanted, text.scores.count)).map { id in
-        guard id < text.scores.count, let own = tokenizer.token(id) else { return Self.padding(id) }
-        let mark = added[id]
-        let kind: Kind = id == unknown ? .unknown : mark.map { $0.isSpecial ? .control : .userDefined } ?? .normal
-        return Token(text: own, kind: kind, score: Float(text.scores[id]))
-      }
-      addsPrefix = text.configuration?["add_prefix_space"]?.bool ?? true
-      removesSpaces = architecture == "t5" ? Self.cutsSpaces(text.rest["normalizer"]) : text.configuration?["clean_up_tokenization_spaces"]?.bool ?? false
-      map = Self.characterMap(text.rest["normalizer"]) ?? []
-    }
-    tables(tokens, model: "t5", pre: "default", scored: true, &out)
-    out["tokenizer.ggml.add_space_prefix"] = .bool(addsPrefix)
-    if architecture != "t5" { try writeTypeCount(&out) }
-    out["tokenizer.ggml.remove_extra_whitespaces"] = .bool(removesSpaces)
-    if architecture != "t5" || !map.isEmpty { out["tokenizer.ggml.precompiled_charsmap"] = .bytes(map) }
-    try SpecialTokenKeys(text, config.config, limit: tokens.count).write(&out)
-  }
-
-  /// Whether a normalizer leaves one space of several.
-  private static func cutsSpaces(_ normalizer: JSON?) -> Bool {
-    normalizer?["pattern"]?["Regex"]?.string == " {2,}" || normalizer?["normalizers"]?.array?.contains { cutsSpaces($0) } ?? false
-  }
-
-  private static func characterMap(_ normalizer: JSON?) -> [UInt8]? {
-    if let text = normalizer?["precompiled_charsmap"]?.string { return bytes(ofBase64: text) }
-    return normalizer?["normalizers"]?.array?.lazy.compactMap { characterMap($0) }.first
   }
 }
