@@ -120,7 +120,7 @@ extension Model {
 
   /// The network, for work that knows layers without experts.
   ///
-  /// - Throws: `.usage` for networks that are no transformer, or whose layers do more
+  /// - Throws: `.usage` for networks that are no transformer, or have experts
   var transformer: Transformer {
     get throws {
       let transformer = try calibrated
@@ -142,9 +142,8 @@ extension Model {
       guard !transformer.weights.sharesLayers else {
         throw NibbleError.usage("\(path: path): calibration is not implemented for models whose layers share weights")
       }
-      let places = TensorPlaces(checkpoint.tensors.map(\.name.text), of: checkpoint)
-      if let stacked = transformer.weights.layers.flatMap({ $0.experts?.routed ?? [] }).first(where: { places[$0.name + ".weight"] == nil }) {
-        throw NibbleError.usage("\(path: path): calibration is not implemented for experts in one tensor, such as \(quoted(stacked.name))")
+      guard !transformer.weights.layers.contains(where: { $0.experts?.areStacked == true }) else {
+        throw NibbleError.usage("\(path: path): calibration is not implemented for experts that files stack")
       }
       guard !transformer.weights.layers.contains(where: { $0.latent != nil }) else {
         throw NibbleError.usage("\(path: path): calibration is not implemented for latent attention")

@@ -221,3 +221,13 @@ def test_merges_keep_more_of_an_adapter(nibble, work, family):
 def metadata(path):
     length = int.from_bytes(path.read_bytes()[:8], "little")
     return json.loads(path.read_bytes()[8:8 + length])["__metadata__"]
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "llama4_text"])
+def test_experts_that_files_stack_are_refused(nibble, work, family):
+    save_random(getattr(transformers, CLASSES[family][0]), family, work / "m", vocab_size=VOCABULARY)
+    text(work / "text.jsonl", 5)
+    for words in (["quantize", work / "m", "-o", work / "c.nbl", "--encoder", "calibrated", "--calibration", work / "text.jsonl"],
+                  ["calibrate", work / "m", "--data", work / "text.jsonl", "-o", work / "i.gguf"]):
+        assert "calibration is not implemented for experts that files stack" in nibble(*words, exits=2).stderr
+    assert not (work / "c.nbl").exists() and not (work / "i.gguf").exists()

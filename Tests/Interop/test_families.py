@@ -43,7 +43,8 @@ def classes_of(model_type):
 
 def variants():
     # transformers replaces none of Falcon's layers: nibble packs them, but not into these folders.
-    for model_type in sorted({*listed_types()} - {"falcon"}):
+    # It loads no packed folder that has Llama 4's stacks of experts: `quantize` warns.
+    for model_type in sorted({*listed_types()} - {"falcon", "llama4_text"}):
         for name in classes_of(model_type):
             labels = {"num_labels": 2} if name == "DistilBertForQuestionAnswering" else {}
             yield pytest.param(model_type, name, labels, id=f"{model_type}-{name}")

@@ -208,7 +208,7 @@ def test_experts_that_are_odd_are_named(nibble, work, model):
     path = model / "model.safetensors"
     tensors = load_file(path)
     name = "model.layers.1.mlp.experts.gate_up_proj"
-    for value, words in ((tensors[name][:, :, :-1].contiguous(), "no outputs in turn"), (tensors[name][:-1].contiguous(), "expert 2")):
+    for value, words in ((tensors[name][:, :, :-1].contiguous(), "no outputs of two layers"), (tensors[name][:-1].contiguous(), "expert 2")):
         save_file({**tensors, name: value}, path)
         done = nibble("convert", model, "-o", work / "m.gguf", exits=3)
         assert words in done.stderr and not (work / "m.gguf").exists(), done.stderr

@@ -159,12 +159,6 @@ package final class KeyValueCache: @unchecked Sendable {
     sizes = latent.map { ($0, 0) } ?? (shape.headSize, shape.valueSize)
   }
 
-  /// Forgets all tokens, and keeps keys and values from now on.
-  func keepExpanded(_ shape: TransformerShape) {
-    (ids, keepsLatents, heads, sizes) = ([], false, shape.keyValueHeads, (shape.headSize, shape.valueSize))
-    (keys, values, capacity) = ([], [], 0)
-  }
-
   /// Makes room for `more` tokens.
   package func reserve(_ more: Int) {
     guard count + more > capacity else { return }

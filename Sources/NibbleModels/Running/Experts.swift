@@ -41,4 +41,6 @@ package struct Experts: Sendable {
   /// The router, and the experts that tokens are routed to.
   package var routed: [Linear] { [router] + all.flatMap(\.linears) }
   package var linears: [Linear] { routed + (shared?.linears ?? []) }
+  /// Whether files have the experts of a layer in one parameter for each projection.
+  package var areStacked: Bool { all.first.map { $0.up.count == 1 && $0.down.isConv1D } ?? false }
 }

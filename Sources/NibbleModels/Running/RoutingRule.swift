@@ -1,7 +1,7 @@
 /// How the experts that a token takes follow from what the router gives for it, and what each counts with.
 ///
 /// With p, a softmax over all experts or a sigmoid of each, in float32, a token takes the experts of the greatest p. Each counts with its p,
-/// or with its part of their sum.
+/// or with its part of their sum. Llama 4's takes those of the greatest scores, and multiplies what they take with the sigmoids.
 package struct RoutingRule: Sendable {
   package enum Scores: Sendable {
     case softmax, sigmoid

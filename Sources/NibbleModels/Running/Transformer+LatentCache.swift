@@ -27,12 +27,13 @@ extension Transformer {
         row += run.ids.count
         continue
       }
+      guard !run.ids.isEmpty else { continue }
       keep(own, row, run.ids.count, heads.rank, cache, index)
       let isShort = cache.count > 0 && run.ids.count <= most
       if !isShort { finish() }
       if isShort {
         together.append(run)
-      } else if !run.ids.isEmpty {
+      } else {
         attendExpanded(index, latent, run, queryKeyValue + row * shape.attentionWidth, attended + row * shape.attendedWidth)
       }
       row += run.ids.count
@@ -122,9 +123,11 @@ extension Transformer {
   func expandCaches(of runs: [TokenRun]) throws {
     for run in runs {
       guard let cache = run.cache, cache.keepsLatents, adapts(run.adapters) else { continue }
-      let past = TokenRun(cache.ids, cache: cache, adapters: run.adapters)
-      cache.keepExpanded(shape)
+      let expanded = KeyValueCache(shape)
+      expanded.isLong = cache.isLong
+      let past = TokenRun(cache.ids, cache: expanded, adapters: run.adapters)
       if !past.ids.isEmpty { _ = try states(.tokens([past]), [past], nil) }
+      cache.assign(expanded)
     }
   }
 

@@ -105,8 +105,3 @@ extension Model {
     return Set(experts.filter(\.areStacked).flatMap(\.linears).map(\.id))
   }
 }
-
-extension Experts {
-  /// Whether files have the experts of a layer in one parameter for each projection.
-  var areStacked: Bool { all.first.map { $0.up.count == 1 && $0.down.isConv1D } ?? false }
-}

@@ -27,7 +27,7 @@ def run(case):
         raise Undrawable("the last token is padding")
     (case / "text.jsonl").write_text("".join(json.dumps({"input_ids": row, "labels": row}) + "\n" for row in ids.tolist()))
     case.note(text=list(ids.shape))
-    if drawn.config["model_type"] not in (*experts.NAMES, "gpt_oss"):
+    if drawn.config["model_type"] not in (*experts.NAMES, "gpt_oss", "llama4_text"):
         moments(case, model, ids)
     # What leads from narrow embeddings to the layers is packed, and what that does is not in the number that is said: docs/limits.md.
     projected = any(part in name for name, _ in model.named_parameters() for part in PROJECTIONS)

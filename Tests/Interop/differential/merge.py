@@ -46,8 +46,8 @@ def run(case):
     if base != "m" and case.chance(0.4):
         # Into the codes themselves: nothing is lost by name, whatever rounding does.
         case.nibble("merge", "--base", base, "--adapter", words, "-o", "again.nbl", "--min-survival", 0, *QUIET)
-    # A file by itself does not say that its head is tied.
-    unmarked = (base == "m" and (case / "m" / "model.safetensors").exists() and not model.config.tie_word_embeddings
+    # A file by itself does not say that its head is tied, and the configuration beside it not that layers are repeated.
+    unmarked = (base == "m" and not case.drawn["a"]["settings"].get("layer_replication") and (case / "m" / "model.safetensors").exists() and not model.config.tie_word_embeddings
              and case.chance(0.6 if drawn.config["model_type"] == "gpt2" else 0.2))
     if unmarked:
         # A file without its configuration; that of the base stands beside the output again for transformers.

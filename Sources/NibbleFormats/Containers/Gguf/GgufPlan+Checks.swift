@@ -20,8 +20,10 @@ extension GgufPlan {
     tensors[0]? += llamaCpp.firstLayerLacks.count { name in !names.values.contains("blk.0.\(name).weight") }
     // Layers of a kind have as many tensors; those behind the last may be missing.
     var most: [Bool: Int] = [:]
-    for (layer, own) in tensors where layer < count { most[layer < dense] = max(own, most[layer < dense] ?? 0) }
-    let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || !llamaCpp.layersDiffer && tensors[$0] != most[$0 < dense] }
+    let all = Set(names.values)
+    func kind(_ layer: Int) -> Bool { llamaCpp.layersDiffer ? all.contains("blk.\(layer).ffn_gate_inp.weight") : layer >= dense }
+    for (layer, own) in tensors where layer < count { most[kind(layer)] = max(own, most[kind(layer)] ?? 0) }
+    let odd = (0..<min(count, 1 << 16)).first { tensors[$0] == nil || tensors[$0] != most[kind($0)] }
     guard count <= 1 << 16, odd == nil, tensors.keys.allSatisfy({ $0 < count + further }) else {
       throw NibbleError.usage(
         "\(path: path): its configuration says \(count) layers, "

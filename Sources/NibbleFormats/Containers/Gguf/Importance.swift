@@ -67,7 +67,9 @@ extension GgufPlan {
     let expertCount = expertCount
     for index in job.items.indices where job.items[index].leftOut == nil {
       let target = job.items[index].target, name = target.name.text, gguf = names[target.name] ?? name
-      guard let entry = [gguf, name, prefix + name].first(where: { importance.entries[$0] != nil }), var numbers = importance.entries[entry] else {
+      // Parts of one parameter share its inputs.
+      let whole = job.items[index].whole.map { [$0.name.text, prefix + $0.name.text] } ?? []
+      guard let entry = ([gguf, name, prefix + name] + whole).first(where: { importance.entries[$0] != nil }), var numbers = importance.entries[entry] else {
         if target.searchedBlocks != nil {
           searched += 1
           lacking.append(name)

@@ -159,13 +159,19 @@ extension Importance {
   /// The sums by llama.cpp's names, of the experts that one of its tensors holds in their order; and how many matrices it has no name for.
   private static func stacks(_ sums: [String: Sum], _ names: LlamaCppNames) -> (stacks: [(name: String, sums: [Sum])], unnamed: Int) {
     var stacks: [String: [(number: Int, sum: Sum)]] = [:], unnamed = 0
-    for (name, sum) in sums {
-      if let (gguf, number) = names.expert(tensor: name) {
-        stacks[gguf, default: []].append((number, sum))
-      } else if let gguf = names.gguf(tensor: name) {
-        stacks[gguf, default: []].append((0, sum))
-      } else {
-        unnamed += 1
+    for (whole, sum) in sums {
+      // Parts of one parameter share its inputs.
+      let parts = names.parted.flatMap { parted in
+        ByteName(whole).parts(of: parted.whole).map { stem, suffix in [parted.first, parted.second].map { stem + $0 + suffix } }
+      }
+      for name in parts ?? [whole] {
+        if let (gguf, number) = names.expert(tensor: name) {
+          stacks[gguf, default: []].append((number, sum))
+        } else if let gguf = names.gguf(tensor: name) {
+          stacks[gguf, default: []].append((0, sum))
+        } else {
+          unnamed += 1
+        }
       }
     }
     return (stacks.map { ($0, $1.sorted { $0.number < $1.number }.map(\.sum)) }.sorted { $0.0 < $1.0 }, unnamed)
