@@ -182,6 +182,23 @@ def test_a_merge_is_the_file_of_the_merged_model(nibble, work, model):
     nibble("verify", work / "q.gguf")
 
 
+@pytest.mark.parametrize("case", ["granite4", "llama4"])
+def test_a_merge_is_the_file_of_the_merged_model_where_gate_and_up_are_one_behind_the_other(nibble, work, case):
+    save(work / "m", *CASES[case])
+    (work / "rows.jsonl").write_text("".join(json.dumps({"input_ids": [5, 6, 7, 8 + n, 9], "labels": [5, 6, 7, 8 + n, 9]}) + "\n" for n in range(2)))
+    nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", "--max-steps", 3, "--lora-r", 3, "--learning-rate", 0.1, "--target-modules", "all-linear")
+    nibble("convert", work / "m", "-o", work / "base.gguf")
+    nibble("merge", "--base", work / "m", "--adapter", work / "a", "-o", work / "s", "--format", "safetensors", "--dtype", "fp32")
+    nibble("convert", work / "s", "-o", work / "s.gguf", "--gguf-type", "f32")
+    merged, before = ({tensor[0]: tensor[1:] for tensor in contents(work / name)[1]} for name in ("s.gguf", "base.gguf"))
+    halves = [name for name in merged if "ffn_gate" in name and "inp" not in name or "ffn_up" in name]
+    assert halves and all(merged[name] != before[name] for name in halves)
+    for base in ("m", "base.gguf"):
+        nibble("merge", "--base", work / base, "--adapter", work / "a", "-o", work / "o.gguf", "--any-base", "--gguf-type", "f32", "--force")
+        ours = {tensor[0]: tensor[1:] for tensor in contents(work / "o.gguf")[1]}
+        assert ours.keys() == merged.keys() and [name for name in ours if ours[name] != merged[name]] == [], base
+
+
 def test_a_merge_into_bits_of_mxfp4_is_that_of_their_numbers(nibble, work):
     folder = published(work)
     nibble("dequantize", folder, "-o", work / "plain", "--dtype", "fp32")

@@ -125,6 +125,24 @@ struct QuantizeRulesTests {
     #expect(try run(.nbl).packed.count > packed.count)
   }
 
+  @Test("rules for vectors: codes of matrices are refused by name, blocks that no model runs are warned of", arguments: ["int4", "int4:group=32", "int8", "nf4"])
+  func vectors(choice: String) throws {
+    var builder = SafetensorsBuilder()
+    builder.add(random: "model.layers.0.self_attn.q_proj.weight", [64, 64])
+    builder.add(random: "model.layers.0.self_attn.q_proj.bias", [64])
+    try bench.folder.write("m/config.json", #"{"model_type":"qwen2"}"#)
+    try bench.folder.write("m/model.safetensors", builder.bytes)
+    var options = QuantizeOptions()
+    options.rules = [try PackingRule("q_proj=\(choice)")]
+    let source = try Checkpoint.open(bench.folder.file("m")), output = try OutputSpec(path: bench.folder.file("o.nbl"), format: nil, default: .nbl)
+    guard choice == "nf4" else {
+      let error = #expect(throws: NibbleError.self) { try StreamJob.quantize(source, options, to: output) }
+      #expect(error?.kind == .usage && error?.message.contains("q_proj.bias' cannot become") == true)
+      return
+    }
+    #expect(try StreamJob.quantize(source, options, to: output).warnings.contains { $0.message.contains("1 vectors are packed") })
+  }
+
   @Test("rules: the first that is found decides")
   func rules() throws {
     let names: [(String, [Int])] = [("a.weight", [8, 8]), ("b.weight", [8, 8]), ("c.bias", [8])]

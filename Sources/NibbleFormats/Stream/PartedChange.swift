@@ -1,7 +1,7 @@
 import NibbleCore
 import NibbleQuant
 
-/// The change of a tensor that is a part of another: what the other's change is there, computed once for the whole.
+/// The change of a tensor that is a part of another: what the other's change is there, computed for the whole.
 package struct PartedChange: TensorChange {
   private let deltas: [Float]
 
@@ -22,11 +22,11 @@ package struct PartedChange: TensorChange {
       }
     }
     var rule = item.part
-    if case .half(let isSecond, _)? = rule {
+    if case .half(let isSecond, let run)? = rule {
       // Outputs are parted: rows of the whole, or single numbers where it is stored inputs first.
       let rows = (isTurned ? whole.shape.last : whole.shape.first) ?? 1
-      let isByRows = whole.isPacked || isTurned || whole.shape.count < 2
-      rule = .half(isSecond: isSecond, unit: 4 * (isByRows ? count / max(1, rows) : 1))
+      let isByRows = whole.isPacked || isTurned || whole.shape.count < 2 || item.source.shape.first != whole.shape.first
+      rule = .half(isSecond: isSecond, unit: 4 * run * (isByRows ? count / max(1, rows) : 1))
     }
     guard let rule, let part = ComposedBytes(rule, [StoredSection(.data, bytes: deltas.withUnsafeBytes { Array($0) })]), part.count == 4 * item.source.count
     else { throw NibbleError(.failed, "\(whole.place): what is changed of it does not part as it does") }

@@ -82,6 +82,11 @@ extension StreamJob {
           "models of model_type \(quoted(type)) can be packed, converted and merged, not run: generate, evaluate and finetune refuse them"
         ))
     }
+    let vectors = items.filter { $0.target.encoding.isPacked && !$0.source.isPacked && $0.target.shape.count == 1 }
+    if let first = vectors.first, source.modelType.flatMap({ type in source.family?.runs(type) }) == true {
+      job.warnings.append(
+        .init(.compatibility, "\(vectors.count) vectors are packed, \(quoted(first.source.name.text)) the first: models whose norms or biases are codes do not run"))
+    }
     if output.format == .bnb, source.family == nil, let type = source.modelType {
       job.warnings.append(
         .init(
@@ -193,7 +198,8 @@ extension StreamJob {
       let codec = options.codec(kind, blockSize: decision.blockSize, groupSize: decision.groupSize, tensor.dtype, in: container)
       (target.shape, target.isTransposed) = (tensor.shape, tensor.isTransposed)
       if let reason = codec.refusal(tensor.dtype, tensor.shape) {
-        let size = kind.hasGroups ? Int4Groups.sizes.last { tensor.shape.last.map { $0 % Int4Groups.sizes[0] == 0 } == true && tensor.shape[1] % $0 == 0 } : nil
+        let columns = kind.hasGroups && tensor.shape.count == 2 ? tensor.shape[1] : 1
+        let size = columns % Int4Groups.sizes[0] == 0 ? Int4Groups.sizes.last { columns % $0 == 0 } : nil
         throw refuse("\(reason)" + (size.map { "; \(.groupSize, $0) divides them, or keep it (\(.keep))" } ?? "; keep it (\(.keep))"))
       }
       target.encoding = WeightEncoding(codec)

@@ -50,6 +50,7 @@ struct RowFields {
 
   /// Of a row with the keys of no kind.
   func fitsNoKind(_ kinds: MessageText) -> NibbleError {
-    fail("keys \((json.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) fit no kind of row\(kinds)")
+    guard json.members?.isEmpty == false else { return fail("a row without keys is no kind of row\(kinds)") }
+    return fail("keys \((json.members ?? []).map(\.key).sorted().map(quoted).joined(separator: ", ")) fit no kind of row\(kinds)")
   }
 }

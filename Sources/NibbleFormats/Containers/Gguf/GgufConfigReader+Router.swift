@@ -74,9 +74,10 @@ extension GgufConfigReader {
     set("moe_intermediate_size", try needed("expert_feed_forward_length"))
     set("n_shared_experts", try needed("expert_shared_count"))
     set("first_k_dense_replace", try whole("leading_dense_block_count") ?? 0)
-    for (ours, name) in [("n_group", "expert_group_count"), ("topk_group", "expert_group_used_count")] {
-      set(ours, max(1, try whole(name) ?? 1))
-    }
+    let groups = max(1, try whole("expert_group_count") ?? 1)
+    set("n_group", groups)
+    let takesGroups = try groups > 1 && whole("expert_group_used_count") != nil
+    set("topk_group", takesGroups ? try needed("expert_group_used_count") : 1)
     let scale = try decimal("expert_weights_scale") ?? 0
     // llama.cpp takes none for one.
     set("routed_scaling_factor", scale == 0 ? 1 : scale)

@@ -20,7 +20,7 @@ extension StreamJob {
       for (name, isSecond) in [(joined.first, false), (joined.second, true)] {
         var part = Item(try source.half(isSecond: isSecond, names), of: item, name: ByteName(stem + name + suffix))
         part.countsWhole = !isSecond
-        part.part = .half(isSecond: isSecond, unit: 1)
+        part.part = .half(isSecond: isSecond, unit: source.outputs(names).run)
         parted.append(part)
       }
     }
@@ -60,14 +60,19 @@ extension StoredTensor {
     return tensor
   }
 
+  /// Outputs of two layers, and how many of one follow one another.
+  fileprivate func outputs(_ names: LlamaCppNames) -> (count: Int, run: Int) {
+    let count = (names.experts?.joined != nil ? logicalShape.last : logicalShape.first) ?? 0
+    return (count, names.experts?.takesTurns == true ? 1 : count / 2)
+  }
+
   /// Half of the outputs of a matrix, or of its bias: every second where they take turns. Experts are stored inputs first or packed outputs first.
   fileprivate func half(isSecond: Bool, _ names: LlamaCppNames) throws -> StoredTensor {
     guard encoding.isPlain || encoding.codec is GGMLBlocks else {
       throw NibbleError.usage(
         "\(place) is \(encoding.name) and holds what are two tensors of llama.cpp's; such codes are not parted: dequantize the model first")
     }
-    let isOfExpert = names.experts?.joined != nil, outputs = (isOfExpert ? logicalShape.last : logicalShape.first) ?? 0
-    let isOutputsFirst = isPacked || !isOfExpert, run = names.experts?.takesTurns == true ? 1 : outputs / 2
+    let isOfExpert = names.experts?.joined != nil, isOutputsFirst = isPacked || !isOfExpert, (outputs, run) = outputs(names)
     let unit = run * (isOutputsFirst ? plainBytes / max(1, outputs) : dtype.bitWidth / 8)
     guard (1...2).contains(shape.count), outputs > 0, outputs % 2 == 0, isTransposed == (isPacked && isOfExpert), sections.count == 1,
       let half = StoredSection(sections[0].kind, .half(isSecond: isSecond, unit: unit), sections)
