@@ -76,8 +76,8 @@ extension GgufConfigReader {
     set("first_k_dense_replace", try whole("leading_dense_block_count") ?? 0)
     let groups = max(1, try whole("expert_group_count") ?? 1)
     set("n_group", groups)
-    let takesGroups = try groups > 1 && whole("expert_group_used_count") != nil
-    set("topk_group", takesGroups ? try needed("expert_group_used_count") : 1)
+    let used = try whole("expert_group_used_count")
+    set("topk_group", groups > 1 && used != nil ? try needed("expert_group_used_count") : 1)
     let scale = try decimal("expert_weights_scale") ?? 0
     // llama.cpp takes none for one.
     set("routed_scaling_factor", scale == 0 ? 1 : scale)
