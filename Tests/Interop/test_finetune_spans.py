@@ -23,7 +23,7 @@ FAMILIES = {
 WORDS = "the cat sat on mat because it was warm however nobody knew why 42 people like naïve café ideas Δ 漢字 unbelievable word's end".split(" ")
 # Rounding grows with large gradients: drawn models were up to 2e-4 apart.
 AFTER_STEPS = 1e-3
-RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.05, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
+RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", 0.01, "--optimizer", "sgd", "--no-shuffle", "--lr-scheduler", "constant",
        "--max-grad-norm", 0, "--max-length", LENGTH, "--doc-stride", STRIDE]
 
 
@@ -105,7 +105,7 @@ def test_windows_losses_and_steps_are_those_of_transformers(nibble, work, family
     nibble("finetune", work / "m", work / "rows.jsonl", "-o", work / "a", "--init-adapter", work / "start", "--any-base", *RUN)
     trained = [one for one in theirs.parameters() if one.requires_grad]
     assert any(head in name for name, one in theirs.named_parameters() if one.requires_grad)
-    optimizer = torch.optim.SGD(trained, lr=0.05)
+    optimizer = torch.optim.SGD(trained, lr=0.01)
     metrics = [json.loads(line) for line in (work / "a" / "metrics.jsonl").read_text().splitlines()]
     for step, row in enumerate(metrics):
         optimizer.zero_grad()
