@@ -35,9 +35,7 @@ extension Checkpoint {
       let bytes = values.withUnsafeBytes { [UInt8]($0) }
       return StoredTensor(stored.name, .f32, [count, width], sections: [StoredSection(.data, bytes: bytes)])
     }
-    let base = replacing(resized, identity: identity)
-    guard let config else { return base }
-    return base.with(config: config.setting("vocab_size", to: JSON(count)))
+    return replacing(resized, identity: identity).setting("vocab_size", to: JSON(count))
   }
 
   /// This base as it has to be to run `adapters`: with its layers as often as they want them, with the classification head that one brings,

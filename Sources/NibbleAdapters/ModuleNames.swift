@@ -35,8 +35,8 @@ package struct ModuleNames: Sendable {
   /// modules of the same names, and one's adapter is not the other's.
   private static func own(_ base: Checkpoint?, _ names: [String]) -> [String] {
     let ofFamily = base?.modelType.flatMap { type in base?.family?.prefixes(type) } ?? []
-    let own = prefixes.filter { prefix in ofFamily.contains(prefix) || names.contains { $0.hasPrefix(prefix) } }
-    return own.isEmpty ? prefixes : own
+    let own = ofFamily.filter { !$0.isEmpty } + prefixes.filter { prefix in names.contains { $0.hasPrefix(prefix) } }
+    return own.isEmpty ? prefixes : Set(own).sorted()
   }
 
   private static func shorn(_ name: String, _ prefixes: [String], _ family: ModelFamily?) -> String {

@@ -99,7 +99,8 @@ extension AdapterFile {
       let parts = module.path.split(separator: ".")
       return parts.count > 1 ? Int(parts[parts.count - 2]).flatMap { $0 < Self.mostExperts ? $0 : nil } : nil
     }.max().map { $0 + 1 }
-    guard let own, let count = (base.config?["num_local_experts"] ?? base.config?["num_experts"] ?? base.config?["n_routed_experts"])?.int, own != count else { return }
+    guard let own, let config = base.networkConfig,
+      let count = (config["num_local_experts"] ?? config["num_experts"] ?? config["n_routed_experts"])?.int, own != count else { return }
     throw NibbleError(.adapterMismatch, "\(path: path) has factors of \(own) stacked experts, the layers of \(path: base.path) have \(count)")
   }
 

@@ -86,16 +86,14 @@ public struct Exchange: Sendable {
 
   /// Projections of layers, by the name of their weight in A's checkpoint.
   private static func projections(of a: Model, _ b: Model) throws -> [String: Projection] {
-    let prefix = a.checkpoint.modelType.flatMap { type in a.checkpoint.family?.prefix(type) } ?? ""
     let others = Dictionary(try b.transformer.weights.layers.flatMap(\.linears).map { ($0.name, $0.matrix) }, uniquingKeysWith: { first, _ in first })
     var found: [String: Projection] = [:]
     for (layer, weights) in try a.transformer.weights.layers.enumerated() {
       for linear in weights.linears {
         guard let other = others[linear.name], other.outputs == linear.outputs, other.inputs == linear.inputs else { continue }
         let isMLP = linear.id == weights.down.id || weights.up.contains { $0.id == linear.id }
-        let full = linear.name + ".weight"
-        let isBare = a.checkpoint.tensor(ByteName(full)) == nil && full.hasPrefix(prefix)
-        found[isBare ? String(full.dropFirst(prefix.count)) : full] = Projection(half: 2 * layer + (isMLP ? 1 : 0), id: linear.id, other: other)
+        let name = linear.name + ".weight"
+        found[a.checkpoint.tensor(called: name)?.name.text ?? name] = Projection(half: 2 * layer + (isMLP ? 1 : 0), id: linear.id, other: other)
       }
     }
     return found

@@ -156,16 +156,15 @@ extension Model {
 /// Tensors of a checkpoint by their names.
 private struct TensorPlaces {
   private let places: [String: Int]
-  /// What the model's names of a family begin with, and those of a bare network do not.
-  private let prefix: String
+  private let spellings: TensorSpellings
 
   init(_ names: [String], of checkpoint: Checkpoint) {
-    prefix = checkpoint.modelType.flatMap { type in checkpoint.family?.prefix(type) } ?? ""
+    spellings = TensorSpellings(of: checkpoint)
     places = Dictionary(zip(names, names.indices), uniquingKeysWith: { first, _ in first })
   }
 
   /// The place of a tensor that the model calls by this name.
-  subscript(name: String) -> Int? { places[name] ?? (name.hasPrefix(prefix) ? places[String(name.dropFirst(prefix.count))] : nil) }
+  subscript(name: String) -> Int? { spellings.find(name, in: places) }
 }
 
 extension StreamJob.Item {

@@ -78,7 +78,8 @@ extension StreamJob {
 
   /// A layer's name as models have it.
   private func module(_ name: String) -> String {
-    let layer = String(name.dropLast(".weight".count)), prefix = source.modelType.flatMap { type in source.family?.prefix(type) } ?? ""
+    let family = source.family, prefix = source.modelType.flatMap { family?.prefix($0) } ?? ""
+    let file = String(name.dropLast(".weight".count)), layer = family?.inModules(file) ?? file
     return layer.hasPrefix(prefix) ? layer : prefix + layer
   }
 }

@@ -49,20 +49,26 @@ public final class Model: @unchecked Sendable {
     architectures: Architectures = .all
   ) throws {
     path = checkpoint.path
-    self.checkpoint = checkpoint
-    guard let json = checkpoint.config else {
+    guard let json = checkpoint.networkConfig else {
       throw NibbleError.badInput("\(path: checkpoint.path): no config.json, so the architecture is not known")
     }
     let usesModelHead = classifier?.isTransformers == true
     config = ConfigReader(
-      usesModelHead ? classifier?.configuration(json) ?? json : json, place: "\(path: checkpoint.path): config.json")
+      usesModelHead ? classifier?.configuration(json) ?? json : json,
+      place: "\(path: checkpoint.path): config.json\(checkpoint.hasTextConfig ? ": text_config" : "")")
     try config.refuse([GgufUntranslated.key])
     let type = try config.string("model_type") ?? ""
     guard let architecture = architectures.named(type) else {
       throw config.fail(
-        "\(key: "model_type") \(quoted(type)) is not implemented; \(architectures.modelTypes.joined(separator: ", ")) are")
+        "\(key: "model_type") \(quoted(type)) is not implemented; \((architectures.modelTypes + TextPart.modelTypes).joined(separator: ", ")) are")
     }
-    let source = WeightSource(try MappedCheckpoint(checkpoint), prefix: ModelFamily.named(type)?.prefix(type) ?? "", ModelFamily.named(type))
+    if let part = checkpoint.family?.part {
+      guard try config.architectureClass().hasSuffix("ForCausalLM"), classifier == nil else {
+        throw config.fail(
+          "of models that take pictures as well (\(part.modelTypes.joined(separator: ", "))) the language model runs, and no other head")
+      }
+    }
+    let source = WeightSource(try MappedCheckpoint(checkpoint))
     source.headSeed = classifier?.seed ?? 0
     if let classifier, classifier.pooling == .each, try !architecture.beginTokenHead(config, labels: classifier.labels, source) {
       throw NibbleError.usage("classes of tokens are not implemented for models of model_type \(quoted(type))")
@@ -81,6 +87,7 @@ public final class Model: @unchecked Sendable {
       throw NibbleError.usage("\(path): classes and answers marked in a text are not implemented for models of model_type \(quoted(type))")
     }
     unusedTensors = source.unused
+    self.checkpoint = checkpoint.warning(ofUnused: source.ofOtherParts)
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names
     if let storedHead, let output {

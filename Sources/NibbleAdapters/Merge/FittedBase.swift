@@ -124,8 +124,7 @@ extension Checkpoint {
         .identity,
         "\(path: adapter.path) has \(count) tokens, the base \(before): the output has \(count); its tokenizer is "
           + (files.isEmpty ? "still the base's, for the adapter brings none" : "the adapter's")))
-    guard let config, config["vocab_size"] != nil else { return base }
-    return base.with(config: config.setting("vocab_size", to: JSON(count)))
+    return networkConfig?["vocab_size"] == nil ? base : base.setting("vocab_size", to: JSON(count))
   }
 
   /// Weights with a row for each token: the embedding of tokens, and the output head.

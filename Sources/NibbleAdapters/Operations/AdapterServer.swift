@@ -72,7 +72,7 @@ public struct AdapterServer: Sendable {
     for module in file.modules {
       if let (layer, kind) = place(module.path) { kinds[kind, default: []].append((layer, module.pairRank)) }
     }
-    let layers = base?.config?["num_hidden_layers"]?.int ?? kinds.values.flatMap { $0 }.map { $0.layer + 1 }.max() ?? 0
+    let layers = base?.networkConfig?["num_hidden_layers"]?.int ?? kinds.values.flatMap { $0 }.map { $0.layer + 1 }.max() ?? 0
     for (kind, places) in kinds.sorted(by: { $0.key < $1.key }) {
       if Set(places.map(\.layer)).count < layers {
         found.append(

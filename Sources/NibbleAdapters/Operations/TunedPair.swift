@@ -66,7 +66,7 @@ struct TunedPair: Sendable {
       let architecture = checkpoint.config?["architectures"]?.array?.first?.string, !architecture.hasSuffix("Model")
     else { return nil }
     let prefix = family.prefix(type)
-    return names.contains { $0.hasPrefix(prefix) } ? nil : prefix
+    return names.contains { family.inModules($0).hasPrefix(prefix) } ? nil : prefix
   }
 
   /// As the model's class calls it.

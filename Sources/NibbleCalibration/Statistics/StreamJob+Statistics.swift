@@ -60,11 +60,9 @@ extension StreamJob {
   private func items(of statistics: StatisticsFile) -> [(index: Int, layer: String)] {
     let names = Dictionary(
       items.indices.map { (items[$0].source.name.text, $0) }, uniquingKeysWith: { first, _ in first })
-    let prefix = source.modelType.flatMap { type in source.family?.prefix(type) } ?? ""
+    let spellings = TensorSpellings(of: source)
     return statistics.owners.keys.compactMap { layer -> (index: Int, layer: String)? in
-      let name = layer + ".weight"
-      let known = names[name] ?? (name.hasPrefix(prefix) ? names[String(name.dropFirst(prefix.count))] : nil)
-      guard let index = known, items[index].isCodedAnew, items[index].target.shape.count == 2 else { return nil }
+      guard let index = spellings.find(layer + ".weight", in: names), items[index].isCodedAnew, items[index].target.shape.count == 2 else { return nil }
       return (index, layer)
     }.sorted { $0.index < $1.index }
   }

@@ -64,8 +64,13 @@ public struct Checkpoint: Sendable {
   public var packed: [StoredTensor] { tensors.filter(\.isPacked) }
   /// `model_type` of the configuration.
   public var modelType: String? { config?["model_type"]?.string }
-  /// The architecture, if it is one nibble knows.
-  public var family: ModelFamily? { modelType.flatMap(ModelFamily.named) }
+  /// The architecture, if it is one nibble knows; of a model that takes pictures as well, that of its text model.
+  public var family: ModelFamily? {
+    guard let modelType else { return nil }
+    guard let part = TextPart.of(modelType) else { return ModelFamily.named(modelType) }
+    let own = part.modelType(config)
+    return ModelFamily.named(own).map { $0.within(part, runs: $0.runs(own), modelType) }
+  }
   /// Bytes of the files that hold the tensors.
   public var storedBytes: Int { files.reduce(0) { $0 + $1.size } }
 

@@ -7,7 +7,7 @@ extension ModelFamily {
       "Llama",
       runs: [
         "llama", "mistral", "ministral", "qwen2", "qwen3", "smollm3", "olmo2", "olmo3", "gemma", "gemma2", "gemma3_text", "granite",
-        "granitemoehybrid", "ministral3",
+        "granitemoehybrid", "ministral3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text",
       ],
       linear: #"(^|\.)layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj|shared_mlp\.(input|output)_linear)\.weight$"#,
       heads: #"^(score|qa_outputs)\.weight$"#, tiedHeads: ["lm_head"], prefix: { _ in "model." })

@@ -10,8 +10,8 @@ public struct ModelFamily: Sendable {
   /// The name people know it by.
   public let name: String
   /// `model_type`s that nibble runs, and those that it only packs, converts and merges.
-  let runs: [String]
-  let packsOnly: [String]
+  private(set) var runs: [String]
+  private(set) var packsOnly: [String]
   /// Weights of linear layers.
   let linear: Pattern
   /// Weights of GPT-2's `Conv1D`, which the file stores [in, out].
@@ -21,9 +21,9 @@ public struct ModelFamily: Sendable {
   /// Linear heads that come with or without a bias.
   let heads: Pattern
   /// Output heads that may share the embedding's weight.
-  package let tiedHeads: [String]
+  package private(set) var tiedHeads: [String]
   /// What names in checkpoints of the bare model leave out, by `model_type`.
-  private let ownPrefix: @Sendable (String) -> String
+  private var ownPrefix: @Sendable (String) -> String
   /// What some heads call the model instead.
   package var otherPrefixes: [String] = []
   /// Parts of modules' paths that files spell otherwise: transformers renames the modules of some families when it loads a file.
@@ -47,6 +47,8 @@ public struct ModelFamily: Sendable {
   /// What stands for the weight of a head that multiplies with the embedding's own, of configurations whose masked models have such a head: no file
   /// holds it, and no setting takes the two apart.
   package var embeddingScorer: @Sendable (JSON) -> String? = { _ in nil }
+  /// Where the models are the text model of one that takes pictures as well.
+  package private(set) var part: TextPart?
   /// What llama.cpp calls its tensors: entries for different `model_type`s.
   package var llamaCpp: [LlamaCppNames] = []
 
@@ -78,6 +80,26 @@ public struct ModelFamily: Sendable {
   /// Whether nibble runs models of this `model_type`, one of the family's.
   package func runs(_ modelType: String) -> Bool { runs.contains(modelType) }
 
+  /// The same family where its model is the text part of another.
+  ///
+  /// - Parameters:
+  ///   - runs: whether nibble runs the text model
+  ///   - modelType: of the whole
+  func within(_ part: TextPart, runs: Bool, _ modelType: String) -> ModelFamily {
+    var whole = self
+    whole.part = part
+    (whole.runs, whole.packsOnly) = runs ? ([modelType], []) : ([], [modelType])
+    whole.tiedHeads = [part.head]
+    let first = part.path.prefix { $0 != "." } + "."
+    whole.ownPrefix = { _ in String(first) }
+    whole.otherPrefixes = [part.path, "model.", "language_model."]
+    whole.llamaCpp = []
+    return whole
+  }
+
+  /// Whether its rules are made for the weight `name`: not for other parts of a model that takes pictures as well.
+  package func judges(_ name: String) -> Bool { part.map { !$0.isOther(name) } ?? true }
+
   /// What checkpoints of the bare model leave out of names.
   package func prefix(_ modelType: String) -> String { ownPrefix(modelType) }
 
@@ -85,10 +107,14 @@ public struct ModelFamily: Sendable {
   package func prefixes(_ modelType: String) -> [String] { [ownPrefix(modelType)] + otherPrefixes }
 
   /// A path as files spell it.
-  package func inFiles(_ path: String) -> String { Self.spelled(path, respelled.map { ($0.module, $0.file) }) }
+  package func inFiles(_ path: String) -> String {
+    Self.spelled(part?.inFiles(path) ?? path, respelled.map { ($0.module, $0.file) })
+  }
 
   /// A path as modules are called.
-  package func inModules(_ path: String) -> String { Self.spelled(path, respelled.map { ($0.file, $0.module) }) }
+  package func inModules(_ path: String) -> String {
+    Self.spelled(part?.inModules(path) ?? path, respelled.map { ($0.file, $0.module) })
+  }
 
   private static func spelled(_ path: String, _ pairs: [(from: String, to: String)]) -> String {
     guard !pairs.isEmpty else { return path }
@@ -108,6 +134,7 @@ public struct ModelFamily: Sendable {
   ///
   /// - Parameter hasBias: whether the same module has a bias
   public func packs(_ name: String, hasBias: Bool) -> Bool {
+    guard judges(name) else { return !NameGuess.isEmbeddingOrHead(name) }
     if isConv1D(name) || (try? linear.isFound(in: name)) == true { return true }
     return hasBias && (try? heads.isFound(in: name)) == true
   }

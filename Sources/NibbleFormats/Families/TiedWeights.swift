@@ -73,7 +73,7 @@ extension Checkpoint {
   package var tiedParameters: [TiedParameter] {
     guard let ties, isTied(ties) else { return [] }
     return ties.pairs.compactMap { parameter, source in
-      guard tensor(ByteName(parameter)) == nil, let held = own(source) else { return nil }
+      guard tensor(called: parameter) == nil, let held = own(source) else { return nil }
       return TiedParameter(name: ByteName(parameter), source: held)
     }
   }
@@ -86,7 +86,7 @@ extension Checkpoint {
 
   /// The tensor of that name, with or without the first part of it: a file may lack the model's prefix.
   private func own(_ name: String) -> StoredTensor? {
-    tensor(ByteName(name)) ?? name.firstIndex(of: ".").flatMap { tensor(ByteName(String(name[name.index(after: $0)...]))) }
+    tensor(called: name) ?? name.firstIndex(of: ".").flatMap { tensor(ByteName(String(name[name.index(after: $0)...]))) }
   }
 
   /// The output head that shares the embedding's weight, and that embedding; nil where the head has a weight of its own, or there is

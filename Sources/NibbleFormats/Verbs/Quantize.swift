@@ -166,7 +166,7 @@ extension StreamJob {
     }
     guard tensor.shape.count == 2 else { return keep(tensor.shape.count == 3 ? .stacked : .notTwoDimensional) }
     guard name.hasSuffix(".weight") else { return keep(.notTwoDimensional) }
-    if let family = source.family {
+    if let family = source.family, family.judges(name) {
       let bias = ByteName(String(name.dropLast("weight".count)) + "bias")
       guard family.packs(name, hasBias: names.contains(bias)) else { return keep(.keptByFamily) }
       return (options.codec, options.blockSize, .family)

@@ -36,6 +36,10 @@ package struct RotaryPositions: Sendable, Hashable {
     var trained: Int?
   }
 
+  /// Scalings of positions in three parts, and the name that older files have for the first.
+  static let kindsInThreeParts = Dictionary(
+    uniqueKeysWithValues: [("mrope", "default")] + ["default", "linear", "dynamic", "llama3", "yarn", "longrope"].map { ($0, $0) })
+
   /// The frequencies a configuration asks for.
   ///
   /// - Parameters:

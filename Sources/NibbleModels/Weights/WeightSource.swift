@@ -6,39 +6,33 @@ import NibbleQuant
 /// Hands out a checkpoint's tensors to the parts of a model, checks their shapes, and knows in the end which were left.
 package final class WeightSource {
   package let mapped: MappedCheckpoint
-  /// The model's own prefix ("model.", "bert."), which checkpoints of the bare model leave out.
-  private let prefix: String
-  private let family: ModelFamily?
+  private let spellings: TensorSpellings
+  /// Where the model stands in a larger one: parameters have the names they have there.
+  private let part: TextPart?
   /// Full names of parameters as the model knows them, by ID.
   package private(set) var names: [String] = []
   private var used: Set<ByteName> = []
   /// Names of tensors of another head than the model's.
   private(set) var unused: [String] = []
+  /// Tensors of other parts of the whole: a model that takes pictures as well.
+  private(set) var ofOtherParts: [StoredTensor] = []
   /// Of the random numbers that new heads begin with.
   var headSeed = 0
   /// Parameters that begin anew, whatever the checkpoint holds under their names.
   private var new: [String: (shape: [Int], values: [Float])] = [:]
 
-  package init(_ mapped: MappedCheckpoint, prefix: String, _ family: ModelFamily? = nil) {
+  package init(_ mapped: MappedCheckpoint) {
     self.mapped = mapped
-    self.prefix = prefix
-    self.family = family
+    spellings = TensorSpellings(of: mapped.checkpoint)
+    part = mapped.checkpoint.family?.part
   }
 
   private func tensor(_ name: String) -> StoredTensor? {
-    spellings(name).lazy.compactMap { self.mapped.checkpoint.tensor(ByteName($0)) }.first
+    spellings.all(whole(name)).lazy.compactMap { self.mapped.checkpoint.tensor(ByteName($0)) }.first
   }
 
-  /// Names a tensor may have in the file: with the model's prefix or without; files from before PyTorch's layer norm say
-  /// gamma and beta, and some families' files call modules otherwise.
-  private func spellings(_ name: String) -> [String] {
-    var names = name.hasPrefix(prefix) ? [name, String(name.dropFirst(prefix.count))] : [name]
-    if let family, !family.respelled.isEmpty { names += names.map(family.inFiles) }
-    return [("weight", "gamma"), ("bias", "beta")].reduce(names) { names, spelling in
-      guard name.hasSuffix("LayerNorm." + spelling.0) else { return names }
-      return names + names.map { $0.dropLast(spelling.0.count) + spelling.1 }
-    }
-  }
+  /// What a parameter or a module of the model is called in the whole.
+  private func whole(_ name: String) -> String { part?.whole(name) ?? name }
 
   /// Whether the checkpoint has a tensor of this name.
   package func has(_ name: String) -> Bool { new[name] != nil || tensor(name) != nil }
@@ -64,7 +58,7 @@ package final class WeightSource {
 
   private func take(_ name: String) throws -> StoredTensor {
     guard let tensor = tensor(name) else {
-      throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: name) is missing; the model cannot run without it")
+      throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: whole(name)) is missing; the model cannot run without it")
     }
     used.insert(tensor.name)
     return tensor
@@ -72,7 +66,7 @@ package final class WeightSource {
 
   /// A number for a parameter that is found under this name.
   func register(_ name: String) -> ParameterID {
-    names.append(name)
+    names.append(whole(name))
     return names.count - 1
   }
 
@@ -110,7 +104,7 @@ package final class WeightSource {
     let id = register(name + ".weight")
     let hasBias = bias == .required || (bias == .optional && has(name + ".bias"))
     return Linear(
-      name: name, id: id, matrix: weight, bias: hasBias ? try vector(name + ".bias", count: outputs) : nil, isConv1D: isConv1D)
+      name: whole(name), id: id, matrix: weight, bias: hasBias ? try vector(name + ".bias", count: outputs) : nil, isConv1D: isConv1D)
   }
 
   /// The convolution `name`, a matrix of windows.
@@ -136,7 +130,7 @@ package final class WeightSource {
     guard !table.isTransposed else {
       throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: stored) is stored transposed")
     }
-    return Embedding(name: name, id: register(name + ".weight"), matrix: table)
+    return Embedding(name: whole(name), id: register(name + ".weight"), matrix: table)
   }
 
   /// The output head `name` of a model whose configuration ties it to `embedding`.
@@ -150,7 +144,7 @@ package final class WeightSource {
     }
     let id = register(name + ".weight")
     let bias = hasBias ? try vector(name + ".bias", count: embedding.count) : nil
-    return Linear(name: name, id: id, matrix: weight, bias: bias, isConv1D: false)
+    return Linear(name: whole(name), id: id, matrix: weight, bias: bias, isConv1D: false)
   }
 
   /// Counts a copy of an embedding's weight as used.
@@ -200,6 +194,10 @@ package final class WeightSource {
   package func checkNothingLeft(ignoring ignored: Pattern? = nil, head: String? = nil) throws {
     let head = try head.map { try Pattern($0) }
     var left = mapped.checkpoint.tensors.filter { !used.contains($0.name) }
+    if let part {
+      ofOtherParts = left.filter { part.isOther($0.name.text) }
+      left = left.filter { !part.isOther($0.name.text) }
+    }
     if let ignored { left = try left.filter { try !ignored.isFound(in: $0.name.text) } }
     if let head {
       unused = try left.map(\.name.text).filter { try head.isFound(in: $0) }

@@ -72,9 +72,6 @@ final class RoundedWeights {
 extension Checkpoint {
   /// The tensor of a layer's weight.
   fileprivate func stored(_ linear: Linear) -> StoredTensor? {
-    let name = linear.name + ".weight"
-    let prefix = modelType.flatMap { type in family?.prefix(type) } ?? ""
-    let names = [name] + (name.hasPrefix(prefix) ? [String(name.dropFirst(prefix.count))] : [])
-    return (names + names.compactMap { family?.inFiles($0) }).lazy.compactMap { self.tensor(ByteName($0)) }.first
+    tensor(called: linear.name + ".weight")
   }
 }

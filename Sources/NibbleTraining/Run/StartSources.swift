@@ -55,10 +55,7 @@ struct StartSources {
         throw NibbleError(.adapterMismatch, "\(path: original.path): \(module: layer.name) is missing or has another shape than in \(path: model.path)")
       }
     }
-    let packed = Set(model.checkpoint.packed.map(\.name.text)), family = model.checkpoint.family
-    originals = originals.filter { name, _ in
-      [name, family?.inFiles(name) ?? name].map { $0 + ".weight" }.contains { name in packed.contains { $0 == name || name.hasSuffix("." + $0) } }
-    }
+    originals = originals.filter { name, _ in model.checkpoint.tensor(called: name + ".weight")?.isPacked == true }
   }
 
   private func number(_ setting: MethodSetting) -> Double { options.startSettings[setting.key] ?? setting.standard ?? 0 }

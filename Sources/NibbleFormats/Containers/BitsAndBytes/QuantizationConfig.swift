@@ -25,7 +25,7 @@ enum QuantizationConfig {
   /// replaces that rule; also output heads that share an embedding's weight, which no file stores.
   static func skippedModules(_ targets: [TensorTarget], _ family: ModelFamily?) -> [String]? {
     let names = Set(targets.map(\.name))
-    var followsRule = family != nil
+    var followsRule = family != nil && family?.part == nil
     var kept: [String] = []
     for target in targets {
       guard let module = target.module, family?.isBeyondBitsAndBytes(target.name.text) != true else { continue }

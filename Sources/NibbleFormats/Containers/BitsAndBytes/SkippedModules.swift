@@ -51,7 +51,8 @@ extension BitsAndBytesFolder {
       decisions[index].keep(.notReplaced)
     }
     // Of families nibble knows transformers has the rule itself: there is no list. It replaces none of Falcon's layers.
-    guard source.config != nil, source.family?.isInBitsAndBytes != true else { return decisions }
+    let hasRule = source.family.map { $0.isInBitsAndBytes && $0.part == nil } ?? false
+    guard source.config != nil, !hasRule else { return decisions }
     var settled = decisions
     var skipped = SkippedModules.always(source.modelType)
     for decision in decisions where !decision.isPacked { decision.module.map { skipped.add($0) } }
