@@ -28,7 +28,7 @@ extension AdapterFolder {
         ModuleShape(.linear, input: [one.a.count / max(one.rank, 1)], outputs: one.b.count / max(one.rank, 1)),
         factors: LowRankFactors(a: one.a, b: one.b, rank: one.rank, scale: 1))
     }
-    let kind = base.config?["architectures"]?.array?.first?.string ?? "", name = base.nameForAdapters
+    let kind = base.networkConfig?["architectures"]?.array?.first?.string ?? "", name = base.nameForAdapters
     contents.taskType = kind.contains("CausalLM") || kind.contains("LMHead") ? "CAUSAL_LM" : nil
     contents.baseName = name.name
     var binding = AdapterBinding(to: base, identity: try base.claimedIdentity ?? base.hash(threads: threads))

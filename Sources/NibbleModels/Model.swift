@@ -24,6 +24,9 @@ public final class Model: @unchecked Sendable {
   /// Names of the checkpoint's tensors that this model does without: those of a head that another one takes the place of, and numbers of positions.
   public let unusedTensors: [String]
 
+  /// Paths of the modules that belong to other parts than the text model of one that takes pictures as well.
+  package let otherModules: [String]
+
   /// Opens the checkpoint at `path` to run it. Only vectors are copied.
   ///
   /// - Parameters:
@@ -87,6 +90,7 @@ public final class Model: @unchecked Sendable {
       throw NibbleError.usage("\(path): classes and answers marked in a text are not implemented for models of model_type \(quoted(type))")
     }
     unusedTensors = source.unused
+    otherModules = source.otherModules
     self.checkpoint = checkpoint.warning(ofUnused: source.ofOtherParts)
     if verifies { try source.checkSections(threads: team.threads) }
     var names = source.names

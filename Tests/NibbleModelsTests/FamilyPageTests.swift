@@ -18,16 +18,26 @@ struct FamilyPageTests {
     return (["| family | runs and trains | packs and merges only | GGUF files |", "|---|---|---|---|"] + rows).joined(separator: "\n") + "\n"
   }
 
+  /// One row an entry: what takes pictures, and what its text model is called there.
+  private static var texts: String {
+    let rows = TextPart.all.map { part in
+      "| \(part.modelTypes.map { "`\($0)`" }.joined(separator: ", ")) | `\(part.usual)` | `\(part.whole("model.layers"))` |"
+    }
+    return (["| model_type | text model, where it does not say | its layers |", "|---|---|---|"] + rows).joined(separator: "\n") + "\n"
+  }
+
   @Test("docs/families.md holds the table of the code's own lists; NIBBLE_WRITE_DOCS=1 writes it there")
   func page() throws {
     var text = try String(contentsOf: Self.page, encoding: .utf8)
-    let marks = (begin: "<!-- table -->\n", end: "<!-- end -->\n")
-    let begin = try #require(text.range(of: marks.begin)), end = try #require(text.range(of: marks.end))
-    if ProcessInfo.processInfo.environment["NIBBLE_WRITE_DOCS"] != nil {
-      text.replaceSubrange(begin.upperBound..<end.lowerBound, with: Self.table)
+    for (name, table) in [("table", Self.table), ("texts", Self.texts)] {
+      let begin = try #require(text.range(of: "<!-- \(name) -->\n"))
+      let end = try #require(text.range(of: "<!-- end -->\n", range: begin.upperBound..<text.endIndex))
+      guard ProcessInfo.processInfo.environment["NIBBLE_WRITE_DOCS"] != nil else {
+        #expect(text[begin.upperBound..<end.lowerBound] == table)
+        continue
+      }
+      text.replaceSubrange(begin.upperBound..<end.lowerBound, with: table)
       try text.write(to: Self.page, atomically: true, encoding: .utf8)
-    } else {
-      #expect(text[begin.upperBound..<end.lowerBound] == Self.table)
     }
   }
 

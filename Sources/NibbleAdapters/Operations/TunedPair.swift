@@ -206,7 +206,7 @@ extension TunedPair {
   }
 
   func config(_ factored: [FactoredModule], _ saved: SavedParameters) -> JSON {
-    let kind = (tuned.config ?? base.config)?["architectures"]?.array?.first?.string ?? ""
+    let kind = (tuned.networkConfig ?? base.networkConfig)?["architectures"]?.array?.first?.string ?? ""
     let tasks = [
       ("CausalLM", "CAUSAL_LM"), ("LMHead", "CAUSAL_LM"), ("SequenceClassification", "SEQ_CLS"),
       ("TokenClassification", "TOKEN_CLS"),

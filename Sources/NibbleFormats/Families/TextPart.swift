@@ -8,7 +8,7 @@ package struct TextPart: Sendable {
   /// `model_type`s of the whole.
   package let modelTypes: [String]
   /// That of the part, where `text_config` does not say.
-  let usual: String
+  package let usual: String
   /// What the whole calls modules that the text model alone calls `model.`, and its head.
   let path: String
   let head: String
@@ -38,7 +38,7 @@ package struct TextPart: Sendable {
   }
 
   /// A path as modules are called, whichever of the two it was.
-  func inModules(_ path: String) -> String {
+  package func inModules(_ path: String) -> String {
     if respelled.contains(where: { Self.moved(path, from: $0.module, to: "") != nil }) { return path }
     return respelled.lazy.compactMap { Self.moved(path, from: $0.file, to: $0.module) }.first ?? path
   }
@@ -51,7 +51,7 @@ package struct TextPart: Sendable {
 
 extension TextPart {
   /// Of transformers 5.23: its classes of models with pictures whose texts alone are those of a family that runs.
-  static let all: [TextPart] = [
+  package static let all: [TextPart] = [
     llava(["gemma3"], usual: "gemma3_text"), llava(["mistral3"], usual: "mistral"), llava(["llava"], usual: "llama"), llava(["internvl"], usual: "qwen2"),
     TextPart(
       modelTypes: ["llama4"], usual: "llama4_text", path: "language_model.model.", head: "language_model.lm_head", respelled: [],

@@ -33,6 +33,14 @@ public final class AdapterSet {
     if !idle.isEmpty {
       warnings.append(.init(.unused, "\(path: path): adapts \(idle.joined(separator: ", ")), which no result depends on"))
     }
+    let others = file.changesOfOtherParts(of: model.checkpoint)
+    if let first = others.first {
+      warnings.append(
+        .init(
+          .unused,
+          "\(path: path): adapts \(others.count) module\(others.count == 1 ? "" : "s") and parameters of parts that take pictures, \(subject: first) the first, "
+            + "which texts do not pass through"))
+    }
     return warnings
   }
 

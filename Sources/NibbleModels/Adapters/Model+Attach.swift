@@ -5,11 +5,12 @@ import NibbleFormats
 import NibbleQuant
 
 extension Model {
-  /// Fits an adapter to this base: every tensor of it finds its place, or nothing is attached.
+  /// Fits an adapter to this base: every tensor of it finds its place, or nothing is attached. Only what it changes in parts that no text passes through
+  /// is left out.
   ///
   /// - Throws: `.adapterMismatch` listing what matches nothing, or the first thing of a wrong shape
   package func attach(_ given: AdapterFile, name: String) throws -> AttachedAdapter {
-    var file = try given.fittingExperts(of: checkpoint)
+    var file = try given.fittingExperts(of: checkpoint).ofTexts(on: checkpoint)
     let linears = linears
     let embeddings = embeddings
     let modules = ModuleNames(linears.map(\.name) + embeddings.map(\.name), of: checkpoint)

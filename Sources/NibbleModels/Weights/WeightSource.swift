@@ -56,6 +56,11 @@ package final class WeightSource {
     return numbers
   }
 
+  /// Paths of the modules of other parts that have parameters.
+  var otherModules: [String] {
+    Set(ofOtherParts.compactMap { tensor in part?.inModules(tensor.name.text).split(separator: ".").dropLast().joined(separator: ".") }).sorted()
+  }
+
   private func take(_ name: String) throws -> StoredTensor {
     guard let tensor = tensor(name) else {
       throw NibbleError.badInput("\(path: mapped.checkpoint.path): \(tensor: whole(name)) is missing; the model cannot run without it")

@@ -65,7 +65,7 @@ extension Trained {
     let alpha = options.alpha == options.alpha.rounded() ? JSON(Int(options.alpha)) : JSON(options.alpha)
     let base = options.baseName.map { (name: $0.name, revision: $0.revision) } ?? model.checkpoint.nameForAdapters
     let paths = adapted.map { model.path(ofModule: $0.name) }
-    let known = model.linears.map(\.name) + model.parameterNames.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) }
+    let known = model.linears.map(\.name) + model.parameterNames.map { String($0[..<($0.lastIndex(of: ".") ?? $0.endIndex)]) } + model.otherModules
     let excluded = options.excludedPaths(kind?.method ?? LoRA.self, on: model), open = known.filter { !excluded.contains($0) }
     func short(_ paths: [String], among known: [String]) -> [String] {
       model.tokenEmbedding == nil ? paths.sorted() : ShortTargets.names(paths, among: known.map { model.path(ofModule: $0) })

@@ -41,10 +41,12 @@ struct ShipTarget: Sendable {
     notes: ["vLLM reads it with its bitsandbytes plug-in alone"])
 
   /// What users of a model of this configuration type.
-  func loads(_ config: JSON?) -> String { loads.replacing("AutoModel.", with: Self.autoClass(config?["architectures"]?.array?.first?.string ?? "") + ".") }
+  func loads(_ config: JSON?) -> String { loads.replacing("AutoModel.", with: Self.autoClass(config) + ".") }
 
   /// The class of transformers that loads an architecture.
-  private static func autoClass(_ architecture: String) -> String {
+  private static func autoClass(_ config: JSON?) -> String {
+    if TextPart.modelTypes.contains(config?["model_type"]?.string ?? "") { return "AutoModelForImageTextToText" }
+    let architecture = config?["architectures"]?.array?.first?.string ?? ""
     let tasks = ["CausalLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MaskedLM", "ImageClassification"]
     if let task = tasks.first(where: { architecture.hasSuffix("For" + $0) }) { return "AutoModelFor" + task }
     if architecture.hasSuffix("LMHeadModel") { return "AutoModelForCausalLM" }
