@@ -29,6 +29,13 @@ package struct TensorSpellings: Sendable {
 }
 
 extension Checkpoint {
+  /// A module as the file spells it, and as it is called where that differs: of the programs that read lists of modules, some compare with the one and
+  /// some with the other.
+  func moduleSpellings(_ file: String) -> [String] {
+    let module = family?.inModules(file) ?? file
+    return module == file ? [file] : [file, module]
+  }
+
   /// The tensor that the model calls `name`.
   package func tensor(called name: String) -> StoredTensor? {
     TensorSpellings(of: self).all(name).lazy.compactMap { tensor(ByteName($0)) }.first

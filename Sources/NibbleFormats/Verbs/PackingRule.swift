@@ -107,6 +107,7 @@ public enum PackingReason: String, Sendable {
   case convolution = "convolution of a known architecture"
   case shape = "2-D weight of an unknown architecture"
   case keptByFamily = "no linear layer of this architecture"
+  case otherPart = "of a part that takes pictures, which programs that read groups have whole"
   case embeddingOrHead = "embedding or output head by its name"
   case notReplaced = "layer that transformers does not load packed"
   case notTwoDimensional = "not a 2-D weight"

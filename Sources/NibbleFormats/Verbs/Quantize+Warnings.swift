@@ -48,6 +48,15 @@ extension StreamJob {
     let kept = decisions.filter {
       $0.reason == .keptByFamily && $0.tensor.shape.count == 2 && !NameGuess.isEmbeddingOrHead($0.tensor.name.text)
     }
+    let others = decisions.filter { $0.reason == .otherPart }
+    if !others.isEmpty {
+      let bytes = others.reduce(0) { $0 + $1.tensor.storedBytes }
+      warnings.append(
+        .init(
+          .unused,
+          "\(others.count) weights of parts that take pictures (\(byteText(bytes))) are kept as they are, \(subject: others[0].tensor.name.text) the first; "
+            + "a rule packs them"))
+    }
     let skipped = decisions.filter { $0.reason == .notReplaced }
     if !skipped.isEmpty {
       warnings.append(

@@ -171,6 +171,7 @@ extension StreamJob {
       guard family.packs(name, hasBias: names.contains(bias)) else { return keep(.keptByFamily) }
       return (options.codec, options.blockSize, .family)
     }
+    if source.family?.judges(name) == false, case .codec(let kind) = options.codec, kind.hasGroups { return keep(.otherPart) }
     if NameGuess.isEmbeddingOrHead(name) || source.added.contains(tensor.name) { return keep(.embeddingOrHead) }
     return (options.codec, options.blockSize, .shape)
   }

@@ -24,17 +24,17 @@ enum QuantizationConfig {
   /// nil where transformers' own rule leaves out what is kept here; else every kept module by name, because a list
   /// replaces that rule; also output heads that share an embedding's weight, which no file stores.
   static func skippedModules(_ targets: [TensorTarget], _ family: ModelFamily?) -> [String]? {
-    let names = Set(targets.map(\.name))
+    let names = Set(targets.map(\.name)), called = { (module: String) in family?.inModules(module) ?? module }
     var followsRule = family != nil && family?.part == nil
     var kept: [String] = []
     for target in targets {
       guard let module = target.module, family?.isBeyondBitsAndBytes(target.name.text) != true else { continue }
       let byRule = family?.packs(target.name.text, hasBias: names.contains(ByteName(module + ".bias"))) ?? false
       if byRule != target.encoding.isPacked { followsRule = false }
-      if target.encoding.isPlain { kept.append(module) }
+      if target.encoding.isPlain { kept.append(called(module)) }
     }
     if followsRule { return nil }
-    let packed = targets.filter { $0.encoding.isPacked }.compactMap(\.module)
+    let packed = targets.filter { $0.encoding.isPacked }.compactMap(\.module).map(called)
     for head in family?.tiedHeads ?? NameGuess.tiedHeads where !names.contains(ByteName(head + ".weight")) {
       let entry = SkippedModules([head])
       if !packed.contains(where: entry.covers) { kept.append(head) }

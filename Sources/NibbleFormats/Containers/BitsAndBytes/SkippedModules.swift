@@ -47,7 +47,8 @@ extension BitsAndBytesFolder {
     let isBeyond = source.family?.isBeyondBitsAndBytes ?? { _ in false }
     for index in decisions.indices {
       let reason = decisions[index].reason
-      guard reason == .convolution || reason == .family && isBeyond(decisions[index].tensor.name.text) else { continue }
+      let name = decisions[index].tensor.name.text
+      guard reason == .convolution || reason == .family && isBeyond(name) || source.isInTorchAttention(name) else { continue }
       decisions[index].keep(.notReplaced)
     }
     // Of families nibble knows transformers has the rule itself: there is no list. It replaces none of Falcon's layers.
@@ -55,10 +56,11 @@ extension BitsAndBytesFolder {
     guard source.config != nil, !hasRule else { return decisions }
     var settled = decisions
     var skipped = SkippedModules.always(source.modelType)
-    for decision in decisions where !decision.isPacked { decision.module.map { skipped.add($0) } }
-    while let index = settled.firstIndex(where: { [.shape, .family].contains($0.reason) && $0.module.map(skipped.covers) == true }) {
+    let family = source.family, called = { (module: String) in family?.inModules(module) ?? module }
+    for decision in decisions where !decision.isPacked { decision.module.map { skipped.add(called($0)) } }
+    while let index = settled.firstIndex(where: { [.shape, .family].contains($0.reason) && $0.module.map { skipped.covers(called($0)) } == true }) {
       settled[index].keep(.notReplaced)
-      settled[index].module.map { skipped.add($0) }
+      settled[index].module.map { skipped.add(called($0)) }
     }
     return settled
   }
@@ -69,8 +71,10 @@ extension BitsAndBytesFolder {
     let targets = job.items.map(\.target)
     var skipped = SkippedModules.always(job.source.modelType)
     QuantizationConfig.skippedModules(targets, job.source.family)?.forEach { skipped.add($0) }
-    let isBeyond = job.source.family?.isBeyondBitsAndBytes ?? { _ in false }
-    let lost = targets.filter { $0.encoding.isPacked && ($0.module.map(skipped.covers) == true || isBeyond($0.name.text)) }
+    let family = job.source.family, isBeyond = family?.isBeyondBitsAndBytes ?? { _ in false }
+    let lost = targets.filter {
+      $0.encoding.isPacked && ($0.module.map { skipped.covers(family?.inModules($0) ?? $0) } == true || isBeyond($0.name.text) || job.source.isInTorchAttention($0.name.text))
+    }
     if job.source.family?.partsPackedExperts == true, targets.contains(where: { isBeyond($0.name.text) }) {
       return [
         .init(
@@ -85,6 +89,13 @@ extension BitsAndBytesFolder {
         "\(path: job.output.path): transformers does not load the folder: it does not replace the layers of \(lost.count) packed "
           + "weights, the first of which is \(subject: first.name.text); keep them, or write a block file")
     ]
+  }
+}
+
+extension Checkpoint {
+  /// Whether a weight belongs to PyTorch's own attention module, as SigLIP's pooling head has one: its output is of a class derived from `nn.Linear`.
+  fileprivate func isInTorchAttention(_ weight: String) -> Bool {
+    weight.hasSuffix(".out_proj.weight") && tensor(ByteName(weight.dropLast("out_proj.weight".count) + "in_proj_weight")) != nil
   }
 }
 

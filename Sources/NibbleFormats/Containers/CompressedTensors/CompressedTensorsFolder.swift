@@ -45,7 +45,7 @@ struct CompressedTensorsFolder: Int4Container {
   func config(_ job: StreamJob) -> JSON? {
     guard !keepsConfig(job), let config = job.source.config, let codec = codec(job) else { return nil }
     let targets = job.items.map(\.target), names = Set(targets.map(\.name))
-    var ignored = targets.filter { $0.encoding.isPlain && $0.dtype.isFloat }.compactMap(\.module)
+    var ignored = targets.filter { $0.encoding.isPlain && $0.dtype.isFloat }.compactMap(\.module).flatMap { job.source.moduleSpellings($0) }
     // A head that shares the embedding's weight is in no file.
     ignored += (job.source.family?.tiedHeads ?? NameGuess.tiedHeads).filter { !names.contains(ByteName($0 + ".weight")) }
     let weights: JSON = [

@@ -59,7 +59,7 @@ struct GPTQFolder: Int4Container {
     let heads = (job.source.family?.tiedHeads ?? NameGuess.tiedHeads).map { ByteName($0 + ".weight") }
     let quantization: JSON = [
       "bits": 4, "checkpoint_format": JSON(codec.zero == .none ? GPTQLayout.lessOne : GPTQLayout.plainZeros), "desc_act": false,
-      "dynamic": .object(kept.compactMap(\.module).map { ("-:^\(Self.pattern($0))$", .object([])) }),
+      "dynamic": .object(kept.compactMap(\.module).flatMap { job.source.moduleSpellings($0) }.map { ("-:^\(Self.pattern($0))$", .object([])) }),
       "group_size": codec.size == 0 ? .number("-1") : JSON(codec.size),
       "lm_head": .bool(targets.contains { $0.encoding.isPacked && heads.contains($0.name) }),
       "meta": ["quantizer": [JSON("nibble:\(nibbleVersion)")]], "pack_dtype": "int32", "quant_method": JSON(GPTQLayout.method),
