@@ -58,11 +58,14 @@ RUN = ["--max-steps", STEPS, "--batch-size", BATCH, "--learning-rate", RATE, "--
 
 
 def draw_rows(draw, count):
-    """Ids and labels as a collator leaves them: rows of different lengths, some without anything to learn."""
+    """Ids and labels as a collator leaves them: rows of different lengths, some without anything to learn, but no batch of only those."""
     rows = []
-    for _ in range(count):
+    for number in range(count):
         ids = [draw.randrange(3, SIZE) for _ in range(draw.randint(3, 20))]
-        rows.append({"input_ids": ids, "labels": [draw.randrange(SIZE) if draw.random() < 0.3 else -100 for _ in ids]})
+        labels = [draw.randrange(SIZE) if draw.random() < 0.3 else -100 for _ in ids]
+        if number % BATCH == 0:
+            labels[draw.randrange(len(ids))] = draw.randrange(SIZE)
+        rows.append({"input_ids": ids, "labels": labels})
     return rows
 
 

