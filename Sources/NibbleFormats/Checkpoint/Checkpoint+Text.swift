@@ -14,6 +14,7 @@ extension Checkpoint {
     text = text.setting("model_type", to: JSON(part.modelType(config)))
     // The whole decides about its head, and says what it is packed with.
     text = text.setting("tie_word_embeddings", to: .bool(tiedHeadName != nil))
+    if part.ownsHead { for key in ["final_logit_softcapping", "logits_scaling", "logit_scale"] { text = text.setting(key, to: .null) } }
     for key in ["quantization_config", GgufUntranslated.key] { if let value = config[key] { text = text.setting(key, to: value) } }
     let classes = config["architectures"]?.array?.map { name in
       name.string.map { JSON($0.replacing("ForConditionalGeneration", with: "ForCausalLM")) } ?? name

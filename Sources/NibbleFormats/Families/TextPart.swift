@@ -16,8 +16,18 @@ package struct TextPart: Sendable {
   let respelled: [(module: String, file: String)]
   /// Modules of the other parts.
   let others: [String]
+  /// Whose `tie_word_embeddings` decides about the head.
+  var tying = Tying.byWhole
   /// Whether older configurations have the numbers of the text model among those of the whole.
   var isFlat = false
+
+  enum Tying {
+    /// The whole's alone; the text model's alone; both tie it.
+    case byWhole, byText, byEither
+  }
+
+  /// Whether the head is a module of the whole: it does without what the text model alone does to its scores.
+  var ownsHead: Bool { head == "lm_head" }
 
   /// What the whole calls a parameter or a module of the text model, whichever of the two calls it so.
   package func whole(_ name: String) -> String {
@@ -52,10 +62,11 @@ package struct TextPart: Sendable {
 extension TextPart {
   /// Of transformers 5.23: its classes of models with pictures whose texts alone are those of a family that runs.
   package static let all: [TextPart] = [
-    llava(["gemma3"], usual: "gemma3_text"), llava(["mistral3"], usual: "mistral"), llava(["llava"], usual: "llama"), llava(["internvl"], usual: "qwen2"),
+    llava(["gemma3"], usual: "gemma3_text"), llava(["mistral3"], usual: "mistral"), llava(["llava"], usual: "llama", tying: .byEither),
+    llava(["internvl"], usual: "qwen2"),
     TextPart(
       modelTypes: ["llama4"], usual: "llama4_text", path: "language_model.model.", head: "language_model.lm_head", respelled: [],
-      others: ["vision_model", "multi_modal_projector"]),
+      others: ["vision_model", "multi_modal_projector"], tying: .byText),
     TextPart(
       modelTypes: ["smolvlm", "idefics3"], usual: "llama", path: "model.text_model.", head: "lm_head", respelled: [],
       others: ["model.vision_model", "model.connector"]),
@@ -65,20 +76,20 @@ extension TextPart {
   ]
 
   /// What shares LLaVA's modules.
-  private static func llava(_ types: [String], usual: String) -> TextPart {
+  private static func llava(_ types: [String], usual: String, tying: Tying = .byWhole) -> TextPart {
     TextPart(
       modelTypes: types, usual: usual, path: "model.language_model.", head: "lm_head",
       respelled: [
         ("model.language_model", "language_model.model"), ("lm_head", "language_model.lm_head"), ("model.vision_tower", "vision_tower"),
         ("model.multi_modal_projector", "multi_modal_projector"),
-      ], others: ["model.vision_tower", "model.multi_modal_projector"])
+      ], others: ["model.vision_tower", "model.multi_modal_projector"], tying: tying)
   }
 
   /// What shares Qwen2-VL's.
   private static func qwen(_ type: String) -> TextPart {
     TextPart(
       modelTypes: [type], usual: type + "_text", path: "model.language_model.", head: "lm_head",
-      respelled: [("model.visual", "visual"), ("model.language_model", "model")], others: ["model.visual"], isFlat: true)
+      respelled: [("model.visual", "visual"), ("model.language_model", "model")], others: ["model.visual"], tying: .byEither, isFlat: true)
   }
 
   package static var modelTypes: [String] { all.flatMap(\.modelTypes) }

@@ -51,6 +51,10 @@ extension Checkpoint {
   private var architecture: String? { config?["architectures"]?.array?.first?.string }
 
   private var ties: TiedWeights? {
+    if let part = family?.part {
+      let isDefault = architecture.flatMap { TiedWeights.known[$0]?.isDefault } ?? false
+      return TiedWeights(pairs: [(part.head + ".weight", part.path + "embed_tokens.weight")], isDefault: isDefault, isFlagOnly: true)
+    }
     if let architecture, let known = TiedWeights.known[architecture] {
       guard architecture.hasSuffix("ForMaskedLM"), let config, let scorer = family?.embeddingScorer(config),
         let source = known.pairs.first(where: { $0.parameter.hasSuffix(".weight") })?.source
@@ -67,7 +71,15 @@ extension Checkpoint {
       pairs: [(head + ".weight", found[0].name.text)], isDefault: family.name == "GPT-2", isFlagOnly: true)
   }
 
-  private func isTied(_ ties: TiedWeights) -> Bool { !ties.isFlagOnly || config?["tie_word_embeddings"]?.bool ?? ties.isDefault }
+  private func isTied(_ ties: TiedWeights) -> Bool {
+    guard ties.isFlagOnly else { return true }
+    let said = config?["tie_word_embeddings"]?.bool, part = family?.part
+    guard let part, part.tying != .byWhole else { return said ?? ties.isDefault }
+    if part.tying == .byEither, said == true { return true }
+    // Where the text model does not say, its own default decides, which the file shows.
+    let isHeld = tensor(called: part.head + ".weight") != nil
+    return config?["text_config"]?["tie_word_embeddings"]?.bool ?? (config?["text_config"] == nil ? said : nil) ?? !isHeld
+  }
 
   /// Parameters that the file leaves out because they are tied to others.
   package var tiedParameters: [TiedParameter] {
@@ -115,7 +127,7 @@ extension Checkpoint {
     let tied = tiedParameters
     guard !tied.isEmpty, canBeUntied, var config else { return self }
     config = config.setting("tie_word_embeddings", to: .bool(false))
-    if let text = config["text_config"], text["tie_word_embeddings"]?.bool == true {
+    if let text = config["text_config"], text["tie_word_embeddings"]?.bool == true || family?.part != nil {
       config = config.setting("text_config", to: text.setting("tie_word_embeddings", to: .bool(false)))
     }
     var untied = adding(

@@ -17,6 +17,10 @@ extension Trained {
         "\(path: file.path): \(module: stacked): factors of stacked experts are attached and merged, and not trained further; a new adapter has "
           + "factors of each expert")
     }
+    if let other = file.changesOfOtherParts(of: model.checkpoint).first {
+      throw NibbleError.usage(
+        "\(path: file.path): \(module: other) is of a part that takes pictures, which texts do not train; such an adapter is attached and merged")
+    }
     try file.checkLayers(of: model.checkpoint)
     try file.checkEverythingMatches(modules, parameters, of: model.path)
     let held = Set(file.mapped.checkpoint.tensors.map(\.name))

@@ -3,7 +3,7 @@ import sys
 
 import transformers
 
-from . import decoders, encoders, pairs
+from . import decoders, encoders, pairs, wholes
 
 # What nibble runs, and the classes it runs them as.
 DECODERS = {
@@ -11,7 +11,7 @@ DECODERS = {
     "mistral": ("MistralForCausalLM", "MistralForCausalLM", "MistralForSequenceClassification", "MistralModel"),
     "qwen2": ("Qwen2ForCausalLM", "Qwen2ForCausalLM", "Qwen2ForSequenceClassification", "Qwen2Model"),
     "gpt2": ("GPT2LMHeadModel", "GPT2LMHeadModel", "GPT2ForSequenceClassification", "GPT2Model"),
-    **decoders.CLASSES,
+    **decoders.CLASSES, **wholes.CLASSES,
 }
 ENCODERS = {
     "bert": ("BertForSequenceClassification", "BertForTokenClassification", "BertForMaskedLM", "BertModel"),
@@ -47,6 +47,8 @@ def configuration(case, family, class_name, plain):
         config = llama_like(case, family, plain)
     elif family == "gpt2":
         config = gpt2(case, plain)
+    elif family in wholes.WHOLES:
+        config = wholes.draw(case, family, plain, sys.modules[__name__])
     elif family in decoders.KINDS:
         config = decoders.draw(case, family, plain, sys.modules[__name__])
     elif family in encoders.KINDS:

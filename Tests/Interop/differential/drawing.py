@@ -5,7 +5,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from . import experts
+from . import experts, wholes
 from .common import ONLY, Undrawable, peer
 from .configurations import DECODERS, ENCODERS, MASKED, OTHERS, PAIRS, configuration
 
@@ -16,7 +16,7 @@ class Drawn:
     """A model on disk: its folder, class and configuration as text."""
 
     def __init__(self, folder, model_class, config, dtype):
-        self.folder, self.model_class, self.config, self.dtype = folder, model_class, config, dtype
+        self.folder, self.model_class, self.config, self.dtype = folder, model_class, wholes.of_text(config or {"model_type": None}), dtype
         # Whether experts are linear layers in what `load` gives.
         self.apart = False
 
@@ -30,6 +30,8 @@ class Drawn:
         name = self.model_class.__name__
         kinds = {"SequenceClassification": "classes", "TokenClassification": "tokens", "CausalLM": "language", "LMHead": "language", "MaskedLM": "masked",
                  "ConditionalGeneration": "answers"}
+        if self.model_class.__name__ in {names[0] for names in wholes.CLASSES.values()}:
+            return "language"
         return next((kind for part, kind in kinds.items() if part in name), "states")
 
     def mask(self, asked):
@@ -48,8 +50,8 @@ def load(folder, model_class):
     if report["missing_keys"] or report["mismatched_keys"]:
         raise ValueError(f"keys are missing: {sorted(report['missing_keys'])[:3]} {sorted(report['mismatched_keys'])[:3]}")
     # A cache is not asked for, and some configurations have none.
-    model.config.use_cache = False
-    return model.eval()
+    model.config.use_cache = model.config.get_text_config().use_cache = False
+    return wholes.prepare(model.eval())
 
 
 def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=None, others=0.0, vocabulary=None, **changes):
@@ -80,7 +82,7 @@ def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=Non
     model_class = getattr(transformers, class_name)
     config = configuration(case, family, class_name, plain)
     if vocabulary:
-        config["vocab_size"] = vocabulary
+        config.get("text_config", config)["vocab_size"] = vocabulary
     config.update(changes)
     dtype = dtype or rng.choice(["float32", "float32", "bfloat16", "float16"])
     config[rng.choice(["dtype", "torch_dtype"])] = dtype
@@ -90,7 +92,7 @@ def draw_model(case, name="m", families=None, kinds=None, plain=False, dtype=Non
     case.note(**{name: {"class": class_name, "config": config}})
     with peer("making the model"):
         read = transformers.AutoConfig.from_pretrained(folder)
-        if read.num_hidden_layers > 8:
+        if read.get_text_config(decoder=True).num_hidden_layers > 8:
             raise Undrawable("a model of the default's size")
         model = model_class._from_config(read, attn_implementation="eager")
     randomize(case, model)
@@ -122,6 +124,7 @@ def store(case, folder, model, dtype, plain, name):
     rng = case.rng
     tensors = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
     tensors = experts.in_files(model.config.model_type, tensors)
+    published = case.chance(0.7)
     tied = dict(getattr(model, "_tied_weights_keys", None) or {}) if model.config.tie_word_embeddings else {}
     tied = {key: source for key, source in tied.items() if key in tensors}
     how = "as saved"
@@ -133,8 +136,9 @@ def store(case, folder, model, dtype, plain, name):
     if how == "stored too, other values":
         for key in tied:
             tensors[key] = tensors[key] + 0.1 * torch.randn(tensors[key].shape)
+    tensors = wholes.in_files(model.config.model_type, tensors, published)
     odd = []
-    if not plain and case.chance(0.15):
+    if not plain and case.chance(0.15) and model.config.model_type not in wholes.WHOLES:
         prefix = model.base_model_prefix + "."
         if all(key.startswith(prefix) for key in tensors):
             odd.append("without prefix")
