@@ -6,6 +6,7 @@ import NibbleFormats
 package struct ModuleNames: Sendable {
   /// Those of every family.
   private static let prefixes = Set(ModelFamily.known.flatMap { family in family.modelTypes.flatMap(family.prefixes) }).filter { !$0.isEmpty }.sorted()
+  private static let ofTexts = "language_model."
   private let names: [String]
   /// The base's own among `prefixes`.
   private let own: [String]
@@ -35,8 +36,10 @@ package struct ModuleNames: Sendable {
   /// modules of the same names, and one's adapter is not the other's.
   private static func own(_ base: Checkpoint?, _ names: [String]) -> [String] {
     let ofFamily = base?.modelType.flatMap { type in base?.family?.prefixes(type) } ?? []
-    let own = ofFamily.filter { !$0.isEmpty } + prefixes.filter { prefix in names.contains { $0.hasPrefix(prefix) } }
-    return own.isEmpty ? prefixes : Set(own).sorted()
+    var own = Set(ofFamily.filter { !$0.isEmpty } + prefixes.filter { prefix in names.contains { $0.hasPrefix(prefix) } })
+    // By names alone, the text model of one that takes pictures as well: files and modules put these two in different orders.
+    if base?.family == nil { own.formUnion(names.contains { $0.hasPrefix(Self.ofTexts) } ? [Self.ofTexts, "model."] : own.contains("model.") ? [Self.ofTexts] : []) }
+    return own.isEmpty ? prefixes : own.sorted()
   }
 
   private static func shorn(_ name: String, _ prefixes: [String], _ family: ModelFamily?) -> String {

@@ -81,7 +81,7 @@ def test_the_table_of_tokens_under_its_other_names(nibble, work, name, is_copy):
     ({"relative_attention_max_distance": 2}, "relative_attention_max_distance"), ({"relative_attention_num_buckets": 1}, "relative_attention_num_buckets"),
     ({"decoder_start_token_id": VOCABULARY}, "decoder_start_token_id"), ({"d_kv": -1}, "d_kv"), ({"num_decoder_layers": 0}, "num_decoder_layers")], ids=str)
 def test_what_is_not_done_is_refused_by_name(nibble, work, changes, reason):
-    save_t5(work / "m", "refused", kind="t5", feed_forward_proj="relu", relative_attention_num_buckets=16)
+    save_t5(work / "m", "refused", kind="t5", feed_forward_proj="relu", relative_attention_num_buckets=16, relative_attention_max_distance=40)
     edit_config(work / "m", **changes)
     said = nibble("generate", "--base", work / "m", "--prompt", "t5", exits=3).stderr
     assert reason in said and len(said.strip().splitlines()) == 1

@@ -14,6 +14,7 @@ from .common import Undrawable, peer
 from .drawing import DTYPES
 from .methods import draw_method
 from .methods import move as move_method
+from .wholes import numbers
 
 TASKS = {"language": "CAUSAL_LM", "answers": "SEQ_2_SEQ_LM", "classes": "SEQ_CLS", "tokens": "TOKEN_CLS", "states": "FEATURE_EXTRACTION", "masked": None}
 
@@ -110,7 +111,7 @@ def draw_settings(case, drawn, model, simple=False):
             left = [one for one in settings["target_modules"] if one.rsplit(".", 1)[-1] not in whole]
             settings["target_modules"] = left or modules.linear[:1]
     if case.chance(0.15) and not set(modules.table) & {*settings.get("modules_to_save", []), *settings["target_modules"]}:
-        size = model.config.vocab_size
+        size = numbers(model).vocab_size
         tokens = rng.sample(range(size), rng.randint(1, 4))
         settings["trainable_token_indices"] = tokens if case.chance(0.5) else {rng.choice(modules.table + modules.head): tokens}
         # PEFT's rows leave out what else a kind of embedding does, such as OPT's offset of positions.

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from . import experts
 from .common import Difference, Undrawable, peer
 from .drawing import draw_model
+from .wholes import numbers
 
 PROJECTIONS = ("embeddings_project", "embedding_hidden_mapping_in")
 CODECS = [[], ["--codec", "fp4", "--block-size", "32"], ["--no-double-quant", "--block-size", "128"]]
@@ -21,9 +22,9 @@ def run(case):
     with peer("loading"):
         model = drawn.load()
     # Too few windows for any to be held out: what is said is of the text.
-    ids = torch.randint(0, model.config.vocab_size, (rng.randint(1, 7), rng.randint(2, 20)))
-    ids[ids == (model.config.pad_token_id or 0)] = model.config.vocab_size - 1
-    if model.config.pad_token_id == model.config.vocab_size - 1:
+    ids = torch.randint(0, numbers(model).vocab_size, (rng.randint(1, 7), rng.randint(2, 20)))
+    ids[ids == (numbers(model).pad_token_id or 0)] = numbers(model).vocab_size - 1
+    if numbers(model).pad_token_id == numbers(model).vocab_size - 1:
         raise Undrawable("the last token is padding")
     (case / "text.jsonl").write_text("".join(json.dumps({"input_ids": row, "labels": row}) + "\n" for row in ids.tolist()))
     case.note(text=list(ids.shape))

@@ -19,10 +19,14 @@ class Drawn:
         self.folder, self.model_class, self.config, self.dtype = folder, model_class, wholes.of_text(config or {"model_type": None}), dtype
         # Whether experts are linear layers in what `load` gives.
         self.apart = False
+        # Whether it is to be without its parts for pictures.
+        self.of_texts = False
 
     def load(self, folder=None):
         """The model in float32, with nothing missing."""
         model = load(folder or self.folder, self.model_class)
+        if self.of_texts:
+            wholes.strip(model)
         return experts.apart(self.config["model_type"], model) if self.apart else model
 
     @property

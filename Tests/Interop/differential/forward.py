@@ -5,6 +5,7 @@ from safetensors.torch import load_file, save_file
 from .common import PeerRefusal, Refusal, Undrawable, answers, compare, in_double, peer
 from .drawing import draw_model
 from .questions import draw_question
+from .wholes import numbers
 
 
 def ask(case, asked, base="m", *options):
@@ -29,7 +30,7 @@ def run(case):
     if drawn.config["model_type"] == "mistral" and "sliding_window" not in drawn.config and case.chance(0.5):
         # Beyond the window that is the default.
         if drawn.config.get("max_position_embeddings", 131072) >= 4500:
-            asked = {"input_ids": torch.randint(0, model.config.vocab_size, (1, 4400))}
+            asked = {"input_ids": torch.randint(0, numbers(model).vocab_size, (1, 4400))}
     case.note(asked={name: list(value.shape) for name, value in asked.items()})
     with peer("asking", PeerRefusal):
         theirs = answers(model, **asked)

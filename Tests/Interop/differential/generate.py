@@ -102,11 +102,12 @@ def own_end(case, drawn):
     """What config.json says of the end of a text: nothing, a token, several."""
     path = drawn.folder / "config.json"
     config = json.loads(path.read_text())
-    size = config["vocab_size"]
+    numbers = config.get("text_config", config)
+    size = numbers["vocab_size"]
     ends = case.rng.choice([None, "absent", case.rng.randrange(size), case.rng.sample(range(size), 3)])
-    config.pop("eos_token_id")
+    numbers.pop("eos_token_id")
     if ends != "absent":
-        config["eos_token_id"] = ends
+        numbers["eos_token_id"] = ends
     case.note(config_eos=ends)
     path.write_text(json.dumps(config))
 

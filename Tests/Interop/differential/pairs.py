@@ -2,6 +2,7 @@
 import math
 
 import torch
+from .wholes import numbers
 
 CLASSES = {"t5": ("T5ForConditionalGeneration",), "mt5": ("MT5ForConditionalGeneration",)}
 
@@ -51,7 +52,7 @@ def draw(case, family, plain, tools):
 
 def question(case, model, asked, simple):
     """What the decoder reads, or labels that say so, beside what the encoder reads."""
-    rng, size = case.rng, model.config.vocab_size
+    rng, size = case.rng, numbers(model).vocab_size
     shape = (asked["input_ids"].shape[0], rng.choice([1, 2, 5, 17, 70]))
     ids = torch.randint(0, size, shape)
     if simple or case.chance(0.5):

@@ -11,6 +11,7 @@ from bitsandbytes import functional
 
 from .common import Difference, Undrawable, peer
 from .drawing import DTYPES, draw_model
+from .wholes import bare
 
 
 def run(case):
@@ -116,7 +117,7 @@ def with_prefix(packed, layers):
     """Names as the model has them, whether or not the file leaves the model's prefix out."""
     for name in packed:
         module = name.removesuffix(".weight")
-        same = (layer for layer in layers if layer == module or layer.endswith("." + module) or module.endswith("." + layer))
+        same = (layer for layer in layers if layer == module or layer.endswith("." + module) or module.endswith("." + layer) or bare(layer) == bare(module))
         yield next(same, name)
 
 

@@ -3,24 +3,25 @@ import torch
 
 from . import pairs
 from .configurations import ENCODERS
+from .wholes import numbers
 
 
 def limit(config, model):
     """The most tokens a sequence may have."""
     most = config.get("max_position_embeddings") or config.get("n_positions") or getattr(model.config, "max_position_embeddings", 64)
     if config["model_type"] in ENCODERS and config["model_type"] != "bert":
-        most -= model.config.pad_token_id + 1
+        most -= numbers(model).pad_token_id + 1
     return most
 
 
 def draw_question(case, drawn, model, simple=False):
     """Ids and what stands beside them: masks of padding on either side, token types, labels."""
     rng = case.rng
-    vocabulary, most = model.config.vocab_size, limit(drawn.config, model)
+    vocabulary, most = numbers(model).vocab_size, limit(drawn.config, model)
     batch = rng.choice([1, 2, 3])
     length = min(most, rng.choice([1, 2, 5, 17, 24, 40, most if most < 150 else 33]))
     ids = torch.randint(0, vocabulary, (batch, length))
-    padding = model.config.pad_token_id
+    padding = numbers(model).pad_token_id
     asked = {"input_ids": ids}
     if drawn.kind == "classes" and drawn.is_causal and (padding is None or not 0 <= padding < vocabulary):
         asked["input_ids"] = ids = ids[:1]

@@ -12,12 +12,13 @@ import transformers
 from rounding import runs_moved_by_rounding
 from safetensors.torch import load_file
 
-from . import experts, pairs
+from . import experts, pairs, wholes
 from .adapters import Modules, attached, draw_adapter, some
 from .common import Difference, Undrawable, answers, compare, in_double, peer
 from .drawing import draw_model
 from .forward import ask
 from .questions import draw_question, limit
+from .wholes import numbers
 
 
 def run(case):
@@ -26,10 +27,11 @@ def run(case):
     drawn = draw_model(case, plain=True, dtype="float32", kinds=("language", "answers", "classes", "tokens", "masked"), vocabulary=case.rng.randint(24, 90))
     # To an optimizer, experts that are stacked are one tensor.
     drawn.apart |= how == "full" and drawn.config["model_type"] in experts.NAMES
+    drawn.of_texts = drawn.config["model_type"] in wholes.WHOLES
     with peer("loading"):
         model = drawn.load()
     by_class = drawn.kind == "classes"
-    if by_class and drawn.is_causal and model.config.pad_token_id is None:
+    if by_class and drawn.is_causal and numbers(model).pad_token_id is None:
         raise Undrawable("a classifier without padding")
     {"continued": continued, "full": full, "fresh": fresh}[how](case, drawn, model)
 
@@ -79,9 +81,9 @@ def flags(case, drawn):
 def draw_rows(case, drawn, model, run):
     """Rows of ids; for classifiers texts whose words are ids, and their classes."""
     rng = case.rng
-    size, most = model.config.vocab_size, min(limit(drawn.config, model), 20)
+    size, most = numbers(model).vocab_size, min(limit(drawn.config, model), 20)
     # What a table does not learn: MPNet's padding is 1, whatever its configuration says.
-    padding = 1 if drawn.config["model_type"] == "mpnet" else model.config.pad_token_id
+    padding = 1 if drawn.config["model_type"] == "mpnet" else numbers(model).pad_token_id
     count = rng.choice([run["steps"] * run["batch"] * run["accumulation"], 2 * run["batch"] + 1])
     rows = pairs.rows(rng, size, count) if drawn.kind == "answers" else []
     for _ in range(count - len(rows)):
@@ -374,7 +376,7 @@ def fresh(case, drawn, model):
         words[words.index("--target-modules") + 1] = ",".join(modules.linear)
         words += ["--exclude-modules", rng.choice([rng.choice(modules.linear), rf".*\.0\..*{rng.choice(modules.linear)}"])]
     if case.chance(0.25):
-        size = model.config.vocab_size
+        size = numbers(model).vocab_size
         words += ["--trainable-token-indices", ",".join(map(str, rng.sample(range(size), 2)))]
         if modules.head and case.chance(0.4):
             words += ["--trainable-token-indices", f"{rng.choice(modules.head)}={rng.randrange(size)}"]

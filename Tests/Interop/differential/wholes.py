@@ -1,4 +1,6 @@
 """Models that take pictures as well, whose text models are drawn like other decoders. Questions are texts; pictures never come."""
+import re
+
 import torch
 
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
@@ -92,19 +94,32 @@ def in_files(family, tensors, published):
     return {spelled(name): value for name, value in tensors.items()}
 
 
+def numbers(model):
+    """The configuration of what answers texts."""
+    return model.config.get_text_config() if model.config.model_type in WHOLES else model.config
+
+
+def bare(module):
+    """A module's path without what files and classes put before it."""
+    return re.sub(r"^((model|language_model|text_model)\.)+", "", module)
+
+
+def strip(model):
+    """Takes away what texts do not pass through, so that an adapter is drawn for the rest."""
+    for holder in (model, model.model if hasattr(model, "model") else model):
+        for part in ("vision_tower", "vision_model", "multi_modal_projector", "visual", "connector"):
+            if part in holder._modules:
+                del holder._modules[part]
+
+
 def prepare(model):
-    """Gives a loaded model what others have: the numbers of its text model, and for Gemma 3 the types that it wants in training."""
-    if model.config.model_type not in WHOLES:
-        return model
-    text = model.config.get_text_config()
-    for key in ("vocab_size", "pad_token_id", "hidden_size", "max_position_embeddings", "num_hidden_layers"):
-        if getattr(model.config, key, None) is None:
-            setattr(model.config, key, getattr(text, key, None))
+    """Gives a loaded Gemma 3 the types of tokens that it wants in training."""
     if model.config.model_type == "gemma3":
-        forward = model.forward
+        kind = type(model)
 
-        def typed(input_ids=None, **rest):
-            return forward(input_ids=input_ids, **{"token_type_ids": torch.zeros_like(input_ids), **rest})
+        def forward(self, input_ids=None, **rest):
+            return kind.forward(self, input_ids=input_ids, **{"token_type_ids": torch.zeros_like(input_ids), **rest})
 
-        model.forward = typed
+        # A copy, and what PEFT makes of it, is to be asked itself.
+        model.__class__ = type(kind.__name__, (kind,), {"forward": forward})
     return model
