@@ -65,10 +65,13 @@ public final class Model: @unchecked Sendable {
       throw config.fail(
         "\(key: "model_type") \(quoted(type)) is not implemented; \((architectures.modelTypes + TextPart.modelTypes).joined(separator: ", ")) are")
     }
-    if let part = checkpoint.family?.part {
-      guard try config.architectureClass().hasSuffix("ForCausalLM"), classifier == nil else {
-        throw config.fail(
-          "of models that take pictures as well (\(part.modelTypes.joined(separator: ", "))) the language model runs, and no other head")
+    if checkpoint.family?.part != nil {
+      let name = try config.architectureClass()
+      guard name.hasSuffix("ForCausalLM") else {
+        throw config.fail("architecture \(quoted(name)) is not implemented: of models that take pictures as well the language model runs")
+      }
+      guard classifier == nil else {
+        throw NibbleError.usage("\(path): new heads are not implemented for models that take pictures as well; \(quoted(checkpoint.modelType ?? "")) is one")
       }
     }
     let source = WeightSource(try MappedCheckpoint(checkpoint))

@@ -75,16 +75,6 @@ def test_transformers_loads_no_packed_folder_with_stacked_experts(nibble, work):
     assert distance(forward(nibble, work / "bnb", work, **asked)["logits"], theirs) < TOLERANCE
 
 
-@pytest.mark.parametrize("family, wrapper", [("ministral3", "mistral3"), ("llama4_text", "llama4")])
-def test_wrappers_of_images_and_text_are_refused_by_name(nibble, work, family, wrapper):
-    save(work / "m", family)
-    config = json.loads((work / "m" / "config.json").read_text())
-    (work / "m" / "config.json").write_text(json.dumps({"model_type": wrapper, "architectures": [f"{wrapper}ForConditionalGeneration"], "text_config": config}))
-    save_file({"input_ids": torch.ones(1, 3, dtype=torch.long)}, work / "ids.safetensors")
-    said = nibble("forward", "--base", work / "m", "--ids", work / "ids.safetensors", "-o", work / "out.safetensors", exits=3)
-    assert wrapper in said.stderr and len(said.stderr.splitlines()) == 1
-
-
 # MARK: - Refusals
 
 GRANITE, MINISTRAL, LLAMA = "granitemoehybrid", "ministral3", "llama4_text"

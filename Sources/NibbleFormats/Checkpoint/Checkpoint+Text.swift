@@ -11,7 +11,7 @@ extension Checkpoint {
     guard let config, let part = TextPart.of(modelType) else { return config }
     var text = config["text_config"] ?? (part.isFlat ? config : .object([]))
     guard text.members != nil else { return text }
-    text = text.setting("model_type", to: JSON(part.modelType(config)))
+    if text["model_type"] ?? .null == .null || config["text_config"] == nil { text = text.setting("model_type", to: JSON(part.modelType(config))) }
     // The whole decides about its head, and says what it is packed with.
     text = text.setting("tie_word_embeddings", to: .bool(tiedHeadName != nil))
     if part.ownsHead { for key in ["final_logit_softcapping", "logits_scaling", "logit_scale"] { text = text.setting(key, to: .null) } }
