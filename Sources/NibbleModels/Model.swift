@@ -66,12 +66,12 @@ public final class Model: @unchecked Sendable {
         "\(key: "model_type") \(quoted(type)) is not implemented; \((architectures.modelTypes + TextPart.modelTypes).joined(separator: ", ")) are")
     }
     if checkpoint.family?.part != nil {
+      guard classifier == nil else {
+        throw NibbleError.usage("\(path): new heads are not implemented for models that take pictures as well; \(quoted(checkpoint.modelType ?? "")) is one")
+      }
       let name = try config.architectureClass()
       guard name.hasSuffix("ForCausalLM") else {
         throw config.fail("architecture \(quoted(name)) is not implemented: of models that take pictures as well the language model runs")
-      }
-      guard classifier == nil else {
-        throw NibbleError.usage("\(path): new heads are not implemented for models that take pictures as well; \(quoted(checkpoint.modelType ?? "")) is one")
       }
     }
     let source = WeightSource(try MappedCheckpoint(checkpoint))

@@ -22,6 +22,28 @@ extension Checkpoint {
     return classes.map { text.setting("architectures", to: .array($0)) } ?? text
   }
 
+  /// llama.cpp's names for it; nil where they are not known.
+  var llamaCpp: LlamaCppNames? {
+    guard let type = networkConfig?["model_type"]?.string else { return nil }
+    guard let part = TextPart.of(modelType) else { return LlamaCppNames.of(modelType: type) }
+    // A text model whose own class is said is written as what that is.
+    let wanted = config?["text_config"]?["architectures"]?.array?.first?.string == nil ? part.architecture : nil
+    let known = LlamaCppNames.all.filter { $0.modelTypes.contains(type) }
+    var names = known.first { $0.architecture == wanted } ?? known.first
+    names?.part = part
+    return names
+  }
+
+  /// The same configuration as llama.cpp's converter reads it: tokens with a meaning are looked for in the whole's first.
+  var llamaCppConfig: JSON? {
+    guard let config, TextPart.of(modelType) != nil, let text = networkConfig else { return networkConfig }
+    return ["bos", "eos", "unk", "sep", "pad", "cls", "mask", "eot"].reduce(text) { text, role in
+      let key = "\(role)_token_id"
+      guard let id = config[key], id != .null else { return text }
+      return text.setting(key, to: id)
+    }
+  }
+
   /// Whether that stands in an object of its own.
   package var hasTextConfig: Bool { TextPart.of(modelType) != nil && config?["text_config"] != nil }
 

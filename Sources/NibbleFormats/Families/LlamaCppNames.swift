@@ -52,6 +52,8 @@ package struct LlamaCppNames: Sendable {
   var stacks: [Stack] = []
   /// Modules that the first layer may lack.
   var firstLayerLacks: [String] = []
+  /// Where the model is the text model of one that takes pictures as well.
+  var part: TextPart?
   /// Whether adapters are converted.
   package var takesAdapters = true
   /// Tensors that llama.cpp has no use for, and why: full names, searched.
@@ -128,10 +130,13 @@ package struct LlamaCppNames: Sendable {
 
   // MARK: - Names
 
+  /// What a text model that stands by itself calls a module or a tensor.
+  private func own(_ name: String) -> String { part.flatMap { $0.own($0.inModules(name)) } ?? name }
+
   /// llama.cpp's name of a module, without `.weight`; the path with or without the model's prefix.
-  package func gguf(module path: String) -> String? {
-    if let head = heads.first(where: { $0.peft == path }) { return head.gguf }
-    let path = path.hasPrefix(prefix) ? path.dropFirst(prefix.count) : path[...]
+  package func gguf(module name: String) -> String? {
+    let full = own(name), path = full.hasPrefix(prefix) ? full.dropFirst(prefix.count) : full[...]
+    if let head = heads.first(where: { $0.peft == full }) { return head.gguf }
     if let found = whole.first(where: { $0.peft == path }) { return found.gguf }
     for stack in stacks {
       guard let place = Self.split(path, behind: stack.layers), let found = stack.inLayer.first(where: { $0.peft == place.rest }) else { continue }
@@ -143,7 +148,8 @@ package struct LlamaCppNames: Sendable {
 
   /// The layer that a tensor is of; nil for those outside layers.
   func layer(of tensor: String) -> Int? {
-    Self.split(tensor.hasPrefix(prefix) ? tensor.dropFirst(prefix.count) : tensor[...], behind: layers).flatMap { Int($0.number) }
+    let own = own(tensor)
+    return Self.split(own.hasPrefix(prefix) ? own.dropFirst(prefix.count) : own[...], behind: layers).flatMap { Int($0.number) }
   }
 
   /// A number that stands between `start` and a dot, and what follows.
@@ -156,7 +162,7 @@ package struct LlamaCppNames: Sendable {
 
   /// llama.cpp's tensor that holds the weight of an expert, and which of them it is there; nil for what is no expert's.
   package func expert(tensor name: String) -> (gguf: String, number: Int)? {
-    guard let experts, let part = Self.parts(name), part.suffix == ".weight" || experts.hasBiases else { return nil }
+    guard let experts, let part = Self.parts(own(name)), part.suffix == ".weight" || experts.hasBiases else { return nil }
     let path = part.module.hasPrefix(prefix) ? part.module.dropFirst(prefix.count) : part.module[...]
     guard let layer = Self.split(path, behind: layers), let expert = Self.split(layer.rest, behind: experts.path),
       let found = experts.modules.first(where: { $0.peft == expert.rest }), let number = Int(expert.number)
@@ -201,7 +207,7 @@ package struct LlamaCppNames: Sendable {
 
   /// llama.cpp's name of a tensor; nil where it has none.
   package func gguf(tensor name: String) -> String? {
-    let path = name.hasPrefix(prefix) ? name.dropFirst(prefix.count) : name[...]
+    let own = own(name), path = own.hasPrefix(prefix) ? own.dropFirst(prefix.count) : own[...]
     if !parameters.isEmpty, let place = Self.split(path, behind: layers), let found = parameters.first(where: { $0.peft == place.rest }) {
       return "blk.\(place.number).\(found.gguf)"
     }
@@ -222,6 +228,7 @@ package struct LlamaCppNames: Sendable {
   ///
   /// - Parameter hasHead: whether the checkpoint has a classification head
   package func reasonToDrop(_ tensor: String, hasHead: Bool = false) -> String? {
+    if part?.isOther(tensor) == true { return "llama.cpp has parts for pictures in a file of their own" }
     if hasHead, gguf(tensor: tensor) != nil { return nil }
     return dropped.first { (try? $0.pattern?.isFound(in: tensor)) == true }?.reason
   }

@@ -60,7 +60,7 @@ extension ModelFamily {
       names(["gemma"], normsBefore, plusOne: true, hasHead: false), names(["gemma2"], normsAround + normsAfter, plusOne: true, hasHead: false),
       names(["gemma3_text"], as: "gemma3", normsAround + normsAfter + headNorms, plusOne: true),
       names(["olmo2"], normsAfter + headNorms), names(["olmo3"], as: "olmo2", normsAfter + headNorms),
-      names(["ministral3"], as: "mistral3", normsBefore, interleaved: true), granite4,
+      names(["ministral3"], as: "mistral3", normsBefore, interleaved: true), names(["mistral"], as: "mistral3", normsBefore, interleaved: true), granite4,
     ]
   }()
 }

@@ -18,6 +18,8 @@ package struct TextPart: Sendable {
   let others: [String]
   /// Whose `tie_word_embeddings` decides about the head.
   var tying = Tying.byWhole
+  /// What llama.cpp calls the whole's text model, where that is another name than it has for the same model by itself.
+  var architecture: String?
   /// Whether older configurations have the numbers of the text model among those of the whole.
   var isFlat = false
 
@@ -39,7 +41,7 @@ package struct TextPart: Sendable {
   /// What the text model alone calls a parameter of the whole, as modules are spelled; nil for those of other parts.
   package func own(_ name: String) -> String? {
     if name.hasPrefix(path) { return "model." + name.dropFirst(path.count) }
-    return name.hasPrefix(head + ".") ? "lm_head" + name.dropFirst(head.count) : nil
+    return name == head || name.hasPrefix(head + ".") ? "lm_head" + name.dropFirst(head.count) : nil
   }
 
   /// A path as files spell it.
@@ -62,7 +64,7 @@ package struct TextPart: Sendable {
 extension TextPart {
   /// Of transformers 5.23: its classes of models with pictures whose texts alone are those of a family that runs.
   package static let all: [TextPart] = [
-    llava(["gemma3"], usual: "gemma3_text"), llava(["mistral3"], usual: "mistral"), llava(["llava"], usual: "llama", tying: .byEither),
+    llava(["gemma3"], usual: "gemma3_text"), llava(["mistral3"], usual: "mistral", architecture: "mistral3"), llava(["llava"], usual: "llama", tying: .byEither),
     llava(["internvl"], usual: "qwen2"),
     TextPart(
       modelTypes: ["llama4"], usual: "llama4_text", path: "language_model.model.", head: "language_model.lm_head", respelled: [],
@@ -76,13 +78,13 @@ extension TextPart {
   ]
 
   /// What shares LLaVA's modules.
-  private static func llava(_ types: [String], usual: String, tying: Tying = .byWhole) -> TextPart {
+  private static func llava(_ types: [String], usual: String, tying: Tying = .byWhole, architecture: String? = nil) -> TextPart {
     TextPart(
       modelTypes: types, usual: usual, path: "model.language_model.", head: "lm_head",
       respelled: [
         ("model.language_model", "language_model.model"), ("lm_head", "language_model.lm_head"), ("model.vision_tower", "vision_tower"),
         ("model.multi_modal_projector", "multi_modal_projector"),
-      ], others: ["model.vision_tower", "model.multi_modal_projector"], tying: tying)
+      ], others: ["model.vision_tower", "model.multi_modal_projector"], tying: tying, architecture: architecture)
   }
 
   /// What shares Qwen2-VL's.

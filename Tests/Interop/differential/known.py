@@ -25,7 +25,7 @@ def has_layers_in_other_places(drawn, failure):
 
 
 def packs_stacked_experts(drawn, failure):
-    return "m" in drawn and drawn["m"]["config"]["model_type"] == "llama4_text" and "transformers does not load it: \"normal_kernel_cpu\"" in failure
+    return "m" in drawn and drawn["m"]["config"]["model_type"] in ("llama4", "llama4_text") and "transformers does not load it: \"normal_kernel_cpu\"" in failure
 
 
 def writes_a_bias_twice(drawn, failure):

@@ -62,6 +62,7 @@ struct GgufSource {
       let types = ["gpt2": "roberta", "t5": "xlm-roberta"]
       let type = file.text("tokenizer.ggml.model").flatMap { types[$0] } ?? (has("token_types.weight") ? "bert" : "distilbert")
       return all.first { $0.modelTypes.contains(type) }
+    case "mistral3": return all.first { $0.modelTypes.contains(file.metadata["mistral3.attention.temperature_scale"] == nil ? "mistral" : "ministral3") }
     case "olmo2": return all.first { $0.modelTypes.contains(file.metadata["olmo2.attention.sliding_window"] == nil ? "olmo2" : "olmo3") }
     case "granite":
       let isFourth = file.metadata["granite.expert_shared_feed_forward_length"] != nil

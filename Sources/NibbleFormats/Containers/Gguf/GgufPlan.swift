@@ -28,10 +28,10 @@ struct GgufPlan: Sendable {
   /// - Throws: `.usage` for what llama.cpp does not have, `.badInput` for a configuration or tokenizer that makes no sense
   init(_ job: inout StreamJob) throws {
     let source = job.source
-    guard let config = source.config, let modelType = source.modelType else {
+    guard let config = source.llamaCppConfig, let modelType = config["model_type"]?.string else {
       throw NibbleError.usage("\(path: source.path): there is no config.json, from which a GGUF file says what the model is")
     }
-    guard let llamaCpp = LlamaCppNames.of(modelType: modelType) else {
+    guard let llamaCpp = source.llamaCpp else {
       throw NibbleError.usage(
         "\(path: source.path): llama.cpp's names are known for \(LlamaCppNames.all.flatMap(\.modelTypes).sorted().joined(separator: ", ")), not for model_type \(quoted(modelType))"
       )

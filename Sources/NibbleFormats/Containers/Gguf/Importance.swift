@@ -61,7 +61,7 @@ extension GgufPlan {
   /// - Throws: `.usage` where no type searches, `.adapterMismatch` for the importance of another model
   func weigh(_ job: inout StreamJob, by importance: Importance) throws {
     let path = importance.path, model = job.source.path
-    let prefix = job.source.modelType.flatMap { type in job.source.family?.prefix(type) } ?? ""
+    let family = job.source.family, prefix = job.source.modelType.flatMap { family?.prefix($0) } ?? ""
     var searched = 0, mended = 0
     var (found, lacking): (Set<String>, [String]) = ([], [])
     let expertCount = expertCount
@@ -69,7 +69,7 @@ extension GgufPlan {
       let target = job.items[index].target, name = target.name.text, gguf = names[target.name] ?? name
       // Parts of one parameter share its inputs.
       let whole = job.items[index].whole.map { [$0.name.text, prefix + $0.name.text] } ?? []
-      guard let entry = ([gguf, name, prefix + name] + whole).first(where: { importance.entries[$0] != nil }), var numbers = importance.entries[entry] else {
+      guard let entry = ([gguf, name, prefix + name, family?.inModules(name) ?? name] + whole).first(where: { importance.entries[$0] != nil }), var numbers = importance.entries[entry] else {
         if target.searchedBlocks != nil {
           searched += 1
           lacking.append(name)

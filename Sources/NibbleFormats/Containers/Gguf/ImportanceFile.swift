@@ -118,7 +118,7 @@ extension Importance {
   package static func check(_ checkpoint: Checkpoint) throws { _ = try names(of: checkpoint) }
 
   private static func names(of checkpoint: Checkpoint) throws -> LlamaCppNames {
-    guard let names = LlamaCppNames.of(modelType: checkpoint.modelType ?? "") else {
+    guard let names = checkpoint.llamaCpp else {
       throw NibbleError.usage("\(path: checkpoint.path): llama.cpp's names of its tensors are not known, so there is no importance matrix of it")
     }
     return names

@@ -104,7 +104,7 @@ struct ModelKeys {
   private func writeLlama(_ out: inout GgufMetadata) throws {
     out[key("vocab_size")] = .u32(try config.needed(["vocab_size"]))
     if let size = try headSize(always: true) { out[key("rope.dimension_count")] = .u32(size) }
-    if architecture == "mistral3" { try writeMinistral3(&out) }
+    if config.modelType == "ministral3" { try writeMinistral3(&out) }
     if architecture == "llama4" {
       out[key("interleave_moe_layer_step")] = .u32(try config.needed(["interleave_moe_layer_step"]))
       out[key("expert_feed_forward_length")] = .u32(try config.needed(["intermediate_size"]))
