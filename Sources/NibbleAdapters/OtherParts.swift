@@ -10,10 +10,14 @@ extension AdapterFile {
 
   /// The same without these: texts do not pass through what they change.
   ///
-  /// - Throws: `.adapterMismatch` where nothing else is left
+  /// - Throws: `.adapterMismatch` where nothing else is left, and where numbers that modules share depend on all of them
   package func ofTexts(on base: Checkpoint) throws -> AdapterFile {
     let others = Set(changesOfOtherParts(of: base))
     guard let first = others.min() else { return self }
+    if let part = config.method.parts.first(where: { part in part.sharing != nil && modules.contains { $0.parts[part.name] == nil } }) {
+      throw mismatch(
+        first, "is of a part that takes pictures, and \(part.name), which the file does not hold, is drawn for the sizes of all modules; such an adapter is merged")
+    }
     var file = self
     file.modules.removeAll { others.contains($0.path) }
     file.tokenRows.removeAll { others.contains($0.path) }
