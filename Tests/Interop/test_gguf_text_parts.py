@@ -89,6 +89,22 @@ def test_adapters_of_the_whole_are_merged_into_it(nibble, work, case):
     assert "left out of the file" in said and not (work / "lost.gguf").exists()
 
 
+@pytest.mark.parametrize("case", ["gemma3", "mistral3", "llava", "smolvlm"])
+def test_adapters_become_llama_cpps_and_come_back(nibble, work, case):
+    model = save(work / "m", case)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=r".*(language_model|text_model).*(q|v|down)_proj", init_lora_weights=False))
+    adapted.save_pretrained(work / "a")
+    nibble("adapter", "convert", work / "a", "-o", work / "a.gguf", "--base", work / "m")
+    nibble("adapter", "convert", work / "a.gguf", "-o", work / "back", "--base", work / "m")
+    ids = random_ids_of(model)
+    theirs = expected(adapted, input_ids=ids[None])["logits"]
+    assert distance(forward(nibble, work / "m", work, "--adapter", work / "back", input_ids=ids[None])["logits"], theirs) < TOLERANCE
+    nibble("convert", work / "m", "-o", work / "m.gguf")
+    model = llama_cpp().Llama(str(work / "m.gguf"), lora_path=str(work / "a.gguf"), n_ctx=64, logits_all=True, verbose=False, n_threads=1, type_k=0, type_v=0, flash_attn=False)
+    model.eval(ids.tolist())
+    assert float((torch.tensor(model.scores[: len(ids)]) - theirs[0]).abs().max()) < 1e-3 * max(1, float(theirs.abs().max()))
+
+
 @pytest.mark.parametrize("case", ["gemma3", "llava", "smolvlm"])
 def test_an_importance_matrix_of_it_weighs_the_same_columns(nibble, work, case):
     save(work / "m", case)

@@ -21,9 +21,10 @@ struct FamilyPageTests {
   /// One row an entry: what takes pictures, and what its text model is called there.
   private static var texts: String {
     let rows = TextPart.all.map { part in
-      "| \(part.modelTypes.map { "`\($0)`" }.joined(separator: ", ")) | `\(part.usual)` | `\(part.whole("model.layers"))` |"
+      let isInGguf = LlamaCppNames.of(modelType: part.usual) != nil
+      return "| \(part.modelTypes.map { "`\($0)`" }.joined(separator: ", ")) | `\(part.usual)` | `\(part.whole("model.layers"))` | \(isInGguf ? "yes" : "–") |"
     }
-    return (["| model_type | text model, where it does not say | its layers |", "|---|---|---|"] + rows).joined(separator: "\n") + "\n"
+    return (["| model_type | text model, where it does not say | its layers | GGUF files |", "|---|---|---|---|"] + rows).joined(separator: "\n") + "\n"
   }
 
   @Test("docs/families.md holds the table of the code's own lists; NIBBLE_WRITE_DOCS=1 writes it there")

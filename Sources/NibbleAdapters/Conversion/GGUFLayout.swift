@@ -11,8 +11,8 @@ struct GGUFLayout {
   /// - Throws: `.usage` for bases whose names llama.cpp has others for, that are not known here
   init(_ base: Checkpoint) throws {
     self.base = base
-    let known = LlamaCppNames.all.filter(\.takesAdapters)
-    guard let type = base.modelType, let names = known.first(where: { $0.modelTypes.contains(type) }) else {
+    guard let names = base.llamaCpp, names.takesAdapters else {
+      let known = LlamaCppNames.all.filter(\.takesAdapters)
       throw NibbleError.usage(
         "\(path: base.path): llama.cpp's names are known for \(known.flatMap(\.modelTypes).sorted().joined(separator: ", ")), not for model_type \(base.modelType.map(quoted) ?? "none")"
       )
@@ -25,7 +25,7 @@ struct GGUFLayout {
   /// - Parameter place: for messages
   private func order(_ name: String, rows: Int, of place: String) throws -> [Int]? {
     let form: LlamaCppForm
-    do { form = try names.form(name + ".weight", base.config) } catch let error as NibbleError {
+    do { form = try names.form(name + ".weight", base.networkConfig) } catch let error as NibbleError {
       throw NibbleError(error.kind, "\(path: base.path): \(error.text)")
     }
     guard case .interleaved(let heads) = form else { return nil }
@@ -120,7 +120,7 @@ struct GGUFLayout {
     var used = 0
     for a in file.tensors where a.name.hasSuffix(".weight.lora_a") {
       let name = String(a.name.dropLast(".weight.lora_a".count))
-      guard let module = names.huggingFace(module: name) else {
+      guard let module = names.huggingFace(module: name).map({ names.part?.whole($0) ?? $0 }) else {
         throw fail("\(tensor: a.name) is for no module of a \(names.architecture) model")
       }
       guard let b = tensors[ByteName(name + ".weight.lora_b")] else { throw fail("\(tensor: a.name) has no lora_b") }

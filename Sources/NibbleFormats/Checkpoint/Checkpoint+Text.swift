@@ -23,7 +23,7 @@ extension Checkpoint {
   }
 
   /// llama.cpp's names for it; nil where they are not known.
-  var llamaCpp: LlamaCppNames? {
+  package var llamaCpp: LlamaCppNames? {
     guard let type = networkConfig?["model_type"]?.string else { return nil }
     guard let part = TextPart.of(modelType) else { return LlamaCppNames.of(modelType: type) }
     // A text model whose own class is said is written as what that is.

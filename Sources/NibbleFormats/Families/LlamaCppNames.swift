@@ -53,7 +53,7 @@ package struct LlamaCppNames: Sendable {
   /// Modules that the first layer may lack.
   var firstLayerLacks: [String] = []
   /// Where the model is the text model of one that takes pictures as well.
-  var part: TextPart?
+  package var part: TextPart?
   /// Whether adapters are converted.
   package var takesAdapters = true
   /// Tensors that llama.cpp has no use for, and why: full names, searched.
@@ -202,7 +202,7 @@ package struct LlamaCppNames: Sendable {
 
   /// A module's path in the whole model, given its path in a checkpoint that may be the bare model's.
   package func fullPath(_ path: String) -> String {
-    path.hasPrefix(prefix) || heads.contains { $0.peft == path } || gguf(module: path) == nil ? path : prefix + path
+    part != nil || path.hasPrefix(prefix) || heads.contains { $0.peft == path } || gguf(module: path) == nil ? path : prefix + path
   }
 
   /// llama.cpp's name of a tensor; nil where it has none.
