@@ -65,7 +65,10 @@ public final class Model: @unchecked Sendable {
       throw config.fail(
         "\(key: "model_type") \(quoted(type)) is not implemented; \((architectures.modelTypes + TextPart.modelTypes).joined(separator: ", ")) are")
     }
-    if checkpoint.family?.part != nil {
+    if let family = checkpoint.family, family.part != nil {
+      guard family.runs(checkpoint.modelType ?? "") else {
+        throw config.fail("\(key: "model_type") \(quoted(type)) is not implemented for the text model of \(quoted(checkpoint.modelType ?? ""))")
+      }
       guard classifier == nil else {
         throw NibbleError.usage("\(path): new heads are not implemented for models that take pictures as well; \(quoted(checkpoint.modelType ?? "")) is one")
       }

@@ -101,15 +101,17 @@ def steps_of(model, rows, steps):
 
 
 def assert_steps(folder, model, rows, steps=STEPS):
-    """The losses and gradients of the steps are PyTorch's in float64: its float32 may be a thousandth off by the last. It takes them on `model`, too."""
+    """The losses and gradients of the steps are PyTorch's in float64. Rounding grows from step to step, where a case is badly conditioned by a thousand
+    times in five: how far PyTorch's own float32 has come from its float64 says by how much. It takes the steps on `model`."""
     exact = steps_of(copy.deepcopy(model).double(), rows, steps)
-    steps_of(model, rows, steps)
+    single = steps_of(model, rows, steps)
     told = [row for row in metrics_of(folder) if "loss" in row]
     assert len(told) == steps
-    for step, (row, (loss, norm)) in enumerate(zip(told, exact)):
-        # Rounding of either side grows from step to step.
-        grown = 1 if step == 0 else 10
-        assert row["loss"] == pytest.approx(loss, rel=1e-4 * grown) and row["grad_norm"] == pytest.approx(norm, rel=1e-3 * grown), step
+    grown = [0.0, 0.0]
+    for step, (row, truth, rounded) in enumerate(zip(told, exact, single)):
+        grown = [max(before, abs(theirs / own - 1)) for before, theirs, own in zip(grown, rounded, truth)]
+        assert row["loss"] == pytest.approx(truth[0], rel=1e-4 + 4 * grown[0]), step
+        assert row["grad_norm"] == pytest.approx(truth[1], rel=1e-3 + 4 * grown[1]), step
 
 
 def save_tokenizer(folder, kind):

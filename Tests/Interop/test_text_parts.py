@@ -170,6 +170,7 @@ def test_groups_leave_other_parts_whole_and_say_so(nibble, work, family):
 
 REFUSED = [
     ("llava", {"text_config": {**TEXT, "model_type": "opt"}}, "opt"), ("gemma3", {"architectures": ["Gemma3ForSequenceClassification"]}, "Gemma3ForSequenceClassification"),
+    ("llava", {"text_config": {"model_type": "gpt2", "n_embd": 32}}, "gpt2"), ("gemma3", {"text_config": {"model_type": "bert"}}, "bert"),
     ("gemma3", {"text_config": {**TEXT, "model_type": 7}}, "model_type"), ("gemma3", {"text_config": []}, "text_config"), ("gemma3", {"text_config": "text"}, "text_config"),
     ("mistral3", {"text_config": {**TEXT, "hidden_size": 1 << 60}}, "hidden_size"), ("smolvlm", {"text_config": {**TEXT, "num_hidden_layers": 3}}, "model.text_model.layers.2"),
     ("qwen2_vl", {"text_config": {**TEXT, "rope_scaling": {"type": "mrope2"}}}, "mrope2"), ("gemma3", {"model_type": "gemma3n"}, "gemma3n"),

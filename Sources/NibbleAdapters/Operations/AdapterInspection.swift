@@ -118,7 +118,9 @@ public struct AdapterInspection: Sendable {
   /// The base as `quantize` packs it, in a file that has no name any more.
   private static func packed(_ base: Checkpoint, _ threads: Int) throws -> Checkpoint {
     let folder = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
-    return try base.packedForm(QuantizeOptions(), beside: "\(folder)/nibble-inspect-\(getpid())", threads: threads)
+    // Others may look at adapters at the same time, in this process, too.
+    let name = "nibble-inspect-\(getpid())-\(UInt32.random(in: 0 ... .max))"
+    return try base.packedForm(QuantizeOptions(), beside: "\(folder)/\(name)", threads: threads)
   }
 
   private static func isPacked(_ path: String, _ base: Checkpoint) -> Bool {

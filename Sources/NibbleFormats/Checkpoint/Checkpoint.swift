@@ -69,7 +69,7 @@ public struct Checkpoint: Sendable {
     guard let modelType else { return nil }
     guard let part = TextPart.of(modelType) else { return ModelFamily.named(modelType) }
     let own = part.modelType(config)
-    return ModelFamily.named(own).map { $0.within(part, runs: $0.runs(own), modelType) }
+    return ModelFamily.named(own).map { $0.within(part, runs: $0.runs(own) && $0.prefix(own) == TextPart.prefix, modelType) }
   }
   /// Bytes of the files that hold the tensors.
   public var storedBytes: Int { files.reduce(0) { $0 + $1.size } }

@@ -23,6 +23,9 @@ package struct TextPart: Sendable {
   /// Whether older configurations have the numbers of the text model among those of the whole.
   var isFlat = false
 
+  /// What the names of text models that can be a part begin with, where they stand by themselves.
+  static let prefix = "model."
+
   enum Tying {
     /// The whole's alone; the text model's alone; both tie it.
     case byWhole, byText, byEither
@@ -34,13 +37,13 @@ package struct TextPart: Sendable {
   /// What the whole calls a parameter or a module of the text model, whichever of the two calls it so.
   package func whole(_ name: String) -> String {
     if own(name) != nil { return name }
-    if name.hasPrefix("model.") { return path + name.dropFirst("model.".count) }
+    if name.hasPrefix(Self.prefix) { return path + name.dropFirst(Self.prefix.count) }
     return name == "lm_head" || name.hasPrefix("lm_head.") ? head + name.dropFirst("lm_head".count) : name
   }
 
   /// What the text model alone calls a parameter of the whole, as modules are spelled; nil for those of other parts.
   package func own(_ name: String) -> String? {
-    if name.hasPrefix(path) { return "model." + name.dropFirst(path.count) }
+    if name.hasPrefix(path) { return Self.prefix + name.dropFirst(path.count) }
     return name == head || name.hasPrefix(head + ".") ? "lm_head" + name.dropFirst(head.count) : nil
   }
 
