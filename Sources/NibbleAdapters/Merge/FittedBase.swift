@@ -129,10 +129,11 @@ extension Checkpoint {
 
   /// Weights with a row for each token: the embedding of tokens, and the output head.
   var vocabularyTensors: [ByteName] {
-    tensors.map(\.name).filter { name in
+    let family = family, heads = ["lm_head.weight"] + (family?.part == nil ? [] : family?.tiedHeads ?? []).map { $0 + ".weight" }
+    return tensors.map(\.name).filter { name in
       let text = name.text
       return ["embed_tokens.weight", "wte.weight", "word_embeddings.weight"].contains { text == $0 || text.hasSuffix("." + $0) }
-        || text == "lm_head.weight"
+        || heads.contains(family?.inModules(text) ?? text)
     }
   }
 }
