@@ -10,6 +10,8 @@ public struct Template: @unchecked Sendable {
   /// As errors name it.
   public let name: String
   private let body: [Statement]
+  /// Whether it may look at kinds of things, such as the parts of a message.
+  let mentionsTypes: Bool
 
   /// What is left of a tag's surroundings.
   public struct Whitespace: Sendable {
@@ -40,6 +42,7 @@ public struct Template: @unchecked Sendable {
   /// - Throws: `.badInput` with the line of what is wrong
   public init(_ source: String, name: String, whitespace: Whitespace = .chat) throws {
     self.name = name
+    mentionsTypes = source.contains("type")
     body = try Self.named(name) {
       guard source.utf8.count <= Limits.source else {
         throw TemplateError(.limit, "a template of \(source.utf8.count) bytes; at most \(Limits.source) are read")

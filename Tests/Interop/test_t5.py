@@ -1,5 +1,6 @@
 """T5 and mT5, an encoder and a decoder, on drawn configurations: logits and losses, texts, training, adapters and packed files are transformers' and
 PEFT's."""
+import copy
 import json
 
 import peft
@@ -239,6 +240,16 @@ def loss_of(model, made):
 
 
 def by_torch(model, made):
+    """Losses and norms of gradients in float64, and how far PyTorch's own float32 has come from them by each step. It takes the steps on `model`."""
+    exact, single = steps_of(copy.deepcopy(model).double(), made), steps_of(model, made)
+    grown, seen = [0.0, 0.0], []
+    for truth, rounded in zip(exact, single):
+        grown = [max(before, abs(theirs / own - 1)) for before, theirs, own in zip(grown, rounded, truth)]
+        seen.append((truth, grown))
+    return seen
+
+
+def steps_of(model, made):
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.01)
     model.eval()  # no dropout
@@ -255,9 +266,9 @@ def by_torch(model, made):
 def assert_same_steps(folder, seen):
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in metrics if "grad_norm" in row]
-    for row, (loss, norm) in zip(steps, seen, strict=True):
-        assert row["loss"] == pytest.approx(loss, rel=2e-5)
-        assert row["grad_norm"] == pytest.approx(norm, rel=2e-4)
+    for row, ((loss, norm), (loss_off, norm_off)) in zip(steps, seen, strict=True):
+        assert row["loss"] == pytest.approx(loss, rel=2e-5 + 4 * loss_off)
+        assert row["grad_norm"] == pytest.approx(norm, rel=2e-4 + 4 * norm_off)
 
 
 def peft_start(base, folder, **options):

@@ -51,6 +51,20 @@ struct ChatTemplatesTests {
     #expect(text == #"{"thinking": "hm", "role": "assistant", "reasoning": "hm", "reasoning_content": "hm"}"#)
   }
 
+  @Test(
+    "a template that writes parts of messages only is given texts as parts; others are given what there is",
+    arguments: [
+      ("{% for m in messages %}{{ m.role }}:{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %};{% endfor %}", "user:hi;"),
+      ("{% for m in messages %}{{ m.content | selectattr('type', 'equalto', 'text') | map(attribute='text') | join }}{% endfor %}", "hi"),
+      ("{% for m in messages %}{% if m.content is string %}s {{ m.content }}{% else %}{{ m.content[0].type }}{% endif %}{% endfor %}", "s hi"),
+      ("{{ messages[0].content }}{# of no type #}", "hi"),
+    ])
+  func parts(template: String, text: String) throws {
+    #expect(try templates(["chat_template.jinja": template])?.render(hello, addsPrompt: false).text == text)
+    let own = ChatTemplates(try Template(template, name: "t"), specialTokens: [])
+    #expect(try own.render(hello, addsPrompt: false).text == text)
+  }
+
   @Test("the oldest turns make room, the system message and the last turn stay")
   func turns() {
     var conversation = Conversation(

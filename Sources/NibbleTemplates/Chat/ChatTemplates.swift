@@ -4,6 +4,8 @@ import NibbleCore
 public struct ChatTemplates: Sendable {
   /// Names and templates; the first name of a single one is `default`.
   private let templates: [(name: String, template: Template)]
+  /// Those of them that write the parts of a message and nothing of a plain text.
+  private let ofParts: Set<String>
   /// The texts of special tokens under their names, as transformers gives them to a template.
   public let specialTokens: [(key: String, value: JSON)]
   private let place: String
@@ -36,15 +38,17 @@ public struct ChatTemplates: Sendable {
     if sources.isEmpty { sources = try Self.sources(config["chat_template"], "tokenizer_config.json", place) }
     if sources.isEmpty { sources = try Self.sources(Self.json("chat_template.json", files, place)?["chat_template"], "chat_template.json", place) }
     guard !sources.isEmpty else { return nil }
-    templates = try sources.map { name, file, text in
+    let special = Self.specialTokens(config, try Self.json("special_tokens_map.json", files, place) ?? .null)
+    let templates = try sources.map { name, file, text in
       (name, try Template(text, name: sources.count == 1 || file.hasSuffix(".jinja") ? "\(place)/\(file)" : "\(place)/\(file) (\(name))"))
     }
-    specialTokens = Self.specialTokens(config, try Self.json("special_tokens_map.json", files, place) ?? .null)
+    (self.templates, specialTokens, ofParts) = (templates, special, Self.ofParts(templates, special))
   }
 
   /// One template from a file of its own, with a model's special tokens.
   public init(_ template: Template, specialTokens: [(key: String, value: JSON)]) {
     (templates, self.specialTokens, place) = ([("default", template)], specialTokens, template.name)
+    ofParts = Self.ofParts(templates, specialTokens)
   }
 
   /// The special tokens of a model, whether or not it has a template.
@@ -121,10 +125,30 @@ public struct ChatTemplates: Sendable {
       context.append((key, value))
     }
     for (key, value) in conversation.variables { set(key, value) }
-    set("messages", .array(conversation.preparedMessages))
+    let template = try template(for: conversation)
+    let messages = conversation.preparedMessages
+    set("messages", .array(ofParts.contains(template.name) ? messages.map(Self.inParts) : messages))
     set("tools", conversation.tools ?? .null)
     set("documents", conversation.documents ?? .null)
     set("add_generation_prompt", .bool(addsPrompt))
-    return try template(for: conversation).render(context, now: now)
+    return try template.render(context, now: now)
+  }
+
+  /// Templates, by the names they have in errors, that write the parts of a message and nothing of a plain text, as those of models that take
+  /// pictures as well may do: a text would be lost. transformers' tokenizers give a template what they are given; servers give these parts.
+  private static func ofParts(_ templates: [(name: String, template: Template)], _ special: [(key: String, value: JSON)]) -> Set<String> {
+    let word = "Zyzzyva", message = Conversation.message("user", word)
+    func isWritten(_ message: JSON, _ template: Template) -> Bool {
+      let context = special + [("messages", .array([message])), ("tools", .null), ("documents", .null), ("add_generation_prompt", .bool(false))]
+      return (try? template.render(context, now: 0).text.contains(word)) ?? false
+    }
+    let found = templates.map(\.template).filter { $0.mentionsTypes && !isWritten(message, $0) && isWritten(inParts(message), $0) }
+    return Set(found.map(\.name))
+  }
+
+  /// A message whose text is its only part.
+  private static func inParts(_ message: JSON) -> JSON {
+    guard let text = message["content"]?.string else { return message }
+    return message.setting("content", to: .array([["type": "text", "text": JSON(text)]]))
   }
 }
