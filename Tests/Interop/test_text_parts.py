@@ -207,3 +207,23 @@ def test_a_folder_with_a_tower_and_no_text_model_says_what_is_missing(nibble, wo
     save_file({"input_ids": torch.ones(1, 3, dtype=torch.long)}, work / "ids.safetensors")
     said = nibble("forward", "--base", work / "m", "--ids", work / "ids.safetensors", "-o", work / "out.safetensors", exits=3)
     assert "model.language_model.embed_tokens.weight" in said.stderr
+
+
+@pytest.mark.parametrize("family, kind, tied", [("llava", "gemma2", True), ("llava", "llama", False), ("qwen2_5_vl", None, False), ("llama4", None, False)])
+def test_where_nothing_says_the_text_models_own_default_ties_its_head(nibble, work, family, kind, tied):
+    model = save(work / "m", family, **({"model_type": kind} if kind else {}))
+    edit_config(work / "m", tie_word_embeddings=None)
+    config = json.loads((work / "m" / "config.json").read_text())
+    config["text_config"].pop("tie_word_embeddings", None)
+    (work / "m" / "config.json").write_text(json.dumps(config))
+    tensors = load_file(work / "m" / "model.safetensors")
+    kept = {name: value for name, value in tensors.items() if not name.endswith("lm_head.weight")}
+    asked = texts(model)
+    save_file(asked, work / "ids.safetensors")
+    save_file(kept, work / "m" / "model.safetensors", {"format": "pt"})
+    said = nibble("forward", "--base", work / "m", "--ids", work / "ids.safetensors", "-o", work / "logits.safetensors", exits=0 if tied else 3).stderr
+    if not tied:
+        # transformers draws a head at random.
+        assert "lm_head.weight' is missing" in said
+        return
+    assert distance(load_file(work / "logits.safetensors")["logits"], expected(as_float32(type(model), work / "m"), **asked)["logits"]) < TOLERANCE

@@ -31,6 +31,9 @@ package struct TextPart: Sendable {
     case byWhole, byText, byEither
   }
 
+  /// Text models whose head is the embedding's, where a configuration does not say: those of transformers 5.23.
+  static let tiedByDefault: Set = ["gemma", "gemma2", "gemma3_text", "smollm3", "starcoder2", "falcon"]
+
   /// Whether the head is a module of the whole: it does without what the text model alone does to its scores.
   var ownsHead: Bool { head == "lm_head" }
 

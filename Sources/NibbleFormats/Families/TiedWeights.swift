@@ -76,9 +76,9 @@ extension Checkpoint {
     let said = config?["tie_word_embeddings"]?.bool, part = family?.part
     guard let part, part.tying != .byWhole else { return said ?? ties.isDefault }
     if part.tying == .byEither, said == true { return true }
-    // Where the text model does not say, its own default decides, which the file shows.
-    let isHeld = tensor(called: part.head + ".weight") != nil
-    return config?["text_config"]?["tie_word_embeddings"]?.bool ?? (config?["text_config"] == nil ? said : nil) ?? !isHeld
+    // Where the text model does not say, its own default decides.
+    guard let text = config?["text_config"] else { return said ?? false }
+    return text["tie_word_embeddings"]?.bool ?? TextPart.tiedByDefault.contains(part.modelType(config))
   }
 
   /// Parameters that the file leaves out because they are tied to others.

@@ -1,4 +1,5 @@
 """Models that take pictures as well, whose text models are drawn like other decoders. Questions are texts; pictures never come."""
+import functools
 import re
 
 import torch
@@ -117,6 +118,7 @@ def prepare(model):
     if model.config.model_type == "gemma3":
         kind = type(model)
 
+        @functools.wraps(kind.forward)
         def forward(self, input_ids=None, **rest):
             return kind.forward(self, input_ids=input_ids, **{"token_type_ids": torch.zeros_like(input_ids), **rest})
 
