@@ -21,17 +21,43 @@ WITH = {
 # The converter knows these by the class of the text model only.
 BY_TEXT = {"internvl": "Qwen2ForCausalLM", "smolvlm": "LlamaForCausalLM", "idefics3": "LlamaForCausalLM"}
 EVERY = pytest.mark.parametrize("case", list(WITH))
+# What published configurations say of their text models, and leave out, at small sizes: the whole, tokenizer, its keys and those of the text model.
+WIDTHS = {"hidden_size": 64, "intermediate_size": 96}
+HEADS = {**WIDTHS, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 4}
+PUBLISHED = {
+    "Gemma 3 4B": ("gemma3", pieces, {"eos_token_id": [1, 2]}, {
+        **WIDTHS, "model_type": "gemma3_text", "num_hidden_layers": 7, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}),
+    "LLaVA 1.5": ("llava", pieces, {"tie_word_embeddings": False, "pad_token_id": 512}, {
+        "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
+        "vocab_size": 520, "hidden_size": 256, "num_hidden_layers": 1}),
+    "LLaVA of Mistral without its number of keys": ("llava", pieces, {"tie_word_embeddings": False}, {
+        **WIDTHS, "model_type": "mistral", "num_attention_heads": 16, "head_dim": 8, "num_hidden_layers": 1, "vocab_size": 520, "sliding_window": None}),
+    "SmolVLM": ("smolvlm", gpt2_tokenizer, {"tie_word_embeddings": False}, {
+        **HEADS, "_name_or_path": "None", "architectures": ["VLlama3ForCausalLM"], "model_type": "llama", "pad_token_id": 2, "qk_layer_norms": False,
+        "rope_interleaved": False, "rope_scaling": None, "rope_theta": 100000, "vocab_size": 50257}),
+    "Llama 4 Scout": ("llama4", gpt2_tokenizer, {}, {
+        **HEADS, "model_type": "llama4_text", "intermediate_size_mlp": 96, "no_rope_layers": [1, 1, 1, 0], "num_local_experts": 3, "rope_theta": 500000.0,
+        "rope_scaling": {"factor": 16.0, "high_freq_factor": 1.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+        "bos_token_id": 100, "eos_token_id": [101, 102], "pad_token_id": 103, "vocab_size": 50257}),
+}
 
 
 def save(folder, case, published=True):
-    family, kind, tokenizer, changes = WITH[case]
     folder.mkdir()
+    if case in PUBLISHED:
+        family, tokenizer, whole, text = PUBLISHED[case]
+        tokenizer(folder)
+        return build(folder, family, {**whole, "text_config": text}, published)
+    family, kind, tokenizer, changes = WITH[case]
     text = small_config(kind, **{"vocab_size": tokenizer(folder), **changes}).to_dict()
     text = {key: value for key, value in text.items() if value is not None and key not in ("architectures", "tie_word_embeddings", "_name_or_path")}
     if family in BY_TEXT:
         text["architectures"] = [BY_TEXT[family]]
-    config = {**WHOLES[family][2], "model_type": family, "text_config": {**text, "model_type": kind}, "tie_word_embeddings": family == "gemma3"}
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": [CLASSES[family][0]]}))
+    return build(folder, family, {"text_config": {**text, "model_type": kind}, "tie_word_embeddings": family == "gemma3"}, published)
+
+
+def build(folder, family, config, published):
+    (folder / "config.json").write_text(json.dumps({**WHOLES[family][2], **config, "model_type": family, "architectures": [CLASSES[family][0]]}))
     model_class = getattr(transformers, CLASSES[family][0])
     read = transformers.AutoConfig.from_pretrained(folder)
     read._attn_implementation = "eager"
@@ -41,7 +67,7 @@ def save(folder, case, published=True):
     return as_float32(model_class, folder)
 
 
-@EVERY
+@pytest.mark.parametrize("case", [*WITH, *PUBLISHED])
 def test_the_file_is_that_of_llama_cpps_converter_and_llama_cpp_computes_with_it(nibble, work, case):
     model = save(work / "m", case)
     said = nibble("convert", work / "m", "-o", work / "ours.gguf").stderr

@@ -94,7 +94,7 @@ struct GgufCheckpointTests {
     #expect(added?.members?.map(\.key) == ["10"] && added?["10"]?["content"]?.string == "<|x|>" && added?["10"]?["special"]?.bool == false)
   }
 
-  @Test("frequency factors become Llama 3's parameters again", arguments: [(8.0, 1.0, 4.0, 8192), (32, 1, 4, 8192), (4, 1, 8, 4096)])
+  @Test("frequency factors become Llama 3's parameters again", arguments: [(8.0, 1.0, 4.0, 8192), (32, 1, 4, 8192), (4, 1, 8, 4096), (16, 1, 1, 8192)])
   func frequencies(_ factor: Double, _ low: Double, _ high: Double, _ trained: Int) throws {
     var file = Self.llama()
     let size = 64

@@ -86,6 +86,10 @@ struct ConfigTests {
       [1, 0.19392276, 0.03760603, 0.0072926651, 0.00042955671, 8.5702559e-06, 1.6619674e-06, 3.2229329e-07], 1
     ),
     (
+      #"{"rope_parameters": {"rope_type": "llama3", "factor": 16.0, "low_freq_factor": 1.0, "high_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_theta": 500000.0}}"#,
+      [1, 0.19392276, 0.037606031, 0.0072926651, 0.0014142134, 1.7140512e-05, 3.3239348e-06, 6.4458658e-07], 1
+    ),
+    (
       #"{"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048, "rope_theta": 10000.0}}"#,
       [1, 0.31622776, 0.1, 0.025693506, 0.0062499996, 0.0013834966, 0.00025, 7.9056947e-05], 1.1386294
     ),

@@ -289,10 +289,11 @@ package struct LlamaCppNames: Sendable {
   ///
   /// - Throws: `.badInput`
   package static func heads(_ config: JSON?) throws -> (queries: Int, keys: Int) {
-    guard let queries = config?["num_attention_heads"]?.int, (1...1 << 16).contains(queries) else {
+    let numbers = HuggingFaceNumbers(config ?? .object([]), config?["model_type"]?.string ?? "", place: "")
+    guard let queries = numbers.value(["num_attention_heads"])?.int, (1...1 << 16).contains(queries) else {
       throw NibbleError.badInput("the configuration has no num_attention_heads")
     }
-    let keys = config?["num_key_value_heads"]?.int ?? queries
+    let keys = numbers.value(["num_key_value_heads"])?.int ?? queries
     guard (1...queries).contains(keys) else { throw NibbleError.badInput("num_key_value_heads is \(keys)") }
     return (queries, keys)
   }

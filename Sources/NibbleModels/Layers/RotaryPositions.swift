@@ -159,11 +159,13 @@ package struct RotaryPositions: Sendable, Hashable {
     let low = Float(try config.double("low_freq_factor", above: 0))
     let high = Float(try config.double("high_freq_factor", above: 0))
     let trained = Float(trained)
-    guard high > low else { throw config.fail("\(key: "high_freq_factor") is not above low_freq_factor") }
+    guard high >= low else { throw config.fail("\(key: "high_freq_factor") is below low_freq_factor") }
     return plain.map { frequency in
       let wavelength = Float(2 * Double.pi) / frequency
       if wavelength < trained / high { return frequency }
       if wavelength > trained / low { return frequency / factor }
+      // Llama 4's two are the same: nothing lies between.
+      guard high > low else { return frequency }
       let smooth = (trained / wavelength - low) / (high - low)
       return (1 - smooth) * frequency / factor + smooth * frequency
     }

@@ -58,7 +58,7 @@ struct GgufPlan: Sendable {
       job.warnings.append(Warning(.metadata, "licence, languages and origin are left out: \(error)"))
     }
     var general = GeneralKeys(
-      name: Self.name(of: source.path), config, card: card, generation: try text.json("generation_config.json"), weights: weights,
+      name: Self.name(of: source.path), source.config ?? config, card: card, generation: try text.json("generation_config.json"), weights: weights,
       experts: expertCount == 0 ? nil : (expertCount, ofExperts))
     if source.container == .gguf, let file = source.files.first { general.carried = try GeneralKeys.carried(from: GgufFile(file)) }
     try general.write(&metadata)

@@ -129,12 +129,14 @@ struct RopeNumbers {
     let (base, factor) = (Float(try base), Float(try number("factor") ?? 8))
     let (low, high) = (try number("low_freq_factor") ?? 1, try number("high_freq_factor") ?? 4)
     let length = try number("original_max_position_embeddings") ?? 8192
-    guard low != 0, high != 0, high != low, factor != 0 else { throw NibbleError.badInput("\(path: place): its llama3 factors make no sense") }
+    guard low != 0, high != 0, factor != 0 else { throw NibbleError.badInput("\(path: place): its llama3 factors make no sense") }
     return stride(from: 0, to: headSize, by: 2).map { place in
       let frequency = 1 / powf(base, Float(place) / Float(headSize))
       let wave = Float(2 * Double.pi) / frequency
       if wave < Float(length / high) { return 1 }
       if wave > Float(length / low) { return factor }
+      // Llama 4's two are the same: nothing lies between.
+      if high == low { return 1 }
       let smooth = (Float(length) / wave - Float(low)) / Float(high - low)
       return 1 / ((1 - smooth) / factor + smooth)
     }
